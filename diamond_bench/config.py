@@ -1,0 +1,399 @@
+"""The typed configuration of a run: one frozen dataclass a Hydra group, without torch.
+
+Every field's dataclass default is its *neutral value*: a job's identity leaves out fields that stand at it, so a field added
+later, neutral at the old behaviour, changes no existing identity. Therefore a default here is never edited; what a user gets by
+default is said in conf/*.yaml. Fields marked `recorded` never enter an identity (they cannot change a result).
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from diamond_bench.errors import UserError, nearest
+
+
+def setting(default: Any, *, least: float | None = None, most: float | None = None, recorded: bool = False) -> Any:
+    """A dataclass field with its range (inclusive); `recorded` fields are kept out of identities."""
+    return dataclasses.field(default=default, metadata={"least": least, "most": most, "recorded": recorded})
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Atari preprocessing (paper appendix, method section 6)."""
+
+    frame_skip: int = setting(4, least=1)
+    """Emulator frames per step; the last two are max-pooled."""
+    frame_size: int = setting(64, least=16)
+    """Side of the square RGB observation in pixels, resized by area."""
+    max_noops: int = setting(30, least=0)
+    """At reset, a number of no-op frames drawn from 1..max_noops is played; 0 plays none."""
+    sticky_actions: float = setting(0.0, least=0.0, most=1.0)
+    """Probability that the emulator repeats the previous action."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The static dataset: where its episodes come from and how many there are."""
+
+    dataset: str | None = setting(None)
+    """Minari id or folder of your own episodes; none collects with `policy`."""
+    policy: str = setting("expert")
+    """Collection policy: random or expert (scripted)."""
+    epsilon: float = setting(0.05, least=0.0, most=1.0)
+    """Share of uniformly random actions while collecting."""
+    random_start_steps: int = setting(60, least=0)
+    """Each episode starts with 0..this many uniformly random actions, so that scripted episodes diverge."""
+    num_train_frames: int = setting(100_000, least=16)
+    """Frames in the training split; the last episode is cut (truncated) to meet it."""
+    num_references: int = setting(400, least=1)
+    """Disjoint held-out reference trajectories."""
+    reference_context: int = setting(8, least=1)
+    """Frames of each reference before its first imagined frame: the most past frames a variant may condition on."""
+    reference_horizon: int = setting(1000, least=1)
+    """Frames of each reference after its context: the longest horizon an evaluation may ask for."""
+    seed: int = setting(0, least=0)
+    """Seed of the collection, apart from the run's: one dataset a game for all runs."""
+
+
+@dataclass(frozen=True)
+class EdmObjective:
+    """EDM (Karras et al. 2022; paper section 3.1, method section 2)."""
+
+    name: str = "edm"
+    loc: float = setting(-0.4)
+    """Mean of log sigma of the training noise."""
+    scale: float = setting(1.2, least=0.0)
+    """Standard deviation of log sigma of the training noise."""
+    sigma_min: float = setting(2e-3, least=1e-6)
+    """Training noise levels are clipped to [sigma_min, sigma_max]."""
+    sigma_max: float = setting(20.0, least=1e-6)
+    sigma_data: float = setting(0.5, least=1e-6)
+    """Assumed standard deviation of frames in [-1, 1]."""
+    sigma_offset_noise: float = setting(0.3, least=0.0)
+    """Standard deviation of the noise that is constant over an image channel; also enters the preconditioners."""
+    rescale_past_frames: bool = setting(True)
+    """Past frames enter the network divided by sigma_data."""
+    quantization: Literal["truncate", "round", "none"] = setting("truncate")
+    """8-bit quantisation of frames fed back between autoregressive training steps (the authors truncate)."""
+
+
+@dataclass(frozen=True)
+class DdpmObjective:
+    """DDPM noise prediction (Ho et al. 2020; paper section 5.1, method section 3)."""
+
+    name: str = "ddpm"
+    num_train_timesteps: int = setting(1000, least=2)
+    beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    beta_end: float = setting(0.02, least=0.0, most=1.0)
+    sigma_data: float = setting(0.5, least=1e-6)
+    """Divides past frames where rescale_past_frames is on; DDPM itself does not use it."""
+    sigma_offset_noise: float = setting(0.3, least=0.0)
+    """Standard deviation of the per-channel constant added to the unit noise."""
+    rescale_past_frames: bool = setting(False)
+    quantization: Literal["truncate", "round", "none"] = setting("truncate")
+
+
+@dataclass(frozen=True)
+class ConditioningConfig:
+    """What the denoiser is told of the past."""
+
+    num_frames: int = setting(4, least=1)
+    """L, the number of past frames (and actions), stacked on channels."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The denoiser's U-Net (method section 1)."""
+
+    depths: tuple[int, ...] = setting((2, 2, 2, 2), least=1)
+    """Residual blocks per level."""
+    channels: tuple[int, ...] = setting((64, 64, 64, 64), least=1)
+    """Channels per level; no resampling at the first."""
+    attention: tuple[bool, ...] = setting((False, False, False, False))
+    """Whether a level's residual blocks have self-attention (the middle always has)."""
+    cond_channels: int = setting(256, least=4)
+    """Width of the condition vector; divisible by twice the number of past frames."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Denoiser training (method section 5, optimiser)."""
+
+    num_steps: int = setting(100_000, least=1)
+    """Optimiser updates."""
+    batch_size: int = setting(32, least=1)
+    learning_rate: float = setting(1e-4, least=0.0)
+    weight_decay: float = setting(1e-2, least=0.0)
+    adam_epsilon: float = setting(1e-8, least=0.0)
+    warmup_steps: int = setting(100, least=0)
+    """Linear from exactly 0: the first update changes only the optimiser's state."""
+    max_grad_norm: float = setting(1.0, least=0.0)
+    num_autoregressive_steps: int = setting(1, least=0)
+    """k further steps trained on the model's own quantised frames: k + 1 loss terms."""
+    milestones: tuple[float, ...] = setting((0.25, 0.5, 1.0), least=0.0, most=1.0)
+    """Fractions of num_steps at which a model is kept for evaluation; the last is 1."""
+    checkpoint_every: int = setting(1000, least=1, recorded=True)
+    """Updates between resumable checkpoints."""
+    log_every: int = setting(50, least=1, recorded=True)
+    """Updates between lines of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class KarrasSchedule:
+    """sigma_k interpolated in sigma^(1/rho) (Karras et al. 2022, equation 5)."""
+
+    name: str = "karras"
+    sigma_min: float = setting(2e-3, least=1e-6)
+    sigma_max: float = setting(5.0, least=1e-6)
+    rho: float = setting(7.0, least=1e-3)
+
+
+@dataclass(frozen=True)
+class DdpmLeadingSchedule:
+    """DDPM's timesteps k * (T // n), k = n-1..0 ('leading'); for n = 1 the authors' rule t = T // 2."""
+
+    name: str = "ddpm_leading"
+    num_train_timesteps: int = setting(1000, least=2)
+    beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    beta_end: float = setting(0.02, least=0.0, most=1.0)
+
+
+@dataclass(frozen=True)
+class OdeSampler:
+    """Euler or Heun in EDM's variance-exploding coordinates, with optional churn (Karras et al. 2022, algorithm 2)."""
+
+    name: str = "euler"
+    num_steps: int = setting(3, least=1, most=1000)
+    """n, the number of denoising steps."""
+    schedule: KarrasSchedule | DdpmLeadingSchedule = KarrasSchedule()
+    start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("unit")
+    """Scale of the first x: 1 (the authors), the first sigma (textbook), or sqrt(1 + sigma^2) (DDPM's unit noise)."""
+    quantize: Literal["every_call", "final"] = setting("every_call")
+    """Where a denoised frame is clamped and put on the 8-bit grid: each denoiser call (the authors), or the finished frame."""
+    quantization: Literal["truncate", "round"] = setting("truncate")
+    s_churn: float = setting(0.0, least=0.0)
+    s_tmin: float = setting(0.0, least=0.0)
+    s_tmax: float = setting(math.inf, least=0.0)
+    s_noise: float = setting(1.0, least=0.0)
+    churn_sigma: Literal["sigma", "sigma_hat"] = setting("sigma")
+    """The level the network is told in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
+
+
+@dataclass(frozen=True)
+class AncestralSampler:
+    """DDPM's ancestral sampler, 'fixed small' variance (Ho et al. 2020, algorithm 2; method section 3)."""
+
+    name: str = "ddpm_ancestral"
+    num_steps: int = setting(3, least=1, most=1000)
+    schedule: KarrasSchedule | DdpmLeadingSchedule = DdpmLeadingSchedule()
+    start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("variance_preserving")
+    quantize: Literal["every_call", "final"] = setting("final")
+    quantization: Literal["truncate", "round"] = setting("truncate")
+    clip_denoised: bool = setting(True)
+    """Clip each predicted clean frame to [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is imagined and measured (paper section 5 and appendix K)."""
+
+    metrics: tuple[str, ...] = setting(("drift", "psnr", "ssim", "lpips", "fid"))
+    num_trajectories: int = setting(400, least=1)
+    """Held-out reference trajectories imagined."""
+    horizon: int = setting(1000, least=1)
+    """T, frames imagined after the context."""
+    batch_size: int = setting(100, least=1)
+    """Trajectories imagined at once; also the unit in which an interrupted evaluation resumes."""
+    milestone: float = setting(1.0, least=0.0, most=1.0)
+    """Which of the training's kept models is evaluated."""
+    num_one_step: int = setting(0, least=0)
+    """Held-out windows predicted one step ahead from true frames; 0 takes all."""
+    num_samples: int = setting(8, least=2)
+    """K, samples drawn from each start for the stochastic quality (best and mean of K)."""
+    num_sample_starts: int = setting(100, least=1)
+    sample_horizon: int = setting(10, least=1)
+    """Frames imagined per sample."""
+    num_fid_images: int = setting(10_000, least=2)
+    """Images on each side of FID and KID; fewer available is an error."""
+    seed: int = setting(0, least=0)
+    """Seed of the references drawn and of every trajectory's own noise, apart from the run's."""
+    keep_frames: bool = setting(False, recorded=True)
+    """Keep all imagined frames (frames.npy) instead of the media alone."""
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How arithmetic is done."""
+
+    precision: Literal["fp32", "tf32", "bf16"] = setting("fp32")
+    """Requested precision of the networks: part of a job's identity; the solver, losses and quantisation stay fp32."""
+    device: str = setting("auto", recorded=True)
+    """auto (cuda where there is one), cpu, cuda or cuda:N."""
+    num_threads: int = setting(2, least=1, recorded=True)
+    """CPU threads of a job; fixed, never taken from the free cores, since it moves the numbers' last bits."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where jobs run."""
+
+    name: str = "local"
+    num_workers: int = setting(0, least=0, recorded=True)
+    """Worker processes, one a device; 0 is one a GPU, or one where there is none."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A named choice: its settings and the function that carries it out ("module:function", imported when used)."""
+
+    settings: type
+    function: str
+
+
+OBJECTIVES: dict[str, Option] = {
+    "edm": Option(EdmObjective, "diamond_bench.diffusion.objectives:Edm"),
+    "ddpm": Option(DdpmObjective, "diamond_bench.diffusion.objectives:Ddpm"),
+}
+SCHEDULES: dict[str, Option] = {
+    "karras": Option(KarrasSchedule, "diamond_bench.diffusion.schedules:karras"),
+    "ddpm_leading": Option(DdpmLeadingSchedule, "diamond_bench.diffusion.schedules:ddpm_leading"),
+}
+SAMPLERS: dict[str, Option] = {
+    "euler": Option(OdeSampler, "diamond_bench.diffusion.samplers:euler"),
+    "heun": Option(OdeSampler, "diamond_bench.diffusion.samplers:heun"),
+    "ddpm_ancestral": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ddpm_ancestral"),
+}
+OPTIONS: dict[str, dict[str, Option]] = {"objective": OBJECTIVES, "schedule": SCHEDULES, "sampler": SAMPLERS}
+"""Registries by the name of the field that holds the choice."""
+
+Objective = EdmObjective | DdpmObjective
+Schedule = KarrasSchedule | DdpmLeadingSchedule
+Sampler = OdeSampler | AncestralSampler
+
+
+def chosen(option: Objective | Schedule | Sampler) -> Any:
+    """The class or function that an option's settings name (imports its module)."""
+    import importlib
+
+    registry = next(r for r in OPTIONS.values() if option.name in r and isinstance(option, r[option.name].settings))
+    module, _, attribute = registry[option.name].function.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One point of a study: everything a run needs to know."""
+
+    game: str = "Breakout"
+    seed: int = setting(0, least=0)
+    env: EnvConfig = EnvConfig()
+    data: DataConfig = DataConfig()
+    objective: Objective = EdmObjective()
+    conditioning: ConditioningConfig = ConditioningConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampler: Sampler = OdeSampler()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], mapping: Any, path: str = "") -> T:
+    """A `cls` from plain data (YAML, JSON). Raises UserError naming the offending key, and the nearest valid one."""
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{path or cls.__name__}: expected a group of keys, got {mapping!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in mapping:
+        if key not in fields:
+            raise UserError(f"unknown key {_join(path, key)!r}: {nearest(str(key), fields)}")
+    values = {}
+    for key, value in mapping.items():
+        where = _join(path, key)
+        values[key] = (
+            _build_option(OPTIONS[key], value, where) if key in OPTIONS else _convert(hints[key], value, where, fields[key].metadata)
+        )
+    return cls(**values)
+
+
+def _build_option(registry: Mapping[str, Option], value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}: expected a group of keys with a name, got {value!r}")
+    name = value.get("name")
+    if name not in registry:
+        raise UserError(f"{path}.name: unknown {path.rsplit('.', 1)[-1]} {name!r}: {nearest(str(name), registry)}")
+    return build(registry[name].settings, value, path)
+
+
+def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path, metadata)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{path}={value!r}: {nearest(str(value), args)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise UserError(f"{path}={value!r}: expected a list that is not empty, such as [1,2]")
+        return tuple(_convert(args[0], item, f"{path}[{i}]", metadata) for i, item in enumerate(value))
+    return _scalar(hint, value, path, metadata)
+
+
+def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint is float and isinstance(value, str) and value in ("inf", ".inf"):
+        value = math.inf
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{path}={value!r}: expected {wanted}")
+    if isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{path}={value!r}: expected {wanted}")
+    least, most = metadata.get("least"), metadata.get("most")
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}" if least is not None else f"at most {most}"
+        raise UserError(f"{path}={value!r}: must be {bounds}")
+    return value
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def to_plain(value: Any) -> Any:
+    """Plain data (JSON, YAML) of a config; `build` reads it back. Infinity becomes the text "inf"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    return "inf" if value == math.inf and isinstance(value, float) else value
+
+
+def identity_fields(config: Any) -> dict[str, Any]:
+    """What of a config enters an identity: fields that change results and differ from their neutral value; names always."""
+    kept: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.metadata.get("recorded"):
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner = identity_fields(value)
+            if inner:
+                kept[f.name] = inner
+        elif f.name == "name" or f.default is dataclasses.MISSING or value != f.default:
+            kept[f.name] = to_plain(value)
+    return kept

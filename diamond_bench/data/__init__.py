@@ -1,0 +1,1 @@
+"""Static datasets on disk and on the device."""

@@ -1,0 +1,1 @@
+"""Objectives, schedules, samplers and the denoiser."""

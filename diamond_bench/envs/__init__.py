@@ -1,0 +1,1 @@
+"""Atari preprocessing and scripted experts."""

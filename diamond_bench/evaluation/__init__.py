@@ -1,0 +1,1 @@
+"""Rollouts of a world model against references, and the weights of learned metrics."""

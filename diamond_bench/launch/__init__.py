@@ -1,0 +1,1 @@
+"""Running jobs: the worker, and the launchers that feed it."""

@@ -1,0 +1,90 @@
+"""The table of job kinds: what config each takes, what artifacts it needs, and the revision of its code."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diamond_bench.config import (
+    ConditioningConfig,
+    DataConfig,
+    EnvConfig,
+    EvaluationConfig,
+    ExecutionConfig,
+    NetworkConfig,
+    Objective,
+    EdmObjective,
+    OdeSampler,
+    Sampler,
+    TrainingConfig,
+    identity_fields,
+)
+
+
+@dataclass(frozen=True)
+class CollectDataset:
+    """Config of `collect_dataset`: play a policy in a game, write a train and a held-out Minari dataset."""
+
+    game: str
+    env: EnvConfig = EnvConfig()
+    data: DataConfig = DataConfig()
+
+
+@dataclass(frozen=True)
+class ImportDataset:
+    """Config of `import_dataset`: the same artifact from somebody's Minari dataset (`data.dataset`)."""
+
+    digest: str
+    """SHA-256 over the foreign dataset's files."""
+    env: EnvConfig = EnvConfig()
+    data: DataConfig = DataConfig()
+
+
+@dataclass(frozen=True)
+class TrainWorldModel:
+    """Config of `train_world_model`; its input `dataset` is a collected or imported dataset."""
+
+    seed: int
+    objective: Objective = EdmObjective()
+    conditioning: ConditioningConfig = ConditioningConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+@dataclass(frozen=True)
+class EvaluateWorldModel:
+    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training)."""
+
+    sampler: Sampler = OdeSampler()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of job."""
+
+    config: type
+    run: str
+    """ "module:function" of its code, run(config, context) -> Result."""
+    revision: int
+    """Raised by hand when the code of the kind changes its results; part of every identity."""
+    inputs: tuple[str, ...] = ()
+    """Names of the artifacts it needs, in the order they are shown."""
+
+
+KINDS: dict[str, Kind] = {
+    "collect_dataset": Kind(CollectDataset, "diamond_bench.jobs.collect_dataset:run", 1),
+    "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 1),
+    "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 1, ("dataset",)),
+    "evaluate_world_model": Kind(EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 1, ("dataset", "world_model")),
+}
+
+
+def job_id(kind: str, config: Any, inputs: Mapping[str, str]) -> str:
+    """The identity of a job: 16 hex digits of the SHA-256 of everything that can change its result."""
+    content = {"kind": kind, "revision": KINDS[kind].revision, "config": identity_fields(config), "inputs": dict(inputs)}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

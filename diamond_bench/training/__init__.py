@@ -1,0 +1,1 @@
+"""Updates, optimisers and checkpoints."""
