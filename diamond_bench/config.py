@@ -39,8 +39,8 @@ class EnvConfig:
 class DataConfig:
     """The static dataset: where its episodes come from and how many there are."""
 
-    dataset: str | None = setting(None)
-    """Minari id or folder of your own episodes; none collects with `policy`."""
+    dataset: str | None = setting(None, recorded=True)
+    """Minari id or folder of your own episodes (its content is what is hashed); none collects with `policy`."""
     policy: str = setting("expert")
     """Collection policy: random or expert (scripted)."""
     epsilon: float = setting(0.05, least=0.0, most=1.0)
@@ -140,6 +140,10 @@ class TrainingConfig:
     """Updates between resumable checkpoints."""
     log_every: int = setting(50, least=1, recorded=True)
     """Updates between lines of metrics.jsonl."""
+
+    def milestone_step(self, milestone: float) -> int:
+        """The update after which the model of a milestone is kept."""
+        return max(1, round(milestone * self.num_steps))
 
 
 @dataclass(frozen=True)
@@ -326,9 +330,9 @@ def build(cls: type[T], mapping: Any, path: str = "") -> T:
 def _build_option(registry: Mapping[str, Option], value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise UserError(f"{path}: expected a group of keys with a name, got {value!r}")
-    name = value.get("name")
+    name = str(value.get("name"))
     if name not in registry:
-        raise UserError(f"{path}.name: unknown {path.rsplit('.', 1)[-1]} {name!r}: {nearest(str(name), registry)}")
+        raise UserError(f"{path}.name: unknown {path.rsplit('.', 1)[-1]} {name!r}: {nearest(name, registry)}")
     return build(registry[name].settings, value, path)
 
 

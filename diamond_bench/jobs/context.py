@@ -5,21 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diamond_bench.studies.rows import Row
+
+__all__ = ["Interrupted", "JobContext", "Result", "Row"]
+
 
 class Interrupted(Exception):
     """The job was asked to stop and has saved what it needs to go on; it is resumed by running it again."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number of the results table."""
-
-    metric: str
-    value: float
-    measured: bool = False
-    """True for time and memory: numbers of this machine, that another run does not reproduce."""
-    baseline: str = ""
-    """Name of the reference predictor the number is of (copy-last-frame, ...); empty for the model itself."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,8 @@ class JobContext:
     folder: Path
     inputs: Mapping[str, Path] = field(default_factory=dict)
     """Folder of each input artifact."""
+    device: str = "cpu"
+    """torch's name of the device to compute on (cpu, cuda, cuda:N); resolved, never auto."""
     progress: Callable[[int, int, str], None] = _nothing
     """progress(done, total, text): call it often; it is throttled."""
     should_stop: Callable[[], bool] = lambda: False

@@ -9,12 +9,12 @@ from typing import Any
 from diamond_bench.config import (
     ConditioningConfig,
     DataConfig,
+    EdmObjective,
     EnvConfig,
     EvaluationConfig,
     ExecutionConfig,
     NetworkConfig,
     Objective,
-    EdmObjective,
     OdeSampler,
     Sampler,
     TrainingConfig,
@@ -83,8 +83,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def job_id(kind: str, config: Any, inputs: Mapping[str, str]) -> str:
-    """The identity of a job: 16 hex digits of the SHA-256 of everything that can change its result."""
-    content = {"kind": kind, "revision": KINDS[kind].revision, "config": identity_fields(config), "inputs": dict(inputs)}
+def job_id(kind: str, config: Any, inputs: Mapping[str, str], revision: int | None = None) -> str:
+    """The identity of a job: 16 hex digits of the SHA-256 of everything that can change its result.
+
+    `revision` is that of the kind's code, by default the present one; artifacts of earlier revisions are checked with theirs.
+    """
+    revision = KINDS[kind].revision if revision is None else revision
+    content = {"kind": kind, "revision": revision, "config": identity_fields(config), "inputs": dict(inputs)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""From raw scores to what a figure draws: mean curves with bands, and points with intervals. Pure numpy and pandas."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Band = Literal["interval", "spread"]
+
+REPLICATES = 1000
+"""Bootstrap resamples of a mean curve."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A mean over trajectories and seeds at t = 1, 2, ..., with a band; each array (t,)."""
+
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    num_seeds: int
+    num_trajectories: int
+    band: Band
+
+
+def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Curve:
+    """The mean of values (seeds, trajectories, t), or (trajectories, t) of one seed, with its band. Raises ValueError at another shape.
+
+    `interval`: 95% bootstrap interval of the mean, resampling seeds and trajectories both (they are crossed: every seed is evaluated on
+    the same references; Owen 2007); of one seed, trajectories alone. `spread`: the middle 80% of all trajectories.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"a curve needs values (seeds, trajectories, t), got shape {np.shape(values)}")
+    if not np.isfinite(array).all():
+        raise ValueError("a curve needs finite values")
+    num_seeds, num_trajectories, _ = array.shape
+    if band == "spread":
+        low, high = np.quantile(array.reshape(num_seeds * num_trajectories, -1), [0.1, 0.9], axis=0)
+    else:
+        low, high = np.quantile(_resampled_means(array, seed), [0.025, 0.975], axis=0)
+    return Curve(array.mean(axis=(0, 1)), low, high, num_seeds, num_trajectories, band)
+
+
+def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    num_seeds, num_trajectories, _ = values.shape
+    generator = np.random.default_rng(seed)
+
+    def shares(n: int) -> NDArray[np.float64]:  # (replicates, n): how often each was drawn, over n
+        return generator.multinomial(n, np.full(n, 1.0 / n), size=REPLICATES) / n
+
+    by_seed, by_trajectory = shares(num_seeds), shares(num_trajectories)
+    return sum(
+        (by_seed[:, s, None] * (by_trajectory @ values[s]) for s in range(num_seeds)), start=np.zeros((REPLICATES, values.shape[-1]))
+    )
+
+
+def mean_points(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds with a 95% Student interval of scores with columns metric, group, nfe, seed, value: one row a run.
+
+    -> metric, group, nfe, mean, low, high, num_seeds; low and high are NaN where one seed leaves nothing to estimate them from. Groups
+    and metrics keep the order of their first appearance. Raises ValueError for a missing column, a run given twice or a value that is
+    not finite.
+    """
+    keys = ["metric", "group", "nfe"]
+    missing = {*keys, "seed", "value"} - set(scores.columns)
+    if missing:
+        raise ValueError(f"scores lack the columns {sorted(missing)}")
+    twice = scores[scores.duplicated([*keys, "seed"])]
+    if len(twice):
+        raise ValueError(f"scores hold a run more than once, such as {twice.iloc[0][[*keys, 'seed']].to_dict()}")
+    if not np.isfinite(scores["value"].to_numpy(dtype=np.float64)).all():
+        raise ValueError("scores need finite values: leave out the rows of metrics that were not measured")
+    points = scores.groupby(keys, sort=False)["value"].agg(mean="mean", sem="sem", num_seeds="size").reset_index()
+    reach = stats.t.ppf(0.975, (points["num_seeds"] - 1).clip(lower=1)) * points["sem"]  # sem is NaN for one seed
+    return points.assign(low=points["mean"] - reach, high=points["mean"] + reach)[[*keys, "mean", "low", "high", "num_seeds"]]

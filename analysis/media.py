@@ -1,0 +1,87 @@
+"""Videos of imagined beside true frames."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+
+GAP = 2
+"""Black pixels between two frames, before upscaling."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` (same suffix) to write to; it becomes `path` when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def side_by_side(true: Sequence[Frames], imagined: Sequence[Frames], upscale: int = 4) -> Frames:
+    """One video of trajectory pairs: a row each, the true one on the left, the imagined one on the right.
+
+    `true` and `imagined`: as many arrays uint8 (t, h, w, 3), all of one shape -> uint8 (t, H, W, 3), upscaled by nearest neighbour.
+    Raises ValueError at other shapes or dtypes.
+    """
+    if len(true) != len(imagined) or not true:
+        raise ValueError(f"expected as many true as imagined trajectories, and one at least: got {len(true)} and {len(imagined)}")
+    for frames in (*true, *imagined):
+        _check(frames)
+        if frames.shape != true[0].shape:
+            raise ValueError(f"trajectories differ in shape: {frames.shape} against {true[0].shape}")
+    t, h, w, _ = true[0].shape
+    canvas = np.zeros((t, len(true) * (h + GAP) - GAP, 2 * w + GAP, 3), dtype=np.uint8)
+    for row, (left, right) in enumerate(zip(true, imagined, strict=True)):
+        top = row * (h + GAP)
+        canvas[:, top : top + h, :w] = left
+        canvas[:, top : top + h, w + GAP :] = right
+    return canvas.repeat(upscale, axis=1).repeat(upscale, axis=2)
+
+
+def write_video(frames: Frames, path: Path, fps: float = 15.0) -> Path:
+    """Write uint8 frames (t, h, w, 3) to `path`: .mp4 (H.264; an odd side gets one black line) or .gif. Same frames, same bytes.
+
+    Raises ValueError at another shape, dtype or suffix.
+    """
+    _check(frames)
+    if path.suffix not in (".mp4", ".gif"):
+        raise ValueError(f"{path}: a video ends in .mp4 or .gif")
+    with replacing(path) as temporary:
+        (_write_mp4 if path.suffix == ".mp4" else _write_gif)(frames, temporary, fps)
+    return path
+
+
+def _write_mp4(frames: Frames, path: Path, fps: float) -> None:
+    import imageio_ffmpeg
+
+    even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)))
+    reproducible = ["-crf", "16", "-preset", "medium", "-threads", "1", "-map_metadata", "-1", "-fflags", "+bitexact"]
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (even.shape[2], even.shape[1]), fps=fps, codec="libx264", quality=None, macro_block_size=2, output_params=reproducible
+    )
+    writer.send(None)
+    try:
+        for frame in even:
+            writer.send(np.ascontiguousarray(frame))
+    finally:
+        writer.close()
+
+
+def _write_gif(frames: Frames, path: Path, fps: float) -> None:
+    import imageio.v3
+
+    imageio.v3.imwrite(path, frames, plugin="pillow", duration=1000.0 / fps, loop=0)
+
+
+def _check(frames: Frames) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"expected uint8 frames (t, h, w, 3), got {frames.dtype} {frames.shape}")

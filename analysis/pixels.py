@@ -1,0 +1,88 @@
+"""Frame-by-frame fidelity of imagined frames: pure functions of tensors in [0, 1].
+
+Frames are float32 or float64, (..., 3, h, w), in [0, 1]; two sets have the same shape. A score has the shape of the leading
+dimensions. Another range, shape or dtype raises ValueError: nothing is guessed from the values.
+"""
+
+import torch
+from torch import Tensor
+
+SSIM_WINDOW = 11
+"""Side of SSIM's Gaussian window in pixels; frames may not be smaller."""
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (ITU-R BT.601)."""
+
+
+def check_frames(frames: Tensor, name: str = "frames") -> None:
+    """Raises ValueError unless `frames` are float (..., 3, h, w) in [0, 1]."""
+    if frames.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: expected float32 or float64 in [0, 1], got {frames.dtype}")
+    if frames.ndim < 4 or frames.shape[-3] != 3 or 0 in frames.shape:
+        raise ValueError(f"{name}: expected shape (..., 3, h, w) with at least one frame, got {tuple(frames.shape)}")
+    low, high = (float(x) for x in torch.aminmax(frames))
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(f"{name}: expected values in [0, 1], got [{low:g}, {high:g}]")
+
+
+def absolute_error(imagined: Tensor, true: Tensor) -> Tensor:
+    """Mean absolute pixel error of each frame, in [0, 1]: at frame t of a rollout, its drift. (..., 3, h, w) -> (...)."""
+    _check_pair(imagined, true)
+    return (imagined - true).abs().mean(dim=(-3, -2, -1))
+
+
+def squared_error(imagined: Tensor, true: Tensor) -> Tensor:
+    """Mean squared pixel error of each frame, in [0, 1]. (..., 3, h, w) -> (...)."""
+    _check_pair(imagined, true)
+    return (imagined - true).square().mean(dim=(-3, -2, -1))
+
+
+def psnr(mean_squared_error: Tensor | float) -> Tensor:
+    """Peak signal-to-noise ratio in dB of frames in [0, 1]: 10 log10(1 / MSE), infinite at 0. Any shape; float64.
+
+    Give it the mean of `squared_error` over all frames pooled: the mean of PSNRs is infinite as soon as one still frame is exact.
+    """
+    mse = torch.as_tensor(mean_squared_error, dtype=torch.float64)
+    if not bool(((mse >= 0) & (mse <= 1)).all()):
+        raise ValueError(f"mean squared error of frames in [0, 1]: expected values in [0, 1], got {mse}")
+    return -10.0 * torch.log10(mse)
+
+
+def ssim(imagined: Tensor, true: Tensor, chunk_size: int = 256) -> Tensor:
+    """Structural similarity (Wang et al. 2004) of each frame, at most 1. (..., 3, h, w) -> (...).
+
+    Gaussian window of 11 pixels, sigma 1.5, data range 1, each colour on its own and averaged (torchmetrics). `chunk_size` frames are
+    scored at once.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # costs seconds, and only SSIM needs it
+
+    _check_pair(imagined, true)
+    if min(true.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got {tuple(true.shape[-2:])}")
+    pairs = zip(imagined.flatten(0, -4).split(chunk_size), true.flatten(0, -4).split(chunk_size), strict=True)
+    scores = [
+        torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")).reshape(len(a)) for a, b in pairs
+    ]
+    return torch.cat(scores).reshape(true.shape[:-3])
+
+
+def sharpness(frames: Tensor) -> Tensor:
+    """Mean gradient magnitude of each frame's luminance, per pixel. (..., 3, h, w) -> (...).
+
+    Blur lowers it: report the ratio of imagined to true frames (1 is as sharp as the truth).
+    """
+    check_frames(frames)
+    weights = torch.tensor(LUMINANCE, dtype=frames.dtype, device=frames.device)
+    luminance = (frames * weights[:, None, None]).sum(dim=-3)  # (..., h, w)
+    corner = luminance[..., :-1, :-1]
+    across, down = luminance[..., :-1, 1:] - corner, luminance[..., 1:, :-1] - corner
+    return torch.hypot(across, down).mean(dim=(-2, -1))
+
+
+def _check_pair(imagined: Tensor, true: Tensor) -> None:
+    check_frames(imagined, "imagined frames")
+    check_frames(true, "true frames")
+    if imagined.shape != true.shape or imagined.dtype != true.dtype:
+        raise ValueError(
+            f"imagined and true frames differ: {tuple(imagined.shape)} {imagined.dtype} against {tuple(true.shape)} {true.dtype}"
+        )

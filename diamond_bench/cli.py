@@ -1,0 +1,242 @@
+"""The command line: each command parses, calls a function below, and prints."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from diamond_bench.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Ablation and benchmark studies of diffusion world models.",
+)
+weights_app = typer.Typer(no_args_is_help=True, help="Weights of the learned metrics (LPIPS, FID).")
+app.add_typer(weights_app, name="weights")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides: scale=smoke seeds=3 games=[Breakout,Pong] sampler.num_steps=1,3"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or the path of a YAML file.")]
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for the person at the keyboard, apart from what a program would read."""
+    err.print(text, markup=False)
+
+
+@app.command()
+def studies() -> None:
+    """List the studies that can be swept."""
+    from diamond_bench.printing import table
+    from diamond_bench.studies.spec import load_study, study_files
+
+    shown = table("study", "question", "paper")
+    for name in study_files():
+        study = load_study(name, "paper")
+        shown.add_row(name, study.question, study.paper)
+    out.print(shown)
+
+
+@app.command()
+def sweep(
+    study: Study,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run every job of a study that is not done yet, then draw its report. The same command again resumes."""
+    from diamond_bench.evaluation.weights import require
+    from diamond_bench.printing import print_plan
+    from diamond_bench.studies.plan import plan_study
+
+    tokens = overrides or []
+    plan, store = plan_study(study, tokens), _store(tokens)
+    if dry_run:
+        print_plan(out, plan, store, as_json)
+        try:
+            require(plan.metrics)
+        except UserError as error:
+            say(f"A sweep without --dry-run would be refused: {error}")
+        return
+    require(plan.metrics)
+    raise typer.Exit(_run(plan, store, as_json))
+
+
+def _run(plan: Any, store: Any, as_json: bool) -> int:
+    from diamond_bench.launch.local import run_local
+    from diamond_bench.launch.progress import progress_display
+    from diamond_bench.report import write_report
+    from diamond_bench.studies.overview import job_labels
+    from diamond_bench.studies.plan import save_plan
+
+    store.require_writable()
+    saved = save_plan(plan, store.root)
+    with progress_display(job_labels(saved.points)) as display:
+        store.say = display.say
+        summary = run_local(store, plan.jobs.values(), num_workers=plan.cluster.num_workers, device=plan.execution.device, on_event=display)
+    store.say = say
+    for ref, error in summary.failed.items():
+        say(f"failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")
+    if summary.blocked:
+        say(f"{len(summary.blocked)} jobs were not run: a job they need failed or was stopped")
+    if summary.stopped:
+        say(f"Stopped; what was finished is kept. Go on with: {plan.command}")
+    elif any(point.jobs["evaluation"] in {*summary.done, *summary.skipped} for point in saved.points):
+        files = write_report(saved, store, say)
+        _print_results(saved, store, as_json)
+        say(f"Report: {files[0].parent} ({', '.join(file.name for file in files)})")
+    return summary.exit_code
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="A study's name; all that were swept, where none is given.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Say how the jobs of swept studies stand."""
+    from rich.live import Live
+
+    from diamond_bench.printing import print_json, status_table
+    from diamond_bench.studies.overview import overview
+
+    if study is not None and "=" in study:  # no study, and its place taken by the first override
+        overrides = [study, *(overrides or [])]
+        study = None
+    store = _store(overrides)
+    if as_json:
+        print_json(out, [found.plain() for found in overview(store, study, overrides or [])])
+        return
+    if not watch:
+        out.print(status_table(overview(store, study, overrides or [])))
+        return
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            live.update(status_table(overview(store, study, overrides or [])), refresh=True)
+            time.sleep(2)
+
+
+@app.command()
+def results(
+    study: Study,
+    overrides: Overrides = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the whole tidy table here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the numbers of a study's finished jobs."""
+    from diamond_bench.studies.plan import find_plan
+    from diamond_bench.studies.results import collect
+
+    store = _store(overrides)
+    plan = find_plan(store.root, study, overrides or [])
+    if csv is not None:
+        try:
+            collect(plan, store).to_csv(csv, index=False)
+        except OSError as error:
+            raise UserError(f"--csv {csv}: cannot be written ({error.strerror or error})") from None
+        say(f"wrote {csv}")
+    else:
+        _print_results(plan, store, as_json)
+
+
+@app.command()
+def report(study: Study, overrides: Overrides = None) -> None:
+    """Draw a study's figures from its finished jobs."""
+    from diamond_bench.report import write_report
+    from diamond_bench.studies.plan import find_plan
+
+    store = _store(overrides)
+    for file in write_report(find_plan(store.root, study, overrides or []), store, say):
+        out.print(str(file), markup=False)
+
+
+@app.command()
+def show(job: Annotated[str, typer.Argument(help="A job's id, or its beginning.")], overrides: Overrides = None) -> None:
+    """Show one job: its config, state and result."""
+    from diamond_bench.studies.overview import describe
+
+    store = _store(overrides)
+    out.print(describe(store, store.find(job)), markup=False)
+
+
+@app.command()
+def diff(job: str, other: str, overrides: Overrides = None) -> None:
+    """Show what differs between two jobs."""
+    from diamond_bench.printing import table
+    from diamond_bench.studies.overview import differences
+
+    store = _store(overrides)
+    shown = table("key", job, other)
+    for row in differences(store, store.find(job), store.find(other)):
+        shown.add_row(*row)
+    out.print(shown)
+
+
+@weights_app.command("list")
+def weights_list(as_json: AsJson = False) -> None:
+    """List the weights: found where, or how to get them."""
+    from diamond_bench.evaluation.weights import status as weights_status
+    from diamond_bench.printing import print_json, table
+
+    if as_json:
+        print_json(out, [dataclasses.asdict(found) | {"path": str(found.path or "")} for found in weights_status()])
+        return
+    shown = table("weights", "metric", "state", "where, or how to get them")
+    for found in weights_status():
+        shown.add_row(found.name, found.metric, found.state, str(found.path) if found.state == "found" else found.command)
+    out.print(shown)
+
+
+@weights_app.command("fetch")
+def weights_fetch(name: Annotated[str, typer.Argument(help="lpips, lpips-vgg or inception; see `weights list`.")] = "lpips") -> None:
+    """Fetch weights into the local folder, checked against their SHA-256."""
+    from diamond_bench.evaluation.weights_download import fetch
+
+    out.print(str(fetch(name, say)), markup=False)
+
+
+def _print_results(plan: Any, store: Any, as_json: bool) -> None:
+    from diamond_bench.printing import print_frame, print_json
+    from diamond_bench.studies.results import HEADLINES, collect, mixtures, pivot
+
+    table = collect(plan, store)
+    if as_json:
+        print_json(out, table.to_dict(orient="records"))
+    elif table.empty:
+        say(f"{plan.study} at scale {plan.scale}: no job is finished yet; run it with: {plan.command}")
+    else:
+        print_frame(out, pivot(table, HEADLINES))
+        for note in mixtures(table):
+            say(f"note: {note}")
+
+
+def _store(tokens: list[str] | None) -> Any:
+    from diamond_bench.compose import output_root, parse
+    from diamond_bench.studies.store import Store
+
+    return Store(output_root(parse(tokens or [])), say=say)
+
+
+def main() -> None:
+    """The console script. A mistake of the user's is one message and exit code 2; Ctrl-C is 130."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        err.print(f"diamond-bench: {error}", markup=False, style="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,167 @@
+"""From Hydra's groups and a user's overrides to plain config data. One composition a set of group choices, no torch."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diamond_bench.errors import UserError, nearest
+
+CONF = Path(__file__).parent / "conf"
+STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
+"""Overrides that speak of the study, not of a run's config."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `key=value` of the command line or of a study; `values` has several entries where it sweeps."""
+
+    key: str
+    values: tuple[Any, ...]
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the key chooses a group's option (objective=ddpm) rather than setting a value (objective.loc=0)."""
+        return self.key in groups()
+
+    @property
+    def value(self) -> Any:
+        """The only value. Raises UserError where the override sweeps."""
+        if len(self.values) != 1:
+            raise UserError(f"{self.key}: takes one value, got {len(self.values)}: {', '.join(map(str, self.values))}")
+        return self.values[0]
+
+
+@functools.cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """Hydra's groups and their options, read from the files of conf/."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(CONF.glob("*/**/*.yaml")):
+        found.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
+    return {group: tuple(options) for group, options in found.items()}
+
+
+@functools.cache
+def scale_keys(scale: str) -> frozenset[str]:
+    """The dotted keys that a scale sets: overriding one of them makes the scale `name*`."""
+    return frozenset(_leaves(yaml.safe_load((CONF / "scale" / f"{scale}.yaml").read_text()), ""))
+
+
+def parse(tokens: Sequence[str]) -> list[Override]:
+    """Overrides in Hydra's grammar (a=1, a=1,2, a=[1,2], a=null). Raises UserError on all it does not take."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    overrides = []
+    for token in tokens:
+        key, equals, text = token.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"{token!r}: expected key=value")
+        if key.startswith(("+", "~")) or "_target_" in token or key.startswith("hydra") or "${" in token:
+            raise UserError(f"{token!r}: additions, deletions, interpolations, hydra.* and _target_ are not taken; write key=value")
+        if key == "output_dir":  # a path is taken as it is: Hydra's grammar would trip over its characters
+            overrides.append(Override(key, (text,)))
+            continue
+        try:
+            parsed = parser.parse_override(token)
+        except HydraException as error:
+            raise UserError(f"{token!r}: cannot be read ({str(error).splitlines()[0]}); quote texts with special characters") from None
+        if parsed.is_sweep_override():
+            if not parsed.is_discrete_sweep():
+                raise UserError(f"{token!r}: only lists of values can sweep, such as {key}=1,2,3")
+            values = tuple(_plain(v) for v in parsed.sweep_iterator(transformer=lambda v: v))
+        else:
+            values = (_plain(parsed.value()),)
+        override = Override(parsed.key_or_group, values)
+        _check_key(override)
+        overrides.append(override)
+    seen: set[str] = set()
+    for override in overrides:
+        if override.key in seen:
+            raise UserError(f"{override.key}: given twice")
+        seen.add(override.key)
+    return overrides
+
+
+def _plain(value: Any) -> Any:
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        raise UserError(f"{value!r}: a group of keys cannot be given at once; set its keys one by one")
+    return value
+
+
+def _check_key(override: Override) -> None:
+    key = override.key
+    if key in groups():
+        for value in override.values:
+            if value not in groups()[key]:
+                raise UserError(f"{key}={value}: unknown {key}: {nearest(str(value), groups()[key])}")
+    elif key not in STUDY_KEYS and "." not in key and key not in ("game", "seed"):
+        raise UserError(f"unknown key {key!r}: {nearest(key, [*groups(), *STUDY_KEYS, *known_keys()])}")
+    elif key == "seed":
+        raise UserError("seed: a study takes seeds=N (0..N-1) or seeds=[a,b]")
+    elif key == "game":
+        raise UserError("game: a study takes games=[Breakout,Pong]")
+
+
+@functools.cache
+def known_keys() -> tuple[str, ...]:
+    """All dotted keys of the default config."""
+    return tuple(_leaves(base(()), ""))
+
+
+def _leaves(mapping: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+@functools.cache
+def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """Hydra's composition for these (group, option) choices, as plain data; do not modify what is returned."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=[f"{group}={option}" for group, option in choices])
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested plain data with dotted keys set. Wrong names are left for `config.build` to refuse."""
+    out = dict(mapping)
+    for dotted, value in values.items():
+        first, _, rest = dotted.partition(".")
+        if rest:
+            inner = out.get(first)
+            if not isinstance(inner, dict):
+                raise UserError(f"unknown key {dotted!r}: {nearest(dotted, known_keys())}")
+            out[first] = with_values(inner, {rest: value})
+        else:
+            out[first] = value
+    return out
+
+
+def output_root(overrides: Sequence[Override]) -> Path:
+    """The store's folder: output_dir=, else $DIAMOND_BENCH_OUTPUTS, else ./outputs."""
+    given = next((str(o.value) for o in overrides if o.key == "output_dir"), None)
+    with contextlib.suppress(RuntimeError):
+        return Path(given or os.environ.get("DIAMOND_BENCH_OUTPUTS") or "outputs").expanduser()
+    raise UserError(f"output_dir={given}: no such home folder")

@@ -1,0 +1,116 @@
+"""Held-out windows that imagination is measured against: no training play among them, no frame shared.
+
+A window lies inside one game: it may run across lost lives (the game goes on), never past a game over or a truncation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_bench.data.leaks import Hashes, TrainingRuns, pair_hashes, run_length, window_starts
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """n stretches of context + horizon consecutive frames of one episode set; frames are gathered only when asked for."""
+
+    episodes: EpisodeSet
+    first: Tensor
+    """(n,) int64: row of each window's first frame in `episodes`."""
+    context: int
+    """Frames before the first one to imagine."""
+    horizon: int
+    """Frames to imagine."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def frames(self, which: slice | Tensor = slice(None)) -> Tensor:
+        """(k, context + horizon, 3, h, w) uint8 of the chosen windows."""
+        return self.episodes.frames[self._rows(which)]
+
+    def actions(self, which: slice | Tensor = slice(None)) -> Tensor:
+        """(k, context + horizon) int64, action t taken after frame t; nothing depends on the last one."""
+        return self.episodes.actions[self._rows(which)]
+
+    def _rows(self, which: slice | Tensor) -> Tensor:
+        return self.first[which, None] + torch.arange(self.context + self.horizon, device=self.first.device)
+
+
+def reference_windows(heldout: EpisodeSet, num: int, context: int, horizon: int, seed: int, train: EpisodeSet | None = None) -> Windows:
+    """`num` disjoint windows, in an order drawn by `seed`: the first k of `num` are the same as those of a smaller `num`.
+
+    Windows are laid end to end from each game's first frame. With `train`, windows that occur there are left out (`find_leaks`).
+    UserError, saying how many there are, where they are fewer than `num`.
+    """
+    window = context + horizon
+    first = [start + offset for start, rows in _spans(heldout) for offset in window_starts(rows, window)]
+    windows = Windows(heldout, torch.tensor(first, dtype=torch.int64, device=heldout.frames.device), context, horizon)
+    leaks = 0
+    if train is not None:
+        leaking = find_leaks(train, windows)
+        leaks = int(leaking.sum())
+        windows = Windows(heldout, windows.first[~leaking], context, horizon)
+    if len(windows) < num:
+        refused = f" ({leaks} more occur in training)" if leaks else ""
+        raise UserError(
+            f"{num} reference trajectories of {context} + {horizon} frames asked for, the held-out episodes hold {len(windows)}{refused}: "
+            f"lower evaluation.num_trajectories or the horizon, or raise data.num_references"
+        )
+    order = np.random.default_rng(seed).permutation(len(windows))[:num]
+    return Windows(heldout, windows.first[torch.from_numpy(order).to(windows.first.device)], context, horizon)
+
+
+def one_step_windows(heldout: EpisodeSet, context: int, num: int = 0, seed: int = 0) -> Windows:
+    """All stretches of `context` frames and the next one, in order, or `num` of them drawn by `seed` (0, or too few: all).
+
+    To compare models that see different numbers of past frames on the same targets, use one context, the longest, for all.
+    """
+    first = torch.cat([torch.arange(start, start + max(0, rows - context)) for start, rows in _spans(heldout)])
+    if 0 < num < len(first):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(first), num, replace=False))
+        first = first[torch.from_numpy(chosen)]
+    return Windows(heldout, first.to(heldout.frames.device), context, 1)
+
+
+def find_leaks(train: EpisodeSet, windows: Windows) -> Tensor:
+    """(n,) bool, on the windows' device: which windows occur in training, by the rule of data/leaks.py.
+
+    UserError where a whole held-out episode that a window lies in occurs in training.
+    """
+    training = TrainingRuns([_hashes(train, start, rows) for start, rows in _spans(train)])
+    window = windows.context + windows.horizon
+    run = run_length(window)
+    leaking = torch.zeros(len(windows), dtype=torch.bool)
+    first = windows.first.cpu()
+    for number, (start, rows) in enumerate(_spans(windows.episodes)):
+        inside = torch.nonzero((first >= start) & (first < start + rows)).flatten().tolist()
+        if not inside:
+            continue
+        pairs = _hashes(windows.episodes, start, rows)
+        if training.holds(pairs):
+            raise UserError(f"held-out episode {number} occurs in training: the two splits are not apart; make the dataset again")
+        flags = training.leaking(pairs, run)
+        for i in inside:
+            offset = int(first[i]) - start
+            leaking[i] = bool(flags[offset : offset + window - run].any())
+    return leaking.to(windows.first.device)
+
+
+def count_leaks(train: EpisodeSet, windows: Windows) -> int:
+    """How many of the windows occur in training; see `find_leaks`."""
+    return int(find_leaks(train, windows).sum())
+
+
+def _spans(episodes: EpisodeSet) -> list[tuple[int, int]]:
+    """(first row, rows) of each episode."""
+    return list(zip(episodes.starts.tolist(), episodes.lengths.tolist(), strict=True))
+
+
+def _hashes(episodes: EpisodeSet, start: int, rows: int) -> Hashes:
+    stop = start + rows
+    return pair_hashes(episodes.frames[start:stop].cpu().numpy(), episodes.actions[start : stop - 1].cpu().numpy())

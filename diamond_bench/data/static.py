@@ -1,0 +1,103 @@
+"""A static dataset in memory, on the device that trains on it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_bench.data.minari_io import open_dataset, read_own_episodes
+from diamond_bench.errors import UserError
+
+INFO_FILE = "dataset.json"
+
+
+@dataclass(frozen=True)
+class EpisodeSet:
+    """Episodes laid end to end; N frames in all, E episodes. All tensors lie on one device.
+
+    An episode of T steps has T + 1 rows: row t holds frame t and the action taken *after* it, with its reward and end; the last row
+    is the final observation, a frame like any other to predict, with no action: there `actions` and `rewards` are 0 and the
+    flags false. (The authors never train the denoiser to predict a final observation; here it is a target too.)
+    """
+
+    frames: Tensor
+    """(N, 3, h, w) uint8, RGB, contiguous."""
+    actions: Tensor
+    """(N,) int64."""
+    rewards: Tensor
+    """(N,) float32, raw."""
+    terminations: Tensor
+    """(N,) bool: game over after this row's action, so the next row is the last of its episode."""
+    truncations: Tensor
+    """(N,) bool: cut after this row's action."""
+    starts: Tensor
+    """(E,) int64, first row of each episode; rising."""
+    lengths: Tensor
+    """(E,) int64, rows of each episode, T + 1."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def to(self, device: torch.device | str) -> "EpisodeSet":
+        """The same episodes on another device."""
+        return EpisodeSet(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json says of a collected or imported dataset."""
+
+    num_actions: int
+    action_meanings: tuple[str, ...] | None
+    """Names of the actions; None where a foreign dataset does not tell."""
+    num_train_frames: int
+    num_heldout_frames: int
+    content: dict[str, Any]
+    """The whole file."""
+
+
+def load_info(folder: Path) -> DatasetInfo:
+    """What a dataset artifact says of itself. UserError where dataset.json is missing or damaged."""
+    try:
+        content = json.loads((folder / INFO_FILE).read_text())
+        meanings = content["action_meanings"]
+        return DatasetInfo(
+            content["num_actions"],
+            None if meanings is None else tuple(meanings),
+            content["train"]["frames"],
+            content["heldout"]["frames"],
+            content,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / INFO_FILE}: missing or damaged ({error}); delete the folder and make the dataset again") from error
+
+
+def load_split(folder: Path, split: Literal["train", "heldout"]) -> EpisodeSet:
+    """A split of a dataset artifact, on the CPU. UserError where it is missing, damaged or empty."""
+    data_folder = folder / split / "data"
+    storage = open_dataset(data_folder)
+    num_frames = storage.total_steps + storage.total_episodes
+    if storage.total_episodes == 0 or storage.observation_space.shape is None:
+        raise UserError(f"{data_folder}: no episodes in it")
+    height, width, _ = storage.observation_space.shape
+    frames = torch.empty((num_frames, 3, height, width), dtype=torch.uint8)
+    actions = torch.zeros(num_frames, dtype=torch.int64)
+    rewards = torch.zeros(num_frames, dtype=torch.float32)
+    terminations, truncations = torch.zeros(num_frames, dtype=torch.bool), torch.zeros(num_frames, dtype=torch.bool)
+    lengths: list[int] = []
+    row = 0
+    for episode in read_own_episodes(data_folder):
+        steps = len(episode.actions)
+        frames[row : row + steps + 1] = torch.from_numpy(episode.frames).permute(0, 3, 1, 2)
+        actions[row : row + steps] = torch.from_numpy(episode.actions)
+        rewards[row : row + steps] = torch.from_numpy(episode.rewards)
+        terminations[row + steps - 1] = episode.terminated
+        truncations[row + steps - 1] = episode.truncated
+        lengths.append(steps + 1)
+        row += steps + 1
+    starts = np.cumsum([0, *lengths[:-1]])
+    return EpisodeSet(frames, actions, rewards, terminations, truncations, torch.from_numpy(starts), torch.tensor(lengths))

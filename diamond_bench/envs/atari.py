@@ -1,0 +1,178 @@
+"""Atari as DIAMOND plays it (paper appendix; method section 6): preprocessing, lost lives as ends, vector environment, saved states.
+
+What a *lost life* is, everywhere in this project: the emulator's counter of lives is lower after the step than before it. (The
+authors compare with the lowest count since the reset, and so miss a life lost right after one was won.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ale_py
+import cv2
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from diamond_bench.config import EnvConfig
+from diamond_bench.envs.games import environment_id
+
+Frame = npt.NDArray[np.uint8]
+"""(h, w, 3) bytes, RGB."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """Everything an `AtariEnv` needs to go on exactly as it would have: plain bytes, arrays and numbers, no pickle."""
+
+    emulator: bytes
+    """ALEState.serialize(), the emulator's random state included."""
+    frames: npt.NDArray[np.uint8]
+    """(2, 210, 160, 3), the last two screens."""
+    lives: int
+    random: dict[str, Any]
+    """State of the generator that draws the number of no-ops; fit for JSON."""
+
+
+class AtariEnv(gymnasium.Env[Frame, int]):
+    """`<Game>NoFrameskip-v4` with its minimal action set, preprocessed.
+
+    A step repeats the action for `frame_skip` emulator frames; the observation is the maximum over the screens after the last two
+    of them, resized by area to (frame_size, frame_size, 3), uint8, RGB. Rewards are raw and summed over the skipped frames. A game
+    that ends inside a skip leaves the screens as they were: its last observation can equal the one before (as the authors have it).
+    `terminated` is game over; `truncated` is the emulator's own limit of 108,000 frames.
+
+    info: `lives` (int), `life_loss` (bool, see the module's rule; also true on the step that loses the last life), `ram`
+    ((128,) uint8, the console's memory after the step), `frame_number` (emulator frames since the game's start).
+
+    Reset plays U{1..max_noops} frames of action 0 (none where max_noops is 0). Without sticky actions a game is a function of the
+    number of no-ops and the actions alone: a seed decides nothing else.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012  (gymnasium's own contract)
+    render_mode = "rgb_array"
+
+    def __init__(self, game: str, config: EnvConfig) -> None:
+        """UserError with the nearest names for an unknown game."""
+        made: Any = gymnasium.make(environment_id(game), repeat_action_probability=config.sticky_actions, disable_env_checker=True)
+        self._raw = made.unwrapped
+        self._ale: ale_py.ALEInterface = self._raw.ale
+        self._actions = self._ale.getMinimalActionSet()
+        self._config = config
+        height, width = self._ale.getScreenDims()
+        self._screens = np.zeros((2, height, width, 3), np.uint8)
+        self._lives = 0
+        self.action_space = spaces.Discrete(len(self._actions))  # type: ignore[assignment]
+        self.observation_space = spaces.Box(0, 255, (config.frame_size, config.frame_size, 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        """Start a game. A seed restarts the draws of no-ops and of sticky actions; without one they go on."""
+        super().reset(seed=seed)
+        self._raw.reset(seed=seed)
+        if self._config.max_noops > 0:
+            for _ in range(int(self._raw.np_random.integers(1, self._config.max_noops + 1))):
+                self._ale.act(0)
+                if self._ale.game_over():
+                    self._ale.reset_game()
+        self._screens[0] = 0
+        self._ale.getScreenRGB(self._screens[1])
+        self._lives = self._ale.lives()
+        return self._observe(), self._info(life_loss=False)
+
+    def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        """Play one action for frame_skip frames; see the class for what comes back."""
+        reward = 0.0
+        code, skip = self._actions[int(action)], self._config.frame_skip
+        for frame in range(skip):
+            reward += self._ale.act(code)
+            if self._ale.game_over():
+                break
+            if frame >= skip - 2:
+                self._ale.getScreenRGB(self._screens[frame - skip + 2])
+        lives_before, self._lives = self._lives, self._ale.lives()
+        terminated, truncated = self._ale.game_over(with_truncation=False), self._ale.game_truncated()
+        return self._observe(), reward, terminated, truncated, self._info(life_loss=self._lives < lives_before)
+
+    def render(self) -> Frame:  # type: ignore[override]
+        """The observation before resizing: (210, 160, 3) uint8, maximum over the last two screens."""
+        return self._screens.max(axis=0) if self._config.frame_skip > 1 else self._screens[1].copy()
+
+    def save_state(self) -> SavedState:
+        """The state now; `load_state` brings it back exactly, in this process or another (same game and config)."""
+        return SavedState(
+            emulator=self._ale.cloneState(include_rng=True).serialize(),
+            frames=self._screens.copy(),
+            lives=self._lives,
+            random=self._raw.np_random.bit_generator.state,
+        )
+
+    def load_state(self, state: SavedState) -> None:
+        """Go on from a saved state. Nothing of it is executed: the emulator reads its own byte format."""
+        self._ale.restoreState(ale_py.ALEState(state.emulator))
+        self._screens[:] = state.frames
+        self._lives = state.lives
+        self._raw.np_random.bit_generator.state = state.random
+
+    def close(self) -> None:
+        """Free the emulator."""
+        self._raw.close()
+
+    def _observe(self) -> Frame:
+        size = self._config.frame_size
+        return np.asarray(cv2.resize(self.render(), (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _info(self, life_loss: bool) -> dict[str, Any]:
+        return {
+            "lives": self._lives,
+            "life_loss": life_loss,
+            "ram": self._ale.getRAM(),
+            "frame_number": self._ale.getEpisodeFrameNumber(),
+        }
+
+
+class LifeLossEnds(gymnasium.Wrapper[Frame, int, Frame, int]):
+    """Training's rule: a lost life terminates the episode but not the game.
+
+    The reset after such an end leaves the emulator alone: the next episode's first frame is the last one's final observation.
+    A reset with a seed, or after a real game over, starts a new game. info gains `game_over` (bool): the game itself ended
+    (game over or the emulator's frame limit).
+    """
+
+    def __init__(self, env: gymnasium.Env[Frame, int]) -> None:
+        super().__init__(env)
+        self.resume: tuple[Frame, dict[str, Any]] | None = None
+        """What the next reset returns, where the game goes on."""
+
+    def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:  # type: ignore[override]
+        """As `AtariEnv.step`, with terminated also true where a life is lost."""
+        frame, reward, terminated, truncated, info = self.env.step(action)
+        info["game_over"] = terminated or truncated
+        self.resume = (frame, {**info, "life_loss": False}) if info["life_loss"] and not info["game_over"] else None
+        return frame, float(reward), terminated or info["life_loss"], truncated, info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        """Begin the next episode: in the same game after a lost life, else in a new one."""
+        resume, self.resume = self.resume, None
+        if resume is not None and seed is None:
+            return resume
+        frame, info = self.env.reset(seed=seed, options=options)
+        return frame, {**info, "game_over": False}
+
+
+def vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> SyncVectorEnv:
+    """`num_envs` games stepped together, each reset within the step that ends it (AutoresetMode.SAME_STEP).
+
+    Observations (num_envs, frame_size, frame_size, 3) uint8. Where an episode ends, the observation is the next episode's first
+    frame, `infos["final_obs"][i]` the true final observation, `infos["_final_obs"]` its mask, and `infos["final_info"]` the
+    final step's info; every environment has its own buffers, so each is exactly what it would be alone. `reset(seed=s)` gives
+    environment i the seed s + i. `life_loss_ends` applies `LifeLossEnds`: on in training, off in test.
+    """
+
+    def make() -> gymnasium.Env[Frame, int]:
+        env = AtariEnv(game, config)
+        return LifeLossEnds(env) if life_loss_ends else env
+
+    makers: list[Callable[[], gymnasium.Env[Frame, int]]] = [make] * num_envs
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -1,0 +1,183 @@
+"""Policies that collect static data: uniformly random, and scripted experts that read the console's memory. No torch.
+
+A policy is made afresh for each game and called once a step with the (128,) uint8 RAM; it returns an action of the game's minimal
+set. The RAM addresses were found by watching them (they agree with those of Anand et al. 2019, AtariARI).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_bench.errors import UserError, nearest
+
+Ram = npt.NDArray[np.uint8]
+Policy = Callable[[Ram], int]
+
+
+class Breakout:
+    """Meets the ball where it will come down, with the paddle's centre."""
+
+    _LEFT, _RIGHT, _BOTTOM = 57, 199, 178  # walls and the height at which the paddle meets the ball
+    _BRICKS_END = 100  # below this height no brick deflects the ball
+    _MOVE = 12  # pixels the paddle goes in the step of a move, and once more in the step after it
+    _CENTRE = 7  # of the paddle, from its RAM position
+
+    def __init__(self) -> None:
+        self._ball: tuple[int, int] | None = None
+        self._paddle: int | None = None
+        self._last = self._before_last = 0
+
+    def __call__(self, ram: Ram) -> int:
+        """NOOP 0, FIRE 1 (while no ball is in play), RIGHT 2, LEFT 3."""
+        x, y, paddle = int(ram[99]), int(ram[101]), int(ram[72])
+        if self._paddle is not None:  # what was really played last (epsilon!), told by how far the paddle went
+            self._last = int(np.clip(round((paddle - self._paddle) / self._MOVE) - self._before_last, -1, 1))
+        self._paddle, self._before_last = paddle, self._last
+        ball, self._ball = self._ball, (x, y)
+        if y == 0:
+            self._ball = None
+            return 1
+        target: float = x
+        if ball is not None and y > ball[1] and self._BRICKS_END < y < self._BOTTOM:
+            steps = (self._BOTTOM - y) / (y - ball[1])
+            target = _between_walls(x + (x - ball[0]) * steps, self._LEFT, self._RIGHT)
+        self._last = _steer(target - self._CENTRE - paddle, self._last, self._MOVE)
+        return (0, 2, 3)[self._last]
+
+
+class Pong:
+    """Meets the ball with the paddle's lower end, which sends it back at an angle; waits in the middle meanwhile."""
+
+    _TOP, _BOTTOM, _PADDLE_X = 44, 204, 188
+    _MIDDLE = 124
+    _MOVE = 10
+    _AIM = 12  # where the ball shall hit, from the paddle's RAM position
+
+    def __init__(self) -> None:
+        self._ball: tuple[int, int] | None = None
+        self._last = 0
+
+    def __call__(self, ram: Ram) -> int:
+        """FIRE 1 (serves; else does nothing), RIGHT 2 (up), LEFT 3 (down), NOOP 0."""
+        x, y, paddle = int(ram[49]), int(ram[54]), int(ram[51])
+        ball, self._ball = self._ball, (x, y)
+        if x == 0 or y == 0:
+            self._ball, self._last = None, 0
+            return 1
+        target: float = y
+        if ball is not None and x < ball[0]:
+            target = self._MIDDLE
+        elif ball is not None and x > ball[0]:
+            steps = (self._PADDLE_X - x) / (x - ball[0])
+            target = _between_walls(y + (y - ball[1]) * steps, self._TOP, self._BOTTOM)
+        self._last = _steer(target - self._AIM - paddle, self._last, self._MOVE)
+        return (0, 3, 2)[self._last]
+
+
+class Freeway:
+    """Always walks up; cars only push back."""
+
+    def __call__(self, ram: Ram) -> int:
+        """NOOP 0, UP 1, DOWN 2."""
+        return 1
+
+
+class Boxing:
+    """Stays at arm's length, a little above or below the opponent, and punches every other step."""
+
+    _NEAR, _FAR = 16, 24  # horizontal distance at which a punch lands
+    _OFFSET, _TOLERANCE = 9, 2  # vertical: the arms are beside the body
+    _ACTIONS = {  # noqa: RUF012  (horizontal, vertical) -> (move, move and punch) of the full action set
+        (0, 0): (0, 1),
+        (0, -1): (2, 10),
+        (1, 0): (3, 11),
+        (-1, 0): (4, 12),
+        (0, 1): (5, 13),
+        (1, -1): (6, 14),
+        (-1, -1): (7, 15),
+        (1, 1): (8, 16),
+        (-1, 1): (9, 17),
+    }
+
+    def __init__(self) -> None:
+        self._punch = False
+
+    def __call__(self, ram: Ram) -> int:
+        """One of the 18 actions."""
+        right, down = int(ram[33]) - int(ram[32]), int(ram[35]) - int(ram[34])
+        side = 1 if right >= 0 else -1
+        off_line = down - (self._OFFSET if down >= 0 else -self._OFFSET)
+        horizontal = 0 if self._NEAR <= abs(right) <= self._FAR else side if abs(right) > self._FAR else -side
+        vertical = 0 if abs(off_line) <= self._TOLERANCE else 1 if off_line > 0 else -1
+        self._punch = not self._punch
+        return self._ACTIONS[horizontal, vertical][self._punch]
+
+
+def _between_walls(position: float, low: float, high: float) -> float:
+    """Where something that flew on straight to `position` is, if it bounces between two walls."""
+    width = high - low
+    folded = (position - low) % (2 * width)
+    return low + (folded if folded <= width else 2 * width - folded)
+
+
+def _steer(error: float, last: int, move: float) -> int:
+    """-1, 0 or 1: the direction that brings a paddle with one step of lag nearest to its target."""
+    remaining = error - move * last  # what the last move still does
+    return 0 if abs(remaining) <= move / 2 else 1 if remaining > 0 else -1
+
+
+EXPERTS: dict[str, Callable[[], Policy]] = {
+    "Breakout": Breakout,
+    "Pong": Pong,
+    "Freeway": Freeway,
+    "Boxing": Boxing,
+}
+"""Scripted experts by game."""
+
+
+def _random(game: str, num_actions: int, rng: np.random.Generator) -> Policy:
+    return lambda ram: int(rng.integers(num_actions))
+
+
+def _expert(game: str, num_actions: int, rng: np.random.Generator) -> Policy:
+    return EXPERTS[game]()
+
+
+POLICIES: dict[str, Callable[[str, int, np.random.Generator], Policy]] = {
+    "random": _random,
+    "expert": _expert,
+}
+"""Policies by name, made for one game: (game, number of actions, random generator)."""
+
+
+def check_policy(policy: str, game: str) -> str:
+    """The policy's name if it can play the game, else UserError naming those that can."""
+    if policy not in POLICIES:
+        raise UserError(
+            f"data.policy={policy!r}: {nearest(policy, POLICIES)} (a trained agent's checkpoint cannot collect data; "
+            f"bring its episodes as a Minari dataset: data.dataset=FOLDER)"
+        )
+    if policy == "expert" and game not in EXPERTS:
+        raise UserError(
+            f"data.policy=expert: no scripted expert for {game}; there are experts for {', '.join(sorted(EXPERTS))}; "
+            f"use data.policy=random, or bring your own episodes: data.dataset=FOLDER"
+        )
+    return policy
+
+
+class EpsilonGreedy:
+    """A policy of which each action is replaced, with probability epsilon and always in the first steps, by a uniformly random one."""
+
+    def __init__(self, policy: Policy, epsilon: float, random_start: int, num_actions: int, rng: np.random.Generator) -> None:
+        """`random_start`: number of random steps at the start."""
+        self._policy, self._epsilon, self._random_left = policy, epsilon, random_start
+        self._num_actions, self._rng = num_actions, rng
+
+    def __call__(self, ram: Ram) -> int:
+        """The action to play; the policy sees every step, also those it does not decide."""
+        action = self._policy(ram)
+        coin, other = self._rng.random(), int(self._rng.integers(self._num_actions))
+        at_random = self._random_left > 0 or coin < self._epsilon
+        self._random_left -= 1
+        return other if at_random else action

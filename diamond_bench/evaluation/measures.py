@@ -1,0 +1,85 @@
+"""What is measured of imagined frames, in parts that can be computed and stored one by one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from analysis.frechet import FeatureStatistics, frechet_distance, kernel_distance
+from analysis.pixels import absolute_error, sharpness, squared_error, ssim
+from diamond_bench.config import Sampler
+from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.evaluation.rollouts import Key, Stretch, Tick, imagine, unit
+from diamond_bench.world_model import WorldModel
+
+Array = NDArray[np.float64]
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""A perceptual distance of two batches of frames (n, 3, h, w) in [-1, 1] -> (n,)."""
+Features = Callable[[Tensor], Tensor]
+"""Inception features of uint8 frames (n, 3, h, w) -> (n, 2048)."""
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics asked for, with the networks they need."""
+
+    names: Sequence[str]
+    distances: Mapping[str, Distance]
+    """Perceptual distances by metric name (lpips, lpips_vgg)."""
+    features: Features | None = None
+    """Where FID is asked for."""
+
+
+def frame_errors(metrics: Metrics, imagined: Tensor, true: Tensor) -> dict[str, Array]:
+    """Every metric of imagined against true frames, both (n, t, 3, h, w) uint8 -> arrays (n, t): drift (mean absolute error), mse,
+    ssim, perceptual distances, sharpness of the imagined."""
+    found: dict[str, list[Tensor]] = {}
+    for a, b in zip(imagined.flatten(0, 1).split(_CHUNK), true.flatten(0, 1).split(_CHUNK), strict=True):
+        x, y = unit(a), unit(b)
+        scores = {"drift": absolute_error(x, y), "mse": squared_error(x, y), "sharpness": sharpness(x)}
+        if "ssim" in metrics.names:
+            scores["ssim"] = ssim(x, y)
+        for name, distance in metrics.distances.items():
+            scores[name] = distance(from_bytes(a), from_bytes(b))
+        for name, score in scores.items():
+            found.setdefault(name, []).append(score)
+    return {name: torch.cat(scores).double().reshape(imagined.shape[:2]).cpu().numpy() for name, scores in found.items()}
+
+
+def copy_last(play: Stretch) -> Tensor:
+    """The baseline that repeats the last frame of the context, (n, horizon, 3, h, w) uint8."""
+    return play.frames[:, play.context - 1 : play.context].expand_as(play.true)
+
+
+def one_step_errors(model: WorldModel, play: Stretch, sampler: Sampler, keys: Sequence[Key], tick: Tick) -> dict[str, Array]:
+    """Mean squared error (n,) of each row's one frame predicted from true frames, and of copying the last."""
+    pairs = {"mse": imagine(model, play, sampler, keys, tick), "copy_mse": copy_last(play)}
+    return {name: squared_error(unit(frames[:, 0]), unit(play.true[:, 0])).double().cpu().numpy() for name, frames in pairs.items()}
+
+
+def sample_errors(
+    model: WorldModel, metrics: Metrics, play: Stretch, sampler: Sampler, keys: Sequence[Key], num_samples: int, tick: Tick
+) -> dict[str, Array]:
+    """K futures of each row under the same actions: their mean errors over the horizon, arrays (n, K), one a metric.
+
+    `keys`: n * K, the K of a row side by side.
+    """
+    repeated = play.repeated(num_samples)
+    errors = frame_errors(metrics, imagine(model, repeated, sampler, keys, tick), repeated.true)
+    return {name: values.mean(axis=1).reshape(len(play), num_samples) for name, values in errors.items()}
+
+
+def distribution_distances(a: NDArray[np.floating], b: NDArray[np.floating], seed: int) -> tuple[float, float]:
+    """(FID, KID) between two equally large sets of features."""
+    if len(a) != len(b):
+        raise ValueError(f"FID is compared at equal numbers of images, got {len(a)} and {len(b)}")
+    statistics = []
+    for features in (a, b):
+        gathered = FeatureStatistics(features.shape[1])
+        gathered.update(features)
+        statistics.append(gathered)
+    return frechet_distance(*statistics), kernel_distance(a, b, seed=seed)[0]

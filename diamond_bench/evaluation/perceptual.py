@@ -1,0 +1,151 @@
+"""The learned metrics' networks: LPIPS and Inception features, with weights that are checked before they are read.
+
+Both run in float32 whatever the precision of the run, since a metric may not move with the thing it measures.
+"""
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diamond_bench.errors import UserError
+from diamond_bench.evaluation.weights import checked, command, digest_of
+
+BATCH_SIZE = 64
+"""Images a network sees at once, whatever number it is given."""
+
+_HEADS = {
+    "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+}
+"""SHA-256 of the learned linear heads (v0.1) that the lpips package ships."""
+
+
+@dataclass(frozen=True)
+class LearnedMetric:
+    """A network as a function of tensors, and the SHA-256 of its weights file, for the record of what was measured with."""
+
+    function: Callable[..., Tensor]
+    sha256: str
+
+    def __call__(self, *images: Tensor) -> Tensor:
+        return self.function(*images)
+
+
+def lpips_network(
+    net: Literal["alex", "vgg"] = "alex", device: str | torch.device = "cpu", path: Path | None = None, sha256: str | None = None
+) -> LearnedMetric:
+    """LPIPS v0.1 (Zhang et al. 2018) with its learned heads: (a, b), each float (n, 3, h, w) in [-1, 1], -> distances (n,), float32.
+
+    `path` and `sha256` give another file for the backbone. Raises UserError where weights are missing or not the expected ones; the
+    function raises ValueError at another shape, range or dtype.
+    """
+    import lpips
+
+    path, digest = checked(f"lpips-{net}", path, sha256)
+    heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    if not heads.is_file() or digest_of(heads) != _HEADS[net]:
+        raise UserError(f"{heads} does not hold the learned heads of LPIPS v0.1: reinstall the package lpips (0.1.4)")
+    with warnings.catch_warnings(), torch.device("meta"):  # no random weights: what is not loaded below has no values at all
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        network = lpips.LPIPS(pretrained=False, pnet_rand=True, net=net, version="0.1", verbose=False)
+    backbone = _read_state(path, f"lpips-{net}")
+    state = {key: backbone.get(f"features.{key.split('.', 1)[1]}", value) for key, value in network.net.state_dict().items()}
+    learned = _read_state(heads, f"lpips-{net}")
+    _load(network.net, state, path)
+    for i, head in enumerate(network.lins):
+        _load(head, {"model.1.weight": learned[f"lin{i}.model.1.weight"]}, heads)
+    network = network.eval().requires_grad_(False).to(device)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        _check_images(a, "a")
+        _check_images(b, "b")
+        if a.shape != b.shape:
+            raise ValueError(f"LPIPS: images differ in shape: {tuple(a.shape)} against {tuple(b.shape)}")
+        with _full_precision(device):
+            pairs = zip(a.split(BATCH_SIZE), b.split(BATCH_SIZE), strict=True)
+            return torch.cat([network(x.to(device).float(), y.to(device).float()).reshape(len(x)) for x, y in pairs])
+
+    return LearnedMetric(distance, digest)
+
+
+def inception_features(device: str | torch.device = "cpu", path: Path | None = None, sha256: str | None = None) -> LearnedMetric:
+    """The 2048 pooled features of FID's Inception (2015, TensorFlow): uint8 images (n, 3, h, w) -> (n, 2048), float32.
+
+    torch-fidelity's network, with TensorFlow's resizing to 299 x 299 (torchmetrics with antialias=False). `path` and `sha256` give
+    another weights file. Raises UserError where weights are missing or not the expected ones; the function raises ValueError at
+    another shape or dtype.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path, digest = checked("inception", path, sha256)
+    state = _read_state(path, "inception")
+    with tempfile.TemporaryDirectory() as private, torch.random.fork_rng(devices=[]):
+        ours = Path(private) / "inception.pth"  # the library unpickles freely: it gets a copy that we wrote
+        torch.save(state, ours)
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(ours))
+        except RuntimeError as error:
+            raise _misfit(path, error) from error
+    network = network.eval().requires_grad_(False).to(device)
+
+    def features(images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+            raise ValueError(f"Inception: expected uint8 images (n, 3, h, w), got {images.dtype} {tuple(images.shape)}")
+        with _full_precision(device):
+            return torch.cat([network(batch.to(device))[0] for batch in images.split(BATCH_SIZE)])
+
+    return LearnedMetric(features, digest)
+
+
+def _read_state(path: Path, name: str) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} is no file of weights alone ({error}); get them anew with `{command(name)}`") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds more than named tensors; get them anew with `{command(name)}`")
+    return state
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise _misfit(path, error) from error
+    if any(value.is_meta for value in module.state_dict().values()):
+        raise UserError(f"{path} lacks some of the network's weights")
+
+
+def _misfit(path: Path, error: Exception) -> UserError:
+    return UserError(f"the weights in {path} do not fit the network: {error}")
+
+
+def _check_images(images: Tensor, name: str) -> None:
+    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"LPIPS {name}: expected float images (n, 3, h, w) in [-1, 1], got {images.dtype} {tuple(images.shape)}")
+    low, high = (float(x) for x in torch.aminmax(images))
+    if not (low >= -1.0 and high <= 1.0):
+        raise ValueError(f"LPIPS {name}: expected values in [-1, 1], got [{low:g}, {high:g}]")
+
+
+@contextlib.contextmanager
+def _full_precision(device: str | torch.device) -> Iterator[None]:
+    kind = torch.device(device).type
+    with (
+        torch.no_grad(),
+        torch.autocast(kind, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+    ):
+        yield

@@ -1,0 +1,156 @@
+"""Where the weights of the learned metrics are, and whether they are the right ones. Without torch.
+
+A file is looked for in $DIAMOND_BENCH_WEIGHTS (default ~/.cache/diamond_bench/weights), then in torch hub's own download folder.
+Nothing is downloaded but by weights_download.fetch. Every file is checked against a SHA-256 before it is read. Of files made for
+torch hub only the first eight digits are published (they end the file's name): a guard against accident rather than malice, so such a
+file is besides never unpickled freely, and a result records the whole digest that was found.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diamond_bench.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one learned metric: its name, and the files that may hold them, each with (the start of) its SHA-256."""
+
+    metric: str
+    files: dict[str, str]
+
+
+WEIGHTS: dict[str, Weights] = {
+    "lpips-alex": Weights(
+        "lpips",
+        {
+            "lpips-alex.safetensors": "9f97fd313f4da83dbe6bbfbe6effca1241de9edfcd7c53386261ed9697286dd9",
+            "alexnet-owt-7be5be79.pth": "7be5be79",
+        },
+    ),
+    "lpips-vgg": Weights(
+        "lpips_vgg",
+        {
+            "lpips-vgg.safetensors": "cabd922aeb0dd6d56f2bed33221aee74b7f1e760ddd105c0e0891606cbab6d0d",
+            "vgg16-397923af.pth": "397923af",
+        },
+    ),
+    "inception": Weights(
+        "fid",
+        {"weights-inception-2015-12-05-6726825d.pth": "6726825d", "pt_inception-2015-12-05-6726825d.pth": "6726825d"},
+    ),
+}
+
+METRICS: dict[str, str | None] = {"drift": None, "psnr": None, "ssim": None} | {w.metric: name for name, w in WEIGHTS.items()}
+"""The metrics an evaluation may ask for, each with the weights it needs. `lpips` is AlexNet's, `fid` is FID and KID."""
+
+
+@dataclass(frozen=True)
+class WeightsStatus:
+    """One file of weights, as `diamond-bench weights list` shows it. `command` mends what is missing or corrupt."""
+
+    name: str
+    metric: str
+    state: Literal["found", "missing", "corrupt"]
+    path: Path | None
+    size: int | None
+    """Bytes."""
+    sha256: str | None
+    command: str
+
+
+def folder() -> Path:
+    """Where `fetch` puts weights, and the first place they are looked for."""
+    chosen = os.environ.get("DIAMOND_BENCH_WEIGHTS")
+    return Path(chosen).expanduser() if chosen else _cache_home() / "diamond_bench" / "weights"
+
+
+def hub_folder() -> Path:
+    """Torch hub's download folder: torch.hub.get_dir() / checkpoints."""
+    torch_home = os.environ.get("TORCH_HOME")
+    return (Path(torch_home).expanduser() if torch_home else _cache_home() / "torch") / "hub" / "checkpoints"
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
+def locate(name: str) -> Path | None:
+    """The file that holds the weights `name`, unchecked; None where there is none."""
+    places = (place / file for place in (folder(), hub_folder()) for file in WEIGHTS[name].files)
+    return next((path for path in places if path.is_file()), None)
+
+
+def checked(name: str, path: Path | None = None, sha256: str | None = None) -> tuple[Path, str]:
+    """The file that holds the weights `name`, with its SHA-256, which begins with `sha256` (default: the pinned digests).
+
+    Raises UserError where there is no file, or it is another one.
+    """
+    path = path or locate(name)
+    if path is None or not path.is_file():
+        raise UserError(f"the weights {name} are not {f'at {path}' if path else 'on this machine'}: get them with `{command(name)}`")
+    expected = (sha256,) if sha256 else _pins(name, path)
+    found = digest_of(path)
+    if not found.startswith(expected):
+        raise UserError(
+            f"{path} does not hold the weights {name}: its SHA-256 is {found}, expected {' or '.join(expected)}; "
+            f"get them anew with `{command(name)}`"
+        )
+    return path, found
+
+
+def _pins(name: str, path: Path) -> tuple[str, ...]:
+    files = WEIGHTS[name].files
+    return (files[path.name],) if path.name in files else tuple(files.values())
+
+
+def command(name: str) -> str:
+    """The command that gets the weights `name`."""
+    return f"diamond-bench weights fetch {WEIGHTS[name].metric}"
+
+
+def digest_of(path: Path) -> str:
+    stat = path.stat()
+    return _cached_digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_digest(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def status() -> list[WeightsStatus]:
+    """Every file of weights: where it is, how large, and whether it is the right one."""
+    return [status_of(name) for name in WEIGHTS]
+
+
+def status_of(name: str) -> WeightsStatus:
+    metric, path = WEIGHTS[name].metric, locate(name)
+    if path is None:
+        return WeightsStatus(name, metric, "missing", None, None, None, command(name))
+    digest = digest_of(path)
+    state: Literal["found", "corrupt"] = "found" if digest.startswith(_pins(name, path)) else "corrupt"
+    return WeightsStatus(name, metric, state, path, path.stat().st_size, digest, command(name))
+
+
+def require(metrics: Sequence[str]) -> None:
+    """Raises UserError for an unknown metric, and for weights that are missing or corrupt. Takes no torch: planning calls it."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UserError(f"unknown metric {metric!r}: {nearest(metric, METRICS)}")
+    needed = {metric: status_of(name) for metric in metrics if (name := METRICS[metric])}
+    wanting = {metric: s for metric, s in needed.items() if s.state != "found"}
+    if wanting:
+        lines = [
+            f"metric {metric} needs the weights {s.name}, which are {f'corrupt ({s.path})' if s.path else 'not on this machine'}: "
+            f"get them with `{s.command}`"
+            for metric, s in wanting.items()
+        ]
+        kept = ",".join(metric for metric in metrics if metric not in wanting) or "drift"
+        raise UserError("\n".join([*lines, f"or leave {' and '.join(wanting)} out: evaluation.metrics=[{kept}]"]))

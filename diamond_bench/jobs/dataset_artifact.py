@@ -1,0 +1,141 @@
+"""What the two jobs that make datasets share: episodes kept one by one as they come, then published together as an artifact."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from diamond_bench.data.leaks import Hashes, pair_hashes
+from diamond_bench.data.minari_io import Episode, write_dataset, write_episode
+from diamond_bench.data.static import INFO_FILE
+from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.studies.files import read_json, temporary_name, write_json
+
+_GROUP = "episode"
+_PARTIAL = "partial"
+
+
+@dataclass(frozen=True)
+class StoredEpisode:
+    """An episode on the shelf: what the jobs decide by, without its frames."""
+
+    path: Path
+    pairs: Hashes
+    total_return: float
+    lives_lost: int | None
+    whole: bool
+    """It ended by itself; false where it was cut to meet a number of frames."""
+
+    @property
+    def num_frames(self) -> int:
+        """T + 1."""
+        return len(self.pairs) + 1
+
+
+class EpisodeShelf:
+    """Episodes kept in the job's folder under their names, each whole or absent, so that an interrupted job goes on with the next."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+        self._folder = context.folder / _PARTIAL
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, name: str, make: Callable[[], tuple[Episode, bool]]) -> StoredEpisode:
+        """The episode of that name: kept by an earlier attempt, else made now (make() -> episode, whether it is whole) and kept."""
+        path = self._folder / f"{name}.h5"
+        if path.exists():
+            try:
+                return self._look_up(path)
+            except (OSError, KeyError) as error:
+                self._context.say(f"{path} is damaged ({error}); made anew")
+        episode, whole = make()
+        temporary = temporary_name(path)
+        with h5py.File(temporary, "w") as file:
+            write_episode(file.create_group(_GROUP), episode)
+            file["pairs"] = pair_hashes(episode.frames, episode.actions)
+            file.attrs["return"] = float(episode.rewards.sum(dtype=np.float64))
+            file.attrs["lives_lost"] = -1 if episode.life_losses is None else int(episode.life_losses.sum())
+            file.attrs["whole"] = whole
+        temporary.replace(path)
+        return self._look_up(path)
+
+    def _look_up(self, path: Path) -> StoredEpisode:
+        with h5py.File(path, "r") as file:
+            lost = int(file.attrs["lives_lost"])
+            return StoredEpisode(
+                path=path,
+                pairs=file["pairs"][()],
+                total_return=float(file.attrs["return"]),
+                lives_lost=None if lost < 0 else lost,
+                whole=bool(file.attrs["whole"]),
+            )
+
+
+def stop_if_asked(context: JobContext) -> None:
+    """Raises Interrupted where the job was asked to stop."""
+    if context.should_stop():
+        raise Interrupted("stopped while making episodes; finished ones are kept")
+
+
+def publish(
+    context: JobContext, dataset_name: str, facts: dict[str, Any], train: Sequence[StoredEpisode], heldout: Sequence[StoredEpisode]
+) -> Result:
+    """Write train/ and heldout/ under temporary names, then rename them, then write dataset.json, which makes the artifact whole.
+
+    `facts`: what dataset.json says besides the counts; `num_actions` and `frame_size` must be among them.
+    """
+    splits = {"train": train, "heldout": heldout}
+    temporary = {split: context.folder / f".{split}.tmp" for split in splits}
+    for split, episodes in splits.items():
+        shutil.rmtree(temporary[split], ignore_errors=True)
+        write_dataset(
+            temporary[split] / "data",
+            f"diamond_bench/{dataset_name}-{split}-v0",
+            [episode.path for episode in episodes],
+            _GROUP,
+            facts["frame_size"],
+            facts["num_actions"],
+        )
+    context.check_owner()
+    for split in splits:
+        shutil.rmtree(context.folder / split, ignore_errors=True)
+        temporary[split].rename(context.folder / split)
+    whole = [episode.total_return for episode in (*train, *heldout) if episode.whole]
+    content = {
+        **facts,
+        "train": _counts(train),
+        "heldout": {**facts["heldout"], **_counts(heldout)},
+        "mean_return": float(np.mean(whole)) if whole else None,
+    }
+    write_json(context.folder / INFO_FILE, content)
+    finished = finished_result(context)
+    assert finished is not None
+    return finished
+
+
+def finished_result(context: JobContext) -> Result | None:
+    """The result of an attempt that got as far as dataset.json, with what it left lying about removed; None if none did."""
+    try:
+        content = read_json(context.folder / INFO_FILE)
+    except FileNotFoundError:
+        return None
+    shutil.rmtree(context.folder / _PARTIAL, ignore_errors=True)
+    mean_return = content["mean_return"]
+    rows = [] if mean_return is None else [Row("dataset_return", mean_return)]
+    return Result(rows, content)
+
+
+def _counts(episodes: Sequence[StoredEpisode]) -> dict[str, Any]:
+    whole = [episode.total_return for episode in episodes if episode.whole]
+    lost = [episode.lives_lost for episode in episodes]
+    return {
+        "episodes": len(episodes),
+        "frames": sum(episode.num_frames for episode in episodes),
+        "whole_games": len(whole),
+        "mean_return": float(np.mean(whole)) if whole else None,
+        "lives_lost": None if None in lost else sum(number for number in lost if number is not None),
+    }

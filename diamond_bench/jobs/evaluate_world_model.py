@@ -1,0 +1,247 @@
+"""The job `evaluate_world_model`: held-out trajectories imagined by a trained world model, measured against the true ones.
+
+References, starts and noise depend on the dataset and `evaluation.seed` alone, so all variants of a study face the same ones.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analysis.media import side_by_side, write_video
+from analysis.pixels import sharpness
+from diamond_bench.config import EvaluationConfig
+from diamond_bench.data.references import Windows, one_step_windows, reference_windows
+from diamond_bench.data.static import EpisodeSet, load_info, load_split
+from diamond_bench.diffusion.schedules import nfe
+from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
+from diamond_bench.evaluation.perceptual import inception_features, lpips_network
+from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
+from diamond_bench.evaluation.summary import COPY_LAST, UNRELATED, fid_rows, one_step_rows, rollout_rows, sample_rows
+from diamond_bench.jobs.context import JobContext, Result, Row
+from diamond_bench.jobs.memory import peak_bytes, reset_peak
+from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
+from diamond_bench.jobs.train_world_model import model_folder
+from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.studies.kinds import EvaluateWorldModel
+from diamond_bench.world_model import WorldModel, load_world_model
+
+PICTURED = 4
+"""Trajectories whose frames are kept for pictures and the video."""
+_VIDEO_FRAMES = 300
+_LPIPS: dict[str, Literal["alex", "vgg"]] = {"lpips": "alex", "lpips_vgg": "vgg"}
+_ONE_STEP_BATCH = 64
+_FEATURE_BATCH = 64
+_ROLLOUT, _ONE_STEP, _SAMPLES, _FID = range(4)
+"""Second entry of every noise key and seed: one stream a purpose."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all parts share."""
+
+    config: EvaluateWorldModel
+    parts: Parts
+    model: WorldModel
+    metrics: Metrics
+    references: Windows
+    one_step: Windows
+    fid_positions: NDArray[np.bool_]
+    """(num_trajectories, horizon): the frames that enter FID."""
+
+    @property
+    def settings(self) -> EvaluationConfig:
+        return self.config.evaluation
+
+
+def run(config: EvaluateWorldModel, context: JobContext) -> Result:
+    """Writes arrays.npz (every trajectory's errors at every t), media/ and the rows of the results table.
+
+    Raises Interrupted with the finished parts kept; UserError where references, weights or the model cannot be had.
+    """
+    device = torch.device(context.device)
+    reset_peak(device)
+    train = load_split(context.inputs["dataset"], "train")
+    work, facts = _prepare(config, context, train, device)
+    rolled = join([_rollout(work, rows) for rows in _batches(work.settings.num_trajectories, work.settings.batch_size)])
+    baselines = join([_baselines(work, rows) for rows in _batches(work.settings.num_trajectories, work.settings.batch_size)])
+    ahead = join([_one_step(work, rows) for rows in _batches(len(work.one_step), _ONE_STEP_BATCH)])
+    sampled = join([_samples(work, rows) for rows in _batches(work.settings.num_sample_starts, _starts_a_batch(work.settings))])
+
+    names = work.metrics.names
+    rows = [
+        *rollout_rows(names, {**rolled, "true_sharpness": baselines["true_sharpness"]}),
+        *one_step_rows(ahead),
+        *sample_rows(names, sampled),
+    ]
+    for prefix, baseline in (("copy_", COPY_LAST), ("unrelated_", UNRELATED)):
+        rows += rollout_rows(names, {name.removeprefix(prefix): v for name, v in baselines.items() if name.startswith(prefix)}, baseline)
+    if work.metrics.features is not None:
+        rows += fid_rows(rolled["features"], *_true_features(work, train, device), seed=work.settings.seed)
+    seconds, frames = float(rolled["seconds"].sum()), rolled["drift"].size
+    rows += _cost_rows(work, frames / seconds, seconds, device)
+
+    context.check_owner()
+    shape = rolled["drift"].shape
+    curves = {name: values.astype(np.float32) for name, values in {**rolled, **baselines}.items() if values.shape == shape}
+    save_arrays(context.folder / "arrays.npz", curves | {f"samples_{name}": values.astype(np.float32) for name, values in sampled.items()})
+    _keep_frames(work, rolled["frames"], context.folder)
+    forward = denoiser_flops(work.model.description.network, work.model.num_frames, train.frames.shape[-1])
+    return Result(rows, {**facts, "work": forward * nfe(config.sampler) * frames, "work_seconds": seconds})
+
+
+def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet, device: torch.device) -> tuple[_Work, dict[str, Any]]:
+    settings, dataset = config.evaluation, context.inputs["dataset"]
+    context.progress(0, 1, "loading the model and the references")
+    model = load_world_model(model_folder(context.inputs["world_model"], settings.milestone), config.execution.precision, device)
+    distances = {name: lpips_network(net, device) for name, net in _LPIPS.items() if name in settings.metrics}
+    metrics = Metrics(settings.metrics, distances, inception_features(device) if "fid" in settings.metrics else None)
+    layout = load_info(dataset).content["heldout"]
+    heldout = load_split(dataset, "heldout")
+    num = max(settings.num_trajectories, settings.num_sample_starts)
+    windows = (layout["reference_context"], layout["reference_horizon"])
+    references = reference_windows(heldout, num, *windows, seed=settings.seed, train=train)
+    one_step = one_step_windows(heldout, windows[0], settings.num_one_step, settings.seed)
+    on_device = heldout.to(device)
+    positions = np.zeros(settings.num_trajectories * settings.horizon, bool)
+    positions[np.random.default_rng([settings.seed, _FID]).permutation(len(positions))[: settings.num_fid_images]] = True
+    work = _Work(
+        config,
+        Parts(context, _ticks(settings, len(one_step))),
+        model,
+        metrics,
+        replace(references, episodes=on_device, first=references.first.to(device)),
+        replace(one_step, episodes=on_device, first=one_step.first.to(device)),
+        positions.reshape(settings.num_trajectories, settings.horizon),
+    )
+    facts = {
+        "references": settings.num_trajectories,
+        "references_refused_as_leaks": layout["refused_as_leaks"],
+        "lost_life": "a reference may run across lost lives, never past the end of its game",
+        "horizon": settings.horizon,
+        "one_step_windows": len(one_step),
+        "samples_per_start": settings.num_samples,
+    }
+    return work, facts
+
+
+def _batches(total: int, size: int) -> list[range]:
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _starts_a_batch(settings: EvaluationConfig) -> int:
+    return max(1, settings.batch_size // settings.num_samples)
+
+
+def _ticks(settings: EvaluationConfig, one_step: int) -> int:
+    """Progress of the whole job: a tick an imagined batch of frames, and one a batch of features."""
+    rollouts = len(_batches(settings.num_trajectories, settings.batch_size)) * (settings.horizon + 1)
+    samples = len(_batches(settings.num_sample_starts, _starts_a_batch(settings))) * settings.sample_horizon
+    features = 3 * -(-settings.num_fid_images // _FEATURE_BATCH) if "fid" in settings.metrics else 0
+    return rollouts + samples + len(_batches(one_step, _ONE_STEP_BATCH)) + features
+
+
+def _rollout(work: _Work, rows: range) -> Arrays:
+    """A batch of references imagined to the horizon and measured; also seconds, kept frames and features for FID."""
+
+    def compute() -> Arrays:
+        play = stretch(work.references, rows, work.settings.horizon)
+        keys: list[Key] = [(work.settings.seed, _ROLLOUT, i) for i in rows]
+        started = time.perf_counter()
+        imagined = imagine(work.model, play, work.config.sampler, keys, work.parts.tick)
+        if imagined.is_cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        kept = len(rows) if work.settings.keep_frames else max(0, min(rows.stop, PICTURED) - rows.start)
+        extra = {"seconds": np.array([seconds]), "frames": imagined[:kept].cpu().numpy()}
+        if work.metrics.features is not None:
+            chosen = torch.from_numpy(work.fid_positions[rows.start : rows.stop]).to(imagined.device)
+            extra["features"] = _features(work, imagined[chosen])
+        return frame_errors(work.metrics, imagined, play.true) | extra
+
+    return work.parts.get(f"rollout-{rows.start:06d}", "imagining references", work.settings.horizon, compute)
+
+
+def _baselines(work: _Work, rows: range) -> Arrays:
+    """The same errors of copying the last frame and of unrelated true frames, and the true frames' sharpness."""
+
+    def compute() -> Arrays:
+        play = stretch(work.references, rows, work.settings.horizon)
+        others = stretch(work.references, [(i + 1) % work.settings.num_trajectories for i in rows], work.settings.horizon)
+        found = {f"copy_{name}": v for name, v in frame_errors(work.metrics, copy_last(play), play.true).items()}
+        found |= {f"unrelated_{name}": v for name, v in frame_errors(work.metrics, others.true, play.true).items()}
+        work.parts.tick()
+        true = torch.cat([sharpness(unit(row)) for row in play.true]).reshape(play.true.shape[:2])
+        return found | {"true_sharpness": true.double().cpu().numpy()}
+
+    return work.parts.get(f"baselines-{rows.start:06d}", "measuring baselines", 1, compute)
+
+
+def _one_step(work: _Work, rows: range) -> Arrays:
+    def compute() -> Arrays:
+        keys: list[Key] = [(work.settings.seed, _ONE_STEP, i) for i in rows]
+        return one_step_errors(work.model, stretch(work.one_step, rows, 1), work.config.sampler, keys, work.parts.tick)
+
+    return work.parts.get(f"one-step-{rows.start:06d}", "predicting one step", 1, compute)
+
+
+def _samples(work: _Work, rows: range) -> Arrays:
+    def compute() -> Arrays:
+        keys: list[Key] = [(work.settings.seed, _SAMPLES, i, k) for i in rows for k in range(work.settings.num_samples)]
+        play = stretch(work.references, rows, work.settings.sample_horizon)
+        return sample_errors(work.model, work.metrics, play, work.config.sampler, keys, work.settings.num_samples, work.parts.tick)
+
+    return work.parts.get(f"samples-{rows.start:06d}", "sampling futures", work.settings.sample_horizon, compute)
+
+
+def _features(work: _Work, frames: torch.Tensor) -> NDArray[np.float32]:
+    assert work.metrics.features is not None
+    out = []
+    for batch in frames.split(_FEATURE_BATCH):
+        out.append(work.metrics.features(batch).float().cpu().numpy())
+        work.parts.tick()
+    return np.concatenate(out) if out else np.zeros((0, 2048), np.float32)
+
+
+def _true_features(work: _Work, train: EpisodeSet, device: torch.device) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features of the true frames at the positions imagined ones were taken from, and of as many frames of the training data."""
+    num = work.settings.num_fid_images
+
+    def compute() -> Arrays:
+        other = np.random.default_rng([work.settings.seed, _FID, 1]).choice(len(train.frames), num, replace=False)
+        chosen = torch.from_numpy(work.fid_positions).to(device)
+        true = [_features(work, stretch(work.references, [i], work.settings.horizon).true[0][row]) for i, row in enumerate(chosen)]
+        return {"true": np.concatenate(true), "other": _features(work, train.frames[torch.from_numpy(other)].to(device))}
+
+    found = work.parts.get("true-features", "features of true frames", 2 * -(-num // _FEATURE_BATCH), compute)
+    return found["true"], found["other"]
+
+
+def _cost_rows(work: _Work, frames_per_second: float, seconds: float, device: torch.device) -> list[Row]:
+    model = work.model.description
+    return [
+        Row("nfe_per_frame", float(nfe(work.config.sampler))),
+        Row("parameters", float(denoiser_parameters(model.network, model.conditioning.num_frames, model.num_actions))),
+        Row("frames_per_second", frames_per_second, measured=True),
+        Row("imagination_seconds", seconds, measured=True),
+        Row("peak_memory_mb", peak_bytes(device) / 1e6, measured=True),
+    ]
+
+
+def _keep_frames(work: _Work, frames: NDArray[np.uint8], folder: Path) -> None:
+    """media/frames.npz (true and imagined, (PICTURED, horizon, h, w, 3)), media/rollout.mp4 and, where asked for, frames.npy."""
+    media = folder / "media"
+    shutil.rmtree(media, ignore_errors=True)
+    media.mkdir()
+    pictured = range(min(PICTURED, work.settings.num_trajectories))
+    true = stretch(work.references, pictured, work.settings.horizon).true.cpu().numpy().transpose(0, 1, 3, 4, 2)
+    imagined = frames[:PICTURED].transpose(0, 1, 3, 4, 2)
+    save_arrays(media / "frames.npz", {"true": true, "imagined": imagined}, compressed=True)
+    write_video(side_by_side(list(true[:, :_VIDEO_FRAMES]), list(imagined[:, :_VIDEO_FRAMES])), media / "rollout.mp4")
+    if work.settings.keep_frames:
+        np.save(folder / "frames.npy", frames)

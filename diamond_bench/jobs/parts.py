@@ -1,0 +1,66 @@
+"""A long computation in parts: each stored when it is finished, so that an interrupted job goes on with the next."""
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diamond_bench.jobs.context import Interrupted, JobContext
+from diamond_bench.studies.files import write_atomic
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Parts:
+    """The parts of one job, in its folder's checkpoint/, and its progress over all of them."""
+
+    def __init__(self, context: JobContext, total: int) -> None:
+        """`total`: ticks of all parts together."""
+        self._context, self._total, self._done, self._text = context, total, 0, ""
+        self._folder = context.folder / "checkpoint"
+        self._folder.mkdir(exist_ok=True)
+
+    def tick(self) -> None:
+        """One unit of work done; the job stops here when it is asked to."""
+        self._done += 1
+        self._context.progress(self._done, self._total, self._text)
+        if self._context.should_stop():
+            raise Interrupted(f"stopped during {self._text}; finished parts are kept")
+
+    def get(self, name: str, text: str, ticks: int, compute: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a part: read back if an earlier attempt stored them, else computed and stored."""
+        self._text = text
+        before, file = self._done, self._folder / f"{name}.npz"
+        arrays = self._read(file)
+        if arrays is None:
+            arrays = compute()
+            self._context.check_owner()
+            save_arrays(file, arrays)
+        self._done = before + ticks
+        return arrays
+
+    def _read(self, file: Path) -> Arrays | None:
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            self._context.say(f"{file} is damaged ({error}); computed anew")
+            return None
+
+
+def save_arrays(file: Path, arrays: Arrays, compressed: bool = False) -> None:
+    """Writes an .npz in one piece; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomic(file, buffer.getvalue())
+
+
+def join(parts: Sequence[Arrays]) -> Arrays:
+    """Parts of one set put together again along their first axis."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,146 @@
+"""The job `train_world_model`: a denoiser trained on the segments of a static dataset, resumable bit for bit."""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diamond_bench.data.segments import sample_segments, to_float
+from diamond_bench.data.static import load_info, load_split
+from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.errors import UserError
+from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.models.flops import denoiser_flops
+from diamond_bench.studies.kinds import TrainWorldModel
+from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from diamond_bench.training.log import NotFinite, TrainingLog
+from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
+from diamond_bench.world_model import WorldModel, build_world_model, save_world_model
+
+_LOGGED = ("loss", "grad_norm")
+
+
+def model_folder(training: Path, milestone: float) -> Path:
+    """Where a training keeps the model of a milestone (a fraction of its updates)."""
+    return training / "models" / f"{milestone:g}"
+
+
+@dataclass
+class _Run:
+    """What changes from update to update; all of it is in a checkpoint."""
+
+    denoiser: Denoiser
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    pending: torch.Tensor
+    """Logged scalars that are in no line of metrics.jsonl yet."""
+    step: int = 0
+    seconds: float = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "pending": self.pending,
+            "denoiser": self.denoiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "seconds": self.seconds,
+        }
+
+    def restore(self, step: int, state: dict[str, Any]) -> None:
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.pending = state["pending"].to(self.pending.device)
+        self.step, self.seconds = step, state["seconds"]
+
+
+def run(config: TrainWorldModel, context: JobContext) -> Result:
+    """Trains for `training.num_steps` updates and keeps a model at each milestone (models/0.25/, ...).
+
+    Random numbers come from one generator, seeded by the run's seed and stored in every checkpoint, and the weights' own start.
+    Raises Interrupted with a checkpoint saved; NotFinite where the loss stops being a number (the last checkpoint stays).
+    """
+    training, device = config.training, torch.device(context.device)
+    dataset = load_info(context.inputs["dataset"])
+    episodes = load_split(context.inputs["dataset"], "train").to(device)
+    torch.manual_seed(config.seed)  # the weights' start; one job at a time runs in a worker
+    model = build_world_model(
+        config.objective, config.conditioning, config.network, dataset.num_actions, precision=config.execution.precision, device=device
+    )
+    denoiser = model.denoiser
+    assert isinstance(denoiser, Denoiser)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    state = _Run(denoiser, make_optimizer(denoiser, training), generator, torch.zeros(0, len(_LOGGED), device=device))
+    _resume(state, context)
+
+    segment = config.conditioning.num_frames + 1 + training.num_autoregressive_steps
+    due = {training.milestone_step(m) for m in training.milestones}
+    parameters = list(denoiser.parameters())
+    log = TrainingLog(context.folder, _LOGGED, training.log_every, state.step, state.pending)
+    started = time.perf_counter() - state.seconds
+    try:
+        while state.step < training.num_steps:
+            rate = set_learning_rate(state.optimizer, training, state.step)
+            segments = sample_segments(episodes, training.batch_size, segment, state.generator)
+            loss, _ = denoiser.training_loss(to_float(segments), segments.actions, segments.mask, state.generator)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+            state.optimizer.step()
+            state.step += 1
+            log.add(loss, norm)
+            last = f"loss {log.last['loss']:.4f}" if log.last else f"learning rate {rate:.1e}"
+            context.progress(state.step, training.num_steps, last)
+            stopping = context.should_stop() and state.step < training.num_steps
+            if stopping or state.step in due or state.step % training.checkpoint_every == 0:
+                state.pending = log.pending()  # refuses to save a state that is not finite
+                state.seconds = time.perf_counter() - started
+                context.check_owner()
+                for milestone in training.milestones:
+                    if training.milestone_step(milestone) == state.step:
+                        _keep(model, model_folder(context.folder, milestone))
+                save_checkpoint(context.folder / "checkpoint", state.step, state.state())
+            if stopping:
+                raise Interrupted(f"saved after update {state.step} of {training.num_steps}")
+        log.write()
+    except NotFinite as error:
+        newest = max((p.name for p in (context.folder / "checkpoint").glob("step-*.pt")), default="none was due yet")
+        raise UserError(f"training stopped at {error}; last good checkpoint: {newest}; try a lower training.learning_rate") from error
+    finally:
+        log.close()
+    rows = [
+        Row("train_loss", _last_loss(context.folder)),
+        Row("training_seconds", state.seconds, measured=True),
+        Row("updates_per_second", training.num_steps / state.seconds, measured=True),
+    ]
+    forward = denoiser_flops(config.network, config.conditioning.num_frames, episodes.frames.shape[-1])
+    terms = (training.num_autoregressive_steps + 1) * training.batch_size * training.num_steps
+    facts = {"updates": state.step, "train_frames": dataset.num_train_frames}
+    return Result(rows, {**facts, "work": 3 * forward * terms, "work_seconds": state.seconds})
+
+
+def _resume(state: _Run, context: JobContext) -> None:
+    found = load_checkpoint(context.folder / "checkpoint", context.say)
+    if found is not None:
+        step, saved = found
+        state.restore(step, saved)
+        context.say(f"resumed after update {step}")
+
+
+def _keep(model: WorldModel, folder: Path) -> None:
+    """Publishes a milestone's model under its final name only when it is whole."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_world_model(model, partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _last_loss(folder: Path) -> float:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return float(json.loads(lines[-1])["loss"])

@@ -1,0 +1,201 @@
+"""One attempt at one job: taken from the store, run, its end written down. Every launcher runs jobs through here."""
+
+import contextlib
+import gc
+import importlib
+import math
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diamond_bench.config import ExecutionConfig
+from diamond_bench.errors import UserError
+from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.launch.devices import device_name
+from diamond_bench.launch.events import Event, ignore
+from diamond_bench.studies.claims import Claim, last_line
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.locks import ClaimLost
+from diamond_bench.studies.provenance import provenance
+from diamond_bench.studies.store import Store
+
+_PROGRESS_EVERY_SECONDS = 0.5
+
+
+def run_job(
+    store: Store,
+    ref: JobRef,
+    device: str,
+    *,
+    on_event: Callable[[Event], None] = ignore,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Event:
+    """Runs a prepared job on a resolved `device` (see `resolve_device`) and returns how it ended, as an event.
+
+    done; failed (a mistake the user can mend: an input not done or damaged, a UserError of the job); crashed (any other exception; the
+    process should be replaced before it runs another job); interrupted (`should_stop` became true, the job has saved); taken
+    (another process has it or has done it). The state in the store says the same. While the job runs, what this process and its children
+    print goes to the job's log.txt. `on_event` hears of start, progress and lines to be said. Raises UserError where the store is not
+    writable.
+    """
+    claim = store.claim(ref)
+    if claim is None:
+        if store.state(ref).status == "missing":
+            return Event("failed", ref, text=f"job {ref} is not in {store.root}: is this folder the one the job was prepared in?")
+        return Event("taken", ref)
+    try:
+        with claim, _printing_to(claim.folder / "log.txt"):
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            print(f"--- {now} attempt {claim.attempt} on {platform.node()}, pid {os.getpid()}, {device}", flush=True)
+            on_event(Event("started", ref, text=device))
+            end = _attempt(store, claim, device, on_event, should_stop)
+            if end.name == "interrupted":
+                claim.release()
+            elif end.name != "done":
+                claim.fail(end.text)
+            return end
+    except ClaimLost:
+        return Event("taken", ref)
+    except OSError as error:
+        return Event("crashed", ref, text=f"the job's state could not be written: {last_line(error)}")
+
+
+def _attempt(store: Store, claim: Claim, device: str, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> Event:
+    """Runs the job's code; done has been published, every other end is still to be written down. Raises ClaimLost."""
+    ref = claim.ref
+    try:
+        spec = store.spec(ref)
+        inputs = _inputs(store, spec)
+        module, _, function = store.kinds[spec.kind].run.partition(":")
+        run = getattr(importlib.import_module(module), function)
+        threads = _set_threads(spec)
+        context = JobContext(
+            folder=claim.folder,
+            inputs=inputs,
+            device=device,
+            progress=_throttled(claim, on_event),
+            should_stop=lambda: should_stop() or claim.lost,
+            say=_speaker(ref, on_event),
+            check_owner=claim.check,
+        )
+        result: Result = run(spec.config, context)
+        recorded = {
+            **provenance(),
+            "device": device,
+            "device_name": device_name(device),
+            "host": platform.node(),
+            "num_threads": threads,
+            "seconds": claim.seconds,
+            "attempts": claim.attempt,
+        }
+        rows = [{**asdict(row), "value": plain(float(row.value))} for row in result.rows]
+        claim.finish({"rows": rows, "info": plain(result.info), "recorded": recorded})
+        return Event("done", ref)
+    except Interrupted as stop:
+        print(f"--- interrupted: {stop}", flush=True)
+        return Event("interrupted", ref, text=str(stop))
+    except ClaimLost:
+        raise
+    except UserError as error:
+        traceback.print_exc()
+        return Event("failed", ref, text=" ".join(str(error).split()))
+    except (Exception, SystemExit) as error:  # whatever the job's code does, it ends as a state with its error
+        traceback.print_exc()
+        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        return Event("crashed", ref, text=("out of memory: " if memory else "") + last_line(error))
+    finally:
+        _clean_up()
+
+
+def _inputs(store: Store, spec: JobSpec) -> dict[str, Path]:
+    """The folders of the job's inputs, each seen to be done and to hold what its job wrote. Raises UserError."""
+    expected = store.kinds[spec.kind].inputs
+    if set(spec.inputs) != set(expected):
+        raise UserError(f"job {spec.ref} has the inputs {sorted(spec.inputs)}, its kind needs {sorted(expected)}")
+    for name, ref in spec.inputs.items():
+        state = store.state(ref)
+        if state.status != "done":
+            raise UserError(f"its input {name} ({ref}) is not done but {state.status}")
+        damage = store.damage(ref, contents=True)
+        if damage:
+            aside = store.set_aside(ref, damage)
+            mend = "it was set aside; the same command again makes it anew" if aside else "another process is using it"
+            raise UserError(f"its input {name} is damaged: {damage}; {mend}")
+    return {name: store.folder(ref) for name, ref in spec.inputs.items()}
+
+
+def _set_threads(spec: JobSpec) -> int:
+    """CPU threads are a function of the config alone (their number moves the last bits of results)."""
+    threads = getattr(spec.config, "execution", ExecutionConfig()).num_threads
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    return int(threads)
+
+
+def _throttled(claim: Claim, on_event: Callable[[Event], None]) -> Callable[[int, int, str], None]:
+    told = -math.inf
+
+    def progress(done: int, total: int, text: str = "") -> None:
+        nonlocal told
+        claim.progress(done, total, text)
+        now = time.monotonic()
+        if now - told >= _PROGRESS_EVERY_SECONDS or 0 < total <= done:
+            told = now
+            on_event(Event("progress", claim.ref, done, total, text))
+
+    return progress
+
+
+def _speaker(ref: JobRef, on_event: Callable[[Event], None]) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        print(text, flush=True)
+        on_event(Event("said", ref, text=text))
+
+    return say
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: NaN and infinities as text, arrays and array scalars as lists and numbers, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """Sends descriptors 1 and 2 to the end of `log`, for this process's native code and its children too."""
+    saved = [os.dup(1), os.dup(2)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for number, stream in enumerate((sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError):  # a full disk takes the log, not the job's state
+                stream.flush()
+            os.dup2(saved[number], number + 1)
+            os.close(saved[number])
+
+
+def _clean_up() -> None:
+    """Gives the job's memory back before the next job of this process."""
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

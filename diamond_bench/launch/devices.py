@@ -1,0 +1,75 @@
+"""Which devices there are: asked of the driver by the parent, which imports no torch, and of torch by the worker."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from diamond_bench.errors import UserError
+
+
+def worker_devices(device: str, num_workers: int) -> list[str]:
+    """The device of each worker: `num_workers` of them (0: one a GPU, or one where there is none), spread over the GPUs in turn.
+
+    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else.
+    """
+    if device == "cpu" or device.startswith("cuda:"):
+        return [_valid(device)] * max(1, num_workers)
+    if device not in ("auto", "cuda"):
+        raise UserError(f"execution.device={device!r}: expected auto, cpu, cuda or cuda:N")
+    gpus = _count_gpus()
+    if gpus < 2:
+        return [device] * max(1, num_workers)
+    return [f"cuda:{i % gpus}" for i in range(num_workers or gpus)]
+
+
+def resolve_device(device: str) -> str:
+    """torch's name of the device meant by `device`. Raises UserError where it asks for a GPU that is not there. Imports torch for GPUs."""
+    if _valid(device) == "cpu":
+        return "cpu"
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        there = f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "torch finds no GPU here"
+        raise UserError(f"execution.device={device}: {there}; use execution.device=auto or cpu")
+    return device
+
+
+def device_name(device: str) -> str:
+    """The model of a resolved device, for the record."""
+    torch: Any = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return str(torch.cuda.get_device_name(device))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _valid(device: str) -> str:
+    name, colon, index = device.partition(":")
+    if device in ("auto", "cpu", "cuda") or (name == "cuda" and colon and index.isdecimal()):
+        return device
+    raise UserError(f"execution.device={device!r}: expected auto, cpu, cuda or cuda:N")
+
+
+def _count_gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0

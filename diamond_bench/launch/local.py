@@ -1,0 +1,340 @@
+"""Jobs on this machine: in dependency order, one a device at a time, shared with other sweeps of the same store."""
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from diamond_bench.errors import UserError
+from diamond_bench.launch.devices import worker_devices
+from diamond_bench.launch.events import Event, ignore
+from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
+from diamond_bench.launch.process import WorkerProcess
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+
+_TICK_SECONDS = 0.5
+_POLL_SECONDS = 2.0
+_LEAVE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended; every job is in exactly one of the collections."""
+
+    done: tuple[JobRef, ...]
+    """Run here, now."""
+    skipped: tuple[JobRef, ...]
+    """Done before, or meanwhile by another sweep."""
+    failed: Mapping[JobRef, str]
+    """With the error's last line; the traceback is in the job's log.txt."""
+    blocked: Mapping[JobRef, JobRef]
+    """Not run because a job it needs, named here, failed or was stopped."""
+    interrupted: tuple[JobRef, ...]
+    """Begun and stopped: resumed by the same command."""
+    left: tuple[JobRef, ...]
+    """Not begun (or left to another sweep) when the sweep was stopped."""
+    stopped: bool
+    """Whether the sweep was asked to stop (Ctrl-C)."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is done, 130 after Ctrl-C, else 1."""
+        if self.stopped:
+            return 130
+        return 1 if self.failed or self.blocked or self.interrupted or self.left else 0
+
+
+def run_local(
+    store: Store,
+    specs: Iterable[JobSpec],
+    *,
+    num_workers: int = 0,
+    device: str = "auto",
+    on_event: Callable[[Event], None] = ignore,
+    retry_failed: bool = True,
+    worker_arguments: Sequence[str] = (),
+) -> Summary:
+    """Runs what is not done of `specs` (each input among them, or done in the store) and returns when nothing more can be.
+
+    A failing job stops only those that need it. Jobs that another sweep holds are left to it and waited for. Jobs that failed
+    earlier are tried again, unless `retry_failed` is false. The first SIGINT or SIGTERM lets the running jobs save and
+    stop, the second kills them. `worker_arguments` are further options of the worker (see worker.py).
+
+    Raises UserError where the store cannot be written or the device is not there; nothing is created then.
+    """
+    sweep = _Sweep(store, {spec.ref: spec for spec in specs}, on_event)
+    sweep.look(retry_failed)
+    if sweep.open:
+        devices = worker_devices(device, num_workers)
+        store.require_writable()
+        with counted_interrupts() as interrupts:
+            _Pool(sweep, devices, worker_arguments, interrupts).run()
+            return sweep.summary(interrupts.count > 0)
+    return sweep.summary(stopped=False)
+
+
+class _Sweep:
+    """What is to be done, what may be begun, and how each job ended."""
+
+    def __init__(self, store: Store, specs: Mapping[JobRef, JobSpec], on_event: Callable[[Event], None]):
+        self.store = store
+        self.specs = specs
+        self.tell = on_event
+        self.open = set(specs)
+        """Jobs whose end is not known yet."""
+        self.held: dict[JobRef, float] = {}
+        """Jobs another process has, and when to look again."""
+        self._attempts: dict[JobRef, int] = {}
+        """How often each job had been begun when we looked."""
+        self._order = {ref: position for position, ref in enumerate(specs)}
+        self._ready: list[tuple[int, JobRef]] = []
+        self._missing = {ref: {need for need in spec.inputs.values() if need in specs} for ref, spec in specs.items()}
+        self._dependents: dict[JobRef, list[JobRef]] = {ref: [] for ref in specs}
+        for ref, needs in self._missing.items():
+            for need in needs:
+                self._dependents[need].append(ref)
+        self._ended: dict[str, list[JobRef]] = {"done": [], "skipped": [], "interrupted": []}
+        self._failed: dict[JobRef, str] = {}
+        self._blocked: dict[JobRef, JobRef] = {}
+
+    def look(self, retry_failed: bool) -> None:
+        """Takes over from the store what is done, or failed and not to be tried again; the rest may be begun as its inputs are done."""
+        states = self.store.states()
+        self._attempts = {ref: states[ref].attempt for ref in self.specs if ref in states}
+        done = {ref for ref in self.specs if ref in states and states[ref].status == "done" and not self.store.damage(ref)}
+        self.tell(Event("planned", done=len(done), total=len(self.specs)))
+        for ref, spec in self.specs.items():
+            state = states.get(ref)
+            if ref in done:
+                self.skipped(ref)
+            elif state is not None and state.status == "failed" and not retry_failed:
+                self.failed(ref, state.error)
+            else:
+                foreign = {need for need in spec.inputs.values() if need not in self.specs}
+                unmet = next((need for need in foreign if need not in states or states[need].status != "done"), None)
+                if unmet is not None:
+                    self._block(ref, unmet)
+        for ref in self.specs:
+            self._offer(ref)
+
+    def next(self) -> JobRef | None:
+        """A job that may be begun now, prepared; None while there is none."""
+        while self._ready:
+            _, ref = heappop(self._ready)
+            if ref not in self.open:
+                continue
+            state = self.store.state(ref)
+            if state.status == "running":
+                self.hold(ref)
+            elif not self._ended_elsewhere(ref, state):
+                self.store.prepare(self.specs[ref])
+                return ref
+        return None
+
+    @property
+    def num_ready(self) -> int:
+        """How many jobs may be begun now."""
+        return len(self._ready)
+
+    def poll(self) -> None:
+        """Looks again at jobs that other processes have."""
+        now = time.monotonic()
+        for ref in [ref for ref, due in self.held.items() if due <= now]:
+            state = self.store.state(ref)
+            if state.status == "running":
+                self.held[ref] = now + _POLL_SECONDS
+                continue
+            del self.held[ref]
+            if not self._ended_elsewhere(ref, state):
+                self.again(ref)
+
+    def hold(self, ref: JobRef) -> None:
+        """Leaves a job to the process that has it (or has just ended it)."""
+        state = self.store.state(ref)
+        if self._ended_elsewhere(ref, state):
+            return
+        self.held[ref] = time.monotonic() + _POLL_SECONDS
+        owner = f"pid {state.pid} on {state.host}" if state.pid else "another process"
+        self.tell(Event("taken", ref, text=owner))
+
+    def again(self, ref: JobRef) -> None:
+        """Puts a job that nobody has back among those that may be begun."""
+        heappush(self._ready, (self._order[ref], ref))
+
+    def done(self, ref: JobRef) -> None:
+        self._met(ref, "done")
+        self.tell(Event("done", ref))
+
+    def skipped(self, ref: JobRef) -> None:
+        self._met(ref, "skipped")
+
+    def failed(self, ref: JobRef, error: str) -> None:
+        self._failed[ref] = error
+        self.tell(Event("failed", ref, text=error))
+        self._fell(ref)
+
+    def interrupted(self, ref: JobRef, text: str) -> None:
+        self._ended["interrupted"].append(ref)
+        self.tell(Event("interrupted", ref, text=text))
+        self._fell(ref)
+
+    def summary(self, stopped: bool) -> Summary:
+        """How it ended."""
+        ended = {name: tuple(refs) for name, refs in self._ended.items()}
+        return Summary(failed=self._failed, blocked=self._blocked, left=tuple(sorted(self.open)), stopped=stopped, **ended)
+
+    def _ended_elsewhere(self, ref: JobRef, state: JobState) -> bool:
+        """Notes what another sweep has made of a job since we looked: done, or failed anew."""
+        if state.status == "done" and not self.store.damage(ref):
+            self.skipped(ref)
+            self.tell(Event("done", ref, text="by another sweep"))
+            return True
+        if state.status == "failed" and state.attempt > self._attempts.get(ref, 0):
+            self.failed(ref, state.error)
+            return True
+        return False
+
+    def _met(self, ref: JobRef, how: str) -> None:
+        self._ended[how].append(ref)
+        self.open.discard(ref)
+        for dependent in self._dependents[ref]:
+            self._missing[dependent].discard(ref)
+            self._offer(dependent)
+
+    def _fell(self, ref: JobRef) -> None:
+        self.open.discard(ref)
+        for dependent in self._dependents[ref]:
+            if dependent in self.open:
+                self._block(dependent, ref)
+
+    def _block(self, ref: JobRef, cause: JobRef) -> None:
+        self._blocked[ref] = cause
+        self.tell(Event("blocked", ref, text=str(cause)))
+        self._fell(ref)
+
+    def _offer(self, ref: JobRef) -> None:
+        if ref in self.open and not self._missing[ref]:
+            self.again(ref)
+
+
+class _Pool:
+    """The workers, at most one for each entry of `devices`, started when there is work for them."""
+
+    def __init__(self, sweep: _Sweep, devices: Sequence[str], arguments: Sequence[str], interrupts: Interrupts):
+        self._sweep = sweep
+        self._devices = devices
+        self._arguments = arguments
+        self._interrupts = interrupts
+        """Signals that asked the sweep to stop."""
+        self._stops_told = 0
+        self._heard: queue.Queue[tuple[WorkerProcess, Event | None]] = queue.Queue()
+        self._slots: list[WorkerProcess | None] = [None] * len(devices)
+        self._retired: list[WorkerProcess] = []
+
+    def run(self) -> None:
+        """Until every job has ended, or the sweep was stopped and its workers have left."""
+        try:
+            while self._sweep.open and not (self._interrupts.count and not self._busy()):
+                if self._interrupts.count > self._stops_told:
+                    self._tell_stop()
+                if not self._interrupts.count:
+                    self._sweep.poll()
+                    self._hand_out()
+                with contextlib.suppress(queue.Empty):
+                    self._hear(*self._heard.get(timeout=_TICK_SECONDS))
+                for worker in self._workers():
+                    worker.reap()
+        except BaseException:
+            for worker in self._workers():
+                worker.kill()
+            raise
+        finally:
+            self._leave()
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [worker for worker in self._slots if worker is not None]
+
+    def _busy(self) -> bool:
+        return any(worker.job is not None for worker in self._workers())
+
+    def _hand_out(self) -> None:
+        """Gives waiting workers jobs, and starts workers while there are more jobs than those that are about to wait."""
+        for worker in self._workers():
+            if worker.ready and worker.job is None:
+                ref = self._sweep.next()
+                if ref is None:
+                    return
+                worker.run(ref)
+        starting = sum(not worker.ready for worker in self._workers())
+        for slot, device in enumerate(self._devices):
+            if self._slots[slot] is None and starting < self._sweep.num_ready:
+                self._slots[slot] = WorkerProcess(self._sweep.store.root, device, self._heard, self._arguments)
+                starting += 1
+
+    def _hear(self, worker: WorkerProcess, event: Event | None) -> None:
+        if event is None:
+            self._ended(worker)
+        elif event.name == "ready":
+            worker.ready = True
+        elif event.name == "refused":
+            raise UserError(event.text)
+        elif event.name in ("started", "progress", "said") or event.ref is None:
+            self._sweep.tell(event)
+        else:
+            worker.job = None
+            if event.name == "done":
+                self._sweep.done(event.ref)
+            elif event.name == "interrupted":
+                self._sweep.interrupted(event.ref, event.text)
+            elif event.name == "taken":
+                self._sweep.hold(event.ref)
+            else:
+                self._sweep.failed(event.ref, event.text)
+            if event.name == "crashed":
+                self._drop(worker)
+                worker.retire()
+                self._retired.append(worker)
+
+    def _ended(self, worker: WorkerProcess) -> None:
+        """A worker's process is gone: its job, if it had one, failed of it (but was only stopped, where that was asked for)."""
+        worker.wait(_LEAVE_SECONDS)
+        self._drop(worker)
+        ref, worker.job = worker.job, None
+        if not worker.ready and not self._interrupts.count:
+            raise UserError(f"a worker process could not start ({worker.death()}):\n{worker.last_words()}")
+        if ref is None:
+            return
+        if self._interrupts.count:
+            self._sweep.interrupted(ref, worker.death())
+            return
+        claim = self._sweep.store.claim(ref)
+        if claim is not None:
+            error = worker.death()
+            claim.fail(error)
+            self._sweep.failed(ref, error)
+        elif self._sweep.store.state(ref).status == "done":
+            self._sweep.done(ref)
+        else:
+            self._sweep.hold(ref)
+
+    def _drop(self, worker: WorkerProcess) -> None:
+        self._slots = [None if other is worker else other for other in self._slots]
+
+    def _tell_stop(self) -> None:
+        self._stops_told = self._interrupts.count
+        running = sum(worker.job is not None for worker in self._workers())
+        if self._stops_told == 1:
+            self._sweep.tell(Event("said", text=f"stopping: {running} running jobs are saving (Ctrl-C again kills them)"))
+        for worker in self._workers():
+            worker.stop() if self._stops_told == 1 else worker.kill()
+
+    def _leave(self) -> None:
+        workers = [*self._workers(), *self._retired]
+        for worker in workers:
+            worker.retire()
+        for worker in workers:
+            worker.wait(_LEAVE_SECONDS)

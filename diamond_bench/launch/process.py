@@ -1,0 +1,101 @@
+"""A worker process as its parent sees it: started, given jobs, listened to, ended with everything it started."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from diamond_bench.launch.events import Event
+from diamond_bench.studies.jobspec import JobRef
+
+
+class WorkerProcess:
+    """`python -P -m diamond_bench.launch.worker` in a session of its own, so that a terminal's Ctrl-C reaches the parent alone.
+
+    Its events go to `heard` as (worker, event); (worker, None) when its stdout has ended, which `reap` sees to after a death.
+    """
+
+    def __init__(self, store: Path, device: str, heard: "queue.Queue[tuple[WorkerProcess, Event | None]]", arguments: Sequence[str] = ()):
+        self.device = device
+        self.ready = False
+        self.job: JobRef | None = None
+        """The job it was given and has not ended."""
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        command = [sys.executable, "-P", "-m", "diamond_bench.launch.worker", "--store", str(store), "--device", device, *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
+        )
+        threading.Thread(target=self._listen, args=(heard,), name=f"events of {self._process.pid}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def run(self, ref: JobRef) -> None:
+        """Gives it a job."""
+        self.job = ref
+        self._order({"job": str(ref)})
+
+    def stop(self) -> None:
+        """Asks it to save its job at the next step boundary and to leave."""
+        self._order({"stop": True})
+
+    def retire(self) -> None:
+        """Lets it leave after what it is doing."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        """Ends it and its children at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """If it is dead, ends the children it left, so that its stdout ends too."""
+        if self._process.returncode is None and os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            self.kill()  # while the zombie keeps its process group's number from being used again
+            self._process.wait()
+
+    def wait(self, seconds: float) -> None:
+        """Waits for its end; kills it when that does not come in time."""
+        end = time.monotonic() + seconds
+        while self._process.returncode is None:
+            if time.monotonic() > end:
+                self.kill()
+            self.reap()
+            time.sleep(0.02)
+
+    def death(self) -> str:
+        """How the process ended, in words."""
+        code = self._process.wait()
+        if code < 0:
+            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            return f"killed by signal {-code}{hint}"
+        return f"the worker process ended with exit code {code}"
+
+    def last_words(self) -> str:
+        """The end of what it wrote outside of any job's log."""
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return "\n".join(lines[-20:])
+
+    def _order(self, order: dict[str, object]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it is dead, or retired: its end is heard elsewhere
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _listen(self, heard: "queue.Queue[tuple[WorkerProcess, Event | None]]") -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            heard.put((self, Event.parse(line)))
+        heard.put((self, None))

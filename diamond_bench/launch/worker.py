@@ -1,0 +1,120 @@
+"""The process that runs the jobs of one device, one after the other: `python -P -m diamond_bench.launch.worker`.
+
+Its parent writes JSON lines to stdin, {"job": "kind/id"} or {"stop": true}, and reads events (events.py) from stdout. End of
+stdin means that the parent wants no more, or is dead: the worker stops its job at the next step boundary and leaves. SIGINT,
+SIGTERM and SIGUSR2 only ask it to stop likewise. `-P` keeps the working folder's own modules from being imported in place of ours.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from diamond_bench.errors import UserError
+from diamond_bench.launch.attempt import run_job
+from diamond_bench.launch.devices import resolve_device
+from diamond_bench.launch.events import Event
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.kinds import Kind
+from diamond_bench.studies.store import Store
+
+
+def main() -> None:
+    """Serves jobs until stdin ends."""
+    parser = argparse.ArgumentParser(prog="diamond_bench.launch.worker", description=__doc__)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--kinds", default="diamond_bench.studies.kinds:KINDS", help="module:table of the kinds of jobs")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds for the job to save after the parent's death")
+    arguments = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's and scipy's threads are no function of the free cores either; read at import
+    orders, events = _take_streams()
+    worker = _Worker(events, arguments.grace)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, worker.on_signal)
+    threading.Thread(target=worker.listen, args=(orders,), name="orders", daemon=True).start()
+    try:
+        device = resolve_device(arguments.device)
+    except UserError as error:
+        worker.tell(Event("refused", text=str(error)))
+        return
+    store = Store(arguments.store, say=lambda text: worker.tell(Event("said", text=text)), kinds=load_kinds(arguments.kinds))
+    worker.tell(Event("ready", text=device))
+    worker.serve(store, device)
+
+
+def load_kinds(name: str) -> Mapping[str, Kind]:
+    """The table of job kinds called "module:table"."""
+    module, _, table = name.partition(":")
+    kinds: Mapping[str, Kind] = getattr(importlib.import_module(module), table)
+    return kinds
+
+
+class _Worker:
+    def __init__(self, events: int, grace: float):
+        self._events = events
+        self._grace = grace
+        self._telling = threading.Lock()
+        self._stop = threading.Event()
+        self._jobs: queue.SimpleQueue[JobRef | None] = queue.SimpleQueue()
+
+    def serve(self, store: Store, device: str) -> None:
+        while (ref := self._jobs.get()) is not None and not self._stop.is_set():
+            try:
+                end = run_job(store, ref, device, on_event=self.tell, should_stop=self._stop.is_set)
+            except UserError as error:
+                end = Event("failed", ref, text=str(error))
+            self.tell(end)
+
+    def tell(self, event: Event) -> None:
+        rest = memoryview(event.line())
+        with self._telling, contextlib.suppress(BrokenPipeError):  # the parent is dead: `listen` sees it too, and stops the job
+            while rest:
+                rest = rest[os.write(self._events, rest) :]
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._ask_to_stop()
+
+    def listen(self, orders: int) -> None:
+        with open(orders, "rb", buffering=0) as lines:  # unbuffered: a buffer's lock would hang the interpreter's exit
+            for line in lines:
+                order = json.loads(line)
+                if "job" in order:
+                    self._jobs.put(JobRef.parse(order["job"]))
+                else:
+                    self._ask_to_stop()
+        self._ask_to_stop()
+        time.sleep(self._grace)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # with the children of a job that did not come to a step boundary
+        os._exit(1)
+
+    def _ask_to_stop(self) -> None:
+        self._stop.set()
+        self._jobs.put(None)  # from a signal handler too: SimpleQueue.put may interrupt its own get
+
+
+def _take_streams() -> tuple[int, int]:
+    """Private copies of stdin and stdout: what a job reads or prints must not touch the protocol."""
+    orders, events = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log is read while it grows
+    return orders, events
+
+
+if __name__ == "__main__":
+    main()

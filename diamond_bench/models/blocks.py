@@ -1,0 +1,91 @@
+"""Building blocks of the U-Net (method section 1): group norms, residual blocks, self-attention, resampling.
+
+Tensors are (b, c, h, w); `cond` is the condition vector (b, cond_channels). All blocks run in channels_last and under autocast.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diamond_bench.models.shape import NORM_EPS, num_groups, num_heads
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with learned gain and bias."""
+    return nn.GroupNorm(num_groups(channels), channels, eps=NORM_EPS)
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """Group norm whose gain and bias are a linear map of the condition vector: norm(x) * (1 + scale) + shift."""
+
+    def __init__(self, channels: int, cond_channels: int) -> None:
+        super().__init__()
+        self.groups = num_groups(channels)
+        self.scale_shift = nn.Linear(cond_channels, 2 * channels)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        scale, shift = self.scale_shift(cond)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, F.group_norm(x, self.groups, eps=NORM_EPS), 1 + scale)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention over pixels; its output is added to the *normalised* input, and starts at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = num_heads(channels)
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = self.norm(x)
+        # channels are all queries, all keys, all values, each ordered by head: (b, 3, heads, pixels, c / heads)
+        q, k, v = self.qkv(x).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(3, 4).unbind(1)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
+
+
+class ResidualBlock(nn.Module):
+    """Two adaptive norm, SiLU, 3x3 convolution in a row, the second one starting at zero, plus the input (projected if widths differ)."""
+
+    def __init__(self, in_channels: int, out_channels: int, cond_channels: int, attention: bool) -> None:
+        super().__init__()
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.norm1 = AdaptiveGroupNorm(in_channels, cond_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = AdaptiveGroupNorm(out_channels, cond_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.attention = SelfAttention(out_channels) if attention else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x, cond)))
+        y = self.conv2(F.silu(self.norm2(y, cond)))
+        return self.attention(self.skip(x) + y)
+
+
+class Downsample(nn.Module):
+    """Halves height and width: 3x3 convolution of stride 2, orthogonal at the start."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        nn.init.orthogonal_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,101 @@
+"""What the command line prints: tables for people, JSON for programs."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from diamond_bench.studies.estimate import estimate
+from diamond_bench.studies.overview import StudyStatus
+from diamond_bench.studies.plan import Plan
+from diamond_bench.studies.store import Store
+
+_COLOURS = {"done": "green", "failed": "red", "damaged": "red", "lost": "yellow", "preempted": "yellow", "running": "cyan"}
+
+
+def table(*columns: str) -> Table:
+    """A table without lines, in the house's look."""
+    return Table(*columns, box=None, header_style="bold", pad_edge=False)
+
+
+def print_json(out: Console, content: Any) -> None:
+    """Plain JSON, whatever the terminal."""
+    out.file.write(json.dumps(content, indent=1) + "\n")
+
+
+def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The jobs of a plan as `sweep --dry-run --json` prints them: id, kind, variants, game, seed, needs, state."""
+    states = store.states()
+    variants: dict[Any, dict[str, None]] = {}
+    where: dict[Any, tuple[str, int | None]] = {}
+    for point in plan.points:
+        for role, ref in point.jobs.items():
+            variants.setdefault(ref, {})[point.variant] = None
+            where[ref] = (point.game, None if role == "dataset" else point.seed)
+    return [
+        {
+            "id": ref.id,
+            "kind": ref.kind,
+            "variants": list(variants[ref]),
+            "game": where[ref][0],
+            "seed": where[ref][1],
+            "needs": [need.id for need in spec.inputs.values()],
+            "state": states[ref].status if ref in states else "missing",
+        }
+        for ref, spec in plan.jobs.items()
+    ]
+
+
+def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
+    """The jobs of a plan, what is missing of them, and what that would cost."""
+    rows = plan_rows(plan, store)
+    if as_json:
+        print_json(out, rows)
+        return
+    shown = table("kind", "jobs", "done", "to run")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        done = sum(row["state"] == "done" for row in of_kind)
+        shown.add_row(kind, str(len(of_kind)), str(done), str(len(of_kind) - done))
+    out.print(f"[bold]{escape(plan.study.name)}[/bold] at scale {plan.scale}: {escape(plan.study.question)}")
+    out.print(f"games {', '.join(plan.study.games)}; seeds {', '.join(map(str, plan.study.seeds))}; store {escape(str(store.root))}")
+    out.print(shown)
+    missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
+    cost = estimate(plan.jobs, missing, store)
+    if cost.jobs:
+        size = f"{cost.gigabytes:.3g} GB of disk"
+        out.print(f"to run: {cost.jobs} jobs, about {_hours(cost.device_hours)} of one device and {size} ({cost.basis})")
+    else:
+        out.print("nothing to run: every job is done")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.0f} hours"
+
+
+def status_table(studies: Iterable[StudyStatus]) -> Table:
+    """How swept studies stand: a line a study, a line for each job that runs or needs attention."""
+    shown = table("study", "scale", "jobs", "")
+    for study in studies:
+        counts = ", ".join(f"[{_COLOURS.get(name, 'default')}]{count} {name}[/]" for name, count in study.counts.items())
+        shown.add_row(escape(study.study), study.scale, counts, "")
+        for ref, state in study.notable.items():
+            progress = f"{state.done}/{state.total} {state.text}" if state.total else state.text
+            left = f"{state.remaining:.0f} s left" if state.remaining is not None else ""
+            problem = f"{state.error} (log: {state.log})" if state.error else ""
+            about = "; ".join(part for part in (study.labels[ref], progress, left, problem) if part)
+            shown.add_row(f"  {ref.kind} {ref.id}", "", f"[{_COLOURS.get(state.status, 'default')}]{state.status}[/]", escape(about))
+    return shown
+
+
+def print_frame(out: Console, frame: Any) -> None:
+    """A DataFrame of texts, all columns, as a table."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for name in frame.columns:
+        shown.add_column(str(name), no_wrap=True, justify="left" if name in ("game", "variant") else "right")
+    for line in frame.itertuples(index=False):
+        shown.add_row(*(escape(str(cell)) for cell in line))
+    out.print(shown)

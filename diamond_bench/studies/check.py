@@ -1,0 +1,79 @@
+"""Refusals at planning: settings that are each valid but do not fit together. No torch."""
+
+from diamond_bench.config import RunConfig
+from diamond_bench.diffusion.schedules import check_sampler
+from diamond_bench.errors import UserError, nearest
+
+METRICS = ("drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid")
+
+
+def check_run(config: RunConfig) -> None:
+    """Raises UserError naming the first pair of settings that cannot go together."""
+    _check_network(config)
+    _check_training(config)
+    _check_evaluation(config)
+    check_sampler(config.sampler, config.objective)
+    if config.data.dataset is None:
+        from diamond_bench.envs.games import check_policy
+
+        check_policy(config.data.policy, config.game)
+
+
+def _check_network(config: RunConfig) -> None:
+    network, past = config.network, config.conditioning.num_frames
+    lengths = {"depths": len(network.depths), "channels": len(network.channels), "attention": len(network.attention)}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"network: depths, channels and attention need one entry a level, got {lengths}")
+    if network.cond_channels % past or network.cond_channels % 2:
+        raise UserError(
+            f"network.cond_channels={network.cond_channels}: must be even and divisible by conditioning.num_frames={past} "
+            f"(each past action gets an equal share of the condition vector); {2 * past * max(1, network.cond_channels // (2 * past))} fits"
+        )
+    wide = [c for c in network.channels if c > 32 and c % (c // 32)]
+    if wide:
+        raise UserError(f"network.channels={list(network.channels)}: {wide[0]} does not split into {wide[0] // 32} groups (group norm)")
+    deepest = 2 ** (len(network.channels) - 1)
+    if config.env.frame_size < deepest:
+        raise UserError(f"env.frame_size={config.env.frame_size}: {len(network.channels)} network levels need at least {deepest} pixels")
+
+
+def _check_training(config: RunConfig) -> None:
+    milestones = config.training.milestones
+    if list(milestones) != sorted(set(milestones)) or milestones[-1] != 1.0 or milestones[0] <= 0:
+        raise UserError(f"training.milestones={list(milestones)}: must rise from above 0 to 1, such as [0.25,0.5,1.0]")
+    if config.evaluation.milestone not in milestones:
+        kept = ", ".join(map(str, milestones))
+        raise UserError(f"evaluation.milestone={config.evaluation.milestone}: the training keeps models at {kept} (training.milestones)")
+    segment = config.conditioning.num_frames + 1 + config.training.num_autoregressive_steps
+    if segment > config.data.num_train_frames:
+        raise UserError(f"data.num_train_frames={config.data.num_train_frames}: a training segment alone has {segment} frames")
+    objective = config.objective
+    low, high = getattr(objective, "sigma_min", 0.0), getattr(objective, "sigma_max", 1.0)
+    if low >= high:
+        raise UserError(f"objective.sigma_min={low}: must be below objective.sigma_max={high}")
+    if getattr(objective, "beta_start", 0.0) > getattr(objective, "beta_end", 1.0):
+        raise UserError(f"objective.beta_start={objective.beta_start}: must not be above objective.beta_end")  # type: ignore[union-attr]
+
+
+def _check_evaluation(config: RunConfig) -> None:
+    evaluation, data = config.evaluation, config.data
+    for metric in evaluation.metrics:
+        if metric not in METRICS:
+            raise UserError(f"metrics: unknown metric {metric!r}: {nearest(metric, METRICS)}")
+    _at_most("conditioning.num_frames", config.conditioning.num_frames, "data.reference_context", data.reference_context)
+    _at_most("evaluation.horizon", evaluation.horizon, "data.reference_horizon", data.reference_horizon)
+    _at_most("evaluation.sample_horizon", evaluation.sample_horizon, "data.reference_horizon", data.reference_horizon)
+    _at_most("evaluation.num_trajectories", evaluation.num_trajectories, "data.num_references", data.num_references)
+    _at_most("evaluation.num_sample_starts", evaluation.num_sample_starts, "data.num_references", data.num_references)
+    frames = evaluation.num_trajectories * evaluation.horizon
+    if "fid" in evaluation.metrics and evaluation.num_fid_images > frames:
+        others = ",".join(metric for metric in evaluation.metrics if metric != "fid")
+        raise UserError(
+            f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
+            f"frames give {frames}; lower it, or leave FID out with metrics=[{others}]"
+        )
+
+
+def _at_most(key: str, value: int, limit_key: str, limit: int) -> None:
+    if value > limit:
+        raise UserError(f"{key}={value}: more than the data holds ({limit_key}={limit}); lower the one or raise the other")

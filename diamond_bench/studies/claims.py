@@ -1,0 +1,151 @@
+"""A job in somebody's hands: the one object through which its state and result are written."""
+
+import contextlib
+import os
+import platform
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from diamond_bench.studies.files import TEMPORARY, DamagedFile, read_json, sha256, write_json
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.locks import ClaimLost, Lock
+
+REMOVABLE = ("checkpoint", "frames.npy")
+"""What a finished artifact is whole without: the means to resume it, and imagined frames kept on request."""
+_OURS = ("config.yaml", "state.json", "result.json", "log.txt")
+_STATE_EVERY_SECONDS = 2.0
+
+
+class Claim:
+    """The right to run one job, from `Store.claim`; leave it as a context, or by one of finish, fail, release.
+
+    Every write checks first that the job was not taken over, and raises ClaimLost if it was.
+    """
+
+    def __init__(self, lock: Lock, folder: Path, ref: JobRef):
+        self.folder = folder
+        self.ref = ref
+        self._lock = lock
+        self._settled = False
+        self._written = 0.0
+        self._earlier = _seconds(folder)
+        now = time.time()
+        self._state: dict[str, Any] = {
+            "status": "running",
+            "attempt": lock.number,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "started": now,
+            "since_time": now,
+        }
+        try:
+            self._write()
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def attempt(self) -> int:
+        """1 the first time a job is begun, then one more each time."""
+        return self._lock.number
+
+    @property
+    def lost(self) -> bool:
+        """Whether the heartbeat has found the job taken over: stop, and publish nothing."""
+        return self._lock.lost
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the job until now, earlier attempts included."""
+        return self._earlier + time.time() - float(self._state["started"])
+
+    def check(self) -> None:
+        """Raises ClaimLost when another process has taken the job over. Call before anything is published."""
+        self._lock.check()
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Shows progress in state.json, at most every two seconds; cheap enough to call at every step."""
+        now = time.time()
+        if "done" not in self._state:
+            self._state.update(since_done=done, since_time=now)
+        self._state.update(done=done, total=total, text=text)
+        if now - self._written >= _STATE_EVERY_SECONDS and not self.lost:
+            with contextlib.suppress(OSError):  # for show only: a full disk is met where something must be kept
+                self._write()
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Publishes the result (`rows`, `info`, `recorded`, all plain data) and so makes the job done.
+
+        result.json, written last, also holds size and SHA-256 of every file the job leaves, except what may go later (REMOVABLE).
+        """
+        content = {"id": self.ref.id, "kind": self.ref.kind, **result, "files": _manifest(self.folder)}
+        self.check()
+        size = write_json(self.folder / "result.json", content)
+        with contextlib.suppress(OSError):  # it is done: the state is mended by the next who claims it
+            self._settle("done", result_bytes=size)
+
+    def fail(self, error: str) -> None:
+        """Records the job as failed; `error` is one line."""
+        self._settle("failed", error=error)
+
+    def release(self) -> None:
+        """Gives the job back, stopped and saved: it resumes from its checkpoint when it is next claimed."""
+        self._settle("preempted")
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._settled:
+            return
+        if isinstance(error, ClaimLost):
+            self._lock.release()
+        elif isinstance(error, Exception):
+            self.fail(last_line(error))
+        else:
+            self.release()
+
+    def _settle(self, status: str, **facts: Any) -> None:
+        self._settled = True
+        self._state.update(status=status, **facts)
+        try:
+            self._write(durable=True)
+        finally:
+            self._lock.release()
+
+    def _write(self, durable: bool = False) -> None:
+        self._written = time.time()
+        self._state.update(updated=self._written, seconds=self.seconds)
+        self.check()
+        write_json(self.folder / "state.json", self._state, durable)
+
+
+def last_line(error: BaseException) -> str:
+    """An exception in one line, as the end of its traceback would show it."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _seconds(folder: Path) -> float:
+    """Time earlier attempts took, as far as a readable state tells."""
+    try:
+        return float(read_json(folder / "state.json").get("seconds", 0.0))
+    except (FileNotFoundError, DamagedFile, TypeError, ValueError):
+        return 0.0
+
+
+def _manifest(folder: Path) -> dict[str, list[Any]]:
+    """[bytes, SHA-256] of each file that belongs to the artifact, by its path below the folder."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        ours = path.parent == folder and (path.name in _OURS or path.name.startswith("claim-"))
+        mode = path.lstat().st_mode
+        if ours or name.parts[0] in REMOVABLE or path.name.endswith(TEMPORARY) or not stat.S_ISREG(mode):
+            continue
+        files[name.as_posix()] = [path.stat().st_size, sha256(path)]
+    return files

@@ -1,0 +1,220 @@
+"""What a store takes on disk, what of it nobody needs, and another store's finished jobs brought in."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.claims import REMOVABLE
+from diamond_bench.studies.files import RUBBISH_AFTER_SECONDS, TEMPORARY, DamagedFile, temporary_name, unwritable
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.store import Store, check_files
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes of one job's folder."""
+
+    ref: JobRef
+    artifact: int
+    """All but the following two."""
+    checkpoint: int
+    """What only resuming it would need."""
+    frames: int
+    """Imagined frames (frames.npy)."""
+
+    @property
+    def total(self) -> int:
+        return self.artifact + self.checkpoint + self.frames
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something `gc` removed, or would remove."""
+
+    path: Path
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What `merge` did with the other store's jobs and plans."""
+
+    copied: tuple[JobRef, ...]
+    present: tuple[JobRef, ...]
+    """Done in both stores."""
+    refused: tuple[str, ...]
+    """Left out, each with the reason: damaged there, or begun and not done here."""
+    plans: tuple[Path, ...]
+    """plan.json files copied."""
+
+
+def du(store: Store) -> list[Usage]:
+    """The size of each job in the store, largest first."""
+    usages = []
+    for ref in store.refs():
+        folder = store.folder(ref)
+        checkpoint, frames = (_size(folder / name) for name in REMOVABLE)
+        usages.append(Usage(ref, _size(folder) - checkpoint - frames, checkpoint, frames))
+    return sorted(usages, key=lambda usage: (-usage.total, usage.ref))
+
+
+def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool = False, dry_run: bool = False) -> list[Removal]:
+    """Removes what nobody needs and returns it; with `dry_run` only returns it.
+
+    That is: checkpoints of done jobs and, with `frames`, the imagined frames kept by done evaluations. With `unplanned`, also whole
+    jobs that are not in `keep` (the jobs of all saved plans), what was set aside as damaged, and rubbish of killed processes. A job that
+    somebody runs is never touched: each is locked first.
+    """
+    removals = []
+    for ref, state in sorted(store.states().items()):
+        folder = store.folder(ref)
+        if state.status == "running":
+            continue
+        if unplanned and ref not in keep:
+            found = [Removal(folder, _size(folder), "in no study's plan")]
+        elif state.status == "done":
+            reasons = {"checkpoint": "its job is done", **({"frames.npy": "frames of a done evaluation"} if frames else {})}
+            found = [Removal(folder / name, _size(folder / name), why) for name, why in reasons.items() if (folder / name).exists()]
+        else:
+            continue
+        if found and (dry_run or _remove_locked(store, ref, found)):
+            removals += found
+    for folder in _left_over(store) if unplanned else ():
+        removals.append(
+            Removal(folder, _size(folder), "left of a killed process" if folder.name.startswith(".") else "set aside as damaged")
+        )
+        if not dry_run:
+            shutil.rmtree(folder)
+    return removals
+
+
+def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:
+    """Removes parts of a job, or all of it, unless somebody has it."""
+    lock = store.lock(ref)
+    if lock is None:
+        return False
+    whole = False
+    try:
+        for removal in found:
+            whole = removal.path == store.folder(ref)
+            doomed = temporary_name(removal.path)
+            removal.path.rename(doomed)  # gone at once for everybody, however long the removal takes
+            if doomed.is_dir():
+                shutil.rmtree(doomed)
+            else:
+                doomed.unlink()
+    except OSError as error:
+        raise unwritable(store.root, error) from None
+    finally:
+        lock.abandon() if whole else lock.release()
+    return True
+
+
+def _left_over(store: Store) -> Iterator[Path]:
+    for kind in store.kinds:
+        yield from sorted((store.root / kind).glob("*.damaged-*"))
+        for folder in sorted((store.root / kind).glob(f".*{TEMPORARY}")):
+            if time.time() - folder.stat().st_mtime > RUBBISH_AFTER_SECONDS:
+                yield folder
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of everything below a folder; 0 where there is none."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        if not path.is_dir() or path.is_symlink():
+            return path.lstat().st_size
+        for entry in os.scandir(path):
+            total += _size(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def merge(store: Store, other_root: Path) -> Merged:
+    """Copies the jobs done in the store at `other_root` and missing (or not begun) here, and its studies' plans.
+
+    Each is checked first: the identity recomputed from its config, the size and SHA-256 of every file. Nothing here is overwritten. Raises
+    UserError where `other_root` is no store or this one is not writable.
+    """
+    other = Store(other_root, say=store.say, kinds=store.kinds, timing=store.timing)
+    if not any((other.root / kind).is_dir() for kind in store.kinds):
+        raise UserError(f"{other.root} is no store: it has none of the folders {', '.join(store.kinds)}")
+    store.require_writable()
+    copied, present, refused = [], [], []
+    here = store.states()
+    for ref, state in sorted(other.states().items()):
+        if state.status == "damaged":
+            refused.append(f"{ref}: {state.error}")
+        if state.status != "done":
+            continue
+        status = here[ref].status if ref in here else "missing"
+        if status == "done":
+            present.append(ref)
+        elif status not in ("missing", "pending"):
+            refused.append(f"{ref}: here it is {status}; nothing is overwritten")
+        else:
+            try:
+                _copy_job(store, other, ref)
+                copied.append(ref)
+            except UserError as error:
+                refused.append(f"{ref}: {error}")
+    return Merged(tuple(copied), tuple(present), tuple(refused), _copy_plans(store, other))
+
+
+def _copy_job(store: Store, other: Store, ref: JobRef) -> None:
+    """Raises UserError for a job that is not what it says, or that somebody has begun here meanwhile."""
+    other.spec(ref)
+    source, target = other.folder(ref), store.folder(ref)
+    files = other.result(ref).files
+    for name in files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or (source / path).resolve() != source.resolve() / path:
+            raise DamagedFile(source / "result.json", f"it lists {name!r}, which lies outside of the job's folder")
+    check_files(source, files, contents=False)
+    partial = temporary_name(target)
+    try:
+        for name in (*files, "config.yaml", "result.json", "state.json", "log.txt", "frames.npy"):
+            if (source / name).is_file() and not (source / name).is_symlink():
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source / name, partial / name)
+        check_files(partial, files, contents=True)
+        _publish(store, ref, partial)
+    except OSError as error:
+        raise unwritable(store.root, error) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(store: Store, ref: JobRef, partial: Path) -> None:
+    """Puts a whole copy in its place; a folder that was prepared and not begun gives way."""
+    target = store.folder(ref)
+    if target.exists():
+        lock = store.lock(ref)
+        if lock is None or store.state(ref).status != "pending":
+            if lock is not None:
+                lock.release()
+            raise UserError("it was begun here meanwhile; nothing is overwritten")
+        prepared = temporary_name(target)
+        target.rename(prepared)
+        lock.abandon()
+        shutil.rmtree(prepared)
+    partial.rename(target)  # fails where somebody has made it anew meanwhile
+
+
+def _copy_plans(store: Store, other: Store) -> tuple[Path, ...]:
+    copied = []
+    for source in sorted((other.root / "studies").rglob("plan.json")):
+        target = store.root / source.relative_to(other.root)
+        if target.exists():
+            continue
+        partial = temporary_name(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial)
+        partial.rename(target)
+        copied.append(target)
+    return tuple(copied)

@@ -1,0 +1,114 @@
+"""How studies and jobs stand, for people and programs: what `status`, `show` and `diff` print."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from diamond_bench.config import to_plain
+from diamond_bench.errors import UserError
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import Point, SavedPlan, find_plan, load_plans
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+
+_MISSING = JobState("missing")
+_NOT_SHOWN_ONE_BY_ONE = ("done", "missing", "pending")
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A swept study: how many of its jobs stand how, and those worth a line."""
+
+    study: str
+    scale: str
+    counts: Mapping[str, int]
+    notable: Mapping[JobRef, JobState]
+    """Running, failed, preempted, lost or damaged jobs."""
+    labels: Mapping[JobRef, str]
+    command: str
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        jobs = [{"id": ref.id, "kind": ref.kind, "of": self.labels[ref], **to_plain_state(state)} for ref, state in self.notable.items()]
+        return {"study": self.study, "scale": self.scale, "counts": dict(self.counts), "jobs": jobs, "command": self.command}
+
+
+def to_plain_state(state: JobState) -> dict[str, Any]:
+    """A job's state as JSON."""
+    return {name: str(value) if name == "log" and value else value for name, value in dataclasses.asdict(state).items()}
+
+
+def overview(store: Store, study: str | None, tokens: Sequence[str]) -> list[StudyStatus]:
+    """The swept studies of a store, or one of them. Raises UserError where there is none."""
+    plans = load_plans(store.root) if study is None else [find_plan(store.root, study, tokens)]
+    if not plans:
+        raise UserError(f"no study has been swept into {store.root}; see `diamond-bench studies`, or name another output_dir=")
+    states = store.states()
+    return [_status(plan, states) for plan in plans]
+
+
+def _status(plan: SavedPlan, states: Mapping[JobRef, JobState]) -> StudyStatus:
+    found = {ref: states.get(ref, _MISSING) for ref in plan.jobs}
+    counts = Counter("pending" if state.status == "missing" else state.status for state in found.values())
+    notable = {ref: state for ref, state in found.items() if state.status not in _NOT_SHOWN_ONE_BY_ONE}
+    return StudyStatus(plan.study, plan.scale, dict(sorted(counts.items())), notable, job_labels(plan.points), plan.command)
+
+
+def job_labels(points: Iterable[Point]) -> dict[JobRef, str]:
+    """What each job is for, in few words: its game, seed and variant."""
+    variants: dict[JobRef, dict[str, None]] = {}
+    where: dict[JobRef, str] = {}
+    for point in points:
+        for role, ref in point.jobs.items():
+            variants.setdefault(ref, {})[point.variant] = None
+            where[ref] = point.game if role == "dataset" else f"{point.game}, seed {point.seed}"
+    names = {ref: list(found) for ref, found in variants.items()}
+    return {ref: f"{where[ref]}, {found[0]}" if len(found) == 1 else where[ref] for ref, found in names.items()}
+
+
+def describe(store: Store, ref: JobRef) -> str:
+    """A job as YAML: what it is, how it stands, what it found."""
+    spec, state = store.spec(ref), store.state(ref)
+    content: dict[str, Any] = {
+        "job": str(ref),
+        "folder": str(store.folder(ref)),
+        "state": {name: value for name, value in to_plain_state(state).items() if value not in (None, "", 0)},
+        "inputs": {name: str(needed) for name, needed in spec.inputs.items()},
+        "config": to_plain(spec.config),
+    }
+    if state.status == "done":
+        result = store.result(ref)
+        content["rows"] = {f"{row['metric']}{_of(row)}": row["value"] for row in result.rows}
+        content["info"], content["recorded"] = result.info, result.recorded
+    if state.started:
+        content["state"]["started"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.started))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=140)
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    return f" ({row['baseline']})" if row.get("baseline") else ""
+
+
+def differences(store: Store, one: JobRef, other: JobRef) -> Iterator[tuple[str, str, str]]:
+    """(key, value in one, value in the other) for everything in which two jobs' configs and inputs differ."""
+    flat = [_flat({**_identity(store, ref)}) for ref in (one, other)]
+    for key in dict.fromkeys([*flat[0], *flat[1]]):
+        values = [str(side.get(key, "-")) for side in flat]
+        if values[0] != values[1]:
+            yield key, values[0], values[1]
+
+
+def _identity(store: Store, ref: JobRef) -> dict[str, Any]:
+    spec = store.spec(ref)
+    return {"kind": spec.kind, "revision": spec.revision, "inputs": {n: str(r) for n, r in spec.inputs.items()}, **to_plain(spec.config)}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()}

@@ -1,0 +1,196 @@
+"""From a study to the jobs it needs: variants x games x seeds, every artifact once. No torch, nothing written."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diamond_bench.compose import base, groups, parse, scale_keys, with_values
+from diamond_bench.config import ClusterConfig, DataConfig, ExecutionConfig, RunConfig, build
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.check import check_run
+from diamond_bench.studies.files import read_json, write_json
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
+from diamond_bench.studies.spec import Study, load_study, points, with_overrides
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a study: a variant on a game with a seed, and the jobs that answer it."""
+
+    variant: str
+    arm: str
+    axes: Mapping[str, Any]
+    game: str
+    seed: int
+    precision: str
+    jobs: Mapping[str, JobRef]
+    """By role: dataset, world_model, evaluation."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a study asks for at a scale, in dependency order."""
+
+    study: Study
+    scale: str
+    """The scale's name, with a star where overrides changed what it sets."""
+    command: str
+    """The command that makes this plan again."""
+    jobs: Mapping[JobRef, JobSpec]
+    points: tuple[Point, ...]
+    execution: ExecutionConfig
+    cluster: ClusterConfig
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics its evaluations measure."""
+        evaluations = (job.config.evaluation.metrics for job in self.jobs.values() if job.kind == "evaluate_world_model")
+        return tuple(dict.fromkeys(metric for metrics in evaluations for metric in metrics))
+
+
+def plan_study(name: str, tokens: Sequence[str] = ()) -> Plan:
+    """The plan of a study with overrides as typed on the command line. Raises UserError; creates nothing."""
+    overrides = parse(tokens)
+    chosen = {o.key: o.value for o in overrides if o.key in ("scale", "cluster")}
+    scale = chosen.get("scale", "paper")
+    study = with_overrides(load_study(name, scale), overrides)
+    starred = (study.overridden & scale_keys(scale)) - {"evaluation.metrics"}
+    jobs: dict[JobRef, JobSpec] = {}
+    cells: list[Point] = []
+    config = RunConfig()
+    for variant, arm, axes, settings in points(study):
+        config = _run_config({"scale": scale, **chosen}, settings)
+        for game in study.games:
+            on_game = replace(config, game=game)
+            check_run(on_game)
+            cells += [_point(variant, arm, axes, replace(on_game, seed=seed), jobs) for seed in study.seeds]
+    command = " ".join(["diamond-bench sweep", name, *(shlex.quote(token) for token in tokens)])
+    return Plan(study, f"{scale}*" if starred else scale, command, jobs, tuple(cells), config.execution, config.cluster)
+
+
+def _run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunConfig:
+    """The typed config of a variant: groups composed by Hydra (once a set of choices), then dotted keys."""
+    groups_chosen = {**chosen, **{key: value for key, value in settings.items() if key in groups()}}
+    values = {key: value for key, value in settings.items() if key not in groups()}
+    for key, value in groups_chosen.items():
+        if value not in groups()[key]:
+            raise UserError(f"{key}={value}: unknown {key}: {nearest(str(value), groups()[key])}")
+    return build(RunConfig, with_values(base(tuple(sorted(groups_chosen.items()))), values))
+
+
+def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, jobs: dict[JobRef, JobSpec]) -> Point:
+    def add(spec: JobSpec) -> JobRef:
+        jobs.setdefault(spec.ref, spec)
+        return spec.ref
+
+    dataset = add(dataset_job(config))
+    training = TrainWorldModel(config.seed, config.objective, config.conditioning, config.network, config.training, config.execution)
+    world_model = add(JobSpec("train_world_model", training, {"dataset": dataset}))
+    evaluating = EvaluateWorldModel(config.sampler, config.evaluation, config.execution)
+    evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model}))
+    roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation}
+    return Point(variant, arm, dict(axes), config.game, config.seed, config.execution.precision, roles)
+
+
+def dataset_job(config: RunConfig) -> JobSpec:
+    """The job that makes a run's dataset: collected from its game, or imported where `data.dataset` names one."""
+    if config.data.dataset is None:
+        return JobSpec("collect_dataset", CollectDataset(config.game, config.env, config.data), {})
+    from diamond_bench.data.foreign import dataset_digest, find_dataset
+
+    digest = dataset_digest(find_dataset(config.data.dataset))
+    neutral = DataConfig()  # how a collection would play is no part of an imported dataset
+    data = replace(config.data, policy=neutral.policy, epsilon=neutral.epsilon, random_start_steps=neutral.random_start_steps)
+    return JobSpec("import_dataset", ImportDataset(digest, config.env, data), {})
+
+
+def study_folder(root: Path, study: str, scale: str) -> Path:
+    """Where a study's plan, results and report at a scale lie."""
+    return root / "studies" / study / scale.replace("*", "-changed")
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """A plan as plan.json holds it: what status, results and report need."""
+
+    study: str
+    question: str
+    note: str
+    protocol: str
+    scale: str
+    command: str
+    axes: Mapping[str, Mapping[str, str]]
+    primary: Mapping[str, Any]
+    jobs: tuple[JobRef, ...]
+    points: tuple[Point, ...]
+    folder: Path
+
+
+def save_plan(plan: Plan, root: Path) -> SavedPlan:
+    """Writes plan.json: the points and their jobs, so that status and results need not plan again."""
+    folder = study_folder(root, plan.study.name, plan.scale)
+    write_json(folder / "plan.json", _content(plan))
+    return as_saved(plan, root)
+
+
+def as_saved(plan: Plan, root: Path) -> SavedPlan:
+    """The plan as `save_plan` would leave it, without writing it."""
+    return _from_content(_content(plan), study_folder(root, plan.study.name, plan.scale))
+
+
+def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
+    """The plan that `status`, `results` and `report` speak of: the one last swept (at the scale asked for, where several were), or with
+    other overrides the plan they make. Raises UserError where there is none, or several."""
+    overrides = [override for override in parse(tokens) if override.key != "output_dir"]
+    saved = load_plans(root, Path(study).stem if study.endswith((".yaml", ".yml")) else study)
+    if [override.key for override in overrides] == ["scale"]:
+        saved = [plan for plan in saved if plan.scale.rstrip("*") == overrides[0].value]
+    if len(saved) == 1 and all(override.key == "scale" for override in overrides):
+        return saved[0]
+    if overrides:
+        return as_saved(plan_study(study, tokens), root)
+    load_study(study, "paper")  # a wrong name is the likelier mistake
+    if not saved:
+        raise UserError(f"{study} has not been swept into {root}; run: diamond-bench sweep {study}")
+    raise UserError(f"{study} was swept at several scales; add one of {', '.join(f'scale={plan.scale}' for plan in saved)}")
+
+
+def load_plans(root: Path, study: str | None = None) -> list[SavedPlan]:
+    """The plans swept into a store, of one study or of all. Raises UserError on a damaged file."""
+    return [_from_content(read_json(file), file.parent) for file in sorted((root / "studies").glob(f"{study or '*'}/*/plan.json"))]
+
+
+def _content(plan: Plan) -> dict[str, Any]:
+    study = plan.study
+    return {
+        "study": study.name,
+        "question": study.question,
+        "note": study.note,
+        "protocol": study.protocol,
+        "scale": plan.scale,
+        "command": plan.command,
+        "axes": {axis.name: {"key": axis.key, "title": axis.title} for axis in study.axes},
+        "primary": {"metric": study.primary.metric, "baseline": dict(study.primary.baseline), "margin": study.primary.margin},
+        "jobs": [list(ref) for ref in plan.jobs],
+        "points": [
+            [p.variant, p.arm, list(p.axes.values()), p.game, p.seed, p.precision, {role: list(ref) for role, ref in p.jobs.items()}]
+            for p in plan.points
+        ],
+    }
+
+
+def _from_content(content: Mapping[str, Any], folder: Path) -> SavedPlan:
+    try:
+        axes = content["axes"]
+        cells = tuple(
+            Point(variant, arm, dict(zip(axes, values, strict=True)), game, seed, precision, {role: JobRef(*r) for role, r in jobs.items()})
+            for variant, arm, values, game, seed, precision, jobs in content["points"]
+        )
+        jobs = tuple(JobRef(*ref) for ref in content["jobs"])
+        texts = {key: str(content[key]) for key in ("study", "question", "note", "protocol", "scale", "command")}
+        return SavedPlan(**texts, axes=axes, primary=content["primary"], jobs=jobs, points=cells, folder=folder)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / 'plan.json'}: damaged; run the study's sweep again to write it anew") from None

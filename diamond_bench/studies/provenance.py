@@ -1,0 +1,52 @@
+"""Under which versions and commit something was made: recorded beside artifacts, never part of an identity."""
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "diamond-bench",
+    "torch",
+    "torchvision",
+    "numpy",
+    "gymnasium",
+    "ale-py",
+    "opencv-python-headless",
+    "minari",
+    "safetensors",
+    "torchmetrics",
+    "torch-fidelity",
+    "lpips",
+)
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """Versions of Python and of the libraries that make numbers, and the commit of this package where it is a checkout."""
+    return {"python": platform.python_version(), "versions": _versions(), "commit": _commit()}
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for name in _PACKAGES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `-dirty` where files differ; none for an installed package, even inside somebody's repository."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,111 @@
+"""The results table: one row a number, joined from a plan's points and the store's finished jobs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.studies.files import write_atomic
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import Point, SavedPlan
+from diamond_bench.studies.store import Store, StoredResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    "study", "variant", "game", "seed", "scale", "protocol", "metric", "value", "job", "measured", "arm", "kind", "revision", "precision",
+)  # fmt: skip
+"""Columns of every results table; one more follows for each axis of the study (axis.n, ...). A baseline's rows carry its name as the
+variant and no seed. `measured` marks time and memory: numbers of a machine, that another run does not reproduce."""
+
+_ROLES = ("world_model", "evaluation")
+
+
+def collect(plan: SavedPlan, store: Store) -> "pd.DataFrame":
+    """The tidy table of what is finished. Curves over t are in each row's job: `curves_file(store, job)`."""
+    import pandas as pd
+
+    stored: dict[JobRef, StoredResult | None] = {}
+
+    def result(ref: JobRef) -> StoredResult | None:
+        if ref not in stored:
+            stored[ref] = store.result(ref) if store.state(ref).status == "done" else None
+        return stored[ref]
+
+    seen: set[tuple[Any, ...]] = set()
+    rows = []
+    for point in plan.points:
+        for role in _ROLES:
+            found = result(point.jobs[role])
+            if found is not None:
+                rows += list(_rows(plan, point, point.jobs[role], found, seen))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *(f"axis.{name}" for name in plan.axes)])
+    return table.astype({"seed": "Int64", "value": "float64", "measured": "bool"})
+
+
+def _rows(plan: SavedPlan, point: Point, ref: JobRef, result: StoredResult, seen: set[tuple[Any, ...]]) -> Iterator[list[Any]]:
+    for row in result.rows:
+        baseline = row.get("baseline", "")
+        if baseline:
+            key = (baseline, row["metric"], point.jobs["dataset"], row["value"])
+            if key in seen:  # every evaluation computes the baselines; they are shown once
+                continue
+            seen.add(key)
+        start = [plan.study, baseline or point.variant, point.game, None if baseline else point.seed, plan.scale, plan.protocol]
+        numbers = [row["metric"], row["value"], ref.id, row["measured"], "" if baseline else point.arm]
+        origin = [ref.kind, result.recorded.get("revision"), point.precision]
+        yield start + numbers + origin + [None if baseline else value for value in point.axes.values()]
+
+
+def mixtures(table: "pd.DataFrame") -> list[str]:
+    """Footnotes a table must carry: revisions or precisions that differ within it."""
+    notes = []
+    for kind, rows in table.groupby("kind"):
+        revisions = sorted(rows["revision"].dropna().unique())
+        if len(revisions) > 1:
+            notes.append(f"mixed revisions of {kind}: {', '.join(map(str, revisions))}")
+    precisions = sorted(table["precision"].unique())
+    if len(precisions) > 1:
+        notes.append(f"mixed precisions: {', '.join(precisions)}")
+    return notes
+
+
+def save_results(table: "pd.DataFrame", folder: Path) -> Path:
+    """Writes results.parquet into a study's folder."""
+    import io
+
+    buffer = io.BytesIO()
+    plain = table.assign(**{name: table[name].map(str) for name in table.columns if name.startswith("axis.")})
+    plain.to_parquet(buffer, index=False)
+    write_atomic(folder / "results.parquet", buffer.getvalue(), durable=False)
+    return folder / "results.parquet"
+
+
+def curves_file(store: Store, job: str) -> Path:
+    """arrays.npz of an evaluation named in the table's `job` column."""
+    return store.folder(JobRef("evaluate_world_model", job)) / "arrays.npz"
+
+
+HEADLINES = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "sharpness_ratio", "nfe_per_frame", "frames_per_second")
+"""Metrics shown first; the whole table is in results.parquet, or by `results --csv`."""
+
+
+def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None) -> "pd.DataFrame":
+    """For people: a line a game and variant, a column a metric (of `only`), the mean over seeds and, of several, their standard
+    deviation."""
+    import pandas as pd
+
+    order = list(dict.fromkeys(zip(table["game"], table["variant"], strict=True)))
+    found = list(dict.fromkeys(table["metric"]))
+    metrics = found if only is None else [metric for metric in only if metric in found]
+    grouped = table.groupby(["game", "variant", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
+    numbers = dict(zip(grouped.index, grouped.itertuples(index=False, name=None), strict=True))
+    lines = []
+    for game, variant in order:
+        cells = {"game": game, "variant": variant}
+        for metric in metrics:
+            if (game, variant, metric) in numbers:
+                mean, std, count = numbers[game, variant, metric]
+                cells[metric] = f"{mean:.4g}" + (f" ± {std:.2g}" if count > 1 else "")
+        lines.append(cells)
+    return pd.DataFrame(lines, columns=["game", "variant", *metrics]).fillna("")

@@ -1,0 +1,295 @@
+"""The artifacts on disk, each in a folder named by the identity of the job that makes it.
+
+outputs/<kind>/<job id>/   config.yaml   what the job is, with a checksum; written before it runs
+                           claim-<n>     who has it (see locks.py)
+                           state.json    how it goes, for people and `status` (see states.py)
+                           log.txt       what it printed
+                           result.json   rows, facts, provenance and the list of its files; written last, it makes the job done
+                           ...           the files of the artifact itself
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diamond_bench.config import build, to_plain
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.claims import Claim
+from diamond_bench.studies.files import (
+    RUBBISH_AFTER_SECONDS,
+    TEMPORARY,
+    DamagedFile,
+    read_json,
+    require_writable,
+    sha256,
+    size_of,
+    unwritable,
+    write_atomic,
+    write_json,
+)
+from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
+from diamond_bench.studies.kinds import KINDS, Kind
+from diamond_bench.studies.locks import Lock, Timing, acquire, newest_owner, this_host
+from diamond_bench.studies.provenance import provenance
+from diamond_bench.studies.states import JobState, check_result, read_state
+
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CHECKSUM = b"# sha256 "
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """The content of a done job's result.json."""
+
+    rows: list[dict[str, Any]]
+    """metric, value (NaN and infinities as such), measured, baseline."""
+    info: dict[str, Any]
+    recorded: dict[str, Any]
+    """Versions, commit, device, host, seconds, attempts."""
+    files: dict[str, list[Any]]
+    """[bytes, SHA-256] by name."""
+
+
+class Store:
+    """The store below `root` (created when first written to). `say` is told of damage set aside.
+
+    `host` and `timing` decide when another owner is dead (see locks.py), `kinds` is the table of job kinds.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        say: Callable[[str], None] = print,
+        kinds: Mapping[str, Kind] = KINDS,
+        host: str | None = None,
+        timing: Timing = Timing(),
+    ):
+        self.root = Path(root).absolute()
+        self.say = say
+        self.kinds = kinds
+        self.timing = timing
+        self._host = host or this_host()
+
+    def folder(self, ref: JobRef) -> Path:
+        """The job's folder, whether it exists or not."""
+        return self.root / ref.kind / ref.id
+
+    def require_writable(self) -> None:
+        """Raises UserError where nothing can be written; creates nothing."""
+        require_writable(self.root)
+
+    # Reading
+
+    def state(self, ref: JobRef) -> JobState:
+        """What the store knows of one job."""
+        return read_state(str(self.folder(ref)), ref.id, self._host, self.timing)
+
+    def states(self) -> dict[JobRef, JobState]:
+        """The states of all jobs in the store (10,000 take about half a second)."""
+        return {ref: read_state(path, ref.id, self._host, self.timing) for ref, path in self._folders()}
+
+    def refs(self) -> list[JobRef]:
+        """All jobs that have a folder in the store."""
+        return [ref for ref, _ in self._folders()]
+
+    def find(self, prefix: str) -> JobRef:
+        """The one job whose id (or kind/id) begins with `prefix`. Raises UserError where there is none, or several."""
+        kind, _, identity = prefix.rpartition("/")
+        found = [ref for ref in self.refs() if ref.id.startswith(identity) and kind in ("", ref.kind)]
+        if len(found) != 1:
+            hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(identity, (ref.id for ref in self.refs()))
+            raise UserError(f"{prefix!r} names {len(found)} jobs of {self.root}: {hint}")
+        return found[0]
+
+    def spec(self, ref: JobRef) -> JobSpec:
+        """The job as config.yaml says it is. Raises UserError naming the file where it is absent, damaged or another job's."""
+        path = self.folder(ref) / "config.yaml"
+        content = _read_config(path)
+        try:
+            inputs = {name: JobRef.parse(text) for name, text in content["inputs"].items()}
+            kind, revision, plain = content["kind"], int(content["revision"]), content["config"]
+        except (KeyError, TypeError, AttributeError, ValueError, UserError) as error:
+            raise DamagedFile(path, f"unexpected content ({error})") from None
+        if kind not in self.kinds:
+            raise UserError(f"{path}: unknown kind of job {kind!r}: {nearest(str(kind), self.kinds)}")
+        try:
+            spec = JobSpec(kind, build(self.kinds[kind].config, plain), inputs, revision)
+        except (UserError, TypeError) as error:
+            raise UserError(f"{path}: {error} (was it written by another version of diamond-bench?)") from None
+        if spec.ref != ref:
+            raise DamagedFile(path, f"it describes job {spec.ref}, not {ref}")
+        return spec
+
+    def result(self, ref: JobRef) -> StoredResult:
+        """What a done job found. Raises UserError where it is not done, or its result.json is damaged."""
+        try:
+            content = check_result(self.folder(ref), ref.id)
+        except FileNotFoundError:
+            raise UserError(f"job {ref} is not done: {self.folder(ref)} holds no result.json") from None
+        try:
+            rows = [{**row, "value": float(row["value"])} for row in content["rows"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFile(self.folder(ref) / "result.json", f"unexpected row ({error})") from None
+        return StoredResult(rows, content["info"], content["recorded"], content["files"])
+
+    def damage(self, ref: JobRef, contents: bool = False) -> str:
+        """What is wrong with a job's files, or nothing: config, result, and the artifact's sizes (with `contents`, its SHA-256 too)."""
+        folder = self.folder(ref)
+        try:
+            with contextlib.suppress(*_ABSENT):
+                _config_body(folder / "config.yaml")
+            with contextlib.suppress(*_ABSENT):
+                check_files(folder, check_result(folder, ref.id)["files"], contents)
+                return ""
+            if read_json(folder / "state.json").get("status") == "done":
+                return f"{folder / 'result.json'} is missing"
+        except _ABSENT:  # no state: not begun
+            return ""
+        except DamagedFile as error:
+            return "" if error.path.name == "state.json" else str(error)  # a state alone is mended by `prepare`
+        return ""
+
+    # Writing
+
+    def prepare(self, spec: JobSpec) -> None:
+        """Makes the job's folder ready to be run: its config written; what is damaged there set aside first, saying so.
+
+        Raises UserError where the folder cannot be written.
+        """
+        folder = self.folder(spec.ref)
+        damage = self.damage(spec.ref)
+        if damage:
+            self.set_aside(spec.ref, damage)
+        self._mend_state(folder)
+        if (folder / "config.yaml").exists():
+            return
+        content = {
+            "kind": spec.kind,
+            "id": spec.id,
+            "revision": self.kinds[spec.kind].revision if spec.revision is None else spec.revision,
+            "inputs": {name: str(ref) for name, ref in spec.inputs.items()},
+            "config": to_plain(spec.config),
+            "recorded": provenance(),
+        }
+        body = yaml.dump(content, Dumper=_DUMPER, sort_keys=False, allow_unicode=True).encode()
+        try:
+            write_atomic(folder / "config.yaml", _CHECKSUM + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        except OSError as error:
+            raise unwritable(self.root, error) from None
+
+    def claim(self, ref: JobRef) -> Claim | None:
+        """The right to run a prepared job, or None: somebody else has it, or it is done (see `state`)."""
+        lock = self.lock(ref)
+        if lock is None:
+            return None
+        folder = self.folder(ref)
+        if self.state(ref).status == "done":
+            with contextlib.suppress(OSError):
+                self._heal(folder)
+            lock.release()
+            return None
+        for rubbish in folder.glob(f".*{TEMPORARY}"):
+            with contextlib.suppress(FileNotFoundError):  # old ones only: those who contend for the job write such files too
+                if time.time() - rubbish.stat().st_mtime > RUBBISH_AFTER_SECONDS:
+                    rubbish.unlink()
+        try:
+            return Claim(lock, folder, ref)
+        except OSError as error:
+            raise unwritable(self.root, error) from None
+
+    def lock(self, ref: JobRef) -> Lock | None:
+        """Keeps every other process off a job without running it, or None while somebody has it (or it has no folder)."""
+        try:
+            return acquire(self.folder(ref), self._host, self.timing)
+        except OSError as error:
+            raise unwritable(self.root, error) from None
+
+    def set_aside(self, ref: JobRef, reason: str) -> Path | None:
+        """Renames a job's folder to `<id>.damaged-<time>`, out of everybody's sight; None while somebody runs the job."""
+        lock = self.lock(ref)
+        if lock is None:
+            return None
+        folder = self.folder(ref)
+        aside = folder.with_name(f"{ref.id}.damaged-{_stamp()}")
+        folder.rename(aside)
+        lock.abandon()
+        self.say(f"{reason}; set aside as {aside}, to be made anew")
+        return aside
+
+    def _mend_state(self, folder: Path) -> None:
+        path = folder / "state.json"
+        try:
+            read_json(path)
+        except _ABSENT:
+            return
+        except DamagedFile as error:
+            owner = newest_owner(folder)
+            if owner is None or not owner.alive(self._host, self.timing):
+                aside = path.with_name(f"state.json.damaged-{_stamp()}")
+                path.rename(aside)
+                self.say(f"{error}; set aside as {aside}, the job goes on from its last checkpoint")
+
+    def _heal(self, folder: Path) -> None:
+        """Lets state.json say what result.json proves: the owner died between writing the two."""
+        size = (folder / "result.json").stat().st_size
+        try:
+            content = read_json(folder / "state.json")
+        except (FileNotFoundError, DamagedFile):
+            content = {}
+        if content.get("status") != "done" or content.get("result_bytes") != size:
+            write_json(folder / "state.json", {**content, "status": "done", "result_bytes": size})
+
+    def _folders(self) -> Iterable[tuple[JobRef, str]]:
+        for kind in self.kinds:
+            try:
+                entries = list(os.scandir(self.root / kind))
+            except _ABSENT:
+                continue
+            yield from ((JobRef(kind, entry.name), entry.path) for entry in entries if ID.fullmatch(entry.name))
+
+
+def check_files(folder: Path, files: Mapping[str, list[Any]], contents: bool) -> None:
+    """Raises DamagedFile for the first of an artifact's `files` that is absent or differs in size (or, with `contents`, SHA-256)."""
+    for name, (size, digest) in files.items():
+        path = f"{folder}/{name}"
+        found = size_of(path)
+        if found is None:
+            raise DamagedFile(path, "it is missing")
+        if found != size:
+            raise DamagedFile(path, f"it has {found} bytes instead of {size}")
+        if contents and sha256(Path(path)) != digest:
+            raise DamagedFile(path, "its content is not what the job wrote (SHA-256 differs)")
+
+
+def _config_body(path: Path) -> bytes:
+    """The YAML of a config.yaml. Raises DamagedFile where its checksum does not fit, FileNotFoundError."""
+    head, _, body = path.read_bytes().partition(b"\n")
+    if head != _CHECKSUM + hashlib.sha256(body).hexdigest().encode():
+        raise DamagedFile(path, "it was truncated or edited by hand (its checksum does not fit)")
+    return body
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(_config_body(path), Loader=_LOADER)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}") from None
+    except yaml.YAMLError as error:
+        raise DamagedFile(path, f"not YAML ({error})") from None
+    if not isinstance(content, dict):
+        raise DamagedFile(path, "not a group of keys")
+    return content
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}"

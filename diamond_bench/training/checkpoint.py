@@ -1,0 +1,52 @@
+"""Resumable training states: written whole or not at all, checked when read, the previous one kept."""
+
+import hashlib
+import io
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diamond_bench.studies.files import TEMPORARY, write_atomic
+
+_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+    """Writes the state of a training after `step` updates; its digest is in its name. Older ones beyond `keep` go."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    for stray in folder.glob(f".*{TEMPORARY}"):  # of a killed attempt
+        stray.unlink(missing_ok=True)
+    write_atomic(path, content)
+    for old in _checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
+    """(step, state) of the newest sound checkpoint, tensors on the CPU; None where there is none. Damaged ones are set aside."""
+    for path in _checkpoints(folder):
+        match = _NAME.fullmatch(path.name)
+        assert match is not None
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] == match[2]:
+            try:
+                return int(match[1]), torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                say(f"{path} cannot be read ({error}); set aside")
+        else:
+            say(f"{path} is damaged (its digest is not the one in its name); set aside, the one before it is used")
+        path.rename(path.with_suffix(".damaged"))
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name)), reverse=True)

@@ -1,0 +1,79 @@
+"""The course of a training: metrics.jsonl and TensorBoard, without a host synchronisation per step."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+
+
+class NotFinite(Exception):
+    """A loss or gradient became NaN or infinite."""
+
+
+class TrainingLog:
+    """Collects a few scalars a step on the device and writes their means, every `every` steps, to a job's folder."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], every: int, step: int, pending: torch.Tensor) -> None:
+        """`step`: updates already done; lines of later ones, left by an interrupted attempt, are cut. `pending`: the scalars
+        (0..every-1, len(names)) of the last updates that are in no line yet; it says on which device they are collected."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = folder / "metrics.jsonl"
+        _cut(self._file, step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._names = names
+        self._values = torch.zeros(every, len(names), device=pending.device)
+        self._held = len(pending)
+        self._values[: self._held] = pending
+        self._step = step
+        self.last: dict[str, float] = {}
+
+    def add(self, *values: torch.Tensor) -> None:
+        """The scalars of one more update. Raises NotFinite naming the update, when it is due to be written at the latest."""
+        torch.stack([value.detach().float() for value in values], out=self._values[self._held])
+        self._held += 1
+        self._step += 1
+        if self._held == len(self._values):
+            self.write()
+
+    def pending(self) -> torch.Tensor:
+        """What is in no line yet, for a checkpoint (on the CPU: the device is waited for). Raises NotFinite."""
+        values = self._values[: self._held].cpu()
+        wrong = (~torch.isfinite(values)).any(dim=1).nonzero()
+        if len(wrong):
+            index = int(wrong[0])
+            shown = ", ".join(f"{name} {value:g}" for name, value in zip(self._names, values[index].tolist(), strict=True))
+            raise NotFinite(f"update {self._step - self._held + 1 + index}: not finite ({shown})")
+        return values
+
+    def write(self) -> None:
+        """Writes one line with the means of what is held."""
+        if not self._held:
+            return
+        means = self.pending().double().mean(dim=0).tolist()
+        self.last = dict(zip(self._names, means, strict=True))
+        with self._file.open("a") as file:
+            file.write(json.dumps({"step": self._step, **self.last}) + "\n")
+        for name, value in self.last.items():
+            self._board.add_scalar(name, value, self._step)
+        self._held = 0
+
+    def close(self) -> None:
+        """Flushes TensorBoard's file."""
+        self._board.close()
+
+
+def _cut(file: Path, step: int) -> None:
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line).get("step", math.inf) <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, AttributeError):
+            continue  # the half line of a killed process
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    partial.replace(file)

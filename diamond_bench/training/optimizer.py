@@ -1,0 +1,34 @@
+"""AdamW as the authors use it: decay on weights alone, linear warm-up from zero (method section 5)."""
+
+import torch
+from torch import nn
+
+from diamond_bench.config import TrainingConfig
+
+_DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.LSTMCell)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Two AdamW groups: weights of linear, convolution and LSTM layers decay; biases, norms and embeddings do not."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            (decayed if isinstance(layer, _DECAYED) and name.startswith("weight") else plain).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def make_optimizer(module: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW over a module's parameters."""
+    groups = parameter_groups(module, training.weight_decay)
+    fused = next(module.parameters()).device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, fused=fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int) -> float:
+    """Sets and returns the rate of update `step` (from 0): linear from exactly 0 over warmup_steps, then constant."""
+    share = min(1.0, step / training.warmup_steps) if training.warmup_steps else 1.0
+    rate = training.learning_rate * share
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate

@@ -1,0 +1,76 @@
+"""Kinds of jobs for tests of the store and the launchers: they count, slowly if asked to, and keep a ledger of what they did."""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diamond_bench.config import setting
+from diamond_bench.errors import UserError
+from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import Kind
+
+
+@dataclass(frozen=True)
+class Count:
+    """Counts to `steps`, a line of the ledger each, and then does what `end` says."""
+
+    name: str
+    steps: int = 3
+    pause: float = setting(0.0, recorded=True)
+    ledger: str = setting("", recorded=True)
+    end: str = setting("well", recorded=True)
+
+
+KINDS: dict[str, Kind] = {
+    "count": Kind(Count, "fake_jobs:run", 1),
+    "add": Kind(Count, "fake_jobs:run", 1, ("left",)),
+}
+
+
+def run(config: Count, context: JobContext) -> Result:
+    """A job that resumes from its checkpoint after every step."""
+    checkpoint = context.folder / "checkpoint" / "step"
+    checkpoint.parent.mkdir(exist_ok=True)
+    start = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    if start:
+        context.say(f"resumed after step {start}")
+    for step in range(start, config.steps):
+        if config.ledger:
+            with Path(config.ledger).open("a") as ledger:
+                ledger.write(f"{config.name} {step} {os.getpid()}\n")
+        time.sleep(config.pause)
+        context.check_owner()
+        checkpoint.write_text(str(step + 1))
+        context.progress(step + 1, config.steps, f"counting {config.name}")
+        if context.should_stop() and step + 1 < config.steps:
+            raise Interrupted(f"saved after step {step + 1}")
+    print(f"{config.name} counted")
+    os.system("echo a child printed this")
+    endings = {"user": UserError("steps=3: too few"), "exception": ValueError("two\nlines"), "memory": MemoryError()}
+    if config.end in endings and not (context.folder / "mended").exists():
+        raise endings[config.end]
+    if config.end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.end == "stuck":
+        time.sleep(600)
+    (context.folder / "media").mkdir(exist_ok=True)
+    (context.folder / "media" / "text.txt").write_text(config.name)
+    (context.folder / "frames.npy").write_bytes(b"0" * 1000)
+    total = config.steps + sum(int((folder / "total").read_text()) for folder in context.inputs.values())
+    (context.folder / "total").write_text(str(total))
+    return Result([Row("total", total), Row("infinite", float("inf")), Row("seconds", 1.5, measured=True)], {"nan": float("nan")})
+
+
+def count(name: str, **values: object) -> JobSpec:
+    """A job without inputs."""
+    return JobSpec("count", Count(name, **values), {}, revision=1)  # type: ignore[arg-type]
+
+
+def add(name: str, left: JobRef, **values: object) -> JobSpec:
+    """A job with one input."""
+    inputs: Mapping[str, JobRef] = {"left": left}
+    return JobSpec("add", Count(name, **values), inputs, revision=1)  # type: ignore[arg-type]

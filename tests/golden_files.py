@@ -1,0 +1,76 @@
+"""Readers of tests/golden and the tolerances of comparing with it."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_bench.config import DdpmObjective, EdmObjective, NetworkConfig
+from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.diffusion.objectives import Ddpm, Edm
+from diamond_bench.models.authors_names import network_state
+from diamond_bench.models.denoiser_network import DenoiserNetwork
+
+torch.set_num_threads(1)  # at these sizes, two threads on a busy machine take three times as long
+
+GOLDEN = Path(__file__).parent / "golden"
+ONE_LEVEL = 0.0079  # of 2 / 255
+
+
+@cache
+def golden(name: str) -> dict[str, Tensor]:
+    with np.load(GOLDEN / name) as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+@cache
+def golden_json(name: str) -> Any:
+    return json.loads((GOLDEN / name).read_text())
+
+
+def small_network() -> NetworkConfig:
+    inner = golden_json("config_small.json")["denoiser"]["inner_model"]
+    return NetworkConfig(
+        depths=tuple(inner["depths"]),
+        channels=tuple(inner["channels"]),
+        attention=tuple(bool(a) for a in inner["attn_depths"]),
+        cond_channels=inner["cond_channels"],
+    )
+
+
+def edm_denoiser() -> Denoiser:
+    network = DenoiserNetwork(small_network(), 4, golden_json("config_small.json")["num_actions"])
+    network.load_state_dict(network_state(torch.load(GOLDEN / "agent_small.pt", weights_only=True)))
+    return Denoiser(network, Edm(EdmObjective()), num_frames=4)
+
+
+def ddpm_denoiser() -> Denoiser:
+    network = DenoiserNetwork(small_network(), 4, golden_json("ddpm_config.json")["num_actions"])
+    network.load_state_dict(network_state(torch.load(GOLDEN / "ddpm_small.pt", weights_only=True), prefix="noise_model."))
+    return Denoiser(network, Ddpm(DdpmObjective()), num_frames=4)
+
+
+def assert_near(actual: Tensor, expected: Tensor, rtol: float = 1e-4, atol: float = 2e-5) -> None:
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def assert_frames_near(actual: Tensor, expected: Tensor, share: float = 0.995, within: float = 1e-5, most: float = ONE_LEVEL) -> None:
+    """A share of the pixels within `within`, all within `most`."""
+    assert actual.shape == expected.shape
+    difference = (actual - expected).abs()
+    reached = (difference <= within).float().mean().item()
+    assert reached >= share, f"only {reached:.4f} of pixels within {within}"
+    assert difference.max() <= most, f"a pixel is off by {difference.max():.4f}"
+
+
+def assert_gradient_norms(denoiser: Denoiser, expected: dict[str, Any], prefix: str) -> None:
+    """Every parameter's gradient has the golden norm."""
+    norms = {name: p.grad.norm().item() for name, p in denoiser.network.named_parameters() if p.grad is not None}
+    wanted = network_state(expected["per_parameter"], prefix)
+    assert norms.keys() == wanted.keys()
+    for name, norm in norms.items():
+        assert abs(norm - wanted[name]) <= 1e-3 * wanted[name] + 1e-7, f"{name}: {norm} instead of {wanted[name]}"

@@ -1,0 +1,215 @@
+"""Figures: what they draw, that it can be told apart without colour, that nothing overlaps, and that files are whole."""
+
+import itertools
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from analysis.curves import mean_curve, mean_points
+from analysis.figures import annotate, caption_text, draw_drift, quality_figure, save_figure, styles, trajectory_figure
+
+STEPS = 30
+
+
+def drifts(seed: int, level: float = 0.1) -> np.ndarray:
+    """(3 seeds, 10 trajectories, t)."""
+    return level * np.random.default_rng(seed).uniform(0.5, 1.5, size=(3, 10, 1)) * np.linspace(0.1, 1, STEPS)
+
+
+def scores(*nfe: int, seeds: int = 3) -> pd.DataFrame:
+    grid = itertools.product(("fid", "psnr"), ("EDM", "DDPM"), nfe, range(seeds))
+    return pd.DataFrame([{"metric": m, "group": g, "nfe": n, "seed": s, "value": 10.0 * n + s + (g == "DDPM")} for m, g, n, s in grid])
+
+
+# ------------------------------------------------------------------------------------------------ curves
+
+
+def test_a_curve_is_the_mean_over_trajectories_and_seeds():
+    values = np.arange(24.0).reshape(2, 3, 4)
+    curve = mean_curve(values)
+    assert curve.mean == pytest.approx(values.mean(axis=(0, 1)))
+    assert (curve.num_seeds, curve.num_trajectories) == (2, 3)
+    assert mean_curve(values[0]).mean == pytest.approx(values[0].mean(axis=0))
+    for wrong in (np.zeros(3), np.zeros((0, 3)), np.full((2, 3), np.nan)):
+        with pytest.raises(ValueError, match="a curve needs"):
+            mean_curve(wrong)
+
+
+def test_the_interval_knows_what_varies():
+    """1,000 trajectories that agree leave no doubt about the mean, unless the three seeds they come from disagree."""
+    agreeing = np.ones((3, 1000, 2))
+    assert mean_curve(agreeing).high == pytest.approx([1.0, 1.0])
+    by_seed = agreeing * np.array([0.5, 1.0, 1.5])[:, None, None]
+    assert (mean_curve(by_seed).high - mean_curve(by_seed).low > 0.5).all()
+    noisy = np.random.default_rng(0).normal(size=(1, 400, 1))
+    curve = mean_curve(noisy)
+    assert curve.high - curve.low == pytest.approx(2 * 1.96 * noisy.std() / 20, rel=0.15)
+
+
+def test_the_spread_is_of_trajectories():
+    curve = mean_curve(np.arange(101.0)[:, None], band="spread")
+    assert (curve.low[0], curve.high[0]) == (10.0, 90.0)
+
+
+def test_points_have_student_intervals_over_seeds():
+    table = pd.DataFrame({"metric": "fid", "group": "a", "nfe": [3, 3, 3, 1], "seed": [0, 1, 2, 0], "value": [1.0, 2.0, 3.0, 5.0]})
+    points = mean_points(table).set_index("nfe")
+    assert points.loc[3, "mean"] == 2.0
+    assert points.loc[3, "high"] - 2.0 == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)  # t of 2 degrees of freedom, deviation 1
+    assert points.loc[1, ["low", "high"]].isna().all()
+    with pytest.raises(ValueError, match="more than once"):
+        mean_points(pd.concat([table, table]))
+    with pytest.raises(ValueError, match="seed"):
+        mean_points(table.drop(columns="seed"))
+    with pytest.raises(ValueError, match="finite"):
+        mean_points(table.assign(value=np.nan))
+
+
+# ------------------------------------------------------------------------------------------------ what is drawn
+
+
+def test_drift_draws_every_variant_with_its_levels():
+    curves = {name: mean_curve(drifts(i)) for i, name in enumerate(("n = 1", "n = 3", "n = 10"))}
+    ax = draw_drift(curves, unrelated=0.3, copy_last=np.linspace(0, 0.2, STEPS))
+    lines = {line.get_label(): line for line in ax.lines}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [*curves, "copy last frame", "unrelated true frames"]
+    assert np.array_equal(lines["n = 3"].get_xdata(), np.arange(1, STEPS + 1))  # frame 1 is the first imagined one
+    assert np.array_equal(lines["n = 3"].get_ydata(), curves["n = 3"].mean)
+    assert set(lines["unrelated true frames"].get_ydata()) == {0.3}
+    assert ax.get_ylim()[0] == 0.0
+    assert draw_drift(curves, ax=ax) is ax
+
+
+def test_quality_draws_a_panel_a_metric():
+    points = mean_points(scores(1, 2, 5, 10))
+    figure = quality_figure(points)
+    assert [ax.get_title() for ax in figure.axes] == ["FID ↓", "PSNR (dB) ↑"]
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "5", "10"]
+        edm = next(line for line in ax.lines if line.get_label() == "EDM")
+        assert edm.get_ydata() == pytest.approx([11.0, 21.0, 51.0, 101.0])
+        assert edm.get_xdata() == pytest.approx([1, 2, 5, 10], rel=0.06)  # moved aside a little, for the intervals
+        assert len(ax.collections) == 2  # intervals of both groups
+    alone = quality_figure(mean_points(scores(1, 2, seeds=1)))
+    assert alone.axes[0].lines[-1].get_xdata() == pytest.approx([1, 2])
+    with pytest.raises(ValueError, match="NFE"):
+        quality_figure(points.assign(nfe=0))
+
+
+def test_trajectories_show_the_frames_asked_for():
+    """A synthetic video whose frame t shows t: column t holds frame t, counted from 1, of its row's variant."""
+    frames = np.broadcast_to(np.arange(1, 11, dtype=np.uint8)[:, None, None, None], (10, 8, 8, 3))
+    figure = trajectory_figure(frames, {"n = 1": frames + 100, "n = 10": frames + 200}, times=[1, 4, 10])
+    shown = np.array([ax.images[0].get_array()[0, 0, 0] for ax in figure.axes]).reshape(3, 3)
+    assert shown.tolist() == [[1, 4, 10], [101, 104, 110], [201, 204, 210]]
+    assert [ax.get_ylabel() for ax in figure.axes[::3]] == ["true", "n = 1", "n = 10"]
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["t = 1", "t = 4", "t = 10"]
+    for times in ([0], [11], []):
+        with pytest.raises(ValueError, match="must lie in"):
+            trajectory_figure(frames, {}, times=times)
+    with pytest.raises(ValueError, match="n = 1: expected uint8"):
+        trajectory_figure(frames, {"n = 1": frames / 255}, times=[1])
+
+
+def test_variants_can_be_told_apart_without_colour():
+    names = [f"v{i}" for i in range(20)]
+    looks = [(str(s.linestyle), s.marker) for s in styles(names).values()]
+    assert len(set(looks)) == len(names)
+    lightness = [np.dot(to_rgb(s.color), (0.299, 0.587, 0.114)) for s in styles(names[:5], ordered=True).values()]
+    assert (np.diff(lightness) > 0.08).all()
+    assert lightness[-1] < 0.8  # still visible on white
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def all_figures():
+    long = "DDPM-trained, sampled with EDM's schedule and Euler"
+    frames = np.zeros((20, 8, 8, 3), dtype=np.uint8)
+    curves = {name: mean_curve(drifts(i)) for i, name in enumerate(("n = 1", "n = 10", long))}
+    return {
+        "drift": draw_drift(curves, unrelated=0.2).figure,
+        "quality": quality_figure(mean_points(scores(1, 2, 3, 5, 10, 19, 20, 50).replace("DDPM", long))),
+        "trajectories": trajectory_figure(frames, {"n = 1": frames, long: frames}, times=[1, 5, 20]),
+    }
+
+
+@pytest.mark.parametrize("name", ["drift", "quality", "trajectories"])
+def test_nothing_overlaps_or_falls_off(name):
+    figure = annotate(all_figures()[name], caption_text(400, 3, "smoke", "band: " + "a long explanation " * 8), "scale smoke: no finding")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    caption, watermark = (text.get_window_extent(renderer) for text in figure.texts)
+    boxes = [caption]
+    for ax in figure.axes:
+        texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *shown_ticks(ax.xaxis), *shown_ticks(ax.yaxis)]
+        texts += ax.get_legend().get_texts() if ax.get_legend() else []
+        boxes += [text.get_window_extent(renderer) for text in texts if text.get_text() and text.get_visible()]
+    boxes += [text.get_window_extent(renderer) for legend in figure.legends for text in legend.get_texts()]
+    for box in (*boxes, watermark):
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert box.y1 <= figure.bbox.height
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b), (a, b)
+
+
+def shown_ticks(axis):
+    low, high = sorted(axis.get_view_interval())
+    return [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+
+
+def test_captions_count():
+    assert caption_text(1, 1, "tiny") == "1 trajectory, 1 seed, scale tiny"
+    assert caption_text(400, 3, "small*", "band: 95%") == "400 trajectories, 3 seeds, scale small*; band: 95%"
+
+
+def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    figure = all_figures()["drift"]
+    stem = tmp_path / "report" / "drift.n=1.5"
+    png, pdf = save_figure(figure, stem)
+    assert [path.name for path in sorted(stem.parent.iterdir())] == ["drift.n=1.5.pdf", "drift.n=1.5.png"]
+    assert pdf.read_bytes().startswith(b"%PDF")
+    with Image.open(png) as picture:
+        assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+    before = png.read_bytes()
+
+    def breaks(path, **options):
+        path.write_bytes(b"half a file")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", breaks)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, stem)
+    assert png.read_bytes() == before
+    assert len(list(stem.parent.iterdir())) == 2
+
+
+def test_a_watermark_is_seen_on_black_frames():
+    plain, marked = (pixels(annotate(all_figures()["trajectories"], watermark=text)) for text in ("", "scale smoke"))
+    middle = tuple(slice(n // 4, 3 * n // 4) for n in plain.shape[:2])
+    assert np.abs(plain[middle].astype(int) - marked[middle]).max() > 40
+
+
+def pixels(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def test_drawing_changes_nothing_global():
+    before = dict(matplotlib.rcParams)
+    all_figures()
+    assert dict(matplotlib.rcParams) == before
+    code = "import sys, analysis.figures; assert not {'matplotlib.pyplot', 'diamond_bench', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,412 @@
+"""The store: one owner a job, whole files or none, damage told and mended."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_jobs
+import pytest
+from fake_jobs import add, count
+
+from diamond_bench.errors import UserError
+from diamond_bench.launch.attempt import run_job
+from diamond_bench.studies.housekeeping import du, gc, merge
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import KINDS, CollectDataset, TrainWorldModel
+from diamond_bench.studies.locks import ClaimLost, Timing
+from diamond_bench.studies.store import Store
+
+TESTS = Path(__file__).parent
+
+
+def make_store(root: Path, **options: object) -> Store:
+    return Store(root, kinds=fake_jobs.KINDS, **options)  # type: ignore[arg-type]
+
+
+def finished(store: Store, spec: JobSpec) -> JobRef:
+    store.prepare(spec)
+    assert run_job(store, spec.ref, "cpu").name == "done"
+    return spec.ref
+
+
+def in_another_process(root: Path, code: str) -> subprocess.Popen[str]:
+    """A process with `store` and `spec` (the job count("a")) in scope."""
+    setup = (
+        "import sys, time, fake_jobs; from pathlib import Path; from diamond_bench.studies.store import Store\n"
+        "store = Store(sys.argv[1], kinds=fake_jobs.KINDS); spec = fake_jobs.count('a')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-P", "-c", setup + code, str(root)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(tmp_path / "outputs")
+
+
+# Identity and config
+
+
+def test_config_is_read_back_as_the_same_job(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dataset = JobSpec("collect_dataset", CollectDataset("Breakout"))
+    training = JobSpec("train_world_model", TrainWorldModel(seed=3), {"dataset": dataset.ref})
+    for spec in (dataset, training):
+        store.prepare(spec)
+        read = store.spec(spec.ref)
+        assert (read.config, dict(read.inputs), read.id) == (spec.config, dict(spec.inputs), spec.id)
+        assert read.revision == KINDS[spec.kind].revision
+
+
+def test_reading_creates_nothing(store: Store) -> None:
+    assert store.states() == {}
+    assert store.state(count("a").ref).status == "missing"
+    assert store.claim(count("a").ref) is None
+    store.require_writable()
+    assert not store.root.exists()
+
+
+def test_damaged_config_is_named(store: Store) -> None:
+    spec = count("a")
+    store.prepare(spec)
+    path = store.folder(spec.ref) / "config.yaml"
+    whole = path.read_text()
+    for damaged in (whole.replace("name: a", "name: b"), whole[: len(whole) // 2], ""):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+            store.spec(spec.ref)
+
+
+def test_copied_folder_is_not_the_job_it_is_named_after(store: Store) -> None:
+    one, two = count("a"), count("b")
+    store.prepare(one)
+    store.folder(one.ref).rename(store.folder(two.ref))
+    with pytest.raises(UserError, match=f"describes job {one.ref}, not {two.ref}"):
+        store.spec(two.ref)
+
+
+def test_find_by_the_beginning_of_an_id(store: Store) -> None:
+    spec = count("a")
+    store.prepare(spec)
+    assert store.find(spec.id[:6]) == store.find(f"count/{spec.id[:4]}") == spec.ref
+    with pytest.raises(UserError, match="names 0 jobs"):
+        store.find("zzzz")
+
+
+# One owner
+
+
+def test_claim_runs_through_its_states(store: Store) -> None:
+    spec = count("a")
+    store.prepare(spec)
+    assert store.state(spec.ref).status == "pending"
+    with store.claim(spec.ref) as claim:  # type: ignore[union-attr]
+        assert store.claim(spec.ref) is None
+        assert store.state(spec.ref).status == "running"
+        claim.progress(1, 2, "half")
+    assert store.state(spec.ref).status == "preempted"
+    assert (store.state(spec.ref).done, store.state(spec.ref).text) == (1, "half")
+    with contextlib.suppress(ValueError), store.claim(spec.ref) as claim:  # type: ignore[union-attr]
+        assert claim.attempt == 2
+        raise ValueError("bad\nthing")
+    state = store.state(spec.ref)
+    assert (state.status, state.error, state.attempt) == ("failed", "ValueError: bad thing", 2)
+    with store.claim(spec.ref) as claim:  # type: ignore[union-attr]
+        claim.finish({"rows": [], "info": {}, "recorded": {}})
+    assert store.state(spec.ref).status == "done"
+    assert store.claim(spec.ref) is None, "a done job must not be run again"
+
+
+def test_one_of_many_processes_wins(store: Store) -> None:
+    store.prepare(count("a"))
+    code = (
+        "go = float(sys.argv[2])\ntime.sleep(max(0, go - time.time()))\nprint(store.claim(spec.ref) is not None, flush=True)\ntime.sleep(2)"
+    )
+    start = str(time.time() + 1.0)
+    processes = []
+    for _ in range(6):
+        process = in_another_process(store.root, code.replace("sys.argv[2]", start))
+        processes.append(process)
+    answers = [process.communicate()[0].strip() for process in processes]
+    assert sorted(answers) == ["False"] * 5 + ["True"]
+
+
+def test_kill_9_frees_the_claim_at_once(store: Store) -> None:
+    store.prepare(count("a"))
+    ref = count("a").ref
+    code = 'import os\nclaim = store.claim(spec.ref)\nchild = os.fork()\nos.write(1, b"%d\\n" % child)\ntime.sleep(60)'
+    process = in_another_process(store.root, code)
+    orphan = max(int(line(process)), int(line(process)))
+    assert store.claim(ref) is None
+    assert store.state(ref).status == "running"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    try:
+        os.kill(orphan, 0)  # lives, and must not keep the claim
+        assert store.state(ref).status == "lost"
+        claim = store.claim(ref)
+        assert claim is not None
+        assert claim.attempt == 2
+        claim.release()
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
+def test_another_host_takes_over_only_after_silence_and_the_late_owner_is_fenced(tmp_path: Path) -> None:
+    timing = Timing(beat_seconds=60, takeover_seconds=1.0)
+    here, there = (make_store(tmp_path, host=host, timing=timing) for host in ("here", "there"))
+    spec = count("a")
+    here.prepare(spec)
+    first = here.claim(spec.ref)
+    assert first is not None
+    assert there.claim(spec.ref) is None
+    assert there.state(spec.ref).status == "running"
+    time.sleep(1.1)
+    assert here.state(spec.ref).status == "running", "on its own host the flock says that it lives"
+    assert there.state(spec.ref).status == "lost"
+    second = there.claim(spec.ref)
+    assert second is not None
+    assert second.attempt == 2
+    with pytest.raises(ClaimLost):
+        first.check()
+    with pytest.raises(ClaimLost):
+        first.finish({"rows": [], "info": {"of": "the late owner"}, "recorded": {}})
+    assert not (here.folder(spec.ref) / "result.json").exists()
+    second.check()
+    second.finish({"rows": [], "info": {"of": "the successor"}, "recorded": {}})
+    assert here.result(spec.ref).info == {"of": "the successor"}
+    assert here.state(spec.ref).status == "done"
+
+
+def test_heartbeat_keeps_a_claim_and_notices_its_loss(tmp_path: Path) -> None:
+    timing = Timing(beat_seconds=0.1, takeover_seconds=0.6)
+    here, there = (make_store(tmp_path, host=host, timing=timing) for host in ("here", "there"))
+    spec = count("a")
+    here.prepare(spec)
+    claim = here.claim(spec.ref)
+    assert claim is not None
+    time.sleep(1.0)
+    assert there.claim(spec.ref) is None
+    here.folder(spec.ref).rename(tmp_path / "elsewhere")
+    time.sleep(0.4)
+    assert claim.lost
+    here.prepare(spec)
+    successor = there.claim(spec.ref)
+    assert successor is not None
+    assert successor.attempt == claim.attempt == 1, "numbers start anew in a new folder: told apart by the file itself"
+    with pytest.raises(ClaimLost):
+        claim.finish({"rows": [], "info": {}, "recorded": {}})
+    successor.release()
+
+
+# Whole files
+
+
+def test_result_is_what_makes_a_job_done(store: Store) -> None:
+    spec = count("a")
+    finished(store, spec)
+    folder = store.folder(spec.ref)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "status": "running", "result_bytes": None}))
+    assert store.state(spec.ref).status == "done"
+    assert store.claim(spec.ref) is None
+    assert json.loads((folder / "state.json").read_text())["status"] == "done", "healed by the next claimer"
+    (folder / "state.json").unlink()
+    assert store.state(spec.ref).status == "done"
+    result = store.result(spec.ref)
+    assert [(row["metric"], row["value"], row["measured"]) for row in result.rows] == [
+        ("total", 3.0, False),
+        ("infinite", float("inf"), False),
+        ("seconds", 1.5, True),
+    ]
+    assert result.info == {"nan": "nan"}
+    assert set(result.files) == {"total", "media/text.txt"}
+    assert result.recorded["device"] == "cpu"
+    assert result.recorded["attempts"] == 1
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.yaml", "total"])
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed"])
+def test_damaged_artifact_is_set_aside_and_made_anew(tmp_path: Path, name: str, damage: str) -> None:
+    said: list[str] = []
+    store = make_store(tmp_path, say=said.append)
+    spec = count("a", steps=10)
+    finished(store, spec)
+    path = store.folder(spec.ref) / name
+    if damage == "removed":
+        if name == "config.yaml":
+            pytest.skip("a config that is absent is simply written")
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] if damage == "truncated" else b"")
+    if name == "result.json":
+        assert store.state(spec.ref).status == "damaged"
+        with pytest.raises(UserError, match=r"result\.json"):
+            store.result(spec.ref)
+    assert str(path) in store.damage(spec.ref)
+    store.prepare(spec)
+    assert str(path) in said[0]
+    assert "set aside" in said[0]
+    assert store.state(spec.ref).status == "pending"
+    assert len(list(store.root.glob(f"count/{spec.id}.damaged-*"))) == 1
+    assert store.refs() == [spec.ref]
+    finished(store, spec)
+
+
+def test_same_size_corruption_of_an_input_is_found_when_it_is_used(tmp_path: Path) -> None:
+    store = make_store(tmp_path, say=lambda text: None)
+    left = finished(store, count("a"))
+    (store.folder(left) / "total").write_text("9")
+    spec = add("b", left)
+    store.prepare(spec)
+    end = run_job(store, spec.ref, "cpu")
+    assert end.name == "failed"
+    assert "total is damaged" in end.text
+    assert "SHA-256" in end.text
+    assert store.state(left).status == "missing", "set aside, for the next sweep to make anew"
+
+
+def test_damaged_state_costs_no_progress(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = make_store(tmp_path, say=said.append)
+    spec = count("a")
+    store.prepare(spec)
+    store.claim(spec.ref).release()  # type: ignore[union-attr]
+    (store.folder(spec.ref) / "keep").touch()
+    for content in ("", '{"stat', "[]", "\0" * 50):
+        (store.folder(spec.ref) / "state.json").write_text(content)
+        assert store.state(spec.ref).status == "damaged"
+        assert store.states()[spec.ref].status == "damaged"
+        store.prepare(spec)
+        assert store.state(spec.ref).status == "pending"
+        assert "state.json" in said.pop()
+    assert (store.folder(spec.ref) / "keep").exists()
+
+
+def test_a_job_somebody_runs_is_not_set_aside(store: Store) -> None:
+    spec = count("a")
+    store.prepare(spec)
+    with store.claim(spec.ref):  # type: ignore[union-attr]
+        assert store.set_aside(spec.ref, "damaged") is None
+        assert store.folder(spec.ref).exists()
+
+
+@pytest.mark.parametrize("root", ["file/outputs", "/proc/outputs"])
+def test_unwritable_root_is_refused_and_nothing_created(tmp_path: Path, root: str) -> None:
+    (tmp_path / "file").touch()
+    store = make_store(tmp_path / root)
+    for action in (store.require_writable, lambda: store.prepare(count("a"))):
+        with pytest.raises(UserError, match=r"output folder .* cannot be written"):
+            action()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# Housekeeping
+
+
+def test_du_tells_checkpoints_and_frames_apart(store: Store) -> None:
+    ref = finished(store, count("a"))
+    (usage,) = du(store)
+    assert (usage.ref, usage.checkpoint, usage.frames) == (ref, 1, 1000)
+    assert usage.artifact > 500
+
+
+def test_gc_removes_what_nobody_needs_and_no_more(store: Store) -> None:
+    done, unplanned = finished(store, count("a")), finished(store, count("b"))
+    running, begun = count("c").ref, count("d").ref
+    for spec in (count("c"), count("d")):
+        store.prepare(spec)
+        with store.claim(spec.ref):  # type: ignore[union-attr]
+            (store.folder(spec.ref) / "checkpoint").mkdir()
+    with store.claim(running):  # type: ignore[union-attr]
+        before = sorted(store.root.rglob("*"))
+        planned = gc(store, {done}, unplanned=True, dry_run=True)
+        assert sorted(path for path in store.root.rglob("*") if path in before) == before
+        kept = [removal.path.name for removal in gc(store, {done}, frames=False)]
+        assert kept == ["checkpoint", "checkpoint"]
+        removed = gc(store, {done, begun}, unplanned=True)
+        assert {removal.path for removal in removed} == {store.folder(done) / "frames.npy", store.folder(unplanned)}
+        assert store.folder(running).exists()
+        assert (store.folder(begun) / "checkpoint").exists()
+    assert {removal.path for removal in planned} >= {store.folder(done) / "checkpoint", store.folder(unplanned), store.folder(begun)}
+    assert store.damage(done, contents=True) == ""
+    assert store.state(done).status == "done"
+
+
+def test_merge_copies_done_jobs_once_and_checks_them(tmp_path: Path) -> None:
+    here, there = (make_store(tmp_path / name, say=lambda text: None) for name in ("here", "there"))
+    first = finished(there, count("a"))
+    second = finished(there, add("b", first))
+    pending, failed, damaged, edited = (finished(there, count(name)) for name in "cdef")
+    (there.folder(damaged) / "total").write_text("9")
+    config = there.folder(edited) / "config.yaml"
+    config.write_text(config.read_text() + "\n")
+    there.prepare(count("not done"))
+    plan = there.root / "studies" / "study" / "smoke" / "plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_text("{}")
+    here.prepare(count("c"))
+    here.prepare(count("d"))
+    here.claim(failed).fail("bad")  # type: ignore[union-attr]
+    merged = merge(here, there.root)
+    assert set(merged.copied) == {first, second, pending}
+    assert len(merged.refused) == 3
+    assert [path.relative_to(here.root) for path in merged.plans] == [plan.relative_to(there.root)]
+    assert all(here.state(ref).status == "done" and not here.damage(ref, contents=True) for ref in merged.copied)
+    assert here.spec(second) == there.spec(second)
+    assert here.state(failed).status == "failed"
+    assert not list(here.root.rglob(".*"))
+    again = merge(here, there.root)
+    assert (again.copied, set(again.present), again.plans) == ((), {first, second, pending}, ())
+    with pytest.raises(UserError, match="is no store"):
+        merge(here, tmp_path)
+
+
+def test_merge_takes_no_file_from_outside_the_job(tmp_path: Path) -> None:
+    here, there = (make_store(tmp_path / name) for name in ("here", "there"))
+    ref = finished(there, count("a"))
+    path = there.folder(ref) / "result.json"
+    content = json.loads(path.read_text())
+    (tmp_path / "secret").write_text("x")
+    path.write_text(json.dumps({**content, "files": {"../../../secret": [1, "0"]}}))
+    merged = merge(here, there.root)
+    assert merged.copied == ()
+    assert "outside" in merged.refused[0]
+
+
+@pytest.mark.slow
+def test_ten_thousand_states_are_read_fast(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    finished(store, count("template"))
+    template = store.folder(count("template").ref)
+    result, state = (json.loads((template / name).read_text()) for name in ("result.json", "state.json"))
+    for number in range(10_000):
+        folder = tmp_path / "count" / f"{number:016x}"
+        folder.mkdir()
+        text = json.dumps({**result, "id": folder.name})
+        (folder / "result.json").write_text(text)
+        (folder / "state.json").write_text(json.dumps({**state, "result_bytes": len(text)}))
+        (folder / "config.yaml").write_bytes((template / "config.yaml").read_bytes())
+    start = time.perf_counter()
+    states = store.states()
+    seconds = time.perf_counter() - start
+    assert len(states) == 10_001
+    assert {state.status for state in states.values()} == {"done"}
+    assert seconds < 2.0
