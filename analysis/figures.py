@@ -32,7 +32,8 @@ METRIC_LABELS = {
     "lpips_vgg": "LPIPS (VGG16) ↓",
     "fid": "FID ↓",
     "kid": "KID ↓",
-    "sharpness": "sharpness (imagined / true)",
+    "one_step_psnr": "PSNR one step ahead (dB) ↑",
+    "sharpness_ratio": "sharpness (imagined / true)",
 }
 """Axis labels; an arrow points to the better side. Other metrics are shown under their own name."""
 
@@ -113,6 +114,33 @@ def draw_drift(
     return ax
 
 
+@dataclass(frozen=True)
+class DriftPanel:
+    """What one panel of a drift figure shows; see `draw_drift`."""
+
+    title: str
+    curves: Mapping[str, Curve]
+    unrelated: float | None = None
+    copy_last: ArrayLike | None = None
+
+
+def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False) -> Figure:
+    """Drift against t, a panel an arm of the study, all on one scale."""
+    if not panels:
+        raise ValueError("no panels to draw")
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(6.4 * columns, 3.0 * rows + 0.3), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+        for panel, ax in zip(panels, axes, strict=False):
+            draw_drift(panel.curves, ax, unrelated=panel.unrelated, copy_last=panel.copy_last, ordered=ordered)
+            ax.set_title(panel.title)
+        for ax in axes[len(panels) :]:
+            ax.set_visible(False)
+    return figure
+
+
 def quality_figure(points: pd.DataFrame, *, ordered: bool = False, labels: Mapping[str, str] = METRIC_LABELS) -> Figure:
     """Quality against the number of denoiser calls a frame: a panel a metric, a line a group, intervals where several seeds give one.
 
@@ -142,7 +170,8 @@ def quality_figure(points: pd.DataFrame, *, ordered: bool = False, labels: Mappi
         for ax in panels.flat[len(metrics) :]:
             ax.remove()
         handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+        if len(handles) > 1:
+            figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
     return figure
 
 

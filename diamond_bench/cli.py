@@ -28,6 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or the path of a YAML file.")]
 
 out = Console(soft_wrap=True, highlight=False)
+out.width = max(out.width, 240)  # a table's numbers are never cut: a narrow terminal wraps its lines, a file takes them as they are
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -185,6 +186,46 @@ def diff(job: str, other: str, overrides: Overrides = None) -> None:
     out.print(shown)
 
 
+@app.command()
+def du(overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say how much disk each kind of job takes, and how much of it `gc` would free."""
+    from diamond_bench.printing import print_usage
+    from diamond_bench.studies.housekeeping import du as measure
+
+    print_usage(out, measure(_store(overrides)), as_json)
+
+
+@app.command()
+def gc(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; remove nothing.")] = False,
+    keep_frames: Annotated[bool, typer.Option("--keep-frames", help="Keep the frames that evaluations were told to keep.")] = False,
+    unplanned: Annotated[bool, typer.Option("--unplanned", help="Also remove jobs in no swept study, and damaged ones.")] = False,
+) -> None:
+    """Free disk: checkpoints of finished jobs, and imagined frames."""
+    from diamond_bench.printing import gigabytes
+    from diamond_bench.studies.housekeeping import gc as collect_garbage
+    from diamond_bench.studies.plan import load_plans
+
+    store = _store(overrides)
+    planned = {ref for plan in load_plans(store.root) for ref in plan.jobs}
+    removals = collect_garbage(store, planned, frames=not keep_frames, unplanned=unplanned, dry_run=dry_run)
+    for removal in removals:
+        out.print(f"{removal.path} ({gigabytes(removal.bytes)}): {removal.reason}", markup=False)
+    say(f"{'would free' if dry_run else 'freed'} {gigabytes(sum(removal.bytes for removal in removals))}")
+
+
+@app.command()
+def merge(other: Annotated[Path, typer.Argument(help="The other store's folder.")], overrides: Overrides = None) -> None:
+    """Bring in another store's finished jobs and plans; nothing here is overwritten."""
+    from diamond_bench.studies.housekeeping import merge as bring_in
+
+    merged = bring_in(_store(overrides), other)
+    for reason in merged.refused:
+        say(f"left out: {reason}")
+    out.print(f"{len(merged.copied)} jobs and {len(merged.plans)} plans copied, {len(merged.present)} jobs were here already")
+
+
 @weights_app.command("list")
 def weights_list(as_json: AsJson = False) -> None:
     """List the weights: found where, or how to get them."""
@@ -233,10 +274,9 @@ def _store(tokens: list[str] | None) -> Any:
 def main() -> None:
     """The console script. A mistake of the user's is one message and exit code 2; Ctrl-C is 130."""
     try:
-        code = app(standalone_mode=False)
+        app()
     except UserError as error:
         err.print(f"diamond-bench: {error}", markup=False, style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)

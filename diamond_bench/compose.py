@@ -108,7 +108,10 @@ def _check_key(override: Override) -> None:
             if value not in groups()[key]:
                 raise UserError(f"{key}={value}: unknown {key}: {nearest(str(value), groups()[key])}")
     elif key not in STUDY_KEYS and "." not in key and key not in ("game", "seed"):
-        raise UserError(f"unknown key {key!r}: {nearest(key, [*groups(), *STUDY_KEYS, *known_keys()])}")
+        inner = [known for known in known_keys() if known.endswith(f".{key}")]
+        top = [group for group in groups() if "/" not in group]
+        hint = f"did you mean {', '.join(inner)}?" if inner else nearest(key, [*top, *STUDY_KEYS])
+        raise UserError(f"unknown key {key!r}: {hint}")
     elif key == "seed":
         raise UserError("seed: a study takes seeds=N (0..N-1) or seeds=[a,b]")
     elif key == "game":

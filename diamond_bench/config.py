@@ -116,7 +116,7 @@ class NetworkConfig:
     attention: tuple[bool, ...] = setting((False, False, False, False))
     """Whether a level's residual blocks have self-attention (the middle always has)."""
     cond_channels: int = setting(256, least=4)
-    """Width of the condition vector; divisible by twice the number of past frames."""
+    """Width of the condition vector; even, and divisible by the number of past frames."""
 
 
 @dataclass(frozen=True)
@@ -357,13 +357,9 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
 
 def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if hint is float and isinstance(value, str) and value in ("inf", ".inf"):
-        value = math.inf
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{path}={value!r}: expected {wanted}")
-    if isinstance(value, float) and math.isnan(value):
+    if hint is float and ((isinstance(value, int) and not isinstance(value, bool)) or value in ("inf", ".inf")):
+        value = float(str(value).removeprefix("."))
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool) or value != value:  # the last is NaN
         raise UserError(f"{path}={value!r}: expected {wanted}")
     least, most = metadata.get("least"), metadata.get("most")
     if (least is not None and value < least) or (most is not None and value > most):

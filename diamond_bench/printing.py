@@ -9,10 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from diamond_bench.studies.estimate import estimate
+from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.overview import StudyStatus
 from diamond_bench.studies.plan import Plan
 from diamond_bench.studies.store import Store
 
+_PARTS = ("artifact", "checkpoint", "frames")
 _COLOURS = {"done": "green", "failed": "red", "damaged": "red", "lost": "yellow", "preempted": "yellow", "running": "cyan"}
 
 
@@ -89,6 +91,25 @@ def status_table(studies: Iterable[StudyStatus]) -> Table:
             about = "; ".join(part for part in (study.labels[ref], progress, left, problem) if part)
             shown.add_row(f"  {ref.kind} {ref.id}", "", f"[{_COLOURS.get(state.status, 'default')}]{state.status}[/]", escape(about))
     return shown
+
+
+def gigabytes(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def print_usage(out: Console, usages: Iterable[Usage], as_json: bool) -> None:
+    """Disk by kind of job."""
+    if as_json:
+        print_json(out, [{"id": u.ref.id, "kind": u.ref.kind, **{name: getattr(u, name) for name in _PARTS}} for u in usages])
+        return
+    kinds: dict[str, list[Usage]] = {}
+    for usage in usages:
+        kinds.setdefault(usage.ref.kind, []).append(usage)
+    shown = table("kind", "jobs", "artifacts", "checkpoints", "frames")
+    for kind, found in kinds.items():
+        shown.add_row(kind, str(len(found)), *(gigabytes(sum(getattr(usage, name) for usage in found)) for name in _PARTS))
+    out.print(shown)
 
 
 def print_frame(out: Console, frame: Any) -> None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "fid", "sharpness_ratio")
 _DRIFT = ("drift", "copy_drift", "unrelated_drift")
 _FINDINGS = ("paper", "small")
-_PANELS_A_ROW = 2
 _VERSION = 1
 """Raised when the figures change, so that reports are drawn anew."""
 
@@ -128,33 +127,20 @@ def _arrays(store: Store, ref: JobRef, file: str, *names: str) -> dict[str, np.n
 
 
 def _drift_figure(plan: SavedPlan, store: Store, lines: list[_Line]) -> "Figure":
-    from matplotlib.figure import Figure
-
     from analysis.curves import mean_curve
-    from analysis.figures import caption_text, draw_drift
+    from analysis.figures import DriftPanel, caption_text, drift_figure
 
-    arms = list(dict.fromkeys(line.arm for line in lines))
-    columns = min(_PANELS_A_ROW, len(arms))
-    rows = -(-len(arms) // columns)
-    figure = Figure(figsize=(6.4 * columns, 3.2 * rows + 0.3), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-    seeds = trajectories = 0
-    for arm, ax in zip(arms, panels, strict=False):
+    panels, seeds, trajectories = [], 0, 0
+    for arm in dict.fromkeys(line.arm for line in lines):
         curves = {}
         for line in (line for line in lines if line.arm == arm):
-            loaded = [
-                _arrays(store, point.jobs["evaluation"], "arrays.npz", "drift", "copy_drift", "unrelated_drift") for point in line.points
-            ]
+            loaded = [_arrays(store, point.jobs["evaluation"], "arrays.npz", *_DRIFT) for point in line.points]
             curves[line.label] = mean_curve(np.stack([arrays["drift"] for arrays in loaded]))
             seeds, trajectories = max(seeds, len(loaded)), loaded[0]["drift"].shape[0]
-        copied, unrelated = loaded[0]["copy_drift"].mean(axis=0), float(loaded[0]["unrelated_drift"].mean())
-        draw_drift(curves, ax, unrelated=unrelated, copy_last=copied, ordered=True)
-        ax.set_title(f"{lines[0].points[0].game}{': ' + arm if arm else ''}")
-    for ax in list(panels)[len(arms) :]:
-        ax.set_visible(False)
-    return _annotated(
-        figure, plan, caption_text(trajectories, seeds, plan.scale, "band: 95% interval of the mean over seeds and trajectories")
-    )
+        title = f"{lines[0].points[0].game}{f': {arm}' if arm else ''}"
+        panels.append(DriftPanel(title, curves, float(loaded[0]["unrelated_drift"].mean()), loaded[0]["copy_drift"].mean(axis=0)))
+    caption = caption_text(trajectories, seeds, plan.scale, "band: 95% interval of the mean over seeds and trajectories")
+    return _annotated(drift_figure(panels, ordered=True), plan, caption)
 
 
 def _grid_figure(plan: SavedPlan, store: Store, lines: list[_Line]) -> "Figure":

@@ -39,9 +39,7 @@ def run(config: Count, context: JobContext) -> Result:
     if start:
         context.say(f"resumed after step {start}")
     for step in range(start, config.steps):
-        if config.ledger:
-            with Path(config.ledger).open("a") as ledger:
-                ledger.write(f"{config.name} {step} {os.getpid()}\n")
+        note(config, step)
         time.sleep(config.pause)
         context.check_owner()
         checkpoint.write_text(str(step + 1))
@@ -53,7 +51,10 @@ def run(config: Count, context: JobContext) -> Result:
     endings = {"user": UserError("steps=3: too few"), "exception": ValueError("two\nlines"), "memory": MemoryError()}
     if config.end in endings and not (context.folder / "mended").exists():
         raise endings[config.end]
-    if config.end == "killed":
+    if config.end == "orphan" and os.fork() == 0:
+        note(config, config.steps)
+        time.sleep(600)
+    if config.end in ("killed", "orphan"):
         os.kill(os.getpid(), signal.SIGKILL)
     if config.end == "stuck":
         time.sleep(600)
@@ -63,6 +64,13 @@ def run(config: Count, context: JobContext) -> Result:
     total = config.steps + sum(int((folder / "total").read_text()) for folder in context.inputs.values())
     (context.folder / "total").write_text(str(total))
     return Result([Row("total", total), Row("infinite", float("inf")), Row("seconds", 1.5, measured=True)], {"nan": float("nan")})
+
+
+def note(config: Count, step: int) -> None:
+    """Writes a line of the ledger: name, step, process."""
+    if config.ledger:
+        with Path(config.ledger).open("a") as ledger:
+            ledger.write(f"{config.name} {step} {os.getpid()}\n")
 
 
 def count(name: str, **values: object) -> JobSpec:

@@ -15,8 +15,6 @@ from diamond_bench.diffusion.objectives import Ddpm, Edm
 from diamond_bench.models.authors_names import network_state
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 
-torch.set_num_threads(1)  # at these sizes, two threads on a busy machine take three times as long
-
 GOLDEN = Path(__file__).parent / "golden"
 ONE_LEVEL = 0.0079  # of 2 / 255
 

@@ -53,7 +53,7 @@ def test_noops_are_no_ops() -> None:
     env = AtariEnv("Breakout", EnvConfig(max_noops=30))
     by_hand = AtariEnv("Breakout", EnvConfig(max_noops=0, frame_skip=1))
     counts = []
-    for seed in range(8):
+    for seed in range(4):
         frame, info = env.reset(seed=seed)
         expected, _ = by_hand.reset(seed=seed)
         for _ in range(info["frame_number"]):
@@ -62,7 +62,7 @@ def test_noops_are_no_ops() -> None:
         np.testing.assert_array_equal(info["ram"], expected_info["ram"])
         counts.append(info["frame_number"])
     assert min(counts) >= 1
-    assert len(set(counts)) > 3
+    assert len(set(counts)) > 2
 
 
 def test_observation_is_the_maximum_of_the_last_two_frames_of_a_skip() -> None:
@@ -108,9 +108,9 @@ def test_one_training_environment_equals_the_authors() -> None:
 
 
 def test_several_environments_equal_single_ones_up_to_the_final_observation() -> None:
-    actions = np.random.default_rng(1).integers(0, 4, (400, 3))
-    together = vector_env("Breakout", EnvConfig(), 3)
-    alone = [vector_env("Breakout", EnvConfig(), 1) for _ in range(3)]
+    actions, config = np.random.default_rng(1).integers(0, 4, (150, 3)), EnvConfig(frame_size=32)
+    together = vector_env("Breakout", config, 3)
+    alone = [vector_env("Breakout", config, 1) for _ in range(3)]
     first, _ = together.reset(seed=7)
     for i, env in enumerate(alone):
         np.testing.assert_array_equal(env.reset(seed=7 + i)[0][0], first[i])
@@ -124,7 +124,7 @@ def test_several_environments_equal_single_ones_up_to_the_final_observation() ->
             if ended[i]:
                 ends += 1
                 np.testing.assert_array_equal(info["final_obs"][i], one_info["final_obs"][0])
-    assert ends > 6
+    assert ends > 4
 
 
 def test_a_lost_life_does_not_reset_the_game() -> None:

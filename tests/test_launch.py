@@ -43,7 +43,7 @@ sys.exit(summary.exit_code)
 
 @pytest.fixture(autouse=True)
 def workers_find_the_fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -153,6 +153,13 @@ def test_a_killed_worker_fails_its_job_and_the_rest_goes_on(store: Store) -> Non
     assert summary.failed == {killed.ref: "killed by signal 9 (out of memory?)"}
     assert summary.done == (well.ref,)
     assert store.state(killed.ref).error == "killed by signal 9 (out of memory?)"
+
+
+def test_children_of_a_killed_worker_hold_nobody_up(store: Store, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    summary = sweep(store, [count("parent", end="orphan", ledger=str(ledger))])
+    assert list(summary.failed.values()) == ["killed by signal 9 (out of memory?)"]
+    assert not any(running(pid) for pid in pids(ledger))
 
 
 def test_two_sweeps_at_once_share_the_work(store: Store, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Policies that collect static data: uniformly random, and scripted experts that read the console's memory. No torch.
 
-A policy is made afresh for each game and called once a step with the (128,) uint8 RAM; it returns an action of the game's minimal
-set. The RAM addresses were found by watching them (they agree with those of Anand et al. 2019, AtariARI).
+A policy is made afresh for each game and called once a step with the (128,) uint8 RAM and the action played before (with epsilon,
+not always its own); it returns an action of the game's minimal set. The RAM addresses were found by watching them; they agree with
+those of Anand et al. 2019 (AtariARI).
 """
 
+import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,28 +15,24 @@ import numpy.typing as npt
 from diamond_bench.errors import UserError, nearest
 
 Ram = npt.NDArray[np.uint8]
-Policy = Callable[[Ram], int]
+Policy = Callable[[Ram, int], int]
+"""(RAM, action really played in the step before; 0 at first) -> action."""
 
 
 class Breakout:
     """Meets the ball where it will come down, with the paddle's centre."""
 
-    _LEFT, _RIGHT, _BOTTOM = 57, 199, 178  # walls and the height at which the paddle meets the ball
+    _LEFT, _RIGHT, _BOTTOM = 57, 199, 178  # walls, and the height at which the paddle meets the ball
     _BRICKS_END = 100  # below this height no brick deflects the ball
-    _MOVE = 12  # pixels the paddle goes in the step of a move, and once more in the step after it
+    _MOVE = 12  # pixels the paddle goes in the step of a move, and again in the step after it
     _CENTRE = 7  # of the paddle, from its RAM position
 
     def __init__(self) -> None:
         self._ball: tuple[int, int] | None = None
-        self._paddle: int | None = None
-        self._last = self._before_last = 0
 
-    def __call__(self, ram: Ram) -> int:
+    def __call__(self, ram: Ram, last_action: int) -> int:
         """NOOP 0, FIRE 1 (while no ball is in play), RIGHT 2, LEFT 3."""
         x, y, paddle = int(ram[99]), int(ram[101]), int(ram[72])
-        if self._paddle is not None:  # what was really played last (epsilon!), told by how far the paddle went
-            self._last = int(np.clip(round((paddle - self._paddle) / self._MOVE) - self._before_last, -1, 1))
-        self._paddle, self._before_last = paddle, self._last
         ball, self._ball = self._ball, (x, y)
         if y == 0:
             self._ball = None
@@ -42,43 +41,54 @@ class Breakout:
         if ball is not None and y > ball[1] and self._BRICKS_END < y < self._BOTTOM:
             steps = (self._BOTTOM - y) / (y - ball[1])
             target = _between_walls(x + (x - ball[0]) * steps, self._LEFT, self._RIGHT)
-        self._last = _steer(target - self._CENTRE - paddle, self._last, self._MOVE)
-        return (0, 2, 3)[self._last]
+        still_to_go = (0, 0, self._MOVE, -self._MOVE)[last_action]
+        return (0, 2, 3)[_direction(target - self._CENTRE - paddle - still_to_go, self._MOVE / 2)]
 
 
 class Pong:
-    """Meets the ball with the paddle's lower end, which sends it back at an angle; waits in the middle meanwhile."""
+    """Meets the ball with the paddle's upper end, which sends it back too steeply for the opponent; waits in the middle meanwhile."""
 
     _TOP, _BOTTOM, _PADDLE_X = 44, 204, 188
-    _MIDDLE = 124
-    _MOVE = 10
-    _AIM = 12  # where the ball shall hit, from the paddle's RAM position
+    _MIDDLE = 117  # the paddle's waiting position
+    _LAG = (9.0, 10.3, 2.7)  # pixels the paddle goes for a move in the step of it and in the two steps after
+    _DIRECTIONS = (0, 0, -1, 1, -1, 1)  # of NOOP, FIRE, RIGHT (up), LEFT (down), RIGHTFIRE, LEFTFIRE
+    _PLANS = tuple(itertools.product((0, 1, -1), repeat=3))
 
     def __init__(self) -> None:
         self._ball: tuple[int, int] | None = None
         self._last = 0
 
-    def __call__(self, ram: Ram) -> int:
-        """FIRE 1 (serves; else does nothing), RIGHT 2 (up), LEFT 3 (down), NOOP 0."""
+    def __call__(self, ram: Ram, last_action: int) -> int:
+        """FIRE 1 (serves), NOOP 0, RIGHT 2 (up), LEFT 3 (down)."""
         x, y, paddle = int(ram[49]), int(ram[54]), int(ram[51])
         ball, self._ball = self._ball, (x, y)
+        before, self._last = self._last, self._DIRECTIONS[last_action]
         if x == 0 or y == 0:
-            self._ball, self._last = None, 0
+            self._ball = None
             return 1
-        target: float = y
-        if ball is not None and x < ball[0]:
-            target = self._MIDDLE
-        elif ball is not None and x > ball[0]:
+        target, steps = float(self._MIDDLE), math.inf
+        if ball is not None and x > ball[0]:
             steps = (self._PADDLE_X - x) / (x - ball[0])
             target = _between_walls(y + (y - ball[1]) * steps, self._TOP, self._BOTTOM)
-        self._last = _steer(target - self._AIM - paddle, self._last, self._MOVE)
-        return (0, 3, 2)[self._last]
+        if 0 < steps <= 3:  # all sequences of moves until the ball arrives
+            plan = min(self._PLANS, key=lambda plan: abs(self._arrival(paddle, before, plan, steps) - target))
+            return (0, 3, 2)[plan[0]]
+        still_to_go = (self._LAG[1] + self._LAG[2]) * self._last + self._LAG[2] * before
+        return (0, 3, 2)[_direction(target - paddle - still_to_go, 6.0)]
+
+    def _arrival(self, paddle: float, before: int, plan: tuple[int, ...], steps: float) -> float:
+        """Where the paddle is `steps` steps (at most 3) from now if it moves by `plan`."""
+        moves = (before, self._last, *plan)
+        for i in range(math.ceil(steps)):
+            change = self._LAG[0] * moves[i + 2] + self._LAG[1] * moves[i + 1] + self._LAG[2] * moves[i]
+            paddle += min(1.0, steps - i) * change
+        return paddle
 
 
 class Freeway:
     """Always walks up; cars only push back."""
 
-    def __call__(self, ram: Ram) -> int:
+    def __call__(self, ram: Ram, last_action: int) -> int:
         """NOOP 0, UP 1, DOWN 2."""
         return 1
 
@@ -103,7 +113,7 @@ class Boxing:
     def __init__(self) -> None:
         self._punch = False
 
-    def __call__(self, ram: Ram) -> int:
+    def __call__(self, ram: Ram, last_action: int) -> int:
         """One of the 18 actions."""
         right, down = int(ram[33]) - int(ram[32]), int(ram[35]) - int(ram[34])
         side = 1 if right >= 0 else -1
@@ -121,10 +131,9 @@ def _between_walls(position: float, low: float, high: float) -> float:
     return low + (folded if folded <= width else 2 * width - folded)
 
 
-def _steer(error: float, last: int, move: float) -> int:
-    """-1, 0 or 1: the direction that brings a paddle with one step of lag nearest to its target."""
-    remaining = error - move * last  # what the last move still does
-    return 0 if abs(remaining) <= move / 2 else 1 if remaining > 0 else -1
+def _direction(error: float, tolerance: float) -> int:
+    """-1, 0 or 1: where to go to make a distance smaller; 0 within the tolerance."""
+    return 0 if abs(error) <= tolerance else 1 if error > 0 else -1
 
 
 EXPERTS: dict[str, Callable[[], Policy]] = {
@@ -137,7 +146,7 @@ EXPERTS: dict[str, Callable[[], Policy]] = {
 
 
 def _random(game: str, num_actions: int, rng: np.random.Generator) -> Policy:
-    return lambda ram: int(rng.integers(num_actions))
+    return lambda ram, last_action: int(rng.integers(num_actions))
 
 
 def _expert(game: str, num_actions: int, rng: np.random.Generator) -> Policy:
@@ -173,11 +182,13 @@ class EpsilonGreedy:
         """`random_start`: number of random steps at the start."""
         self._policy, self._epsilon, self._random_left = policy, epsilon, random_start
         self._num_actions, self._rng = num_actions, rng
+        self._last = 0
 
     def __call__(self, ram: Ram) -> int:
         """The action to play; the policy sees every step, also those it does not decide."""
-        action = self._policy(ram)
+        action = self._policy(ram, self._last)
         coin, other = self._rng.random(), int(self._rng.integers(self._num_actions))
         at_random = self._random_left > 0 or coin < self._epsilon
         self._random_left -= 1
-        return other if at_random else action
+        self._last = other if at_random else action
+        return self._last

@@ -1,5 +1,6 @@
 """From arrays of per-frame errors to the rows of the results table."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -35,7 +36,8 @@ def rollout_rows(metrics: Sequence[str], errors: Arrays, baseline: str = "") -> 
             rows += [Row("psnr", float(psnr(float(errors["mse"].mean()))), baseline=baseline)]
             rows += [Row("psnr_final", float(psnr(float(errors["mse"][:, -1].mean()))), baseline=baseline)]
     if not baseline:
-        rows.append(Row("sharpness_ratio", float(errors["sharpness"].mean() / errors["true_sharpness"].mean())))
+        true = float(errors["true_sharpness"].mean())
+        rows.append(Row("sharpness_ratio", float(errors["sharpness"].mean()) / true if true > 0 else math.nan))
     return rows
 
 

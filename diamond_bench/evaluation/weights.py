@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,6 @@ WEIGHTS: dict[str, Weights] = {
         {"weights-inception-2015-12-05-6726825d.pth": "6726825d", "pt_inception-2015-12-05-6726825d.pth": "6726825d"},
     ),
 }
-
-METRICS: dict[str, str | None] = {"drift": None, "psnr": None, "ssim": None} | {w.metric: name for name, w in WEIGHTS.items()}
-"""The metrics an evaluation may ask for, each with the weights it needs. `lpips` is AlexNet's, `fid` is FID and KID."""
 
 
 @dataclass(frozen=True)
@@ -153,4 +151,4 @@ def require(metrics: Sequence[str]) -> None:
             for metric, s in wanting.items()
         ]
         kept = ",".join(metric for metric in metrics if metric not in wanting) or "drift"
-        raise UserError("\n".join([*lines, f"or leave {' and '.join(wanting)} out: evaluation.metrics=[{kept}]"]))
+        raise UserError("\n".join([*lines, f"or leave {' and '.join(wanting)} out: metrics=[{kept}]"]))

@@ -100,7 +100,9 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     context.progress(0, 1, "loading the model and the references")
     model = load_world_model(model_folder(context.inputs["world_model"], settings.milestone), config.execution.precision, device)
     distances = {name: lpips_network(net, device) for name, net in _LPIPS.items() if name in settings.metrics}
-    metrics = Metrics(settings.metrics, distances, inception_features(device) if "fid" in settings.metrics else None)
+    inception = {"fid": inception_features(device)} if "fid" in settings.metrics else {}
+    networks = {**distances, **inception}
+    metrics = Metrics(settings.metrics, distances, inception.get("fid"))
     layout = load_info(dataset).content["heldout"]
     heldout = load_split(dataset, "heldout")
     num = max(settings.num_trajectories, settings.num_sample_starts)
@@ -126,6 +128,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
         "horizon": settings.horizon,
         "one_step_windows": len(one_step),
         "samples_per_start": settings.num_samples,
+        "weights": {name: network.sha256 for name, network in networks.items()},
     }
     return work, facts
 

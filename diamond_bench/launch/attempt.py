@@ -134,6 +134,7 @@ def _set_threads(spec: JobSpec) -> int:
     """CPU threads are a function of the config alone (their number moves the last bits of results)."""
     threads = getattr(spec.config, "execution", ExecutionConfig()).num_threads
     torch: Any = sys.modules.get("torch")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by a torch that is imported later, and by children
     if torch is not None:
         torch.set_num_threads(threads)
     return int(threads)

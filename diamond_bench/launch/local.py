@@ -19,6 +19,7 @@ from diamond_bench.studies.store import Store
 _TICK_SECONDS = 0.5
 _POLL_SECONDS = 2.0
 _LEAVE_SECONDS = 20.0
+_MOST_FALSE_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,7 @@ class _Pool:
         self._interrupts = interrupts
         """Signals that asked the sweep to stop."""
         self._stops_told = 0
+        self._false_starts = 0
         self._heard: queue.Queue[tuple[WorkerProcess, Event | None]] = queue.Queue()
         self._slots: list[WorkerProcess | None] = [None] * len(devices)
         self._retired: list[WorkerProcess] = []
@@ -305,7 +307,9 @@ class _Pool:
         self._drop(worker)
         ref, worker.job = worker.job, None
         if not worker.ready and not self._interrupts.count:
-            raise UserError(f"a worker process could not start ({worker.death()}):\n{worker.last_words()}")
+            self._false_starts += 1
+            if not worker.killed or self._false_starts >= _MOST_FALSE_STARTS:
+                raise UserError(f"a worker process could not start ({worker.death()}):\n{worker.last_words()}")
         if ref is None:
             return
         if self._interrupts.count:

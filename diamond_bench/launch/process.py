@@ -74,6 +74,11 @@ class WorkerProcess:
             self.reap()
             time.sleep(0.02)
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it."""
+        return self._process.wait() < 0
+
     def death(self) -> str:
         """How the process ended, in words."""
         code = self._process.wait()

@@ -3,38 +3,22 @@
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.models.shape import check_network
+from diamond_bench.studies.metrics import METRICS
 
-METRICS = ("drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid")
+LEAST_FID_IMAGES = 2048
 
 
 def check_run(config: RunConfig) -> None:
     """Raises UserError naming the first pair of settings that cannot go together."""
-    _check_network(config)
+    check_network(config.network, config.conditioning.num_frames)
     _check_training(config)
     _check_evaluation(config)
     check_sampler(config.sampler, config.objective)
     if config.data.dataset is None:
-        from diamond_bench.envs.games import check_policy
+        from diamond_bench.envs.games import check_policy  # reads the games of ale-py
 
         check_policy(config.data.policy, config.game)
-
-
-def _check_network(config: RunConfig) -> None:
-    network, past = config.network, config.conditioning.num_frames
-    lengths = {"depths": len(network.depths), "channels": len(network.channels), "attention": len(network.attention)}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"network: depths, channels and attention need one entry a level, got {lengths}")
-    if network.cond_channels % past or network.cond_channels % 2:
-        raise UserError(
-            f"network.cond_channels={network.cond_channels}: must be even and divisible by conditioning.num_frames={past} "
-            f"(each past action gets an equal share of the condition vector); {2 * past * max(1, network.cond_channels // (2 * past))} fits"
-        )
-    wide = [c for c in network.channels if c > 32 and c % (c // 32)]
-    if wide:
-        raise UserError(f"network.channels={list(network.channels)}: {wide[0]} does not split into {wide[0] // 32} groups (group norm)")
-    deepest = 2 ** (len(network.channels) - 1)
-    if config.env.frame_size < deepest:
-        raise UserError(f"env.frame_size={config.env.frame_size}: {len(network.channels)} network levels need at least {deepest} pixels")
 
 
 def _check_training(config: RunConfig) -> None:
@@ -66,7 +50,19 @@ def _check_evaluation(config: RunConfig) -> None:
     _at_most("evaluation.num_trajectories", evaluation.num_trajectories, "data.num_references", data.num_references)
     _at_most("evaluation.num_sample_starts", evaluation.num_sample_starts, "data.num_references", data.num_references)
     frames = evaluation.num_trajectories * evaluation.horizon
-    if "fid" in evaluation.metrics and evaluation.num_fid_images > frames:
+    if "fid" not in evaluation.metrics:
+        return
+    if evaluation.num_fid_images < LEAST_FID_IMAGES:
+        raise UserError(
+            f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {LEAST_FID_IMAGES} images "
+            "(with fewer, the covariance of its 2048 features is singular)"
+        )
+    if evaluation.num_fid_images > data.num_train_frames:
+        raise UserError(
+            f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of FID takes as many frames of the training data, "
+            f"which has {data.num_train_frames} (data.num_train_frames)"
+        )
+    if evaluation.num_fid_images > frames:
         others = ",".join(metric for metric in evaluation.metrics if metric != "fid")
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "

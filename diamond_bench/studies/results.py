@@ -33,13 +33,14 @@ def collect(plan: SavedPlan, store: Store) -> "pd.DataFrame":
         return stored[ref]
 
     seen: set[tuple[Any, ...]] = set()
-    rows = []
+    rows: list[list[Any]] = []
+    of_baselines: list[list[Any]] = []
     for point in plan.points:
         for role in _ROLES:
             found = result(point.jobs[role])
-            if found is not None:
-                rows += list(_rows(plan, point, point.jobs[role], found, seen))
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *(f"axis.{name}" for name in plan.axes)])
+            for row in () if found is None else _rows(plan, point, point.jobs[role], found, seen):
+                (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
+    table = pd.DataFrame(rows + of_baselines, columns=[*COLUMNS, *(f"axis.{name}" for name in plan.axes)])
     return table.astype({"seed": "Int64", "value": "float64", "measured": "bool"})
 
 

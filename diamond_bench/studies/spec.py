@@ -193,7 +193,8 @@ def points(study: Study) -> Iterator[tuple[str, str, dict[str, Any], dict[str, A
         fixed = {axis.name: keys[axis.key] for axis in study.axes if axis.key in keys}
         free = [axis for axis in study.axes if axis.name not in fixed]
         for values in itertools.product(*(axis.values for axis in free)):
-            at = {**fixed, **{axis.name: value for axis, value in zip(free, values, strict=True)}}
+            drawn = {axis.name: value for axis, value in zip(free, values, strict=True)}
+            at = {axis.name: fixed.get(axis.name, drawn.get(axis.name)) for axis in study.axes}
             label = ", ".join(f"{axis.name}={_short(at[axis.name])}" for axis in study.axes)
             name = ", ".join(part for part in (arm, label) if part) or "default"
             yield name, arm, at, {**study.settings, **keys, **{axis.key: at[axis.name] for axis in study.axes}}

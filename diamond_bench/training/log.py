@@ -39,7 +39,7 @@ class TrainingLog:
 
     def pending(self) -> torch.Tensor:
         """What is in no line yet, for a checkpoint (on the CPU: the device is waited for). Raises NotFinite."""
-        values = self._values[: self._held].cpu()
+        values = self._values[: self._held].cpu().clone()
         wrong = (~torch.isfinite(values)).any(dim=1).nonzero()
         if len(wrong):
             index = int(wrong[0])

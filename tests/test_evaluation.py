@@ -1,0 +1,195 @@
+"""The evaluation job, with predictors whose errors are known beforehand in place of a trained model."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diamond_bench.config import ConditioningConfig, EdmObjective, EvaluationConfig, NetworkConfig
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.diffusion.quantization import quantize
+from diamond_bench.errors import UserError
+from diamond_bench.jobs import evaluate_world_model as job
+from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.studies.kinds import EvaluateWorldModel
+from diamond_bench.world_model import Description
+
+CONTEXT, HORIZON = 3, 6
+SETTINGS = EvaluationConfig(
+    metrics=("drift", "psnr", "ssim"),
+    num_trajectories=5,
+    horizon=HORIZON,
+    batch_size=2,
+    num_one_step=7,
+    num_samples=2,
+    num_sample_starts=3,
+    sample_horizon=2,
+)
+CONFIG = EvaluateWorldModel(evaluation=SETTINGS)
+
+
+def episodes(num: int, rows: int, first: int) -> EpisodeSet:
+    """Videos of a square that moves one pixel a frame, its level telling the episode: every frame is its own."""
+    frames = torch.zeros(num * rows, 3, 16, 16, dtype=torch.uint8)
+    for e in range(num):
+        for t in range(rows):
+            x = t % 12
+            frames[e * rows + t, :, x : x + 4, 2:9] = 40 + 5 * (first + e) + t % 3
+    flags = torch.zeros(len(frames), dtype=torch.bool)
+    actions = torch.arange(len(frames)) % 4
+    return EpisodeSet(frames, actions, torch.zeros(len(frames)), flags, flags, torch.arange(num) * rows, torch.full((num,), rows))
+
+
+class Predictor:
+    """In place of a trained world model: each frame is a function of the last one and of the noise."""
+
+    num_frames = 2
+    description = Description(EdmObjective(), ConditioningConfig(num_frames=2), NetworkConfig(), 4)
+
+    def __init__(self, level: float = 0.0, noise: float = 0.0) -> None:
+        self.level, self.noise = level, noise
+
+    def imagine(self, past: torch.Tensor, actions: torch.Tensor, sampler: object, noise: Any) -> Iterator[torch.Tensor]:
+        assert past.shape[1] == 2
+        frame = past[:, -1]
+        for _ in range(actions.shape[1] - 1):
+            frame = quantize(frame + self.level + self.noise * noise(), "round")
+            yield frame
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, EpisodeSet]:
+    splits = {"train": episodes(2, 30, first=20), "heldout": episodes(3, 20, first=0)}
+    info = type("Info", (), {"content": {"heldout": {"reference_context": CONTEXT, "reference_horizon": HORIZON, "refused_as_leaks": 0}}})
+    monkeypatch.setattr(job, "load_split", lambda folder, split: splits[split])
+    monkeypatch.setattr(job, "load_info", lambda folder: info)
+    return splits
+
+
+def evaluate(
+    folder: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, config: EvaluateWorldModel = CONFIG, **context: Any
+) -> Result:
+    monkeypatch.setattr(job, "load_world_model", lambda *_: predictor)
+    folder.mkdir(exist_ok=True)
+    return job.run(config, JobContext(folder, {"dataset": folder, "world_model": folder}, **context))
+
+
+def numbers(result: Result) -> dict[tuple[str, str], float]:
+    return {(row.metric, row.baseline): row.value for row in result.rows if not row.measured}
+
+
+def test_a_model_that_repeats_the_last_frame_scores_as_the_baseline_does(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = numbers(evaluate(tmp_path / "e", Predictor(), monkeypatch))
+    for metric in ("drift", "drift_final", "psnr", "ssim", "one_step_psnr"):
+        assert found[metric, ""] == found[metric, "copy-last-frame"]
+    assert found["sharpness_ratio", ""] == pytest.approx(1.0, abs=0.1)
+    assert found["drift_best_of_k", ""] == found["drift_mean_of_k", ""]
+    assert found["drift", "unrelated-frames"] > 0
+
+
+def test_drift_and_psnr_are_what_they_are_by_hand(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(tmp_path / "e", Predictor(), monkeypatch)
+    arrays = np.load(tmp_path / "e" / "arrays.npz")
+    frames = data["heldout"].frames.double() / 255
+    starts = [row + offset for row in (0, 20, 40) for offset in (0, 9)]
+    by_hand = {}
+    for start in starts:
+        last = frames[start + CONTEXT - 1]
+        errors = [float((frames[start + CONTEXT + t] - last).abs().mean()) for t in range(HORIZON)]
+        by_hand[tuple(round(error, 5) for error in errors)] = start
+    assert arrays["drift"].shape == (5, HORIZON)
+    seen = [by_hand[tuple(round(float(error), 5) for error in row)] for row in arrays["drift"]]
+    assert len(set(seen)) == 5
+    result = numbers(evaluate(tmp_path / "e", Predictor(), monkeypatch))
+    assert result["psnr", ""] == pytest.approx(10 * np.log10(1 / arrays["mse"].mean()), abs=1e-3)
+    assert result["drift_final", ""] == pytest.approx(arrays["drift"][:, -1].mean(), abs=1e-6)
+
+
+def test_one_step_psnr_pools_the_error_over_all_windows(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, evaluation=replace(SETTINGS, num_one_step=0))
+    result = evaluate(tmp_path / "e", Predictor(), monkeypatch, config)
+    frames = data["heldout"].frames.double().reshape(3, 20, -1) / 255
+    mse = (frames[:, CONTEXT:] - frames[:, CONTEXT - 1 : -1]).square().mean()
+    assert numbers(result)["one_step_psnr", ""] == pytest.approx(float(10 * torch.log10(1 / mse)), abs=1e-4)
+    assert result.info["one_step_windows"] == 3 * (20 - CONTEXT)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_no_number_depends_on_the_batch_size(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    predictor = Predictor(noise=0.2)
+    two = evaluate(tmp_path / "two", predictor, monkeypatch)
+    other = evaluate(tmp_path / "other", predictor, monkeypatch, replace(CONFIG, evaluation=replace(SETTINGS, batch_size=batch_size)))
+    assert numbers(two) == pytest.approx(numbers(other), rel=1e-12)
+    assert np.array_equal(np.load(tmp_path / "two" / "arrays.npz")["drift"], np.load(tmp_path / "other" / "arrays.npz")["drift"])
+
+
+def test_trajectories_and_samples_have_noise_of_their_own(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data["heldout"].frames[:] = 100 + torch.arange(60, dtype=torch.uint8)[:, None, None, None]  # the context tells rows apart, barely
+    found = numbers(evaluate(tmp_path / "e", Predictor(noise=0.2), monkeypatch))
+    arrays = np.load(tmp_path / "e" / "arrays.npz")
+    assert len({round(float(value), 7) for value in arrays["samples_drift"].flatten()}) == arrays["samples_drift"].size
+    assert found["drift_best_of_k", ""] < found["drift_mean_of_k", ""]
+    other = replace(CONFIG, evaluation=replace(SETTINGS, seed=1))
+    assert numbers(evaluate(tmp_path / "o", Predictor(noise=0.2), monkeypatch, other)) != found
+
+
+def test_an_interrupted_evaluation_ends_with_the_same_numbers_and_redoes_no_finished_part(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(tmp_path / "whole", Predictor(noise=0.1), monkeypatch)
+    for stop in (2, 9, 14, 22):
+        ticks: list[int] = []
+        with pytest.raises(Interrupted):
+            evaluate(
+                tmp_path / "parts",
+                Predictor(noise=0.1),
+                monkeypatch,
+                progress=lambda done, total, text, ticks=ticks: ticks.append(done),
+                should_stop=lambda stop=stop, ticks=ticks: ticks[-1] >= stop,
+            )
+    (tmp_path / "parts" / "checkpoint" / "one-step-000000.npz").write_bytes(b"half a file")
+    said: list[str] = []
+    parts = evaluate(tmp_path / "parts", Predictor(noise=0.1), monkeypatch, say=said.append)
+    assert any("damaged" in line for line in said)
+    assert numbers(parts) == numbers(whole)
+    assert (tmp_path / "parts" / "arrays.npz").read_bytes() == (tmp_path / "whole" / "arrays.npz").read_bytes()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "checkpoint").glob("*.npz")}
+    evaluate(tmp_path / "parts", Predictor(noise=0.1), monkeypatch)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "checkpoint").glob("*.npz")} == kept
+
+
+def test_progress_adds_up(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(tmp_path / "e", Predictor(), monkeypatch, progress=lambda done, total, text: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _ in seen[1:]] == list(range(1, seen[-1][1] + 1))
+
+
+def test_more_references_than_the_data_holds_are_refused(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"7 reference trajectories .* hold 6"):
+        evaluate(tmp_path / "e", Predictor(), monkeypatch, replace(CONFIG, evaluation=replace(SETTINGS, num_trajectories=7)))
+
+
+def test_kept_frames_and_pictures(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, evaluation=replace(SETTINGS, keep_frames=True))
+    evaluate(tmp_path / "e", Predictor(), monkeypatch, config)
+    frames = np.load(tmp_path / "e" / "frames.npy")
+    assert frames.shape == (5, HORIZON, 3, 16, 16)
+    pictured = np.load(tmp_path / "e" / "media" / "frames.npz")
+    assert pictured["true"].shape == pictured["imagined"].shape == (4, HORIZON, 16, 16, 3)
+    assert np.array_equal(pictured["imagined"], frames[:4].transpose(0, 1, 3, 4, 2))
+    assert (tmp_path / "e" / "media" / "rollout.mp4").stat().st_size > 0

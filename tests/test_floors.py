@@ -1,0 +1,88 @@
+"""The floors of docs/architecture.md: an import may go down, never up; planning takes no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = [  # top floor first; rooms of one floor do not import each other
+    {"diamond_bench.__main__"},
+    {"diamond_bench.cli"},
+    {"diamond_bench.printing"},
+    {"diamond_bench.report"},
+    {"diamond_bench.launch"},
+    {"diamond_bench.jobs"},
+    {"diamond_bench.training", "diamond_bench.evaluation"},
+    {"diamond_bench.world_model"},
+    {"diamond_bench.studies"},
+    {"diamond_bench.data"},
+    {"diamond_bench.envs"},
+    {"diamond_bench.diffusion"},
+    {"diamond_bench.models"},
+    {"diamond_bench.compose"},
+    {"diamond_bench.config"},
+    {"diamond_bench.errors"},
+    {"analysis"},
+]
+_FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: str) -> str | None:
+    return next((room for room in _FLOOR if module == room or module.startswith(f"{room}.")), None)
+
+
+def imports(file: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def goes_up(module: str, imported: str) -> bool:
+    here, there = room_of(module), room_of(imported)
+    return here is not None and there is not None and here != there and _FLOOR[there] <= _FLOOR[here]
+
+
+def modules() -> list[tuple[str, Path]]:
+    files = [file for top in ("diamond_bench", "analysis", "paper_figures") for file in (ROOT / top).rglob("*.py")]
+    return [(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), file) for file in files]
+
+
+def test_imports_only_go_down() -> None:
+    wrong = [f"{module} imports {name}" for module, file in modules() for name in imports(file) if goes_up(module, name)]
+    assert not wrong
+
+
+def test_an_import_that_goes_up_is_noticed() -> None:
+    assert goes_up("diamond_bench.models.unet", "diamond_bench.training.log.TrainingLog")
+    assert goes_up("analysis.pixels", "diamond_bench.errors.UserError")
+    assert not goes_up("diamond_bench.jobs.parts", "diamond_bench.errors.UserError")
+
+
+def test_every_module_has_a_room() -> None:
+    homeless = [m for m, _ in modules() if room_of(m) is None and m not in ("diamond_bench", "paper_figures")]
+    assert not homeless
+
+
+def test_no_file_grows_past_one_sitting() -> None:
+    long = {file.name: n for _, file in modules() if (n := len(file.read_text().splitlines())) > 400}
+    assert not long
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["studies"], ["sweep", "sampling_steps", "--dry-run", "--json"], ["--help"]],
+    ids=["studies", "plan", "help"],
+)
+def test_planning_imports_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['diamond-bench', *{arguments!r}]\nfrom diamond_bench.cli import main\ntry:\n    main()\nexcept SystemExit: pass\n"
+    code += "heavy = {'torch', 'torchmetrics', 'matplotlib'} & set(sys.modules); print('HEAVY', sorted(heavy), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "HEAVY []" in done.stderr

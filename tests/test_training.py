@@ -1,0 +1,196 @@
+"""Training: the optimiser's groups and warm-up, checkpoints, logs, and exact resume."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from golden_files import GOLDEN
+from torch import nn
+
+from diamond_bench.config import EdmObjective, NetworkConfig, TrainingConfig
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.errors import UserError
+from diamond_bench.jobs import train_world_model as job
+from diamond_bench.jobs.context import Interrupted, JobContext
+from diamond_bench.studies.kinds import TrainWorldModel
+from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from diamond_bench.training.log import NotFinite, TrainingLog
+from diamond_bench.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
+
+TRAINING = TrainingConfig(
+    num_steps=9, batch_size=2, learning_rate=1e-3, milestones=(0.5, 1.0), checkpoint_every=3, log_every=2, warmup_steps=4
+)
+CONFIG = TrainWorldModel(
+    seed=0, network=NetworkConfig(depths=(1, 1), channels=(8, 8), attention=(False, False), cond_channels=8), training=TRAINING
+)
+
+
+def test_decay_is_for_weights_of_linear_convolution_and_lstm_layers_alone() -> None:
+    from diamond_bench.config import ConditioningConfig
+    from diamond_bench.models.authors_names import network_name
+    from diamond_bench.world_model import build_world_model
+
+    expected = json.loads((GOLDEN / "optimizer_groups.json").read_text())["denoiser"]
+    model = build_world_model(EdmObjective(), ConditioningConfig(), NetworkConfig(), num_actions=4)
+    network = model.denoiser.network  # type: ignore[attr-defined]
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, 0.01)
+    for group, key in zip(groups, ("decay", "no_decay"), strict=True):
+        theirs = {network_name(name.removeprefix("inner_model.")) for name in expected[key]}
+        assert {names[p] for p in group["params"]} == theirs  # type: ignore[attr-defined]
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+    lstm = parameter_groups(nn.LSTM(3, 4), 1.0)
+    assert len(lstm[0]["params"]) == 2  # type: ignore[arg-type]
+
+
+def test_warm_up_starts_from_exactly_zero() -> None:
+    layer = nn.Linear(2, 2)
+    optimizer = make_optimizer(layer, TRAINING)
+    before = layer.weight.detach().clone()
+    rates = []
+    for step in range(6):
+        rates.append(set_learning_rate(optimizer, TRAINING, step))
+        layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        if step == 0:
+            assert torch.equal(layer.weight, before)
+    assert rates == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+    assert not torch.equal(layer.weight, before)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"x": torch.full((2,), float(step))})
+    newest = sorted(tmp_path.glob("step-*.pt"))
+    assert len(newest) == 2
+    content = bytearray(newest[-1].read_bytes())
+    content[len(content) // 2] ^= 1
+    newest[-1].write_bytes(content)
+    said: list[str] = []
+    found = load_checkpoint(tmp_path, said.append)
+    assert found is not None
+    assert found[0] == 2
+    assert found[1]["x"].tolist() == [2.0, 2.0]
+    assert "damaged" in said[0]
+    assert newest[-1].with_suffix(".damaged").exists()
+
+
+def test_the_log_is_cut_to_the_checkpoint_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    def log(step: int, pending: torch.Tensor) -> TrainingLog:
+        return TrainingLog(tmp_path, ("loss",), 3, step, pending)
+
+    first = log(0, torch.zeros(0, 1))
+    for step in range(1, 5):
+        first.add(torch.tensor(float(step)))
+    pending = first.pending()
+    for step in range(5, 8):
+        first.add(torch.tensor(float(step)))
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+    second = log(4, pending)
+    for step in range(5, 8):
+        second.add(torch.tensor(float(step)))
+    second.write()
+    second.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 3, "loss": 2.0}, {"step": 6, "loss": 5.0}, {"step": 7, "loss": 7.0}]
+
+
+def test_the_log_names_the_update_that_was_not_finite(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path, ("loss", "grad_norm"), 10, 20, torch.zeros(0, 2))
+    log.add(torch.tensor(1.0), torch.tensor(1.0))
+    log.add(torch.tensor(1.0), torch.tensor(float("inf")))
+    log.add(torch.tensor(float("nan")), torch.tensor(1.0))
+    with pytest.raises(NotFinite, match=r"update 22: .*grad_norm inf"):
+        log.pending()
+    log.close()
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> EpisodeSet:
+    """40 frames of noise in two episodes, in place of a dataset on disk."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (40, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    flags = torch.zeros(40, dtype=torch.bool)
+    episodes = EpisodeSet(
+        frames,
+        torch.randint(0, 4, (40,), generator=generator),
+        torch.zeros(40),
+        flags,
+        flags,
+        torch.tensor([0, 25]),
+        torch.tensor([25, 15]),
+    )
+    monkeypatch.setattr(job, "load_split", lambda folder, split: episodes)
+    monkeypatch.setattr(job, "load_info", lambda folder: type("Info", (), {"num_actions": 4, "num_train_frames": 40}))
+    return episodes
+
+
+def train(folder: Path, stop_after: int | None = None, config: TrainWorldModel = CONFIG) -> list[int]:
+    """Runs the job, asked to stop after that many updates; returns the progress it reported."""
+    folder.mkdir(exist_ok=True)
+    seen: list[int] = []
+    context = JobContext(
+        folder,
+        {"dataset": folder},
+        "cpu",
+        progress=lambda done, total, text: seen.append(done),
+        should_stop=lambda: stop_after is not None and seen[-1] >= stop_after,
+        say=lambda text: None,
+    )
+    job.run(config, context)
+    return seen
+
+
+def artifact(folder: Path) -> dict[str, bytes]:
+    files = [*folder.glob("models/*/*"), folder / "metrics.jsonl"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 8])
+def test_an_interrupted_training_ends_with_the_same_bytes(data: EpisodeSet, tmp_path: Path, stop_after: int) -> None:
+    train(tmp_path / "whole")
+    with pytest.raises(Interrupted, match=f"update {stop_after} of 9"):
+        train(tmp_path / "parts", stop_after)
+    assert train(tmp_path / "parts")[0] == stop_after + 1
+    whole, parts = artifact(tmp_path / "whole"), artifact(tmp_path / "parts")
+    assert set(whole) >= {"models/0.5/model.safetensors", "models/1/model.safetensors", "metrics.jsonl"}
+    assert parts == whole
+
+
+def test_another_seed_gives_other_weights(data: EpisodeSet, tmp_path: Path) -> None:
+    train(tmp_path / "a")
+    train(tmp_path / "b", config=replace(CONFIG, seed=1))
+    assert artifact(tmp_path / "a")["models/1/model.safetensors"] != artifact(tmp_path / "b")["models/1/model.safetensors"]
+
+
+def test_a_loss_that_is_no_number_stops_the_job_and_keeps_the_last_good_checkpoint(
+    data: EpisodeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diamond_bench.diffusion.denoiser import Denoiser
+
+    sound, calls = Denoiser.training_loss, []
+
+    def breaks(self: Denoiser, *arguments: object) -> object:
+        calls.append(1)
+        loss, metrics = sound(self, *arguments)  # type: ignore[arg-type]
+        return (loss * float("nan") if len(calls) == 5 else loss), metrics
+
+    monkeypatch.setattr(Denoiser, "training_loss", breaks)
+    with pytest.raises(UserError, match=r"update 5: not finite .*step-000000004"):
+        train(tmp_path / "t")
+    found = load_checkpoint(tmp_path / "t" / "checkpoint", print)
+    assert found is not None
+    assert found[0] == 4  # the milestone at half of 9 updates
+    assert all(torch.isfinite(value).all() for value in found[1]["denoiser"].values())
+
+
+def test_training_lowers_the_loss_on_a_still_picture(data: EpisodeSet, tmp_path: Path) -> None:
+    data.frames.copy_(data.frames[:1].expand_as(data.frames))
+    config = replace(CONFIG, training=replace(TRAINING, num_steps=150, batch_size=8, log_every=25, checkpoint_every=1000))
+    train(tmp_path / "t", config=config)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.7 * losses[0]
