@@ -131,6 +131,8 @@ class TrainingConfig:
     adam_epsilon: float = setting(1e-8, least=0.0)
     warmup_steps: int = setting(100, least=0)
     """Linear from exactly 0: the first update changes only the optimiser's state."""
+    cooldown: float = setting(0.0, least=0.0, most=1.0)
+    """Last share of the updates over which the rate falls linearly to 0; the authors keep it constant."""
     max_grad_norm: float = setting(1.0, least=0.0)
     num_autoregressive_steps: int = setting(1, least=0)
     """k further steps trained on the model's own quantised frames: k + 1 loss terms."""

@@ -82,7 +82,11 @@ def test_no_file_grows_past_one_sitting() -> None:
     ids=["studies", "plan", "help"],
 )
 def test_planning_imports_no_torch(arguments: list[str], tmp_path: Path) -> None:
-    code = f"import sys; sys.argv = ['diamond-bench', *{arguments!r}]\nfrom diamond_bench.cli import main\ntry:\n    main()\nexcept SystemExit: pass\n"
-    code += "heavy = {'torch', 'torchmetrics', 'matplotlib'} & set(sys.modules); print('HEAVY', sorted(heavy), file=sys.stderr)"
+    code = (
+        f"import sys; sys.argv = ['diamond-bench', *{arguments!r}]\n"
+        "from diamond_bench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', sorted({'torch', 'torchmetrics', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "HEAVY []" in done.stderr

@@ -1,98 +1,58 @@
 """The built wheel, installed in a clean environment and used from a folder full of modules that bear our names."""
 
 import json
-import subprocess
-import sys
-import sysconfig
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
-from command_line import diamond_bench
+from command_line import ROOT, diamond_bench
 
-ROOT = Path(__file__).parents[1]
-_MINE = 'raise ImportError("the working folder\'s own package was imported")\n'
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, text=True, cwd=folder)
-    (found,) = folder.glob("*.whl")
-    return found
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The console script of a virtual environment that holds the wheel alone, and borrows the installed dependencies."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True, text=True)
-    site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
-    borrowed = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    (site / "borrowed.pth").write_text("\n".join(borrowed))  # .pth files in there, of an editable install, are not read
-    return folder / "bin" / "diamond-bench"
-
-
-@pytest.fixture
-def foreign_folder(tmp_path: Path) -> Path:
-    """A user's folder with packages and studies of the same names as ours."""
-    for package in ("analysis", "paper_figures", "diamond_bench"):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text(_MINE)
-    (tmp_path / "experiments").mkdir()
-    for study in ("sampling_steps", "my_own"):
-        (tmp_path / "experiments" / f"{study}.yaml").write_text("not: a study\n")
-    return tmp_path
+pytestmark = pytest.mark.timeout(1200)  # a sweep at scale tiny: seconds on a quiet machine, minutes on a busy one
+STUDY = Path("studies/sampling_steps/tiny")
 
 
 def test_the_wheel_holds_configs_and_studies(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    conf = {
-        f"diamond_bench/conf/{f.relative_to(ROOT / 'diamond_bench' / 'conf')}" for f in (ROOT / "diamond_bench" / "conf").rglob("*.yaml")
-    }
+    packages = [file for top in ("diamond_bench", "analysis", "paper_figures") for file in (ROOT / top).rglob("*")]
+    expected = {file.relative_to(ROOT).as_posix() for file in packages if file.suffix in (".py", ".yaml")}
     studies = {f"diamond_bench/experiments/{file.name}" for file in (ROOT / "experiments").glob("*.yaml")}
-    modules = {str(f.relative_to(ROOT)) for top in ("diamond_bench", "analysis", "paper_figures") for f in (ROOT / top).rglob("*.py")}
-    assert len(conf) > 10
     assert len(studies) > 1
-    assert not (conf | studies | modules) - names
+    assert "diamond_bench/conf/sampler/schedule/karras.yaml" in expected
+    assert not (expected | studies) - names
     assert not {name for name in names if name.startswith(("tests/", "experiments/"))}
 
 
-def test_the_main_job_runs_from_the_wheel(installed: Path, foreign_folder: Path, tiny_store: Path) -> None:
-    """And gives the very numbers that the checkout gave."""
-    shown = diamond_bench("studies", cwd=foreign_folder, script=installed).stdout
+def test_the_wheel_shows_its_own_studies(installed: Path, tiny_store: Path) -> None:
+    shown = diamond_bench("studies", cwd=tiny_store.parent, script=installed).stdout
     assert "sampling_steps" in shown
     assert "my_own" not in shown
 
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=foreign_folder, script=installed)
-    assert "7/7 jobs done" in done.stderr
-    store = foreign_folder / "outputs"
-    assert recorded(store)["versions"]["diamond-bench"]
-    assert recorded(store)["commit"] is None  # of an installed package nobody knows it
-    study = Path("studies/sampling_steps/tiny")
-    kept = [f"{figure}-Breakout.{suffix}" for figure in ("drift", "trajectories", "quality") for suffix in ("png", "pdf")]
-    for name in ("plan.json", "results.parquet", "report/summary.csv", *(f"report/{name}" for name in kept)):
-        assert (store / study / name).stat().st_size > 0
-    files = ["model.safetensors", "arrays.npz", "frames.npz", "main_data.hdf5"]
-    ours, theirs = (sorted(path.relative_to(root) for name in files for path in root.rglob(name)) for root in (store, tiny_store))
-    assert ours == theirs
-    assert len(ours) == 3 + 5 + 5 + 2  # milestones, evaluations (twice), splits
-    assert not [name for name in ours if (store / name).read_bytes() != (tiny_store / name).read_bytes()]
-    assert rows(store) == rows(tiny_store)
+
+def test_the_main_job_runs_from_the_wheel(tiny_store: Path) -> None:
+    figures = [f"{figure}-Breakout.{suffix}" for figure in ("drift", "trajectories", "quality") for suffix in ("png", "pdf")]
+    for name in ("plan.json", "results.parquet", "report/summary.csv", *(f"report/{name}" for name in figures)):
+        assert (tiny_store / STUDY / name).stat().st_size > 0
+    counts = {name: len(list(tiny_store.rglob(name))) for name in ("model.safetensors", "arrays.npz", "rollout.mp4", "main_data.hdf5")}
+    assert counts == {"model.safetensors": 3, "arrays.npz": 5, "rollout.mp4": 5, "main_data.hdf5": 2}
+    results = [json.loads(file.read_text()) for file in tiny_store.glob("*/*/result.json")]
+    assert len(results) == 7
+    assert all(result["recorded"]["commit"] is None for result in results)  # nobody knows it of an installed package
+    assert all(result["recorded"]["versions"]["diamond-bench"] for result in results)
 
 
-def recorded(store: Path) -> dict[str, object]:
-    (result,) = store.glob("train_world_model/*/result.json")
-    found: dict[str, object] = json.loads(result.read_text())["recorded"]
-    return found
+def test_the_checkout_makes_anew_what_is_missing_with_the_same_numbers(tiny_store: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_store.parent, tmp_path / "folder")
+    one = min((folder / "outputs").glob("evaluate_world_model/*"))
+    before = tiny_store / one.relative_to(folder / "outputs")
+    shutil.rmtree(one)
+    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=folder)
+    assert "[6/7] 6/7 jobs done" in done.stderr
+    assert (one / "arrays.npz").read_bytes() == (before / "arrays.npz").read_bytes()
+    assert rows(one) == rows(before)
 
 
-def rows(store: Path) -> list[dict[str, object]]:
-    """All numbers that a second run must reproduce."""
-    results = [json.loads(file.read_text()) for file in sorted(store.glob("*/*/result.json"))]
-    return [{"job": result["id"], **row} for result in results for row in result["rows"] if not row["measured"]]
+def rows(job: Path) -> list[dict[str, object]]:
+    """The numbers of a job that a second run must reproduce."""
+    return [row for row in json.loads((job / "result.json").read_text())["rows"] if not row["measured"]]

@@ -19,9 +19,10 @@ _SPLITS = ("train", "heldout")
 
 
 def run(config: CollectDataset, context: JobContext) -> Result:
-    """Writes train/ (exactly num_train_frames frames), heldout/ (whole games with num_references windows) and dataset.json.
+    """Writes train/ (exactly num_train_frames frames), heldout/ (num_references windows; its last game is cut
+    after the last one) and dataset.json.
 
-    An episode is a whole game: a lost life is recorded, not an end. Each has seeds of its own, from (data.seed, split, index), so
+    A lost life is recorded, not an end: an episode is a game, and only the last of a split is cut. Each has seeds of its own, from (data.seed, split, index), so
     it does not matter which attempt played it. Held-out windows that occur in training (data/leaks.py) do not count.
     Raises Interrupted with finished games kept; UserError where the policy cannot give such references.
     """
@@ -71,7 +72,7 @@ class _Collection:
         games: list[StoredEpisode] = []
         usable = refused = barren = 0
         while usable < self._data.num_references:
-            game = self._game("heldout", len(games), None)
+            game = self._game("heldout", len(games), (self._data.num_references - usable) * self._window)
             if training.holds(game.pairs):
                 raise UserError(
                     f"held-out game {len(games)} of the {self._data.policy} policy occurs in training: its games are too much alike; "
@@ -95,12 +96,12 @@ class _Collection:
             f"lower data.reference_horizon, or use another data.policy"
         )
 
-    def _game(self, split: str, index: int, most_frames: int | None) -> StoredEpisode:
+    def _game(self, split: str, index: int, most_frames: int) -> StoredEpisode:
         game = self._shelf.get(f"{split}_{index:05d}", lambda: self._play(split, index, most_frames))
         self._frames_done += game.num_frames
         return game
 
-    def _play(self, split: str, index: int, most_frames: int | None) -> tuple[Episode, bool]:
+    def _play(self, split: str, index: int, most_frames: int) -> tuple[Episode, bool]:
         """One game, cut at `most_frames`, and whether it was played to its end."""
         data, context = self._data, self._context
         seeds = np.random.SeedSequence((data.seed, _SPLITS.index(split), index))

@@ -87,6 +87,7 @@ def _attempt(store: Store, claim: Claim, device: str, on_event: Callable[[Event]
         result: Result = run(spec.config, context)
         recorded = {
             **provenance(),
+            "revision": spec.revision,
             "device": device,
             "device_name": device_name(device),
             "host": platform.node(),

@@ -26,8 +26,10 @@ def make_optimizer(module: nn.Module, training: TrainingConfig) -> torch.optim.A
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int) -> float:
-    """Sets and returns the rate of update `step` (from 0): linear from exactly 0 over warmup_steps, then constant."""
+    """Sets and returns the rate of update `step` (from 0): linear from exactly 0 over warmup_steps, then constant, then the cooldown."""
     share = min(1.0, step / training.warmup_steps) if training.warmup_steps else 1.0
+    if training.cooldown:
+        share = min(share, (training.num_steps - step) / (training.cooldown * training.num_steps))
     rate = training.learning_rate * share
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -1,0 +1,176 @@
+"""What the documentation says is so: its commands run, its links lead somewhere, its tables are complete.
+
+Sweeps in code blocks marked `sh` are run at scale tiny in place of the scale that is written (dry runs as they are); `pytest -m slow`
+runs them literally.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from command_line import ROOT, diamond_bench
+from test_floors import FLOORS
+
+from diamond_bench.compose import groups
+from diamond_bench.studies.kinds import KINDS
+from diamond_bench.studies.metrics import METRICS
+from diamond_bench.studies.results import COLUMNS
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+
+Command = tuple[str, ...]
+
+pytestmark = pytest.mark.timeout(1200)  # the shared store takes seconds on a quiet machine, minutes on a busy one
+
+
+@cache
+def text(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def blocks(kind: str) -> list[str]:
+    """The code blocks of a kind, of all pages."""
+    return [body for page in PAGES for marked, body in _BLOCK.findall(page.read_text()) if marked == kind]
+
+
+def commands() -> list[Command]:
+    """Every diamond-bench command of the documentation, once, without the program's name."""
+    parts = [shlex.split(part, comments=True) for block in blocks("sh") for line in block.splitlines() for part in line.split("&&")]
+    return list(dict.fromkeys(tuple(words[1:]) for words in parts if words and Path(words[0]).name == "diamond-bench"))
+
+
+def at_test_scale(command: Command) -> Command:
+    return command if "--dry-run" in command else tuple("scale=tiny" if word.startswith("scale=") else word for word in command)
+
+
+def rows(page: str, first: str) -> list[list[str]]:
+    """The cells of the table whose first column is headed `first`."""
+    _, _, table = text(page).partition(f"| {first} |")
+    lines = table.splitlines()[2:]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[: next(i for i, line in enumerate(lines) if not line)]]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture(scope="module")
+def workspace(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with a swept store, the documentation's own files, and the dataset that its Python code makes."""
+    folder = shutil.copytree(tiny_store.parent, tmp_path_factory.mktemp("docs") / "folder")
+    prepare(folder)
+    return folder
+
+
+def prepare(folder: Path) -> None:
+    """Writes the documentation's YAML files and runs its Python code."""
+    for block in blocks("yaml"):
+        name = re.match(r"# (\S+\.yaml)\n", block)
+        assert name, f"a YAML block begins with its file's name, not with {block[:40]!r}"
+        yaml.safe_load(block)
+        (folder / name[1]).write_text(block)
+    for number, block in enumerate(blocks("python")):
+        (folder / f"code{number}.py").write_text(block)
+        done = subprocess.run(
+            [sys.executable, "-P", f"code{number}.py"], cwd=folder, env=environment(folder), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {"MINARI_DATASETS_PATH": str(folder / "minari")}
+
+
+def run(command: Command, folder: Path, other_store: Path) -> subprocess.CompletedProcess[str]:
+    evaluations = sorted((folder / "outputs" / "evaluate_world_model").glob("*"))
+    placeholders = {"JOB": evaluations[0].name, "OTHER": evaluations[1].name, "FOLDER": str(other_store)} if evaluations else {}
+    return diamond_bench(*(placeholders.get(word, word) for word in command), cwd=folder, env=environment(folder))
+
+
+@pytest.mark.parametrize("command", list(dict.fromkeys(map(at_test_scale, commands()))), ids=" ".join)
+def test_a_documented_command_runs(command: Command, workspace: Path, tiny_store: Path) -> None:
+    done = run(command, workspace, tiny_store)
+    assert done.stdout or done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_main_command_and_the_kinds_of_commands_are_documented() -> None:
+    assert ("sweep", "sampling_steps", "scale=smoke") in commands()
+    assert {command[0] for command in commands()} == {name.split()[0] for name in registered()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_documented_commands_run_literally(tiny_store: Path, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    for command in commands():
+        run(command, tmp_path, tiny_store)
+    assert (tmp_path / "outputs/studies/sampling_steps/smoke/report/drift-Breakout.png").stat().st_size > 0
+
+
+def test_ci_runs_exactly_the_readme_s_test_command() -> None:
+    (line,) = (line for block in _BLOCK.findall(text("README.md")) for line in block[1].splitlines() if "pytest" in line)
+    assert line in [command.strip() for command in text(".ci/run").splitlines()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page: Path) -> None:
+    prose = _BLOCK.sub("", page.read_text())
+    for target in _LINK.findall(prose):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in headings(file), f"{page.name}: {target}"
+
+
+def headings(page: Path) -> Iterator[str]:
+    for title in re.findall(r"^#+ (.+)$", _BLOCK.sub("", page.read_text()), re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def registered() -> set[str]:
+    """The commands of the command line."""
+    from diamond_bench.cli import app, weights_app
+
+    def of(group: object, prefix: str = "") -> set[str]:
+        return {f"{prefix}{c.name or c.callback.__name__}" for c in group.registered_commands}  # type: ignore[attr-defined]
+
+    return of(app) | of(weights_app, "weights ")
+
+
+def test_the_readme_lists_all_commands() -> None:
+    listed = [name for row in rows("README.md", "Command") for name in names(row[0])]
+    assert {re.sub(r" [A-Z\[].*", "", name) for name in listed} == registered()
+
+
+def test_studies_md_lists_all_columns_and_metrics(tiny_store: Path) -> None:
+    columns = [name for row in rows("docs/studies.md", "Column") for name in names(row[0])]
+    assert set(columns) == {*COLUMNS, "axis.<name>"}
+    metrics = {name for row in rows("docs/studies.md", "Metric") for name in names(row[0])}
+    found = pd.read_parquet(tiny_store / "studies" / "sampling_steps" / "tiny" / "results.parquet")
+    assert {re.sub("_(best|mean)_of_k$", "", metric) for metric in found["metric"]} <= metrics
+    assert {name for row in rows("docs/studies.md", "Metric") for name in names(row[1])} == set(METRICS)
+    baselines = {name for row in rows("docs/studies.md", "Baseline") for name in names(row[0])}
+    assert set(found["variant"][found["seed"].isna()]) <= baselines
+
+
+def test_studies_md_lists_all_groups_and_options() -> None:
+    listed = {names(row[0])[0]: set(names(row[1])) for row in rows("docs/studies.md", "Group")}
+    assert listed == {group: set(options) for group, options in groups().items()}
+
+
+def test_architecture_md_names_all_rooms_and_kinds() -> None:
+    listed = [names(row[0]) for row in rows("docs/architecture.md", "Room")]
+    assert [set(floor) for floor in listed] == FLOORS
+    assert {names(row[0])[0] for row in rows("docs/architecture.md", "Kind of job")} == set(KINDS)

@@ -1,0 +1,164 @@
+"""What a finished study shows: its table, its report, and its words when something is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import diamond_bench
+
+from diamond_bench.report import write_report
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import load_plans
+from diamond_bench.studies.results import COLUMNS, collect, curves_file, mixtures, pivot
+from diamond_bench.studies.store import Store
+
+
+@pytest.fixture
+def store(tiny_store: Path, tmp_path: Path) -> Store:
+    """A copy of the swept store, to be changed."""
+    shutil.copytree(tiny_store, tmp_path / "outputs")
+    return Store(tmp_path / "outputs", say=lambda text: None)
+
+
+def test_the_table_is_tidy(tiny_store: Path) -> None:
+    store = Store(tiny_store)
+    table = collect(load_plans(tiny_store)[0], store)
+    assert list(table.columns) == [*COLUMNS, "axis.n"]
+    model = table[table["seed"].notna()]
+    assert not model.duplicated(["variant", "game", "seed", "metric", "kind"]).any()
+    assert set(model["variant"]) == {"n=1", "n=2", "n=3", "n=5", "n=10"}
+    assert set(model["metric"]) >= {
+        "drift",
+        "psnr",
+        "ssim",
+        "one_step_psnr",
+        "nfe_per_frame",
+        "frames_per_second",
+        "parameters",
+        "train_loss",
+    }
+    measured = set(table[table["measured"]]["metric"])
+    assert measured == {"frames_per_second", "imagination_seconds", "peak_memory_mb", "training_seconds", "updates_per_second"}
+    nfe = model[model["metric"] == "nfe_per_frame"].set_index("variant")["value"]
+    assert nfe.to_dict() == {"n=1": 1, "n=2": 2, "n=3": 3, "n=5": 5, "n=10": 10}
+    assert set(table["scale"]) == {"tiny"}
+    assert not mixtures(table)
+
+
+def test_each_baseline_is_shown_once(tiny_store: Path) -> None:
+    table = collect(load_plans(tiny_store)[0], Store(tiny_store))
+    baselines = table[table["seed"].isna()]
+    assert set(baselines["variant"]) == {"copy-last-frame", "unrelated-frames"}
+    assert not baselines.duplicated(["variant", "metric"]).any()
+    assert len(baselines[baselines["metric"] == "one_step_psnr"]) == 1
+
+
+def test_curves_are_reached_from_the_table_and_give_its_numbers(tiny_store: Path) -> None:
+    store = Store(tiny_store)
+    table = collect(load_plans(tiny_store)[0], store)
+    for row in table[(table["metric"] == "drift") & table["seed"].notna()].itertuples():
+        with np.load(curves_file(store, row.job)) as arrays:  # type: ignore[arg-type]
+            assert arrays["drift"].shape == (3, 8)
+            assert float(arrays["drift"].mean()) == pytest.approx(row.value, rel=1e-5)
+
+
+def test_a_mixture_of_revisions_or_precisions_is_flagged(tiny_store: Path) -> None:
+    table = collect(load_plans(tiny_store)[0], Store(tiny_store))
+    table.loc[table["variant"] == "n=1", "precision"] = "bf16"
+    table.loc[(table["variant"] == "n=2") & (table["kind"] == "evaluate_world_model"), "revision"] = 99
+    notes = " ".join(mixtures(table))
+    assert "mixed precisions: bf16, fp32" in notes
+    assert "mixed revisions of evaluate_world_model" in notes
+
+
+def test_the_pivot_gives_means_and_deviations_over_seeds() -> None:
+    rows = [("Pong", "n=1", "drift", value) for value in (0.1, 0.3)] + [("Pong", "n=2", "drift", 0.5)]
+    table = pd.DataFrame(rows, columns=["game", "variant", "metric", "value"])
+    assert pivot(table).to_dict("records") == [
+        {"game": "Pong", "variant": "n=1", "drift": "0.2 ± 0.14"},
+        {"game": "Pong", "variant": "n=2", "drift": "0.5"},
+    ]
+
+
+def test_the_report_is_drawn_once_and_anew_when_results_change(store: Store) -> None:
+    plan = load_plans(store.root)[0]
+    files = write_report(plan, store, lambda text: None)
+    assert {file.name for file in files} >= {"summary.csv", "drift-Breakout.png", "drift-Breakout.pdf", "trajectories-Breakout.png"}
+    times = {file: file.stat().st_mtime_ns for file in files}
+    write_report(plan, store, lambda text: None)
+    assert {file: file.stat().st_mtime_ns for file in files} == times
+    shutil.rmtree(store.folder(plan.points[0].jobs["evaluation"]))
+    write_report(plan, store, lambda text: None)
+    assert all(file.stat().st_mtime_ns != times[file] for file in files)
+    table = pd.read_parquet(plan.folder / "results.parquet")
+    assert set(table[table["metric"] == "drift"]["variant"]) == {"n=2", "n=3", "n=5", "n=10", "copy-last-frame", "unrelated-frames"}
+
+
+def test_the_same_sweep_again_runs_no_job(store: Store) -> None:
+    before = {ref: state.attempt for ref, state in store.states().items()}
+    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=store.root.parent)
+    assert {ref: state.attempt for ref, state in store.states().items()} == before
+    assert "n=10" in done.stdout
+
+
+def test_a_damaged_artifact_is_set_aside_and_made_anew(store: Store) -> None:
+    plan = load_plans(store.root)[0]
+    ref = plan.points[0].jobs["evaluation"]
+    rows = store.result(ref).rows
+    (store.folder(ref) / "result.json").write_text('{"rows": [')
+    shown = json.loads(diamond_bench("status", "--json", cwd=store.root.parent).stdout)
+    assert shown[0]["counts"]["damaged"] == 1
+    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=store.root.parent)
+    assert "set aside" in done.stderr
+    again = [row for row in store.result(ref).rows if not row["measured"]]
+    assert again == [row for row in rows if not row["measured"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "sampling_stps"], ["sampling_stps", "sampling_steps"]),
+        (["sweep", "sampling_steps", "scale=tiny", "games=[Brekout]"], ["Brekout", "Breakout"]),
+        (["sweep", "sampling_steps", "scale=tiny", "sampler.num_steps=0"], ["sampler.num_steps=0"]),
+        (["sweep", "sampling_steps", "scale=tiny", "data.dataset=/nowhere"], ["/nowhere"]),
+        (["sweep", "sampling_steps", "scale=tiny", "execution.device=cuda:9"], ["cuda"]),
+        (["sweep", "sampling_steps", "scale=tiny", "output_dir=/proc/none"], ["/proc/none", "output_dir="]),
+        (["swep"], ["swep"]),
+        (["sweep"], ["study"]),
+        (["results", "sampling_steps", "output_dir=empty"], ["has not been swept", "diamond-bench sweep sampling_steps"]),
+        (["status", "output_dir=empty"], ["no study has been swept"]),
+        (["show", "zzzz", "output_dir=empty"], ["zzzz"]),
+        (["report", "sampling_steps", "scale=tiny", "output_dir=empty"], ["no finished evaluation"]),
+        (["merge", "nowhere"], ["nowhere", "no store"]),
+        (["weights", "fetch", "lpps"], ["lpps", "lpips"]),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2_and_creates_nothing(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = diamond_bench(*arguments, cwd=tmp_path, exit_code=2)
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_as_csv_and_json(tiny_store: Path, tmp_path: Path) -> None:
+    here = [f"output_dir={tiny_store}"]
+    diamond_bench("results", "sampling_steps", *here, "--csv", "all.csv", cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "all.csv")
+    shown = json.loads(diamond_bench("results", "sampling_steps", *here, "--json", cwd=tmp_path).stdout)
+    assert len(shown) == len(table)
+    diamond_bench("results", "sampling_steps", *here, "--csv", "no/such/folder.csv", cwd=tmp_path, exit_code=2)
+
+
+def test_show_and_diff(tiny_store: Path, tmp_path: Path) -> None:
+    plan = load_plans(tiny_store)[0]
+    one, other = (point.jobs["evaluation"] for point in plan.points[:2])
+    shown = diamond_bench("show", one.id[:8], f"output_dir={tiny_store}", cwd=tmp_path).stdout
+    assert str(JobRef(*one)) in shown
+    assert "one_step_psnr" in shown
+    differs = diamond_bench("diff", one.id, other.id, f"output_dir={tiny_store}", cwd=tmp_path).stdout
+    assert "sampler.num_steps" in differs
+    assert "sampler.schedule" not in differs
