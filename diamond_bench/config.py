@@ -6,6 +6,7 @@ default is said in conf/*.yaml. Fields marked `recorded` never enter an identity
 """
 
 import dataclasses
+import importlib
 import math
 import types
 import typing
@@ -283,8 +284,6 @@ Sampler = OdeSampler | AncestralSampler
 
 def chosen(option: Objective | Schedule | Sampler) -> Any:
     """The class or function that an option's settings name (imports its module)."""
-    import importlib
-
     registry = next(r for r in OPTIONS.values() if option.name in r and isinstance(option, r[option.name].settings))
     module, _, attribute = registry[option.name].function.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -154,6 +154,7 @@ def test_windows_that_leak_do_not_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.info["heldout"]["refused_as_leaks"] == 1
     train, heldout = load_split(tmp_path, "train"), load_split(tmp_path, "heldout")
     assert 30 not in reference_windows(heldout, 5, 4, 26, seed=0, train=train).first.tolist()
+    assert sorted(reference_windows(heldout, 5, 4, 26, seed=0, train=train).first.tolist()) == result.info["heldout"]["reference_starts"]
 
 
 def test_games_shorter_than_a_window_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from diamond_bench.studies.kinds import EvaluateWorldModel
 from diamond_bench.world_model import Description
 
 CONTEXT, HORIZON = 3, 6
+STARTS = [row + offset for row in (0, 20, 40) for offset in (0, 9)]
 SETTINGS = EvaluationConfig(
     metrics=("drift", "psnr", "ssim"),
     num_trajectories=5,
@@ -64,7 +65,15 @@ class Predictor:
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, EpisodeSet]:
     splits = {"train": episodes(2, 30, first=20), "heldout": episodes(3, 20, first=0)}
-    info = type("Info", (), {"content": {"heldout": {"reference_context": CONTEXT, "reference_horizon": HORIZON, "refused_as_leaks": 0}}})
+    info = type(
+        "Info",
+        (),
+        {
+            "content": {
+                "heldout": {"reference_context": CONTEXT, "reference_horizon": HORIZON, "reference_starts": STARTS, "refused_as_leaks": 0}
+            }
+        },
+    )
     monkeypatch.setattr(job, "load_split", lambda folder, split: splits[split])
     monkeypatch.setattr(job, "load_info", lambda folder: info)
     return splits
@@ -97,9 +106,8 @@ def test_drift_and_psnr_are_what_they_are_by_hand(data: dict[str, EpisodeSet], t
     evaluate(tmp_path / "e", Predictor(), monkeypatch)
     arrays = np.load(tmp_path / "e" / "arrays.npz")
     frames = data["heldout"].frames.double() / 255
-    starts = [row + offset for row in (0, 20, 40) for offset in (0, 9)]
     by_hand = {}
-    for start in starts:
+    for start in STARTS:
         last = frames[start + CONTEXT - 1]
         errors = [float((frames[start + CONTEXT + t] - last).abs().mean()) for t in range(HORIZON)]
         by_hand[tuple(round(error, 5) for error in errors)] = start
@@ -116,10 +124,11 @@ def test_one_step_psnr_pools_the_error_over_all_windows(
 ) -> None:
     config = replace(CONFIG, evaluation=replace(SETTINGS, num_one_step=0))
     result = evaluate(tmp_path / "e", Predictor(), monkeypatch, config)
-    frames = data["heldout"].frames.double().reshape(3, 20, -1) / 255
-    mse = (frames[:, CONTEXT:] - frames[:, CONTEXT - 1 : -1]).square().mean()
+    frames = data["heldout"].frames.double() / 255
+    targets = torch.tensor([start + CONTEXT + t for start in STARTS for t in range(HORIZON)])
+    mse = (frames[targets] - frames[targets - 1]).square().mean()
     assert numbers(result)["one_step_psnr", ""] == pytest.approx(float(10 * torch.log10(1 / mse)), abs=1e-4)
-    assert result.info["one_step_windows"] == 3 * (20 - CONTEXT)
+    assert result.info["one_step_windows"] == len(STARTS) * HORIZON
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
@@ -159,15 +168,15 @@ def test_an_interrupted_evaluation_ends_with_the_same_numbers_and_redoes_no_fini
                 progress=lambda done, total, text, ticks=ticks: ticks.append(done),
                 should_stop=lambda stop=stop, ticks=ticks: ticks[-1] >= stop,
             )
-    (tmp_path / "parts" / "checkpoint" / "one-step-000000.npz").write_bytes(b"half a file")
+    (tmp_path / "parts" / "checkpoint" / "cpu" / "one-step-000000.npz").write_bytes(b"half a file")
     said: list[str] = []
     parts = evaluate(tmp_path / "parts", Predictor(noise=0.1), monkeypatch, say=said.append)
     assert any("damaged" in line for line in said)
     assert numbers(parts) == numbers(whole)
     assert (tmp_path / "parts" / "arrays.npz").read_bytes() == (tmp_path / "whole" / "arrays.npz").read_bytes()
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "checkpoint").glob("*.npz")}
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "checkpoint").glob("cpu/*.npz")}
     evaluate(tmp_path / "parts", Predictor(noise=0.1), monkeypatch)
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "checkpoint").glob("*.npz")} == kept
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "checkpoint").glob("cpu/*.npz")} == kept
 
 
 def test_progress_adds_up(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

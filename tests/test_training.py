@@ -194,3 +194,24 @@ def test_training_lowers_the_loss_on_a_still_picture(data: EpisodeSet, tmp_path:
     train(tmp_path / "t", config=config)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_train_loss_does_not_depend_on_how_often_lines_are_logged(data: EpisodeSet, tmp_path: Path) -> None:
+    losses = []
+    for every in (1, 4):
+        (tmp_path / str(every)).mkdir()
+        result = job.run(
+            replace(CONFIG, training=replace(TRAINING, log_every=every)), JobContext(tmp_path / str(every), {"dataset": tmp_path})
+        )
+        losses.append({row.metric: row.value for row in result.rows if not row.measured})
+    assert losses[0] == losses[1]
+    lines = [json.loads(line)["loss"] for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0]["train_loss"] == pytest.approx(sum(lines) / len(lines), rel=1e-6)
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_not_gone_on_with(data: EpisodeSet, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path / "t", 4)
+    (step, state) = load_checkpoint(tmp_path / "t" / "checkpoint", print) or (0, {})
+    save_checkpoint(tmp_path / "t" / "checkpoint", step + 1, {**state, "device": "cuda"})
+    assert train(tmp_path / "t")[0] == 1

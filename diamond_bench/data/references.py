@@ -3,6 +3,7 @@
 A window lies inside one game: it may run across lost lives (the game goes on), never past a game over or a truncation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,14 +42,23 @@ class Windows:
         return self.first[which, None] + torch.arange(self.context + self.horizon, device=self.first.device)
 
 
-def reference_windows(heldout: EpisodeSet, num: int, context: int, horizon: int, seed: int, train: EpisodeSet | None = None) -> Windows:
+def reference_windows(
+    heldout: EpisodeSet,
+    num: int,
+    context: int,
+    horizon: int,
+    seed: int,
+    train: EpisodeSet | None = None,
+    starts: Sequence[int] | None = None,
+) -> Windows:
     """`num` disjoint windows, in an order drawn by `seed`: the first k of `num` are the same as those of a smaller `num`.
 
-    Windows are laid end to end from each game's first frame. With `train`, windows that occur there are left out (`find_leaks`).
-    UserError, saying how many there are, where they are fewer than `num`.
+    `starts`: first rows of the usable windows, as dataset.json lists them. Without them windows are laid end to end from each game's
+    first frame and, with `train`, those that occur there are left out (`find_leaks`). UserError, saying how many there are, where they
+    are fewer than `num`.
     """
     window = context + horizon
-    first = [start + offset for start, rows in _spans(heldout) for offset in window_starts(rows, window)]
+    first = starts if starts is not None else [start + offset for start, rows in _spans(heldout) for offset in window_starts(rows, window)]
     windows = Windows(heldout, torch.tensor(first, dtype=torch.int64, device=heldout.frames.device), context, horizon)
     leaks = 0
     if train is not None:
@@ -65,16 +75,14 @@ def reference_windows(heldout: EpisodeSet, num: int, context: int, horizon: int,
     return Windows(heldout, windows.first[torch.from_numpy(order).to(windows.first.device)], context, horizon)
 
 
-def one_step_windows(heldout: EpisodeSet, context: int, num: int = 0, seed: int = 0) -> Windows:
-    """All stretches of `context` frames and the next one, in order, or `num` of them drawn by `seed` (0, or too few: all).
-
-    To compare models that see different numbers of past frames on the same targets, use one context, the longest, for all.
-    """
-    first = torch.cat([torch.arange(start, start + max(0, rows - context)) for start, rows in _spans(heldout)])
+def one_step_windows(references: Windows, num: int = 0, seed: int = 0) -> Windows:
+    """Every frame after the context of each reference, with the `context` frames before it; in order, or `num` of them drawn by `seed`
+    (0, or too few: all). None of them occurs in training, as no reference does."""
+    first = (references.first[:, None] + torch.arange(references.horizon, device=references.first.device)).flatten().sort().values
     if 0 < num < len(first):
         chosen = np.sort(np.random.default_rng(seed).choice(len(first), num, replace=False))
-        first = first[torch.from_numpy(chosen)]
-    return Windows(heldout, first.to(heldout.frames.device), context, 1)
+        first = first[torch.from_numpy(chosen).to(first.device)]
+    return Windows(references.episodes, first, references.context, 1)
 
 
 def find_leaks(train: EpisodeSet, windows: Windows) -> Tensor:

@@ -4,6 +4,7 @@ A level is always sigma of EDM's variance-exploding coordinates, x = clean + sig
 cumulative product a is sigma = sqrt((1 - a) / a).
 """
 
+import functools
 import itertools
 import math
 
@@ -106,6 +107,7 @@ def trained_sigma_range(objective: Objective) -> tuple[float, float]:
     return objective.sigma_min, objective.sigma_max
 
 
+@functools.lru_cache(maxsize=1024)
 def check_sampler(sampler: Sampler, objective: Objective) -> None:
     """Refuses a sampler that asks for a level outside the range the objective was trained on, or whose settings contradict each other.
 

@@ -19,12 +19,11 @@ _SPLITS = ("train", "heldout")
 
 
 def run(config: CollectDataset, context: JobContext) -> Result:
-    """Writes train/ (exactly num_train_frames frames), heldout/ (num_references windows; its last game is cut
-    after the last one) and dataset.json.
+    """Writes train/ (exactly num_train_frames frames), heldout/ (num_references windows) and dataset.json.
 
-    A lost life is recorded, not an end: an episode is a game, and only the last of a split is cut. Each has seeds of its own, from (data.seed, split, index), so
-    it does not matter which attempt played it. Held-out windows that occur in training (data/leaks.py) do not count.
-    Raises Interrupted with finished games kept; UserError where the policy cannot give such references.
+    An episode is a game: a lost life is recorded, not an end, and only the last game of a split is cut. Each has seeds of its own, from
+    (data.seed, split, index), so it does not matter which attempt played it. Held-out windows that occur in training (data/leaks.py)
+    do not count. Raises Interrupted with finished games kept; UserError where the policy cannot give such references.
     """
     return finished_result(context) or _Collection(config, context).run()
 
@@ -41,7 +40,7 @@ class _Collection:
 
     def run(self) -> Result:
         train = self._train()
-        heldout, references, refused = self._heldout(TrainingRuns([game.pairs for game in train]))
+        heldout, starts, refused = self._heldout(TrainingRuns([game.pairs for game in train]))
         facts = {
             "game": self._config.game,
             "policy": self._data.policy,
@@ -52,7 +51,8 @@ class _Collection:
             "frame_size": self._config.env.frame_size,
             "lost_life": "recorded, not an end: an episode is a whole game",
             "heldout": {
-                "references": references,
+                "references": len(starts),
+                "reference_starts": starts,
                 "refused_as_leaks": refused,
                 "reference_context": self._data.reference_context,
                 "reference_horizon": self._data.reference_horizon,
@@ -68,11 +68,13 @@ class _Collection:
             left -= games[-1].num_frames
         return games
 
-    def _heldout(self, training: TrainingRuns) -> tuple[list[StoredEpisode], int, int]:
+    def _heldout(self, training: TrainingRuns) -> tuple[list[StoredEpisode], list[int], int]:
+        """The held-out games, the first row of each usable window in them, and how many windows were refused as leaks."""
         games: list[StoredEpisode] = []
-        usable = refused = barren = 0
-        while usable < self._data.num_references:
-            game = self._game("heldout", len(games), (self._data.num_references - usable) * self._window)
+        starts: list[int] = []
+        row = refused = barren = 0
+        while len(starts) < self._data.num_references:
+            game = self._game("heldout", len(games), (self._data.num_references - len(starts)) * self._window)
             if training.holds(game.pairs):
                 raise UserError(
                     f"held-out game {len(games)} of the {self._data.policy} policy occurs in training: its games are too much alike; "
@@ -80,12 +82,13 @@ class _Collection:
                 )
             good, bad = training.split_windows(game.pairs, self._window)
             games.append(game)
-            usable += len(good)
+            starts += [row + start for start in good]
+            row += game.num_frames
             refused += len(bad)
             barren = 0 if good else barren + 1
             if barren == MOST_BARREN_GAMES:
                 raise UserError(self._too_few(games[-barren:], refused))
-        return games, usable, refused
+        return games, starts, refused
 
     def _too_few(self, games: list[StoredEpisode], refused: int) -> str:
         steps = np.mean([len(game.pairs) for game in games])
@@ -136,6 +139,6 @@ class _Collection:
             ram=np.stack(rams),
             seed=seed,
         )
-        if most_frames == len(frames) + 1:  # the one frame left would make an episode without a step
+        if split == "train" and most_frames == len(frames) + 1:  # the one frame left would make an episode without a step
             return episode.cut(len(frames) - 1), False
         return episode, whole

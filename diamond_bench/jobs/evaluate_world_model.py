@@ -19,6 +19,7 @@ from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.diffusion.schedules import nfe
+from diamond_bench.errors import UserError
 from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
 from diamond_bench.evaluation.perceptual import inception_features, lpips_network
 from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
@@ -106,9 +107,16 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     layout = load_info(dataset).content["heldout"]
     heldout = load_split(dataset, "heldout")
     num = max(settings.num_trajectories, settings.num_sample_starts)
-    windows = (layout["reference_context"], layout["reference_horizon"])
-    references = reference_windows(heldout, num, *windows, seed=settings.seed, train=train)
-    one_step = one_step_windows(heldout, windows[0], settings.num_one_step, settings.seed)
+    starts, window = layout["reference_starts"], (layout["reference_context"], layout["reference_horizon"])
+    references = reference_windows(heldout, num, *window, seed=settings.seed, starts=starts)
+    one_step = one_step_windows(
+        reference_windows(heldout, len(starts), *window, settings.seed, starts=starts), settings.num_one_step, settings.seed
+    )
+    if "fid" in settings.metrics and len(train.frames) < settings.num_fid_images:
+        raise UserError(
+            f"evaluation.num_fid_images={settings.num_fid_images}: the floor of FID takes as many frames of the training data, which has "
+            f"{len(train.frames)}; lower it, or leave FID out of metrics="
+        )
     on_device = heldout.to(device)
     positions = np.zeros(settings.num_trajectories * settings.horizon, bool)
     positions[np.random.default_rng([settings.seed, _FID]).permutation(len(positions))[: settings.num_fid_images]] = True

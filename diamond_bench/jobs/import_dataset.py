@@ -48,7 +48,7 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
     _refuse_duplicates(folder, episodes)
 
     order = np.random.default_rng(data.seed).permutation(total).tolist()
-    num_heldout, references, refused = _split(
+    num_heldout, starts, refused = _split(
         [episodes[i] for i in order], data.num_references, data.reference_context + data.reference_horizon
     )
     train: list[StoredEpisode] = []
@@ -68,7 +68,8 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
         "frame_size": size,
         "lost_life": "as in the source",
         "heldout": {
-            "references": references,
+            "references": len(starts),
+            "reference_starts": starts,
             "refused_as_leaks": refused,
             "reference_context": config.data.reference_context,
             "reference_horizon": config.data.reference_horizon,
@@ -139,8 +140,8 @@ def _refuse_duplicates(folder: object, episodes: Sequence[StoredEpisode]) -> Non
             raise UserError(f"{folder}: episodes {first} and {index} are the same; a held-out episode must not occur in training")
 
 
-def _split(episodes: Sequence[StoredEpisode], num_references: int, window: int) -> tuple[int, int, int]:
-    """How many of the first episodes hold `num_references` usable windows, how many they hold, and how many were refused as leaks."""
+def _split(episodes: Sequence[StoredEpisode], num_references: int, window: int) -> tuple[int, list[int], int]:
+    """How many of the first episodes hold `num_references` usable windows, their first rows, and how many were refused as leaks."""
     possible = usable = 0
     for count in range(1, len(episodes)):
         possible += len(window_starts(episodes[count - 1].num_frames, window))
@@ -151,7 +152,9 @@ def _split(episodes: Sequence[StoredEpisode], num_references: int, window: int) 
         usable = sum(len(good) for good, _ in windows)
         if usable >= num_references:
             _refuse_contained(training, episodes[:count])
-            return count, usable, sum(len(bad) for _, bad in windows)
+            rows = np.cumsum([0, *(episode.num_frames for episode in episodes[:count])]).tolist()
+            starts = [row + start for row, (good, _) in zip(rows, windows, strict=False) for start in good]
+            return count, starts, sum(len(bad) for _, bad in windows)
     raise UserError(
         f"the dataset's {len(episodes)} episodes hold {usable or possible} usable held-out windows of {window} frames beside at least one "
         f"episode to train on, {num_references} are needed: lower data.num_references or data.reference_horizon, or bring more episodes"

@@ -21,8 +21,8 @@ class Parts:
     def __init__(self, context: JobContext, total: int) -> None:
         """`total`: ticks of all parts together."""
         self._context, self._total, self._done, self._text = context, total, 0, ""
-        self._folder = context.folder / "checkpoint"
-        self._folder.mkdir(exist_ok=True)
+        self._folder = context.folder / "checkpoint" / context.device.partition(":")[0]  # another device draws other noise
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def tick(self) -> None:
         """One unit of work done; the job stops here when it is asked to."""

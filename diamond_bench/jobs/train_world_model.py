@@ -1,6 +1,5 @@
 """The job `train_world_model`: a denoiser trained on the segments of a static dataset, resumable bit for bit."""
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
 from diamond_bench.world_model import WorldModel, build_world_model, save_world_model
 
 _LOGGED = ("loss", "grad_norm")
+_RECENT = 100
+"""Updates whose losses train_loss averages."""
 
 
 def model_folder(training: Path, milestone: float) -> Path:
@@ -38,12 +39,16 @@ class _Run:
     generator: torch.Generator
     pending: torch.Tensor
     """Logged scalars that are in no line of metrics.jsonl yet."""
+    recent: torch.Tensor
+    """The last losses, that of update i at i % len: what train_loss is the mean of, however often lines are logged."""
     step: int = 0
     seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
         return {
+            "device": self.recent.device.type,
             "pending": self.pending,
+            "recent": self.recent,
             "denoiser": self.denoiser.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -55,6 +60,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.pending = state["pending"].to(self.pending.device)
+        self.recent.copy_(state["recent"])
         self.step, self.seconds = step, state["seconds"]
 
 
@@ -74,7 +80,8 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     denoiser = model.denoiser
     assert isinstance(denoiser, Denoiser)
     generator = torch.Generator(device).manual_seed(config.seed)
-    state = _Run(denoiser, make_optimizer(denoiser, training), generator, torch.zeros(0, len(_LOGGED), device=device))
+    pending, recent = torch.zeros(0, len(_LOGGED), device=device), torch.zeros(min(_RECENT, training.num_steps), device=device)
+    state = _Run(denoiser, make_optimizer(denoiser, training), generator, pending, recent)
     _resume(state, context)
 
     segment = config.conditioning.num_frames + 1 + training.num_autoregressive_steps
@@ -91,6 +98,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
             state.optimizer.step()
+            state.recent[state.step % len(recent)] = loss.detach()
             state.step += 1
             log.add(loss, norm)
             last = f"loss {log.last['loss']:.4f}" if log.last else f"learning rate {rate:.1e}"
@@ -113,7 +121,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     finally:
         log.close()
     rows = [
-        Row("train_loss", _last_loss(context.folder)),
+        Row("train_loss", float(recent.double().mean())),
         Row("training_seconds", state.seconds, measured=True),
         Row("updates_per_second", training.num_steps / state.seconds, measured=True),
     ]
@@ -127,6 +135,9 @@ def _resume(state: _Run, context: JobContext) -> None:
     found = load_checkpoint(context.folder / "checkpoint", context.say)
     if found is not None:
         step, saved = found
+        if saved["device"] != context.device.partition(":")[0]:  # another device draws other numbers: going on would mix the two
+            context.say(f"the checkpoint after update {step} was made on {saved['device']}; begun anew on {context.device}")
+            return
         state.restore(step, saved)
         context.say(f"resumed after update {step}")
 
@@ -139,8 +150,3 @@ def _keep(model: WorldModel, folder: Path) -> None:
     save_world_model(model, partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-
-
-def _last_loss(folder: Path) -> float:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return float(json.loads(lines[-1])["loss"])

@@ -21,8 +21,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
 def make_optimizer(module: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
     """AdamW over a module's parameters."""
     groups = parameter_groups(module, training.weight_decay)
-    fused = next(module.parameters()).device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, fused=fused)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int) -> float:
