@@ -1,13 +1,20 @@
 """The command line: each command parses, calls a function below, and prints."""
 
+import contextlib
 import dataclasses
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
-import typer
-from rich.console import Console
+try:
+    import typer
+    from rich.console import Console
+except KeyboardInterrupt:  # before `main` can see it
+    sys.exit(130)
 
 from diamond_bench.errors import UserError
 
@@ -37,6 +44,21 @@ def say(text: str) -> None:
     err.print(text, markup=False)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        out.print(f"diamond-bench {version('diamond-bench')}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
+) -> None:
+    """Options of no command."""
+
+
 @app.command()
 def studies() -> None:
     """List the studies that can be swept."""
@@ -59,11 +81,13 @@ def sweep(
 ) -> None:
     """Run every job of a study that is not done yet, then draw its report. The same command again resumes."""
     from diamond_bench.evaluation.weights import require
+    from diamond_bench.launch.devices import valid_device
     from diamond_bench.printing import print_plan
     from diamond_bench.studies.plan import plan_study
 
     tokens = overrides or []
     plan, store = plan_study(study, tokens), _store(tokens)
+    valid_device(plan.execution.device)
     if dry_run:
         print_plan(out, plan, store, as_json)
         try:
@@ -72,21 +96,30 @@ def sweep(
             say(f"A sweep without --dry-run would be refused: {error}")
         return
     require(plan.metrics)
-    raise typer.Exit(_run(plan, store, as_json))
+    with _writing(store):
+        exit_code = _run(plan, store, as_json)
+    raise typer.Exit(exit_code)
 
 
 def _run(plan: Any, store: Any, as_json: bool) -> int:
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
     from diamond_bench.report import write_report
+    from diamond_bench.studies.housekeeping import remember
     from diamond_bench.studies.overview import job_labels
-    from diamond_bench.studies.plan import save_plan
+    from diamond_bench.studies.plan import as_saved, save_plan
+
+    saved = as_saved(plan, store.root)
+
+    def begin() -> None:
+        save_plan(plan, store.root)
+        remember(saved.folder, plan.jobs)
 
     store.require_writable()
-    saved = save_plan(plan, store.root)
     with progress_display(job_labels(saved.points)) as display:
         store.say = display.say
-        summary = run_local(store, plan.jobs.values(), num_workers=plan.cluster.num_workers, device=plan.execution.device, on_event=display)
+        options = {"num_workers": plan.cluster.num_workers, "device": plan.execution.device}
+        summary = run_local(store, plan.jobs.values(), **options, on_event=display, begin=begin)
     store.say = say
     for ref, error in summary.failed.items():
         say(f"failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")
@@ -124,7 +157,7 @@ def status(
     if not watch:
         out.print(status_table(overview(store, study, overrides or [])))
         return
-    with Live(console=out, auto_refresh=False) as live:
+    with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
         while True:
             live.update(status_table(overview(store, study, overrides or [])), refresh=True)
             time.sleep(2)
@@ -160,7 +193,10 @@ def report(study: Study, overrides: Overrides = None) -> None:
     from diamond_bench.studies.plan import find_plan
 
     store = _store(overrides)
-    for file in write_report(find_plan(store.root, study, overrides or []), store, say):
+    plan = find_plan(store.root, study, overrides or [])
+    with _writing(store):
+        files = write_report(plan, store, say)
+    for file in files:
         out.print(str(file), markup=False)
 
 
@@ -205,11 +241,11 @@ def gc(
     """Free disk: checkpoints of finished jobs, and imagined frames."""
     from diamond_bench.printing import gigabytes
     from diamond_bench.studies.housekeeping import gc as collect_garbage
-    from diamond_bench.studies.plan import load_plans
+    from diamond_bench.studies.housekeeping import planned
 
     store = _store(overrides)
-    planned = {ref for plan in load_plans(store.root) for ref in plan.jobs}
-    removals = collect_garbage(store, planned, frames=not keep_frames, unplanned=unplanned, dry_run=dry_run)
+    with _writing(store):
+        removals = collect_garbage(store, planned(store.root), frames=not keep_frames, unplanned=unplanned, dry_run=dry_run)
     for removal in removals:
         out.print(f"{removal.path} ({gigabytes(removal.bytes)}): {removal.reason}", markup=False)
     say(f"{'would free' if dry_run else 'freed'} {gigabytes(sum(removal.bytes for removal in removals))}")
@@ -220,7 +256,9 @@ def merge(other: Annotated[Path, typer.Argument(help="The other store's folder."
     """Bring in another store's finished jobs and plans; nothing here is overwritten."""
     from diamond_bench.studies.housekeeping import merge as bring_in
 
-    merged = bring_in(_store(overrides), other)
+    store = _store(overrides)
+    with _writing(store):
+        merged = bring_in(store, other)
     for reason in merged.refused:
         say(f"left out: {reason}")
     out.print(f"{len(merged.copied)} jobs and {len(merged.plans)} plans copied, {len(merged.present)} jobs were here already")
@@ -264,6 +302,20 @@ def _print_results(plan: Any, store: Any, as_json: bool) -> None:
             say(f"note: {note}")
 
 
+@contextlib.contextmanager
+def _writing(store: Any) -> Iterator[None]:
+    """Turns what the file system refuses into a message that names the place."""
+    from diamond_bench.studies.files import unwritable
+
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output left
+        raise
+    except OSError as error:
+        elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(store.root)
+        raise UserError(f"{error.filename}: {error.strerror}") if elsewhere else unwritable(store.root, error) from None
+
+
 def _store(tokens: list[str] | None) -> Any:
     from diamond_bench.compose import output_root, parse
     from diamond_bench.studies.store import Store
@@ -273,6 +325,14 @@ def _store(tokens: list[str] | None) -> Any:
 
 def main() -> None:
     """The console script. A mistake of the user's is one message and exit code 2; Ctrl-C is 130."""
+    interrupted = False
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         app()
     except UserError as error:
@@ -280,3 +340,9 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception:
+        if interrupted:  # what it was raised in the middle of (an import) made another exception of it
+            sys.exit(130)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own ending would show a traceback

@@ -1,7 +1,8 @@
 """What the command line prints: tables for people, JSON for programs."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -10,8 +11,10 @@ from rich.table import Table
 
 from diamond_bench.studies.estimate import estimate
 from diamond_bench.studies.housekeeping import Usage
+from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.overview import StudyStatus
 from diamond_bench.studies.plan import Plan
+from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
 _PARTS = ("artifact", "checkpoint", "frames")
@@ -24,13 +27,20 @@ def table(*columns: str) -> Table:
 
 
 def print_json(out: Console, content: Any) -> None:
-    """Plain JSON, whatever the terminal."""
-    out.file.write(json.dumps(content, indent=1) + "\n")
+    """Plain JSON, whatever the terminal; numbers that JSON cannot hold become null."""
+    out.file.write(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
-def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, Any]]:
     """The jobs of a plan as `sweep --dry-run --json` prints them: id, kind, variants, game, seed, needs, state."""
-    states = store.states()
     variants: dict[Any, dict[str, None]] = {}
     where: dict[Any, tuple[str, int | None]] = {}
     for point in plan.points:
@@ -53,7 +63,8 @@ def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
     """The jobs of a plan, what is missing of them, and what that would cost."""
-    rows = plan_rows(plan, store)
+    states = store.states()
+    rows = plan_rows(plan, states)
     if as_json:
         print_json(out, rows)
         return
@@ -63,12 +74,14 @@ def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
         done = sum(row["state"] == "done" for row in of_kind)
         shown.add_row(kind, str(len(of_kind)), str(done), str(len(of_kind) - done))
     out.print(f"[bold]{escape(plan.study.name)}[/bold] at scale {plan.scale}: {escape(plan.study.question)}")
-    out.print(f"games {', '.join(plan.study.games)}; seeds {', '.join(map(str, plan.study.seeds))}; store {escape(str(store.root))}")
+    games = escape(", ".join(dict.fromkeys(point.game for point in plan.points)))
+    out.print(f"games {games}; seeds {', '.join(map(str, plan.study.seeds))}; store {escape(str(store.root))}")
     out.print(shown)
     missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
-    cost = estimate(plan.jobs, missing, store)
+    cost = estimate(plan.jobs, missing, store, states)
     if cost.jobs:
-        size = f"{cost.gigabytes:.3g} GB of disk"
+        passing = f" (and up to {cost.passing_gigabytes:.3g} GB while a job runs)" if cost.passing_gigabytes else ""
+        size = f"{cost.gigabytes:.3g} GB of disk{passing}"
         out.print(f"to run: {cost.jobs} jobs, about {_hours(cost.device_hours)} of one device and {size} ({cost.basis})")
     else:
         out.print("nothing to run: every job is done")

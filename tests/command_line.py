@@ -13,11 +13,15 @@ _OURS = ("PYTHONPATH", "DIAMOND_BENCH_OUTPUTS", "MINARI_DATASETS_PATH")
 """Variables of the one who runs the tests that would change what a command does."""
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without what would change a command's meaning."""
+    return {name: value for name, value in os.environ.items() if name not in _OURS}
+
+
 def diamond_bench(
-    *arguments: str, cwd: Path, script: Path = SCRIPT, env: Mapping[str, str] | None = None
+    *arguments: str, cwd: Path, script: Path = SCRIPT, env: Mapping[str, str] | None = None, exit_code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `diamond-bench ARGUMENTS` in a folder, adding `env` to the environment; fails, showing its output, where it fails."""
-    clean = {name: value for name, value in os.environ.items() if name not in _OURS}
-    done = subprocess.run([script, *arguments], capture_output=True, text=True, cwd=cwd, env={**clean, **(env or {})})
-    assert done.returncode == 0, f"diamond-bench {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    """Runs `diamond-bench ARGUMENTS` in a folder, adding `env` to the environment; fails, showing its output, at another exit code."""
+    done = subprocess.run([script, *arguments], capture_output=True, text=True, cwd=cwd, env={**clean_environment(), **(env or {})})
+    assert done.returncode == exit_code, f"diamond-bench {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

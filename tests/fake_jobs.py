@@ -26,7 +26,7 @@ class Count:
 
 
 KINDS: dict[str, Kind] = {
-    "count": Kind(Count, "fake_jobs:run", 1),
+    "count": Kind(Count, "fake_jobs:run", 1, keeps_checkpoint=True),
     "add": Kind(Count, "fake_jobs:run", 1, ("left",)),
 }
 

@@ -1,15 +1,23 @@
 """From a study's YAML and overrides to jobs."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from diamond_bench.errors import UserError
+from diamond_bench.printing import print_plan
 from diamond_bench.studies.plan import find_plan, load_plans, plan_study, save_plan
 from diamond_bench.studies.spec import load_study, study_files
+from diamond_bench.studies.store import Store
+
+UNTRUE = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
+N = "{key: sampler.num_steps, values: [1, 2]}"
+STUDY = "question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 1\nprimary: {metric: drift}\n"
 
 
 def kinds(plan: object) -> dict[str, int]:
@@ -94,7 +102,26 @@ def test_overrides_sweep_star_the_scale_and_choose_seeds() -> None:
         ("sampling_steps", ["evaluation.num_fid_images=100"], ["num_fid_images=100", "2048"]),
         ("sampling_steps", ["data.policy=exprt"], ["exprt", "expert"]),
         ("sampling_steps", ["cluster=slrm"], ["cluster=slrm", "local"]),
-        ("diffusion_objective", ["objective=edm"], ["objective", "arms"]),
+        ("sampling_steps", ["sampler.num_steps=1,1"], ["sampler.num_steps", "1 is given twice"]),
+        ("sampling_steps", ["training.weight_decay=1,1.0"], ["training.weight_decay", "given twice"]),
+        ("sampling_steps", ["sampler.s_tmax=inf,.inf"], ["sampler.s_tmax", "given twice"]),
+        ("sampling_steps", ["metrics=[drift]", "evaluation.metrics=[psnr]"], ["evaluation.metrics", "given twice"]),
+        ("sampling_steps", ["metrics=[drift,drift]"], ["drift is given twice"]),
+        ("sampling_steps", ["execution.num_threads=1,2"], ["execution.num_threads", "cannot change a result"]),
+        ("sampling_steps", ["execution.device=cpu,cuda"], ["execution.device", "cannot change a result"]),
+        ("sampling_steps", ["evaluation.keep_frames=true,false"], ["evaluation.keep_frames", "cannot change a result"]),
+        ("sampling_steps", ["training.log_every=1,2"], ["training.log_every", "cannot change a result"]),
+        ("sampling_steps", ["cluster.num_workers=1,2"], ["cluster.num_workers", "cannot change a result"]),
+        ("sampling_steps", ["data.dataset=a,b"], ["data.dataset", "one dataset a sweep"]),
+        ("sampling_steps", ["env.frame_size=16"], ["env.frame_size=16", "lpips", "32"]),
+        ("sampling_steps", ["env.frame_size=16", "metrics=[drift,lpips_vgg]"], ["lpips_vgg", "metrics=[drift]"]),
+        ("sampling_steps", ["seeds=[9223372036854775808]"], ["seeds=9223372036854775808", "at most"]),
+        ("sampling_steps", ["data.seed=9223372036854775808"], ["data.seed", "at most"]),
+        ("sampling_steps", ["evaluation.seed=9223372036854775808"], ["evaluation.seed", "at most"]),
+        ("sampling_steps", ["seeds=1000000000000"], ["seeds=1000000000000", "[1000000000000]"]),
+        ("sampling_steps", ["scale=tiny", "evaluation.num_trajectories=1"], ["num_trajectories=1", "unrelated-frames"]),
+        ("sampling_steps", ["objective.loc=-inf"], ["objective.loc", "finite"]),
+        ("diffusion_objective", ["objective=edm"], ["objective", "arms", "under another name"]),
         ("diffusion_objective", ["objective.sigma_offset_noise=0.1"], ["objective.sigma_offset_noise", "arms"]),
     ],
 )
@@ -115,6 +142,35 @@ def test_what_does_not_fit_is_refused_at_planning(study: str, tokens: list[str],
         ("question: x\nprotocol: wold\ngames: [Pong]\nseeds: 1\nprimary: {}", ["wold", "world_model"]),
         ("question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 1\nprimary: {}\naxes: {n: {key: sampler.num_steps}}", ["axes.n"]),
         ("question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 1\nprimary: {}\nscales: {smol: {}}", ["smol", "small"]),
+        *(
+            (f"question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 1\n{more}", words)
+            for more, words in [
+                ("primary: {metric: drift}\n3: 4", ["key 3", "no text"]),
+                ("primary: {metric: drift}\nset: {3: 4}", ["set", "key 3", "no text"]),
+                ("primary: {metric: drift}\narms: {1: {}}", ["arms", "key 1", "no text"]),
+                ("primary: {metric: drift}\narms: {}", ["arms", "no variant"]),
+                ("primary: {metric: drift}\nnote: 3", ["note", "a text"]),
+                *((f"primary: {{metric: drift}}\nset: {{{key}: 1}}", ["set", key]) for key in UNTRUE),
+                *((f"primary: {{metric: drift}}\narms: {{a: {{{key}: 1}}}}", ["arms.a", key]) for key in UNTRUE),
+                *((f"primary: {{metric: drift}}\naxes: {{a: {{key: {key}, values: [1]}}}}", ["axes", key]) for key in UNTRUE),
+                (f"primary: {{metric: drift}}\naxes: {{a: {N}, b: {N}}}", ["axes a and b", "sampler.num_steps"]),
+                ("primary: {metric: drift}\naxes: {a: {key: sampler.num_steps, values: [2, 2]}}", ["axes.a", "2 is given twice"]),
+                ("primary: {metric: drift}\naxes: {a: {key: execution.num_threads, values: [1, 2]}}", ["axes.a", "cannot change a result"]),
+                (f"primary: {{metric: drift}}\naxes: {{a: {N}}}\nscales: {{tiny: {{axes: {{a: [3, 3]}}}}}}", ["axes.a", "given twice"]),
+                ("primary: {}", ["primary.metric", "None"]),
+                ("primary: {metric: dirft}", ["primary.metric", "dirft", "drift"]),
+                ("primary: {metric: drift, margin: -1}", ["primary.margin=-1"]),
+                ("primary: {metric: drift, margin: big}", ["primary.margin='big'"]),
+                ("primary: {metric: drift, margin: .nan}", ["primary.margin=nan"]),
+                (f"primary: {{metric: drift, baseline: {{m: 1}}}}\naxes: {{n: {N}}}", ["primary.baseline", "'m'", "n"]),
+                (f"primary: {{metric: drift, baseline: {{n: 3}}}}\naxes: {{n: {N}}}", ["primary.baseline.n=3", "1, 2"]),
+                ("primary: {metric: drift, baseline: {arm: b}}\narms: {a: {}}", ["primary.baseline.arm='b'", "a"]),
+                (
+                    f"primary: {{metric: drift, baseline: {{arm: a, n: 2}}}}\narms: {{a: {{sampler.num_steps: 1}}, b: {{}}}}\naxes: {{n: {N}}}",  # noqa: E501
+                    ["primary.baseline", "arm=a, n=2"],
+                ),
+            ]
+        ),
     ],
 )
 def test_a_wrong_study_file_is_named(text: str, words: list[str], tmp_path: Path) -> None:
@@ -124,6 +180,71 @@ def test_a_wrong_study_file_is_named(text: str, words: list[str], tmp_path: Path
         plan_study(str(file), ["scale=tiny"])
     for word in ["mine.yaml", *words]:
         assert word in str(error.value)
+
+
+def test_axes_whose_keys_end_alike_stay_apart() -> None:
+    tokens = ["scale=tiny", "objective.sigma_max=10,20", "sampler.schedule.sigma_max=4,5", "sampler.num_steps=1"]
+    plan = plan_study("sampling_steps", tokens)
+    assert list(plan.points[0].axes) == ["n", "sigma_max", "sampler.schedule.sigma_max"]
+    found = {(plan.jobs[p.jobs["world_model"]].config.objective.sigma_max, p.axes["sampler.schedule.sigma_max"]) for p in plan.points}
+    assert found == {(10.0, 4), (10.0, 5), (20.0, 4), (20.0, 5)}
+    assert len({p.jobs["evaluation"] for p in plan.points}) == len({p.variant for p in plan.points}) == 4
+
+
+def test_values_that_differ_late_have_names_that_differ() -> None:
+    plan = plan_study("sampling_steps", ["scale=tiny", "sampler.num_steps=1", "training.learning_rate=0.12345678,0.12345679,0.001"])
+    assert {p.variant for p in plan.points} == {f"n=1, learning_rate={rate}" for rate in ("0.12345678", "0.12345679", "0.001")}
+
+
+def test_an_infinite_value_is_planned_and_saved(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(STUDY + "axes: {s: {key: sampler.s_tmax, values: [1.0, .inf]}}")
+    saved = save_plan(plan_study(str(file), ["scale=tiny"]), tmp_path)
+    assert [p.axes["s"] for p in saved.points] == [1.0, "inf"]
+    assert load_plans(tmp_path) == [saved]
+
+
+def test_a_file_cannot_take_the_name_of_a_shipped_study(tmp_path: Path) -> None:
+    file = tmp_path / "sampling_steps.yaml"
+    file.write_text(STUDY)
+    with pytest.raises(UserError, match=r"sampling_steps is the name of a shipped study.* rename"):
+        plan_study(str(file), ["scale=tiny"])
+    shipped = study_files()["sampling_steps"]
+    assert plan_study(str(shipped), ["scale=tiny"]).points
+    file.write_text(shipped.read_text())  # the same study
+    assert plan_study(str(file), ["scale=tiny"]).points
+
+
+def own_dataset(folder: Path) -> Path:
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "metadata.json").write_text("{}")
+    return folder
+
+
+def test_a_dataset_of_one_s_own_takes_the_games_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    foo = own_dataset(tmp_path / "foo")
+    own_dataset(tmp_path / "minari" / "pong" / "random-v0")
+    monkeypatch.chdir(foo)
+    for name, label in (("pong/random-v0", "pong/random-v0"), (str(foo), "foo"), (f"{foo}/data", "foo"), (".", "foo"), ("data", "foo")):
+        plan = plan_study("sampling_steps", ["scale=tiny", f"data.dataset={name}", "sampler.num_steps=1"])
+        assert {p.game for p in plan.points} == {label}
+        assert kinds(plan)["import_dataset"] == 1
+        print_plan(Console(file=(shown := io.StringIO()), width=400), plan, Store(tmp_path / "o"), as_json=False)
+        assert f"games {label};" in shown.getvalue()
+        assert "Breakout" not in shown.getvalue()
+    with pytest.raises(UserError, match=r"data\.dataset.* takes the games' place"):
+        plan_study("sampling_steps", ["scale=tiny", "data.dataset=pong/random-v0", "games=[Pong]"])
+
+
+def test_of_several_sweeps_the_overrides_of_one_are_asked_for(tmp_path: Path) -> None:
+    for tokens in (["scale=tiny"], ["scale=tiny", "training.batch_size=2"]):
+        save_plan(plan_study("sampling_steps", tokens), tmp_path)
+    with pytest.raises(UserError, match=r"repeat the overrides of one: .*scale=tiny training\.batch_size=2"):
+        find_plan(tmp_path, "sampling_steps", [])
+    assert find_plan(tmp_path, "sampling_steps", ["scale=tiny", "training.batch_size=2"]).scale == "tiny*"
+    assert find_plan(tmp_path, "sampling_steps", ["scale=tiny"]).scale == "tiny"
 
 
 def test_every_shipped_study_plans_at_every_scale() -> None:

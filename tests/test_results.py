@@ -51,7 +51,7 @@ def test_the_table_is_tidy(tiny_store: Path) -> None:
 def test_each_baseline_is_shown_once(tiny_store: Path) -> None:
     table = collect(load_plans(tiny_store)[0], Store(tiny_store))
     baselines = table[table["seed"].isna()]
-    assert set(baselines["variant"]) == {"copy-last-frame", "unrelated-frames"}
+    assert set(baselines["variant"]) - {"dataset"} == {"copy-last-frame", "unrelated-frames"}
     assert not baselines.duplicated(["variant", "metric"]).any()
     assert len(baselines[baselines["metric"] == "one_step_psnr"]) == 1
 
@@ -151,6 +151,17 @@ def test_results_as_csv_and_json(tiny_store: Path, tmp_path: Path) -> None:
     shown = json.loads(diamond_bench("results", "sampling_steps", *here, "--json", cwd=tmp_path).stdout)
     assert len(shown) == len(table)
     diamond_bench("results", "sampling_steps", *here, "--csv", "no/such/folder.csv", cwd=tmp_path, exit_code=2)
+
+
+def test_json_of_status_and_results_is_json(store: Store) -> None:
+    plan = load_plans(store.root)[0]
+    file = store.folder(plan.points[0].jobs["evaluation"]) / "result.json"
+    content = json.loads(file.read_text())
+    content["rows"][0]["value"] = "NaN"
+    file.write_text(json.dumps(content))
+    for command in (["results", "sampling_steps"], ["status"]):
+        shown = diamond_bench(*command, "--json", cwd=store.root.parent).stdout
+        assert json.loads(shown, parse_constant=pytest.fail)
 
 
 def test_show_and_diff(tiny_store: Path, tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def _attempt(store: Store, claim: Claim, device: str, on_event: Callable[[Event]
             "attempts": claim.attempt,
         }
         rows = [{**asdict(row), "value": plain(float(row.value))} for row in result.rows]
-        claim.finish({"rows": rows, "info": plain(result.info), "recorded": recorded})
+        content = {"rows": rows, "info": plain(result.info), "recorded": recorded}
+        claim.finish(content, keep_checkpoint=store.kinds[spec.kind].keeps_checkpoint)
         return Event("done", ref)
     except Interrupted as stop:
         print(f"--- interrupted: {stop}", flush=True)

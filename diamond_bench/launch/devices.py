@@ -14,12 +14,13 @@ from diamond_bench.errors import UserError
 def worker_devices(device: str, num_workers: int) -> list[str]:
     """The device of each worker: `num_workers` of them (0: one a GPU, or one where there is none), spread over the GPUs in turn.
 
-    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else.
+    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and where a GPU is asked of a machine without one
+    (whether torch can use it, and there is an N-th, is for the worker to say).
     """
+    if valid_device(device).startswith("cuda") and not has_gpu():
+        raise UserError(f"execution.device={device}: this machine shows no GPU; use execution.device=auto or cpu")
     if device == "cpu" or device.startswith("cuda:"):
-        return [_valid(device)] * max(1, num_workers)
-    if device not in ("auto", "cuda"):
-        raise UserError(f"execution.device={device!r}: expected auto, cpu, cuda or cuda:N")
+        return [device] * max(1, num_workers)
     gpus = _count_gpus()
     if gpus < 2:
         return [device] * max(1, num_workers)
@@ -28,7 +29,7 @@ def worker_devices(device: str, num_workers: int) -> list[str]:
 
 def resolve_device(device: str) -> str:
     """torch's name of the device meant by `device`. Raises UserError where it asks for a GPU that is not there. Imports torch for GPUs."""
-    if _valid(device) == "cpu":
+    if valid_device(device) == "cpu":
         return "cpu"
     import torch
 
@@ -55,11 +56,19 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _valid(device: str) -> str:
+def valid_device(device: str) -> str:
+    """`device` itself. Raises UserError where it is no name of a device."""
     name, colon, index = device.partition(":")
     if device in ("auto", "cpu", "cuda") or (name == "cuda" and colon and index.isdecimal()):
         return device
     raise UserError(f"execution.device={device!r}: expected auto, cpu, cuda or cuda:N")
+
+
+def has_gpu() -> bool:
+    """Whether the machine shows this process a GPU (NVIDIA, AMD or WSL); asked of the system, not of torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and _count_gpus() == 0:
+        return False
+    return shutil.which("nvidia-smi") is not None or any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd", "dxg"))
 
 
 def _count_gpus() -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from diamond_bench.errors import UserError
-from diamond_bench.launch.devices import worker_devices
+from diamond_bench.launch.devices import valid_device, worker_devices
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
 from diamond_bench.launch.process import WorkerProcess
@@ -16,8 +16,9 @@ from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
-_TICK_SECONDS = 0.5
-_POLL_SECONDS = 2.0
+_TICK_SECONDS = 0.2
+_POLL_SECONDS = (0.25, 2.0)
+"""Until a job that another process has is looked at again: at first, and after a while."""
 _LEAVE_SECONDS = 20.0
 _MOST_FALSE_STARTS = 3
 
@@ -58,23 +59,27 @@ def run_local(
     on_event: Callable[[Event], None] = ignore,
     retry_failed: bool = True,
     worker_arguments: Sequence[str] = (),
+    begin: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Runs what is not done of `specs` (each input among them, or done in the store) and returns when nothing more can be.
 
     A failing job stops only those that need it. Jobs that another sweep holds are left to it and waited for. Jobs that failed
     earlier are tried again, unless `retry_failed` is false. The first SIGINT or SIGTERM lets the running jobs save and
-    stop, the second kills them. `worker_arguments` are further options of the worker (see worker.py).
+    stop, the second kills them. `worker_arguments` are further options of the worker (see worker.py). `begin` is called once, before
+    the first job is prepared: when a worker has found its device, or there is nothing to run.
 
-    Raises UserError where the store cannot be written or the device is not there; nothing is created then.
+    Raises UserError where the store cannot be written or the device is not there; nothing is created then, and `begin` not called.
     """
+    valid_device(device)
     sweep = _Sweep(store, {spec.ref: spec for spec in specs}, on_event)
     sweep.look(retry_failed)
     if sweep.open:
         devices = worker_devices(device, num_workers)
         store.require_writable()
         with counted_interrupts() as interrupts:
-            _Pool(sweep, devices, worker_arguments, interrupts).run()
+            _Pool(sweep, devices, worker_arguments, interrupts, begin).run()
             return sweep.summary(interrupts.count > 0)
+    begin()
     return sweep.summary(stopped=False)
 
 
@@ -87,12 +92,14 @@ class _Sweep:
         self.tell = on_event
         self.open = set(specs)
         """Jobs whose end is not known yet."""
-        self.held: dict[JobRef, float] = {}
-        """Jobs another process has, and when to look again."""
+        self.held: dict[JobRef, tuple[float, float]] = {}
+        """Jobs another process has: when to look again, and how long to wait after that."""
         self._attempts: dict[JobRef, int] = {}
         """How often each job had been begun when we looked."""
         self._order = {ref: position for position, ref in enumerate(specs)}
         self._ready: list[tuple[int, JobRef]] = []
+        self._offered: set[JobRef] = set()
+        """Jobs that have been among the ready: each is offered once, and comes back only by `again`."""
         self._missing = {ref: {need for need in spec.inputs.values() if need in specs} for ref, spec in specs.items()}
         self._dependents: dict[JobRef, list[JobRef]] = {ref: [] for ref in specs}
         for ref, needs in self._missing.items():
@@ -108,11 +115,15 @@ class _Sweep:
         self._attempts = {ref: states[ref].attempt for ref in self.specs if ref in states}
         done = {ref for ref in self.specs if ref in states and states[ref].status == "done" and not self.store.damage(ref)}
         self.tell(Event("planned", done=len(done), total=len(self.specs)))
-        for ref, spec in self.specs.items():
-            state = states.get(ref)
+        self.open -= done
+        for ref in self.specs:
             if ref in done:
                 self.skipped(ref)
-            elif state is not None and state.status == "failed" and not retry_failed:
+        for ref, spec in self.specs.items():
+            state = states.get(ref)
+            if ref not in self.open:  # done, or blocked by one before it
+                continue
+            if state is not None and state.status == "failed" and not retry_failed:
                 self.failed(ref, state.error)
             else:
                 foreign = {need for need in spec.inputs.values() if need not in self.specs}
@@ -144,10 +155,11 @@ class _Sweep:
     def poll(self) -> None:
         """Looks again at jobs that other processes have."""
         now = time.monotonic()
-        for ref in [ref for ref, due in self.held.items() if due <= now]:
+        for ref in [ref for ref, (due, _) in self.held.items() if due <= now]:
             state = self.store.state(ref)
-            if state.status == "running":
-                self.held[ref] = now + _POLL_SECONDS
+            if ref in self.open and state.status == "running":
+                wait = self.held[ref][1]
+                self.held[ref] = now + wait, min(2 * wait, _POLL_SECONDS[1])
                 continue
             del self.held[ref]
             if not self._ended_elsewhere(ref, state):
@@ -158,7 +170,7 @@ class _Sweep:
         state = self.store.state(ref)
         if self._ended_elsewhere(ref, state):
             return
-        self.held[ref] = time.monotonic() + _POLL_SECONDS
+        self.held[ref] = time.monotonic() + _POLL_SECONDS[0], 2 * _POLL_SECONDS[0]
         owner = f"pid {state.pid} on {state.host}" if state.pid else "another process"
         self.tell(Event("taken", ref, text=owner))
 
@@ -189,7 +201,9 @@ class _Sweep:
         return Summary(failed=self._failed, blocked=self._blocked, left=tuple(sorted(self.open)), stopped=stopped, **ended)
 
     def _ended_elsewhere(self, ref: JobRef, state: JobState) -> bool:
-        """Notes what another sweep has made of a job since we looked: done, or failed anew."""
+        """Whether a job needs no more of us; notes what another sweep has made of it since we looked: done, or failed anew."""
+        if ref not in self.open:
+            return True
         if state.status == "done" and not self.store.damage(ref):
             self.skipped(ref)
             self.tell(Event("done", ref, text="by another sweep"))
@@ -218,19 +232,22 @@ class _Sweep:
         self._fell(ref)
 
     def _offer(self, ref: JobRef) -> None:
-        if ref in self.open and not self._missing[ref]:
+        if ref in self.open and ref not in self._offered and not self._missing[ref]:
+            self._offered.add(ref)
             self.again(ref)
 
 
 class _Pool:
     """The workers, at most one for each entry of `devices`, started when there is work for them."""
 
-    def __init__(self, sweep: _Sweep, devices: Sequence[str], arguments: Sequence[str], interrupts: Interrupts):
+    def __init__(self, sweep: _Sweep, devices: Sequence[str], arguments: Sequence[str], interrupts: Interrupts, begin: Callable[[], None]):
         self._sweep = sweep
         self._devices = devices
         self._arguments = arguments
         self._interrupts = interrupts
         """Signals that asked the sweep to stop."""
+        self._begin = begin
+        self._begun = False
         self._stops_told = 0
         self._false_starts = 0
         self._heard: queue.Queue[tuple[WorkerProcess, Event | None]] = queue.Queue()
@@ -282,6 +299,9 @@ class _Pool:
             self._ended(worker)
         elif event.name == "ready":
             worker.ready = True
+            if not self._begun:
+                self._begun = True
+                self._begin()
         elif event.name == "refused":
             raise UserError(event.text)
         elif event.name in ("started", "progress", "said") or event.ref is None:

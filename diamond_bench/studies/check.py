@@ -7,11 +7,15 @@ from diamond_bench.models.shape import check_network
 from diamond_bench.studies.metrics import METRICS
 
 LEAST_FID_IMAGES = 2048
+LEAST_LPIPS_SIZE = 32
+"""Frames smaller than this vanish in AlexNet and VGG16."""
+MOST_SEED = 2**63 - 1
 
 
 def check_run(config: RunConfig) -> None:
     """Raises UserError naming the first pair of settings that cannot go together."""
     check_network(config.network, config.conditioning.num_frames)
+    _check_seeds(config)
     _check_training(config)
     _check_evaluation(config)
     check_sampler(config.sampler, config.objective)
@@ -19,6 +23,12 @@ def check_run(config: RunConfig) -> None:
         from diamond_bench.envs.games import check_policy  # reads the games of ale-py
 
         check_policy(config.data.policy, config.game)
+
+
+def _check_seeds(config: RunConfig) -> None:
+    for key, seed in (("seeds", config.seed), ("data.seed", config.data.seed), ("evaluation.seed", config.evaluation.seed)):
+        if seed > MOST_SEED:
+            raise UserError(f"{key}={seed}: a seed is at most {MOST_SEED}")
 
 
 def _check_training(config: RunConfig) -> None:
@@ -44,6 +54,15 @@ def _check_evaluation(config: RunConfig) -> None:
     for metric in evaluation.metrics:
         if metric not in METRICS:
             raise UserError(f"metrics: unknown metric {metric!r}: {nearest(metric, METRICS)}")
+        if evaluation.metrics.count(metric) > 1:
+            raise UserError(f"metrics: {metric} is given twice")
+        if metric.startswith("lpips") and config.env.frame_size < LEAST_LPIPS_SIZE:
+            raise UserError(
+                f"env.frame_size={config.env.frame_size}: {metric} needs frames of at least {LEAST_LPIPS_SIZE} pixels; raise it, or leave "
+                f"{metric} out with metrics=[{','.join(m for m in evaluation.metrics if not m.startswith('lpips')) or 'drift'}]"
+            )
+    if evaluation.num_trajectories < 2:
+        raise UserError("evaluation.num_trajectories=1: the baseline unrelated-frames needs at least 2 trajectories")
     _at_most("conditioning.num_frames", config.conditioning.num_frames, "data.reference_context", data.reference_context)
     _at_most("evaluation.horizon", evaluation.horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.sample_horizon", evaluation.sample_horizon, "data.reference_horizon", data.reference_horizon)

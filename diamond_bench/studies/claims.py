@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import shutil
 import stat
 import time
 from collections.abc import Mapping
@@ -77,14 +78,17 @@ class Claim:
             with contextlib.suppress(OSError):  # for show only: a full disk is met where something must be kept
                 self._write()
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Mapping[str, Any], keep_checkpoint: bool = True) -> None:
         """Publishes the result (`rows`, `info`, `recorded`, all plain data) and so makes the job done.
 
         result.json, written last, also holds size and SHA-256 of every file the job leaves, except what may go later (REMOVABLE).
+        Without `keep_checkpoint`, checkpoint/ goes once the job is done.
         """
         content = {"id": self.ref.id, "kind": self.ref.kind, **result, "files": _manifest(self.folder)}
         self.check()
         size = write_json(self.folder / "result.json", content)
+        if not keep_checkpoint:
+            shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # it is done: what cannot be removed is left to `gc`
         with contextlib.suppress(OSError):  # it is done: the state is mended by the next who claims it
             self._settle("done", result_bytes=size)
 

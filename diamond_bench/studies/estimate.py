@@ -1,20 +1,41 @@
-"""What a plan would cost: device hours and disk, from counted arithmetic and a rate that is measured where it can be."""
+"""What a plan would cost: device hours and disk, from counted arithmetic and rates that are measured where they can be."""
 
+import json
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diamond_bench.config import identity_fields
 from diamond_bench.diffusion.schedules import nfe
+from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
+from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
 ASSUMED = {"cpu": 6e10, "cuda": 3e13}
-"""FLOP/s assumed where the store holds no finished job of a kind: two laptop cores, a data-centre GPU. Orders of magnitude."""
+"""FLOP/s assumed where the store holds no finished job like it: two laptop cores, a data-centre GPU. Orders of magnitude."""
 _EMULATOR_STEPS_PER_SECOND = 1500.0
+_PAIRS_PER_SECOND = {"ssim": 5000.0, "lpips": 1500.0, "lpips_vgg": 100.0}
+"""Pairs of 64 x 64 frames compared a second on two CPU cores; orders of magnitude."""
+_FID_IMAGES_PER_SECOND = 9.0
+_GPU_SPEEDUP = 50.0
+"""How much faster than two CPU cores a GPU runs the networks of the metrics."""
 _MOST_ACTIONS = 18
+_STORED_FRAME = 500 / 64**2
+"""Bytes a pixel of a dataset: a compressed frame of 64 x 64 takes about 310 (Breakout), with its memory and action somewhat more."""
+_CURVES = 16
+"""Arrays of (trajectories, t) that an evaluation keeps, float32."""
+_PICTURED = 4
+"""Trajectories whose frames every evaluation keeps."""
+_FEATURE_BYTES = 2048 * 4
+_MOST_READ = 200
+
+_Like = tuple[str, str, str, str]
+"""What jobs of one speed have in common: kind, type of device, network, precision."""
 
 
 @dataclass(frozen=True)
@@ -24,38 +45,50 @@ class Estimate:
     jobs: int
     device_hours: float
     gigabytes: float
+    """Disk taken when all is done."""
+    passing_gigabytes: float
+    """The most that one job takes besides while it runs, and gives back."""
     basis: str
     """Where the rates come from."""
 
 
-def estimate(specs: Mapping[JobRef, JobSpec], missing: Iterable[JobRef], store: Store) -> Estimate:
-    """Sums what the missing jobs of a plan take, at rates measured in this store or, failing that, assumed."""
-    device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
-    seconds, size, count = 0.0, 0.0, 0
-    rates: dict[str, float | None] = {}
-    for ref in missing:
-        spec = specs[ref]
-        work = job_work(spec, specs)
-        if spec.kind not in rates:
-            rates[spec.kind] = _measured_rate(spec.kind, store)
+def estimate(
+    specs: Mapping[JobRef, JobSpec], missing: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState] | None = None
+) -> Estimate:
+    """Sums what the missing jobs of a plan take, at rates measured in this store or, failing that, assumed.
+
+    `states`: those of the store's jobs, where they are known already.
+    """
+    todo = [specs[ref] for ref in missing]
+    likes = [_like(spec, specs) for spec in todo]
+    rates = _measured_rates(set(likes), store, store.states() if states is None and todo else states or {})
+    seconds = size = passing = 0.0
+    for spec, like in zip(todo, likes, strict=True):
+        device = like[1]
         default = _EMULATOR_STEPS_PER_SECOND if not spec.inputs else ASSUMED[device]
-        seconds += work / (rates[spec.kind] or default)
+        seconds += job_work(spec, specs) / rates.get(like, default) + _metric_seconds(spec, device)
         size += _bytes(spec, specs)
-        count += 1
-    measured = sorted(kind for kind, rate in rates.items() if rate)
-    assumed = sorted(kind for kind, rate in rates.items() if not rate)
-    parts = []
-    if measured:
-        parts.append(f"rates of {', '.join(measured)} measured on jobs in this store")
+        passing = max(passing, _passing_bytes(spec))
+    return Estimate(len(todo), seconds / 3600, size / 1e9, passing / 1e9, _basis(likes, rates))
+
+
+def _basis(likes: Iterable[_Like], rates: Mapping[_Like, float]) -> str:
+    likes = list(dict.fromkeys(likes))
+    measured = sorted({like[0] for like in likes if like in rates})
+    assumed = [like for like in likes if like not in rates]
+    parts = [f"rates of {', '.join(measured)} measured on jobs in this store"] if measured else []
     if assumed:
-        rate = f"{ASSUMED[device]:.0e} FLOP/s, {_EMULATOR_STEPS_PER_SECOND:.0f} game steps/s"
-        parts.append(f"rates of {', '.join(assumed)} assumed ({rate})")
-    basis = "; ".join(parts)
-    return Estimate(count, seconds / 3600, size / 1e9, basis)
+        speeds = [f"{ASSUMED[device]:.0e} FLOP/s on {device}" for device in sorted({like[1] for like in assumed if like[2]})]
+        speeds += [f"{_EMULATOR_STEPS_PER_SECOND:.0f} game steps/s"] * any(not like[2] for like in assumed)
+        kinds = sorted({f"{like[0]} of another network or device" if like[0] in measured else like[0] for like in assumed})
+        parts.append(f"rates of {', '.join(kinds)} assumed ({', '.join(speeds)})")
+    if any(like[0] == "evaluate_world_model" for like in likes):
+        parts.append("those of the metrics assumed")
+    return "; ".join(parts)
 
 
 def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
-    """The work of a job: frames for a dataset, floating-point operations for all else."""
+    """The work of a job: frames for a dataset, floating-point operations of the denoiser for all else."""
     config = spec.config
     if isinstance(config, (CollectDataset, ImportDataset)):
         data = config.data
@@ -68,13 +101,34 @@ def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
     assert isinstance(config, EvaluateWorldModel)
     evaluation = config.evaluation
     sampled = evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
-    return forward * nfe(config.sampler) * (evaluation.num_trajectories * evaluation.horizon + evaluation.num_one_step + sampled)
+    windows = _num_windows(evaluation.num_one_step, specs[spec.inputs["dataset"]])
+    return forward * nfe(config.sampler) * (evaluation.num_trajectories * evaluation.horizon + windows + sampled)
+
+
+def _num_windows(asked: int, dataset: JobSpec) -> int:
+    """One-step windows that an evaluation predicts: as many as asked for, 0 for all, of those that end in the references' horizons."""
+    data = dataset.config.data
+    there = data.num_references * data.reference_horizon
+    return min(asked, there) or there
+
+
+def _metric_seconds(spec: JobSpec, device: str) -> float:
+    """Time in the metrics: the model and two baselines against the true frames, the samples, and three sets of images for FID."""
+    if not isinstance(spec.config, EvaluateWorldModel):
+        return 0.0
+    evaluation = spec.config.evaluation
+    samples = evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
+    pairs = 3 * evaluation.num_trajectories * evaluation.horizon + samples
+    seconds = sum(pairs / rate for metric, rate in _PAIRS_PER_SECOND.items() if metric in evaluation.metrics)
+    if "fid" in evaluation.metrics:
+        seconds += 3 * evaluation.num_fid_images / _FID_IMAGES_PER_SECOND
+    return seconds / (_GPU_SPEEDUP if device == "cuda" else 1.0)
 
 
 def _bytes(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
-    config, frame = spec.config, 3 * _frame_size(spec, specs) ** 2
+    config, pixels = spec.config, _frame_size(spec, specs) ** 2
     if isinstance(config, (CollectDataset, ImportDataset)):
-        return job_work(spec, specs) * (frame + 200)
+        return job_work(spec, specs) * pixels * _STORED_FRAME
     training = _training(spec, specs)
     weights = 4 * denoiser_parameters(training.network, training.conditioning.num_frames, _MOST_ACTIONS)
     if isinstance(config, TrainWorldModel):
@@ -82,7 +136,15 @@ def _bytes(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
     assert isinstance(config, EvaluateWorldModel)
     evaluation = config.evaluation
     steps = evaluation.num_trajectories * evaluation.horizon
-    return steps * (8 * 4 + (frame if evaluation.keep_frames else 0)) + 50 * frame
+    pictures = min(_PICTURED, evaluation.num_trajectories) * evaluation.horizon * 3 * pixels  # true and imagined, compressed, and a video
+    return steps * (_CURVES * 4 + (3 * pixels if evaluation.keep_frames else 0)) + pictures
+
+
+def _passing_bytes(spec: JobSpec) -> float:
+    """Features of the imagined frames, the true ones and the training data's, removed when an evaluation is done."""
+    if not isinstance(spec.config, EvaluateWorldModel) or "fid" not in spec.config.evaluation.metrics:
+        return 0.0
+    return 3.0 * _FEATURE_BYTES * spec.config.evaluation.num_fid_images
 
 
 def _training(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> TrainWorldModel:
@@ -96,11 +158,29 @@ def _frame_size(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> int:
     return dataset.config.env.frame_size
 
 
-def _measured_rate(kind: str, store: Store, most: int = 20) -> float | None:
-    """Median work per second of finished jobs of a kind, as they recorded it in their facts (`work`, `work_seconds`)."""
-    rates = []
-    for ref in [ref for ref, state in store.states().items() if ref.kind == kind and state.status == "done"][:most]:
-        info = store.result(ref).info
-        if info.get("work_seconds"):
-            rates.append(info["work"] / info["work_seconds"])
-    return statistics.median(rates) if rates else None
+def _like(spec: JobSpec, specs: Mapping[JobRef, JobSpec], device: str = "") -> _Like:
+    if not spec.inputs:
+        return spec.kind, "cpu", "", ""
+    execution = spec.config.execution
+    device = device or execution.device
+    if device == "auto":
+        device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    network = json.dumps(identity_fields(_training(spec, specs).network), sort_keys=True)
+    return spec.kind, device.partition(":")[0] if device.startswith("cuda") else "cpu", network, execution.precision
+
+
+def _measured_rates(likes: set[_Like], store: Store, states: Mapping[JobRef, JobState]) -> dict[_Like, float]:
+    """Median work per second of finished jobs like those asked for, as they recorded it in their facts (`work`, `work_seconds`)."""
+    kinds = {like[0] for like in likes}
+    done = [ref for ref, state in states.items() if ref.kind in kinds and state.status == "done"]
+    found: dict[_Like, list[float]] = defaultdict(list)
+    for ref in done[-_MOST_READ:]:
+        try:
+            result, spec = store.result(ref), store.spec(ref)
+            inputs = {need: store.spec(need) for name, need in spec.inputs.items() if name == "world_model"}
+        except UserError:  # damaged or of another version: no measure, and the sweep says so itself
+            continue
+        if result.info.get("work_seconds"):
+            like = _like(spec, inputs, str(result.recorded.get("device", "cpu")))
+            found[like].append(result.info["work"] / result.info["work_seconds"])
+    return {like: statistics.median(rates) for like, rates in found.items() if like in likes}

@@ -1,16 +1,26 @@
 """What a store takes on disk, what of it nobody needs, and another store's finished jobs brought in."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diamond_bench.errors import UserError
 from diamond_bench.studies.claims import REMOVABLE
-from diamond_bench.studies.files import RUBBISH_AFTER_SECONDS, TEMPORARY, DamagedFile, temporary_name, unwritable
+from diamond_bench.studies.files import (
+    RUBBISH_AFTER_SECONDS,
+    TEMPORARY,
+    DamagedFile,
+    read_json,
+    temporary_name,
+    unwritable,
+    write_atomic,
+    write_json,
+)
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.store import Store, check_files
 
@@ -49,13 +59,14 @@ class Merged:
     present: tuple[JobRef, ...]
     """Done in both stores."""
     refused: tuple[str, ...]
-    """Left out, each with the reason: damaged there, or begun and not done here."""
+    """Left out, each with the reason: damaged there (a job, or a plan), or begun and not done here."""
     plans: tuple[Path, ...]
     """plan.json files copied."""
 
 
 def du(store: Store) -> list[Usage]:
-    """The size of each job in the store, largest first."""
+    """The size of each job in the store, largest first. Raises UserError where there is no store."""
+    require_store(store)
     usages = []
     for ref in store.refs():
         folder = store.folder(ref)
@@ -68,9 +79,10 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
     """Removes what nobody needs and returns it; with `dry_run` only returns it.
 
     That is: checkpoints of done jobs and, with `frames`, the imagined frames kept by done evaluations. With `unplanned`, also whole
-    jobs that are not in `keep` (the jobs of all saved plans), what was set aside as damaged, and rubbish of killed processes. A job that
-    somebody runs is never touched: each is locked first.
+    jobs that are not in `keep` (see `planned`), what was set aside as damaged, and rubbish of killed processes. A job that somebody runs
+    is never touched: each is locked first. Raises UserError where there is no store.
     """
+    require_store(store)
     removals = []
     for ref, state in sorted(store.states().items()):
         folder = store.folder(ref)
@@ -92,6 +104,38 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
         if not dry_run:
             shutil.rmtree(folder)
     return removals
+
+
+def require_store(store: Store) -> None:
+    """Raises UserError where the store's root holds no job of any kind and no study."""
+    if not any((store.root / name).is_dir() for name in (*store.kinds, "studies")):
+        raise UserError(f"{store.root} is no store: it has none of the folders {', '.join(store.kinds)}")
+
+
+def remember(folder: Path, refs: Iterable[JobRef]) -> None:
+    """Notes in a study's `folder` the jobs of a plan that was swept: plan.json holds the last plan alone, `gc` spares them all."""
+    jobs = sorted(refs)
+    digest = hashlib.sha256(" ".join(map(str, jobs)).encode()).hexdigest()[:16]
+    record = folder / "jobs" / f"{digest}.json"
+    if not record.exists():
+        write_json(record, {"jobs": [list(ref) for ref in jobs]})
+
+
+def planned(root: Path) -> set[JobRef]:
+    """The jobs of every plan that was swept into a store. Raises UserError on a damaged record: nobody knows then what is needed."""
+    return {ref for file in _records(root) for ref in _recorded(file)}
+
+
+def _records(root: Path) -> list[Path]:
+    """All plan.json, and what `remember` wrote."""
+    return [*sorted((root / "studies").rglob("plan.json")), *sorted((root / "studies").rglob("jobs/*.json"))]
+
+
+def _recorded(file: Path) -> list[JobRef]:
+    try:
+        return [JobRef(str(kind), str(identity)) for kind, identity in read_json(file)["jobs"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(file, f"it lists no jobs ({error!r}); sweep the study again, or remove the file") from None
 
 
 def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:
@@ -142,10 +186,11 @@ def merge(store: Store, other_root: Path) -> Merged:
     UserError where `other_root` is no store or this one is not writable.
     """
     other = Store(other_root, say=store.say, kinds=store.kinds, timing=store.timing)
-    if not any((other.root / kind).is_dir() for kind in store.kinds):
-        raise UserError(f"{other.root} is no store: it has none of the folders {', '.join(store.kinds)}")
+    require_store(other)
     store.require_writable()
-    copied, present, refused = [], [], []
+    copied: list[JobRef] = []
+    present: list[JobRef] = []
+    refused: list[str] = []
     here = store.states()
     for ref, state in sorted(other.states().items()):
         if state.status == "damaged":
@@ -163,7 +208,8 @@ def merge(store: Store, other_root: Path) -> Merged:
                 copied.append(ref)
             except UserError as error:
                 refused.append(f"{ref}: {error}")
-    return Merged(tuple(copied), tuple(present), tuple(refused), _copy_plans(store, other))
+    plans = _copy_plans(store, other, refused)
+    return Merged(tuple(copied), tuple(present), tuple(refused), plans)
 
 
 def _copy_job(store: Store, other: Store, ref: JobRef) -> None:
@@ -206,15 +252,18 @@ def _publish(store: Store, ref: JobRef, partial: Path) -> None:
     partial.rename(target)  # fails where somebody has made it anew meanwhile
 
 
-def _copy_plans(store: Store, other: Store) -> tuple[Path, ...]:
+def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, ...]:
+    """Copies the plans missing here, and remembers the jobs of all of them."""
     copied = []
-    for source in sorted((other.root / "studies").rglob("plan.json")):
+    for source in _records(other.root):
         target = store.root / source.relative_to(other.root)
-        if target.exists():
+        folder = target.parent if source.name == "plan.json" else target.parent.parent
+        try:
+            remember(folder, _recorded(source))
+        except DamagedFile as error:
+            refused.append(str(error))
             continue
-        partial = temporary_name(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial)
-        partial.rename(target)
-        copied.append(target)
+        if source.name == "plan.json" and not target.exists():
+            write_atomic(target, source.read_bytes())
+            copied.append(target)
     return tuple(copied)

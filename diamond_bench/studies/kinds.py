@@ -73,12 +73,14 @@ class Kind:
     """Raised by hand when the code of the kind changes its results; part of every identity."""
     inputs: tuple[str, ...] = ()
     """Names of the artifacts it needs, in the order they are shown."""
+    keeps_checkpoint: bool = False
+    """Whether a done job keeps its checkpoint/ until `gc` (a training's holds the optimiser; the others' are of no more use)."""
 
 
 KINDS: dict[str, Kind] = {
     "collect_dataset": Kind(CollectDataset, "diamond_bench.jobs.collect_dataset:run", 1),
     "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 1),
-    "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 1, ("dataset",)),
+    "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 1, ("dataset",), keeps_checkpoint=True),
     "evaluate_world_model": Kind(EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 1, ("dataset", "world_model")),
 }
 

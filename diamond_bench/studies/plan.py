@@ -1,5 +1,6 @@
 """From a study to the jobs it needs: variants x games x seeds, every artifact once. No torch, nothing written."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.compose import base, groups, parse, scale_keys, with_values
-from diamond_bench.config import ClusterConfig, DataConfig, ExecutionConfig, RunConfig, build
+from diamond_bench.config import ClusterConfig, DataConfig, ExecutionConfig, RunConfig, build, to_plain
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.files import read_json, write_json
@@ -63,18 +64,39 @@ def plan_study(name: str, tokens: Sequence[str] = ()) -> Plan:
     config = RunConfig()
     for variant, arm, axes, settings in points(study):
         config = _run_config({"scale": scale, **chosen}, settings)
-        for game in study.games:
-            on_game = replace(config, game=game)
+        for game in _games(study, config):
+            on_game = replace(config, game=game, seed=max(study.seeds))
             check_run(on_game)
             cells += [_point(variant, arm, axes, replace(on_game, seed=seed), jobs) for seed in study.seeds]
     command = " ".join(["diamond-bench sweep", name, *(shlex.quote(token) for token in tokens)])
     return Plan(study, f"{scale}*" if starred else scale, command, jobs, tuple(cells), config.execution, config.cluster)
 
 
+def _games(study: Study, config: RunConfig) -> tuple[str, ...]:
+    """The study's games; with a dataset of the user's own, its label takes their place."""
+    if config.data.dataset is None:
+        return study.games
+    if "games" in study.overridden:
+        raise UserError("games: a dataset of your own (data.dataset) takes the games' place; give the one or the other")
+    return (_dataset_label(config.data.dataset),)
+
+
+def _dataset_label(dataset: str) -> str:
+    """What tables and figures call a dataset of the user's own: its Minari id, or its folder's name."""
+    from diamond_bench.data.foreign import find_dataset, minari_root
+
+    data, root = find_dataset(dataset), minari_root().resolve()
+    folder = data.parent if data.name == "data" and data.parent.name else data
+    return folder.relative_to(root).as_posix() if folder != root and folder.is_relative_to(root) else folder.name
+
+
 def _run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunConfig:
     """The typed config of a variant: groups composed by Hydra (once a set of choices), then dotted keys."""
     groups_chosen = {**chosen, **{key: value for key, value in settings.items() if key in groups()}}
     values = {key: value for key, value in settings.items() if key not in groups()}
+    for key, value in values.items():
+        if value == -math.inf:
+            raise UserError(f"{key}={value}: expected a finite number")
     for key, value in groups_chosen.items():
         if value not in groups()[key]:
             raise UserError(f"{key}={value}: unknown {key}: {nearest(str(value), groups()[key])}")
@@ -155,12 +177,14 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     load_study(study, "paper")  # a wrong name is the likelier mistake
     if not saved:
         raise UserError(f"{study} has not been swept into {root}; run: diamond-bench sweep {study}")
-    raise UserError(f"{study} was swept at several scales; add one of {', '.join(f'scale={plan.scale}' for plan in saved)}")
+    swept = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in saved)
+    raise UserError(f"{study} was swept several times; repeat the overrides of one: {swept}")
 
 
 def load_plans(root: Path, study: str | None = None) -> list[SavedPlan]:
     """The plans swept into a store, of one study or of all. Raises UserError on a damaged file."""
-    return [_from_content(read_json(file), file.parent) for file in sorted((root / "studies").glob(f"{study or '*'}/*/plan.json"))]
+    files = (root / "studies").glob("*/*/plan.json") if study is None else (root / "studies" / study).glob("*/plan.json")
+    return [_from_content(read_json(file), file.parent) for file in sorted(files)]
 
 
 def _content(plan: Plan) -> dict[str, Any]:
@@ -176,7 +200,15 @@ def _content(plan: Plan) -> dict[str, Any]:
         "primary": {"metric": study.primary.metric, "baseline": dict(study.primary.baseline), "margin": study.primary.margin},
         "jobs": [list(ref) for ref in plan.jobs],
         "points": [
-            [p.variant, p.arm, list(p.axes.values()), p.game, p.seed, p.precision, {role: list(ref) for role, ref in p.jobs.items()}]
+            [
+                p.variant,
+                p.arm,
+                to_plain(list(p.axes.values())),
+                p.game,
+                p.seed,
+                p.precision,
+                {role: list(ref) for role, ref in p.jobs.items()},
+            ]
             for p in plan.points
         ],
     }

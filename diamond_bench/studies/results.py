@@ -16,9 +16,12 @@ COLUMNS = (
     "study", "variant", "game", "seed", "scale", "protocol", "metric", "value", "job", "measured", "arm", "kind", "revision", "precision",
 )  # fmt: skip
 """Columns of every results table; one more follows for each axis of the study (axis.n, ...). A baseline's rows carry its name as the
-variant and no seed. `measured` marks time and memory: numbers of a machine, that another run does not reproduce."""
+variant and no seed, those of a dataset `dataset`. `measured` marks time and memory: numbers of a machine, that another run does not
+reproduce."""
 
-_ROLES = ("world_model", "evaluation")
+DATASET = "dataset"
+"""The variant's name in rows that tell of a dataset itself."""
+_ROLES = (DATASET, "world_model", "evaluation")
 
 
 def collect(plan: SavedPlan, store: Store) -> "pd.DataFrame":
@@ -38,24 +41,25 @@ def collect(plan: SavedPlan, store: Store) -> "pd.DataFrame":
     for point in plan.points:
         for role in _ROLES:
             found = result(point.jobs[role])
-            for row in () if found is None else _rows(plan, point, point.jobs[role], found, seen):
+            for row in () if found is None else _rows(plan, point, role, found, seen):
                 (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
     table = pd.DataFrame(rows + of_baselines, columns=[*COLUMNS, *(f"axis.{name}" for name in plan.axes)])
     return table.astype({"seed": "Int64", "value": "float64", "measured": "bool"})
 
 
-def _rows(plan: SavedPlan, point: Point, ref: JobRef, result: StoredResult, seen: set[tuple[Any, ...]]) -> Iterator[list[Any]]:
+def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: set[tuple[Any, ...]]) -> Iterator[list[Any]]:
+    ref = point.jobs[role]
     for row in result.rows:
-        baseline = row.get("baseline", "")
-        if baseline:
-            key = (baseline, row["metric"], point.jobs["dataset"], row["value"])
-            if key in seen:  # every evaluation computes the baselines; they are shown once
+        of_all = DATASET if role == DATASET else row.get("baseline", "")
+        if of_all:
+            key = (of_all, row["metric"], point.jobs[DATASET], f"{row['value']:.6g}")
+            if key in seen:  # every evaluation computes the baselines, which batches of other sizes round otherwise; they are shown once
                 continue
             seen.add(key)
-        start = [plan.study, baseline or point.variant, point.game, None if baseline else point.seed, plan.scale, plan.protocol]
-        numbers = [row["metric"], row["value"], ref.id, row["measured"], "" if baseline else point.arm]
-        origin = [ref.kind, result.recorded.get("revision"), point.precision]
-        yield start + numbers + origin + [None if baseline else value for value in point.axes.values()]
+        start = [plan.study, of_all or point.variant, point.game, None if of_all else point.seed, plan.scale, plan.protocol]
+        numbers = [row["metric"], row["value"], ref.id, row["measured"], "" if of_all else point.arm]
+        origin = [ref.kind, result.recorded.get("revision"), "" if role == DATASET else point.precision]
+        yield start + numbers + origin + [None if of_all else value for value in point.axes.values()]
 
 
 def mixtures(table: "pd.DataFrame") -> list[str]:
@@ -65,7 +69,7 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
         revisions = sorted(rows["revision"].dropna().unique())
         if len(revisions) > 1:
             notes.append(f"mixed revisions of {kind}: {', '.join(map(str, revisions))}")
-    precisions = sorted(table["precision"].unique())
+    precisions = sorted(set(table["precision"]) - {""})  # a dataset has none
     if len(precisions) > 1:
         notes.append(f"mixed precisions: {', '.join(precisions)}")
     return notes
@@ -87,13 +91,16 @@ def curves_file(store: Store, job: str) -> Path:
     return store.folder(JobRef("evaluate_world_model", job)) / "arrays.npz"
 
 
-HEADLINES = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "sharpness_ratio", "nfe_per_frame", "frames_per_second")
+HEADLINES = (
+    *("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "fid_images"),
+    *("sharpness_ratio", "nfe_per_frame", "frames_per_second"),
+)
 """Metrics shown first; the whole table is in results.parquet, or by `results --csv`."""
 
 
 def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None) -> "pd.DataFrame":
     """For people: a line a game and variant, a column a metric (of `only`), the mean over seeds and, of several, their standard
-    deviation."""
+    deviation. Variants without any of the metrics have no line."""
     import pandas as pd
 
     order = list(dict.fromkeys(zip(table["game"], table["variant"], strict=True)))
@@ -108,5 +115,6 @@ def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None) -> "pd.DataF
             if (game, variant, metric) in numbers:
                 mean, std, count = numbers[game, variant, metric]
                 cells[metric] = f"{mean:.4g}" + (f" ± {std:.2g}" if count > 1 else "")
-        lines.append(cells)
+        if len(cells) > 2:
+            lines.append(cells)
     return pd.DataFrame(lines, columns=["game", "variant", *metrics]).fillna("")

@@ -1,7 +1,11 @@
 """A study's YAML file, typed: its question, arms, axes, games and seeds."""
 
+import dataclasses
+import functools
 import importlib.resources
 import itertools
+import math
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +14,15 @@ from typing import Any
 import yaml
 
 from diamond_bench.compose import Override, groups
+from diamond_bench.config import RunConfig, to_plain
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.metrics import RESULT_METRICS
 
 SCALES = ("paper", "small", "smoke", "tiny")
 PROTOCOLS = ("world_model",)
+_NOT_A_VARIANT_S = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
+"""Keys that speak of a whole study or of a command: a variant that set one would be ignored, or untrue."""
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,18 +78,24 @@ def study_files() -> dict[str, Path]:
 
 
 def load_study(name: str, scale: str) -> Study:
-    """The study of this name, or of a YAML file's path, as it is at a scale. Raises UserError."""
+    """The study of this name, or of a YAML file's path, as it is at a scale. Raises UserError.
+
+    A file of the user's own has a name of its own: plans and results lie under a study's name.
+    """
     files = study_files()
     own = name.endswith((".yaml", ".yml"))
     if not own and name not in files:
         raise UserError(f"unknown study {name!r}: {nearest(name, files)} (or give the path of a YAML file)")
     file = Path(name) if own else files[name]
     try:
-        content = yaml.safe_load(file.read_text())
+        text = file.read_text()
+        content = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"study {name}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"study {file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if own and file.stem in files and text != files[file.stem].read_text():
+        raise UserError(f"study {file}: {file.stem} is the name of a shipped study, which is another; rename the file, and sweep it then")
     return _study(file.stem, str(file), content, scale)
 
 
@@ -92,34 +107,46 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     for key in ("question", "protocol", "games", "seeds", "primary"):
         if key not in content:
             raise UserError(f"study {where}: {key} is missing")
+    for key in ("question", "paper", "note"):
+        _text(content.get(key, ""), f"{where}: {key}")
     if content["protocol"] not in PROTOCOLS:
         raise UserError(f"study {where}: unknown protocol {content['protocol']!r}: {nearest(str(content['protocol']), PROTOCOLS)}")
     scales = _mapping(content.get("scales", {}), f"{where}: scales", SCALES)
     at_scale = _mapping(scales.get(scale, {}), f"{where}: scales.{scale}", ("games", "seeds", "axes"))
-    axes = {}
+    axes: dict[str, Axis] = {}
     for axis_name, axis in _mapping(content.get("axes", {}), f"{where}: axes").items():
         _mapping(axis, f"{where}: axes.{axis_name}", ("key", "values", "title"))
         if not isinstance(axis.get("key"), str) or not isinstance(axis.get("values"), list) or not axis["values"]:
             raise UserError(f"study {where}: axes.{axis_name}: needs a key and a list of values")
-        axes[axis_name] = Axis(axis_name, axis["key"], tuple(axis["values"]), axis.get("title", axis_name))
+        title = _text(axis.get("title", axis_name), f"{where}: axes.{axis_name}.title")
+        same = [other.name for other in axes.values() if other.key == axis["key"]]
+        if same:
+            raise UserError(f"study {where}: axes {same[0]} and {axis_name} have one key, {axis['key']}")
+        axes[axis_name] = Axis(axis_name, axis["key"], tuple(axis["values"]), title)
+    written = tuple(axes.values())
     for axis_name, values in _mapping(at_scale.get("axes", {}), f"{where}: scales.{scale}.axes", axes).items():
         if not isinstance(values, list) or not values:
             raise UserError(f"study {where}: scales.{scale}.axes.{axis_name}: expected a list of values")
         axes[axis_name] = replace(axes[axis_name], values=tuple(values))
-    primary = _mapping(content["primary"], f"{where}: primary", ("metric", "baseline", "margin"))
     arms = _mapping(content.get("arms", {"": {}}), f"{where}: arms")
+    if not arms:
+        raise UserError(f"study {where}: arms: there is none, so there would be no variant; name one, or leave the key out")
+    settings = _settings(content.get("set", {}), f"{where}: set")
     for arm, keys in arms.items():
-        _mapping(keys, f"{where}: arms.{arm}")
+        _settings(keys, f"{where}: arms.{arm}")
+    _settings({axis.key: None for axis in written}, f"{where}: axes")
+    for axis in (*written, *axes.values()):
+        _check_axis(axis, f"study {where}: axes.{axis.name}")
     return Study(
         name=name,
         question=content["question"],
         protocol=content["protocol"],
         games=games_of(at_scale.get("games", content["games"])),
         seeds=seeds_of(at_scale.get("seeds", content["seeds"])),
-        settings=_mapping(content.get("set", {}), f"{where}: set"),
+        settings=settings,
         arms=arms,
         axes=tuple(axes.values()),
-        primary=Primary(primary.get("metric", ""), primary.get("baseline", {}), primary.get("margin", 0.0)),
+        primary=_primary(content["primary"], f"{where}: primary", arms, written),
         paper=content.get("paper", ""),
         note=content.get("note", ""),
     )
@@ -128,10 +155,77 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
 def _mapping(value: Any, where: str, keys: Sequence[str] | Mapping[str, Any] | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"study {where}: expected a group of keys, got {value!r}")
-    for key in value if keys is not None else ():
-        if key not in (keys or ()):
-            raise UserError(f"study {where}: unknown key {key!r}: {nearest(str(key), keys or ())}")
+    for key in value:
+        if not isinstance(key, str):
+            raise UserError(f"study {where}: the key {key!r} is no text; put it in quotes")
+        if keys is not None and key not in keys:
+            raise UserError(f"study {where}: unknown key {key!r}: {nearest(key, keys)}")
     return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"study {where}: expected a text, got {value!r}")
+    return value
+
+
+def _settings(value: Any, where: str) -> dict[str, Any]:
+    """Keys of a run's config that variants set."""
+    for key in _mapping(value, where):
+        if key in _NOT_A_VARIANT_S:
+            how = "write evaluation.metrics" if key == "metrics" else "it is said for the whole study, or on the command line"
+            raise UserError(f"study {where}: {key} cannot be set by variants: {how}")
+    return value
+
+
+def _check_axis(axis: Axis, where: str) -> None:
+    """Refuses values that would make one variant twice."""
+    plain = [_comparable(value) for value in axis.values]
+    twice = [value for i, value in enumerate(plain) if value in plain[:i]]
+    if twice:
+        raise UserError(f"{where}: the value {_short(twice[0])} is given twice")
+    if len(plain) > 1 and (axis.key in _resultless_keys() or axis.key.partition(".")[0] == "cluster"):
+        one = "one dataset a sweep" if axis.key == "data.dataset" else "it cannot change a result"
+        raise UserError(f"{where}: {axis.key} takes one value, not {len(plain)}: {one}")
+
+
+def _comparable(value: Any) -> Any:
+    return "inf" if value in ("inf", ".inf") else to_plain(value)
+
+
+@functools.cache
+def _resultless_keys() -> frozenset[str]:
+    """Dotted keys of the settings that are recorded but are no part of any identity."""
+
+    def walk(cls: Any, prefix: str) -> Iterator[str]:
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            if f.metadata.get("recorded"):
+                yield f"{prefix}{f.name}"
+            for hint in (hints[f.name], *typing.get_args(hints[f.name])):
+                if dataclasses.is_dataclass(hint):
+                    yield from walk(hint, f"{prefix}{f.name}.")
+
+    return frozenset(walk(RunConfig, ""))
+
+
+def _primary(value: Any, where: str, arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]) -> Primary:
+    """The comparison as it is written; its baseline must be among the variants of the file, at no scale in particular."""
+    content = _mapping(value, where, ("metric", "baseline", "margin"))
+    metric, margin = content.get("metric"), content.get("margin", 0.0)
+    if metric not in RESULT_METRICS:
+        raise UserError(f"study {where}.metric: unknown metric {metric!r}: {nearest(str(metric), RESULT_METRICS)}")
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
+        raise UserError(f"study {where}.margin={margin!r}: expected a number, at least 0, in the metric's unit")
+    baseline = _mapping(content.get("baseline", {}), f"{where}.baseline", ["arm", *(axis.name for axis in axes)])
+    cells = [{"arm": arm, **at} for arm, at, _ in _cells(arms, axes)]
+    for key, wanted in baseline.items():
+        found = list(dict.fromkeys(_short(cell[key]) for cell in cells))
+        if all(cell[key] != wanted for cell in cells):
+            raise UserError(f"study {where}.baseline.{key}={wanted!r}: no variant has it: {nearest(str(wanted), found)}")
+    if not any(all(cell[key] == wanted for key, wanted in baseline.items()) for cell in cells):
+        raise UserError(f"study {where}.baseline: no variant has all of {', '.join(f'{key}={_short(v)}' for key, v in baseline.items())}")
+    return Primary(metric, to_plain(baseline), float(margin))
 
 
 def games_of(value: Any) -> tuple[str, ...]:
@@ -148,6 +242,8 @@ def games_of(value: Any) -> tuple[str, ...]:
 
 def seeds_of(value: Any) -> tuple[int, ...]:
     """seeds=3 is (0, 1, 2); seeds=[0,7] is (0, 7). Raises UserError."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > _MOST_SEEDS:
+        raise UserError(f"seeds={value}: more than {_MOST_SEEDS} seeds; to use a certain one, write seeds=[{value}]")
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return tuple(range(value))
     if isinstance(value, (list, tuple)) and value and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value):
@@ -160,7 +256,8 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
     several values, becomes an axis. A key that tells the study's arms apart is refused."""
     for override in overrides:
         if override.key == "games":
-            study = replace(study, games=games_of(override.values if len(override.values) > 1 else override.value))
+            games = games_of(override.values if len(override.values) > 1 else override.value)
+            study = replace(study, games=games, overridden=study.overridden | {"games"})
         elif override.key == "seeds":
             study = replace(study, seeds=seeds_of(override.values if len(override.values) > 1 else override.value))
         elif override.key == "metrics":
@@ -172,6 +269,12 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
 
 
 def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
+    if key in study.overridden:
+        raise UserError(f"{key}: given twice")
+    taken = {axis.name for axis in study.axes}
+    short = key.rsplit(".", 1)[-1]
+    added = Axis(key if short in taken else short, key, values, key)
+    _check_axis(added, key)
     study = replace(study, overridden=study.overridden | {key})
     for axis in study.axes:
         if axis.key == key:
@@ -180,27 +283,34 @@ def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
     if setters:
         raise UserError(
             f"{key}: set by the arms of {study.name} ({', '.join(setters[:3])}{', ...' if len(setters) > 3 else ''}); "
-            "overriding it would make their names untrue. Copy the study's YAML and sweep the copy's path instead"
+            "overriding it would make their names untrue. Copy the study's YAML under another name and sweep the copy's path instead"
         )
     if len(values) == 1:
         return replace(study, settings={**study.settings, key: values[0]})
-    return replace(study, axes=(*study.axes, Axis(key.rsplit(".", 1)[-1], key, values, key)))
+    return replace(study, axes=(*study.axes, added))
 
 
 def points(study: Study) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
     """(variant's name, arm, {axis: value}, {key: value}) of every variant: arms crossed with axes, save those an arm fixes."""
-    for arm, keys in study.arms.items():
-        fixed = {axis.name: keys[axis.key] for axis in study.axes if axis.key in keys}
-        free = [axis for axis in study.axes if axis.name not in fixed]
+    for arm, at, keys in _cells(study.arms, study.axes):
+        label = ", ".join(f"{axis.name}={_short(at[axis.name])}" for axis in study.axes)
+        name = ", ".join(part for part in (arm, label) if part) or "default"
+        yield name, arm, at, {**study.settings, **keys, **{axis.key: at[axis.name] for axis in study.axes}}
+
+
+def _cells(arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]) -> Iterator[tuple[str, dict[str, Any], Mapping[str, Any]]]:
+    """(arm, {axis: value}, the arm's keys) of every variant."""
+    for arm, keys in arms.items():
+        fixed = {axis.name: keys[axis.key] for axis in axes if axis.key in keys}
+        free = [axis for axis in axes if axis.name not in fixed]
         for values in itertools.product(*(axis.values for axis in free)):
             drawn = {axis.name: value for axis, value in zip(free, values, strict=True)}
-            at = {axis.name: fixed.get(axis.name, drawn.get(axis.name)) for axis in study.axes}
-            label = ", ".join(f"{axis.name}={_short(at[axis.name])}" for axis in study.axes)
-            name = ", ".join(part for part in (arm, label) if part) or "default"
-            yield name, arm, at, {**study.settings, **keys, **{axis.key: at[axis.name] for axis in study.axes}}
+            yield arm, {axis.name: fixed.get(axis.name, drawn.get(axis.name)) for axis in axes}, keys
 
 
 def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_short, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:g}" if float(f"{value:g}") == value else str(value)  # names of different values differ

@@ -1,0 +1,129 @@
+"""The program at the keyboard: Ctrl-C at any moment, and what the file system refuses."""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from command_line import SCRIPT, clean_environment, diamond_bench
+from typer.testing import CliRunner
+
+from diamond_bench import cli
+from diamond_bench.errors import UserError
+from diamond_bench.studies.housekeeping import planned
+from diamond_bench.studies.store import Store
+
+AS_SOME_LIBRARIES_DO = (
+    "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\nexcept KeyboardInterrupt:\n    raise ImportError('half')\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [("typer", "os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"), ("yaml", AS_SOME_LIBRARIES_DO)],
+    ids=["before main", "turned into another exception"],
+)
+def test_ctrl_c_in_an_import_ends_quietly(tmp_path: Path, module: str, code: str) -> None:
+    (tmp_path / f"{module}.py").write_text("import os, signal, time\n" + code)
+    done = diamond_bench("sweep", "sampling_steps", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, exit_code=130)
+    assert "Traceback" not in done.stderr
+
+
+def interrupted(arguments: list[str], cwd: Path, ready: str) -> tuple[int, str]:
+    """Exit code and output of a command, on a terminal, that gets Ctrl-C once it has shown `ready`."""
+    ours, terminal = os.openpty()
+    environment = {**clean_environment(), "TERM": "xterm", "COLUMNS": "200"}
+    process = subprocess.Popen([SCRIPT, *arguments], cwd=cwd, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = b""
+    try:
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # the other side is closed
+                return process.wait(30), shown.decode()
+            if ready and ready.encode() in shown:
+                process.send_signal(signal.SIGINT)
+                ready = ""
+    finally:
+        process.kill()
+        os.close(ours)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store whose one study was swept, and stopped in its first job."""
+    folder = tmp_path_factory.mktemp("stopped")
+    code, shown = interrupted(["sweep", "sampling_steps", "scale=tiny"], folder, "collect_dataset")
+    assert code == 130, shown
+    assert "Traceback" not in shown
+    assert "Go on with" in shown
+    return folder
+
+
+def test_watching_ends_with_ctrl_c(stopped: Path) -> None:
+    code, shown = interrupted(["status", "--watch"], stopped, "sampling_steps")
+    assert code == 0, shown
+    assert "Traceback" not in shown
+
+
+def test_every_swept_plan_is_remembered(stopped: Path) -> None:
+    root = stopped / "outputs"
+    assert len(list(root.glob("studies/sampling_steps/tiny/jobs/*.json"))) == 1
+    assert len(planned(root)) == 7
+    assert Store(root).refs()
+    assert "freed 0" in diamond_bench("gc", "--unplanned", cwd=stopped).stderr
+    assert Store(root).refs()
+
+
+def test_the_version() -> None:
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, "diamond-bench 0.1.0\n")
+
+
+@pytest.mark.parametrize("command", [["du"], ["gc"], ["gc", "--unplanned"], ["merge", "file"], ["merge", "nowhere"]], ids=" ".join)
+def test_a_wrong_place_is_one_message(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = diamond_bench(*command, cwd=tmp_path, exit_code=2)
+    assert "is no store" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:9"])
+def test_a_refused_device_leaves_nothing(device: str, tmp_path: Path) -> None:
+    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", f"execution.device={device}", cwd=tmp_path, exit_code=2)
+    assert device in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_within_the_store_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "studies").touch()
+    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
+    assert "outputs cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["studies"]
+
+
+def test_what_the_file_system_refuses_names_the_place(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    refused = {
+        OSError(28, "No space left on device"): "no space left for output folder",
+        PermissionError(13, "Permission denied", str(store.root / "studies")): "outputs cannot be written",
+        PermissionError(13, "Permission denied", "/elsewhere/plan.json"): "/elsewhere/plan.json: Permission denied",
+    }
+    for error, words in refused.items():
+        with pytest.raises(UserError, match=words), cli._writing(store):
+            raise error
+
+
+def test_a_report_that_cannot_be_written_is_one_message(tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "outputs")
+    for report in (tmp_path / "outputs").glob("studies/*/*/report"):
+        shutil.rmtree(report)
+        report.touch()
+    done = diamond_bench("report", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
+    assert "outputs cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr

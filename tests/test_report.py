@@ -1,0 +1,201 @@
+"""The report of studies of every shape, drawn from results that are written, not computed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+import analysis.figures
+from diamond_bench.printing import print_json
+from diamond_bench.report import write_report
+from diamond_bench.studies.estimate import estimate
+from diamond_bench.studies.files import read_json
+from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
+from diamond_bench.studies.results import collect, pivot
+from diamond_bench.studies.store import Store
+
+HORIZON = 8
+
+
+def planned(folder: Path, tokens: Sequence[str] = (), more: str = "") -> Plan:
+    file = folder / "mine.yaml"
+    file.write_text(f"question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 1\nprimary: {{metric: drift}}\n{more}")
+    return plan_study(str(file), ["scale=tiny", "data=random", *tokens])
+
+
+def finish(store: Store, spec: JobSpec, noise: float = 0.0, device: str = "cpu") -> None:
+    """Makes a job done with the numbers and files of its kind; `noise` moves the last bits of baselines."""
+    store.prepare(spec)
+    claim = store.claim(spec.ref)
+    assert claim is not None
+    info = {"work": 1e9, "work_seconds": 1.0} if spec.inputs else {}
+    rows = []
+    if spec.kind == "collect_dataset":
+        rows = [("dataset_return", -20.0, "")]
+    elif spec.kind == "evaluate_world_model":
+        nfe = float(spec.config.sampler.num_steps)
+        rows = [("drift", 1 / nfe, ""), ("nfe_per_frame", nfe, ""), ("drift", 0.5 + noise, "copy-last-frame"), ("psnr", np.inf, "")]
+        num = spec.config.evaluation.num_trajectories
+        curves = {name: np.full((num, HORIZON), 0.1, np.float32) for name in ("drift", "copy_drift", "unrelated_drift")}
+        np.savez(claim.folder / "arrays.npz", **curves)  # type: ignore[arg-type]
+        (claim.folder / "media").mkdir()
+        frames = np.zeros((2, HORIZON, 8, 8, 3), np.uint8)
+        np.savez(claim.folder / "media" / "frames.npz", true=frames, imagined=frames)
+    plain = [{"metric": m, "value": v if np.isfinite(v) else str(v), "measured": False, "baseline": b} for m, v, b in rows]
+    claim.finish({"rows": plain, "info": info, "recorded": {"revision": 1, "device": device}})
+
+
+def finished(folder: Path, plan: Plan, leave_out: Sequence[int] = ()) -> tuple[SavedPlan, Store]:
+    """The plan swept, save the evaluations of the points with these numbers."""
+    store = Store(folder / "outputs", say=lambda text: None)
+    left = {plan.points[i].jobs["evaluation"] for i in leave_out}
+    for number, (ref, spec) in enumerate(plan.jobs.items()):
+        if ref not in left:
+            finish(store, spec, noise=1e-9 * number)
+    return save_plan(plan, store.root), store
+
+
+@pytest.fixture(autouse=True)
+def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out but not rendered to files, which takes most of their time."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).write_bytes(b"drawn"))
+
+
+@pytest.fixture
+def captions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The captions of all figures drawn."""
+    found: list[str] = []
+    annotate = analysis.figures.annotate
+
+    def listen(figure: object, caption: str = "", watermark: str = "") -> object:
+        found.append(caption)
+        return annotate(figure, caption, watermark)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(analysis.figures, "annotate", listen)
+    return found
+
+
+def stems(files: Sequence[Path]) -> set[str]:
+    return {file.stem for file in files if file.suffix == ".png"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "drawn"),
+    [
+        ([], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
+        (["training.learning_rate=0.001,0.002"], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
+        (
+            ["sampler.num_steps=1,2", "network.channels=[8,8,8,8],[16,16,16,16]"],
+            {"drift-Pong", "trajectories-Pong", "quality-Pong"},
+        ),
+        (["network.channels=[8,8,8,8],[16,16,16,16]", "sampler=euler,heun"], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
+        (["data.seed=0,1", "sampler.s_noise=1.0,inf"], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
+    ],
+    ids=["no axis", "learning rate alone", "lists", "lists and samplers", "data and infinity"],
+)
+def test_a_study_of_any_shape_has_a_report(tokens: list[str], drawn: set[str], tmp_path: Path) -> None:
+    saved, store = finished(tmp_path, planned(tmp_path, tokens))
+    assert stems(write_report(saved, store, lambda text: None)) == drawn
+
+
+def test_a_figure_that_cannot_be_drawn_is_left_out_and_said(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ["sampler.num_steps=1,2"])
+    saved, store = finished(tmp_path, plan)
+    media = store.folder(plan.points[1].jobs["evaluation"]) / "media" / "frames.npz"
+    np.savez(media, true=np.ones((2, HORIZON, 8, 8, 3), np.uint8), imagined=np.zeros((2, HORIZON, 8, 8, 3), np.uint8))
+    said: list[str] = []
+    assert stems(write_report(saved, store, said.append)) == {"drift-Pong", "quality-Pong"}
+    assert "trajectories-Pong is left out" in " ".join(said)
+    assert "different true trajectories" in " ".join(read_json(saved.folder / "report" / "report.json")["notes"])
+
+
+def test_figures_show_the_plan_s_last_value_and_the_seeds_that_are_there(tmp_path: Path, captions: list[str]) -> None:
+    plan = planned(tmp_path, ["seeds=2", "sampler.num_steps=1,2", "training.weight_decay=0.1,0.2"])
+    numbers = {(p.axes["num_steps"], p.axes["weight_decay"], p.seed): i for i, p in enumerate(plan.points)}
+    lacking = [numbers[1, 0.2, 0], numbers[2, 0.2, 1]]  # the last finished row of a seed is not the plan's last value
+    saved, store = finished(tmp_path, plan, lacking)
+    write_report(saved, store, lambda text: None)
+    drift, grid, quality = captions
+    assert all("weight_decay = 0.2" in caption for caption in captions)
+    assert "1 seed," in drift
+    assert "seed " not in grid  # no seed that all rows have: each row says its own
+    assert "1 seed," in quality
+    claim_missing = plan.jobs[plan.points[lacking[0]].jobs["evaluation"]]
+    finish(store, claim_missing)
+    captions.clear()
+    write_report(saved, store, lambda text: None)
+    assert "1 to 2 seeds" in captions[0]
+    assert "seed 0" in captions[1]
+
+
+def test_nothing_of_the_last_value_finished_shows_no_other(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ["sampler.num_steps=1,2", "training.weight_decay=0.1,0.2"])
+    unfinished = [i for i, p in enumerate(plan.points) if p.axes["weight_decay"] == 0.2]
+    saved, store = finished(tmp_path, plan, unfinished)
+    assert stems(write_report(saved, store, lambda text: None)) == set()
+
+
+def test_groups_of_arms_and_the_training_have_figures_of_their_own(tmp_path: Path, captions: list[str]) -> None:
+    arms = "arms:\n  old/a: {training.weight_decay: 0.1}\n  new/a: {training.weight_decay: 0.2}\n  new/b: {training.weight_decay: 0.3}\n"
+    axes = "axes:\n  n: {key: sampler.num_steps, values: [1, 3, 5]}\n  trained: {key: evaluation.milestone, values: [0.5, 1.0]}\n"
+    saved, store = finished(tmp_path, planned(tmp_path, more=arms + axes))
+    drawn = stems(write_report(saved, store, lambda text: None))
+    grouped = {f"{figure}-Pong-{group}" for figure in ("trajectories", "quality", "training") for group in ("old", "new")}
+    assert drawn == {"drift-Pong", *grouped}
+    assert any("n = 3" in caption for caption in captions)
+
+
+def test_differing_revisions_are_said_below_the_figures(tmp_path: Path, captions: list[str]) -> None:
+    saved, store = finished(tmp_path, planned(tmp_path, ["execution.precision=fp32,bf16"]))
+    write_report(saved, store, lambda text: None)
+    assert all("mixed precisions: bf16, fp32" in caption for caption in captions)
+
+
+def test_the_table_has_the_dataset_and_each_baseline_once(tmp_path: Path) -> None:
+    saved, store = finished(tmp_path, planned(tmp_path, ["sampler.num_steps=1,2,3"]))
+    table = collect(saved, store)
+    unseeded = table[table["seed"].isna()]
+    assert list(unseeded["variant"]) == ["dataset", "copy-last-frame"]  # whatever the last bits of each evaluation's baseline
+    assert list(unseeded["metric"]) == ["dataset_return", "drift"]
+    assert "dataset" in set(pivot(table)["variant"])
+    assert "dataset" not in set(pivot(table, ["drift"])["variant"])
+
+
+def test_json_holds_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json(Console(), {"a": [float("nan"), float("inf"), 1.5], "b": ({"c": -float("inf")},)})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": [None, None, 1.5], "b": [{"c": None}]}
+
+
+def test_rates_are_measured_on_jobs_of_the_same_device_and_network_alone(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ["execution.device=cpu"])
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    for spec in plan.jobs.values():
+        finish(store, spec)
+    same = planned(tmp_path, ["execution.device=cpu", "training.num_steps=13"])
+    assert "train_world_model measured" in estimate(same.jobs, same.jobs, store).basis
+    for other in (["execution.device=cuda"], ["execution.device=cpu", "network.channels=[16,16,16,16]"]):
+        plan = planned(tmp_path, ["training.num_steps=13", *other])
+        assert "measured" not in estimate(plan.jobs, plan.jobs, store).basis
+
+
+def test_the_estimate_counts_what_is_kept_and_what_passes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+
+    def cost(*tokens: str) -> tuple[float, float, float]:
+        plan = plan_study("sampling_steps", ["games=[Pong]", "seeds=1", "sampler.num_steps=3", "execution.device=cpu", *tokens])
+        found = estimate(plan.jobs, [p.jobs["evaluation"] for p in plan.points], store)
+        return found.device_hours, found.gigabytes, found.passing_gigabytes
+
+    hours, kept, passing = cost()
+    assert passing == pytest.approx(3 * 8192 * 20_000 / 1e9)
+    assert 400 * 1000 * 64 / 1e9 < kept < 0.2
+    assert cost("metrics=[drift]")[0] < hours
+    assert cost("metrics=[drift]", "evaluation.num_one_step=0")[0] > cost("metrics=[drift]")[0]
+    plan = plan_study("sampling_steps", ["games=[Pong]"])
+    data = estimate(plan.jobs, [plan.points[0].jobs["dataset"]], store)
+    assert 0.1 < data.gigabytes < 0.5
