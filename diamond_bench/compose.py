@@ -148,7 +148,7 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 
 
 def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested plain data with dotted keys set. Wrong names are left for `config.build` to refuse."""
+    """A copy of nested plain data with dotted keys set. Wrong names are left for `typed.build` to refuse."""
     out = dict(mapping)
     for dotted, value in values.items():
         first, _, rest = dotted.partition(".")

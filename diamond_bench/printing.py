@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -75,7 +75,7 @@ def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
         shown.add_row(kind, str(len(of_kind)), str(done), str(len(of_kind) - done))
     out.print(f"[bold]{escape(plan.study.name)}[/bold] at scale {plan.scale}: {escape(plan.study.question)}")
     games = escape(", ".join(dict.fromkeys(point.game for point in plan.points)))
-    out.print(f"games {games}; seeds {', '.join(map(str, plan.study.seeds))}; store {escape(str(store.root))}")
+    out.print(f"games {games}; seeds {_seeds(plan.study.seeds)}; store {escape(str(store.root))}")
     out.print(shown)
     missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
     cost = estimate(plan.jobs, missing, store, states)
@@ -85,6 +85,10 @@ def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
         out.print(f"to run: {cost.jobs} jobs, about {_hours(cost.device_hours)} of one device and {size} ({cost.basis})")
     else:
         out.print("nothing to run: every job is done")
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{seeds[0]}, {seeds[1]}, ... {seeds[-1]} ({len(seeds)} in all)"
 
 
 def _hours(hours: float) -> str:

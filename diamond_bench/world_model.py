@@ -11,12 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, build, chosen, to_plain
+from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, chosen
 from diamond_bench.diffusion.denoiser import Denoiser, Precision
 from diamond_bench.diffusion.samplers import Noise, SupportsDenoise, sample
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.errors import UserError
 from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.typed import build, to_plain
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"

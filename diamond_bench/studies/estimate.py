@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diamond_bench.config import identity_fields
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
@@ -15,6 +14,7 @@ from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
+from diamond_bench.typed import identity_fields
 
 ASSUMED = {"cpu": 6e10, "cuda": 3e13}
 """FLOP/s assumed where the store holds no finished job like it: two laptop cores, a data-centre GPU. Orders of magnitude."""

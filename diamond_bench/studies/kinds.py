@@ -18,8 +18,8 @@ from diamond_bench.config import (
     OdeSampler,
     Sampler,
     TrainingConfig,
-    identity_fields,
 )
+from diamond_bench.typed import identity_fields
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from diamond_bench.config import to_plain
 from diamond_bench.errors import UserError
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan, find_plan, load_plans
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
+from diamond_bench.typed import to_plain
 
 _MISSING = JobState("missing")
 _NOT_SHOWN_ONE_BY_ONE = ("done", "missing", "pending")

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.compose import base, groups, parse, scale_keys, with_values
-from diamond_bench.config import ClusterConfig, DataConfig, ExecutionConfig, RunConfig, build, to_plain
+from diamond_bench.config import ClusterConfig, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
 from diamond_bench.studies.spec import Study, load_study, points, with_overrides
+from diamond_bench.typed import build, to_plain
 
 
 @dataclass(frozen=True)

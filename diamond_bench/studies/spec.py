@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from diamond_bench.compose import Override, groups
-from diamond_bench.config import RunConfig, to_plain
+from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.metrics import RESULT_METRICS
+from diamond_bench.typed import to_plain
 
 SCALES = ("paper", "small", "smoke", "tiny")
 PROTOCOLS = ("world_model",)

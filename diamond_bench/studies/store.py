@@ -19,7 +19,6 @@ from typing import Any
 
 import yaml
 
-from diamond_bench.config import build, to_plain
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.claims import Claim
 from diamond_bench.studies.files import (
@@ -39,6 +38,7 @@ from diamond_bench.studies.kinds import KINDS, Kind
 from diamond_bench.studies.locks import Lock, Timing, acquire, newest_owner, this_host
 from diamond_bench.studies.provenance import provenance
 from diamond_bench.studies.states import JobState, check_result, read_state
+from diamond_bench.typed import build, to_plain
 
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

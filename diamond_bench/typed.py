@@ -1,0 +1,110 @@
+"""Configs from plain data and back, with every mistake named; and what of a config makes an identity."""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from diamond_bench.config import OPTIONS, Option
+from diamond_bench.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], mapping: Any, path: str = "") -> T:
+    """A `cls` from plain data (YAML, JSON). Raises UserError naming the offending key, and the nearest valid one."""
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{path or cls.__name__}: expected a group of keys, got {mapping!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in mapping:
+        if key not in fields:
+            raise UserError(f"unknown key {_join(path, key)!r}: {nearest(str(key), fields)}")
+    values = {}
+    for key, value in mapping.items():
+        where = _join(path, key)
+        values[key] = (
+            _build_option(OPTIONS[key], value, where) if key in OPTIONS else _convert(hints[key], value, where, fields[key].metadata)
+        )
+    return cls(**values)
+
+
+def _build_option(registry: Mapping[str, Option], value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}: expected a group of keys with a name, got {value!r}")
+    name = str(value.get("name"))
+    if name not in registry:
+        raise UserError(f"{path}.name: unknown {path.rsplit('.', 1)[-1]} {name!r}: {nearest(name, registry)}")
+    return build(registry[name].settings, value, path)
+
+
+def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path, metadata)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{path}={value!r}: {nearest(str(value), args)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise UserError(f"{path}={value!r}: expected a list that is not empty, such as [1,2]")
+        return tuple(_convert(args[0], item, f"{path}[{i}]", metadata) for i, item in enumerate(value))
+    return _scalar(hint, value, path, metadata)
+
+
+def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+    if hint is float and ((isinstance(value, int) and not isinstance(value, bool)) or value in ("inf", ".inf")):
+        value = float(str(value).removeprefix("."))
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool) or value != value:  # the last is NaN
+        raise UserError(f"{path}={value!r}: expected {wanted}")
+    least, most = metadata.get("least"), metadata.get("most")
+    if (least is not None and value < least) or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}" if least is not None else f"at most {most}"
+        raise UserError(f"{path}={value!r}: must be {bounds}")
+    return value
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def to_plain(value: Any) -> Any:
+    """Plain data (JSON, YAML) of a config; `build` reads it back. Infinity becomes the text "inf"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    return "inf" if value == math.inf and isinstance(value, float) else value
+
+
+def identity_fields(config: Any) -> dict[str, Any]:
+    """What of a config enters an identity: fields that change results and differ from their neutral value; names always."""
+    kept: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.metadata.get("recorded"):
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner = _group_identity(value)  # type: ignore[arg-type]
+            if inner:
+                kept[f.name] = inner
+        elif f.name == "name" or f.default is dataclasses.MISSING or value != f.default:
+            kept[f.name] = to_plain(value)
+    return kept
+
+
+@functools.lru_cache(maxsize=4096)
+def _group_identity(group: Any) -> dict[str, Any]:
+    """Of a nested group, computed once: the jobs of a plan share most of theirs. Not to be changed by who gets it."""
+    return identity_fields(group)
