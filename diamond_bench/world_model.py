@@ -94,6 +94,8 @@ def build_world_model(
     """
     parts = DenoiserNetwork(network, conditioning.num_frames, num_actions)
     denoiser = Denoiser(parts, chosen(objective)(objective), conditioning.num_frames, precision).to(device)
+    if torch.device(device).type == "cpu":
+        denoiser.to(memory_format=torch.channels_last)  # a narrow network trains in two thirds of the time
     return WorldModel(denoiser, Description(objective, conditioning, network, num_actions))
 
 
