@@ -141,10 +141,17 @@ def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False) -> Figu
     return figure
 
 
-def quality_figure(points: pd.DataFrame, *, ordered: bool = False, labels: Mapping[str, str] = METRIC_LABELS) -> Figure:
+def quality_figure(
+    points: pd.DataFrame,
+    *,
+    ordered: bool = False,
+    labels: Mapping[str, str] = METRIC_LABELS,
+    baselines: Mapping[str, float] | None = None,
+) -> Figure:
     """Quality against the number of denoiser calls a frame: a panel a metric, a line a group, intervals where several seeds give one.
 
     `points`: columns metric, group, nfe (at least 1), mean, low, high, as `curves.mean_points` returns them.
+    `baselines`: by metric, the score of repeating the last frame, a level line that puts differences into proportion.
     """
     if points.empty or (points["nfe"] < 1).any():
         raise ValueError("quality against NFE needs points, each with an NFE of at least 1")
@@ -162,6 +169,8 @@ def quality_figure(points: pd.DataFrame, *, ordered: bool = False, labels: Mappi
                 of_group = points[(points["metric"] == metric) & (points["group"] == group)].sort_values("nfe")
                 dodge = 2.0 ** (step * (i - (len(groups) - 1) / 2))
                 _draw_line(ax, of_group, dodge, str(group), looks[str(group)])
+            if np.isfinite((baselines or {}).get(metric, np.nan)):
+                ax.axhline((baselines or {})[metric], color="0.45", linewidth=1.0, linestyle="-.", label="copy last frame")
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_locator(FixedLocator(_apart(calls)))
             ax.xaxis.set_minor_locator(NullLocator())

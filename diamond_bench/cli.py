@@ -90,10 +90,11 @@ def sweep(
     valid_device(plan.execution.device)
     if dry_run:
         print_plan(out, plan, store, as_json)
-        try:
-            require(plan.metrics)
-        except UserError as error:
-            say(f"A sweep without --dry-run would be refused: {error}")
+        for refusal in (lambda: require(plan.metrics), store.require_writable):
+            try:
+                refusal()
+            except UserError as error:
+                say(f"A sweep without --dry-run would be refused: {error}")
         return
     require(plan.metrics)
     with _writing(store):
@@ -297,6 +298,9 @@ def _print_results(plan: Any, store: Any, as_json: bool) -> None:
     elif table.empty:
         say(f"{plan.study} at scale {plan.scale}: no job is finished yet; run it with: {plan.command}")
     else:
+        say(
+            f"{plan.study}, scale {plan.scale}, seeds {sorted({point.seed for point in plan.points})}; frames_per_second is of this machine"
+        )
         print_frame(out, pivot(table, HEADLINES))
         for note in mixtures(table):
             say(f"note: {note}")

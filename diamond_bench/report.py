@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "fid", "sharpness_ratio")
 _STEPS, _MILESTONE = "sampler.num_steps", "evaluation.milestone"
 _USUAL_STEPS = 3
+_COPY_LAST = "copy-last-frame"
 """The authors' number of denoising steps."""
 _FINDINGS = ("paper", "small")
 _VERSION = 2
@@ -114,9 +117,10 @@ def _figures(plan: SavedPlan, store: Store, table: "pd.DataFrame", notes: str) -
             of_group = [point for point in of_game if _group(point.arm) == group]
             members = [line for line in lines if _group(line.arm) == group]
             scores = table[(table["game"] == game) & table["seed"].notna() & (table["kind"] == "evaluate_world_model")]
+            copied = table[(table["game"] == game) & (table["variant"] == _COPY_LAST)].set_index("metric")["value"].to_dict()
             if members:
                 yield _Figure(f"trajectories-{stem}", lambda m=members: _grid_figure(plan, store, m, notes))  # type: ignore[misc]
-            yield _Figure(f"quality-{stem}", lambda s=scores, p=of_group: _quality_figure(plan, s, p, notes))  # type: ignore[misc]
+            yield _Figure(f"quality-{stem}", lambda s=scores, p=of_group, c=copied: _quality_figure(plan, s, p, c, notes))  # type: ignore[misc]
             yield _Figure(f"training-{stem}", lambda s=scores, p=of_group: _training_figure(plan, s, p, notes))  # type: ignore[misc]
 
 
@@ -158,8 +162,9 @@ def _arrays(store: Store, ref: JobRef, file: str, *names: str) -> dict[str, np.n
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DamagedFile(path, f"cannot be read ({error}); run the sweep again") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        store.set_aside(ref, f"{path} is damaged ({error})")
+        raise DamagedFile(path, f"cannot be read ({error}); run the sweep again, which makes it anew") from None
 
 
 def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[_Line], notes: str) -> "Figure":
@@ -218,8 +223,10 @@ def _times(horizon: int, most: int = 9) -> list[int]:
     return sorted({int(t) for t in np.geomspace(1, horizon, min(most, horizon)).round()})
 
 
-def _quality_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> "Figure | None":
-    """Quality against NFE: a line each arm and value of the first axis, save where that is the number of steps."""
+def _quality_figure(
+    plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], copied: Mapping[Any, float], notes: str
+) -> "Figure | None":
+    """Quality against NFE: a line each arm and value of the first axis, save where that is the number of steps; `copied` by metric."""
     from analysis.curves import mean_points
     from analysis.figures import quality_figure
 
@@ -239,7 +246,7 @@ def _quality_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Po
     basis = _range(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
     game = points[0].game
     caption = (game, _at(last), f"{basis}, scale {plan.scale}", "intervals: 95% over seeds, where several ran", notes)
-    return _annotated(quality_figure(mean_points(table)), plan, *caption)
+    return _annotated(quality_figure(mean_points(table), baselines=copied), plan, *caption)
 
 
 def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> "Figure | None":

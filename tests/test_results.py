@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from command_line import diamond_bench
 
+from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import load_plans
@@ -173,3 +174,25 @@ def test_show_and_diff(tiny_store: Path, tmp_path: Path) -> None:
     differs = diamond_bench("diff", one.id, other.id, f"output_dir={tiny_store}", cwd=tmp_path).stdout
     assert "sampler.num_steps" in differs
     assert "sampler.schedule" not in differs
+
+
+def test_a_flipped_bit_in_the_curves_is_said_and_the_evaluation_made_anew(store: Store) -> None:
+    plan = load_plans(store.root)[0]
+    ref = plan.points[0].jobs["evaluation"]
+    content = bytearray((store.folder(ref) / "arrays.npz").read_bytes())
+    place = content.index(b"drift.npy") + 200
+    content[place] ^= 1
+    (store.folder(ref) / "arrays.npz").write_bytes(content)
+    shutil.rmtree(plan.folder / "report")
+    with pytest.raises(UserError, match=r"arrays\.npz is damaged.*run the sweep again"):
+        write_report(plan, store, lambda text: None)
+    assert store.state(ref).status == "missing"
+
+
+def test_axes_keep_their_types_in_the_stored_table(store: Store) -> None:
+    plan = load_plans(store.root)[0]
+    shutil.rmtree(plan.folder / "report")
+    write_report(plan, store, lambda text: None)
+    stored = pd.read_parquet(plan.folder / "results.parquet")
+    assert stored["axis.n"].dropna().unique().tolist() == [1, 2, 3, 5, 10]
+    assert stored[stored["seed"].isna()]["axis.n"].isna().all()

@@ -43,8 +43,23 @@ def collect(plan: SavedPlan, store: Store) -> "pd.DataFrame":
             found = result(point.jobs[role])
             for row in () if found is None else _rows(plan, point, role, found, seen):
                 (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
-    table = pd.DataFrame(rows + of_baselines, columns=[*COLUMNS, *(f"axis.{name}" for name in plan.axes)])
-    return table.astype({"seed": "Int64", "value": "float64", "measured": "bool"})
+    table = pd.DataFrame([row[: len(COLUMNS)] for row in rows + of_baselines], columns=list(COLUMNS))
+    table = table.astype({"seed": "Int64", "value": "float64", "measured": "bool"})
+    for i, name in enumerate(plan.axes):
+        table[f"axis.{name}"] = _axis_column([row[len(COLUMNS) + i] for row in rows + of_baselines])
+    return table
+
+
+def _axis_column(values: Sequence[Any]) -> "pd.Series[Any]":
+    """An axis' values as whole numbers, numbers or texts, whichever they all are; missing where a row is of no variant."""
+    import pandas as pd
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int}:
+        return pd.Series(values, dtype="Int64")
+    if kinds <= {int, float} and kinds:
+        return pd.Series(values, dtype="Float64")
+    return pd.Series([value if value is None else str(value) for value in values], dtype="object")
 
 
 def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: set[tuple[Any, ...]]) -> Iterator[list[Any]]:
@@ -80,8 +95,7 @@ def save_results(table: "pd.DataFrame", folder: Path) -> Path:
     import io
 
     buffer = io.BytesIO()
-    plain = table.assign(**{name: table[name].map(str) for name in table.columns if name.startswith("axis.")})
-    plain.to_parquet(buffer, index=False)
+    table.to_parquet(buffer, index=False)
     write_atomic(folder / "results.parquet", buffer.getvalue(), durable=False)
     return folder / "results.parquet"
 
