@@ -26,9 +26,10 @@ def table(*columns: str) -> Table:
     return Table(*columns, box=None, header_style="bold", pad_edge=False)
 
 
-def print_json(out: Console, content: Any) -> None:
-    """Plain JSON, whatever the terminal; numbers that JSON cannot hold become null."""
-    out.file.write(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+def print_json(out: Console, content: list[Any]) -> None:
+    """A list as plain JSON, whatever the terminal, a line an item; numbers that JSON cannot hold become null."""
+    lines = (json.dumps(_finite(item), allow_nan=False) for item in content)  # json's own indenting takes seconds for 10,000 jobs
+    out.file.write("[" + ",\n ".join(lines) + "]\n")
 
 
 def _finite(value: Any) -> Any:

@@ -61,6 +61,7 @@ def plan_study(name: str, tokens: Sequence[str] = ()) -> Plan:
     study = with_overrides(load_study(name, scale), overrides)
     starred = (study.overridden & scale_keys(scale)) - {"evaluation.metrics"}
     jobs: dict[JobRef, JobSpec] = {}
+    known: _Known = {}
     cells: list[Point] = []
     config = RunConfig()
     for variant, arm, axes, settings in points(study):
@@ -68,7 +69,7 @@ def plan_study(name: str, tokens: Sequence[str] = ()) -> Plan:
         for game in _games(study, config):
             on_game = replace(config, game=game, seed=max(study.seeds))
             check_run(on_game)
-            cells += [_point(variant, arm, axes, replace(on_game, seed=seed), jobs) for seed in study.seeds]
+            cells += [_point(variant, arm, axes, replace(on_game, seed=seed), jobs, known) for seed in study.seeds]
     command = " ".join(["diamond-bench sweep", name, *(shlex.quote(token) for token in tokens)])
     return Plan(study, f"{scale}*" if starred else scale, command, jobs, tuple(cells), config.execution, config.cluster)
 
@@ -104,10 +105,16 @@ def _run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunCo
     return build(RunConfig, with_values(base(tuple(sorted(groups_chosen.items()))), values))
 
 
-def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, jobs: dict[JobRef, JobSpec]) -> Point:
+_Known = dict[tuple[Any, ...], JobRef]
+
+
+def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, jobs: dict[JobRef, JobSpec], known: _Known) -> Point:
     def add(spec: JobSpec) -> JobRef:
-        jobs.setdefault(spec.ref, spec)
-        return spec.ref
+        key = (spec.kind, spec.config, *spec.inputs.values())
+        if key not in known:  # variants share most jobs, and an identity costs ten times this look-up
+            known[key] = spec.ref
+            jobs.setdefault(spec.ref, spec)
+        return known[key]
 
     dataset = add(dataset_job(config))
     training = TrainWorldModel(config.seed, config.objective, config.conditioning, config.network, config.training, config.execution)
