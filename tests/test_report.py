@@ -167,8 +167,8 @@ def test_the_table_has_the_dataset_and_each_baseline_once(tmp_path: Path) -> Non
 
 
 def test_json_holds_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json(Console(), {"a": [float("nan"), float("inf"), 1.5], "b": ({"c": -float("inf")},)})
-    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": [None, None, 1.5], "b": [{"c": None}]}
+    print_json(Console(), [{"a": [float("nan"), float("inf"), 1.5]}, {"b": ({"c": -float("inf")},)}])
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [{"a": [None, None, 1.5]}, {"b": [{"c": None}]}]
 
 
 def test_rates_are_measured_on_jobs_of_the_same_device_and_network_alone(tmp_path: Path) -> None:
