@@ -1,0 +1,287 @@
+"""Aggregates of human-normalised scores over runs and games, with stratified-bootstrap intervals (Agarwal et al. 2021).
+
+Point estimates are rliable's own. Its bootstrap calls Python code for every replicate, which takes minutes where there are many
+runs, so intervals are computed here for many replicates at once. They draw what rliable draws after `numpy.random.seed(seed)`, from a
+generator of their own: for one seed the intervals are rliable's to rounding, and numpy's global state is not touched.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+AGGREGATES = ("mean", "median", "iqm", "optimality_gap", "superhuman")
+
+REPLICATES = 2000
+MIN_RUNS = 3
+"""Runs a game below which there is no interval: one run has no spread, and a resample of two is one of three values."""
+
+_BLOCK = 50_000
+"""Numbers resampled at once: blocks that stay in the processor's cache are fastest, and memory stays flat in the replicates."""
+
+_SUPERHUMAN = 1.0 - 1e-9
+"""At least human, allowing for rounding: IRIS's Pong is exactly human (README of analysis/published)."""
+
+
+class ScoreError(ValueError):
+    """What cannot be honestly computed: one message that says of what, and what it would need."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Performance profile: share of runs x games with a score above each tau, and its band; each array (taus,)."""
+
+    taus: Array
+    share: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An aggregate along training with its band; each array (frames,)."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+def point_estimates(matrix: ArrayLike) -> dict[str, float]:
+    """AGGREGATES of HNS (runs, games), or (runs, games, episodes), whose episodes are averaged first.
+
+    `mean`, `iqm` (middle half of all runs x games) and `optimality_gap` (1 - mean of min(HNS, 1)) are over runs x games, `median` is over
+    games of their means, `superhuman` the number of games whose mean is at least 1. Of one number a game, a matrix (1, games), `iqm` is
+    the IQM of means, which is not that of runs. ScoreError where the shape is another or a value is not finite.
+    """
+    from rliable import metrics
+
+    runs = _run_means(_checked(matrix, (2, 3)))
+    values = {
+        "mean": metrics.aggregate_mean(runs),
+        "median": metrics.aggregate_median(runs),
+        "iqm": metrics.aggregate_iqm(runs),
+        "optimality_gap": metrics.aggregate_optimality_gap(runs),
+        "superhuman": (runs.mean(axis=0) >= _SUPERHUMAN).sum(),
+    }
+    return {name: float(values[name]) for name in AGGREGATES}
+
+
+def intervals(matrix: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> dict[str, tuple[float, float]]:
+    """Percentile interval (low, high) of each of AGGREGATES, for HNS (runs, games) or (runs, games, episodes).
+
+    Runs are resampled within each game; where episodes are given, then the episodes of each run drawn. ScoreError below MIN_RUNS runs.
+    """
+    scores = _with_spread(_checked(matrix, (2, 3)), "an interval")
+    _check_settings(seed, replicates, confidence)
+    blocks = [_aggregates(block) for block in _resampled(scores, seed, replicates)]
+    ends = _percentiles(np.concatenate(blocks), confidence)
+    return {name: (float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(AGGREGATES)}
+
+
+def performance_profile(matrix: ArrayLike, taus: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> Profile:
+    """Share of runs x games above each tau (rising, HNS) with its pointwise band, for HNS (runs, games).
+
+    ScoreError below MIN_RUNS runs: draw `profile_shares` alone then.
+    """
+    scores = _with_spread(_checked(matrix, (2,)), "the band of a profile")
+    thresholds = _rising(taus)
+    _check_settings(seed, replicates, confidence)
+    # A score is above exactly those thresholds that come before its place among them, so counting places answers for all taus at once.
+    places = np.searchsorted(thresholds, scores, side="left")
+    size, bins = scores.size, len(thresholds) + 1
+    shares = []
+    for drawn in _draws(scores.shape, seed, replicates):
+        flat = places[drawn, np.arange(scores.shape[1])].reshape(len(drawn), size)
+        counts = np.bincount((flat + np.arange(len(drawn))[:, None] * bins).ravel(), minlength=len(drawn) * bins)
+        above = counts.reshape(len(drawn), bins)[:, ::-1].cumsum(axis=1)[:, -2::-1]
+        shares.append(above / size)
+    low, high = _percentiles(np.concatenate(shares), confidence)
+    return Profile(thresholds, profile_shares(scores, thresholds), low, high)
+
+
+def profile_shares(matrix: ArrayLike, taus: ArrayLike) -> Array:
+    """The profile without its band, (taus,), for HNS (runs, games) of any number of runs."""
+    scores, thresholds = np.sort(_checked(matrix, (2,)), axis=None), _rising(taus)
+    return 1.0 - np.searchsorted(scores, thresholds, side="right") / scores.size
+
+
+def probability_of_improvement(x: ArrayLike, y: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> Estimate:
+    """P(a run of x scores above a run of y) in a game, ties counted half, averaged over games, with its percentile interval.
+
+    x (runs, games) and y (other runs, the same games), in the same order of games. Mann-Whitney's U over the number of pairs, from the
+    ranks of all runs of a game, which are found once for all replicates. ScoreError below MIN_RUNS runs on a side.
+    """
+    a, b = _two_sides(x, y)
+    _with_spread(a, "an interval"), _with_spread(b, "an interval")
+    _check_settings(seed, replicates, confidence)
+    ranks_a, ranks_b = joint_ranks(a, b)
+    games = np.arange(a.shape[1])
+    values = [
+        ranked_wins(ranks_a[drawn_a, games], ranks_b[drawn_b, games]).mean(axis=1)
+        for drawn_a, drawn_b in _paired_draws(a.shape, b.shape, seed, replicates)
+    ]
+    low, high = _percentiles(np.concatenate(values), confidence)
+    return Estimate(improvement(a, b), float(low), float(high))
+
+
+def improvement(x: ArrayLike, y: ArrayLike) -> float:
+    """The probability of improvement without its interval, for any number of runs on either side."""
+    a, b = _two_sides(x, y)
+    ranks_a, ranks_b = joint_ranks(a, b)
+    return float(ranked_wins(ranks_a[None], ranks_b[None]).mean())
+
+
+def sample_efficiency(curves: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> Curve:
+    """IQM of HNS curves (runs, games, frames) at each frame, with its pointwise band; whole runs are resampled within games.
+
+    ScoreError below MIN_RUNS runs, or where a curve has a gap (a value that is not finite).
+    """
+    scores = _with_spread(_checked(curves, (3,)), "the band of a curve")
+    _check_settings(seed, replicates, confidence)
+    runs, games, frames = scores.shape
+    values = []
+    for drawn in _draws((runs, games), seed, replicates, scores.size):
+        values.append(_iqm(np.moveaxis(scores[drawn, np.arange(games)], 3, 1).reshape(len(drawn), frames, runs * games)))
+    low, high = _percentiles(np.concatenate(values), confidence)
+    return Curve(_iqm(np.moveaxis(scores, 2, 0).reshape(frames, runs * games)), low, high)
+
+
+def joint_ranks(x: Array, y: Array) -> tuple[Indices, Indices]:
+    """Dense ranks from 0 of x (runs, games) and y (runs', games) among both, in each game; equal values share one."""
+    both = np.concatenate([x, y])
+    ranks = np.stack([np.unique(both[:, g], return_inverse=True)[1] for g in range(both.shape[1])], axis=1)
+    return ranks[: len(x)], ranks[len(x) :]
+
+
+def ranked_wins(x: Indices, y: Indices) -> Array:
+    """(replicates, games): share of pairs in which x is above y, ties counted half, of joint ranks (replicates, runs, games).
+
+    Counts of each rank instead of pairs, so its time grows with the sum of both sides' runs, not with their product.
+    """
+    ranks = int(max(x.max(), y.max())) + 1
+    of_x, of_y = _histogram(x, ranks), _histogram(y, ranks)
+    below = of_y.cumsum(axis=2) - 0.5 * of_y
+    return (of_x * below).sum(axis=2) / (x.shape[1] * y.shape[1])
+
+
+def _aggregates(runs: Array) -> Array:
+    """(replicates, AGGREGATES) of resampled scores (replicates, runs, games)."""
+    by_game, flat = runs.mean(axis=1), runs.reshape(len(runs), -1)
+    columns = {
+        "mean": by_game.mean(axis=1),
+        "median": np.median(by_game, axis=1),
+        "iqm": _iqm(flat),
+        "optimality_gap": 1.0 - np.minimum(flat, 1.0).mean(axis=1),
+        "superhuman": (by_game >= _SUPERHUMAN).sum(axis=1),
+    }
+    return np.stack([columns[name] for name in AGGREGATES], axis=1)
+
+
+def _iqm(values: Array) -> Array:
+    """Mean of the middle half along the last axis; a quarter that is not whole is rounded down, as scipy's trim_mean does."""
+    size = values.shape[-1]
+    cut = int(0.25 * size)
+    return np.partition(values, (cut, size - cut - 1), axis=-1)[..., cut : size - cut].mean(axis=-1)
+
+
+def _draws(shape: tuple[int, ...], seed: int, replicates: int, size: int | None = None) -> Iterator[Indices]:
+    """Blocks (b, runs, games) of drawn runs, stratified by game; the stream of rliable's StratifiedBootstrap."""
+    generator = np.random.RandomState(seed)
+    for first in range(0, replicates, step := _step(size or int(np.prod(shape)))):
+        yield generator.choice(shape[0], (min(step, replicates - first), *shape), replace=True)
+
+
+def _paired_draws(shape_x: tuple[int, ...], shape_y: tuple[int, ...], seed: int, replicates: int) -> Iterator[tuple[Indices, Indices]]:
+    """Blocks of draws of both sides, in turns; the stream of rliable's StratifiedIndependentBootstrap."""
+    generator = np.random.RandomState(seed)
+    for first in range(0, replicates, step := _step(int(np.prod(shape_x) + np.prod(shape_y)))):
+        drawn = [
+            (generator.choice(shape_x[0], shape_x), generator.choice(shape_y[0], shape_y))
+            for _ in range(first, min(first + step, replicates))
+        ]
+        yield np.stack([x for x, _ in drawn]), np.stack([y for _, y in drawn])
+
+
+def _resampled(scores: Array, seed: int, replicates: int) -> Iterator[Array]:
+    """Blocks (b, runs, games) of resampled scores; of (runs, games, episodes), each drawn run's mean over episodes drawn from it."""
+    games = np.arange(scores.shape[1])
+    episodes = np.random.RandomState([seed, 1])  # a stream of its own: the runs drawn are the same with and without episodes
+    for drawn in _draws(scores.shape[:2], seed, replicates, scores.size):
+        if scores.ndim == 2:
+            yield scores[drawn, games]
+        else:
+            inside = episodes.randint(scores.shape[2], size=(*drawn.shape, scores.shape[2]))
+            yield scores[drawn[..., None], games[:, None], inside].mean(axis=-1)
+
+
+def _histogram(ranks: Indices, size: int) -> NDArray[np.int64]:
+    """(replicates, games, size): how often each rank is among ranks (replicates, runs, games)."""
+    replicates, _, games = ranks.shape
+    cells = np.arange(replicates * games).reshape(replicates, 1, games) * size
+    return np.bincount((ranks + cells).ravel(), minlength=replicates * games * size).reshape(replicates, games, size)
+
+
+def _percentiles(values: Array, confidence: float) -> Array:
+    tail = 50.0 * (1.0 - confidence)
+    return np.percentile(values, [tail, 100.0 - tail], axis=0)
+
+
+def _step(size: int) -> int:
+    return max(1, _BLOCK // size)
+
+
+def _run_means(scores: Array) -> Array:
+    return scores.mean(axis=2) if scores.ndim == 3 else scores
+
+
+def _checked(values: ArrayLike, dimensions: tuple[int, ...]) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim not in dimensions or 0 in array.shape:
+        wanted = " or ".join("(runs, games)" if d == 2 else "(runs, games, episodes or frames)" for d in dimensions)
+        raise ScoreError(f"expected scores {wanted}, none of them 0, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ScoreError(f"expected finite scores, got {np.count_nonzero(~np.isfinite(array))} that are not")
+    return array
+
+
+def _with_spread(scores: Array, what: str) -> Array:
+    if len(scores) < MIN_RUNS:
+        runs = "1 run or mean" if len(scores) == 1 else f"{len(scores)} runs"
+        raise ScoreError(f"{what} needs at least {MIN_RUNS} runs a game, got {runs}")
+    return scores
+
+
+def _two_sides(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    a, b = _checked(x, (2,)), _checked(y, (2,))
+    if a.shape[1] != b.shape[1]:
+        raise ScoreError(f"a probability of improvement needs the same games on both sides, got {a.shape[1]} against {b.shape[1]}")
+    return a, b
+
+
+def _rising(taus: ArrayLike) -> Array:
+    thresholds = np.asarray(taus, dtype=np.float64)
+    if thresholds.ndim != 1 or len(thresholds) == 0 or not np.isfinite(thresholds).all() or (np.diff(thresholds) <= 0).any():
+        raise ScoreError("the taus of a profile must be finite and rise from one to the next")
+    return thresholds
+
+
+def _check_settings(seed: int, replicates: int, confidence: float) -> None:
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected 0 to 2**32 - 1, got {seed}")
+    if replicates < 1:
+        raise ValueError(f"replicates: expected at least 1, got {replicates}")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence: expected a share between 0 and 1, got {confidence}")

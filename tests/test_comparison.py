@@ -1,0 +1,333 @@
+"""Comparing variants: differences and verdicts by hand, refusals, and what the procedure does where there is no effect."""
+
+from itertools import product
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.comparison import BETTER, COLUMNS, UNDECIDED, WORSE, ComparisonError, compare, equivalent_within
+
+
+def table(values: dict[tuple[str, str], list[float]], paired: bool = False) -> pd.DataFrame:
+    """(variant, game) -> values of seeds 0, 1, ...; paired: seeds of one game belong together."""
+    rows = [(v, game, seed, value) for (v, game), runs in values.items() for seed, value in enumerate(runs)]
+    frame = pd.DataFrame(rows, columns=["variant", "game", "seed", "value"])
+    return frame.assign(pair=frame["game"] + frame["seed"].astype(str)) if paired else frame
+
+
+def only(frame: pd.DataFrame) -> pd.Series:
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+LARGE = {("n=1", "Boxing"): [1.0, 2.0, 3.0, 4.0, 5.0], ("n=3", "Boxing"): [11.0, 12.0, 13.0, 14.0, 15.5]}
+
+
+def test_one_game_by_hand() -> None:
+    row = only(compare(table(LARGE), "n=1", 1.0, higher_is_better=True))
+    assert tuple(row.index) == COLUMNS
+    assert (row["variant"], row["runs"], row["baseline_runs"], row["paired"], row["missing"]) == ("n=3", 5, 5, False, "")
+    assert row["difference"] == pytest.approx(10.1)
+    assert row["low"] < 10.1 < row["high"]
+    assert (row["probability_of_improvement"], row["pi_low"], row["pi_high"]) == (1.0, 1.0, 1.0)
+    assert row["p_value"] == pytest.approx(2 / 252)  # of 10 choose 5 labellings this one and its mirror image
+    assert row["verdict"] == BETTER
+
+
+def test_lower_is_better_turns_the_verdict_and_not_the_difference() -> None:
+    row = only(compare(table(LARGE), "n=1", 1.0, higher_is_better=False))
+    assert row["difference"] == pytest.approx(10.1)
+    assert row["probability_of_improvement"] == 0.0
+    assert row["verdict"] == WORSE
+    assert only(compare(table(LARGE), "n=3", 1.0, higher_is_better=False))["verdict"] == BETTER
+
+
+def test_games_weigh_the_same_whatever_their_runs() -> None:
+    values = {("a", "Boxing"): [0.0] * 3, ("a", "Pong"): [0.0] * 6, ("b", "Boxing"): [2.0] * 3, ("b", "Pong"): [8.0] * 6}
+    assert only(compare(table(values), "a", 1.0, True))["difference"] == pytest.approx(5.0)
+
+
+def test_p_value_of_pairs_by_hand() -> None:
+    base, differences = np.array([5.0, -3.0, 8.0, 0.0]), np.array([1.0, 2.0, -0.5, 3.0])
+    row = only(compare(table({("a", "Pong"): list(base), ("b", "Pong"): list(base + differences)}, paired=True), "a", 0.1, True))
+    assert row["paired"]
+    at_least = [abs(np.dot(signs, differences)) >= 5.5 - 1e-9 for signs in product((1, -1), repeat=4)]
+    assert row["p_value"] == pytest.approx(np.mean(at_least))  # 4 of 16: the small one may have either sign
+    assert row["p_value"] == 0.25
+
+
+def test_p_value_of_labels_by_hand() -> None:
+    values = {
+        ("a", "Pong"): [0.0, 1.0, 2.0],
+        ("b", "Pong"): [1.5, 3.0, 4.0],
+        ("a", "Boxing"): [0.0, 1.0, 5.0],
+        ("b", "Boxing"): [2.0, 3.0, 4.0],
+    }
+
+    def gaps(game: str) -> list[float]:
+        runs = np.array(values["a", game] + values["b", game])
+        chosen = [np.array(labels, dtype=bool) for labels in product((0, 1), repeat=6) if sum(labels) == 3]
+        return [runs[labels].mean() - runs[~labels].mean() for labels in chosen]
+
+    observed = np.mean([np.mean(values["b", game]) - np.mean(values["a", game]) for game in ("Pong", "Boxing")])
+    sums = [(x + y) / 2 for x, y in product(gaps("Pong"), gaps("Boxing"))]
+    row = only(compare(table(values), "a", 0.1, True))
+    assert row["p_value"] == pytest.approx(np.mean(np.abs(sums) >= observed - 1e-9))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_many_runs_are_tested_by_drawn_arrangements(paired: bool) -> None:
+    generator = np.random.default_rng(3)
+    a = generator.normal(size=30)
+    b = a + 0.3 + generator.normal(size=30) if paired else generator.normal(0.6, 1.0, size=30)
+    row = only(compare(table({("a", "Pong"): list(a), ("b", "Pong"): list(b)}, paired), "a", 0.01, True))
+    known = stats.ttest_rel(b, a).pvalue if paired else stats.ttest_ind(b, a).pvalue
+    assert row["p_value"] == pytest.approx(known, abs=0.02)
+    far = only(compare(table({("a", "Pong"): list(a), ("b", "Pong"): list(a + 99.0)}, paired), "a", 0.01, True))
+    assert far["p_value"] == pytest.approx(1e-4)  # never 0
+
+
+@pytest.mark.parametrize("runs", [3, 5, 30])
+def test_interval_is_as_wide_as_students(runs: int) -> None:
+    """For one paired sample the expanded bootstrap is near the t-interval, where a plain percentile interval is too narrow."""
+    differences = np.random.default_rng(runs).normal(2.0, 1.0, runs)
+    frame = table({("a", "Pong"): [0.0] * runs, ("b", "Pong"): list(differences)}, paired=True)
+    row = only(compare(frame, "a", 0.1, True, replicates=20_000))
+    half = stats.t.ppf(0.975, runs - 1) * differences.std(ddof=1) / np.sqrt(runs)
+    assert (row["high"] - row["low"]) / (2 * half) == pytest.approx(1.0, abs=0.1)
+
+
+def test_interval_of_two_sides_is_welchs() -> None:
+    generator = np.random.default_rng(1)
+    a, b = generator.normal(0.0, 3.0, 12), generator.normal(0.0, 1.0, 25)
+    row = only(compare(table({("a", "Pong"): list(a), ("b", "Pong"): list(b)}), "a", 0.1, True, replicates=20_000))
+    welch = stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+    assert (row["low"], row["high"]) == pytest.approx((welch.low, welch.high), abs=0.25)
+
+
+def test_pairs_remove_what_both_share() -> None:
+    generator = np.random.default_rng(0)
+    shared = generator.normal(0.0, 10.0, 8)
+    values = {("a", "Pong"): list(shared), ("b", "Pong"): list(shared + 1.0 + generator.normal(0.0, 0.1, 8))}
+    paired, apart = only(compare(table(values, paired=True), "a", 0.1, True)), only(compare(table(values), "a", 0.1, True))
+    assert paired["difference"] == pytest.approx(apart["difference"])
+    assert paired["verdict"] == BETTER
+    assert apart["verdict"] == UNDECIDED
+    assert paired["high"] - paired["low"] < 0.1 * (apart["high"] - apart["low"])
+
+
+def test_pairs_are_drawn_together_for_the_probability_of_improvement() -> None:
+    """Each run of b is just above its partner: whichever pairs are drawn, b wins more often than not; drawn apart it need not."""
+    runs = [float(x) for x in range(0, 80, 10)]
+    values = {("a", "Pong"): runs, ("b", "Pong"): [x + 0.1 for x in runs]}
+    paired, apart = only(compare(table(values, paired=True), "a", 0.1, True)), only(compare(table(values), "a", 0.1, True))
+    assert paired["probability_of_improvement"] == apart["probability_of_improvement"] == pytest.approx(36 / 64)
+    assert paired["pi_low"] > 0.5
+    assert apart["pi_low"] < 0.4
+
+
+def test_pairs_follow_their_name_and_not_the_seed() -> None:
+    frame = table({("a", "Pong"): [0.0, 10.0, 20.0, 30.0], ("b", "Pong"): [31.0, 21.0, 11.0, 1.0]}, paired=True)
+    frame.loc[frame["variant"] == "b", "pair"] = [f"Pong{seed}" for seed in (3, 2, 1, 0)]
+    row = only(compare(frame, "a", 0.1, True))
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((1.0, 1.0, 1.0))  # 1 in every pair
+
+
+def test_equivalence() -> None:
+    values = {("a", "Pong"): [1.00, 1.01, 1.02, 1.01, 1.00], ("b", "Pong"): [1.01, 1.00, 1.02, 1.00, 1.01]}
+    assert only(compare(table(values), "a", 0.5, True))["verdict"] == "equivalent within 0.5"
+    assert only(compare(table(values), "a", 0.001, True))["verdict"] == UNDECIDED
+
+
+def test_a_difference_below_the_margin_does_not_matter_however_sure() -> None:
+    a = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
+    frame = table({("a", "Pong"): a, ("b", "Pong"): [x + 0.1 for x in a]}, paired=True)
+    row = only(compare(frame, "a", 0.2, True))
+    assert row["p_holm"] < 0.05
+    assert row["low"] > 0
+    assert row["verdict"] == equivalent_within(0.2)
+    assert only(compare(frame, "a", 0.05, True))["verdict"] == BETTER
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("paired", [True, False])
+def test_fewer_than_three_seeds_give_no_interval(runs: int, paired: bool) -> None:
+    values = {("a", "Pong"): [0.0] * runs, ("b", "Pong"): [100.0] * runs}
+    row = only(compare(table(values, paired), "a", 1.0, True))
+    assert row["difference"] == 100.0
+    assert row["probability_of_improvement"] == 1.0
+    assert row[["low", "high", "pi_low", "pi_high", "p_value", "p_holm"]].isna().all()
+    assert row["verdict"] == UNDECIDED
+    assert "fewer than 3 runs in Pong" in row["missing"]
+
+
+def test_too_few_pairs_for_any_rejection_are_said_so() -> None:
+    frame = table({("a", "Pong"): [0.0] * 5, ("b", "Pong"): [50.0, 51.0, 52.0, 53.0, 54.0]}, paired=True)
+    row = only(compare(frame, "a", 1.0, True))
+    assert row["p_value"] == pytest.approx(2 / 32)
+    assert row["verdict"] == UNDECIDED
+    assert "no corrected p-value can fall below 0.062" in row["missing"]
+
+
+def test_holm_over_the_variants() -> None:
+    """p-values 2/252 three times and one variant without runs enough: corrected by 4, all the same."""
+    values = {("base", "Pong"): [1.0, 2.0, 3.0, 4.0, 5.0], ("few", "Pong"): [9.0]}
+    values |= {(name, "Pong"): [x + shift for x in (1.0, 2.0, 3.0, 4.0, 5.5)] for name, shift in (("b", 10.0), ("c", 20.0), ("d", -30.0))}
+    found = compare(table(values), "base", 0.5, True).set_index("variant")
+    assert found.loc[["b", "c", "d"], "p_holm"].tolist() == pytest.approx([4 * 2 / 252] * 3)
+    assert np.isnan(found.loc["few", "p_holm"])
+    assert found["verdict"].to_dict() == {"few": UNDECIDED, "b": BETTER, "c": BETTER, "d": WORSE}
+
+
+def test_holm_steps_down_and_never_back() -> None:
+    from analysis.comparison import _holm
+
+    assert _holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert _holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert _holm([]) == []
+
+
+def test_holm_takes_a_verdict_away() -> None:
+    generator = np.random.default_rng(0)
+    values = {("base", "Pong"): [1.0, 2.0, 3.0, 4.0, 5.0], ("b", "Pong"): [4.5, 5.5, 6.5, 7.5, 8.5]}
+    alone = only(compare(table(values), "base", 0.1, True))
+    assert alone["verdict"] == BETTER
+    values |= {(f"v{i}", "Pong"): list(generator.normal(3.0, 1.5, 5)) for i in range(5)}
+    among = compare(table(values), "base", 0.1, True).set_index("variant").loc["b"]
+    assert among["p_value"] == alone["p_value"]
+    assert among["low"] == alone["low"]  # a variant's own numbers do not depend on its company
+    assert among["verdict"] == UNDECIDED
+
+
+def test_partial_results_give_rows_and_no_verdict() -> None:
+    values = {("a", g): [1.0, 2.0, 3.0, 4.0, 5.0] for g in ("Boxing", "Pong")} | {("b", "Pong"): [50.0, 51.0, 52.0, 53.0, 54.0]}
+    found = compare(table(values), "a", 1.0, True, variants=["c", "b", "a"])
+    assert found["variant"].tolist() == ["c", "b"]
+    none, partial = found.iloc[0], found.iloc[1]
+    assert (none["runs"], none["verdict"], none["missing"]) == (0, UNDECIDED, "c has no results")
+    assert np.isnan(none["difference"])
+    assert partial["difference"] == pytest.approx(49.0)
+    assert partial["low"] > 0
+    assert "b lacks Boxing" in partial["missing"]
+    assert partial["verdict"] == UNDECIDED
+    assert only(compare(table(values), "c", 1.0, True, variants=["c", "b"]))["missing"] == "b lacks Boxing; c has no results"
+
+
+def test_unbalanced_seeds_are_compared_and_named() -> None:
+    values = {("a", "Pong"): [1.0, 2.0, 3.0, 4.0, 5.0], ("b", "Pong"): [51.0, 52.0, 53.0, 54.0, np.nan]}
+    row = only(compare(table(values), "a", 1.0, True))
+    assert (row["runs"], row["baseline_runs"]) == (4, 5)
+    assert row["missing"] == "b lacks Pong seed 4"
+    assert row["verdict"] == BETTER
+    paired = only(compare(table(values, paired=True), "a", 1.0, True))
+    assert (paired["runs"], paired["baseline_runs"], paired["difference"]) == (4, 4, 50.0)
+    assert "1 runs without a partner are left out" in paired["missing"]
+
+
+def test_pairs_that_are_not_whole_are_not_used() -> None:
+    frame = table({("a", "Pong"): [1.0, 2.0, 3.0, 4.0], ("b", "Pong"): [2.0, 3.0, 4.0, 6.0]}, paired=True)
+    frame.loc[7, "pair"] = None
+    row = only(compare(frame, "a", 1.0, True))
+    assert not row["paired"]
+    assert "only 3 runs have a partner" in row["missing"]
+    assert row["runs"] == 4
+
+
+def trajectories(spread: float, shift: float = 0.0, count: int = 40, runs: int = 4) -> pd.DataFrame:
+    generator = np.random.default_rng(2)
+    rows = []
+    for seed in range(runs):
+        noise = generator.normal(0.0, spread, (2, count))
+        for variant, values in zip("ab", noise - noise.mean(axis=1, keepdims=True), strict=True):
+            mean = seed + (shift if variant == "b" else 0.0)
+            rows += [(variant, "Pong", seed, f"t{i}", mean + value, f"p{seed}") for i, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["variant", "game", "seed", "trajectory", "value", "pair"])
+
+
+def test_trajectories_are_resampled_inside_runs() -> None:
+    """Every run's mean difference is 3: only the trajectories leave doubt."""
+    row = only(compare(trajectories(1.0, 3.0), "a", 0.01, True, replicates=4000))
+    assert (row["runs"], row["paired"]) == (4, True)
+    assert row["difference"] == pytest.approx(3.0)
+    expected = 2 * NormalDist().inv_cdf(0.975) * np.sqrt(2.0) / np.sqrt(40 * 4)
+    assert (row["high"] - row["low"]) / expected == pytest.approx(1.0, abs=0.15)
+    sure = only(compare(trajectories(0.0, 3.0), "a", 0.01, True))
+    assert (sure["low"], sure["high"]) == pytest.approx((3.0, 3.0))
+
+
+def test_pairs_align_trajectories_by_name() -> None:
+    frame = trajectories(5.0, 0.0)
+    frame.loc[frame["variant"] == "b", "value"] = frame.loc[frame["variant"] == "a", "value"].to_numpy() + 1.0
+    shuffled = frame.sample(frac=1.0, random_state=1)
+    row = only(compare(shuffled, "a", 0.01, True))
+    assert (row["low"], row["high"]) == pytest.approx((1.0, 1.0))
+    other = frame.assign(trajectory=frame["trajectory"].where(frame["variant"] == "a", "u" + frame["trajectory"]))
+    assert not only(compare(other, "a", 0.01, True))["paired"]  # other references
+
+
+def test_one_seed_gives_one_table() -> None:
+    generator = np.random.default_rng(0)
+    frame = table({(v, g): list(generator.normal(size=5)) for v in "abc" for g in ("Boxing", "Pong")})
+    state = np.random.get_state()[1].copy()
+    first = compare(frame, "a", 0.1, True, seed=3)
+    assert first.equals(compare(frame, "a", 0.1, True, seed=3))
+    assert first.equals(compare(frame.sample(frac=1.0, random_state=0).sort_values("variant"), "a", 0.1, True, seed=3))
+    assert not first.equals(compare(frame, "a", 0.1, True, seed=4))
+    assert np.array_equal(state, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize(("variants", "games", "seeds", "paired"), [(2, 2, 5, True), (5, 2, 5, True), (2, 1, 5, False), (4, 2, 3, False)])
+def test_no_effect_is_rarely_called_one(variants: int, games: int, seeds: int, paired: bool) -> None:
+    """At most 5% of studies without any effect name a variant better or worse (240 studies: 5% + 2.5 standard errors)."""
+    generator = np.random.default_rng(variants * 100 + games)
+    wrong = covered = 0
+    studies = 240 // (variants - 1)
+    for _ in range(studies):
+        shared = generator.normal(0.0, 2.0 if paired else 0.0, (games, seeds))
+        noise = generator.exponential(size=(variants, games, seeds))  # skewed, as scores are
+        values = {(f"v{v}", f"g{g}"): list(shared[g] + noise[v, g]) for v in range(variants) for g in range(games)}
+        found = compare(table(values, paired), "v0", 1e-9, True, replicates=200)
+        wrong += found["verdict"].isin([BETTER, WORSE]).any()
+        covered += ((found["low"] <= 0) & (found["high"] >= 0)).mean()
+    assert wrong / studies <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / studies)
+    assert covered / studies >= 0.90
+
+
+def test_an_effect_is_found() -> None:
+    generator = np.random.default_rng(5)
+    found = 0
+    for _ in range(50):
+        values = {(v, g): list(generator.normal(3.0 * (v == "b"), 1.0, 5)) for v in "ab" for g in ("Boxing", "Pong")}
+        found += only(compare(table(values), "a", 0.5, True, replicates=200))["verdict"] == BETTER
+    assert found >= 45
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    good = table(LARGE)
+    for bad, message in (
+        (good.drop(columns="seed"), "lack the column 'seed'"),
+        (good.assign(value="high"), "expected numbers"),
+        (pd.concat([good, good[:1]]), "given twice"),
+        (good.assign(game=None), "needs a variant, a game and a seed"),
+        (good.assign(pair="same"), "belong to each other alone"),
+    ):
+        with pytest.raises(ComparisonError, match=message):
+            compare(bad, "n=1", 0.1, True)
+    with pytest.raises(ComparisonError, match=r"no variant 'n=2' to compare with: did you mean n="):
+        compare(good, "n=2", 0.1, True)
+    for margin in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ComparisonError, match="margin"):
+            compare(good, "n=1", margin, True)
+    for settings in ({"replicates": 0}, {"confidence": 1.0}):
+        with pytest.raises(ComparisonError, match="expected replicates"):
+            compare(good, "n=1", 0.1, True, **settings)  # type: ignore[arg-type]
+
+
+def test_nothing_at_all() -> None:
+    empty = pd.DataFrame(columns=["variant", "game", "seed", "value"])
+    found = compare(empty, "a", 0.1, True, variants=["a", "b"])
+    assert only(found)["missing"] == "b has no results; a has no results"
+    assert compare(table({("a", "Pong"): [1.0]}), "a", 0.1, True).empty
