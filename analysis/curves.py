@@ -1,5 +1,6 @@
 """From raw scores to what a figure draws: mean curves with bands, and points with intervals. Pure numpy and pandas."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,8 +74,17 @@ def mean_points(scores: pd.DataFrame) -> pd.DataFrame:
     twice = scores[scores.duplicated([*keys, "seed"])]
     if len(twice):
         raise ValueError(f"scores hold a run more than once, such as {twice.iloc[0][[*keys, 'seed']].to_dict()}")
+    return mean_over_seeds(scores, keys)
+
+
+def mean_over_seeds(scores: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Mean of the column value over the rows of each combination of `keys`, with a 95% Student interval.
+
+    -> keys, mean, low, high, num_seeds, in order of appearance; low and high are NaN for one row. Raises ValueError for a value that is
+    not finite.
+    """
     if not np.isfinite(scores["value"].to_numpy(dtype=np.float64)).all():
         raise ValueError("scores need finite values: leave out the rows of metrics that were not measured")
-    points = scores.groupby(keys, sort=False)["value"].agg(mean="mean", sem="sem", num_seeds="size").reset_index()
+    points = scores.groupby(list(keys), sort=False)["value"].agg(mean="mean", sem="sem", num_seeds="size").reset_index()
     reach = stats.t.ppf(0.975, (points["num_seeds"] - 1).clip(lower=1)) * points["sem"]  # sem is NaN for one seed
     return points.assign(low=points["mean"] - reach, high=points["mean"] + reach)[[*keys, "mean", "low", "high", "num_seeds"]]

@@ -24,19 +24,6 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.curves import Curve
 from analysis.media import replacing
 
-METRIC_LABELS = {
-    "drift": "drift (pixel error) ↓",
-    "psnr": "PSNR (dB) ↑",
-    "ssim": "SSIM ↑",
-    "lpips": "LPIPS (AlexNet) ↓",
-    "lpips_vgg": "LPIPS (VGG16) ↓",
-    "fid": "FID ↓",
-    "kid": "KID ↓",
-    "one_step_psnr": "PSNR one step ahead (dB) ↑",
-    "sharpness_ratio": "sharpness (imagined / true)",
-}
-"""Axis labels; an arrow points to the better side. Other metrics are shown under their own name."""
-
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -145,12 +132,16 @@ def quality_figure(
     points: pd.DataFrame,
     *,
     ordered: bool = False,
-    labels: Mapping[str, str] = METRIC_LABELS,
+    labels: Mapping[str, str] | None = None,
     baselines: Mapping[str, float] | None = None,
+    xlabel: str = "NFE per frame",
+    shared_scale: bool = False,
 ) -> Figure:
     """Quality against the number of denoiser calls a frame: a panel a metric, a line a group, intervals where several seeds give one.
 
-    `points`: columns metric, group, nfe (at least 1), mean, low, high, as `curves.mean_points` returns them.
+    `points`: columns metric, group, nfe (at least 1; of another quantity where `xlabel` says so), mean, low, high, as
+    `curves.mean_points` returns them. `labels`: titles of panels, where not the metric's own name. `shared_scale`: one y axis for all
+    panels, where they are of one quantity.
     `baselines`: by metric, the score of repeating the last frame, a level line that puts differences into proportion.
     """
     if points.empty or (points["nfe"] < 1).any():
@@ -163,7 +154,7 @@ def quality_figure(
     looks = styles([str(g) for g in groups], ordered)
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.5), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False)
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=shared_scale)
         for ax, metric in zip(panels.flat, metrics, strict=False):
             for i, group in enumerate(groups):
                 of_group = points[(points["metric"] == metric) & (points["group"] == group)].sort_values("nfe")
@@ -175,7 +166,7 @@ def quality_figure(
             ax.xaxis.set_major_locator(FixedLocator(_apart(calls)))
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_formatter("{x:g}")
-            ax.set(title=labels.get(metric, metric), xlabel="NFE per frame")
+            ax.set(title=(labels or {}).get(metric, metric), xlabel=xlabel)
         for ax in panels.flat[len(metrics) :]:
             ax.remove()
         handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}

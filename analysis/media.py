@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ Frames = NDArray[np.uint8]
 
 GAP = 2
 """Black pixels between two frames, before upscaling."""
+_QUALITIES = (20, 28, 36)
+"""H.264's constant rate factor, from good to coarse."""
+_HOPELESS = 6
+_FEWEST_FRAMES = 8
 
 
 @contextlib.contextmanager
@@ -60,11 +66,44 @@ def write_video(frames: Frames, path: Path, fps: float = 15.0) -> Path:
     return path
 
 
-def _write_mp4(frames: Frames, path: Path, fps: float) -> None:
+@dataclass(frozen=True)
+class Clip:
+    """A video small enough to lie inside a page."""
+
+    data: bytes
+    """MP4 (H.264)."""
+    frames: int
+    """How many of the frames given it shows, from the first on."""
+
+
+def small_clip(frames: Frames, most_bytes: int, fps: float = 15.0) -> Clip | None:
+    """uint8 frames (t, h, w, 3) as an MP4 of at most `most_bytes`: the best quality that fits, then fewer frames; None where eight
+    frames at the least quality are still too large. Same frames, same bytes.
+
+    Raises ValueError at another shape or dtype.
+    """
+    _check(frames)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        shown = len(frames)
+        while True:
+            for quality in _QUALITIES:
+                _write_mp4(frames[:shown], path, fps, quality)
+                size = path.stat().st_size
+                if size <= most_bytes:
+                    return Clip(path.read_bytes(), shown)
+                if size > _HOPELESS * most_bytes:  # no quality makes up for that, and each costs seconds
+                    break
+            if shown <= _FEWEST_FRAMES:
+                return None
+            shown = max(_FEWEST_FRAMES, shown // 2)
+
+
+def _write_mp4(frames: Frames, path: Path, fps: float, quality: int = 16) -> None:
     import imageio_ffmpeg
 
     even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)))
-    reproducible = ["-crf", "16", "-preset", "medium", "-threads", "1", "-map_metadata", "-1", "-fflags", "+bitexact"]
+    reproducible = ["-crf", str(quality), "-preset", "medium", "-threads", "1", "-map_metadata", "-1", "-fflags", "+bitexact"]
     writer = imageio_ffmpeg.write_frames(
         str(path), (even.shape[2], even.shape[1]), fps=fps, codec="libx264", quality=None, macro_block_size=2, output_params=reproducible
     )

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diamond_bench.agent import Agent, import_agent
 from diamond_bench.config import DdpmObjective, EdmObjective, NetworkConfig
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.objectives import Ddpm, Edm
-from diamond_bench.models.authors_names import network_state
+from diamond_bench.models.authors_names import Component, authors_names, network_state
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,6 +53,12 @@ def ddpm_denoiser() -> Denoiser:
     return Denoiser(network, Ddpm(DdpmObjective()), num_frames=4)
 
 
+def small_agent() -> Agent:
+    """The agent of all golden vectors but DDPM's, float32 on the CPU: 6 actions, frames of side 32."""
+    agent, _ = import_agent(GOLDEN / "agent_small.pt", "Pong")
+    return agent
+
+
 def assert_near(actual: Tensor, expected: Tensor, rtol: float = 1e-4, atol: float = 2e-5) -> None:
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
 
@@ -72,3 +79,19 @@ def assert_gradient_norms(denoiser: Denoiser, expected: dict[str, Any], prefix: 
     assert norms.keys() == wanted.keys()
     for name, norm in norms.items():
         assert abs(norm - wanted[name]) <= 1e-3 * wanted[name] + 1e-7, f"{name}: {norm} instead of {wanted[name]}"
+
+
+def assert_component_gradient_norms(network: torch.nn.Module, expected: dict[str, Any], component: Component) -> None:
+    """Every parameter of the small agent's reward/end model or actor-critic has a gradient of the golden norm."""
+    parameters = dict(network.named_parameters())
+    norms = {}
+    for theirs, ours in authors_names(component, parameters, down=(True, True)).items():
+        grad = parameters[ours].grad
+        assert grad is not None, f"{ours} has no gradient"
+        norms[theirs] = grad.norm().item()
+    assert norms.keys() == expected["per_parameter"].keys()
+    for name, norm in norms.items():
+        wanted = expected["per_parameter"][name]
+        assert abs(norm - wanted) <= 1e-3 * wanted + 1e-7, f"{name}: {norm} instead of {wanted}"
+    total = sum(norm**2 for norm in norms.values()) ** 0.5
+    assert abs(total - expected["total"]) <= 1e-3 * expected["total"]

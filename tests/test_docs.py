@@ -141,7 +141,8 @@ def headings(page: Path) -> Iterator[str]:
 
 def registered() -> set[str]:
     """The commands of the command line."""
-    from diamond_bench.cli import app, weights_app
+    from diamond_bench.cli import app
+    from diamond_bench.cli.store_commands import weights_app
 
     def of(group: object, prefix: str = "") -> set[str]:
         return {f"{prefix}{c.name or c.callback.__name__}" for c in group.registered_commands}  # type: ignore[attr-defined]

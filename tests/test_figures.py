@@ -89,7 +89,7 @@ def test_drift_draws_every_variant_with_its_levels():
 
 def test_quality_draws_a_panel_a_metric():
     points = mean_points(scores(1, 2, 5, 10))
-    figure = quality_figure(points)
+    figure = quality_figure(points, labels={"fid": "FID ↓", "psnr": "PSNR (dB) ↑"})
     assert [ax.get_title() for ax in figure.axes] == ["FID ↓", "PSNR (dB) ↑"]
     figure.draw_without_rendering()
     for ax in figure.axes:

@@ -217,7 +217,8 @@ def test_a_file_cannot_take_the_name_of_a_shipped_study(tmp_path: Path) -> None:
 
 def own_dataset(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
-    (folder / "data" / "metadata.json").write_text("{}")
+    (folder / "data" / "metadata.json").write_text('{"data_format": "hdf5", "total_episodes": 1}')
+    (folder / "data" / "main_data.hdf5").write_bytes(b"")
     return folder
 
 
@@ -236,6 +237,23 @@ def test_a_dataset_of_one_s_own_takes_the_games_place(tmp_path: Path, monkeypatc
         assert "Breakout" not in shown.getvalue()
     with pytest.raises(UserError, match=r"data\.dataset.* takes the games' place"):
         plan_study("sampling_steps", ["scale=tiny", "data.dataset=pong/random-v0", "games=[Pong]"])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("{}", "lacks 'data_format'"),
+        ("no json", "not the metadata of a Minari dataset"),
+        ('{"data_format": "zarr", "total_episodes": 1}', "unknown data_format 'zarr'"),
+        ('{"data_format": "arrow", "total_episodes": 1}', "is missing"),
+        ('{"data_format": "hdf5", "total_episodes": 0}', "no episodes"),
+    ],
+)
+def test_what_only_looks_like_a_dataset_is_refused_at_planning(tmp_path: Path, metadata: str, message: str) -> None:
+    folder = own_dataset(tmp_path / "foo")
+    (folder / "data" / "metadata.json").write_text(metadata)
+    with pytest.raises(UserError, match=message):
+        plan_study("sampling_steps", ["scale=tiny", f"data.dataset={folder}"])
 
 
 def test_of_several_sweeps_the_overrides_of_one_are_asked_for(tmp_path: Path) -> None:

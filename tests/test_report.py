@@ -1,22 +1,24 @@
 """The report of studies of every shape, drawn from results that are written, not computed."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 
 import analysis.figures
 from diamond_bench.printing import print_json
 from diamond_bench.report import write_report
 from diamond_bench.studies.estimate import estimate
-from diamond_bench.studies.files import read_json
+from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
-from diamond_bench.studies.results import collect, pivot
+from diamond_bench.studies.results import collect, pivot, save_results
 from diamond_bench.studies.store import Store
 
 HORIZON = 8
@@ -28,8 +30,8 @@ def planned(folder: Path, tokens: Sequence[str] = (), more: str = "") -> Plan:
     return plan_study(str(file), ["scale=tiny", "data=random", *tokens])
 
 
-def finish(store: Store, spec: JobSpec, noise: float = 0.0, device: str = "cpu") -> None:
-    """Makes a job done with the numbers and files of its kind; `noise` moves the last bits of baselines."""
+def finish(store: Store, spec: JobSpec, noise: float = 0.0, device: str = "cpu", scores: Mapping[str, float] | None = None) -> None:
+    """Makes a job done with the numbers and files of its kind; `noise` moves the last bits of baselines, `scores` are an evaluation's."""
     store.prepare(spec)
     claim = store.claim(spec.ref)
     assert claim is not None
@@ -40,6 +42,8 @@ def finish(store: Store, spec: JobSpec, noise: float = 0.0, device: str = "cpu")
     elif spec.kind == "evaluate_world_model":
         nfe = float(spec.config.sampler.num_steps)
         rows = [("drift", 1 / nfe, ""), ("nfe_per_frame", nfe, ""), ("drift", 0.5 + noise, "copy-last-frame"), ("psnr", np.inf, "")]
+        scores = {"frames_per_second": 100 / nfe, **(scores or {})}
+        rows = [row for row in rows if row[0] not in scores or row[2]] + [(name, value, "") for name, value in scores.items()]
         num = spec.config.evaluation.num_trajectories
         curves = {name: np.full((num, HORIZON), 0.1, np.float32) for name in ("drift", "copy_drift", "unrelated_drift")}
         np.savez(claim.folder / "arrays.npz", **curves)  # type: ignore[arg-type]
@@ -62,8 +66,8 @@ def finished(folder: Path, plan: Plan, leave_out: Sequence[int] = ()) -> tuple[S
 
 @pytest.fixture(autouse=True)
 def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are laid out but not rendered to files, which takes most of their time."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).write_bytes(b"drawn"))
+    """Figures are laid out but not rendered to files, which takes most of their time: one pixel stands for each."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (1, 1)).save(file))
 
 
 @pytest.fixture
@@ -84,23 +88,43 @@ def stems(files: Sequence[Path]) -> set[str]:
     return {file.stem for file in files if file.suffix == ".png"}
 
 
+DRIFT, GRID, QUALITY = "drift-Pong", "trajectories-Pong", "quality-Pong"
+SMALL, WIDE = "at-channels-8-8-8-8", "at-channels-16-16-16-16"
+
+
 @pytest.mark.parametrize(
     ("tokens", "drawn"),
     [
-        ([], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
-        (["training.learning_rate=0.001,0.002"], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
+        ([], {DRIFT, GRID, QUALITY}),
+        (["training.learning_rate=0.001,0.002"], {DRIFT, GRID, QUALITY}),
         (
             ["sampler.num_steps=1,2", "network.channels=[8,8,8,8],[16,16,16,16]"],
-            {"drift-Pong", "trajectories-Pong", "quality-Pong"},
+            {DRIFT, GRID, QUALITY, f"{DRIFT}-{SMALL}", f"{GRID}-{SMALL}", f"{QUALITY}-{SMALL}"},
         ),
-        (["network.channels=[8,8,8,8],[16,16,16,16]", "sampler=euler,heun"], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
-        (["data.seed=0,1", "sampler.s_noise=1.0,inf"], {"drift-Pong", "trajectories-Pong", "quality-Pong"}),
+        (
+            ["network.channels=[8,8,8,8],[16,16,16,16]", "sampler=euler,heun"],
+            {DRIFT, GRID, QUALITY, f"{DRIFT}-at-sampler-euler", f"{GRID}-at-sampler-euler", f"{QUALITY}-at-sampler-euler"},
+        ),
+        (
+            ["data.seed=0,1", "sampler.s_noise=1.0,inf"],
+            {DRIFT, GRID, QUALITY, f"{DRIFT}-at-s-noise-1.0", f"{GRID}-at-s-noise-1.0", f"{QUALITY}-at-s-noise-1.0"},
+        ),
     ],
     ids=["no axis", "learning rate alone", "lists", "lists and samplers", "data and infinity"],
 )
-def test_a_study_of_any_shape_has_a_report(tokens: list[str], drawn: set[str], tmp_path: Path) -> None:
+def test_a_study_of_any_shape_has_a_report_with_every_value_of_its_axes(tokens: list[str], drawn: set[str], tmp_path: Path) -> None:
     saved, store = finished(tmp_path, planned(tmp_path, tokens))
     assert stems(write_report(saved, store, lambda text: None)) == drawn
+
+
+def test_more_figures_than_anybody_looks_at_are_named_and_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diamond_bench.report.write._MOST_VIEWS", 2)
+    saved, store = finished(tmp_path, planned(tmp_path, ["sampler.num_steps=1,2", "training.weight_decay=0.1,0.2,0.3"]))
+    drawn = stems(write_report(saved, store, lambda text: None))
+    assert drawn == {name for kind in (DRIFT, GRID, QUALITY) for name in (kind, f"{kind}-at-weight-decay-0.1")}
+    notes = " ".join(read_json(saved.folder / "report" / "report.json")["notes"])
+    assert "drift-Pong-at-weight-decay-0.2" in notes
+    assert "diamond_bench.api.figure" in notes
 
 
 def test_a_figure_that_cannot_be_drawn_is_left_out_and_said(tmp_path: Path) -> None:
@@ -114,30 +138,33 @@ def test_a_figure_that_cannot_be_drawn_is_left_out_and_said(tmp_path: Path) -> N
     assert "different true trajectories" in " ".join(read_json(saved.folder / "report" / "report.json")["notes"])
 
 
-def test_figures_show_the_plan_s_last_value_and_the_seeds_that_are_there(tmp_path: Path, captions: list[str]) -> None:
+def test_figures_say_their_values_and_the_seeds_that_are_there(tmp_path: Path, captions: list[str]) -> None:
     plan = planned(tmp_path, ["seeds=2", "sampler.num_steps=1,2", "training.weight_decay=0.1,0.2"])
     numbers = {(p.axes["num_steps"], p.axes["weight_decay"], p.seed): i for i, p in enumerate(plan.points)}
-    lacking = [numbers[1, 0.2, 0], numbers[2, 0.2, 1]]  # the last finished row of a seed is not the plan's last value
+    lacking = [numbers[1, 0.2, 0], numbers[2, 0.2, 1]]
     saved, store = finished(tmp_path, plan, lacking)
     write_report(saved, store, lambda text: None)
-    drift, grid, quality = captions
-    assert all("weight_decay = 0.2" in caption for caption in captions)
+    drift, other_drift, grid, other_grid, quality, other_quality = captions
+    assert all("weight_decay = 0.2" in caption for caption in (drift, grid, quality))  # the last value first
+    assert all("weight_decay = 0.1" in caption for caption in (other_drift, other_grid, other_quality))
     assert "1 seed," in drift
+    assert "2 seeds," in other_drift
     assert "seed " not in grid  # no seed that all rows have: each row says its own
+    assert "seed 0" in other_grid
     assert "1 seed," in quality
-    claim_missing = plan.jobs[plan.points[lacking[0]].jobs["evaluation"]]
-    finish(store, claim_missing)
+    finish(store, plan.jobs[plan.points[lacking[0]].jobs["evaluation"]])
     captions.clear()
     write_report(saved, store, lambda text: None)
     assert "1 to 2 seeds" in captions[0]
-    assert "seed 0" in captions[1]
+    assert "seed 0" in captions[2]
 
 
-def test_nothing_of_the_last_value_finished_shows_no_other(tmp_path: Path) -> None:
+def test_values_that_are_finished_are_shown_where_the_last_one_is_not(tmp_path: Path) -> None:
     plan = planned(tmp_path, ["sampler.num_steps=1,2", "training.weight_decay=0.1,0.2"])
     unfinished = [i for i, p in enumerate(plan.points) if p.axes["weight_decay"] == 0.2]
     saved, store = finished(tmp_path, plan, unfinished)
-    assert stems(write_report(saved, store, lambda text: None)) == set()
+    at = "at-weight-decay-0.1"
+    assert stems(write_report(saved, store, lambda text: None)) == {f"{name}-{at}" for name in (DRIFT, GRID, QUALITY)}
 
 
 def test_groups_of_arms_and_the_training_have_figures_of_their_own(tmp_path: Path, captions: list[str]) -> None:
@@ -145,9 +172,10 @@ def test_groups_of_arms_and_the_training_have_figures_of_their_own(tmp_path: Pat
     axes = "axes:\n  n: {key: sampler.num_steps, values: [1, 3, 5]}\n  trained: {key: evaluation.milestone, values: [0.5, 1.0]}\n"
     saved, store = finished(tmp_path, planned(tmp_path, more=arms + axes))
     drawn = stems(write_report(saved, store, lambda text: None))
-    grouped = {f"{figure}-Pong-{group}" for figure in ("trajectories", "quality", "training") for group in ("old", "new")}
-    assert drawn == {"drift-Pong", *grouped}
-    assert any("n = 3" in caption for caption in captions)
+    half = "at-trained-0.5"
+    grouped = {f"{kind}-Pong-{group}{at}" for kind in ("trajectories", "quality") for group in ("old", "new") for at in ("", f"-{half}")}
+    assert drawn == {"drift-Pong", f"drift-Pong-{half}", *grouped, "training-Pong-old", "training-Pong-new"}
+    assert len(captions) == len(drawn)
 
 
 def test_differing_revisions_are_said_below_the_figures(tmp_path: Path, captions: list[str]) -> None:
@@ -162,6 +190,7 @@ def test_the_table_has_the_dataset_and_each_baseline_once(tmp_path: Path) -> Non
     unseeded = table[table["seed"].isna()]
     assert list(unseeded["variant"]) == ["dataset", "copy-last-frame"]  # whatever the last bits of each evaluation's baseline
     assert list(unseeded["metric"]) == ["dataset_return", "drift"]
+    assert list(unseeded["job"]) == [saved.points[0].jobs["dataset"].id, ""]  # a baseline is of no one evaluation
     assert "dataset" in set(pivot(table)["variant"])
     assert "dataset" not in set(pivot(table, ["drift"])["variant"])
 
@@ -199,3 +228,23 @@ def test_the_estimate_counts_what_is_kept_and_what_passes(tmp_path: Path) -> Non
     plan = plan_study("sampling_steps", ["games=[Pong]"])
     data = estimate(plan.jobs, [plan.points[0].jobs["dataset"]], store)
     assert 0.1 < data.gigabytes < 0.5
+
+
+@pytest.mark.slow
+def test_ten_thousand_finished_jobs_are_collected_in_twenty_seconds(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ["seeds=1667", "sampler.num_steps=1,2,3,5,10"])
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    rows = [{"metric": f"metric {i}", "value": 0.5 + i, "measured": False, "baseline": ""} for i in range(30)]
+    copied = {"metric": "drift", "value": 0.06, "measured": False, "baseline": "copy-last-frame"}
+    for ref in plan.jobs:
+        content = {"id": ref.id, "rows": [*rows, copied], "info": {}, "recorded": {"revision": 1}, "files": {}}
+        store.folder(ref).mkdir(parents=True)
+        size = write_json(store.folder(ref) / "result.json", content, durable=False)
+        write_json(store.folder(ref) / "state.json", {"status": "done", "result_bytes": size}, durable=False)
+    saved = save_plan(plan, store.root)
+    began = time.process_time()  # of a shared machine, the time that is ours
+    table = collect(saved, store)
+    save_results(table, saved.folder)
+    assert time.process_time() - began < 20
+    assert len(plan.jobs) > 10_000
+    assert len(table) > 30 * 8335

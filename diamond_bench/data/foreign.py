@@ -21,6 +21,7 @@ def find_dataset(name: str) -> Path:
     for folder in (Path(name).expanduser(), root / name):
         for data in (folder / "data", folder):
             if (data / METADATA).is_file():
+                _check_metadata(data / METADATA)
                 return data.resolve()
     if Path(name).expanduser().is_dir():
         raise UserError(f"data.dataset={name!r}: no Minari dataset there (no data/{METADATA})")
@@ -29,6 +30,26 @@ def find_dataset(name: str) -> Path:
         f"data.dataset={name!r}: neither a folder nor the id of a Minari dataset in {root} ({nearest(name, found)}); "
         f"to fetch one from Minari's server yourself: minari download {name}"
     )
+
+
+_DATA_FILES = {"hdf5": "main_data.hdf5", "arrow": "*/metadata.json"}
+"""What of a dataset's formats must be there, as a pattern."""
+
+
+def _check_metadata(file: Path) -> None:
+    """Refuses a folder that only looks like a dataset. Raises UserError naming the file and what is wrong with it."""
+    try:
+        content = json.loads(file.read_text())
+        data_format, episodes = content["data_format"], int(content["total_episodes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file}: not the metadata of a Minari dataset ({what})") from None
+    if data_format not in _DATA_FILES:
+        raise UserError(f"{file}: unknown data_format {data_format!r}: {nearest(str(data_format), _DATA_FILES)}")
+    if not any(file.parent.glob(_DATA_FILES[data_format])):
+        raise UserError(f"{file.parent}: the dataset's {_DATA_FILES[data_format]} is missing")
+    if episodes < 1:
+        raise UserError(f"{file}: the dataset has no episodes")
 
 
 def minari_root() -> Path:

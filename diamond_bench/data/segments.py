@@ -1,4 +1,4 @@
-"""Training segments drawn from an episode set wholly on its device (method section 4, golden README 3.5).
+"""Training segments drawn from episodes wholly on their device (method section 4, golden README 3.5).
 
 No loop over examples, no data loader, and nothing read back by the host: a batch costs a handful of index operations.
 """
@@ -9,9 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diamond_bench.data.replay import ReplayEpisodes
 from diamond_bench.data.static import EpisodeSet
+from diamond_bench.diffusion.quantization import from_bytes
+
+byte_to_float = from_bytes
+"""Frames come back from bytes here as they do everywhere."""
 
 _QUARTER_BOUNDS = (0.1, 0.2, 0.3)  # cumulative weights 0.1, 0.1, 0.1, 0.7, oldest to newest
+
+Weighting = Literal["length", "recency"]
+"""How an episode is chosen, see `segment_places`."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,39 @@ class Segments:
     """(b, t) bool; false where padded."""
 
 
+@dataclass(frozen=True)
+class RewardEndSegments:
+    """b stretches of play of t frames for the reward/end model, padded on either side; rewards and ends are an action's consequence.
+
+    Step i leads from frame i to frame i + 1, or to the true final frame where `final_steps` says so. The last frame's step is not
+    used: t frames are t - 1 steps to learn from (`transition_frames`).
+    """
+
+    frames: Tensor
+    """(b, t, 3, h, w) uint8; padding holds zeros, which are not its value: use `transition_frames`."""
+    actions: Tensor
+    """(b, t) int64; 0 where padded."""
+    rewards: Tensor
+    """(b, t) float32, raw; 0 where padded."""
+    ends: Tensor
+    """(b, t) bool; false where padded. Truncations are no ends."""
+    mask: Tensor
+    """(b, t) bool; false where padded."""
+    final_frames: Tensor
+    """(b, 3, h, w) uint8, the frame reached by the last step of each one's episode; no part of it unless `final_steps` says so."""
+    final_steps: Tensor
+    """(b, t) bool; true at the one step, if any, that led to `final_frames`."""
+
+
 def sample_segments(
-    episodes: EpisodeSet, batch_size: int, length: int, generator: torch.Generator, weighting: Literal["length", "recency"] = "length"
+    episodes: EpisodeSet, batch_size: int, length: int, generator: torch.Generator, weighting: Weighting = "length"
 ) -> Segments:
-    """Draw `batch_size` segments of `length` frames, independently and with replacement.
+    """Draw `batch_size` segments of `length` frames, independently and with replacement: `segment_places`, read."""
+    return read_segments(episodes, segment_places(episodes, batch_size, length, generator, weighting))
+
+
+def segment_places(episodes: EpisodeSet, count: int, length: int, generator: torch.Generator, weighting: Weighting = "length") -> Tensor:
+    """Rows of `count` segments of `length` frames, drawn independently and with replacement: (count, length) int64, -1 for padding.
 
     Of an episode (chosen by `weighting`) a frame t is drawn uniformly; the segment stops at min(rows, t + 1 + U{0..length-1})
     and starts `length` earlier. It never passes the episode's end; what lies before its start is padding.
@@ -38,21 +75,86 @@ def sample_segments(
     `generator` lives on the episodes' device.
     """
     device = episodes.frames.device
-    if weighting == "recency" and len(episodes) >= 4:
-        episode = _by_recency(len(episodes), batch_size, generator)
-        start, rows = episodes.starts[episode], episodes.lengths[episode]
-        uniform = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64)
-        frame = (uniform * rows).long()
-    else:  # a uniform row is an episode in proportion to its length and a uniform frame of it
-        row = torch.randint(len(episodes.frames), (batch_size,), generator=generator, device=device)
-        episode = torch.searchsorted(episodes.starts, row, right=True) - 1
-        start, rows = episodes.starts[episode], episodes.lengths[episode]
-        frame = row - start
-    stop = torch.minimum(rows, frame + 1 + torch.randint(length, (batch_size,), generator=generator, device=device))
-    position = (stop - length)[:, None] + torch.arange(length, device=device)  # (b, t) in the episode; negative is padding
-    mask = position >= 0
-    index = start[:, None] + position.clamp(min=0)
+    episode, frame = _episode_and_frame(episodes, count, generator, weighting)
+    start, rows = episodes.starts[episode], episodes.lengths[episode]
+    stop = torch.minimum(rows, frame + 1 + torch.randint(length, (count,), generator=generator, device=device))
+    position = (stop - length)[:, None] + torch.arange(length, device=device)  # (count, length) in the episode; negative is padding
+    return torch.where(position >= 0, start[:, None] + position * _stride(episodes), -1)
+
+
+def read_segments(episodes: EpisodeSet, places: Tensor) -> Segments:
+    """The segments at `places`, (b, t) rows as `segment_places` gives them."""
+    mask = places >= 0
+    index = places.clamp(min=0)
     return Segments(episodes.frames[index] * mask[:, :, None, None, None], episodes.actions[index] * mask, mask)
+
+
+def sample_reward_end_segments(
+    episodes: ReplayEpisodes,
+    batch_size: int,
+    length: int,
+    generator: torch.Generator,
+    final_frames: Literal["ends", "all"] = "ends",
+    weighting: Weighting = "recency",
+) -> RewardEndSegments:
+    """Draw segments of `length` frames that may pass either end of their episode; what lies outside is padding (golden README 3.5).
+
+    Episode and frame t are drawn as for `segment_places`; the segment starts at t - U{0..length-1}. `final_frames`: "ends" gives the
+    true final frame to steps that ended an episode (the authors: the last step of a truncated or unfinished episode leads to
+    padding); "all" gives it to those too. `generator` lives on the episodes' device.
+    """
+    device = episodes.frames.device
+    episode, frame = _episode_and_frame(episodes, batch_size, generator, weighting)
+    first = frame - torch.randint(length, (batch_size,), generator=generator, device=device)
+    position = first[:, None] + torch.arange(length, device=device)  # (b, t) in the episode
+    rows = episodes.lengths[episode][:, None]
+    mask = (position >= 0) & (position < rows)
+    index = torch.where(mask, episodes.starts[episode][:, None] + position * episodes.stride, 0)
+    ends = episodes.terminations[index] & mask
+    return RewardEndSegments(
+        frames=episodes.frames[index] * mask[:, :, None, None, None],
+        actions=episodes.actions[index] * mask,
+        rewards=episodes.rewards[index] * mask,
+        ends=ends,
+        mask=mask,
+        final_frames=episodes.finals[episode],
+        final_steps=ends if final_frames == "ends" else position == rows - 1,
+    )
+
+
+def to_float(segments: Segments | RewardEndSegments) -> Tensor:
+    """(b, t, 3, h, w) float32 in [-1, 1], padding exactly 0.0: byte / 255 * 2 - 1 in this order, times the mask."""
+    return from_bytes(segments.frames) * segments.mask[:, :, None, None, None]
+
+
+def transition_frames(segments: RewardEndSegments) -> tuple[Tensor, Tensor]:
+    """Frames of steps 0..t-2 and the frames they led to, each (b, t-1, 3, h, w) float32 in [-1, 1], padding exactly 0.0.
+
+    The next frame of a step is the segment's next one (padding, where there is none), or the final frame at `final_steps`.
+    """
+    frames = to_float(segments)
+    final = from_bytes(segments.final_frames)[:, None]
+    following = torch.where(segments.final_steps[:, :-1, None, None, None], final, frames[:, 1:])
+    return frames[:, :-1], following
+
+
+def _episode_and_frame(episodes: EpisodeSet, count: int, generator: torch.Generator, weighting: Weighting) -> tuple[Tensor, Tensor]:
+    """Numbers of `count` episodes, and of a uniform frame in each, (count,) int64."""
+    device = episodes.frames.device
+    if weighting == "recency" and len(episodes) >= 4:
+        episode = _by_recency(len(episodes), count, generator)
+        uniform = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        return episode, (uniform * episodes.lengths[episode]).long()
+    # a uniform row is an episode in proportion to its length and a uniform frame of it
+    replay = episodes if isinstance(episodes, ReplayEpisodes) else None
+    offsets, num_rows = (episodes.starts, len(episodes.frames)) if replay is None else (replay.offsets, replay.num_rows)
+    row = torch.randint(num_rows, (count,), generator=generator, device=device)
+    episode = torch.searchsorted(offsets, row, right=True) - 1
+    return episode, row - offsets[episode]
+
+
+def _stride(episodes: EpisodeSet) -> int:
+    return episodes.stride if isinstance(episodes, ReplayEpisodes) else 1
 
 
 def _by_recency(num_episodes: int, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -63,9 +165,3 @@ def _by_recency(num_episodes: int, batch_size: int, generator: torch.Generator) 
         group += uniform[0] >= bound
     size = quarter + (group == 3) * (num_episodes - 4 * quarter)
     return group * quarter + (uniform[1] * size).long()
-
-
-def to_float(segments: Segments) -> Tensor:
-    """(b, t, 3, h, w) float32 in [-1, 1], padding exactly 0.0: byte / 255 * 2 - 1 in this order, times the mask."""
-    frames = segments.frames.to(torch.float32).div(255).mul(2).sub(1)
-    return frames * segments.mask[:, :, None, None, None]

@@ -164,8 +164,8 @@ def check_policy(policy: str, game: str) -> str:
     """The policy's name if it can play the game, else UserError naming those that can."""
     if policy not in POLICIES:
         raise UserError(
-            f"data.policy={policy!r}: {nearest(policy, POLICIES)} (a trained agent's checkpoint cannot collect data; "
-            f"bring its episodes as a Minari dataset: data.dataset=FOLDER)"
+            f"data.policy={policy!r}: {nearest(policy, POLICIES)} (or the id of a finished agent in the store; "
+            f"or bring your own episodes as a Minari dataset: data.dataset=FOLDER)"
         )
     if policy == "expert" and game not in EXPERTS:
         raise UserError(

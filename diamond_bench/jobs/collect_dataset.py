@@ -1,15 +1,20 @@
 """The job `collect_dataset`: a policy plays a game; its episodes become a training split and a held-out one."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from diamond_bench.agent import load_agent
 from diamond_bench.data.leaks import TrainingRuns
 from diamond_bench.data.minari_io import Episode
-from diamond_bench.envs.atari import AtariEnv
-from diamond_bench.envs.experts import POLICIES, EpsilonGreedy, check_policy
+from diamond_bench.envs.atari import AtariEnv, Frame
+from diamond_bench.envs.experts import POLICIES, EpsilonGreedy, Policy, check_policy
 from diamond_bench.envs.games import action_meanings
 from diamond_bench.errors import UserError
+from diamond_bench.evaluation.player import WatchingPolicy
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
+from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.kinds import CollectDataset
 
 MOST_BARREN_GAMES = 20
@@ -30,7 +35,11 @@ def run(config: CollectDataset, context: JobContext) -> Result:
 
 class _Collection:
     def __init__(self, config: CollectDataset, context: JobContext) -> None:
-        check_policy(config.data.policy, config.game)
+        self._agent = None
+        if "agent" in context.inputs:  # on the CPU, so that the device never chooses what is played
+            self._agent = load_agent(context.inputs["agent"] / AGENT_FOLDER)
+        else:
+            check_policy(config.data.policy, config.game)
         self._config, self._context, self._data = config, context, config.data
         self._actions = action_meanings(config.game)
         self._env = AtariEnv(config.game, config.env)
@@ -104,6 +113,13 @@ class _Collection:
         self._frames_done += game.num_frames
         return game
 
+    def _policy(self, rng: np.random.Generator) -> tuple[Policy, Callable[[Frame], None]]:
+        """The policy of one game, and where it is shown each frame."""
+        if self._agent is None:
+            return POLICIES[self._data.policy](self._config.game, len(self._actions), rng), lambda frame: None
+        watching = WatchingPolicy(self._agent.actor_critic, rng)
+        return watching, watching.see
+
     def _play(self, split: str, index: int, most_frames: int) -> tuple[Episode, bool]:
         """One game, cut at `most_frames`, and whether it was played to its end."""
         data, context = self._data, self._context
@@ -111,7 +127,7 @@ class _Collection:
         seed = int(seeds.generate_state(1)[0] >> 1)  # a C int for the emulator
         rng = np.random.default_rng(seeds.spawn(1)[0])
         random_start = int(rng.integers(data.random_start_steps + 1))
-        policy = POLICIES[data.policy](self._config.game, len(self._actions), rng)
+        policy, show = self._policy(rng)
         play = EpsilonGreedy(policy, data.epsilon, random_start, len(self._actions), rng)
         total = data.num_train_frames + data.num_references * self._window
 
@@ -120,6 +136,7 @@ class _Collection:
         terminated = truncated = False
         while not (terminated or truncated) and len(frames) != most_frames:
             stop_if_asked(context)
+            show(frame)
             action = play(info["ram"])
             frame, reward, terminated, truncated, info = self._env.step(action)
             frames.append(frame)

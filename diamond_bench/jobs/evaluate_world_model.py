@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.media import side_by_side, write_video
 from analysis.pixels import sharpness
+from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
@@ -29,6 +30,7 @@ from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.kinds import EvaluateWorldModel
 from diamond_bench.world_model import WorldModel, load_world_model
 
@@ -99,7 +101,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
 def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet, device: torch.device) -> tuple[_Work, dict[str, Any]]:
     settings, dataset = config.evaluation, context.inputs["dataset"]
     context.progress(0, 1, "loading the model and the references")
-    model = load_world_model(model_folder(context.inputs["world_model"], settings.milestone), config.execution.precision, device)
+    model = load_world_model(_model_folder(context.inputs["world_model"], settings.milestone), config.execution.precision, device)
     distances = {name: lpips_network(net, device) for name, net in _LPIPS.items() if name in settings.metrics}
     inception = {"fid": inception_features(device)} if "fid" in settings.metrics else {}
     networks = {**distances, **inception}
@@ -139,6 +141,11 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
         "weights": {name: network.sha256 for name, network in networks.items()},
     }
     return work, facts
+
+
+def _model_folder(made_by: Path, milestone: float) -> Path:
+    """The world model in a training's folder, or in that of an agent."""
+    return made_by / AGENT_FOLDER / DENOISER_FOLDER if (made_by / AGENT_FOLDER).is_dir() else model_folder(made_by, milestone)
 
 
 def _batches(total: int, size: int) -> list[range]:

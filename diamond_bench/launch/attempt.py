@@ -117,8 +117,9 @@ def _attempt(store: Store, claim: Claim, device: str, on_event: Callable[[Event]
 
 def _inputs(store: Store, spec: JobSpec) -> dict[str, Path]:
     """The folders of the job's inputs, each seen to be done and to hold what its job wrote. Raises UserError."""
-    expected = store.kinds[spec.kind].inputs
-    if set(spec.inputs) != set(expected):
+    kind = store.kinds[spec.kind]
+    expected = kind.inputs
+    if set(spec.inputs) - set(kind.optional) != set(expected):
         raise UserError(f"job {spec.ref} has the inputs {sorted(spec.inputs)}, its kind needs {sorted(expected)}")
     for name, ref in spec.inputs.items():
         state = store.state(ref)

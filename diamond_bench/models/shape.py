@@ -1,14 +1,18 @@
-"""The U-Net's shape as plain numbers, without torch: what its blocks are built from and what planning counts."""
+"""The networks' shapes as plain numbers, without torch: what their blocks are built from and what planning counts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diamond_bench.config import NetworkConfig
+from diamond_bench.config import ActorCriticConfig, NetworkConfig, RewardEndConfig
 from diamond_bench.errors import UserError
 
 NORM_EPS = 1e-5
 IMAGE_CHANNELS = 3
 NUM_MIDDLE_BLOCKS = 2
+NUM_REWARDS = 3
+"""Classes of a reward: the signs -1, 0, +1."""
+NUM_ENDS = 2
+"""Classes of an end: no, yes."""
 
 
 def num_groups(channels: int) -> int:
@@ -83,4 +87,80 @@ def check_network(network: NetworkConfig, num_frames: int) -> None:
         raise UserError(
             f"network.cond_channels={network.cond_channels}: must be divisible by 2 (cosine and sine features of the noise level) "
             f"and by conditioning.num_frames={num_frames} (an action embedding each)"
+        )
+
+
+def reward_end_stages(config: RewardEndConfig) -> list[list[Block]]:
+    """Residual blocks of each stage of the reward/end model; the last is one of its own, always with attention.
+
+    All stages but the first and the last begin by halving the resolution, as wide as the stage before.
+    """
+    stages = []
+    for number, (depth, width) in enumerate(zip(config.depths, config.channels, strict=True)):
+        before = config.channels[max(0, number - 1)]
+        stages.append([Block(before if i == 0 else width, width, config.attention[number]) for i in range(depth)])
+    return [*stages, [Block(config.channels[-1], config.channels[-1], True)] * NUM_MIDDLE_BLOCKS]
+
+
+def reward_end_sides(config: RewardEndConfig, frame_size: int) -> list[int]:
+    """A picture's side in each stage of the reward/end model: halved and rounded up, as a convolution of stride 2 does."""
+    sides = [frame_size]
+    for _ in config.channels[1:]:
+        sides.append(-(-sides[-1] // 2))
+    return [*sides, sides[-1]]
+
+
+def reward_end_features(config: RewardEndConfig, frame_size: int) -> int:
+    """Width of what the reward/end model's LSTM is fed."""
+    return config.channels[-1] * reward_end_sides(config, frame_size)[-1] ** 2
+
+
+def actor_critic_sides(config: ActorCriticConfig, frame_size: int) -> list[int]:
+    """A picture's side in each stage of the actor-critic, and after the last: halved and rounded down by each max-pooling."""
+    sides = [frame_size]
+    for down in config.down:
+        sides.append(sides[-1] // 2 if down else sides[-1])
+    return sides
+
+
+def actor_critic_features(config: ActorCriticConfig, frame_size: int) -> int:
+    """Width of what the actor-critic's LSTM cell is fed."""
+    return config.channels[-1] * actor_critic_sides(config, frame_size)[-1] ** 2
+
+
+def _same_length(group: str, **fields: tuple[object, ...]) -> None:
+    if len({len(field) for field in fields.values()}) > 1:
+        shown = ", ".join(f"{group}.{name} has {len(field)}" for name, field in fields.items())
+        raise UserError(f"{', '.join(fields)} need one entry a stage: {shown}")
+
+
+def check_reward_end(config: RewardEndConfig, frame_size: int) -> None:
+    """Refuses a reward/end model that cannot be built for frames of this side. Raises UserError naming the field."""
+    _same_length("reward_end", depths=config.depths, channels=config.channels, attention=config.attention)
+    if frame_size < 1:
+        raise UserError(f"frame_size={frame_size}: must be at least 1")
+    for block in {block for stage in reward_end_stages(config) for block in stage}:
+        width = block.out_channels
+        if width % num_groups(width):
+            raise UserError(
+                f"reward_end.channels={config.channels}: a block is {width} wide, not divisible by its {num_groups(width)} groups"
+            )
+        if block.attention and width % num_heads(width):
+            raise UserError(
+                f"reward_end.channels={config.channels}: an attention is {width} wide, not divisible by its {num_heads(width)} heads"
+            )
+
+
+def check_actor_critic(config: ActorCriticConfig, frame_size: int) -> None:
+    """Refuses an actor-critic that cannot be built for frames of this side. Raises UserError naming the field."""
+    _same_length("actor_critic", channels=config.channels, down=config.down)
+    for width in config.channels:
+        if width % num_groups(width):
+            raise UserError(
+                f"actor_critic.channels={config.channels}: a stage is {width} wide, not divisible by its {num_groups(width)} groups"
+            )
+    if actor_critic_sides(config, frame_size)[-1] < 1:
+        raise UserError(
+            f"actor_critic.down={config.down}: {sum(config.down)} max-poolings leave nothing of a frame of side {frame_size}; "
+            f"use fewer of them or a larger env.frame_size"
         )

@@ -3,7 +3,8 @@
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.models.shape import check_network
+from diamond_bench.models.shape import check_actor_critic, check_network, check_reward_end
+from diamond_bench.studies.agents import check_agent, is_agent
 from diamond_bench.studies.metrics import METRICS
 
 LEAST_FID_IMAGES = 2048
@@ -12,21 +13,33 @@ LEAST_LPIPS_SIZE = 32
 MOST_SEED = 2**63 - 1
 
 
-def check_run(config: RunConfig) -> None:
+def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     """Raises UserError naming the first pair of settings that cannot go together."""
     check_network(config.network, config.conditioning.num_frames)
     _check_seeds(config)
+    if protocol == "agent":
+        check_reward_end(config.reward_end, config.env.frame_size)
+        check_actor_critic(config.actor_critic, config.env.frame_size)
+        _check_objective(config)
+        check_agent(config)
+        check_sampler(config.sampler, config.objective)
+        return
     _check_training(config)
     _check_evaluation(config)
     check_sampler(config.sampler, config.objective)
-    if config.data.dataset is None:
+    if config.data.dataset is None and not is_agent(config.data.policy):
         from diamond_bench.envs.games import check_policy  # reads the games of ale-py
 
         check_policy(config.data.policy, config.game)
 
 
 def _check_seeds(config: RunConfig) -> None:
-    for key, seed in (("seeds", config.seed), ("data.seed", config.data.seed), ("evaluation.seed", config.evaluation.seed)):
+    for key, seed in (
+        ("seeds", config.seed),
+        ("data.seed", config.data.seed),
+        ("evaluation.seed", config.evaluation.seed),
+        ("agent_evaluation.seed", config.agent_evaluation.seed),
+    ):
         if seed > MOST_SEED:
             raise UserError(f"{key}={seed}: a seed is at most {MOST_SEED}")
 
@@ -41,6 +54,10 @@ def _check_training(config: RunConfig) -> None:
     segment = config.conditioning.num_frames + 1 + config.training.num_autoregressive_steps
     if segment > config.data.num_train_frames:
         raise UserError(f"data.num_train_frames={config.data.num_train_frames}: a training segment alone has {segment} frames")
+    _check_objective(config)
+
+
+def _check_objective(config: RunConfig) -> None:
     objective = config.objective
     low, high = getattr(objective, "sigma_min", 0.0), getattr(objective, "sigma_max", 1.0)
     if low >= high:
@@ -51,6 +68,8 @@ def _check_training(config: RunConfig) -> None:
 
 def _check_evaluation(config: RunConfig) -> None:
     evaluation, data = config.evaluation, config.data
+    if evaluation.world_model is not None and evaluation.milestone != 1.0:
+        raise UserError(f"evaluation.milestone={evaluation.milestone}: an agent (evaluation.world_model) keeps only its final world model")
     for metric in evaluation.metrics:
         if metric not in METRICS:
             raise UserError(f"metrics: unknown metric {metric!r}: {nearest(metric, METRICS)}")

@@ -10,8 +10,17 @@ from pathlib import Path
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.studies.agent_cost import agent_bytes, agent_work
 from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
+from diamond_bench.studies.kinds import (
+    CollectDataset,
+    EvaluateAgent,
+    EvaluateWorldModel,
+    ImportAgent,
+    ImportDataset,
+    TrainAgent,
+    TrainWorldModel,
+)
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import identity_fields
@@ -25,6 +34,8 @@ _FID_IMAGES_PER_SECOND = 9.0
 _GPU_SPEEDUP = 50.0
 """How much faster than two CPU cores a GPU runs the networks of the metrics."""
 _MOST_ACTIONS = 18
+_STEPS_AN_EPISODE = 1000
+"""Steps of a test episode: a few hundred in Breakout, a thousand and more in Pong; an order of magnitude."""
 _STORED_FRAME = 500 / 64**2
 """Bytes a pixel of a dataset: a compressed frame of 64 x 64 takes about 310 (Breakout), with its memory and action somewhat more."""
 _CURVES = 16
@@ -60,12 +71,13 @@ def estimate(
     `states`: those of the store's jobs, where they are known already.
     """
     todo = [specs[ref] for ref in missing]
+    specs = {**specs, **{need: store.spec(need) for spec in todo for need in spec.inputs.values() if need not in specs}}
     likes = [_like(spec, specs) for spec in todo]
     rates = _measured_rates(set(likes), store, store.states() if states is None and todo else states or {})
     seconds = size = passing = 0.0
     for spec, like in zip(todo, likes, strict=True):
         device = like[1]
-        default = _EMULATOR_STEPS_PER_SECOND if not spec.inputs else ASSUMED[device]
+        default = ASSUMED[device] if like[2] else _EMULATOR_STEPS_PER_SECOND
         seconds += job_work(spec, specs) / rates.get(like, default) + _metric_seconds(spec, device)
         size += _bytes(spec, specs)
         passing = max(passing, _passing_bytes(spec))
@@ -88,8 +100,14 @@ def _basis(likes: Iterable[_Like], rates: Mapping[_Like, float]) -> str:
 
 
 def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
-    """The work of a job: frames for a dataset, floating-point operations of the denoiser for all else."""
+    """The work of a job: frames for a dataset or for play, floating-point operations of the networks for all else."""
     config = spec.config
+    if isinstance(config, ImportAgent):
+        return 0.0
+    if isinstance(config, EvaluateAgent):
+        return float(config.evaluation.episodes * _STEPS_AN_EPISODE)
+    if isinstance(config, TrainAgent):
+        return agent_work(config)
     if isinstance(config, (CollectDataset, ImportDataset)):
         data = config.data
         return data.num_train_frames + data.num_references * (data.reference_context + data.reference_horizon) * 1.5
@@ -126,7 +144,12 @@ def _metric_seconds(spec: JobSpec, device: str) -> float:
 
 
 def _bytes(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
-    config, pixels = spec.config, _frame_size(spec, specs) ** 2
+    config = spec.config
+    if isinstance(config, (ImportAgent, EvaluateAgent)):
+        return 0.0
+    if isinstance(config, TrainAgent):
+        return agent_bytes(config)
+    pixels = _frame_size(spec, specs) ** 2
     if isinstance(config, (CollectDataset, ImportDataset)):
         return job_work(spec, specs) * pixels * _STORED_FRAME
     training = _training(spec, specs)
@@ -147,25 +170,28 @@ def _passing_bytes(spec: JobSpec) -> float:
     return 3.0 * _FEATURE_BYTES * spec.config.evaluation.num_fid_images
 
 
-def _training(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> TrainWorldModel:
+def _training(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> TrainWorldModel | TrainAgent:
+    """What made the world model that a job trains or evaluates; an imported agent's is taken to be of the paper's size."""
     config = spec.config if isinstance(spec.config, TrainWorldModel) else specs[spec.inputs["world_model"]].config
-    assert isinstance(config, TrainWorldModel)
-    return config
+    return TrainAgent(config.game, 0) if isinstance(config, ImportAgent) else config
 
 
 def _frame_size(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> int:
-    dataset = spec if not spec.inputs else specs[spec.inputs["dataset"]]
+    dataset = specs[spec.inputs["dataset"]] if "dataset" in spec.inputs else spec
     return dataset.config.env.frame_size
 
 
 def _like(spec: JobSpec, specs: Mapping[JobRef, JobSpec], device: str = "") -> _Like:
-    if not spec.inputs:
+    if isinstance(spec.config, (CollectDataset, ImportDataset, ImportAgent)):
         return spec.kind, "cpu", "", ""
+    if isinstance(spec.config, EvaluateAgent):
+        return spec.kind, "cpu", "", spec.config.execution.precision
     execution = spec.config.execution
     device = device or execution.device
     if device == "auto":
         device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
-    network = json.dumps(identity_fields(_training(spec, specs).network), sort_keys=True)
+    trained = spec.config if isinstance(spec.config, TrainAgent) else _training(spec, specs)
+    network = json.dumps(identity_fields(trained.network), sort_keys=True)
     return spec.kind, device.partition(":")[0] if device.startswith("cuda") else "cpu", network, execution.precision
 
 

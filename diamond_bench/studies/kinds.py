@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from diamond_bench.config import (
+    ActorCriticConfig,
+    AgentConfig,
+    AgentEvaluationConfig,
     ConditioningConfig,
     DataConfig,
     EdmObjective,
@@ -16,15 +19,18 @@ from diamond_bench.config import (
     NetworkConfig,
     Objective,
     OdeSampler,
+    RewardEndConfig,
     Sampler,
     TrainingConfig,
+    setting,
 )
 from diamond_bench.typed import identity_fields
 
 
 @dataclass(frozen=True)
 class CollectDataset:
-    """Config of `collect_dataset`: play a policy in a game, write a train and a held-out Minari dataset."""
+    """Config of `collect_dataset`: play a policy in a game, write a train and a held-out Minari dataset. Where the policy is an agent of
+    the store, it is the input `agent`, and data.policy its name (kind/id)."""
 
     game: str
     env: EnvConfig = EnvConfig()
@@ -55,10 +61,53 @@ class TrainWorldModel:
 
 @dataclass(frozen=True)
 class EvaluateWorldModel:
-    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training)."""
+    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training, or an agent that has one)."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+@dataclass(frozen=True)
+class TrainAgent:
+    """Config of `train_agent`: play, learn a world model, learn to act in it (method section 6). Of `training` the optimiser alone counts:
+    how many updates there are is said by `agent`."""
+
+    game: str
+    seed: int
+    env: EnvConfig = EnvConfig()
+    objective: Objective = EdmObjective()
+    conditioning: ConditioningConfig = ConditioningConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampler: Sampler = OdeSampler()
+    reward_end: RewardEndConfig = RewardEndConfig()
+    actor_critic: ActorCriticConfig = ActorCriticConfig()
+    agent: AgentConfig = AgentConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+@dataclass(frozen=True)
+class ImportAgent:
+    """Config of `import_agent`: an agent from a checkpoint file in the authors' format."""
+
+    digest: str
+    """SHA-256 of the file."""
+    game: str
+    file: str = setting("", recorded=True)
+    """Where the file lay."""
+    frame_size: int | None = setting(None, least=1)
+    """Side of its frames, where the file's tensors fit several; none tells it from the tensors."""
+
+
+@dataclass(frozen=True)
+class EvaluateAgent:
+    """Config of `evaluate_agent`; its input `agent` is trained or imported, and says which game it plays."""
+
+    env: EnvConfig = EnvConfig()
+    evaluation: AgentEvaluationConfig = AgentEvaluationConfig()
+    sampler: Sampler = OdeSampler()
+    """How the imagination beside a video is sampled; neutral where there is no video."""
     execution: ExecutionConfig = ExecutionConfig()
 
 
@@ -73,15 +122,20 @@ class Kind:
     """Raised by hand when the code of the kind changes its results; part of every identity."""
     inputs: tuple[str, ...] = ()
     """Names of the artifacts it needs, in the order they are shown."""
+    optional: tuple[str, ...] = ()
+    """Names of artifacts it takes where they are given."""
     keeps_checkpoint: bool = False
     """Whether a done job keeps its checkpoint/ until `gc` (a training's holds the optimiser; the others' are of no more use)."""
 
 
 KINDS: dict[str, Kind] = {
-    "collect_dataset": Kind(CollectDataset, "diamond_bench.jobs.collect_dataset:run", 1),
+    "collect_dataset": Kind(CollectDataset, "diamond_bench.jobs.collect_dataset:run", 1, optional=("agent",)),
     "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 1),
     "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 1, ("dataset",), keeps_checkpoint=True),
     "evaluate_world_model": Kind(EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 1, ("dataset", "world_model")),
+    "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 1, keeps_checkpoint=True),
+    "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),
+    "evaluate_agent": Kind(EvaluateAgent, "diamond_bench.jobs.evaluate_agent:run", 1, ("agent",)),
 }
 
 

@@ -1,4 +1,10 @@
-"""The metrics an evaluation may ask for."""
+"""The metrics: what an evaluation may be asked for, and of every number of the results table its title, unit and better side."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS: dict[str, str | None] = {
     "drift": None,
@@ -8,12 +14,91 @@ METRICS: dict[str, str | None] = {
     "lpips_vgg": "lpips-vgg",
     "fid": "inception",
 }
-"""Each with the weights it needs (evaluation/weights.py). `lpips` is AlexNet's, `fid` is FID and KID."""
+"""Those an evaluation may be asked for, each with the weights it needs (evaluation/weights.py). `lpips` is AlexNet's, `fid` is FID and
+KID."""
 
-_OF_FRAMES = ("drift", "psnr", "ssim", "lpips", "lpips_vgg")
-RESULT_METRICS: tuple[str, ...] = (
-    *(f"{metric}{part}" for metric in _OF_FRAMES for part in ("", "_final", "_best_of_k", "_mean_of_k")),
-    *("fid", "kid", "fid_images", "one_step_psnr", "sharpness_ratio", "nfe_per_frame", "parameters", "train_loss", "dataset_return"),
-    *("frames_per_second", "imagination_seconds", "peak_memory_mb", "training_seconds", "updates_per_second"),
-)
-"""The metrics of the results table: what a study's primary comparison may be of."""
+Better = Literal["higher", "lower", "near 1", ""]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number of the results table is, for people and for comparisons."""
+
+    title: str
+    better: Better = ""
+    """The better side; empty where there is none, and then it is in no comparison."""
+    unit: str = ""
+    protocol: str = "world_model"
+    cost: bool = False
+    """Whether it is a price (time, memory, size) and no quality."""
+
+    @property
+    def label(self) -> str:
+        """Title, unit and an arrow to the better side, as axes and columns show it."""
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.title}{unit}{ {'higher': ' ↑', 'lower': ' ↓'}.get(self.better, '') }"
+
+
+def _of_frames() -> dict[str, Metric]:
+    bases = {
+        "drift": Metric("drift", "lower", "pixel error"),
+        "psnr": Metric("PSNR", "higher", "dB"),
+        "ssim": Metric("SSIM", "higher"),
+        "lpips": Metric("LPIPS, AlexNet", "lower"),
+        "lpips_vgg": Metric("LPIPS, VGG16", "lower"),
+    }
+    parts = {"": "", "_final": " at the last frame", "_best_of_k": ", best of K", "_mean_of_k": ", mean of K"}
+    return {
+        f"{name}{part}": Metric(f"{metric.title}{words}", metric.better, metric.unit)
+        for name, metric in bases.items()
+        for part, words in parts.items()
+    }
+
+
+METRIC_INFO: dict[str, Metric] = {
+    "one_step_psnr": Metric("PSNR one step ahead", "higher", "dB"),
+    **_of_frames(),
+    "fid": Metric("FID", "lower"),
+    "kid": Metric("KID", "lower"),
+    "fid_images": Metric("images of FID"),
+    "sharpness_ratio": Metric("sharpness, imagined / true", "near 1"),
+    "train_loss": Metric("training loss"),
+    "dataset_return": Metric("return of the dataset", unit="game score"),
+    "test_return": Metric("return", "higher", "game score", protocol="agent"),
+    "hns": Metric("human-normalised score", "higher", protocol="agent"),
+    "test_length": Metric("episode length", unit="steps", protocol="agent"),
+    "real_steps": Metric("real environment steps", protocol="agent"),
+    "denoiser_loss": Metric("denoising loss, last epoch", protocol="agent"),
+    "reward_end_loss": Metric("reward/end loss, last epoch", protocol="agent"),
+    "reward_f1": Metric("F1 of non-zero rewards, test episodes", "higher", protocol="agent"),
+    "end_f1": Metric("F1 of ends, test episodes", "higher", protocol="agent"),
+    "nfe_per_frame": Metric("denoiser calls a frame (NFE)", "lower", cost=True),
+    "parameters": Metric("parameters", cost=True),
+    "frames_per_second": Metric("imagined frames a second", "higher", cost=True),
+    "imagination_seconds": Metric("imagination", "lower", "s", cost=True),
+    "training_seconds": Metric("training", "lower", "s", cost=True),
+    "updates_per_second": Metric("updates a second", "higher", cost=True),
+    "peak_memory_mb": Metric("peak memory", "lower", "MB", cost=True),
+}
+"""Every metric of the results table, in the order of the report."""
+
+
+def result_metrics(protocol: str) -> tuple[str, ...]:
+    """The metrics that the primary comparison of a study of this protocol may be of."""
+    return tuple(name for name, metric in METRIC_INFO.items() if metric.protocol == protocol)
+
+
+def metric_label(name: str) -> str:
+    """How axes and columns call a metric; one that the table lacks, by its own name."""
+    return METRIC_INFO[name].label if name in METRIC_INFO else name
+
+
+def comparable(name: str, values: "pd.Series[float]") -> "tuple[pd.Series[float], bool] | None":
+    """Values as a comparison takes them, and whether higher is better; None where the metric has no better side.
+
+    Where the best value is 1, the distance to it is compared: lower is better.
+    """
+    better = METRIC_INFO[name].better if name in METRIC_INFO else ""
+    if not better:
+        return None
+    return ((values - 1.0).abs(), False) if better == "near 1" else (values, better == "higher")

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.compose import base, groups, parse, scale_keys, with_values
+from diamond_bench.compose import Override, base, groups, output_root, parse, scale_keys, with_values
 from diamond_bench.config import ClusterConfig, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies import agents
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
 from diamond_bench.studies.spec import Study, load_study, points, with_overrides
+from diamond_bench.studies.store import Store
 from diamond_bench.typed import build, to_plain
 
 
@@ -29,7 +31,7 @@ class Point:
     seed: int
     precision: str
     jobs: Mapping[str, JobRef]
-    """By role: dataset, world_model, evaluation."""
+    """By role: dataset, world_model, evaluation; in the protocol agent: agent, evaluation."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,35 @@ class Plan:
 def plan_study(name: str, tokens: Sequence[str] = ()) -> Plan:
     """The plan of a study with overrides as typed on the command line. Raises UserError; creates nothing."""
     overrides = parse(tokens)
+    study = load_study(name, scale_of(overrides))
+    return make_plan(study, overrides, " ".join(["diamond-bench sweep", name, *(shlex.quote(token) for token in tokens)]))
+
+
+def scale_of(overrides: Sequence[Override]) -> str:
+    """The scale that overrides choose; paper where they do not."""
+    return str(next((o.value for o in overrides if o.key == "scale"), "paper"))
+
+
+def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Plan:
+    """The plan of a study as overridden; `command` makes it again. Raises UserError; creates nothing."""
     chosen = {o.key: o.value for o in overrides if o.key in ("scale", "cluster")}
-    scale = chosen.get("scale", "paper")
-    study = with_overrides(load_study(name, scale), overrides)
+    scale = scale_of(overrides)
+    study = with_overrides(study, overrides)
+    store = Store(output_root(overrides))
     starred = (study.overridden & scale_keys(scale)) - {"evaluation.metrics"}
     jobs: dict[JobRef, JobSpec] = {}
     known: _Known = {}
     cells: list[Point] = []
     config = RunConfig()
     for variant, arm, axes, settings in points(study):
-        config = _run_config({"scale": scale, **chosen}, settings)
+        config = run_config({"scale": scale, **chosen}, settings)
         for game in _games(study, config):
-            on_game = replace(config, game=game, seed=max(study.seeds))
-            check_run(on_game)
-            cells += [_point(variant, arm, axes, replace(on_game, seed=seed), jobs, known) for seed in study.seeds]
-    command = " ".join(["diamond-bench sweep", name, *(shlex.quote(token) for token in tokens)])
+            special = agents.per_game(game) if study.protocol == "agent" else {}
+            on_game = run_config({"scale": scale, **chosen}, {**special, **settings}) if special else config
+            on_game = agents.with_agents(replace(on_game, game=game, seed=max(study.seeds)), store)
+            check_run(on_game, study.protocol)
+            point = _agent_point if study.protocol == "agent" else _point
+            cells += [point(variant, arm, axes, replace(on_game, seed=seed), jobs, known) for seed in study.seeds]
     return Plan(study, f"{scale}*" if starred else scale, command, jobs, tuple(cells), config.execution, config.cluster)
 
 
@@ -92,7 +108,7 @@ def _dataset_label(dataset: str) -> str:
     return folder.relative_to(root).as_posix() if folder != root and folder.is_relative_to(root) else folder.name
 
 
-def _run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunConfig:
+def run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunConfig:
     """The typed config of a variant: groups composed by Hydra (once a set of choices), then dotted keys."""
     groups_chosen = {**chosen, **{key: value for key, value in settings.items() if key in groups()}}
     values = {key: value for key, value in settings.items() if key not in groups()}
@@ -108,17 +124,28 @@ def _run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunCo
 _Known = dict[tuple[Any, ...], JobRef]
 
 
+def _add(spec: JobSpec, jobs: dict[JobRef, JobSpec], known: _Known) -> JobRef:
+    key = (spec.kind, spec.config, *spec.inputs.values())
+    if key not in known:  # variants share most jobs, and an identity costs ten times this look-up
+        known[key] = spec.ref
+        jobs.setdefault(spec.ref, spec)
+    return known[key]
+
+
+def _agent_point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, jobs: dict[JobRef, JobSpec], known: _Known) -> Point:
+    agent = _add(agents.training_job(config), jobs, known)
+    evaluation = _add(agents.evaluation_job(config, agent), jobs, known)
+    return Point(variant, arm, dict(axes), config.game, config.seed, config.execution.precision, {"agent": agent, "evaluation": evaluation})
+
+
 def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, jobs: dict[JobRef, JobSpec], known: _Known) -> Point:
     def add(spec: JobSpec) -> JobRef:
-        key = (spec.kind, spec.config, *spec.inputs.values())
-        if key not in known:  # variants share most jobs, and an identity costs ten times this look-up
-            known[key] = spec.ref
-            jobs.setdefault(spec.ref, spec)
-        return known[key]
+        return _add(spec, jobs, known)
 
     dataset = add(dataset_job(config))
     training = TrainWorldModel(config.seed, config.objective, config.conditioning, config.network, config.training, config.execution)
-    world_model = add(JobSpec("train_world_model", training, {"dataset": dataset}))
+    given = config.evaluation.world_model
+    world_model = add(JobSpec("train_world_model", training, {"dataset": dataset})) if given is None else JobRef.parse(given)
     evaluating = EvaluateWorldModel(config.sampler, config.evaluation, config.execution)
     evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model}))
     roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation}
@@ -128,7 +155,9 @@ def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, j
 def dataset_job(config: RunConfig) -> JobSpec:
     """The job that makes a run's dataset: collected from its game, or imported where `data.dataset` names one."""
     if config.data.dataset is None:
-        return JobSpec("collect_dataset", CollectDataset(config.game, config.env, config.data), {})
+        policy = config.data.policy
+        inputs = {"agent": JobRef.parse(policy)} if agents.is_agent(policy) else {}
+        return JobSpec("collect_dataset", CollectDataset(config.game, config.env, config.data), inputs)
     from diamond_bench.data.foreign import dataset_digest, find_dataset
 
     digest = dataset_digest(find_dataset(config.data.dataset))

@@ -1,6 +1,7 @@
 """The results table: one row a number, joined from a plan's points and the store's finished jobs."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,32 +17,32 @@ COLUMNS = (
     "study", "variant", "game", "seed", "scale", "protocol", "metric", "value", "job", "measured", "arm", "kind", "revision", "precision",
 )  # fmt: skip
 """Columns of every results table; one more follows for each axis of the study (axis.n, ...). A baseline's rows carry its name as the
-variant and no seed, those of a dataset `dataset`. `measured` marks time and memory: numbers of a machine, that another run does not
-reproduce."""
+variant and no seed, those of a dataset `dataset`. A baseline's rows are of no one job: every evaluation of its game computes them, and
+`job` is empty. `measured` marks time and memory: numbers of a machine, that another run does not reproduce."""
 
 DATASET = "dataset"
 """The variant's name in rows that tell of a dataset itself."""
-_ROLES = (DATASET, "world_model", "evaluation")
+_SAME = 1e-5
+"""Relative difference below which two evaluations' baselines are one: batches of other sizes round them otherwise."""
 
 
-def collect(plan: SavedPlan, store: Store) -> "pd.DataFrame":
-    """The tidy table of what is finished. Curves over t are in each row's job: `curves_file(store, job)`."""
+def finished_results(plan: SavedPlan, store: Store) -> dict[JobRef, StoredResult]:
+    """What the plan's done jobs found, in the plan's order."""
+    return {ref: store.result(ref) for ref in plan.jobs if store.state(ref).status == "done"}
+
+
+def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult] | None = None) -> "pd.DataFrame":
+    """The tidy table of what is finished (`stored`, where it was read before). Curves over t are in each row's job:
+    `curves_file(store, job)`."""
     import pandas as pd
 
-    stored: dict[JobRef, StoredResult | None] = {}
-
-    def result(ref: JobRef) -> StoredResult | None:
-        if ref not in stored:
-            stored[ref] = store.result(ref) if store.state(ref).status == "done" else None
-        return stored[ref]
-
-    seen: set[tuple[Any, ...]] = set()
+    found = finished_results(plan, store) if stored is None else stored
+    seen: dict[tuple[str, ...], list[float]] = {}
     rows: list[list[Any]] = []
     of_baselines: list[list[Any]] = []
     for point in plan.points:
-        for role in _ROLES:
-            found = result(point.jobs[role])
-            for row in () if found is None else _rows(plan, point, role, found, seen):
+        for role, ref in point.jobs.items():
+            for row in _rows(plan, point, role, found[ref], seen) if ref in found else ():
                 (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
     table = pd.DataFrame([row[: len(COLUMNS)] for row in rows + of_baselines], columns=list(COLUMNS))
     table = table.astype({"seed": "Int64", "value": "float64", "measured": "bool"})
@@ -62,19 +63,24 @@ def _axis_column(values: Sequence[Any]) -> "pd.Series[Any]":
     return pd.Series([value if value is None else str(value) for value in values], dtype="object")
 
 
-def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: set[tuple[Any, ...]]) -> Iterator[list[Any]]:
+def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: dict[tuple[str, ...], list[float]]) -> Iterator[list[Any]]:
     ref = point.jobs[role]
     for row in result.rows:
         of_all = DATASET if role == DATASET else row.get("baseline", "")
         if of_all:
-            key = (of_all, row["metric"], point.jobs[DATASET], f"{row['value']:.6g}")
-            if key in seen:  # every evaluation computes the baselines, which batches of other sizes round otherwise; they are shown once
+            shown = seen.setdefault((of_all, row["metric"], point.jobs.get(DATASET, ref).id), [])
+            if any(_same(row["value"], value) for value in shown):  # every evaluation computes the baselines; they are shown once
                 continue
-            seen.add(key)
+            shown.append(row["value"])
         start = [plan.study, of_all or point.variant, point.game, None if of_all else point.seed, plan.scale, plan.protocol]
-        numbers = [row["metric"], row["value"], ref.id, row["measured"], "" if of_all else point.arm]
+        job = "" if of_all and role != DATASET else ref.id
+        numbers = [row["metric"], row["value"], job, row["measured"], "" if of_all else point.arm]
         origin = [ref.kind, result.recorded.get("revision"), "" if role == DATASET else point.precision]
         yield start + numbers + origin + [None if of_all else value for value in point.axes.values()]
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=_SAME)
 
 
 def mixtures(table: "pd.DataFrame") -> list[str]:
@@ -88,6 +94,18 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
     if len(precisions) > 1:
         notes.append(f"mixed precisions: {', '.join(precisions)}")
     return notes
+
+
+def protocol_records(plan: SavedPlan, store: Store) -> list[str]:
+    """The conditions under which an agent study's scores were made, a line each that differs (real steps apart)."""
+    if plan.protocol != "agent":
+        return []
+    lines: dict[str, None] = {}
+    for point in plan.points:
+        if store.state(point.jobs["evaluation"]).status == "done":
+            record = store.result(point.jobs["evaluation"]).info.get("protocol_record", {})
+            lines["; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in record.items())] = None
+    return [f"protocol: {line}" for line in lines if line]
 
 
 def save_results(table: "pd.DataFrame", folder: Path) -> Path:
@@ -106,6 +124,7 @@ def curves_file(store: Store, job: str) -> Path:
 
 
 HEADLINES = (
+    *("test_return", "hns", "test_length", "real_steps"),
     *("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "fid_images"),
     *("sharpness_ratio", "nfe_per_frame", "frames_per_second"),
 )

@@ -16,11 +16,16 @@ import yaml
 from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.studies.metrics import RESULT_METRICS
+from diamond_bench.studies.metrics import METRIC_INFO, result_metrics
 from diamond_bench.typed import to_plain
 
 SCALES = ("paper", "small", "smoke", "tiny")
-PROTOCOLS = ("world_model",)
+PROTOCOLS = ("world_model", "agent")
+_NO_USE = {
+    "world_model": ("reward_end", "actor_critic", "agent", "agent_evaluation"),
+    "agent": ("data", "evaluation", "training.num_steps", "training.milestones", "training.cooldown", "training.checkpoint_every"),
+}
+"""Groups and keys that a protocol has no use for: setting one would do nothing, silently."""
 _NOT_A_VARIANT_S = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
 """Keys that speak of a whole study or of a command: a variant that set one would be ignored, or untrue."""
 _MOST_SEEDS = 10_000
@@ -132,10 +137,11 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     arms = _mapping(content.get("arms", {"": {}}), f"{where}: arms")
     if not arms:
         raise UserError(f"study {where}: arms: there is none, so there would be no variant; name one, or leave the key out")
-    settings = _settings(content.get("set", {}), f"{where}: set")
+    protocol = content["protocol"]
+    settings = _settings(content.get("set", {}), f"{where}: set", protocol)
     for arm, keys in arms.items():
-        _settings(keys, f"{where}: arms.{arm}")
-    _settings({axis.key: None for axis in written}, f"{where}: axes")
+        _settings(keys, f"{where}: arms.{arm}", protocol)
+    _settings({axis.key: None for axis in written}, f"{where}: axes", protocol)
     for axis in (*written, *axes.values()):
         _check_axis(axis, f"study {where}: axes.{axis.name}")
     return Study(
@@ -147,7 +153,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         settings=settings,
         arms=arms,
         axes=tuple(axes.values()),
-        primary=_primary(content["primary"], f"{where}: primary", arms, written),
+        primary=_primary(content["primary"], f"{where}: primary", protocol, arms, written),
         paper=content.get("paper", ""),
         note=content.get("note", ""),
     )
@@ -170,9 +176,15 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _settings(value: Any, where: str) -> dict[str, Any]:
+def _check_use(key: str, protocol: str, where: str) -> None:
+    if any(key == unused or key.startswith(f"{unused}.") for unused in _NO_USE[protocol]):
+        raise UserError(f"{where}: the protocol {protocol} has no use for {key}: it would change nothing")
+
+
+def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:
     """Keys of a run's config that variants set."""
     for key in _mapping(value, where):
+        _check_use(key, protocol, f"study {where}")
         if key in _NOT_A_VARIANT_S:
             how = "write evaluation.metrics" if key == "metrics" else "it is said for the whole study, or on the command line"
             raise UserError(f"study {where}: {key} cannot be set by variants: {how}")
@@ -210,12 +222,15 @@ def _resultless_keys() -> frozenset[str]:
     return frozenset(walk(RunConfig, ""))
 
 
-def _primary(value: Any, where: str, arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]) -> Primary:
+def _primary(value: Any, where: str, protocol: str, arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]) -> Primary:
     """The comparison as it is written; its baseline must be among the variants of the file, at no scale in particular."""
     content = _mapping(value, where, ("metric", "baseline", "margin"))
     metric, margin = content.get("metric"), content.get("margin", 0.0)
-    if metric not in RESULT_METRICS:
-        raise UserError(f"study {where}.metric: unknown metric {metric!r}: {nearest(str(metric), RESULT_METRICS)}")
+    known = result_metrics(protocol)
+    if metric not in known:
+        raise UserError(f"study {where}.metric: unknown metric {metric!r}: {nearest(str(metric), known)}")
+    if not METRIC_INFO[metric].better:
+        raise UserError(f"study {where}.metric: {metric} has no better side, so no comparison of it has an answer")
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
         raise UserError(f"study {where}.margin={margin!r}: expected a number, at least 0, in the metric's unit")
     baseline = _mapping(content.get("baseline", {}), f"{where}.baseline", ["arm", *(axis.name for axis in axes)])
@@ -272,6 +287,7 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
 def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
     if key in study.overridden:
         raise UserError(f"{key}: given twice")
+    _check_use(key, study.protocol, key)
     taken = {axis.name for axis in study.axes}
     short = key.rsplit(".", 1)[-1]
     added = Axis(key if short in taken else short, key, values, key)

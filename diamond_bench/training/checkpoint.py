@@ -4,7 +4,7 @@ import hashlib
 import io
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,26 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 def load_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the newest sound checkpoint, tensors on the CPU; None where there is none. Damaged ones are set aside."""
+    return next(load_checkpoints(folder, say), None)
+
+
+def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, state) of every sound checkpoint, newest first, read as they are asked for. Damaged ones are set aside, saying so."""
     for path in _checkpoints(folder):
         match = _NAME.fullmatch(path.name)
         assert match is not None
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest()[:16] == match[2]:
             try:
-                return int(match[1]), torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
                 say(f"{path} cannot be read ({error}); set aside")
+            else:
+                yield int(match[1]), state
+                continue
         else:
             say(f"{path} is damaged (its digest is not the one in its name); set aside, the one before it is used")
         path.rename(path.with_suffix(".damaged"))
-    return None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

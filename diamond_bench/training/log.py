@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,17 +12,36 @@ class NotFinite(Exception):
     """A loss or gradient became NaN or infinite."""
 
 
+class Journal:
+    """metrics.jsonl and TensorBoard of a job: a line a step, numbers that were not measured then left out."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """`step`: what was done already; lines of later steps, left by an interrupted attempt, are cut."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = folder / "metrics.jsonl"
+        _cut(self._file, step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line."""
+        with self._file.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes TensorBoard's file."""
+        self._board.close()
+
+
 class TrainingLog:
     """Collects a few scalars a step on the device and writes their means, every `every` steps, to a job's folder."""
 
     def __init__(self, folder: Path, names: tuple[str, ...], every: int, step: int, pending: torch.Tensor) -> None:
         """`step`: updates already done; lines of later ones, left by an interrupted attempt, are cut. `pending`: the scalars
         (0..every-1, len(names)) of the last updates that are in no line yet; it says on which device they are collected."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._file = folder / "metrics.jsonl"
-        _cut(self._file, step)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._journal = Journal(folder, step)
         self._names = names
         self._values = torch.zeros(every, len(names), device=pending.device)
         self._held = len(pending)
@@ -53,15 +73,12 @@ class TrainingLog:
             return
         means = self.pending().double().mean(dim=0).tolist()
         self.last = dict(zip(self._names, means, strict=True))
-        with self._file.open("a") as file:
-            file.write(json.dumps({"step": self._step, **self.last}) + "\n")
-        for name, value in self.last.items():
-            self._board.add_scalar(name, value, self._step)
+        self._journal.write(self._step, self.last)
         self._held = 0
 
     def close(self) -> None:
         """Flushes TensorBoard's file."""
-        self._board.close()
+        self._journal.close()
 
 
 def _cut(file: Path, step: int) -> None:

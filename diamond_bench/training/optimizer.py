@@ -1,11 +1,34 @@
 """AdamW as the authors use it: decay on weights alone, linear warm-up from zero (method section 5)."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import nn
 
-from diamond_bench.config import TrainingConfig
-
 _DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.LSTMCell)
+
+
+class OptimizerSettings(Protocol):
+    """What AdamW is told: of `TrainingConfig`, `RewardEndConfig` or `ActorCriticConfig`."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def adam_epsilon(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+
+
+@runtime_checkable
+class Cooldown(Protocol):
+    """Settings of a training whose end is known, so that its rate may fall towards it: `TrainingConfig`."""
+
+    @property
+    def cooldown(self) -> float: ...
+    @property
+    def num_steps(self) -> int: ...
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -18,16 +41,17 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def make_optimizer(module: nn.Module, training: TrainingConfig) -> torch.optim.AdamW:
+def make_optimizer(module: nn.Module, training: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW over a module's parameters."""
     groups = parameter_groups(module, training.weight_decay)
     return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int) -> float:
-    """Sets and returns the rate of update `step` (from 0): linear from exactly 0 over warmup_steps, then constant, then the cooldown."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSettings, step: int) -> float:
+    """Sets and returns the rate of update `step` (from 0): linear from exactly 0 over warmup_steps, then constant, then the cooldown,
+    where the settings have one."""
     share = min(1.0, step / training.warmup_steps) if training.warmup_steps else 1.0
-    if training.cooldown:
+    if isinstance(training, Cooldown) and training.cooldown:
         share = min(share, (training.num_steps - step) / (training.cooldown * training.num_steps))
     rate = training.learning_rate * share
     for group in optimizer.param_groups:

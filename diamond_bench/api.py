@@ -1,0 +1,261 @@
+"""diamond_bench from Python and notebooks: a study's results, jobs, figures and comparison, and what its world models imagine.
+
+A study is named as on the command line, with the same overrides: `results("sampling_steps", "scale=smoke")`. The store is
+`output_dir`, else $DIAMOND_BENCH_OUTPUTS, else ./outputs. Every mistake is a `diamond_bench.errors.UserError` that says what to do.
+Nothing here runs a job; torch is imported by what needs it alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from diamond_bench.compose import base, output_root, parse, with_values
+from diamond_bench.config import RunConfig, Sampler
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import SavedPlan, find_plan
+from diamond_bench.studies.store import Store
+from diamond_bench.typed import build
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
+
+    from diamond_bench.world_model import WorldModel
+
+Say = Callable[[str], None]
+Folder = Path | str | None
+
+
+def find_study(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> tuple[SavedPlan, Store]:
+    """The plan that `status`, `results` and `report` speak of, and its store. `say` is told of damaged files set aside.
+
+    Raises UserError where the study was not swept, or several times and no override says which.
+    """
+    store = open_store(*overrides, output_dir=output_dir, say=say)
+    return find_plan(store.root, study, overrides), store
+
+
+def open_store(*overrides: str, output_dir: Folder = None, say: Say = print) -> Store:
+    """The store that `output_dir` (or an override `output_dir=...`) names. Creates nothing."""
+    tokens = [*overrides, *([] if output_dir is None else [f"output_dir={output_dir}"])]
+    return Store(output_root(parse(tokens)), say=say)
+
+
+def results(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
+    """The tidy table of a study's finished jobs, one row a number (columns: docs/studies.md); empty where none is finished."""
+    from diamond_bench.studies.results import collect
+
+    return collect(*find_study(study, *overrides, output_dir=output_dir, say=say))
+
+
+def jobs(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
+    """A row a job: kind, id, of (game, seed, variant), status, error, seconds. One whose need failed is `blocked`."""
+    from diamond_bench.report.facts import gather, job_rows
+
+    plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
+    return job_rows(plan, gather(plan, store))
+
+
+def compare(
+    study: str,
+    *overrides: str,
+    output_dir: Folder = None,
+    metric: str | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    margin: float | None = None,
+    say: Say = print,
+) -> "pd.DataFrame":
+    """Every variant against the baseline, as comparison.csv has it (columns: docs/report.md).
+
+    As the study's file states it, and its headline metrics; or, exploratory, of one `metric`, against another `baseline`
+    (arm and values of axes, such as {"n": 3}) or with another `margin`. Raises UserError for a metric or baseline that is not there.
+    """
+    from diamond_bench.report.comparison import compare_study
+    from diamond_bench.report.facts import gather
+
+    plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
+    return compare_study(plan, gather(plan, store), None if metric is None else [metric], baseline, margin).table
+
+
+def figures(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[str]:
+    """Names of the figures that a study's finished jobs offer, those of the report and those it leaves out for their number."""
+    return list(_figures(*find_study(study, *overrides, output_dir=output_dir, say=say)))
+
+
+def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "Figure":
+    """One figure of a study's report, drawn now from what is finished. Raises UserError for an unknown name, or nothing to draw."""
+    plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
+    found = _figures(plan, store)
+    if name not in found:
+        raise UserError(f"{plan.study} has no figure {name!r}: {nearest(name, found)}")
+    try:
+        drawn = found[name].draw()
+    except ValueError as error:
+        raise UserError(f"{name} cannot be drawn: {error}") from None
+    if drawn is None:
+        raise UserError(f"{name}: the finished jobs of {plan.study} hold nothing to draw it from")
+    return drawn.figure
+
+
+def _figures(plan: SavedPlan, store: Store) -> dict[str, Any]:
+    from diamond_bench.report.figures import study_figures
+    from diamond_bench.studies.results import collect, finished_results, mixtures
+
+    stored = finished_results(plan, store)
+    table = collect(plan, store, stored)
+    return {found.stem: found for found in study_figures(plan, store, table, stored.keys(), mixtures(table))}
+
+
+def report(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[Path]:
+    """Writes a study's report (docs/report.md) and returns its files, index.html first; nothing is done where it is up to date."""
+    from diamond_bench.report import write_report
+
+    plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
+    return write_report(plan, store, say)
+
+
+# What world models imagine
+
+
+def load_world_model(
+    job: str,
+    milestone: float | None = None,
+    *,
+    output_dir: Folder = None,
+    device: str = "cpu",
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
+) -> "WorldModel":
+    """The world model of a training or of an evaluation (a job's id, or its beginning), its files checked against their SHA-256.
+
+    `milestone` is the share of the training it comes from; by default the evaluation's own, of a training the whole. Raises UserError
+    for a job of another kind, an unfinished or damaged one, or a milestone that was not kept.
+    """
+    from diamond_bench.jobs.train_world_model import model_folder
+    from diamond_bench.world_model import load_world_model as load
+
+    store = open_store(output_dir=output_dir)
+    training, own = _training(store, store.find(job))
+    share = own if milestone is None else milestone
+    _require_whole(store, training)
+    kept = store.spec(training).config.training.milestones
+    if share not in kept:
+        raise UserError(f"milestone={share}: {training} kept {', '.join(map(str, kept))}")
+    return load(model_folder(store.folder(training), share), precision, device)
+
+
+def _training(store: Store, ref: JobRef) -> tuple[JobRef, float]:
+    """The training behind a job, and the milestone the job is of."""
+    if ref.kind == "train_world_model":
+        return ref, 1.0
+    if ref.kind != "evaluate_world_model":
+        raise UserError(f"{ref}: has no world model; name a job of train_world_model or evaluate_world_model")
+    spec = store.spec(ref)
+    return spec.inputs["world_model"], spec.config.evaluation.milestone
+
+
+def _require_whole(store: Store, ref: JobRef) -> None:
+    store.result(ref)  # refuses what is not done
+    damage = store.damage(ref, contents=True)
+    if damage:
+        raise UserError(f"{damage}; the next sweep makes it anew")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One reference trajectory of an evaluation: what the model may see, what is done, and what truly came of it."""
+
+    past: "NDArray[np.uint8]"
+    """(context, h, w, 3): true frames before the first one to imagine, oldest first."""
+    actions: "NDArray[np.int64]"
+    """(context - 1 + T,): action i is taken after frame i of `past` and what follows it."""
+    true: "NDArray[np.uint8]"
+    """(T, h, w, 3)."""
+    seed: tuple[int, ...]
+    """The noise seed under which the evaluation imagined it."""
+
+
+def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut:
+    """Reference trajectory `number` (from 0) of an evaluation job. Raises UserError for another kind of job or a number it has not."""
+    from diamond_bench.data.references import reference_windows
+    from diamond_bench.data.static import load_info, load_split
+    from diamond_bench.evaluation.rollouts import stretch
+
+    store = open_store(output_dir=output_dir)
+    ref = store.find(job)
+    if ref.kind != "evaluate_world_model":
+        raise UserError(f"{ref}: only a job of evaluate_world_model has reference trajectories")
+    spec = store.spec(ref)
+    settings = spec.config.evaluation
+    if not 0 <= number < settings.num_trajectories:
+        raise UserError(f"number={number}: {ref} has the trajectories 0 to {settings.num_trajectories - 1}")
+    _require_whole(store, spec.inputs["dataset"])
+    dataset = store.folder(spec.inputs["dataset"])
+    layout = load_info(dataset).content["heldout"]
+    shape, starts = (layout["reference_context"], layout["reference_horizon"]), layout["reference_starts"]
+    num = max(settings.num_trajectories, settings.num_sample_starts)
+    references = reference_windows(load_split(dataset, "heldout"), num, *shape, seed=settings.seed, starts=starts)
+    play = stretch(references, [number], settings.horizon)
+    frames = play.frames[0].permute(0, 2, 3, 1).contiguous().numpy()
+    return HeldOut(frames[: play.context], play.actions[0, :-1].numpy(), frames[play.context :], (settings.seed, 0, number))
+
+
+def sampler(name: str = "euler", **settings: Any) -> Sampler:
+    """A sampler by its name, with the defaults of conf/sampler and these settings: `sampler("heun", num_steps=2)`.
+
+    Raises UserError for an unknown name, setting or value.
+    """
+    choices = [override for override in parse([f"sampler={name}"]) if override.is_group]
+    composed = base(tuple((override.key, str(override.value)) for override in choices))
+    return build(RunConfig, with_values(composed, {f"sampler.{key}": value for key, value in settings.items()})).sampler
+
+
+_sampler = sampler  # `imagine` has an argument of that name
+
+
+def imagine(
+    model: "WorldModel",
+    past: "ArrayLike",
+    actions: "ArrayLike",
+    sampler: Sampler | str = "euler",
+    seed: int | tuple[int, ...] = 0,
+) -> "NDArray[np.uint8]":
+    """The frames that follow `past` when these actions are taken, uint8 (T, h, w, 3).
+
+    Args:
+        model: of `load_world_model`.
+        past: uint8 frames (P, h, w, 3), oldest first, at least as many as the model sees (`model.num_frames`); it sees the last ones.
+        actions: (P - 1 + T,): action i is taken after frame i, so the last P-th leads to the first imagined frame.
+        sampler: of `sampler(...)`, or the name of one with its defaults; refused (UserError) where it asks for noise levels that the
+            model was not trained on.
+        seed: what the noise is drawn from; that of `held_out` gives the very frames of the evaluation, on the same kind of machine.
+
+    Raises ValueError at another shape or dtype, or an action that the game does not have.
+    """
+    import numpy as np
+    import torch
+
+    from diamond_bench.diffusion.quantization import from_bytes, to_bytes
+    from diamond_bench.evaluation.rollouts import seeded_noise
+
+    frames, taken = np.asarray(past), np.asarray(actions)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < model.num_frames:
+        raise ValueError(f"past: expected uint8 frames (at least {model.num_frames}, h, w, 3), got {frames.dtype} {frames.shape}")
+    if taken.ndim != 1 or not np.issubdtype(taken.dtype, np.integer) or len(taken) < len(frames):
+        raise ValueError(
+            f"actions: expected at least {len(frames)} whole numbers, one after each past frame, got {taken.dtype} {taken.shape}"
+        )
+    if taken.min() < 0 or taken.max() >= model.description.num_actions:
+        raise ValueError(f"actions: must lie in 0..{model.description.num_actions - 1}, got {taken.min()}..{taken.max()}")
+    chosen = _sampler(sampler) if isinstance(sampler, str) else sampler
+    assert isinstance(model.denoiser, torch.nn.Module), "only a loaded model imagines here"
+    device = next(model.denoiser.parameters()).device
+    first = len(frames) - model.num_frames
+    seen = from_bytes(torch.from_numpy(frames[first:].copy()).permute(0, 3, 1, 2)[None].to(device))
+    steps = torch.from_numpy(taken[first:].astype(np.int64))[None].to(device)
+    noise = seeded_noise([(seed,) if isinstance(seed, int) else seed], seen.shape[2:], device)
+    imagined = [to_bytes(frame)[0] for frame in model.imagine(seen, steps, chosen, noise)]
+    return torch.stack(imagined).permute(0, 2, 3, 1).contiguous().cpu().numpy()

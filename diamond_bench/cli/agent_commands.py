@@ -1,0 +1,97 @@
+"""Commands on one agent, outside a study: train, evaluate, import, export."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diamond_bench.cli.common import AsJson, Overrides, app, open_store, out, run_jobs, run_plan, say, writing
+
+Checkpoint = Annotated[str, typer.Argument(help="A finished agent: its job id, or a path in its folder.")]
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one agent and play its final episodes: train game=Breakout seed=0 scale=smoke. The same command again resumes."""
+    from diamond_bench.studies.single import plan_train
+
+    _run_single(plan_train(overrides or []), overrides, dry_run, as_json)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Checkpoint,
+    overrides: Overrides = None,
+    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Episodes played; the scale's number where not given.")] = None,
+    video: Annotated[bool, typer.Option("--video", help="Also write a video: the real game beside the agent's imagination of it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job; run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Play episodes with a finished agent and say what it scored, and under which protocol."""
+    from diamond_bench.studies.single import plan_evaluate
+
+    _run_single(plan_evaluate(checkpoint, overrides or [], episodes, video), overrides, dry_run, as_json)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A checkpoint in the authors' format (.pt state dict).")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[game=GAME]", help="The game, where the file's name is not it.")] = None,
+) -> None:
+    """Import an agent from a checkpoint in the authors' format. The last line printed is the path of the stored agent."""
+    from diamond_bench.agent import read_checkpoint_of
+    from diamond_bench.studies.agents import AGENT_FOLDER
+    from diamond_bench.studies.single import plan_import
+
+    plan, store = plan_import(file, options or []), _own_store(options)
+    (ref,) = plan.jobs
+    config = plan.jobs[ref].config
+    read_checkpoint_of(config.game, file, config.frame_size)  # refused before anything is created
+    with writing(store):
+        exit_code = run_jobs(plan, store).exit_code
+    if exit_code == 0:
+        out.print(str(store.folder(ref) / AGENT_FOLDER), markup=False)
+    raise typer.Exit(exit_code)
+
+
+@app.command()
+def export(
+    checkpoint: Checkpoint,
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[output_dir=DIR]")] = None,
+) -> None:
+    """Write a finished agent as a checkpoint in the authors' format (.pt state dict)."""
+    from diamond_bench.agent import load_agent
+    from diamond_bench.models.authors_checkpoint import write_authors_checkpoint
+    from diamond_bench.studies.agents import AGENT_FOLDER, find_agent
+
+    store = open_store(overrides)
+    ref = find_agent(store, checkpoint)
+    with writing(store):
+        for lost in write_authors_checkpoint(load_agent(store.folder(ref) / AGENT_FOLDER), file):
+            say(f"not in the file: {lost}")
+    out.print(str(file), markup=False)
+
+
+def _own_store(tokens: list[str] | None) -> Any:
+    return open_store([token for token in tokens or [] if token.startswith("output_dir=")])
+
+
+def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, as_json: bool) -> None:
+    from diamond_bench.launch.devices import valid_device
+    from diamond_bench.printing import print_plan
+
+    store = _own_store(overrides)
+    valid_device(plan.execution.device)
+    if dry_run:
+        print_plan(out, plan, store, as_json)
+        return
+    with writing(store):
+        exit_code = run_plan(plan, store, as_json, with_report=False)
+    for point in plan.points:
+        say(f"agent: {store.folder(point.jobs['agent'])}")
+    raise typer.Exit(exit_code)

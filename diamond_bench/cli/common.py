@@ -1,0 +1,117 @@
+"""What commands share: the application, its consoles, the store, and the run of a plan."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from diamond_bench.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Ablation and benchmark studies of diffusion world models.",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides: scale=smoke seeds=3 games=[Breakout,Pong] sampler.num_steps=1,3"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or the path of a YAML file.")]
+
+out = Console(soft_wrap=True, highlight=False)
+out.width = max(out.width, 240)  # a table's numbers are never cut: a narrow terminal wraps its lines, a file takes them as they are
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for the person at the keyboard, apart from what a program would read."""
+    err.print(text, markup=False)
+
+
+def run_plan(plan: Any, store: Any, as_json: bool, with_report: bool = True) -> int:
+    """Runs what is missing of a plan, then draws its report and prints its results. Returns the exit code."""
+    from diamond_bench.report import write_report
+    from diamond_bench.studies.plan import as_saved
+
+    summary, saved = run_jobs(plan, store), as_saved(plan, store.root)
+    if not summary.stopped and any(point.jobs["evaluation"] in {*summary.done, *summary.skipped} for point in saved.points):
+        files = write_report(saved, store, say) if with_report else []
+        print_results(saved, store, as_json)
+        if files:
+            say(f"Report: {files[0].parent} ({', '.join(file.name for file in files)})")
+    return int(summary.exit_code)
+
+
+def run_jobs(plan: Any, store: Any) -> Any:
+    """Runs what is missing of a plan, with progress, and says what failed. Returns the `launch.local.Summary`."""
+    from diamond_bench.launch.local import run_local
+    from diamond_bench.launch.progress import progress_display
+    from diamond_bench.studies.housekeeping import remember
+    from diamond_bench.studies.overview import job_labels
+    from diamond_bench.studies.plan import as_saved, save_plan
+
+    saved = as_saved(plan, store.root)
+
+    def begin() -> None:
+        save_plan(plan, store.root)
+        remember(saved.folder, plan.jobs)
+
+    store.require_writable()
+    with progress_display(job_labels(saved.points)) as display:
+        store.say = display.say
+        options = {"num_workers": plan.cluster.num_workers, "device": plan.execution.device}
+        summary = run_local(store, plan.jobs.values(), **options, on_event=display, begin=begin)
+    store.say = say
+    for ref, error in summary.failed.items():
+        say(f"failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")
+    if summary.blocked:
+        say(f"{len(summary.blocked)} jobs were not run: a job they need failed or was stopped")
+    if summary.stopped:
+        say(f"Stopped; what was finished is kept. Go on with: {plan.command}")
+    return summary
+
+
+def print_results(plan: Any, store: Any, as_json: bool) -> None:
+    """The numbers of a plan's finished jobs, as a table for people or as JSON."""
+    from diamond_bench.printing import print_frame, print_json
+    from diamond_bench.studies.results import HEADLINES, collect, mixtures, pivot, protocol_records
+
+    table = collect(plan, store)
+    if as_json:
+        print_json(out, table.to_dict(orient="records"))
+    elif table.empty:
+        say(f"{plan.study} at scale {plan.scale}: no job is finished yet; run it with: {plan.command}")
+    else:
+        machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
+        say(f"{plan.study}, scale {plan.scale}, seeds {sorted({point.seed for point in plan.points})}{machine}")
+        print_frame(out, pivot(table, HEADLINES))
+        for note in [*protocol_records(plan, store), *mixtures(table)]:
+            say(f"note: {note}")
+
+
+@contextlib.contextmanager
+def writing(store: Any) -> Iterator[None]:
+    """Turns what the file system refuses into a message that names the place."""
+    from diamond_bench.studies.files import unwritable
+
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output left
+        raise
+    except OSError as error:
+        elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(store.root)
+        raise UserError(f"{error.filename}: {error.strerror}") if elsewhere else unwritable(store.root, error) from None
+
+
+def open_store(tokens: list[str] | None) -> Any:
+    """The store that overrides, or the environment, name."""
+    from diamond_bench.compose import output_root, parse
+    from diamond_bench.studies.store import Store
+
+    return Store(output_root(parse(tokens or [])), say=say)

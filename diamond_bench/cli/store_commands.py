@@ -1,0 +1,99 @@
+"""Commands on the store: show, diff, du, gc, merge; and the weights of the learned metrics."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diamond_bench.cli.common import AsJson, Overrides, app, open_store, out, say, writing
+
+weights_app = typer.Typer(no_args_is_help=True, help="Weights of the learned metrics (LPIPS, FID).")
+app.add_typer(weights_app, name="weights")
+
+
+@app.command()
+def show(job: Annotated[str, typer.Argument(help="A job's id, or its beginning.")], overrides: Overrides = None) -> None:
+    """Show one job: its config, state and result."""
+    from diamond_bench.studies.overview import describe
+
+    store = open_store(overrides)
+    out.print(describe(store, store.find(job)), markup=False)
+
+
+@app.command()
+def diff(job: str, other: str, overrides: Overrides = None) -> None:
+    """Show what differs between two jobs."""
+    from diamond_bench.printing import table
+    from diamond_bench.studies.overview import differences
+
+    store = open_store(overrides)
+    shown = table("key", job, other)
+    for row in differences(store, store.find(job), store.find(other)):
+        shown.add_row(*row)
+    out.print(shown)
+
+
+@app.command()
+def du(overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say how much disk each kind of job takes, and how much of it `gc` would free."""
+    from diamond_bench.printing import print_usage
+    from diamond_bench.studies.housekeeping import du as measure
+
+    print_usage(out, measure(open_store(overrides)), as_json)
+
+
+@app.command()
+def gc(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; remove nothing.")] = False,
+    keep_frames: Annotated[bool, typer.Option("--keep-frames", help="Keep the frames that evaluations were told to keep.")] = False,
+    unplanned: Annotated[bool, typer.Option("--unplanned", help="Also remove jobs in no swept study, and damaged ones.")] = False,
+) -> None:
+    """Free disk: checkpoints of finished jobs, and imagined frames."""
+    from diamond_bench.printing import gigabytes
+    from diamond_bench.studies.housekeeping import gc as collect_garbage
+    from diamond_bench.studies.housekeeping import planned
+
+    store = open_store(overrides)
+    with writing(store):
+        removals = collect_garbage(store, planned(store.root), frames=not keep_frames, unplanned=unplanned, dry_run=dry_run)
+    for removal in removals:
+        out.print(f"{removal.path} ({gigabytes(removal.bytes)}): {removal.reason}", markup=False)
+    say(f"{'would free' if dry_run else 'freed'} {gigabytes(sum(removal.bytes for removal in removals))}")
+
+
+@app.command()
+def merge(other: Annotated[Path, typer.Argument(help="The other store's folder.")], overrides: Overrides = None) -> None:
+    """Bring in another store's finished jobs and plans; nothing here is overwritten."""
+    from diamond_bench.studies.housekeeping import merge as bring_in
+
+    store = open_store(overrides)
+    with writing(store):
+        merged = bring_in(store, other)
+    for reason in merged.refused:
+        say(f"left out: {reason}")
+    out.print(f"{len(merged.copied)} jobs and {len(merged.plans)} plans copied, {len(merged.present)} jobs were here already")
+
+
+@weights_app.command("list")
+def weights_list(as_json: AsJson = False) -> None:
+    """List the weights: found where, or how to get them."""
+    from diamond_bench.evaluation.weights import status as weights_status
+    from diamond_bench.printing import print_json, table
+
+    if as_json:
+        print_json(out, [dataclasses.asdict(found) | {"path": str(found.path or "")} for found in weights_status()])
+        return
+    shown = table("weights", "metric", "state", "where, or how to get them")
+    for found in weights_status():
+        shown.add_row(found.name, found.metric, found.state, str(found.path) if found.state == "found" else found.command)
+    out.print(shown)
+
+
+@weights_app.command("fetch")
+def weights_fetch(name: Annotated[str, typer.Argument(help="lpips, lpips-vgg or inception; see `weights list`.")] = "lpips") -> None:
+    """Fetch weights into the local folder, checked against their SHA-256."""
+    from diamond_bench.evaluation.weights_download import fetch
+
+    out.print(str(fetch(name, say)), markup=False)

@@ -1,0 +1,115 @@
+"""Commands on studies: list, sweep, status, results, report."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diamond_bench.cli.common import AsJson, Overrides, Study, app, open_store, out, print_results, run_plan, say, writing
+from diamond_bench.errors import UserError
+
+
+@app.command()
+def studies() -> None:
+    """List the studies that can be swept."""
+    from diamond_bench.printing import table
+    from diamond_bench.studies.spec import load_study, study_files
+
+    shown = table("study", "question", "paper")
+    for name in study_files():
+        study = load_study(name, "paper")
+        shown.add_row(name, study.question, study.paper)
+    out.print(shown)
+
+
+@app.command()
+def sweep(
+    study: Study,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run every job of a study that is not done yet, then draw its report. The same command again resumes."""
+    from diamond_bench.evaluation.weights import require
+    from diamond_bench.launch.devices import valid_device
+    from diamond_bench.printing import print_plan
+    from diamond_bench.studies.plan import plan_study
+
+    tokens = overrides or []
+    plan, store = plan_study(study, tokens), open_store(tokens)
+    valid_device(plan.execution.device)
+    if dry_run:
+        print_plan(out, plan, store, as_json)
+        for refusal in (lambda: require(plan.metrics), store.require_writable):
+            try:
+                refusal()
+            except UserError as error:
+                say(f"A sweep without --dry-run would be refused: {error}")
+        return
+    require(plan.metrics)
+    with writing(store):
+        exit_code = run_plan(plan, store, as_json)
+    raise typer.Exit(exit_code)
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="A study's name; all that were swept, where none is given.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Say how the jobs of swept studies stand."""
+    from rich.live import Live
+
+    from diamond_bench.printing import print_json, status_table
+    from diamond_bench.studies.overview import overview
+
+    if study is not None and "=" in study:  # no study, and its place taken by the first override
+        overrides = [study, *(overrides or [])]
+        study = None
+    store = open_store(overrides)
+    if as_json:
+        print_json(out, [found.plain() for found in overview(store, study, overrides or [])])
+        return
+    if not watch:
+        out.print(status_table(overview(store, study, overrides or [])))
+        return
+    with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
+        while True:
+            live.update(status_table(overview(store, study, overrides or [])), refresh=True)
+            time.sleep(2)
+
+
+@app.command()
+def results(
+    study: Study,
+    overrides: Overrides = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the whole tidy table here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the numbers of a study's finished jobs."""
+    from diamond_bench import api
+
+    if csv is not None:
+        table = api.results(study, *(overrides or []), say=say)
+        try:
+            table.to_csv(csv, index=False)
+        except OSError as error:
+            raise UserError(f"--csv {csv}: cannot be written ({error.strerror or error})") from None
+        say(f"wrote {csv}")
+    else:
+        print_results(*api.find_study(study, *(overrides or []), say=say), as_json)
+
+
+@app.command()
+def report(study: Study, overrides: Overrides = None) -> None:
+    """Write a study's report, a page and its figures, from its finished jobs."""
+    from diamond_bench import api
+
+    with writing(open_store(overrides)):
+        files = api.report(study, *(overrides or []), say=say)
+    for file in files:
+        out.print(str(file), markup=False)

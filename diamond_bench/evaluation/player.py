@@ -1,0 +1,51 @@
+"""An agent's policy as the one who plays the real game."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.envs.atari import Frame
+from diamond_bench.envs.experts import Ram
+from diamond_bench.envs.play import State, draw_actions
+from diamond_bench.models.actor_critic import ActorCritic
+
+
+class PolicyPlayer:
+    """Plays by an actor-critic (the protocol `envs.play.Player`), without gradient; its weights are looked at afresh at every step."""
+
+    def __init__(self, actor_critic: ActorCritic) -> None:
+        self._actor_critic = actor_critic
+
+    def initial_state(self, num_games: int) -> State:
+        """Zeros, (num_games, lstm_dim) each."""
+        return self._actor_critic.initial_state(num_games)
+
+    @torch.no_grad()
+    def __call__(self, frames: npt.NDArray[np.uint8], state: State) -> tuple[Tensor, State]:
+        """Logits (n, actions) and the state after frames (n, h, w, 3) uint8."""
+        h, c = state
+        on_device = torch.from_numpy(np.ascontiguousarray(frames)).to(h.device).permute(0, 3, 1, 2)
+        output = self._actor_critic(from_bytes(on_device), (h, c))
+        return output.logits, output.state
+
+
+class WatchingPolicy:
+    """An agent that collects data (an `envs.experts.Policy`): it is shown each frame before it is asked for an action."""
+
+    def __init__(self, actor_critic: ActorCritic, rng: np.random.Generator) -> None:
+        self._player, self._rng = PolicyPlayer(actor_critic), rng
+        self._state = self._player.initial_state(1)
+        self._frame: Frame | None = None
+
+    def see(self, frame: Frame) -> None:
+        """The frame that the next action answers."""
+        self._frame = frame
+
+    def __call__(self, ram: Ram, last_action: int) -> int:
+        """An action drawn from the policy; the console's memory is not looked at."""
+        assert self._frame is not None, "asked before it saw a frame"
+        logits, self._state = self._player(self._frame[None], self._state)
+        self._frame = None
+        return int(draw_actions(logits, 1.0, self._rng)[0])

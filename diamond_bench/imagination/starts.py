@@ -1,0 +1,169 @@
+"""Segments of real play at which imagined episodes start: loaded many at a time, handed out without waiting for the device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from diamond_bench.data.replay import Replay
+from diamond_bench.data.segments import Segments, read_segments, segment_places
+
+_TOGETHER = 128  # segments burnt in at once
+
+
+class StartSegments(Protocol):
+    """Where start segments come from."""
+
+    def draw(self, count: int) -> Tensor:
+        """Places of `count` fresh segments, (count, L) int64."""
+        ...
+
+    def read(self, places: Tensor) -> Segments:
+        """The segments at these places, (n, L)."""
+        ...
+
+    def manual_seed(self, seed: int) -> object:
+        """Begin anew from a seed."""
+        ...
+
+    def get_state(self) -> Tensor:
+        """For `set_state`."""
+        ...
+
+    def set_state(self, state: Tensor) -> object:
+        """Go on from where `get_state` was called."""
+        ...
+
+
+class ReplayStarts:
+    """Segments of `length` frames of a replay, by recency (method section 4); the generator lies on its device."""
+
+    def __init__(self, replay: Replay, length: int, generator: torch.Generator) -> None:
+        self._replay, self._length, self._generator = replay, length, generator
+        self.manual_seed = generator.manual_seed
+        self.get_state = generator.get_state
+        self.set_state = generator.set_state
+
+    def draw(self, count: int) -> Tensor:
+        """As `StartSegments.draw`."""
+        return segment_places(self._replay.episodes, count, self._length, self._generator, "recency")
+
+    def read(self, places: Tensor) -> Segments:
+        """As `StartSegments.read`."""
+        return read_segments(self._replay.episodes, places)
+
+
+@dataclass
+class _Slots:
+    """Of each loaded segment its place and the reward/end model's memory, (n, L) and (n, k)."""
+
+    places: Tensor
+    memories: tuple[Tensor, ...]
+
+
+class StartRing:
+    """Start segments in the order in which they were drawn, each handed out once.
+
+    Segments are numbered through; number i lies in slot i modulo the ring's size. How many were taken is known on the device alone;
+    the host keeps an upper bound, and reads the number (and loads segments into the slots that became free) only when by that bound
+    they might run out.
+
+    `discard_left_overs` is the authors' rule: segments are handed out in blocks of `size`; when a block cannot serve all episodes
+    that end at a step, the rest of it is thrown away.
+    """
+
+    def __init__(
+        self,
+        starts: StartSegments,
+        burn_in: Callable[[Segments], tuple[Tensor, ...]],
+        num_envs: int,
+        size: int,
+        discard_left_overs: bool,
+        device: torch.device,
+    ) -> None:
+        """`burn_in` gives the memory of n segments, (n, k) each, when they are loaded; `size`: how many are at first."""
+        self._starts, self._burn_in, self._device = starts, burn_in, device
+        self._num_envs = num_envs
+        self._block = max(size, num_envs) if discard_left_overs else 1
+        self._most_a_step = num_envs * (2 if discard_left_overs else 1)  # a step that throws segments away throws fewer than num_envs
+        self._size = 2 * self._block if discard_left_overs else max(size, num_envs)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all segments."""
+        self._slots: _Slots | None = None
+        self._taken = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._taken_at_most = self._loaded = 0
+
+    def prepare(self, num_steps: int) -> None:
+        """Make sure there are segments for `num_steps` calls of `take`."""
+        needed = num_steps * self._most_a_step
+        if self._loaded - self._taken_at_most >= needed:
+            return
+        self._taken_at_most = int(self._taken)
+        if self._loaded - self._taken_at_most >= needed:
+            return
+        if self._size - self._block + 1 < needed:
+            self._enlarge(-(-(needed + self._block - 1) // self._block) * self._block)
+        first_needed = self._taken_at_most // self._block * self._block
+        self._load(first_needed + self._size - self._loaded)
+
+    @torch.no_grad()
+    def take(self, which: Tensor) -> tuple[Segments, tuple[Tensor, ...]]:
+        """A fresh segment and its memory for each row where `which` (b,) bool is true, in order; the other rows mean nothing."""
+        self.prepare(1)
+        assert self._slots is not None
+        self._taken_at_most += self._most_a_step
+        count = which.sum()
+        if self._block > 1:
+            left = self._block - self._taken % self._block
+            self._taken = torch.where(count > left, self._taken + left, self._taken)
+        slot = (self._taken + (which.cumsum(0) - 1).clamp(min=0)) % self._size
+        self._taken = self._taken + count
+        return self._starts.read(self._slots.places[slot]), tuple(memory[slot] for memory in self._slots.memories)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers only."""
+        slots: dict[str, Any] = {}
+        if self._slots is not None:  # copies: slots are filled in place
+            slots = {"places": self._slots.places.clone(), "memories": [memory.clone() for memory in self._slots.memories]}
+        counts = {"taken": self._taken, "taken_at_most": self._taken_at_most, "loaded": self._loaded, "size": self._size}
+        return {**counts, **slots}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._taken, self._taken_at_most = state["taken"].to(self._device), state["taken_at_most"]
+        self._loaded, self._size = state["loaded"], state["size"]
+        self._slots = None
+        if "places" in state:
+            memories = tuple(memory.to(self._device, copy=True) for memory in state["memories"])
+            self._slots = _Slots(state["places"].to(self._device, copy=True), memories)
+
+    @torch.no_grad()
+    def _load(self, count: int) -> None:
+        places = self._starts.draw(count)
+        parts = [self._burn_in(self._starts.read(part)) for part in places.split(_TOGETHER)]
+        memories = tuple(torch.cat(memory) for memory in zip(*parts, strict=True))
+        if self._slots is None:
+            self._slots = _Slots(*_empty(places, memories, self._size))
+        slot = torch.arange(self._loaded, self._loaded + count, device=self._device) % self._size
+        self._slots.places[slot] = places
+        for kept, memory in zip(self._slots.memories, memories, strict=True):
+            kept[slot] = memory
+        self._loaded += count
+
+    def _enlarge(self, size: int) -> None:
+        old, old_size, self._size = self._slots, self._size, size
+        if old is None:
+            return
+        self._slots = _Slots(*_empty(old.places, old.memories, size))
+        number = torch.arange(self._taken_at_most, self._loaded, device=self._device)
+        self._slots.places[number % size] = old.places[number % old_size]
+        for new, memory in zip(self._slots.memories, old.memories, strict=True):
+            new[number % size] = memory[number % old_size]
+
+
+def _empty(places: Tensor, memories: tuple[Tensor, ...], size: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return places.new_zeros((size, *places.shape[1:])), tuple(memory.new_zeros((size, *memory.shape[1:])) for memory in memories)

@@ -1,0 +1,128 @@
+"""What learns in an agent: three networks, each updated from the replay; the policy in imagination."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diamond_bench.agent import Agent, AgentDescription, build_agent
+from diamond_bench.data.replay import Replay
+from diamond_bench.data.segments import sample_reward_end_segments, sample_segments, to_float
+from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.envs.games import num_actions
+from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
+from diamond_bench.imagination.starts import ReplayStarts
+from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.training.actor_critic import actor_critic_loss
+from diamond_bench.training.learner import Learner
+from diamond_bench.training.reward_end import reward_end_loss
+from diamond_bench.training.rollout import Carry, collect_rollout, sampled, start
+
+Logged = dict[str, dict[str, Tensor]]
+"""Scalars of an update by group."""
+
+
+def describe(config: TrainAgent) -> AgentDescription:
+    """The agent that a training builds."""
+    return AgentDescription(
+        objective=config.objective,
+        conditioning=config.conditioning,
+        network=config.network,
+        reward_end=config.reward_end,
+        actor_critic=config.actor_critic,
+        num_actions=num_actions(config.game),
+        frame_size=config.env.frame_size,
+        model_free=config.agent.model_free,
+        game=config.game,
+    )
+
+
+class Learners:
+    """An agent and its learners; one generator feeds every draw of theirs."""
+
+    def __init__(self, config: TrainAgent, device: torch.device, replay: Replay, generator: torch.Generator) -> None:
+        self.config, self.replay, self.generator = config, replay, generator
+        self.agent: Agent = build_agent(describe(config), config.execution.precision, device)
+        self._denoiser: Denoiser | None = None
+        self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic)}
+        self._imagination: ImaginationEnv | None = None
+        self._carry: Carry | None = None
+        self._draw = sampled(generator)
+        if self.agent.world_model is not None and self.agent.reward_end is not None:
+            denoiser = self.agent.world_model.denoiser
+            assert isinstance(denoiser, Denoiser)
+            self._denoiser = denoiser
+            self._learners["denoiser"] = Learner(denoiser, config.training)
+            self._learners["reward_end"] = Learner(self.agent.reward_end, config.reward_end)
+            self._imagination = ImaginationEnv(
+                self.agent.world_model,
+                self.agent.reward_end,
+                ReplayStarts(replay, config.conditioning.num_frames, generator),
+                GeneratorDraws(generator),
+                config.sampler,
+                config.actor_critic.batch_size,
+                num_actions(config.game),
+                config.env.frame_size,
+                config.actor_critic.horizon,
+                config.actor_critic.preload,
+                config.actor_critic.discard_left_overs,
+                device,
+            )
+
+    def update(self, name: str) -> Logged:
+        """One update of the denoiser, reward_end or actor_critic."""
+        return {"denoiser": self._update_denoiser, "reward_end": self._update_reward_end, "actor_critic": self._update_policy}[name]()
+
+    def learn_from(self, loss: Tensor) -> Tensor:
+        """An update of the policy from a loss of real play (model-free)."""
+        return self._learners["actor_critic"].update(loss)
+
+    def counts(self) -> dict[str, int]:
+        """Updates made."""
+        return {name: learner.updates for name, learner in self._learners.items()}
+
+    def _update_denoiser(self) -> Logged:
+        training, denoiser = self.config.training, self._denoiser
+        assert denoiser is not None
+        length = self.config.conditioning.num_frames + 1 + training.num_autoregressive_steps
+        segments = sample_segments(self.replay.episodes, training.batch_size, length, self.generator, "recency")
+        loss, _ = denoiser.training_loss(to_float(segments), segments.actions, segments.mask, self.generator)
+        return {"denoiser": {"loss": loss.detach(), "grad_norm": self._learners["denoiser"].update(loss)}}
+
+    def _update_reward_end(self) -> Logged:
+        settings, model = self.config.reward_end, self.agent.reward_end
+        assert model is not None
+        drawn = (self.replay.episodes, settings.batch_size, settings.segment_length, self.generator, settings.final_frames)
+        loss, metrics = reward_end_loss(model, sample_reward_end_segments(*drawn))
+        scalars = {name: value for name, value in metrics.items() if value.ndim == 0}
+        return {"reward_end": {**scalars, "grad_norm": self._learners["reward_end"].update(loss)}}
+
+    def _update_policy(self) -> Logged:
+        settings, env = self.config.actor_critic, self._imagination
+        assert env is not None
+        if self._carry is None:
+            self._carry = start(self.agent.actor_critic, env)
+        rollout, self._carry = collect_rollout(self.agent.actor_critic, env, self._carry, settings.steps_per_update, self._draw)
+        loss, metrics = actor_critic_loss(rollout, settings)
+        norm = self._learners["actor_critic"].update(loss)
+        imagined = {"reward": rollout.rewards.mean(), "end": rollout.ends.float().mean()}
+        return {"actor_critic": {**metrics, "grad_norm": norm}, "imagined": imagined}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: tensors and plain values alone."""
+        imagination = None
+        if self._imagination is not None and self._carry is not None:
+            carry = {"frames": self._carry.frames, "state": list(self._carry.state)}
+            imagination = {"env": self._imagination.state_dict(), "carry": carry}
+        return {"learners": {name: learner.state_dict() for name, learner in self._learners.items()}, "imagination": imagination}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`, over the same replay."""
+        for name, learner in self._learners.items():
+            learner.load_state_dict(state["learners"][name])
+        saved = state["imagination"]
+        if saved is not None and self._imagination is not None:
+            device = self.agent.actor_critic.actor.weight.device
+            self._imagination.load_state_dict(saved["env"])
+            h, c = (tensor.to(device) for tensor in saved["carry"]["state"])
+            self._carry = Carry(saved["carry"]["frames"].to(device), (h, c))

@@ -1,0 +1,154 @@
+"""The job `evaluate_agent`: an agent's final games, scored by raw rewards, and the conditions they were played under."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis.media import replacing, side_by_side, write_video
+from analysis.scores import human_random
+from diamond_bench.agent import Agent, load_agent
+from diamond_bench.envs.atari import AtariEnv, Frame
+from diamond_bench.envs.games import environment_id
+from diamond_bench.envs.play import TestGame, play_test_games
+from diamond_bench.errors import UserError
+from diamond_bench.evaluation.player import PolicyPlayer
+from diamond_bench.evaluation.rollouts import Stretch, imagine
+from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.jobs.parts import save_arrays
+from diamond_bench.studies.agents import AGENT_FOLDER
+from diamond_bench.studies.files import DamagedFile, read_json, write_json
+from diamond_bench.studies.kinds import EvaluateAgent
+
+_VIDEO_STEPS = 300
+"""Steps of the first episode that are filmed."""
+
+
+def run(config: EvaluateAgent, context: JobContext) -> Result:
+    """Plays the episodes and writes arrays.npz (every return and length); with evaluation.video also media/episode.mp4.
+
+    Raises Interrupted with finished episodes kept; UserError where the agent cannot be read or does not fit the environment.
+    """
+    return _Evaluation(config, context).run()
+
+
+class _Evaluation:
+    def __init__(self, config: EvaluateAgent, context: JobContext) -> None:
+        self.config, self.context, self.settings = config, context, config.evaluation
+        self.agent: Agent = load_agent(context.inputs["agent"] / AGENT_FOLDER, config.execution.precision, context.device)
+        self.game = self.agent.description.game
+        if self.agent.description.frame_size != config.env.frame_size:
+            raise UserError(f"env.frame_size={config.env.frame_size}: the agent sees frames of {self.agent.description.frame_size} pixels")
+        self.finished = {game.index: game for game in _read(self._file)}
+        self.steps = 0
+        self.film: list[tuple[Frame, int]] = []
+
+    @property
+    def _file(self) -> Path:
+        return self.context.folder / "checkpoint" / self.context.device.partition(":")[0] / "games.json"
+
+    def run(self) -> Result:
+        settings = self.settings
+        play_test_games(
+            lambda: AtariEnv(self.game, self.config.env),
+            PolicyPlayer(self.agent.actor_critic),
+            settings.episodes,
+            settings.num_envs,
+            settings.seed,
+            settings.epsilon,
+            settings.temperature,
+            settings.max_steps,
+            watch=self._watch,
+            skip=self.finished,
+            on_game=self._keep,
+        )
+        games = [self.finished[index] for index in range(settings.episodes)]
+        self.context.check_owner()
+        if settings.video:
+            self._write_video()
+        returns, lengths = np.array([game.score for game in games]), np.array([game.length for game in games])
+        save_arrays(self.context.folder / "arrays.npz", {"test_return": returns, "test_length": lengths})
+        rows = [Row("test_return", float(returns.mean())), Row("test_length", float(lengths.mean()))]
+        known = human_random()
+        if self.game in known.index:
+            low, high = float(known["random"][self.game]), float(known["human"][self.game])
+            rows.append(Row("hns", float((returns.mean() - low) / (high - low))))
+        return Result(rows, {"protocol_record": self._protocol(games), "return_std": float(returns.std())})
+
+    def _watch(self, index: int, frame: Frame, action: int, reward: float) -> None:
+        self.steps += 1
+        if index == 0 and len(self.film) < _VIDEO_STEPS:
+            self.film.append((frame, action))
+        if self.context.should_stop():
+            raise Interrupted(f"stopped with {len(self.finished)} of {self.settings.episodes} episodes played; they are kept")
+        if self.steps % 50 == 0:
+            self._tell()
+
+    def _keep(self, game: TestGame) -> None:
+        self.finished[game.index] = game
+        self.context.check_owner()
+        write_json(self._file, {"games": [asdict(game) for game in self.finished.values()]})
+        self._tell()
+
+    def _tell(self) -> None:
+        done = len(self.finished)
+        mean = f", mean return {np.mean([game.score for game in self.finished.values()]):.1f}" if done else ""
+        self.context.progress(done, self.settings.episodes, f"{self.steps} steps{mean}")
+
+    def _protocol(self, games: list[TestGame]) -> dict[str, Any]:
+        """The conditions of the score, to be stored and compared with those of other scores."""
+        env, settings = self.config.env, self.settings
+        return {
+            "environment": environment_id(self.game),
+            "sticky_actions": env.sticky_actions,
+            "no_ops": f"1-{env.max_noops}" if env.max_noops else "none",
+            "life_rule": "a lost life does not end the episode",
+            "frame_skip": env.frame_skip,
+            "pooling": "max of the last 2 frames",
+            "resize": f"{env.frame_size}x{env.frame_size} RGB, area, after the max",
+            "action_set": "minimal",
+            "policy": f"sampled, temperature {settings.temperature:g}, epsilon {settings.epsilon:g}",
+            "episodes": len(games),
+            "episodes_cut": sum(game.cut for game in games),
+            "max_steps": settings.max_steps,
+            "concurrency": f"{settings.num_envs} environments, each plays its own share to the end",
+            "reward": "raw",
+            "real_steps": _real_steps(self.context.inputs["agent"]),
+        }
+
+    def _write_video(self) -> None:
+        """The first steps of episode 0 beside what the agent's world model makes of its start and actions."""
+        frames = np.stack([frame for frame, _ in self.film])
+        path = self.context.folder / "media" / "episode.mp4"
+        world_model = self.agent.world_model
+        if world_model is None or len(frames) <= world_model.num_frames:
+            self.context.say("no imagination beside the video: the agent has no world model, or the episode was too short")
+            shown = frames.repeat(4, axis=1).repeat(4, axis=2)
+        else:
+            on_device = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].to(self.context.device)
+            actions = torch.tensor([[action for _, action in self.film]], device=self.context.device)
+            true = Stretch(on_device, actions, world_model.num_frames)
+            imagined = imagine(world_model, true, self.config.sampler, [(self.settings.seed,)])
+            both = torch.cat((on_device[:, : world_model.num_frames], imagined), dim=1)
+            shown = side_by_side([frames], [both[0].permute(0, 2, 3, 1).cpu().numpy()])
+        with replacing(path) as temporary:
+            write_video(shown, temporary)
+
+
+def _real_steps(agent: Path) -> int | None:
+    """Real steps the agent was trained with; None where nobody recorded them (an imported one)."""
+    try:
+        steps = read_json(agent / "result.json")["info"].get("real_steps")
+    except (FileNotFoundError, DamagedFile, KeyError):
+        return None
+    return None if steps is None else int(steps)
+
+
+def _read(file: Path) -> list[TestGame]:
+    try:
+        return [TestGame(**game) for game in read_json(file)["games"]]
+    except (FileNotFoundError, DamagedFile, KeyError, TypeError, json.JSONDecodeError):
+        return []

@@ -1,0 +1,102 @@
+"""Policy and value of a frame and of what was seen before it (method section 1, golden README 3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diamond_bench.config import ActorCriticConfig
+from diamond_bench.models.blocks import group_norm
+from diamond_bench.models.lstm import LstmState, init_lstm
+from diamond_bench.models.precision import Precision, arithmetic
+from diamond_bench.models.shape import IMAGE_CHANNELS, actor_critic_features, check_actor_critic
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What the agent makes of one frame of each of b episodes."""
+
+    logits: Tensor
+    """(b, num_actions) of the policy."""
+    value: Tensor
+    """(b,) expected discounted return."""
+    state: LstmState
+    """With this frame seen, each (b, lstm_dim)."""
+
+
+class SmallStage(nn.Module):
+    """Norm, SiLU, 3x3 convolution, plus the input (projected if widths differ); then 2x2 max-pooling where asked."""
+
+    def __init__(self, in_channels: int, out_channels: int, down: bool) -> None:
+        super().__init__()
+        self.norm = group_norm(in_channels)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.down = down
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.skip(x) + self.conv(F.silu(self.norm(x)))
+        return F.max_pool2d(x, 2) if self.down else x
+
+
+class ActorCriticEncoder(nn.Module):
+    """A frame (n, 3, h, w) to (n, channels[-1], h', w')."""
+
+    def __init__(self, config: ActorCriticConfig) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(IMAGE_CHANNELS, config.channels[0], 3, padding=1)
+        widths = (config.channels[0], *config.channels)
+        self.stages = nn.ModuleList(SmallStage(widths[i], widths[i + 1], config.down[i]) for i in range(len(config.channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+class ActorCritic(nn.Module):
+    """A small residual CNN, an LSTM cell, and two linear heads that start at zero: a uniform policy and the value 0.
+
+    Only the convolutions run in `precision`; the LSTM, its state and the heads are float32. Raises UserError when the shape cannot be
+    built (`check_actor_critic`).
+    """
+
+    def __init__(self, config: ActorCriticConfig, num_actions: int, frame_size: int, precision: Precision = "fp32") -> None:
+        super().__init__()
+        check_actor_critic(config, frame_size)
+        self.precision = precision
+        self.encoder = ActorCriticEncoder(config)
+        self.lstm = nn.LSTMCell(actor_critic_features(config, frame_size), config.lstm_dim)
+        self.critic = nn.Linear(config.lstm_dim, 1)
+        self.actor = nn.Linear(config.lstm_dim, num_actions)
+        init_lstm(self.lstm)
+        for head in (self.critic, self.actor):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def initial_state(self, b: int, device: torch.device | str | None = None) -> LstmState:
+        """The state before anything was seen: zeros, each (b, lstm_dim), by default on the device of the weights."""
+        zeros = torch.zeros(b, self.lstm.hidden_size, device=device or self.lstm.weight_hh.device)
+        return zeros, zeros.clone()
+
+    def forward(self, frame: Tensor, state: LstmState) -> PolicyOutput:
+        """One step.
+
+        Args:
+            frame: in [-1, 1], (b, 3, h, w).
+            state: after the frame before (`initial_state` where there is none), each (b, lstm_dim).
+        """
+        h, c = self.lstm(self._features(frame), state)
+        return PolicyOutput(self.actor(h), self.critic(h).squeeze(1), (h, c))
+
+    def burn_in(self, frames: Tensor, state: LstmState) -> LstmState:
+        """The state with (b, t, 3, h, w) more frames seen, oldest first; the convolutions run once over all of them."""
+        for features in self._features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).unbind(1):
+            state = self.lstm(features, state)
+        return state
+
+    def _features(self, frames: Tensor) -> Tensor:
+        with arithmetic(frames.device.type, self.precision):
+            return self.encoder(frames).float().flatten(1)

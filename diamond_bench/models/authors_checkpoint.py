@@ -1,0 +1,361 @@
+"""Whole agents in the format of the authors' published checkpoints: one state dict of three networks (golden README 3.7).
+
+The format holds tensors and nothing else. Sizes are read off the tensors' shapes and then checked against every tensor: the networks
+they describe are built without memory (on torch's meta device), and names and shapes must be theirs exactly.
+"""
+
+import io
+import pickle
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from diamond_bench.config import ActorCriticConfig, ConditioningConfig, EdmObjective, NetworkConfig, RewardEndConfig
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.authors_names import PREFIXES, Component, authors_names
+from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.models.description import AgentDescription
+from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.models.shape import IMAGE_CHANNELS, actor_critic_features, check_network, reward_end_features
+
+States = dict[Component, dict[str, Tensor]]
+"""State dicts of the three networks, under our names."""
+FRAME_SIZES = range(16, 513)
+"""Sides of frames that are considered, in pixels."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class AuthorsCheckpoint:
+    """What a checkpoint file holds."""
+
+    description: AgentDescription
+    """Settings of which a state dict says nothing (optimisers, losses, the objective's constants) are the paper's."""
+    states: States
+    widened_from: str | None
+    """The narrower type some tensors were stored in ("float16"); they were cast to float32, which loses nothing."""
+
+
+def read_authors_checkpoint(file: Path, game: str = "", frame_size: int | None = None) -> AuthorsCheckpoint:
+    """The agent in a checkpoint file. Only tensors are unpickled; no code of the file's is run.
+
+    `frame_size` is needed where the tensors fit frames of several sizes. Raises UserError naming the file and what is wrong with it:
+    absent, truncated, not a state dict, tensors missing, unknown, misshapen, not finite or not floating point, networks that do not
+    fit together.
+    """
+    state = _state_dict(file)
+    state, widened_from = _float32(file, state)
+    try:
+        description = _describe({name: tuple(tensor.shape) for name, tensor in state.items()}, game, frame_size)
+        states = _sorted_out(state, description)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{file}: tensor {name!r} has values that are not finite")
+    return AuthorsCheckpoint(description, states, widened_from)
+
+
+class SupportsExport(Protocol):
+    """An `Agent`."""
+
+    @property
+    def description(self) -> AgentDescription: ...
+    @property
+    def networks(self) -> dict[Component, nn.Module]: ...
+
+
+def write_authors_checkpoint(agent: SupportsExport, file: Path) -> list[str]:
+    """Writes an agent as a state dict in the authors' format, whole or not at all; a file that is there is replaced.
+
+    Returns the settings the file does not hold, as "group.name=value": they matter only to training it further. Raises UserError
+    where the format cannot say what the agent is, or the file cannot be written.
+    """
+    state = authors_state(agent.description, {component: network.state_dict() for component, network in agent.networks.items()})
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; name a file to write")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            torch.save(state, Path(folder) / "state.pt")
+            (Path(folder) / "state.pt").replace(file)
+    except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
+        raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    return lost_in_export(agent.description)
+
+
+def authors_state(description: AgentDescription, states: Mapping[Component, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The authors' state dict of an agent, in the order of their files; tensors on the CPU, contiguous, sharing no memory.
+
+    Raises UserError where the format cannot say what the agent is.
+    """
+    _refuse_unsayable(description)
+    state = {
+        PREFIXES[component] + theirs: states[component][ours].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for component in PREFIXES
+        for theirs, ours in authors_names(component, states[component], description.actor_critic.down).items()
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        read_back = _describe(shapes, description.game, description.frame_size)
+    except UserError as error:
+        raise UserError(f"this agent cannot be exported: read back, {error}") from None
+    for group in ("conditioning", "network"):
+        if getattr(read_back, group) != getattr(description, group):
+            raise UserError(
+                f"this agent cannot be exported: the authors' format has no place for {group}={getattr(description, group)}; "
+                f"read back it would be {getattr(read_back, group)}"
+            )
+    return state
+
+
+def lost_in_export(description: AgentDescription) -> list[str]:
+    """Settings of an agent that its export will not hold and that do not change what it does, only how it would be trained further."""
+    plain = _authors_settings(description)
+    return [
+        f"{group}.{name}={value!r}"
+        for group in ("objective", "reward_end", "actor_critic")
+        for name, value in vars(getattr(description, group)).items()
+        if value != getattr(getattr(plain, group), name)
+    ]
+
+
+def _authors_settings(description: AgentDescription) -> AgentDescription:
+    """The agent with all settings of which a state dict says nothing as the paper has them."""
+    r, a = description.reward_end, description.actor_critic
+    return replace(
+        description,
+        objective=EdmObjective(),
+        reward_end=RewardEndConfig(r.depths, r.channels, r.attention, r.cond_channels, r.lstm_dim),
+        actor_critic=ActorCriticConfig(a.channels, a.down, a.lstm_dim),
+    )
+
+
+def _refuse_unsayable(description: AgentDescription) -> None:
+    objective = description.objective
+    if description.model_free:
+        raise UserError("this agent cannot be exported: it is model-free, and the authors' format holds three networks")
+    if not isinstance(objective, EdmObjective):
+        raise UserError(
+            f"this agent cannot be exported: its objective is {objective.name}, and whoever reads the authors' format takes it for edm"
+        )
+    for name in ("sigma_data", "sigma_offset_noise", "rescale_past_frames"):
+        if getattr(objective, name) != getattr(EdmObjective(), name):
+            raise UserError(
+                f"this agent cannot be exported: objective.{name}={getattr(objective, name)!r} gives its weights their meaning, "
+                f"and whoever reads the authors' format takes it for {getattr(EdmObjective(), name)!r}"
+            )
+
+
+def _state_dict(file: Path) -> dict[str, Tensor]:
+    """Names and tensors in a file, whatever they are."""
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; expected a checkpoint file (.pt)")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    content = _unpickled(file, data)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file}: expected a state dict, names and tensors, got a {type(content).__name__}")
+    if not content:
+        raise UserError(f"{file}: expected a state dict, names and tensors, got an empty one")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UserError(f"{file}: expected a state dict, names and tensors, but {name!r} is a {type(tensor).__name__}")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise UserError(f"{file}: tensor {name!r} is not a plain dense one")
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
+    if claimed > len(data):  # overlapping or repeated memory: a small file may claim any size
+        raise UserError(f"{file}: its tensors claim {claimed} bytes, the file has {len(data)}")
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _unpickled(file: Path, data: bytes) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about what is refused anyway
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted:
+            raise UserError(f"{file}: holds more than tensors: it asks for {wanted[1]}, which is not run") from None
+        told = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()  # torch's is a page of advice
+        raise UserError(f"{file}: damaged, or no checkpoint{f' ({told})' * bool(told)}") from None
+
+
+def _float32(file: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    widened = None
+    for name, tensor in state.items():
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            widened = str(tensor.dtype).removeprefix("torch.")
+        elif tensor.dtype != torch.float32:
+            raise UserError(f"{file}: tensor {name!r} is {str(tensor.dtype).removeprefix('torch.')}; expected float32, float16 or bfloat16")
+    return {name: tensor.float().contiguous() for name, tensor in state.items()}, widened
+
+
+def _describe(shapes: Shapes, game: str, frame_size: int | None) -> AgentDescription:
+    """The agent whose tensors have these shapes, as far as the telling ones say; the others are checked by `_sorted_out`."""
+    beginnings = sorted({name.split(".")[0] for name in shapes})
+    for component, prefix in PREFIXES.items():
+        if not any(name.startswith(prefix) for name in shapes):
+            hint = "; this is a denoiser of the authors' DDPM branch alone, not an agent" if "noise_model" in beginnings else ""
+            shown = ", ".join(beginnings[:8]) + (", ..." if len(beginnings) > 8 else "")
+            raise UserError(f"no {component} in it (names under {prefix!r}); its names begin with {shown}{hint}")
+    num_frames, network, num_actions = _denoiser(shapes)
+    for name in ("rew_end_model.act_emb.weight", "actor_critic.actor_linear.weight"):
+        if _shape(shapes, name, 2)[0] != num_actions:
+            raise UserError(
+                f"its networks do not fit together: {num_actions} actions in the denoiser, {shapes[name][0]} in tensor {name!r}"
+            )
+    reward_end = _reward_end(shapes)
+    actor_critic, size = _actor_critic(shapes, reward_end, frame_size)
+    return AgentDescription(
+        EdmObjective(), ConditioningConfig(num_frames), network, reward_end, actor_critic, num_actions, size, model_free=False, game=game
+    )
+
+
+def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    if name not in shapes:
+        raise UserError(f"tensor {name!r} is missing: {nearest(name, shapes)}")
+    shape = shapes[name]
+    if len(shape) != dimensions or 0 in shape:
+        raise UserError(f"tensor {name!r} has shape {list(shape)}; expected {dimensions} dimensions")
+    return shape
+
+
+def _stages(shapes: Shapes, prefix: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
+    """Depth, width and attention of each stage of residual blocks named prefix + "<stage>.resblocks.<block>."."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,3})\.resblocks\.(\d{1,3})\.")
+    found = {(int(m[1]), int(m[2])) for m in map(pattern.match, shapes) if m}
+    stages = len({stage for stage, _ in found})
+    depths = tuple(sum(1 for stage, _ in found if stage == s) for s in range(stages))
+    if not stages or found != {(s, block) for s in range(stages) for block in range(depths[s])}:
+        raise UserError(f"its residual blocks under {prefix!r} are not numbered through")
+    channels = tuple(_shape(shapes, f"{prefix}{s}.resblocks.0.conv1.weight", 4)[0] for s in range(stages))
+    attention = tuple(f"{prefix}{s}.resblocks.0.attn.qkv_proj.weight" in shapes for s in range(stages))
+    return depths, channels, attention
+
+
+def _denoiser(shapes: Shapes) -> tuple[int, NetworkConfig, int]:
+    """Past frames, network and number of actions."""
+    prefix = PREFIXES["denoiser"]
+    cond = _shape(shapes, f"{prefix}cond_proj.0.weight", 2)[0]
+    num_actions, width = _shape(shapes, f"{prefix}act_emb.0.weight", 2)
+    stacked = _shape(shapes, f"{prefix}conv_in.weight", 4)[1]
+    num_frames = cond // width
+    if num_frames < 1 or num_frames * width != cond or stacked != (num_frames + 1) * IMAGE_CHANNELS:
+        raise UserError(
+            f"tensors {prefix + 'cond_proj.0.weight'!r}, {prefix + 'act_emb.0.weight'!r} and {prefix + 'conv_in.weight'!r} do not fit "
+            f"together: a condition {cond} wide, {width} an action, {stacked} channels of frames, 3 each, one of them noisy"
+        )
+    depths, channels, attention = _stages(shapes, f"{prefix}unet.d_blocks.")
+    network = NetworkConfig(depths, channels, attention, cond)
+    check_network(network, num_frames)
+    return num_frames, network, num_actions
+
+
+def _reward_end(shapes: Shapes) -> RewardEndConfig:
+    prefix = PREFIXES["rew_end_model"]
+    depths, channels, attention = _stages(shapes, f"{prefix}encoder.blocks.")
+    if len(depths) < 2:
+        raise UserError(f"its residual blocks under {prefix + 'encoder.blocks.'!r} have no stage before the last, of attention")
+    cond, lstm_dim = _shape(shapes, f"{prefix}act_emb.weight", 2)[1], _shape(shapes, f"{prefix}lstm.weight_hh_l0", 2)[1]
+    return RewardEndConfig(depths[:-1], channels[:-1], attention[:-1], cond, lstm_dim)
+
+
+def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int | None) -> tuple[ActorCriticConfig, int]:
+    """The actor-critic and the side of a frame, from what both LSTMs are fed."""
+    prefix = PREFIXES["actor_critic"]
+    pattern = re.compile(re.escape(prefix) + r"encoder\.encoder\.(\d{1,3})\.f\.")
+    places = sorted({int(m[1]) for m in map(pattern.match, shapes) if m})
+    if not places or places[0] != 1 or any(b - a not in (1, 2) for a, b in pairwise(places)):
+        raise UserError(f"its layers under {prefix + 'encoder.encoder.'!r} are not numbered as the authors do: blocks at {places}")
+    channels = tuple(_shape(shapes, f"{prefix}encoder.encoder.{place}.f.2.weight", 4)[0] for place in places)
+    lstm_dim = _shape(shapes, f"{prefix}lstm.weight_hh", 2)[1]
+    fed = _shape(shapes, f"{prefix}lstm.weight_ih", 2)[1]
+    fed_reward_end = _shape(shapes, f"{PREFIXES['rew_end_model']}lstm.weight_ih_l0", 2)[1]
+
+    # A max-pooling has no tensors, only a place in the numbering, and the last one not even that. A numbering without a gap of 1 may
+    # be that of a writer who keeps a place for every stage, pooling or not: then only their number is known, from the LSTM's width.
+    gaps = [after - before for before, after in pairwise(places)]
+    told = len(places) == 1 or 1 in gaps
+    if told:
+        poolings = [(*(gap == 2 for gap in gaps), last) for last in (True, False)]
+    else:
+        poolings = [(True,) * count + (False,) * (len(places) - count) for count in range(len(places), -1, -1)]
+    sizes = [size for size in FRAME_SIZES if reward_end_features(reward_end, size) == fed_reward_end]
+    fits = [
+        (config, size)
+        for down, size in product(poolings, sizes)
+        if actor_critic_features(config := ActorCriticConfig(channels, down, lstm_dim), size) == fed
+    ]
+    possible = sorted({size for _, size in fits})
+    if not possible:
+        raise UserError(
+            f"its LSTMs fit frames of no size: the reward/end model's is fed {fed_reward_end} numbers, the actor-critic's {fed}, "
+            f"after {len(reward_end.channels) - 1} halvings to {reward_end.channels[-1]} channels and "
+            f"{len(places)} stages, to {channels[-1]} channels"
+        )
+    if frame_size is not None and frame_size not in possible:
+        raise UserError(f"its LSTMs fit frames of side {_listed(possible)}, not {frame_size}")
+    fits = [(config, size) for config, size in fits if frame_size is None or size == frame_size]
+    if len({size for _, size in fits}) > 1:
+        raise UserError(f"its LSTMs fit frames of side {_listed(possible)}: say which by frame_size")
+    config, size = fits[0]
+    if not told and not all(config.down):
+        raise UserError(
+            f"which {sum(config.down)} of the {len(places)} stages of its actor-critic end in max-pooling cannot be told from its tensors; "
+            f"only agents in which all do can be read, or whose layers' numbering shows which"
+        )
+    return config, size
+
+
+def _listed(sizes: list[int]) -> str:
+    return " or ".join(map(str, sizes)) if len(sizes) < 4 else f"{sizes[0]}, {sizes[1]}, ... or {sizes[-1]}"
+
+
+def _networks(description: AgentDescription) -> dict[Component, nn.Module]:
+    """The three networks, without memory."""
+    d = description
+    with torch.device("meta"):
+        return {
+            "denoiser": DenoiserNetwork(d.network, d.conditioning.num_frames, d.num_actions),
+            "rew_end_model": RewardEndModel(d.reward_end, d.num_actions, d.frame_size),
+            "actor_critic": ActorCritic(d.actor_critic, d.num_actions, d.frame_size),
+        }
+
+
+def _sorted_out(state: Mapping[str, Tensor], description: AgentDescription) -> States:
+    """The state dicts of the three networks, after a check of every name and shape."""
+    states: States = {component: {} for component in PREFIXES}
+    places: dict[str, tuple[Component, str, tuple[int, ...]]] = {}
+    for component, network in _networks(description).items():
+        expected = network.state_dict()
+        for theirs, ours in authors_names(component, expected, description.actor_critic.down).items():
+            places[PREFIXES[component] + theirs] = (component, ours, tuple(expected[ours].shape))
+    unknown = [name for name in state if name not in places]
+    if unknown:
+        raise UserError(f"{_counted(unknown, 'unknown tensor')}: {nearest(unknown[0], places)}")
+    missing = [name for name in places if name not in state]
+    if missing:
+        raise UserError(f"{_counted(missing, 'missing tensor')}")
+    for name, (component, ours, shape) in places.items():
+        if tuple(state[name].shape) != shape:
+            raise UserError(f"tensor {name!r} has shape {list(state[name].shape)}; with the others, it should be {list(shape)}")
+        states[component][ours] = state[name]
+    return states
+
+
+def _counted(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' * (len(names) > 1)}, {'such as ' * (len(names) > 1)}{names[0]!r}"

@@ -1,0 +1,21 @@
+"""What an agent is, its weights apart, without torch."""
+
+from dataclasses import dataclass
+
+from diamond_bench.config import ActorCriticConfig, ConditioningConfig, NetworkConfig, Objective, RewardEndConfig
+
+
+@dataclass(frozen=True)
+class AgentDescription:
+    """What is needed to build an agent again, its weights apart."""
+
+    objective: Objective
+    conditioning: ConditioningConfig
+    network: NetworkConfig
+    reward_end: RewardEndConfig
+    actor_critic: ActorCriticConfig
+    num_actions: int
+    frame_size: int
+    model_free: bool
+    """An actor-critic alone, without a world model."""
+    game: str

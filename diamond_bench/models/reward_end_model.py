@@ -1,0 +1,114 @@
+"""R: from a frame, the action taken and the frame it led to, the sign of the reward and whether the episode ended (method section 1)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diamond_bench.config import RewardEndConfig
+from diamond_bench.models.blocks import Downsample, ResidualBlock
+from diamond_bench.models.lstm import LstmState, init_lstm
+from diamond_bench.models.precision import Precision, arithmetic
+from diamond_bench.models.shape import (
+    IMAGE_CHANNELS,
+    NUM_ENDS,
+    NUM_REWARDS,
+    check_reward_end,
+    reward_end_features,
+    reward_end_stages,
+)
+
+
+@dataclass(frozen=True)
+class RewardEndOutput:
+    """What the model says of t steps of b episodes."""
+
+    reward_logits: Tensor
+    """(b, t, 3) for the signs -1, 0, +1."""
+    end_logits: Tensor
+    """(b, t, 2) for no, yes."""
+    state: LstmState
+    """After the last step, each (1, b, lstm_dim)."""
+
+
+class Stage(nn.Module):
+    """Halving of the resolution (but in the first and the last stage), then residual blocks."""
+
+    def __init__(self, resample: nn.Module, blocks: nn.ModuleList) -> None:
+        super().__init__()
+        self.resample = resample
+        self.blocks = blocks
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        x = self.resample(x)
+        for block in self.blocks:
+            x = block(x, cond)
+        return x
+
+
+class RewardEndEncoder(nn.Module):
+    """A pair of frames stacked on channels, (n, 6, h, w), and its condition (n, cond_channels) to (n, channels[-1], h', w')."""
+
+    def __init__(self, config: RewardEndConfig, image_channels: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(2 * image_channels, config.channels[0], 3, padding=1)
+        stages = reward_end_stages(config)
+        self.stages = nn.ModuleList(
+            Stage(
+                Downsample(blocks[0].in_channels) if 0 < number < len(stages) - 1 else nn.Identity(),
+                nn.ModuleList(ResidualBlock(b.in_channels, b.out_channels, config.cond_channels, b.attention) for b in blocks),
+            )
+            for number, blocks in enumerate(stages)
+        )
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for stage in self.stages:
+            x = stage(x, cond)
+        return x
+
+
+class RewardEndModel(nn.Module):
+    """The action's embedding is the whole condition of the convolutions; an LSTM over the steps carries what came before.
+
+    Only the convolutions run in `precision`; the LSTM, its state and the head are float32. Raises UserError when the widths do not
+    fit together (`check_reward_end`).
+    """
+
+    def __init__(
+        self,
+        config: RewardEndConfig,
+        num_actions: int,
+        frame_size: int,
+        image_channels: int = IMAGE_CHANNELS,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__()
+        check_reward_end(config, frame_size)
+        self.precision = precision
+        self.action_embedding = nn.Embedding(num_actions, config.cond_channels)
+        self.encoder = RewardEndEncoder(config, image_channels)
+        self.lstm = nn.LSTM(reward_end_features(config, frame_size), config.lstm_dim, batch_first=True)
+        self.head = nn.Sequential(
+            nn.Linear(config.lstm_dim, config.lstm_dim),
+            nn.SiLU(),
+            nn.Linear(config.lstm_dim, NUM_REWARDS + NUM_ENDS, bias=False),
+        )
+        init_lstm(self.lstm)
+
+    def forward(self, frames: Tensor, actions: Tensor, next_frames: Tensor, state: LstmState | None = None) -> RewardEndOutput:
+        """What t consecutive steps of b episodes brought.
+
+        Args:
+            frames: in [-1, 1], (b, t, 3, h, w).
+            actions: taken after each of them, (b, t) int64.
+            next_frames: what each action led to, (b, t, 3, h, w).
+            state: of the LSTM after the step before the first, each (1, b, lstm_dim); none starts from zeros.
+        """
+        b, t = actions.shape
+        with arithmetic(frames.device.type, self.precision):
+            pairs = torch.cat((frames, next_frames), dim=2).flatten(0, 1)
+            encoded = self.encoder(pairs, self.action_embedding(actions).flatten(0, 1))
+        y, state = self.lstm(encoded.float().flatten(1).unflatten(0, (b, t)), state)  # in channel, row, column order
+        logits = self.head(y)
+        return RewardEndOutput(logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], state)

@@ -1,0 +1,163 @@
+"""What a report rests on, read from the store once: how jobs stand, where and how they ran, what sets variants apart."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.kinds import KINDS
+from diamond_bench.studies.overview import job_labels
+from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.results import collect, finished_results
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+from diamond_bench.typed import to_plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_CONFIGS = 400
+"""Variants whose settings are read (three files each); of a study with more, arm and axes must do."""
+_NOT_A_VARIANT_S = ("seed", "game")
+_UNSETTLED = ("failed", "damaged", "lost", "preempted")
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """A plan's finished results and all that the store tells of its jobs."""
+
+    table: "pd.DataFrame"
+    recorded: Mapping[JobRef, Mapping[str, Any]]
+    """Of each done job: versions, commit, device, seconds."""
+    states: Mapping[JobRef, JobState]
+    configs: Mapping[str, Mapping[str, Any]]
+    """Of each variant: its settings by dotted key, as far as its jobs' config.yaml tell; not those that cannot change a result."""
+
+    @property
+    def done(self) -> Collection[JobRef]:
+        """The jobs that are done."""
+        return self.recorded.keys()
+
+
+def gather(plan: SavedPlan, store: Store) -> StudyFacts:
+    """Reads everything. Raises DamagedFile for a result that is not what was written."""
+    results = finished_results(plan, store)
+    recorded = {ref: result.recorded for ref, result in results.items()}
+    states = {ref: JobState("done") if ref in results else store.state(ref) for ref in plan.jobs}
+    return StudyFacts(collect(plan, store, results), recorded, states, dict(_configs(plan, store)))
+
+
+def _configs(plan: SavedPlan, store: Store) -> Iterator[tuple[str, dict[str, Any]]]:
+    first = {point.variant: point for point in reversed(plan.points)}
+    if len(first) > MOST_CONFIGS:
+        return
+    read: dict[JobRef, dict[str, Any]] = {}
+    for variant in dict.fromkeys(point.variant for point in plan.points):
+        settings: dict[str, Any] = {}
+        for ref in first[variant].jobs.values():
+            if ref not in read:
+                read[ref] = _settings(store, ref)
+            settings |= read[ref]
+        yield variant, settings
+
+
+def _settings(store: Store, ref: JobRef) -> dict[str, Any]:
+    """Dotted keys and values of a job's config that may change its result."""
+    try:
+        config = store.spec(ref).config
+    except UserError:  # not prepared yet, or of another version: the table says "–"
+        return {}
+    return {key: to_plain(value) for key, value in _leaves(config, "") if key not in _NOT_A_VARIANT_S}
+
+
+def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("recorded"):
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def config_differences(plan: SavedPlan, facts: StudyFacts) -> "pd.DataFrame":
+    """A row a variant: its name, and every setting in which the variants differ (arm and axes, where no settings could be read)."""
+    import pandas as pd
+
+    known: list[Mapping[str, Any]] = [settings for settings in facts.configs.values() if settings]
+    if not known:
+        known = [{plan.axes[name]["key"]: value for name, value in point.axes.items()} for point in plan.points]
+    keys = list(dict.fromkeys(key for settings in known for key in settings))
+    differing = [key for key in keys if len({str(settings.get(key, "–")) for settings in known}) > 1]
+    first = {point.variant: point for point in reversed(plan.points)}
+    rows = []
+    for variant in dict.fromkeys(point.variant for point in plan.points):
+        axes = {plan.axes[name]["key"]: value for name, value in first[variant].axes.items()}
+        settings = facts.configs.get(variant) or axes
+        rows.append([variant, *(str(settings.get(key, "–")) for key in differing)])
+    return pd.DataFrame(rows, columns=["variant", *differing])
+
+
+def job_rows(plan: SavedPlan, facts: StudyFacts) -> "pd.DataFrame":
+    """A row a job: kind, id, what it is of, status, error, seconds. A job that waits for one that failed is `blocked`, saying which."""
+    import pandas as pd
+
+    needs: dict[JobRef, dict[JobRef, None]] = {ref: {} for ref in plan.jobs}
+    for point in plan.points:
+        for ref in point.jobs.values():
+            if ref in needs:  # an agent that a study was given is no job of its plan
+                names = KINDS[ref.kind].inputs if ref.kind in KINDS else ()
+                needs[ref] |= {point.jobs[name]: None for name in names if point.jobs.get(name) in needs}
+    labels = job_labels(plan.points)
+    blocked: dict[JobRef, JobRef] = {}
+    rows = []
+    for ref in plan.jobs:  # in dependency order
+        state = facts.states[ref]
+        cause = next((blocked.get(need, need) for need in needs[ref] if need in blocked or facts.states[need].status in _UNSETTLED), None)
+        waits = cause is not None and state.status in ("missing", "pending")
+        if waits and cause is not None:
+            blocked[ref] = cause
+        status = "blocked" if waits else "not begun" if state.status in ("missing", "pending") else state.status
+        error = f"needs {cause} ({facts.states[cause].status})" if waits and cause is not None else state.error
+        seconds = float(facts.recorded.get(ref, {}).get("seconds", state.seconds))
+        rows.append([ref.kind, ref.id, labels.get(ref, ""), status, error, seconds])
+    return pd.DataFrame(rows, columns=["kind", "id", "of", "status", "error", "seconds"])
+
+
+def device_hours(facts: StudyFacts) -> "pd.DataFrame":
+    """Kind of job, device, number of finished jobs, hours they took (interrupted attempts included)."""
+    import pandas as pd
+
+    count: Counter[tuple[str, str]] = Counter()
+    hours: Counter[tuple[str, str]] = Counter()
+    for ref, recorded in facts.recorded.items():
+        key = (ref.kind, device_name(recorded))
+        count[key] += 1
+        hours[key] += float(recorded.get("seconds", 0.0)) / 3600  # type: ignore[assignment]
+    rows = [[kind, device, count[kind, device], hours[kind, device]] for kind, device in count]
+    return pd.DataFrame(rows, columns=["kind", "device", "jobs", "hours"])
+
+
+def device_name(recorded: Mapping[str, Any]) -> str:
+    """The device a finished job ran on, as its driver calls it."""
+    return str(recorded.get("device_name") or recorded.get("device") or "unknown")
+
+
+def versions(facts: StudyFacts) -> dict[str, list[str]]:
+    """Of commit, Python and each library: the versions the finished jobs ran under, most frequent first."""
+    seen: dict[str, Counter[str]] = {}
+    for recorded in facts.recorded.values():
+        found = {"commit": recorded.get("commit") or "not a checkout", "python": recorded.get("python"), **recorded.get("versions", {})}
+        for name, version in found.items():
+            if version:
+                seen.setdefault(str(name), Counter())[str(version)] += 1
+    return {name: [version for version, _ in counts.most_common()] for name, counts in seen.items()}
+
+
+def version_mixtures(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each thing of which the jobs ran under several versions."""
+    return [f"jobs ran under several versions of {name}: {', '.join(several)}" for name, several in found.items() if len(several) > 1]

@@ -1,0 +1,332 @@
+"""The figures of a study, from its finished jobs: drift against t and against the training, quality against NFE, grids of trajectories.
+
+A figure varies one axis of the study (and the number of steps); every other axis stands at one value. The figure without a suffix has
+the last value of each; one more figure is offered for every other combination of values (`-at-...`).
+"""
+
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diamond_bench.studies.files import DamagedFile
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.metrics import metric_label
+from diamond_bench.studies.plan import Point, SavedPlan
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "sharpness_ratio")
+_STEPS, _MILESTONE = "sampler.num_steps", "evaluation.milestone"
+_COPY_LAST = "copy-last-frame"
+_FINDINGS = ("paper", "small")
+_DRAWN_KIND = "evaluate_world_model"
+
+View = dict[str, Any]
+"""The value at which each axis stands that a figure does not vary."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a drift figure, one row of a grid: a variant on one game, its finished seeds."""
+
+    label: str
+    arm: str
+    points: tuple[Point, ...]
+
+    @property
+    def seeds(self) -> set[int]:
+        """Those that are finished."""
+        return {point.seed for point in self.points}
+
+    @property
+    def words(self) -> list[str]:
+        """Its arm (within its group) and its label."""
+        return [word for word in (self.arm.partition("/")[2] or self.arm, self.label) if word]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, and the caption that stands in it."""
+
+    figure: "Figure"
+    caption: str
+
+
+@dataclass(frozen=True)
+class StudyFigure:
+    """A figure's file without its suffix, and how to draw it (ValueError where the study has no such shape; None: nothing to show)."""
+
+    stem: str
+    kind: str
+    """drift, trajectories, quality or training."""
+    title: str
+    view: str
+    """Values of the other axes, where they are not the last ones."""
+    draw: Callable[[], Drawn | None]
+
+
+def study_figures(
+    plan: SavedPlan, store: Store, table: "pd.DataFrame", done: Collection[JobRef], notes: Sequence[str] = ()
+) -> Iterator[StudyFigure]:
+    """Every figure that the finished jobs (`done`) of a plan offer; nothing is drawn before it is asked for."""
+    said, used = "; ".join(notes), Counter[str]()
+
+    def figure(kind: str, game: str, group: str, view: View, last: View, draw: Callable[[], Drawn | None]) -> StudyFigure:
+        aside = {name: value for name, value in view.items() if str(value) != str(last[name])}
+        suffix = "-".join(f"{_slug(name)}-{_slug(str(value), keep='.')}" for name, value in aside.items())
+        stem = "-".join(part for part in (kind, _slug(game), _slug(group), f"at-{suffix}" if suffix else "") if part)
+        used[stem] += 1
+        stem = stem if used[stem] == 1 else f"{stem}-{used[stem]}"  # names that differ in special characters alone
+        title = ", ".join(part for part in (f"{_TITLES[kind]}: {game}", group, _at(aside)) if part)
+        return StudyFigure(stem, kind, title, _at(aside), draw)
+
+    for game, of_game in finished_points(plan, done).items():
+        scores = table[(table["game"] == game) & table["seed"].notna() & (table["kind"] == _DRAWN_KIND)]
+        copied = table[(table["game"] == game) & (table["variant"] == _COPY_LAST)].set_index("metric")["value"].to_dict()
+        others = list(plan.axes)[1:]
+        last = _last_values(plan, others)
+        for view in _views(plan, of_game, others):
+            lines = lines_at(plan, of_game, view)
+            if lines:
+                yield figure("drift", game, "", view, last, partial(_drift_figure, plan, store, lines, view, said))
+        for group in groups_of(of_game):
+            of_group = [point for point in of_game if _group(point.arm) == group]
+            for view in _views(plan, of_group, others):
+                members = lines_at(plan, of_group, view)
+                if members:
+                    yield figure("trajectories", game, group, view, last, partial(_grid_figure, plan, store, members, view, said))
+            beside = [name for name in others if plan.axes[name]["key"] != _STEPS]
+            for view in _views(plan, of_group, beside):
+                draw = partial(_quality_figure, plan, scores, of_group, view, copied, said)
+                yield figure("quality", game, group, view, _last_values(plan, beside), draw)
+            if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
+                yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
+
+
+_TITLES = {
+    "drift": "Drift",
+    "trajectories": "Trajectories",
+    "quality": "Quality against denoiser calls",
+    "training": "Drift against the training",
+}
+
+
+def finished_points(plan: SavedPlan, done: Collection[JobRef]) -> dict[str, list[Point]]:
+    """By game, the points whose evaluation is finished and has curves and frames to draw."""
+    found: dict[str, list[Point]] = {}
+    for point in plan.points:
+        evaluation = point.jobs.get("evaluation")
+        if evaluation is not None and evaluation.kind == _DRAWN_KIND and evaluation in done:
+            found.setdefault(point.game, []).append(point)
+    return found
+
+
+def groups_of(points: Iterable[Point]) -> list[str]:
+    """The groups of arms (`group/name`), '' for arms without one."""
+    return list(dict.fromkeys(_group(point.arm) for point in points))
+
+
+def main_lines(plan: SavedPlan, points: Sequence[Point], group: str) -> list[Line]:
+    """The lines of a group at the last value of each other axis; where nothing of it is finished, at the first values that are."""
+    of_group = [point for point in points if _group(point.arm) == group]
+    for view in _views(plan, of_group, list(plan.axes)[1:]):
+        return lines_at(plan, of_group, view)
+    return []
+
+
+def _views(plan: SavedPlan, points: Sequence[Point], axes: Sequence[str]) -> list[View]:
+    """The combinations of values of these axes that the points have: the last values first, then in the order of the plan."""
+    last = _last_values(plan, axes)
+    found = {str(view): view for point in points for view in ({name: point.axes[name] for name in axes},)}
+    first = [found.pop(str(last))] if str(last) in found else []
+    return first + list(found.values())
+
+
+def _last_values(plan: SavedPlan, axes: Iterable[str]) -> View:
+    """The last value of each of these axes, as the plan has it; of arms that fix an axis elsewhere, as most arms have it."""
+    found = {}
+    for name in axes:
+        by_arm = {point.arm: point.axes[name] for point in plan.points}  # the last one stands
+        common = Counter(map(str, by_arm.values())).most_common(1)[0][0]
+        found[name] = next(value for value in by_arm.values() if str(value) == common)
+    return found
+
+
+def _at(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
+def lines_at(plan: SavedPlan, points: Sequence[Point], view: View) -> list[Line]:
+    """The variants of a view, along the first axis."""
+    first = next(iter(plan.axes), None)
+    found = []
+    for variant in dict.fromkeys(point.variant for point in points):
+        same = tuple(point for point in points if point.variant == variant)
+        if all(same[0].axes[name] == value for name, value in view.items()):
+            label = variant if first is None else _at({first: same[0].axes[first]})
+            found.append(Line(label, same[0].arm, same))
+    return found
+
+
+def shared_seed(lines: Sequence[Line]) -> int | None:
+    """The least seed that all lines have."""
+    return min(set.intersection(*(line.seeds for line in lines)), default=None)
+
+
+def picture_of(line: Line, store: Store, seed: int | None) -> dict[str, np.ndarray]:
+    """Frames kept of a line's evaluation with this seed (its first one, where it has none such): true and imagined, uint8
+    (pictured, T, h, w, 3)."""
+    point = next((point for point in line.points if point.seed == seed), line.points[0])
+    return _arrays(store, point.jobs["evaluation"], "media/frames.npz", "true", "imagined")
+
+
+def _group(arm: str) -> str:
+    return arm.partition("/")[0] if "/" in arm else ""
+
+
+def _slug(text: str, keep: str = "") -> str:
+    return re.sub(rf"[^A-Za-z0-9{keep}]+", "-", text).strip("-")
+
+
+def _arrays(store: Store, ref: JobRef, file: str, *names: str) -> dict[str, np.ndarray]:
+    path = store.folder(ref) / file
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        store.set_aside(ref, f"{path} is damaged ({error})")
+        raise DamagedFile(path, f"cannot be read ({error}); run the sweep again, which makes it anew") from None
+
+
+def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
+    from analysis.curves import mean_curve
+    from analysis.figures import DriftPanel, drift_figure
+
+    panels, trajectories = [], set()
+    for arm in dict.fromkeys(line.arm for line in lines):
+        curves = {}
+        of_arm = [line for line in lines if line.arm == arm]
+        for line in of_arm:
+            jobs = [point.jobs["evaluation"] for point in line.points]
+            values = np.stack([_arrays(store, job, "arrays.npz", "drift")["drift"].astype(np.float32, copy=False) for job in jobs])
+            curves[line.label] = mean_curve(values)
+            trajectories.add(values.shape[1])
+        first = of_arm[0].points[0]
+        copied = unrelated = None
+        if len({point.jobs["dataset"] for line in of_arm for point in line.points}) == 1:  # else they share no baseline
+            baselines = _arrays(store, first.jobs["evaluation"], "arrays.npz", "copy_drift", "unrelated_drift")
+            copied, unrelated = baselines["copy_drift"].mean(axis=0), float(baselines["unrelated_drift"].mean())
+        panels.append(DriftPanel(f"{first.game}{f': {arm}' if arm else ''}", curves, unrelated, copied))
+    band = "band: 95% interval of the mean over seeds and trajectories"
+    seeds = [len(line.seeds) for line in lines]
+    basis = f"{_range(trajectories, 'trajectory', 'trajectories')}, {_range(seeds, 'seed', 'seeds')}, scale {plan.scale}"
+    return _annotated(drift_figure(panels, ordered=True), plan, _at(view), basis, band, notes)
+
+
+def _range(numbers: Iterable[int], one: str, many: str) -> str:
+    """As "1 seed", "3 seeds" or "2 to 5 seeds"."""
+    low, high = min(numbers := list(numbers)), max(numbers)
+    return f"{low if low == high else f'{low} to {high}'} {one if high == 1 else many}"
+
+
+def _grid_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
+    from analysis.figures import trajectory_figure
+
+    seed = shared_seed(lines)
+    true, imagined = None, {}
+    for line in lines:
+        kept = picture_of(line, store, seed)
+        if true is not None and not np.array_equal(true, kept["true"][0]):
+            raise ValueError("its rows would be of different true trajectories")
+        true = kept["true"][0]
+        imagined["\n".join([*line.words, *([] if seed is not None else [f"seed {line.points[0].seed}"])])] = kept["imagined"][0]
+    assert true is not None
+    figure = trajectory_figure(true, imagined, _times(len(true)))
+    what = f"{lines[0].points[0].game}, one held-out trajectory{'' if seed is None else f', seed {seed}'}, same start and actions"
+    return _annotated(figure, plan, what, _at(view), f"scale {plan.scale}", notes)
+
+
+def _times(horizon: int, most: int = 9) -> list[int]:
+    """Frames shown of a trajectory: 1, then about evenly in the logarithm of t, up to the last."""
+    return sorted({int(t) for t in np.geomspace(1, horizon, min(most, horizon)).round()})
+
+
+def _quality_figure(
+    plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], view: View, copied: Mapping[Any, float], notes: str
+) -> Drawn | None:
+    """Quality against NFE: a line each arm and value of the first axis, save where that is the number of steps; `copied` by metric."""
+    from analysis.curves import mean_points
+    from analysis.figures import quality_figure
+
+    first = [name for name in list(plan.axes)[:1] if plan.axes[name]["key"] != _STEPS]
+    groups = {
+        point.variant: ", ".join(part for part in (point.arm, _at({name: point.axes[name] for name in first})) if part) or plan.study
+        for point in points
+        if all(point.axes[name] == value for name, value in view.items())
+    }
+    nfe = scores[scores["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"]
+    shown = scores[scores["variant"].isin(groups) & scores["metric"].isin(_QUALITY)]
+    table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe))
+    if table.empty:
+        return None
+    basis = _range(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
+    caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", "intervals: 95% over seeds, where several ran", notes)
+    labels = {metric: metric_label(metric) for metric in _QUALITY}
+    return _annotated(quality_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption)
+
+
+def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> Drawn | None:
+    """Drift against the share of the training, a line an arm, a panel each combination of the other axes' values; None where no axis is
+    that share."""
+    from analysis.curves import mean_points
+    from analysis.figures import quality_figure
+
+    share = next((name for name, axis in plan.axes.items() if axis["key"] == _MILESTONE), None)
+    several = {arm for arm in {p.arm for p in points} if share and len({p.axes[share] for p in points if p.arm == arm}) > 1}
+    if share is None or not several:
+        return None
+    others = [name for name in plan.axes if name != share]
+    trained = {point.variant: point for point in points if point.arm in several}
+    shown = scores[scores["variant"].isin(trained) & (scores["metric"] == "drift")]
+    of = shown["variant"].map(trained)
+    percent = of.map(lambda point: 100.0 * point.axes[share])
+    panel = of.map(lambda point: _at({name: point.axes[name] for name in others}) or metric_label("drift"))
+    table = _points(shown, panel, of.map(lambda point: point.arm or plan.study), percent)
+    if table.empty:
+        return None
+    figure = quality_figure(mean_points(table), xlabel="share of the training (%)", shared_scale=True)
+    figure.supylabel(metric_label("drift"), fontsize=9)
+    basis = _range(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
+    return _annotated(figure, plan, points[0].game, f"{basis}, scale {plan.scale}", "intervals: 95% over seeds", notes)
+
+
+def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "pd.Series") -> "pd.DataFrame":
+    """Finite scores as `analysis.curves.mean_points` takes them, panels in the order of the report."""
+    import pandas as pd
+
+    points = pd.DataFrame({"metric": panel, "group": group, "nfe": x, "seed": shown["seed"], "value": shown["value"]})
+    order = {metric: i for i, metric in enumerate(_QUALITY)}
+    return points[np.isfinite(points["value"])].sort_values("metric", key=lambda column: column.map(order), kind="stable")
+
+
+def _annotated(figure: "Figure", plan: SavedPlan, *caption: str) -> Drawn:
+    from analysis.figures import annotate
+
+    watermark = "" if is_finding(plan.scale) else f"scale {plan.scale}: shows the plumbing, not a finding"
+    text = "; ".join(part for part in caption if part)
+    return Drawn(annotate(figure, text, watermark), text)
+
+
+def is_finding(scale: str) -> bool:
+    """Whether numbers of a scale say anything about the question."""
+    return scale.rstrip("*") in _FINDINGS

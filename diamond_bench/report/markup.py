@@ -1,0 +1,79 @@
+"""HTML by construction: every text is escaped unless it is markup already, every table has a caption and headers."""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_ROWS, MOST_COLUMNS, MOST_CHARACTERS = 300, 24, 160
+"""What of a table is shown: a page is to be read; the whole of it is in the CSV beside it."""
+
+_LONG = 40
+_VOID = ("img", "meta", "br", "link")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class Html(str):
+    """Markup, not to be escaped again."""
+
+
+def escaped(text: Any) -> Html:
+    """A text as it may stand in an element or an attribute; markup as it is."""
+    return text if isinstance(text, Html) else Html(html.escape(_CONTROL.sub("�", str(text))))
+
+
+def joined(parts: Iterable[Any], by: str = "") -> Html:
+    """Parts side by side."""
+    return Html(by.join(escaped(part) for part in parts))
+
+
+def el(name: str, /, *children: Any, **attributes: Any) -> Html:
+    """An element. `class_` is class, aria_label is aria-label; True is an attribute without a value, None leaves it out."""
+    written = []
+    for key, value in attributes.items():
+        shown = key.rstrip("_").replace("_", "-")
+        if value is not None and value is not False:
+            written.append(f" {shown}" if value is True else f' {shown}="{escaped(value)}"')
+    start = f"<{name}{''.join(written)}>"
+    return Html(start if name in _VOID else f"{start}{joined(children)}</{name}>")
+
+
+def table(frame: "pd.DataFrame", caption: str, numeric: Sequence[str] = (), rest: str = "") -> Html:
+    """A DataFrame as a table that scrolls sideways by itself; its first column names the rows. `numeric` columns stand to the right.
+
+    `rest` says where the rows are that are not shown.
+    """
+    columns = list(frame.columns)[:MOST_COLUMNS]
+    head = el("tr", *(el("th", column, scope="col", class_="number" if column in numeric else None) for column in columns))
+    body = [
+        el("tr", *(_cell(cell, i == 0, column in numeric) for i, (column, cell) in enumerate(zip(columns, line, strict=True))))
+        for line in frame[columns].head(MOST_ROWS).itertuples(index=False, name=None)
+    ]
+    words = [caption]
+    if len(frame) > MOST_ROWS or len(frame.columns) > MOST_COLUMNS:
+        where = f"; all of it: {rest}" if rest else ""
+        words.append(f"Shown: {len(body)} of {len(frame)} rows, {len(columns)} of {len(frame.columns)} columns{where}.")
+    whole = el("table", el("thead", head), el("tbody", *body), aria_label=caption)
+    scrolled = el("div", whole, class_="scroll", role="region", tabindex="0", aria_label=f"Table: {caption}")
+    return el("figure", el("figcaption", " ".join(words)), scrolled, class_="table")  # a caption inside would scroll out of sight
+
+
+def _cell(value: Any, heads: bool, number: bool) -> Html:
+    text = value if isinstance(value, Html) else str(value)
+    if not isinstance(text, Html) and len(text) > MOST_CHARACTERS:
+        text = f"{text[: MOST_CHARACTERS - 1]}…"
+    looks = [name for name, wanted in (("number", number), ("long", not isinstance(text, Html) and len(text) > _LONG)) if wanted]
+    return el("th" if heads else "td", text, scope="row" if heads else None, class_=" ".join(looks) or None)
+
+
+def details(summary: str, *children: Any) -> Html:
+    """What is shown when asked for."""
+    return el("details", el("summary", summary), *children)
+
+
+def items(lines: Iterable[Any], **attributes: Any) -> Html:
+    """A list."""
+    return el("ul", *(el("li", line) for line in lines), **attributes)

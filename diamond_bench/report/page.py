@@ -1,0 +1,164 @@
+"""One self-contained page of a study: no network, no script, no file beside it."""
+
+import importlib.resources
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.report import sections
+from diamond_bench.report.comparison import Comparison
+from diamond_bench.report.facts import StudyFacts
+from diamond_bench.report.figures import StudyFigure, is_finding
+from diamond_bench.report.markup import Html, details, el, items, joined
+from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, small_picture
+from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE_BYTES = 15_000_000
+"""Most bytes of a page. Pictures that do not fit any more are named instead; they lie beside the page."""
+SECTION_BYTES = 1_200_000
+"""Most bytes of a section's words and tables."""
+_FRAME_BYTES = 200_000
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure that was drawn: what it is of, its caption, its files (PNG first)."""
+
+    figure: StudyFigure
+    caption: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows."""
+
+    plan: SavedPlan
+    store: Store
+    facts: StudyFacts
+    jobs: "pd.DataFrame"
+    comparison: Comparison
+    figures: tuple[Shown, ...]
+    notes: tuple[str, ...]
+
+
+def render(report: Report) -> str:
+    """The page, at most PAGE_BYTES long as UTF-8."""
+    plan, facts = report.plan, report.facts
+    words: dict[str, Html] = {
+        "Answer": sections.answers(plan, report.comparison),
+        "Jobs": sections.jobs(plan, facts, report.jobs),
+        "Variants": sections.variants(plan, facts),
+        "Results": sections.results(plan, facts),
+        "Comparison": sections.comparison(report.comparison),
+        "Cost": sections.costs(plan, facts),
+        "Reproduce": sections.reproduce(plan, facts),
+        "Notes": sections.notes(plan, report.notes),
+    }
+    words = {title: _bounded(title, body) for title, body in words.items() if body}
+    budget = Budget(PAGE_BYTES - sum(len(body.encode()) for body in words.values()) - _FRAME_BYTES)
+    pictures = _pictures(report, budget)
+    order = ["Answer", "Jobs", "Variants", "Results", "Comparison", *pictures, "Cost", "Reproduce", "Notes"]
+    shown = {title: body for title in order if (body := {**words, **pictures}.get(title))}
+    body = joined(el("section", el("h2", title, id=_anchor(title)), text, aria_labelledby=_anchor(title)) for title, text in shown.items())
+    contents = el("nav", items(el("a", title, href=f"#{_anchor(title)}") for title in shown), aria_label="Contents")
+    return _document(f"{plan.study}, scale {plan.scale}", joined([_header(report), contents, el("main", body)]))
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _bounded(title: str, body: Html) -> Html:
+    if len(body.encode()) <= SECTION_BYTES:
+        return body
+    return el("p", f"{title} is too large for the page ({len(body) / 1e6:.1f} MB); the tables beside the page hold it.")
+
+
+def _document(title: str, body: Html) -> str:
+    style = importlib.resources.files("diamond_bench.report").joinpath("page.css").read_text()
+    head = joined(
+        [
+            el("meta", charset="utf-8"),
+            el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+            el("meta", name="color-scheme", content="light dark"),
+            el("title", title),
+            el("style", Html(style)),
+        ],
+        "\n",
+    )
+    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def _header(report: Report) -> Html:
+    plan = report.plan
+    about = f"Study {plan.study}, scale {plan.scale}, protocol {plan.protocol}"
+    parts: list[Any] = [el("h1", plan.question), el("p", about, class_="soft")]
+    if not is_finding(plan.scale):
+        words = f"Scale {plan.scale} shows that everything works. Its numbers say nothing about the question."
+        parts.append(el("p", words, class_="badge"))
+    if words := sections.incomplete(report.jobs):
+        parts.append(el("p", words, " ", el("a", "See jobs", href="#jobs"), class_="badge"))
+    if plan.note:
+        parts.append(el("p", plan.note))
+    return el("header", *parts)
+
+
+def _pictures(report: Report, budget: Budget) -> dict[str, Html]:
+    """Figures at the main values first, then clips, then figures at other values, as far as the page has room."""
+    left_out: list[str] = []
+    main = [shown for shown in report.figures if not shown.figure.view]
+    aside = [shown for shown in report.figures if shown.figure.view]
+    grids = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind == "trajectories"]
+    plots = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind != "trajectories"]
+    moving = _clips(report, budget, left_out)
+    others = [_figure(shown, budget, left_out) for shown in aside]
+    named = (
+        [el("p", f"Not in this page, to keep it below {PAGE_BYTES / 1e6:g} MB: {', '.join(left_out)}.", class_="soft")] if left_out else []
+    )
+    more = [details(f"At other values ({len(others)} figures)", *others)] if any(others) else []
+    found = {"Figures": joined([*plots, *more, *named]), "Trajectories": joined(grids), "Clips": moving}
+    return {title: body for title, body in found.items() if body}
+
+
+def _figure(shown: Shown, budget: Budget, left_out: list[str]) -> Html:
+    uri = budget.data_uri(*small_picture(shown.files[0]))
+    if uri is None:
+        left_out.append(shown.files[0].name)
+        return Html("")
+    picture = el("img", src=uri, alt=f"{shown.figure.title}. {shown.caption}")
+    return el("figure", picture, el("figcaption", f"{shown.figure.title}. {shown.caption}."))
+
+
+def _clips(report: Report, budget: Budget, left_out: list[str]) -> Html:
+    tiles, said = [], []
+    for clip in clips(report.plan, report.store, report.facts):
+        if isinstance(clip, str):
+            said.append(el("p", clip, class_="soft"))
+        elif (uri := budget.data_uri(clip.data, "video/mp4")) is None:
+            left_out.append(f"the clip of {clip.game}, {clip.title}")
+        else:
+            tiles.append(_clip(clip, uri))
+    if not tiles and not said:
+        return Html("")
+    words = (
+        "Left: true play. Right: imagined from the same start under the same actions, at 15 frames a second. "
+        f"A clip is at most {CLIP_BYTES / 1e6:g} MB."
+    )
+    return joined([el("p", words, class_="soft"), el("div", *tiles, class_="clips"), *said])
+
+
+def _clip(clip: ClipShown, uri: str) -> Html:
+    length = f"{clip.frames} frames" if clip.frames == clip.total else f"the first {clip.frames} of {clip.total} frames"
+    words = f"{clip.game}, {clip.title}, seed {clip.seed}: {length}"
+    video = el(
+        "video", src=uri, autoplay=True, loop=True, muted=True, playsinline=True, controls=True, preload="auto",
+        aria_label=f"True play on the left, imagined play on the right. {words}",
+    )  # fmt: skip
+    return el("figure", video, el("figcaption", words))

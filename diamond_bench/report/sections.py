@@ -1,0 +1,283 @@
+"""The words and tables of a study's page, each from what the results hold: a protocol's own metrics appear as soon as there are rows."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.report.comparison import Comparison, reasons
+from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
+from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, items, joined, table
+from diamond_bench.studies.metrics import METRIC_INFO, metric_label
+from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.provenance import provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOST_LINES = 40
+_HEADLINE_PARTS = ("_final", "_best_of_k", "_mean_of_k")
+_ORDER = ("failed", "damaged", "lost", "preempted", "blocked", "running", "not begun", "done")
+_TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", "blocked": "warn", "done": "good"}
+
+
+def answers(plan: SavedPlan, found: Comparison) -> Html:
+    """One line a comparison of the study's primary metric."""
+    if found.problem:
+        return el("div", el("p", el("strong", "No answer: "), f"{found.problem}."), class_="box wrong")
+    rows = found.primary.to_dict(orient="records")
+    if not rows:
+        return el("div", el("p", el("strong", "No answer yet: "), "no variant can be compared."), class_="box wrong")
+    named = ", ".join(f"{key} = {value}" for key, value in plan.primary.get("baseline", {}).items())
+    stated = (
+        f"Stated in the study's file before it ran: {metric_label(found.metric)}, against {named}; the smallest difference that matters "
+        f"is {found.margin:g}. Corrected for {len(rows)} comparison{'' if len(rows) == 1 else 's'} (Holm). All else below is exploratory."
+    )
+    parts: list[Any] = []
+    for base in dict.fromkeys(row["baseline"] for row in rows[:_MOST_LINES]):
+        lines = [_answer_line(row) for row in rows[:_MOST_LINES] if row["baseline"] == base]
+        parts.append(el("div", el("p", f"Against {base}:"), items(lines), class_="box"))
+    if len(rows) > _MOST_LINES:
+        parts.append(el("p", f"{len(rows) - _MOST_LINES} more comparisons are in comparison.csv.", class_="soft"))
+    return joined([*parts, el("p", stated, class_="soft")])
+
+
+def _answer_line(row: Mapping[Any, Any]) -> Html:
+    from analysis.comparison import BETTER, UNDECIDED, WORSE
+
+    tone = {BETTER: "good", WORSE: "bad", UNDECIDED: "warn"}.get(row["verdict"], "even")
+    return joined([f"{row['variant']}: ", el("span", row["verdict"], class_=tone), reasons(row)])
+
+
+def incomplete(rows: "pd.DataFrame") -> Html:
+    """One line on what has not been done, for the top of the page."""
+    counts = _counts(rows)
+    if counts["done"] == len(rows):
+        return Html("")
+    summary = ", ".join(f"{number} {status}" for status, number in counts.items())
+    return joined([el("strong", "Incomplete: "), f"of {len(rows)} jobs, {summary}. What follows rests on the finished ones."])
+
+
+def _counts(rows: "pd.DataFrame") -> Counter[str]:
+    found = Counter(rows["status"])
+    return Counter({status: found[status] for status in dict.fromkeys((*_ORDER, *found)) if found[status]})
+
+
+def jobs(plan: SavedPlan, facts: StudyFacts, rows: "pd.DataFrame") -> Html:
+    """How the jobs stand: what is wrong first."""
+    counts = _counts(rows)
+    parts: list[Any] = []
+    if counts["done"] == len(rows):
+        parts.append(el("p", el("span", f"All {len(rows)} jobs are done.", class_="good")))
+    else:
+        lacking = _lacking(plan, facts)
+        shown = lacking[:_MOST_LINES] + ([f"and {len(lacking) - _MOST_LINES} more"] if len(lacking) > _MOST_LINES else [])
+        runs = [el("p", "Finished runs, of those planned:"), items(shown)] if shown else []
+        parts.append(el("div", el("p", incomplete(rows)), *runs, class_="box wrong"))
+        wrong = rows[~rows["status"].isin(["done", "not begun", "running", "blocked"])]
+        if len(wrong):
+            parts.append(_troubles(wrong, rows))
+    parts.append(details(f"All {len(rows)} jobs", _job_table(rows, "Every job of the study")))
+    return joined(parts)
+
+
+def _lacking(plan: SavedPlan, facts: StudyFacts) -> list[str]:
+    planned = Counter((point.game, point.variant) for point in plan.points)
+    done = Counter((point.game, point.variant) for point in plan.points if point.jobs["evaluation"] in facts.done)
+    return [
+        f"{game}, {variant}: {done[game, variant]} of {number}"
+        for (game, variant), number in planned.items()
+        if done[game, variant] < number
+    ]
+
+
+def _troubles(wrong: "pd.DataFrame", rows: "pd.DataFrame") -> Html:
+    """A line a job that went wrong: its last error, and how many others wait for it."""
+    waiting = Counter(error.split()[1] for error in rows.loc[rows["status"] == "blocked", "error"])
+    lines = []
+    for job in wrong.head(_MOST_LINES).to_dict(orient="records"):
+        name = f"{job['kind']}/{job['id']}"
+        error = str(job["error"])[:MOST_CHARACTERS]
+        blocks = f" ({waiting[name]} jobs wait for it)" if waiting[name] else ""
+        words = [
+            el("span", job["status"], class_=_TONE.get(str(job["status"]))),
+            f": {job['of']}{': ' if error else ''}",
+            el("code", error),
+        ]
+        lines.append(joined([*words, blocks, ". ", el("code", f"diamond-bench show {job['id']}", class_="soft")]))
+    if len(wrong) > _MOST_LINES:
+        lines.append(Html(f"and {len(wrong) - _MOST_LINES} more, in the table below"))
+    return items(lines)
+
+
+def _job_table(rows: "pd.DataFrame", caption: str) -> Html:
+    place = {status: i for i, status in enumerate(_ORDER)}
+    ordered = rows.sort_values("status", key=lambda column: column.map(place), kind="stable")
+    shown = ordered.assign(
+        status=[el("span", status, class_=_TONE.get(status)) for status in ordered["status"]],
+        seconds=[f"{seconds:.0f}" if seconds else "" for seconds in ordered["seconds"]],
+    )
+    return table(shown[["id", "status", "kind", "of", "error", "seconds"]], caption, numeric=["seconds"], rest="`diamond-bench status`")
+
+
+def variants(plan: SavedPlan, facts: StudyFacts) -> Html:
+    """What sets the variants apart."""
+    frame = config_differences(plan, facts)
+    if len(frame) == 1:
+        return el("p", f"One variant: {frame['variant'][0]}.")
+    caption = "Every setting in which the variants differ (–: the setting does not exist there, or the job was not prepared yet)."
+    if not facts.configs:
+        caption = f"More than {MOST_CONFIGS} variants: their axes alone; `diamond-bench show JOB` tells a job's settings."
+    return table(frame, caption, rest="plan.json")
+
+
+def results(plan: SavedPlan, facts: StudyFacts) -> Html:
+    """Means over runs with intervals: a row a game and variant, a column a headline metric."""
+    import numpy as np
+    import pandas as pd
+
+    from analysis.curves import mean_over_seeds
+
+    scores = facts.table[facts.table["kind"].astype(str).str.startswith("evaluate_") | facts.table["seed"].isna()]
+    metrics = [name for name, metric in METRIC_INFO.items() if not metric.cost and not name.endswith(_HEADLINE_PARTS)]
+    extra = [name for name in dict.fromkeys(scores["metric"]) if name not in METRIC_INFO]
+    present = [name for name in (*metrics, *extra) if (scores["metric"] == name).any()]
+    scores = scores[scores["metric"].isin(present)]
+    if scores.empty:
+        return el("p", "No evaluation is finished yet.")
+    finite = np.isfinite(scores["value"])
+    means = mean_over_seeds(scores[finite], ["game", "variant", "metric"]) if finite.any() else pd.DataFrame()
+    cells = {(m.game, m.variant, m.metric): _with_interval(m) for m in means.itertuples()}
+    rest = scores.loc[~finite, ["game", "variant", "metric", "value"]].itertuples(index=False, name=None)
+    endless = {(game, variant, metric): "∞" if value == np.inf else "not finite" for game, variant, metric, value in rest}
+    runs = scores[scores["seed"].notna()].groupby(["game", "variant"])["seed"].nunique().to_dict()
+    games = {game: i for i, game in enumerate(dict.fromkeys(scores["game"]))}
+    order = sorted(dict.fromkeys(zip(scores["game"], scores["variant"], strict=True)), key=lambda cell: games[cell[0]])
+    rows = [
+        {
+            "variant": variant,
+            "game": game,
+            "runs": str(runs.get((game, variant), "")),
+            **{metric_label(name): cells.get((game, variant, name), endless.get((game, variant, name), "")) for name in present},
+        }
+        for game, variant in order
+    ]
+    caption = (
+        "Mean over runs, and below it the 95% interval of that mean (Student's t over seeds; none for a single run). Rows without runs are "
+        "baselines and the dataset. The arrow points to the better side."
+    )
+    labels = [metric_label(name) for name in present]
+    return table(pd.DataFrame(rows), caption, numeric=["runs", *labels], rest="summary.csv")
+
+
+def _with_interval(mean: Any) -> Html:
+    """`mean` over seeds and, of several, its interval."""
+    interval = f"{mean.low:.4g} to {mean.high:.4g}" if mean.low == mean.low else ""
+    return joined([f"{mean.mean:.4g}", *([el("span", interval, class_="interval")] if interval else [])])
+
+
+def comparison(found: Comparison) -> Html:
+    """Every comparison, the primary metric and then the exploratory ones."""
+    import pandas as pd
+
+    if found.table.empty:
+        return Html("")
+
+    def shown(rows: "pd.DataFrame", caption: str) -> Html:
+        lines = [
+            {
+                "variant": row["variant"],
+                "against": row["baseline"],
+                "metric": metric_label(row["metric"]),
+                "verdict": row["verdict"],
+                "difference": _interval(row, "difference", "low", "high"),
+                "P(improvement)": _interval(row, "probability_of_improvement", "pi_low", "pi_high"),
+                "p": _number(row["p_value"]),
+                "p (Holm)": _number(row["p_holm"]),
+                "runs": _runs(row),
+                "NFE ratio": _number(row["nfe_ratio"]),
+                "time ratio": _number(row["seconds_ratio"]),
+                "training ratio": _number(row["training_ratio"]),
+                "missing": row["missing"] if isinstance(row["missing"], str) else "",
+            }
+            for row in rows.to_dict(orient="records")
+        ]
+        numeric = ["difference", "P(improvement)", "p", "p (Holm)", "runs", "NFE ratio", "time ratio", "training ratio"]
+        return table(pd.DataFrame(lines), caption, numeric=numeric, rest="comparison.csv")
+
+    parts: list[Any] = []
+    if len(found.primary):
+        caption = "Primary metric: variant minus baseline with 95% interval. Ratios are the variant's cost over the baseline's."
+        parts.append(shown(found.primary, caption))
+    rest = found.table[found.table["status"] != "primary"]
+    if len(rest):
+        caption = "Exploratory: not stated before the study ran, no margin, each metric corrected over its variants alone."
+        parts.append(details(f"Exploratory comparisons ({len(rest)})", shown(rest, caption)))
+    return joined(parts)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if value is not None and value == value else ""
+
+
+def _interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> Html:
+    number = _number(row[value])
+    interval = f"{_number(row[low])} to {_number(row[high])}" if _number(row[low]) else ""
+    return joined([number, *([el("span", interval, class_="interval")] if interval else [])])
+
+
+def _runs(row: Mapping[Any, Any]) -> Html:
+    numbers = f"{_number(row['runs'])} vs {_number(row['baseline_runs'])}"
+    paired = row["paired"] == row["paired"] and row["paired"]
+    return joined([numbers, *([el("span", "same checkpoints", class_="interval")] if paired else [])])
+
+
+def costs(plan: SavedPlan, facts: StudyFacts) -> Html:
+    """What the jobs took, and what each variant costs."""
+    import pandas as pd
+
+    spent = device_hours(facts)
+    if spent.empty:
+        return Html("")
+    total = pd.DataFrame([["all", "", spent["jobs"].sum(), spent["hours"].sum()]], columns=spent.columns)
+    hours = pd.concat([spent, total], ignore_index=True)
+    hours["jobs"] = hours["jobs"].map(str)
+    hours["hours"] = hours["hours"].map(lambda value: f"{value:.3g}" if value >= 1e-3 else "below 0.001")
+    parts = [table(hours.rename(columns={"hours": "device hours"}), "Device hours of the finished jobs", numeric=["jobs", "device hours"])]
+    runs = facts.table[facts.table["seed"].notna()]
+    present = [name for name, metric in METRIC_INFO.items() if metric.cost and (runs["metric"] == name).any()]
+    if present:
+        means = runs[runs["metric"].isin(present)].groupby(["variant", "metric"], sort=False)["value"].mean().to_dict()
+        rows = [
+            {"variant": name, **{metric_label(m): _plain(means[name, m]) if (name, m) in means else "" for m in present}}
+            for name in dict.fromkeys(runs["variant"])
+        ]
+        caption = "Means over runs. Times and memory are of the machines above; variants that share a training share its time."
+        parts.append(table(pd.DataFrame(rows), caption, numeric=[metric_label(name) for name in present], rest="results.parquet"))
+    return joined(parts)
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def reproduce(plan: SavedPlan, facts: StudyFacts) -> Html:
+    """The command, and the versions the jobs ran under."""
+    import pandas as pd
+
+    found = versions(facts)
+    rows = [{"what": name, "versions": ", ".join(several)} for name, several in found.items()]
+    own = provenance()
+    page = f"This page: diamond-bench {own['versions'].get('diamond-bench', '')}, commit {own['commit'] or 'not a checkout'}."
+    hosts = sorted({str(recorded.get("host", "unknown")) for recorded in facts.recorded.values()})
+    ran = (
+        [el("p", f"Hosts: {', '.join(hosts[:20])}{f' and {len(hosts) - 20} more' if len(hosts) > 20 else ''}.", class_="soft")]
+        if hosts
+        else []
+    )
+    shown = [table(pd.DataFrame(rows), "What the finished jobs ran under")] if rows else []
+    return joined([el("pre", el("code", plan.command)), *shown, *ran, el("p", page, class_="soft")])
+
+
+def notes(plan: SavedPlan, said: tuple[str, ...]) -> Html:
+    """Footnotes: mixtures of revisions, precisions and versions, figures left out."""
+    return items(f"{note[:1].upper()}{note[1:]}." for note in said) if said else Html("")

@@ -1,0 +1,149 @@
+"""Writes a study's report/, and only where its results changed."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.errors import UserError
+from diamond_bench.report.comparison import Comparison, compare_study
+from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mixtures, versions
+from diamond_bench.report.figures import StudyFigure, study_figures
+from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
+from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.results import mixtures, pivot, save_results
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from diamond_bench.report.page import Shown
+
+_VERSION = 3
+"""Raised when the report changes, so that reports are written anew."""
+_MOST_VIEWS = 8
+"""Figures of one kind, game and group that a report draws, one a combination of the other axes' values; the API draws any."""
+
+
+def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> list[Path]:
+    """Writes results.parquet and report/ of what is there: index.html, figures (PNG and PDF), summary.csv, comparison.csv, report.json.
+
+    Returns the files, index.html first. Does nothing where the report was already made of these results and states. Raises UserError
+    where no evaluation is finished and no job has failed.
+    """
+    facts = gather(plan, store)
+    jobs = job_rows(plan, facts)
+    evaluated = any(point.jobs["evaluation"] in facts.done for point in plan.points)
+    if not evaluated and not jobs["status"].isin(["failed", "damaged", "lost"]).any():
+        raise UserError(f"{plan.study} at scale {plan.scale} has no finished evaluation yet; run it with: {plan.command}")
+    folder = plan.folder / "report"
+    digest = _digest(plan, facts, jobs)
+    made = _made(folder / "report.json")
+    if made["results"] == digest and all((folder / name).exists() for name in made["files"]):
+        return [folder / name for name in made["files"]]
+    say("drawing the report")
+    save_results(facts.table, plan.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = [*mixtures(facts.table), *version_mixtures(versions(facts))]
+    comparison = compare_study(plan, facts)
+    shown, left_out = _draw(plan, store, facts, folder, say)
+    notes += left_out
+    tables = [
+        _write_csv(pivot(facts.table), folder / "summary.csv"),
+        _write_csv(comparison.table, folder / "comparison.csv"),
+    ]
+    page = _write_page(plan, store, facts, jobs, comparison, shown, notes, folder)
+    files = [page, *tables, *(file for figure in shown for file in figure.files)]
+    for name in {Path(name).name for name in made["files"]} - {file.name for file in files}:
+        (folder / name).unlink(missing_ok=True)
+    content = {"results": digest, "files": [file.name for file in files], "notes": notes, "comparison": _plain(comparison)}
+    write_json(folder / "report.json", content, durable=False)
+    return files
+
+
+def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame") -> str:
+    """Of all that the report shows, progress and times apart."""
+    planned = [point.variant for point in plan.points]
+    about = [_VERSION, plan.scale, planned, plan.question, plan.note, plan.command, dict(plan.primary)]
+    text = [json.dumps(about, default=str), jobs[["id", "status", "error"]].to_csv(index=False), facts.table.to_csv(index=False)]
+    return hashlib.sha256("\n".join(text).encode(errors="backslashreplace")).hexdigest()
+
+
+def _made(file: Path) -> dict[str, Any]:
+    try:
+        return {"results": "", "files": [], **read_json(file)}
+    except (FileNotFoundError, DamagedFile):
+        return {"results": "", "files": []}
+
+
+def _draw(plan: SavedPlan, store: Store, facts: StudyFacts, folder: Path, say: Callable[[str], None]) -> "tuple[list[Shown], list[str]]":
+    """The figures drawn and saved, and a sentence for each that was not."""
+    from analysis.figures import save_figure
+    from diamond_bench.report.page import Shown
+
+    shown, notes = [], []
+    drawn: Counter[str] = Counter()
+    skipped: dict[str, list[str]] = {}
+    for figure in study_figures(plan, store, facts.table, facts.done, mixtures(facts.table)):
+        family = figure.stem.partition("-at-")[0]
+        drawn[family] += 1
+        if drawn[family] > _MOST_VIEWS:
+            skipped.setdefault(family, []).append(figure.stem)
+            continue
+        made, reason = _try(figure)
+        if reason:
+            notes.append(f"{figure.stem} is left out: {reason}")
+            say(notes[-1])
+        elif made is not None:
+            shown.append(Shown(figure, made.caption, tuple(save_figure(made.figure, folder / figure.stem))))
+    for family, stems in skipped.items():
+        notes.append(
+            f"{len(stems)} more figures like {family}, at other values, are drawn by diamond_bench.api.figure: {', '.join(stems[:5])}"
+        )
+    return shown, notes
+
+
+def _try(figure: StudyFigure) -> tuple[Any, str]:
+    try:
+        return figure.draw(), ""
+    except ValueError as error:  # of the figures' functions: what the study varies does not go into one picture
+        return None, str(error)
+
+
+def _write_csv(table: "pd.DataFrame", file: Path) -> Path:
+    write_atomic(file, table.to_csv(index=False).encode(), durable=False)
+    return file
+
+
+def _write_page(
+    plan: SavedPlan,
+    store: Store,
+    facts: StudyFacts,
+    jobs: "pd.DataFrame",
+    comparison: Comparison,
+    shown: "list[Shown]",
+    notes: list[str],
+    folder: Path,
+) -> Path:
+    from diamond_bench.report.page import Report, render
+
+    write_atomic(
+        folder / "index.html", render(Report(plan, store, facts, jobs, comparison, tuple(shown), tuple(notes))).encode(), durable=False
+    )
+    return folder / "index.html"
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    rows = [{str(key): _json(value) for key, value in row.items()} for row in comparison.table.to_dict(orient="records")]
+    return {"metric": comparison.metric, "margin": comparison.margin, "problem": comparison.problem, "rows": rows}
+
+
+def _json(value: Any) -> Any:
+    """A cell as JSON holds it: missing and infinite numbers become null."""
+    if isinstance(value, Mapping):
+        return {key: _json(inner) for key, inner in value.items()}
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,201 @@
+"""The jobs of an agent: training, import, evaluation; and agents of the store named by a user. No torch."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diamond_bench.config import (
+    AgentConfig,
+    ConditioningConfig,
+    EdmObjective,
+    EnvConfig,
+    NetworkConfig,
+    OdeSampler,
+    RunConfig,
+    TrainingConfig,
+)
+from diamond_bench.config.agent import AgentEvaluationConfig, RewardEndConfig
+from diamond_bench.envs.experts import POLICIES
+from diamond_bench.envs.games import games, num_actions
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
+from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent, TrainAgent
+from diamond_bench.studies.store import Store
+
+AGENT_FOLDER = "agent"
+"""Where such a job leaves its agent, and the description in it."""
+AGENT_KINDS = ("train_agent", "import_agent")
+"""The kinds of job that leave an agent (agent/ in their folder)."""
+DESCRIPTION_FILE = "agent.json"
+_WITH_A_MODEL = (
+    *("initial_steps", "initial_steps_most", "initial_rare_rewards", "epsilon", "temperature", "final_epochs"),
+    *("first_denoiser_updates", "first_reward_end_updates", "first_actor_critic_updates"),
+    *("denoiser_updates", "reward_end_updates", "actor_critic_updates"),
+)
+"""Settings of the loop that a model-free agent has no use for: it learns from each rollout as it is played."""
+_PER_GAME = Path(__file__).parent.parent / "conf" / "per_game.yaml"
+
+
+def training_job(config: RunConfig) -> JobSpec:
+    """The job that trains a run's agent. What cannot change the agent is put at its neutral value, so that it changes no identity."""
+    neutral = TrainingConfig()
+    training = replace(config.training, num_steps=neutral.num_steps, milestones=neutral.milestones, cooldown=neutral.cooldown)
+    made = TrainAgent(
+        config.game,
+        config.seed,
+        config.env,
+        config.objective,
+        config.conditioning,
+        config.network,
+        training,
+        config.sampler,
+        config.reward_end,
+        config.actor_critic,
+        config.agent,
+        config.execution,
+    )
+    if config.agent.model_free:
+        world: dict[str, Any] = {
+            "objective": EdmObjective(),
+            "conditioning": ConditioningConfig(),
+            "network": NetworkConfig(),
+            "training": neutral,
+            "sampler": OdeSampler(),
+            "reward_end": RewardEndConfig(),
+            "agent": replace(config.agent, **{name: getattr(AgentConfig(), name) for name in _WITH_A_MODEL}),
+        }
+        made = replace(made, **world)
+    return JobSpec("train_agent", made)
+
+
+def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:
+    """The job that plays an agent's final episodes."""
+    sampler = config.sampler if config.agent_evaluation.video else OdeSampler()
+    return JobSpec("evaluate_agent", EvaluateAgent(config.env, config.agent_evaluation, sampler, config.execution), {"agent": agent})
+
+
+def import_job(file: Path, game: str | None, frame_size: int | None = None) -> JobSpec:
+    """The job that imports a checkpoint file of the authors' format; the game is the file's name where it is not said.
+
+    Raises UserError where the file cannot be read, or the game is unknown or not said.
+    """
+    if game is None:
+        game = next((known for known in games() if known.lower() == file.stem.lower()), None)
+        if game is None:
+            raise UserError(f"{file}: which game is it of? Say so: diamond-bench import {file} game=Breakout")
+    num_actions(game)
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    return JobSpec("import_agent", ImportAgent(digest, game, str(file.absolute()), frame_size))
+
+
+def find_agent(store: Store, name: str) -> JobRef:
+    """The finished agent that a job id (or its beginning, or kind/id), or a path in or of its folder, names. Raises UserError."""
+    path = Path(name)
+    parts = path.absolute().parts if path.exists() else path.parts
+    for kind, identity in itertools.pairwise(parts):
+        if kind in AGENT_KINDS and ID.fullmatch(identity):
+            ref = JobRef.parse(f"{kind}/{identity}")
+            if path.exists() and not path.absolute().is_relative_to(store.folder(ref)):
+                raise UserError(f"{name}: lies in another store than {store.root}; say output_dir={Path(*parts[: parts.index(kind)])}")
+            break
+    else:
+        ref = _by_id(store, name)
+    state = store.state(ref)
+    if state.status != "done":
+        raise UserError(f"{name}: the agent {ref} is not finished but {state.status}")
+    return ref
+
+
+def _by_id(store: Store, name: str) -> JobRef:
+    known = [ref for ref in store.refs() if ref.kind in AGENT_KINDS]
+    found = [ref for ref in known if ref.id.startswith(name) or str(ref).startswith(name)] if name else []
+    if len(found) != 1:
+        hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(name, map(str, known)) if known else "there is none yet"
+        raise UserError(f"{name!r} names {len(found)} agents of {store.root}: {hint} (see `diamond-bench train`, `diamond-bench import`)")
+    return found[0]
+
+
+def is_agent(policy: str) -> bool:
+    """Whether a collection policy is an agent of the store, as `with_agents` writes it."""
+    return policy.partition("/")[0] in AGENT_KINDS
+
+
+def with_agents(config: RunConfig, store: Store) -> RunConfig:
+    """The config with the agents that it names (data.policy, evaluation.world_model) written as kind/id.
+
+    Raises UserError where there is no such finished agent, or it does not fit the run's game or frames.
+    """
+    if config.data.dataset is None and config.data.policy not in POLICIES:
+        agent = _fitting(config, store, "data.policy", config.data.policy)
+        config = replace(config, data=replace(config.data, policy=str(agent)))
+    if config.evaluation.world_model is not None:
+        agent = _fitting(config, store, "evaluation.world_model", config.evaluation.world_model)
+        config = replace(config, evaluation=replace(config.evaluation, world_model=str(agent)))
+    return config
+
+
+def _fitting(config: RunConfig, store: Store, key: str, name: str) -> JobRef:
+    try:
+        ref = find_agent(store, name)
+    except UserError as error:
+        named = f" ({nearest(name, POLICIES)}; or the id of a finished agent)" if key == "data.policy" else ""
+        raise UserError(f"{key}={name!r}{named}: {error}") from None
+    game, _, env = trained_with(store, ref)
+    if config.data.dataset is None and game != config.game:
+        raise UserError(f"{key}={name}: the agent {ref} plays {game}, not {config.game}; say games={game}")
+    if env.frame_size != config.env.frame_size:
+        raise UserError(f"{key}={name}: the agent {ref} sees frames of {env.frame_size} pixels; say env.frame_size={env.frame_size}")
+    return ref
+
+
+def trained_with(store: Store, agent: JobRef) -> tuple[str, int, EnvConfig]:
+    """Game, seed and preprocessing of a finished agent of the store."""
+    spec = store.spec(agent)
+    if isinstance(spec.config, TrainAgent):
+        return spec.config.game, spec.config.seed, spec.config.env
+    file = store.folder(agent) / AGENT_FOLDER / DESCRIPTION_FILE
+    try:
+        frame_size = int(json.loads(file.read_text())["frame_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: missing or damaged ({error}); import the checkpoint again") from None
+    return spec.config.game, 0, EnvConfig(frame_size=frame_size)
+
+
+def per_game(game: str) -> Mapping[str, Any]:
+    """Settings that the authors changed for one game (conf/per_game.yaml), {dotted key: value}."""
+    found: Mapping[str, Any] = yaml.safe_load(_PER_GAME.read_text()).get(game, {})
+    return found
+
+
+def check_agent(config: RunConfig) -> None:
+    """Raises UserError naming the first pair of an agent's settings that cannot go together."""
+    agent: AgentConfig = config.agent
+    evaluation: AgentEvaluationConfig = config.agent_evaluation
+    if agent.budget < agent.initial_steps and not agent.model_free:
+        raise UserError(
+            f"agent.budget={agent.budget}: less than the initial collection alone takes (agent.initial_steps={agent.initial_steps})"
+        )
+    if agent.initial_steps_most < agent.initial_steps and not agent.model_free:
+        raise UserError(f"agent.initial_steps_most={agent.initial_steps_most}: below agent.initial_steps={agent.initial_steps}")
+    if evaluation.num_envs > evaluation.episodes:
+        raise UserError(f"agent_evaluation.num_envs={evaluation.num_envs}: more than agent_evaluation.episodes={evaluation.episodes}")
+    if agent.model_free and agent.steps_per_epoch < config.actor_critic.steps_per_update:
+        raise UserError(
+            f"agent.steps_per_epoch={agent.steps_per_epoch}: an update of the model-free agent takes "
+            f"actor_critic.steps_per_update={config.actor_critic.steps_per_update} steps"
+        )
+    if config.reward_end.segment_length <= config.conditioning.num_frames:
+        raise UserError(
+            f"reward_end.segment_length={config.reward_end.segment_length}: must be longer than conditioning.num_frames="
+            f"{config.conditioning.num_frames}, on which its state is burnt in"
+        )

@@ -1,0 +1,92 @@
+"""Plans of one agent outside a study: trained, imported, or evaluated by itself. The same store, the same jobs. No torch."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diamond_bench.compose import groups, output_root, parse
+from diamond_bench.errors import UserError
+from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, trained_with
+from diamond_bench.studies.plan import Plan, Point, make_plan, run_config, scale_of
+from diamond_bench.studies.spec import Primary, Study, games_of, seeds_of
+from diamond_bench.studies.store import Store
+from diamond_bench.typed import to_plain
+
+_METRIC = "test_return"
+
+
+def plan_train(tokens: Sequence[str]) -> Plan:
+    """The plan of `diamond-bench train game=Breakout seed=0 [overrides]`: one training and its evaluation. Raises UserError."""
+    renamed = [_RENAMED.get(key, key) + equals + value for key, equals, value in (token.partition("=") for token in tokens)]
+    overrides = parse(renamed)
+    given = {override.key: override for override in overrides}
+    game = games_of(given["games"].value) if "games" in given else ("Breakout",)
+    seeds = (
+        seeds_of([given["seeds"].value] if isinstance(given["seeds"].value, int) else given["seeds"].value) if "seeds" in given else (0,)
+    )
+    if len(game) > 1 or len(seeds) > 1 or any(len(override.values) > 1 for override in overrides):
+        raise UserError("train trains one agent: one game, one seed, one value a key; for more, write a study (see docs/studies.md)")
+    study = _study(f"train-{game[0]}-seed{seeds[0]}", "How well does this agent play?", game, seeds)
+    rest = [override for override in overrides if override.key not in ("games", "seeds")]
+    return make_plan(study, rest, " ".join(["diamond-bench train", *map(shlex.quote, tokens)]))
+
+
+_RENAMED = {"game": "games", "seed": "seeds"}
+
+
+def plan_import(file: Path, tokens: Sequence[str]) -> Plan:
+    """The plan of `diamond-bench import FILE [game=...]`: one job. Raises UserError."""
+    options = dict(token.partition("=")[::2] for token in tokens)
+    unknown = next((key for key in options if key not in ("game", "frame_size", "output_dir")), None)
+    if unknown is not None:
+        raise UserError(f"{unknown!r}: import takes game=..., frame_size=... and output_dir=... alone")
+    size = options.get("frame_size")
+    if size is not None and not size.isdecimal():
+        raise UserError(f"frame_size={size}: expected a whole number of pixels")
+    spec = import_job(file, options.get("game"), None if size is None else int(size))
+    study = _study(f"import-{spec.config.game}", "", (spec.config.game,), (0,))
+    config = run_config({"scale": "paper"}, {})
+    point = Point("imported", "", {}, spec.config.game, 0, "", {"agent": spec.ref, "evaluation": spec.ref})
+    command = " ".join(["diamond-bench import", shlex.quote(str(file)), *map(shlex.quote, tokens)])
+    return Plan(study, "paper", command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+
+
+def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, video: bool) -> Plan:
+    """The plan of `diamond-bench evaluate CHECKPOINT [--episodes 100] [--video] [overrides]`: one job on an agent of the store.
+
+    The game and its preprocessing are those the agent was trained with, save what overrides change. Raises UserError.
+    """
+    overrides = parse(tokens)
+    store = Store(output_root(overrides))
+    agent = find_agent(store, checkpoint)
+    game, seed, env = trained_with(store, agent)
+    scale = scale_of(overrides)
+    allowed = ("scale", "cluster", "output_dir")
+    chosen = {o.key: o.value for o in overrides if o.key in groups()}
+    asked = {o.key: o.value for o in overrides if o.key not in groups() and o.key not in allowed}
+    settings = {f"env.{key}": value for key, value in to_plain(env).items()} | asked
+    if episodes is not None:
+        settings |= {"agent_evaluation.episodes": episodes}
+    if video:
+        settings["agent_evaluation.video"] = True
+    for key in asked:
+        if key.partition(".")[0] not in ("env", "agent_evaluation", "execution", "sampler"):
+            raise UserError(f"{key}: an evaluation of an agent takes env.*, agent_evaluation.*, sampler.* and execution.* alone")
+    config = run_config({"scale": scale, **chosen}, settings)
+    if episodes is not None and config.agent_evaluation.num_envs > episodes:
+        config = replace(config, agent_evaluation=replace(config.agent_evaluation, num_envs=episodes))
+    if config.env.frame_size != env.frame_size:
+        raise UserError(f"env.frame_size={config.env.frame_size}: the agent sees frames of {env.frame_size} pixels")
+    check_agent(config)
+    config = replace(config, game=game, seed=seed)
+    spec = evaluation_job(config, agent)
+    study = _study(f"evaluate-{agent.id}", "How well does this agent play?", (game,), (seed,))
+    point = Point("evaluated", "", {}, game, seed, config.execution.precision, {"agent": agent, "evaluation": spec.ref})
+    options = [*(["--episodes", str(episodes)] if episodes is not None else []), *(["--video"] if video else [])]
+    command = " ".join(["diamond-bench evaluate", shlex.quote(checkpoint), *options, *map(shlex.quote, tokens)])
+    return Plan(study, scale, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+
+
+def _study(name: str, question: str, games: tuple[str, ...], seeds: tuple[int, ...]) -> Study:
+    return Study(name, question, "agent", games, seeds, {}, {"": {}}, (), Primary(_METRIC, {}, 0.0))

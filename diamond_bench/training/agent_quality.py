@@ -1,0 +1,103 @@
+"""How good an agent's models are on test episodes: rewards and ends told, frames imagined (method section 5, golden README 3.5)."""
+
+import torch
+from torch import Tensor
+
+from diamond_bench.config import Sampler
+from diamond_bench.data.replay import ReplayEpisodes
+from diamond_bench.data.segments import RewardEndSegments
+from diamond_bench.evaluation.rollouts import Stretch, imagine
+from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.training.reward_end import precision_recall_f1, reward_end_loss
+from diamond_bench.world_model import WorldModel
+
+_FEWEST_STEPS = 2
+
+
+@torch.no_grad()
+def reward_end_quality(model: RewardEndModel, episodes: ReplayEpisodes, length: int, batch_size: int) -> dict[str, float]:
+    """Loss, and precision, recall and F1 of non-zero rewards and of ends, over whole episodes cut into stretches of `length` frames.
+
+    Stretches do not overlap, the last of an episode is padded, one of a single step is left out, and the step from one stretch to the
+    next is not scored (the authors' way). What is undefined (no such event, none told) has no entry.
+    """
+    rows = _stretches(episodes, length)
+    losses, weights = [], []
+    confusion = {"reward": torch.zeros(3, 3), "end": torch.zeros(2, 2)}
+    for start in range(0, len(rows), batch_size):
+        segments = _segments(episodes, *(column[start : start + batch_size] for column in rows.columns))
+        loss, metrics = reward_end_loss(model, segments)
+        losses.append(loss.item())
+        weights.append(float(segments.mask[:, :-1].sum()))
+        for name, matrix in confusion.items():
+            matrix += metrics[f"confusion_{name}"].cpu()
+    if not losses:
+        return {}
+    found = {"reward_end_loss": sum(a * b for a, b in zip(losses, weights, strict=True)) / sum(weights)}
+    signs = confusion["reward"]
+    told, there = signs[:, [0, 2]].sum(), signs[[0, 2]].sum()
+    right = signs[0, 0] + signs[2, 2]
+    rewards = torch.stack((right / told, right / there, 2 * right / (told + there)))
+    ends = precision_recall_f1(confusion["end"])[:, 1]
+    for prefix, values in (("reward", rewards), ("end", ends)):
+        for name, value in zip(("precision", "recall", "f1"), values.tolist(), strict=True):
+            if value == value:  # not NaN
+                found[f"{prefix}_{name}"] = value
+    return found
+
+
+def drift_quality(
+    world_model: WorldModel, sampler: Sampler, episodes: ReplayEpisodes, horizon: int, most: int = 32, seed: int = 0
+) -> float | None:
+    """Mean absolute pixel error in [0, 1] of `horizon` imagined frames against the true ones, over stretches spread over the episodes.
+
+    None where no episode is long enough. Each stretch has its own noise seed.
+    """
+    window = world_model.num_frames + horizon
+    starts = [(e, t) for e, rows in enumerate(episodes.lengths.tolist()) for t in range(0, rows - window + 1, window)]
+    starts = starts[:: max(1, -(-len(starts) // most))]
+    if not starts:
+        return None
+    place = torch.tensor(starts, device=episodes.frames.device)
+    position = place[:, 1, None] + torch.arange(window, device=place.device)
+    index = episodes.starts[place[:, 0], None] + episodes.stride * position
+    true = Stretch(episodes.frames[index], episodes.actions[index], world_model.num_frames)
+    imagined = imagine(world_model, true, sampler, [(seed, i) for i in range(len(starts))])
+    return float((imagined.float() - true.true.float()).abs().mean() / 255)
+
+
+class _Rows:
+    """Stretches as (episode, first step) columns."""
+
+    def __init__(self, places: list[tuple[int, int]], device: torch.device, length: int) -> None:
+        table = torch.tensor(places, dtype=torch.int64, device=device).reshape(-1, 2)
+        self.columns = (table[:, 0], table[:, 1][:, None] + torch.arange(length, device=device))
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+
+def _stretches(episodes: ReplayEpisodes, length: int) -> _Rows:
+    places = [
+        (episode, first)
+        for episode, rows in enumerate(episodes.lengths.tolist())
+        for first in range(0, rows, length)
+        if rows - first >= _FEWEST_STEPS
+    ]
+    return _Rows(places, episodes.frames.device, length)
+
+
+def _segments(episodes: ReplayEpisodes, episode: Tensor, position: Tensor) -> RewardEndSegments:
+    rows = episodes.lengths[episode][:, None]
+    mask = position < rows
+    index = torch.where(mask, episodes.starts[episode][:, None] + episodes.stride * position, 0)
+    ends = episodes.terminations[index] & mask
+    return RewardEndSegments(
+        frames=episodes.frames[index] * mask[:, :, None, None, None],
+        actions=episodes.actions[index] * mask,
+        rewards=episodes.rewards[index] * mask,
+        ends=ends,
+        mask=mask,
+        final_frames=episodes.finals[episode],
+        final_steps=ends,
+    )

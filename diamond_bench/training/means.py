@@ -1,0 +1,36 @@
+"""Means over an epoch, summed on the device and read once."""
+
+import torch
+from torch import Tensor
+
+
+class Means:
+    """Sums of named scalars; `read` gives their means and begins anew. Nothing waits for the device before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, prefix: str, **values: Tensor) -> None:
+        """One more of each, under prefix/name."""
+        for name, value in values.items():
+            key = f"{prefix}/{name}"
+            self._sums[key] = self._sums.get(key, torch.zeros((), device=self._device, dtype=torch.float64)) + value.detach().double()
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """The means since the last call; the device is waited for."""
+        names = list(self._sums)
+        values = torch.stack([self._sums[name] / self._counts[name] for name in names]).tolist() if names else []
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, values, strict=True))
+
+    def state_dict(self) -> dict[str, tuple[Tensor, int]]:
+        """For a checkpoint."""
+        return {name: (self._sums[name].cpu(), self._counts[name]) for name in self._sums}
+
+    def load_state_dict(self, state: dict[str, tuple[Tensor, int]]) -> None:
+        """Go on from `state_dict`."""
+        self._sums = {name: total.to(self._device) for name, (total, _) in state.items()}
+        self._counts = {name: count for name, (_, count) in state.items()}

@@ -1,0 +1,183 @@
+"""Rollouts of a policy with memory, in imagination or in the real game (method section 5, golden README 3.6)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.envs.play import Game, Scoreboard
+from diamond_bench.envs.saves import load_env, save_env
+from diamond_bench.imagination import categorical
+from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.lstm import LstmState
+from diamond_bench.training.actor_critic import Rollout
+
+
+class TensorEnv(Protocol):
+    """A vector environment of tensors on one device that resets within the step that ends an episode; `ImaginationEnv` is one."""
+
+    @property
+    def num_envs(self) -> int:
+        """b."""
+        ...
+
+    def prepare(self, num_steps: int) -> None:
+        """Told before so many steps are taken."""
+        ...
+
+    def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Frames (b, 3, h, w) in [-1, 1], infos."""
+        ...
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Frames, rewards (b,), terminations and truncations (b,) bool, infos.
+
+        infos["final_obs"] (b, 3, h, w): where an episode ended, its final frame; infos["burn_in"] (b, t, 3, h, w), if there:
+        where another began, the frames before its first.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Where the next rollout goes on."""
+
+    frames: Tensor
+    """(b, 3, h, w), to be acted on."""
+    state: LstmState
+    """The policy's memory, each (b, lstm_dim)."""
+
+
+def start(policy: ActorCritic, env: TensorEnv, seed: int | None = None) -> Carry:
+    """Reset the environment; the policy's memory is empty (the authors burn nothing in at the very first reset)."""
+    frames, _ = env.reset(seed=seed)
+    return Carry(frames, policy.initial_state(env.num_envs, frames.device))
+
+
+def collect_rollout(
+    policy: ActorCritic,
+    env: TensorEnv,
+    carry: Carry,
+    num_steps: int,
+    draw: Callable[[Tensor], Tensor],
+    all_rows: bool | None = None,
+) -> tuple[Rollout, Carry]:
+    """Play `num_steps` steps; gradients flow through the policy's memory back to the rollout's start, and never into the environment.
+
+    The bootstrap of a step is the value of the frame it led to, with the memory after the frame before. Where an episode ends, the
+    policy's memory is emptied and then burnt in on the next episode's earlier frames, padding included and with gradient.
+    `draw` takes logits (b, a) to actions (b,) int64 (`sampled`). With `all_rows` what concerns finished episodes is computed for all
+    of them and masked, so that nothing waits for the device (if the environment does not); by default so on a GPU only.
+    """
+    env.prepare(num_steps)
+    frames, state = carry.frames, _detached(carry.state)
+    columns: list[tuple[Tensor, ...]] = []
+    final_values: list[Tensor] = []
+    for _ in range(num_steps):
+        output = policy(frames, state)
+        actions = draw(output.logits.detach())
+        frames, rewards, ends, truncations, infos = env.step(actions)
+        columns.append((output.logits, output.value, actions, rewards, ends, truncations))
+        state, values = _renew(policy, output.state, ends | truncations, infos, all_rows)
+        final_values.append(values)
+    with torch.no_grad():
+        value_after = policy(frames, state).value
+    logits, values, acted, rewards, ends, truncations = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    reached = torch.cat((values[:, 1:].detach(), value_after[:, None]), dim=1)
+    bootstraps = torch.where(ends | truncations, torch.stack(final_values, dim=1), reached)
+    return Rollout(logits, values, acted, rewards, ends, truncations, bootstraps), Carry(frames, _detached(state))
+
+
+def _renew(policy: ActorCritic, state: LstmState, done: Tensor, infos: dict[str, Any], all_rows: bool | None) -> tuple[LstmState, Tensor]:
+    """The memory for the next step, and the values of the final frames of episodes that ended, (b,), 0 elsewhere."""
+    values = torch.zeros(len(done), device=done.device)
+    masked = done.is_cuda if all_rows is None else all_rows
+    rows = torch.arange(len(done), device=done.device) if masked else done.nonzero().squeeze(1)
+    if len(rows) == 0:
+        return state, values
+    with torch.no_grad():
+        h, c = state
+        values = values.index_copy(0, rows, policy(infos["final_obs"][rows], (h[rows], c[rows])).value)
+    fresh = policy.initial_state(len(rows), done.device)
+    if "burn_in" in infos:
+        fresh = policy.burn_in(infos["burn_in"][rows], fresh)
+    h, c = (torch.where(done[:, None], old.index_copy(0, rows, new), old) for old, new in zip(state, fresh, strict=True))
+    return (h, c), values
+
+
+def _detached(state: LstmState) -> LstmState:
+    h, c = state
+    return h.detach(), c.detach()
+
+
+def sampled(generator: torch.Generator, temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Draws actions from softmax(logits / temperature) with a generator on their device, without waiting for it."""
+    return lambda logits: categorical(logits / temperature, generator)
+
+
+class RealEnv:
+    """A real vector environment (AutoresetMode.SAME_STEP, frames (b, h, w, 3) uint8) as a `TensorEnv`, for model-free training."""
+
+    def __init__(self, env: SyncVectorEnv, device: torch.device | str = "cpu") -> None:
+        if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+            raise ValueError(f"the environment must have AutoresetMode.SAME_STEP, not {env.metadata.get('autoreset_mode')}")
+        self.num_envs: int = env.num_envs
+        self.real_steps = 0
+        """Environment steps taken, all environments together."""
+        self._env, self._device = env, torch.device(device)
+        self._scores = Scoreboard(env.num_envs)
+        self._games: list[Game] = []
+
+    def prepare(self, num_steps: int) -> None:
+        """Nothing to do."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """As `TensorEnv.reset`."""
+        frames, _ = self._env.reset(seed=seed)
+        self._scores = Scoreboard(self.num_envs)
+        return self._frames(frames), {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """As `TensorEnv.step`; rewards are raw."""
+        frames, rewards, ends, truncations, infos = self._env.step(actions.cpu().numpy())
+        self.real_steps += self.num_envs
+        done = ends | truncations
+        self._games += self._scores.count(rewards, done, infos)
+        finals = frames.copy()
+        for i in np.flatnonzero(done):
+            finals[i] = infos["final_obs"][i]
+        columns = (torch.from_numpy(column).to(self._device) for column in (rewards.astype(np.float32), ends, truncations))
+        reward, end, truncation = columns
+        return self._frames(frames), reward, end, truncation, {"final_obs": self._frames(finals)}
+
+    def finished_games(self) -> tuple[Game, ...]:
+        """The games that ended since this was last asked."""
+        games, self._games = tuple(self._games), []
+        return games
+
+    def save(self) -> dict[str, Any]:
+        """Plain data to go on from exactly; the frames to be acted on are in the `Carry`."""
+        return {"real_steps": self.real_steps, "scores": self._scores.save(), "envs": [save_env(env) for env in self._env.envs]}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from `save`, with no reset. ValueError for another number of environments."""
+        if len(saved["envs"]) != self.num_envs:
+            raise ValueError(f"saved with {len(saved['envs'])} environments, restored with {self.num_envs}")
+        self.real_steps = saved["real_steps"]
+        self._scores.restore(saved["scores"])
+        for env, state in zip(self._env.envs, saved["envs"], strict=True):
+            load_env(env, state)
+
+    def _frames(self, frames: npt.NDArray[np.uint8]) -> Tensor:
+        return to_frames(frames, self._device)
+
+
+def to_frames(frames: npt.NDArray[np.uint8], device: torch.device | str) -> Tensor:
+    """(b, h, w, 3) bytes to (b, 3, h, w) float32 in [-1, 1] on the device."""
+    return from_bytes(torch.from_numpy(frames).to(device).permute(0, 3, 1, 2))

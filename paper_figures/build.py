@@ -1,0 +1,147 @@
+"""From names of artifacts to files: everything is made in memory first, so that a mistake leaves nothing half done."""
+
+import importlib.metadata
+import io
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.files import require_writable, write_atomic
+from diamond_bench.studies.provenance import provenance
+from diamond_bench.studies.store import Store
+from paper_figures import latex
+from paper_figures.index import Entry, as_json, as_markdown, read_index
+from paper_figures.inputs import load_inputs
+from paper_figures.parts import Made
+from paper_figures.registry import ARTIFACTS, wanted
+from paper_figures.tables import markdown_escape, to_csv, to_latex, to_markdown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Progress = Callable[[int, int, str], None]
+
+
+def build_paper(
+    artifacts: Sequence[str],
+    results: Sequence[str],
+    scores: Path | None,
+    out: Path,
+    store: Store,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> list[Path]:
+    """Makes tables and figures of the paper in `out`; returns the files of the artifacts, then all.tex and the index.
+
+    `artifacts` are names of the registry (`all`, or none: every one), `results` swept studies (STUDY or STUDY:SCALE) whose finished jobs
+    are shown beside the published numbers, `scores` a CSV of a user's own methods. `progress` is told (done, total, what comes next).
+    Artifacts that an earlier call left in `out` stay, in all.tex and index too. Raises UserError, with nothing written, for an
+    unknown artifact, a study unknown or never swept, a damaged file, malformed scores or a folder that cannot be written.
+    """
+    names = wanted(artifacts)
+    _require_writable(out)
+    entries = read_index(out)
+    inputs = load_inputs(results, scores, store)
+    command = _command(artifacts, results, scores)
+    contents: dict[str, bytes] = {}
+    stale: set[str] = set()
+    for done, name in enumerate(names):
+        progress(done, len(names), ARTIFACTS[name].title)
+        made = ARTIFACTS[name].make(inputs)
+        files = _files(name, made)
+        stale |= set(entries.get(name, {"files": []})["files"])
+        entries[name] = _entry(name, made, command, list(files))
+        contents |= files
+        for lack in made.lacks:
+            say(f"{name}: {lack.what}" + (f"; make it with: {lack.command}" if lack.command else ""))
+    progress(len(names), len(names), "writing")
+    entries = {name: entries[name] for name in ARTIFACTS if name in entries}
+    contents["all.tex"] = latex.document([(e["title"], name) for name, e in entries.items() if f"{name}.tex" in e["files"]]).encode()
+    contents["index.json"], contents["index.md"] = as_json(entries), as_markdown(entries)
+    return _write(out, contents, stale - set(contents))
+
+
+def _require_writable(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder")
+    try:
+        require_writable(out.absolute())
+    except UserError as error:
+        raise UserError(f"--out {out}: {str(error).partition(':')[0]}; choose another folder") from None
+
+
+def _command(artifacts: Sequence[str], results: Sequence[str], scores: Path | None) -> str:
+    asked = [word for study in results for word in ("--results", study)] + ([] if scores is None else ["--scores", str(scores)])
+    return shlex.join(["diamond-bench", "paper", *(artifacts or ["all"]), *asked])
+
+
+def _files(name: str, made: Made) -> dict[str, bytes]:
+    """The files of one artifact, by name."""
+    if made.empty:
+        return {}
+    title = ARTIFACTS[name].title
+    files: dict[str, bytes] = {}
+    stems = [f"{name}-{suffix}" if suffix else name for suffix in made.figures]
+    for stem, figure in zip(stems, made.figures.values(), strict=True):
+        files |= {f"{stem}.{kind}": rendered(figure, kind) for kind in ("png", "pdf")}
+    if made.table is not None:
+        files[f"{name}.csv"] = to_csv(made.table)
+    elif made.data is not None:
+        files[f"{name}.csv"] = made.data.to_csv(index=False, float_format="%.12g", lineterminator="\n").encode()
+    pictures = "\n".join(f"![{title}]({stem}.png)\n" for stem in stems)
+    table = "" if made.table is None else to_markdown(made.table)
+    notes = "".join(f"- {markdown_escape(note)}\n" for note in made.footnotes)
+    files[f"{name}.md"] = "\n".join(part for part in (f"# {markdown_escape(title)}\n", pictures, table, notes) if part).encode()
+    needs = f"% {title}. Needs booktabs and graphicx.\n"
+    drawn = "\n".join(
+        latex.picture(f"{stem}.pdf", float(figure.get_figwidth())) for stem, figure in zip(stems, made.figures.values(), strict=True)
+    )
+    tabular = "" if made.table is None else to_latex(made.table)
+    files[f"{name}.tex"] = (needs + drawn + tabular + latex.notes([latex.escape(note) for note in made.footnotes])).encode()
+    return files
+
+
+def rendered(figure: "Figure", kind: str) -> bytes:
+    """A figure as png (200 dpi) or pdf; the same figure gives the same bytes, whenever it is drawn."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(buffer, format=kind, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None)
+    return buffer.getvalue()
+
+
+def _entry(name: str, made: Made, command: str, files: list[str]) -> Entry:
+    footnotes = [*([] if made.table is None else made.table.all_notes()), *made.footnotes]
+    entry: dict[str, Any] = {
+        "title": ARTIFACTS[name].title,
+        "command": command,
+        "made_by": _made_by(),
+        "files": files,
+        "sources": [dict(source) for source in made.sources],
+        "footnotes": footnotes,
+        "lacks": [{"what": lack.what, "command": lack.command} for lack in made.lacks],
+    }
+    return entry
+
+
+def _made_by() -> str:
+    commit = provenance()["commit"]
+    return f"diamond-bench {importlib.metadata.version('diamond-bench')}" + (f", commit {commit}" if commit else "")
+
+
+def _write(out: Path, contents: dict[str, bytes], stale: set[str]) -> list[Path]:
+    """Writes what differs; removes files of artifacts made anew that these no longer have."""
+    try:
+        for name, data in contents.items():
+            path = out / name
+            if not path.is_file() or path.read_bytes() != data:
+                write_atomic(path, data, durable=False)
+        for name in stale:
+            if Path(name).name == name:  # an index edited by hand names nothing outside its folder
+                (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from None
+    return [out / name for name in contents]

@@ -1,0 +1,160 @@
+"""Sets of scores as the score tables and figures use them: published methods, a user's CSV, the agents of studies."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from paper_figures.methods import Method
+from paper_figures.parts import Inputs, StudyResults, published_source, study_source, watermark
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+METRIC, PROTOCOL = "test_return", "agent"
+_OUTCOMES = ("episodes_cut", "real_steps")
+"""Of a protocol record: what a run came to, and no condition of it."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One set of scores: the head, the mean score of each game, and the scores that aggregates are computed from."""
+
+    label: str
+    cells: "Mapping[str, float]"
+    """Mean raw score by game."""
+    frame: "pd.DataFrame | None"
+    """Columns of analysis.scores with hns: runs, or one mean a game."""
+    notes: tuple[str, ...]
+    sources: tuple[Mapping[str, Any], ...]
+    method: Method | None = None
+    """None for a user's own and for agents of studies."""
+    scale: str = ""
+    """Of an agent's study."""
+
+    @property
+    def competes(self) -> bool:
+        """Whether its numbers may be the best of a row: not at a scale other than the paper's."""
+        return self.scale in ("", "paper")
+
+    @property
+    def one_line(self) -> str:
+        """Its label without line breaks."""
+        return self.label.replace("\n", " ")
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether scores of single runs are known, of every game there is."""
+        return self.frame is not None and bool(self.frame["seed"].notna().all())
+
+    def matrix(self, games: Sequence[str] | None = None) -> "np.ndarray":
+        """HNS (runs, games). Raises ScoreError where games are missing, runs are unequal, or protocols mixed."""
+        from analysis.scores import ScoreError, score_matrix
+
+        if self.frame is None:
+            raise ScoreError(f"{self.one_line}: only means over runs were published")
+        return score_matrix(self.frame, games=games)
+
+
+def published(method: Method) -> Column:
+    """A published method; its frame holds runs where there are any, else the means of its cells."""
+    from analysis.scores import footnotes, select, with_hns
+    from analysis.scores import published as shipped
+
+    everything = shipped()
+    sources = tuple(dict.fromkeys(source for source in (method.cells, method.runs) if source))
+    frames = {source: with_hns(select(everything, method.name, source)) for source in sources}
+    cells = _means(frames[method.cells or method.runs], "score")
+    notes = tuple(dict.fromkeys(note for source in sources for note in footnotes(method.name, source)))
+    origin = tuple(published_source(method.name, source) for source in sources)
+    return Column(method.name, cells, frames[method.runs or method.cells], notes, origin, method)
+
+
+def of_runs(method: Method) -> Column:
+    """A published method by its runs alone: footnotes of its printed means do not belong to it."""
+    from analysis.scores import footnotes
+
+    column = published(method)
+    notes = tuple(footnotes(method.name, method.runs))
+    sources = (published_source(method.name, method.runs),)
+    return Column(column.label, column.cells, column.frame, notes, sources, method)
+
+
+def own(inputs: Inputs) -> list[Column]:
+    """The user's own methods, then the agents of the studies asked for, a column a variant; none where there are none."""
+    return [*_of_scores(inputs), *(column for study in inputs.studies for column in _of_study(study))]
+
+
+def _of_scores(inputs: Inputs) -> Iterator[Column]:
+    from analysis.scores import entries, select, with_hns
+
+    if inputs.scores is None:
+        return
+    frame = with_hns(inputs.scores.frame)
+    for entry in entries(frame):
+        rows = select(frame, entry.method, entry.source)
+        others = tuple(str(other) for other in entries(frame) if other != entry)
+        flags = tuple(flag for flag in inputs.scores.flags if not flag.startswith(others))
+        origin = {"kind": "scores file", "path": inputs.scores.path, "sha256": inputs.scores.sha256, "methods": [entry.method]}
+        cells = _means(rows, "score")
+        yield Column(f"{entry.method}\n({entry.source})", cells, rows, flags, (origin,))
+
+
+def _of_study(study: StudyResults) -> Iterator[Column]:
+    from analysis.scores import human_random, with_hns
+
+    table = study.table
+    rows = table[(table["protocol"] == PROTOCOL) & (table["metric"] == METRIC) & table["seed"].notna()]
+    for variant in dict.fromkeys(rows["variant"]):
+        of_variant = rows[rows["variant"] == variant]
+        known = of_variant[of_variant["game"].isin(human_random().index)]
+        cells = _means(known, "value")
+        notes = [f"{study.label(variant)}: mean over {_seeds(known)} of each game's final policy.", *study.notes]
+        if len(known) < len(of_variant):
+            left = ", ".join(sorted(set(of_variant["game"]) - set(human_random().index)))
+            notes.append(f"{study.label(variant)}: {left} has no published human score and is left out.")
+        scores = known[["game", "seed", "scale", "revision"]].assign(method=variant, score=known["value"], source=study.name)
+        records = [_conditions(study, job, game) for job, game in zip(known["job"], known["game"], strict=True)]
+        if all(records):
+            scores = scores.assign(protocol_record=records)
+            notes += [f"{study.label(variant)}: {record}." for record in dict.fromkeys(records)]
+        frame = None if scores.empty else with_hns(scores)
+        label = f"{study.plan.study}\n{variant}\n(scale {study.plan.scale})"
+        origin = (study_source(study, list(of_variant["job"])),)
+        yield Column(label, cells, frame, tuple(notes), origin, scale=study.plan.scale)
+
+
+def _conditions(study: StudyResults, job: str, game: str) -> str:
+    """The conditions under which an agent's score was made, the same for every game and run of one protocol; empty where none are kept."""
+    record: dict[str, Any] = study.results[job].info.get("protocol_record") or {}
+    kept = {name: value for name, value in record.items() if name not in _OUTCOMES}
+    return "; ".join(f"{name.replace('_', ' ')}: {str(value).replace(game, '<game>')}" for name, value in kept.items())
+
+
+def beside(columns: Sequence[Column], games: Sequence[str] | None = None) -> list[str]:
+    """Footnotes of columns that stand beside each other; those whose scores are mixed have a footnote of their own, that says so."""
+    from analysis.scores import ScoreError, between_footnotes, runs_by_game
+
+    sound: dict[str, pd.DataFrame] = {}
+    for column in columns:
+        frame = column.frame if column.frame is None or games is None else column.frame[column.frame["game"].isin(games)]
+        with contextlib.suppress(ScoreError):
+            if frame is not None and len(runs_by_game(frame)):
+                sound[column.one_line] = frame
+    return between_footnotes(sound)
+
+
+def pale(columns: Sequence[Column]) -> str:
+    """The watermark of a figure that shows these columns: of the first scale among them that shows no finding."""
+    return next((mark for column in columns if column.scale and (mark := watermark(column.scale))), "")
+
+
+def _means(rows: "pd.DataFrame", column: str) -> dict[str, float]:
+    return {str(game): float(value) for game, value in rows.groupby("game")[column].mean().items()}
+
+
+def _seeds(rows: "pd.DataFrame") -> str:
+    counts = rows.groupby("game")["seed"].nunique()
+    low, high = (0, 0) if counts.empty else (counts.min(), counts.max())
+    return f"{low if low == high else f'{low} to {high}'} {'run' if high == 1 else 'runs'}"

@@ -1,0 +1,29 @@
+"""Figure 3: trajectories imagined by a DDPM beside those of an EDM world model, a row each number of denoising steps."""
+
+from paper_figures.imagined import Group, frames, jobs, pairs, times
+from paper_figures.parts import Inputs, Made, study_source, watermark
+
+_COLUMNS = 6
+
+
+def make(inputs: Inputs) -> Made:
+    """A figure for each pair of arms and each game, from the frames that evaluations keep."""
+    from analysis.figures import annotate
+    from analysis.score_figures import TrajectoryBlock, side_by_side_figure
+
+    figures, shown, notes = {}, list[Group](), []
+    for group in pairs(inputs):
+        try:
+            true, imagined, seed = frames(inputs, group)
+        except ValueError as error:
+            notes.append(f"{group.caption}: left out, {error}.")
+            continue
+        blocks = [TrajectoryBlock(title, rows) for title, rows in imagined.items()]
+        figure = side_by_side_figure(true, blocks, times(len(true), _COLUMNS))
+        caption = f"{group.caption}; one held-out trajectory, the same start and actions in every row; seed {seed}"
+        figures[group.slug] = annotate(figure, caption, watermark(group.study.plan.scale))
+        shown.append(group)
+        notes.append(f"{group.slug}: {caption}.")
+    lacks = () if shown else (inputs.lack("diffusion_objective", "imagined trajectories of DDPM and EDM", "figure3"),)
+    sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
+    return Made(figures=figures, footnotes=tuple(notes), sources=sources, lacks=lacks)

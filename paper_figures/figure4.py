@@ -1,0 +1,50 @@
+"""Figure 4: what one denoising step imagines, against several: in Boxing the opponent blurs."""
+
+import shlex
+
+from paper_figures.imagined import Group, frames, jobs, singles, times
+from paper_figures.parts import Inputs, Lack, Made, study_source, watermark
+
+GAME = "Boxing"
+_COLUMNS = 9
+
+
+def _with_boxing(group: Group) -> str:
+    """The study's command with Boxing added to its games: a plan at the same scale takes the earlier one's place."""
+    games = dict.fromkeys([*(point.game for point in group.study.plan.points), GAME])
+    words = [word for word in shlex.split(group.study.plan.command) if not word.startswith("games=")]
+    return shlex.join([*words, f"games=[{','.join(games)}]"])
+
+
+def make(inputs: Inputs) -> Made:
+    """A figure a study: of Boxing where it is finished, else of the game there is, which is said."""
+    from analysis.figures import annotate, trajectory_figure
+
+    figures, shown, notes, lacks = {}, list[Group](), [], []
+    found: dict[str, list[Group]] = {}
+    for group in singles(inputs):
+        found.setdefault(group.study.name, []).append(group)
+    for groups in found.values():
+        group = next((g for g in groups if g.game == GAME), groups[0])
+        title = next(iter(group.arms))
+        several = {n for n in group.of(title) if n > 1}
+        if 1 not in group.of(title) or not several:
+            notes.append(f"{group.caption}: left out, it has not both one step and several.")
+            continue
+        try:
+            true, imagined, seed = frames(inputs, group)
+        except ValueError as error:
+            notes.append(f"{group.caption}: left out, {error}.")
+            continue
+        other = "" if group.game == GAME else f"; {group.game} in place of the paper's {GAME}"
+        caption = f"{group.caption}{other}; one held-out trajectory, the same start and actions in every row; seed {seed}"
+        figure = trajectory_figure(true, imagined[title], times(len(true), _COLUMNS))
+        figures[group.slug] = annotate(figure, caption, watermark(group.study.plan.scale))
+        shown.append(group)
+        notes.append(f"{group.slug}: {caption}.")
+        if other:
+            lacks.append(Lack(f"{GAME}: {group.study.name} has no finished trajectories of it", _with_boxing(group)))
+    if not shown:
+        lacks.append(inputs.lack("sampling_steps", f"{GAME} imagined with one step and with several", "figure4"))
+    sources = tuple(study_source(study, jobs_of) for study, jobs_of in jobs(shown).values())
+    return Made(figures=figures, footnotes=tuple(notes), sources=sources, lacks=tuple(lacks))

@@ -1,0 +1,48 @@
+"""Figure 7: performance profiles, the share of runs and games above each human-normalised score."""
+
+from paper_figures.columns import Column, of_runs, own, pale
+from paper_figures.methods import LOOKS, WORLD_MODELS
+from paper_figures.parts import SEED, Inputs, Made
+from paper_figures.tables import sentence
+
+_TOP, _POINTS = 8.0, 161
+
+
+def make(inputs: Inputs) -> Made:
+    """The methods of the paper whose runs are published, then the user's own."""
+    import numpy as np
+    import pandas as pd
+
+    from analysis.aggregates import REPLICATES, Profile, performance_profile, profile_shares
+    from analysis.figures import annotate
+    from analysis.score_figures import profile_figure
+    from analysis.scores import ScoreError, general_footnotes
+
+    taus = np.linspace(0.0, _TOP, _POINTS)
+    profiles: dict[str, Profile] = {}
+    notes: list[str] = []
+    shown: list[Column] = []
+    for column in [*(of_runs(method) for method in WORLD_MODELS if method.runs), *own(inputs)]:
+        notes += column.notes
+        try:
+            matrix = column.matrix()
+            if not column.has_runs:
+                notes.append(f"{column.one_line}: left out; a profile of means is not a profile of runs.")
+                continue
+        except ScoreError as error:
+            notes.append(sentence(error))
+            continue
+        try:
+            profiles[column.one_line] = performance_profile(matrix, taus, SEED)
+        except ScoreError as error:
+            notes.append(sentence(error))
+            nothing = np.full(len(taus), np.nan)
+            profiles[column.one_line] = Profile(taus, profile_shares(matrix, taus), nothing, nothing)
+        shown.append(column)
+    notes.append("TWM: left out; a profile of the means of its 26 games is not a profile of runs, and its runs are not published here.")
+    basis = f"Bands: pointwise 95%, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}."
+    figure = annotate(profile_figure(profiles, order=LOOKS), f"{basis} TWM, of which only means are at hand, is left out.", pale(shown))
+    tidy = [pd.DataFrame({"method": name, "tau": p.taus, "share": p.share, "low": p.low, "high": p.high}) for name, p in profiles.items()]
+    sources = tuple(dict(source) for column in shown for source in column.sources)
+    footnotes = tuple(dict.fromkeys([basis, *notes, *general_footnotes()]))
+    return Made(figures={"": figure}, data=pd.concat(tidy), footnotes=footnotes, sources=sources)

@@ -1,0 +1,40 @@
+"""Figure 8: the average pixel distance between imagined and true trajectories against t, DDPM and EDM, several numbers of steps."""
+
+from paper_figures.imagined import Group, arrays, jobs, pairs, singles
+from paper_figures.parts import Inputs, Made, study_source, watermark
+
+
+def make(inputs: Inputs) -> Made:
+    """A figure for each pair of arms and each game; of studies with one arm, a figure of that arm. Band: one standard deviation."""
+    import numpy as np
+    import pandas as pd
+
+    from analysis.curves import Curve
+    from analysis.figures import DriftPanel, annotate, drift_figure
+
+    figures, tidy, notes = {}, [], []
+    paired, single = list(pairs(inputs)), list(singles(inputs))
+    for group in (*paired, *single):
+        panels = []
+        for title in group.arms:
+            curves = {}
+            for n, points in group.of(title).items():
+                drift = np.concatenate([arrays(inputs, p, "arrays.npz", "drift")["drift"].astype(np.float64) for p in points])
+                mean, spread = drift.mean(axis=0), drift.std(axis=0, ddof=1 if len(drift) > 1 else 0)
+                curve = Curve(mean, np.maximum(mean - spread, 0.0), mean + spread, len(points), len(drift) // len(points), "spread")
+                curves[f"n = {n}"] = curve
+                t = np.arange(1, len(mean) + 1)
+                labels = {"study": group.study.plan.study, "scale": group.study.plan.scale, "game": group.game, "arm": group.arms[title]}
+                numbers = {"n": n, "t": t, "mean": mean, "standard_deviation": spread, "trajectories": len(drift), "seeds": len(points)}
+                tidy.append(pd.DataFrame({**labels, **numbers}))
+            panels.append(DriftPanel(title, curves))
+        counts = sorted({sum(c.num_trajectories * c.num_seeds for c in [curve]) for p in panels for curve in p.curves.values()})
+        basis = f"mean and standard deviation over {' or '.join(map(str, counts))} imagined trajectories (all seeds)"
+        caption = f"{group.caption}; {basis}; distance: mean absolute pixel error of frames in [0, 1]"
+        figures[group.slug] = annotate(drift_figure(panels, ordered=True), caption, watermark(group.study.plan.scale))
+        notes.append(f"{group.slug}: {caption}.")
+    shown: list[Group] = [*paired, *single]
+    lacks = [] if paired else [inputs.lack("diffusion_objective", "drift of DDPM beside EDM", "figure8")]
+    sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
+    data = pd.concat(tidy) if tidy else None
+    return Made(figures=figures, data=data, footnotes=tuple(notes), sources=sources, lacks=tuple(lacks))

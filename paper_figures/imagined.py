@@ -1,0 +1,143 @@
+"""What studies imagined, as the figures of frames and of drift take it: which jobs, which rows, read from their files."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.plan import Point
+from paper_figures.parts import Inputs, StudyResults
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_STEPS = "sampler.num_steps"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished evaluations of one game that differ in the number of denoising steps, of one arm or of an EDM and a DDPM arm."""
+
+    study: StudyResults
+    game: str
+    arms: Mapping[str, str]
+    """Title -> arm: one, or DDPM and EDM."""
+    at: Mapping[str, Any]
+    """The value at which every other axis is shown."""
+    points: tuple[Point, ...]
+    steps: str
+    """The axis of the number of steps."""
+
+    @property
+    def slug(self) -> str:
+        """For a file's name."""
+        words = [self.study.plan.study, self.study.plan.scale.replace("*", "-changed"), self.game, self.arm]
+        return "-".join(part for word in words for part in "".join(c if c.isalnum() else " " for c in word).split())
+
+    @property
+    def arm(self) -> str:
+        """What the arms have in common, such as `controlled/ k=1`."""
+        arms = list(self.arms.values())
+        return arms[0] if len(arms) == 1 else arms[0].replace("ddpm", "")
+
+    @property
+    def caption(self) -> str:
+        """What every figure of it says."""
+        where = [f"{name} = {value}" for name, value in self.at.items()]
+        arms = [f"arms {' and '.join(self.arms.values())}"] if any(self.arms.values()) else []
+        return "; ".join([f"{self.study.plan.study}, {self.game}", *arms, *where, f"scale {self.study.plan.scale}", *self.study.notes])
+
+    def of(self, title: str) -> "dict[int, list[Point]]":
+        """The points of an arm by their number of steps, fewest first."""
+        found: dict[int, list[Point]] = {}
+        for point in self.points:
+            if point.arm == self.arms[title]:
+                found.setdefault(int(point.axes[self.steps]), []).append(point)
+        return dict(sorted(found.items()))
+
+
+def pairs(inputs: Inputs) -> Iterator[Group]:
+    """Groups with an arm of DDPM beside the same arm of EDM: `group/ddpm ...` and `group/edm ...`; samplers crossed (`+`) are apart."""
+    for study in inputs.studies:
+        arms = list(dict.fromkeys(point.arm for point in study.plan.points))
+        for arm in arms:
+            other = arm.replace("edm", "ddpm", 1)
+            if "edm" in arm and "+" not in arm and other in arms:
+                yield from _groups(study, {"DDPM": other, "EDM": arm})
+
+
+def singles(inputs: Inputs) -> Iterator[Group]:
+    """Groups of studies with one arm, along the number of steps."""
+    for study in inputs.studies:
+        arms = {point.arm for point in study.plan.points}
+        if len(arms) == 1:
+            yield from _groups(study, {study.plan.study: arms.pop()})
+
+
+def _groups(study: StudyResults, arms: Mapping[str, str]) -> Iterator[Group]:
+    steps = next((name for name, axis in study.plan.axes.items() if axis["key"] == _STEPS), None)
+    of_arms = [p for p in study.plan.points if p.arm in arms.values()]
+    done = [p for p in of_arms if "evaluation" in p.jobs and p.jobs["evaluation"].kind == "evaluate_world_model"]
+    done = [p for p in done if p.jobs["evaluation"].id in study.results]
+    if steps is None:
+        return
+    at = {name: of_arms[-1].axes[name] for name in study.plan.axes if name != steps}
+    shown = [p for p in done if all(p.axes[name] == value for name, value in at.items())]
+    for game in dict.fromkeys(p.game for p in shown):
+        of_game = tuple(p for p in shown if p.game == game)
+        if {p.arm for p in of_game} == set(arms.values()):
+            yield Group(study, game, arms, at, of_game, steps)
+
+
+def frames(inputs: Inputs, group: Group) -> "tuple[np.ndarray, dict[str, dict[str, np.ndarray]], int]":
+    """The true frames of one held-out trajectory, and what was imagined of it: by title of arm, by row (`n = 3`); and the run's seed.
+
+    The seed is the lowest that every row has. Raises ValueError where there is none, or rows are of different true trajectories.
+    """
+    import numpy as np
+
+    by_title = {title: group.of(title) for title in group.arms}
+    seeds = set.intersection(*({p.seed for p in points} for of_arm in by_title.values() for points in of_arm.values()))
+    if not seeds:
+        raise ValueError("no seed is finished in every row")
+    seed, true = min(seeds), None
+    imagined: dict[str, dict[str, Any]] = {title: {} for title in group.arms}
+    for title, of_arm in by_title.items():
+        for n, points in of_arm.items():
+            point = next(p for p in points if p.seed == seed)
+            kept = arrays(inputs, point, "media/frames.npz", "true", "imagined")
+            if true is not None and not np.array_equal(true, kept["true"][0]):
+                raise ValueError("its rows would be of different true trajectories")
+            true = kept["true"][0]
+            imagined[title][f"n = {n}"] = kept["imagined"][0]
+    assert true is not None
+    return true, imagined, seed
+
+
+def arrays(inputs: Inputs, point: Point, file: str, *names: str) -> "dict[str, np.ndarray]":
+    """Arrays of an evaluation's file. Raises UserError where it is damaged."""
+    import numpy as np
+
+    path = inputs.store.folder(point.jobs["evaluation"]) / file
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); run the study's sweep again, which makes it anew") from None
+
+
+def jobs(groups: Sequence[Group]) -> dict[str, tuple[StudyResults, list[str]]]:
+    """The evaluations shown, by study."""
+    found: dict[str, tuple[StudyResults, list[str]]] = {}
+    for group in groups:
+        found.setdefault(group.study.name, (group.study, []))[1].extend(p.jobs["evaluation"].id for p in group.points)
+    return found
+
+
+def times(horizon: int, most: int) -> list[int]:
+    """Frames shown of a trajectory: 1, then about evenly in the logarithm of t, up to the last."""
+    import numpy as np
+
+    return sorted({int(t) for t in np.geomspace(1, horizon, min(most, horizon)).round()})

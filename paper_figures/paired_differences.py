@@ -1,0 +1,85 @@
+"""Each variant of a study against the baseline that its file names: difference with interval, test and verdict."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from paper_figures.parts import Inputs, Lack, Made, StudyResults, study_source, watermark
+from paper_figures.tables import Cell, Head, Table, number, words
+
+_NUMBERS = {
+    "difference": "Difference",
+    "low": "low",
+    "high": "high",
+    "probability_of_improvement": "P(better)",
+    "pi_low": "P low",
+    "pi_high": "P high",
+    "p_holm": "p (Holm)",
+}
+
+
+def make(inputs: Inputs) -> Made:
+    """One table over all studies asked for, the primary metric of each, and a figure a study."""
+    if not inputs.studies:
+        return Made(
+            lacks=(Lack("studies: none was asked for; name swept ones with --results", "diamond-bench sweep sampling_steps scale=small"),)
+        )
+    from analysis.figures import annotate
+    from analysis.score_figures import Interval, IntervalPanel, interval_figure
+    from diamond_bench.report.comparison import compare_study
+    from diamond_bench.report.facts import gather
+    from diamond_bench.studies.metrics import metric_label
+
+    rows: list[tuple[Cell, ...]] = []
+    rules, figures, lacks, sources = set(), {}, [], []
+    for study in inputs.studies:
+        compared = compare_study(study.plan, gather(study.plan, inputs.store))
+        primary = compared.primary
+        if primary.empty:
+            reason = compared.problem or "no variant and its baseline are both finished"
+            lacks.append(Lack(f"{study.name}: {reason}", "" if compared.problem else study.plan.command))
+            continue
+        rules.add(len(rows))
+        found = {}
+        for row in primary.to_dict(orient="records"):
+            rows.append(_row(study, row))
+            if row["difference"] == row["difference"]:
+                found[str(row["variant"])] = Interval(row["difference"], row["low"], row["high"])
+        jobs = study.table[(study.table["metric"] == compared.metric) & study.table["seed"].notna()]["job"]
+        sources.append(study_source(study, list(jobs)))
+        if found:
+            baseline = ", ".join(dict.fromkeys(map(str, compared.baselines.values())))
+            panel = IntervalPanel(
+                f"difference of {metric_label(compared.metric)}",
+                found,
+                [(0.0, "")],
+                (-compared.margin, compared.margin) if compared.margin else None,
+            )
+            figure = interval_figure([panel], list(found), uniform=True)
+            margin = f"; shaded: the margin, ±{compared.margin:g}" if compared.margin else ""
+            caption = f"{study.name}; against {baseline}{margin}; bars: 95% intervals, where there are enough runs"
+            slug = f"{study.plan.study}-{study.plan.scale.replace('*', '-changed')}"
+            figures[slug] = annotate(figure, caption, watermark(study.plan.scale))
+    if not rows:
+        return Made(lacks=tuple(lacks))
+    heads = [Head("Study"), Head("Metric"), Head("Variant"), Head("Baseline"), Head("Verdict"), *(Head(t, k) for k, t in _NUMBERS.items())]
+    heads += [Head("Runs", "runs"), Head("Paired", "paired"), Head("Margin", "margin")]
+    notes = [
+        "Difference: variant minus baseline, in the metric's unit. P(better): probability that a run of the variant is better.",
+        "Metric, baseline and margin are those that the study's file named before it ran; p is corrected over the study's variants.",
+        *(note for study in inputs.studies for note in study.notes),
+    ]
+    table = Table(tuple(heads), tuple(rows), frozenset(rules - {0}), tuple(dict.fromkeys(notes)))
+    return Made(table=table, figures=figures, sources=tuple(sources), lacks=tuple(lacks))
+
+
+def _row(study: StudyResults, row: Mapping[Any, Any]) -> tuple[Cell, ...]:
+    missing = [f"{row['missing'][0].upper()}{row['missing'][1:]}."] if isinstance(row["missing"], str) and row["missing"] else []
+    texts = [words(study.name), words(str(row["metric"])), words(str(row["variant"]), missing), words(str(row["baseline"]))]
+    numbers = [_signed(row[key]) if key in ("difference", "low", "high") else number(row[key]) for key in _NUMBERS]
+    runs = number(None if row["runs"] != row["runs"] else int(row["runs"]), 0)
+    paired = Cell() if row["paired"] is None or row["paired"] != row["paired"] else words("yes" if row["paired"] else "no")
+    return (*texts, words(str(row["verdict"])), *numbers, runs, paired, Cell(row["margin"], f"{row['margin']:g}"))
+
+
+def _signed(value: float) -> Cell:
+    return Cell() if value is None or value != value else Cell(value, f"{value:+.3g}".replace("-", "−"))

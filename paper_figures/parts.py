@@ -1,0 +1,138 @@
+"""What an artifact is made from and what comes out of it: the types that every module of this room shares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.spec import study_files
+from diamond_bench.studies.store import Store, StoredResult
+from paper_figures.tables import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SEED = 0
+"""Of every bootstrap here."""
+FINDINGS = ("paper", "small")
+"""Scales whose figures carry no watermark."""
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """The finished jobs of one study at one scale."""
+
+    plan: SavedPlan
+    table: "pd.DataFrame"
+    """The tidy table (`studies.results.collect`)."""
+    results: Mapping[str, StoredResult]
+    """By job id, of every job in the table."""
+    notes: tuple[str, ...]
+    """Mixed revisions or precisions."""
+
+    @property
+    def name(self) -> str:
+        """As tables and figures call it; the scale is always said."""
+        return f"{self.plan.study} (scale {self.plan.scale})"
+
+    def label(self, variant: str) -> str:
+        """A variant's row, column or line."""
+        return f"{self.plan.study}: {variant} (scale {self.plan.scale})"
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What an artifact has no data for, why, and the command that would make it (none where there is no such command)."""
+
+    what: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything artifacts are made from."""
+
+    store: Store
+    studies: tuple[StudyResults, ...] = ()
+    scores: "UserScores | None" = None
+    swept: tuple[tuple[str, str], ...] = ()
+    """(study, scale) of every plan in the store, asked for or not."""
+
+    def lack(self, study: str, what: str, artifact: str, scale: str = "small") -> Lack:
+        """That a study has not run, or was not asked for, and the command that mends it."""
+        scales = [found for name, found in self.swept if name == study]
+        asked = [results for results in self.studies if results.plan.study == study]
+        if scales and not asked:
+            return Lack(f"{what}: {study} was swept, but not asked for", f"diamond-bench paper {artifact} --results {study}:{scales[0]}")
+        if asked:
+            return Lack(f"{what}: {study} has no finished job that shows it", asked[0].plan.command)
+        if study not in study_files():
+            return Lack(f"{what}: they are those of a study {study}, which this version does not ship")
+        return Lack(f"{what}: {study} has not been swept", f"diamond-bench sweep {study} scale={scale}")
+
+
+@dataclass(frozen=True)
+class UserScores:
+    """A user's own CSV of scores, validated."""
+
+    frame: "pd.DataFrame"
+    flags: tuple[str, ...]
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact: a table, figures by the suffix of their file's name (one figure alone has none), numbers for programs."""
+
+    table: Table | None = None
+    figures: "Mapping[str, Figure]" = field(default_factory=dict)
+    data: "pd.DataFrame | None" = None
+    """Numbers behind a figure, as CSV; an artifact with a table has that as its CSV."""
+    footnotes: tuple[str, ...] = ()
+    """Besides the table's own."""
+    sources: tuple[Mapping[str, Any], ...] = ()
+    lacks: tuple[Lack, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return self.table is None and not self.figures and self.data is None
+
+
+def published_source(method: str, source: str) -> dict[str, Any]:
+    """A row of the index: published scores of a method."""
+    return {"kind": "published scores", "method": method, "source": source}
+
+
+def paper_source(where: str) -> dict[str, Any]:
+    """A row of the index: numbers printed in the DIAMOND paper."""
+    return {"kind": "printed", "source": f"DIAMOND paper {where}"}
+
+
+def study_source(results: StudyResults, jobs: "Mapping[str, None] | list[str]") -> dict[str, Any]:
+    """A row of the index: the jobs of a study that an artifact shows."""
+    found = sorted({str(job) for job in jobs})
+    recorded = [results.results[job].recorded for job in found if job in results.results]
+
+    def all_of(key: str) -> list[str]:
+        return sorted({str(r[key]) for r in recorded if r.get(key) is not None})
+
+    return {
+        "kind": "study",
+        "study": results.plan.study,
+        "scale": results.plan.scale,
+        "protocol": results.plan.protocol,
+        "jobs": found,
+        "commits": all_of("commit"),
+        "revisions": all_of("revision"),
+        "devices": all_of("device_name"),
+        "notes": list(results.notes),
+        "command": results.plan.command,
+    }
+
+
+def watermark(scale: str) -> str:
+    """What stands across figures of scales that show no finding."""
+    return "" if scale.rstrip("*") in FINDINGS else f"scale {scale}: shows the plumbing, not a finding"

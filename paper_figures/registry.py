@@ -1,0 +1,50 @@
+"""Every table and figure that `diamond-bench paper` makes: one line an artifact, one module each."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from diamond_bench.errors import UserError, nearest
+from paper_figures.parts import Inputs, Made
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A table or figure: its title, and the module whose `make` makes it."""
+
+    title: str
+    module: str
+
+    def make(self, inputs: Inputs) -> Made:
+        """The artifact from these inputs."""
+        return cast(Callable[[Inputs], Made], importlib.import_module(f"paper_figures.{self.module}").make)(inputs)
+
+
+ARTIFACTS: dict[str, Artifact] = {
+    "table1": Artifact("Table 1: scores of world models on 26 Atari games", "table1"),
+    "figure2": Artifact("Figure 2: mean and IQM of human-normalised scores", "figure2"),
+    "figure3": Artifact("Figure 3: imagined trajectories, DDPM beside EDM", "figure3"),
+    "figure4": Artifact("Figure 4: one denoising step against several", "figure4"),
+    "figure5": Artifact("Figure 5: consecutive frames of IRIS and DIAMOND", "figure5"),
+    "table4": Artifact("Table 4: parameters, training time, mean HNS", "table4"),
+    "table5": Artifact("Table 5: time profile of a training", "table5"),
+    "figure7": Artifact("Figure 7: performance profiles", "figure7"),
+    "table6": Artifact("Table 6: scores of search and model-free methods", "table6"),
+    "table7": Artifact("Table 7: three denoising steps against one", "table7"),
+    "figure8": Artifact("Figure 8: average pixel distance against t", "figure8"),
+    "table8": Artifact("Table 8: visual quality, rate and size of world models", "table8"),
+    "probability_of_improvement": Artifact("Probability of improvement over each method", "probability_of_improvement"),
+    "optimality_gap": Artifact("Median and optimality gap", "optimality_gap"),
+    "per_game": Artifact("Human-normalised score of each game", "per_game"),
+    "paired_differences": Artifact("Differences between a study's variants", "paired_differences"),
+}
+"""In the paper's order, then what it lacks."""
+
+
+def wanted(names: Sequence[str]) -> list[str]:
+    """The artifacts named, each once, in the registry's order; `all` or none is all of them. Raises UserError, naming the nearest."""
+    for name in names:
+        if name != "all" and name not in ARTIFACTS:
+            raise UserError(f"unknown artifact {name!r}: {nearest(name, [*ARTIFACTS, 'all'])}")
+    return [name for name in ARTIFACTS if name in names or "all" in names or not names]

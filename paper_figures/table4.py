@@ -1,0 +1,36 @@
+"""Table 4: parameters, days of training and mean human-normalised score."""
+
+from paper_figures.columns import own
+from paper_figures.parts import Inputs, Made, paper_source
+from paper_figures.tables import Cell, Head, Table, number, sentence, words
+
+_PRINTED = (("IRIS", 30, "4.1", 1.046), ("DreamerV3", 18, "<1", 1.097), ("DIAMOND", 13, "2.9", 1.459))
+"""Method, million parameters, days of one training, mean HNS; as printed."""
+_HNS_OF = "Mean HNS as printed; over 26 games and the published runs of each method (Table 1 has them one by one)."
+_DAYS = "Days of one training of one game, as printed; DIAMOND's on one RTX 4090."
+
+
+def make(inputs: Inputs) -> Made:
+    """The printed rows, then the agents of the studies and the methods asked for: their mean HNS where all 26 games are there."""
+    from analysis.aggregates import point_estimates
+    from analysis.scores import ScoreError, footnotes
+
+    rows: list[tuple[Cell, ...]] = []
+    for name, millions, days, mean in _PRINTED:
+        notes = footnotes("DreamerV3", "DreamerV3 repo scores 2023-05 (last point)") if name == "DreamerV3" else []
+        rows.append((words(name, notes), number(millions, 0), words(days), number(mean)))
+    columns = own(inputs)
+    for column in columns:
+        try:
+            mean_cell = number(point_estimates(column.matrix())["mean"])
+        except ScoreError as error:
+            mean_cell = Cell(notes=(sentence(error),))
+        rows.append((words(column.one_line, column.notes), Cell(), Cell(), mean_cell))
+    heads = (
+        Head("Method"),
+        Head("Parameters\n(million)", "parameters_million"),
+        Head("Training\n(days)", "days"),
+        Head("Mean HNS", "mean"),
+    )
+    sources = (paper_source("Table 4"), *(dict(source) for column in columns for source in column.sources))
+    return Made(table=Table(heads, tuple(rows), frozenset({len(_PRINTED)}), (_DAYS, _HNS_OF)), sources=sources)

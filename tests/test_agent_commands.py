@@ -1,0 +1,144 @@
+"""The commands on one agent, as a user types them: train, evaluate, export, import; and agents in studies of static data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import diamond_bench
+
+GOLDEN = Path(__file__).parent / "golden" / "agent_small.pt"
+SMALL = ("scale=tiny", "env.frame_size=32")
+TRAIN = ("train", "game=Pong", "seed=3", "agent.test_every=0", *SMALL)
+
+
+def only(folder: Path) -> Path:
+    (found,) = (path for path in folder.iterdir() if ".damaged" not in path.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose store holds a trained agent and its evaluation, and what was printed."""
+    made = tmp_path_factory.mktemp("agents")
+    done = diamond_bench(*TRAIN, cwd=made)
+    (made / "printed").write_text(done.stdout + done.stderr)
+    return made
+
+
+@pytest.fixture(scope="module")
+def imported(folder: Path) -> str:
+    """The golden agent in that store: its folder, as import's last line says it."""
+    return diamond_bench("import", str(GOLDEN), "game=Pong", cwd=folder).stdout.splitlines()[-1]
+
+
+def test_train_reports_a_return_with_its_protocol(folder: Path) -> None:
+    printed = (folder / "printed").read_text()
+    for part in ("test_return", "hns", "PongNoFrameskip-v4", "sticky actions: 0.0", "no ops: 1-30", "real steps: 60", "temperature 1"):
+        assert part in printed
+    result = json.loads((only(folder / "outputs" / "evaluate_agent") / "result.json").read_text())
+    returns = np.load(only(folder / "outputs" / "evaluate_agent") / "arrays.npz")["test_return"]
+    rows = {row["metric"]: row["value"] for row in result["rows"]}
+    assert rows["test_return"] == returns.mean()
+    assert rows["hns"] == pytest.approx((returns.mean() + 20.7) / (14.6 + 20.7))
+    assert len(returns) == result["info"]["protocol_record"]["episodes"] == 2
+
+
+def test_train_again_runs_nothing(folder: Path) -> None:
+    before = (only(folder / "outputs" / "train_agent") / "result.json").stat().st_mtime_ns
+    assert "2/2 jobs done" in diamond_bench(*TRAIN, cwd=folder).stderr
+    assert (only(folder / "outputs" / "train_agent") / "result.json").stat().st_mtime_ns == before
+
+
+def test_status_and_results_know_the_single_agent(folder: Path) -> None:
+    assert "train-Pong-seed3" in diamond_bench("status", cwd=folder).stdout
+    assert "test_return" in diamond_bench("results", "train-Pong-seed3", cwd=folder).stdout
+
+
+def test_evaluate_plays_more_episodes_and_films_one(folder: Path) -> None:
+    agent = only(folder / "outputs" / "train_agent")
+    done = diamond_bench(
+        "evaluate", str(agent), "--episodes", "3", "--video", "scale=tiny", "env.sticky_actions=0.25", "--json", cwd=folder
+    )
+    rows = {row["metric"]: row for row in json.loads(done.stdout)}
+    job = folder / "outputs" / "evaluate_agent" / rows["test_return"]["job"]
+    info = json.loads((job / "result.json").read_text())["info"]
+    assert info["protocol_record"]["sticky_actions"] == 0.25
+    assert info["protocol_record"]["episodes"] == len(np.load(job / "arrays.npz")["test_return"]) == 3
+    assert (job / "media" / "episode.mp4").stat().st_size > 1000
+
+
+def test_export_and_import_give_identical_tensors(folder: Path, imported: str) -> None:
+    first, second = folder / "first.pt", folder / "second.pt"
+    diamond_bench("export", imported, str(first), cwd=folder)
+    one, other = torch.load(GOLDEN, weights_only=True), torch.load(first, weights_only=True)
+    assert list(one) == list(other)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    agent = only(folder / "outputs" / "train_agent")
+    diamond_bench("export", agent.name[:8], str(first), cwd=folder)  # our own
+    stored = diamond_bench("import", str(first), "game=Pong", cwd=folder).stdout.splitlines()[-1]
+    diamond_bench("export", stored, str(second), cwd=folder)
+    one, other = torch.load(first, weights_only=True), torch.load(second, weights_only=True)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len(one) == len(other)
+
+
+def test_an_imported_agent_collects_data_and_its_world_model_is_evaluated(folder: Path, imported: str) -> None:
+    agent = f"import_agent/{Path(imported).parent.name}"
+    study = ("sampling_steps", "games=Pong", *SMALL, f"data.policy={agent}", f"evaluation.world_model={agent}", "sampler.num_steps=1")
+    done = diamond_bench("sweep", *study, "metrics=[drift]", "--json", cwd=folder)
+    rows = json.loads(done.stdout)
+    assert not (folder / "outputs" / "train_world_model").exists()
+    assert {row["kind"] for row in rows} == {"collect_dataset", "evaluate_world_model"}
+    drift = [row["value"] for row in rows if row["metric"] == "drift" and row["variant"] == "n=1"]
+    assert drift
+    assert drift[0] > 0.1, "random weights imagine nothing true"
+    dataset = json.loads((only(folder / "outputs" / "collect_dataset") / "dataset.json").read_text())
+    assert dataset["policy"] == agent
+    planned = json.loads(diamond_bench("sweep", *study, "metrics=[drift]", "--dry-run", "--json", cwd=folder).stdout)
+    assert {row["state"] for row in planned} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "game=Brekout"), "Breakout"),
+        (("train", "agent.budget=3"), "agent.budget=3"),
+        (("train", "agent.bugdet=3"), "budget"),
+        (("train", "execution.device=cuda:9"), "cuda"),
+        (("evaluate", "0123456789"), "names 0 agents"),
+        (("evaluate", "nothing/there"), "names 0 agents"),
+        (("import", "nothing.pt", "game=Pong"), "nothing.pt"),
+        (("import", "truncated.pt", "game=Pong"), "truncated.pt"),
+        (("import", "code.pt", "game=Pong"), "code.pt"),
+        (("import", "Breakout.pt"), "6 actions, but Breakout has 4"),
+        (("import", "golden.pt"), "which game"),
+        (("import", "Breakout.pt", "gaem=Pong"), "gaem"),
+        (("export", "0123", "out.pt"), "names 0 agents"),
+        (("sweep", "sampling_steps", "data.policy=0123abc", "scale=tiny"), "data.policy='0123abc'"),
+        (("sweep", "sampling_steps", "evaluation.world_model=0123abc", "scale=tiny"), "evaluation.world_model='0123abc'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_one_message_and_nothing_is_created(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    shutil.copy(GOLDEN, tmp_path / "Breakout.pt")
+    shutil.copy(GOLDEN, tmp_path / "golden.pt")
+    (tmp_path / "truncated.pt").write_bytes(GOLDEN.read_bytes()[:5000])
+    torch.save({"a": Touch(tmp_path / "executed")}, tmp_path / "code.pt")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    done = diamond_bench(*arguments, cwd=tmp_path, exit_code=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return open, (str(self.path), "w")  # type: ignore[return-value]

@@ -1,0 +1,118 @@
+"""Plans of agents: studies of the protocol agent, and one agent by itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.kinds import ImportAgent, TrainAgent
+from diamond_bench.studies.plan import Plan, plan_study
+from diamond_bench.studies.single import plan_evaluate, plan_import, plan_train
+
+
+def trainings(plan: Plan) -> list[TrainAgent]:
+    return [spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent)]
+
+
+def kinds(plan: Plan) -> dict[str, int]:
+    found = [spec.kind for spec in plan.jobs.values()]
+    return {kind: found.count(kind) for kind in found}
+
+
+def test_atari_100k_is_26_games_times_5_seeds() -> None:
+    plan = plan_study("atari_100k")
+    assert kinds(plan) == {"train_agent": 130, "evaluate_agent": 130}
+    assert len({config.game for config in trainings(plan)}) == 26
+    (config,) = [config for config in trainings(plan) if (config.game, config.seed) == ("Pong", 0)]
+    agent = config.agent
+    assert (agent.budget, agent.initial_steps, agent.steps_per_epoch, agent.final_epochs) == (100_000, 5000, 100, 50)
+    assert (agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates) == (400, 400, 400)
+    assert (agent.first_denoiser_updates, agent.first_reward_end_updates, agent.first_actor_critic_updates) == (10_000, 10_000, 5000)
+
+
+def test_freeway_is_collected_at_a_lower_temperature_unless_told_otherwise() -> None:
+    of_game = {config.game: config.agent.temperature for config in trainings(plan_study("atari_100k", ["seeds=1"]))}
+    assert of_game["Freeway"] < 1.0 == of_game["Pong"]
+    (config,) = trainings(plan_study("atari_100k", ["games=Freeway", "seeds=1", "agent.temperature=0.7"]))
+    assert config.agent.temperature == 0.7
+
+
+def test_studies_and_single_agents_share_trainings() -> None:
+    study = plan_study("atari_100k", ["scale=tiny"])
+    steps = plan_study("sampling_steps_agent", ["scale=tiny"])
+    alone = plan_train(["scale=tiny", "game=Breakout", "seed=0"])
+    assert set(study.jobs) == set(alone.jobs) <= set(steps.jobs)
+    assert len(steps.jobs) == 4
+
+
+def test_what_an_agent_does_not_use_changes_no_identity() -> None:
+    first = plan_train(["scale=tiny", "agent.model_free=true"])
+    other = plan_train(["scale=tiny", "agent.model_free=true", "sampler=ddpm_ancestral", "objective=ddpm"])
+    assert set(first.jobs) == set(other.jobs)
+    assert set(plan_train(["scale=tiny", "objective=ddpm", "sampler=ddpm_ancestral"]).jobs) != set(plan_train(["scale=tiny"]).jobs)
+
+
+def test_only_the_horizon_varies_in_imagination_horizon() -> None:
+    configs = trainings(plan_study("imagination_horizon", ["games=Pong", "seeds=1"]))
+    assert [config.actor_critic.horizon for config in configs] == [5, 10, 15, 30]
+    assert {config.reward_end.segment_length for config in configs} == {19}
+    assert {config.actor_critic.steps_per_update for config in configs} == {15}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["game=Brekout"], "did you mean.*Breakout"),
+        (["seed=-1"], "seeds"),
+        (["game=Breakout,Pong"], "takes one value"),
+        (["seed=[0,1]"], "one game, one seed"),
+        (["agent.epsilon=0.1,0.2"], "one value a key"),
+        (["agent.budget=10", "scale=tiny"], r"agent\.budget=10.*initial_steps=30"),
+        (["agent.initial_steps_most=5", "scale=tiny"], "initial_steps_most=5"),
+        (["data.policy=random"], r"has no use for data\.policy"),
+        (["training.num_steps=5"], r"has no use for training\.num_steps"),
+        (["evaluation.horizon=5"], r"has no use for evaluation\.horizon"),
+        (["agent.horizon=5"], "unknown key"),
+        (["reward_end.segment_length=4", "scale=tiny"], "segment_length=4"),
+        (["actor_critic.down=[true]", "scale=tiny"], "actor_critic"),
+        (["execution.device=cuda:x"], "cuda:x"),
+    ],
+)
+def test_what_makes_no_agent_is_refused(tokens: list[str], message: str) -> None:
+    from diamond_bench.launch.devices import valid_device
+
+    with pytest.raises(UserError, match=message):
+        valid_device(plan_train(tokens).execution.device)
+
+
+def test_agent_keys_are_refused_in_world_model_studies() -> None:
+    with pytest.raises(UserError, match=r"world_model has no use for agent\.budget"):
+        plan_study("sampling_steps", ["agent.budget=7"])
+
+
+def test_import_takes_the_game_from_the_file_s_name_or_asks(tmp_path: Path) -> None:
+    file = tmp_path / "Pong.pt"
+    file.write_bytes(b"x")
+    (spec,) = plan_import(file, []).jobs.values()
+    assert isinstance(spec.config, ImportAgent)
+    assert spec.config.game == "Pong"
+    renamed = file.rename(tmp_path / "agent.pt")
+    with pytest.raises(UserError, match="which game"):
+        plan_import(renamed, [])
+    (same,) = plan_import(renamed, ["game=Pong"]).jobs
+    assert same == spec.ref, "the path enters no identity"
+    with pytest.raises(UserError, match="Pnog"):
+        plan_import(renamed, ["game=Pnog"])
+    with pytest.raises(UserError, match="cannot be read"):
+        plan_import(tmp_path / "Pong.pt", [])
+    with pytest.raises(UserError, match="import takes game="):
+        plan_import(renamed, ["scale=tiny"])
+
+
+def test_evaluate_wants_a_finished_agent(tmp_path: Path) -> None:
+    (tmp_path / "o" / "studies").mkdir(parents=True)
+    for name in ("abc", "train_agent/0123456789abcdef", str(tmp_path / "nothing")):
+        with pytest.raises(UserError, match=r"agents of|not finished"):
+            plan_evaluate(name, [f"output_dir={tmp_path / 'o'}"], None, False)
+    assert json.dumps(sorted(p.name for p in (tmp_path / "o").iterdir())) == '["studies"]'

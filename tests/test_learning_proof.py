@@ -1,0 +1,114 @@
+"""The proof that an agent learns in imagination (slow; `python -m pytest -m slow tests/test_learning_proof.py -s` prints its figures).
+
+Fixed before it was run: the game (Catch), the settings below, five seeds, 300 test games a seed. Three arms: the agent trained in its
+world model; the same, its imagined rewards shuffled among the games at every step, so that they say nothing of what was done; the
+uniformly random policy. Learning is shown if the agent's 95% interval (t, over seeds) lies above random's, and not above with
+shuffled rewards.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from catch import NUM_ACTIONS, SIZE, Catch, catch_env, catch_vector_env
+from scipy import stats
+from torch import Tensor
+
+from diamond_bench.agent import load_agent
+from diamond_bench.config import AgentConfig, ConditioningConfig, EnvConfig, ExecutionConfig, NetworkConfig, OdeSampler, TrainingConfig
+from diamond_bench.config.agent import ActorCriticConfig, RewardEndConfig
+from diamond_bench.envs.play import play_test_games
+from diamond_bench.evaluation.player import PolicyPlayer
+from diamond_bench.imagination.env import GeneratorDraws
+from diamond_bench.jobs import agent_learners, agent_play, train_agent
+from diamond_bench.jobs.context import JobContext
+from diamond_bench.studies.kinds import TrainAgent
+
+SEEDS = (0, 1, 2, 3, 4)
+GAMES = 300
+
+
+def settings(seed: int) -> TrainAgent:
+    return TrainAgent(
+        game="Catch",
+        seed=seed,
+        env=EnvConfig(frame_size=SIZE),
+        conditioning=ConditioningConfig(num_frames=2),
+        network=NetworkConfig(depths=(1, 1), channels=(16, 16), attention=(False, False), cond_channels=32),
+        training=TrainingConfig(batch_size=16, learning_rate=2e-3, num_autoregressive_steps=0),
+        sampler=OdeSampler(num_steps=2),
+        reward_end=RewardEndConfig((1, 1), (16, 16), (False, False), 16, 32, segment_length=9, batch_size=16, learning_rate=2e-3),
+        actor_critic=ActorCriticConfig(
+            (16, 16), (True, True), 32, batch_size=32, steps_per_update=8, horizon=8, learning_rate=3e-3, entropy_weight=0.01, preload=16
+        ),
+        agent=AgentConfig(
+            budget=2000,
+            initial_steps=1500,
+            initial_steps_most=1500,
+            steps_per_epoch=100,
+            first_denoiser_updates=1500,
+            first_reward_end_updates=500,
+            first_actor_critic_updates=150,
+            denoiser_updates=50,
+            reward_end_updates=25,
+            actor_critic_updates=25,
+            final_epochs=3,
+            test_every=0,
+        ),
+        execution=ExecutionConfig(num_threads=1),
+    )
+
+
+class ShuffledRewards(GeneratorDraws):
+    """Rewards dealt to other games than those that earned them."""
+
+    def reward_class(self, logits: Tensor) -> Tensor:
+        drawn = super().reward_class(logits)
+        return drawn[torch.randperm(len(drawn), generator=self.generator, device=drawn.device)]
+
+
+def mean_return(player: PolicyPlayer, seed: int) -> float:
+    games = play_test_games(Catch, player, GAMES, 50, seed=1000 + seed)
+    return float(np.mean([game.score for game in games]))
+
+
+def trained(folder: Path, seed: int) -> float:
+    folder.mkdir(parents=True)
+    train_agent.run(settings(seed), JobContext(folder))
+    return mean_return(PolicyPlayer(load_agent(folder / "agent").actor_critic), seed)
+
+
+def untrained(seed: int) -> float:
+    """An actor-critic as it starts has a uniform policy."""
+    return mean_return(PolicyPlayer(agent_learners.build_agent(agent_learners.describe(settings(seed))).actor_critic), seed)
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and its 95% interval over seeds."""
+    mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean, mean - half, mean + half
+
+
+@pytest.fixture
+def catch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catch in the place of Atari."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(agent_play, "vector_env", catch_vector_env)
+    monkeypatch.setattr(train_agent, "AtariEnv", catch_env)
+    monkeypatch.setattr(agent_learners, "num_actions", lambda game: NUM_ACTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_an_agent_learns_in_imagination_and_not_from_shuffled_rewards(tmp_path: Path, catch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"random": [untrained(seed) for seed in SEEDS]}
+    arms["imagination"] = [trained(tmp_path / f"learned{seed}", seed) for seed in SEEDS]
+    monkeypatch.setattr(agent_learners, "GeneratorDraws", ShuffledRewards)
+    arms["shuffled rewards"] = [trained(tmp_path / f"shuffled{seed}", seed) for seed in SEEDS]
+    for name, values in arms.items():
+        mean, low, high = interval(values)
+        print(f"{name}: {mean:.3f} [{low:.3f}, {high:.3f}] {[round(value, 3) for value in values]}")
+    _, _, random_high = interval(arms["random"])
+    assert interval(arms["imagination"])[1] > random_high
+    assert interval(arms["shuffled rewards"])[1] < random_high

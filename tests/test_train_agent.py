@@ -1,0 +1,183 @@
+"""The job `train_agent`: the loop, its budget, and that an interruption changes nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diamond_bench.errors import UserError
+from diamond_bench.jobs import train_agent
+from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.studies.agent_cost import num_epochs, updates
+from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.studies.single import plan_train
+
+
+def tiny(*tokens: str) -> TrainAgent:
+    plan = plan_train(["scale=tiny", "env.frame_size=32", "agent.test_every=0", *tokens])
+    return next(spec.config for spec in plan.jobs.values() if spec.kind == "train_agent")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted((folder / "agent").rglob("*.safetensors"))
+    return {f"{file.stem}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stopping_at(counts: list[int]) -> Callable[[], bool]:
+    """A should_stop that is true at these calls, counted through all attempts."""
+    calls = 0
+
+    def should_stop() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls in counts
+
+    return should_stop
+
+
+def run_through(config: TrainAgent, folder: Path, should_stop: Callable[[], bool] = lambda: False) -> tuple[Result, int, list[str]]:
+    """The job, taken up again as often as it is stopped: its result, the number of attempts, what it said."""
+    folder.mkdir(exist_ok=True)
+    attempts, said = 0, []
+    while True:
+        attempts += 1
+        try:
+            context = JobContext(folder, should_stop=should_stop, say=said.append)
+            return train_agent.run(config, context), attempts, said
+        except Interrupted:
+            continue
+
+
+def values(result: Result) -> dict[str, float]:
+    return {row.metric: row.value for row in result.rows if not row.measured}
+
+
+@pytest.mark.parametrize("tokens", [(), ("agent.model_free=true",)], ids=["imagined", "model-free"])
+def test_stopped_anywhere_it_goes_on_to_the_same_agent(tmp_path: Path, tokens: tuple[str, ...]) -> None:
+    config = tiny(*tokens)
+    whole, _, _ = run_through(config, tmp_path / "whole")
+    stopped, attempts, said = run_through(config, tmp_path / "stopped", stopping_at([1, 4, 6, 9, 15, 22]))
+    assert attempts > 3, "it was to be stopped several times"
+    assert any("resumed" in line for line in said)
+    assert same(tmp_path / "whole", tmp_path / "stopped")
+    assert values(stopped) == values(whole)
+    lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "stopped")]
+    assert lines[0] == lines[1]
+
+
+def test_the_budget_is_spent_exactly_and_every_update_made(tmp_path: Path) -> None:
+    config = tiny("agent.budget=57")  # no whole number of epochs
+    result, _, _ = run_through(config, tmp_path / "job")
+    initial = result.info["initial_steps"]
+    assert 30 <= initial <= 40
+    assert result.info["real_steps"] == values(result)["real_steps"] == 57
+    assert result.info["epochs"] == num_epochs(config, initial)
+    if initial == 30:
+        assert result.info["updates"] == vars(updates(config))
+    steps = [json.loads(line)["real_steps"] for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    assert steps[0] == initial
+    assert steps[-1] == 57
+    assert max(np.diff(steps)) <= 10
+
+
+@pytest.mark.parametrize("rare", [0, 10_000])
+def test_the_initial_collection_goes_on_until_rare_rewards_were_seen(tmp_path: Path, rare: int) -> None:
+    config = tiny(f"agent.initial_rare_rewards={rare}")
+    result, _, _ = run_through(config, tmp_path / "job")
+    assert result.info["initial_steps"] == (30 if rare == 0 else 40)
+
+
+def test_test_games_select_nothing_and_are_not_counted(tmp_path: Path) -> None:
+    config = tiny("env.max_noops=1")
+    tested = replace(config, agent=replace(config.agent, test_every=1, test_episodes=1))
+    quiet, _, _ = run_through(config, tmp_path / "quiet")
+    loud, _, _ = run_through(tested, tmp_path / "loud")
+    assert same(tmp_path / "quiet", tmp_path / "loud")
+    assert values(loud)["real_steps"] == values(quiet)["real_steps"]
+    with np.load(tmp_path / "loud" / "arrays.npz") as curves:
+        assert len(curves["test_return"]) == loud.info["epochs"]
+        assert (curves["test_length"] > 0).all()
+        assert {"test_reward_end_loss", "test_drift"} <= set(curves.files)
+
+
+def test_a_model_free_agent_has_no_world_model(tmp_path: Path) -> None:
+    result, _, _ = run_through(tiny("agent.model_free=true", "agent.budget=20"), tmp_path / "job")
+    assert result.info["updates"] == {"actor_critic": 8}  # 3 + 3 + 3 + 1 steps, twice
+    assert result.info["real_steps"] == 20
+    assert not (tmp_path / "job" / "agent" / "denoiser").exists()
+
+
+def test_another_seed_is_another_agent(tmp_path: Path) -> None:
+    run_through(tiny("agent.budget=30"), tmp_path / "one")
+    run_through(tiny("agent.budget=30", "seed=1"), tmp_path / "other")
+    assert not same(tmp_path / "one", tmp_path / "other")
+
+
+def damaged_newest(folder: Path) -> Path:
+    newest = max((folder / "checkpoint").glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    return newest
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path) -> None:
+    config = tiny()
+    run_through(config, tmp_path / "whole")
+    folder, said = tmp_path / "hurt", []
+    folder.mkdir()
+    for stop in (8, 6):
+        with pytest.raises(Interrupted):
+            train_agent.run(config, JobContext(folder, should_stop=stopping_at([stop])))
+    damaged_newest(folder)
+    train_agent.run(config, JobContext(folder, say=said.append))
+    assert any("is damaged" in line for line in said)
+    assert any("resumed" in line for line in said)
+    assert same(tmp_path / "whole", folder)
+
+
+def test_a_lost_replay_begins_the_run_anew_saying_so(tmp_path: Path) -> None:
+    config, said = tiny(), []
+    folder = tmp_path / "job"
+    folder.mkdir()
+    with pytest.raises(Interrupted):
+        train_agent.run(config, JobContext(folder, should_stop=stopping_at([8])))
+    (folder / "checkpoint" / "replay.bin").unlink()
+    train_agent.run(config, JobContext(folder, say=said.append))
+    assert any("replay" in line for line in said)
+    assert not any("resumed" in line for line in said)
+    run_through(config, tmp_path / "whole")
+    assert same(tmp_path / "whole", folder)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny()
+    from diamond_bench.jobs import agent_learners
+
+    original: Any = agent_learners.reward_end_loss
+
+    def broken(*args: Any) -> Any:
+        loss, metrics = original(*args)
+        return loss * torch.nan, {**metrics, "loss": metrics["loss"] * torch.nan}
+
+    monkeypatch.setattr(agent_learners, "reward_end_loss", broken)
+    with pytest.raises(UserError, match=r"not finite.*reward_end/loss|reward_end/loss.* not finite"):
+        run_through(config, tmp_path / "job")
+
+
+def test_the_policy_learns_only_from_what_is_imagined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no updates of the policy its weights are those it started from, however much the models learn."""
+    config = tiny("agent.first_actor_critic_updates=0", "agent.actor_critic_updates=0")
+    run_through(config, tmp_path / "job")
+    assert not weights(tmp_path / "job")["actor_critic.actor.weight"].any(), "heads start at zero"
+    run_through(tiny(), tmp_path / "learned")
+    assert weights(tmp_path / "learned")["actor_critic.actor.weight"].any()
