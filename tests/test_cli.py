@@ -10,7 +10,7 @@ import pytest
 from command_line import SCRIPT, clean_environment, diamond_bench
 from typer.testing import CliRunner
 
-from diamond_bench import cli
+from diamond_bench.cli import app, common
 from diamond_bench.errors import UserError
 from diamond_bench.studies.housekeeping import planned
 from diamond_bench.studies.store import Store
@@ -79,7 +79,7 @@ def test_every_swept_plan_is_remembered(stopped: Path) -> None:
 
 
 def test_the_version() -> None:
-    result = CliRunner().invoke(cli.app, ["--version"])
+    result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, "diamond-bench 0.1.0\n")
 
 
@@ -115,7 +115,7 @@ def test_what_the_file_system_refuses_names_the_place(tmp_path: Path) -> None:
         PermissionError(13, "Permission denied", "/elsewhere/plan.json"): "/elsewhere/plan.json: Permission denied",
     }
     for error, words in refused.items():
-        with pytest.raises(UserError, match=words), cli._writing(store):
+        with pytest.raises(UserError, match=words), common.writing(store):
             raise error
 
 

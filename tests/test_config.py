@@ -132,7 +132,7 @@ def _changes(config: object) -> list[object]:
             out += [replace(config, **{f.name: inner}) for inner in _changes(value)]  # type: ignore[type-var]
         elif isinstance(value, bool):
             out.append(replace(config, **{f.name: not value}))  # type: ignore[type-var]
-        elif isinstance(value, (int, float)):
+        elif value is None or isinstance(value, (int, float)):
             out.append(replace(config, **{f.name: 77 if value != 77 else 78}))  # type: ignore[type-var]
         elif isinstance(value, str):
             out.append(replace(config, **{f.name: value + "x"}))  # type: ignore[type-var]

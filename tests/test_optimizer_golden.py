@@ -37,3 +37,9 @@ def test_six_updates_follow_the_golden_trace() -> None:
     for name, parameter in parameters.items():
         assert parameter.norm().item() == pytest.approx(norms[name], rel=1e-3), name
         assert (parameter - before[name]).norm().item() == pytest.approx(changes[name], rel=1e-3, abs=1e-7), name
+
+
+def test_the_decay_of_squared_gradients_is_a_setting() -> None:
+    layer = torch.nn.Linear(2, 2)
+    assert make_optimizer(layer, TrainingConfig()).defaults["betas"] == (0.9, 0.999)
+    assert make_optimizer(layer, TrainingConfig(adam_beta2=0.9)).param_groups[0]["betas"] == (0.9, 0.9)

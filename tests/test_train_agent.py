@@ -20,7 +20,7 @@ from diamond_bench.studies.single import plan_train
 
 
 def tiny(*tokens: str) -> TrainAgent:
-    plan = plan_train(["scale=tiny", "env.frame_size=32", "agent.test_every=0", *tokens])
+    plan = plan_train(["scale=tiny", "env.frame_size=16", "sampler.num_steps=1", "agent.test_every=0", *tokens])
     return next(spec.config for spec in plan.jobs.values() if spec.kind == "train_agent")
 
 

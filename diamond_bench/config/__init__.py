@@ -122,6 +122,8 @@ class TrainingConfig:
     learning_rate: float = setting(1e-4, least=0.0)
     weight_decay: float = setting(1e-2, least=0.0)
     adam_epsilon: float = setting(1e-8, least=0.0)
+    adam_beta2: float = setting(0.999, least=0.0, most=0.99999)
+    """Decay of the average of squared gradients; the authors keep PyTorch's."""
     warmup_steps: int = setting(100, least=0)
     """Linear from exactly 0: the first update changes only the optimiser's state."""
     cooldown: float = setting(0.0, least=0.0, most=1.0)

@@ -26,6 +26,8 @@ class RewardEndConfig:
     learning_rate: float = setting(1e-4, least=0.0)
     weight_decay: float = setting(1e-2, least=0.0)
     adam_epsilon: float = setting(1e-8, least=0.0)
+    adam_beta2: float = setting(0.999, least=0.0, most=0.99999)
+    """Decay of the average of squared gradients; the authors keep PyTorch's."""
     warmup_steps: int = setting(100, least=0)
     max_grad_norm: float = setting(100.0, least=0.0)
 
@@ -54,6 +56,8 @@ class ActorCriticConfig:
     learning_rate: float = setting(1e-4, least=0.0)
     weight_decay: float = setting(0.0, least=0.0)
     adam_epsilon: float = setting(1e-8, least=0.0)
+    adam_beta2: float = setting(0.999, least=0.0, most=0.99999)
+    """Decay of the average of squared gradients; the authors keep PyTorch's."""
     warmup_steps: int = setting(100, least=0)
     max_grad_norm: float = setting(100.0, least=0.0)
     discard_left_overs: bool = setting(False)

@@ -18,6 +18,8 @@ class OptimizerSettings(Protocol):
     @property
     def adam_epsilon(self) -> float: ...
     @property
+    def adam_beta2(self) -> float: ...
+    @property
     def warmup_steps(self) -> int: ...
 
 
@@ -44,7 +46,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
 def make_optimizer(module: nn.Module, training: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW over a module's parameters."""
     groups = parameter_groups(module, training.weight_decay)
-    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, fused=True)
+    betas = (0.9, training.adam_beta2)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, eps=training.adam_epsilon, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSettings, step: int) -> float:

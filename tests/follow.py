@@ -1,0 +1,65 @@
+"""Follow: a small pixel game for proving that an agent learns in imagination (go where the target is, and stay there)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from diamond_bench.config import EnvConfig
+
+CELLS, PIXELS, STEPS = 4, 4, 8
+SIZE = CELLS * PIXELS
+NUM_ACTIONS = 3
+
+Frame = npt.NDArray[np.uint8]
+
+
+class Follow(gymnasium.Env[Frame, int]):
+    """4 x 4 cells of 4 x 4 pixels: a white target in the top row, a red walker in the middle, a blue bar below that gets shorter each step.
+
+    The walker stays, goes left or goes right. A step that brings it nearer to the target's column, or ends in it, is rewarded with 1,
+    one that leads away with -1. When the bar is gone the episode ends: a return of 8 is the best, going at random gives about 2.
+    """
+
+    def __init__(self) -> None:
+        self.action_space = spaces.Discrete(NUM_ACTIONS)  # type: ignore[assignment]
+        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.left = self.target = self.walker = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left, self.target, self.walker = STEPS, int(self.np_random.integers(CELLS)), int(self.np_random.integers(CELLS))
+        return self._frame(), {}
+
+    def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        before = abs(self.walker - self.target)
+        self.walker = int(np.clip(self.walker + (0, -1, 1)[int(action)], 0, CELLS - 1))
+        self.left -= 1
+        now = abs(self.walker - self.target)
+        reward = 1.0 if now < before or now == 0 else -1.0 if now > before else 0.0
+        return self._frame(), reward, self.left == 0, False, {}
+
+    def save_state(self) -> dict[str, Any]:
+        return {"cells": [self.left, self.target, self.walker], "random": self.np_random.bit_generator.state}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.left, self.target, self.walker = state["cells"]
+        self.np_random.bit_generator.state = state["random"]
+
+    def _frame(self) -> Frame:
+        cells = np.zeros((CELLS, CELLS, 3), np.uint8)
+        cells[0, self.target] = (255, 255, 255)
+        cells[CELLS // 2, self.walker] = (255, 0, 0)
+        frame = cells.repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+        frame[-PIXELS:, : self.left * SIZE // STEPS] = (0, 0, 255)
+        return frame
+
+
+def follow_vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> SyncVectorEnv:
+    """In place of `envs.atari.vector_env`."""
+    makers: list[Callable[[], gymnasium.Env[Frame, int]]] = [Follow] * num_envs
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
