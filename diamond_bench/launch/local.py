@@ -12,7 +12,9 @@ from diamond_bench.launch.devices import valid_device, worker_devices
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
 from diamond_bench.launch.process import WorkerProcess
+from diamond_bench.studies.estimate import job_work
 from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import KINDS
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
@@ -96,7 +98,7 @@ class _Sweep:
         """Jobs another process has: when to look again, and how long to wait after that."""
         self._attempts: dict[JobRef, int] = {}
         """How often each job had been begun when we looked."""
-        self._order = {ref: position for position, ref in enumerate(specs)}
+        self._order = _order(specs)
         self._ready: list[tuple[int, JobRef]] = []
         self._offered: set[JobRef] = set()
         """Jobs that have been among the ready: each is offered once, and comes back only by `again`."""
@@ -235,6 +237,25 @@ class _Sweep:
         if ref in self.open and ref not in self._offered and not self._missing[ref]:
             self._offered.add(ref)
             self.again(ref)
+
+
+def _order(specs: Mapping[JobRef, JobSpec]) -> dict[JobRef, int]:
+    """In which order jobs that may be begun are: as planned, save that of jobs of one kind and input the longest comes first, so that it
+    does not run alone at the end."""
+    first: dict[tuple[str, tuple[JobRef, ...]], int] = {}
+    for position, (ref, spec) in enumerate(specs.items()):
+        first.setdefault((ref.kind, tuple(spec.inputs.values())), position)
+
+    def key(ref: JobRef) -> tuple[int, float]:
+        spec = specs[ref]
+        return first[ref.kind, tuple(spec.inputs.values())], -_work(spec, specs) if spec.inputs else 0.0
+
+    return {ref: place for place, ref in enumerate(sorted(specs, key=key))}
+
+
+def _work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
+    known = spec.kind in KINDS and all(need in specs for need in spec.inputs.values())
+    return job_work(spec, specs) if known else 0.0
 
 
 class _Pool:
