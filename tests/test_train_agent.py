@@ -19,8 +19,16 @@ from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.studies.single import plan_train
 
 
+SMALLEST = (
+    *("scale=tiny", "env.frame_size=16", "sampler.num_steps=1", "agent.test_every=0"),
+    *("network.depths=[1]", "network.channels=[8]", "network.attention=[false]"),
+    *("reward_end.depths=[1]", "reward_end.channels=[8]", "reward_end.attention=[false]"),
+    *("actor_critic.channels=[8]", "actor_critic.down=[true]"),
+)
+
+
 def tiny(*tokens: str) -> TrainAgent:
-    plan = plan_train(["scale=tiny", "env.frame_size=16", "sampler.num_steps=1", "agent.test_every=0", *tokens])
+    plan = plan_train([*SMALLEST, *tokens])
     return next(spec.config for spec in plan.jobs.values() if spec.kind == "train_agent")
 
 
@@ -152,9 +160,12 @@ def test_a_lost_replay_begins_the_run_anew_saying_so(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train_agent.run(config, JobContext(folder, should_stop=stopping_at([8])))
     (folder / "checkpoint" / "replay.bin").unlink()
-    train_agent.run(config, JobContext(folder, say=said.append))
+    with pytest.raises(Interrupted):
+        train_agent.run(config, JobContext(folder, say=said.append, should_stop=stopping_at([5])))
     assert any("replay" in line for line in said)
     assert not any("resumed" in line for line in said)
+    train_agent.run(config, JobContext(folder, say=said.append))
+    assert any("resumed" in line for line in said), "the useless checkpoints must not pass for newer than those of the new run"
     run_through(config, tmp_path / "whole")
     assert same(tmp_path / "whole", folder)
 

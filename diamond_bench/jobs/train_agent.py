@@ -27,7 +27,7 @@ from diamond_bench.studies.agent_cost import agent_work, num_epochs
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.agent_quality import drift_quality, reward_end_quality
-from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint
+from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint, set_aside_checkpoints
 from diamond_bench.training.log import Journal, NotFinite
 from diamond_bench.training.means import Means
 
@@ -242,7 +242,7 @@ class _Training:
         for units, state in load_checkpoints(folder, self.context.say):
             if state["device"] != self.device.type:  # another device draws other numbers: going on would mix the two
                 self.context.say(f"the checkpoint was made on {state['device']}; begun anew on {self.device.type}")
-                return
+                break
             rows = state["replay_rows"]
             try:
                 if rows:
@@ -259,6 +259,7 @@ class _Training:
             self.learners.load_state_dict(state["learners"])
             self.context.say(f"resumed in epoch {self.at.epoch + 1}, after {self.play.real_steps} real steps")
             return
+        set_aside_checkpoints(folder)  # of no use to a run that begins anew
 
     def _publish(self) -> Result:
         config, at = self.config, self.at

@@ -15,7 +15,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.studies.kinds import TrainWorldModel
-from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
 from diamond_bench.training.log import NotFinite, TrainingLog
 from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
 from diamond_bench.world_model import WorldModel, build_world_model, save_world_model
@@ -137,6 +137,7 @@ def _resume(state: _Run, context: JobContext) -> None:
         step, saved = found
         if saved["device"] != context.device.partition(":")[0]:  # another device draws other numbers: going on would mix the two
             context.say(f"the checkpoint after update {step} was made on {saved['device']}; begun anew on {context.device}")
+            set_aside_checkpoints(context.folder / "checkpoint")
             return
         state.restore(step, saved)
         context.say(f"resumed after update {step}")

@@ -54,6 +54,12 @@ def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple
         path.rename(path.with_suffix(".damaged"))
 
 
+def set_aside_checkpoints(folder: Path) -> None:
+    """Takes all checkpoints out of sight, for a training that begins anew: they would pass for newer than its own."""
+    for path in _checkpoints(folder):
+        path.rename(path.with_suffix(".unused"))
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first."""
     return sorted((path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name)), reverse=True)
