@@ -1,5 +1,6 @@
 """A smoke agent killed ten times at random moments ends as an undisturbed one (slow: about ten minutes on two cores)."""
 
+import contextlib
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from command_line import SCRIPT, clean_environment, diamond_bench
 from safetensors.torch import load_file
 
 KILLS = 10
-TRAIN = ("train", "game=Breakout", "seed=0", "scale=smoke")
+TRAIN = ("train", "game=Breakout", "seed=0", "scale=smoke", "agent.checkpoint_units=25")
 
 
 def job(folder: Path, kind: str) -> Path:
@@ -23,18 +24,34 @@ def job(folder: Path, kind: str) -> Path:
     return found
 
 
-def killed_after(folder: Path, seconds: float) -> bool:
-    """Starts the command and kills it, with all its processes, after so long; false where it had ended before."""
+def newest(folder: Path) -> str:
+    """The name of the newest checkpoint, which begins with how much was done."""
+    return max((path.name for path in folder.glob("outputs/train_agent/*/checkpoint/step-*.pt")), default="")
+
+
+def killed_after_a_checkpoint(folder: Path, pause: float) -> bool:
+    """Starts the command; when it has saved anew and so many seconds more went by, kills it with all its processes. False where it
+    ended before."""
+    before = newest(folder)
     command = subprocess.Popen(
         [SCRIPT, *TRAIN], cwd=folder, env=clean_environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    while newest(folder) <= before and command.poll() is None:
+        time.sleep(0.05)
     try:
-        command.wait(seconds)
+        command.wait(pause)
     except subprocess.TimeoutExpired:
-        os.killpg(command.pid, signal.SIGKILL)
+        for pid in [command.pid, *descendants(command.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         command.wait()
         return True
     return False
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [*children, *(below for child in children for below in descendants(child))]
 
 
 @pytest.mark.slow
@@ -42,15 +59,15 @@ def killed_after(folder: Path, seconds: float) -> bool:
 def test_killed_ten_times_an_agent_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    started = time.monotonic()
     diamond_bench(*TRAIN, cwd=tmp_path / "whole")
-    took = time.monotonic() - started
-    dice, kills = random.Random(0), 0
-    while kills < KILLS and killed_after(tmp_path / "killed", dice.uniform(0.05, 0.25) * took):
-        kills += 1
+    dice = random.Random(0)
+    for _ in range(KILLS):
+        assert killed_after_a_checkpoint(tmp_path / "killed", dice.uniform(0.0, 8.0)), "the run was over before its tenth kill"
     diamond_bench(*TRAIN, cwd=tmp_path / "killed")
-    print(f"killed {kills} times; undisturbed in {took:.0f} s")
-    assert kills >= 3, "the run was over before it could be killed often enough"
+    resumed = {
+        line for line in (job(tmp_path / "killed", "train_agent") / "log.txt").read_text().splitlines() if line.startswith("resumed")
+    }
+    assert len(resumed) >= 5, resumed
     one, other = (job(tmp_path / name, "train_agent") for name in ("whole", "killed"))
     for file in sorted((one / "agent").rglob("*.safetensors")):
         a, b = load_file(file), load_file(other / file.relative_to(one))

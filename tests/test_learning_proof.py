@@ -2,8 +2,8 @@
 
 Fixed before it was run: the game (Follow), the settings below, five seeds, 300 test games a seed. Three arms: the agent trained in its
 world model; the same, its imagined rewards shuffled among the games at every step, so that they say nothing of what was done; the
-uniformly random policy. Learning is shown if the agent's 95% interval (t, over seeds) lies above random's, and not above with
-shuffled rewards.
+uniformly random policy. Learning is shown if the agent's 95% interval (t, over seeds) lies above those of the two others, and that of
+the shuffled arm does not lie above random's.
 """
 
 from pathlib import Path
@@ -111,5 +111,6 @@ def test_an_agent_learns_in_imagination_but_not_from_shuffled_rewards(
         mean, low, high = interval(values)
         print(f"{name}: {mean:.3f} [{low:.3f}, {high:.3f}] {[round(value, 3) for value in values]}")
     _, _, random_high = interval(arms["random"])
-    assert interval(arms["imagination"])[1] > random_high
-    assert interval(arms["shuffled rewards"])[1] < random_high
+    _, shuffled_low, shuffled_high = interval(arms["shuffled rewards"])
+    assert interval(arms["imagination"])[1] > max(random_high, shuffled_high)
+    assert shuffled_low < random_high, "with shuffled rewards it is not shown to beat random play"

@@ -10,26 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_agents import small_agent_config
 
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.studies.agent_cost import num_epochs, updates
 from diamond_bench.studies.kinds import TrainAgent
-from diamond_bench.studies.single import plan_train
-
-
-SMALLEST = (
-    *("scale=tiny", "env.frame_size=16", "sampler.num_steps=1", "agent.test_every=0"),
-    *("network.depths=[1]", "network.channels=[8]", "network.attention=[false]"),
-    *("reward_end.depths=[1]", "reward_end.channels=[8]", "reward_end.attention=[false]"),
-    *("actor_critic.channels=[8]", "actor_critic.down=[true]"),
-)
-
-
-def tiny(*tokens: str) -> TrainAgent:
-    plan = plan_train([*SMALLEST, *tokens])
-    return next(spec.config for spec in plan.jobs.values() if spec.kind == "train_agent")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,7 +60,7 @@ def values(result: Result) -> dict[str, float]:
 
 @pytest.mark.parametrize("tokens", [(), ("agent.model_free=true",)], ids=["imagined", "model-free"])
 def test_stopped_anywhere_it_goes_on_to_the_same_agent(tmp_path: Path, tokens: tuple[str, ...]) -> None:
-    config = tiny(*tokens)
+    config = small_agent_config(*tokens)
     whole, _, _ = run_through(config, tmp_path / "whole")
     stopped, attempts, said = run_through(config, tmp_path / "stopped", stopping_at([1, 4, 6, 9, 15, 22]))
     assert attempts > 3, "it was to be stopped several times"
@@ -85,7 +72,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_agent(tmp_path: Path, tokens: t
 
 
 def test_the_budget_is_spent_exactly_and_every_update_made(tmp_path: Path) -> None:
-    config = tiny("agent.budget=57")  # no whole number of epochs
+    config = small_agent_config("agent.budget=57")  # no whole number of epochs
     result, _, _ = run_through(config, tmp_path / "job")
     initial = result.info["initial_steps"]
     assert 30 <= initial <= 40
@@ -101,13 +88,13 @@ def test_the_budget_is_spent_exactly_and_every_update_made(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rare", [0, 10_000])
 def test_the_initial_collection_goes_on_until_rare_rewards_were_seen(tmp_path: Path, rare: int) -> None:
-    config = tiny(f"agent.initial_rare_rewards={rare}")
+    config = small_agent_config(f"agent.initial_rare_rewards={rare}")
     result, _, _ = run_through(config, tmp_path / "job")
     assert result.info["initial_steps"] == (30 if rare == 0 else 40)
 
 
 def test_test_games_select_nothing_and_are_not_counted(tmp_path: Path) -> None:
-    config = tiny("env.max_noops=1")
+    config = small_agent_config("env.max_noops=1")
     tested = replace(config, agent=replace(config.agent, test_every=1, test_episodes=1))
     quiet, _, _ = run_through(config, tmp_path / "quiet")
     loud, _, _ = run_through(tested, tmp_path / "loud")
@@ -120,15 +107,15 @@ def test_test_games_select_nothing_and_are_not_counted(tmp_path: Path) -> None:
 
 
 def test_a_model_free_agent_has_no_world_model(tmp_path: Path) -> None:
-    result, _, _ = run_through(tiny("agent.model_free=true", "agent.budget=20"), tmp_path / "job")
+    result, _, _ = run_through(small_agent_config("agent.model_free=true", "agent.budget=20"), tmp_path / "job")
     assert result.info["updates"] == {"actor_critic": 8}  # 3 + 3 + 3 + 1 steps, twice
     assert result.info["real_steps"] == 20
     assert not (tmp_path / "job" / "agent" / "denoiser").exists()
 
 
 def test_another_seed_is_another_agent(tmp_path: Path) -> None:
-    run_through(tiny("agent.budget=30"), tmp_path / "one")
-    run_through(tiny("agent.budget=30", "seed=1"), tmp_path / "other")
+    run_through(small_agent_config("agent.budget=30"), tmp_path / "one")
+    run_through(small_agent_config("agent.budget=30", "seed=1"), tmp_path / "other")
     assert not same(tmp_path / "one", tmp_path / "other")
 
 
@@ -139,7 +126,7 @@ def damaged_newest(folder: Path) -> Path:
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path) -> None:
-    config = tiny()
+    config = small_agent_config()
     run_through(config, tmp_path / "whole")
     folder, said = tmp_path / "hurt", []
     folder.mkdir()
@@ -154,7 +141,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: 
 
 
 def test_a_lost_replay_begins_the_run_anew_saying_so(tmp_path: Path) -> None:
-    config, said = tiny(), []
+    config, said = small_agent_config(), []
     folder = tmp_path / "job"
     folder.mkdir()
     with pytest.raises(Interrupted):
@@ -171,7 +158,7 @@ def test_a_lost_replay_begins_the_run_anew_saying_so(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny()
+    config = small_agent_config()
     from diamond_bench.jobs import agent_learners
 
     original: Any = agent_learners.reward_end_loss
@@ -187,8 +174,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
 
 def test_the_policy_learns_only_from_what_is_imagined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no updates of the policy its weights are those it started from, however much the models learn."""
-    config = tiny("agent.first_actor_critic_updates=0", "agent.actor_critic_updates=0")
+    config = small_agent_config("agent.first_actor_critic_updates=0", "agent.actor_critic_updates=0")
     run_through(config, tmp_path / "job")
     assert not weights(tmp_path / "job")["actor_critic.actor.weight"].any(), "heads start at zero"
-    run_through(tiny(), tmp_path / "learned")
+    run_through(small_agent_config(), tmp_path / "learned")
     assert weights(tmp_path / "learned")["actor_critic.actor.weight"].any()

@@ -99,8 +99,12 @@ class AgentConfig:
     test_every: int = setting(50, least=0)
     """Epochs between test episodes while training, which select nothing; 0 plays none."""
     test_episodes: int = setting(4, least=1)
+    test_max_steps: int = setting(27_000, least=1)
+    """Steps after which a test game is cut: the emulator's own 108,000 frames at frame skip 4."""
     checkpoint_every: int = setting(1, least=1, recorded=True)
-    """Epochs between resumable checkpoints; a resumed run goes on from such a boundary, bit for bit."""
+    """Epochs between resumable checkpoints."""
+    checkpoint_units: int = setting(1000, least=1, recorded=True)
+    """Updates (or stretches of play) after which a checkpoint is written inside a long epoch too."""
 
 
 @dataclass(frozen=True)
@@ -116,5 +120,5 @@ class AgentEvaluationConfig:
     max_steps: int = setting(27_000, least=1)
     """Steps after which an episode is cut: the emulator's own 108,000 frames at frame skip 4."""
     seed: int = setting(0, least=0)
-    video: bool = setting(False, recorded=True)
+    video: bool = setting(False)
     """Also write a video of an episode beside the agent's imagination of it."""

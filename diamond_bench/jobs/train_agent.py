@@ -15,7 +15,7 @@ import torch
 
 from diamond_bench.agent import save_agent
 from diamond_bench.data.replay import Replay
-from diamond_bench.envs.atari import AtariEnv
+from diamond_bench.envs.atari import AtariEnv, Frame
 from diamond_bench.envs.play import Game, play_test_games
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import PolicyPlayer
@@ -23,18 +23,23 @@ from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import Play, play_for
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.parts import save_arrays
-from diamond_bench.studies.agent_cost import agent_work, num_epochs
+from diamond_bench.studies.agent_cost import Updates, agent_work, num_epochs
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.agent_quality import drift_quality, reward_end_quality
-from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint, set_aside_checkpoints
+from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint, set_aside_checkpoint, set_aside_checkpoints
 from diamond_bench.training.log import Journal, NotFinite
 from diamond_bench.training.means import Means
 
 PHASES = ("collect", "denoiser", "reward_end", "actor_critic", "test")
-_UNITS_BETWEEN_CHECKPOINTS = 1000
+_TICKS = 10_000
+"""Progress of a whole run, in shares of its arithmetic."""
 _TEST_SEED = 1 << 20
 """Apart from the seeds of collection, so that test games are never those of training."""
+
+
+class _StopTest(Exception):
+    """The job was asked to stop while test games were played; they are played anew when it goes on."""
 
 
 @dataclass
@@ -73,13 +78,14 @@ class _Training:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.at = _Position()
         self.means = Means(self.device)
-        self.replay = Replay(config.agent.budget, config.env.frame_size, self.device)
+        self.replay: Replay
         self.play: Play
         self.learners: Learners
-        self._build()
 
-    def _build(self) -> None:
-        """Everything that reads the replay, over the present one."""
+    def _build(self, replay: Replay | None) -> None:
+        """The replay (or an empty one; a model-free agent needs none), and everything that reads it."""
+        room = 1 if self.config.agent.model_free else self.config.agent.budget
+        self.replay = Replay(room, self.config.env.frame_size, self.device) if replay is None else replay
         self.learners = Learners(self.config, self.device, self.replay, self.generator)
         self.play = play_for(self.config, self.learners, self.replay, self.generator, self.device)
 
@@ -91,7 +97,11 @@ class _Training:
             while not self._finished():
                 self._progress()
                 started, phase, epoch = time.perf_counter(), PHASES[self.at.phase], self.at.epoch
-                over = self._unit(phase)
+                try:
+                    over = self._unit(phase)
+                except _StopTest:
+                    self._save()
+                    raise Interrupted(f"saved before the test games of epoch {self.at.epoch + 1}") from None
                 self.at.units += 1
                 self.at.unit += 1
                 if over:
@@ -103,7 +113,7 @@ class _Training:
                 stopping = self.context.should_stop() and not self._finished()
                 every = self.config.agent.checkpoint_every
                 at_boundary = self.at.epoch > epoch and (self.at.epoch % every == 0 or epoch == 0)
-                if stopping or at_boundary or self.at.units - saved >= _UNITS_BETWEEN_CHECKPOINTS or self._finished():
+                if stopping or at_boundary or self.at.units - saved >= self.config.agent.checkpoint_units or self._finished():
                     self._save()
                     saved = self.at.units
                 if stopping:
@@ -170,13 +180,15 @@ class _Training:
         if agent.test_every == 0 or ((self.at.epoch + 1) % agent.test_every and not last):
             return True
         config, learners = self.config, self.learners
-        seen = Replay(1000 * agent.test_episodes, config.env.frame_size, self.device, agent.test_episodes)
+        seen = Replay(1000 * agent.test_episodes, config.env.frame_size, "cpu", agent.test_episodes)
         games = play_test_games(
             lambda: AtariEnv(config.game, config.env),
             PolicyPlayer(learners.agent.actor_critic),
             agent.test_episodes,
             agent.test_episodes,
             seed=_TEST_SEED + config.seed * 100_003 + self.at.epoch,
+            max_steps=agent.test_max_steps,
+            watch=self._stop_test,
             sink=seen,
         )
         found = {"epoch": float(self.at.epoch + 1), "real_steps": float(self.play.real_steps)}
@@ -185,10 +197,15 @@ class _Training:
         if learners.agent.world_model is not None and learners.agent.reward_end is not None:
             settings = config.reward_end
             found |= reward_end_quality(learners.agent.reward_end, seen.episodes, settings.segment_length, settings.batch_size)
-            drift = drift_quality(learners.agent.world_model, config.sampler, seen.episodes, config.actor_critic.horizon, seed=config.seed)
+            horizon = settings.segment_length - config.conditioning.num_frames  # the same for every imagination horizon
+            drift = drift_quality(learners.agent.world_model, config.sampler, seen.episodes, horizon, self.device, seed=config.seed)
             found |= {} if drift is None else {"drift": drift}
         self.at.tests.append(found)
         return True
+
+    def _stop_test(self, index: int, frame: Frame, action: int, reward: float) -> None:
+        if self.context.should_stop():
+            raise _StopTest
 
     # Around the units
 
@@ -210,11 +227,12 @@ class _Training:
         journal.write(self.at.epoch, {"real_steps": self.play.real_steps, **values, **tests})
 
     def _progress(self) -> None:
-        at, total = self.at, self._num_epochs()
+        at, counts = self.at, self.learners.counts()
         tested = f", last test return {at.tests[-1]['return']:.1f}" if at.tests else ""
         text = f"{PHASES[at.phase].replace('_', '/')} {at.unit}, {self.play.real_steps} real steps{tested}"
-        done = (at.epoch + at.phase / len(PHASES)) * 1000
-        self.context.progress(int(done), total * 1000, text)
+        made = Updates(*(counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic")))
+        done = agent_work(self.config, made) / max(1.0, agent_work(self.config))
+        self.context.progress(min(_TICKS, int(_TICKS * done)), _TICKS, f"epoch {at.epoch + 1} of {self._num_epochs()}, {text}")
 
     def _wait(self) -> None:
         """So that a phase's time holds its work."""
@@ -239,27 +257,29 @@ class _Training:
 
     def _resume(self) -> None:
         folder = self.context.folder / "checkpoint"
-        for units, state in load_checkpoints(folder, self.context.say):
+        for units, state, file in load_checkpoints(folder, self.context.say):
             if state["device"] != self.device.type:  # another device draws other numbers: going on would mix the two
                 self.context.say(f"the checkpoint was made on {state['device']}; begun anew on {self.device.type}")
                 break
-            rows = state["replay_rows"]
+            rows, replay = state["replay_rows"], None
             try:
                 if rows:
-                    size, budget = self.config.env.frame_size, self.config.agent.budget
-                    self.replay = Replay.load(folder, rows, budget, size, self.device)
+                    replay = Replay.load(folder, rows, self.config.agent.budget, self.config.env.frame_size, self.device)
             except UserError as error:
                 self.context.say(f"{error}; the checkpoint after unit {units} is of no use without it, the one before it is tried")
+                set_aside_checkpoint(file)
                 continue
-            self._build()
+            self._build(replay)
             self.at = _Position(**state["position"])
             self.means.load_state_dict(state["means"])
             self.generator.set_state(state["generator"])
             self.play.load_state_dict(state["play"])
             self.learners.load_state_dict(state["learners"])
-            self.context.say(f"resumed in epoch {self.at.epoch + 1}, after {self.play.real_steps} real steps")
+            made = ", ".join(f"{count} updates of the {name.replace('_', '/')}" for name, count in self.learners.counts().items() if count)
+            self.context.say(f"resumed in epoch {self.at.epoch + 1}, after {self.play.real_steps} real steps{f', {made}' if made else ''}")
             return
         set_aside_checkpoints(folder)  # of no use to a run that begins anew
+        self._build(None)
 
     def _publish(self) -> Result:
         config, at = self.config, self.at

@@ -44,8 +44,10 @@ def num_epochs(config: TrainAgent, collected_first: int | None = None) -> int:
 def updates(config: TrainAgent) -> Updates:
     """Updates of each network."""
     agent, later = config.agent, num_epochs(config) - 1
-    if agent.model_free:
-        return Updates(0, 0, agent.budget // config.actor_critic.steps_per_update)
+    if agent.model_free:  # the last rollout of an epoch may be a shorter one
+        whole, rest = divmod(agent.budget, agent.steps_per_epoch)
+        rollout = config.actor_critic.steps_per_update
+        return Updates(0, 0, whole * -(-agent.steps_per_epoch // rollout) + -(-rest // rollout))
     return Updates(
         agent.first_denoiser_updates + later * agent.denoiser_updates,
         agent.first_reward_end_updates + later * agent.reward_end_updates,
@@ -53,10 +55,10 @@ def updates(config: TrainAgent) -> Updates:
     )
 
 
-def agent_work(config: TrainAgent) -> float:
-    """FLOP of the updates and of the imagination they take; a backward pass is counted as two forward ones."""
+def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
+    """FLOP of the updates (those `made`, or of a whole run) and of the imagination they take; a backward pass counts as two forward."""
     size, policy = config.env.frame_size, actor_critic_flops(config.actor_critic, _MOST_ACTIONS, config.env.frame_size)
-    count, trained = updates(config), config.actor_critic
+    count, trained = made or updates(config), config.actor_critic
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
@@ -71,10 +73,11 @@ def agent_work(config: TrainAgent) -> float:
 
 
 def agent_bytes(config: TrainAgent) -> float:
-    """Disk of a finished run: its agent, two resumable states of networks and optimisers, and the replay."""
+    """Disk of a finished run: its agent, two resumable states of networks, optimisers and start segments, and the replay."""
     size = config.env.frame_size
-    weights = actor_critic_parameters(config.actor_critic, _MOST_ACTIONS, size)
+    weights, ring = actor_critic_parameters(config.actor_critic, _MOST_ACTIONS, size), 0.0
     if not config.agent.model_free:
         weights += denoiser_parameters(config.network, config.conditioning.num_frames, _MOST_ACTIONS)
         weights += reward_end_parameters(config.reward_end, _MOST_ACTIONS, size)
-    return 4.0 * weights * (1 + 2 * _ADAM) + config.agent.budget * size**2 * _STORED_FRAME
+        ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
+    return 4.0 * weights * (1 + 2 * _ADAM) + 2 * ring + config.agent.budget * size**2 * _STORED_FRAME

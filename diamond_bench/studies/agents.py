@@ -20,7 +20,7 @@ from diamond_bench.config import (
     RunConfig,
     TrainingConfig,
 )
-from diamond_bench.config.agent import AgentEvaluationConfig, RewardEndConfig
+from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig, RewardEndConfig
 from diamond_bench.envs.experts import POLICIES
 from diamond_bench.envs.games import games, num_actions
 from diamond_bench.errors import UserError, nearest
@@ -39,6 +39,13 @@ _WITH_A_MODEL = (
     *("denoiser_updates", "reward_end_updates", "actor_critic_updates"),
 )
 """Settings of the loop that a model-free agent has no use for: it learns from each rollout as it is played."""
+_OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs")
+"""Settings of the policy's imagination, of no use either."""
+_NOT_MODEL_FREE = (
+    *("objective", "conditioning", "network", "training", "sampler", "reward_end"),
+    *(f"agent.{name}" for name in _WITH_A_MODEL),
+    *(f"actor_critic.{name}" for name in _OF_IMAGINATION),
+)
 _PER_GAME = Path(__file__).parent.parent / "conf" / "per_game.yaml"
 
 
@@ -68,6 +75,7 @@ def training_job(config: RunConfig) -> JobSpec:
             "training": neutral,
             "sampler": OdeSampler(),
             "reward_end": RewardEndConfig(),
+            "actor_critic": replace(config.actor_critic, **{name: getattr(ActorCriticConfig(), name) for name in _OF_IMAGINATION}),
             "agent": replace(config.agent, **{name: getattr(AgentConfig(), name) for name in _WITH_A_MODEL}),
         }
         made = replace(made, **world)
@@ -78,6 +86,13 @@ def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:
     """The job that plays an agent's final episodes."""
     sampler = config.sampler if config.agent_evaluation.video else OdeSampler()
     return JobSpec("evaluate_agent", EvaluateAgent(config.env, config.agent_evaluation, sampler, config.execution), {"agent": agent})
+
+
+def check_model_free(settings: Mapping[str, Any]) -> None:
+    """Refuses keys, set by a user or a study, that would change nothing of a model-free agent. Raises UserError naming the first."""
+    for key in settings if settings.get("agent.model_free") is True else ():
+        if any(key == unused or key.startswith((f"{unused}.", f"{unused}/")) for unused in _NOT_MODEL_FREE):
+            raise UserError(f"{key}: a model-free agent (agent.model_free=true) has no use for it: it would change nothing")
 
 
 def import_job(file: Path, game: str | None, frame_size: int | None = None) -> JobSpec:

@@ -21,11 +21,11 @@ def reward_end_quality(model: RewardEndModel, episodes: ReplayEpisodes, length: 
     Stretches do not overlap, the last of an episode is padded, one of a single step is left out, and the step from one stretch to the
     next is not scored (the authors' way). What is undefined (no such event, none told) has no entry.
     """
-    rows = _stretches(episodes, length)
+    rows, device = _stretches(episodes, length), next(model.parameters()).device
     losses, weights = [], []
     confusion = {"reward": torch.zeros(3, 3), "end": torch.zeros(2, 2)}
     for start in range(0, len(rows), batch_size):
-        segments = _segments(episodes, *(column[start : start + batch_size] for column in rows.columns))
+        segments = _segments(episodes, device, *(column[start : start + batch_size] for column in rows.columns))
         loss, metrics = reward_end_loss(model, segments)
         losses.append(loss.item())
         weights.append(float(segments.mask[:, :-1].sum()))
@@ -47,7 +47,13 @@ def reward_end_quality(model: RewardEndModel, episodes: ReplayEpisodes, length: 
 
 
 def drift_quality(
-    world_model: WorldModel, sampler: Sampler, episodes: ReplayEpisodes, horizon: int, most: int = 32, seed: int = 0
+    world_model: WorldModel,
+    sampler: Sampler,
+    episodes: ReplayEpisodes,
+    horizon: int,
+    device: torch.device,
+    most: int = 32,
+    seed: int = 0,
 ) -> float | None:
     """Mean absolute pixel error in [0, 1] of `horizon` imagined frames against the true ones, over stretches spread over the episodes.
 
@@ -61,7 +67,7 @@ def drift_quality(
     place = torch.tensor(starts, device=episodes.frames.device)
     position = place[:, 1, None] + torch.arange(window, device=place.device)
     index = episodes.starts[place[:, 0], None] + episodes.stride * position
-    true = Stretch(episodes.frames[index], episodes.actions[index], world_model.num_frames)
+    true = Stretch(episodes.frames[index].to(device), episodes.actions[index].to(device), world_model.num_frames)
     imagined = imagine(world_model, true, sampler, [(seed, i) for i in range(len(starts))])
     return float((imagined.float() - true.true.float()).abs().mean() / 255)
 
@@ -87,12 +93,13 @@ def _stretches(episodes: ReplayEpisodes, length: int) -> _Rows:
     return _Rows(places, episodes.frames.device, length)
 
 
-def _segments(episodes: ReplayEpisodes, episode: Tensor, position: Tensor) -> RewardEndSegments:
+def _segments(episodes: ReplayEpisodes, device: torch.device, episode: Tensor, position: Tensor) -> RewardEndSegments:
+    """Stretches, moved to the device of the model (whole test games may be long, and lie on the CPU)."""
     rows = episodes.lengths[episode][:, None]
     mask = position < rows
     index = torch.where(mask, episodes.starts[episode][:, None] + episodes.stride * position, 0)
     ends = episodes.terminations[index] & mask
-    return RewardEndSegments(
+    found = RewardEndSegments(
         frames=episodes.frames[index] * mask[:, :, None, None, None],
         actions=episodes.actions[index] * mask,
         rewards=episodes.rewards[index] * mask,
@@ -101,3 +108,4 @@ def _segments(episodes: ReplayEpisodes, episode: Tensor, position: Tensor) -> Re
         final_frames=episodes.finals[episode],
         final_steps=ends,
     )
+    return RewardEndSegments(**{name: tensor.to(device) for name, tensor in vars(found).items()})

@@ -32,11 +32,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 def load_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the newest sound checkpoint, tensors on the CPU; None where there is none. Damaged ones are set aside."""
-    return next(load_checkpoints(folder, say), None)
+    return next(((step, state) for step, state, _ in load_checkpoints(folder, say)), None)
 
 
-def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, state) of every sound checkpoint, newest first, read as they are asked for. Damaged ones are set aside, saying so."""
+def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[int, dict[str, Any], Path]]:
+    """(step, state, file) of every sound checkpoint, newest first, read as they are asked for. Damaged ones are set aside, saying so."""
     for path in _checkpoints(folder):
         match = _NAME.fullmatch(path.name)
         assert match is not None
@@ -47,17 +47,22 @@ def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
                 say(f"{path} cannot be read ({error}); set aside")
             else:
-                yield int(match[1]), state
+                yield int(match[1]), state, path
                 continue
         else:
-            say(f"{path} is damaged (its digest is not the one in its name); set aside, the one before it is used")
+            say(f"{path} is damaged (its digest is not the one in its name); set aside, the one before it is used, if there is one")
         path.rename(path.with_suffix(".damaged"))
 
 
 def set_aside_checkpoints(folder: Path) -> None:
     """Takes all checkpoints out of sight, for a training that begins anew: they would pass for newer than its own."""
     for path in _checkpoints(folder):
-        path.rename(path.with_suffix(".unused"))
+        set_aside_checkpoint(path)
+
+
+def set_aside_checkpoint(path: Path) -> None:
+    """Takes one checkpoint out of sight."""
+    path.rename(path.with_suffix(".unused"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:

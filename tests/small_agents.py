@@ -1,0 +1,17 @@
+"""The smallest agents that have every part."""
+
+from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.studies.single import plan_train
+
+_POLICY = ("scale=tiny", "env.frame_size=16", "agent.test_every=0", "actor_critic.channels=[8]", "actor_critic.down=[true]")
+_MODELS = (
+    *("sampler.num_steps=1", "network.depths=[1]", "network.channels=[8]", "network.attention=[false]"),
+    *("reward_end.depths=[1]", "reward_end.channels=[8]", "reward_end.attention=[false]"),
+)
+
+
+def small_agent_config(*tokens: str) -> TrainAgent:
+    """A training's config, planned as `train` plans it."""
+    models = () if "agent.model_free=true" in tokens else _MODELS
+    plan = plan_train([*_POLICY, *models, *tokens])
+    return next(spec.config for spec in plan.jobs.values() if spec.kind == "train_agent")
