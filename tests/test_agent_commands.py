@@ -38,7 +38,7 @@ def imported(folder: Path) -> str:
 
 def test_train_reports_a_return_with_its_protocol(folder: Path) -> None:
     printed = (folder / "printed").read_text()
-    for part in ("test_return", "hns", "PongNoFrameskip-v4", "sticky actions: 0.0", "no ops: 1-30", "real steps: 60", "temperature 1"):
+    for part in ("test_return", "hns", "<game>NoFrameskip-v4", "sticky actions: 0.0", "no ops: 1-30", "real steps: 60", "temperature 1"):
         assert part in printed
     result = json.loads((only(folder / "outputs" / "evaluate_agent") / "result.json").read_text())
     returns = np.load(only(folder / "outputs" / "evaluate_agent") / "arrays.npz")["test_return"]
@@ -79,6 +79,8 @@ def test_export_and_import_give_identical_tensors(folder: Path, imported: str) -
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
     agent = only(folder / "outputs" / "train_agent")
+    assert "exists already" in diamond_bench("export", imported, str(first), cwd=folder, exit_code=2).stderr
+    first = folder / "ours.pt"
     diamond_bench("export", agent.name[:8], str(first), cwd=folder)  # our own
     stored = diamond_bench("import", str(first), "game=Pong", cwd=folder).stdout.splitlines()[-1]
     diamond_bench("export", stored, str(second), cwd=folder)
@@ -152,3 +154,27 @@ class Touch:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return open, (str(self.path), "w")  # type: ignore[return-value]
+
+
+def test_a_filmed_evaluation_goes_on_after_its_filmed_game_was_played(tmp_path: Path) -> None:
+    """The film is not kept with the finished games: game 0 is played again for it."""
+    from diamond_bench.config import AgentEvaluationConfig, EnvConfig
+    from diamond_bench.jobs import evaluate_agent, import_agent
+    from diamond_bench.jobs.context import Interrupted, JobContext
+    from diamond_bench.studies.files import sha256
+    from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent
+
+    for name in ("agent", "whole", "stopped"):
+        (tmp_path / name).mkdir()
+    import_agent.run(ImportAgent(sha256(GOLDEN), "Pong", str(GOLDEN)), JobContext(tmp_path / "agent"))
+    settings = AgentEvaluationConfig(episodes=3, num_envs=1, max_steps=12, video=True)
+    config = EvaluateAgent(EnvConfig(frame_size=32), settings)
+    whole = evaluate_agent.run(config, JobContext(tmp_path / "whole", {"agent": tmp_path / "agent"}))
+    calls = iter(range(1000))
+    stopped = JobContext(tmp_path / "stopped", {"agent": tmp_path / "agent"}, should_stop=lambda: next(calls) == 15)
+    with pytest.raises(Interrupted, match="1 of 3"):
+        evaluate_agent.run(config, stopped)
+    resumed = evaluate_agent.run(config, JobContext(tmp_path / "stopped", {"agent": tmp_path / "agent"}))
+    assert resumed.rows == whole.rows
+    films = [(tmp_path / name / "media" / "episode.mp4").read_bytes() for name in ("whole", "stopped")]
+    assert films[0] == films[1]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from diamond_bench.config import ActorCriticConfig, AgentConfig, NetworkConfig, RewardEndConfig
 from diamond_bench.errors import UserError
 from diamond_bench.studies.kinds import ImportAgent, TrainAgent
 from diamond_bench.studies.plan import Plan, plan_study
@@ -47,10 +48,20 @@ def test_studies_and_single_agents_share_trainings() -> None:
 
 
 def test_what_an_agent_does_not_use_changes_no_identity() -> None:
-    first = plan_train(["scale=tiny", "agent.model_free=true"])
-    other = plan_train(["scale=tiny", "agent.model_free=true", "sampler=ddpm_ancestral", "objective=ddpm"])
-    assert set(first.jobs) == set(other.jobs)
+    (free,) = trainings(plan_train(["scale=tiny", "agent.model_free=true"]))
+    assert free.network == NetworkConfig()
+    assert free.reward_end == RewardEndConfig()
+    assert free.agent.initial_steps == AgentConfig().initial_steps
+    assert free.actor_critic.preload == ActorCriticConfig().preload
     assert set(plan_train(["scale=tiny", "objective=ddpm", "sampler=ddpm_ancestral"]).jobs) != set(plan_train(["scale=tiny"]).jobs)
+
+
+@pytest.mark.parametrize(
+    "key", ["agent.epsilon=0.5", "sampler.num_steps=1", "network.depths=[1]", "actor_critic.horizon=3", "objective=ddpm"]
+)
+def test_a_model_free_agent_refuses_what_it_does_not_use(key: str) -> None:
+    with pytest.raises(UserError, match="model-free"):
+        plan_train(["scale=tiny", "agent.model_free=true", key])
 
 
 def test_only_the_horizon_varies_in_imagination_horizon() -> None:

@@ -5,9 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Overrides, app, open_store, out, run_jobs, run_plan, say, writing
+from diamond_bench.cli.common import AsJson, app, open_store, out, run_jobs, run_plan, say, writing
+from diamond_bench.errors import UserError
 
-Checkpoint = Annotated[str, typer.Argument(help="A finished agent: its job id, or a path in its folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides: scale=smoke agent.budget=20000 sampler.num_steps=1")
+]
+Checkpoint = Annotated[str, typer.Argument(metavar="AGENT", help="A finished agent: its job id, or a path in its folder.")]
 
 
 @app.command()
@@ -16,7 +20,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one agent and play its final episodes: train game=Breakout seed=0 scale=smoke. The same command again resumes."""
+    """Train one agent (game=Breakout seed=0 where not said otherwise) and play its final episodes. The same command again resumes."""
     from diamond_bench.studies.single import plan_train
 
     _run_single(plan_train(overrides or []), overrides, dry_run, as_json)
@@ -71,6 +75,8 @@ def export(
 
     store = open_store(overrides)
     ref = find_agent(store, checkpoint)
+    if file.exists():
+        raise UserError(f"{file}: exists already; name another file, or remove it first")
     with writing(store):
         for lost in write_authors_checkpoint(load_agent(store.folder(ref) / AGENT_FOLDER), file):
             say(f"not in the file: {lost}")
@@ -93,5 +99,6 @@ def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, as_json: 
     with writing(store):
         exit_code = run_plan(plan, store, as_json, with_report=False)
     for point in plan.points:
-        say(f"agent: {store.folder(point.jobs['agent'])}")
+        if store.state(point.jobs["agent"]).status == "done":
+            say(f"agent: {store.folder(point.jobs['agent'])}")
     raise typer.Exit(exit_code)

@@ -54,11 +54,16 @@ def run_jobs(plan: Any, store: Any) -> Any:
     from diamond_bench.launch.progress import progress_display
     from diamond_bench.studies.housekeeping import remember
     from diamond_bench.studies.overview import job_labels
-    from diamond_bench.studies.plan import as_saved, save_plan
+    from diamond_bench.studies.plan import as_saved, load_plans, save_plan
 
     saved = as_saved(plan, store.root)
 
     def begin() -> None:
+        before = [old.command for old in load_plans(store.root, plan.study.name) if old.folder == saved.folder]
+        if before and before[0] != plan.command:
+            say(
+                f"status, results and report of {plan.study.name} at this scale spoke of `{before[0]}`; from now on they speak of this command"
+            )
         save_plan(plan, store.root)
         remember(saved.folder, plan.jobs)
 

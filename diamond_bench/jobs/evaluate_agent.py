@@ -45,6 +45,7 @@ class _Evaluation:
         self.finished = {game.index: game for game in _read(self._file)}
         self.steps = 0
         self.film: list[tuple[Frame, int]] = []
+        self.filmed = 0
 
     @property
     def _file(self) -> Path:
@@ -93,6 +94,13 @@ class _Evaluation:
         write_json(self._file, {"games": [asdict(game) for game in self.finished.values()]})
         self._tell()
 
+    def _tick_video(self) -> None:
+        self.filmed += 1
+        total = len(self.film) - (self.agent.world_model.num_frames if self.agent.world_model else 0)
+        self.context.progress(self.filmed, total, "imagining beside the film")
+        if self.context.should_stop():
+            raise Interrupted("stopped while imagining beside the film; the episodes played are kept")
+
     def _tell(self) -> None:
         done = len(self.finished)
         mean = f", mean return {np.mean([game.score for game in self.finished.values()]):.1f}" if done else ""
@@ -131,7 +139,7 @@ class _Evaluation:
             on_device = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].to(self.context.device)
             actions = torch.tensor([[action for _, action in self.film]], device=self.context.device)
             true = Stretch(on_device, actions, world_model.num_frames)
-            imagined = imagine(world_model, true, self.config.sampler, [(self.settings.seed,)])
+            imagined = imagine(world_model, true, self.config.sampler, [(self.settings.seed,)], self._tick_video)
             both = torch.cat((on_device[:, : world_model.num_frames], imagined), dim=1)
             shown = side_by_side([frames], [both[0].permute(0, 2, 3, 1).cpu().numpy()])
         with replacing(path) as temporary:

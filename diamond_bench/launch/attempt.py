@@ -128,7 +128,7 @@ def _inputs(store: Store, spec: JobSpec) -> dict[str, Path]:
         damage = store.damage(ref, contents=True)
         if damage:
             aside = store.set_aside(ref, damage)
-            mend = "it was set aside; the same command again makes it anew" if aside else "another process is using it"
+            mend = "it was set aside; the sweep, train or import that made it makes it anew" if aside else "another process is using it"
             raise UserError(f"its input {name} is damaged: {damage}; {mend}")
     return {name: store.folder(ref) for name, ref in spec.inputs.items()}
 

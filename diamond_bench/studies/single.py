@@ -7,9 +7,11 @@ from pathlib import Path
 
 from diamond_bench.compose import groups, output_root, parse
 from diamond_bench.errors import UserError
-from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, trained_with
-from diamond_bench.studies.plan import Plan, Point, make_plan, run_config, scale_of
-from diamond_bench.studies.spec import Primary, Study, games_of, seeds_of
+from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, per_game, trained_with, training_job
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
+from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import to_plain
 
@@ -49,7 +51,7 @@ def plan_import(file: Path, tokens: Sequence[str]) -> Plan:
     config = run_config({"scale": "paper"}, {})
     point = Point("imported", "", {}, spec.config.game, 0, "", {"agent": spec.ref, "evaluation": spec.ref})
     command = " ".join(["diamond-bench import", shlex.quote(str(file)), *map(shlex.quote, tokens)])
-    return Plan(study, "paper", command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+    return Plan(study, "imported", command, {spec.ref: spec}, (point,), config.execution, config.cluster)
 
 
 def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, video: bool) -> Plan:
@@ -57,11 +59,17 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
 
     The game and its preprocessing are those the agent was trained with, save what overrides change. Raises UserError.
     """
-    overrides = parse(tokens)
+    overrides = parse([token for token in tokens if token.partition("=")[0] not in _RENAMED])
+    if len(overrides) < len(tokens):
+        raise UserError("game=, seed=: an evaluation plays the game that the agent was trained on")
     store = Store(output_root(overrides))
     agent = find_agent(store, checkpoint)
     game, seed, env = trained_with(store, agent)
-    scale = scale_of(overrides)
+    trained = trained_at(store, agent)
+    asked_scale = next((str(o.value) for o in overrides if o.key == "scale"), None)
+    scale = asked_scale or (trained if trained in SCALES else "paper")
+    changed = bool(video or episodes is not None or [o for o in overrides if o.key not in ("scale", "cluster", "output_dir")])
+    label = f"{trained}*" if changed or scale != trained else trained
     allowed = ("scale", "cluster", "output_dir")
     chosen = {o.key: o.value for o in overrides if o.key in groups()}
     asked = {o.key: o.value for o in overrides if o.key not in groups() and o.key not in allowed}
@@ -85,7 +93,19 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     point = Point("evaluated", "", {}, game, seed, config.execution.precision, {"agent": agent, "evaluation": spec.ref})
     options = [*(["--episodes", str(episodes)] if episodes is not None else []), *(["--video"] if video else [])]
     command = " ".join(["diamond-bench evaluate", shlex.quote(checkpoint), *options, *map(shlex.quote, tokens)])
-    return Plan(study, scale, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+    return Plan(study, label, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+
+
+def trained_at(store: Store, agent: JobRef) -> str:
+    """The scale at which an agent was trained; `imported` or `own` where it is none of those."""
+    config = store.spec(agent).config
+    if not isinstance(config, TrainAgent):
+        return "imported"
+    for scale in SCALES:
+        of_scale = run_config({"scale": scale}, per_game(config.game))
+        if training_job(replace(of_scale, game=config.game, seed=config.seed)).ref == agent:
+            return scale
+    return "own"
 
 
 def _study(name: str, question: str, games: tuple[str, ...], seeds: tuple[int, ...]) -> Study:
