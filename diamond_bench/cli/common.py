@@ -61,9 +61,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     def begin() -> None:
         before = [old.command for old in load_plans(store.root, plan.study.name) if old.folder == saved.folder]
         if before and before[0] != plan.command:
-            say(
-                f"status, results and report of {plan.study.name} at this scale spoke of `{before[0]}`; from now on they speak of this command"
-            )
+            say(f"status, results and report of {plan.study.name} spoke of `{before[0]}`; from now on they speak of this command")
         save_plan(plan, store.root)
         remember(saved.folder, plan.jobs)
 
