@@ -156,7 +156,14 @@ def sample_efficiency(curves: ArrayLike, seed: int, replicates: int = REPLICATES
     for drawn in _draws((runs, games), seed, replicates, scores.size):
         values.append(_iqm(np.moveaxis(scores[drawn, np.arange(games)], 3, 1).reshape(len(drawn), frames, runs * games)))
     low, high = _percentiles(np.concatenate(values), confidence)
-    return Curve(_iqm(np.moveaxis(scores, 2, 0).reshape(frames, runs * games)), low, high)
+    return Curve(iqm_curve(scores), low, high)
+
+
+def iqm_curve(curves: ArrayLike) -> Array:
+    """The IQM of HNS curves (runs, games, frames) at each frame without its band, (frames,), for any number of runs."""
+    scores = _checked(curves, (3,))
+    runs, games, frames = scores.shape
+    return _iqm(np.moveaxis(scores, 2, 0).reshape(frames, runs * games))
 
 
 def joint_ranks(x: Array, y: Array) -> tuple[Indices, Indices]:

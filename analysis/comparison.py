@@ -5,8 +5,8 @@ over seeds, and everything random is drawn within a game.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import comb, inf, nan, prod
 
@@ -15,18 +15,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.aggregates import MIN_RUNS, REPLICATES, Indices, joint_ranks, ranked_wins
+from analysis.multiplicity import ARRANGEMENTS, EXACT, holm, smallest_p
 
 Array = NDArray[np.float64]
 
 COLUMNS = (
-    "variant", "runs", "baseline_runs", "paired", "difference", "low", "high",
+    "variant", "baseline", "runs", "baseline_runs", "paired", "difference", "low", "high",
     "probability_of_improvement", "pi_low", "pi_high", "p_value", "p_holm", "verdict", "missing",
 )  # fmt: skip
 
 BETTER, WORSE, UNDECIDED = "better", "worse", "not enough runs to tell"
 
-_EXACT = 2**16  # arrangements: up to so many are all tried
-_ARRANGEMENTS = 9_999  # drawn where there are more
 _NAMED = 5
 
 
@@ -41,7 +40,7 @@ def equivalent_within(margin: float) -> str:
 
 def compare(
     rows: pd.DataFrame,
-    baseline: str,
+    baseline: str | Mapping[str, str],
     margin: float,
     higher_is_better: bool,
     seed: int = 0,
@@ -52,10 +51,13 @@ def compare(
 ) -> pd.DataFrame:
     """One row of COLUMNS for each variant but the baseline, in the order of `variants` (else of appearance).
 
+    `baseline`: the one that all are compared to; or, by variant, each one's own: then those named are compared, in the mapping's order,
+    and all of them are one family, whatever their baselines.
+
     rows: variant, game, seed, value, and optionally `trajectory` (several values a run: the run is their mean, and they are resampled
     inside it) and `pair` (a run of the variant and one of the baseline with the same game and pair are of one checkpoint, or of one
     seed with the same references; empty: not paired). A value that is not finite counts as missing. `variants` names what was planned,
-    so that a variant without any result has its row too.
+    so that a variant without any result has its row too (a mapping of baselines does so by itself).
 
     - `difference`: variant - baseline in the metric's unit, whatever its direction, over the games that both have.
     - `low`, `high`: its interval. Runs are resampled within games (pairs together), then trajectories within runs. Deviations of runs
@@ -67,24 +69,29 @@ def compare(
       within games where runs are not paired; exact up to 65,536 arrangements, else 9,999 are drawn, the observed one counted in.
     - `p_holm`: after Holm's correction over all variants, those without a p-value counted.
     - `verdict`: `equivalent within <margin>` where the interval lies inside +-margin, whatever its p-value: what differs by less does not
-      matter. Else `better` or `worse` where it excludes 0 and p_holm < 1 - confidence. Else, and whenever a game has fewer than
-      MIN_RUNS runs on a side (then there is no interval and no test) or only one side has it, `not enough runs to tell`.
+      matter (two one-sided tests of 2.5% each, not corrected for the number of variants). Else `better` or `worse` where it excludes 0
+      and p_holm < 1 - confidence. Else, and whenever a game has fewer than MIN_RUNS runs on a side (then there is no interval and no
+      test) or only one side has it, `not enough runs to tell`.
     - `missing`: "" or what is not there, with games and seeds that other variants have.
 
     Raises ComparisonError: a column missing, a run given twice, values that are not numbers, a baseline or margin that is none.
     """
+    if isinstance(baseline, str):
+        against = {name: baseline for name in (rows["variant"] if variants is None else variants) if name != baseline}
+    else:
+        against = dict(baseline)
     _check(rows, baseline, margin, variants, replicates, confidence)
-    names = list(dict.fromkeys(rows["variant"] if variants is None else variants))
     finite = rows[np.isfinite(rows["value"].to_numpy(dtype=np.float64))]
-    runs = {name: _runs(finite[finite["variant"] == name]) for name in {*names, baseline}}
+    empty = finite[:0]
+    by_name = dict(list(finite.groupby("variant", sort=False)))
+    runs = {name: _runs(by_name.get(name, empty)) for name in {*against, *against.values()}}
     expected = {str(game): list(dict.fromkeys(part["seed"].sort_values())) for game, part in rows.groupby("game", sort=True)}
     found = [
-        _compare_one(name, _matched(name, runs[name], baseline, runs[baseline], expected), higher_is_better, seed, replicates, confidence)
-        for name in names
-        if name != baseline
+        _compare_one(name, base, _matched(name, runs[name], base, runs[base], expected), higher_is_better, seed, replicates, confidence)
+        for name, base in against.items()
     ]
-    corrected = _holm([one.p_value for one in found])
-    smallest = _holm([one.smallest_p for one in found])
+    corrected = holm([one.p_value for one in found])
+    smallest = holm([one.smallest_p for one in found])
     table = [
         _row(one, p, least, margin, higher_is_better, 1.0 - confidence) for one, p, least in zip(found, corrected, smallest, strict=True)
     ]
@@ -115,6 +122,7 @@ class _Matched:
 @dataclass(frozen=True)
 class _Found:
     variant: str
+    baseline: str
     runs: int
     baseline_runs: int
     paired: bool
@@ -140,31 +148,30 @@ def _row(one: _Found, p_holm: float, smallest: float, margin: float, higher_is_b
         verdict = BETTER if (low > 0) == higher_is_better else WORSE
     else:
         verdict = UNDECIDED
-    counts = (one.variant, one.runs, one.baseline_runs, one.paired)
+    counts = (one.variant, one.baseline, one.runs, one.baseline_runs, one.paired)
     return (*counts, one.difference, low, high, *one.improvement, one.p_value, p_holm, verdict, "; ".join(missing))
 
 
-def _compare_one(name: str, data: _Matched, higher_is_better: bool, seed: int, replicates: int, confidence: float) -> _Found:
+def _compare_one(name: str, base: str, data: _Matched, higher_is_better: bool, seed: int, replicates: int, confidence: float) -> _Found:
     counts = (sum(map(len, data.variant)), sum(map(len, data.baseline)))
+    none = _Found(name, base, *counts, data.paired, data.complete, data.missing)
     if not data.variant:
-        return _Found(name, *counts, data.paired, data.complete, data.missing)
+        return none
     a, b = ([np.array([run.mean() for run in game]) for game in side] for side in (data.variant, data.baseline))
     difference = float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)]))
     sign = 1.0 if higher_is_better else -1.0
     ranks = [joint_ranks(sign * x[:, None], sign * y[:, None]) for x, y in zip(a, b, strict=True)]
     improvement = float(np.mean([ranked_wins(x[None], y[None]) for x, y in ranks]))
     if min(map(len, a + b)) < MIN_RUNS:
-        return _Found(name, *counts, data.paired, data.complete, data.missing, difference, improvement=(improvement, nan, nan))
+        return replace(none, difference=difference, improvement=(improvement, nan, nan))
     generator = np.random.default_rng(seed)
     interval = _interval(data, difference, generator, replicates, confidence)
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(_resampled_wins(ranks, data.paired, generator, replicates), [tail, 100.0 - tail])
-    if data.paired:
-        p_value, smallest = _sign_flip([x - y for x, y in zip(a, b, strict=True)], generator)
-    else:
-        p_value, smallest = _permutation(a, b, generator)
+    p_value = _sign_flip([x - y for x, y in zip(a, b, strict=True)], generator) if data.paired else _permutation(a, b, generator)
+    smallest = smallest_p([(len(x), len(y)) for x, y in zip(a, b, strict=True)], data.paired)
     chances = (improvement, float(low), float(high))
-    return _Found(name, *counts, data.paired, data.complete, data.missing, difference, interval, chances, p_value, smallest)
+    return replace(none, difference=difference, interval=interval, improvement=chances, p_value=p_value, smallest_p=smallest)
 
 
 def _interval(data: _Matched, difference: float, generator: np.random.Generator, replicates: int, confidence: float) -> tuple[float, float]:
@@ -212,31 +219,30 @@ def _resampled_wins(ranks: list[tuple[Indices, Indices]], paired: bool, generato
     return total / len(ranks)
 
 
-def _sign_flip(differences: list[Array], generator: np.random.Generator) -> tuple[float, float]:
-    """p-value and the smallest one possible: under no effect the sign of each paired difference is a coin's."""
+def _sign_flip(differences: list[Array], generator: np.random.Generator) -> float:
+    """p-value: under no effect the sign of each paired difference is a coin's."""
     shares = np.concatenate([game / (len(game) * len(differences)) for game in differences])
-    if 2 ** len(shares) <= _EXACT:
+    if 2 ** len(shares) <= EXACT:
         sums = np.zeros(1)
         for share in shares:
             sums = np.concatenate([sums + share, sums - share])
-        return _tail_share(sums, shares.sum()), 2.0 / len(sums)
-    signs = generator.integers(2, size=(_ARRANGEMENTS, len(shares))) * 2.0 - 1.0
+        return _tail_share(sums, shares.sum())
+    signs = generator.integers(2, size=(ARRANGEMENTS, len(shares))) * 2.0 - 1.0
     return _drawn_share(signs @ shares, shares.sum())
 
 
-def _permutation(a: list[Array], b: list[Array], generator: np.random.Generator) -> tuple[float, float]:
-    """p-value and the smallest one possible: under no effect any of a game's runs could be the variant's."""
+def _permutation(a: list[Array], b: list[Array], generator: np.random.Generator) -> float:
+    """p-value: under no effect any of a game's runs could be the variant's."""
     games = len(a)
     observed = float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)]))
-    count = prod(comb(len(x) + len(y), len(x)) for x, y in zip(a, b, strict=True))
-    if count <= _EXACT:
+    if prod(comb(len(x) + len(y), len(x)) for x, y in zip(a, b, strict=True)) <= EXACT:
         sums = np.zeros(1)
         for x, y in zip(a, b, strict=True):
             sums = (sums[:, None] + _all_differences(x, y)[None] / games).ravel()
-        return _tail_share(sums, observed), (2.0 if all(len(x) == len(y) for x, y in zip(a, b, strict=True)) else 1.0) / count
-    sums = np.zeros(_ARRANGEMENTS)
+        return _tail_share(sums, observed)
+    sums = np.zeros(ARRANGEMENTS)
     for x, y in zip(a, b, strict=True):
-        mixed = generator.permuted(np.tile(np.concatenate([x, y]), (_ARRANGEMENTS, 1)), axis=1)
+        mixed = generator.permuted(np.tile(np.concatenate([x, y]), (ARRANGEMENTS, 1)), axis=1)
         sums += (mixed[:, : len(x)].mean(axis=1) - mixed[:, len(x) :].mean(axis=1)) / games
     return _drawn_share(sums, observed)
 
@@ -252,23 +258,13 @@ def _tail_share(sums: Array, observed: float) -> float:
     return float(np.mean(_at_least(sums, observed)))
 
 
-def _drawn_share(sums: Array, observed: float) -> tuple[float, float]:
-    return (1.0 + int(_at_least(sums, observed).sum())) / (1.0 + len(sums)), 1.0 / (1.0 + len(sums))
+def _drawn_share(sums: Array, observed: float) -> float:
+    return (1.0 + int(_at_least(sums, observed).sum())) / (1.0 + len(sums))
 
 
 def _at_least(sums: Array, observed: float) -> NDArray[np.bool_]:
     # Arrangements that tie with the observed one differ from it by rounding alone.
     return np.abs(sums) >= abs(observed) - 1e-9 * max(abs(observed), float(np.abs(sums).max()))
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Holm (1979), step down. NaN stays NaN but counts as a test: what could not be tested yet loosens nothing."""
-    filled = [1.0 if np.isnan(p) else p for p in p_values]
-    corrected, highest = [nan] * len(filled), 0.0
-    for rank, i in enumerate(sorted(range(len(filled)), key=lambda i: filled[i])):
-        highest = max(highest, min(1.0, (len(filled) - rank) * filled[i]))
-        corrected[i] = nan if np.isnan(p_values[i]) else highest
-    return corrected
 
 
 def _runs(rows: pd.DataFrame) -> Runs:
@@ -296,9 +292,9 @@ def _matched(name: str, a: Runs, baseline: str, b: Runs, expected: dict[str, lis
     number = sum(map(len, partners.values()))
     paired = number > 0 and all(len(partners[game]) == min(len(a[game]), len(b[game])) for game in games)
     if paired and (spare := sum(len(a[game]) + len(b[game]) - 2 * len(partners[game]) for game in games)):
-        missing.append(f"{spare} runs without a partner are left out")
+        missing.append(f"{spare} {'run' if spare == 1 else 'runs'} without a partner left out")
     if not paired and number:
-        missing.append(f"only {number} runs have a partner, so none is compared as a pair")
+        missing.append(f"only {number} {'run has' if number == 1 else 'runs have'} a partner, so none is compared as a pair")
     if paired:
         variant = [[x.values for x, _ in partners[game]] for game in games]
         other = [[y.values for _, y in partners[game]] for game in games]
@@ -332,7 +328,14 @@ def _few(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:_NAMED])) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
-def _check(rows: pd.DataFrame, baseline: str, margin: float, variants: Iterable[str] | None, replicates: int, confidence: float) -> None:
+def _check(
+    rows: pd.DataFrame,
+    baseline: str | Mapping[str, str],
+    margin: float,
+    variants: Iterable[str] | None,
+    replicates: int,
+    confidence: float,
+) -> None:
     if absent := [name for name in ("variant", "game", "seed", "value") if name not in rows.columns]:
         raise ComparisonError(f"rows lack the column {absent[0]!r}")
     if (len(rows) and not pd.api.types.is_numeric_dtype(rows["value"])) or pd.api.types.is_bool_dtype(rows["value"]):
@@ -350,6 +353,12 @@ def _check(rows: pd.DataFrame, baseline: str, margin: float, variants: Iterable[
         raise ComparisonError(f"margin: expected a number from 0, got {margin}")
     if replicates < 1 or not 0.0 < confidence < 1.0:
         raise ComparisonError(f"expected replicates of at least 1 and a confidence between 0 and 1, got {replicates} and {confidence}")
+    if not isinstance(baseline, str):
+        if own := [name for name, base in baseline.items() if name == base]:
+            raise ComparisonError(f"{own[0]!r} cannot be its own baseline")
+        if variants is not None:
+            raise ComparisonError("variants: a mapping of baselines names them already")
+        return
     valid = sorted({*rows["variant"], *(variants or ())})
     if baseline not in valid:
         near = difflib.get_close_matches(baseline, valid, n=1)

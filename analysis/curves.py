@@ -1,6 +1,6 @@
 """From raw scores to what a figure draws: mean curves with bands, and points with intervals. Pure numpy and pandas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,8 @@ Band = Literal["interval", "spread"]
 
 REPLICATES = 1000
 """Bootstrap resamples of a mean curve."""
+LEAST_SEEDS = 3
+"""Seeds below which nothing is said of the spread between seeds."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,10 @@ def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Cur
     """The mean of values (seeds, trajectories, t), or (trajectories, t) of one seed, with its band. Raises ValueError at another shape.
 
     `interval`: 95% bootstrap interval of the mean, resampling seeds and trajectories both (they are crossed: every seed is evaluated on
-    the same references; Owen 2007); of one seed, trajectories alone. `spread`: the middle 80% of all trajectories.
+    the same references; Owen 2007). Deviations of n seeds are scaled by sqrt(n / (n - 1)), and the band by Student's t over the normal
+    quantile, with Satterthwaite's degrees of freedom: a plain percentile interval of 3 to 5 seeds is far too narrow (Hesterberg 2015).
+    Fewer than LEAST_SEEDS tell nothing of the spread between seeds: then trajectories alone are resampled, and the band says nothing about
+    other seeds (`band_words`). `spread`: the middle 80% of all trajectories.
     """
     array = np.asarray(values, dtype=np.float64)
     array = array[None] if array.ndim == 2 else array
@@ -40,11 +45,36 @@ def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Cur
     if not np.isfinite(array).all():
         raise ValueError("a curve needs finite values")
     num_seeds, num_trajectories, _ = array.shape
+    mean = array.mean(axis=(0, 1))
     if band == "spread":
         low, high = np.quantile(array.reshape(num_seeds * num_trajectories, -1), [0.1, 0.9], axis=0)
     else:
-        low, high = np.quantile(_resampled_means(array, seed), [0.025, 0.975], axis=0)
-    return Curve(array.mean(axis=(0, 1)), low, high, num_seeds, num_trajectories, band)
+        of_seeds = array if num_seeds >= LEAST_SEEDS else array.mean(axis=0, keepdims=True)
+        low, high = mean + _expansion(of_seeds) * np.quantile(_resampled_means(of_seeds, seed) - mean, [0.025, 0.975], axis=0)
+    return Curve(mean, low, high, num_seeds, num_trajectories, band)
+
+
+def band_words(curves: Iterable[Curve]) -> str:
+    """What the bands of curves with intervals are of, for a caption."""
+    seeds = [curve.num_seeds for curve in curves]
+    few = sorted({number for number in seeds if number < LEAST_SEEDS})
+    alone = f"over trajectories of {' or '.join(map(str, few))} {'seed' if few == [1] else 'seeds'}, saying nothing about other seeds"
+    if few and max(seeds) < LEAST_SEEDS:
+        return f"band: 95% interval of the mean {alone}"
+    words = "band: 95% interval of the mean over seeds and trajectories"
+    return f"{words} (where there are fewer than {LEAST_SEEDS} seeds: {alone})" if few else words
+
+
+def _expansion(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(t,): Student's t over the normal quantile, at the degrees of freedom of the mean over seeds and trajectories."""
+    total, share = np.zeros(values.shape[-1]), np.zeros(values.shape[-1])
+    for other, n in ((1, values.shape[0]), (0, values.shape[1])):
+        if n > 1:
+            variance = values.mean(axis=other).var(axis=0, ddof=1) / n
+            total, share = total + variance, share + variance**2 / (n - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = np.where(share > 0, total**2 / share, np.inf)
+    return np.asarray(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975), dtype=np.float64)
 
 
 def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
@@ -55,6 +85,9 @@ def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float
         return generator.multinomial(n, np.full(n, 1.0 / n), size=REPLICATES) / n
 
     by_seed, by_trajectory = shares(num_seeds), shares(num_trajectories)
+    if num_seeds > 1:
+        common = values.mean(axis=0)
+        values = common + (values - common) * np.sqrt(num_seeds / (num_seeds - 1))
     return sum(
         (by_seed[:, s, None] * (by_trajectory @ values[s]) for s in range(num_seeds)), start=np.zeros((REPLICATES, values.shape[-1]))
     )

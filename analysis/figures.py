@@ -26,6 +26,8 @@ from analysis.media import replacing
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+_CAPTION_LINE, _CAPTION_PAD = 7 * 1.25 / 72, 0.03
+"""Inches: height of a caption's line, and room above and below it."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _RC: Any = {  # Any: matplotlib types the keys one by one since 3.11
     "font.size": 9,
@@ -230,9 +232,19 @@ def caption_text(num_trajectories: int, num_seeds: int, scale: str, note: str = 
 def annotate(figure: Figure, caption: str = "", watermark: str = "") -> Figure:
     """Put a caption in small print below the figure, and a pale watermark across its panels (scales that show no finding)."""
     width, height = figure.get_size_inches()
-    if caption:
-        lines = textwrap.wrap(caption, int(width * 17))
-        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7, color="0.35")
+    if caption:  # text, and not supxlabel, which would take the place of one that the figure has
+        lines = textwrap.wrap(caption, int(width * 18))
+        strip = (len(lines) * _CAPTION_LINE + 2 * _CAPTION_PAD) / height
+        own = next((text for text in figure.texts if text.get_text() and text.get_text() == figure.get_supxlabel()), None)
+        above = strip
+        if own is not None:  # left to itself it keeps to the edge of the figure
+            size = float(own.get_fontsize())
+            figure.supxlabel(own.get_text(), y=strip, va="bottom", fontsize=size)
+            above += (size * 1.5 / 72) / height
+        engine = figure.get_layout_engine()
+        if isinstance(engine, ConstrainedLayoutEngine):
+            engine.set(rect=(0.0, above, 1.0, 1.0 - above))
+        figure.text(0.01, _CAPTION_PAD / height, "\n".join(lines), ha="left", va="bottom", fontsize=7, linespacing=1.2, color="0.35")
     if watermark:
         figure.draw_without_rendering()  # places the panels: the watermark keeps off legends and labels
         panels = Bbox.union([ax.get_position() for ax in figure.axes])

@@ -6,6 +6,7 @@ Legible without colour, as in `figures`; no pyplot.
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from analysis.aggregates import Profile
+from analysis.aggregates import Curve, Profile
 from analysis.figures import _RC, Style, styles
 
 Frames = NDArray[np.uint8]
@@ -117,6 +118,39 @@ def profile_figure(profiles: Mapping[str, Profile], xlabel: str = "human-normali
     return figure
 
 
+@dataclass(frozen=True)
+class EfficiencyLine:
+    """An aggregate along training: its curve at these numbers of real steps, (points,); NaN ends of the band where there is none."""
+
+    steps: NDArray[np.float64]
+    curve: Curve
+
+
+def efficiency_figure(lines: Mapping[str, EfficiencyLine], ylabel: str = "IQM of human-normalised scores") -> Figure:
+    """Scores against real environment steps, a line and band a method; a score holds until the next one was measured.
+
+    Raises ValueError without lines.
+    """
+    if not lines:
+        raise ValueError("no curves to draw")
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(6.8, 3.4), layout="constrained")
+        ax = figure.add_subplot()
+        for i, (name, style) in enumerate(styles(list(lines)).items()):
+            steps, curve = lines[name].steps, lines[name].curve
+            every = max(1, len(steps) // 8)
+            look: dict[str, Any] = {"color": style.color, "linestyle": style.linestyle, "marker": style.marker}
+            if np.isfinite(curve.low).all():
+                ax.fill_between(steps, curve.low, curve.high, step="post", color=style.color, alpha=0.15, linewidth=0)
+            offset = ((i * every) // len(lines)) % len(steps)
+            ax.plot(steps, curve.value, label=_one_line(name), drawstyle="steps-post", markevery=(offset, every), **look)
+        if ax.get_ylim()[1] > 0.5:  # else the line would press the curves together
+            ax.axhline(1.0, color="0.45", linewidth=1.0, linestyle=":", label="human")
+        ax.set(xlabel="real environment steps", ylabel=ylabel)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.0)
+    return figure
+
+
 def per_game_figure(
     games: Mapping[str, Mapping[str, Interval]], xlabel: str = "human-normalised score", order: Sequence[str] = ()
 ) -> Figure:
@@ -146,12 +180,13 @@ def per_game_figure(
             ax.locator_params(axis="x", nbins=4)
         for ax in panels.flat[len(games) :]:
             ax.remove()
+        for ax in panels.flat[max(0, len(games) - columns) : len(games)]:  # the lowest of each column
+            ax.set_xlabel(xlabel, fontsize=8)
         handles = [
             matplotlib.patches.Patch(facecolor=looks[name].color, alpha=0.75, hatch=_hatch(i), edgecolor="white", label=_one_line(name))
             for i, name in enumerate(names)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(names)), frameon=False)
-        figure.supxlabel(xlabel, fontsize=9)
     return figure
 
 

@@ -3,7 +3,7 @@
 HNS = (score - random) / (human - random). Data and their sources: published/README.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _DATA = Path(__file__).parent / "published"
 _MANY_SEEDS, _MOST_ENTRIES = 1000, 10_000
 _FARTHEST_HNS = (-5.0, 100.0)  # every published run lies within -0.8 and 14.4
 _SHOWN = 10  # entries named by one kind of flag
+_OF_IQM = ("iqm of means", "mixed iqm")
 _DECISIVE = ("environment id", "sticky actions", "no-ops", "test policy", "episodes averaged", "real steps")
 
 
@@ -130,10 +131,11 @@ def score_matrix(frame: pd.DataFrame, column: str = "hns", games: Sequence[str] 
     return np.stack([by_game[game] for game in wanted], axis=1)
 
 
-def footnotes(method: str, source: str) -> list[str]:
-    """Sentences that belong under any table or figure with this entry; none for a user's own."""
+def footnotes(method: str, source: str, iqm: bool = True) -> list[str]:
+    """Sentences that belong under any table or figure with this entry; none for a user's own. Without `iqm`, where it shows no IQM."""
     notes = pd.read_csv(_DATA / "footnotes.csv", dtype=str)
-    return notes["text"][(notes["method"] == method) & (notes["source"] == source)].tolist()
+    shown = (notes["method"] == method) & (notes["source"] == source) & (iqm | ~notes["topic"].isin(_OF_IQM))
+    return notes["text"][shown].tolist()
 
 
 def general_footnotes() -> list[str]:
@@ -145,13 +147,14 @@ def general_footnotes() -> list[str]:
     ]
 
 
-def between_footnotes(frames: Mapping[str, pd.DataFrame]) -> list[str]:
+def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] | None = None, intervals: bool = True) -> list[str]:
     """What differs between entries (label -> frame of one entry) that stand beside each other in one table or figure.
 
-    IQM of means beside IQM of runs, too few runs for an interval, other games, other protocols.
+    IQM of means beside IQM of runs (`iqm`: the labels whose IQM is shown; None: all), too few runs for an interval (`intervals`: whether
+    any are shown), other games, other protocols.
     """
     notes = []
-    kinds = {label: kind_of(frame) for label, frame in frames.items()}
+    kinds = {label: kind_of(frame) for label, frame in frames.items() if iqm is None or label in iqm}
     means = [label for label, kind in kinds.items() if kind == "means"]
     if means and len(means) < len(kinds):
         runs = [label for label, kind in kinds.items() if kind == "runs"]
@@ -159,7 +162,7 @@ def between_footnotes(frames: Mapping[str, pd.DataFrame]) -> list[str]:
             f"IQM of game means ({', '.join(means)}) and IQM of runs ({', '.join(runs)}) are different quantities: do not rank across them."
         )
     fewest = {label: min(map(len, runs_by_game(frame, "score").values())) for label, frame in frames.items()}
-    if few := [label for label, number in fewest.items() if number < MIN_RUNS]:
+    if intervals and (few := [label for label, number in fewest.items() if number < MIN_RUNS]):
         notes.append(f"No interval for {', '.join(few)}: it needs at least {MIN_RUNS} runs a game.")
     games = {label: frozenset(frame["game"]) for label, frame in frames.items()}
     if len(set(games.values())) > 1:
@@ -168,10 +171,15 @@ def between_footnotes(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     return notes + _protocol_notes(frames)
 
 
-def protocol(method: str) -> dict[str, str] | None:
-    """Protocol point -> value of a method's public code; None where it is not recorded here."""
+def protocol(method: str, source: str) -> dict[str, str] | None:
+    """Protocol point -> value of the public code behind a shipped entry; None where it is not recorded here.
+
+    A user's own scores of a method of that name, from another source, may come from any code: None.
+    """
     table = pd.read_csv(_DATA / "protocols.csv", dtype=str)
     rows = table[table["method"] == method]
+    if len(rows) and Entry(method, source) not in entries(published()):
+        return None
     return None if rows.empty else dict(zip(rows["point"], rows["value"], strict=True))
 
 
@@ -267,7 +275,7 @@ def _and_more(number: int, what: str) -> list[str]:
 
 def _protocol_notes(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     own = {label for label, frame in frames.items() if "protocol_record" in frame.columns}
-    records = {label: protocol(str(frame["method"].iloc[0])) for label, frame in frames.items() if label not in own}
+    records = {label: protocol(*_method_and_source(frame)) for label, frame in frames.items() if label not in own}
     known = {label: record for label, record in records.items() if record is not None}
     notes = []
     for point in _DECISIVE:
@@ -279,6 +287,10 @@ def _protocol_notes(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     if len(frames) > 1 and (unknown := [label for label, record in records.items() if record is None]):
         notes.append(f"The protocol of {', '.join(unknown)} is not recorded here.")
     return notes
+
+
+def _method_and_source(frame: pd.DataFrame) -> tuple[str, str]:
+    return str(frame["method"].iloc[0]), str(frame["source"].iloc[0])
 
 
 def _name(frame: pd.DataFrame) -> str:

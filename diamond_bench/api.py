@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diamond_bench.compose import base, output_root, parse, with_values
 from diamond_bench.config import RunConfig, Sampler
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.agents import AGENT_FOLDER, AGENT_KINDS
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import SavedPlan, find_plan
 from diamond_bench.studies.store import Store
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
+    from diamond_bench.agent import Agent
     from diamond_bench.world_model import WorldModel
 
 Say = Callable[[str], None]
@@ -72,7 +74,8 @@ def compare(
     """Every variant against the baseline, as comparison.csv has it (columns: docs/report.md).
 
     As the study's file states it, and its headline metrics; or, exploratory, of one `metric`, against another `baseline`
-    (arm and values of axes, such as {"n": 3}) or with another `margin`. Raises UserError for a metric or baseline that is not there.
+    (arm and values of axes, such as {"n": 3}) or with another `margin`. Raises UserError for a metric or baseline that is not there, a
+    metric that cannot be pooled over the study's games, or a margin that is no number from 0.
     """
     from diamond_bench.report.comparison import compare_study
     from diamond_bench.report.facts import gather
@@ -129,10 +132,12 @@ def load_world_model(
     device: str = "cpu",
     precision: Literal["fp32", "tf32", "bf16"] = "fp32",
 ) -> "WorldModel":
-    """The world model of a training or of an evaluation (a job's id, or its beginning), its files checked against their SHA-256.
+    """The world model of a training, an agent, or an evaluation of either (a job's id, or its beginning), its files checked against their
+    SHA-256.
 
-    `milestone` is the share of the training it comes from; by default the evaluation's own, of a training the whole. Raises UserError
-    for a job of another kind, an unfinished or damaged one, or a milestone that was not kept.
+    `milestone` is the share of the training it comes from; by default the evaluation's own, of a training the whole. An agent keeps the
+    last one alone. Raises UserError for a job of another kind, an unfinished or damaged one, a milestone that was not kept, or an agent
+    that learned without a world model.
     """
     from diamond_bench.jobs.train_world_model import model_folder
     from diamond_bench.world_model import load_world_model as load
@@ -140,6 +145,13 @@ def load_world_model(
     store = open_store(output_dir=output_dir)
     training, own = _training(store, store.find(job))
     share = own if milestone is None else milestone
+    if training.kind in AGENT_KINDS:
+        if milestone not in (None, 1.0):
+            raise UserError(f"milestone={milestone}: {training} kept 1.0 alone")
+        world_model = _agent_of(store, training, device, precision).world_model
+        if world_model is None:
+            raise UserError(f"{training}: learned without a world model (agent.model_free), so it has none")
+        return world_model
     _require_whole(store, training)
     kept = store.spec(training).config.training.milestones
     if share not in kept:
@@ -147,13 +159,37 @@ def load_world_model(
     return load(model_folder(store.folder(training), share), precision, device)
 
 
+def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", precision: Literal["fp32", "tf32", "bf16"] = "fp32") -> "Agent":
+    """The agent of a training, an import or an evaluation (a job's id, or its beginning), its files checked against their SHA-256.
+
+    It has `actor_critic`, `reward_end`, `world_model` (the last two are None where it learned without one) and `description`. Raises
+    UserError for a job of another kind, an unfinished or a damaged one.
+    """
+    store = open_store(output_dir=output_dir)
+    ref = store.find(job)
+    if ref.kind == "evaluate_agent":
+        ref = store.spec(ref).inputs["agent"]
+    if ref.kind not in AGENT_KINDS:
+        raise UserError(f"{ref}: has no agent; name a job of {', '.join((*AGENT_KINDS, 'evaluate_agent'))}")
+    return _agent_of(store, ref, device, precision)
+
+
+def _agent_of(store: Store, ref: JobRef, device: str, precision: Literal["fp32", "tf32", "bf16"]) -> "Agent":
+    from diamond_bench.agent import load_agent as load
+
+    _require_whole(store, ref)
+    return load(store.folder(ref) / AGENT_FOLDER, precision, device)
+
+
 def _training(store: Store, ref: JobRef) -> tuple[JobRef, float]:
-    """The training behind a job, and the milestone the job is of."""
-    if ref.kind == "train_world_model":
+    """The training (of a world model or an agent) behind a job, and the milestone the job is of."""
+    if ref.kind == "train_world_model" or ref.kind in AGENT_KINDS:
         return ref, 1.0
-    if ref.kind != "evaluate_world_model":
-        raise UserError(f"{ref}: has no world model; name a job of train_world_model or evaluate_world_model")
     spec = store.spec(ref)
+    if ref.kind == "evaluate_agent":
+        return spec.inputs["agent"], 1.0
+    if ref.kind != "evaluate_world_model":
+        raise UserError(f"{ref}: has no world model; name a training of one, an agent, or an evaluation of either")
     return spec.inputs["world_model"], spec.config.evaluation.milestone
 
 

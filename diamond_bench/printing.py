@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.estimate import estimate
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.jobspec import JobRef
@@ -86,6 +87,8 @@ def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
         out.print(f"to run: {cost.jobs} jobs, about {_hours(cost.device_hours)} of one device and {size} ({cost.basis})")
     else:
         out.print("nothing to run: every job is done")
+    for sentence in limits(plan):
+        out.print(f"note: {escape(sentence)}", highlight=False)
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from diamond_bench.errors import UserError
-from paper_figures.columns import Column, beside, pale
+from paper_figures.columns import Column, beside, no_findings
 from paper_figures.methods import LOOKS
 from paper_figures.parts import SEED, Made
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
@@ -12,13 +12,15 @@ LABELS = {"mean": "mean HNS ↑", "iqm": "IQM of HNS ↑", "median": "median HNS
 _TITLES = {"mean": "mean", "iqm": "IQM", "median": "median", "optimality_gap": "optimality gap"}
 PRINTED = "as printed in the DIAMOND paper, where it differs"
 _SAME = 0.0005
+_OF_MEANS = ("mean", "median")
+"""Aggregates that are the same of the means of games as of their runs."""
 
 
 def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: bool = False) -> Made:
     """A panel an aggregate, a row a method; intervals are 95% stratified bootstrap over runs.
 
-    Methods of which only means are known get a point for the mean, and no IQM, median or gap of runs; `printed` shows the paper's own
-    number as a hollow diamond where it is another, or the only one.
+    Methods of which only means are known get points without intervals for mean and median, which are those of runs, and no IQM or gap
+    of runs; `printed` shows the paper's own number as a hollow diamond where it is another, or the only one.
     """
     from analysis.aggregates import REPLICATES, intervals, point_estimates
     from analysis.figures import annotate
@@ -46,7 +48,7 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
                 notes.append(sentence(error))
         cells: list[Cell] = []
         for name in names:
-            known = column.has_runs or name == "mean"
+            known = column.has_runs or name in _OF_MEANS
             value = points[name] if known else None
             low, high = found.get(name, (None, None))
             paper = None if column.method is None else column.method.printed.get(name)
@@ -58,10 +60,11 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
             if value is not None or differs:
                 nan = float("nan")
                 point = Interval(nan if value is None else value, nan if low is None else low, nan if high is None else high, hollow)
-                panels[name][column.one_line] = point
+                panels[name][column.drawn] = point
         if not column.has_runs:
             hollow_one = " (hollow: as the DIAMOND paper prints it)" if printed and column.method is not None else ""
-            notes.append(f"{column.one_line}: only means are known: no interval, and no other aggregate of runs{hollow_one}.")
+            without = " and ".join(_TITLES[name] for name in names if name not in _OF_MEANS)
+            notes.append(f"{column.one_line}: only means are known: no interval, and no {without} of runs{hollow_one}.")
         runs = Cell(None, "means") if not column.has_runs else number(len(matrix), 0)
         rows.append((words(column.one_line, notes), runs, *cells))
         shown.append(column)
@@ -69,13 +72,13 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
     for name in names:
         heads += [Head(f"{_TITLES[name]}{part}", f"{name}{part.replace(' ', '_').replace(',', '')}") for part in _parts(name, printed)]
     basis = f"Intervals: 95% percentile, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}. HNS of 26 games."
-    table = Table(tuple(heads), tuple(rows), notes=tuple(dict.fromkeys([basis, *general_footnotes(), *beside(columns)])))
+    table = Table(tuple(heads), tuple(rows), notes=tuple(dict.fromkeys([basis, *general_footnotes(), *beside(columns, intervals=True)])))
     lines = {"mean": [(1.0, "human")], "iqm": [(1.0, "human")], "median": [(1.0, "human")]}
     drawn = [IntervalPanel(LABELS[name], panels[name], lines.get(name, [])) for name in names]
     if not shown:
         raise UserError("no method has scores of all 26 games")
     caption = "Bars: 95% stratified bootstrap intervals over runs, where runs are published. Footnotes stand with the table of this figure."
-    figure = annotate(interval_figure(drawn, [c.one_line for c in shown], PRINTED if printed else "", LOOKS), caption, pale(shown))
+    figure = annotate(interval_figure(drawn, [c.drawn for c in shown], PRINTED if printed else "", LOOKS), caption + no_findings(shown))
     sources = tuple(dict(source) for column in columns for source in column.sources)
     return Made(table=table, figures={"": figure}, sources=sources)
 

@@ -1,7 +1,7 @@
 """Sets of scores as the score tables and figures use them: published methods, a user's CSV, the agents of studies."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,20 @@ class Column:
     sources: tuple[Mapping[str, Any], ...]
     method: Method | None = None
     """None for a user's own and for agents of studies."""
-    scale: str = ""
-    """Of an agent's study."""
+    study: StudyResults | None = None
+    """Of an agent: its study."""
+    variant: str = ""
+    """Of an agent: its name in that study."""
+
+    @property
+    def scale(self) -> str:
+        """Of an agent's study; empty for all else."""
+        return "" if self.study is None else self.study.plan.scale
+
+    @property
+    def drawn(self) -> str:
+        """Its label in a figure, beside published methods: no watermark may lie across these."""
+        return self.one_line + (": no finding" if self.scale and watermark(self.scale) else "")
 
     @property
     def competes(self) -> bool:
@@ -57,8 +69,8 @@ class Column:
         return score_matrix(self.frame, games=games)
 
 
-def published(method: Method) -> Column:
-    """A published method; its frame holds runs where there are any, else the means of its cells."""
+def published(method: Method, iqm: bool = True) -> Column:
+    """A published method; its frame holds runs where there are any, else the means of its cells. `iqm`: whether an IQM is shown."""
     from analysis.scores import footnotes, select, with_hns
     from analysis.scores import published as shipped
 
@@ -66,17 +78,17 @@ def published(method: Method) -> Column:
     sources = tuple(dict.fromkeys(source for source in (method.cells, method.runs) if source))
     frames = {source: with_hns(select(everything, method.name, source)) for source in sources}
     cells = _means(frames[method.cells or method.runs], "score")
-    notes = tuple(dict.fromkeys(note for source in sources for note in footnotes(method.name, source)))
+    notes = tuple(dict.fromkeys(note for source in sources for note in footnotes(method.name, source, iqm)))
     origin = tuple(published_source(method.name, source) for source in sources)
     return Column(method.name, cells, frames[method.runs or method.cells], notes, origin, method)
 
 
-def of_runs(method: Method) -> Column:
-    """A published method by its runs alone: footnotes of its printed means do not belong to it."""
+def of_runs(method: Method, iqm: bool = True) -> Column:
+    """A published method by its runs alone: footnotes of its printed means do not belong to it. `iqm` as in `published`."""
     from analysis.scores import footnotes
 
     column = published(method)
-    notes = tuple(footnotes(method.name, method.runs))
+    notes = tuple(footnotes(method.name, method.runs, iqm))
     sources = (published_source(method.name, method.runs),)
     return Column(column.label, column.cells, column.frame, notes, sources, method)
 
@@ -110,7 +122,7 @@ def _of_study(study: StudyResults) -> Iterator[Column]:
         of_variant = rows[rows["variant"] == variant]
         known = of_variant[of_variant["game"].isin(human_random().index)]
         cells = _means(known, "value")
-        notes = [f"{study.label(variant)}: mean over {_seeds(known)} of each game's final policy.", *study.notes]
+        notes = [f"{study.label(variant)}: mean over {_seeds(known)} of each game's final policy.", *study.remarks]
         if len(known) < len(of_variant):
             left = ", ".join(sorted(set(of_variant["game"]) - set(human_random().index)))
             notes.append(f"{study.label(variant)}: {left} has no published human score and is left out.")
@@ -119,21 +131,45 @@ def _of_study(study: StudyResults) -> Iterator[Column]:
         if all(records):
             scores = scores.assign(protocol_record=records)
             notes += [f"{study.label(variant)}: {record}." for record in dict.fromkeys(records)]
+        notes += [f"{study.label(variant)}: {outcome}." for outcome in _outcomes(study, known["job"])]
         frame = None if scores.empty else with_hns(scores)
         label = f"{study.plan.study}\n{variant}\n(scale {study.plan.scale})"
         origin = (study_source(study, list(of_variant["job"])),)
-        yield Column(label, cells, frame, tuple(notes), origin, scale=study.plan.scale)
+        yield Column(label, cells, frame, tuple(notes), origin, study=study, variant=str(variant))
 
 
 def _conditions(study: StudyResults, job: str, game: str) -> str:
     """The conditions under which an agent's score was made, the same for every game and run of one protocol; empty where none are kept."""
-    record: dict[str, Any] = study.results[job].info.get("protocol_record") or {}
+    record = _record(study, job)
     kept = {name: value for name, value in record.items() if name not in _OUTCOMES}
     return "; ".join(f"{name.replace('_', ' ')}: {str(value).replace(game, '<game>')}" for name, value in kept.items())
 
 
-def beside(columns: Sequence[Column], games: Sequence[str] | None = None) -> list[str]:
-    """Footnotes of columns that stand beside each other; those whose scores are mixed have a footnote of their own, that says so."""
+def _outcomes(study: StudyResults, jobs: Iterable[str]) -> Iterator[str]:
+    """What the runs came to, as ranges over them: a score of episodes that were cut, or of fewer real steps, is another score."""
+    records = [record for job in jobs if (record := _record(study, job))]
+    for name, unit in (("episodes_cut", "episodes cut at the most steps"), ("real_steps", "real steps of training")):
+        known = [int(record[name]) for record in records if record.get(name) is not None]
+        if known:
+            low, high = min(known), max(known)
+            played = {record.get("episodes") for record in records}
+            of = f" of {played.pop():,} a run" if name == "episodes_cut" and len(played) == 1 and None not in played else ""
+            yield f"{unit}: {f'{low:,}' if low == high else f'{low:,} to {high:,}'}{of}"
+        if records and len(known) < len(records):
+            yield f"{unit}: not recorded of {len(records) - len(known)} of {len(records)} runs"
+
+
+def _record(study: StudyResults, job: str) -> dict[str, Any]:
+    return study.results[job].info.get("protocol_record") or {}
+
+
+def beside(
+    columns: Sequence[Column], games: Sequence[str] | None = None, iqm: Collection[Column] = (), intervals: bool = False
+) -> list[str]:
+    """Footnotes of columns that stand beside each other; those whose scores are mixed have a footnote of their own, that says so.
+
+    `iqm` and `intervals` say what is shown: the columns with an IQM, and whether there are intervals.
+    """
     from analysis.scores import ScoreError, between_footnotes, runs_by_game
 
     sound: dict[str, pd.DataFrame] = {}
@@ -142,12 +178,13 @@ def beside(columns: Sequence[Column], games: Sequence[str] | None = None) -> lis
         with contextlib.suppress(ScoreError):
             if frame is not None and len(runs_by_game(frame)):
                 sound[column.one_line] = frame
-    return between_footnotes(sound)
+    return between_footnotes(sound, {column.one_line for column in iqm}, intervals)
 
 
-def pale(columns: Sequence[Column]) -> str:
-    """The watermark of a figure that shows these columns: of the first scale among them that shows no finding."""
-    return next((mark for column in columns if column.scale and (mark := watermark(column.scale))), "")
+def no_findings(columns: Sequence[Column]) -> str:
+    """For the caption of a figure with these columns beside published ones: which of them show no finding; empty where all do."""
+    scales = dict.fromkeys(column.scale for column in columns if column.scale and watermark(column.scale))
+    return f" Scale {', '.join(scales)}: shows the plumbing, not a finding." if scales else ""
 
 
 def _means(rows: "pd.DataFrame", column: str) -> dict[str, float]:

@@ -1,7 +1,13 @@
 """Figure 3: trajectories imagined by a DDPM beside those of an EDM world model, a row each number of denoising steps."""
 
-from paper_figures.imagined import Group, frames, jobs, pairs, times
-from paper_figures.parts import Inputs, Made, study_source, watermark
+from typing import TYPE_CHECKING
+
+from diamond_bench.report.figures import frame_times
+from paper_figures.imagined import Group, frames, jobs, pairs, remarks
+from paper_figures.parts import Inputs, Made, slug, study_source, watermark
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLUMNS = 6
 
@@ -11,7 +17,8 @@ def make(inputs: Inputs) -> Made:
     from analysis.figures import annotate
     from analysis.score_figures import TrajectoryBlock, side_by_side_figure
 
-    figures, shown, notes = {}, list[Group](), []
+    figures: dict[str, Figure] = {}
+    shown, notes = list[Group](), list[str]()
     for group in pairs(inputs):
         try:
             true, imagined, seed = frames(inputs, group)
@@ -19,11 +26,12 @@ def make(inputs: Inputs) -> Made:
             notes.append(f"{group.caption}: left out, {error}.")
             continue
         blocks = [TrajectoryBlock(title, rows) for title, rows in imagined.items()]
-        figure = side_by_side_figure(true, blocks, times(len(true), _COLUMNS))
+        figure = side_by_side_figure(true, blocks, frame_times(len(true), _COLUMNS))
         caption = f"{group.caption}; one held-out trajectory, the same start and actions in every row; seed {seed}"
-        figures[group.slug] = annotate(figure, caption, watermark(group.study.plan.scale))
+        name = slug(group.slug, taken=figures)
+        figures[name] = annotate(figure, caption, watermark(group.study.plan.scale))
         shown.append(group)
-        notes.append(f"{group.slug}: {caption}.")
+        notes.append(f"{name}: {caption}.")
     lacks = () if shown else (inputs.lack("diffusion_objective", "imagined trajectories of DDPM and EDM", "figure3"),)
     sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
-    return Made(figures=figures, footnotes=tuple(notes), sources=sources, lacks=lacks)
+    return Made(figures=figures, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=lacks)

@@ -1,9 +1,14 @@
 """Figure 4: what one denoising step imagines, against several: in Boxing the opponent blurs."""
 
 import shlex
+from typing import TYPE_CHECKING
 
-from paper_figures.imagined import Group, frames, jobs, singles, times
-from paper_figures.parts import Inputs, Lack, Made, study_source, watermark
+from diamond_bench.report.figures import frame_times
+from paper_figures.imagined import Group, frames, jobs, remarks, singles
+from paper_figures.parts import Inputs, Lack, Made, slug, study_source, watermark
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GAME = "Boxing"
 _COLUMNS = 9
@@ -20,7 +25,8 @@ def make(inputs: Inputs) -> Made:
     """A figure a study: of Boxing where it is finished, else of the game there is, which is said."""
     from analysis.figures import annotate, trajectory_figure
 
-    figures, shown, notes, lacks = {}, list[Group](), [], []
+    figures: dict[str, Figure] = {}
+    shown, notes, lacks = list[Group](), list[str](), list[Lack]()
     found: dict[str, list[Group]] = {}
     for group in singles(inputs):
         found.setdefault(group.study.name, []).append(group)
@@ -38,13 +44,14 @@ def make(inputs: Inputs) -> Made:
             continue
         other = "" if group.game == GAME else f"; {group.game} in place of the paper's {GAME}"
         caption = f"{group.caption}{other}; one held-out trajectory, the same start and actions in every row; seed {seed}"
-        figure = trajectory_figure(true, imagined[title], times(len(true), _COLUMNS))
-        figures[group.slug] = annotate(figure, caption, watermark(group.study.plan.scale))
+        figure = trajectory_figure(true, imagined[title], frame_times(len(true), _COLUMNS))
+        name = slug(group.slug, taken=figures)
+        figures[name] = annotate(figure, caption, watermark(group.study.plan.scale))
         shown.append(group)
-        notes.append(f"{group.slug}: {caption}.")
+        notes.append(f"{name}: {caption}.")
         if other:
             lacks.append(Lack(f"{GAME}: {group.study.name} has no finished trajectories of it", _with_boxing(group)))
     if not shown:
         lacks.append(inputs.lack("sampling_steps", f"{GAME} imagined with one step and with several", "figure4"))
     sources = tuple(study_source(study, jobs_of) for study, jobs_of in jobs(shown).values())
-    return Made(figures=figures, footnotes=tuple(notes), sources=sources, lacks=tuple(lacks))
+    return Made(figures=figures, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))

@@ -1,6 +1,6 @@
 """Figure 7: performance profiles, the share of runs and games above each human-normalised score."""
 
-from paper_figures.columns import Column, of_runs, own, pale
+from paper_figures.columns import Column, beside, no_findings, of_runs, own
 from paper_figures.methods import LOOKS, WORLD_MODELS
 from paper_figures.parts import SEED, Inputs, Made
 from paper_figures.tables import sentence
@@ -22,7 +22,7 @@ def make(inputs: Inputs) -> Made:
     profiles: dict[str, Profile] = {}
     notes: list[str] = []
     shown: list[Column] = []
-    for column in [*(of_runs(method) for method in WORLD_MODELS if method.runs), *own(inputs)]:
+    for column in [*(of_runs(method, iqm=False) for method in WORLD_MODELS if method.runs), *own(inputs)]:
         notes += column.notes
         try:
             matrix = column.matrix()
@@ -41,8 +41,10 @@ def make(inputs: Inputs) -> Made:
         shown.append(column)
     notes.append("TWM: left out; a profile of the means of its 26 games is not a profile of runs, and its runs are not published here.")
     basis = f"Bands: pointwise 95%, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}."
-    figure = annotate(profile_figure(profiles, order=LOOKS), f"{basis} TWM, of which only means are at hand, is left out.", pale(shown))
+    drawn = {column.drawn: profiles[column.one_line] for column in shown}
+    caption = f"{basis} TWM, of which only means are at hand, is left out.{no_findings(shown)}"
+    figure = annotate(profile_figure(drawn, order=LOOKS), caption)
     tidy = [pd.DataFrame({"method": name, "tau": p.taus, "share": p.share, "low": p.low, "high": p.high}) for name, p in profiles.items()]
     sources = tuple(dict(source) for column in shown for source in column.sources)
-    footnotes = tuple(dict.fromkeys([basis, *notes, *general_footnotes()]))
+    footnotes = tuple(dict.fromkeys([basis, *notes, *general_footnotes(), *beside(shown, intervals=True)]))
     return Made(figures={"": figure}, data=pd.concat(tidy), footnotes=footnotes, sources=sources)

@@ -1,7 +1,12 @@
 """Figure 8: the average pixel distance between imagined and true trajectories against t, DDPM and EDM, several numbers of steps."""
 
-from paper_figures.imagined import Group, arrays, jobs, pairs, singles
-from paper_figures.parts import Inputs, Made, study_source, watermark
+from typing import TYPE_CHECKING
+
+from paper_figures.imagined import Group, arrays, jobs, pairs, remarks, singles
+from paper_figures.parts import Inputs, Made, slug, study_source, watermark
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def make(inputs: Inputs) -> Made:
@@ -12,7 +17,8 @@ def make(inputs: Inputs) -> Made:
     from analysis.curves import Curve
     from analysis.figures import DriftPanel, annotate, drift_figure
 
-    figures, tidy, notes = {}, [], []
+    figures: dict[str, Figure] = {}
+    tidy, notes = [], list[str]()
     paired, single = list(pairs(inputs)), list(singles(inputs))
     for group in (*paired, *single):
         panels = []
@@ -31,10 +37,11 @@ def make(inputs: Inputs) -> Made:
         counts = sorted({sum(c.num_trajectories * c.num_seeds for c in [curve]) for p in panels for curve in p.curves.values()})
         basis = f"mean and standard deviation over {' or '.join(map(str, counts))} imagined trajectories (all seeds)"
         caption = f"{group.caption}; {basis}; distance: mean absolute pixel error of frames in [0, 1]"
-        figures[group.slug] = annotate(drift_figure(panels, ordered=True), caption, watermark(group.study.plan.scale))
-        notes.append(f"{group.slug}: {caption}.")
+        name = slug(group.slug, taken=figures)
+        figures[name] = annotate(drift_figure(panels, ordered=True), caption, watermark(group.study.plan.scale))
+        notes.append(f"{name}: {caption}.")
     shown: list[Group] = [*paired, *single]
     lacks = [] if paired else [inputs.lack("diffusion_objective", "drift of DDPM beside EDM", "figure8")]
     sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
     data = pd.concat(tidy) if tidy else None
-    return Made(figures=figures, data=data, footnotes=tuple(notes), sources=sources, lacks=tuple(lacks))
+    return Made(figures=figures, data=data, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))

@@ -1,14 +1,12 @@
 """What studies imagined, as the figures of frames and of drift take it: which jobs, which rows, read from their files."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.errors import UserError
+from diamond_bench.report.drawing import stored_arrays
 from diamond_bench.studies.plan import Point
-from paper_figures.parts import Inputs, StudyResults
+from paper_figures.parts import Inputs, StudyResults, slug
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +31,7 @@ class Group:
     @property
     def slug(self) -> str:
         """For a file's name."""
-        words = [self.study.plan.study, self.study.plan.scale.replace("*", "-changed"), self.game, self.arm]
-        return "-".join(part for word in words for part in "".join(c if c.isalnum() else " " for c in word).split())
+        return slug(self.study.plan.study, self.study.plan.scale, self.game, self.arm)
 
     @property
     def arm(self) -> str:
@@ -117,15 +114,13 @@ def frames(inputs: Inputs, group: Group) -> "tuple[np.ndarray, dict[str, dict[st
 
 
 def arrays(inputs: Inputs, point: Point, file: str, *names: str) -> "dict[str, np.ndarray]":
-    """Arrays of an evaluation's file. Raises UserError where it is damaged."""
-    import numpy as np
+    """Arrays of an evaluation's file. Where it is damaged, raises UserError and sets the job aside: the next sweep makes it anew."""
+    return stored_arrays(inputs.store, point.jobs["evaluation"], file, *names)
 
-    path = inputs.store.folder(point.jobs["evaluation"]) / file
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}); run the study's sweep again, which makes it anew") from None
+
+def remarks(groups: Sequence[Group]) -> tuple[str, ...]:
+    """The footnotes of the studies shown."""
+    return tuple(dict.fromkeys(note for group in groups for note in group.study.remarks))
 
 
 def jobs(groups: Sequence[Group]) -> dict[str, tuple[StudyResults, list[str]]]:
@@ -134,10 +129,3 @@ def jobs(groups: Sequence[Group]) -> dict[str, tuple[StudyResults, list[str]]]:
     for group in groups:
         found.setdefault(group.study.name, (group.study, []))[1].extend(p.jobs["evaluation"].id for p in group.points)
     return found
-
-
-def times(horizon: int, most: int) -> list[int]:
-    """Frames shown of a trajectory: 1, then about evenly in the logarithm of t, up to the last."""
-    import numpy as np
-
-    return sorted({int(t) for t in np.geomspace(1, horizon, min(most, horizon)).round()})

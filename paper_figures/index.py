@@ -72,5 +72,6 @@ def _source(source: Mapping[str, Any]) -> str:
     jobs = source["jobs"]
     shown = ", ".join(jobs[:_MOST_JOBS]) + (f" and {len(jobs) - _MOST_JOBS} more (index.json)" if len(jobs) > _MOST_JOBS else "")
     commits = ", ".join(commit[:12] + ("-dirty" if commit.endswith("-dirty") else "") for commit in source["commits"]) or "none recorded"
-    where = f"study {source['study']}, scale {source['scale']}, {len(jobs)} jobs ({shown}), commit {commits}"
+    number = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"
+    where = f"study {source['study']}, scale {source['scale']}, {number} ({shown}), commit {commits}"
     return markdown_escape("; ".join([where, *source["notes"]]))

@@ -69,6 +69,8 @@ _ACCENTS = {
     "\u0327": "c",
     "\u0328": "k",
 }
+_LIGATURES = "-'"
+"""Characters of which TeX makes another where two follow each other: -- would be an en dash, '' a quotation mark."""
 _NO_OGONEK = "\u0328"  # \k is not in the default encoding
 
 
@@ -77,7 +79,12 @@ def escape(text: str) -> str:
 
     A character that it could not print becomes its code, as [U+4E2D]. Control characters, line ends too, become spaces.
     """
-    return "".join(_escaped(character) for character in unicodedata.normalize("NFC", text)).replace("\\textquotedbl{}", "''")
+    composed = unicodedata.normalize("NFC", text)
+    parts = []
+    for before, character in zip(" " + composed, composed, strict=False):
+        parts += ["{}"] if character == before and character in _LIGATURES else []
+        parts.append(_escaped(character))
+    return "".join(parts).replace("\\textquotedbl{}", "''")
 
 
 def _escaped(character: str) -> str:

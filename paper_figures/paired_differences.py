@@ -1,10 +1,13 @@
 """Each variant of a study against the baseline that its file names: difference with interval, test and verdict."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paper_figures.parts import Inputs, Lack, Made, StudyResults, study_source, watermark
+from paper_figures.parts import Inputs, Lack, Made, StudyResults, slug, study_source, watermark
 from paper_figures.tables import Cell, Head, Table, number, words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NUMBERS = {
     "difference": "Difference",
@@ -30,7 +33,8 @@ def make(inputs: Inputs) -> Made:
     from diamond_bench.studies.metrics import metric_label
 
     rows: list[tuple[Cell, ...]] = []
-    rules, figures, lacks, sources = set(), {}, [], []
+    figures: dict[str, Figure] = {}
+    rules, lacks, sources = set(), [], []
     for study in inputs.studies:
         compared = compare_study(study.plan, gather(study.plan, inputs.store))
         primary = compared.primary
@@ -57,8 +61,7 @@ def make(inputs: Inputs) -> Made:
             figure = interval_figure([panel], list(found), uniform=True)
             margin = f"; shaded: the margin, ±{compared.margin:g}" if compared.margin else ""
             caption = f"{study.name}; against {baseline}{margin}; bars: 95% intervals, where there are enough runs"
-            slug = f"{study.plan.study}-{study.plan.scale.replace('*', '-changed')}"
-            figures[slug] = annotate(figure, caption, watermark(study.plan.scale))
+            figures[slug(study.plan.study, study.plan.scale, taken=figures)] = annotate(figure, caption, watermark(study.plan.scale))
     if not rows:
         return Made(lacks=tuple(lacks))
     heads = [Head("Study"), Head("Metric"), Head("Variant"), Head("Baseline"), Head("Verdict"), *(Head(t, k) for k, t in _NUMBERS.items())]
@@ -66,7 +69,7 @@ def make(inputs: Inputs) -> Made:
     notes = [
         "Difference: variant minus baseline, in the metric's unit. P(better): probability that a run of the variant is better.",
         "Metric, baseline and margin are those that the study's file named before it ran; p is corrected over the study's variants.",
-        *(note for study in inputs.studies for note in study.notes),
+        *(note for study in inputs.studies for note in study.remarks),
     ]
     table = Table(tuple(heads), tuple(rows), frozenset(rules - {0}), tuple(dict.fromkeys(notes)))
     return Made(table=table, figures=figures, sources=tuple(sources), lacks=tuple(lacks))

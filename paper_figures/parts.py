@@ -1,9 +1,12 @@
 """What an artifact is made from and what comes out of it: the types that every module of this room shares."""
 
-from collections.abc import Mapping
+import itertools
+import shlex
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.report import drawing
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.spec import study_files
 from diamond_bench.studies.store import Store, StoredResult
@@ -15,8 +18,6 @@ if TYPE_CHECKING:
 
 SEED = 0
 """Of every bootstrap here."""
-FINDINGS = ("paper", "small")
-"""Scales whose figures carry no watermark."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class StudyResults:
     def name(self) -> str:
         """As tables and figures call it; the scale is always said."""
         return f"{self.plan.study} (scale {self.plan.scale})"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Footnotes of whatever shows it: what is mixed in it, and what its file notes on what it can tell."""
+        return (*self.notes, *([f"{self.name}: {self.plan.note.strip()}"] if self.plan.note.strip() else []))
 
     def label(self, variant: str) -> str:
         """A variant's row, column or line."""
@@ -64,7 +70,8 @@ class Inputs:
         scales = [found for name, found in self.swept if name == study]
         asked = [results for results in self.studies if results.plan.study == study]
         if scales and not asked:
-            return Lack(f"{what}: {study} was swept, but not asked for", f"diamond-bench paper {artifact} --results {study}:{scales[0]}")
+            command = shlex.join(["diamond-bench", "paper", artifact, "--results", f"{study}:{scales[0]}"])  # quotes the star of a scale
+            return Lack(f"{what}: {study} was swept, but not asked for", command)
         if asked:
             return Lack(f"{what}: {study} has no finished job that shows it", asked[0].plan.command)
         if study not in study_files():
@@ -135,4 +142,11 @@ def study_source(results: StudyResults, jobs: "Mapping[str, None] | list[str]") 
 
 def watermark(scale: str) -> str:
     """What stands across figures of scales that show no finding."""
-    return "" if scale.rstrip("*") in FINDINGS else f"scale {scale}: shows the plumbing, not a finding"
+    return "" if drawing.is_finding(scale) else f"scale {scale}: shows the plumbing, not a finding"
+
+
+def slug(*words: str, taken: Collection[str] = ()) -> str:
+    """Words as part of a file's name that every system and LaTeX takes; unlike those `taken`, by a number where need be."""
+    name = drawing.slug("-".join(words).replace("*", "-changed"))
+    others = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in others if other not in taken)

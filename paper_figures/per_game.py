@@ -1,6 +1,6 @@
 """Every game's human-normalised score, a bar a method, with intervals over runs."""
 
-from paper_figures.columns import of_runs, own, pale, published
+from paper_figures.columns import beside, no_findings, of_runs, own, published
 from paper_figures.methods import LOOKS, WORLD_MODELS
 from paper_figures.parts import Inputs, Made
 from paper_figures.tables import sentence
@@ -14,11 +14,12 @@ def make(inputs: Inputs) -> Made:
     import pandas as pd
     from scipy import stats
 
+    from analysis.aggregates import MIN_RUNS
     from analysis.figures import annotate
     from analysis.score_figures import Interval, per_game_figure
     from analysis.scores import ScoreError, general_footnotes, human_random, runs_by_game
 
-    columns = [*(of_runs(method) if method.runs else published(method) for method in WORLD_MODELS), *own(inputs)]
+    columns = [*(of_runs(m, iqm=False) if m.runs else published(m, iqm=False) for m in WORLD_MODELS), *own(inputs)]
     games: dict[str, dict[str, Interval]] = {game: {} for game in human_random().index}
     tidy, left = [], list[str]()
     for column in columns:
@@ -29,16 +30,16 @@ def make(inputs: Inputs) -> Made:
             continue
         for game, values in by_game.items():
             mean, low, high = float(np.mean(values)), float("nan"), float("nan")
-            if column.has_runs and len(values) > 1:
+            if column.has_runs and len(values) >= MIN_RUNS:
                 reach = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, len(values) - 1) * stats.sem(values))
                 low, high = mean - reach, mean + reach
-            games[game][column.one_line] = Interval(mean, low, high)
+            games[game][column.drawn] = Interval(mean, low, high)
             runs = len(values) if column.has_runs else pd.NA
             tidy.append({"game": game, "method": column.one_line, "runs": runs, "mean": mean, "low": low, "high": high})
     basis = "Bars: mean HNS over runs. Lines: 95% Student interval over runs, where runs are published; of 5 runs it is wide."
-    caption = f"{basis} Dotted: human. Each panel has its own scale."
-    figure = annotate(per_game_figure({game: bars for game, bars in games.items() if bars}, order=LOOKS), caption, pale(columns))
-    notes = [basis, *(note for column in columns for note in column.notes), *left, *general_footnotes()]
+    caption = f"{basis} Dotted: human. Each panel has its own scale.{no_findings(columns)}"
+    figure = annotate(per_game_figure({game: bars for game, bars in games.items() if bars}, order=LOOKS), caption)
+    notes = [basis, *(note for column in columns for note in column.notes), *left, *general_footnotes(), *beside(columns, intervals=True)]
     sources = tuple(dict(source) for column in columns for source in column.sources)
     data = pd.DataFrame(tidy).astype({"runs": "Int64"})
     return Made(figures={"": figure}, data=data, footnotes=tuple(dict.fromkeys(notes)), sources=sources)

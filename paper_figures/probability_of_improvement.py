@@ -1,6 +1,6 @@
 """The probability that a run of DIAMOND beats a run of each other method on a game, averaged over games."""
 
-from paper_figures.columns import beside, of_runs, own, pale
+from paper_figures.columns import beside, no_findings, of_runs, own
 from paper_figures.methods import DIAMOND, LOOKS, WITH_RUNS
 from paper_figures.parts import SEED, Inputs, Made
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
@@ -13,8 +13,8 @@ def make(inputs: Inputs) -> Made:
     from analysis.score_figures import Interval, IntervalPanel, interval_figure
     from analysis.scores import ScoreError, general_footnotes
 
-    diamond = of_runs(DIAMOND)
-    others = [*(of_runs(method) for method in WITH_RUNS if method is not DIAMOND), *own(inputs)]
+    diamond = of_runs(DIAMOND, iqm=False)
+    others = [*(of_runs(method, iqm=False) for method in WITH_RUNS if method is not DIAMOND), *own(inputs)]
     found: dict[str, Interval] = {}
     rows: list[tuple[Cell, ...]] = []
     for column in others:
@@ -30,18 +30,17 @@ def make(inputs: Inputs) -> Made:
                 value, low, high = estimate.value, estimate.low, estimate.high
             except ScoreError as error:
                 notes.append(sentence(error))
-            found[column.one_line] = Interval(value, low, high)
+            found[column.drawn] = Interval(value, low, high)
             cells = [number(len(matrix), 0), number(value), number(low), number(high)]
         except ScoreError as error:
             notes.append(sentence(error))
         rows.append((words(column.one_line, notes), *cells))
     heads = (Head("DIAMOND against"), Head("Its runs", "runs"), Head("P(DIAMOND better)", "probability"), Head("low"), Head("high"))
     basis = f"Ties count half. Intervals: 95% percentile, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}."
-    below = [basis, *diamond.notes, *general_footnotes(), *beside([diamond, *others])]
+    below = [basis, *diamond.notes, *general_footnotes(), *beside([diamond, *others], intervals=True)]
     table = Table(heads, tuple(rows), notes=tuple(dict.fromkeys(below)))
     panel = IntervalPanel("P(DIAMOND > the method)", found, [(0.5, "even")])
-    figure = annotate(
-        interval_figure([panel], list(found), order=LOOKS), "Bars: 95% stratified bootstrap intervals over runs.", pale(others)
-    )
+    caption = f"Bars: 95% stratified bootstrap intervals over runs.{no_findings(others)}"
+    figure = annotate(interval_figure([panel], list(found), order=LOOKS), caption)
     sources = tuple(dict(source) for column in (diamond, *others) for source in column.sources)
     return Made(table=table, figures={"": figure}, sources=sources)

@@ -37,6 +37,7 @@ ARTIFACTS: dict[str, Artifact] = {
     "probability_of_improvement": Artifact("Probability of improvement over each method", "probability_of_improvement"),
     "optimality_gap": Artifact("Median and optimality gap", "optimality_gap"),
     "per_game": Artifact("Human-normalised score of each game", "per_game"),
+    "sample_efficiency": Artifact("Sample efficiency: IQM of human-normalised scores against real steps", "sample_efficiency"),
     "paired_differences": Artifact("Differences between a study's variants", "paired_differences"),
 }
 """In the paper's order, then what it lacks."""

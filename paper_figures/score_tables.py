@@ -59,7 +59,8 @@ def score_table(
         f"As printed: the numbers under {where} of the DIAMOND paper.",
         *notes,
     ]
-    below += [*general_footnotes(), *beside(columns, games)]
+    with_iqm = [column for column, of in zip(columns, computed, strict=True) if IQM in of and of[IQM].value is not None]
+    below += [*general_footnotes(), *beside(columns, games, with_iqm)]
     if not all(compete):
         below.append("Best of a row in bold; columns of other scales than the paper's do not compete.")
     sources = [*(source for column in columns for source in column.sources), paper_source(where)]

@@ -1,7 +1,12 @@
 """Table 8: visual quality, sampling rate and size of world models: the paper's rows, and those of studies in the same layout."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from diamond_bench.errors import UserError
+from diamond_bench.report.facts import device_name
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.store import Store
 from paper_figures.parts import Inputs, Lack, Made, StudyResults, paper_source, study_source
 from paper_figures.tables import Cell, Head, Table, number, words
 
@@ -20,6 +25,7 @@ _SETTING = (
     "Rows of the paper: 64 × 64, 6 past frames, 20 denoising steps, 1024 clips of 16 frames, rate on an A6000. They are other data, "
     "lengths and numbers of images than rows of studies, which FID and FVD depend on: read down one data set, never across."
 )
+_LPIPS = "LPIPS of studies: AlexNet's. Which network the paper took is not recorded here."
 _NO_FVD = "FVD of studies: no job measures it yet, so the column is empty there."
 
 
@@ -33,11 +39,11 @@ def make(inputs: Inputs) -> Made:
             rows.append((words(name), words(("CS:GO", "motorway driving")[data]), words("as printed"), *cells))
     rules, sources, notes = {len(_PRINTED), len(rows)}, [paper_source("Table 8")], [_SETTING]
     for study in inputs.studies:
-        own = _rows(study)
+        own = _rows(study, inputs.store)
         rows += own
         if own:
             sources.append(study_source(study, list(_numbers(study)["job"])))
-            notes += [_NO_FVD, *study.notes]
+            notes += [_LPIPS, _NO_FVD, *study.remarks]
     heads = [Head(text) for text in ("Method", "Data", "Label", "FID ↓", "FVD ↓", "LPIPS ↓", "Frames/s ↑", "Parameters\n(million)")]
     keys = ("method", "data", "label", "fid", "fvd", "lpips", "frames_per_second", "parameters_million")
     heads = [Head(head.text, key) for head, key in zip(heads, keys, strict=True)]
@@ -55,16 +61,28 @@ def _numbers(study: StudyResults) -> "pd.DataFrame":
     return table[(table["protocol"] == "world_model") & table["seed"].notna() & table["metric"].isin(shown)]
 
 
-def _rows(study: StudyResults) -> list[tuple[Cell, ...]]:
+def _batches(store: Store, job: str) -> Iterator[int]:
+    """How many trajectories an evaluation imagined at once; nothing where its config is of another version."""
+    try:
+        config = store.spec(JobRef("evaluate_world_model", job)).config
+    except UserError:
+        return
+    yield min(config.evaluation.batch_size, config.evaluation.num_trajectories)
+
+
+def _rows(study: StudyResults, store: Store) -> list[tuple[Cell, ...]]:
     """A row a variant and game: means over seeds."""
     found: list[tuple[Cell, ...]] = []
     numbers = _numbers(study)
     for (variant, game), of in numbers.groupby(["variant", "game"], sort=False):
         value = of.groupby("metric")["value"].mean().to_dict()
         rates = of[of["metric"] == "frames_per_second"]
-        devices = sorted({str(study.results[job].recorded.get("device_name") or "unknown") for job in rates["job"]})
+        devices = sorted({device_name(study.results[job].recorded) for job in rates["job"]})
+        sizes = sorted({size for job in rates["job"] for size in _batches(store, job)})
         runs = of["seed"].nunique()
-        notes = [f"Rate measured on {', '.join(devices)}."] if devices else []
+        together = f"{' or '.join(map(str, sizes))} trajectories imagined together" if sizes else "a batch whose size is not recorded"
+        said = f"Rate measured on {', '.join(devices)}, frames of {together}: a throughput, which the rates of the paper may not be."
+        notes = [said] if devices else []
         parameters = value.get("parameters")
         cells = (
             number(value.get("fid"), 1),

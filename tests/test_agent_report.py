@@ -1,4 +1,4 @@
-"""The report of a study of agents, from jobs that are written, not run: what varies, aggregates, figures, clips, protocol, and comparison."""
+"""The report of a study of agents, from jobs that are written, not run: settings, aggregates, figures, clips, protocol, comparison."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -101,11 +101,12 @@ def test_the_answer_is_in_human_normalised_score_with_the_cost_of_imagining(tmp_
     (row,) = compare_study(saved, gather(saved, store)).table.to_dict("records")  # returns of two games have no scale in common
     assert (row["status"], row["metric"], row["verdict"]) == ("primary", "hns", "better")
     assert (row["nfe_ratio"], row["training_ratio"]) == (3.0, 3.0)
-    with pytest.raises(UserError, match="test_return.*cannot be pooled; take 'hns'"):
+    with pytest.raises(UserError, match=r"test_return.*cannot be pooled; take 'hns'"):
         compare_study(saved, gather(saved, store), metrics=["test_return"])
     one = study(tmp_path, "games=[Pong]", primary="{metric: hns, baseline: {n: 1}}")
     saved, store = played(tmp_path / "one", one, rising)
     assert len(compare_study(saved, gather(saved, store), metrics=["test_return"]).table) == 1
+    assert set(compare_study(saved, gather(saved, store)).table["metric"]) == {"hns"}  # the return says the same of one game
 
 
 def test_a_primary_metric_that_cannot_be_pooled_has_no_answer(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_mixed_revisions_are_not_compared_and_differing_ones_are_said(tmp_path: 
 
 @pytest.mark.parametrize("margin", [-1, float("nan"), float("inf"), "big", True])
 def test_a_margin_that_is_none_is_a_user_s_mistake(margin: Any, tmp_path: Path) -> None:
-    saved, store = played(tmp_path, study(tmp_path, "seeds=1", "games=[Pong]", primary="{metric: hns, baseline: {n: 1}}"), rising)
+    _, store = played(tmp_path, study(tmp_path, "seeds=1", "games=[Pong]", primary="{metric: hns, baseline: {n: 1}}"), rising)
     with pytest.raises(UserError, match="margin="):
         api.compare("agents", "scale=tiny", output_dir=store.root, margin=margin)
 

@@ -15,6 +15,7 @@ from analysis.aggregates import (
     ScoreError,
     improvement,
     intervals,
+    iqm_curve,
     performance_profile,
     point_estimates,
     probability_of_improvement,
@@ -132,6 +133,12 @@ def test_sample_efficiency_is_the_iqm_of_every_frame() -> None:
     for frame in range(4):
         assert curve.value[frame] == pytest.approx(metrics.aggregate_iqm(curves[:, :, frame]))
         assert (curve.low[frame], curve.high[frame]) == pytest.approx(intervals(curves[:, :, frame], 5, 400)["iqm"])
+
+
+def test_a_curve_without_a_band_needs_no_more_than_one_run() -> None:
+    curves = np.stack([scores(5, 26, seed) for seed in range(3)], axis=2)
+    assert iqm_curve(curves).tolist() == sample_efficiency(curves, seed=0, replicates=10).value.tolist()
+    assert iqm_curve([[[1.0, 2.0], [3.0, 4.0], [5.0, 9.0], [7.0, 9.0]]]).tolist() == [4.0, 6.5]
 
 
 def test_one_seed_gives_one_interval_and_numpys_generator_is_left_alone() -> None:

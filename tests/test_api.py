@@ -3,6 +3,7 @@
 import re
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from command_line import ROOT
 from diamond_bench import api
 from diamond_bench.errors import UserError
 from diamond_bench.report.comparison import COLUMNS
-from diamond_bench.studies.plan import load_plans
+from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.studies.plan import Plan, load_plans, plan_study
 from diamond_bench.studies.results import collect
 from diamond_bench.studies.store import Store
 
@@ -111,6 +113,8 @@ def test_mistakes_are_named(tiny_store: Path, evaluation: str, tmp_path: Path) -
         (lambda: api.figure(STUDY, "drift-Pong", **here), "drift-Breakout"),
         (lambda: api.compare(STUDY, metric="drft", **here), "drift"),
         (lambda: api.compare(STUDY, baseline={"steps": 3}, **here), "no such axis"),
+        (lambda: api.compare(STUDY, margin=-1, **here), "margin=-1"),
+        (lambda: api.load_agent(training, **here), "has no agent"),
         (lambda: api.load_world_model(dataset, **here), "has no world model"),
         (lambda: api.load_world_model(training, 0.3, **here), "milestone=0.3"),
         (lambda: api.load_world_model("ffff", **here), "names 0 jobs"),
@@ -135,3 +139,66 @@ def test_weights_that_were_changed_are_not_loaded(tiny_store: Path, evaluation: 
     weights.write_bytes(data)
     with pytest.raises(UserError, match="SHA-256"):
         api.load_world_model(evaluation, output_dir=store.root)
+
+
+# Agents
+
+
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Plan]:
+    """Untrained agents of a tiny study in a store, one with a world model and one without."""
+    from diamond_bench.agent import build_agent, save_agent
+    from diamond_bench.jobs.agent_learners import describe
+
+    folder = tmp_path_factory.mktemp("agents")
+    plan = plan_study("sampling_steps_agent", ["scale=tiny", "env.frame_size=16", f"output_dir={folder}"])
+    trained, evaluated = list(plan.jobs.values())[:2]
+    free = replace(trained.config, agent=replace(trained.config.agent, model_free=True))
+    store = Store(folder, say=lambda text: None)
+    for spec in (trained, evaluated, JobSpec("train_agent", free)):
+        store.prepare(spec)
+        claim = store.claim(spec.ref)
+        assert claim is not None
+        if spec.kind == "train_agent":
+            save_agent(build_agent(describe(spec.config)), claim.folder / "agent")
+        claim.finish({"rows": [], "info": {}, "recorded": {"revision": 1}})
+    return store, plan
+
+
+def test_an_agent_is_loaded_by_its_job_or_its_evaluation_s(agents: tuple[Store, Plan]) -> None:
+    store, plan = agents
+    point = plan.points[0]
+    training, evaluation = (point.jobs[role].id for role in ("agent", "evaluation"))
+    one, other = (api.load_agent(job, output_dir=store.root) for job in (training, evaluation))
+    assert one.description == other.description
+    assert one.description.game == "Breakout"
+    assert one.world_model is not None
+    model = api.load_world_model(evaluation, output_dir=store.root)
+    assert model.description == one.world_model.description
+    past = np.random.default_rng(0).integers(0, 256, (model.num_frames, 16, 16, 3), dtype=np.uint8)
+    frames = api.imagine(model, past, np.zeros(model.num_frames + 1, np.int64), "euler")
+    assert frames.shape == (2, 16, 16, 3)
+    with pytest.raises(UserError, match=r"milestone=0\.5: .* kept 1\.0 alone"):
+        api.load_world_model(training, 0.5, output_dir=store.root)
+
+
+def test_an_agent_without_a_world_model_says_so(agents: tuple[Store, Plan]) -> None:
+    store, _ = agents
+    (free,) = [ref for ref in store.refs() if ref.kind == "train_agent" and store.spec(ref).config.agent.model_free]
+    agent = api.load_agent(free.id, output_dir=store.root)
+    assert (agent.world_model, agent.reward_end) == (None, None)
+    with pytest.raises(UserError, match="learned without a world model"):
+        api.load_world_model(free.id, output_dir=store.root)
+
+
+def test_an_agent_whose_weights_were_changed_is_not_loaded(agents: tuple[Store, Plan], tmp_path: Path) -> None:
+    shutil.copytree(agents[0].root, tmp_path / "outputs")
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    ref = agents[1].points[0].jobs["agent"]
+    weights = store.folder(ref) / "agent" / "actor_critic.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for load in (api.load_agent, api.load_world_model):
+        with pytest.raises(UserError, match="SHA-256"):
+            load(ref.id, output_dir=store.root)

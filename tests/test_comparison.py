@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis.comparison import BETTER, COLUMNS, UNDECIDED, WORSE, ComparisonError, compare, equivalent_within
+from analysis.multiplicity import holm, smallest_p
 
 
 def table(values: dict[tuple[str, str], list[float]], paired: bool = False) -> pd.DataFrame:
@@ -183,11 +184,9 @@ def test_holm_over_the_variants() -> None:
 
 
 def test_holm_steps_down_and_never_back() -> None:
-    from analysis.comparison import _holm
-
-    assert _holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert _holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert _holm([]) == []
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
 
 
 def test_holm_takes_a_verdict_away() -> None:
@@ -200,6 +199,42 @@ def test_holm_takes_a_verdict_away() -> None:
     assert among["p_value"] == alone["p_value"]
     assert among["low"] == alone["low"]  # a variant's own numbers do not depend on its company
     assert among["verdict"] == UNDECIDED
+
+
+def test_each_variant_has_a_baseline_of_its_own_and_all_are_one_family() -> None:
+    runs = [1.0, 2.0, 3.0, 4.0, 5.0]
+    values = {(name, "Pong"): [x + shift for x in runs] for name, shift in (("a", 0.0), ("b", 10.5), ("c", 50.0), ("d", 39.5))}
+    found = compare(table(values), {"b": "a", "d": "c", "none": "c"}, 0.5, True)
+    assert list(zip(found["variant"], found["baseline"], strict=True)) == [("b", "a"), ("d", "c"), ("none", "c")]
+    assert found["difference"].tolist()[:2] == pytest.approx([10.5, -10.5])
+    assert found["p_value"].tolist()[:2] == pytest.approx([2 / 252] * 2)
+    assert found["p_holm"].tolist()[:2] == pytest.approx([3 * 2 / 252] * 2)  # three were planned
+    assert found["verdict"].tolist() == [BETTER, WORSE, UNDECIDED]
+    assert found["missing"].tolist() == ["", "", "none has no results"]
+    for baselines, message in (({"a": "a"}, "its own baseline"), ({"b": "a"}, "names them already")):
+        with pytest.raises(ComparisonError, match=message):
+            compare(table(values), baselines, 0.5, True, variants=None if "a" in baselines else ["b"])
+
+
+def test_that_nothing_can_be_told_is_said_whatever_the_baselines() -> None:
+    """Six paired runs of one game: 2/64 would do for one variant, not for two, though each has another baseline."""
+    runs = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    shifts = {"a": 0.0, "b": 10.0, "c": 50.0, "d": 20.0}
+    frame = table({(name, "Pong"): [x * (1 + shift / 999) + shift for x in runs] for name, shift in shifts.items()}, paired=True)
+    assert only(compare(frame, {"b": "a"}, 0.5, True))["verdict"] == BETTER
+    both = compare(frame, {"b": "a", "d": "c"}, 0.5, True)
+    assert set(both["verdict"]) == {UNDECIDED}
+    assert all("no corrected p-value can fall below 0.062" in text for text in both["missing"])
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("runs", [[(3, 3)], [(5, 5)], [(4, 5)], [(3, 3), (4, 5)], [(9, 9), (9, 9)]])
+def test_the_smallest_p_value_is_that_of_runs_which_do_not_overlap(runs: list[tuple[int, int]], paired: bool) -> None:
+    values = {}
+    for game, (a, b) in enumerate(runs):
+        values |= {("b", f"g{game}"): [100.0 + i / 7 for i in range(a)], ("a", f"g{game}"): [i / 9 for i in range(b)]}
+    found = only(compare(table(values, paired), "a", 0.1, True, replicates=10))
+    assert smallest_p(runs, paired) == pytest.approx(found["p_value"])
 
 
 def test_partial_results_give_rows_and_no_verdict() -> None:
@@ -224,7 +259,7 @@ def test_unbalanced_seeds_are_compared_and_named() -> None:
     assert row["verdict"] == BETTER
     paired = only(compare(table(values, paired=True), "a", 1.0, True))
     assert (paired["runs"], paired["baseline_runs"], paired["difference"]) == (4, 4, 50.0)
-    assert "1 runs without a partner are left out" in paired["missing"]
+    assert "1 run without a partner left out" in paired["missing"]
 
 
 def test_pairs_that_are_not_whole_are_not_used() -> None:

@@ -11,8 +11,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
+from scipy import stats
 
-from analysis.curves import mean_curve, mean_points
+from analysis.agent_figures import learning_figure
+from analysis.curves import band_words, mean_curve, mean_points
 from analysis.figures import annotate, caption_text, draw_drift, quality_figure, save_figure, styles, trajectory_figure
 
 STEPS = 30
@@ -51,6 +53,50 @@ def test_the_interval_knows_what_varies():
     noisy = np.random.default_rng(0).normal(size=(1, 400, 1))
     curve = mean_curve(noisy)
     assert curve.high - curve.low == pytest.approx(2 * 1.96 * noisy.std() / 20, rel=0.15)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("between", [0.0, 1.0, 3.0])
+def test_the_band_holds_the_true_mean_as_often_as_it_says(seeds: int, between: float):
+    """1,000 independent studies (one a t) whose true mean is 0, 40 references, seeds that differ by `between` standard deviations."""
+    generator, studies = np.random.default_rng(seeds), 1000
+    own = generator.normal(0.0, between, (seeds, 1, studies))
+    curve = mean_curve(own + generator.normal(size=(1, 40, studies)) + generator.normal(size=(seeds, 40, studies)))
+    covered = ((curve.low <= 0) & (curve.high >= 0)).mean()
+    assert 0.91 <= covered <= 0.99
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 30])
+def test_where_seeds_alone_differ_the_band_is_students(seeds: int):
+    values = np.random.default_rng(0).normal(size=(seeds, 1, 50)) * np.ones((1, 20, 1))
+    curve = mean_curve(values)
+    half = stats.t.ppf(0.975, seeds - 1) * values[:, 0].std(axis=0, ddof=1) / np.sqrt(seeds)
+    assert ((curve.high - curve.low) / (2 * half)).mean() == pytest.approx(1.0, abs=0.07)
+
+
+def test_fewer_than_three_seeds_say_nothing_of_other_seeds():
+    values = np.random.default_rng(0).normal(size=(2, 400, 1)) + np.array([0.0, 9.0])[:, None, None]
+    curve = mean_curve(values)
+    assert curve.high - curve.low == pytest.approx(2 * 1.96 * values.mean(axis=0).std() / 20, rel=0.15)
+    three = mean_curve(drifts(0))
+    assert band_words([three]) == "band: 95% interval of the mean over seeds and trajectories"
+    assert "over trajectories of 2 seeds" in band_words([curve])
+    assert "over seeds and trajectories (where there are fewer than 3 seeds" in band_words([curve, three])
+
+
+def test_learning_curves_stand_at_their_mean_steps_with_bands_of_several_seeds():
+    rows = [("Pong", "n=1", s, test, 100.0 * (test + 1) + 2 * s, float(test + s)) for s in range(3) for test in range(4)]
+    rows += [("Boxing", "n=3", 0, 0, 90.0, 5.0)]
+    figure = learning_figure(pd.DataFrame(rows, columns=["game", "variant", "seed", "test", "real_steps", "value"]))
+    pong, boxing = figure.axes
+    assert (pong.get_title(), boxing.get_title()) == ("Pong", "Boxing")
+    assert pong.lines[0].get_xdata() == pytest.approx([102, 202, 302, 402])
+    assert pong.lines[0].get_ydata() == pytest.approx([1, 2, 3, 4])
+    high = pong.collections[0].get_paths()[0].vertices[:, 1].max()
+    assert high == pytest.approx(4 + 4.3027 / np.sqrt(3), rel=1e-4)
+    assert not boxing.collections[0].get_paths()  # one run has no band
+    with pytest.raises(ValueError, match="no test returns"):
+        learning_figure(pd.DataFrame(columns=["game", "variant", "seed", "test", "real_steps", "value"]))
 
 
 def test_the_spread_is_of_trajectories():

@@ -13,11 +13,24 @@ import pytest
 from command_line import ROOT, clean_environment
 from matplotlib.figure import Figure
 
-from analysis.score_figures import Interval, IntervalPanel, TrajectoryBlock, interval_figure, side_by_side_figure
+from analysis.aggregates import Curve
+from analysis.figures import annotate
+from analysis.score_figures import (
+    EfficiencyLine,
+    Interval,
+    IntervalPanel,
+    TrajectoryBlock,
+    efficiency_figure,
+    interval_figure,
+    per_game_figure,
+    side_by_side_figure,
+)
 from analysis.scores import human_random
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.store import Store
 from paper_figures.build import build_paper
+from paper_figures.index import as_markdown
+from paper_figures.parts import slug
 from paper_figures.registry import ARTIFACTS
 from paper_figures.tables import Cell, Head, Table, best, number, to_csv, to_markdown, words
 
@@ -142,6 +155,39 @@ def test_traps_are_footnotes_of_what_they_touch(paper: Path, artifact: str, word
         assert trap in " ".join(index(paper)[artifact]["footnotes"])
 
 
+@pytest.mark.parametrize("artifact", ["table1", "figure2", "figure7", "optimality_gap", "probability_of_improvement", "per_game"])
+def test_protocols_that_differ_are_said_wherever_methods_stand_beside_each_other(paper: Path, artifact: str) -> None:
+    assert "Protocols differ in sticky actions: 0" in (paper / f"{artifact}.md").read_text()
+
+
+def test_table_4_says_that_protocols_and_counts_of_parameters_differ(paper: Path) -> None:
+    text = (paper / "table4.md").read_text()
+    assert "Protocols differ in no-ops" in text
+    for size in (
+        "IRIS: 30 million as printed; its public code has another count: about 8.4 M",
+        "default block of the 200 M class",
+        "13.5 M",
+    ):
+        assert size in text
+
+
+def test_no_footnote_is_of_something_that_is_not_shown(paper: Path) -> None:
+    assert "No interval for" not in (paper / "table1.md").read_text()
+    assert "No interval for TWM" in (paper / "figure2.md").read_text()
+    assert "IQM" not in (paper / "table7.md").read_text()
+    for artifact in ("table1", "figure2", "figure7", "optimality_gap", "per_game"):
+        assert "IQM of game means" not in (paper / f"{artifact}.md").read_text(), artifact
+    assert "IQM of game means (MuZero, EfficientZero, SR-SPR, BBF)" in (paper / "table6.md").read_text()
+
+
+def test_methods_of_which_only_means_are_known_have_a_median_and_no_more(paper: Path) -> None:
+    found = pd.read_csv(paper / "optimality_gap.csv").set_index("Method")
+    for method, median in [("TWM", 0.505), ("MuZero", 0.227)]:
+        row = found.loc[method]
+        assert round(row["median"], 3) == median
+        assert row[["median_low", "median_high", "optimality_gap", "optimality_gap_low"]].isna().all()
+
+
 # The index and the files
 
 
@@ -159,9 +205,11 @@ def test_the_index_is_complete(paper: Path) -> None:
         "figure4",
         "figure5",
         "figure8",
+        "sample_efficiency",
         "paired_differences",
     }
     assert "tokenizer" in entries["figure5"]["lacks"][0]["what"]
+    assert "curves of published methods" in entries["sample_efficiency"]["lacks"][0]["what"]
 
 
 def test_commands_that_would_make_what_lacks_are_commands(paper: Path) -> None:
@@ -259,6 +307,62 @@ def test_intervals_are_drawn_where_they_are_known() -> None:
     drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines if len(line.get_xdata())]  # type: ignore[arg-type]
     assert drawn == [([0.5, 1.5], [0, 0]), ([1.0], [0]), ([2.0], [1]), ([3.0], [2]), ([4.0], [2])]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["known", "point", "hollow", "absent"]
+
+
+def test_a_caption_leaves_the_label_of_an_axis_and_one_of_the_whole_figure_alone() -> None:
+    games = {f"game {i}": {"a": Interval(1.0, 0.5, 1.5), "b": Interval(2.0)} for i in range(6)}
+    figure = annotate(per_game_figure(games), "what it shows and rests on " * 12, "a mark")
+    labelled = [ax for ax in figure.axes if ax.get_xlabel()]
+    assert [(ax.get_title(), ax.get_xlabel()) for ax in labelled] == [(f"game {i}", "human-normalised score") for i in (2, 3, 4, 5)]
+    whole = Figure(layout="constrained")
+    whole.subplots(1, 2)
+    whole.supxlabel("of all", fontsize=9)
+    annotate(whole, "a caption of several lines " * 20)
+    assert whole.get_supxlabel() == "of all"
+    for drawn in (figure, whole):
+        drawn.draw_without_rendering()
+        caption = next(text for text in drawn.texts if text.get_text().startswith(("what it", "a caption"))).get_window_extent()
+        labels = [text.get_window_extent() for text in drawn.texts if text.get_text() == "of all"]
+        labels += [ax.xaxis.label.get_window_extent() for ax in drawn.axes if ax.get_xlabel()]
+        boxes = [*labels, *(ax.get_tightbbox() for ax in drawn.axes)]
+        assert caption.y0 >= 0
+        assert labels
+        assert not any(box is not None and caption.overlaps(box) for box in boxes)
+        ticks = [tick.label1.get_window_extent() for ax in drawn.axes for tick in ax.xaxis.get_major_ticks()]
+        assert not any(label.overlaps(tick) for label in labels for tick in ticks)
+
+
+@pytest.mark.parametrize(
+    ("words_of_it", "taken", "name"),
+    [
+        (["a/b", "tiny*", "Pong"], [], "a-b-tiny-changed-Pong"),
+        (["../x y", "é中%"], [], "x-y"),
+        (["a b"], ["a-b", "a-b-2"], "a-b-3"),
+    ],
+)
+def test_names_of_files_are_plain(words_of_it: list[str], taken: list[str], name: str) -> None:
+    assert slug(*words_of_it, taken=taken) == name
+
+
+@pytest.mark.parametrize(("jobs", "said"), [(["a"], "1 job (a)"), (["a", "b"], "2 jobs (a, b)")])
+def test_the_index_counts_jobs(jobs: list[str], said: str) -> None:
+    source = {"kind": "study", "study": "s", "scale": "tiny", "jobs": jobs, "commits": [], "notes": []}
+    entry = {"title": "t", "command": "c", "made_by": "m", "files": [], "sources": [source], "footnotes": [], "lacks": []}
+    assert said in as_markdown({"table1": entry}).decode()
+
+
+def test_curves_along_training_are_drawn_with_the_bands_they_have() -> None:
+    steps, nothing = np.array([10.0, 20.0]), np.full(2, np.nan)
+    lines = {
+        "banded": EfficiencyLine(steps, Curve(np.array([0.1, 0.9]), np.array([0.0, 0.8]), np.array([0.2, 1.0]))),
+        "bare": EfficiencyLine(steps, Curve(np.array([0.3, 0.4]), nothing, nothing)),
+    }
+    (ax,) = efficiency_figure(lines).axes
+    assert len(ax.collections) == 1
+    assert [line.get_label() for line in ax.lines] == ["banded", "bare", "human"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("real environment steps", "IQM of human-normalised scores")
+    with pytest.raises(ValueError, match="no curves"):
+        efficiency_figure({})
 
 
 # Documentation

@@ -32,6 +32,9 @@ needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdfla
         ("a\tb\nc\x00d", "a b c d"),
         ("ą", "[U+0105]"),
         ('"q"', "''q''"),
+        ("--out a - b---c", r"-{}-out a - b-{}-{}-c"),
+        ("10–20 — x", "10--20 --- x"),
+        ("''", "'{}'"),
     ],
 )
 def test_escapes(text: str, latex: str) -> None:

@@ -1,25 +1,24 @@
 """Own results and scores in the paper's tables and figures, and what is refused."""
 
 import json
+import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import diamond_bench
 
 from analysis.scores import human_random
 from diamond_bench.errors import UserError
 from diamond_bench.studies.jobspec import JobSpec
-from diamond_bench.studies.plan import Plan, SavedPlan, as_saved, plan_study, save_plan
-from diamond_bench.studies.results import COLUMNS
-from diamond_bench.studies.store import Store, StoredResult
+from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
+from diamond_bench.studies.store import Store
 from paper_figures.build import build_paper
 from paper_figures.inputs import read
-from paper_figures.parts import Inputs, StudyResults
+from paper_figures.parts import Inputs
 from paper_figures.registry import ARTIFACTS
-from paper_figures.tables import to_csv
 
 pytestmark = pytest.mark.timeout(900)  # the shared store takes seconds on a quiet machine, minutes on a busy one
 
@@ -103,6 +102,23 @@ def test_a_swept_study_that_was_not_asked_for_is_named(tiny_store: Path, tmp_pat
     assert lack["command"] == "diamond-bench paper figure4 --results sampling_steps:tiny"
 
 
+def test_a_command_that_lacks_name_makes_what_lacks(tmp_path: Path) -> None:
+    plan = plan_study("sampling_steps", ["scale=tiny", "data=random", "training.num_steps=13"])
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    for number_of_job, spec in enumerate(plan.jobs.values()):
+        finish(store, spec, number_of_job)
+    assert save_plan(plan, store.root).scale == "tiny*"
+    out = tmp_path / "paper"
+    build(out, "figure4", "table8", store=store.root)
+    commands = [lack["command"] for name in ("figure4", "table8") for lack in index(out)[name]["lacks"] if lack["command"]]
+    assert [shlex.split(command)[:2] for command in commands] == [["diamond-bench", "paper"]] * 2
+    assert all("'sampling_steps:tiny*'" in command for command in commands)  # a shell would look for files of such names
+    for command in commands:
+        diamond_bench(*shlex.split(command)[1:], cwd=tmp_path)
+    assert "figure4-sampling-steps-tiny-changed-Breakout.png" in index(out)["figure4"]["files"]
+    assert "sampling_steps: n=1" in (out / "table8.csv").read_text()
+
+
 def finish(store: Store, spec: JobSpec, seed: int) -> None:
     """Makes a job done with the numbers and files of its kind."""
     store.prepare(spec)
@@ -125,7 +141,7 @@ def finish(store: Store, spec: JobSpec, seed: int) -> None:
 def swept(folder: Path, *tokens: str, leave_out: Sequence[int] = ()) -> tuple[SavedPlan, Plan, Store]:
     """A study of two objectives, finished, save the evaluations of the points with these numbers."""
     (folder / "mine.yaml").write_text(
-        "question: x\nprotocol: world_model\ngames: [Boxing]\nseeds: 3\n"
+        "question: x\nnote: Nothing rests on this.\nprotocol: world_model\ngames: [Boxing]\nseeds: 3\n"
         "primary: {metric: drift, baseline: {arm: ddpm, n: 3}, margin: 0.01}\n"
         "axes: {n: {key: sampler.num_steps, values: [1, 3]}}\n"
         "arms:\n  edm: {objective: edm, sampler: euler}\n  ddpm: {objective: ddpm, sampler: ddpm_ancestral}\n"
@@ -140,7 +156,9 @@ def swept(folder: Path, *tokens: str, leave_out: Sequence[int] = ()) -> tuple[Sa
 
 
 def test_two_objectives_stand_side_by_side_and_a_starred_scale_is_always_said(tmp_path: Path) -> None:
-    _, plan, store = swept(tmp_path, "training.num_steps=13", leave_out=[0])
+    _, plan, store = swept(tmp_path, "training.num_steps=13", "evaluation.batch_size=2", leave_out=[0])
+    evaluation = plan.jobs[plan.points[1].jobs["evaluation"]].config.evaluation
+    assert evaluation.batch_size < evaluation.num_trajectories
     out = tmp_path / "paper"
     build(out, "figure3", "figure8", "table8", "paired_differences", results=["mine"], store=store.root)
     entries = index(out)
@@ -167,6 +185,11 @@ def test_two_objectives_stand_side_by_side_and_a_starred_scale_is_always_said(tm
     assert compared.loc["edm, n=1", "runs"] == 2
     assert compared.loc["edm, n=1", "Verdict"] == "not enough runs to tell"
     assert np.isnan(compared.loc["edm, n=1", "low"])
+    for name in ("figure3", "figure8", "table8", "paired_differences"):
+        assert any("mine (scale tiny*): Nothing rests on this." in note for note in entries[name]["footnotes"]), name
+    quality = (out / "table8.md").read_text()
+    assert f"frames of {evaluation.batch_size} trajectories imagined together: a throughput" in quality
+    assert "AlexNet" in quality
     assert compared.loc["edm, n=3", "low"] < compared.loc["edm, n=3", "difference"] < compared.loc["edm, n=3", "high"]
 
 
@@ -178,68 +201,6 @@ def test_files_of_an_artifact_made_anew_from_other_results_are_removed(tmp_path:
     build(out, "figure3")
     assert not list(out.glob("figure3*"))
     assert (out / "table5.csv").exists()
-
-
-def agents(folder: Path, rows: Sequence[tuple[str, str, int, float]], scale: str = "smoke*") -> StudyResults:
-    """Results of agents: (variant, game, seed, return)."""
-    plan = replace(as_saved(plan_study("sampling_steps", ["scale=tiny"]), folder), study="my_agents", scale=scale, protocol="agent")
-    constant = {"study": "my_agents", "scale": scale, "protocol": "agent", "metric": "test_return", "measured": False, "arm": ""}
-    table = pd.DataFrame(rows, columns=["variant", "game", "seed", "value"]).assign(
-        **constant, kind="evaluate_agent", revision=1, precision="fp32"
-    )
-    table["job"] = [f"{i:016x}" for i in range(len(table))]
-    results = {job: StoredResult([], {}, {"commit": "c0ffee"}, {}) for job in table["job"]}
-    return StudyResults(plan, table.astype({"seed": "Int64"})[list(COLUMNS)], results, ())
-
-
-def test_agents_are_one_more_column_of_the_score_tables(tmp_path: Path) -> None:
-    norm = human_random()
-    human = [("human-like", game, seed, float(norm["human"][game])) for game in norm.index for seed in range(3)]
-    some = [("two games", game, seed, 10.0) for game in ("Pong", "Boxing") for seed in range(2)]
-    inputs = Inputs(Store(tmp_path), (agents(tmp_path, human + some),))
-    for name in ("table1", "table6"):
-        made = ARTIFACTS[name].make(inputs)
-        assert made.table is not None
-        (tmp_path / "t.csv").write_bytes(to_csv(made.table))
-        found = pd.read_csv(tmp_path / "t.csv").set_index("Game")
-        full, partial = found["my_agents human-like (scale smoke*)"], found["my_agents two games (scale smoke*)"]
-        assert full[["Superhuman games", "Mean HNS", "IQM HNS"]].tolist() == pytest.approx([26, 1.0, 1.0])
-        assert full["Alien"] == norm["human"]["Alien"]
-        assert partial["Pong"] == 10.0
-        assert partial.drop(["Pong", "Boxing"]).isna().all()
-        assert any("lacks 24 of 26 games" in note for note in made.table.all_notes())
-        bold = {row[0].text: [head.text for head, cell in zip(made.table.heads, row, strict=True) if cell.bold] for row in made.table.rows}
-        assert bold["Alien"] == [{"table1": "STORM", "table6": "BBF"}[name]]  # another scale than the paper's does not compete
-    made = ARTIFACTS["figure2"].make(inputs)
-    assert made.table is not None
-    row = next(row for row in made.table.rows if "human-like" in row[0].text)
-    assert [cell.value for cell in row[1:4]] == pytest.approx([3, 1.0, 1.0])
-    assert [source["commits"] for source in made.sources if source["kind"] == "study"] == [["c0ffee"]] * 2
-
-
-@pytest.mark.parametrize(("sticky", "refused_for"), [(0.0, ""), (0.25, "protocol_record")])
-def test_scores_of_mixed_protocols_have_no_aggregate(sticky: float, refused_for: str, tmp_path: Path) -> None:
-    games = list(human_random().index)
-    found = agents(tmp_path, [("one", game, 0, 1.0) for game in games])
-    records = {
-        job: {"environment": f"{game}NoFrameskip-v4", "sticky_actions": sticky if game == "Pong" else 0.0, "real_steps": 99_000 + i}
-        for i, (job, game) in enumerate(zip(found.results, games, strict=True))
-    }
-    results = {job: StoredResult([], {"protocol_record": record}, {}, {}) for job, record in records.items()}
-    made = ARTIFACTS["table1"].make(Inputs(Store(tmp_path), (replace(found, results=results),)))
-    assert made.table is not None
-    mean = next(row for row in made.table.rows if row[0].text == "Mean HNS")[-1]
-    assert (mean.value is None) == bool(refused_for)
-    assert refused_for in " ".join(mean.notes)
-    assert any("environment: <game>NoFrameskip-v4; sticky actions: 0.0" in note for note in made.table.all_notes())
-
-
-def test_agents_of_the_paper_s_scale_compete(tmp_path: Path) -> None:
-    inputs = Inputs(Store(tmp_path), (agents(tmp_path, [("best", "Pong", 0, 21.0)], scale="paper"),))
-    made = ARTIFACTS["table1"].make(inputs)
-    assert made.table is not None
-    pong = next(row for row in made.table.rows if row[0].text == "Pong")
-    assert [cell.text for cell in pong if cell.bold] == ["21.0"]
 
 
 def test_a_user_s_scores_are_columns_too(tmp_path: Path) -> None:
@@ -317,7 +278,7 @@ def test_a_study_at_several_scales_must_be_told_apart(tmp_path: Path) -> None:
     assert "scale tiny*," in (tmp_path / "paper" / "table8.csv").read_text()
 
 
-@pytest.mark.parametrize("how", ["plan", "result", "arrays missing", "arrays altered", "frames altered"])
+@pytest.mark.parametrize("how", ["plan", "result", "arrays missing"])
 def test_damaged_results_are_refused(how: str, tmp_path: Path) -> None:
     saved, plan, store = swept(tmp_path)
     folder = store.folder(plan.points[0].jobs["evaluation"])
@@ -325,13 +286,21 @@ def test_damaged_results_are_refused(how: str, tmp_path: Path) -> None:
         (saved.folder / "plan.json").write_text('{"study": "mine"}')
     elif how == "result":
         (folder / "result.json").write_bytes((folder / "result.json").read_bytes()[:100])
-    elif how == "arrays missing":
-        (folder / "arrays.npz").unlink()
     else:
-        file = folder / ("arrays.npz" if how == "arrays altered" else "media/frames.npz")
-        file.write_bytes(b"x" * file.stat().st_size)
-    drawn = "figure3" if how == "frames altered" else "figure8"
-    refused("damaged|missing", tmp_path / "paper", "table5", drawn, results=["mine"], store=store.root)
+        (folder / "arrays.npz").unlink()
+    refused("damaged|missing", tmp_path / "paper", "table5", "figure8", results=["mine"], store=store.root)
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("arrays.npz", "figure8"), ("media/frames.npz", "figure3")])
+def test_a_file_altered_in_its_content_is_refused_and_made_anew_by_the_next_sweep(name: str, drawn: str, tmp_path: Path) -> None:
+    _, plan, store = swept(tmp_path)
+    ref = plan.points[0].jobs["evaluation"]
+    file = store.folder(ref) / name
+    file.write_bytes(b"x" * file.stat().st_size)  # of the same size: a sweep would not notice it
+    with pytest.raises(UserError, match=r"damaged.*run the sweep again"):
+        build(tmp_path / "paper", "table5", drawn, results=["mine"], store=store.root)
+    assert not (tmp_path / "paper").exists()
+    assert store.state(ref).status == "missing"
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:

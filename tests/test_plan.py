@@ -11,6 +11,7 @@ from rich.console import Console
 
 from diamond_bench.errors import UserError
 from diamond_bench.printing import print_plan
+from diamond_bench.studies.answerable import LEAST_RUNS, baselines, family, limits
 from diamond_bench.studies.plan import find_plan, load_plans, plan_study, save_plan
 from diamond_bench.studies.spec import load_study, study_files
 from diamond_bench.studies.store import Store
@@ -159,6 +160,10 @@ def test_what_does_not_fit_is_refused_at_planning(study: str, tokens: list[str],
                 (f"primary: {{metric: drift}}\naxes: {{a: {N}}}\nscales: {{tiny: {{axes: {{a: [3, 3]}}}}}}", ["axes.a", "given twice"]),
                 ("primary: {}", ["primary.metric", "None"]),
                 ("primary: {metric: dirft}", ["primary.metric", "dirft", "drift"]),
+                ("primary: {metric: parameters}", ["primary.metric", "parameters has no better side"]),
+                (f"primary: {{metric: drift, variants: {{m: 1}}}}\naxes: {{n: {N}}}", ["primary.variants", "'m'", "n"]),
+                (f"primary: {{metric: drift, variants: {{n: [1, 3]}}}}\naxes: {{n: {N}}}", ["primary.variants.n=3", "1, 2"]),
+                (f"primary: {{metric: drift, variants: {{n: []}}}}\naxes: {{n: {N}}}", ["primary.variants", "no variant has all of n=[]"]),
                 ("primary: {metric: drift, margin: -1}", ["primary.margin=-1"]),
                 ("primary: {metric: drift, margin: big}", ["primary.margin='big'"]),
                 ("primary: {metric: drift, margin: .nan}", ["primary.margin=nan"]),
@@ -295,3 +300,56 @@ def test_the_dry_run_prints_jobs_as_json_and_creates_nothing(tmp_path: Path) -> 
     ids = {job["id"] for job in jobs}
     assert all(set(job["needs"]) <= ids for job in jobs)
     assert not list(tmp_path.iterdir())
+
+
+def test_returns_of_several_games_are_no_primary_metric(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    text = "question: x\nprotocol: agent\ngames: [{}]\nseeds: 1\nprimary: {{metric: {}}}\nscales: {{tiny: {{games: [Pong]}}}}\n"
+    for games, metric in (("Pong", "test_return"), ("Pong, Boxing", "hns")):
+        file.write_text(text.format(games, metric))
+        assert load_study(str(file), "tiny").primary.metric == metric
+    file.write_text(text.format("Pong, Boxing", "test_return"))
+    for scale in ("paper", "tiny"):
+        with pytest.raises(UserError, match=r"test_return of 2 games cannot be pooled.*hns"):
+            load_study(str(file), scale)
+
+
+def test_the_shipped_studies_can_be_answered_with_the_runs_they_plan() -> None:
+    """Those that compare: diffusion_objective is about one variant of 130, which five unpaired runs on a side can tell (2/252)."""
+    for name in study_files():
+        assert limits(plan_study(name)) == []
+    plan = plan_study("diffusion_objective")
+    pairs = family(
+        plan.points, baselines(plan.points, [a.name for a in plan.study.axes], plan.study.primary.baseline), plan.study.primary.variants
+    )
+    assert pairs == {"controlled/edm k=1, n=3, trained=1": "controlled/ddpm k=1, n=3, trained=1"}
+
+
+@pytest.mark.parametrize(
+    ("study", "tokens", "words"),
+    [
+        ("diffusion_objective", ["scale=small"], "with 1 seed there is no interval and no test"),
+        ("sampling_steps", ["games=[Pong]", "seeds=2"], "with 2 seeds there is no interval and no test"),
+        ("sampling_steps", ["games=[Pong]"], "fall below 0.25 after Holm's correction over 4 comparisons"),
+        ("sampling_steps", ["games=[Pong]", "sampler.num_steps=1,3"], "fall below 0.062 after Holm's correction over 1 comparison,"),
+        ("sampling_steps", ["sampler.num_steps=2,3"], "there will be no answer"),
+    ],
+)
+def test_a_dry_run_says_what_the_planned_runs_can_never_tell(study: str, tokens: list[str], words: str, tmp_path: Path) -> None:
+    out = io.StringIO()
+    print_plan(Console(file=out, width=1000), plan_study(study, tokens), Store(tmp_path, say=print), as_json=False)
+    assert words in out.getvalue()
+
+
+def test_planning_knows_from_how_many_runs_on_there_is_an_interval() -> None:
+    from analysis.aggregates import MIN_RUNS
+
+    assert LEAST_RUNS == MIN_RUNS
+
+
+def test_saying_what_cannot_be_told_takes_no_pandas() -> None:
+    code = (
+        "import sys\nfrom diamond_bench.studies.answerable import limits\nfrom diamond_bench.studies.plan import plan_study\n"
+        "limits(plan_study('sampling_steps'))\nprint(sorted({'torch', 'scipy', 'rliable', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -127,7 +127,7 @@ FLAGGED: dict[str, tuple[str | bytes, str]] = {
     "missing games": (rows_of(["Pong"], [0, 1, 2]), r"25 of 26 games missing \(Alien, Amidar, Assault, Asterix, BankHeist, ...\)"),
     "unequal runs": (with_row("Ours,Pong,3,5,here"), "unequal numbers of runs: aggregates over games are refused"),
     "too many seeds": (rows_of(["Pong"], list(range(1500))), "more than 1000 seeds of a game: are these episodes"),
-    "one score in all runs": (changed(PONG, "".join(f"Ours,Pong,{s},7,here\n" for s in range(3))), "stand-ins"),
+    "one score in all runs": (changed(PONG, "".join(f"Ours,Pong,{s},7,here\n" for s in range(3))), "it may stand in for missing runs"),
     "normalised scores": (GOOD.replace(",10", ","), "raw scores are expected, not HNS"),
     "far from any": (changed("Pong,1,101.5", "Pong,1,999999"), r"1 scores are far from any published one, first on line 63 \(999999\)"),
     "byte-order mark": (b"\xef\xbb\xbf" + GOOD.encode(), "byte-order mark"),

@@ -264,11 +264,32 @@ def test_what_stands_beside_each_other(scores: pd.DataFrame) -> None:
 
 
 def test_protocols() -> None:
-    records = {method: protocol(method) for method in ("DIAMOND", "IRIS", "DreamerV3", "STORM")}
+    sources = {"DIAMOND": DIAMOND_REPO, "IRIS": IRIS_REPO, "DreamerV3": TABLE_1, "STORM": STORM_REPO}
+    records = {method: protocol(method, source) for method, source in sources.items()}
     assert all(record is not None and len(record) == 16 and all(record.values()) for record in records.values())
     storm, iris = records["STORM"], records["IRIS"]
     assert storm is not None
     assert iris is not None
     assert storm["sticky actions"] == "0.25"
     assert "temperature 0.5" in iris["test policy"]
-    assert protocol("TWM") is None
+    assert protocol("TWM", TABLE_1) is None
+    assert protocol("DIAMOND", "mine") is None
+    assert protocol("DIAMOND", STORM_REPO) is None
+
+
+def test_scores_of_a_user_s_have_no_shipped_protocol_whatever_their_name(scores: pd.DataFrame) -> None:
+    shipped = select(scores, "DIAMOND", DIAMOND_REPO)
+    text = "\n".join(between_footnotes({"DIAMOND (mine)": shipped.assign(source="mine"), "STORM": select(scores, "STORM", STORM_REPO)}))
+    assert "The protocol of DIAMOND (mine) is not recorded here." in text
+    assert "Protocols differ" not in text
+
+
+def test_footnotes_are_of_what_is_shown(scores: pd.DataFrame) -> None:
+    assert {note for note in footnotes("DIAMOND", TABLE_1) if "IQM" in note}
+    left = [*footnotes("DIAMOND", TABLE_1, iqm=False), *footnotes("CURL", IRIS_REPO, iqm=False)]
+    assert not [note for note in left if "IQM" in note]
+    assert footnotes("CURL", IRIS_REPO, iqm=False)
+    frames = {"DIAMOND": select(scores, "DIAMOND", DIAMOND_REPO), "TWM": select(scores, "TWM", TABLE_1)}
+    assert "do not rank" in " ".join(between_footnotes(frames, iqm=["DIAMOND", "TWM"]))
+    assert "do not rank" not in " ".join(between_footnotes(frames, iqm=["DIAMOND"]))
+    assert "No interval" not in " ".join(between_footnotes(frames, intervals=False))

@@ -35,6 +35,7 @@ def sweep(
     from diamond_bench.evaluation.weights import require
     from diamond_bench.launch.devices import valid_device
     from diamond_bench.printing import print_plan
+    from diamond_bench.studies.answerable import limits
     from diamond_bench.studies.plan import plan_study
 
     tokens = overrides or []
@@ -49,6 +50,8 @@ def sweep(
                 say(f"A sweep without --dry-run would be refused: {error}")
         return
     require(plan.metrics)
+    for limit in limits(plan):
+        say(f"note: {limit}")
     with writing(store):
         exit_code = run_plan(plan, store, as_json)
     raise typer.Exit(exit_code)

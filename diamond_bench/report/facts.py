@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import KINDS
+from diamond_bench.studies.kinds import KINDS, TrainAgent
 from diamond_bench.studies.overview import job_labels
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.results import collect, finished_results
+from diamond_bench.studies.results import collect, conditions, finished_results, protocol_records
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import to_plain
@@ -35,6 +36,12 @@ class StudyFacts:
     states: Mapping[JobRef, JobState]
     configs: Mapping[str, Mapping[str, Any]]
     """Of each variant: its settings by dotted key, as far as its jobs' config.yaml tell; not those that cannot change a result."""
+    conditions: Mapping[JobRef, str] = dataclasses.field(default_factory=dict)
+    """Of each finished evaluation of an agent: what its protocol record says of the conditions (`studies.results.conditions`)."""
+    nfe: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Of each variant of trained agents: denoiser calls a frame of the imagination they learned in."""
+    protocol: Sequence[str] = ()
+    """`studies.results.protocol_records`."""
 
     @property
     def done(self) -> Collection[JobRef]:
@@ -47,7 +54,12 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
     results = finished_results(plan, store)
     recorded = {ref: result.recorded for ref, result in results.items()}
     states = {ref: JobState("done") if ref in results else store.state(ref) for ref in plan.jobs}
-    return StudyFacts(collect(plan, store, results), recorded, states, dict(_configs(plan, store)))
+    games = {point.jobs["evaluation"]: point.game for point in plan.points}
+    records = {ref: results[ref].info.get("protocol_record") for ref in games if ref in results}
+    said = {ref: conditions(record, games[ref]) for ref, record in records.items() if record}
+    protocol = protocol_records(plan, store, results)
+    configs, table = dict(_configs(plan, store)), collect(plan, store, results)
+    return StudyFacts(table, recorded, states, configs, said, dict(_agent_nfe(plan, store)), protocol)
 
 
 def _configs(plan: SavedPlan, store: Store) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -60,8 +72,19 @@ def _configs(plan: SavedPlan, store: Store) -> Iterator[tuple[str, dict[str, Any
         for ref in first[variant].jobs.values():
             if ref not in read:
                 read[ref] = _settings(store, ref)
-            settings |= read[ref]
+            settings = {**read[ref], **settings}  # the training's word first: an evaluation leaves neutral what it has no use for
         yield variant, settings
+
+
+def _agent_nfe(plan: SavedPlan, store: Store) -> Iterator[tuple[str, float]]:
+    first = {point.variant: point for point in reversed(plan.points) if "agent" in point.jobs}
+    for variant, point in first.items() if len(first) <= MOST_CONFIGS else ():
+        try:
+            config = store.spec(point.jobs["agent"]).config
+        except UserError:
+            continue
+        if isinstance(config, TrainAgent) and not config.agent.model_free:
+            yield variant, float(nfe(config.sampler))
 
 
 def _settings(store: Store, ref: JobRef) -> dict[str, Any]:

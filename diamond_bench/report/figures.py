@@ -4,9 +4,6 @@ A figure varies one axis of the study (and the number of steps); every other axi
 the last value of each; one more figure is offered for every other combination of values (`-at-...`).
 """
 
-import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diamond_bench.studies.files import DamagedFile
+from diamond_bench.report.agent_figures import agent_figures
+from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -23,12 +21,10 @@ from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 _QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "sharpness_ratio")
 _STEPS, _MILESTONE = "sampler.num_steps", "evaluation.milestone"
 _COPY_LAST = "copy-last-frame"
-_FINDINGS = ("paper", "small")
 _DRAWN_KIND = "evaluate_world_model"
 
 View = dict[str, Any]
@@ -54,27 +50,6 @@ class Line:
         return [word for word in (self.arm.partition("/")[2] or self.arm, self.label) if word]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure, and the caption that stands in it."""
-
-    figure: "Figure"
-    caption: str
-
-
-@dataclass(frozen=True)
-class StudyFigure:
-    """A figure's file without its suffix, and how to draw it (ValueError where the study has no such shape; None: nothing to show)."""
-
-    stem: str
-    kind: str
-    """drift, trajectories, quality or training."""
-    title: str
-    view: str
-    """Values of the other axes, where they are not the last ones."""
-    draw: Callable[[], Drawn | None]
-
-
 def study_figures(
     plan: SavedPlan, store: Store, table: "pd.DataFrame", done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
@@ -83,8 +58,8 @@ def study_figures(
 
     def figure(kind: str, game: str, group: str, view: View, last: View, draw: Callable[[], Drawn | None]) -> StudyFigure:
         aside = {name: value for name, value in view.items() if str(value) != str(last[name])}
-        suffix = "-".join(f"{_slug(name)}-{_slug(str(value), keep='.')}" for name, value in aside.items())
-        stem = "-".join(part for part in (kind, _slug(game), _slug(group), f"at-{suffix}" if suffix else "") if part)
+        suffix = "-".join(f"{slug(name)}-{slug(str(value), keep='.')}" for name, value in aside.items())
+        stem = "-".join(part for part in (kind, slug(game), slug(group), f"at-{suffix}" if suffix else "") if part)
         used[stem] += 1
         stem = stem if used[stem] == 1 else f"{stem}-{used[stem]}"  # names that differ in special characters alone
         title = ", ".join(part for part in (f"{_TITLES[kind]}: {game}", group, _at(aside)) if part)
@@ -111,6 +86,7 @@ def study_figures(
                 yield figure("quality", game, group, view, _last_values(plan, beside), draw)
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
+    yield from agent_figures(plan, store, table, done, notes)
 
 
 _TITLES = {
@@ -187,29 +163,15 @@ def picture_of(line: Line, store: Store, seed: int | None) -> dict[str, np.ndarr
     """Frames kept of a line's evaluation with this seed (its first one, where it has none such): true and imagined, uint8
     (pictured, T, h, w, 3)."""
     point = next((point for point in line.points if point.seed == seed), line.points[0])
-    return _arrays(store, point.jobs["evaluation"], "media/frames.npz", "true", "imagined")
+    return stored_arrays(store, point.jobs["evaluation"], "media/frames.npz", "true", "imagined")
 
 
 def _group(arm: str) -> str:
     return arm.partition("/")[0] if "/" in arm else ""
 
 
-def _slug(text: str, keep: str = "") -> str:
-    return re.sub(rf"[^A-Za-z0-9{keep}]+", "-", text).strip("-")
-
-
-def _arrays(store: Store, ref: JobRef, file: str, *names: str) -> dict[str, np.ndarray]:
-    path = store.folder(ref) / file
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        store.set_aside(ref, f"{path} is damaged ({error})")
-        raise DamagedFile(path, f"cannot be read ({error}); run the sweep again, which makes it anew") from None
-
-
 def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
-    from analysis.curves import mean_curve
+    from analysis.curves import band_words, mean_curve
     from analysis.figures import DriftPanel, drift_figure
 
     panels, trajectories = [], set()
@@ -218,25 +180,19 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
         of_arm = [line for line in lines if line.arm == arm]
         for line in of_arm:
             jobs = [point.jobs["evaluation"] for point in line.points]
-            values = np.stack([_arrays(store, job, "arrays.npz", "drift")["drift"].astype(np.float32, copy=False) for job in jobs])
+            values = np.stack([stored_arrays(store, job, "arrays.npz", "drift")["drift"].astype(np.float32, copy=False) for job in jobs])
             curves[line.label] = mean_curve(values)
             trajectories.add(values.shape[1])
         first = of_arm[0].points[0]
         copied = unrelated = None
         if len({point.jobs["dataset"] for line in of_arm for point in line.points}) == 1:  # else they share no baseline
-            baselines = _arrays(store, first.jobs["evaluation"], "arrays.npz", "copy_drift", "unrelated_drift")
+            baselines = stored_arrays(store, first.jobs["evaluation"], "arrays.npz", "copy_drift", "unrelated_drift")
             copied, unrelated = baselines["copy_drift"].mean(axis=0), float(baselines["unrelated_drift"].mean())
         panels.append(DriftPanel(f"{first.game}{f': {arm}' if arm else ''}", curves, unrelated, copied))
-    band = "band: 95% interval of the mean over seeds and trajectories"
+    band = band_words(curve for panel in panels for curve in panel.curves.values())
     seeds = [len(line.seeds) for line in lines]
-    basis = f"{_range(trajectories, 'trajectory', 'trajectories')}, {_range(seeds, 'seed', 'seeds')}, scale {plan.scale}"
-    return _annotated(drift_figure(panels, ordered=True), plan, _at(view), basis, band, notes)
-
-
-def _range(numbers: Iterable[int], one: str, many: str) -> str:
-    """As "1 seed", "3 seeds" or "2 to 5 seeds"."""
-    low, high = min(numbers := list(numbers)), max(numbers)
-    return f"{low if low == high else f'{low} to {high}'} {one if high == 1 else many}"
+    basis = f"{range_words(trajectories, 'trajectory', 'trajectories')}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
+    return annotated(drift_figure(panels, ordered=True), plan, _at(view), basis, band, notes)
 
 
 def _grid_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
@@ -251,12 +207,12 @@ def _grid_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vie
         true = kept["true"][0]
         imagined["\n".join([*line.words, *([] if seed is not None else [f"seed {line.points[0].seed}"])])] = kept["imagined"][0]
     assert true is not None
-    figure = trajectory_figure(true, imagined, _times(len(true)))
+    figure = trajectory_figure(true, imagined, frame_times(len(true)))
     what = f"{lines[0].points[0].game}, one held-out trajectory{'' if seed is None else f', seed {seed}'}, same start and actions"
-    return _annotated(figure, plan, what, _at(view), f"scale {plan.scale}", notes)
+    return annotated(figure, plan, what, _at(view), f"scale {plan.scale}", notes)
 
 
-def _times(horizon: int, most: int = 9) -> list[int]:
+def frame_times(horizon: int, most: int = 9) -> list[int]:
     """Frames shown of a trajectory: 1, then about evenly in the logarithm of t, up to the last."""
     return sorted({int(t) for t in np.geomspace(1, horizon, min(most, horizon)).round()})
 
@@ -279,10 +235,10 @@ def _quality_figure(
     table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe))
     if table.empty:
         return None
-    basis = _range(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
+    basis = range_words(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
     caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", "intervals: 95% over seeds, where several ran", notes)
     labels = {metric: metric_label(metric) for metric in _QUALITY}
-    return _annotated(quality_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption)
+    return annotated(quality_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption)
 
 
 def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> Drawn | None:
@@ -306,8 +262,8 @@ def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[P
         return None
     figure = quality_figure(mean_points(table), xlabel="share of the training (%)", shared_scale=True)
     figure.supylabel(metric_label("drift"), fontsize=9)
-    basis = _range(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
-    return _annotated(figure, plan, points[0].game, f"{basis}, scale {plan.scale}", "intervals: 95% over seeds", notes)
+    basis = range_words(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
+    return annotated(figure, plan, points[0].game, f"{basis}, scale {plan.scale}", "intervals: 95% over seeds", notes)
 
 
 def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "pd.Series") -> "pd.DataFrame":
@@ -317,16 +273,3 @@ def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "p
     points = pd.DataFrame({"metric": panel, "group": group, "nfe": x, "seed": shown["seed"], "value": shown["value"]})
     order = {metric: i for i, metric in enumerate(_QUALITY)}
     return points[np.isfinite(points["value"])].sort_values("metric", key=lambda column: column.map(order), kind="stable")
-
-
-def _annotated(figure: "Figure", plan: SavedPlan, *caption: str) -> Drawn:
-    from analysis.figures import annotate
-
-    watermark = "" if is_finding(plan.scale) else f"scale {plan.scale}: shows the plumbing, not a finding"
-    text = "; ".join(part for part in caption if part)
-    return Drawn(annotate(figure, text, watermark), text)
-
-
-def is_finding(scale: str) -> bool:
-    """Whether numbers of a scale say anything about the question."""
-    return scale.rstrip("*") in _FINDINGS

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.report import sections
+from diamond_bench.report.aggregates import aggregates
 from diamond_bench.report.comparison import Comparison
+from diamond_bench.report.drawing import StudyFigure, is_finding
 from diamond_bench.report.facts import StudyFacts
-from diamond_bench.report.figures import StudyFigure, is_finding
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, small_picture
 from diamond_bench.studies.plan import SavedPlan
@@ -55,6 +56,7 @@ def render(report: Report) -> str:
         "Jobs": sections.jobs(plan, facts, report.jobs),
         "Variants": sections.variants(plan, facts),
         "Results": sections.results(plan, facts),
+        "Aggregates": aggregates(plan, facts),
         "Comparison": sections.comparison(report.comparison),
         "Cost": sections.costs(plan, facts),
         "Reproduce": sections.reproduce(plan, facts),
@@ -63,7 +65,7 @@ def render(report: Report) -> str:
     words = {title: _bounded(title, body) for title, body in words.items() if body}
     budget = Budget(PAGE_BYTES - sum(len(body.encode()) for body in words.values()) - _FRAME_BYTES)
     pictures = _pictures(report, budget)
-    order = ["Answer", "Jobs", "Variants", "Results", "Comparison", *pictures, "Cost", "Reproduce", "Notes"]
+    order = ["Answer", "Jobs", "Variants", "Results", "Aggregates", "Comparison", *pictures, "Cost", "Reproduce", "Notes"]
     shown = {title: body for title in order if (body := {**words, **pictures}.get(title))}
     body = joined(el("section", el("h2", title, id=_anchor(title)), text, aria_labelledby=_anchor(title)) for title, text in shown.items())
     contents = el("nav", items(el("a", title, href=f"#{_anchor(title)}") for title in shown), aria_label="Contents")
@@ -142,21 +144,21 @@ def _clips(report: Report, budget: Budget, left_out: list[str]) -> Html:
         if isinstance(clip, str):
             said.append(el("p", clip, class_="soft"))
         elif (uri := budget.data_uri(clip.data, "video/mp4")) is None:
-            left_out.append(f"the clip of {clip.game}, {clip.title}")
+            left_out.append(f"the clip of {clip.name}")
         else:
             tiles.append(_clip(clip, uri))
     if not tiles and not said:
         return Html("")
+    agents = "The agent plays; without a world model there is play alone. " if report.plan.protocol == "agent" else ""
     words = (
         "Left: true play. Right: imagined from the same start under the same actions, at 15 frames a second. "
-        f"A clip is at most {CLIP_BYTES / 1e6:g} MB."
+        f"{agents}A clip is at most {CLIP_BYTES / 1e6:g} MB."
     )
     return joined([el("p", words, class_="soft"), el("div", *tiles, class_="clips"), *said])
 
 
 def _clip(clip: ClipShown, uri: str) -> Html:
-    length = f"{clip.frames} frames" if clip.frames == clip.total else f"the first {clip.frames} of {clip.total} frames"
-    words = f"{clip.game}, {clip.title}, seed {clip.seed}: {length}"
+    words = f"{clip.name}, {clip.words}"
     video = el(
         "video", src=uri, autoplay=True, loop=True, muted=True, playsinline=True, controls=True, preload="auto",
         aria_label=f"True play on the left, imagined play on the right. {words}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.figures import finished_points, groups_of, main_lines, picture_of, shared_seed
-from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.studies.store import Store
 
 CLIP_BYTES = 1_500_000
@@ -40,12 +40,11 @@ class Budget:
 class ClipShown:
     """A looping clip of one variant: the true trajectory on the left, the imagined one on the right."""
 
-    game: str
-    title: str
+    name: str
+    """Game and variant, for people."""
     data: bytes
-    frames: int
-    total: int
-    seed: int
+    words: str
+    """What is seen, beside the name."""
 
 
 def small_picture(png: Path) -> tuple[bytes, str]:
@@ -60,8 +59,11 @@ def small_picture(png: Path) -> tuple[bytes, str]:
 
 
 def clips(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShown | str]:
-    """A clip for each row of the trajectory grids (the first trajectory kept), or a sentence on one that is left out."""
+    """A clip for each row of the trajectory grids (the first trajectory kept), of agents for each variant and game (the first episode), or
+    a sentence on one that is left out."""
     from analysis.media import side_by_side, small_clip
+
+    yield from _episodes(plan, store, facts)
 
     lines = [
         (game, group, line, shared_seed(members))
@@ -78,6 +80,25 @@ def clips(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShow
         if clip is None:
             yield f"The clip of {game}, {title} is left out: it would be larger than {CLIP_BYTES / 1e6:g} MB."
         else:
-            yield ClipShown(game, title, clip.data, clip.frames, len(kept["true"][0]), line.points[0].seed if seed is None else seed)
+            total, own = len(kept["true"][0]), line.points[0].seed if seed is None else seed
+            length = f"{clip.frames} frames" if clip.frames == total else f"the first {clip.frames} of {total} frames"
+            yield ClipShown(f"{game}, {title}" if title else game, clip.data, f"seed {own}: {length}")
     if len(lines) > MOST_CLIPS:
         yield f"{len(lines) - MOST_CLIPS} more clips are left out; every evaluation keeps its own video in media/rollout.mp4."
+
+
+def _episodes(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShown | str]:
+    """The film of the first episode that evaluations of agents kept (evaluation.video), of each game's and variant's first seed that has
+    one."""
+    films: dict[tuple[str, str], tuple[Point, Path]] = {}
+    for point in plan.points:
+        film = store.folder(point.jobs["evaluation"]) / "media" / "episode.mp4"
+        if point.jobs["evaluation"].kind == "evaluate_agent" and point.jobs["evaluation"] in facts.done and film.is_file():
+            films.setdefault((point.game, point.variant), (point, film))
+    for (game, variant), (point, film) in list(films.items())[:MOST_CLIPS]:
+        if film.stat().st_size > CLIP_BYTES:
+            yield f"The clip of {game}, {variant} is left out: it is larger than {CLIP_BYTES / 1e6:g} MB. It is {film}."
+        else:
+            yield ClipShown(f"{game}, {variant}", film.read_bytes(), f"seed {point.seed}: the beginning of its first final episode")
+    if len(films) > MOST_CLIPS:
+        yield f"{len(films) - MOST_CLIPS} more clips are left out; evaluations keep their own in media/episode.mp4."

@@ -22,6 +22,10 @@ _TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", 
 
 def answers(plan: SavedPlan, found: Comparison) -> Html:
     """One line a comparison of the study's primary metric."""
+    variants = dict.fromkeys(point.variant for point in plan.points)
+    if len(variants) == 1:
+        words = f"The study has one variant, {next(iter(variants))}, so there is nothing to compare: its results are below."
+        return el("div", el("p", words), class_="box")
     if found.problem:
         return el("div", el("p", el("strong", "No answer: "), f"{found.problem}."), class_="box wrong")
     rows = found.primary.to_dict(orient="records")
@@ -30,7 +34,9 @@ def answers(plan: SavedPlan, found: Comparison) -> Html:
     named = ", ".join(f"{key} = {value}" for key, value in plan.primary.get("baseline", {}).items())
     stated = (
         f"Stated in the study's file before it ran: {metric_label(found.metric)}, against {named}; the smallest difference that matters "
-        f"is {found.margin:g}. Corrected for {len(rows)} comparison{'' if len(rows) == 1 else 's'} (Holm). All else below is exploratory."
+        f"is {found.margin:g}. Better and worse are corrected for {len(rows)} comparison{'' if len(rows) == 1 else 's'} (Holm) and do not "
+        "mean by more than that margin: the interval says how much. Equivalent is each comparison's own interval, not corrected. "
+        "All else below is exploratory."
     )
     parts: list[Any] = []
     for base in dict.fromkeys(row["baseline"] for row in rows[:_MOST_LINES]):
@@ -210,7 +216,10 @@ def comparison(found: Comparison) -> Html:
         parts.append(shown(found.primary, caption))
     rest = found.table[found.table["status"] != "primary"]
     if len(rest):
-        caption = "Exploratory: not stated before the study ran, no margin, each metric corrected over its variants alone."
+        caption = (
+            "Exploratory: not stated before the study ran. Each metric is corrected over these variants alone, and only the primary metric "
+            "has a margin."
+        )
         parts.append(details(f"Exploratory comparisons ({len(rest)})", shown(rest, caption)))
     return joined(parts)
 
@@ -244,14 +253,19 @@ def costs(plan: SavedPlan, facts: StudyFacts) -> Html:
     hours["hours"] = hours["hours"].map(lambda value: f"{value:.3g}" if value >= 1e-3 else "below 0.001")
     parts = [table(hours.rename(columns={"hours": "device hours"}), "Device hours of the finished jobs", numeric=["jobs", "device hours"])]
     runs = facts.table[facts.table["seed"].notna()]
-    present = [name for name, metric in METRIC_INFO.items() if metric.cost and (runs["metric"] == name).any()]
+    of_agents = {(variant, "nfe_per_frame"): calls for variant, calls in facts.nfe.items()}
+    measured = {*runs["metric"], *(metric for _, metric in of_agents)}
+    present = [name for name, metric in METRIC_INFO.items() if metric.cost and name in measured]
     if present:
-        means = runs[runs["metric"].isin(present)].groupby(["variant", "metric"], sort=False)["value"].mean().to_dict()
+        means: dict[Any, float] = runs[runs["metric"].isin(present)].groupby(["variant", "metric"], sort=False)["value"].mean().to_dict()
+        means = {**of_agents, **means}
         rows = [
             {"variant": name, **{metric_label(m): _plain(means[name, m]) if (name, m) in means else "" for m in present}}
             for name in dict.fromkeys(runs["variant"])
         ]
         caption = "Means over runs. Times and memory are of the machines above; variants that share a training share its time."
+        if of_agents:
+            caption += " Denoiser calls are those of the imagination that agents learned in."
         parts.append(table(pd.DataFrame(rows), caption, numeric=[metric_label(name) for name in present], rest="results.parquet"))
     return joined(parts)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
 from diamond_bench.report.comparison import Comparison, compare_study
+from diamond_bench.report.drawing import StudyFigure
 from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mixtures, versions
-from diamond_bench.report.figures import StudyFigure, study_figures
+from diamond_bench.report.figures import study_figures
 from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.results import mixtures, pivot, save_results
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 3
+_VERSION = 4
 """Raised when the report changes, so that reports are written anew."""
 _MOST_VIEWS = 8
 """Figures of one kind, game and group that a report draws, one a combination of the other axes' values; the API draws any."""
@@ -47,7 +48,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     say("drawing the report")
     save_results(facts.table, plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    notes = [*mixtures(facts.table), *version_mixtures(versions(facts))]
+    notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.protocol]
     comparison = compare_study(plan, facts)
     shown, left_out = _draw(plan, store, facts, folder, say)
     notes += left_out

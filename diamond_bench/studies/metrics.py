@@ -31,6 +31,8 @@ class Metric:
     protocol: str = "world_model"
     cost: bool = False
     """Whether it is a price (time, memory, size) and no quality."""
+    of_game: bool = False
+    """Whether its scale is the game's own: numbers of several games do not pool."""
 
     @property
     def label(self) -> str:
@@ -63,8 +65,8 @@ METRIC_INFO: dict[str, Metric] = {
     "fid_images": Metric("images of FID"),
     "sharpness_ratio": Metric("sharpness, imagined / true", "near 1"),
     "train_loss": Metric("training loss"),
-    "dataset_return": Metric("return of the dataset", unit="game score"),
-    "test_return": Metric("return", "higher", "game score", protocol="agent"),
+    "dataset_return": Metric("return of the dataset", unit="game score", of_game=True),
+    "test_return": Metric("return", "higher", "game score", protocol="agent", of_game=True),
     "hns": Metric("human-normalised score", "higher", protocol="agent"),
     "test_length": Metric("episode length", unit="steps", protocol="agent"),
     "real_steps": Metric("real environment steps", protocol="agent"),
@@ -86,6 +88,11 @@ METRIC_INFO: dict[str, Metric] = {
 def result_metrics(protocol: str) -> tuple[str, ...]:
     """The metrics that the primary comparison of a study of this protocol may be of."""
     return tuple(name for name, metric in METRIC_INFO.items() if metric.protocol == protocol)
+
+
+def pools(name: str) -> bool:
+    """Whether one number may speak of several games: game scores may not, human-normalised ones may."""
+    return name not in METRIC_INFO or not METRIC_INFO[name].of_game
 
 
 def metric_label(name: str) -> str:

@@ -80,6 +80,8 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Plan
     config = RunConfig()
     for variant, arm, axes, settings in points(study):
         config = run_config({"scale": scale, **chosen}, settings)
+        if study.protocol == "agent":
+            agents.check_model_free(settings)
         for game in _games(study, config):
             special = agents.per_game(game) if study.protocol == "agent" else {}
             on_game = run_config({"scale": scale, **chosen}, {**special, **settings}) if special else config
@@ -234,7 +236,12 @@ def _content(plan: Plan) -> dict[str, Any]:
         "scale": plan.scale,
         "command": plan.command,
         "axes": {axis.name: {"key": axis.key, "title": axis.title} for axis in study.axes},
-        "primary": {"metric": study.primary.metric, "baseline": dict(study.primary.baseline), "margin": study.primary.margin},
+        "primary": {
+            "metric": study.primary.metric,
+            "baseline": dict(study.primary.baseline),
+            "margin": study.primary.margin,
+            **({"variants": {key: list(values) for key, values in study.primary.variants.items()}} if study.primary.variants else {}),
+        },
         "jobs": [list(ref) for ref in plan.jobs],
         "points": [
             [

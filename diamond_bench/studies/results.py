@@ -96,16 +96,39 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
     return notes
 
 
-def protocol_records(plan: SavedPlan, store: Store) -> list[str]:
-    """The conditions under which an agent study's scores were made, a line each that differs (real steps apart)."""
+OUTCOMES = ("episodes_cut", "real_steps")
+"""Of a protocol record: what a run came to, and no condition of it."""
+
+
+def conditions(record: Mapping[str, Any], game: str) -> str:
+    """The conditions of a protocol record, the same for every game and run of one protocol; empty where there is no record."""
+    kept = {name: value for name, value in record.items() if name not in OUTCOMES}
+    return "; ".join(f"{name.replace('_', ' ')}: {str(value).replace(game, '<game>')}" for name, value in kept.items())
+
+
+def protocol_records(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult] | None = None) -> list[str]:
+    """The conditions under which an agent study's scores were made: a line each that differs, with the range of what runs came to.
+
+    `stored`: the plan's results, where they were read before.
+    """
     if plan.protocol != "agent":
         return []
-    lines: dict[str, None] = {}
-    for point in plan.points:
-        if store.state(point.jobs["evaluation"]).status == "done":
-            record = store.result(point.jobs["evaluation"]).info.get("protocol_record", {})
-            lines["; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in record.items())] = None
-    return [f"protocol: {line}" for line in lines if line]
+    found = finished_results(plan, store) if stored is None else stored
+    outcomes: dict[str, dict[str, list[Any]]] = {}
+    for ref, game in {point.jobs["evaluation"]: point.game for point in plan.points}.items():
+        record = found[ref].info.get("protocol_record") if ref in found else None
+        if record:
+            of_line = outcomes.setdefault(conditions(record, game), {name: [] for name in OUTCOMES})
+            for name, values in of_line.items():
+                values.append(record.get(name))
+    return [f"protocol: {'; '.join([line, *(_range(name, values) for name, values in came.items())])}" for line, came in outcomes.items()]
+
+
+def _range(name: str, values: Sequence[Any]) -> str:
+    known = [value for value in values if value is not None]
+    low, high = min(known, default="not recorded"), max(known, default="not recorded")
+    unknown = f" ({len(values) - len(known)} runs not recorded)" if known and len(known) < len(values) else ""
+    return f"{name.replace('_', ' ')}: {low if low == high else f'{low} to {high}'}{unknown}"
 
 
 def save_results(table: "pd.DataFrame", folder: Path) -> Path:

@@ -16,14 +16,22 @@ import yaml
 from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.studies.metrics import METRIC_INFO, result_metrics
+from diamond_bench.studies.metrics import METRIC_INFO, pools, result_metrics
 from diamond_bench.typed import to_plain
 
 SCALES = ("paper", "small", "smoke", "tiny")
 PROTOCOLS = ("world_model", "agent")
 _NO_USE = {
     "world_model": ("reward_end", "actor_critic", "agent", "agent_evaluation"),
-    "agent": ("data", "evaluation", "training.num_steps", "training.milestones", "training.cooldown", "training.checkpoint_every"),
+    "agent": (
+        "data",
+        "evaluation",
+        "training.num_steps",
+        "training.milestones",
+        "training.cooldown",
+        "training.checkpoint_every",
+        "training.log_every",
+    ),
 }
 """Groups and keys that a protocol has no use for: setting one would do nothing, silently."""
 _NOT_A_VARIANT_S = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
@@ -49,6 +57,8 @@ class Primary:
     baseline: Mapping[str, Any]
     margin: float
     """The smallest difference that matters, in the metric's unit."""
+    variants: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Which variants answer the question, by arm and axes: those with one of the values of each; empty: all. The rest is exploratory."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         raise UserError(f"study {where}: arms: there is none, so there would be no variant; name one, or leave the key out")
     protocol = content["protocol"]
     settings = _settings(content.get("set", {}), f"{where}: set", protocol)
+    games = games_of(at_scale.get("games", content["games"]))
     for arm, keys in arms.items():
         _settings(keys, f"{where}: arms.{arm}", protocol)
     _settings({axis.key: None for axis in written}, f"{where}: axes", protocol)
@@ -148,12 +159,12 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         name=name,
         question=content["question"],
         protocol=content["protocol"],
-        games=games_of(at_scale.get("games", content["games"])),
+        games=games,
         seeds=seeds_of(at_scale.get("seeds", content["seeds"])),
         settings=settings,
         arms=arms,
         axes=tuple(axes.values()),
-        primary=_primary(content["primary"], f"{where}: primary", protocol, arms, written),
+        primary=_primary(content["primary"], f"{where}: primary", protocol, max(games, games_of(content["games"]), key=len), arms, written),
         paper=content.get("paper", ""),
         note=content.get("note", ""),
     )
@@ -222,26 +233,34 @@ def _resultless_keys() -> frozenset[str]:
     return frozenset(walk(RunConfig, ""))
 
 
-def _primary(value: Any, where: str, protocol: str, arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]) -> Primary:
-    """The comparison as it is written; its baseline must be among the variants of the file, at no scale in particular."""
-    content = _mapping(value, where, ("metric", "baseline", "margin"))
+def _primary(
+    value: Any, where: str, protocol: str, games: Sequence[str], arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]
+) -> Primary:
+    """The comparison as it is written; what it names must be among the variants of the file, at no scale in particular."""
+    content = _mapping(value, where, ("metric", "baseline", "margin", "variants"))
     metric, margin = content.get("metric"), content.get("margin", 0.0)
     known = result_metrics(protocol)
     if metric not in known:
         raise UserError(f"study {where}.metric: unknown metric {metric!r}: {nearest(str(metric), known)}")
     if not METRIC_INFO[metric].better:
         raise UserError(f"study {where}.metric: {metric} has no better side, so no comparison of it has an answer")
+    if len(games) > 1 and not pools(metric):
+        raise UserError(f"study {where}.metric: {metric} of {len(games)} games cannot be pooled, each game has its own scale; write hns")
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
         raise UserError(f"study {where}.margin={margin!r}: expected a number, at least 0, in the metric's unit")
-    baseline = _mapping(content.get("baseline", {}), f"{where}.baseline", ["arm", *(axis.name for axis in axes)])
+    keys = ["arm", *(axis.name for axis in axes)]
+    baseline = _mapping(content.get("baseline", {}), f"{where}.baseline", keys)
+    family = {key: v if isinstance(v, list) else [v] for key, v in _mapping(content.get("variants", {}), f"{where}.variants", keys).items()}
     cells = [{"arm": arm, **at} for arm, at, _ in _cells(arms, axes)]
-    for key, wanted in baseline.items():
-        found = list(dict.fromkeys(_short(cell[key]) for cell in cells))
-        if all(cell[key] != wanted for cell in cells):
-            raise UserError(f"study {where}.baseline.{key}={wanted!r}: no variant has it: {nearest(str(wanted), found)}")
-    if not any(all(cell[key] == wanted for key, wanted in baseline.items()) for cell in cells):
-        raise UserError(f"study {where}.baseline: no variant has all of {', '.join(f'{key}={_short(v)}' for key, v in baseline.items())}")
-    return Primary(metric, to_plain(baseline), float(margin))
+    for name, chosen in (("baseline", {key: [wanted] for key, wanted in baseline.items()}), ("variants", family)):
+        for key, wanted in ((key, wanted) for key, values in chosen.items() for wanted in values):
+            found = list(dict.fromkeys(_short(cell[key]) for cell in cells))
+            if all(cell[key] != wanted for cell in cells):
+                raise UserError(f"study {where}.{name}.{key}={wanted!r}: no variant has it: {nearest(str(wanted), found)}")
+        if not any(all(cell[key] in values for key, values in chosen.items()) for cell in cells):
+            named = ", ".join(f"{key}={_short(values[0] if len(values) == 1 else values)}" for key, values in chosen.items())
+            raise UserError(f"study {where}.{name}: no variant has all of {named}")
+    return Primary(metric, to_plain(baseline), float(margin), {key: tuple(to_plain(values)) for key, values in family.items()})
 
 
 def games_of(value: Any) -> tuple[str, ...]:

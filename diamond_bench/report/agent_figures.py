@@ -1,0 +1,84 @@
+"""The figures of a study of agents: every game's human-normalised score, and the course of the test returns."""
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, stored_arrays
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import Point, SavedPlan
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOST_VARIANTS = 12
+"""Bars or lines of one panel that can be told apart."""
+_ROLE = "agent"
+
+
+def agent_figures(
+    plan: SavedPlan, store: Store, table: "pd.DataFrame", done: Collection[JobRef], notes: Sequence[str] = ()
+) -> Iterator[StudyFigure]:
+    """Those that the finished jobs (`done`) of a plan of agents offer; none for another protocol."""
+    said = "; ".join(notes)
+    scores = table[(table["metric"] == "hns") & table["seed"].notna()]
+    if len(scores):
+        yield StudyFigure("scores", "scores", "Scores of every game", "", partial(_scores, plan, scores, said))
+    trained = [p for p in plan.points if _ROLE in p.jobs and p.jobs[_ROLE].kind == "train_agent" and p.jobs[_ROLE] in done]
+    if trained:
+        yield StudyFigure("learning", "learning", "Test returns during the training", "", partial(_learning, plan, store, trained, said))
+
+
+def _scores(plan: SavedPlan, scores: "pd.DataFrame", notes: str) -> Drawn:
+    from analysis.aggregates import MIN_RUNS
+    from analysis.curves import mean_over_seeds
+    from analysis.score_figures import Interval, per_game_figure
+
+    _tellable(scores["variant"])
+    games: dict[str, dict[str, Interval]] = {game: {} for game in dict.fromkeys(point.game for point in plan.points)}
+    means = mean_over_seeds(scores[np.isfinite(scores["value"])], ["game", "variant"])
+    for row in means.to_dict(orient="records"):
+        ends = (np.nan, np.nan) if row["num_seeds"] < MIN_RUNS else (row["low"], row["high"])
+        games[row["game"]][row["variant"]] = Interval(row["mean"], *ends)
+    figure = per_game_figure({game: bars for game, bars in games.items() if bars})
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(max(width, 5.5), max(height, 2.6))  # of one game, room for the caption
+    basis = f"{range_words(means['num_seeds'], 'seed', 'seeds')}, scale {plan.scale}"
+    lines = f"lines: 95% Student interval over seeds, where there are at least {MIN_RUNS}; each panel has its own scale"
+    return annotated(figure, plan, "bars: mean over seeds of the final policy's score", basis, lines, notes)
+
+
+def _learning(plan: SavedPlan, store: Store, trained: Sequence[Point], notes: str) -> Drawn | None:
+    from analysis.agent_figures import learning_figure
+
+    _tellable(point.variant for point in trained)
+    points = courses(store, trained)
+    if points.empty:
+        return None
+    seeds = range_words(points.groupby(["game", "variant", "test"])["seed"].nunique(), "seed", "seeds")
+    band = "line: mean over seeds of a test's mean return; band: its 95% Student interval, where there are several"
+    return annotated(learning_figure(points), plan, f"{seeds}, scale {plan.scale}", band, "each panel has its own scale", notes)
+
+
+def courses(store: Store, trained: Sequence[Point]) -> "pd.DataFrame":
+    """A row a test of a training: game, variant, seed, test (its number), real_steps, value (mean raw return)."""
+    import pandas as pd
+
+    names = ("test_real_steps", "test_return")
+    rows: list[list[Any]] = []
+    for point in trained:
+        kept = stored_arrays(store, point.jobs[_ROLE], "arrays.npz", *names, optional=True)
+        if set(names) <= set(kept):
+            for test, (steps, value) in enumerate(zip(*(kept[name] for name in names), strict=True)):
+                if np.isfinite(steps) and np.isfinite(value):
+                    rows.append([point.game, point.variant, point.seed, test, float(steps), float(value)])
+    return pd.DataFrame(rows, columns=["game", "variant", "seed", "test", "real_steps", "value"])
+
+
+def _tellable(variants: Any) -> None:
+    number = len(set(variants))
+    if number > _MOST_VARIANTS:
+        raise ValueError(f"{number} variants do not fit into one picture (at most {_MOST_VARIANTS}); sweep fewer, or draw from api.results")

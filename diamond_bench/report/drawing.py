@@ -1,0 +1,77 @@
+"""What all figures of a report share: their type, their caption and watermark, and the arrays they are drawn from."""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diamond_bench.studies.files import DamagedFile
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FINDINGS = ("paper", "small")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, and the caption that stands in it."""
+
+    figure: "Figure"
+    caption: str
+
+
+@dataclass(frozen=True)
+class StudyFigure:
+    """A figure's file without its suffix, and how to draw it (ValueError where the study has no such shape; None: nothing to show)."""
+
+    stem: str
+    kind: str
+    """drift, trajectories, quality or training; of agents scores or learning."""
+    title: str
+    view: str
+    """Values of the other axes, where they are not the last ones."""
+    draw: Callable[[], Drawn | None]
+
+
+def annotated(figure: "Figure", plan: SavedPlan, *caption: str) -> Drawn:
+    """The figure with its caption below it, and a watermark at scales that show no finding."""
+    from analysis.figures import annotate
+
+    watermark = "" if is_finding(plan.scale) else f"scale {plan.scale}: shows the plumbing, not a finding"
+    text = "; ".join(part for part in caption if part)
+    return Drawn(annotate(figure, text, watermark), text)
+
+
+def is_finding(scale: str) -> bool:
+    """Whether numbers of a scale say anything about the question."""
+    return scale.rstrip("*") in _FINDINGS
+
+
+def slug(text: str, keep: str = "") -> str:
+    """Letters, digits and what `keep` names, for a file's name."""
+    return re.sub(rf"[^A-Za-z0-9{keep}]+", "-", text).strip("-")
+
+
+def range_words(numbers: Iterable[int], one: str, many: str) -> str:
+    """As "1 seed", "3 seeds" or "2 to 5 seeds"."""
+    low, high = min(numbers := list(numbers)), max(numbers)
+    return f"{low if low == high else f'{low} to {high}'} {one if high == 1 else many}"
+
+
+def stored_arrays(store: Store, ref: JobRef, file: str, *names: str, optional: bool = False) -> dict[str, np.ndarray]:
+    """Arrays of a job's file (`optional`: those that are there). Raises DamagedFile, and sets the job aside, where it cannot be read."""
+    path = store.folder(ref) / file
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names if not optional or name in stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        store.set_aside(ref, f"{path} is damaged ({error})")
+        raise DamagedFile(path, f"cannot be read ({error}); run the sweep again, which makes it anew") from None

@@ -1,0 +1,99 @@
+"""What a study's stated comparison is between, and whether the runs planned can answer it at all. No pandas: planning asks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from analysis.multiplicity import holm, smallest_p
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.metrics import METRIC_INFO, pools
+from diamond_bench.studies.plan import Plan, Point
+
+SIGNIFICANT = 0.05
+"""A corrected p-value below this tells better from worse."""
+LEAST_RUNS = 3
+"""Runs a game and side below which there is no interval and no test (analysis.aggregates.MIN_RUNS, which planning cannot import)."""
+
+
+def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Of each variant that has one, the variant with the wanted arm and axes that equals it in all that they leave open.
+
+    Raises UserError for a key that is neither `arm` nor an axis.
+    """
+    keys = ["arm", *axes]
+    cells = variant_cells(points)
+    for key in wanted:
+        if key not in keys:
+            raise UserError(f"baseline {key}={wanted[key]}: the study has no such axis: {nearest(key, keys)}")
+    home = {_cell(at, keys): name for name, at in cells.items()}
+    found = {name: home.get(_cell({**at, **wanted}, keys)) for name, at in cells.items()} if wanted else {}
+    return {name: base for name, base in found.items() if base is not None and base != name}
+
+
+def family(points: Sequence[Point], pairs: Mapping[str, str], chosen: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """Those of the pairs (variant: baseline) that answer the study's question: one of the chosen values of each arm and axis."""
+    cells = variant_cells(points)
+    wanted = {key: {_plain(value) for value in values} for key, values in chosen.items()}
+    return {name: base for name, base in pairs.items() if all(_plain(cells[name].get(key)) in values for key, values in wanted.items())}
+
+
+def variant_cells(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
+    """Arm and values of axes of each variant."""
+    return {p.variant: {"arm": p.arm, **p.axes} for p in points}
+
+
+def _cell(at: Mapping[str, Any], keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(_plain(at[key]) for key in keys)
+
+
+def _plain(value: Any) -> str:
+    return str(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+
+
+def limits(plan: Plan) -> list[str]:
+    """What the runs planned can never tell, however they come out: a sentence each; none for a study of one variant."""
+    stated, variants = plan.study.primary, dict.fromkeys(point.variant for point in plan.points)
+    if len(variants) < 2:
+        return []
+    metric = METRIC_INFO[stated.metric].title if stated.metric in METRIC_INFO else stated.metric
+    if not stated.baseline:
+        return ["the study names no baseline, so its report compares nothing"]
+    pairs = family(plan.points, baselines(plan.points, [axis.name for axis in plan.study.axes], stated.baseline), stated.variants)
+    if not pairs:
+        return ["the baseline that the study names, or every variant it is for, is not among these variants: there will be no answer"]
+    games = list(dict.fromkeys(point.game for point in plan.points))
+    if len(games) > 1 and not pools(stated.metric):
+        return [f"{metric} of several games cannot be pooled, so there will be no answer"]
+    return _too_few(plan, pairs)
+
+
+def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
+    runs: dict[str, dict[str, dict[int, tuple[Any, ...]]]] = {}
+    for point in plan.points:
+        runs.setdefault(point.variant, {}).setdefault(point.game, {})[point.seed] = _checkpoint(plan, point)
+    fewest = min(len(seeds) for name in {*pairs, *pairs.values()} for seeds in runs[name].values())
+    if fewest < LEAST_RUNS:
+        seeds = "1 seed" if fewest == 1 else f"{fewest} seeds"
+        return [
+            f"with {seeds} there is no interval and no test: differences are shown, and every answer will be 'not enough runs to tell' "
+            f"(it takes at least {LEAST_RUNS} seeds)"
+        ]
+    least = []
+    for name, base in pairs.items():
+        counts = [(len(of_game), len(runs[base][game])) for game, of_game in runs[name].items() if game in runs[base]]
+        paired = all(set(of_game.values()) == set(runs[base][game].values()) for game, of_game in runs[name].items() if game in runs[base])
+        least.append(smallest_p(counts, paired))
+    reachable = max(holm(least))
+    if reachable < SIGNIFICANT:
+        return []
+    number = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"
+    return [
+        f"with these runs no p-value can fall below {reachable:.2g} after Holm's correction over {number}, so 'better' and 'worse' are "
+        "out of reach; more seeds, more games or a smaller family (primary.variants) would mend that"
+    ]
+
+
+def _checkpoint(plan: Plan, point: Point) -> tuple[Any, ...]:
+    """What is evaluated: runs that share it are paired."""
+    trainings = [ref for ref in point.jobs.values() if ref.kind.startswith("train_")]
+    evaluation = plan.jobs[point.jobs["evaluation"]].config.evaluation
+    return (*trainings, getattr(evaluation, "milestone", None)) if trainings else (point.variant, point.seed)

@@ -1,0 +1,84 @@
+"""The trainings behind the agents of a study: which jobs, how large the agents are, how long they took, how they fared on the way."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from diamond_bench.errors import UserError
+from diamond_bench.models.description import AgentDescription
+from diamond_bench.models.flops import actor_critic_parameters, denoiser_parameters, reward_end_parameters
+from diamond_bench.report.drawing import stored_arrays
+from diamond_bench.report.facts import device_name
+from diamond_bench.studies.agents import AGENT_FOLDER
+from diamond_bench.studies.files import DamagedFile, read_json
+from diamond_bench.studies.plan import Point
+from diamond_bench.studies.store import Store
+from diamond_bench.typed import build
+from paper_figures.parts import StudyResults
+from paper_figures.tables import Cell, number
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_DESCRIPTION = "agent.json"
+_DAY = 86400.0
+
+
+def trained(study: StudyResults, variant: str) -> list[Point]:
+    """The points of a variant whose agent is a finished training of this study."""
+    points = [point for point in study.plan.points if point.variant == variant and "agent" in point.jobs]
+    return [point for point in points if point.jobs["agent"].kind == "train_agent" and point.jobs["agent"].id in study.results]
+
+
+def size_cell(study: StudyResults, variant: str, store: Store) -> Cell:
+    """Million trained parameters of an agent (world model, reward/end model, policy): their mean over games, whose actions differ.
+
+    Raises UserError where an agent's description is damaged.
+    """
+    points = {point.game: point for point in reversed(trained(study, variant))}  # one run a game
+    counts = [_parameters(store, point) / 1e6 for point in points.values()]
+    if not counts:
+        return Cell()
+    low, high, mean = min(counts), max(counts), sum(counts) / len(counts)
+    between = f"{study.label(variant)}: {low:.3f} to {high:.3f} million parameters, by the game's number of actions; here their mean."
+    return number(mean, 2, notes=[] if low == high else [between])
+
+
+def _parameters(store: Store, point: Point) -> int:
+    file = store.folder(point.jobs["agent"]) / AGENT_FOLDER / _DESCRIPTION
+    try:
+        agent = build(AgentDescription, read_json(file))
+    except (OSError, TypeError, DamagedFile, UserError) as error:
+        raise UserError(f"{file} is damaged ({error}); run the study's sweep again, which makes it anew") from None
+    policy = actor_critic_parameters(agent.actor_critic, agent.num_actions, agent.frame_size)
+    if agent.model_free:
+        return policy
+    dynamics = denoiser_parameters(agent.network, agent.conditioning.num_frames, agent.num_actions)
+    return dynamics + reward_end_parameters(agent.reward_end, agent.num_actions, agent.frame_size) + policy
+
+
+def days_cell(study: StudyResults, variant: str) -> Cell:
+    """Days of one training, the mean over the finished ones; a footnote says on what, and how much they differ."""
+    seconds, devices = [], dict[str, None]()
+    for point in trained(study, variant):
+        result = study.results[point.jobs["agent"].id]
+        seconds += [float(row["value"]) for row in result.rows if row["metric"] == "training_seconds"]
+        devices[device_name(result.recorded)] = None
+    if not seconds:
+        return Cell()
+    days = [value / _DAY for value in seconds]
+    runs = f"{len(days)} {'training' if len(days) == 1 else 'trainings'}"
+    spread = "" if len(days) == 1 else f", {min(days):.2g} to {max(days):.2g} days, here their mean"
+    note = f"{study.label(variant)}: {runs} on {', '.join(devices)}{spread}; test games included."
+    mean = sum(days) / len(days)
+    return Cell(mean, f"{mean:.2g}", notes=(note,))
+
+
+def rounds(point: Point, store: Store) -> "Mapping[str, np.ndarray]":
+    """The rounds of test games of a training: real_steps and test_return, each (rounds,); the last epochs collect no further steps.
+
+    Empty where the training played none. Where the file is damaged, raises UserError and sets the job aside.
+    """
+    kept = stored_arrays(store, point.jobs["agent"], "arrays.npz", "test_real_steps", "test_return", optional=True)
+    if not len(kept.get("test_return", ())):
+        return {}
+    return {"real_steps": kept["test_real_steps"], "test_return": kept["test_return"]}
