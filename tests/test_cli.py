@@ -10,7 +10,7 @@ import pytest
 from command_line import SCRIPT, clean_environment, diamond_bench
 from typer.testing import CliRunner
 
-from diamond_bench.cli import app, common
+from diamond_bench.cli.common import app, writing
 from diamond_bench.errors import UserError
 from diamond_bench.studies.housekeeping import planned
 from diamond_bench.studies.store import Store
@@ -115,7 +115,7 @@ def test_what_the_file_system_refuses_names_the_place(tmp_path: Path) -> None:
         PermissionError(13, "Permission denied", "/elsewhere/plan.json"): "/elsewhere/plan.json: Permission denied",
     }
     for error, words in refused.items():
-        with pytest.raises(UserError, match=words), common.writing(store):
+        with pytest.raises(UserError, match=words), writing(store):
             raise error
 
 

@@ -78,7 +78,7 @@ def test_a_done_job_keeps_its_checkpoint_only_where_its_kind_says_so(store: Stor
     assert (store.folder(kept) / "checkpoint" / "step").exists()
     assert not (store.folder(gone) / "checkpoint").exists()
     assert store.damage(gone, contents=True) == ""
-    assert [kind for kind in KINDS if KINDS[kind].keeps_checkpoint] == ["train_world_model"]
+    assert [kind for kind in KINDS if KINDS[kind].keeps_checkpoint] == ["train_world_model", "train_agent"]
 
 
 def test_merge_copies_done_jobs_once_and_checks_them(tmp_path: Path) -> None:
