@@ -25,3 +25,9 @@ def diamond_bench(
     done = subprocess.run([script, *arguments], capture_output=True, text=True, cwd=cwd, env={**clean_environment(), **(env or {})})
     assert done.returncode == exit_code, f"diamond-bench {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that a process started, theirs included."""
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [*children, *(below for child in children for below in descendants(child))]

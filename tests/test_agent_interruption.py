@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import SCRIPT, clean_environment, diamond_bench
+from command_line import SCRIPT, clean_environment, descendants, diamond_bench
 from safetensors.torch import load_file
 
 KILLS = 10
@@ -47,11 +47,6 @@ def killed_after_a_checkpoint(folder: Path, pause: float) -> bool:
         command.wait()
         return True
     return False
-
-
-def descendants(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    return [*children, *(below for child in children for below in descendants(child))]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import SCRIPT, clean_environment, diamond_bench
+from command_line import SCRIPT, clean_environment, descendants, diamond_bench
 
 from diamond_bench.studies.plan import SavedPlan, load_plans
 from diamond_bench.studies.store import Store
@@ -32,11 +32,6 @@ def kill_when(folder: Path, updates: int) -> None:
     for pid in doomed:
         os.kill(pid, signal.SIGKILL)
     sweep.wait()
-
-
-def descendants(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    return [*children, *(below for child in children for below in descendants(child))]
 
 
 def numbers(folder: Path) -> tuple[SavedPlan, dict[str, object]]:

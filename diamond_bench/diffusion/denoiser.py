@@ -1,14 +1,14 @@
 """The denoiser: a network, the objective that gives its output a meaning, and the precision it runs in."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diamond_bench.diffusion.objectives import Draws, Objective, ObjectiveStep
+from diamond_bench.models.precision import Precision, arithmetic
 
-Precision = Literal["fp32", "tf32", "bf16"]
+__all__ = ["Denoiser", "Precision"]
 
 
 class Denoiser(nn.Module):
@@ -26,10 +26,7 @@ class Denoiser(nn.Module):
         self.precision = precision
 
     def _run(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        # Process-wide switches, set at every call and left so that the backward pass runs as the forward pass did;
-        # torch's own default allows TF32 in convolutions, which would make "fp32" untrue.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with arithmetic(x.device.type, self.precision):
             return self.network(x, c_noise, past, actions).float()
 
     def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:

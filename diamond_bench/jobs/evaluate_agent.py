@@ -1,6 +1,6 @@
 """The job `evaluate_agent`: an agent's final games, scored by raw rewards, and the conditions they were played under."""
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class _Evaluation:
         self.game = self.agent.description.game
         if self.agent.description.frame_size != config.env.frame_size:
             raise UserError(f"env.frame_size={config.env.frame_size}: the agent sees frames of {self.agent.description.frame_size} pixels")
-        self.finished = {game.index: game for game in _read(self._file)}
+        self.finished = {game.index: game for game in _read(self._file, context.say)}
         self.steps = 0
         self.film: list[tuple[Frame, int]] = []
         self.filmed = 0
@@ -155,8 +155,11 @@ def _real_steps(agent: Path) -> int | None:
     return None if steps is None else int(steps)
 
 
-def _read(file: Path) -> list[TestGame]:
+def _read(file: Path, say: Callable[[str], None]) -> list[TestGame]:
     try:
         return [TestGame(**game) for game in read_json(file)["games"]]
-    except (FileNotFoundError, DamagedFile, KeyError, TypeError, json.JSONDecodeError):
+    except FileNotFoundError:
+        return []
+    except (DamagedFile, KeyError, TypeError) as error:
+        say(f"{file} is damaged ({error}); its episodes are played again")
         return []
