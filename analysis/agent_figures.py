@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.curves import mean_over_seeds
-from analysis.figures import _RC, Style, styles
+from analysis.figures import RC, Style, styles
 
 
 def learning_figure(points: pd.DataFrame) -> Figure:
@@ -24,7 +24,7 @@ def learning_figure(points: pd.DataFrame) -> Figure:
     columns = min(4, len(games))
     rows = -(-len(games) // columns)
     looks = styles([str(name) for name in variants])
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(max(2.5 * columns + 0.3, 5.0), 2.1 * rows + 0.8), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for ax, game in zip(panels.flat, games, strict=False):

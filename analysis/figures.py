@@ -29,7 +29,7 @@ _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)
 _CAPTION_LINE, _CAPTION_PAD = 7 * 1.25 / 72, 0.03
 """Inches: height of a caption's line, and room above and below it."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_RC: Any = {  # Any: matplotlib types the keys one by one since 3.11
+RC: Any = {  # Any: matplotlib types the keys one by one since 3.11
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -81,7 +81,7 @@ def draw_drift(
     """
     if not curves:
         raise ValueError("no curves to draw")
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         ax = ax or Figure(figsize=(6.4, 3.2), layout="constrained").add_subplot()
         for i, (name, style) in enumerate(styles(list(curves), ordered).items()):
             curve = curves[name]
@@ -119,7 +119,7 @@ def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False) -> Figu
         raise ValueError("no panels to draw")
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6.4 * columns, 3.0 * rows + 0.3), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
         for panel, ax in zip(panels, axes, strict=False):
@@ -154,7 +154,7 @@ def quality_figure(
     calls = sorted(points["nfe"].unique())
     step = 0.08 if points["low"].notna().any() else 0.0  # octaves by which intervals of different groups stand side by side
     looks = styles([str(g) for g in groups], ordered)
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.5), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=shared_scale)
         for ax, metric in zip(panels.flat, metrics, strict=False):
@@ -206,7 +206,7 @@ def trajectory_figure(true: NDArray[np.uint8], imagined: Mapping[str, NDArray[np
     if not times or min(times) < 1 or max(times) > len(true):
         raise ValueError(f"times={list(times)}: must lie in 1..{len(true)}")
     names = ["true", *imagined]
-    with matplotlib.rc_context({**_RC, "axes.grid": False}):
+    with matplotlib.rc_context({**RC, "axes.grid": False}):
         close = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0.0, hspace=0.0)
         figure = Figure(figsize=(0.9 * len(times) + 1.1, 0.9 * len(names) + 0.5), layout=close)
         panels = figure.subplots(len(names), len(times), squeeze=False)

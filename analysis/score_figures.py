@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from analysis.aggregates import Curve, Profile
-from analysis.figures import _RC, Style, styles
+from analysis.figures import RC, Style, styles
 
 Frames = NDArray[np.uint8]
 
@@ -56,7 +56,7 @@ def interval_figure(
     looks = dict.fromkeys(names, one) if uniform else styles([*order, *names])
     shown = ["\n".join(textwrap.wrap(name.replace("\n", " "), 34)) for name in names]
     lines = sum(text.count("\n") + 1 for text in shown)
-    with matplotlib.rc_context({**_RC, "axes.grid.axis": "x"}):
+    with matplotlib.rc_context({**RC, "axes.grid.axis": "x"}):
         figure = Figure(figsize=(2.7 * len(panels) + 1.7, 0.15 * lines + 0.09 * len(names) + 1.2), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for ax, panel in zip(axes, panels, strict=True):
@@ -98,7 +98,7 @@ def profile_figure(profiles: Mapping[str, Profile], xlabel: str = "human-normali
     """
     if not profiles:
         raise ValueError("no profiles to draw")
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6.8, 3.4), layout="constrained")
         ax = figure.add_subplot()
         looks = styles([*order, *profiles])
@@ -133,7 +133,7 @@ def efficiency_figure(lines: Mapping[str, EfficiencyLine], ylabel: str = "IQM of
     """
     if not lines:
         raise ValueError("no curves to draw")
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6.8, 3.4), layout="constrained")
         ax = figure.add_subplot()
         for i, (name, style) in enumerate(styles(list(lines)).items()):
@@ -164,7 +164,7 @@ def per_game_figure(
     looks = styles([*order, *names])
     columns = min(4, len(games))
     rows = -(-len(games) // columns)
-    with matplotlib.rc_context({**_RC, "axes.grid.axis": "x", "xtick.labelsize": 7}):
+    with matplotlib.rc_context({**RC, "axes.grid.axis": "x", "xtick.labelsize": 7}):
         figure = Figure(figsize=(1.95 * columns, (0.13 * len(names) + 0.42) * rows + 0.9), layout="constrained")
         figure.get_layout_engine().set(h_pad=0.02, w_pad=0.03)  # type: ignore[union-attr, call-arg]
         panels = figure.subplots(rows, columns, squeeze=False)
@@ -225,7 +225,7 @@ def side_by_side_figure(true: Frames, blocks: Sequence[TrajectoryBlock], times: 
     if not blocks or not times or min(times) < 1 or max(times) > len(true):
         raise ValueError(f"times={list(times)}: must lie in 1..{len(true)}, and one block is needed")
     rows = ["true", *dict.fromkeys(name for block in blocks for name in block.imagined)]
-    with matplotlib.rc_context({**_RC, "axes.grid": False}):
+    with matplotlib.rc_context({**RC, "axes.grid": False}):
         close = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.015, wspace=0.0, hspace=0.0)
         figure = Figure(figsize=(0.72 * len(times) * len(blocks) + 1.1, 0.74 * len(rows) + 0.6), layout=close)
         widths = [1.0 + 0.42 / (0.72 * len(times)), *([1.0] * (len(blocks) - 1))]  # the first block has the rows' names

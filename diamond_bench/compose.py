@@ -10,9 +10,12 @@ from typing import Any
 
 import yaml
 
+from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.typed import to_plain
 
 CONF = Path(__file__).parent / "conf"
+_REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES}
 STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
 """Overrides that speak of the study, not of a run's config."""
 
@@ -39,10 +42,12 @@ class Override:
 
 @functools.cache
 def groups() -> dict[str, tuple[str, ...]]:
-    """Hydra's groups and their options, read from the files of conf/."""
+    """Hydra's groups and their options: the files of conf/, and what the registries name beside them."""
     found: dict[str, list[str]] = {}
     for file in sorted(CONF.glob("*/**/*.yaml")):
         found.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
+    for group, registry in _REGISTRIES.items():
+        found[group] += [name for name in registry if name not in found[group]]
     return {group: tuple(options) for group, options in found.items()}
 
 
@@ -139,12 +144,20 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    on_file = [(group, option) for group, option in choices if (CONF / group / f"{option}.yaml").exists()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=[f"{group}={option}" for group, option in choices])
-    plain = OmegaConf.to_container(composed, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+        composed = compose("config", overrides=[f"{group}={option}" for group, option in on_file])
+    container = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(container, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in container.items()}
+    schedule = plain["sampler"]["schedule"]
+    for group, option in sorted(set(choices) - set(on_file)):  # samplers before their schedules
+        neutral = to_plain(_REGISTRIES[group][option].settings_type()(name=option))
+        plain = with_values(plain, {group.replace("/", "."): neutral})
+        if group == "sampler" and any(chosen == "sampler/schedule" for chosen, _ in on_file):
+            plain["sampler"]["schedule"] = schedule
+    return plain
 
 
 def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from diamond_bench.studies.estimate import estimate
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.overview import StudyStatus
-from diamond_bench.studies.plan import Plan
+from diamond_bench.studies.plan import PER_GAME, Plan
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
@@ -48,7 +48,7 @@ def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, A
     for point in plan.points:
         for role, ref in point.jobs.items():
             variants.setdefault(ref, {})[point.variant] = None
-            where[ref] = (point.game, None if role == "dataset" else point.seed)
+            where[ref] = (point.game, None if role in PER_GAME else point.seed)
     return [
         {
             "id": ref.id,

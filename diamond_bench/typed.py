@@ -38,7 +38,7 @@ def _build_option(registry: Mapping[str, Option], value: Any, path: str) -> Any:
     name = str(value.get("name"))
     if name not in registry:
         raise UserError(f"{path}.name: unknown {path.rsplit('.', 1)[-1]} {name!r}: {nearest(name, registry)}")
-    return build(registry[name].settings, value, path)
+    return build(registry[name].settings_type(), value, path)
 
 
 def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from diamond_bench.diffusion.samplers import Noise, SupportsDenoise, sample
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.errors import UserError
 from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.models.shape import check_guidance
 from diamond_bench.typed import build, to_plain
 
 WEIGHTS_FILE = "model.safetensors"
@@ -52,12 +53,14 @@ class WorldModel:
         Args:
             past: true or imagined frames in [-1, 1], oldest first, (b, L, 3, h, w).
             actions: actions[:, i] taken after frame i of `past`, (b, L) int64.
-            sampler: how to sample; refused (UserError) where it leaves the levels the objective was trained on.
+            sampler: how to sample; refused (UserError) where it leaves the levels the objective was trained on, or guides a model
+                that was trained without action dropout.
             noise: fresh N(0, 1) of shape (b, 3, h, w), on past's device (`trajectory_noise`).
         """
         if past.shape[1] != self.num_frames or actions.shape[1] != self.num_frames:
             raise ValueError(f"expected {self.num_frames} past frames and actions, got {past.shape[1]} and {actions.shape[1]}")
         check_sampler(sampler, self.description.objective)
+        check_guidance(sampler, self.description.conditioning)
         with torch.inference_mode():
             frame = sample(self.denoiser, past, actions, sampler, noise)
         return frame.clone()  # an ordinary tensor again, which a network that is being trained may be fed
@@ -92,8 +95,8 @@ def build_world_model(
 
     Raises UserError when the network's widths do not fit together.
     """
-    parts = DenoiserNetwork(network, conditioning.num_frames, num_actions)
-    denoiser = Denoiser(parts, chosen(objective)(objective), conditioning.num_frames, precision).to(device)
+    parts, c = DenoiserNetwork(network, conditioning, num_actions), conditioning
+    denoiser = Denoiser(parts, chosen(objective)(objective), c.num_frames, precision, c.action_dropout, c.frame_noise).to(device)
     if torch.device(device).type == "cpu":
         denoiser.to(memory_format=torch.channels_last)  # a narrow network trains in two thirds of the time
     return WorldModel(denoiser, Description(objective, conditioning, network, num_actions))

@@ -52,7 +52,7 @@ def _parameters(store: Store, point: Point) -> int:
     policy = actor_critic_parameters(agent.actor_critic, agent.num_actions, agent.frame_size)
     if agent.model_free:
         return policy
-    dynamics = denoiser_parameters(agent.network, agent.conditioning.num_frames, agent.num_actions)
+    dynamics = denoiser_parameters(agent.network, agent.conditioning, agent.num_actions)
     return dynamics + reward_end_parameters(agent.reward_end, agent.num_actions, agent.frame_size) + policy
 
 

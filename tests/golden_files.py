@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from presets import objective as objective_preset
 from torch import Tensor
 
 from diamond_bench.agent import Agent, import_agent
-from diamond_bench.config import DdpmObjective, EdmObjective, NetworkConfig
+from diamond_bench.config import ConditioningConfig, FactoredObjective, NetworkConfig
 from diamond_bench.diffusion.denoiser import Denoiser
-from diamond_bench.diffusion.objectives import Ddpm, Edm
+from diamond_bench.diffusion.objectives import Factored
 from diamond_bench.models.authors_names import Component, authors_names, network_state
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 
@@ -42,15 +43,15 @@ def small_network() -> NetworkConfig:
 
 
 def edm_denoiser() -> Denoiser:
-    network = DenoiserNetwork(small_network(), 4, golden_json("config_small.json")["num_actions"])
+    network = DenoiserNetwork(small_network(), ConditioningConfig(), golden_json("config_small.json")["num_actions"])
     network.load_state_dict(network_state(torch.load(GOLDEN / "agent_small.pt", weights_only=True)))
-    return Denoiser(network, Edm(EdmObjective()), num_frames=4)
+    return Denoiser(network, Factored(FactoredObjective()), num_frames=4)
 
 
 def ddpm_denoiser() -> Denoiser:
-    network = DenoiserNetwork(small_network(), 4, golden_json("ddpm_config.json")["num_actions"])
+    network = DenoiserNetwork(small_network(), ConditioningConfig(), golden_json("ddpm_config.json")["num_actions"])
     network.load_state_dict(network_state(torch.load(GOLDEN / "ddpm_small.pt", weights_only=True), prefix="noise_model."))
-    return Denoiser(network, Ddpm(DdpmObjective()), num_frames=4)
+    return Denoiser(network, Factored(objective_preset("ddpm")), num_frames=4)
 
 
 def small_agent() -> Agent:

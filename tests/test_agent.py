@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from golden_files import golden_json, small_agent
+from presets import objective as objective_preset
 from torch import Tensor
 
 from diamond_bench.agent import Agent, AgentDescription, build_agent, load_agent, save_agent
 from diamond_bench.config import (
     ActorCriticConfig,
     ConditioningConfig,
-    DdpmObjective,
-    EdmObjective,
+    FactoredObjective,
     NetworkConfig,
     RewardEndConfig,
     TrainingConfig,
@@ -25,7 +25,7 @@ from diamond_bench.models.flops import actor_critic_parameters, denoiser_paramet
 from diamond_bench.training.optimizer import OptimizerSettings, make_optimizer, set_learning_rate
 
 FULL = AgentDescription(
-    EdmObjective(),
+    FactoredObjective(),
     ConditioningConfig(),
     NetworkConfig(),
     RewardEndConfig(),
@@ -36,7 +36,7 @@ FULL = AgentDescription(
     game="Boxing",
 )
 TINY = AgentDescription(
-    DdpmObjective(num_train_timesteps=50),
+    objective_preset("ddpm", num_train_timesteps=50),
     ConditioningConfig(2),
     NetworkConfig((1, 1), (8, 16), (False, True), 8),
     RewardEndConfig((1, 1), (8, 16), (True, False), 6, 10),
@@ -165,7 +165,7 @@ def test_damage_is_named_and_never_loaded(tmp_path: Path, damage, says: str):
 def test_the_papers_agent_has_13_55_million_parameters():
     counts = golden_json("state_dict_shapes_full.json")["num_actions_18"]["parameter_counts"]
     counted = {
-        "denoiser": denoiser_parameters(FULL.network, 4, 18),
+        "denoiser": denoiser_parameters(FULL.network, FULL.conditioning, 18),
         "rew_end_model": reward_end_parameters(FULL.reward_end, 18, 64),
         "actor_critic": actor_critic_parameters(FULL.actor_critic, 18, 64),
     }

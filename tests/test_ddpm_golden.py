@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from golden_files import assert_frames_near, assert_gradient_norms, assert_near, ddpm_denoiser, golden, golden_json
+from presets import objective as objective_preset
 
-from diamond_bench.config import AncestralSampler, DdpmObjective
+from diamond_bench.config import AncestralSampler
 from diamond_bench.diffusion.objectives import Draws
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.diffusion.samplers import sample
@@ -13,7 +14,7 @@ from diamond_bench.diffusion.schedules import alphas_cumprod, leading_timesteps,
 
 
 def test_alphas_and_timesteps():
-    d, c = golden("ddpm.npz"), DdpmObjective()
+    d, c = golden("ddpm.npz"), objective_preset("ddpm")
     alphas = alphas_cumprod(c.num_train_timesteps, c.beta_start, c.beta_end)
     np.testing.assert_allclose(alphas, d["alphas_cumprod"], rtol=1e-5, atol=1e-5)
     for n in (1, 2, 3, 5, 10, 20):
@@ -43,7 +44,7 @@ def test_training_loss_and_gradients():
     d, denoiser = golden("ddpm.npz"), ddpm_denoiser()
     mask = d["loss_mask_padding"]
     frames = from_bytes(d["loss_obs_u8"]) * mask[:, :, None, None, None]
-    draws = Draws(d["loss_timesteps"], d["loss_offset_noise"], d["loss_gauss_noise"])
+    draws = Draws(denoiser.objective.sigmas[d["loss_timesteps"]], d["loss_offset_noise"], d["loss_gauss_noise"])
     told = []
     hook = denoiser.network.register_forward_pre_hook(lambda module, inputs: told.append(inputs[1]))
     (step,) = denoiser.unroll(frames, d["loss_act"], mask, lambda clean: draws)
@@ -65,8 +66,9 @@ def test_free_running_trajectory(n):
     predicted = d.get(f"n{n}_predicted_noise")
     calls = []
 
-    def callback(step, x, denoised, sigma):
-        calls.append(step)
+    def callback(x, denoised, sigma):
+        step = len(calls)
+        calls.append(sigma)
         assert_near(x / (1 + sigma**2) ** 0.5, trajectory[:, step], 0, 2e-4)
         if predicted is not None:
             assert_near((x - denoised) / sigma, predicted[:, step], 1e-3, 5e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_files import assert_frames_near, assert_gradient_norms, assert_near, edm_denoiser, golden, golden_json
 
-from diamond_bench.diffusion.objectives import Draws, Edm
+from diamond_bench.diffusion.objectives import Draws
 from diamond_bench.diffusion.quantization import from_bytes, quantize, to_bytes
 
 
@@ -29,10 +29,12 @@ def test_condition_vector_and_its_parts(denoiser):
 
 def test_preconditioners():
     e = golden("edm.npz")
-    c_in, c_skip, c_out, c_noise = Edm(edm_denoiser().objective.config).coefficients(e["sigma"])
-    for name, value in {"c_in": c_in, "c_skip": c_skip, "c_out": c_out}.items():
+    objective = edm_denoiser().objective
+    c = objective.coefficients(e["sigma"])
+    for name, value in {"c_in": c.c_in, "c_skip": c.c_skip, "c_out": c.c_out}.items():
         assert_near(value, e[name].flatten(), 1e-5, 1e-5)
-    assert_near(c_noise, e["c_noise"], 1e-5, 1e-5)
+    assert_near(c.removed, 1 - c.c_skip, 1e-5, 1e-5)
+    assert_near(objective.noise_told(e["sigma"]), e["c_noise"], 1e-5, 1e-5)
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def test_sides_that_do_not_divide_are_padded_and_cropped(denoiser):
 
 def test_training_noise_levels(denoiser):
     e = golden("edm.npz")
-    assert_near(denoiser.objective.training_sigma(e["sigma_dist_z"]), e["sigma_dist_sigma"], 1e-5, 1e-5)
+    assert_near(denoiser.objective.log_normal(e["sigma_dist_z"]), e["sigma_dist_sigma"], 1e-5, 1e-5)
 
 
 def test_quantisation_tables():

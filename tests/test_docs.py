@@ -25,6 +25,8 @@ from diamond_bench.studies.metrics import METRICS
 from diamond_bench.studies.results import COLUMNS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = "extending.md"
+"""Its code changes the package: test_extending.py follows it, in a copy."""
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 
@@ -40,7 +42,8 @@ def text(page: str) -> str:
 
 def blocks(kind: str) -> list[str]:
     """The code blocks of a kind, of all pages."""
-    return [body for page in PAGES for marked, body in _BLOCK.findall(page.read_text()) if marked == kind]
+    pages = [page for page in PAGES if page.name != ELSEWHERE]
+    return [body for page in pages for marked, body in _BLOCK.findall(page.read_text()) if marked == kind]
 
 
 def commands() -> list[Command]:

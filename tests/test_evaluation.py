@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_bench.config import ConditioningConfig, EdmObjective, EvaluationConfig, NetworkConfig
+from diamond_bench.config import ConditioningConfig, EvaluationConfig, FactoredObjective, NetworkConfig
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.errors import UserError
@@ -49,7 +49,7 @@ class Predictor:
     """In place of a trained world model: each frame is a function of the last one and of the noise."""
 
     num_frames = 2
-    description = Description(EdmObjective(), ConditioningConfig(num_frames=2), NetworkConfig(), 4)
+    description = Description(FactoredObjective(), ConditioningConfig(num_frames=2), NetworkConfig(), 4)
 
     def __init__(self, level: float = 0.0, noise: float = 0.0) -> None:
         self.level, self.noise = level, noise

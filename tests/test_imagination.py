@@ -83,11 +83,12 @@ def counting_starts(count: int = 40, size: int = 8) -> ListedStarts:
     return ListedStarts(counting_frames(counts, size), actions, mask)
 
 
-def counting_env(starts: ListedStarts | None = None, num_envs: int = 3, **options: Any) -> ImaginationEnv:
+def counting_env(starts: ListedStarts | None = None, num_envs: int = 3, num_frames: int = L, **options: Any) -> ImaginationEnv:
     settings = {"horizon": 5, "preload": 2, **options}
     draws = GeneratorDraws(generator(1))
     starts = starts or counting_starts()
-    return ImaginationEnv(CountingWorld(), CountingReward(), starts, draws, SAMPLER, num_envs, num_actions=3, frame_size=8, **settings)
+    world = CountingWorld(num_frames)
+    return ImaginationEnv(world, CountingReward(), starts, draws, SAMPLER, num_envs, num_actions=3, frame_size=8, **settings)
 
 
 def shown(frames: Tensor) -> Tensor:
@@ -112,11 +113,12 @@ def test_rewards_and_ends_are_those_of_the_step_that_was_taken() -> None:
     assert ended > 3
 
 
+@pytest.mark.parametrize("num_frames", [1, 3, L])
 @pytest.mark.parametrize("discard", [False, True])
-def test_only_finished_episodes_start_anew_each_from_a_fresh_segment_burnt_in(discard: bool) -> None:
-    """Fault 4."""
+def test_only_finished_episodes_start_anew_each_from_a_fresh_segment_burnt_in(discard: bool, num_frames: int) -> None:
+    """Fault 4. The burn-in is the whole segment's, however few of its frames the denoiser sees."""
     starts = counting_starts()
-    env = counting_env(starts, num_envs=4, horizon=5, preload=3, discard_left_overs=discard)
+    env = counting_env(starts, num_envs=4, num_frames=num_frames, horizon=5, preload=3, discard_left_overs=discard)
     frames, _ = env.reset()
     taken = 4
     block = 12
@@ -139,8 +141,8 @@ def test_only_finished_episodes_start_anew_each_from_a_fresh_segment_burnt_in(di
                 expected = from_bytes(segment.frames) * segment.mask[:, None, None, None]
                 assert torch.equal(frames[i], expected[-1])
                 assert torch.equal(infos["burn_in"][i], expected[:-1])
-                assert torch.equal(after["frames"][i], expected)
-                assert torch.equal(after["actions"][i], segment.actions)
+                assert torch.equal(after["frames"][i], expected[-num_frames:])
+                assert torch.equal(after["actions"][i], segment.actions[-num_frames:])
                 assert after["state"][0][0, i, 0] == L - 1, "burnt in on L - 1 transitions, padding included"
                 known[i] = segment.mask[:-1].sum()
                 assert after["state"][1][0, i, 0] == known[i], "burnt in on another segment's frames"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from golden_files import GOLDEN, golden_json, small_agent, small_network
+from presets import objective as objective_preset
 from torch import Tensor
 
 from diamond_bench.agent import AgentDescription, build_agent, import_agent, load_agent
 from diamond_bench.config import (
     ActorCriticConfig,
     ConditioningConfig,
-    DdpmObjective,
-    EdmObjective,
+    FactoredObjective,
     NetworkConfig,
     RewardEndConfig,
 )
@@ -32,7 +32,7 @@ CHECKPOINT = GOLDEN / "agent_small.pt"
 State = dict[str, Any]
 
 ODD = AgentDescription(
-    EdmObjective(),
+    FactoredObjective(),
     ConditioningConfig(3),
     NetworkConfig((1, 2, 1), (8, 24, 16), (True, False, True), 12),
     RewardEndConfig((2, 1), (8, 16), (True, False), 6, 10),
@@ -67,7 +67,7 @@ def test_sizes_are_inferred():
     config, d = golden_json("config_small.json"), small_agent().description
     assert (d.num_actions, d.frame_size, d.conditioning.num_frames) == (6, 32, 4)
     assert d.network == small_network()
-    assert d.objective == EdmObjective()
+    assert d.objective == FactoredObjective()
     assert list(d.reward_end.depths) == config["rew_end_model"]["depths"]
     assert (d.reward_end.cond_channels, d.reward_end.lstm_dim) == (32, 32)
     assert list(d.actor_critic.channels) == config["actor_critic"]["channels"]
@@ -295,9 +295,9 @@ def test_another_game_is_refused():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"objective": DdpmObjective()}, "its objective is ddpm"),
-        ({"objective": EdmObjective(sigma_data=0.4)}, "objective.sigma_data=0.4 gives its weights their meaning"),
-        ({"objective": EdmObjective(rescale_past_frames=False)}, "objective.rescale_past_frames=False"),
+        ({"objective": objective_preset("ddpm")}, "objective.parameterization='noise' gives its weights their meaning"),
+        ({"objective": FactoredObjective(sigma_data=0.4)}, "objective.sigma_data=0.4 gives its weights their meaning"),
+        ({"objective": FactoredObjective(rescale_past_frames=False)}, "objective.rescale_past_frames=False"),
         ({"model_free": True}, "it is model-free"),
     ],
 )
@@ -310,7 +310,7 @@ def test_what_the_format_cannot_say_is_not_exported(tmp_path: Path, changes: dic
 
 def test_settings_that_an_export_loses_are_said(tmp_path: Path):
     description = dataclasses.replace(
-        ODD, objective=EdmObjective(loc=-1.0), actor_critic=dataclasses.replace(ODD.actor_critic, discount=0.9, entropy_weight=0.01)
+        ODD, objective=FactoredObjective(loc=-1.0), actor_critic=dataclasses.replace(ODD.actor_critic, discount=0.9, entropy_weight=0.01)
     )
     lost = write_authors_checkpoint(build_agent(description), tmp_path / "agent.pt")
     assert lost == ["objective.loc=-1.0", "actor_critic.discount=0.9", "actor_critic.entropy_weight=0.01"]

@@ -6,7 +6,7 @@ from golden_files import golden_json, small_network
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_bench.config import NetworkConfig
+from diamond_bench.config import ConditioningConfig, NetworkConfig
 from diamond_bench.errors import UserError
 from diamond_bench.models.authors_names import network_name, network_state
 from diamond_bench.models.denoiser_network import DenoiserNetwork
@@ -24,7 +24,7 @@ def batch(network_frames: int, size: tuple[int, int], b: int = 2):
 
 def awake(network: NetworkConfig, num_frames: int = 4) -> DenoiserNetwork:
     """A network without the zeros it starts with."""
-    built = DenoiserNetwork(network, num_frames, num_actions=8)
+    built = DenoiserNetwork(network, ConditioningConfig(num_frames), num_actions=8)
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return built
@@ -35,10 +35,10 @@ def test_names_shapes_and_parameters_of_the_published_network(num_actions):
     facts = golden_json("state_dict_shapes_full.json")[f"num_actions_{num_actions}"]
     prefix = "denoiser.inner_model."
     expected = {network_name(e["name"].removeprefix(prefix)): e["shape"] for e in facts["state_dict"] if e["name"].startswith(prefix)}
-    network = DenoiserNetwork(NetworkConfig(), 4, num_actions)
+    network = DenoiserNetwork(NetworkConfig(), ConditioningConfig(), num_actions)
     assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == expected
     trained = sum(p.numel() for p in network.parameters())
-    assert trained == denoiser_parameters(NetworkConfig(), 4, num_actions) == facts["parameter_counts"]["denoiser"]
+    assert trained == denoiser_parameters(NetworkConfig(), ConditioningConfig(), num_actions) == facts["parameter_counts"]["denoiser"]
 
 
 def test_a_foreign_state_dict_is_refused():
@@ -49,7 +49,7 @@ def test_a_foreign_state_dict_is_refused():
 def test_initialisation():
     """Every tensor has the spread, range and zeros of the authors' fresh network (one sample of each)."""
     torch.manual_seed(0)
-    state = DenoiserNetwork(NetworkConfig(), 4, 18).state_dict()
+    state = DenoiserNetwork(NetworkConfig(), ConditioningConfig(), 18).state_dict()
     expected = network_state(golden_json("init_stats_full.json")["tensors"], "denoiser.inner_model.")
     assert expected.keys() == state.keys()
     for name, facts in expected.items():
@@ -67,27 +67,27 @@ def test_initialisation():
 
 
 def test_downsampling_starts_orthogonal():
-    network = DenoiserNetwork(small_network(), 4, 6)
+    network = DenoiserNetwork(small_network(), ConditioningConfig(), 6)
     weight = network.unet.down[1].resample.conv.weight.flatten(1)
     torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), atol=1e-5, rtol=0)
 
 
 def test_a_fresh_network_says_a_constant_per_channel():
-    out = DenoiserNetwork(small_network(), 4, 6)(*batch(4, (16, 16)))
+    out = DenoiserNetwork(small_network(), ConditioningConfig(), 6)(*batch(4, (16, 16)))
     assert torch.equal(out, out[:1, :, :1, :1].expand_as(out))
 
 
 @pytest.mark.parametrize(("network", "num_frames", "size"), [(small_network(), 4, 32), (UNEVEN, 3, 30), (UNEVEN, 4, 64)])
 def test_counted_flops_and_parameters(network, num_frames, size):
-    built = DenoiserNetwork(network, num_frames, num_actions=8)
+    built = DenoiserNetwork(network, ConditioningConfig(num_frames), num_actions=8)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         built(*batch(num_frames, (size, size), b=2))
-    assert counter.get_total_flops() == 2 * denoiser_flops(network, num_frames, size)
-    assert sum(p.numel() for p in built.parameters()) == denoiser_parameters(network, num_frames, num_actions=8)
+    assert counter.get_total_flops() == 2 * denoiser_flops(network, ConditioningConfig(num_frames), size)
+    assert sum(p.numel() for p in built.parameters()) == denoiser_parameters(network, ConditioningConfig(num_frames), num_actions=8)
 
 
 def test_full_size_cost():
-    assert 32 * denoiser_flops(NetworkConfig(), 4, 64) == pytest.approx(195e9, rel=0.01)
+    assert 32 * denoiser_flops(NetworkConfig(), ConditioningConfig(), 64) == pytest.approx(195e9, rel=0.01)
 
 
 @torch.no_grad()
@@ -135,5 +135,5 @@ def test_every_action_and_past_frame_matters():
 )
 def test_networks_that_cannot_be_built_are_refused(network, num_frames, says):
     with pytest.raises(UserError) as refusal:
-        DenoiserNetwork(network, num_frames, 4)
+        DenoiserNetwork(network, ConditioningConfig(num_frames), 4)
     assert says in str(refusal.value)

@@ -58,19 +58,18 @@ def test_teacher_forced_trajectory(name):
     calls, churn, starts = iter(saved.unbind(1)), iter(eps.unbind(1)), []
 
     def denoise(x, sigma):
+        starts.append(x)
         answer = next(calls)
         assert_frames_near(quantize(denoiser.denoise(x, torch.tensor(sigma), past, actions), "truncate"), answer)
         return answer
 
-    def callback(step, x, denoised, sigma):
-        if step == len(starts) and eps.shape[1] == 0:  # a churned x is not what the trajectory holds
-            starts.append(x)
-
-    levels = sigmas(sampler).tolist()
-    x = chosen(sampler)(denoise, trajectory[:, 0], levels, sampler, lambda: next(churn), callback)
+    x = chosen(sampler)(denoise, trajectory[:, 0], sigmas(sampler).tolist(), sampler, lambda: next(churn))
     assert_near(x, trajectory[:, -1], 1e-4, 1e-4)
-    for step, start in enumerate(starts):
-        assert_near(start, trajectory[:, step], 1e-4, 1e-4)
+    if eps.shape[1] == 0:  # a churned x is not what the trajectory holds
+        steps = starts[:: 2 if sampler.name == "heun" else 1]  # Heun's second calls are in between
+        assert len(steps) == sampler.num_steps
+        for step, start in enumerate(steps):
+            assert_near(start, trajectory[:, step], 1e-4, 1e-4)
     assert next(calls, None) is None
     assert next(churn, None) is None
 

@@ -9,7 +9,7 @@ import torch
 from golden_files import GOLDEN
 from torch import nn
 
-from diamond_bench.config import EdmObjective, NetworkConfig, TrainingConfig
+from diamond_bench.config import FactoredObjective, NetworkConfig, TrainingConfig
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_world_model as job
@@ -33,7 +33,7 @@ def test_decay_is_for_weights_of_linear_convolution_and_lstm_layers_alone() -> N
     from diamond_bench.world_model import build_world_model
 
     expected = json.loads((GOLDEN / "optimizer_groups.json").read_text())["denoiser"]
-    model = build_world_model(EdmObjective(), ConditioningConfig(), NetworkConfig(), num_actions=4)
+    model = build_world_model(FactoredObjective(), ConditioningConfig(), NetworkConfig(), num_actions=4)
     network = model.denoiser.network  # type: ignore[attr-defined]
     names = {parameter: name for name, parameter in network.named_parameters()}
     groups = parameter_groups(network, 0.01)

@@ -5,8 +5,9 @@ import json
 
 import pytest
 import torch
+from presets import objective as objective_preset
 
-from diamond_bench.config import AncestralSampler, ConditioningConfig, DdpmObjective, EdmObjective, NetworkConfig, OdeSampler
+from diamond_bench.config import AncestralSampler, ConditioningConfig, FactoredObjective, NetworkConfig, OdeSampler
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
 from diamond_bench.diffusion.samplers import trajectory_noise
 from diamond_bench.errors import UserError
@@ -20,7 +21,7 @@ def noise_of(seeds, size=8):
     return trajectory_noise([torch.Generator().manual_seed(seed) for seed in seeds], (3, size, size), "cpu")
 
 
-def tiny(objective=EdmObjective(), num_frames=L, seed=0):
+def tiny(objective=FactoredObjective(), num_frames=L, seed=0):
     """A small world model without the zeros it starts with."""
     torch.manual_seed(seed)
     model = build_world_model(objective, ConditioningConfig(num_frames), TINY, num_actions=6)
@@ -47,7 +48,7 @@ class Counter:
 
 @pytest.mark.parametrize("sampler", [OdeSampler(quantization="round"), OdeSampler(name="heun", num_steps=2, quantization="round")])
 def test_imagined_frames_count_the_actions(sampler):
-    description = Description(EdmObjective(), ConditioningConfig(L), TINY, num_actions=6)
+    description = Description(FactoredObjective(), ConditioningConfig(L), TINY, num_actions=6)
     actions = torch.tensor([[1, 0, 2, 3, 5, 4, 1, 0], [0, 2, 1, 1, 0, 5, 5, 3]])
     counts = 70 + torch.cat((torch.zeros(2, 1, dtype=torch.long), actions.cumsum(1)), dim=1)  # counts[:, t] is shown by frame t
     past = from_bytes(counts[:, :L].to(torch.uint8))[:, :, None, None, None].expand(2, L, 3, 8, 8)
@@ -95,10 +96,12 @@ def test_wrong_lengths_and_unfit_samplers_are_refused():
     with pytest.raises(ValueError, match="4 past frames"):
         model.predict(past[:, 1:], actions[:, :L], OdeSampler(), noise_of([0, 1]))
     with pytest.raises(UserError, match="sigma"):
-        next(tiny(DdpmObjective()).imagine(past, actions, OdeSampler(), noise_of([0, 1])))
+        next(tiny(objective_preset("ddpm")).imagine(past, actions, OdeSampler(), noise_of([0, 1])))
 
 
-@pytest.mark.parametrize(("objective", "sampler"), [(EdmObjective(sigma_max=30.0), OdeSampler()), (DdpmObjective(), AncestralSampler())])
+@pytest.mark.parametrize(
+    ("objective", "sampler"), [(FactoredObjective(sigma_max=30.0), OdeSampler()), (objective_preset("ddpm"), AncestralSampler())]
+)
 def test_saved_and_read_back(tmp_path, objective, sampler):
     model = tiny(objective)
     save_world_model(model, tmp_path)
@@ -147,7 +150,7 @@ def test_missing_or_damaged_files_are_named(tmp_path):
 
 def test_networks_that_do_not_fit_the_conditioning_are_refused():
     with pytest.raises(UserError, match="cond_channels"):
-        build_world_model(EdmObjective(), ConditioningConfig(3), TINY, 4)
+        build_world_model(FactoredObjective(), ConditioningConfig(3), TINY, 4)
 
 
 def test_description_is_plain_data(tmp_path):

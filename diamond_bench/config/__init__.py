@@ -5,18 +5,81 @@ later, neutral at the old behaviour, changes no existing identity. Therefore a d
 default is said in conf/*.yaml. Fields marked `recorded` never enter an identity (they cannot change a result).
 """
 
-import importlib
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from diamond_bench.config.agent import ActorCriticConfig, AgentConfig, AgentEvaluationConfig, RewardEndConfig
+from diamond_bench.config.conditioning import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, WITHHELD, ConditioningConfig
+from diamond_bench.config.diffusion import (
+    OBJECTIVES,
+    OPTIONS,
+    SAMPLERS,
+    SCHEDULES,
+    AncestralSampler,
+    DdpmLeadingSchedule,
+    FactoredObjective,
+    FlowSchedule,
+    KarrasSchedule,
+    MultistepSampler,
+    Objective,
+    OdeSampler,
+    Option,
+    RangeSchedule,
+    Sampler,
+    SamplerSettings,
+    Schedule,
+    chosen,
+    imported,
+    option_of,
+)
 from diamond_bench.config.fields import setting
+from diamond_bench.config.probe import ProbeConfig
+
+__all__ = [
+    "ACTION_CONDITIONINGS",
+    "FRAME_CONDITIONINGS",
+    "OBJECTIVES",
+    "OPTIONS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "WITHHELD",
+    "ActorCriticConfig",
+    "AgentConfig",
+    "AgentEvaluationConfig",
+    "AncestralSampler",
+    "ClusterConfig",
+    "ConditioningConfig",
+    "DataConfig",
+    "DdpmLeadingSchedule",
+    "EnvConfig",
+    "EvaluationConfig",
+    "ExecutionConfig",
+    "FactoredObjective",
+    "FlowSchedule",
+    "KarrasSchedule",
+    "MultistepSampler",
+    "NetworkConfig",
+    "Objective",
+    "OdeSampler",
+    "Option",
+    "ProbeConfig",
+    "RangeSchedule",
+    "RewardEndConfig",
+    "RunConfig",
+    "Sampler",
+    "SamplerSettings",
+    "Schedule",
+    "TrainingConfig",
+    "chosen",
+    "imported",
+    "option_of",
+    "setting",
+]
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Atari preprocessing (paper appendix, method section 6)."""
+    """Atari preprocessing (paper appendix, method section 6), and the one setting of the synthetic games."""
 
     frame_skip: int = setting(4, least=1)
     """Emulator frames per step; the last two are max-pooled."""
@@ -26,6 +89,8 @@ class EnvConfig:
     """At reset, a number of no-op frames drawn from 1..max_noops is played; 0 plays none."""
     sticky_actions: float = setting(0.0, least=0.0, most=1.0)
     """Probability that the emulator repeats the previous action."""
+    minority_share: float = setting(0.2, least=0.0, most=0.5)
+    """Of a synthetic game: probability of the less likely of the two ways on. Atari has none."""
 
 
 @dataclass(frozen=True)
@@ -50,52 +115,6 @@ class DataConfig:
     """Frames of each reference after its context: the longest horizon an evaluation may ask for."""
     seed: int = setting(0, least=0)
     """Seed of the collection, apart from the run's: one dataset a game for all runs."""
-
-
-@dataclass(frozen=True)
-class EdmObjective:
-    """EDM (Karras et al. 2022; paper section 3.1, method section 2)."""
-
-    name: str = "edm"
-    loc: float = setting(-0.4)
-    """Mean of log sigma of the training noise."""
-    scale: float = setting(1.2, least=0.0)
-    """Standard deviation of log sigma of the training noise."""
-    sigma_min: float = setting(2e-3, least=1e-6)
-    """Training noise levels are clipped to [sigma_min, sigma_max]."""
-    sigma_max: float = setting(20.0, least=1e-6)
-    sigma_data: float = setting(0.5, least=1e-6)
-    """Assumed standard deviation of frames in [-1, 1]."""
-    sigma_offset_noise: float = setting(0.3, least=0.0)
-    """Standard deviation of the noise that is constant over an image channel; also enters the preconditioners."""
-    rescale_past_frames: bool = setting(True)
-    """Past frames enter the network divided by sigma_data."""
-    quantization: Literal["truncate", "round", "none"] = setting("truncate")
-    """8-bit quantisation of frames fed back between autoregressive training steps (the authors truncate)."""
-
-
-@dataclass(frozen=True)
-class DdpmObjective:
-    """DDPM noise prediction (Ho et al. 2020; paper section 5.1, method section 3)."""
-
-    name: str = "ddpm"
-    num_train_timesteps: int = setting(1000, least=2)
-    beta_start: float = setting(1e-4, least=0.0, most=1.0)
-    beta_end: float = setting(0.02, least=0.0, most=1.0)
-    sigma_data: float = setting(0.5, least=1e-6)
-    """Divides past frames where rescale_past_frames is on; DDPM itself does not use it."""
-    sigma_offset_noise: float = setting(0.3, least=0.0)
-    """Standard deviation of the per-channel constant added to the unit noise."""
-    rescale_past_frames: bool = setting(False)
-    quantization: Literal["truncate", "round", "none"] = setting("truncate")
-
-
-@dataclass(frozen=True)
-class ConditioningConfig:
-    """What the denoiser is told of the past."""
-
-    num_frames: int = setting(4, least=1)
-    """L, the number of past frames (and actions), stacked on channels."""
 
 
 @dataclass(frozen=True)
@@ -141,61 +160,6 @@ class TrainingConfig:
     def milestone_step(self, milestone: float) -> int:
         """The update after which the model of a milestone is kept."""
         return max(1, round(milestone * self.num_steps))
-
-
-@dataclass(frozen=True)
-class KarrasSchedule:
-    """sigma_k interpolated in sigma^(1/rho) (Karras et al. 2022, equation 5)."""
-
-    name: str = "karras"
-    sigma_min: float = setting(2e-3, least=1e-6)
-    sigma_max: float = setting(5.0, least=1e-6)
-    rho: float = setting(7.0, least=1e-3)
-
-
-@dataclass(frozen=True)
-class DdpmLeadingSchedule:
-    """DDPM's timesteps k * (T // n), k = n-1..0 ('leading'); for n = 1 the authors' rule t = T // 2."""
-
-    name: str = "ddpm_leading"
-    num_train_timesteps: int = setting(1000, least=2)
-    beta_start: float = setting(1e-4, least=0.0, most=1.0)
-    beta_end: float = setting(0.02, least=0.0, most=1.0)
-
-
-@dataclass(frozen=True)
-class OdeSampler:
-    """Euler or Heun in EDM's variance-exploding coordinates, with optional churn (Karras et al. 2022, algorithm 2)."""
-
-    name: str = "euler"
-    num_steps: int = setting(3, least=1, most=1000)
-    """n, the number of denoising steps."""
-    schedule: KarrasSchedule | DdpmLeadingSchedule = KarrasSchedule()
-    start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("unit")
-    """Scale of the first x: 1 (the authors), the first sigma (textbook), or sqrt(1 + sigma^2) (DDPM's unit noise)."""
-    quantize: Literal["every_call", "final"] = setting("every_call")
-    """Where a denoised frame is clamped and put on the 8-bit grid: each denoiser call (the authors), or the finished frame."""
-    quantization: Literal["truncate", "round"] = setting("truncate")
-    s_churn: float = setting(0.0, least=0.0)
-    s_tmin: float = setting(0.0, least=0.0)
-    s_tmax: float = setting(math.inf, least=0.0)
-    s_noise: float = setting(1.0, least=0.0)
-    churn_sigma: Literal["sigma", "sigma_hat"] = setting("sigma")
-    """The level the network is told in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
-
-
-@dataclass(frozen=True)
-class AncestralSampler:
-    """DDPM's ancestral sampler, 'fixed small' variance (Ho et al. 2020, algorithm 2; method section 3)."""
-
-    name: str = "ddpm_ancestral"
-    num_steps: int = setting(3, least=1, most=1000)
-    schedule: KarrasSchedule | DdpmLeadingSchedule = DdpmLeadingSchedule()
-    start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("variance_preserving")
-    quantize: Literal["every_call", "final"] = setting("final")
-    quantization: Literal["truncate", "round"] = setting("truncate")
-    clip_denoised: bool = setting(True)
-    """Clip each predicted clean frame to [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -250,42 +214,6 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True)
-class Option:
-    """A named choice: its settings and the function that carries it out ("module:function", imported when used)."""
-
-    settings: type
-    function: str
-
-
-OBJECTIVES: dict[str, Option] = {
-    "edm": Option(EdmObjective, "diamond_bench.diffusion.objectives:Edm"),
-    "ddpm": Option(DdpmObjective, "diamond_bench.diffusion.objectives:Ddpm"),
-}
-SCHEDULES: dict[str, Option] = {
-    "karras": Option(KarrasSchedule, "diamond_bench.diffusion.schedules:karras"),
-    "ddpm_leading": Option(DdpmLeadingSchedule, "diamond_bench.diffusion.schedules:ddpm_leading"),
-}
-SAMPLERS: dict[str, Option] = {
-    "euler": Option(OdeSampler, "diamond_bench.diffusion.samplers:euler"),
-    "heun": Option(OdeSampler, "diamond_bench.diffusion.samplers:heun"),
-    "ddpm_ancestral": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ddpm_ancestral"),
-}
-OPTIONS: dict[str, dict[str, Option]] = {"objective": OBJECTIVES, "schedule": SCHEDULES, "sampler": SAMPLERS}
-"""Registries by the name of the field that holds the choice."""
-
-Objective = EdmObjective | DdpmObjective
-Schedule = KarrasSchedule | DdpmLeadingSchedule
-Sampler = OdeSampler | AncestralSampler
-
-
-def chosen(option: Objective | Schedule | Sampler) -> Any:
-    """The class or function that an option's settings name (imports its module)."""
-    registry = next(r for r in OPTIONS.values() if option.name in r and isinstance(option, r[option.name].settings))
-    module, _, attribute = registry[option.name].function.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """One point of a study: everything a run needs to know."""
 
@@ -293,7 +221,7 @@ class RunConfig:
     seed: int = setting(0, least=0)
     env: EnvConfig = EnvConfig()
     data: DataConfig = DataConfig()
-    objective: Objective = EdmObjective()
+    objective: Objective = FactoredObjective()
     conditioning: ConditioningConfig = ConditioningConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
@@ -303,5 +231,6 @@ class RunConfig:
     actor_critic: ActorCriticConfig = ActorCriticConfig()
     agent: AgentConfig = AgentConfig()
     agent_evaluation: AgentEvaluationConfig = AgentEvaluationConfig()
+    probe: ProbeConfig = ProbeConfig()
     execution: ExecutionConfig = ExecutionConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -60,6 +60,9 @@ class ActorCriticConfig:
     """Decay of the average of squared gradients; the authors keep PyTorch's."""
     warmup_steps: int = setting(100, least=0)
     max_grad_norm: float = setting(100.0, least=0.0)
+    start_frames: int = setting(0, least=0)
+    """Frames of real play that an imagined episode starts from, on which policy and reward/end model are burnt in; 0, or fewer than L, is
+    the denoiser's own L."""
     discard_left_overs: bool = setting(False)
     """The authors throw the rest of a preloaded block of start segments away where it cannot serve all environments that end at
     a step; here every segment is used unless this is set."""

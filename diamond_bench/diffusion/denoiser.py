@@ -1,33 +1,56 @@
 """The denoiser: a network, the objective that gives its output a meaning, and the precision it runs in."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from diamond_bench.config import WITHHELD
 from diamond_bench.diffusion.objectives import Draws, Objective, ObjectiveStep
 from diamond_bench.models.precision import Precision, arithmetic
 
 __all__ = ["Denoiser", "Precision"]
 
 
+@dataclass(frozen=True)
+class FrameNoise:
+    """Noise that is added to the past frames of a training batch."""
+
+    level: Tensor  # (b,), standard deviation: one an example, for all its autoregressive steps
+    gauss: Callable[[Tensor], Tensor]  # of past frames (b, L, 3, h, w): fresh N(0, 1) of their shape
+
+
 class Denoiser(nn.Module):
     """Predicts the clean next frame from a noisy one, L past frames and L actions.
 
     `network` holds everything that is trained. Only its forward pass runs in `precision` (bf16 through autocast); preconditioning,
-    loss, quantisation and the solver's state are float32.
+    loss, quantisation and the solver's state are float32. In training, the actions of a share `action_dropout` of the examples are
+    withheld, and noise of up to `frame_noise` is added to the past frames (`ConditioningConfig`); the network must have been built
+    for both.
     """
 
-    def __init__(self, network: nn.Module, objective: Objective, num_frames: int, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        num_frames: int,
+        precision: Precision = "fp32",
+        action_dropout: float = 0.0,
+        frame_noise: float = 0.0,
+    ) -> None:
         super().__init__()
         self.network = network
         self.objective = objective
         self.num_frames = num_frames
         self.precision = precision
+        self.action_dropout = action_dropout
+        self.frame_noise = frame_noise
 
-    def _run(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+    def _run(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, **told: Tensor) -> Tensor:
         with arithmetic(x.device.type, self.precision):
-            return self.network(x, c_noise, past, actions).float()
+            return self.network(x, c_noise, past, actions, **told).float()
 
     def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """The clean frame the model believes in, unclamped, (b, 3, h, w) float32.
@@ -36,7 +59,7 @@ class Denoiser(nn.Module):
             x: clean + sigma * noise, (b, 3, h, w).
             sigma: (b,), or 0-d.
             past: in [-1, 1], oldest first, (b, L, 3, h, w).
-            actions: taken after each past frame, (b, L) int64.
+            actions: taken after each past frame, (b, L) int64; WITHHELD where the network was trained with action dropout.
         """
         return self.objective.denoise(self._run, x, sigma, past, actions)
 
@@ -54,20 +77,45 @@ class Denoiser(nn.Module):
             mask: (b, L + 1 + k), 1 (or True) where the frame is real.
             generator: on the frames' device.
         """
-        steps = self.unroll(frames, actions, mask, lambda clean: self.objective.draw(clean, generator))
+        if self.action_dropout > 0:  # without, nothing is drawn: the stream of random numbers is that of earlier models
+            withheld = torch.rand(len(frames), generator=generator, device=frames.device) < self.action_dropout
+            actions = torch.where(withheld[:, None], WITHHELD, actions)
+        noise = self._draw_frame_noise(frames, generator) if self.frame_noise > 0 else None
+        steps = self.unroll(frames, actions, mask, lambda clean: self.objective.draw(clean, generator), noise)
         loss = torch.stack([step.loss for step in steps]).mean()
         return loss, {f"loss_step_{i}": step.loss.detach() for i, step in enumerate(steps)} | {"loss": loss.detach()}
 
-    def unroll(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Callable[[Tensor], Draws]) -> list[ObjectiveStep]:
-        """The prediction steps of `training_loss`, with the noise of each from `draw(clean)`."""
+    def _draw_frame_noise(self, frames: Tensor, generator: torch.Generator | None) -> FrameNoise:
+        def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
+            return draw(*shape, generator=generator, device=frames.device)
+
+        level = self.frame_noise * drawn(torch.rand, len(frames))
+        return FrameNoise(level, lambda past: drawn(torch.randn, *past.shape))
+
+    def unroll(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        draw: Callable[[Tensor], Draws],
+        frame_noise: FrameNoise | None = None,
+    ) -> list[ObjectiveStep]:
+        """The prediction steps of `training_loss`, with the noise of each from `draw(clean)`, and that of past frames if there is any.
+
+        Padding frames get none: they are exactly 0 while sampling too, which is how the network knows them.
+        """
         n = self.num_frames
         if frames.shape[1] <= n:
             raise ValueError(f"a segment of {frames.shape[1]} frames has none to predict after {n} past frames")
+        run = self._run if frame_noise is None else partial(self._run, frame_noise=frame_noise.level)
         past = frames[:, :n]
         steps = []
         for i in range(frames.shape[1] - n):
-            clean = frames[:, n + i]
-            step = self.objective.step(self._run, clean, past, actions[:, i : n + i], mask[:, n + i], draw(clean))
+            clean, shown = frames[:, n + i], past
+            if frame_noise is not None:
+                scale = frame_noise.level[:, None] * mask[:, i : n + i]
+                shown = past + scale[:, :, None, None, None] * frame_noise.gauss(past)
+            step = self.objective.step(run, clean, shown, actions[:, i : n + i], mask[:, n + i], draw(clean))
             steps.append(step)
             past = torch.cat((past[:, 1:], step.denoised[:, None]), dim=1)
         return steps

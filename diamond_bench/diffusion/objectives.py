@@ -1,17 +1,18 @@
-"""What the network is trained to say: EDM and DDPM noise prediction (method sections 2 and 3).
+"""What the network is trained to say, and what its output means (method sections 2 and 3).
 
 Every objective can turn its network's output into the clean frame it believes in, given x = clean + sigma * noise in EDM's
 variance-exploding coordinates; that is all a sampler needs, so objectives and samplers can be crossed.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import DdpmObjective, EdmObjective
+from diamond_bench.config import FactoredObjective
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.diffusion.schedules import timestep_sigmas
 
@@ -23,7 +24,7 @@ Network = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 class Draws:
     """The random numbers of one training step."""
 
-    level: Tensor  # (b,): EDM's sigma, or DDPM's timestep (int64)
+    level: Tensor  # (b,), sigma
     offset: Tensor  # (b, 3, 1, 1), N(0, 1)
     gauss: Tensor  # (b, 3, h, w), N(0, 1)
 
@@ -32,7 +33,7 @@ class Draws:
 class ObjectiveStep:
     """One prediction step of training."""
 
-    loss: Tensor  # scalar
+    loss: Tensor  # scalar, weighted
     denoised: Tensor  # (b, 3, h, w), without gradient, quantised: what the next step conditions on
     prediction: Tensor  # (b, 3, h, w), the network's output
     target: Tensor  # (b, 3, h, w), what it should have been
@@ -65,13 +66,15 @@ class Objective(Protocol):
         ...
 
 
-def masked_mean_square(error: Tensor, mask: Tensor) -> Tensor:
-    """Mean of error^2 (b, ...) over the examples with mask 1; 0 without any, so that an all-padding step does not make the loss NaN.
+def masked_mean_square(error: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of error^2 (b, ...), times an example's weight (b,), over the examples with mask 1; 0 without any, so that an all-padding step
+    does not make the loss NaN.
 
     The authors' code gives NaN there. No count reaches the host.
     """
     mask = mask.to(error.dtype)
-    return (error.square().flatten(1).mean(1) * mask).sum() / mask.sum().clamp(min=1)
+    squares = error.square().flatten(1).mean(1)
+    return ((squares if weight is None else squares * weight) * mask).sum() / mask.sum().clamp(min=1)
 
 
 def _per_pixel(value: Tensor, x: Tensor) -> Tensor:
@@ -79,95 +82,131 @@ def _per_pixel(value: Tensor, x: Tensor) -> Tensor:
     return value.to(x.dtype).expand(len(x))[:, None, None, None]
 
 
-def _unit_noise(clean: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    b, c, h, w = clean.shape
-    offset = torch.randn(b, c, 1, 1, generator=generator, device=clean.device)
-    return offset, torch.randn(b, c, h, w, generator=generator, device=clean.device)
+class Coefficients(NamedTuple):
+    """How a network is fed and read at a noise level: c_in * x goes in, c_skip * x + c_out * F is the clean frame."""
+
+    c_in: Tensor
+    c_skip: Tensor
+    removed: Tensor  # 1 - c_skip, without the cancellation where c_skip is nearly 1
+    c_out: Tensor
 
 
-class Edm:
-    """EDM's preconditioned denoiser (Karras et al. 2022, table 1; paper equations 4 to 6), with the authors' offset noise."""
-
-    def __init__(self, config: EdmObjective) -> None:
-        self.config = config
-
-    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """c_in, c_skip, c_out, c_noise, of sigma's shape. All of them see the level raised by the offset noise, in sampling too."""
-        sd = self.config.sigma_data
-        s = (sigma.square() + self.config.sigma_offset_noise**2).sqrt()
-        total = (s.square() + sd**2).sqrt()
-        return 1 / total, sd**2 / total.square(), s * sd / total, s.log() / 4
-
-    def _predict(self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Network output, c_skip * x and c_out."""
-        c_in, c_skip, c_out, c_noise = self.coefficients(_per_pixel(sigma, x))
-        if self.config.rescale_past_frames:
-            past = past / self.config.sigma_data
-        return network(c_in * x, c_noise.flatten(), past.flatten(1, 2), actions), c_skip * x, c_out
-
-    def denoise(self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        """See `Objective.denoise`."""
-        prediction, skip, c_out = self._predict(network, x, sigma, past, actions)
-        return skip + c_out * prediction
-
-    def draw(self, clean: Tensor, generator: torch.Generator | None) -> Draws:
-        """See `Objective.draw`."""
-        z = torch.randn(len(clean), generator=generator, device=clean.device)
-        return Draws(self.training_sigma(z), *_unit_noise(clean, generator))
-
-    def training_sigma(self, z: Tensor) -> Tensor:
-        """Training noise levels of standard normal draws: log-normal, clipped."""
-        return (self.config.loc + self.config.scale * z).exp().clamp(self.config.sigma_min, self.config.sigma_max)
-
-    def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
-        """See `Objective.step`."""
-        x = clean + self.config.sigma_offset_noise * draws.offset + _per_pixel(draws.level, clean) * draws.gauss
-        prediction, skip, c_out = self._predict(network, x, draws.level, past, actions)
-        target = (clean - skip) / c_out
-        denoised = quantize(skip + c_out * prediction.detach(), self.config.quantization)
-        return ObjectiveStep(masked_mean_square(prediction - target, mask), denoised, prediction, target)
-
-
-class Ddpm(nn.Module):
-    """DDPM's noise prediction (Ho et al. 2020), with the authors' offset noise. A module only for its tables to follow the device."""
+class Factored(nn.Module):
+    """Denoising with any `FactoredObjective`. A module only for DDPM's tables to follow the device."""
 
     sigmas: Tensor
     log_midpoints: Tensor
 
-    def __init__(self, config: DdpmObjective) -> None:
+    def __init__(self, config: FactoredObjective) -> None:
         super().__init__()
         self.config = config
-        sigmas = torch.from_numpy(timestep_sigmas(config.num_train_timesteps, config.beta_start, config.beta_end))
-        logs = sigmas.log()
-        self.register_buffer("sigmas", sigmas.float(), persistent=False)  # (T,), increasing
-        self.register_buffer("log_midpoints", ((logs[1:] + logs[:-1]) / 2).float(), persistent=False)
+        if config.uses_timesteps:
+            sigmas = torch.from_numpy(timestep_sigmas(config.num_train_timesteps, config.beta_start, config.beta_end))
+            logs = sigmas.log()
+            self.register_buffer("sigmas", sigmas.float(), persistent=False)  # (T,), increasing
+            self.register_buffer("log_midpoints", ((logs[1:] + logs[:-1]) / 2).float(), persistent=False)
 
     def nearest_timestep(self, sigma: Tensor) -> Tensor:
         """The timestep whose level is nearest in log sigma, in 0..T-1; of sigma's shape."""
         return torch.bucketize(sigma.log(), self.log_midpoints)
 
-    def _predict(self, network: Network, x: Tensor, sigma: Tensor, timestep: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        """The noise in x. The network sees variance-preserving coordinates, sqrt(a) * x with a = 1 / (1 + sigma^2)."""
-        if self.config.rescale_past_frames:
-            past = past / self.config.sigma_data
-        c_noise = (timestep.to(x.dtype) + 1) / self.config.num_train_timesteps
-        return network(x / (1 + sigma.square()).sqrt(), c_noise.expand(len(x)), past.flatten(1, 2), actions)
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Of sigma's shape. With offset noise added at every level they see the level it raises sigma to, in sampling too."""
+        s, sd = self._raised(sigma), self.config.sigma_data
+        total, unit = s.square() + sd**2, 1 + s.square()
+        c_in = {
+            "edm": lambda: total.rsqrt(),
+            "variance_preserving": lambda: unit.rsqrt(),
+            "flow": lambda: 1 / (1 + s),
+            "none": lambda: torch.ones_like(s),
+        }[self.config.input_scaling]()
+        match self.config.parameterization:
+            case "edm":
+                return Coefficients(c_in, sd**2 / total, s.square() / total, s * sd * total.rsqrt())
+            case "noise":
+                return Coefficients(c_in, torch.ones_like(s), torch.zeros_like(s), -s)
+            case "velocity":
+                return Coefficients(c_in, 1 / unit, s.square() / unit, -s * unit.rsqrt())
+            case "clean":
+                return Coefficients(c_in, torch.zeros_like(s), torch.ones_like(s), torch.ones_like(s))
+            case "flow":
+                return Coefficients(c_in, 1 / (1 + s), s / (1 + s), -s / (1 + s))
+
+    def noise_told(self, sigma: Tensor) -> Tensor:
+        """c_noise, of sigma's shape: how the network is told the level."""
+        match self.config.noise_told:
+            case "log_sigma":
+                return self._raised(sigma).log() / 4
+            case "timestep":
+                return (self.nearest_timestep(sigma).to(sigma.dtype) + 1) / self.config.num_train_timesteps
+            case "flow_time":
+                return sigma / (1 + sigma)
 
     def denoise(self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """See `Objective.denoise`."""
-        level = _per_pixel(sigma, x)
-        return x - level * self._predict(network, x, level, self.nearest_timestep(sigma), past, actions)
+        c = self.coefficients(_per_pixel(sigma, x))
+        return c.c_skip * x + c.c_out * self._predict(network, c.c_in * x, sigma, past, actions)
 
     def draw(self, clean: Tensor, generator: torch.Generator | None) -> Draws:
         """See `Objective.draw`."""
-        timestep = torch.randint(self.config.num_train_timesteps, (len(clean),), generator=generator, device=clean.device)
-        return Draws(timestep, *_unit_noise(clean, generator))
+        b, c, h, w = clean.shape
+        level = self.training_sigma(len(clean), generator, clean.device)
+        offset = torch.randn(b, c, 1, 1, generator=generator, device=clean.device)
+        return Draws(level, offset, torch.randn(b, c, h, w, generator=generator, device=clean.device))
+
+    def training_sigma(self, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Training noise levels, (count,)."""
+        o = self.config
+        if o.noise_levels == "timesteps":
+            return self.sigmas[torch.randint(o.num_train_timesteps, (count,), generator=generator, device=device)]
+        if o.noise_levels == "log_normal":
+            return self.log_normal(torch.randn(count, generator=generator, device=device))
+        u = torch.rand(count, generator=generator, device=device)
+        match o.noise_levels:
+            case "log_uniform":
+                levels = (math.log(o.sigma_min) + u * math.log(o.sigma_max / o.sigma_min)).exp()
+            case "cosine":
+                levels = (math.atan(o.sigma_min) + u * (math.atan(o.sigma_max) - math.atan(o.sigma_min))).tan()
+            case "flow_time":
+                first, last = o.sigma_min / (1 + o.sigma_min), o.sigma_max / (1 + o.sigma_max)
+                time = first + u * (last - first)
+                levels = time / (1 - time)
+        return levels.clamp(o.sigma_min, o.sigma_max)
+
+    def log_normal(self, z: Tensor) -> Tensor:
+        """The levels of standard normal draws under the log-normal distribution, clipped."""
+        return (self.config.loc + self.config.scale * z).exp().clamp(self.config.sigma_min, self.config.sigma_max)
 
     def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
         """See `Objective.step`."""
-        noise = self.config.sigma_offset_noise * draws.offset + draws.gauss
-        level = _per_pixel(self.sigmas[draws.level], clean)
-        x = clean + level * noise
-        prediction = self._predict(network, x, level, draws.level, past, actions)
-        denoised = quantize(x - level * prediction.detach(), self.config.quantization)
-        return ObjectiveStep(masked_mean_square(prediction - noise, mask), denoised, prediction, noise)
+        level, offset = _per_pixel(draws.level, clean), self.config.sigma_offset_noise * draws.offset
+        noise = level * (offset + draws.gauss) if self.config.offset_noise == "scaled" else offset + level * draws.gauss
+        x = clean + noise
+        c = self.coefficients(level)
+        prediction = self._predict(network, c.c_in * x, draws.level, past, actions)
+        target = (c.removed * clean - c.c_skip * noise) / c.c_out  # of c_skip * x + c_out * target = clean
+        denoised = quantize(c.c_skip * x + c.c_out * prediction.detach(), self.config.quantization)
+        return ObjectiveStep(masked_mean_square(prediction - target, mask, self._weight(draws.level)), denoised, prediction, target)
+
+    def _raised(self, sigma: Tensor) -> Tensor:
+        if self.config.offset_noise == "scaled":
+            return sigma
+        return (sigma.square() + self.config.sigma_offset_noise**2).sqrt()
+
+    def _predict(self, network: Network, fed: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        if self.config.rescale_past_frames:
+            past = past / self.config.sigma_data
+        return network(fed, self.noise_told(sigma.to(fed.dtype)).expand(len(fed)), past.flatten(1, 2), actions)
+
+    def _weight(self, sigma: Tensor) -> Tensor | None:
+        """What an example's squared output error counts, (b,): the output error is the clean frame's divided by c_out."""
+        if self.config.loss_weight == "output":
+            return None
+        s, sd = self._raised(sigma), self.config.sigma_data
+        clean = {
+            "clean": lambda: torch.ones_like(s),
+            "noise": lambda: 1 / s.square(),
+            "edm": lambda: (s.square() + sd**2) / (s * sd).square(),
+            "min_snr": lambda: (1 / s.square()).clamp(max=self.config.min_snr),
+        }[self.config.loss_weight]()
+        return self.coefficients(sigma).c_out.square() * clean

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diamond_bench.config import AncestralSampler, OdeSampler, Sampler, chosen
+from diamond_bench.config import WITHHELD, AncestralSampler, MultistepSampler, OdeSampler, Sampler, chosen
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.diffusion.schedules import churn_factor, sigmas
 
@@ -19,8 +19,8 @@ Denoise = Callable[[Tensor, float], Tensor]
 """denoise(x, sigma) -> the clean frames, of x's shape."""
 Noise = Callable[[], Tensor]
 """noise() -> fresh N(0, 1) of x's shape."""
-Callback = Callable[[int, Tensor, Tensor, float], None]
-"""callback(step, x, denoised, sigma) at every denoiser call."""
+Callback = Callable[[Tensor, Tensor, float], None]
+"""callback(x, denoised, sigma) at every denoiser call, with what the denoiser said, unquantised."""
 
 
 class SupportsDenoise(Protocol):
@@ -31,82 +31,102 @@ class SupportsDenoise(Protocol):
         ...
 
 
-def _ignore(step: int, x: Tensor, denoised: Tensor, sigma: float) -> None: ...
+def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise) -> Tensor:
+    """Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 2 without its correction).
+
+    In these coordinates it is also deterministic DDIM, and Euler's method on rectified flow's straight paths: only their levels differ.
+    """
+    return _solve_ode(denoise, x, sigmas, settings, noise, correct=False)
 
 
-def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise, callback: Callback = _ignore) -> Tensor:
-    """Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 2 without its correction)."""
-    return _solve_ode(denoise, x, sigmas, settings, noise, callback, correct=False)
-
-
-def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise, callback: Callback = _ignore) -> Tensor:
+def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise) -> Tensor:
     """Heun's second-order method, with an Euler step to 0 (Karras et al. 2022, algorithms 1 and 2)."""
-    return _solve_ode(denoise, x, sigmas, settings, noise, callback, correct=True)
+    return _solve_ode(denoise, x, sigmas, settings, noise, correct=True)
 
 
-def _solve_ode(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise, callback: Callback, correct: bool
-) -> Tensor:
-    for step, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+def _solve_ode(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise, correct: bool) -> Tensor:
+    for sigma, following in itertools.pairwise(sigmas):
         sigma_hat = sigma * (1 + churn_factor(settings, sigma))
         if sigma_hat > sigma:
             x = x + noise() * (settings.s_noise * math.sqrt(sigma_hat**2 - sigma**2))
-        told = sigma_hat if settings.churn_sigma == "sigma_hat" else sigma
-        denoised = denoise(x, told)
-        callback(step, x, denoised, told)
-        slope = (x - denoised) / sigma_hat
+        slope = (x - denoise(x, sigma_hat if settings.churn_sigma == "sigma_hat" else sigma)) / sigma_hat
         if correct and following > 0:
             euler_x = x + slope * (following - sigma_hat)
-            denoised = denoise(euler_x, following)
-            callback(step, euler_x, denoised, following)
-            slope = (slope + (euler_x - denoised) / following) / 2
+            slope = (slope + (euler_x - denoise(euler_x, following)) / following) / 2
         x = x + slope * (following - sigma_hat)
     return x
 
 
-def ddpm_ancestral(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: AncestralSampler, noise: Noise, callback: Callback = _ignore
-) -> Tensor:
-    """DDPM's ancestral sampler with the posterior ('fixed small') variance (Ho et al. 2020, algorithm 2), for any decreasing levels.
+def dpm_solver_pp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: MultistepSampler, noise: Noise) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), in lambda = -log sigma: the clean frame is extrapolated from the last two calls.
+
+    Its first step and the one to 0 are of first order.
+    """
+    before: Tensor | None = None
+    last_h = math.inf
+    for sigma, following in itertools.pairwise(sigmas):
+        denoised = denoise(x, sigma)
+        h = math.log(sigma / following) if following > 0 else math.inf
+        ahead = denoised if before is None or following == 0 else denoised + (denoised - before) * (h / (2 * last_h))
+        x = ahead + (x - ahead) * (following / sigma)
+        before, last_h = denoised, h
+    return x
+
+
+def ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: AncestralSampler, noise: Noise) -> Tensor:
+    """DDPM's ancestral sampler with the posterior ('fixed small') variance (Ho et al. 2020, algorithm 2), for any decreasing levels; with
+    eta below 1, DDIM (Song et al. 2021, equations 12 and 16).
 
     In variance-exploding coordinates the posterior of the next level p given the level s, x and the clean frame d is
-    N(d + (p/s)^2 (x - d), p^2 (1 - (p/s)^2)); multiplied by 1 / sqrt(1 + p^2) it is Ho et al.'s equation 7.
+    N(d + (p/s)^2 (x - d), p^2 (1 - (p/s)^2)); multiplied by 1 / sqrt(1 + p^2) it is Ho et al.'s equation 7. DDIM adds noise of eta
+    times that standard deviation, and keeps as much more of x - d as leaves the marginal variance p^2.
     """
-    for step, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+    for sigma, following in itertools.pairwise(sigmas):
         denoised = denoise(x, sigma)
-        callback(step, x, denoised, sigma)
         if settings.clip_denoised:
             denoised = denoised.clamp(-1, 1)
-        kept = (following / sigma) ** 2
-        x = denoised + (x - denoised) * kept
-        if following > 0:
-            x = x + noise() * (following * math.sqrt(1 - kept))
+        ratio = following / sigma
+        added = settings.eta**2 * (1 - ratio**2)  # share of the next level's variance
+        kept = 1 - settings.eta**2 + (settings.eta * ratio) ** 2  # 1 - added, without cancellation where eta is 1
+        x = denoised + (x - denoised) * (ratio * math.sqrt(kept))
+        if following > 0 and added > 0:
+            x = x + noise() * (following * math.sqrt(added))
     return x
 
 
 def sample(
-    denoiser: SupportsDenoise, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise, callback: Callback = _ignore
+    denoiser: SupportsDenoise, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise, callback: Callback | None = None
 ) -> Tensor:
     """Next frames, (b, 3, h, w) float32 on the 8-bit grid of [-1, 1].
 
     Args:
-        denoiser: its noise range must hold the sampler's (`check_sampler`).
+        denoiser: its noise range must hold the sampler's (`check_sampler`); for guidance it takes withheld actions.
         past: frames in [-1, 1], oldest first, (b, L, 3, h, w).
         actions: taken after each past frame, (b, L) int64.
         sampler: which sampler, and its settings.
         noise: fresh N(0, 1) of shape (b, 3, h, w), on past's device; called first for the start, then for each stochastic step.
-        callback: told of every denoiser call.
+        callback: told of every denoiser call; guidance takes two for one.
     """
     levels: list[float] = sigmas(sampler).tolist()
     every_call = sampler.quantize == "every_call"
+    withheld = torch.full_like(actions, WITHHELD)
+
+    def call(x: Tensor, sigma: float, told: Tensor) -> Tensor:
+        # torch.full writes the number on the device; a tensor made from it on the host would have to be copied there
+        denoised = denoiser.denoise(x, torch.full((len(x),), sigma, device=x.device), past, told)
+        if callback is not None:
+            callback(x, denoised, sigma)
+        return denoised
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        # torch.full writes the number on the device; a tensor made from it on the host would have to be copied there
-        denoised = denoiser.denoise(x, torch.full((len(x),), sigma, device=x.device), past, actions)
+        denoised = call(x, sigma, actions)
+        if sampler.guidance != 1:
+            free = call(x, sigma, withheld)
+            denoised = free + sampler.guidance * (denoised - free)
         return quantize(denoised, sampler.quantization) if every_call else denoised
 
     start_scale = {"unit": 1.0, "sigma_max": levels[0], "variance_preserving": math.sqrt(1 + levels[0] ** 2)}[sampler.start_noise]
-    x = chosen(sampler)(denoise, noise() * start_scale, levels, sampler, noise, callback)
+    x = chosen(sampler)(denoise, noise() * start_scale, levels, sampler, noise)
     # A frame made of quantised parts is on the grid but for rounding errors, which truncating would turn into whole levels.
     return quantize(x, "round" if every_call else sampler.quantization)
 

@@ -5,20 +5,26 @@ cumulative product a is sigma = sqrt((1 - a) / a).
 """
 
 import functools
-import itertools
 import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diamond_bench.config import (
     DdpmLeadingSchedule,
-    DdpmObjective,
+    FlowSchedule,
     KarrasSchedule,
     Objective,
     OdeSampler,
+    RangeSchedule,
     Sampler,
+    SamplerSettings,
     chosen,
+    imported,
+    option_of,
 )
 from diamond_bench.errors import UserError
 
@@ -33,32 +39,72 @@ def alphas_cumprod(num_train_timesteps: int, beta_start: float, beta_end: float)
 
 
 def timestep_sigmas(num_train_timesteps: int, beta_start: float, beta_end: float) -> Sigmas:
-    """(T,) increasing sigmas of DDPM's timesteps 0..T-1."""
+    """(T,) strictly increasing sigmas of DDPM's timesteps 0..T-1. Raises UserError where betas are too small or too many to give them."""
     alphas = alphas_cumprod(num_train_timesteps, beta_start, beta_end)
-    return np.sqrt((1.0 - alphas) / alphas)
+    with np.errstate(divide="ignore", over="ignore"):
+        levels: Sigmas = np.sqrt((1.0 - alphas) / alphas)
+    if not _strictly_decreasing(np.append(levels[::-1], 0.0)):
+        raise UserError(
+            f"beta_start={beta_start:g}, beta_end={beta_end:g}, num_train_timesteps={num_train_timesteps}: these do not give every "
+            f"timestep a noise level of its own (sigma {levels[0]:.4g} to {levels[-1]:.4g}); DDPM's are 0.0001, 0.02, 1000"
+        )
+    return levels
 
 
 def leading_timesteps(num_steps: int, num_train_timesteps: int) -> list[int]:
     """The timesteps of n steps: k * (T // n), k = n-1..0; for n = 1 it is T // 2, as the authors found T - 1 useless (method section 3)."""
     if not 1 <= num_steps <= num_train_timesteps:
-        raise UserError(f"sampler.num_steps={num_steps}: the schedule has {num_train_timesteps} timesteps (num_train_timesteps)")
+        raise UserError(
+            f"sampler.num_steps={num_steps}: the schedule has {num_train_timesteps} timesteps (sampler.schedule.num_train_timesteps), "
+            "and a step takes one"
+        )
     if num_steps == 1:
         return [num_train_timesteps // 2]
     return [k * (num_train_timesteps // num_steps) for k in reversed(range(num_steps))]
 
 
 def karras(schedule: KarrasSchedule, num_steps: int) -> Sigmas:
-    """(n + 1,) levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0 (Karras et al. 2022, equation 5).
+    """(n + 1,) levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0 (Karras et al. 2022, equation 5)."""
+    return _evenly_spaced(schedule, num_steps, lambda sigma: sigma ** (1 / schedule.rho), lambda even: even**schedule.rho)
 
-    For n = 1 the only level is sigma_max. Raises UserError unless sigma_min < sigma_max.
-    """
+
+def linear(schedule: RangeSchedule, num_steps: int) -> Sigmas:
+    """(n + 1,) levels from sigma_max to sigma_min, evenly spaced, then 0."""
+    return _evenly_spaced(schedule, num_steps, lambda sigma: sigma, lambda even: even)
+
+
+def log_linear(schedule: RangeSchedule, num_steps: int) -> Sigmas:
+    """(n + 1,) levels from sigma_max to sigma_min, evenly spaced in log sigma, then 0."""
+    return _evenly_spaced(schedule, num_steps, np.log, np.exp)
+
+
+def cosine(schedule: RangeSchedule, num_steps: int) -> Sigmas:
+    """(n + 1,) levels from sigma_max to sigma_min, evenly spaced in atan sigma, then 0 (the angle of Nichol and Dhariwal 2021)."""
+    return _evenly_spaced(schedule, num_steps, np.arctan, np.tan)
+
+
+def _evenly_spaced(
+    schedule: KarrasSchedule | RangeSchedule, num_steps: int, forth: Callable[[Any], Any], back: Callable[[Any], Any]
+) -> Sigmas:
+    """For n = 1 the only level is sigma_max. Raises UserError unless sigma_min < sigma_max."""
     if schedule.sigma_min >= schedule.sigma_max:
-        raise UserError(f"sampler.schedule.sigma_min={schedule.sigma_min:g}: must be below sigma_max={schedule.sigma_max:g}")
-    ramp = np.linspace(schedule.sigma_max ** (1 / schedule.rho), schedule.sigma_min ** (1 / schedule.rho), num_steps) ** schedule.rho
-    ramp[0] = schedule.sigma_max  # exactly, whatever the powers rounded to
+        raise UserError(
+            f"sampler.schedule.sigma_min={schedule.sigma_min:g}: must be below sampler.schedule.sigma_max={schedule.sigma_max:g}"
+        )
+    first, last = (forth(np.float64(sigma)) for sigma in (schedule.sigma_max, schedule.sigma_min))
+    levels = back(np.linspace(first, last, num_steps))
+    levels[0] = schedule.sigma_max  # exactly, whatever the functions rounded to
     if num_steps > 1:
-        ramp[-1] = schedule.sigma_min
-    return np.append(ramp, 0.0)
+        levels[-1] = schedule.sigma_min
+    return np.append(levels, 0.0)
+
+
+def flow(schedule: FlowSchedule, num_steps: int) -> Sigmas:
+    """(n + 1,) levels evenly spaced in flow time sigma / (1 + sigma), from sigma_max's to 0 (Liu et al. 2023)."""
+    time = np.linspace(schedule.sigma_max / (1 + schedule.sigma_max), 0.0, num_steps + 1)
+    levels = time / (1 - time)
+    levels[0] = schedule.sigma_max
+    return levels
 
 
 def ddpm_leading(schedule: DdpmLeadingSchedule, num_steps: int) -> Sigmas:
@@ -68,42 +114,69 @@ def ddpm_leading(schedule: DdpmLeadingSchedule, num_steps: int) -> Sigmas:
 
 
 def sigmas(sampler: Sampler) -> Sigmas:
-    """(n + 1,) strictly decreasing float64 levels of a sampler, the last exactly 0."""
-    levels: Sigmas = chosen(sampler.schedule)(sampler.schedule, sampler.num_steps)
+    """(n + 1,) strictly decreasing float64 levels of a sampler, the last exactly 0. Raises UserError where its schedule has none."""
+    with np.errstate(all="ignore"):  # what overflowed is refused here
+        levels: Sigmas = chosen(sampler.schedule)(sampler.schedule, sampler.num_steps)
+    if not _strictly_decreasing(levels):
+        values = ", ".join(f"{f.name}={getattr(sampler.schedule, f.name)}" for f in fields(sampler.schedule) if f.name != "name")
+        raise UserError(
+            f"sampler.schedule {sampler.schedule.name} ({values}) has no {sampler.num_steps} different finite levels that fall to 0; "
+            f"choose less extreme values, or fewer sampler.num_steps"
+        )
     return levels
+
+
+def _strictly_decreasing(levels: Sigmas) -> bool:
+    return bool(np.isfinite(levels).all() and (np.diff(levels) < 0).all())
 
 
 def churn_factor(sampler: OdeSampler, sigma: float) -> float:
     """gamma >= 0 by which a step at `sigma` raises its level to sigma * (1 + gamma) (Karras et al. 2022, algorithm 2)."""
-    if not sampler.s_tmin <= sigma <= sampler.s_tmax:
-        return 0.0
+    return most_churn(sampler) if sampler.s_tmin <= sigma <= sampler.s_tmax else 0.0
+
+
+def most_churn(sampler: OdeSampler) -> float:
+    """gamma of a step at a level inside [s_tmin, s_tmax]."""
     return min(sampler.s_churn / sampler.num_steps, math.sqrt(2) - 1)
 
 
+def one_call_a_step(sampler: SamplerSettings, levels: Sequence[float]) -> list[float]:
+    """The levels but the last: a sampler that calls the denoiser once a step, at the step's level."""
+    return list(levels[:-1])
+
+
+def churned_calls(sampler: OdeSampler, levels: Sequence[float]) -> list[float]:
+    """One call a step, at the level churn raises it to where the denoiser is told that."""
+    told = one_call_a_step(sampler, levels)
+    return told if sampler.churn_sigma == "sigma" else [sigma * (1 + churn_factor(sampler, sigma)) for sigma in told]
+
+
+def heun_calls(sampler: OdeSampler, levels: Sequence[float]) -> list[float]:
+    """Two calls a step, at its level and at the next, and one in the last, which is Euler's."""
+    pairs = zip(churned_calls(sampler, levels), levels[1:], strict=True)
+    return [sigma for pair in pairs for sigma in pair][:-1]
+
+
 def denoiser_sigmas(sampler: Sampler) -> list[float]:
-    """The level the denoiser is told at each of its calls, in call order."""
-    told = []
-    for sigma, following in itertools.pairwise(sigmas(sampler).tolist()):
-        if isinstance(sampler, OdeSampler) and sampler.churn_sigma == "sigma_hat":
-            sigma *= 1 + churn_factor(sampler, sigma)
-        told.append(sigma)
-        if sampler.name == "heun" and following > 0:
-            told.append(following)
+    """The level the denoiser is told at each of its calls, in call order; guidance's second calls apart."""
+    told: list[float] = imported(option_of(sampler).told)(sampler, sigmas(sampler).tolist())
     return told
 
 
 def nfe(sampler: Sampler) -> int:
-    """Denoiser calls per frame: n, and 2n - 1 for Heun, whose last step is Euler's."""
-    return 2 * sampler.num_steps - 1 if sampler.name == "heun" else sampler.num_steps
+    """Denoiser calls per frame: n, 2n - 1 for Heun, and twice that with guidance."""
+    return len(denoiser_sigmas(sampler)) * (1 if sampler.guidance == 1 else 2)
 
 
 def trained_sigma_range(objective: Objective) -> tuple[float, float]:
     """Lowest and highest level an objective trains on. Raises UserError when its settings leave none."""
-    if isinstance(objective, DdpmObjective):
+    if objective.noise_levels == "timesteps":
         levels = timestep_sigmas(objective.num_train_timesteps, objective.beta_start, objective.beta_end)
         return float(levels[0]), float(levels[-1])
     if objective.sigma_min >= objective.sigma_max:
         raise UserError(f"objective.sigma_min={objective.sigma_min:g}: must be below objective.sigma_max={objective.sigma_max:g}")
+    if math.isinf(objective.sigma_max):
+        raise UserError("objective.sigma_max=inf: training noise needs a highest level, such as 20")
     return objective.sigma_min, objective.sigma_max
 
 
@@ -111,33 +184,83 @@ def trained_sigma_range(objective: Objective) -> tuple[float, float]:
 def check_sampler(sampler: Sampler, objective: Objective) -> None:
     """Refuses a sampler that asks for a level outside the range the objective was trained on, or whose settings contradict each other.
 
-    Raises UserError naming the level, the range, and settings that would fit.
+    Raises UserError naming the level, the range, and overrides that would fit.
     """
     low, high = trained_sigma_range(objective)
     if isinstance(sampler, OdeSampler) and sampler.s_tmin > sampler.s_tmax:
-        raise UserError(f"sampler.s_tmin={sampler.s_tmin:g}: must be at most s_tmax={sampler.s_tmax:g}")
-    told = denoiser_sigmas(sampler)
-    outside = [sigma for sigma in told if not _within(sigma, low, high)]
+        raise UserError(f"sampler.s_tmin={sampler.s_tmin:g}: must be at most sampler.s_tmax={sampler.s_tmax:g}")
+    outside = [sigma for sigma in denoiser_sigmas(sampler) if not _within(sigma, low, high)]
     if outside:
+        raised = " (a level raised by churn)" if outside[0] not in sigmas(sampler) else ""
         raise UserError(
-            f"sampler {sampler.name} asks for sigma {outside[0]:.4g}, but objective {objective.name} was trained on "
+            f"sampler {sampler.name} asks for sigma {outside[0]:.4g}{raised}, but objective {objective.name} was trained on "
             f"sigma {low:.4g} to {high:.4g}; {_advice(sampler, low, high)}"
         )
 
 
 def _within(sigma: float, low: float, high: float) -> bool:
-    """Whether a level is in the range, but for the rounding of powers and products."""
-    return low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6)
+    """Whether a level is in the range, but for a ten-thousandth: a user may write DDPM's lowest level, 0.0100005, as 0.01."""
+    return low * (1 - 1e-4) <= sigma <= high * (1 + 1e-4)
+
+
+def _fits(sampler: Sampler, low: float, high: float) -> bool:
+    try:
+        return all(_within(sigma, low, high) for sigma in denoiser_sigmas(sampler))
+    except UserError:  # it has no levels at all
+        return False
 
 
 def _advice(sampler: Sampler, low: float, high: float) -> str:
-    if isinstance(sampler.schedule, KarrasSchedule):
-        keep = "" if not _raises(sampler) else f" / {math.sqrt(2):.4g} (churn raises a level by up to that)"
-        return f"choose sampler.schedule.sigma_min >= {low:.4g} and sampler.schedule.sigma_max <= {high:.4g}{keep}"
-    fitting = [n for n in range(1, sampler.num_steps) if all(_within(s, low, high) for s in ddpm_leading(sampler.schedule, n)[:-1])]
-    fits = f"sampler.num_steps={fitting[-1]} would fit" if fitting else "no smaller sampler.num_steps would fit"
-    return f"{fits}, or choose sampler.schedule.name=karras with sigma_min >= {low:.4g} and sigma_max <= {high:.4g}"
+    """Overrides that make the sampler fit, each of them tried."""
+    fitting = dict.fromkeys(text for fixed, text in _fixes(sampler, low, high) if _fits(fixed, low, high))
+    return f"{', or '.join(fitting)} would fit" if fitting else "that range is too narrow for any of its schedules"
 
 
-def _raises(sampler: Sampler) -> bool:
-    return isinstance(sampler, OdeSampler) and sampler.churn_sigma == "sigma_hat" and sampler.s_churn > 0
+def _fixes(sampler: Sampler, low: float, high: float) -> Iterator[tuple[Sampler, str]]:
+    """Samplers near this one that may fit, with the overrides that lead to them."""
+    raises = isinstance(sampler, OdeSampler) and sampler.churn_sigma == "sigma_hat"
+    top = high / (1 + most_churn(sampler)) if isinstance(sampler, OdeSampler) and raises else high
+    near = [(sampler, "")]
+    if not isinstance(sampler.schedule, DdpmLeadingSchedule):
+        moved, text = _moved(sampler.schedule, low, top)
+        near.append((replace(sampler, schedule=moved), text))
+    for changed, text in near:
+        yield changed, text
+        # of the schedules that have a sigma_min, only one step leaves it out
+        if not isinstance(sampler.schedule, KarrasSchedule | RangeSchedule) and not _fits(changed, low, high):
+            fewer = _most_steps_that_fit(changed, low, high)
+            if fewer is not None:
+                yield fewer, f"{text} sampler.num_steps={fewer.num_steps}".strip()
+    if not isinstance(sampler.schedule, KarrasSchedule | RangeSchedule):
+        moved, text = _moved(KarrasSchedule(), low, top)
+        yield replace(sampler, schedule=moved), f"sampler/schedule=karras {text}".strip()
+
+
+def _most_steps_that_fit(sampler: Sampler, low: float, high: float) -> Sampler | None:
+    fits, too_many = 0, sampler.num_steps
+    while too_many - fits > 1:  # fewer steps ask for less extreme levels
+        middle = (fits + too_many) // 2
+        if _fits(replace(sampler, num_steps=middle), low, high):
+            fits = middle
+        else:
+            too_many = middle
+    return replace(sampler, num_steps=fits) if fits else None
+
+
+def _moved(
+    schedule: KarrasSchedule | RangeSchedule | FlowSchedule, low: float, high: float
+) -> tuple[KarrasSchedule | RangeSchedule | FlowSchedule, str]:
+    """The schedule with its ends inside the range, and the overrides that do it."""
+    ends: dict[str, Any] = {}
+    if not low < schedule.sigma_max <= high:
+        ends["sigma_max"] = _rounded_inside(high, low, high)
+    if isinstance(schedule, KarrasSchedule | RangeSchedule) and not low <= schedule.sigma_min < ends.get("sigma_max", schedule.sigma_max):
+        ends["sigma_min"] = _rounded_inside(low, low, high)
+    return replace(schedule, **ends), " ".join(f"sampler.schedule.{name}={value}" for name, value in ends.items())
+
+
+def _rounded_inside(end: float, low: float, high: float) -> float:
+    """An end of the range in four digits, on the inner side of it."""
+    digit = 10.0 ** (math.floor(math.log10(end)) - 3)
+    near = (float(f"{v:.4g}") for v in (end, end + digit, end - digit))
+    return next((v for v in near if _within(v, low, high)), end)

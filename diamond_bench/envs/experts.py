@@ -1,10 +1,11 @@
-"""Policies that collect static data: uniformly random, and scripted experts that read the console's memory. No torch.
+"""Policies that collect static data: uniformly random, and scripted experts that read the game's memory. No torch.
 
 A policy is made afresh for each game and called once a step with the (128,) uint8 RAM and the action played before (with epsilon,
 not always its own); it returns an action of the game's minimal set. The RAM addresses were found by watching them; they agree with
 those of Anand et al. 2019 (AtariARI).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from diamond_bench.config import EnvConfig
+from diamond_bench.envs.synthetic import WORLDS, State, world_of
 from diamond_bench.errors import UserError, nearest
 
 Ram = npt.NDArray[np.uint8]
@@ -124,6 +127,19 @@ class Boxing:
         return self._ACTIONS[horizontal, vertical][self._punch]
 
 
+class Follower:
+    """Goes to where the walker of a synthetic game will most likely be."""
+
+    def __init__(self, game: str) -> None:
+        self._world = world_of(game)
+
+    def __call__(self, ram: Ram, last_action: int) -> int:
+        """NOOP 0, RIGHT 1, LEFT 2."""
+        state = State(*map(int, ram[:4]))
+        _, likeliest = self._world.outcomes(state, 0, EnvConfig().minority_share)[-1]
+        return (0, 1, 2)[_direction(likeliest.column - state.player, 0.5)]
+
+
 def _between_walls(position: float, low: float, high: float) -> float:
     """Where something that flew on straight to `position` is, if it bounces between two walls."""
     width = high - low
@@ -141,6 +157,7 @@ EXPERTS: dict[str, Callable[[], Policy]] = {
     "Pong": Pong,
     "Freeway": Freeway,
     "Boxing": Boxing,
+    **{game: functools.partial(Follower, game) for game in WORLDS},
 }
 """Scripted experts by game."""
 

@@ -118,8 +118,8 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     the observation is then the segment's last frame.
 
     infos of a step: `final_obs` (b, 3, h, w), the frame each action led to, with `_final_obs` (b,) bool, the episodes that ended;
-    `burn_in` (b, L-1, 3, h, w), with the mask `_burn_in`, the frames before the first observation of each new episode, oldest
-    first, padding 0.0, for policies with memory (rows of other episodes mean nothing); `nfe` (b,) int64, denoiser calls;
+    `burn_in` (b, s-1, 3, h, w) of segments of s frames, with the mask `_burn_in`, the frames before the first observation of each new
+    episode, oldest first, padding 0.0, for policies with memory (rows of other episodes mean nothing); `nfe` (b,) int64, denoiser calls;
     `reward_logits` (b, 3) and `end_logits` (b, 2).
 
     Nothing in a step waits for the device, as long as `prepare` was called for so many steps. No gradient passes through it.
@@ -146,7 +146,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Args:
         world_model: imagines frames.
         reward_end: a `RewardEndModel`: (frames, actions, next frames, state) -> logits and state.
-        starts: real play to start from, segments of L frames (`ReplayStarts`).
+        starts: real play to start from, segments of s >= L frames (`ReplayStarts`); the denoiser sees the last L.
         draws: noise, rewards and ends (`GeneratorDraws`).
         sampler: of frames.
         num_envs: b.
@@ -191,7 +191,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._starts.manual_seed(seed + 1)
             self._ring.clear()
         segments, states = self._ring.take(self._all)
-        self._frames, self._actions = to_float(segments), segments.actions
+        self._frames, self._actions = to_float(segments)[:, -self.num_frames :], segments.actions[:, -self.num_frames :]
         self._state = tuple(state[None] for state in states)
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         return self._out(self._frames[:, -1]), {}
@@ -211,8 +211,9 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         done = terminations | truncations
         fresh, states = self._ring.take(done)
         fresh_frames = to_float(fresh)
-        self._frames = torch.where(done[:, None, None, None, None], fresh_frames, torch.cat((self._frames[:, 1:], frame[:, None]), dim=1))
-        self._actions = torch.where(done[:, None], fresh.actions, acted.roll(-1, dims=1))
+        going_on, last = torch.cat((self._frames[:, 1:], frame[:, None]), dim=1), slice(-self.num_frames, None)
+        self._frames = torch.where(done[:, None, None, None, None], fresh_frames[:, last], going_on)
+        self._actions = torch.where(done[:, None], fresh.actions[:, last], acted.roll(-1, dims=1))
         self._state = tuple(torch.where(done[:, None], new, old) for new, old in zip(states, said.state, strict=True))
         self._steps = torch.where(done, 0, self._steps)
         infos = {
@@ -253,7 +254,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._starts.set_state(state["starts"].cpu())
 
     def _burn_in(self, segments: Segments) -> State:
-        """The reward/end model's memory (n, k) of the L - 1 transitions of `segments`, padding included."""
+        """The reward/end model's memory (n, k) of the transitions of `segments`, padding included."""
         frames = to_float(segments)
         if frames.shape[1] == 1:  # no transition: the memory of one, emptied
             said = self._reward_end(frames, segments.actions, frames, None)

@@ -57,7 +57,7 @@ class Learners:
             self._imagination = ImaginationEnv(
                 self.agent.world_model,
                 self.agent.reward_end,
-                ReplayStarts(replay, config.conditioning.num_frames, generator),
+                ReplayStarts(replay, max(config.conditioning.num_frames, config.actor_critic.start_frames), generator),
                 GeneratorDraws(generator),
                 config.sampler,
                 config.actor_critic.batch_size,

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 
 from diamond_bench.data.replay import Replay
-from diamond_bench.envs.atari import vector_env
+from diamond_bench.envs.games import vector_env
 from diamond_bench.envs.play import Collected, Collector
 from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.jobs.agent_learners import Learners

@@ -7,9 +7,9 @@ import numpy as np
 from diamond_bench.agent import load_agent
 from diamond_bench.data.leaks import TrainingRuns
 from diamond_bench.data.minari_io import Episode
-from diamond_bench.envs.atari import AtariEnv, Frame
+from diamond_bench.envs.atari import Frame
 from diamond_bench.envs.experts import POLICIES, EpsilonGreedy, Policy, check_policy
-from diamond_bench.envs.games import action_meanings
+from diamond_bench.envs.games import SYNTHETIC, action_meanings, make_env
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import WatchingPolicy
 from diamond_bench.jobs.context import JobContext, Result
@@ -42,7 +42,7 @@ class _Collection:
             check_policy(config.data.policy, config.game)
         self._config, self._context, self._data = config, context, config.data
         self._actions = action_meanings(config.game)
-        self._env = AtariEnv(config.game, config.env)
+        self._env = make_env(config.game, config.env)
         self._shelf = EpisodeShelf(context)
         self._window = config.data.reference_context + config.data.reference_horizon
         self._frames_done = 0
@@ -52,6 +52,7 @@ class _Collection:
         heldout, starts, refused = self._heldout(TrainingRuns([game.pairs for game in train]))
         facts = {
             "game": self._config.game,
+            **({"minority_share": self._config.env.minority_share} if self._config.game in SYNTHETIC else {}),
             "policy": self._data.policy,
             "epsilon": self._data.epsilon,
             "random_start_steps": self._data.random_start_steps,
@@ -67,7 +68,7 @@ class _Collection:
                 "reference_horizon": self._data.reference_horizon,
             },
         }
-        return publish(self._context, self._config.game.lower(), facts, train, heldout)
+        return publish(self._context, self._config.game.lower().replace("/", "-"), facts, train, heldout)
 
     def _train(self) -> list[StoredEpisode]:
         games: list[StoredEpisode] = []
@@ -142,7 +143,7 @@ class _Collection:
             frames.append(frame)
             rams.append(info["ram"])
             actions.append(action)
-            rewards.append(reward)
+            rewards.append(float(reward))
             losses.append(info["life_loss"])
             context.progress(min(self._frames_done + len(frames), total), total, f"{split} game {index}")
         whole = terminated or truncated

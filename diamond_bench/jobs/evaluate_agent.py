@@ -11,8 +11,8 @@ import torch
 from analysis.media import replacing, side_by_side, write_video
 from analysis.scores import human_random
 from diamond_bench.agent import Agent, load_agent
-from diamond_bench.envs.atari import AtariEnv, Frame
-from diamond_bench.envs.games import environment_id
+from diamond_bench.envs.atari import Frame
+from diamond_bench.envs.games import make_env, score_conditions
 from diamond_bench.envs.play import TestGame, play_test_games
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import PolicyPlayer
@@ -54,7 +54,7 @@ class _Evaluation:
     def run(self) -> Result:
         settings = self.settings
         play_test_games(
-            lambda: AtariEnv(self.game, self.config.env),
+            lambda: make_env(self.game, self.config.env),
             PolicyPlayer(self.agent.actor_critic),
             settings.episodes,
             settings.num_envs,
@@ -110,14 +110,7 @@ class _Evaluation:
         """The conditions of the score, to be stored and compared with those of other scores."""
         env, settings = self.config.env, self.settings
         return {
-            "environment": environment_id(self.game),
-            "sticky_actions": env.sticky_actions,
-            "no_ops": f"1-{env.max_noops}" if env.max_noops else "none",
-            "life_rule": "a lost life does not end the episode",
-            "frame_skip": env.frame_skip,
-            "pooling": "max of the last 2 frames",
-            "resize": f"{env.frame_size}x{env.frame_size} RGB, area, after the max",
-            "action_set": "minimal",
+            **score_conditions(self.game, env),
             "policy": f"sampled, temperature {settings.temperature:g}, epsilon {settings.epsilon:g}",
             "episodes": len(games),
             "episodes_cut": sum(game.cut for game in games),

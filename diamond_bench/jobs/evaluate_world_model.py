@@ -22,8 +22,10 @@ from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
+from diamond_bench.evaluation.modes import Forks, find_forks, fork_samples, mode_rows
 from diamond_bench.evaluation.perceptual import inception_features, lpips_network
 from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
+from diamond_bench.evaluation.state import STATE_PROBE, StateMeter, make_state_meter, state_rows
 from diamond_bench.evaluation.summary import COPY_LAST, UNRELATED, fid_rows, one_step_rows, rollout_rows, sample_rows
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
@@ -40,7 +42,7 @@ _VIDEO_FRAMES = 300
 _LPIPS: dict[str, Literal["alex", "vgg"]] = {"lpips": "alex", "lpips_vgg": "vgg"}
 _ONE_STEP_BATCH = 64
 _FEATURE_BATCH = 64
-_ROLLOUT, _ONE_STEP, _SAMPLES, _FID = range(4)
+_ROLLOUT, _ONE_STEP, _SAMPLES, _FID, _MODES = range(5)
 """Second entry of every noise key and seed: one stream a purpose."""
 
 
@@ -56,6 +58,10 @@ class _Work:
     one_step: Windows
     fid_positions: NDArray[np.bool_]
     """(num_trajectories, horizon): the frames that enter FID."""
+    forks: Forks | None
+    """Where the metric modes is asked for."""
+    meter: StateMeter | None
+    """Where the metric state is asked for."""
 
     @property
     def settings(self) -> EvaluationConfig:
@@ -84,6 +90,12 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     ]
     for prefix, baseline in (("copy_", COPY_LAST), ("unrelated_", UNRELATED)):
         rows += rollout_rows(names, {name.removeprefix(prefix): v for name, v in baselines.items() if name.startswith(prefix)}, baseline)
+    if work.meter is not None:
+        for prefix, predictor in (("", ""), ("copy_", COPY_LAST), ("true_", STATE_PROBE)):
+            of_prefix = {name.removeprefix(prefix): v for name, v in {**rolled, **baselines}.items() if name.startswith(f"{prefix}state_")}
+            rows += state_rows(of_prefix, predictor)
+    forked = join([_modes(work, work.forks, chosen) for chosen in _fork_batches(work)]) if work.forks is not None else {}
+    rows += mode_rows(forked) if forked else []
     if work.metrics.features is not None:
         rows += fid_rows(rolled["features"], *_true_features(work, train, device), seed=work.settings.seed)
     seconds, frames = float(rolled["seconds"].sum()), rolled["drift"].size
@@ -92,9 +104,10 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     context.check_owner()
     shape = rolled["drift"].shape
     curves = {name: values.astype(np.float32) for name, values in {**rolled, **baselines}.items() if values.shape == shape}
+    curves |= {name: values.astype(np.float32) for name, values in forked.items()}
     save_arrays(context.folder / "arrays.npz", curves | {f"samples_{name}": values.astype(np.float32) for name, values in sampled.items()})
     _keep_frames(work, rolled["frames"], context.folder)
-    forward = denoiser_flops(work.model.description.network, work.model.num_frames, train.frames.shape[-1])
+    forward = denoiser_flops(work.model.description.network, work.model.description.conditioning, train.frames.shape[-1])
     return Result(rows, {**facts, "work": forward * nfe(config.sampler) * frames, "work_seconds": seconds})
 
 
@@ -106,7 +119,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     inception = {"fid": inception_features(device)} if "fid" in settings.metrics else {}
     networks = {**distances, **inception}
     metrics = Metrics(settings.metrics, distances, inception.get("fid"))
-    layout = load_info(dataset).content["heldout"]
+    info = load_info(dataset).content
+    layout = info["heldout"]
     heldout = load_split(dataset, "heldout")
     num = max(settings.num_trajectories, settings.num_sample_starts)
     starts, window = layout["reference_starts"], (layout["reference_context"], layout["reference_horizon"])
@@ -119,17 +133,22 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
             f"evaluation.num_fid_images={settings.num_fid_images}: the floor of FID takes as many frames of the training data, which has "
             f"{len(train.frames)}; lower it, or leave FID out of metrics="
         )
+    forks = find_forks(one_step, info) if "modes" in settings.metrics else None
     on_device = heldout.to(device)
     positions = np.zeros(settings.num_trajectories * settings.horizon, bool)
     positions[np.random.default_rng([settings.seed, _FID]).permutation(len(positions))[: settings.num_fid_images]] = True
+    on_references = replace(references, episodes=on_device, first=references.first.to(device))
+    meter = make_state_meter(context.inputs["state_probe"], dataset, on_references) if "state" in settings.metrics else None
     work = _Work(
         config,
-        Parts(context, _ticks(settings, len(one_step))),
+        Parts(context, _ticks(settings, len(one_step)) + len(_batches(len(forks or ()), _starts_a_batch(settings)))),
         model,
         metrics,
-        replace(references, episodes=on_device, first=references.first.to(device)),
+        on_references,
         replace(one_step, episodes=on_device, first=one_step.first.to(device)),
         positions.reshape(settings.num_trajectories, settings.horizon),
+        None if forks is None else replace(forks, windows=replace(forks.windows, episodes=on_device, first=forks.windows.first.to(device))),
+        meter,
     )
     facts = {
         "references": settings.num_trajectories,
@@ -180,7 +199,8 @@ def _rollout(work: _Work, rows: range) -> Arrays:
         if work.metrics.features is not None:
             chosen = torch.from_numpy(work.fid_positions[rows.start : rows.stop]).to(imagined.device)
             extra["features"] = _features(work, imagined[chosen])
-        return frame_errors(work.metrics, imagined, play.true) | extra
+        states = {} if work.meter is None else work.meter.errors(imagined, rows, work.settings.horizon)
+        return frame_errors(work.metrics, imagined, play.true) | states | extra
 
     return work.parts.get(f"rollout-{rows.start:06d}", "imagining references", work.settings.horizon, compute)
 
@@ -193,6 +213,10 @@ def _baselines(work: _Work, rows: range) -> Arrays:
         others = stretch(work.references, [(i + 1) % work.settings.num_trajectories for i in rows], work.settings.horizon)
         found = {f"copy_{name}": v for name, v in frame_errors(work.metrics, copy_last(play), play.true).items()}
         found |= {f"unrelated_{name}": v for name, v in frame_errors(work.metrics, others.true, play.true).items()}
+        if work.meter is not None:
+            for prefix, frames in (("copy_", copy_last(play)[:, :1]), ("true_", play.true)):
+                errors = work.meter.errors(frames, rows, work.settings.horizon)
+                found |= {f"{prefix}{name}": v for name, v in errors.items()}
         work.parts.tick()
         true = torch.cat([sharpness(unit(row)) for row in play.true]).reshape(play.true.shape[:2])
         return found | {"true_sharpness": true.double().cpu().numpy()}
@@ -215,6 +239,18 @@ def _samples(work: _Work, rows: range) -> Arrays:
         return sample_errors(work.model, work.metrics, play, work.config.sampler, keys, work.settings.num_samples, work.parts.tick)
 
     return work.parts.get(f"samples-{rows.start:06d}", "sampling futures", work.settings.sample_horizon, compute)
+
+
+def _fork_batches(work: _Work) -> list[range]:
+    return _batches(len(work.forks or ()), _starts_a_batch(work.settings))
+
+
+def _modes(work: _Work, forks: Forks, rows: range) -> Arrays:
+    def compute() -> Arrays:
+        keys: list[Key] = [(work.settings.seed, _MODES, i, k) for i in rows for k in range(work.settings.num_samples)]
+        return fork_samples(work.model, forks, rows, work.config.sampler, keys, work.parts.tick)
+
+    return work.parts.get(f"modes-{rows.start:06d}", "sampling next frames", 1, compute)
 
 
 def _features(work: _Work, frames: torch.Tensor) -> NDArray[np.float32]:
@@ -244,7 +280,7 @@ def _cost_rows(work: _Work, frames_per_second: float, seconds: float, device: to
     model = work.model.description
     return [
         Row("nfe_per_frame", float(nfe(work.config.sampler))),
-        Row("parameters", float(denoiser_parameters(model.network, model.conditioning.num_frames, model.num_actions))),
+        Row("parameters", float(denoiser_parameters(model.network, model.conditioning, model.num_actions))),
         Row("frames_per_second", frames_per_second, measured=True),
         Row("imagination_seconds", seconds, measured=True),
         Row("peak_memory_mb", peak_bytes(device) / 1e6, measured=True),

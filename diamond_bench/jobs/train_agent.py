@@ -15,7 +15,8 @@ import torch
 
 from diamond_bench.agent import save_agent
 from diamond_bench.data.replay import Replay
-from diamond_bench.envs.atari import AtariEnv, Frame
+from diamond_bench.envs.atari import Frame
+from diamond_bench.envs.games import make_env
 from diamond_bench.envs.play import Game, play_test_games
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import PolicyPlayer
@@ -182,7 +183,7 @@ class _Training:
         config, learners = self.config, self.learners
         seen = Replay(1000 * agent.test_episodes, config.env.frame_size, "cpu", agent.test_episodes)
         games = play_test_games(
-            lambda: AtariEnv(config.game, config.env),
+            lambda: make_env(config.game, config.env),
             PolicyPlayer(learners.agent.actor_critic),
             agent.test_episodes,
             agent.test_episodes,

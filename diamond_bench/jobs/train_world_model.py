@@ -125,7 +125,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
         Row("training_seconds", state.seconds, measured=True),
         Row("updates_per_second", training.num_steps / state.seconds, measured=True),
     ]
-    forward = denoiser_flops(config.network, config.conditioning.num_frames, episodes.frames.shape[-1])
+    forward = denoiser_flops(config.network, config.conditioning, episodes.frames.shape[-1])
     terms = (training.num_autoregressive_steps + 1) * training.batch_size * training.num_steps
     facts = {"updates": state.step, "train_frames": dataset.num_train_frames}
     return Result(rows, {**facts, "work": 3 * forward * terms, "work_seconds": state.seconds})

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import ActorCriticConfig, ConditioningConfig, EdmObjective, NetworkConfig, RewardEndConfig
+from diamond_bench.config import ActorCriticConfig, ConditioningConfig, FactoredObjective, NetworkConfig, RewardEndConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.authors_names import PREFIXES, Component, authors_names
@@ -31,6 +31,20 @@ States = dict[Component, dict[str, Tensor]]
 """State dicts of the three networks, under our names."""
 FRAME_SIZES = range(16, 513)
 """Sides of frames that are considered, in pixels."""
+
+_WEIGHTS_MEANING = (
+    "parameterization",
+    "input_scaling",
+    "noise_told",
+    "sigma_data",
+    "sigma_offset_noise",
+    "offset_noise",
+    "rescale_past_frames",
+)
+"""What of an objective gives the weights their meaning; how they were trained is another matter."""
+
+_CONDITIONING = ("frames", "actions", "action_width", "action_dropout", "frame_noise")
+"""What of a conditioning decides which tensors there are."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -109,11 +123,13 @@ def authors_state(description: AgentDescription, states: Mapping[Component, Mapp
         read_back = _describe(shapes, description.game, description.frame_size)
     except UserError as error:
         raise UserError(f"this agent cannot be exported: read back, {error}") from None
-    for group in ("conditioning", "network"):
-        if getattr(read_back, group) != getattr(description, group):
+    for key, ours, back in (
+        ("conditioning.num_frames", description.conditioning.num_frames, read_back.conditioning.num_frames),
+        ("network", description.network, read_back.network),
+    ):
+        if ours != back:
             raise UserError(
-                f"this agent cannot be exported: the authors' format has no place for {group}={getattr(description, group)}; "
-                f"read back it would be {getattr(read_back, group)}"
+                f"this agent cannot be exported: the authors' format has no place for {key}={ours}; read back it would be {back}"
             )
     return state
 
@@ -134,25 +150,27 @@ def _authors_settings(description: AgentDescription) -> AgentDescription:
     r, a = description.reward_end, description.actor_critic
     return replace(
         description,
-        objective=EdmObjective(),
+        objective=FactoredObjective(),
         reward_end=RewardEndConfig(r.depths, r.channels, r.attention, r.cond_channels, r.lstm_dim),
         actor_critic=ActorCriticConfig(a.channels, a.down, a.lstm_dim),
     )
 
 
 def _refuse_unsayable(description: AgentDescription) -> None:
-    objective = description.objective
+    objective, conditioning = description.objective, description.conditioning
     if description.model_free:
         raise UserError("this agent cannot be exported: it is model-free, and the authors' format holds three networks")
-    if not isinstance(objective, EdmObjective):
-        raise UserError(
-            f"this agent cannot be exported: its objective is {objective.name}, and whoever reads the authors' format takes it for edm"
-        )
-    for name in ("sigma_data", "sigma_offset_noise", "rescale_past_frames"):
-        if getattr(objective, name) != getattr(EdmObjective(), name):
+    for name in _CONDITIONING:
+        if getattr(conditioning, name) != getattr(ConditioningConfig(), name):
+            raise UserError(
+                f"this agent cannot be exported: the authors' format has no place for conditioning.{name}={getattr(conditioning, name)!r}, "
+                f"only for {getattr(ConditioningConfig(), name)!r}"
+            )
+    for name in _WEIGHTS_MEANING:
+        if getattr(objective, name) != getattr(FactoredObjective(), name):
             raise UserError(
                 f"this agent cannot be exported: objective.{name}={getattr(objective, name)!r} gives its weights their meaning, "
-                f"and whoever reads the authors' format takes it for {getattr(EdmObjective(), name)!r}"
+                f"and whoever reads the authors' format takes it for {getattr(FactoredObjective(), name)!r}"
             )
 
 
@@ -221,7 +239,15 @@ def _describe(shapes: Shapes, game: str, frame_size: int | None) -> AgentDescrip
     reward_end = _reward_end(shapes)
     actor_critic, size = _actor_critic(shapes, reward_end, frame_size)
     return AgentDescription(
-        EdmObjective(), ConditioningConfig(num_frames), network, reward_end, actor_critic, num_actions, size, model_free=False, game=game
+        FactoredObjective(),
+        ConditioningConfig(num_frames),
+        network,
+        reward_end,
+        actor_critic,
+        num_actions,
+        size,
+        model_free=False,
+        game=game,
     )
 
 
@@ -261,7 +287,7 @@ def _denoiser(shapes: Shapes) -> tuple[int, NetworkConfig, int]:
         )
     depths, channels, attention = _stages(shapes, f"{prefix}unet.d_blocks.")
     network = NetworkConfig(depths, channels, attention, cond)
-    check_network(network, num_frames)
+    check_network(network, ConditioningConfig(num_frames))
     return num_frames, network, num_actions
 
 
@@ -330,7 +356,7 @@ def _networks(description: AgentDescription) -> dict[Component, nn.Module]:
     d = description
     with torch.device("meta"):
         return {
-            "denoiser": DenoiserNetwork(d.network, d.conditioning.num_frames, d.num_actions),
+            "denoiser": DenoiserNetwork(d.network, d.conditioning, d.num_actions),
             "rew_end_model": RewardEndModel(d.reward_end, d.num_actions, d.frame_size),
             "actor_critic": ActorCritic(d.actor_critic, d.num_actions, d.frame_size),
         }

@@ -1,13 +1,16 @@
-"""Building blocks of the U-Net (method section 1): group norms, residual blocks, self-attention, resampling.
+"""Building blocks of the U-Net (method section 1): group norms, residual blocks, attention, resampling.
 
 Tensors are (b, c, h, w); `cond` is the condition vector (b, cond_channels). All blocks run in channels_last and under autocast.
 """
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diamond_bench.models.shape import NORM_EPS, num_groups, num_heads
+from diamond_bench.models.shape import NORM_EPS, POSITION_CHANNELS, num_groups, num_heads
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -49,10 +52,57 @@ class SelfAttention(nn.Module):
         return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
 
 
-class ResidualBlock(nn.Module):
-    """Two adaptive norm, SiLU, 3x3 convolution in a row, the second one starting at zero, plus the input (projected if widths differ)."""
+class Attended(NamedTuple):
+    """What the residual blocks of a level attend to."""
 
-    def __init__(self, in_channels: int, out_channels: int, cond_channels: int, attention: bool) -> None:
+    tokens: Tensor
+    """(b, n, width)."""
+    positions: Tensor
+    """`pixel_positions` of the level's own pixels."""
+
+
+def pixel_positions(h: int, w: int, like: Tensor) -> Tensor:
+    """Where pixels are: cosines and sines of their row and column as shares of the picture's sides, in octaves from half a period over
+    the picture; (1, POSITION_CHANNELS, h, w), of the type of `like` and beside it."""
+    frequencies = math.pi * 2 ** torch.arange(POSITION_CHANNELS // 4, device=like.device)
+
+    def features(size: int) -> Tensor:
+        angles = (torch.arange(size, device=like.device) + 0.5) / size * frequencies[:, None]
+        return torch.cat((angles.cos(), angles.sin()))
+
+    rows, columns = features(h)[:, :, None].expand(-1, h, w), features(w)[:, None, :].expand(-1, h, w)
+    return torch.cat((rows, columns))[None].to(like.dtype)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of pixels to tokens; its output is added to the input, and starts at zero."""
+
+    def __init__(self, channels: int, history: int) -> None:
+        super().__init__()
+        self.heads = num_heads(channels)
+        self.norm = group_norm(channels)
+        self.query = nn.Conv2d(channels + POSITION_CHANNELS, channels, 1)
+        self.key_value = nn.Linear(history, 2 * channels)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, attended: Attended) -> Tensor:
+        b, c, h, w = x.shape
+        placed = torch.cat((self.norm(x), attended.positions.expand(b, -1, -1, -1)), dim=1)
+        q = self.query(placed).reshape(b, self.heads, c // self.heads, h * w).transpose(2, 3)
+        k, v = self.key_value(attended.tokens).unflatten(2, (2, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4).unbind()
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
+
+
+class ResidualBlock(nn.Module):
+    """Two adaptive norm, SiLU, 3x3 convolution in a row, the second one starting at zero, plus the input (projected if widths differ).
+
+    Then self-attention, and cross-attention to tokens `history` wide, where the block has them.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, cond_channels: int, attention: bool, history: int = 0) -> None:
         super().__init__()
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         self.norm1 = AdaptiveGroupNorm(in_channels, cond_channels)
@@ -61,11 +111,13 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.attention = SelfAttention(out_channels) if attention else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
+        self.cross_attention = CrossAttention(out_channels, history) if history else None
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cond: Tensor, attended: Attended | None = None) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x, cond)))
         y = self.conv2(F.silu(self.norm2(y, cond)))
-        return self.attention(self.skip(x) + y)
+        y = self.attention(self.skip(x) + y)
+        return y if self.cross_attention is None else self.cross_attention(y, attended)
 
 
 class Downsample(nn.Module):

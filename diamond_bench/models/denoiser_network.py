@@ -1,13 +1,16 @@
 """The trainable part of the denoiser: a U-Net told the noise level, the past frames and the actions."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diamond_bench.config import NetworkConfig
+from diamond_bench.config import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, ConditioningConfig, NetworkConfig, imported
+from diamond_bench.errors import UserError
 from diamond_bench.models.blocks import group_norm
+from diamond_bench.models.conditioning import Conditioning, Told
 from diamond_bench.models.shape import IMAGE_CHANNELS, check_network
 from diamond_bench.models.unet import UNet
 
@@ -27,38 +30,88 @@ class FourierFeatures(nn.Module):
         return torch.cat((angle.cos(), angle.sin()), dim=1)
 
 
+class FrameNoiseFeatures(nn.Module):
+    """How much noise was added to the past frames of each example, (b,) from 0 to `most`, as a vector (b, channels) that starts at zero.
+
+    The level is told as it is and not its logarithm: in training it is uniform, so that the 0 of sampling has close neighbours there,
+    which it has not on a logarithmic scale.
+    """
+
+    def __init__(self, channels: int, most: float) -> None:
+        super().__init__()
+        self.most = most
+        self.features = FourierFeatures(channels)
+        self.projection = nn.Linear(channels, channels)
+        nn.init.zeros_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, level: Tensor) -> Tensor:
+        return self.projection(self.features(level / self.most))
+
+
 class DenoiserNetwork(nn.Module):
     """F in the paper's equation 4: its output is a plain regression target of the objective.
 
-    Raises UserError when the widths do not fit together (`check_network`).
+    What it is told of the past, and where that enters, is up to the two modules that the conditioning names (`Conditioning`). Raises
+    UserError when the parts do not fit together (`check_network`).
     """
 
-    def __init__(self, network: NetworkConfig, num_frames: int, num_actions: int, image_channels: int = IMAGE_CHANNELS) -> None:
+    def __init__(
+        self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int = IMAGE_CHANNELS
+    ) -> None:
         super().__init__()
-        check_network(network, num_frames)
+        check_network(network, conditioning)
         width, cond_channels = network.channels[0], network.cond_channels
+        given = (network, conditioning, num_actions, image_channels)
+        # the order in which parts are made is that of their random numbers: a change of it changes what a seed trains
         self.noise_features = FourierFeatures(cond_channels)
-        self.action_embedding = nn.Embedding(num_actions, cond_channels // num_frames)
+        self.action_embedding = imported(ACTION_CONDITIONINGS[conditioning.actions])(*given)  # whichever way: stored models have this name
+        self.frame_conditioning = imported(FRAME_CONDITIONINGS[conditioning.frames])(*given)
+        ways: tuple[Conditioning, ...] = (self.frame_conditioning, self.action_embedding)
         self.condition = nn.Sequential(nn.Linear(cond_channels, cond_channels), nn.SiLU(), nn.Linear(cond_channels, cond_channels))
-        self.conv_in = nn.Conv2d((num_frames + 1) * image_channels, width, 3, padding=1)
-        self.unet = UNet(network)
+        self.conv_in = nn.Conv2d(sum(way.num_planes for way in ways) + image_channels, width, 3, padding=1)
+        self.unet = UNet(network, _joined_widths(conditioning, [way.history_widths for way in ways]))
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
+        self.frame_noise = FrameNoiseFeatures(cond_channels, conditioning.frame_noise) if conditioning.frame_noise > 0 else None
 
-    def forward(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, frame_noise: Tensor | None = None) -> Tensor:
         """One forward pass.
 
         Args:
             x: the noisy frame as the objective scales it, (b, 3, h, w).
             c_noise: the noise level as the objective tells it, (b,).
             past: past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w).
-            actions: taken after each past frame, (b, L) int64.
+            actions: taken after each past frame, (b, L) int64; WITHHELD where the conditioning has action dropout.
+            frame_noise: standard deviation of the noise in the past frames, (b,), from 0 to conditioning.frame_noise; None is 0.
 
         Returns:
             (b, 3, h, w), of the dtype of autocast where it is on.
         """
-        embedded = self.action_embedding(actions).flatten(1)  # (b, cond_channels), oldest first
-        cond = self.condition(self.noise_features(c_noise) + embedded)
-        y = self.unet(self.conv_in(torch.cat((past, x), dim=1)), cond)
+        # frames first: their planes come before those of actions
+        told: list[Told] = [self.frame_conditioning.tell(past, actions), self.action_embedding.tell(past, actions)]
+        planes = [part.planes for part in told if part.planes is not None]
+        histories = [part.history for part in told if part.history]
+        history = [next((tokens for tokens in level if tokens is not None), None) for level in zip(*histories, strict=True)]
+        cond = self.noise_features(c_noise)
+        for part in told:
+            if part.vector is not None:
+                cond = cond + part.vector
+        if self.frame_noise is not None:
+            cond = cond + self.frame_noise(torch.zeros_like(c_noise) if frame_noise is None else frame_noise)
+        elif frame_noise is not None:
+            raise ValueError("noise in the past frames of a network that has no place to be told of it (conditioning.frame_noise=0)")
+        y = self.unet(self.conv_in(torch.cat((*planes, x), dim=1)), self.condition(cond), history)
         return self.conv_out(F.silu(self.norm_out(y)))
+
+
+def _joined_widths(conditioning: ConditioningConfig, ways: Iterable[Sequence[int]]) -> list[int]:
+    """The widths of all ways' tokens, of which a level attends to one."""
+    given = [widths for widths in ways if widths]
+    if any(sum(width > 0 for width in level) > 1 for level in zip(*given, strict=True)):
+        raise UserError(
+            f"conditioning.frames={conditioning.frames} and conditioning.actions={conditioning.actions}: both have the U-Net attend to "
+            f"them at the same level, which attends to one"
+        )
+    return [max(level) for level in zip(*given, strict=True)]

@@ -1,14 +1,26 @@
 """The networks' shapes as plain numbers, without torch: what their blocks are built from and what planning counts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from diamond_bench.config import ActorCriticConfig, NetworkConfig, RewardEndConfig
-from diamond_bench.errors import UserError
+from diamond_bench.config import (
+    ACTION_CONDITIONINGS,
+    FRAME_CONDITIONINGS,
+    ActorCriticConfig,
+    ConditioningConfig,
+    NetworkConfig,
+    RewardEndConfig,
+    Sampler,
+)
+from diamond_bench.errors import UserError, nearest
 
 NORM_EPS = 1e-5
 IMAGE_CHANNELS = 3
 NUM_MIDDLE_BLOCKS = 2
+POSITION_CHANNELS = 16
+"""Numbers that tell an attention where a pixel is."""
+PLANE_WIDTH = 4
+"""Planes an action takes where conditioning.action_width does not say."""
 NUM_REWARDS = 3
 """Classes of a reward: the signs -1, 0, +1."""
 NUM_ENDS = 2
@@ -32,32 +44,75 @@ class Block:
     in_channels: int
     out_channels: int
     attention: bool
+    history: int = 0
+    """Width of the tokens it attends to; 0 is none."""
 
 
-def down_blocks(network: NetworkConfig, level: int) -> list[Block]:
+def down_blocks(network: NetworkConfig, level: int, history: int = 0) -> list[Block]:
     """Residual blocks of a level on the way down; level 0 has the full resolution."""
     width, above, attention = network.channels[level], network.channels[max(0, level - 1)], network.attention[level]
-    return [Block(above if i == 0 else width, width, attention) for i in range(network.depths[level])]
+    return [Block(above if i == 0 else width, width, attention, history) for i in range(network.depths[level])]
 
 
-def middle_blocks(network: NetworkConfig) -> list[Block]:
-    """The residual blocks between down and up, always with attention."""
-    return [Block(network.channels[-1], network.channels[-1], True)] * NUM_MIDDLE_BLOCKS
+def middle_blocks(network: NetworkConfig, history: int = 0) -> list[Block]:
+    """The residual blocks between down and up, always with self-attention."""
+    return [Block(network.channels[-1], network.channels[-1], True, history)] * NUM_MIDDLE_BLOCKS
 
 
-def up_blocks(network: NetworkConfig, level: int) -> list[Block]:
+def up_blocks(network: NetworkConfig, level: int, history: int = 0) -> list[Block]:
     """Residual blocks of a level on the way up; each is fed its input and one stored output of the level, the last the level's input."""
     width, above, attention = network.channels[level], network.channels[max(0, level - 1)], network.attention[level]
-    return [Block(2 * width, width, attention)] * network.depths[level] + [Block(width + above, above, attention)]
+    last = Block(width + above, above, attention, history)
+    return [Block(2 * width, width, attention, history)] * network.depths[level] + [last]
 
 
-def all_blocks(network: NetworkConfig) -> Iterator[tuple[int, Block]]:
-    """Every residual block with its level."""
-    for level in range(len(network.depths)):
-        for block in down_blocks(network, level) + up_blocks(network, level):
+def all_blocks(network: NetworkConfig, history: Sequence[int] = ()) -> Iterator[tuple[int, Block]]:
+    """Every residual block with its level; `history` is the width of the tokens each level attends to, () for none."""
+    widths = history or [0] * len(network.depths)
+    for level, width in enumerate(widths):
+        for block in down_blocks(network, level, width) + up_blocks(network, level, width):
             yield level, block
-    for block in middle_blocks(network):
+    for block in middle_blocks(network, widths[-1]):
         yield len(network.depths) - 1, block
+
+
+def action_rows(conditioning: ConditioningConfig, num_actions: int) -> int:
+    """Rows of a table of actions: with action dropout the last one stands for an action that is withheld."""
+    return num_actions + (conditioning.action_dropout > 0)
+
+
+def action_width(network: NetworkConfig, conditioning: ConditioningConfig) -> int:
+    """Width of the embedding of one action."""
+    unsaid = PLANE_WIDTH if conditioning.actions == "planes" else network.cond_channels // conditioning.num_frames
+    return conditioning.action_width or unsaid
+
+
+def input_planes(network: NetworkConfig, conditioning: ConditioningConfig) -> int:
+    """Channels stacked before the noisy frame, without those of ways to condition that are not the project's own."""
+    frames = IMAGE_CHANNELS if conditioning.frames in ("stack", "both") else 0
+    actions = action_width(network, conditioning) if conditioning.actions == "planes" else 0
+    return conditioning.num_frames * (frames + actions)
+
+
+def attends(conditioning: ConditioningConfig) -> bool:
+    """Whether past frames go through the history encoder."""
+    return conditioning.frames in ("cross_attention", "both")
+
+
+def history_widths(network: NetworkConfig, conditioning: ConditioningConfig) -> tuple[int, ...]:
+    """Width of the history encoder's tokens for each level of the U-Net, 0 where it does not attend."""
+    if not attends(conditioning):
+        return (0,) * len(network.channels)
+    levels = zip(conditioning.history_channels, conditioning.attended_levels, strict=True)
+    return tuple(width + POSITION_CHANNELS if attended else 0 for width, attended in levels)
+
+
+def history_network(network: NetworkConfig, conditioning: ConditioningConfig) -> NetworkConfig:
+    """The history encoder as the way down of a U-Net, which ends at the deepest attended level."""
+    levels = max(level for level, attended in enumerate(conditioning.attended_levels) if attended) + 1
+    return NetworkConfig(
+        conditioning.history_depths[:levels], conditioning.history_channels[:levels], (False,) * levels, network.cond_channels
+    )
 
 
 def padded(size: int, network: NetworkConfig) -> int:
@@ -66,28 +121,72 @@ def padded(size: int, network: NetworkConfig) -> int:
     return -(-size // multiple) * multiple
 
 
-def check_network(network: NetworkConfig, num_frames: int) -> None:
-    """Refuses a network that cannot be built. Raises UserError naming the field."""
-    lengths = {"depths": len(network.depths), "channels": len(network.channels), "attention": len(network.attention)}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"network.{name} has {n}" for name, n in lengths.items())
-        raise UserError(f"depths, channels and attention need one entry a level: {shown}")
-    for block in {block for _, block in all_blocks(network)}:
+def check_network(network: NetworkConfig, conditioning: ConditioningConfig) -> None:
+    """Refuses a denoiser's network that cannot be built. Raises UserError naming the field and what fits."""
+    _same_length("network", "level", depths=network.depths, channels=network.channels, attention=network.attention)
+    _check_conditioning(network, conditioning)
+    for block in {block for _, block in all_blocks(network, history_widths(network, conditioning))}:
         for channels in (block.in_channels, block.out_channels):
             if channels % num_groups(channels):
                 raise UserError(
                     f"network.channels={network.channels}: a block is {channels} wide, not divisible by its {num_groups(channels)} groups"
                 )
-        if block.attention and block.out_channels % num_heads(block.out_channels):
+        if (block.attention or block.history) and block.out_channels % num_heads(block.out_channels):
             raise UserError(
                 f"network.channels={network.channels}: an attention is {block.out_channels} wide, "
                 f"not divisible by its {num_heads(block.out_channels)} heads"
             )
-    if network.cond_channels % 2 or network.cond_channels % num_frames:
+    if network.cond_channels % 2:
         raise UserError(
-            f"network.cond_channels={network.cond_channels}: must be divisible by 2 (cosine and sine features of the noise level) "
-            f"and by conditioning.num_frames={num_frames} (an action embedding each)"
+            f"network.cond_channels={network.cond_channels}: must be divisible by 2 (cosine and sine features of the noise level)"
         )
+    fills = conditioning.actions == "group_norm" and not conditioning.action_width
+    if fills and network.cond_channels % conditioning.num_frames:
+        raise UserError(
+            f"network.cond_channels={network.cond_channels}: must be divisible by conditioning.num_frames={conditioning.num_frames} "
+            f"(an action embedding each), or say the width of an embedding with conditioning.action_width"
+        )
+
+
+def check_guidance(sampler: Sampler, conditioning: ConditioningConfig) -> None:
+    """Refuses to guide by actions a model that was never shown what it is to have none. Raises UserError."""
+    if sampler.guidance != 1 and not conditioning.action_dropout > 0:
+        raise UserError(
+            f"sampler.guidance={sampler.guidance}: guidance needs a model trained with actions withheld now and then; set "
+            f"conditioning.action_dropout above 0 (such as 0.1), or leave sampler.guidance at 1"
+        )
+
+
+def _check_conditioning(network: NetworkConfig, conditioning: ConditioningConfig) -> None:
+    for key, name, known in (
+        ("frames", conditioning.frames, FRAME_CONDITIONINGS),
+        ("actions", conditioning.actions, ACTION_CONDITIONINGS),
+    ):
+        if name not in known:
+            raise UserError(f"conditioning.{key}={name!r}: {nearest(name, known)}")
+    if conditioning.action_dropout > 0 and conditioning.actions == "none":
+        raise UserError(
+            f"conditioning.action_dropout={conditioning.action_dropout}: conditioning.actions=none tells the network no actions that could "
+            f"be withheld; take another of them, or leave action_dropout at 0"
+        )
+    if not attends(conditioning):
+        return
+    levels = len(network.channels)
+    for field in ("history_depths", "history_channels", "attended_levels"):
+        given = getattr(conditioning, field)
+        if len(given) != levels:
+            raise UserError(f"conditioning.{field} has {len(given)}: it needs one entry a level, and network.channels has {levels}")
+    if not any(conditioning.attended_levels):
+        raise UserError(
+            f"conditioning.attended_levels={list(conditioning.attended_levels)}: conditioning.frames={conditioning.frames} attends at one "
+            f"level at least"
+        )
+    for width in history_network(network, conditioning).channels:
+        if width % num_groups(width):
+            raise UserError(
+                f"conditioning.history_channels={list(conditioning.history_channels)}: a block is {width} wide, not divisible by its "
+                f"{num_groups(width)} groups"
+            )
 
 
 def reward_end_stages(config: RewardEndConfig) -> list[list[Block]]:
@@ -128,15 +227,15 @@ def actor_critic_features(config: ActorCriticConfig, frame_size: int) -> int:
     return config.channels[-1] * actor_critic_sides(config, frame_size)[-1] ** 2
 
 
-def _same_length(group: str, **fields: tuple[object, ...]) -> None:
+def _same_length(group: str, part: str, **fields: tuple[object, ...]) -> None:
     if len({len(field) for field in fields.values()}) > 1:
         shown = ", ".join(f"{group}.{name} has {len(field)}" for name, field in fields.items())
-        raise UserError(f"{', '.join(fields)} need one entry a stage: {shown}")
+        raise UserError(f"{', '.join(fields)} need one entry a {part}: {shown}")
 
 
 def check_reward_end(config: RewardEndConfig, frame_size: int) -> None:
     """Refuses a reward/end model that cannot be built for frames of this side. Raises UserError naming the field."""
-    _same_length("reward_end", depths=config.depths, channels=config.channels, attention=config.attention)
+    _same_length("reward_end", "stage", depths=config.depths, channels=config.channels, attention=config.attention)
     if frame_size < 1:
         raise UserError(f"frame_size={frame_size}: must be at least 1")
     for block in {block for stage in reward_end_stages(config) for block in stage}:
@@ -153,7 +252,7 @@ def check_reward_end(config: RewardEndConfig, frame_size: int) -> None:
 
 def check_actor_critic(config: ActorCriticConfig, frame_size: int) -> None:
     """Refuses an actor-critic that cannot be built for frames of this side. Raises UserError naming the field."""
-    _same_length("actor_critic", channels=config.channels, down=config.down)
+    _same_length("actor_critic", "stage", channels=config.channels, down=config.down)
     for width in config.channels:
         if width % num_groups(width):
             raise UserError(

@@ -25,7 +25,20 @@ seconds) are the variant's cost over the baseline's, of the games that both have
 one kind of device."""
 
 PRIMARY, EXPLORATORY = "primary", "exploratory"
-_HEADLINES = ("hns", "test_return", "one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "sharpness_ratio")
+_HEADLINES = (
+    "hns",
+    "test_return",
+    "one_step_psnr",
+    "drift",
+    "psnr",
+    "ssim",
+    "lpips",
+    "lpips_vgg",
+    "fid",
+    "state_position_error",
+    "state_presence_error",
+    "sharpness_ratio",
+)
 """Metrics compared in a report, the primary one apart; `api.compare` takes any."""
 _SEED = 0
 

@@ -133,7 +133,7 @@ def job_rows(plan: SavedPlan, facts: StudyFacts) -> "pd.DataFrame":
     for point in plan.points:
         for ref in point.jobs.values():
             if ref in needs:  # an agent that a study was given is no job of its plan
-                names = KINDS[ref.kind].inputs if ref.kind in KINDS else ()
+                names = (*KINDS[ref.kind].inputs, *KINDS[ref.kind].optional) if ref.kind in KINDS else ()
                 needs[ref] |= {point.jobs[name]: None for name in names if point.jobs.get(name) in needs}
     labels = job_labels(plan.points)
     blocked: dict[JobRef, JobRef] = {}

@@ -14,6 +14,8 @@ import numpy as np
 
 from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.report.mode_figures import mode_figures
+from diamond_bench.report.state_figures import draw_states
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -22,7 +24,8 @@ from diamond_bench.studies.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-_QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "sharpness_ratio")
+_STATES = ("state_position_error", "state_presence_error")
+_QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", *_STATES, "sharpness_ratio")
 _STEPS, _MILESTONE = "sampler.num_steps", "evaluation.milestone"
 _COPY_LAST = "copy-last-frame"
 _DRAWN_KIND = "evaluate_world_model"
@@ -46,8 +49,9 @@ class Line:
 
     @property
     def words(self) -> list[str]:
-        """Its arm (within its group) and its label."""
-        return [word for word in (self.arm.partition("/")[2] or self.arm, self.label) if word]
+        """Its arm (within its group) and, where an axis varies, its label."""
+        arm = self.arm.partition("/")[2] or self.arm
+        return [word for word in (arm, "" if self.label == self.arm else self.label) if word]
 
 
 def study_figures(
@@ -74,6 +78,9 @@ def study_figures(
             lines = lines_at(plan, of_game, view)
             if lines:
                 yield figure("drift", game, "", view, last, partial(_drift_figure, plan, store, lines, view, said))
+            probed = [line for line in lines if all("state_probe" in point.jobs for point in line.points)]
+            if probed:
+                yield figure("state", game, "", view, last, partial(_state_figure, plan, store, probed, view, said))
         for group in groups_of(of_game):
             of_group = [point for point in of_game if _group(point.arm) == group]
             for view in _views(plan, of_group, others):
@@ -86,11 +93,13 @@ def study_figures(
                 yield figure("quality", game, group, view, _last_values(plan, beside), draw)
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
+    yield from mode_figures(plan, table, notes)
     yield from agent_figures(plan, store, table, done, notes)
 
 
 _TITLES = {
     "drift": "Drift",
+    "state": "Objects, as the state probe reads them",
     "trajectories": "Trajectories",
     "quality": "Quality against denoiser calls",
     "training": "Drift against the training",
@@ -175,24 +184,32 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
     from analysis.figures import DriftPanel, drift_figure
 
     panels, trajectories = [], set()
-    for arm in dict.fromkeys(line.arm for line in lines):
+    by_arm = len({line.arm for line in lines}) < len(lines) or len(lines) == 1
+    for panel in dict.fromkeys(line.arm if by_arm else _group(line.arm) for line in lines):
         curves = {}
-        of_arm = [line for line in lines if line.arm == arm]
-        for line in of_arm:
+        of_panel = [line for line in lines if (line.arm if by_arm else _group(line.arm)) == panel]
+        for line in of_panel:
             jobs = [point.jobs["evaluation"] for point in line.points]
             values = np.stack([stored_arrays(store, job, "arrays.npz", "drift")["drift"].astype(np.float32, copy=False) for job in jobs])
-            curves[line.label] = mean_curve(values)
+            curves[line.label if by_arm else ", ".join(line.words)] = mean_curve(values)
             trajectories.add(values.shape[1])
-        first = of_arm[0].points[0]
+        first = of_panel[0].points[0]
         copied = unrelated = None
-        if len({point.jobs["dataset"] for line in of_arm for point in line.points}) == 1:  # else they share no baseline
+        if len({point.jobs["dataset"] for line in of_panel for point in line.points}) == 1:  # else they share no baseline
             baselines = stored_arrays(store, first.jobs["evaluation"], "arrays.npz", "copy_drift", "unrelated_drift")
             copied, unrelated = baselines["copy_drift"].mean(axis=0), float(baselines["unrelated_drift"].mean())
-        panels.append(DriftPanel(f"{first.game}{f': {arm}' if arm else ''}", curves, unrelated, copied))
+        panels.append(DriftPanel(f"{first.game}{f': {panel}' if panel else ''}", curves, unrelated, copied))
     band = band_words(curve for panel in panels for curve in panel.curves.values())
     seeds = [len(line.seeds) for line in lines]
     basis = f"{range_words(trajectories, 'trajectory', 'trajectories')}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
-    return annotated(drift_figure(panels, ordered=True), plan, _at(view), basis, band, notes)
+    return annotated(drift_figure(panels, ordered=by_arm), plan, _at(view), basis, band, notes)
+
+
+def _state_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
+    by_arm: dict[str, list[tuple[str, Sequence[Point]]]] = {}
+    for line in lines:
+        by_arm.setdefault(line.arm, []).append((line.label, line.points))
+    return draw_states(plan, store, list(by_arm.values()), _at(view), notes)
 
 
 def _grid_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
@@ -220,9 +237,11 @@ def frame_times(horizon: int, most: int = 9) -> list[int]:
 def _quality_figure(
     plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], view: View, copied: Mapping[Any, float], notes: str
 ) -> Drawn | None:
-    """Quality against NFE: a line each arm and value of the first axis, save where that is the number of steps; `copied` by metric."""
+    """Quality against NFE: a line each arm and value of the first axis, save where that is the number of steps; `copied` by metric. Where
+    all take as many calls, a row each."""
     from analysis.curves import mean_points
     from analysis.figures import quality_figure
+    from analysis.variant_figures import variant_figure
 
     first = [name for name in list(plan.axes)[:1] if plan.axes[name]["key"] != _STEPS]
     groups = {
@@ -238,6 +257,9 @@ def _quality_figure(
     basis = range_words(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
     caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", "intervals: 95% over seeds, where several ran", notes)
     labels = {metric: metric_label(metric) for metric in _QUALITY}
+    if table["nfe"].nunique() == 1 and table["group"].nunique() > 1:
+        calls = f"{table['nfe'].iloc[0]:g} denoiser calls per frame"
+        return annotated(variant_figure(mean_points(table), labels=labels, baselines=copied), plan, calls, *caption)
     return annotated(quality_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption)
 
 

@@ -62,7 +62,7 @@ def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
-    denoise = denoiser_flops(config.network, config.conditioning.num_frames, size)
+    denoise = denoiser_flops(config.network, config.conditioning, size)
     judge = reward_end_flops(config.reward_end, size)
     terms = config.training.num_autoregressive_steps + 1
     return (
@@ -77,7 +77,7 @@ def agent_bytes(config: TrainAgent) -> float:
     size = config.env.frame_size
     weights, ring = actor_critic_parameters(config.actor_critic, _MOST_ACTIONS, size), 0.0
     if not config.agent.model_free:
-        weights += denoiser_parameters(config.network, config.conditioning.num_frames, _MOST_ACTIONS)
+        weights += denoiser_parameters(config.network, config.conditioning, _MOST_ACTIONS)
         weights += reward_end_parameters(config.reward_end, _MOST_ACTIONS, size)
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
     return 4.0 * weights * (1 + 2 * _ADAM) + 2 * ring + config.agent.budget * size**2 * _STORED_FRAME

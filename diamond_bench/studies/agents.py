@@ -13,8 +13,8 @@ import yaml
 from diamond_bench.config import (
     AgentConfig,
     ConditioningConfig,
-    EdmObjective,
     EnvConfig,
+    FactoredObjective,
     NetworkConfig,
     OdeSampler,
     RunConfig,
@@ -69,7 +69,7 @@ def training_job(config: RunConfig) -> JobSpec:
     )
     if config.agent.model_free:
         world: dict[str, Any] = {
-            "objective": EdmObjective(),
+            "objective": FactoredObjective(),
             "conditioning": ConditioningConfig(),
             "network": NetworkConfig(),
             "training": neutral,

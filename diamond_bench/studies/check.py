@@ -1,9 +1,11 @@
 """Refusals at planning: settings that are each valid but do not fit together. No torch."""
 
+from analysis.modes import VALID_DISTANCE
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
+from diamond_bench.envs.games import SYNTHETIC, check_env
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.models.shape import check_actor_critic, check_network, check_reward_end
+from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
 from diamond_bench.studies.agents import check_agent, is_agent
 from diamond_bench.studies.metrics import METRICS
 
@@ -15,8 +17,10 @@ MOST_SEED = 2**63 - 1
 
 def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     """Raises UserError naming the first pair of settings that cannot go together."""
-    check_network(config.network, config.conditioning.num_frames)
+    check_network(config.network, config.conditioning)
+    check_guidance(config.sampler, config.conditioning)
     _check_seeds(config)
+    check_env(config.game if config.data.dataset is None else "a dataset of your own", config.env)
     if protocol == "agent":
         check_reward_end(config.reward_end, config.env.frame_size)
         check_actor_critic(config.actor_critic, config.env.frame_size)
@@ -80,6 +84,10 @@ def _check_evaluation(config: RunConfig) -> None:
                 f"env.frame_size={config.env.frame_size}: {metric} needs frames of at least {LEAST_LPIPS_SIZE} pixels; raise it, or leave "
                 f"{metric} out with metrics=[{','.join(m for m in evaluation.metrics if not m.startswith('lpips')) or 'drift'}]"
             )
+    if "modes" in evaluation.metrics:
+        _check_modes(config)
+    if "state" in evaluation.metrics:
+        _check_state(config)
     if evaluation.num_trajectories < 2:
         raise UserError("evaluation.num_trajectories=1: the baseline unrelated-frames needs at least 2 trajectories")
     _at_most("conditioning.num_frames", config.conditioning.num_frames, "data.reference_context", data.reference_context)
@@ -106,6 +114,41 @@ def _check_evaluation(config: RunConfig) -> None:
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
             f"frames give {frames}; lower it, or leave FID out with metrics=[{others}]"
         )
+
+
+def _check_modes(config: RunConfig) -> None:
+    if config.data.dataset is not None or config.game not in SYNTHETIC:
+        whose = config.game if config.data.dataset is None else f"your dataset {config.data.dataset}"
+        others = ",".join(metric for metric in config.evaluation.metrics if metric != "modes") or "drift"
+        raise UserError(
+            f"metrics: modes needs the true distribution of the next frame, which nobody knows of {whose}; it is known of "
+            f"games=[{','.join(SYNTHETIC)}]; or leave it out with metrics=[{others}]"
+        )
+    from diamond_bench.envs.synthetic import WORLDS
+
+    if config.env.minority_share <= VALID_DISTANCE:
+        raise UserError(
+            f"env.minority_share={config.env.minority_share}: the metric modes could not tell a blur of the two next frames from the "
+            f"likelier one; say more than {VALID_DISTANCE}"
+        )
+    needed = WORLDS[config.game].past_frames
+    if config.data.reference_context < needed:
+        raise UserError(
+            f"data.reference_context={config.data.reference_context}: the state of {config.game} is told from {needed} frames; raise it"
+        )
+
+
+def _check_state(config: RunConfig) -> None:
+    from diamond_bench.envs.ram_state import check_state_game
+
+    if config.data.dataset is not None:
+        raise UserError(
+            f"metrics: state needs the console's memory at each frame, and your dataset {config.data.dataset} is not known to hold it; "
+            f"leave state out of metrics, or collect a dataset here (data.dataset=null)"
+        )
+    check_state_game(config.game)
+    if config.probe.seed > MOST_SEED:
+        raise UserError(f"probe.seed={config.probe.seed}: a seed is at most {MOST_SEED}")
 
 
 def _at_most(key: str, value: int, limit_key: str, limit: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.models.probe_flops import LAYERS, probe_flops
 from diamond_bench.studies.agent_cost import agent_bytes, agent_work
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import (
@@ -19,6 +20,7 @@ from diamond_bench.studies.kinds import (
     ImportAgent,
     ImportDataset,
     TrainAgent,
+    TrainStateProbe,
     TrainWorldModel,
 )
 from diamond_bench.studies.states import JobState
@@ -28,12 +30,14 @@ from diamond_bench.typed import identity_fields
 ASSUMED = {"cpu": 6e10, "cuda": 3e13}
 """FLOP/s assumed where the store holds no finished job like it: two laptop cores, a data-centre GPU. Orders of magnitude."""
 _EMULATOR_STEPS_PER_SECOND = 1500.0
-_PAIRS_PER_SECOND = {"ssim": 5000.0, "lpips": 1500.0, "lpips_vgg": 100.0}
+_PAIRS_PER_SECOND = {"ssim": 5000.0, "state": 2000.0, "lpips": 1500.0, "lpips_vgg": 100.0}
 """Pairs of 64 x 64 frames compared a second on two CPU cores; orders of magnitude."""
 _FID_IMAGES_PER_SECOND = 9.0
 _GPU_SPEEDUP = 50.0
 """How much faster than two CPU cores a GPU runs the networks of the metrics."""
 _MOST_ACTIONS = 18
+_OBJECTS = 3
+"""Objects of a game with a table (envs/ram_state.py), at most; a state probe's cost hardly depends on them."""
 _STEPS_AN_EPISODE = 1000
 """Steps of a test episode: a few hundred in Breakout, a thousand and more in Pong; an order of magnitude."""
 _STORED_FRAME = 500 / 64**2
@@ -111,8 +115,11 @@ def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
     if isinstance(config, (CollectDataset, ImportDataset)):
         data = config.data
         return data.num_train_frames + data.num_references * (data.reference_context + data.reference_horizon) * 1.5
+    if isinstance(config, TrainStateProbe):
+        size = _frame_size(spec, specs)
+        return 3 * probe_flops(_OBJECTS, config.probe.channels, (size, size)) * config.probe.batch_size * config.probe.num_steps
     training = _training(spec, specs)
-    forward = denoiser_flops(training.network, training.conditioning.num_frames, _frame_size(spec, specs))
+    forward = denoiser_flops(training.network, training.conditioning, _frame_size(spec, specs))
     if isinstance(config, TrainWorldModel):
         terms = config.training.num_autoregressive_steps + 1
         return 3 * forward * terms * config.training.batch_size * config.training.num_steps
@@ -120,6 +127,8 @@ def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
     evaluation = config.evaluation
     sampled = evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
     windows = _num_windows(evaluation.num_one_step, specs[spec.inputs["dataset"]])
+    if "modes" in evaluation.metrics:
+        sampled += windows * evaluation.num_samples  # at most: those where the game goes two ways
     return forward * nfe(config.sampler) * (evaluation.num_trajectories * evaluation.horizon + windows + sampled)
 
 
@@ -147,13 +156,15 @@ def _bytes(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
     config = spec.config
     if isinstance(config, (ImportAgent, EvaluateAgent)):
         return 0.0
+    if isinstance(config, TrainStateProbe):
+        return 4.0 * config.probe.channels * (5 * 25 + LAYERS * 9 * config.probe.channels)
     if isinstance(config, TrainAgent):
         return agent_bytes(config)
     pixels = _frame_size(spec, specs) ** 2
     if isinstance(config, (CollectDataset, ImportDataset)):
         return job_work(spec, specs) * pixels * _STORED_FRAME
     training = _training(spec, specs)
-    weights = 4 * denoiser_parameters(training.network, training.conditioning.num_frames, _MOST_ACTIONS)
+    weights = 4 * denoiser_parameters(training.network, training.conditioning, _MOST_ACTIONS)
     if isinstance(config, TrainWorldModel):
         return weights * (len(config.training.milestones) + 2 * 3)  # each resumable state holds Adam's two moments too
     assert isinstance(config, EvaluateWorldModel)
@@ -190,8 +201,11 @@ def _like(spec: JobSpec, specs: Mapping[JobRef, JobSpec], device: str = "") -> _
     device = device or execution.device
     if device == "auto":
         device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
-    trained = spec.config if isinstance(spec.config, TrainAgent) else _training(spec, specs)
-    network = json.dumps(identity_fields(trained.network), sort_keys=True)
+    if isinstance(spec.config, TrainStateProbe):
+        network = f"{spec.config.probe.channels} channels"
+    else:
+        trained = spec.config if isinstance(spec.config, TrainAgent) else _training(spec, specs)
+        network = json.dumps(identity_fields(trained.network), sort_keys=True)
     return spec.kind, device.partition(":")[0] if device.startswith("cuda") else "cpu", network, execution.precision
 
 

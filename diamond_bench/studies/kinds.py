@@ -12,13 +12,14 @@ from diamond_bench.config import (
     AgentEvaluationConfig,
     ConditioningConfig,
     DataConfig,
-    EdmObjective,
     EnvConfig,
     EvaluationConfig,
     ExecutionConfig,
+    FactoredObjective,
     NetworkConfig,
     Objective,
     OdeSampler,
+    ProbeConfig,
     RewardEndConfig,
     Sampler,
     TrainingConfig,
@@ -52,7 +53,7 @@ class TrainWorldModel:
     """Config of `train_world_model`; its input `dataset` is a collected or imported dataset."""
 
     seed: int
-    objective: Objective = EdmObjective()
+    objective: Objective = FactoredObjective()
     conditioning: ConditioningConfig = ConditioningConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
@@ -61,10 +62,19 @@ class TrainWorldModel:
 
 @dataclass(frozen=True)
 class EvaluateWorldModel:
-    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training, or an agent that has one)."""
+    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training, or an agent that has one), and for the
+    metric state `state_probe`."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+@dataclass(frozen=True)
+class TrainStateProbe:
+    """Config of `train_state_probe`; its input `dataset` is a collected one, which says which game it is of. Always in fp32."""
+
+    probe: ProbeConfig = ProbeConfig()
     execution: ExecutionConfig = ExecutionConfig()
 
 
@@ -76,7 +86,7 @@ class TrainAgent:
     game: str
     seed: int
     env: EnvConfig = EnvConfig()
-    objective: Objective = EdmObjective()
+    objective: Objective = FactoredObjective()
     conditioning: ConditioningConfig = ConditioningConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
@@ -131,9 +141,12 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "collect_dataset": Kind(CollectDataset, "diamond_bench.jobs.collect_dataset:run", 1, optional=("agent",)),
     "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 1),
-    "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 1, ("dataset",), keeps_checkpoint=True),
-    "evaluate_world_model": Kind(EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 1, ("dataset", "world_model")),
-    "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 1, keeps_checkpoint=True),
+    "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 2, ("dataset",), keeps_checkpoint=True),
+    "train_state_probe": Kind(TrainStateProbe, "diamond_bench.jobs.train_state_probe:run", 1, ("dataset",)),
+    "evaluate_world_model": Kind(
+        EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 1, ("dataset", "world_model"), optional=("state_probe",)
+    ),
+    "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 2, keeps_checkpoint=True),
     "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),
     "evaluate_agent": Kind(EvaluateAgent, "diamond_bench.jobs.evaluate_agent:run", 1, ("agent",)),
 }

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from diamond_bench.envs.ram_state import OBJECTS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -13,9 +15,11 @@ METRICS: dict[str, str | None] = {
     "lpips": "lpips-alex",
     "lpips_vgg": "lpips-vgg",
     "fid": "inception",
+    "modes": None,
+    "state": None,
 }
 """Those an evaluation may be asked for, each with the weights it needs (evaluation/weights.py). `lpips` is AlexNet's, `fid` is FID and
-KID."""
+KID, `modes` is of the synthetic games, `state` of those whose memory is known."""
 
 Better = Literal["higher", "lower", "near 1", ""]
 
@@ -57,13 +61,38 @@ def _of_frames() -> dict[str, Metric]:
     }
 
 
+def _of_states() -> dict[str, Metric]:
+    things = dict.fromkeys(name for table in OBJECTS.values() for name in table)
+    whose = {"": "", **{f"_{name}": f", {name}" for name in things}}
+    bases = {
+        "state_position_error": Metric("object position error", "lower", "pixels"),
+        "state_presence_error": Metric("objects lost or made up", "lower"),
+    }
+    return {
+        f"{base}{of}{part}": Metric(f"{metric.title}{thing}{words}", metric.better, metric.unit)
+        for base, metric in bases.items()
+        for of, thing in whose.items()
+        for part, words in {"": "", "_final": " at the last frame"}.items()
+    }
+
+
 METRIC_INFO: dict[str, Metric] = {
     "one_step_psnr": Metric("PSNR one step ahead", "higher", "dB"),
     **_of_frames(),
     "fid": Metric("FID", "lower"),
     "kid": Metric("KID", "lower"),
     "fid_images": Metric("images of FID"),
+    **_of_states(),
+    "probe_presence_accuracy": Metric("presence read rightly by the state probe", unit="share"),
+    "probe_position_median": Metric("state probe's position error, median", unit="pixels"),
+    "probe_position_95": Metric("state probe's position error, 95% below", unit="pixels"),
     "sharpness_ratio": Metric("sharpness, imagined / true", "near 1"),
+    "mode_distance": Metric("distance to the true shares of modes", "lower"),
+    "mode_energy_distance": Metric("energy distance to the true next frames", "lower"),
+    "mode_valid_fraction": Metric("samples on a true mode", "higher"),
+    "mode_commitment": Metric("commitment to a mode", "higher"),
+    "mode_minority_share": Metric("share of the less likely mode"),
+    "mode_windows": Metric("windows of the modes"),
     "train_loss": Metric("training loss"),
     "dataset_return": Metric("return of the dataset", unit="game score", of_game=True),
     "test_return": Metric("return", "higher", "game score", protocol="agent", of_game=True),

@@ -11,7 +11,7 @@ import yaml
 
 from diamond_bench.errors import UserError
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.plan import Point, SavedPlan, find_plan, load_plans
+from diamond_bench.studies.plan import PER_GAME, Point, SavedPlan, find_plan, load_plans
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import to_plain
@@ -66,7 +66,7 @@ def job_labels(points: Iterable[Point]) -> dict[JobRef, str]:
     for point in points:
         for role, ref in point.jobs.items():
             variants.setdefault(ref, {})[point.variant] = None
-            where[ref] = point.game if role == "dataset" else f"{point.game}, seed {point.seed}"
+            where[ref] = point.game if role in PER_GAME else f"{point.game}, seed {point.seed}"
     names = {ref: list(found) for ref, found in variants.items()}
     return {ref: f"{where[ref]}, {found[0]}" if len(found) == 1 else where[ref] for ref, found in names.items()}
 

@@ -14,10 +14,13 @@ from diamond_bench.studies import agents
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
+from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainStateProbe, TrainWorldModel
 from diamond_bench.studies.spec import Study, load_study, points, with_overrides
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import build, to_plain
+
+PER_GAME = ("dataset", "state_probe")
+"""Roles whose job serves all seeds of a game."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Point:
     seed: int
     precision: str
     jobs: Mapping[str, JobRef]
-    """By role: dataset, world_model, evaluation; in the protocol agent: agent, evaluation."""
+    """By role: dataset, world_model, evaluation, and state_probe where it is needed; in the protocol agent: agent, evaluation."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,12 @@ def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, j
     given = config.evaluation.world_model
     world_model = add(JobSpec("train_world_model", training, {"dataset": dataset})) if given is None else JobRef.parse(given)
     evaluating = EvaluateWorldModel(config.sampler, config.evaluation, config.execution)
-    evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model}))
-    roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation}
+    probes: dict[str, JobRef] = {}
+    if "state" in config.evaluation.metrics:
+        probing = TrainStateProbe(config.probe, replace(config.execution, precision="fp32"))  # one a dataset, whatever the precision
+        probes["state_probe"] = add(JobSpec("train_state_probe", probing, {"dataset": dataset}))
+    evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model, **probes}))
+    roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation, **probes}
     return Point(variant, arm, dict(axes), config.game, config.seed, config.execution.precision, roles)
 
 

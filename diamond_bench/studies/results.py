@@ -149,6 +149,7 @@ def curves_file(store: Store, job: str) -> Path:
 HEADLINES = (
     *("test_return", "hns", "test_length", "real_steps"),
     *("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "fid_images"),
+    *("state_position_error", "state_presence_error", "mode_distance", "mode_valid_fraction", "mode_minority_share"),
     *("sharpness_ratio", "nfe_per_frame", "frames_per_second"),
 )
 """Metrics shown first; the whole table is in results.parquet, or by `results --csv`."""

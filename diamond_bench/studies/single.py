@@ -29,7 +29,7 @@ def plan_train(tokens: Sequence[str]) -> Plan:
     )
     if len(game) > 1 or len(seeds) > 1 or any(len(override.values) > 1 for override in overrides):
         raise UserError("train trains one agent: one game, one seed, one value a key; for more, write a study (see docs/studies.md)")
-    study = _study(f"train-{game[0]}-seed{seeds[0]}", "How well does this agent play?", game, seeds)
+    study = _study(f"train-{game[0].replace('/', '-')}-seed{seeds[0]}", "How well does this agent play?", game, seeds)
     rest = [override for override in overrides if override.key not in ("games", "seeds")]
     return make_plan(study, rest, " ".join(["diamond-bench train", *map(shlex.quote, tokens)]))
 
@@ -47,7 +47,7 @@ def plan_import(file: Path, tokens: Sequence[str]) -> Plan:
     if size is not None and not size.isdecimal():
         raise UserError(f"frame_size={size}: expected a whole number of pixels")
     spec = import_job(file, options.get("game"), None if size is None else int(size))
-    study = _study(f"import-{spec.config.game}", "", (spec.config.game,), (0,))
+    study = _study(f"import-{spec.config.game.replace('/', '-')}", "", (spec.config.game,), (0,))
     config = run_config({"scale": "paper"}, {})
     point = Point("imported", "", {}, spec.config.game, 0, "", {"agent": spec.ref, "evaluation": spec.ref})
     command = " ".join(["diamond-bench import", shlex.quote(str(file)), *map(shlex.quote, tokens)])

@@ -128,7 +128,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     if content["protocol"] not in PROTOCOLS:
         raise UserError(f"study {where}: unknown protocol {content['protocol']!r}: {nearest(str(content['protocol']), PROTOCOLS)}")
     scales = _mapping(content.get("scales", {}), f"{where}: scales", SCALES)
-    at_scale = _mapping(scales.get(scale, {}), f"{where}: scales.{scale}", ("games", "seeds", "axes"))
+    at_scale = _mapping(scales.get(scale, {}), f"{where}: scales.{scale}", ("games", "seeds", "axes", "arms"))
     axes: dict[str, Axis] = {}
     for axis_name, axis in _mapping(content.get("axes", {}), f"{where}: axes").items():
         _mapping(axis, f"{where}: axes.{axis_name}", ("key", "values", "title"))
@@ -152,6 +152,9 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     games = games_of(at_scale.get("games", content["games"]))
     for arm, keys in arms.items():
         _settings(keys, f"{where}: arms.{arm}", protocol)
+    primary = _primary(content["primary"], f"{where}: primary", protocol, max(games, games_of(content["games"]), key=len), arms, written)
+    if "arms" in at_scale:
+        arms = _arms_at_scale(at_scale["arms"], arms, primary, f"{where}: scales.{scale}.arms")
     _settings({axis.key: None for axis in written}, f"{where}: axes", protocol)
     for axis in (*written, *axes.values()):
         _check_axis(axis, f"study {where}: axes.{axis.name}")
@@ -164,7 +167,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         settings=settings,
         arms=arms,
         axes=tuple(axes.values()),
-        primary=_primary(content["primary"], f"{where}: primary", protocol, max(games, games_of(content["games"]), key=len), arms, written),
+        primary=primary,
         paper=content.get("paper", ""),
         note=content.get("note", ""),
     )
@@ -179,6 +182,19 @@ def _mapping(value: Any, where: str, keys: Sequence[str] | Mapping[str, Any] | N
         if keys is not None and key not in keys:
             raise UserError(f"study {where}: unknown key {key!r}: {nearest(key, keys)}")
     return value
+
+
+def _arms_at_scale(names: Any, arms: dict[str, Any], primary: Primary, where: str) -> dict[str, Any]:
+    """The arms that run at a scale, in the file's order; the comparison's baseline must be one of them."""
+    if not isinstance(names, list) or not names:
+        raise UserError(f"study {where}: expected a list of arms")
+    for name in names:
+        if name not in arms:
+            raise UserError(f"study {where}: unknown arm {name!r}: {nearest(str(name), arms)}")
+    baseline = primary.baseline.get("arm", names[0])
+    if baseline not in names:
+        raise UserError(f"study {where}: the baseline's arm {baseline!r} (primary.baseline) is not among them: nothing could be compared")
+    return {arm: keys for arm, keys in arms.items() if arm in names}
 
 
 def _text(value: Any, where: str) -> str:

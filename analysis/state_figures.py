@@ -1,0 +1,95 @@
+"""Figures of where objects are in imagined frames: position and presence error against t, an object a column."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.curves import Curve, mean_curve
+from analysis.figures import RC, styles
+
+
+def known_mean_curve(values: ArrayLike) -> Curve:
+    """The mean over seeds and trajectories of those values (seeds, trajectories, t) that are known (not NaN), with its 95% interval.
+
+    A ratio of two means, sum over number known; its interval is that of its linearisation (delta method), by `mean_curve`. NaN at a t where
+    nothing is known. Raises ValueError at another shape, or for infinite values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"a curve needs values (seeds, trajectories, t), got shape {np.shape(values)}")
+    known = np.isfinite(array)
+    if (~known & ~np.isnan(array)).any():
+        raise ValueError("a curve needs values that are finite, or NaN where they are not known")
+    told = known.any(axis=(0, 1))
+    share = known.mean(axis=(0, 1))[told]
+    filled = np.where(known, array, 0.0)[..., told]
+    ratio = filled.mean(axis=(0, 1)) / share
+    curve = mean_curve(ratio + np.where(known[..., told], filled - ratio, 0.0) / share) if told.any() else None
+
+    def spread(part: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        out = np.full(array.shape[-1], np.nan)
+        if part is not None:
+            out[told] = part
+        return out
+
+    mean, low, high = (curve.mean, curve.low, curve.high) if curve is not None else (None, None, None)
+    return Curve(spread(mean), spread(low), spread(high), array.shape[0], array.shape[1], "interval")
+
+
+@dataclass(frozen=True)
+class StatePanel:
+    """One panel: an error of one object against t."""
+
+    title: str
+    label: str
+    """Of the y axis, with its unit."""
+    curves: Mapping[str, Curve]
+    """A line and band a variant."""
+    copy_last: ArrayLike | None = None
+    """(t,): the error of repeating the last true frame."""
+    floor: ArrayLike | None = None
+    """(t,): the probe's own error on the true frames."""
+    most: float | None = None
+    """The largest error there can be; bands end there, and at 0."""
+
+
+def state_figure(rows: Sequence[Sequence[StatePanel]], *, ordered: bool = False) -> Figure:
+    """A grid of panels; those of a row share the y axis, which begins at 0. Raises ValueError for no panels, or rows of several lengths."""
+    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
+        raise ValueError("rows of panels, all of one length, are needed")
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(max(3.1 * len(rows[0]), 4.6), 2.2 * len(rows) + 0.7), layout="constrained")
+        axes = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharey="row", sharex=True)
+        for panels, row in zip(rows, axes, strict=True):
+            for panel, ax in zip(panels, row, strict=True):
+                for i, (name, style) in enumerate(styles(list(panel.curves), ordered).items()):
+                    curve = panel.curves[name]
+                    t = np.arange(1, len(curve.mean) + 1)
+                    every = max(1, len(t) // 8)
+                    look = {"color": style.color, "linestyle": style.linestyle, "marker": style.marker}
+                    ax.fill_between(
+                        t, curve.low.clip(0.0, panel.most), curve.high.clip(0.0, panel.most), color=style.color, alpha=0.15, linewidth=0
+                    )
+                    ax.plot(t, curve.mean, label=name, markevery=((i * every // len(panel.curves)) % len(t), every), **look)
+                for values, line, words in (
+                    (panel.copy_last, "-.", "copy last frame"),
+                    (panel.floor, ":", "probe on the true frames (floor)"),
+                ):
+                    if values is not None:
+                        level = np.asarray(values, dtype=np.float64)
+                        ax.plot(np.arange(1, len(level) + 1), level, color="0.45", linewidth=1.2, linestyle=line, label=words)
+                ax.set_title(panel.title)
+                ax.margins(x=0.01)
+            row[0].set_ylabel(panels[0].label)
+            row[0].set_ylim(bottom=0.0)
+        for ax in axes[-1]:
+            ax.set_xlabel("imagined frame t")
+        handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False, handlelength=3.0
+        )
+    return figure

@@ -1,0 +1,219 @@
+"""Settings of objectives, noise schedules and samplers, and the registries that name them."""
+
+import importlib
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diamond_bench.config.fields import setting
+
+Quantization = Literal["truncate", "round"]
+
+
+@dataclass(frozen=True)
+class FactoredObjective:
+    """A denoising objective in its separate factors; a named objective (conf/objective/) is a preset of them.
+
+    The network is fed c_in * x, with x = clean + sigma * noise, and its output F means the clean frame c_skip * x + c_out * F. Neutral
+    values are the authors' EDM (Karras et al. 2022, table 1; paper section 3.1, method section 2).
+    """
+
+    name: str = "edm"
+    """The preset, or whose code (OBJECTIVES) reads the fields in a way of its own."""
+    parameterization: Literal["edm", "noise", "velocity", "clean", "flow"] = setting("edm")
+    """What F is: EDM's preconditioned mixture, the noise (Ho et al. 2020), the velocity (Salimans and Ho 2022), the clean frame, or the
+    flow noise - clean (Liu et al. 2023)."""
+    input_scaling: Literal["edm", "variance_preserving", "flow", "none"] = setting("edm")
+    """c_in: 1 / sqrt(sigma^2 + sigma_data^2), 1 / sqrt(1 + sigma^2), 1 / (1 + sigma), or 1."""
+    noise_told: Literal["log_sigma", "timestep", "flow_time"] = setting("log_sigma")
+    """c_noise: log(sigma) / 4, DDPM's (t + 1) / T with the timestep t nearest in log sigma, or sigma / (1 + sigma)."""
+    loss_weight: Literal["output", "clean", "noise", "edm", "min_snr"] = setting("output")
+    """Whose squared error is the loss: the network's output, the clean frame, the noise; the clean frame's as EDM weighs it; or the clean
+    frame's times min(1 / sigma^2, min_snr) (Hang et al. 2023)."""
+    min_snr: float = setting(5.0, least=1e-3)
+    noise_levels: Literal["log_normal", "log_uniform", "cosine", "timesteps", "flow_time"] = setting("log_normal")
+    """Distribution of sigma in training: log-normal (clipped), uniform in log sigma, uniform in atan sigma (Nichol and Dhariwal's cosine
+    schedule), uniform over DDPM's timesteps, or uniform in flow time sigma / (1 + sigma). Log-normal is logit-normal in flow time."""
+    loc: float = setting(-0.4)
+    """Mean of log sigma (log_normal)."""
+    scale: float = setting(1.2, least=0.0)
+    """Standard deviation of log sigma (log_normal)."""
+    sigma_min: float = setting(2e-3, least=1e-6)
+    """Training noise levels lie in [sigma_min, sigma_max], but for timesteps, which have levels of their own."""
+    sigma_max: float = setting(20.0, least=1e-6)
+    num_train_timesteps: int = setting(1000, least=2)
+    """T, of timesteps with linear betas from beta_start to beta_end."""
+    beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    beta_end: float = setting(0.02, least=0.0, most=1.0)
+    sigma_data: float = setting(0.5, least=1e-6)
+    """Assumed standard deviation of frames in [-1, 1]."""
+    sigma_offset_noise: float = setting(0.3, least=0.0)
+    """Standard deviation of the noise that is constant over an image channel."""
+    offset_noise: Literal["added", "scaled"] = setting("added")
+    """Offset noise of one standard deviation at every level, which then enters the coefficients (the authors' EDM), or scaled by sigma as
+    a part of the unit noise (their DDPM)."""
+    rescale_past_frames: bool = setting(True)
+    """Past frames enter the network divided by sigma_data."""
+    quantization: Literal["truncate", "round", "none"] = setting("truncate")
+    """8-bit quantisation of frames fed back between autoregressive training steps (the authors truncate)."""
+
+    @property
+    def uses_timesteps(self) -> bool:
+        """Whether DDPM's table of timesteps plays a part."""
+        return self.noise_levels == "timesteps" or self.noise_told == "timestep"
+
+
+@dataclass(frozen=True)
+class KarrasSchedule:
+    """sigma_k interpolated in sigma^(1/rho) (Karras et al. 2022, equation 5)."""
+
+    name: str = "karras"
+    sigma_min: float = setting(2e-3, least=1e-6)
+    sigma_max: float = setting(5.0, least=1e-6)
+    rho: float = setting(7.0, least=1e-3)
+
+
+@dataclass(frozen=True)
+class RangeSchedule:
+    """Levels from sigma_max to sigma_min, evenly spaced in sigma (linear), log sigma (log_linear) or atan sigma (cosine)."""
+
+    name: str = "linear"
+    sigma_min: float = setting(2e-3, least=1e-6)
+    sigma_max: float = setting(5.0, least=1e-6)
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Evenly spaced in flow time sigma / (1 + sigma), from that of sigma_max to 0: rectified flow's (Liu et al. 2023)."""
+
+    name: str = "flow"
+    sigma_max: float = setting(5.0, least=1e-6)
+
+
+@dataclass(frozen=True)
+class DdpmLeadingSchedule:
+    """DDPM's timesteps k * (T // n), k = n-1..0 ('leading'); for n = 1 the authors' rule t = T // 2."""
+
+    name: str = "ddpm_leading"
+    num_train_timesteps: int = setting(1000, least=2)
+    beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    beta_end: float = setting(0.02, least=0.0, most=1.0)
+
+
+Schedule = KarrasSchedule | RangeSchedule | FlowSchedule | DdpmLeadingSchedule
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What every sampler is told."""
+
+    name: str = "euler"
+    num_steps: int = setting(3, least=1, most=1000)
+    """n, the number of denoising steps."""
+    schedule: Schedule = KarrasSchedule()
+    start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("unit")
+    """Scale of the first x: 1 (the authors), the first sigma (textbook), or sqrt(1 + sigma^2) (DDPM's unit noise)."""
+    quantize: Literal["every_call", "final"] = setting("every_call")
+    """Where a denoised frame is clamped and put on the 8-bit grid: each denoiser call (the authors), or the finished frame."""
+    quantization: Quantization = setting("truncate")
+    guidance: float = setting(1.0, least=0.0)
+    """w of classifier-free guidance on actions (Ho and Salimans 2022): unguided + w * (told - unguided). 1 is no guidance; any other
+    takes two denoiser calls for one, and a model trained with conditioning.action_dropout."""
+
+
+@dataclass(frozen=True)
+class OdeSampler(SamplerSettings):
+    """Euler or Heun in EDM's variance-exploding coordinates, with optional churn (Karras et al. 2022, algorithm 2)."""
+
+    s_churn: float = setting(0.0, least=0.0)
+    s_tmin: float = setting(0.0, least=0.0)
+    s_tmax: float = setting(math.inf, least=0.0)
+    s_noise: float = setting(1.0, least=0.0)
+    churn_sigma: Literal["sigma", "sigma_hat"] = setting("sigma")
+    """The level the network is told in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
+
+
+@dataclass(frozen=True)
+class MultistepSampler(SamplerSettings):
+    """DPM-Solver++(2M): second order for the calls of a first-order solver (Lu et al. 2022)."""
+
+    name: str = "dpm_solver_pp_2m"
+
+
+@dataclass(frozen=True)
+class AncestralSampler(SamplerSettings):
+    """DDPM's ancestral sampler, 'fixed small' variance (Ho et al. 2020, algorithm 2; method section 3), and DDIM."""
+
+    name: str = "ddpm_ancestral"
+    schedule: Schedule = DdpmLeadingSchedule()
+    start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("variance_preserving")
+    quantize: Literal["every_call", "final"] = setting("final")
+    clip_denoised: bool = setting(True)
+    """Clip each predicted clean frame to [-1, 1]."""
+    eta: float = setting(1.0, least=0.0, most=1.0)
+    """Noise of a step against that of ancestral sampling: 1 is DDPM, 0 is deterministic DDIM (Song et al. 2021, equation 16)."""
+
+
+Objective = FactoredObjective
+"""Settings of an objective: these, or those of another class of OBJECTIVES."""
+Sampler = OdeSampler | MultistepSampler | AncestralSampler
+
+
+@dataclass(frozen=True)
+class Option:
+    """A named choice: its settings and the code that carries it out, each "module:name" and imported when used (settings may also be a
+    class). A name without a file in conf/ gets its settings' neutral values."""
+
+    settings: type | str
+    function: str
+    told: str = "diamond_bench.diffusion.schedules:one_call_a_step"
+    """Of a sampler: the levels at which it calls the denoiser, from its settings and its schedule's levels."""
+
+    def settings_type(self) -> type:
+        """The class of its settings."""
+        return self.settings if isinstance(self.settings, type) else imported(self.settings)
+
+
+_FACTORED = Option(FactoredObjective, "diamond_bench.diffusion.objectives:Factored")
+OBJECTIVES: dict[str, Option] = {
+    "edm": _FACTORED,
+    "edm_clean": _FACTORED,
+    "ddpm": _FACTORED,
+    "ddpm_velocity": _FACTORED,
+    "ddpm_clean": _FACTORED,
+    "flow": _FACTORED,
+}
+SCHEDULES: dict[str, Option] = {
+    "karras": Option(KarrasSchedule, "diamond_bench.diffusion.schedules:karras"),
+    "linear": Option(RangeSchedule, "diamond_bench.diffusion.schedules:linear"),
+    "log_linear": Option(RangeSchedule, "diamond_bench.diffusion.schedules:log_linear"),
+    "cosine": Option(RangeSchedule, "diamond_bench.diffusion.schedules:cosine"),
+    "flow": Option(FlowSchedule, "diamond_bench.diffusion.schedules:flow"),
+    "ddpm_leading": Option(DdpmLeadingSchedule, "diamond_bench.diffusion.schedules:ddpm_leading"),
+}
+SAMPLERS: dict[str, Option] = {
+    "euler": Option(OdeSampler, "diamond_bench.diffusion.samplers:euler", "diamond_bench.diffusion.schedules:churned_calls"),
+    "heun": Option(OdeSampler, "diamond_bench.diffusion.samplers:heun", "diamond_bench.diffusion.schedules:heun_calls"),
+    "dpm_solver_pp_2m": Option(MultistepSampler, "diamond_bench.diffusion.samplers:dpm_solver_pp_2m"),
+    "ddpm_ancestral": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ancestral"),
+    "ddim": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ancestral"),
+}
+OPTIONS: dict[str, dict[str, Option]] = {"objective": OBJECTIVES, "schedule": SCHEDULES, "sampler": SAMPLERS}
+"""Registries by the name of the field that holds the choice."""
+
+
+def imported(path: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def option_of(settings: Objective | Schedule | Sampler) -> Option:
+    """The registered option whose settings these are."""
+    registries = (registry for registry in OPTIONS.values() if settings.name in registry)
+    return next(r[settings.name] for r in registries if isinstance(settings, r[settings.name].settings_type()))
+
+
+def chosen(settings: Objective | Schedule | Sampler) -> Any:
+    """The class or function that an option's settings name (imports its module)."""
+    return imported(option_of(settings).function)

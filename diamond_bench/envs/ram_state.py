@@ -1,0 +1,114 @@
+"""Where the ball, the paddles and the players of a game are, read from the console's memory.
+
+Planning looks into the table: no torch, and numpy only where memories are read.
+
+The addresses agree with those of Anand et al. 2019 (AtariARI); offsets, sizes and fields were measured on the 210 x 160 screens of each
+game, by colour (tests/test_state_probe.py measures them again). The memory of a step is that of its last emulator frame; an
+observation is the maximum over the last two, so a moving thing's middle lies up to half a frame's move from what is read here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diamond_bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SCREEN = (160, 210)
+"""Width and height of the screen in its own pixels."""
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One coordinate of an object's middle on the screen, in screen pixels: offset + sign * RAM[address]; a constant without address."""
+
+    offset: float
+    address: int | None = None
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class GameObject:
+    """A thing of a game, and how to read its place."""
+
+    x: Coordinate
+    y: Coordinate
+    size: tuple[int, int]
+    """Width and height of its box, in screen pixels."""
+    field: tuple[float, float, float, float] = (0.0, 0.0, 160.0, 210.0)
+    """Left, top, right and bottom of where it is drawn; what lies outside is cut off. Zeros, for what is not in play, lie outside."""
+
+
+_BREAKOUT = (8.0, 32.0, 152.0, 193.0)
+_PONG = (0.0, 34.0, 160.0, 194.0)
+
+OBJECTS: Mapping[str, Mapping[str, GameObject]] = {
+    "Breakout": {
+        "ball": GameObject(Coordinate(-48.0, 99), Coordinate(11.0, 101), (2, 4), _BREAKOUT),
+        "paddle": GameObject(Coordinate(-39.0, 72), Coordinate(191.0), (16, 4), _BREAKOUT),
+    },
+    "Pong": {
+        "ball": GameObject(Coordinate(-48.0, 49), Coordinate(-12.0, 54), (2, 4), _PONG),
+        "player": GameObject(Coordinate(142.0), Coordinate(-5.5, 51), (4, 16), _PONG),
+        "enemy": GameObject(Coordinate(18.0), Coordinate(-7.0, 50), (4, 16), _PONG),
+    },
+    "Boxing": {
+        "player": GameObject(Coordinate(12.0, 32), Coordinate(61.5, 34), (14, 47)),
+        "enemy": GameObject(Coordinate(10.0, 33), Coordinate(60.5, 35), (14, 47)),
+    },
+    "Freeway": {"chicken": GameObject(Coordinate(47.0), Coordinate(197.0, 14, -1), (6, 8))},
+}
+"""The objects of each game whose memory is known."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Where the K objects of a game are, in N frames, in the order of the game's table."""
+
+    positions: "npt.NDArray[np.float32]"
+    """(..., K, 2): x and y of the middle of each object's visible part, as a share of the frame's side, from its upper left corner; 0
+    where it is not there."""
+    present: "npt.NDArray[np.bool_]"
+    """(..., K)."""
+
+
+def check_state_game(game: str) -> str:
+    """The name itself if the game's memory is known, else UserError naming the games whose is."""
+    if game not in OBJECTS:
+        raise UserError(
+            f"metrics: state reads objects from a game's memory, whose table there is for {', '.join(OBJECTS)}, not for {game}; leave "
+            f"state out of metrics, or choose one of these games"
+        )
+    return game
+
+
+def object_names(game: str) -> tuple[str, ...]:
+    """The objects of a game, in order. UserError for a game without a table."""
+    return tuple(OBJECTS[check_state_game(game)])
+
+
+def read_states(game: str, ram: "npt.NDArray[np.uint8]") -> States:
+    """The states that memories (..., 128) tell. UserError for a game without a table, ValueError for another shape."""
+    import numpy as np
+
+    if ram.shape[-1] != 128:
+        raise ValueError(f"expected memories of 128 bytes, got the shape {ram.shape}")
+    read = [_read(thing, ram) for thing in OBJECTS[check_state_game(game)].values()]
+    return States(np.stack([position for position, _ in read], axis=-2), np.stack([present for _, present in read], axis=-1))
+
+
+def _read(thing: GameObject, ram: "npt.NDArray[np.uint8]") -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]":
+    import numpy as np
+
+    middles, present = [], np.ones(ram.shape[:-1], bool)
+    for axis, coordinate in enumerate((thing.x, thing.y)):
+        value = 0.0 if coordinate.address is None else ram[..., coordinate.address].astype(np.float32)
+        middle = np.broadcast_to(np.float32(coordinate.offset) + coordinate.sign * value, ram.shape[:-1])
+        low = np.maximum(middle - thing.size[axis] / 2, thing.field[axis])
+        high = np.minimum(middle + thing.size[axis] / 2, thing.field[axis + 2])
+        present = present & (high > low)
+        middles.append((low + high) / 2 / SCREEN[axis])
+    return np.where(present[..., None], np.stack(middles, axis=-1), 0.0).astype(np.float32), present

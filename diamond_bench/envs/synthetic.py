@@ -1,0 +1,240 @@
+"""Small pixel worlds whose randomness is known: the true distribution of the next frame can be told from past frames and an action.
+
+A world is a board of 8 x 8 cells. A walker (white) moves at random; the player (green), in the bottom row, obeys its actions. One function
+of a world, `outcomes`, is both what the environment draws from and what `next_frames` says, so the two cannot differ. No torch.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from diamond_bench.config import EnvConfig
+from diamond_bench.errors import UserError, nearest
+
+Frame = npt.NDArray[np.uint8]
+"""(h, w, 3) bytes, RGB."""
+CELLS = 8
+"""Cells a side of the board; frames are a multiple of it."""
+EPISODE_STEPS = 2015
+"""Steps after which an episode is cut (a time limit, no end): it holds two of the paper's references of 8 + 1000 frames."""
+ACTIONS = ("NOOP", "RIGHT", "LEFT")
+_MOVES = (0, 1, -1)
+_WALKER, _PLAYER = (255, 255, 255), (0, 158, 115)
+_HEADINGS = ((-1, 0), (0, 1), (1, 0), (0, -1))
+"""(rows, columns) of a step up, right, down, left: one more is a turn to the right."""
+_FIELD_ROWS = CELLS - 1
+_RAM = 128
+
+
+@dataclass(frozen=True)
+class State:
+    """All there is to know of a world at one time."""
+
+    row: int
+    """Of the walker, 0 is the top."""
+    column: int
+    heading: int
+    """The way of the walker's last step, an index of _HEADINGS; always 0 where it plays no part."""
+    player: int
+    """Column of the player."""
+
+
+Outcomes = list[tuple[float, State]]
+"""What a step can lead to: probabilities, which sum to 1, and states; of two, the less likely way first (at even odds, left)."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The law of one world."""
+
+    past_frames: int
+    """Frames from which the state can be told."""
+    start: Callable[[np.random.Generator], State]
+    outcomes: Callable[[State, int, float], Outcomes]
+    """outcomes(state, action, probability of the way left)."""
+    decode: Callable[[list[tuple[int, int]], int], State]
+    """decode((row, column) of the walker in each of the last `past_frames` frames, column of the player in the last)."""
+
+
+def _moved(state: State, action: int) -> State:
+    return replace(state, player=int(np.clip(state.player + _MOVES[action], 0, CELLS - 1)))
+
+
+def _turn_start(rng: np.random.Generator) -> State:
+    rows, columns, headings, players = (int(rng.integers(n)) for n in (_FIELD_ROWS, CELLS, len(_HEADINGS), CELLS))
+    return State(rows, columns, headings, players)
+
+
+def _turn_outcomes(state: State, action: int, left: float) -> Outcomes:
+    moved = _moved(state, action)
+    found: Outcomes = []
+    for probability, turn in ((left, -1), (1.0 - left, 1)):
+        heading = (state.heading + turn) % len(_HEADINGS)
+        row, column = state.row + _HEADINGS[heading][0], state.column + _HEADINGS[heading][1]
+        if 0 <= row < _FIELD_ROWS and 0 <= column < CELLS:
+            found.append((probability, replace(moved, row=row, column=column, heading=heading)))
+    return _possible(found) if len(found) == 2 else [(1.0, found[0][1])]  # the ways are opposite: a wall blocks one at most
+
+
+def _turn_decode(walker: list[tuple[int, int]], player: int) -> State:
+    (before_row, before_column), (row, column) = walker
+    step = (row - before_row, column - before_column)
+    if step not in _HEADINGS:
+        raise ValueError(f"the walker went {step} cells in one step")
+    return State(row, column, _HEADINGS.index(step), player)
+
+
+def _opponent_start(rng: np.random.Generator) -> State:
+    return State(1, int(rng.integers(CELLS)), 0, int(rng.integers(CELLS)))
+
+
+def _opponent_outcomes(state: State, action: int, left: float) -> Outcomes:
+    moved = _moved(state, action)
+    ways = ((left, -1), (1.0 - left, 1))
+    return _possible([(probability, replace(moved, column=(state.column + step) % CELLS)) for probability, step in ways])
+
+
+def _opponent_decode(walker: list[tuple[int, int]], player: int) -> State:
+    return State(*walker[-1], 0, player)
+
+
+def _possible(outcomes: Outcomes) -> Outcomes:
+    return [(probability, state) for probability, state in outcomes if probability > 0]
+
+
+WORLDS: dict[str, World] = {
+    "synthetic/turn": World(2, _turn_start, _turn_outcomes, _turn_decode),
+    "synthetic/opponent": World(1, _opponent_start, _opponent_outcomes, _opponent_decode),
+}
+"""turn: each step the walker turns and goes one cell that way, left with probability env.minority_share, else right; where a wall blocks
+one way it goes the other. opponent: in its row the walker goes one cell left with that probability, else right, and re-enters on the other
+side (paper, figure 4)."""
+
+
+def check_synthetic(game: str, config: EnvConfig) -> None:
+    """Raises UserError where a setting fits no synthetic world, or would change nothing there."""
+    if config.frame_size % CELLS:
+        raise UserError(f"env.frame_size={config.frame_size}: {game} is a board of {CELLS} x {CELLS} cells; say a multiple of {CELLS}")
+    neutral = EnvConfig()
+    for key in ("frame_skip", "max_noops", "sticky_actions"):
+        if getattr(config, key) != getattr(neutral, key):
+            raise UserError(f"env.{key}={getattr(config, key)}: an emulator's, {game} has none, so it would change nothing; leave it out")
+
+
+def render(state: State, frame_size: int) -> Frame:
+    """The frame of a state, (frame_size, frame_size, 3); black but for the walker and the player."""
+    cells = np.zeros((CELLS, CELLS, 3), np.uint8)
+    cells[state.row, state.column] = _WALKER
+    cells[CELLS - 1, state.player] = _PLAYER
+    side = frame_size // CELLS
+    return cells.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def decode(game: str, past: npt.NDArray[np.uint8]) -> State:
+    """The state after the frames `past`, (L, 3, h, w) uint8, oldest first: exactly, or ValueError where they are not of this world."""
+    world = world_of(game)
+    if past.dtype != np.uint8 or past.ndim != 4 or past.shape[1] != 3 or past.shape[2] != past.shape[3] or past.shape[2] % CELLS:
+        raise ValueError(f"{game}: expected uint8 frames (L, 3, h, h), h a multiple of {CELLS}, got {past.dtype} {past.shape}")
+    if len(past) < world.past_frames:
+        raise ValueError(f"{game}: its state is told from {world.past_frames} frames, got {len(past)}")
+    walker: list[tuple[int, int]] = []
+    player = 0
+    for frame in past[-world.past_frames :].transpose(0, 2, 3, 1):
+        side = len(frame) // CELLS
+        cells = frame[::side, ::side]
+        places, players = (np.argwhere((cells == colour).all(axis=-1)) for colour in (_WALKER, _PLAYER))
+        if len(places) != 1 or len(players) != 1:
+            raise ValueError(f"{game}: a frame with {len(places)} walkers and {len(players)} players")
+        place, player = (int(places[0][0]), int(places[0][1])), int(players[0][1])
+        if not np.array_equal(frame, render(State(*place, 0, player), len(frame))):
+            raise ValueError(f"{game}: a frame that no state has")
+        walker.append(place)
+    return world.decode(walker, player)
+
+
+def next_frames(
+    game: str, past: npt.NDArray[np.uint8], action: int, minority_share: float
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """The true distribution of the next frame: modes (m, 3, h, w) uint8 and their probabilities (m,), the less likely way first.
+
+    Args:
+        game: which world.
+        past: true frames up to now, oldest first, (L, 3, h, w) uint8; L at least the world's `past_frames`.
+        action: taken after the last of them.
+        minority_share: as the frames were made with (env.minority_share).
+    """
+    outcomes = world_of(game).outcomes(decode(game, past), int(action), minority_share)
+    modes = np.stack([render(state, past.shape[-1]).transpose(2, 0, 1) for _, state in outcomes])
+    return modes, np.array([probability for probability, _ in outcomes])
+
+
+def world_of(game: str) -> World:
+    """The world of a name. UserError with the nearest names for another game."""
+    if game not in WORLDS:
+        raise UserError(f"game={game!r}: not a synthetic world: {nearest(game, WORLDS)}")
+    return WORLDS[game]
+
+
+class SyntheticEnv(gymnasium.Env[Frame, int]):
+    """A world to be played. Observations (frame_size, frame_size, 3) uint8; actions NOOP, RIGHT, LEFT move the player one cell.
+
+    The reward is 1 where, after the step, the player stands in the walker's column, else 0. An episode never ends; it is truncated after
+    EPISODE_STEPS steps. There are no lives, no-ops, skipped frames or sticky actions. A seed decides the start and every later draw.
+
+    info as of `AtariEnv`: `lives` 0, `life_loss` False, `ram` ((128,) uint8: row, column, heading, player, then zeros), `frame_number`
+    (steps since the start).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012  (gymnasium's own contract)
+    render_mode = "rgb_array"
+
+    def __init__(self, game: str, config: EnvConfig) -> None:
+        """UserError for an unknown name or settings that do not fit."""
+        self._world = world_of(game)
+        check_synthetic(game, config)
+        self._config = config
+        self._state, self._steps = State(0, 0, 0, 0), 0
+        self.action_space = spaces.Discrete(len(ACTIONS))  # type: ignore[assignment]
+        self.observation_space = spaces.Box(0, 255, (config.frame_size, config.frame_size, 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        """Start an episode. Without a seed the draws go on."""
+        super().reset(seed=seed)
+        self._state, self._steps = self._world.start(self.np_random), 0
+        return self.render(), self._info()
+
+    def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        """One step of the world; see the class for what comes back."""
+        outcomes = self._world.outcomes(self._state, int(action), self._config.minority_share)
+        drawn = int(self.np_random.choice(len(outcomes), p=[probability for probability, _ in outcomes]))
+        self._state = outcomes[drawn][1]
+        self._steps += 1
+        reward = float(self._state.player == self._state.column)
+        return self.render(), reward, False, self._steps >= EPISODE_STEPS, self._info()
+
+    def render(self) -> Frame:  # type: ignore[override]
+        """The frame as it is seen."""
+        return render(self._state, self._config.frame_size)
+
+    def save_state(self) -> dict[str, Any]:
+        """Plain data for `load_state`."""
+        return {"state": self._ram()[:4].tolist(), "steps": self._steps, "random": json.dumps(self.np_random.bit_generator.state)}
+
+    def load_state(self, saved: dict[str, Any]) -> None:
+        """Go on exactly from `save_state`."""
+        self._state, self._steps = State(*saved["state"]), saved["steps"]
+        self.np_random.bit_generator.state = json.loads(saved["random"])
+
+    def _ram(self) -> npt.NDArray[np.uint8]:
+        ram = np.zeros(_RAM, np.uint8)
+        ram[:4] = self._state.row, self._state.column, self._state.heading, self._state.player
+        return ram
+
+    def _info(self) -> dict[str, Any]:
+        return {"lives": 0, "life_loss": False, "ram": self._ram(), "frame_number": self._steps}

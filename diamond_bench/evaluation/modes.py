@@ -1,0 +1,97 @@
+"""The metric `modes`: samples of a next frame whose true distribution is known, since the game is a synthetic one."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analysis.modes import ModeScores, measure, score
+from diamond_bench.config import Sampler
+from diamond_bench.data.references import Windows
+from diamond_bench.envs.games import SYNTHETIC
+from diamond_bench.envs.synthetic import next_frames
+from diamond_bench.errors import UserError
+from diamond_bench.evaluation.rollouts import Key, Tick, imagine, stretch
+from diamond_bench.studies.rows import Row
+from diamond_bench.world_model import WorldModel
+
+TRUE_DISTRIBUTION = "true-distribution"
+"""As many samples of the true distribution: what a perfect model would score with so many."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Forks:
+    """The one-step windows at which the next frame can go two ways."""
+
+    windows: Windows
+    modes: NDArray[np.uint8]
+    """(n, 2, 3, h, w), the less likely first."""
+    probabilities: NDArray[np.float64]
+    """(n, 2)."""
+
+    def __len__(self) -> int:
+        return len(self.modes)
+
+
+def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
+    """Those of held-out one-step windows (on the CPU) whose true next frame has two modes, told from their frames and action alone.
+
+    `dataset`: what dataset.json says. UserError where the dataset is of no synthetic game, or no window forks.
+    """
+    game = str(dataset.get("game"))
+    if game not in SYNTHETIC:
+        raise UserError(f"metric modes: the dataset is of {game}; the true next frames are known of {', '.join(SYNTHETIC)} alone")
+    frames, actions = one_step.frames().numpy(), one_step.actions().numpy()
+    context = one_step.context
+    found = [next_frames(game, f[:context], a[context - 1], dataset["minority_share"]) for f, a in zip(frames, actions, strict=True)]
+    forking = [i for i, (modes, _) in enumerate(found) if len(modes) == 2]
+    if not forking:
+        raise UserError(f"metric modes: at none of {len(found)} one-step windows can {game} go two ways; raise evaluation.num_one_step")
+    windows = replace(one_step, first=one_step.first[torch.tensor(forking)])
+    return Forks(windows, np.stack([found[i][0] for i in forking]), np.stack([found[i][1] for i in forking]))
+
+
+def fork_samples(model: WorldModel, forks: Forks, rows: Sequence[int], sampler: Sampler, keys: Sequence[Key], tick: Tick) -> Arrays:
+    """K samples of the next frame at each of the chosen forks, as `analysis.modes.measure` has them, and the same of the truth.
+
+    `keys`: K a row, side by side; they seed the samples' noise, and the truth's draws.
+    """
+    num_samples = len(keys) // len(rows)
+    play = stretch(forks.windows, rows, 1).repeated(num_samples)
+    frames = imagine(model, play, sampler, keys, tick)[:, 0].cpu().numpy()
+    modes, chosen = forks.modes[list(rows)], forks.probabilities[list(rows)]
+    samples = frames.reshape(len(rows), num_samples, *frames.shape[1:])
+    draws = np.array([np.random.default_rng([*key, 1]).random() for key in keys]).reshape(len(rows), num_samples)
+    true = np.take_along_axis(modes, (draws >= chosen[:, :1]).astype(np.intp)[:, :, None, None, None], axis=1)
+    return {
+        **{f"modes_{name}": values for name, values in measure(samples, modes).items()},
+        **{f"true_modes_{name}": values for name, values in measure(true, modes).items()},
+        "modes_probabilities": chosen,
+    }
+
+
+def mode_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
+    """Rows of the results table from the joined arrays of `fork_samples`; what has no value (no valid sample) has no row."""
+    rows = [Row("mode_windows", float(len(arrays["modes_spread"])))]
+    for prefix, baseline in (("modes_", ""), ("true_modes_", TRUE_DISTRIBUTION)):
+        measured = {name: arrays[prefix + name] for name in ("distances", "position", "spread")}
+        rows += _rows(score(measured, arrays["modes_probabilities"]), baseline)
+    return rows
+
+
+def _rows(scores: ModeScores, baseline: str) -> list[Row]:
+    share = scores.minority_share if not baseline else scores.true_minority_share
+    values = {
+        "mode_distance": scores.mode_distance,
+        "mode_energy_distance": scores.energy_distance,
+        "mode_valid_fraction": scores.valid_fraction,
+        "mode_commitment": scores.commitment,
+        "mode_minority_share": share,
+    }
+    return [Row(name, value, baseline=baseline) for name, value in values.items() if math.isfinite(value)]

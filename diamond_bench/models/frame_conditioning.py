@@ -1,0 +1,83 @@
+"""How the past frames enter the denoiser: `conditioning.frames`."""
+
+import torch
+from torch import Tensor, nn
+
+from diamond_bench.config import ConditioningConfig, NetworkConfig
+from diamond_bench.models.blocks import Downsample, group_norm, pixel_positions
+from diamond_bench.models.conditioning import Told
+from diamond_bench.models.shape import down_blocks, history_network, history_widths
+from diamond_bench.models.unet import DownLevel, pad_to_levels, residual_blocks
+
+
+class StackedFrames(nn.Module):
+    """Past frames on channels, before the noisy frame (paper section 3.1)."""
+
+    history_widths: tuple[int, ...] = ()
+
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
+        super().__init__()
+        self.num_planes = conditioning.num_frames * image_channels
+
+    def tell(self, past: Tensor, actions: Tensor) -> Told:
+        """See `Conditioning`."""
+        return Told(planes=past)
+
+
+class AttendedFrames(nn.Module):
+    """A light encoder, like the U-Net's way down, whose activations the U-Net attends to at its own levels (paper appendix M).
+
+    Its parameters are shared by the L past frames; each is told its relative time step as the condition of its adaptive group norms.
+    It ends at the deepest attended level. A level's tokens are the pixels of all frames' normalised activations there, with their
+    positions beside them, since attention itself knows none.
+    """
+
+    num_planes = 0
+
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.history_widths = history_widths(network, conditioning)
+        light = history_network(network, conditioning)
+        self.time_embedding = nn.Embedding(conditioning.num_frames, network.cond_channels)
+        self.conv_in = nn.Conv2d(image_channels, light.channels[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            DownLevel(
+                Downsample(light.channels[level - 1]) if level else nn.Identity(),
+                residual_blocks(down_blocks(light, level), light.cond_channels),
+            )
+            for level in range(len(light.channels))
+        )
+        self.norms = nn.ModuleList(
+            group_norm(width) if attended else nn.Identity() for width, attended in zip(light.channels, self.history_widths, strict=False)
+        )
+
+    def tell(self, past: Tensor, actions: Tensor) -> Told:
+        """See `Conditioning`."""
+        b, num_frames = len(past), self.time_embedding.num_embeddings
+        cond = self.time_embedding.weight.repeat(b, 1)  # (b * L, cond_channels), the frames of an example in a row
+        x = pad_to_levels(self.conv_in(past.unflatten(1, (num_frames, -1)).flatten(0, 1)), self.network)
+        history: list[Tensor | None] = [None] * len(self.history_widths)
+        for level, (down, norm) in enumerate(zip(self.down, self.norms, strict=True)):
+            x = down(x, cond)[-1]
+            if self.history_widths[level]:
+                history[level] = _tokens(norm(x)).unflatten(0, (b, num_frames)).flatten(1, 2)
+        return Told(history=history)
+
+
+class StackedAndAttendedFrames(AttendedFrames):
+    """Both: past frames on channels, and their encoder's activations to attend to."""
+
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
+        super().__init__(network, conditioning, num_actions, image_channels)
+        self.num_planes = conditioning.num_frames * image_channels
+
+    def tell(self, past: Tensor, actions: Tensor) -> Told:
+        """See `Conditioning`."""
+        return super().tell(past, actions)._replace(planes=past)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(n, c, h, w) to (n, h * w, c + POSITION_CHANNELS)."""
+    n, _, h, w = x.shape
+    return torch.cat((x, pixel_positions(h, w, x).expand(n, -1, -1, -1)), dim=1).flatten(2).transpose(1, 2)

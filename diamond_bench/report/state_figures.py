@@ -1,0 +1,53 @@
+"""The figure of the metric `state`: position and presence error of a game's objects against t."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diamond_bench.envs.ram_state import OBJECTS
+from diamond_bench.report.drawing import Drawn, annotated, range_words, stored_arrays
+from diamond_bench.studies.plan import Point, SavedPlan
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    from analysis.state_figures import StatePanel
+
+_MEASURES = {"state_position_error": "position error (pixels)", "state_presence_error": "lost or made up (share)"}
+
+
+def draw_states(plan: SavedPlan, store: Store, arms: Sequence[Sequence[tuple[str, Sequence[Point]]]], view: str, notes: str) -> Drawn:
+    """`arms`: of each arm its variants on one game, (label, finished points). A row an arm and measure, a column an object."""
+    from analysis.curves import band_words
+    from analysis.state_figures import state_figure
+
+    game = arms[0][0][1][0].game
+    rows = [
+        [_panel(store, variants, measure, name, plan) for name in OBJECTS[game]]
+        for variants in arms
+        for measure in _MEASURES
+    ]  # fmt: skip
+    curves = [curve for row in rows for panel in row for curve in panel.curves.values()]
+    seeds = [curve.num_seeds for curve in curves]
+    numbers = range_words((curve.num_trajectories for curve in curves), "trajectory", "trajectories")
+    basis = f"{numbers}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
+    what = f"{game}; position: of objects there in truth and in imagination"
+    return annotated(state_figure(rows, ordered=True), plan, what, view, basis, band_words(curves), notes)
+
+
+def _panel(store: Store, variants: Sequence[tuple[str, Sequence[Point]]], measure: str, thing: str, plan: SavedPlan) -> "StatePanel":
+    from analysis.state_figures import StatePanel, known_mean_curve
+
+    name = f"{measure}_{thing}"
+    curves = {}
+    for label, points in variants:
+        jobs = [point.jobs["evaluation"] for point in points]
+        curves[label or plan.study] = known_mean_curve(np.stack([stored_arrays(store, job, "arrays.npz", name)[name] for job in jobs]))
+    first = variants[0][1][0]
+    levels = {}
+    if len({point.jobs["dataset"] for _, points in variants for point in points}) == 1:  # else they share no baseline
+        found = stored_arrays(store, first.jobs["evaluation"], "arrays.npz", f"copy_{name}", f"true_{name}")
+        levels = {key: known_mean_curve(values[None]).mean for key, values in found.items()}
+    most = 1.0 if measure == "state_presence_error" else None
+    title = f"{thing}{f', {first.arm}' if first.arm else ''}"
+    return StatePanel(title, _MEASURES[measure], curves, levels.get(f"copy_{name}"), levels.get(f"true_{name}"), most)

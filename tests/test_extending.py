@@ -1,0 +1,73 @@
+"""docs/extending.md, followed to the letter in a copy of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"```\w+\n# ([^\n]+)\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("checkout")
+    for folder in ("diamond_bench", "analysis", "paper_figures", "experiments"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for place, text in BLOCKS:
+        name, _, registry = place.partition(": ")
+        file = copy / name
+        if not registry:
+            assert not file.exists(), f"{name} is not new"
+            file.write_text(text)
+            continue
+        assert text.count("\n") == 1, "a registration is one line"
+        source = file.read_text()
+        (opening,) = re.findall(rf"^{registry}: .*\{{$", source, re.MULTILINE)
+        file.write_text(source.replace(opening, f"{opening}\n{text.rstrip()}"))
+    return copy
+
+
+def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-m", "diamond_bench", *words]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def test_every_new_thing_is_one_file_and_at_most_one_line(extended: Path) -> None:
+    files = [place for place, _ in BLOCKS if ":" not in place]
+    lines = [place for place, _ in BLOCKS if ":" in place]
+    assert len(files) == 5
+    assert len(lines) == 4
+
+
+def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
+    assert COMMANDS is not None
+    for command in COMMANDS[1].strip().splitlines():
+        done = run(extended, *command.split()[1:])
+        assert done.returncode == 0, done.stdout + done.stderr
+    table = pd.read_parquet(extended / "outputs" / "studies" / "extended" / "tiny" / "results.parquet")
+    drift = table[(table["metric"] == "drift") & table["seed"].notna()].set_index("variant")["value"]
+    assert len(drift) == 10
+    assert drift.nunique() == len(drift) - 1, "a step alone is Euler's in both solvers, all else differs"
+    assert drift["paper, n=1"] == drift["adams-bashforth, n=1"]
+    nfe = table[table["metric"] == "nfe_per_frame"].set_index("variant")["value"]
+    assert nfe["adams-bashforth, n=3"] == 3
+    torch_free = "import sys, diamond_bench.studies.plan as p; p.plan_study('extended', ['scale=tiny']); assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", torch_free], cwd=extended, env={**os.environ, "PYTHONPATH": str(extended)}, timeout=60
+    )
+    assert done.returncode == 0, "planning imported torch"
+
+
+def test_a_mistyped_name_gets_the_nearest_of_the_new_ones(extended: Path) -> None:
+    done = run(extended, "sweep", "extended", "scale=tiny", "conditioning.frames=diferences", "--dry-run")
+    assert done.returncode == 2
+    assert "differences" in done.stdout + done.stderr
