@@ -16,6 +16,7 @@ from scipy import stats
 from analysis.agent_figures import learning_figure
 from analysis.curves import band_words, mean_curve, mean_points
 from analysis.figures import annotate, caption_text, draw_drift, quality_figure, save_figure, styles, trajectory_figure
+from analysis.variant_figures import variant_figure
 
 STEPS = 30
 
@@ -150,6 +151,26 @@ def test_quality_draws_a_panel_a_metric():
         quality_figure(points.assign(nfe=0))
 
 
+def test_variants_are_rows_with_their_scores():
+    points = mean_points(scores(2))
+    figure = variant_figure(points, labels={"fid": "FID ↓"}, baselines={"fid": 40.0})
+    assert [ax.get_title() for ax in figure.axes] == ["FID ↓", "psnr"]
+    for ax, metric in zip(figure.axes, ("fid", "psnr"), strict=True):
+        rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        for score in points[points["metric"] == metric].itertuples():
+            row = rows.index(score.group)
+            (dot,) = (line for line in ax.lines if len(line.get_xdata()) == 1 and list(line.get_ydata()) == [row])
+            (bar,) = (line for line in ax.lines if len(line.get_xdata()) == 2 and list(line.get_ydata()) == [row, row])
+            assert dot.get_xdata()[0] == score.mean
+            assert list(bar.get_xdata()) == [score.low, score.high]
+        assert (40.0 in {line.get_xdata()[0] for line in ax.lines}) == (metric == "fid")
+    assert all(len(line.get_xdata()) == 1 for line in variant_figure(mean_points(scores(2, seeds=1))).axes[0].lines), (
+        "no interval of one run"
+    )
+    with pytest.raises(ValueError, match="points"):
+        variant_figure(points[:0])
+
+
 def test_trajectories_show_the_frames_asked_for():
     """A synthetic video whose frame t shows t: column t holds frame t, counted from 1, of its row's variant."""
     frames = np.broadcast_to(np.arange(1, 11, dtype=np.uint8)[:, None, None, None], (10, 8, 8, 3))
@@ -184,11 +205,12 @@ def all_figures():
     return {
         "drift": draw_drift(curves, unrelated=0.2).figure,
         "quality": quality_figure(mean_points(scores(1, 2, 3, 5, 10, 19, 20, 50).replace("DDPM", long))),
+        "variants": variant_figure(mean_points(scores(2).replace("DDPM", long))),
         "trajectories": trajectory_figure(frames, {"n = 1": frames, long: frames}, times=[1, 5, 20]),
     }
 
 
-@pytest.mark.parametrize("name", ["drift", "quality", "trajectories"])
+@pytest.mark.parametrize("name", ["drift", "quality", "trajectories", "variants"])
 def test_nothing_overlaps_or_falls_off(name):
     figure = annotate(all_figures()[name], caption_text(400, 3, "smoke", "band: " + "a long explanation " * 8), "scale smoke: no finding")
     canvas = FigureCanvasAgg(figure)

@@ -69,6 +69,9 @@ def test_a_scale_can_run_some_of_the_arms(tmp_path: Path) -> None:
     file.write_text(text % "[c, a]")
     assert list(load_study(str(file), "tiny").arms) == ["a", "c"]
     assert list(load_study(str(file), "paper").arms) == ["a", "b", "c"]
+    file.write_text(text % "[a, b], primary: {metric: drift, baseline: {arm: a}}")
+    assert load_study(str(file), "tiny").primary.baseline == {"arm": "a"}
+    assert load_study(str(file), "small").primary.baseline == {"arm": "c"}
     for arms, said in (("[a, d, c]", "unknown arm 'd'"), ("[a]", "baseline's arm 'c'"), ("[]", "list of arms"), ("a", "list of arms")):
         file.write_text(text % arms)
         with pytest.raises(UserError, match=said):

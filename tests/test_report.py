@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 import analysis.figures
+import analysis.variant_figures
 from diamond_bench.printing import print_json
 from diamond_bench.report import write_report
 from diamond_bench.studies.estimate import estimate
@@ -157,6 +159,31 @@ def test_figures_say_their_values_and_the_seeds_that_are_there(tmp_path: Path, c
     write_report(saved, store, lambda text: None)
     assert "1 to 2 seeds" in captions[0]
     assert "seed 0" in captions[2]
+
+
+def test_variants_of_one_cost_each_stand_side_by_side(tmp_path: Path, captions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arms without an axis are lines of one drift panel, and rows of the quality figure, with their calls where these differ."""
+    drawn: dict[str, list[str]] = {"drift": [], "quality": []}
+    drift, variants = analysis.figures.drift_figure, analysis.variant_figures.variant_figure
+
+    def drift_seen(panels: Any, **options: Any) -> Any:
+        drawn["drift"] = [f"{panel.title} {name}" for panel in panels for name in panel.curves]
+        return drift(panels, **options)
+
+    def variants_seen(points: Any, **options: Any) -> Any:
+        drawn["quality"] = list(dict.fromkeys(points["group"]))
+        return variants(points, **options)
+
+    monkeypatch.setattr("analysis.figures.drift_figure", drift_seen)
+    monkeypatch.setattr("analysis.variant_figures.variant_figure", variants_seen)
+    arms = (
+        "arms:\n  one: {sampler.num_steps: 1}\n  two: {sampler.num_steps: 2}\n  wide: {sampler.num_steps: 2, training.weight_decay: 0.2}\n"
+    )
+    saved, store = finished(tmp_path, planned(tmp_path, more=arms))
+    write_report(saved, store, lambda text: None)
+    assert drawn["drift"] == ["Pong one", "Pong two", "Pong wide"]
+    assert drawn["quality"] == ["one (1 call)", "two (2 calls)", "wide (2 calls)"]
+    assert any("denoiser calls per frame: 1, 2" in caption for caption in captions)
 
 
 def test_values_that_are_finished_are_shown_where_the_last_one_is_not(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def _quality_figure(
     plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], view: View, copied: Mapping[Any, float], notes: str
 ) -> Drawn | None:
     """Quality against NFE: a line each arm and value of the first axis, save where that is the number of steps; `copied` by metric. Where
-    all take as many calls, a row each."""
+    each takes one number of calls, a row each."""
     from analysis.curves import mean_points
     from analysis.figures import quality_figure
     from analysis.variant_figures import variant_figure
@@ -257,9 +257,12 @@ def _quality_figure(
     basis = range_words(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
     caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", "intervals: 95% over seeds, where several ran", notes)
     labels = {metric: metric_label(metric) for metric in _QUALITY}
-    if table["nfe"].nunique() == 1 and table["group"].nunique() > 1:
-        calls = f"{table['nfe'].iloc[0]:g} denoiser calls per frame"
-        return annotated(variant_figure(mean_points(table), labels=labels, baselines=copied), plan, calls, *caption)
+    if table["group"].nunique() > 1 and (table.groupby("group")["nfe"].nunique() == 1).all():
+        calls = table["nfe"].map(lambda n: f"{n:g} call{'' if n == 1 else 's'}")
+        if calls.nunique() > 1:
+            table["group"] = table["group"] + " (" + calls + ")"
+        cost = f"denoiser calls per frame: {', '.join(f'{n:g}' for n in sorted(set(table['nfe'])))}"
+        return annotated(variant_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption, cost)
     return annotated(quality_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption)
 
 

@@ -128,7 +128,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     if content["protocol"] not in PROTOCOLS:
         raise UserError(f"study {where}: unknown protocol {content['protocol']!r}: {nearest(str(content['protocol']), PROTOCOLS)}")
     scales = _mapping(content.get("scales", {}), f"{where}: scales", SCALES)
-    at_scale = _mapping(scales.get(scale, {}), f"{where}: scales.{scale}", ("games", "seeds", "axes", "arms"))
+    at_scale = _mapping(scales.get(scale, {}), f"{where}: scales.{scale}", ("games", "seeds", "axes", "arms", "primary"))
     axes: dict[str, Axis] = {}
     for axis_name, axis in _mapping(content.get("axes", {}), f"{where}: axes").items():
         _mapping(axis, f"{where}: axes.{axis_name}", ("key", "values", "title"))
@@ -152,7 +152,10 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     games = games_of(at_scale.get("games", content["games"]))
     for arm, keys in arms.items():
         _settings(keys, f"{where}: arms.{arm}", protocol)
-    primary = _primary(content["primary"], f"{where}: primary", protocol, max(games, games_of(content["games"]), key=len), arms, written)
+    most_games = max(games, games_of(content["games"]), key=len)
+    primary = _primary(content["primary"], f"{where}: primary", protocol, most_games, arms, written)
+    if "primary" in at_scale:
+        primary = _primary(at_scale["primary"], f"{where}: scales.{scale}.primary", protocol, most_games, arms, written)
     if "arms" in at_scale:
         arms = _arms_at_scale(at_scale["arms"], arms, primary, f"{where}: scales.{scale}.arms")
     _settings({axis.key: None for axis in written}, f"{where}: axes", protocol)
