@@ -99,7 +99,7 @@ def test_the_controlled_arms_differ_in_the_objective_and_its_sampler_alone() -> 
         }
         assert controlled[0].training.num_autoregressive_steps == k
         assert {(o.rescale_past_frames, o.sigma_offset_noise, o.quantization) for o in (c.objective for c in controlled)} == {
-            (True, 0.0, "round")
+            (True, 0.0, "round" if k else "truncate")
         }
         evaluated = {p.arm: plan.jobs[p.jobs["evaluation"]].config.sampler for p in plan.points}
         for sampler in (sampler for arm, sampler in evaluated.items() if arm.startswith("controlled/")):
@@ -366,7 +366,7 @@ def test_the_shipped_studies_can_be_answered_with_the_runs_they_plan() -> None:
     pairs = family(
         plan.points, baselines(plan.points, [a.name for a in plan.study.axes], plan.study.primary.baseline), plan.study.primary.variants
     )
-    assert pairs == {"controlled/edm k=1, n=3, trained=1": "controlled/ddpm k=1, n=3, trained=1"}
+    assert pairs == {"crossing/edm+euler k=1, n=3, trained=1": "crossing/ddpm+euler k=1, n=3, trained=1"}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class ConditioningConfig:
     """How actions enter: group_norm (embedded, by adaptive group norm, the authors), planes (as channels of the input), none (withheld)."""
     action_width: int = setting(0, least=0)
     """Width of one action's embedding; 0 is the authors' network.cond_channels / L, which shrinks as L grows."""
-    action_dropout: float = setting(0.0, least=0.0, most=1.0)
+    action_dropout: float = setting(0.0, least=0.0, most=0.99)
     """Share of training examples whose actions are withheld, so that sampling can be guided by actions (sampler.guidance)."""
     frame_noise: float = setting(0.0, least=0.0)
     """Noise augmentation: in training, noise of a standard deviation drawn from 0 to this is added to the past frames of an example, and

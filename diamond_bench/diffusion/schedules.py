@@ -170,9 +170,10 @@ def nfe(sampler: Sampler) -> int:
 
 def trained_sigma_range(objective: Objective) -> tuple[float, float]:
     """Lowest and highest level an objective trains on. Raises UserError when its settings leave none."""
-    if objective.noise_levels == "timesteps":
+    if getattr(objective, "uses_timesteps", False):  # settings of somebody's own objective may have no such thing
         levels = timestep_sigmas(objective.num_train_timesteps, objective.beta_start, objective.beta_end)
-        return float(levels[0]), float(levels[-1])
+        if objective.noise_levels == "timesteps":
+            return float(levels[0]), float(levels[-1])
     if objective.sigma_min >= objective.sigma_max:
         raise UserError(f"objective.sigma_min={objective.sigma_min:g}: must be below objective.sigma_max={objective.sigma_max:g}")
     if math.isinf(objective.sigma_max):

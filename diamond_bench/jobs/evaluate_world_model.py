@@ -19,6 +19,7 @@ from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
+from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
@@ -31,7 +32,7 @@ from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.jobs.train_world_model import model_folder
-from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.kinds import EvaluateWorldModel
 from diamond_bench.world_model import WorldModel, load_world_model
@@ -277,10 +278,11 @@ def _true_features(work: _Work, train: EpisodeSet, device: torch.device) -> tupl
 
 
 def _cost_rows(work: _Work, frames_per_second: float, seconds: float, device: torch.device) -> list[Row]:
-    model = work.model.description
+    denoiser = work.model.denoiser
+    assert isinstance(denoiser, Denoiser)
     return [
         Row("nfe_per_frame", float(nfe(work.config.sampler))),
-        Row("parameters", float(denoiser_parameters(model.network, model.conditioning, model.num_actions))),
+        Row("parameters", float(sum(parameter.numel() for parameter in denoiser.parameters()))),
         Row("frames_per_second", frames_per_second, measured=True),
         Row("imagination_seconds", seconds, measured=True),
         Row("peak_memory_mb", peak_bytes(device) / 1e6, measured=True),

@@ -167,9 +167,9 @@ def _refuse_unsayable(description: AgentDescription) -> None:
                 f"only for {getattr(ConditioningConfig(), name)!r}"
             )
     for name in _WEIGHTS_MEANING:
-        if getattr(objective, name) != getattr(FactoredObjective(), name):
+        if getattr(objective, name, None) != getattr(FactoredObjective(), name):
             raise UserError(
-                f"this agent cannot be exported: objective.{name}={getattr(objective, name)!r} gives its weights their meaning, "
+                f"this agent cannot be exported: objective.{name}={getattr(objective, name, None)!r} gives its weights their meaning, "
                 f"and whoever reads the authors' format takes it for {getattr(FactoredObjective(), name)!r}"
             )
 

@@ -35,8 +35,11 @@ _HEADLINES = (
     "lpips",
     "lpips_vgg",
     "fid",
-    "state_position_error",
     "state_presence_error",
+    "mode_distance",
+    "mode_energy_distance",
+    "mode_valid_fraction",
+    "mode_commitment",
     "sharpness_ratio",
 )
 """Metrics compared in a report, the primary one apart; `api.compare` takes any."""
@@ -84,7 +87,7 @@ def compare_study(
     own = metrics is not None or baseline is not None or margin is not None
     wanted = dict(stated.get("baseline", {}) if baseline is None else baseline)
     pairs = baselines(plan.points, plan.axes, wanted)
-    answering = pairs if own else family(plan.points, pairs, stated.get("variants", {}))
+    answering = pairs if own else family(plan.points, pairs, stated.get("variants", []))
     primary, least = str(stated["metric"]), float(stated.get("margin", 0.0)) if margin is None else _checked(margin)
     present = set(table.loc[table["seed"].notna() & table["value"].abs().lt(math.inf), "metric"])
     chosen = [primary, *(name for name in _headlines(plan, present) if name != primary)] if metrics is None else list(metrics)

@@ -39,7 +39,7 @@ _WITH_A_MODEL = (
     *("denoiser_updates", "reward_end_updates", "actor_critic_updates"),
 )
 """Settings of the loop that a model-free agent has no use for: it learns from each rollout as it is played."""
-_OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs")
+_OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs", "start_frames")
 """Settings of the policy's imagination, of no use either."""
 _NOT_MODEL_FREE = (
     *("objective", "conditioning", "network", "training", "sampler", "reward_end"),
@@ -209,8 +209,12 @@ def check_agent(config: RunConfig) -> None:
             f"agent.steps_per_epoch={agent.steps_per_epoch}: an update of the model-free agent takes "
             f"actor_critic.steps_per_update={config.actor_critic.steps_per_update} steps"
         )
-    if config.reward_end.segment_length <= config.conditioning.num_frames:
+    num_frames, start_frames = config.conditioning.num_frames, config.actor_critic.start_frames
+    if 0 < start_frames < num_frames:
+        raise UserError(f"actor_critic.start_frames={start_frames}: fewer than conditioning.num_frames={num_frames}; 0 takes as many")
+    key, burnt_in = max(("conditioning.num_frames", num_frames), ("actor_critic.start_frames", start_frames), key=lambda item: item[1])
+    if config.reward_end.segment_length <= burnt_in:
         raise UserError(
-            f"reward_end.segment_length={config.reward_end.segment_length}: must be longer than conditioning.num_frames="
-            f"{config.conditioning.num_frames}, on which its state is burnt in"
+            f"reward_end.segment_length={config.reward_end.segment_length}: must be longer than {key}={burnt_in}, on which its state is "
+            "burnt in"
         )

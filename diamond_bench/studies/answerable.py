@@ -29,11 +29,16 @@ def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str,
     return {name: base for name, base in found.items() if base is not None and base != name}
 
 
-def family(points: Sequence[Point], pairs: Mapping[str, str], chosen: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-    """Those of the pairs (variant: baseline) that answer the study's question: one of the chosen values of each arm and axis."""
+def family(points: Sequence[Point], pairs: Mapping[str, str], groups: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, str]:
+    """Those of the pairs (variant: baseline) that answer the study's question: in one of the groups, with one of its values of each arm
+    and axis; all of them where there is no group."""
     cells = variant_cells(points)
-    wanted = {key: {_plain(value) for value in values} for key, values in chosen.items()}
-    return {name: base for name, base in pairs.items() if all(_plain(cells[name].get(key)) in values for key, values in wanted.items())}
+    wanted = [{key: {_plain(value) for value in values} for key, values in group.items()} for group in groups]
+
+    def answers(name: str) -> bool:
+        return not wanted or any(all(_plain(cells[name].get(key)) in values for key, values in group.items()) for group in wanted)
+
+    return {name: base for name, base in pairs.items() if answers(name)}
 
 
 def variant_cells(points: Sequence[Point]) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,6 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     if protocol == "agent":
         check_reward_end(config.reward_end, config.env.frame_size)
         check_actor_critic(config.actor_critic, config.env.frame_size)
-        _check_objective(config)
         check_agent(config)
         check_sampler(config.sampler, config.objective)
         return
@@ -58,16 +57,6 @@ def _check_training(config: RunConfig) -> None:
     segment = config.conditioning.num_frames + 1 + config.training.num_autoregressive_steps
     if segment > config.data.num_train_frames:
         raise UserError(f"data.num_train_frames={config.data.num_train_frames}: a training segment alone has {segment} frames")
-    _check_objective(config)
-
-
-def _check_objective(config: RunConfig) -> None:
-    objective = config.objective
-    low, high = getattr(objective, "sigma_min", 0.0), getattr(objective, "sigma_max", 1.0)
-    if low >= high:
-        raise UserError(f"objective.sigma_min={low}: must be below objective.sigma_max={high}")
-    if getattr(objective, "beta_start", 0.0) > getattr(objective, "beta_end", 1.0):
-        raise UserError(f"objective.beta_start={objective.beta_start}: must not be above objective.beta_end")  # type: ignore[union-attr]
 
 
 def _check_evaluation(config: RunConfig) -> None:

@@ -17,6 +17,7 @@ from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainStateProbe, TrainWorldModel
 from diamond_bench.studies.spec import Study, load_study, points, with_overrides
 from diamond_bench.studies.store import Store
+from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
 
 PER_GAME = ("dataset", "state_probe")
@@ -89,7 +90,9 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Plan
             special = agents.per_game(game) if study.protocol == "agent" else {}
             on_game = run_config({"scale": scale, **chosen}, {**special, **settings}) if special else config
             on_game = agents.with_agents(replace(on_game, game=game, seed=max(study.seeds)), store)
+            check_read(settings, on_game)
             check_run(on_game, study.protocol)
+            on_game = in_effect(on_game)
             point = _agent_point if study.protocol == "agent" else _point
             cells += [point(variant, arm, axes, replace(on_game, seed=seed), jobs, known) for seed in study.seeds]
     return Plan(study, f"{scale}*" if starred else scale, command, jobs, tuple(cells), config.execution, config.cluster)
@@ -247,7 +250,7 @@ def _content(plan: Plan) -> dict[str, Any]:
             "metric": study.primary.metric,
             "baseline": dict(study.primary.baseline),
             "margin": study.primary.margin,
-            **({"variants": {key: list(values) for key, values in study.primary.variants.items()}} if study.primary.variants else {}),
+            "variants": [{key: list(values) for key, values in group.items()} for group in study.primary.variants],
         },
         "jobs": [list(ref) for ref in plan.jobs],
         "points": [

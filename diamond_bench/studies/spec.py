@@ -25,6 +25,7 @@ _NO_USE = {
     "world_model": ("reward_end", "actor_critic", "agent", "agent_evaluation"),
     "agent": (
         "data",
+        "probe",
         "evaluation",
         "training.num_steps",
         "training.milestones",
@@ -57,8 +58,9 @@ class Primary:
     baseline: Mapping[str, Any]
     margin: float
     """The smallest difference that matters, in the metric's unit."""
-    variants: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Which variants answer the question, by arm and axes: those with one of the values of each; empty: all. The rest is exploratory."""
+    variants: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
+    """Which variants answer the question: those in one of these groups, with one of its values of each arm and axis; all where there is no
+    group. The rest is exploratory."""
 
 
 @dataclass(frozen=True)
@@ -269,9 +271,14 @@ def _primary(
         raise UserError(f"study {where}.margin={margin!r}: expected a number, at least 0, in the metric's unit")
     keys = ["arm", *(axis.name for axis in axes)]
     baseline = _mapping(content.get("baseline", {}), f"{where}.baseline", keys)
-    family = {key: v if isinstance(v, list) else [v] for key, v in _mapping(content.get("variants", {}), f"{where}.variants", keys).items()}
+    given = content.get("variants", [])
+    family = []
+    for group in given if isinstance(given, list) else [given] if given else []:
+        chosen = _mapping(group, f"{where}.variants", keys)
+        family.append({key: v if isinstance(v, list) else [v] for key, v in chosen.items()})
     cells = [{"arm": arm, **at} for arm, at, _ in _cells(arms, axes)]
-    for name, chosen in (("baseline", {key: [wanted] for key, wanted in baseline.items()}), ("variants", family)):
+    groups = [("variants", group) for group in family]
+    for name, chosen in (("baseline", {key: [wanted] for key, wanted in baseline.items()}), *groups):
         for key, wanted in ((key, wanted) for key, values in chosen.items() for wanted in values):
             found = list(dict.fromkeys(_short(cell[key]) for cell in cells))
             if all(cell[key] != wanted for cell in cells):
@@ -279,7 +286,8 @@ def _primary(
         if not any(all(cell[key] in values for key, values in chosen.items()) for cell in cells):
             named = ", ".join(f"{key}={_short(values[0] if len(values) == 1 else values)}" for key, values in chosen.items())
             raise UserError(f"study {where}.{name}: no variant has all of {named}")
-    return Primary(metric, to_plain(baseline), float(margin), {key: tuple(to_plain(values)) for key, values in family.items()})
+    variants = tuple({key: tuple(to_plain(values)) for key, values in group.items()} for group in family)
+    return Primary(metric, to_plain(baseline), float(margin), variants)
 
 
 def games_of(value: Any) -> tuple[str, ...]:

@@ -1,0 +1,55 @@
+"""Settings that nothing reads, given the others: they are refused where a user sets them, and change no identity."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from diamond_bench.config import ConditioningConfig, FactoredObjective, RunConfig, option_of
+from diamond_bench.errors import UserError
+
+_FACTORED = "diamond_bench.diffusion.objectives:Factored"
+_TIMESTEPS = ("num_train_timesteps", "beta_start", "beta_end")
+_HISTORY = ("history_depths", "history_channels", "attended_levels")
+
+
+def check_read(keys: Iterable[str], config: RunConfig) -> None:
+    """Raises UserError for the first of the dotted keys that would change nothing."""
+    unread = dict(_unread(config))
+    for key in keys:
+        if key in unread:
+            raise UserError(f"{key}: it would change nothing with {unread[key]}")
+
+
+@lru_cache(maxsize=4096)
+def in_effect(config: RunConfig) -> RunConfig:
+    """The config with all that nothing reads at its neutral value, so that equal trainings have one identity."""
+    objective: dict[str, Any] = {}
+    conditioning: dict[str, Any] = {}
+    for key, _ in _unread(config):
+        group, _, name = key.partition(".")
+        groups = {"objective": (objective, FactoredObjective()), "conditioning": (conditioning, ConditioningConfig())}
+        values, neutral = groups[group]
+        values[name] = getattr(neutral, name)
+    if not config.training.num_autoregressive_steps and isinstance(config.objective, FactoredObjective):
+        objective["quantization"] = FactoredObjective().quantization  # no frame of the model's own is trained on
+    return replace(config, objective=replace(config.objective, **objective), conditioning=replace(config.conditioning, **conditioning))
+
+
+def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """(dotted key, why) of what ours leave unread; somebody's own objective or conditioning may read what it likes."""
+    o, c = config.objective, config.conditioning
+    if option_of(o).function == _FACTORED:
+        if o.noise_levels != "log_normal":
+            yield from ((f"objective.{name}", f"objective.noise_levels={o.noise_levels}") for name in ("loc", "scale"))
+        if o.noise_levels == "timesteps":
+            yield from ((f"objective.{name}", "objective.noise_levels=timesteps") for name in ("sigma_min", "sigma_max"))
+        if not o.uses_timesteps:
+            why = f"objective.noise_levels={o.noise_levels} and objective.noise_told={o.noise_told}"
+            yield from ((f"objective.{name}", why) for name in _TIMESTEPS)
+        if o.loss_weight != "min_snr":
+            yield "objective.min_snr", f"objective.loss_weight={o.loss_weight}"
+    if c.frames == "stack":
+        yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
+    if c.actions == "none":
+        yield "conditioning.action_width", "conditioning.actions=none"
