@@ -4,6 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,3 +284,17 @@ def test_planning_imports_no_torch():
     modules = "diamond_bench.diffusion.schedules, diamond_bench.models.flops, diamond_bench.models.shape"
     code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_settings_of_somebodys_own_objective_say_their_range() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Own:
+        name: str = "own"
+        sigma_min: float = 0.01
+        sigma_max: float = 10.0
+
+    own: Any = Own()
+    assert trained_sigma_range(own) == (0.01, 10.0)
+    check_sampler(OdeSampler(schedule=KarrasSchedule(sigma_min=0.02)), own)
+    with pytest.raises(UserError, match="objective own was trained on"):
+        check_sampler(OdeSampler(), own)

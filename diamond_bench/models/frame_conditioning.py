@@ -28,8 +28,9 @@ class AttendedFrames(nn.Module):
     """A light encoder, like the U-Net's way down, whose activations the U-Net attends to at its own levels (paper appendix M).
 
     Its parameters are shared by the L past frames; each is told its relative time step as the condition of its adaptive group norms.
-    It ends at the deepest attended level. A level's tokens are the pixels of all frames' normalised activations there, with their
-    positions beside them, since attention itself knows none.
+    It ends at the deepest attended level. It runs at every denoiser call: an objective may scale past frames by the noise level. A
+    level's tokens are the pixels of all frames' normalised activations there, with their positions beside them, since attention
+    itself knows none.
     """
 
     num_planes = 0
