@@ -136,6 +136,7 @@ def quality_figure(
     ordered: bool = False,
     labels: Mapping[str, str] | None = None,
     baselines: Mapping[str, float] | None = None,
+    baseline: str = "copy last frame",
     xlabel: str = "NFE per frame",
     shared_scale: bool = False,
 ) -> Figure:
@@ -144,7 +145,7 @@ def quality_figure(
     `points`: columns metric, group, nfe (at least 1; of another quantity where `xlabel` says so), mean, low, high, as
     `curves.mean_points` returns them. `labels`: titles of panels, where not the metric's own name. `shared_scale`: one y axis for all
     panels, where they are of one quantity.
-    `baselines`: by metric, the score of repeating the last frame, a level line that puts differences into proportion.
+    `baselines`: by metric, the score of what `baseline` names, a level line that puts differences into proportion.
     """
     if points.empty or (points["nfe"] < 1).any():
         raise ValueError("quality against NFE needs points, each with an NFE of at least 1")
@@ -163,7 +164,7 @@ def quality_figure(
                 dodge = 2.0 ** (step * (i - (len(groups) - 1) / 2))
                 _draw_line(ax, of_group, dodge, str(group), looks[str(group)])
             if np.isfinite((baselines or {}).get(metric, np.nan)):
-                ax.axhline((baselines or {})[metric], color="0.45", linewidth=1.0, linestyle="-.", label="copy last frame")
+                ax.axhline((baselines or {})[metric], color="0.45", linewidth=1.0, linestyle="-.", label=baseline)
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_locator(FixedLocator(_apart(calls)))
             ax.xaxis.set_minor_locator(NullLocator())

@@ -107,6 +107,31 @@ def test_imagined_games_are_cut_at_the_horizon_not_at_the_update(monkeypatch: py
     assert rollout.truncations.tolist() == [[False, True, False, True, False]] * 4
 
 
+@pytest.mark.parametrize(("start_frames", "burnt_in"), [(0, 1), (8, 7)])
+def test_start_frames_are_burnt_in_and_the_denoiser_sees_its_own(start_frames: int, burnt_in: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a start segment of s frames, policy and reward/end model are burnt in on what comes before its last; the denoiser sees L = 2."""
+    made = learners(small_agent_config("conditioning.num_frames=2", f"actor_critic.start_frames={start_frames}"), replay())
+    seen: dict[str, set[tuple[int, ...]]] = {"policy": set(), "denoiser": set(), "reward_end": set()}
+    policy, world_model, reward_end = made.agent.actor_critic, made.agent.world_model, made.agent.reward_end
+    assert world_model is not None
+    assert reward_end is not None
+    burn_in, predict = policy.burn_in, type(world_model).predict
+
+    def policy_told(frames: torch.Tensor, state: Any) -> Any:
+        seen["policy"].add(tuple(frames.shape[1:]))
+        return burn_in(frames, state)
+
+    def denoiser_told(model: Any, past: torch.Tensor, actions: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen["denoiser"] |= {tuple(past.shape[1:]), tuple(actions.shape[1:])}
+        return predict(model, past, actions, *rest)
+
+    monkeypatch.setattr(policy, "burn_in", policy_told)
+    monkeypatch.setattr(type(world_model), "predict", denoiser_told)
+    reward_end.register_forward_pre_hook(lambda model, given: seen["reward_end"].add(tuple(given[1].shape[1:])))
+    made.update("actor_critic")
+    assert seen == {"policy": {(burnt_in, 3, 16, 16)}, "denoiser": {(2, 3, 16, 16), (2,)}, "reward_end": {(burnt_in,), (1,)}}
+
+
 @pytest.mark.parametrize(
     ("tokens", "at_random"), [(("agent.epsilon=1.0",), True), (("agent.epsilon=0.0", "agent.temperature=0.001"), False)]
 )

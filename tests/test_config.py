@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
+from diamond_bench import compose
 from diamond_bench import config as c
 from diamond_bench.compose import base, parse, with_values
 from diamond_bench.config import RunConfig
@@ -87,6 +89,45 @@ def test_plain_data_and_back(scale: str, sampler: str, objective: str) -> None:
     assert build(RunConfig, to_plain(config)) == config
     assert config.objective.name == objective
     assert config.sampler.name == sampler
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A sampler and a schedule, each a line in its registry and no file in conf/."""
+
+    def forget() -> None:
+        for remembered in (compose.groups, compose.known_keys, compose.base):
+            remembered.cache_clear()
+
+    forget()
+    monkeypatch.setitem(c.SAMPLERS, "mine", c.Option(c.AncestralSampler, "diamond_bench.diffusion.samplers:ancestral"))
+    monkeypatch.setitem(c.SCHEDULES, "even", c.Option(c.RangeSchedule, "diamond_bench.diffusion.schedules:linear"))
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["sampler=mine"], c.AncestralSampler(name="mine")),
+        (["sampler=mine", "sampler/schedule=linear"], c.AncestralSampler(name="mine", schedule=c.RangeSchedule())),
+        (["sampler=mine", "sampler/schedule=flow"], c.AncestralSampler(name="mine", schedule=c.FlowSchedule(sigma_max=999.0))),
+        (["sampler=mine", "sampler/schedule=even"], c.AncestralSampler(name="mine", schedule=c.RangeSchedule(name="even"))),
+        (["sampler=heun", "sampler/schedule=even"], c.OdeSampler(name="heun", schedule=c.RangeSchedule(name="even"))),
+    ],
+    ids=[
+        "alone",
+        "a schedule like its neutral one",
+        "a schedule with values of its own",
+        "neither has a file",
+        "a schedule without a file",
+    ],
+)
+def test_a_registered_name_without_a_file_is_neutral_but_for_what_is_chosen(tokens: list[str], expected: c.Sampler) -> None:
+    choices = tuple((override.key, str(override.value)) for override in parse(tokens))
+    for order in (choices, choices[::-1]):
+        assert build(RunConfig, base(order)).sampler == expected
 
 
 def test_recorded_fields_stay_out_of_identities() -> None:

@@ -1,9 +1,17 @@
-"""Scores of modes, against samplers whose scores can be worked out by hand."""
+"""Scores of modes, against samplers whose scores can be worked out by hand, and where a study's figure draws them."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_report import finish
 
 from analysis.modes import measure, score
+from diamond_bench.report.mode_figures import mode_figures
+from diamond_bench.studies.metrics import metric_label
+from diamond_bench.studies.plan import plan_study, save_plan
+from diamond_bench.studies.results import collect
+from diamond_bench.studies.store import Store
 
 P = 0.2
 WINDOWS, SAMPLES = 400, 8
@@ -94,3 +102,56 @@ def test_what_does_not_fit_is_refused() -> None:
         measure(samples, MODES[:, [0, 0]])
     with pytest.raises(ValueError, match="probabilities"):
         score(measure(samples, MODES), np.tile([0.0, 1.0], (WINDOWS, 1)))
+
+
+Points = list[tuple[float, float]]
+
+
+def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str, Points]]:
+    """By line, (NFE, mean over seeds) of two metrics as a study's figure of modes has them.
+
+    n steps of every variant are said to take 2n - 1 calls a frame; the scores are made up of n, the seed and the metric.
+    """
+    file = tmp_path / "mine.yaml"
+    fixed = "set: {data: random, env.frame_size: 16, evaluation.metrics: [modes]}"
+    primary = "primary: {metric: mode_distance}"
+    axes = "axes: {n: {key: sampler.num_steps, values: [1, 2, 4]}}"
+    file.write_text(f"question: x\nprotocol: world_model\ngames: [synthetic/turn]\nseeds: 2\n{primary}\n{fixed}\n{arms}{axes}\n")
+    plan = plan_study(str(file), ["scale=tiny"])
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    seeds = {point.jobs["evaluation"]: point.seed for point in plan.points}
+    for ref, spec in plan.jobs.items():
+        n = spec.config.sampler.num_steps if ref in seeds else 0
+        scores = {"nfe_per_frame": 2.0 * n - 1, "mode_distance": 0.1 * n + 0.02 * seeds.get(ref, 0), "mode_valid_fraction": 0.2 * n}
+        finish(store, spec, scores=scores)
+    saved = save_plan(plan, store.root)
+    (offered,) = mode_figures(saved, collect(saved, store))
+    drawn = offered.draw()
+    assert drawn is not None
+    panels = {" ".join(ax.get_title().split()): ax for ax in drawn.figure.axes}
+    assert {ax.get_xlabel() for ax in panels.values()} == {"NFE per frame"}
+    found = []
+    for metric in ("mode_distance", "mode_valid_fraction"):
+        lines = [line for line in panels[metric_label(metric)].get_lines() if not str(line.get_label()).startswith("_")]
+        found.append({str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines})
+    return found[0], found[1]
+
+
+DISTANCES, VALID = [(1, 0.11), (3, 0.21), (7, 0.41)], [(1, 0.2), (3, 0.4), (7, 0.8)]
+
+
+def test_the_figure_draws_each_score_at_its_denoiser_calls(tmp_path: Path) -> None:
+    distances, valid = drawn_points(tmp_path, "")
+    assert list(distances) == list(valid) == ["mine"]
+    assert np.array(distances["mine"]) == pytest.approx(np.array(DISTANCES))
+    assert np.array(valid["mine"]) == pytest.approx(np.array(VALID))
+
+
+def test_lines_side_by_side_stand_around_their_denoiser_calls(tmp_path: Path) -> None:
+    distances, _ = drawn_points(tmp_path, "arms: {a: {training.learning_rate: 0.001}, b: {training.learning_rate: 0.002}}\n")
+    a, b = np.array(distances["a"]), np.array(distances["b"])
+    assert (a[:, 0] < b[:, 0]).all()
+    assert (a[:, 0] > 0.9 * b[:, 0]).all()
+    assert np.sqrt(a[:, 0] * b[:, 0]) == pytest.approx(np.array(DISTANCES)[:, 0])
+    for line in (a, b):
+        assert line[:, 1] == pytest.approx(np.array(DISTANCES)[:, 1])

@@ -1,13 +1,11 @@
-"""The state probe: memory against colours on real screens, learning, the metric state on frames known beforehand, and the whole way."""
+"""The state probe: memory against colours on real screens, learning, the metric state on frames known beforehand, and its job."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from command_line import diamond_bench
 from torch.nn import functional as F
 
 from analysis.state_figures import known_mean_curve
@@ -27,7 +25,6 @@ from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.models.probe_flops import probe_flops
 from diamond_bench.models.state_probe import StateProbe, decode, probe_loss, probe_targets
 from diamond_bench.studies.kinds import CollectDataset, TrainStateProbe
-from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.rows import Row
 
@@ -359,41 +356,8 @@ def test_a_damaged_probe_is_refused(breakout: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ planning, and the whole way
 
 
-def test_one_probe_a_dataset_and_no_other_evaluation_changes() -> None:
-    plan = plan_study("sampling_steps", ["scale=smoke", "seeds=2", "metrics=[drift,state]", "execution.precision=fp32,bf16"])
-    probes = [job for job in plan.jobs.values() if job.kind == "train_state_probe"]
-    evaluations = [job for job in plan.jobs.values() if job.kind == "evaluate_world_model"]
-    assert len(probes) == 1
-    assert len(evaluations) == 20
-    assert all(job.inputs["state_probe"] == probes[0].ref for job in evaluations)
-    order = list(plan.jobs)
-    assert all(order.index(probes[0].ref) < order.index(job.ref) for job in evaluations)
-    without = plan_study("sampling_steps", ["scale=smoke"])
-    changed = plan_study("sampling_steps", ["scale=smoke", "probe.num_steps=7"])
-    assert list(without.jobs) == list(changed.jobs)
-    assert not any("state_probe" in job.inputs for job in without.jobs.values())
-
-
 def test_games_and_datasets_without_memory_are_refused(breakout: Path) -> None:
     with pytest.raises(UserError, match="table there is for Breakout, Pong, Boxing, Freeway, not for Alien"):
         plan_study("sampling_steps", ["scale=tiny", "metrics=[state]", "games=[Alien]", "data=random"])
     with pytest.raises(UserError, match="state needs the console's memory"):
         plan_study("sampling_steps", ["scale=tiny", "metrics=[state]", f"data.dataset={breakout / 'train'}"])
-
-
-def test_the_metric_from_the_command_line(tmp_path: Path) -> None:
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", "metrics=[drift,state]", "sampler.num_steps=1,2", cwd=tmp_path)
-    assert "5/5 jobs done" in done.stderr
-    (study,) = (tmp_path / "outputs" / "studies" / "sampling_steps").iterdir()
-    table = pd.read_parquet(study / "results.parquet")
-    for metric in ("state_position_error", "state_presence_error", "state_presence_error_ball", "state_position_error_paddle_final"):
-        of = table[table["metric"] == metric]
-        assert set(of["variant"]) == {"n=1", "n=2", "copy-last-frame", "state-probe"}
-    assert set(table["metric"]) <= set(METRIC_INFO)
-    probe = table[table["metric"] == "probe_position_median"]
-    assert list(probe["variant"]) == ["state-probe"]
-    assert (study / "report" / "state-Breakout.png").stat().st_size > 10_000
-    arrays = np.load(next((tmp_path / "outputs" / "evaluate_world_model").glob("*/arrays.npz")))
-    for name in ("state_presence_error_ball", "copy_state_presence_error_ball", "true_state_position_error_paddle"):
-        assert arrays[name].shape == arrays["drift"].shape
-    assert not np.isnan(arrays["state_presence_error_ball"]).any()
