@@ -97,7 +97,7 @@ def draw_drift(
         if unrelated is not None:
             ax.axhline(unrelated, color="0.45", linewidth=1.0, linestyle=":", label="unrelated true frames")
         ax.set(xlabel="imagined frame t", ylabel="drift (mean absolute pixel error)")
-        ax.set_ylim(bottom=0.0)
+        ax.set_ylim(bottom=0.0, auto=None)  # a shared axis goes on growing with the panels to come
         ax.margins(x=0.01)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.0)
     return ax

@@ -49,6 +49,7 @@ class Predictor:
     """In place of a trained world model: each frame is a function of the last one and of the noise."""
 
     num_frames = 2
+    denoiser = None  # nothing is trained
     description = Description(FactoredObjective(), ConditioningConfig(num_frames=2), NetworkConfig(), 4)
 
     def __init__(self, level: float = 0.0, noise: float = 0.0) -> None:

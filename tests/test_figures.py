@@ -15,7 +15,17 @@ from scipy import stats
 
 from analysis.agent_figures import learning_figure
 from analysis.curves import band_words, mean_curve, mean_points
-from analysis.figures import annotate, caption_text, draw_drift, quality_figure, save_figure, styles, trajectory_figure
+from analysis.figures import (
+    DriftPanel,
+    annotate,
+    caption_text,
+    draw_drift,
+    drift_figure,
+    quality_figure,
+    save_figure,
+    styles,
+    trajectory_figure,
+)
 from analysis.variant_figures import variant_figure
 
 STEPS = 30
@@ -132,6 +142,15 @@ def test_drift_draws_every_variant_with_its_levels():
     assert set(lines["unrelated true frames"].get_ydata()) == {0.3}
     assert ax.get_ylim()[0] == 0.0
     assert draw_drift(curves, ax=ax) is ax
+
+
+def test_panels_of_one_scale_hold_the_curves_of_all():
+    """In whatever order they come: the best arm first once cut the others off."""
+    panels = [DriftPanel(str(level), {"n = 3": mean_curve(drifts(i, level))}) for i, level in enumerate((0.01, 0.4, 0.1))]
+    for ax in drift_figure(panels).axes:
+        low, high = ax.get_ylim()
+        assert low == 0.0
+        assert high > max(panel.curves["n = 3"].high.max() for panel in panels)
 
 
 def test_quality_draws_a_panel_a_metric():

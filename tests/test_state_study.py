@@ -10,6 +10,7 @@ from command_line import diamond_bench
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import reference_windows
 from diamond_bench.data.static import load_info, load_split
+from diamond_bench.errors import UserError
 from diamond_bench.evaluation.state import STATE_PROBE, make_state_meter, state_rows
 from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import plan_study
@@ -40,8 +41,8 @@ def test_one_probe_a_dataset_and_no_other_evaluation_changes() -> None:
     order = list(plan.jobs)
     assert all(order.index(probes[0].ref) < order.index(job.ref) for job in evaluations)
     without = plan_study("sampling_steps", ["scale=smoke"])
-    changed = plan_study("sampling_steps", ["scale=smoke", "probe.num_steps=7"])
-    assert list(without.jobs) == list(changed.jobs)
+    with pytest.raises(UserError, match=r"probe.num_steps: it would change nothing with metrics that leave out state"):
+        plan_study("sampling_steps", ["scale=smoke", "probe.num_steps=7"])
     assert not any("state_probe" in job.inputs for job in without.jobs.values())
 
 

@@ -281,7 +281,7 @@ def test_the_study_shares_its_trainings() -> None:
     games, seeds = len(plan.study.games), len(plan.study.seeds)
     assert counts["collect_dataset"] == games
     assert counts["train_world_model"] == 3 * games * seeds, "EDM's two arms are one training, and n trains nothing"
-    assert counts["evaluate_world_model"] == 4 * 3 * games * seeds
+    assert counts["evaluate_world_model"] == 6 * 3 * games * seeds
 
 
 _JOBS = {"collect_dataset": collect_dataset, "train_world_model": train_world_model, "evaluate_world_model": evaluate_world_model}
@@ -304,7 +304,7 @@ def test_collected_trained_and_evaluated(game: str, tmp_path: Path) -> None:
     plan = plan_study("stochastic_world", ["scale=tiny", f"games=[{game}]", "sampler.num_steps=1", *_TINY, *_SHORT])
     results = made(plan, tmp_path)
     assert results["collect_dataset"][0].info["minority_share"] == 0.2
-    assert len(results["evaluate_world_model"]) == 4
+    assert len(results["evaluate_world_model"]) == 6
     for result in results["evaluate_world_model"]:
         rows = {(row.metric, row.baseline): row.value for row in result.rows}
         assert 0 < rows["mode_windows", ""] <= 12

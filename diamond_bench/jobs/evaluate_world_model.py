@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from analysis.media import side_by_side, write_video
 from analysis.pixels import sharpness
@@ -19,7 +20,6 @@ from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
-from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
@@ -279,10 +279,10 @@ def _true_features(work: _Work, train: EpisodeSet, device: torch.device) -> tupl
 
 def _cost_rows(work: _Work, frames_per_second: float, seconds: float, device: torch.device) -> list[Row]:
     denoiser = work.model.denoiser
-    assert isinstance(denoiser, Denoiser)
+    trained = sum(weights.numel() for weights in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0  # an oracle has none
     return [
         Row("nfe_per_frame", float(nfe(work.config.sampler))),
-        Row("parameters", float(sum(parameter.numel() for parameter in denoiser.parameters()))),
+        Row("parameters", float(trained)),
         Row("frames_per_second", frames_per_second, measured=True),
         Row("imagination_seconds", seconds, measured=True),
         Row("peak_memory_mb", peak_bytes(device) / 1e6, measured=True),

@@ -1,11 +1,11 @@
 """Settings that nothing reads, given the others: they are refused where a user sets them, and change no identity."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
-from diamond_bench.config import ConditioningConfig, FactoredObjective, RunConfig, option_of
+from diamond_bench.config import ConditioningConfig, FactoredObjective, ProbeConfig, RunConfig, option_of
 from diamond_bench.errors import UserError
 
 _FACTORED = "diamond_bench.diffusion.objectives:Factored"
@@ -26,11 +26,12 @@ def in_effect(config: RunConfig) -> RunConfig:
     """The config with all that nothing reads at its neutral value, so that equal trainings have one identity."""
     objective: dict[str, Any] = {}
     conditioning: dict[str, Any] = {}
+    groups = {"objective": (objective, FactoredObjective()), "conditioning": (conditioning, ConditioningConfig())}
     for key, _ in _unread(config):
         group, _, name = key.partition(".")
-        groups = {"objective": (objective, FactoredObjective()), "conditioning": (conditioning, ConditioningConfig())}
-        values, neutral = groups[group]
-        values[name] = getattr(neutral, name)
+        if group in groups:  # the probe's settings enter no job that does not read them
+            values, neutral = groups[group]
+            values[name] = getattr(neutral, name)
     if not config.training.num_autoregressive_steps and isinstance(config.objective, FactoredObjective):
         objective["quantization"] = FactoredObjective().quantization  # no frame of the model's own is trained on
     return replace(config, objective=replace(config.objective, **objective), conditioning=replace(config.conditioning, **conditioning))
@@ -49,6 +50,8 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield from ((f"objective.{name}", why) for name in _TIMESTEPS)
         if o.loss_weight != "min_snr":
             yield "objective.min_snr", f"objective.loss_weight={o.loss_weight}"
+    if "state" not in config.evaluation.metrics:
+        yield from ((f"probe.{f.name}", "metrics that leave out state") for f in fields(ProbeConfig))
     if c.frames == "stack":
         yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
     if c.actions == "none":
