@@ -109,7 +109,6 @@ def sample(
     """
     levels: list[float] = sigmas(sampler).tolist()
     every_call = sampler.quantize == "every_call"
-    withheld = torch.full_like(actions, WITHHELD)
 
     def call(x: Tensor, sigma: float, told: Tensor) -> Tensor:
         # torch.full writes the number on the device; a tensor made from it on the host would have to be copied there
@@ -121,7 +120,7 @@ def sample(
     def denoise(x: Tensor, sigma: float) -> Tensor:
         denoised = call(x, sigma, actions)
         if sampler.guidance != 1:
-            free = call(x, sigma, withheld)
+            free = call(x, sigma, torch.full_like(actions, WITHHELD))
             denoised = free + sampler.guidance * (denoised - free)
         return quantize(denoised, sampler.quantization) if every_call else denoised
 

@@ -5,10 +5,9 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
-from diamond_bench.config import ConditioningConfig, FactoredObjective, ProbeConfig, RunConfig, option_of
+from diamond_bench.config import OBJECTIVES, ConditioningConfig, FactoredObjective, ProbeConfig, RunConfig, option_of
 from diamond_bench.errors import UserError
 
-_FACTORED = "diamond_bench.diffusion.objectives:Factored"
 _TIMESTEPS = ("num_train_timesteps", "beta_start", "beta_end")
 _HISTORY = ("history_depths", "history_channels", "attended_levels")
 
@@ -40,7 +39,7 @@ def in_effect(config: RunConfig) -> RunConfig:
 def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
     """(dotted key, why) of what ours leave unread; somebody's own objective or conditioning may read what it likes."""
     o, c = config.objective, config.conditioning
-    if option_of(o).function == _FACTORED:
+    if option_of(o).function == OBJECTIVES["edm"].function:
         if o.noise_levels != "log_normal":
             yield from ((f"objective.{name}", f"objective.noise_levels={o.noise_levels}") for name in ("loc", "scale"))
         if o.noise_levels == "timesteps":
