@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES
+from diamond_bench.config.cluster import ONLY_IN_PROFILES
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.typed import to_plain
 
@@ -70,8 +71,10 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             raise UserError(f"{token!r}: expected key=value")
         if key.startswith(("+", "~")) or "_target_" in token or key.startswith("hydra") or "${" in token:
             raise UserError(f"{token!r}: additions, deletions, interpolations, hydra.* and _target_ are not taken; write key=value")
-        if key == "output_dir":  # a path is taken as it is: Hydra's grammar would trip over its characters
+        if key in ("output_dir", "cluster"):  # a path is taken as it is: Hydra's grammar would trip over its characters
             overrides.append(Override(key, (text,)))
+            if key == "cluster":
+                cluster_profile(text)
             continue
         try:
             parsed = parser.parse_override(token)
@@ -108,6 +111,8 @@ def _plain(value: Any) -> Any:
 
 def _check_key(override: Override) -> None:
     key = override.key
+    if key.startswith("cluster.") and key.removeprefix("cluster.") in ONLY_IN_PROFILES:
+        raise UserError(f"{key}: said in a cluster's profile alone (cluster=FILE.yaml, see docs/slurm.md)")
     if key in groups():
         for value in override.values:
             if value not in groups()[key]:
@@ -144,6 +149,7 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    choices, profile = _without_profile(choices)
     on_file = [(group, option) for group, option in choices if (CONF / group / f"{option}.yaml").exists()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -157,7 +163,54 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
         plain = with_values(plain, {group.replace("/", "."): neutral})
         if group == "sampler" and any(chosen == "sampler/schedule" for chosen, _ in on_file):
             plain["sampler"]["schedule"] = schedule
+    if plain["cluster"]["name"] != "local":  # the number of workers that a scale sets is of this machine
+        plain["cluster"] = with_groups(yaml.safe_load((CONF / "cluster" / f"{plain['cluster']['name']}.yaml").read_text()), profile)
     return plain
+
+
+def cluster_profile(option: str) -> dict[str, Any]:
+    """What cluster=`option` says beside its name: nothing for one of conf/cluster, else the content of a user's own profile, the YAML file
+    of this path or of this name in $XDG_CONFIG_HOME/diamond_bench/clusters (~/.config where that is not set). Raises UserError.
+    """
+    if option in groups()["cluster"]:
+        return {"name": option}
+    folder = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "diamond_bench" / "clusters"
+    own = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if not option.endswith((".yaml", ".yml")) and option not in own:
+        raise UserError(
+            f"cluster={option}: unknown cluster: {nearest(option, [*groups()['cluster'], *own])} (or give a profile's YAML file)"
+        )
+    file = own.get(option) or Path(option).expanduser()
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise UserError(f"cluster={option}: {file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"cluster={option}: {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"cluster={option}: {file} holds no group of keys")
+    content = {"name": "slurm", **content}
+    if content["name"] not in groups()["cluster"]:
+        raise UserError(f"cluster={option}: {file}: name: {nearest(str(content['name']), groups()['cluster'])}")
+    return content
+
+
+def _without_profile(choices: tuple[tuple[str, str], ...]) -> tuple[tuple[tuple[str, str], ...], dict[str, Any]]:
+    """The choices with a cluster of ours in place of a user's profile, and what that profile says."""
+    option = dict(choices).get("cluster")
+    profile = cluster_profile(option) if option is not None else {}
+    named = {"cluster": str(profile["name"])} if profile else {}
+    return tuple({**dict(choices), **named}.items()), profile if option not in groups()["cluster"] else {}
+
+
+def with_groups(mapping: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested plain data with another's values laid over it."""
+    both = {
+        key: with_groups(mapping[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(mapping.get(key), dict)
+    }
+    return {**mapping, **over, **both}
 
 
 def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

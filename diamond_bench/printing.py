@@ -19,7 +19,10 @@ from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
 _PARTS = ("artifact", "checkpoint", "frames")
-_COLOURS = {"done": "green", "failed": "red", "damaged": "red", "lost": "yellow", "preempted": "yellow", "running": "cyan"}
+_COLOURS = {"done": "green", "failed": "red", "damaged": "red", "lost": "yellow", "preempted": "yellow", "cancelled": "yellow"} | {
+    "running": "cyan",
+    "requeued": "cyan",
+}
 
 
 def table(*columns: str) -> Table:
@@ -104,7 +107,8 @@ def status_table(studies: Iterable[StudyStatus]) -> Table:
     shown = table("study", "scale", "jobs", "")
     for study in studies:
         counts = ", ".join(f"[{_COLOURS.get(name, 'default')}]{count} {name}[/]" for name, count in study.counts.items())
-        shown.add_row(escape(study.study), study.scale, counts, "")
+        waiting = ", ".join(f"{count} pending: {reason}" for reason, count in study.waiting.items())
+        shown.add_row(escape(study.study), study.scale, counts, escape(waiting))
         for ref, state in study.notable.items():
             progress = f"{state.done}/{state.total} {state.text}" if state.total else state.text
             left = f"{state.remaining:.0f} s left" if state.remaining is not None else ""

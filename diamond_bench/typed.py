@@ -41,6 +41,15 @@ def _build_option(registry: Mapping[str, Option], value: Any, path: str) -> Any:
     return build(registry[name].settings_type(), value, path)
 
 
+def _build_named(classes: tuple[Any, ...], value: Any, path: str) -> Any:
+    """One of several dataclasses, told by the value's `name`."""
+    by_name = {str(f.default): cls for cls in classes for f in dataclasses.fields(cls) if f.name == "name"}
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if name not in by_name:
+        raise UserError(f"{path}: unknown {path.rsplit('.', 1)[-1]} {name!r}: {nearest(str(name), by_name)}")
+    return build(by_name[name], value, path)
+
+
 def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -48,6 +57,8 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
+        if all(dataclasses.is_dataclass(a) for a in args):
+            return _build_named(args, value, path)
         return _convert(next(a for a in args if a is not type(None)), value, path, metadata)
     if origin is Literal:
         if value not in args:
@@ -61,7 +72,7 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
 
 
 def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:
-    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text, in quotes where it looks like a number"}[hint]
     if hint is float and ((isinstance(value, int) and not isinstance(value, bool)) or value in ("inf", ".inf")):
         value = float(str(value).removeprefix("."))
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool) or value != value:  # the last is NaN

@@ -25,8 +25,8 @@ from diamond_bench.studies.metrics import METRICS
 from diamond_bench.studies.results import COLUMNS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ELSEWHERE = "extending.md"
-"""Its code changes the package: test_extending.py follows it, in a copy."""
+ELSEWHERE = ("extending.md", "slurm.md")
+"""The one changes the package: test_extending.py follows it, in a copy. The other needs a cluster: tests/slurm/test_slurm_docs.py."""
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 
@@ -40,15 +40,16 @@ def text(page: str) -> str:
     return (ROOT / page).read_text()
 
 
-def blocks(kind: str) -> list[str]:
-    """The code blocks of a kind, of all pages."""
-    pages = [page for page in PAGES if page.name != ELSEWHERE]
+def blocks(kind: str, elsewhere: bool = False) -> list[str]:
+    """The code blocks of a kind, of all pages whose commands are run here (or also of those that are run elsewhere)."""
+    pages = [page for page in PAGES if elsewhere or page.name not in ELSEWHERE]
     return [body for page in pages for marked, body in _BLOCK.findall(page.read_text()) if marked == kind]
 
 
-def commands() -> list[Command]:
-    """Every diamond-bench command of the documentation, once, without the program's name."""
-    parts = [shlex.split(part, comments=True) for block in blocks("sh") for line in block.splitlines() for part in line.split("&&")]
+def commands(elsewhere: bool = False) -> list[Command]:
+    """Every diamond-bench command of the documentation, once, without the program's name; see `blocks`."""
+    lines = [line for block in blocks("sh", elsewhere) for line in block.splitlines()]
+    parts = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
     return list(dict.fromkeys(tuple(words[1:]) for words in parts if words and Path(words[0]).name == "diamond-bench"))
 
 
@@ -120,7 +121,7 @@ def test_a_documented_command_runs(command: Command, workspace: Path, tiny_store
 
 def test_the_main_command_and_the_kinds_of_commands_are_documented() -> None:
     assert ("sweep", "sampling_steps", "scale=smoke") in commands()
-    assert {command[0] for command in commands()} == {name.split()[0] for name in registered()}
+    assert {command[0] for command in commands(elsewhere=True)} == {name.split()[0] for name in registered()}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diamond_bench.cli.common import AsJson, app, open_store, out, run_jobs, run_plan, say, writing
+from diamond_bench.cli.common import AsJson, Wait, app, open_store, out, run_jobs, run_plan, say, writing
 from diamond_bench.errors import UserError
 
 Overrides = Annotated[
@@ -18,12 +18,13 @@ Checkpoint = Annotated[str, typer.Argument(metavar="AGENT", help="A finished age
 def train(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one agent (game=Breakout seed=0 where not said otherwise) and play its final episodes. The same command again resumes."""
     from diamond_bench.studies.single import plan_train
 
-    _run_single(plan_train(overrides or []), overrides, dry_run, as_json)
+    _run_single(plan_train(overrides or []), overrides, dry_run, wait, as_json)
 
 
 @app.command()
@@ -33,12 +34,13 @@ def evaluate(
     episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Episodes played; the scale's number where not given.")] = None,
     video: Annotated[bool, typer.Option("--video", help="Also write a video: the real game beside the agent's imagination of it.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job; run nothing.")] = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Play episodes with a finished agent and say what it scored, and under which protocol."""
     from diamond_bench.studies.single import plan_evaluate
 
-    _run_single(plan_evaluate(checkpoint, overrides or [], episodes, video), overrides, dry_run, as_json)
+    _run_single(plan_evaluate(checkpoint, overrides or [], episodes, video), overrides, dry_run, wait, as_json)
 
 
 @app.command("import")
@@ -87,7 +89,9 @@ def _own_store(tokens: list[str] | None) -> Any:
     return open_store([token for token in tokens or [] if token.startswith("output_dir=")])
 
 
-def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, as_json: bool) -> None:
+def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, wait: bool, as_json: bool) -> None:
+    from diamond_bench.cli.cluster_commands import show_submission
+    from diamond_bench.config import SlurmCluster
     from diamond_bench.launch.devices import valid_device
     from diamond_bench.printing import print_plan
 
@@ -95,9 +99,11 @@ def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, as_json: 
     valid_device(plan.execution.device)
     if dry_run:
         print_plan(out, plan, store, as_json)
+        if isinstance(plan.cluster, SlurmCluster) and not as_json:
+            show_submission(plan, store)
         return
     with writing(store):
-        exit_code = run_plan(plan, store, as_json, with_report=False)
+        exit_code = run_plan(plan, store, as_json, wait, with_report=False)
     for point in plan.points:
         if store.state(point.jobs["agent"]).status == "done":
             say(f"agent: {store.folder(point.jobs['agent'])}")

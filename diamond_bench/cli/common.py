@@ -21,6 +21,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides: scale=smoke seeds=3 games=[Breakout,Pong] sampler.num_steps=1,3"),
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="With cluster=slurm: follow the jobs until they end, then report.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or the path of a YAML file.")]
 
@@ -34,26 +35,38 @@ def say(text: str) -> None:
     err.print(text, markup=False)
 
 
-def run_plan(plan: Any, store: Any, as_json: bool, with_report: bool = True) -> int:
-    """Runs what is missing of a plan, then draws its report and prints its results. Returns the exit code."""
-    from diamond_bench.report import write_report
+def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_report: bool = True) -> int:
+    """Runs what is missing of a plan, or submits it to its cluster; then draws its report and prints its results. Returns the exit code."""
+    from diamond_bench.config import SlurmCluster
     from diamond_bench.studies.plan import as_saved
 
+    if isinstance(plan.cluster, SlurmCluster):
+        from diamond_bench.cli.cluster_commands import submit_plan
+
+        return submit_plan(plan, store, as_json, wait, with_report)
+    if wait:
+        raise UserError("--wait: a sweep of this machine always waits; it is for cluster=slurm")
     summary, saved = run_jobs(plan, store), as_saved(plan, store.root)
-    if not summary.stopped and any(point.jobs["evaluation"] in {*summary.done, *summary.skipped} for point in saved.points):
-        files = write_report(saved, store, say) if with_report else []
-        print_results(saved, store, as_json)
-        if files:
-            say(f"Report: {files[0].parent} ({', '.join(file.name for file in files)})")
+    if not summary.stopped:
+        report_results(saved, store, as_json, with_report)
     return int(summary.exit_code)
 
 
-def run_jobs(plan: Any, store: Any) -> Any:
-    """Runs what is missing of a plan, with progress, and says what failed. Returns the `launch.local.Summary`."""
-    from diamond_bench.launch.local import run_local
-    from diamond_bench.launch.progress import progress_display
+def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> None:
+    """Draws a plan's report and prints its results, where any evaluation is done."""
+    from diamond_bench.report import write_report
+
+    if not any(store.state(point.jobs["evaluation"]).status == "done" for point in saved.points):
+        return
+    files = write_report(saved, store, say) if with_report else []
+    print_results(saved, store, as_json)
+    if files:
+        say(f"Report: {files[0].parent} ({', '.join(file.name for file in files)})")
+
+
+def planned(plan: Any, store: Any) -> tuple[Any, Any]:
+    """(what writes the plan down, the plan as it will be saved): called once it is sure that something is run or submitted."""
     from diamond_bench.studies.housekeeping import remember
-    from diamond_bench.studies.overview import job_labels
     from diamond_bench.studies.plan import as_saved, load_plans, save_plan
 
     saved = as_saved(plan, store.root)
@@ -65,6 +78,16 @@ def run_jobs(plan: Any, store: Any) -> Any:
         save_plan(plan, store.root)
         remember(saved.folder, plan.jobs)
 
+    return begin, saved
+
+
+def run_jobs(plan: Any, store: Any) -> Any:
+    """Runs what is missing of a plan, with progress, and says what failed. Returns the `launch.local.Summary`."""
+    from diamond_bench.launch.local import run_local
+    from diamond_bench.launch.progress import progress_display
+    from diamond_bench.studies.overview import job_labels
+
+    begin, saved = planned(plan, store)
     store.require_writable()
     with progress_display(job_labels(saved.points)) as display:
         store.say = display.say

@@ -3,11 +3,11 @@
 import contextlib
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Overrides, Study, app, open_store, out, print_results, run_plan, say, writing
+from diamond_bench.cli.common import AsJson, Overrides, Study, Wait, app, open_store, out, print_results, run_plan, say, writing
 from diamond_bench.errors import UserError
 
 
@@ -29,9 +29,15 @@ def sweep(
     study: Study,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run every job of a study that is not done yet, then draw its report. The same command again resumes."""
+    """Run every job of a study that is not done yet, then draw its report. The same command again resumes.
+
+    With cluster=slurm the jobs are submitted and the command returns at once.
+    """
+    from diamond_bench.cli.cluster_commands import show_submission
+    from diamond_bench.config import SlurmCluster
     from diamond_bench.evaluation.weights import require
     from diamond_bench.launch.devices import valid_device
     from diamond_bench.printing import print_plan
@@ -43,9 +49,10 @@ def sweep(
     valid_device(plan.execution.device)
     if dry_run:
         print_plan(out, plan, store, as_json)
-        for refusal in (lambda: require(plan.metrics), store.require_writable):
+        on_slurm = isinstance(plan.cluster, SlurmCluster) and not as_json
+        for check in (lambda: require(plan.metrics), store.require_writable, *([lambda: show_submission(plan, store)] if on_slurm else [])):
             try:
-                refusal()
+                check()
             except UserError as error:
                 say(f"A sweep without --dry-run would be refused: {error}")
         return
@@ -53,7 +60,7 @@ def sweep(
     for limit in limits(plan):
         say(f"note: {limit}")
     with writing(store):
-        exit_code = run_plan(plan, store, as_json)
+        exit_code = run_plan(plan, store, as_json, wait)
     raise typer.Exit(exit_code)
 
 
@@ -68,22 +75,34 @@ def status(
     from rich.live import Live
 
     from diamond_bench.printing import print_json, status_table
-    from diamond_bench.studies.overview import overview
 
     if study is not None and "=" in study:  # no study, and its place taken by the first override
         overrides = [study, *(overrides or [])]
         study = None
     store = open_store(overrides)
     if as_json:
-        print_json(out, [found.plain() for found in overview(store, study, overrides or [])])
+        print_json(out, [found.plain() for found in _overview(store, study, overrides)])
         return
     if not watch:
-        out.print(status_table(overview(store, study, overrides or [])))
+        out.print(status_table(_overview(store, study, overrides)))
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
         while True:
-            live.update(status_table(overview(store, study, overrides or [])), refresh=True)
+            live.update(status_table(_overview(store, study, overrides)), refresh=True)
             time.sleep(2)
+
+
+def _overview(store: Any, study: str | None, overrides: list[str] | None) -> list[Any]:
+    from diamond_bench.launch.slurm.client import SlurmError
+    from diamond_bench.launch.slurm.standing import standing
+    from diamond_bench.studies.overview import overview
+
+    try:
+        states = standing(store).states
+    except SlurmError as error:
+        say(f"{error}: what follows is the store's word alone")
+        states = None
+    return overview(store, study, overrides or [], states)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diamond_bench.config.agent import ActorCriticConfig, AgentConfig, AgentEvaluationConfig, RewardEndConfig
+from diamond_bench.config.cluster import Cluster, LocalCluster, Resources, SlurmCluster, resources
 from diamond_bench.config.conditioning import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, WITHHELD, ConditioningConfig
 from diamond_bench.config.diffusion import (
     OBJECTIVES,
@@ -47,7 +48,7 @@ __all__ = [
     "AgentConfig",
     "AgentEvaluationConfig",
     "AncestralSampler",
-    "ClusterConfig",
+    "Cluster",
     "ConditioningConfig",
     "DataConfig",
     "DdpmLeadingSchedule",
@@ -57,6 +58,7 @@ __all__ = [
     "FactoredObjective",
     "FlowSchedule",
     "KarrasSchedule",
+    "LocalCluster",
     "MultistepSampler",
     "NetworkConfig",
     "Objective",
@@ -64,15 +66,18 @@ __all__ = [
     "Option",
     "ProbeConfig",
     "RangeSchedule",
+    "Resources",
     "RewardEndConfig",
     "RunConfig",
     "Sampler",
     "SamplerSettings",
     "Schedule",
+    "SlurmCluster",
     "TrainingConfig",
     "chosen",
     "imported",
     "option_of",
+    "resources",
     "setting",
 ]
 
@@ -205,15 +210,6 @@ class ExecutionConfig:
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
-    """Where jobs run."""
-
-    name: str = "local"
-    num_workers: int = setting(0, least=0, recorded=True)
-    """Worker processes, one a device; 0 is one a GPU, or one where there is none."""
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """One point of a study: everything a run needs to know."""
 
@@ -233,4 +229,4 @@ class RunConfig:
     agent_evaluation: AgentEvaluationConfig = AgentEvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: Cluster = LocalCluster()

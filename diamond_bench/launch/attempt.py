@@ -19,6 +19,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.launch.devices import device_name
 from diamond_bench.launch.events import Event, ignore
+from diamond_bench.launch.scratch import DATASETS, on_node
 from diamond_bench.studies.claims import Claim, last_line
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.locks import ClaimLost
@@ -35,14 +36,15 @@ def run_job(
     *,
     on_event: Callable[[Event], None] = ignore,
     should_stop: Callable[[], bool] = lambda: False,
+    scratch: Path | None = None,
 ) -> Event:
     """Runs a prepared job on a resolved `device` (see `resolve_device`) and returns how it ended, as an event.
 
     done; failed (a mistake the user can mend: an input not done or damaged, a UserError of the job); crashed (any other exception; the
     process should be replaced before it runs another job); interrupted (`should_stop` became true, the job has saved); taken
     (another process has it or has done it). The state in the store says the same. While the job runs, what this process and its children
-    print goes to the job's log.txt. `on_event` hears of start, progress and lines to be said. Raises UserError where the store is not
-    writable.
+    print goes to the job's log.txt. `on_event` hears of start, progress and lines to be said. Datasets are read from a copy in `scratch`,
+    where that is given. Raises UserError where the store is not writable.
     """
     claim = store.claim(ref)
     if claim is None:
@@ -54,7 +56,7 @@ def run_job(
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             print(f"--- {now} attempt {claim.attempt} on {platform.node()}, pid {os.getpid()}, {device}", flush=True)
             on_event(Event("started", ref, text=device))
-            end = _attempt(store, claim, device, on_event, should_stop)
+            end = _attempt(store, claim, device, on_event, should_stop, scratch)
             if end.name == "interrupted":
                 claim.release()
             elif end.name != "done":
@@ -66,12 +68,15 @@ def run_job(
         return Event("crashed", ref, text=f"the job's state could not be written: {last_line(error)}")
 
 
-def _attempt(store: Store, claim: Claim, device: str, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> Event:
+def _attempt(
+    store: Store, claim: Claim, device: str, on_event: Callable[[Event], None], should_stop: Callable[[], bool], scratch: Path | None
+) -> Event:
     """Runs the job's code; done has been published, every other end is still to be written down. Raises ClaimLost."""
     ref = claim.ref
     try:
         spec = store.spec(ref)
-        inputs = _inputs(store, spec)
+        _check_revision(store, spec)
+        inputs = _inputs(store, spec, scratch)
         module, _, function = store.kinds[spec.kind].run.partition(":")
         run = getattr(importlib.import_module(module), function)
         threads = _set_threads(spec)
@@ -91,6 +96,7 @@ def _attempt(store: Store, claim: Claim, device: str, on_event: Callable[[Event]
             "device": device,
             "device_name": device_name(device),
             "host": platform.node(),
+            **_allocation(),
             "num_threads": threads,
             "seconds": claim.seconds,
             "attempts": claim.attempt,
@@ -115,8 +121,18 @@ def _attempt(store: Store, claim: Claim, device: str, on_event: Callable[[Event]
         _clean_up()
 
 
-def _inputs(store: Store, spec: JobSpec) -> dict[str, Path]:
-    """The folders of the job's inputs, each seen to be done and to hold what its job wrote. Raises UserError."""
+def _check_revision(store: Store, spec: JobSpec) -> None:
+    """A job prepared by one version of the code must not be run by another: its result would lie under an identity that is not its own."""
+    ours = store.kinds[spec.kind].revision
+    if spec.revision not in (None, ours):
+        raise UserError(
+            f"job {spec.ref} was prepared for revision {spec.revision} of {spec.kind}, and this diamond-bench has revision {ours}: run the "
+            "same command again with this version, which makes a job of its own"
+        )
+
+
+def _inputs(store: Store, spec: JobSpec, scratch: Path | None) -> dict[str, Path]:
+    """The folders of the job's inputs, each seen to be done and to hold what its job wrote; datasets in `scratch`. Raises UserError."""
     kind = store.kinds[spec.kind]
     expected = kind.inputs
     if set(spec.inputs) - set(kind.optional) != set(expected):
@@ -130,7 +146,10 @@ def _inputs(store: Store, spec: JobSpec) -> dict[str, Path]:
             aside = store.set_aside(ref, damage)
             mend = "it was set aside; the sweep, train or import that made it makes it anew" if aside else "another process is using it"
             raise UserError(f"its input {name} is damaged: {damage}; {mend}")
-    return {name: store.folder(ref) for name, ref in spec.inputs.items()}
+    return {
+        name: on_node(store, ref, scratch, print) if scratch is not None and ref.kind in DATASETS else store.folder(ref)
+        for name, ref in spec.inputs.items()
+    }
 
 
 def _set_threads(spec: JobSpec) -> int:
@@ -141,6 +160,15 @@ def _set_threads(spec: JobSpec) -> int:
     if torch is not None:
         torch.set_num_threads(threads)
     return int(threads)
+
+
+def _allocation() -> dict[str, str]:
+    """SLURM's name of the task we run in, and the GPUs it was given; nothing outside of SLURM."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return {}
+    task = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
+    return {"slurm_job": task, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
 
 
 def _throttled(claim: Claim, on_event: Callable[[Event], None]) -> Callable[[int, int, str], None]:

@@ -62,13 +62,15 @@ def run_local(
     retry_failed: bool = True,
     worker_arguments: Sequence[str] = (),
     begin: Callable[[], None] = lambda: None,
+    interrupts: Interrupts | None = None,
 ) -> Summary:
     """Runs what is not done of `specs` (each input among them, or done in the store) and returns when nothing more can be.
 
     A failing job stops only those that need it. Jobs that another sweep holds are left to it and waited for. Jobs that failed
     earlier are tried again, unless `retry_failed` is false. The first SIGINT or SIGTERM lets the running jobs save and
     stop, the second kills them. `worker_arguments` are further options of the worker (see worker.py). `begin` is called once, before
-    the first job is prepared: when a worker has found its device, or there is nothing to run.
+    the first job is prepared: when a worker has found its device, or there is nothing to run. `interrupts`: signals that the caller counts
+    itself, in place of SIGINT and SIGTERM.
 
     Raises UserError where the store cannot be written or the device is not there; nothing is created then, and `begin` not called.
     """
@@ -78,9 +80,9 @@ def run_local(
     if sweep.open:
         devices = worker_devices(device, num_workers)
         store.require_writable()
-        with counted_interrupts() as interrupts:
-            _Pool(sweep, devices, worker_arguments, interrupts, begin).run()
-            return sweep.summary(interrupts.count > 0)
+        with counted_interrupts() if interrupts is None else contextlib.nullcontext(interrupts) as counted:
+            _Pool(sweep, devices, worker_arguments, counted, begin).run()
+            return sweep.summary(counted.count > 0)
     begin()
     return sweep.summary(stopped=False)
 

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--kinds", default="diamond_bench.studies.kinds:KINDS", help="module:table of the kinds of jobs")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for the job to save after the parent's death")
+    parser.add_argument("--scratch", type=Path, help="a folder of this machine to copy datasets to before they are read")
     arguments = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's and scipy's threads are no function of the free cores either; read at import
     orders, events = _take_streams()
@@ -50,7 +51,7 @@ def main() -> None:
         return
     store = Store(arguments.store, say=lambda text: worker.tell(Event("said", text=text)), kinds=load_kinds(arguments.kinds))
     worker.tell(Event("ready", text=device))
-    worker.serve(store, device)
+    worker.serve(store, device, arguments.scratch)
 
 
 def load_kinds(name: str) -> Mapping[str, Kind]:
@@ -68,10 +69,10 @@ class _Worker:
         self._stop = threading.Event()
         self._jobs: queue.SimpleQueue[JobRef | None] = queue.SimpleQueue()
 
-    def serve(self, store: Store, device: str) -> None:
+    def serve(self, store: Store, device: str, scratch: Path | None) -> None:
         while (ref := self._jobs.get()) is not None and not self._stop.is_set():
             try:
-                end = run_job(store, ref, device, on_event=self.tell, should_stop=self._stop.is_set)
+                end = run_job(store, ref, device, on_event=self.tell, should_stop=self._stop.is_set, scratch=scratch)
             except UserError as error:
                 end = Event("failed", ref, text=str(error))
             self.tell(end)

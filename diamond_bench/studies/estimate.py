@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
 from diamond_bench.models.probe_flops import LAYERS, probe_flops
-from diamond_bench.studies.agent_cost import agent_bytes, agent_work
+from diamond_bench.studies.agent_cost import agent_bytes, agent_work, num_epochs
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import (
     CollectDataset,
@@ -86,6 +86,30 @@ def estimate(
         size += _bytes(spec, specs)
         passing = max(passing, _passing_bytes(spec))
     return Estimate(len(todo), seconds / 3600, size / 1e9, passing / 1e9, _basis(likes, rates))
+
+
+def checkpoint_intervals(
+    specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState], on_gpu: Callable[[str], bool]
+) -> dict[JobRef, tuple[float, str, str]]:
+    """(seconds between two checkpoints, the key that says so, where the rate comes from) of the trainings among `refs`, one of each config.
+
+    `on_gpu` says whether a kind of job runs on a GPU.
+    """
+    every = {}
+    for ref, config in {specs[ref].config: (ref, specs[ref].config) for ref in refs}.values():
+        if isinstance(config, TrainWorldModel):
+            every[ref] = "training.checkpoint_every", config.training.checkpoint_every, config.training.num_steps
+        elif isinstance(config, TrainStateProbe):
+            every[ref] = "probe.checkpoint_every", config.probe.checkpoint_every, config.probe.num_steps
+        elif isinstance(config, TrainAgent):
+            every[ref] = "agent.checkpoint_every", config.agent.checkpoint_every, num_epochs(config)
+    likes = {ref: _like(specs[ref], specs, "cuda" if on_gpu(ref.kind) else "cpu") for ref in every}
+    rates = _measured_rates(set(likes.values()), store, states)
+    found = {}
+    for ref, (key, steps, total) in every.items():
+        seconds = job_work(specs[ref], specs) / rates.get(likes[ref], ASSUMED[likes[ref][1]]) * min(1.0, steps / total)
+        found[ref] = seconds, f"{key}={steps}", _basis([likes[ref]], rates)
+    return found
 
 
 def _basis(likes: Iterable[_Like], rates: Mapping[_Like, float]) -> str:

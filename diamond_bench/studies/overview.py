@@ -31,11 +31,15 @@ class StudyStatus:
     """Running, failed, preempted, lost or damaged jobs."""
     labels: Mapping[JobRef, str]
     command: str
+    waiting: Mapping[str, int]
+    """Why pending jobs wait, in SLURM's words, and how many of them do."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         jobs = [{"id": ref.id, "kind": ref.kind, "of": self.labels[ref], **to_plain_state(state)} for ref, state in self.notable.items()]
-        return {"study": self.study, "scale": self.scale, "counts": dict(self.counts), "jobs": jobs, "command": self.command}
+        return {"study": self.study, "scale": self.scale, "counts": dict(self.counts), "waiting": dict(self.waiting), "jobs": jobs} | {
+            "command": self.command
+        }
 
 
 def to_plain_state(state: JobState) -> dict[str, Any]:
@@ -43,20 +47,26 @@ def to_plain_state(state: JobState) -> dict[str, Any]:
     return {name: str(value) if name == "log" and value else value for name, value in dataclasses.asdict(state).items()}
 
 
-def overview(store: Store, study: str | None, tokens: Sequence[str]) -> list[StudyStatus]:
-    """The swept studies of a store, or one of them. Raises UserError where there is none."""
+def overview(store: Store, study: str | None, tokens: Sequence[str], states: Mapping[JobRef, JobState] | None = None) -> list[StudyStatus]:
+    """The swept studies of a store, or one of them; `states`: those of the store's jobs, where more is known than the store says.
+
+    Raises UserError where there is no such study.
+    """
     plans = load_plans(store.root) if study is None else [find_plan(store.root, study, tokens)]
     if not plans:
         raise UserError(f"no study has been swept into {store.root}; see `diamond-bench studies`, or name another output_dir=")
-    states = store.states()
-    return [_status(plan, states) for plan in plans]
+    found = store.states() if states is None else states
+    return [status_of(plan, found) for plan in plans]
 
 
-def _status(plan: SavedPlan, states: Mapping[JobRef, JobState]) -> StudyStatus:
+def status_of(plan: SavedPlan, states: Mapping[JobRef, JobState]) -> StudyStatus:
+    """How a plan's jobs stand, given the states of the store's."""
     found = {ref: states.get(ref, _MISSING) for ref in plan.jobs}
-    counts = Counter("pending" if state.status == "missing" else state.status for state in found.values())
+    counts: Counter[str] = Counter("pending" if state.status == "missing" else state.status for state in found.values())
     notable = {ref: state for ref, state in found.items() if state.status not in _NOT_SHOWN_ONE_BY_ONE}
-    return StudyStatus(plan.study, plan.scale, dict(sorted(counts.items())), notable, job_labels(plan.points), plan.command)
+    waiting = Counter(state.text for state in found.values() if state.status == "pending" and state.text)
+    counted: dict[str, int] = dict(sorted(counts.items()))
+    return StudyStatus(plan.study, plan.scale, counted, notable, job_labels(plan.points), plan.command, dict(waiting.most_common()))
 
 
 def job_labels(points: Iterable[Point]) -> dict[JobRef, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.compose import Override, base, groups, output_root, parse, scale_keys, with_values
-from diamond_bench.config import ClusterConfig, DataConfig, ExecutionConfig, RunConfig
+from diamond_bench.config import Cluster, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies import agents
 from diamond_bench.studies.check import check_run
@@ -50,7 +50,7 @@ class Plan:
     jobs: Mapping[JobRef, JobSpec]
     points: tuple[Point, ...]
     execution: ExecutionConfig
-    cluster: ClusterConfig
+    cluster: Cluster
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunCon
         if value == -math.inf:
             raise UserError(f"{key}={value}: expected a finite number")
     for key, value in groups_chosen.items():
-        if value not in groups()[key]:
+        if key != "cluster" and value not in groups()[key]:
             raise UserError(f"{key}={value}: unknown {key}: {nearest(str(value), groups()[key])}")
     return build(RunConfig, with_values(base(tuple(sorted(groups_chosen.items()))), values))
 

@@ -217,7 +217,7 @@ def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:
     """Keys of a run's config that variants set."""
     for key in _mapping(value, where):
         _check_use(key, protocol, f"study {where}")
-        if key in _NOT_A_VARIANT_S:
+        if key in _NOT_A_VARIANT_S or key.startswith("cluster."):
             how = "write evaluation.metrics" if key == "metrics" else "it is said for the whole study, or on the command line"
             raise UserError(f"study {where}: {key} cannot be set by variants: {how}")
     return value

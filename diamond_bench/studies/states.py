@@ -7,7 +7,7 @@ from typing import Any, Literal
 from diamond_bench.studies.files import DamagedFile, read_json, size_of
 from diamond_bench.studies.locks import Timing, newest_owner
 
-Status = Literal["missing", "pending", "running", "done", "failed", "preempted", "lost", "damaged"]
+Status = Literal["missing", "pending", "running", "done", "failed", "preempted", "lost", "damaged", "requeued", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class JobState:
     missing: never prepared. pending: prepared, not begun. running: its owner is alive. done: its result is whole. failed: `error`
     says why. preempted: stopped and saved. lost: its owner died without a word; it resumes from its last checkpoint. damaged:
     `error` names the file; the next sweep sets it aside and makes it anew.
+    Of jobs given to SLURM (launch/slurm/standing.py) there are two more, requeued: begun, and waiting in its queue to go on; cancelled:
+    taken out of the queue.
     """
 
     status: Status
@@ -38,6 +40,8 @@ class JobState:
     """Time spent in all attempts."""
     remaining: float | None = None
     """Expected seconds to the end of a running job, from its speed in this attempt."""
+    begun_at: int = 0
+    """The step at which the newest attempt resumed."""
     log: str = ""
     """Path of what the job printed, tracebacks included; empty before it was begun."""
 
@@ -112,5 +116,6 @@ def _shown(status: Status, content: dict[str, Any], folder: str, heartbeat: floa
         heartbeat,
         content.get("seconds", 0.0),
         remaining,
+        content.get("since_done", 0),
         f"{folder}/log.txt" if content else "",
     )

@@ -1,0 +1,84 @@
+"""Where jobs run: on this machine, or as arrays of a SLURM cluster. Nothing of it enters an identity."""
+
+from dataclasses import dataclass, fields
+
+from diamond_bench.config.fields import setting
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """This machine."""
+
+    name: str = "local"
+    num_workers: int = setting(0, least=0, recorded=True)
+    """Worker processes, one a device; 0 is one a GPU, or one where there is none."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the jobs of one kind ask for where it differs from the profile; none takes the profile's."""
+
+    partition: str | None = setting(None, recorded=True)
+    gpus: int | None = setting(None, least=0, recorded=True)
+    cpus: int | None = setting(None, least=1, recorded=True)
+    memory: str | None = setting(None, recorded=True)
+    time: str | None = setting(None, recorded=True)
+    packed: int | None = setting(None, least=1, recorded=True)
+
+
+@dataclass(frozen=True)
+class SlurmCluster:
+    """A SLURM cluster's profile (docs/slurm.md). What is none is left to the cluster's own defaults."""
+
+    name: str = "slurm"
+    partition: str | None = setting(None, recorded=True)
+    account: str | None = setting(None, recorded=True)
+    qos: str | None = setting(None, recorded=True)
+    constraint: str | None = setting(None, recorded=True)
+    exclude: str | None = setting(None, recorded=True)
+    """Nodes not to be used, such as node03,node[10-12]."""
+    gpus: int = setting(1, least=0, recorded=True)
+    """GPUs of an allocation; kinds that use none ask for 0 in their own group."""
+    gres: str | None = setting(None, recorded=True)
+    """A generic resource in place of `gpus`, such as gpu:a100:1, for the kinds that want a GPU."""
+    cpus: int = setting(4, least=1, recorded=True)
+    memory: str | None = setting(None, recorded=True)
+    """Memory of an allocation, such as 16G."""
+    time: str = setting("4:00:00", recorded=True)
+    """Limit of an allocation, as SLURM writes it; a job that needs longer is saved, requeued and goes on."""
+    parallelism: int = setting(0, least=0, recorded=True)
+    """Tasks of an array that run at once, at most; 0 leaves it to the cluster."""
+    packed: int = setting(1, least=1, recorded=True)
+    """Jobs that share one allocation and its GPUs, each in a process of its own."""
+    signal_seconds: int = setting(120, least=10, recorded=True)
+    """How long before the limit SLURM tells the jobs to save."""
+    retries: int = setting(1, least=0, recorded=True)
+    """How often a job that failed by an exception, or whose process died, is requeued."""
+    retry_seconds: float = setting(30.0, least=0.0, recorded=True)
+    """Pause before the first of these tries; it doubles with each."""
+    setup: tuple[str, ...] | None = setting(None, recorded=True)
+    """Shell commands before the job, such as `module load cuda`; only in a profile's file."""
+    extra: tuple[str, ...] | None = setting(None, recorded=True)
+    """Further options of sbatch, such as mail-type=FAIL; only in a profile's file."""
+    scratch: str | None = setting(None, recorded=True)
+    """A folder of the node (such as $TMPDIR) into which datasets are copied before they are read."""
+    collect_dataset: Resources = Resources()
+    import_dataset: Resources = Resources()
+    train_world_model: Resources = Resources()
+    train_state_probe: Resources = Resources()
+    evaluate_world_model: Resources = Resources()
+    train_agent: Resources = Resources()
+    import_agent: Resources = Resources()
+    evaluate_agent: Resources = Resources()
+
+
+Cluster = LocalCluster | SlurmCluster
+ONLY_IN_PROFILES = ("setup", "extra")
+"""What runs, or asks for, anything at all: taken from a file of the user's alone, never from a study or a command line."""
+
+
+def resources(cluster: SlurmCluster, kind: str) -> Resources:
+    """What the jobs of a kind ask for, the profile's values filled in."""
+    own = getattr(cluster, kind, Resources())
+    asked = {f.name: getattr(own, f.name) for f in fields(Resources)}
+    return Resources(**{name: getattr(cluster, name) if value is None else value for name, value in asked.items()})

@@ -1,0 +1,41 @@
+"""Datasets copied to a disk of the node before they are read: a hundred jobs that start at once would read one file server."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from diamond_bench.studies.files import DamagedFile
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.store import Store, check_files
+
+DATASETS = ("collect_dataset", "import_dataset")
+
+
+def on_node(store: Store, ref: JobRef, scratch: Path, say: Callable[[str], None]) -> Path:
+    """The folder to read a finished dataset from: its copy below `scratch`, made where there is none; the store's own, saying so, where
+    the node's disk does not take it. A copy is left for the jobs that come after."""
+    folder = store.folder(ref)
+    files = store.result(ref).files
+    copy = scratch / "diamond_bench" / ref.kind / ref.id
+    try:
+        check_files(copy, files, contents=False)
+        return copy
+    except DamagedFile:  # not there, or half there
+        pass
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=f".{ref.id}-", dir=copy.parent))
+        try:
+            for name in files:
+                (making / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, making / name)
+            shutil.rmtree(copy, ignore_errors=True)
+            making.replace(copy)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+        check_files(copy, files, contents=False)
+    except (OSError, DamagedFile) as error:
+        say(f"{ref} is read from the store: it could not be copied to {scratch} ({error})")
+        return folder
+    return copy

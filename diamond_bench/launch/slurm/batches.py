@@ -1,0 +1,97 @@
+"""What was submitted: one record an array, in the store, so that every later command knows which task has which job.
+
+outputs/slurm/<batch>/batch.json    the record; its array's id is written once SLURM has given it
+outputs/slurm/<batch>/              submitit's folder: sbatch files, payloads, what the tasks print
+outputs/slurm/<batch>/task-<i>.json what a task tells itself across requeues (task.py)
+"""
+
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.files import read_json, write_json
+from diamond_bench.studies.jobspec import JobRef
+
+FOLDER = "slurm"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One array (or single task) as it was submitted."""
+
+    name: str
+    label: str
+    """What SLURM calls it: study, kind, variant."""
+    study: str
+    kind: str
+    tasks: tuple[tuple[JobRef, ...], ...]
+    """The jobs of each element."""
+    minutes: int
+    """Its time limit."""
+    signal_seconds: int
+    retries: int
+    retry_seconds: float
+    device: str = "auto"
+    scratch: str | None = None
+    kinds: str = "diamond_bench.studies.kinds:KINDS"
+    array: str | None = None
+    """SLURM's id; none until it is known to have been submitted."""
+    submitted: float = 0.0
+    cancelled: tuple[int, ...] = ()
+    """Elements that `diamond-bench cancel` ended."""
+
+    def address(self, element: int) -> str:
+        """SLURM's id of an element. The batch must have been submitted."""
+        return f"{self.array}_{element}" if len(self.tasks) > 1 else str(self.array)
+
+    @property
+    def comment(self) -> str:
+        """By which the array is known in SLURM's queue before we know its id."""
+        return f"diamond-bench {self.name}"
+
+
+def new_name() -> str:
+    """A name that sorts by time and that no other batch has."""
+    return time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}-{secrets.token_hex(2)}"
+
+
+def batch_folder(root: Path, name: str) -> Path:
+    """Where a batch's record and submitit's files lie."""
+    return root / FOLDER / name
+
+
+def write_batch(root: Path, batch: Batch) -> None:
+    """Writes the record."""
+    write_json(batch_folder(root, batch.name) / "batch.json", asdict(batch))
+
+
+def read_batch(root: Path, name: str) -> Batch:
+    """The record of a batch. Raises UserError naming a damaged file, FileNotFoundError."""
+    path = batch_folder(root, name) / "batch.json"
+    content = read_json(path)
+    try:
+        tasks = tuple(tuple(JobRef(*ref) for ref in task) for task in content.pop("tasks"))
+        return Batch(**{**content, "tasks": tasks, "cancelled": tuple(content["cancelled"])})
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: damaged, or written by another version of diamond-bench; remove its folder to forget the batch") from None
+
+
+def read_batches(root: Path) -> list[Batch]:
+    """All batches ever submitted from a store, oldest first."""
+    names = sorted(path.parent.name for path in (root / FOLDER).glob("*/batch.json"))
+    return [read_batch(root, name) for name in names]
+
+
+def newest(batches: Iterable[Batch]) -> dict[JobRef, tuple[Batch, int]]:
+    """Which element of which batch has each job: of several, the one submitted last. Batches SLURM gave no id have none."""
+    return {
+        ref: (batch, element) for batch in batches if batch.array is not None for element, task in enumerate(batch.tasks) for ref in task
+    }
+
+
+def note_cancelled(root: Path, batch: Batch, elements: Iterable[int]) -> None:
+    """Records that elements were ended by us."""
+    write_batch(root, replace(batch, cancelled=tuple(sorted({*batch.cancelled, *elements}))))

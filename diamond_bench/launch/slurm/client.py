@@ -1,0 +1,158 @@
+"""SLURM's own commands: what is asked of them, and their answers in words."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from diamond_bench.errors import UserError
+
+_COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
+_ANSWER_SECONDS = 120.0
+_MOST_NAMED = 500
+"""Ids given to one command: its line has a limit."""
+WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
+ACTIVE = WAITING | {"RUNNING", "COMPLETING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
+"""States in which SLURM still means to run a task, or runs it."""
+NEVER = "DependencyNeverSatisfied"
+_FIELDS = ("JobArrayID", "State", "ReasonList", "RestartCnt", "exit_code", "Comment")
+_UNREACHABLE = ("unable to contact", "socket timed out", "connection refused", "temporarily unable", "communication", "zero bytes were")
+
+
+class SlurmError(UserError):
+    """SLURM refused, or did not answer; `transient` where the same may work in a while."""
+
+    def __init__(self, command: str, answer: str):
+        said = [line.partition("error: ")[2] or line for line in answer.splitlines() if line.strip()]
+        super().__init__(f"SLURM refused ({command}): {'; '.join(said) or 'it gave no reason'}")
+        self.transient = any(words in answer.lower() for words in _UNREACHABLE)
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One task as squeue or sacct shows it."""
+
+    state: str
+    """SLURM's long name, such as PENDING."""
+    reason: str = ""
+    """Why it waits, or the node it runs on."""
+    restarts: int = 0
+    exit_code: str = ""
+    comment: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether SLURM still means to run it."""
+        return self.state in ACTIVE and self.reason != NEVER
+
+
+def require_slurm() -> None:
+    """Raises UserError where this machine cannot submit to a cluster."""
+    absent = [command for command in _COMMANDS if shutil.which(command) is None]
+    if absent:
+        raise UserError(
+            f"cluster=slurm: there is no {absent[0]} on the PATH; run the command on a login node of the cluster, or leave cluster= out to "
+            "run on this machine"
+        )
+
+
+def slurm(*command: str) -> str:
+    """What a command of SLURM's prints. Raises SlurmError with its complaint."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, env={**os.environ, "LC_ALL": "C"})
+    except FileNotFoundError:
+        raise SlurmError(command[0], f"there is no {command[0]} on the PATH; run this on a login node of the cluster") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(command[0], f"communication: no answer for {_ANSWER_SECONDS:.0f} s") from None
+    if done.returncode:
+        raise SlurmError(command[0], done.stderr or done.stdout)
+    return done.stdout
+
+
+def partitions() -> dict[str, str]:
+    """The cluster's partitions and the longest time limit of each, as SLURM writes it (`infinite` where there is none); the default's has
+    the name "" besides."""
+    found = {}
+    for line in slurm("sinfo", "--noheader", "--format=%P|%l").splitlines():
+        name, limit = line.strip().split("|")
+        found[name.rstrip("*")] = limit
+        if name.endswith("*"):
+            found[""] = limit
+    return found
+
+
+def array_limit() -> int:
+    """The most elements an array numbered from 0 may have (MaxArraySize)."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", slurm("scontrol", "show", "config"))
+    return int(found[1]) if found else 1001
+
+
+def queue() -> dict[str, QueueEntry]:
+    """This user's tasks that the controller remembers, by id (`12_3`, or `12` outside of an array), ended ones included."""
+    return _entries(slurm("squeue", "--noheader", "--array", "--states=all", "--user", str(os.getuid()), "--Format", _format()))
+
+
+def _format() -> str:
+    return ",".join(f"{field}:|" for field in _FIELDS)
+
+
+def _entries(text: str) -> dict[str, QueueEntry]:
+    entries = {}
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split("|")]
+        if len(parts) >= len(_FIELDS):
+            address, state, reason, restarts, code, comment = parts[: len(_FIELDS)]
+            entries[address] = QueueEntry(state.split()[0], reason.strip("()"), int(restarts or 0), code, comment)
+    return entries
+
+
+def accounted(arrays: Collection[str]) -> dict[str, QueueEntry]:
+    """What the accounting database knows of the tasks of these arrays; nothing where the cluster has none."""
+    if not arrays or shutil.which("sacct") is None:
+        return {}
+    found = {}
+    for some in _portions(sorted(arrays)):
+        columns = "JobID,State,ExitCode,NodeList"
+        try:
+            text = slurm("sacct", "--noheader", "--parsable2", "--allocations", "--array", "--jobs", ",".join(some), "--format", columns)
+        except SlurmError as error:
+            if error.transient and "storage" not in str(error):
+                raise
+            return {}
+        for line in text.splitlines():
+            address, state, code, nodes = line.split("|")[:4]
+            found[address] = QueueEntry(state.split()[0], nodes, 0, code)
+    return found
+
+
+def cancel(addresses: Iterable[str]) -> None:
+    """Ends tasks, whether they wait or run; those that run are told to save first (SIGTERM, then SLURM's KillWait)."""
+    for some in _portions(sorted(addresses)):
+        slurm("scancel", *some)
+
+
+def requeue(address: str) -> None:
+    """Puts a running task back into the queue; SLURM ends its processes."""
+    slurm("scontrol", "requeue", address)
+
+
+def _portions(names: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(names), _MOST_NAMED):
+        yield names[first : first + _MOST_NAMED]
+
+
+@contextlib.contextmanager
+def outside_allocation() -> Iterator[None]:
+    """Hides an allocation we are in from the commands we run: what it asked for is not what our jobs ask for."""
+    hidden = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"}
+    if "SLURM_JOB_ID" not in hidden:
+        hidden = {}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -1,0 +1,95 @@
+"""Watching and steering what was submitted: waiting for it, ending it, finding what it printed."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diamond_bench.launch.slurm.batches import Batch, batch_folder, newest, note_cancelled, read_batches
+from diamond_bench.launch.slurm.client import SlurmError, cancel, queue
+from diamond_bench.launch.slurm.standing import OPEN, Standing, standing
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+
+_LOOK_SECONDS = 10.0
+_READ_SECONDS = 0.5
+
+
+def wait(
+    store: Store, refs: Collection[JobRef], show: Callable[[Mapping[JobRef, JobState]], None], every: float = _LOOK_SECONDS
+) -> Mapping[JobRef, JobState]:
+    """Looks every so many seconds until none of the jobs waits or runs; returns their states. An answer SLURM owes us is waited for."""
+    while True:
+        try:
+            found = standing(store).states
+        except SlurmError as error:
+            if not error.transient:
+                raise
+        else:
+            states = {ref: found.get(ref, JobState("missing")) for ref in refs}
+            show(states)
+            if not any(state.status in OPEN for state in states.values()):
+                return states
+        time.sleep(every)
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """What `cancel_jobs` did."""
+
+    jobs: tuple[JobRef, ...]
+    shared: tuple[JobRef, ...]
+    """Left alone, because a job that was not to be cancelled is in the same task."""
+
+
+def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
+    """Ends the SLURM tasks of jobs, waiting or running, where all jobs of the task are among `refs`. Those that run save first."""
+    entries = queue()
+    tasks: dict[tuple[str, int], list[JobRef]] = defaultdict(list)
+    batches: dict[str, Batch] = {}
+    for ref, (batch, element) in newest(read_batches(store.root)).items():
+        address = batch.address(element)
+        if address in entries and entries[address].active:
+            tasks[batch.name, element].append(ref)
+            batches[batch.name] = batch
+    wanted = {task: jobs for task, jobs in tasks.items() if set(jobs) & set(refs)}
+    whole = {task: jobs for task, jobs in wanted.items() if set(jobs) <= set(refs)}
+    by_batch: dict[str, list[int]] = defaultdict(list)
+    for name, element in whole:
+        by_batch[name].append(element)
+    for name, elements in by_batch.items():
+        note_cancelled(store.root, batches[name], elements)
+    cancel(batches[name].address(element) for name, element in whole)
+    shared = (ref for task, jobs in wanted.items() if task not in whole for ref in jobs if ref in refs)
+    return Cancelled(tuple(ref for jobs in whole.values() for ref in jobs), tuple(shared))
+
+
+def logs(store: Store, ref: JobRef) -> list[Path]:
+    """Files that tell what a job printed: its own log, and what its last SLURM task printed around it; those that there are."""
+    files = [store.folder(ref) / "log.txt"]
+    given = newest(read_batches(store.root)).get(ref)
+    if given is not None:
+        batch, element = given
+        files.append(batch_folder(store.root, batch.name) / f"{batch.address(element)}_0_log.out")
+    return [file for file in files if file.exists()]
+
+
+def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
+    """What a log holds, and then what is added to it, until the job neither waits nor runs."""
+    with file.open(errors="replace") as lines:
+        while True:
+            yield from iter(lines.readline, "")
+            if store.state(ref).status != "running" and standing(store).states[ref].status not in OPEN:
+                yield from iter(lines.readline, "")
+                return
+            time.sleep(_READ_SECONDS)
+
+
+def counted(states: Iterable[JobState]) -> str:
+    """How many jobs stand how, in words."""
+    return ", ".join(f"{number} {status}" for status, number in sorted(Counter(state.status for state in states).items()))
+
+
+__all__ = ["Cancelled", "Standing", "cancel_jobs", "counted", "follow", "logs", "wait"]

@@ -1,0 +1,154 @@
+"""What is asked of SLURM for the jobs of a kind: the profile as submitit's parameters, and refusals before anything is submitted."""
+
+import math
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.config import SlurmCluster, resources
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.launch.slurm.batches import Batch
+from diamond_bench.studies.estimate import checkpoint_intervals
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import KINDS
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
+_OURS = ("array", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue", "output", "requeue", "signal", "wrap")
+"""Options of sbatch that a profile may not set: the submission says them itself."""
+
+
+def minutes(text: str, key: str) -> int:
+    """A time limit as SLURM writes it (minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS) in whole minutes, rounded up.
+
+    Raises UserError naming `key`.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{key}={text!r}: expected a time such as 90 (minutes), 4:00:00 or 2-12:00:00 (two and a half days)")
+    parts = [int(part) for part in match["parts"].split(":")]
+    if match["days"] is not None:
+        hours, mins, seconds = (*parts, 0, 0, 0)[:3]
+    elif len(parts) == 3:
+        hours, mins, seconds = parts
+    else:
+        hours, mins, seconds = 0, parts[0], (*parts, 0)[1]
+    total = ((int(match["days"] or 0) * 24 + hours) * 60 + mins) * 60 + seconds
+    if total < 60:
+        raise UserError(f"{key}={text!r}: SLURM's shortest limit is a minute")
+    return math.ceil(total / 60)
+
+
+def time_key(cluster: SlurmCluster, kind: str) -> str:
+    """The key that sets a kind's time limit."""
+    own = getattr(cluster, kind, None)
+    return f"cluster.{kind}.time" if own is not None and own.time is not None else "cluster.time"
+
+
+def limit_of(cluster: SlurmCluster, kind: str) -> int:
+    """A kind's time limit in minutes."""
+    return minutes(str(resources(cluster, kind).time), time_key(cluster, kind))
+
+
+def check_profile(cluster: SlurmCluster) -> None:
+    """Raises UserError for values of a profile that cannot be, or cannot go together."""
+    for kind in KINDS:
+        if limit_of(cluster, kind) * 60 <= cluster.signal_seconds:
+            raise UserError(
+                f"{time_key(cluster, kind)}={resources(cluster, kind).time}: the jobs are told to save {cluster.signal_seconds} s before "
+                "the limit (cluster.signal_seconds), so that no time would be left to work; raise the one or lower the other"
+            )
+    for option in cluster.extra or ():
+        name = option.partition("=")[0].lstrip("-")
+        if name in _OURS or not re.fullmatch(r"[a-z][a-z-]*", name):
+            why = "it is said by diamond-bench itself" if name in _OURS else "expected an option of sbatch, such as mail-type=FAIL"
+            raise UserError(f"cluster.extra: {option!r}: {why}")
+
+
+def check_partition(cluster: SlurmCluster, kind: str, limits: Mapping[str, str]) -> None:
+    """Raises UserError where a kind's partition is none of the cluster's `limits`, or allows less time than is asked for: SLURM would let
+    such a job wait for ever."""
+    asked = resources(cluster, kind)
+    for name in (asked.partition or "").split(","):
+        if name not in limits:
+            if not name:  # the cluster has no default: sbatch says what it makes of that
+                continue
+            raise UserError(f"cluster.partition={name}: the cluster has no such partition: {nearest(name, filter(None, limits))}")
+        most = limits[name]
+        if re.match(r"\d", most) and limit_of(cluster, kind) > minutes(most, name):
+            where = f"partition {name}" if name else "the default partition"
+            raise UserError(f"{time_key(cluster, kind)}={asked.time}: {where} allows {most} at most")
+
+
+def check_limits(
+    cluster: SlurmCluster, specs: Mapping[JobRef, JobSpec], todo: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState]
+) -> None:
+    """Raises UserError where a training's checkpoints lie further apart than its time limit: killed, it would never get on."""
+    on_gpu = {kind: bool(resources(cluster, kind).gpus) for kind in KINDS}
+    apart_of = checkpoint_intervals(specs, (ref for ref in todo if ref.kind in KINDS), store, states, on_gpu.__getitem__)
+    for ref, (apart, key, basis) in apart_of.items():
+        if apart > limit_of(cluster, ref.kind) * 60 - cluster.signal_seconds:
+            asked = f"{time_key(cluster, ref.kind)}={resources(cluster, ref.kind).time}"
+            raise UserError(
+                f"{asked}: about {math.ceil(apart / 60)} minutes pass between two checkpoints of a {ref.kind} ({key}; {basis}), so that "
+                "one that is killed would never get on; raise the one or lower the other"
+            )
+
+
+def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str | None) -> "SlurmExecutor":
+    """submitit's executor for a batch, whose own `folder` lies in the store. Nothing is submitted or written."""
+    import submitit
+
+    asked = resources(cluster, batch.kind)
+    wants_gpu = bool(asked.gpus)
+    by_gres = wants_gpu and cluster.gres is not None
+    further: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    for option in cluster.extra or ():
+        key, equals, value = option.lstrip("-").partition("=")
+        further[key] = value if equals else True
+    parameters = {
+        "job_name": batch.label,
+        "comment": batch.comment,
+        "dependency": dependency,
+        "partition": asked.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "gres": cluster.gres if by_gres else None,
+        "gpus_per_node": asked.gpus if wants_gpu and not by_gres else None,
+        "cpus_per_task": asked.cpus,
+        "mem": asked.memory,
+        "time": batch.minutes,
+        "signal_delay_s": cluster.signal_seconds,
+        "setup": [_seen(folder), *(cluster.setup or ())],
+        "wckey": None,
+        "stderr_to_stdout": True,
+        "array_parallelism": cluster.parallelism or 10**6,  # submitit writes the smaller of this and the array's size
+        "additional_parameters": further,
+    }
+    made = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6, python=f"{shlex.quote(sys.executable)} -P")
+    made.parameters.update(parameters)  # as they are: `update_parameters` would read mem as a number of gigabytes
+    return made
+
+
+def sbatch_file(made: "SlurmExecutor", num_tasks: int) -> str:
+    """The file that submitting `num_tasks` tasks would hand to sbatch."""
+    made.parameters["map_count"] = num_tasks if num_tasks > 1 else None
+    text = made._make_submission_file_text(made._submitit_command_str, "")
+    del made.parameters["map_count"]
+    return str(text)
+
+
+def _seen(folder: Path) -> str:
+    """A shell line that stops a task on a node which does not see the store."""
+    record = shlex.quote(str(folder / "batch.json"))
+    told = f"diamond-bench: node $(hostname) does not see {folder}: output_dir must lie on a file system shared with the nodes"
+    return f'test -e {record} || {{ echo "{told}" >&2; exit 66; }}'

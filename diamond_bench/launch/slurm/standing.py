@@ -1,0 +1,92 @@
+"""How jobs stand when SLURM is asked too: the store tells what a job has done, SLURM what it means to do with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from diamond_bench.launch.slurm.batches import Batch, batch_folder, newest, read_batches
+from diamond_bench.launch.slurm.client import NEVER, WAITING, QueueEntry, accounted, queue
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.states import JobState, Status
+from diamond_bench.studies.store import Store
+
+OPEN = ("pending", "running", "requeued")
+"""Of the joined states, those that change without anybody doing anything."""
+_ENDS: dict[str, tuple[Status, str]] = {
+    "CANCELLED": ("cancelled", "cancelled in SLURM"),
+    "TIMEOUT": ("failed", "time limit: killed before it had saved; raise cluster.time or cluster.signal_seconds"),
+    "DEADLINE": ("failed", "time limit: killed at the deadline"),
+    "OUT_OF_MEMORY": ("failed", "out of memory: raise cluster.memory"),
+    "NODE_FAIL": ("failed", "node failure"),
+    "BOOT_FAIL": ("failed", "node failure: the node did not start"),
+    "PREEMPTED": ("preempted", "preempted, and not requeued by SLURM"),
+}
+_CANNOT_WRITE = "0:53"
+"""Exit code of a task whose output SLURM could not open."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The states of a store's jobs, and of which SLURM tasks they are."""
+
+    states: Mapping[JobRef, JobState]
+    tasks: Mapping[JobRef, str]
+    """SLURM's id of the task that was last given a job."""
+
+
+def standing(store: Store) -> Standing:
+    """The states of all jobs, joined with SLURM's where any were submitted. Raises SlurmError where SLURM does not answer."""
+    states = store.states()
+    given = newest(read_batches(store.root))
+    tasks = {ref: batch.address(element) for ref, (batch, element) in given.items()}
+    if all(ref in states and states[ref].status == "done" for ref in given):
+        return Standing(states, tasks)
+    entries = queue()
+    unknown = {str(batch.array) for ref, (batch, _) in given.items() if tasks[ref] not in entries and not _done(states, ref)}
+    entries = accounted(unknown) | entries
+    joined = dict(states)
+    for ref, (batch, element) in given.items():
+        joined[ref] = _joined(store, ref, states.get(ref, JobState("missing")), batch, element, entries.get(tasks[ref]))
+    return Standing(joined, tasks)
+
+
+def _done(states: Mapping[JobRef, JobState], ref: JobRef) -> bool:
+    return ref in states and states[ref].status == "done"
+
+
+def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: int, entry: QueueEntry | None) -> JobState:
+    if state.status in ("done", "damaged"):
+        return state
+    if entry is not None and entry.active:
+        return _in_queue(state, entry)
+    if state.status in ("running", "failed"):
+        return state
+    if element in batch.cancelled:
+        return replace(state, status="cancelled", text="by diamond-bench cancel")
+    log = str(batch_folder(store.root, batch.name) / f"{batch.address(element)}_0_log.out")
+    if entry is None:
+        lost = "SLURM knows nothing of its task" if state.status in ("missing", "pending") else state.text
+        return replace(state, status="lost" if state.status != "preempted" else "preempted", text=lost)
+    if entry.reason == NEVER:
+        return replace(state, status="cancelled", text="a job it needs failed or was cancelled")
+    if entry.state in _ENDS:
+        status, why = _ENDS[entry.state]
+        if status == "failed":
+            return replace(state, status=status, error=why, log=state.log or log)
+        needs = store.spec(ref).inputs.values()
+        if entry.state == "CANCELLED" and any(store.state(need).status != "done" for need in needs):
+            why = "a job it needs failed or was cancelled"
+        return replace(state, status=status, text=why)
+    if entry.state == "FAILED" or state.status in ("missing", "pending"):
+        where = "SLURM could not write its log: output_dir must be shared with the nodes" if entry.exit_code == _CANNOT_WRITE else ""
+        return replace(state, status="failed", error=where or f"its task ended as {entry.state}, exit code {entry.exit_code}", log=log)
+    return state
+
+
+def _in_queue(state: JobState, entry: QueueEntry) -> JobState:
+    if entry.state not in WAITING:
+        if state.status in ("missing", "pending"):
+            return replace(state, status="running", text=f"{entry.state.lower()} on {entry.reason}")
+        return state
+    begun = entry.restarts or state.attempt
+    why = f"{entry.reason}; last: {state.error}" if state.error else entry.reason
+    return replace(state, status="requeued" if begun else "pending", text=why, error="")

@@ -1,0 +1,220 @@
+"""Submission: what is missing of a plan, as arrays, each recorded in the store before and after SLURM has it."""
+
+import contextlib
+import fcntl
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from diamond_bench.config import SlurmCluster, resources
+from diamond_bench.errors import UserError
+from diamond_bench.launch.slurm.batches import FOLDER, Batch, batch_folder, new_name, newest, read_batches, write_batch
+from diamond_bench.launch.slurm.client import (
+    QueueEntry,
+    SlurmError,
+    array_limit,
+    cancel,
+    outside_allocation,
+    partitions,
+    queue,
+    require_slurm,
+    slurm,
+)
+from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, executor, limit_of, sbatch_file
+from diamond_bench.launch.slurm.task import run_task
+from diamond_bench.launch.slurm.waves import Array, Condition, arrays
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.store import Store
+
+_PAUSES = (2.0, 5.0, 15.0, 30.0)
+"""Seconds before each further try of a submission that SLURM had no time for."""
+_EACH_ITS_OWN = re.compile(r"#SBATCH --(array|comment|dependency|job-name|output|error)\b")
+"""What differs between arrays that ask for the same."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be run, and on what."""
+
+    specs: Mapping[JobRef, JobSpec]
+    cluster: SlurmCluster
+    study: str
+    variants: Mapping[JobRef, tuple[str, ...]] = field(default_factory=dict)
+    """By which the arrays are called."""
+    device: str = "auto"
+    only: Callable[[JobRef], bool] = lambda ref: True
+    """Chooses among the jobs that are missing."""
+    kinds: str = "diamond_bench.studies.kinds:KINDS"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One array that is about to be submitted."""
+
+    batch: Batch
+    array: Array
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What an order comes to, given what the store and SLURM have."""
+
+    requests: tuple[Request, ...]
+    done: int
+    in_flight: int
+    """Jobs that SLURM has already, or that another process runs."""
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs would be submitted."""
+        return sum(len(task) for request in self.requests for task in request.batch.tasks)
+
+
+def requested(store: Store, order: Order) -> Requests:
+    """What `submit` would submit: what is not done, not in SLURM's queue, and runs nowhere. Creates nothing.
+
+    Raises UserError where there is no SLURM, or a profile cannot be.
+    """
+    require_slurm()
+    check_profile(order.cluster)
+    specs, states = order.specs, store.states()
+    done = {ref for ref in specs if ref in states and states[ref].status == "done" and not store.damage(ref)}
+    in_flight = flying(store.root, queue())
+    elsewhere = {*in_flight, *(ref for ref in specs if ref in states and states[ref].status == "running")} - done
+    todo = [ref for ref in specs if ref not in done and ref not in elsewhere and order.only(ref)]
+    check_limits(order.cluster, specs, todo, store, states)
+    planned = arrays(specs, todo, in_flight, lambda kind: resources(order.cluster, kind).packed or 1, array_limit() if todo else 1)
+    requests = tuple(Request(_batch(order, array), array) for array in planned)
+    return Requests(requests, len(done), len(elsewhere & set(specs)))
+
+
+def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin: Callable[[], None] = lambda: None) -> Requests:
+    """Submits what is missing of an order and returns at once; `begin` is called before the first job is prepared.
+
+    Where SLURM refuses an array midway, those submitted stay recorded, and the same call later submits the rest. Raises UserError where
+    there is no SLURM, or it refuses what the profile asks for: then nothing has been created or submitted.
+    """
+    store.require_writable()
+    before = len(read_batches(store.root))
+    wanted = requested(store, order)
+    _test(store.root, order, wanted.requests)
+    with _alone(store.root):
+        if len(read_batches(store.root)) > before:  # another command was quicker
+            wanted = requested(store, order)
+        begin()
+        for ref in (ref for request in wanted.requests for task in request.batch.tasks for ref in task):
+            store.prepare(order.specs[ref])
+        sent: list[Batch] = []
+        for request in wanted.requests:
+            dependency = _dependency(request.array, sent)
+            try:
+                sent.append(_send(store.root, request.batch, order.cluster, dependency))
+            except UserError as error:
+                got = f"{len(sent)} of {len(wanted.requests)} arrays were submitted and are recorded; the same command submits the rest"
+                raise UserError(f"{error}; {got}" if sent else str(error)) from None
+            waits = f", after {dependency}" if dependency else ""
+            say(f"{sent[-1].array}: {request.batch.label}, {len(request.batch.tasks)} tasks{waits}")
+    return wanted
+
+
+def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Iterator[tuple[str, str]]:
+    """(the array's name, the file for sbatch) of each array; ARRAY0, ARRAY1, ... stand for ids that SLURM will give."""
+    pretended = [replace(request.batch, array=f"ARRAY{number}") for number, request in enumerate(requests)]
+    for request in requests:
+        made = executor(order.cluster, request.batch, batch_folder(store.root, request.batch.name), _dependency(request.array, pretended))
+        yield request.batch.label, sbatch_file(made, len(request.batch.tasks))
+
+
+def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
+    """Jobs that SLURM still means to run, or runs, by the id of their task."""
+    found = {ref: batch.address(element) for ref, (batch, element) in newest(read_batches(root)).items()}
+    return {ref: address for ref, address in found.items() if address in entries and entries[address].active}
+
+
+def _batch(order: Order, array: Array) -> Batch:
+    return Batch(
+        name=new_name(),
+        label=_label(order, array),
+        study=order.study,
+        kind=array.kind,
+        tasks=array.tasks,
+        minutes=limit_of(order.cluster, array.kind),
+        signal_seconds=order.cluster.signal_seconds,
+        retries=order.cluster.retries,
+        retry_seconds=order.cluster.retry_seconds,
+        device=order.device,
+        scratch=order.cluster.scratch,
+        kinds=order.kinds,
+    )
+
+
+def _label(order: Order, array: Array) -> str:
+    """Study, kind, and the variant, or how many of them there are, as squeue shows it."""
+    named = {variant for task in array.tasks for ref in task for variant in order.variants.get(ref, ())}
+    variant = [next(iter(named)).replace(", ", ",")] if len(named) == 1 else [f"{len(named)}-variants"] if named else []
+    return re.sub(r"[^\w.,=+/-]", "_", "/".join([order.study, array.kind, *variant]))
+
+
+def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | None) -> Batch:
+    """Submits one array; returns its record with SLURM's id. A record without an id is what a death in between leaves."""
+    write_batch(root, batch)
+    payloads = [(str(root), batch.name, [str(ref) for ref in task]) for task in batch.tasks]
+    made = executor(cluster, batch, batch_folder(root, batch.name), dependency)
+    for pause in (*_PAUSES, None):
+        try:
+            with outside_allocation():
+                tasks = made.map_array(run_task, *zip(*payloads, strict=True))
+            break
+        except Exception as error:  # submitit's own, of several classes
+            refusal = SlurmError("sbatch", str(error))
+            with contextlib.suppress(SlurmError):  # it may have come through all the same, its payloads not yet in place
+                cancel({address.partition("_")[0] for address, entry in queue().items() if entry.comment == batch.comment and entry.active})
+            if not refusal.transient or pause is None:
+                raise refusal from None
+            time.sleep(pause)
+    sent = replace(batch, array=tasks[0].job_id.partition("_")[0], submitted=time.time())
+    write_batch(root, sent)
+    return sent
+
+
+def _test(root: Path, order: Order, requests: Sequence[Request]) -> None:
+    """Raises UserError where SLURM would refuse an array, or never run it; asks once for each kind of request."""
+    limits = partitions()
+    for kind in dict.fromkeys(request.batch.kind for request in requests):
+        check_partition(order.cluster, kind, limits)
+    asked: dict[tuple[str, ...], None] = {}
+    for request in requests:
+        text = sbatch_file(executor(order.cluster, request.batch, batch_folder(root, request.batch.name), None), 1)
+        asked[tuple(line for line in text.splitlines() if line.startswith("#SBATCH") and not _EACH_ITS_OWN.match(line))] = None
+    for lines in asked:
+        with tempfile.NamedTemporaryFile("w", suffix=".sh") as file, outside_allocation():
+            file.write("\n".join(["#!/bin/bash", *lines, "true", ""]))
+            file.flush()
+            slurm("sbatch", "--test-only", file.name)
+
+
+def _dependency(array: Array, submitted: Sequence[Batch]) -> str | None:
+    def address(condition: Condition) -> str:
+        return condition if isinstance(condition, str) else submitted[condition[0]].address(condition[1])
+
+    parts = [f"aftercorr:{submitted[array.aligned].array}"] if array.aligned is not None else []
+    parts += ["afterok:" + ":".join(address(condition) for condition in array.after)] if array.after else []
+    return ",".join(parts) or None
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One submission at a time: two would submit the same jobs."""
+    path = root / FOLDER / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another command is submitting jobs of {root} now; try again when it is done") from None
+        except OSError:  # a file system without locks: claims still keep a job from being done twice
+            pass
+        yield

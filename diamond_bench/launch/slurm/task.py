@@ -1,0 +1,179 @@
+"""What runs in an allocation: a small sweep over the task's jobs, a process each, that saves when SLURM says so and goes back in line.
+
+SLURM sends SIGUSR2 before the time limit (and on preemption, where the cluster is set up so): the jobs save at their next step boundary
+and the task is requeued, as often as needed. SIGTERM (scancel, or preemption that requeues by itself) lets them save, no more. A job that
+failed is tried again `retries` times, after a pause that doubles.
+"""
+
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from diamond_bench.errors import UserError
+from diamond_bench.launch.interrupts import Interrupts
+from diamond_bench.launch.local import Summary, run_local
+from diamond_bench.launch.progress import LineDisplay
+from diamond_bench.launch.slurm.batches import Batch, batch_folder, read_batch
+from diamond_bench.launch.slurm.client import SlurmError, requeue
+from diamond_bench.launch.worker import load_kinds
+from diamond_bench.studies.files import DamagedFile, read_json, write_json
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.store import Store
+
+_LONGEST_PAUSE_SECONDS = 600.0
+_MOST_FRUITLESS = 2
+"""Time limits in a row after which a job that resumes where it resumed before is given up."""
+_REQUEUE_TRIES = 8
+_END_SECONDS = 120.0
+"""How long SLURM may take to end a task it has requeued."""
+
+
+@dataclass(frozen=True)
+class TaskMemory:
+    """What a task tells itself across requeues."""
+
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """By job, how often it has failed in this task."""
+    begun_at: Mapping[str, int] = field(default_factory=dict)
+    """By job, the step it last resumed at."""
+    fruitless: Mapping[str, int] = field(default_factory=dict)
+    """By job, how many time limits in a row have passed since it last resumed further on."""
+    not_before: float = 0.0
+    """When the jobs may be tried again."""
+
+
+class _Signals(Interrupts):
+    """SIGUSR2 and SIGTERM, counted as one request to stop: SLURM itself kills what does not end in time."""
+
+    def __init__(self) -> None:
+        self.requeue = False
+        self.asked = False
+        signal.signal(signal.SIGUSR2, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCONT, signal.SIG_IGN)
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return int(self.asked)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.requeue |= number == signal.SIGUSR2 and not self.asked
+        self.asked = True
+
+
+class TaskFailed(Exception):
+    """Some of the task's jobs are not done: SLURM is told by the exit code, so that nothing that needs them begins."""
+
+
+def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
+    """Runs the jobs (`kind/id`) of a task of the batch `name`, whose configs lie in the store `root`. Called by submitit on the node.
+
+    Returns when all are done. Raises TaskFailed where they are not, and will not be by this task; does not return where it was requeued.
+    """
+    signals = _Signals()
+    began = time.time()
+    try:
+        batch = read_batch(Path(root), name)
+    except FileNotFoundError:
+        raise UserError(
+            f"{platform.node()} does not see {batch_folder(Path(root), name)}: output_dir must be shared with the nodes"
+        ) from None
+    refs = [JobRef.parse(job) for job in jobs]
+    store = Store(root, kinds=load_kinds(batch.kinds))
+    memory_file = batch_folder(store.root, name) / f"task-{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}.json"
+    memory = _remembered(memory_file)
+    _pause(memory.not_before, signals)
+    summary = _run(store, batch, refs, signals)
+    memory = _learned(memory, batch, store, summary, signals.requeue and _at_limit(batch, began))
+    write_json(memory_file, asdict(memory))
+    stuck = [ref for ref in summary.interrupted if memory.fruitless.get(str(ref), 0) >= _MOST_FRUITLESS]
+    for ref in stuck:
+        _give_up(store, ref, batch)
+    if not (summary.failed or summary.blocked or summary.interrupted or summary.left):  # the request to stop may have come too late
+        return
+    if summary.stopped:
+        if signals.requeue and not stuck:
+            _go_back_in_line("saved")
+        raise TaskFailed(
+            "stopped by SLURM; what was done is saved" if not stuck else f"{stuck[0]}: stopped at the time limit without progress"
+        )
+    again = [ref for ref in summary.failed if memory.failures[str(ref)] <= batch.retries]
+    if again:
+        _go_back_in_line(f"{again[0]} failed ({summary.failed[again[0]]}), tried again")
+    reasons = [f"{ref}: {error}" for ref, error in summary.failed.items()]
+    reasons += [f"{ref}: {need}, which it needs, is not done" for ref, need in summary.blocked.items()]
+    raise TaskFailed("; ".join(reasons) or "not all jobs were done")
+
+
+def _run(store: Store, batch: Batch, refs: Sequence[JobRef], signals: _Signals) -> Summary:
+    arguments = ["--kinds", batch.kinds, *(["--scratch", os.path.expandvars(batch.scratch)] if batch.scratch else [])]
+    specs = [store.spec(ref) for ref in refs]
+    print(f"{platform.node()}: {', '.join(map(str, refs))}, CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
+    run = partial(run_local, store, specs, num_workers=len(refs), device=batch.device)
+    with LineDisplay({}, sys.stdout) as display:
+        return run(on_event=display, worker_arguments=arguments, interrupts=signals)
+
+
+def _remembered(file: Path) -> TaskMemory:
+    try:
+        return TaskMemory(**read_json(file))
+    except (FileNotFoundError, DamagedFile, TypeError):
+        return TaskMemory()
+
+
+def _learned(memory: TaskMemory, batch: Batch, store: Store, summary: Summary, at_limit: bool) -> TaskMemory:
+    failures, begun_at, fruitless = dict(memory.failures), dict(memory.begun_at), dict(memory.fruitless)
+    for ref in summary.failed:
+        failures[str(ref)] = failures.get(str(ref), 0) + 1
+    for ref in summary.interrupted:
+        begun, before = store.state(ref).begun_at, begun_at.get(str(ref))
+        fruitless[str(ref)] = fruitless.get(str(ref), 0) + 1 if at_limit and before is not None and begun <= before else 0
+        begun_at[str(ref)] = begun
+    wait = min(_LONGEST_PAUSE_SECONDS, batch.retry_seconds * 2 ** (max(failures.values(), default=1) - 1)) if summary.failed else 0.0
+    return replace(memory, failures=failures, begun_at=begun_at, fruitless=fruitless, not_before=time.time() + wait if wait else 0.0)
+
+
+def _at_limit(batch: Batch, began: float) -> bool:
+    """Whether it is the time limit that stops the task, and not preemption; SLURM sends its signal up to a minute early."""
+    return time.time() - began >= batch.minutes * 60 - batch.signal_seconds - 60
+
+
+def _give_up(store: Store, ref: JobRef, batch: Batch) -> None:
+    claim = store.claim(ref)
+    if claim is not None:
+        claim.fail(
+            f"time limit without progress: in {batch.minutes} minutes it did not come to a point it can resume from, "
+            f"{_MOST_FRUITLESS} times in a row; raise cluster.time"
+        )
+
+
+def _pause(until: float, signals: _Signals) -> None:
+    """Waits what SLURM's own delay has left of the pause after a failure."""
+    while time.time() < until and not signals.asked:
+        time.sleep(0.5)
+
+
+def _go_back_in_line(reason: str) -> None:
+    """Has SLURM requeue this task, and waits for the end that SLURM makes of it. Raises TaskFailed where SLURM does not."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    address = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    print(f"{reason}: requeued as {address}", flush=True)
+    for attempt in range(_REQUEUE_TRIES):
+        try:
+            requeue(address)
+            break
+        except SlurmError as error:
+            print(error, flush=True)
+            if attempt + 1 == _REQUEUE_TRIES or not error.transient:
+                raise TaskFailed(f"{reason}, but SLURM did not requeue it ({error}); the same sweep submits it again") from None
+            time.sleep(min(60.0, 2.0**attempt))
+    time.sleep(_END_SECONDS)
+    raise TaskFailed(f"{reason}, but SLURM did not end the requeued task; the same sweep submits it again")

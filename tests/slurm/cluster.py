@@ -1,0 +1,428 @@
+"""A real one-node SLURM in a folder: own ports, key, socket and state, so that it meets no other SLURM of the machine.
+
+Needs root and Debian's packages (`missing_reason` names them). By hand, until Ctrl-C:
+
+    python -P tests/slurm/cluster.py FOLDER [--accounting]
+
+The node's GPUs are copies of /dev/null: SLURM counts and hands them out as it does real ones (`CUDA_VISIBLE_DEVICES`), and the machine
+needs none. It also counts more CPUs and memory than the machine has: nothing is bound or limited, only counted.
+"""
+
+import argparse
+import atexit
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+# proctrack/linuxproc and task/none need no cgroup: containers have none that can be written. cred_expire: a requeued job waits until its
+# credential has surely expired, two minutes without this line; 5 seconds are the least that SLURM takes.
+_SLURM_CONF = """
+ClusterName={name} SlurmctldHost={host}(127.0.0.1) SlurmctldPort={controller} SlurmdPort={node} SlurmUser=root
+AuthType=auth/munge CredType=cred/munge AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc TaskPlugin=task/none JobAcctGatherType=jobacct_gather/none MpiDefault=none MailProg=/bin/true
+SelectType=select/cons_tres SelectTypeParameters=CR_CPU_Memory DefMemPerCPU=1000 GresTypes=gpu SlurmdParameters=config_overrides
+SchedulerType=sched/backfill SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=100000,bf_interval=1
+PreemptMode=OFF MaxArraySize={max_array_size} MaxJobCount={max_job_count} MinJobAge=300
+JobRequeue=1 KillWait=5 KillOnBadExit=0 CompleteWait=0 InactiveLimit=0 ReturnToService=2
+"""
+_ACCOUNTING_CONF = """
+AccountingStorageType=accounting_storage/slurmdbd AccountingStorageHost=127.0.0.1 AccountingStoragePort={slurmdbd}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageEnforce=associations JobAcctGatherType=jobacct_gather/linux JobAcctGatherFrequency=1
+"""
+_SLURMDBD_CONF = """
+AuthType=auth/munge AuthInfo=socket={folder}/munge.socket DbdHost=localhost DbdAddr=127.0.0.1 DbdPort={slurmdbd} SlurmUser=root
+PidFile={folder}/slurmdbd.pid StorageType=accounting_storage/mysql StorageHost=127.0.0.1 StoragePort={mariadb}
+StorageUser=slurm StoragePass={password} StorageLoc=slurm
+"""
+
+NODE = "node1"
+ACCOUNT = "lab"
+MARK = "DIAMOND_BENCH_TEST_CLUSTER"
+"""In the environment of each daemon, and of the slurmstepd that slurmd starts: how they are told from another cluster's."""
+
+_PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
+_ACCOUNTING_PACKAGES = {
+    "slurmdbd": "slurmdbd",
+    "sacctmgr": "slurm-client",
+    "mariadbd": "mariadb-server",
+    "mariadb-install-db": "mariadb-server",
+}
+_LONGEST_SOCKET_PATH = 107  # the kernel's limit for a UNIX socket
+
+
+class ClusterError(RuntimeError):
+    """The cluster, or a client command, did not do what it was asked; holds what they said."""
+
+
+def missing_reason(accounting: bool = False) -> str:
+    """Why no cluster can be started on this machine, with what to install; "" where it can."""
+    if os.geteuid() != 0:
+        return "a test cluster needs root: slurmd starts jobs as their users"
+    wanted = _PACKAGES | (_ACCOUNTING_PACKAGES if accounting else {})
+    absent = {program: package for program, package in wanted.items() if shutil.which(program, path=_path()) is None}
+    if absent:
+        packages = " ".join(sorted(set(absent.values())))
+        return f"no {', '.join(absent)} on this machine: apt-get install -y --no-install-recommends {packages}"
+    return ""
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> float:
+    """Waits until the condition holds; the seconds that took. ClusterError naming `what` after `seconds`."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > seconds:
+            raise ClusterError(f"not after {seconds:g} s: {what}")
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+@dataclass
+class Cluster:
+    """One node with its controller, in a new or empty folder. A context manager; `start` and `stop` do the same by hand.
+
+    cpus, memory_mb, gpus: what SLURM counts, whatever the machine has. extra_conf: lines of slurm.conf, which replace ours of the same key.
+    Partitions: `main` (default, no limit) and `short` (at most 10 minutes). With `accounting`, slurmdbd keeps a database, and only the
+    account `lab` may be charged. However this process ends, a watchdog ends the daemons and their jobs.
+    """
+
+    folder: Path
+    gpus: int = 2
+    cpus: int = 8
+    memory_mb: int = 64_000
+    max_array_size: int = 1001
+    max_job_count: int = 20_000
+    accounting: bool = False
+    extra_conf: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    """The environment of client commands, once started: SLURM_CONF is all that they need, and no SLURM variable of ours leaks in."""
+    name: str = field(default_factory=lambda: f"test{secrets.token_hex(4)}")
+    """ClusterName."""
+    _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
+    _watchdog: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def conf(self) -> Path:
+        """The slurm.conf that SLURM_CONF names."""
+        return self.folder / "slurm.conf"
+
+    def start(self) -> None:
+        """Starts every daemon and waits until the node is idle; ClusterError with the ends of the logs if it is not in 30 seconds."""
+        if reason := missing_reason(self.accounting):
+            raise ClusterError(reason)
+        self._make_folder()
+        ours = {
+            name: value for name, value in os.environ.items() if not re.match(r"(SLURM|SBATCH|SQUEUE|SALLOC|SCANCEL|SINFO|SACCT)_", name)
+        }
+        self.env = ours | {"SLURM_CONF": str(self.conf), "PATH": _path()}
+        controller, node, slurmdbd, mariadb = _free_ports(4)
+        self._write_configuration(controller, node, slurmdbd)
+        watch = [sys.executable, "-P", str(Path(__file__).resolve()), "--watch", str(self.folder)]
+        self._watchdog = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True, env=self.env)
+        atexit.register(self.stop)
+        munge = [f"--{name}-file={self.folder}/munge.{name}" for name in ("key", "log", "pid", "seed")]
+        try:
+            self._launch("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *munge)
+            until((self.folder / "munge.socket").exists, "munged's socket")
+            if self.accounting:
+                self._start_database(slurmdbd, mariadb)
+            self._launch("slurmctld", "-D")
+            self._launch("slurmd", "-D")
+            until(self._idle, "an idle node")
+        except BaseException as error:
+            logs = self.log_tails()
+            self.stop()
+            if isinstance(error, ClusterError):
+                raise ClusterError(f"{error}\n{logs}") from error
+            raise
+
+    def stop(self) -> None:
+        """Cancels all jobs, then ends the daemons and what their jobs left running; only processes of this cluster. Again is harmless."""
+        atexit.unregister(self.stop)
+        with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
+            if self.alive("slurmctld"):
+                self.cancel_all(seconds=10)
+        for name in reversed(self._daemons):
+            self._end(name)
+        self._daemons.clear()
+        if self._watchdog is not None:
+            assert self._watchdog.stdin is not None
+            self._watchdog.stdin.close()  # tells it that we are gone: it ends what is left
+            self._watchdog.wait(timeout=30)
+            self._watchdog = None
+
+    def call(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        """A client command, in the cluster's folder, whatever it exits with."""
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout, cwd=self.folder)
+
+    def run(self, *command: str, timeout: float = 30) -> str:
+        """What a client command prints, without the last newline; ClusterError with what it said if it fails."""
+        done = self.call(*command, timeout=timeout)
+        if done.returncode != 0:
+            raise ClusterError(f"{' '.join(command)} exited with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout.rstrip("\n")
+
+    def states(self) -> dict[str, str]:
+        """Job id (of an array: id_index) to state, of all jobs that the controller still remembers."""
+        lines = self.run("squeue", "--noheader", "--array", "--states=all", "--format=%i %T").splitlines()
+        return dict(line.split() for line in lines)
+
+    def cancel_all(self, seconds: float = 30) -> None:
+        """Cancels every job without the time to save that scancel gives, and waits until the node is free of them."""
+        self.run("scancel", "--user=root")
+        self.call("scancel", "--user=root", "--full", "--signal=KILL")  # says no when all are gone already
+        until(lambda: not self.run("squeue", "--noheader"), "an empty queue", seconds)
+
+    def reset(self) -> None:
+        """Brings back whatever daemon was ended, an undrained idle node and an empty queue."""
+        for name, start in (("slurmctld", self.start_controller), ("slurmd", self.start_node)):
+            if not self.alive(name):
+                start()
+        self.cancel_all()
+        if not self._idle():
+            self.call("scontrol", "update", f"NodeName={NODE}", "State=RESUME")
+            until(self._idle, "an idle node")
+
+    def alive(self, name: str) -> bool:
+        """Whether a daemon runs, by the name of its program."""
+        return name in self._daemons and self._daemons[name].poll() is None
+
+    def ended(self) -> list[str]:
+        """The daemons that were started and run no more."""
+        return [name for name in self._daemons if not self.alive(name)]
+
+    def kill_controller(self, hard: bool = False) -> None:
+        """Ends slurmctld, with `hard` without the time to save its state; jobs run on, and clients wait in vain."""
+        self._end("slurmctld", signal.SIGKILL if hard else signal.SIGTERM)
+
+    def start_controller(self) -> None:
+        """Starts slurmctld anew from its saved state, and waits until it answers."""
+        self._launch("slurmctld", "-D")
+        self._wait_for_controller()
+
+    def restart_controller(self, pause: float = 0) -> None:
+        """A controller that is away for `pause` seconds."""
+        self.kill_controller()
+        time.sleep(pause)
+        self.start_controller()
+
+    def start_node(self) -> None:
+        """Starts slurmd anew, and waits until the controller hears of it."""
+        self._launch("slurmd", "-D")
+        until(lambda: "not responding" not in self.run("sinfo", "--noheader", "--long", "--Node").lower(), "a node that answers")
+        until(lambda: not {"*", "$"} & set(self.run("sinfo", "--noheader", "--format=%T")), "a node that answers")
+
+    def restart_node(self, pause: float = 0) -> None:
+        """A slurmd that is away for `pause` seconds; the steps it started run on."""
+        self._end("slurmd")
+        time.sleep(pause)
+        self.start_node()
+
+    def set_node(self, state: str, reason: str = "a test") -> None:
+        """The node's state as an administrator sets it: DRAIN, DOWN, RESUME, ..."""
+        self.run("scontrol", "update", f"NodeName={NODE}", f"State={state}", f"Reason={reason}")
+
+    def log_tails(self, lines: int = 15) -> str:
+        """The last lines of each daemon's output."""
+        logs = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) for log in logs)
+
+    def _idle(self) -> bool:
+        asked = self.call("sinfo", "--noheader", "--format=%T")
+        return asked.returncode == 0 and set(asked.stdout.split()) == {"idle"}
+
+    def _wait_for_controller(self) -> None:
+        until(lambda: "UP" in self.call("scontrol", "ping").stdout and self.call("squeue").returncode == 0, "a controller that answers")
+
+    def _launch(self, name: str, *options: str) -> None:
+        if self.alive(name):
+            raise ClusterError(f"{name} runs already")
+        program = shutil.which(name, path=_path())
+        assert program is not None  # missing_reason looked for it
+        with (self.folder / f"{name}.log").open("ab") as log:
+            environment = self.env | {MARK: str(self.folder)}
+            self._daemons.pop(name, None)  # so that the order stays that of the starts
+            self._daemons[name] = subprocess.Popen(
+                [program, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def _end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        if not self.alive(name):
+            return
+        daemon = self._daemons[name]
+        daemon.send_signal(how)
+        try:
+            daemon.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def _make_folder(self) -> None:
+        self.folder = self.folder.resolve()
+        if not re.fullmatch(r"[\w./+-]+", str(self.folder)):
+            raise ClusterError(f"{self.folder}: slurm.conf takes no such characters in a path")
+        if len(str(self.folder / "mariadb.socket")) > _LONGEST_SOCKET_PATH:
+            raise ClusterError(f"{self.folder}: too long for a socket's path, take a shorter one")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if any(self.folder.iterdir()):
+            raise ClusterError(f"{self.folder} is not empty: a cluster starts in a folder of its own")
+        for name in ("state", "spool"):
+            (self.folder / name).mkdir()
+
+    def _write_configuration(self, controller: int, node: int, slurmdbd: int) -> None:
+        key = self.folder / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        for index in range(self.gpus):
+            os.mknod(self.folder / f"gpu{index}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        gpus = f"NodeName={NODE} Name=gpu File={self.folder}/gpu[0-{self.gpus - 1}]\n" if self.gpus else ""
+        (self.folder / "gres.conf").write_text(f"AutoDetect=off\n{gpus}")
+        host = socket.gethostname().partition(".")[0]
+        settings = _pairs(_SLURM_CONF, host=host, controller=controller, node=node, **vars(self))
+        settings |= _pairs(_ACCOUNTING_CONF if self.accounting else "", slurmdbd=slurmdbd, folder=self.folder)
+        settings |= dict(line.split("=", 1) for line in self.extra_conf.split("\n") if line.strip())
+        counted = f"CPUs={self.cpus} RealMemory={self.memory_mb}" + (f" Gres=gpu:{self.gpus}" if self.gpus else "")
+        nodes = (
+            f"NodeName={NODE} NodeHostname={host} NodeAddr=127.0.0.1 {counted} State=UNKNOWN",
+            f"PartitionName=main Nodes={NODE} Default=YES MaxTime=INFINITE State=UP",
+            f"PartitionName=short Nodes={NODE} MaxTime=10 State=UP",
+        )
+        self.conf.write_text(_lines(settings) + "\n".join(nodes) + "\n")
+
+    def _start_database(self, slurmdbd: int, mariadb: int) -> None:
+        folder, data, password = self.folder, self.folder / "database", secrets.token_hex(16)
+        made = self.call("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db", timeout=60)
+        if made.returncode != 0:
+            raise ClusterError(f"mariadb-install-db exited with {made.returncode}: {made.stdout}{made.stderr}")
+        setup, conf = folder / "database.sql", folder / "slurmdbd.conf"
+        for secret in (setup, conf):
+            secret.touch(mode=0o600)
+        setup.write_text(
+            f"CREATE USER IF NOT EXISTS slurm@'127.0.0.1' IDENTIFIED BY '{password}';\nGRANT ALL ON *.* TO slurm@'127.0.0.1';\n"
+        )
+        conf.write_text(_lines(_pairs(_SLURMDBD_CONF, folder=folder, slurmdbd=slurmdbd, mariadb=mariadb, password=password)))
+        files = (f"--datadir={data}", f"--socket={folder}/mariadb.socket", f"--pid-file={folder}/mariadb.pid", f"--init-file={setup}")
+        network = ("--bind-address=127.0.0.1", f"--port={mariadb}", "--skip-name-resolve")
+        small = ("--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0")
+        self._launch("mariadbd", "--no-defaults", "--user=root", *files, *network, *small, "--innodb-lock-wait-timeout=900")
+        until(lambda: _listens(mariadb), "a database that answers")
+        self._launch("slurmdbd", "-D")
+        until(lambda: self.call("sacctmgr", "--noheader", "list", "cluster").returncode == 0, "a slurmdbd that answers")
+        for added in (("cluster", self.name), ("account", ACCOUNT), ("user", "root", f"Account={ACCOUNT}", f"DefaultAccount={ACCOUNT}")):
+            self.run("sacctmgr", "--immediate", "add", *added)
+        self.run("sacctmgr", "--immediate", "modify", "user", "root", "set", f"DefaultAccount={ACCOUNT}")
+
+
+def _pairs(text: str, **values: object) -> dict[str, str]:
+    """Keys and values of a configuration file, from words `key=value` in which {names} are filled in."""
+    return dict(word.format_map(values).split("=", 1) for word in text.split())
+
+
+def _lines(settings: dict[str, str]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _path() -> str:
+    """PATH with the folders where daemons are, which a user's own may lack."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listened on a moment ago; all are held until the last is found, so they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The processes of the cluster in a folder: daemons and steps by their mark, jobs by SLURM_CONF and SLURM_JOB_ID.
+
+    Not a client of it, nor a shell in which somebody exported SLURM_CONF.
+    """
+    mark, conf = f"{MARK}={folder}".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it may end while we look
+                environment = (process / "environ").read_bytes().split(b"\0")
+                job = conf in environment and any(value.startswith(b"SLURM_JOB_ID=") for value in environment)
+                if mark in environment or job:
+                    found.append(int(process.name))
+    return found
+
+
+def watch(folder: Path) -> None:
+    """Waits until the process at the other end of our standard input is gone, then kills what is left of its cluster."""
+    sys.stdin.buffer.read()
+    for _ in range(20):  # what is killed may just have started another
+        left = processes_of(folder)
+        if not left:
+            return
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def main() -> int:
+    """Starts a cluster in the foreground; 2 where that cannot be."""
+    parser = argparse.ArgumentParser(description="A real one-node SLURM, until Ctrl-C.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder")
+    parser.add_argument("--accounting", action="store_true", help="with slurmdbd and a database; only the account `lab` may be charged")
+    parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.watch:
+        watch(options.folder)
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Cluster(options.folder, accounting=options.accounting) as cluster:
+            print(f"export SLURM_CONF={cluster.conf}", flush=True)
+            until(lambda: cluster.ended(), "", seconds=float("inf"))
+            print(f"{', '.join(cluster.ended())} ended by itself:\n{cluster.log_tails()}", file=sys.stderr)
+            return 1
+    except KeyboardInterrupt:
+        return 0
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
