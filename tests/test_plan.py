@@ -377,6 +377,8 @@ def test_the_shipped_studies_can_be_answered_with_the_runs_they_plan() -> None:
         ("sampling_steps", ["games=[Pong]"], "fall below 0.31 after Holm's correction over 5 comparisons"),
         ("sampling_steps", ["games=[Pong]", "sampler.num_steps=1,3"], "fall below 0.062 after Holm's correction over 1 comparison,"),
         ("sampling_steps", ["sampler.num_steps=2,3"], "there will be no answer"),
+        ("sampling_steps", ["metrics=[psnr]"], "do not measure (lpips is not in metrics)"),
+        ("network_size", ["metrics=[psnr]"], "do not measure (drift is not in metrics)"),
     ],
 )
 def test_a_dry_run_says_what_the_planned_runs_can_never_tell(study: str, tokens: list[str], words: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.multiplicity import holm, smallest_p
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.studies.metrics import METRIC_INFO, pools
+from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools
 from diamond_bench.studies.plan import Plan, Point
 
 SIGNIFICANT = 0.05
@@ -60,6 +60,9 @@ def limits(plan: Plan) -> list[str]:
     if len(variants) < 2:
         return []
     metric = METRIC_INFO[stated.metric].title if stated.metric in METRIC_INFO else stated.metric
+    needed = measured_with(stated.metric)
+    if needed is not None and needed not in plan.metrics:
+        return [f"the study compares {metric}, which these evaluations do not measure ({needed} is not in metrics): there will be no answer"]
     if not stated.baseline:
         return ["the study names no baseline, so its report compares nothing"]
     pairs = family(plan.points, baselines(plan.points, [axis.name for axis in plan.study.axes], stated.baseline), stated.variants)

@@ -119,6 +119,13 @@ def result_metrics(protocol: str) -> tuple[str, ...]:
     return tuple(name for name, metric in METRIC_INFO.items() if metric.protocol == protocol)
 
 
+def measured_with(name: str) -> str | None:
+    """The metric an evaluation must be asked for so that its results hold the number `name`; None where every evaluation has it."""
+    prefixes = {"kid": "fid", "mode_": "modes", "probe_": "state", **{metric: metric for metric in METRICS}}
+    found = [prefix for prefix in prefixes if name.startswith(prefix)]
+    return prefixes[max(found, key=len)] if found else None
+
+
 def pools(name: str) -> bool:
     """Whether one number may speak of several games: game scores may not, human-normalised ones may."""
     return name not in METRIC_INFO or not METRIC_INFO[name].of_game

@@ -40,7 +40,8 @@ class QueueEntry:
     reason: str = ""
     """Why it waits, or the node it runs on."""
     restarts: int = 0
-    exit_code: str = ""
+    exit_code: str = "0:0"
+    """Exit code and signal, as sacct writes them."""
     comment: str = ""
 
     @property
@@ -105,7 +106,9 @@ def _entries(text: str) -> dict[str, QueueEntry]:
         parts = [part.strip() for part in line.split("|")]
         if len(parts) >= len(_FIELDS):
             address, state, reason, restarts, code, comment = parts[: len(_FIELDS)]
-            entries[address] = QueueEntry(state.split()[0], reason.strip("()"), int(restarts or 0), code, comment)
+            status = int(code or 0)  # as wait(2) gives it
+            ended = f"{status >> 8}:{status & 0x7F}"
+            entries[address] = QueueEntry(state.split()[0], reason.strip("()"), int(restarts or 0), ended, comment)
     return entries
 
 
