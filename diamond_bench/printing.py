@@ -13,7 +13,7 @@ from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.estimate import estimate
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.overview import StudyStatus
+from diamond_bench.studies.overview import StudyStatus, job_variants
 from diamond_bench.studies.plan import PER_GAME, Plan
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
@@ -46,17 +46,16 @@ def _finite(value: Any) -> Any:
 
 def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, Any]]:
     """The jobs of a plan as `sweep --dry-run --json` prints them: id, kind, variants, game, seed, needs, state."""
-    variants: dict[Any, dict[str, None]] = {}
+    variants = job_variants(plan.points)
     where: dict[Any, tuple[str, int | None]] = {}
     for point in plan.points:
         for role, ref in point.jobs.items():
-            variants.setdefault(ref, {})[point.variant] = None
             where[ref] = (point.game, None if role in PER_GAME else point.seed)
     return [
         {
             "id": ref.id,
             "kind": ref.kind,
-            "variants": list(variants[ref]),
+            "variants": variants[ref],
             "game": where[ref][0],
             "seed": where[ref][1],
             "needs": [need.id for need in spec.inputs.values()],

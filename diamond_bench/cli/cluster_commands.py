@@ -38,14 +38,10 @@ def show_submission(plan: Any, store: Any) -> None:
 
 def _order(plan: Any, only: Any) -> Any:
     from diamond_bench.launch.slurm.submit import Order
+    from diamond_bench.studies.overview import job_variants
 
-    variants: dict[Any, dict[str, None]] = {}
-    for point in plan.points:
-        for ref in point.jobs.values():
-            variants.setdefault(ref, {})[point.variant] = None
-    named = {ref: tuple(names) for ref, names in variants.items()}
-    order = Order(plan.jobs, plan.cluster, plan.study.name, named, plan.execution.device)
-    return order if only is None else Order(plan.jobs, plan.cluster, plan.study.name, named, plan.execution.device, only)
+    variants = {ref: tuple(names) for ref, names in job_variants(plan.points).items()}
+    return Order(plan.jobs, plan.cluster, plan.study.name, variants, plan.execution.device, only or (lambda ref: True))
 
 
 def _wait(plan: Any, saved: Any, store: Any, as_json: bool, with_report: bool) -> int:

@@ -62,7 +62,9 @@ def limits(plan: Plan) -> list[str]:
     metric = METRIC_INFO[stated.metric].title if stated.metric in METRIC_INFO else stated.metric
     needed = measured_with(stated.metric)
     if needed is not None and needed not in plan.metrics:
-        return [f"the study compares {metric}, which these evaluations do not measure ({needed} is not in metrics): there will be no answer"]
+        return [
+            f"the study compares {metric}, which these evaluations do not measure ({needed} is not in metrics): there will be no answer"
+        ]
     if not stated.baseline:
         return ["the study names no baseline, so its report compares nothing"]
     pairs = family(plan.points, baselines(plan.points, [axis.name for axis in plan.study.axes], stated.baseline), stated.variants)

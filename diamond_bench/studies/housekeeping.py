@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diamond_bench.errors import UserError
+from diamond_bench.studies.batches import batch_folder, read_batches
 from diamond_bench.studies.claims import REMOVABLE
 from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
@@ -23,6 +24,9 @@ from diamond_bench.studies.files import (
 )
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.store import Store, check_files
+
+_QUIET_SECONDS = 600.0
+"""After which nothing of a finished task writes into its batch's folder any more."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ def du(store: Store) -> list[Usage]:
 def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool = False, dry_run: bool = False) -> list[Removal]:
     """Removes what nobody needs and returns it; with `dry_run` only returns it.
 
-    That is: checkpoints of done jobs and, with `frames`, the imagined frames kept by done evaluations. With `unplanned`, also whole
-    jobs that are not in `keep` (see `planned`), what was set aside as damaged, and rubbish of killed processes. A job that somebody runs
+    That is: checkpoints of done jobs, what SLURM was given of them and, with `frames`, the imagined frames kept by done evaluations. With
+    `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as damaged, and rubbish of killed processes. A job that somebody runs
     is never touched: each is locked first. Raises UserError where there is no store.
     """
     require_store(store)
@@ -97,6 +101,14 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
             continue
         if found and (dry_run or _remove_locked(store, ref, found)):
             removals += found
+    states = store.states()
+    for batch in read_batches(store.root):
+        folder = batch_folder(store.root, batch.name)
+        done = all(ref in states and states[ref].status == "done" for task in batch.tasks for ref in task)
+        if done and time.time() - max(file.stat().st_mtime for file in folder.iterdir()) > _QUIET_SECONDS:
+            removals.append(Removal(folder, _size(folder), "the jobs that SLURM was given are done"))
+            if not dry_run:
+                shutil.rmtree(folder)
     for folder in _left_over(store) if unplanned else ():
         removals.append(
             Removal(folder, _size(folder), "left of a killed process" if folder.name.startswith(".") else "set aside as damaged")

@@ -71,14 +71,21 @@ def status_of(plan: SavedPlan, states: Mapping[JobRef, JobState]) -> StudyStatus
 
 def job_labels(points: Iterable[Point]) -> dict[JobRef, str]:
     """What each job is for, in few words: its game, seed and variant."""
-    variants: dict[JobRef, dict[str, None]] = {}
+    points = list(points)
     where: dict[JobRef, str] = {}
     for point in points:
         for role, ref in point.jobs.items():
-            variants.setdefault(ref, {})[point.variant] = None
             where[ref] = point.game if role in PER_GAME else f"{point.game}, seed {point.seed}"
-    names = {ref: list(found) for ref, found in variants.items()}
-    return {ref: f"{where[ref]}, {found[0]}" if len(found) == 1 else where[ref] for ref, found in names.items()}
+    return {ref: f"{where[ref]}, {found[0]}" if len(found) == 1 else where[ref] for ref, found in job_variants(points).items()}
+
+
+def job_variants(points: Iterable[Point]) -> dict[JobRef, list[str]]:
+    """The variants that each job serves, in the plan's order."""
+    variants: dict[JobRef, dict[str, None]] = {}
+    for point in points:
+        for ref in point.jobs.values():
+            variants.setdefault(ref, {})[point.variant] = None
+    return {ref: list(names) for ref, names in variants.items()}
 
 
 def describe(store: Store, ref: JobRef) -> str:

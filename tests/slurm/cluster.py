@@ -37,7 +37,7 @@ SlurmctldPidFile={folder}/slurmctld.pid SlurmdPidFile={folder}/slurmd.pid
 ProctrackType=proctrack/linuxproc TaskPlugin=task/none JobAcctGatherType=jobacct_gather/none MpiDefault=none MailProg=/bin/true
 SelectType=select/cons_tres SelectTypeParameters=CR_CPU_Memory DefMemPerCPU=1000 GresTypes=gpu SlurmdParameters=config_overrides
 SchedulerType=sched/backfill SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=100000,bf_interval=1
-PreemptMode=OFF MaxArraySize={max_array_size} MaxJobCount={max_job_count} MinJobAge=300
+EnforcePartLimits=ALL PreemptMode=OFF MaxArraySize={max_array_size} MaxJobCount={max_job_count} MinJobAge=300
 JobRequeue=1 KillWait=5 KillOnBadExit=0 CompleteWait=0 InactiveLimit=0 ReturnToService=2
 """
 _ACCOUNTING_CONF = """
@@ -193,7 +193,14 @@ class Cluster:
         """Cancels every job without the time to save that scancel gives, and waits until the node is free of them."""
         self.run("scancel", "--user=root")
         self.call("scancel", "--user=root", "--full", "--signal=KILL")  # says no when all are gone already
-        until(lambda: not self.run("squeue", "--noheader"), "an empty queue", seconds)
+        start = time.monotonic()
+
+        def empty() -> bool:
+            if time.monotonic() - start > 2:  # without cgroups SLURM loses sight of a process whose parent died, yet waits for its output
+                _kill(processes_of(self.folder, daemons=False))
+            return not self.run("squeue", "--noheader")
+
+        until(empty, "an empty queue", seconds)
 
     def reset(self) -> None:
         """Brings back whatever daemon was ended, an undrained idle node and an empty queue."""
@@ -202,7 +209,7 @@ class Cluster:
                 start()
         self.cancel_all()
         if not self._idle():
-            self.call("scontrol", "update", f"NodeName={NODE}", "State=RESUME")
+            self.set_node("RESUME")
             until(self._idle, "an idle node")
 
     def alive(self, name: str) -> bool:
@@ -242,7 +249,7 @@ class Cluster:
 
     def set_node(self, state: str, reason: str = "a test") -> None:
         """The node's state as an administrator sets it: DRAIN, DOWN, RESUME, ..."""
-        self.run("scontrol", "update", f"NodeName={NODE}", f"State={state}", f"Reason={reason}")
+        self.run("scontrol", "update", f"NodeName={NODE}", f"State={state}", *([] if state == "RESUME" else [f"Reason={reason}"]))
 
     def log_tails(self, lines: int = 15) -> str:
         """The last lines of each daemon's output."""
@@ -370,7 +377,7 @@ def _listens(port: int) -> bool:
     return False
 
 
-def processes_of(folder: Path) -> list[int]:
+def processes_of(folder: Path, daemons: bool = True) -> list[int]:
     """The processes of the cluster in a folder: daemons and steps by their mark, jobs by SLURM_CONF and SLURM_JOB_ID.
 
     Not a client of it, nor a shell in which somebody exported SLURM_CONF.
@@ -382,21 +389,24 @@ def processes_of(folder: Path) -> list[int]:
             with contextlib.suppress(OSError):  # it may end while we look
                 environment = (process / "environ").read_bytes().split(b"\0")
                 job = conf in environment and any(value.startswith(b"SLURM_JOB_ID=") for value in environment)
-                if mark in environment or job:
+                if job or (daemons and mark in environment):
                     found.append(int(process.name))
     return found
+
+
+def _kill(processes: list[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def watch(folder: Path) -> None:
     """Waits until the process at the other end of our standard input is gone, then kills what is left of its cluster."""
     sys.stdin.buffer.read()
     for _ in range(20):  # what is killed may just have started another
-        left = processes_of(folder)
-        if not left:
+        if not (left := processes_of(folder)):
             return
-        for process in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        _kill(left)
         time.sleep(0.1)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diamond_bench.launch.slurm.batches import Batch, batch_folder, newest, note_cancelled, read_batches
 from diamond_bench.launch.slurm.client import SlurmError, cancel, queue
 from diamond_bench.launch.slurm.standing import OPEN, Standing, standing
+from diamond_bench.studies.batches import Batch, batch_folder, newest, note_cancelled, read_batches
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import SlurmCluster, resources
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.launch.slurm.batches import Batch
+from diamond_bench.studies.batches import Batch
 from diamond_bench.studies.estimate import checkpoint_intervals
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import KINDS

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from diamond_bench.launch.slurm.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.launch.slurm.client import NEVER, WAITING, QueueEntry, accounted, queue
+from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState, Status
 from diamond_bench.studies.store import Store

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from diamond_bench.config import SlurmCluster, resources
 from diamond_bench.errors import UserError
-from diamond_bench.launch.slurm.batches import FOLDER, Batch, batch_folder, new_name, newest, read_batches, write_batch
 from diamond_bench.launch.slurm.client import (
     QueueEntry,
     SlurmError,
@@ -26,6 +25,7 @@ from diamond_bench.launch.slurm.client import (
 from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, executor, limit_of, sbatch_file
 from diamond_bench.launch.slurm.task import run_task
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
+from diamond_bench.studies.batches import FOLDER, Batch, batch_folder, new_name, newest, read_batches, write_batch
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.store import Store
 

@@ -20,9 +20,9 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.interrupts import Interrupts
 from diamond_bench.launch.local import Summary, run_local
 from diamond_bench.launch.progress import LineDisplay
-from diamond_bench.launch.slurm.batches import Batch, batch_folder, read_batch
 from diamond_bench.launch.slurm.client import SlurmError, requeue
 from diamond_bench.launch.worker import load_kinds
+from diamond_bench.studies.batches import Batch, batch_folder, read_batch
 from diamond_bench.studies.files import DamagedFile, read_json, write_json
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.store import Store

@@ -2,7 +2,7 @@
 
 outputs/slurm/<batch>/batch.json    the record; its array's id is written once SLURM has given it
 outputs/slurm/<batch>/              submitit's folder: sbatch files, payloads, what the tasks print
-outputs/slurm/<batch>/task-<i>.json what a task tells itself across requeues (task.py)
+outputs/slurm/<batch>/task-<i>.json what a task tells itself across requeues (launch/slurm/task.py)
 """
 
 import secrets

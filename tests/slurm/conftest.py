@@ -1,0 +1,45 @@
+"""The test cluster: started once a session, and after each test brought back to an idle node and an empty queue."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from cluster import Cluster, missing_reason
+
+
+def _need(accounting: bool) -> None:
+    """Skips where no cluster can be had; fails there where CI=true, so that no run of CI passes without these tests."""
+    if reason := missing_reason(accounting):
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A node with two GPUs and no accounting."""
+    _need(accounting=False)
+    with Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
+    """The node, idle and with an empty queue; what a test leaves there is cancelled. Jobs that ended stay in `squeue --states=all`."""
+    yield running_cluster
+    running_cluster.reset()
+
+
+@pytest.fixture(scope="session")
+def running_accounting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The same with slurmdbd and its database."""
+    _need(accounting=True)
+    with Cluster(tmp_path_factory.mktemp("slurmdbd"), accounting=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def accounting_cluster(running_accounting_cluster: Cluster) -> Iterator[Cluster]:
+    """The node whose jobs are charged to the account `lab`; for tests marked `slurm_accounting`."""
+    yield running_accounting_cluster
+    running_accounting_cluster.reset()

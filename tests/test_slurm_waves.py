@@ -1,0 +1,224 @@
+"""From a plan to SLURM's arrays: every job once, after what it needs and after nothing else, in as few arrays as two dependencies allow."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from fake_jobs import Count
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diamond_bench.launch.slurm.waves import Array, Condition, arrays
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+
+Specs = dict[JobRef, JobSpec]
+
+
+def job(kind: str, name: str, **inputs: JobSpec) -> JobSpec:
+    return JobSpec(kind, Count(name), {key: spec.ref for key, spec in inputs.items()}, revision=1)
+
+
+def dataset(name: str) -> JobSpec:
+    return job("collect_dataset", name)
+
+
+def probe(name: str, data: JobSpec) -> JobSpec:
+    return job("train_state_probe", name, dataset=data)
+
+
+def training(name: str, data: JobSpec) -> JobSpec:
+    return job("train_world_model", name, dataset=data)
+
+
+def evaluation(name: str, data: JobSpec, model: JobSpec, **more: JobSpec) -> JobSpec:
+    return job("evaluate_world_model", name, dataset=data, world_model=model, **more)
+
+
+def planned(
+    specs: Sequence[JobSpec], *, done: Sequence[JobSpec] = (), flying: Mapping[JobRef, str] | None = None, most: int = 1000
+) -> list[Array]:
+    """The arrays of `specs`, less those done or in flight, one job a task."""
+    by_ref = {spec.ref: spec for spec in specs}
+    flying = flying or {}
+    todo = [ref for ref in by_ref if ref not in flying and ref not in {spec.ref for spec in done}]
+    return arrays(by_ref, todo, flying, lambda kind: 1, most)
+
+
+def conditions(made: Sequence[Array], number: int, element: int) -> set[Condition]:
+    """What an element waits for."""
+    array = made[number]
+    beside = {(array.aligned, element)} if array.aligned is not None else set()
+    return {*array.after, *beside}
+
+
+def closure(made: Sequence[Array], number: int, element: int) -> set[Condition]:
+    """What an element waits for, and what that waits for, and so on."""
+    found: set[Condition] = set()
+    for condition in conditions(made, number, element):
+        found |= {condition} if isinstance(condition, str) else {condition, *closure(made, *condition)}
+    return found
+
+
+def ancestors(specs: Specs, ref: JobRef) -> set[JobRef]:
+    direct = set(specs[ref].inputs.values())
+    return direct.union(*(ancestors(specs, need) for need in direct))
+
+
+def elements(made: Sequence[Array]) -> Iterator[tuple[int, int, tuple[JobRef, ...]]]:
+    return ((number, element, jobs) for number, array in enumerate(made) for element, jobs in enumerate(array.tasks))
+
+
+def labels(specs: Sequence[JobSpec], array: Array) -> list[str]:
+    """The names of an array's jobs, one job a task."""
+    names = {spec.ref: spec.config.name for spec in specs}
+    return [names[ref] for (ref,) in array.tasks]
+
+
+def test_an_evaluation_waits_for_its_own_training_alone() -> None:
+    data = dataset("data")
+    models = [training(f"model{i}", data) for i in range(4)]
+    evaluations = [evaluation(f"{model.config.name}-{k}", data, model) for k in range(3) for model in models]
+    specs = [data, *models, *evaluations]
+    made = planned(specs)
+    assert [(array.kind, len(array.tasks)) for array in made] == [
+        ("collect_dataset", 1),
+        ("train_world_model", 4),
+        *[("evaluate_world_model", 4)] * 3,
+    ]
+    assert (made[1].aligned, made[1].after) == (None, ((0, 0),))
+    for array in made[2:]:
+        assert (array.aligned, array.after) == (1, ())  # the dataset is not said: the training waited for it
+        assert [name.partition("-")[0] for name in labels(specs, array)] == labels(specs, made[1])
+
+
+def test_many_evaluations_of_few_trainings_are_an_array_each_training() -> None:
+    data = dataset("data")
+    models = [training(f"model{i}", data) for i in range(2)]
+    evaluations = [evaluation(f"{model.config.name}-{k}", data, model) for model in models for k in range(5)]
+    made = planned([data, *models, *evaluations])
+    assert [(len(array.tasks), array.aligned, array.after) for array in made[2:]] == [(5, None, ((1, 0),)), (5, None, ((1, 1),))]
+
+
+def test_what_several_wait_for_comes_first_so_that_its_dependents_stand_beside_it() -> None:
+    data = dataset("data")
+    models = [training(f"model{i}", data) for i in range(5)]
+    wanted = {"model0": 1, "model1": 2, "model2": 0, "model3": 2, "model4": 1}
+    evaluations = [evaluation(f"{m.config.name}-{k}", data, m) for m in models for k in range(wanted[m.config.name])]
+    specs = [data, *models, *evaluations]
+    made = planned(specs)
+    assert labels(specs, made[1]) == ["model1", "model3", "model0", "model4", "model2"]
+    assert [(len(array.tasks), array.aligned, array.after) for array in made[2:]] == [(4, 1, ()), (2, 1, ())]
+
+
+def test_arrays_end_at_the_cluster_s_largest() -> None:
+    data = dataset("data")
+    models = [training(f"model{i}", data) for i in range(25)]
+    evaluations = [evaluation(f"eval{i}", data, model) for i, model in enumerate(models)]
+    made = planned([data, *models, *evaluations], most=10)
+    assert [len(array.tasks) for array in made] == [1, 10, 10, 5, 10, 10, 5]
+    assert [array.aligned for array in made] == [None, None, None, None, 1, 2, 3]
+
+
+def test_packed_jobs_wait_for_the_same() -> None:
+    first, second = dataset("first"), dataset("second")
+    models = [training(f"{data.config.name}{i}", data) for i in range(3) for data in (first, second)]
+    by_ref = {spec.ref: spec for spec in [first, second, *models]}
+    made = arrays(by_ref, list(by_ref), {}, lambda kind: 2 if kind == "train_world_model" else 1, 1000)
+    names = {ref: spec.config.name for ref, spec in by_ref.items()}
+    packs = sorted(sorted(names[ref] for ref in jobs) for _, _, jobs in elements(made) if jobs[0].kind == "train_world_model")
+    assert packs == [["first0", "first1"], ["first2"], ["second0", "second1"], ["second2"]]
+
+
+def test_dependents_of_a_packed_task_wait_for_it() -> None:
+    data = dataset("data")
+    models = [training(f"model{i}", data) for i in range(4)]
+    evaluations = [evaluation(f"eval{i}", data, model) for i, model in enumerate(models)]
+    by_ref = {spec.ref: spec for spec in [data, *models, *evaluations]}
+    made = arrays(by_ref, list(by_ref), {}, lambda kind: 2 if kind == "train_world_model" else 1, 1000)
+    assert [len(array.tasks) for array in made] == [1, 2, 2, 2]
+    assert [array.aligned for array in made] in ([None, None, 1, 1], [None, None, None, None])
+
+
+def test_what_was_submitted_earlier_is_waited_for_by_its_id() -> None:
+    data = dataset("data")
+    models = [training(f"model{i}", data) for i in range(2)]
+    evaluations = [evaluation(f"eval{i}", data, model) for i, model in enumerate(models)]
+    flying = {data.ref: "7", models[0].ref: "8_0", models[1].ref: "8_1"}
+    made = planned([data, *models, *evaluations], flying=flying)
+    assert [array.after for array in made] == [("8_0",), ("8_1",)]
+    (alone,) = planned([data, models[0]], flying={data.ref: "7"})
+    assert alone.after == ("7",)
+
+
+def test_what_is_done_is_not_waited_for() -> None:
+    data, model = dataset("data"), training("model", dataset("data"))
+    (alone,) = planned([data, model], done=[data])
+    assert (alone.aligned, alone.after) == (None, ())
+
+
+def test_an_evaluation_waits_for_training_and_probe_and_they_for_the_dataset() -> None:
+    data = dataset("data")
+    seen = probe("probe", data)
+    models = [training(f"model{i}", data) for i in range(3)]
+    evaluations = [evaluation(f"eval{i}", data, model, state_probe=seen) for i, model in enumerate(models)]
+    specs = [data, seen, *models, *evaluations]
+    made = planned(specs)
+    where = {ref: (number, element) for number, element, (ref,) in elements(made)}
+    for model, one in zip(models, evaluations, strict=True):
+        assert conditions(made, *where[one.ref]) == {where[model.ref], where[seen.ref]}
+    assert len(made) == 4
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Specs, list[JobRef], dict[JobRef, str], dict[str, int], int]:
+    """(specs, what is to be done, what is in flight, jobs a task by kind, largest array): a study of which some was done or submitted."""
+    datasets = [dataset(f"data{i}") for i in range(draw(st.integers(1, 3)))]
+    some = st.sampled_from
+    probes = [probe(f"probe{i}", data) for i, data in enumerate(datasets) if draw(st.booleans())]
+    probe_of = {spec.inputs["dataset"]: spec for spec in probes}
+    models = [training(f"model{i}", draw(some(datasets))) for i in range(draw(st.integers(0, 7)))]
+    by_ref = {spec.ref: spec for spec in datasets}
+    evaluations = []
+    for i in range(draw(st.integers(0, 16)) if models else 0):
+        model = draw(some(models))
+        data = by_ref[model.inputs["dataset"]]
+        more = {"state_probe": probe_of[data.ref]} if data.ref in probe_of and draw(st.booleans()) else {}
+        evaluations.append(evaluation(f"eval{i}", data, model, **more))
+    specs = {spec.ref: spec for spec in [*datasets, *probes, *models, *evaluations]}
+    stage: dict[JobRef, int] = {}
+    for ref, spec in specs.items():  # 0 done, 1 in flight, 2 to be done: never further than what it needs
+        stage[ref] = max([draw(st.integers(0, 2)), *(stage[need] for need in spec.inputs.values())])
+    order = draw(st.permutations(list(specs)))
+    flying = {ref: f"{900 + place // 3}_{place % 3}" for place, ref in enumerate(order) if stage[ref] == 1}
+    packed = {kind: draw(st.integers(1, 3)) for kind in sorted({ref.kind for ref in specs})}
+    return {ref: specs[ref] for ref in order}, [ref for ref in order if stage[ref] == 2], flying, packed, draw(st.integers(1, 6))
+
+
+@settings(max_examples=300, deadline=None)
+@given(plans())
+def test_every_job_once_and_after_its_needs(plan: tuple[Specs, list[JobRef], dict[JobRef, str], dict[str, int], int]) -> None:
+    specs, todo, flying, packed, most = plan
+    made = arrays(specs, todo, flying, packed.__getitem__, most)
+    assert Counter(ref for _, _, jobs in elements(made) for ref in jobs) == Counter(todo)
+    where: dict[JobRef, Condition] = dict(flying)
+    held: dict[Condition, set[JobRef]] = {}
+    for number, element, jobs in elements(made):
+        where.update(dict.fromkeys(jobs, (number, element)))
+        assert {ref.kind for ref in jobs} == {made[number].kind}
+        assert 1 <= len(jobs) <= packed[made[number].kind]
+    for ref, condition in where.items():
+        held.setdefault(condition, set()).add(ref)
+    for number, array in enumerate(made):
+        assert 1 <= len(array.tasks) <= most
+        if array.aligned is not None:  # SLURM's aftercorr needs an array on both sides
+            assert array.aligned < number
+            assert 1 < len(array.tasks) <= len(made[array.aligned].tasks)
+    for number, element, jobs in elements(made):
+        waits = conditions(made, number, element)
+        assert all(isinstance(condition, str) or (condition[0] < number and condition in held) for condition in waits)
+        everything = closure(made, number, element)
+        for ref in jobs:
+            lineage = ancestors(specs, ref)
+            implied = {further for need in lineage if need in flying for further in ancestors(specs, need)}
+            assert {where[need] for need in lineage - implied if need in where} <= everything
+        above = set().union(*(ancestors(specs, ref) for ref in jobs))
+        assert all(held[condition] & above for condition in waits)  # it waits for nothing that none of its jobs needs
