@@ -10,6 +10,7 @@ from pathlib import Path
 from diamond_bench.config import setting
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.studies.files import write_atomic
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import Kind
 
@@ -23,6 +24,8 @@ class Count:
     pause: float = setting(0.0, recorded=True)
     ledger: str = setting("", recorded=True)
     end: str = setting("well", recorded=True)
+    weight: int = setting(0, least=0, recorded=True)
+    """Bytes of a checkpoint, besides the step it is of."""
 
 
 KINDS: dict[str, Kind] = {
@@ -35,14 +38,15 @@ def run(config: Count, context: JobContext) -> Result:
     """A job that resumes from its checkpoint after every step."""
     checkpoint = context.folder / "checkpoint" / "step"
     checkpoint.parent.mkdir(exist_ok=True)
-    start = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    start = int(checkpoint.read_text().strip()) if checkpoint.exists() else 0
     if start:
         context.say(f"resumed after step {start}")
     for step in range(start, config.steps):
         note(config, step)
         time.sleep(config.pause)
         context.check_owner()
-        checkpoint.write_text(str(step + 1))
+        if config.end != "forgetful":
+            write_atomic(checkpoint, str(step + 1).encode().ljust(config.weight), durable=False)
         context.progress(step + 1, config.steps, f"counting {config.name}")
         if context.should_stop() and step + 1 < config.steps:
             raise Interrupted(f"saved after step {step + 1}")

@@ -21,6 +21,8 @@ def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: b
         say(f"watch them with `diamond-bench status {target} --watch`, end them with `diamond-bench cancel {target}`".replace("  ", " "))
     elif sent.in_flight:
         say(f"nothing to submit: {sent.done} jobs are done, {sent.in_flight} are in the queue or run")
+    if sent.left:
+        say(f"{sent.left} jobs were left: they need jobs that run outside of SLURM; the same command submits them later")
     if sent.requests or sent.in_flight:
         return _wait(plan, saved, store, as_json, with_report) if wait else 0
     report_results(saved, store, as_json, with_report)

@@ -83,8 +83,8 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
     """Removes what nobody needs and returns it; with `dry_run` only returns it.
 
     That is: checkpoints of done jobs, what SLURM was given of them and, with `frames`, the imagined frames kept by done evaluations. With
-    `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as damaged, and rubbish of killed processes. A job that somebody runs
-    is never touched: each is locked first. Raises UserError where there is no store.
+    `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as damaged, and rubbish of killed processes. A
+    job that somebody runs is never touched: each is locked first. Raises UserError where there is no store.
     """
     require_store(store)
     removals = []

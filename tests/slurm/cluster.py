@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 # proctrack/linuxproc and task/none need no cgroup: containers have none that can be written. cred_expire: a requeued job waits until its
@@ -56,14 +55,8 @@ ACCOUNT = "lab"
 MARK = "DIAMOND_BENCH_TEST_CLUSTER"
 """In the environment of each daemon, and of the slurmstepd that slurmd starts: how they are told from another cluster's."""
 
-_PACKAGES = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
-_ACCOUNTING_PACKAGES = {
-    "slurmdbd": "slurmdbd",
-    "sacctmgr": "slurm-client",
-    "mariadbd": "mariadb-server",
-    "mariadb-install-db": "mariadb-server",
-}
-_LONGEST_SOCKET_PATH = 107  # the kernel's limit for a UNIX socket
+_PACKAGES = {"munge": "munged", "slurmctld": "slurmctld", "slurmd": "slurmd", "slurm-client": "sbatch"}  # and what shows each is there
+_ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadb-server": "mariadbd"}
 
 
 class ClusterError(RuntimeError):
@@ -75,10 +68,10 @@ def missing_reason(accounting: bool = False) -> str:
     if os.geteuid() != 0:
         return "a test cluster needs root: slurmd starts jobs as their users"
     wanted = _PACKAGES | (_ACCOUNTING_PACKAGES if accounting else {})
-    absent = {program: package for program, package in wanted.items() if shutil.which(program, path=_path()) is None}
+    absent = [package for package, program in wanted.items() if shutil.which(program, path=_path()) is None]
     if absent:
-        packages = " ".join(sorted(set(absent.values())))
-        return f"no {', '.join(absent)} on this machine: apt-get install -y --no-install-recommends {packages}"
+        programs = ", ".join(wanted[package] for package in absent)
+        return f"no {programs} on this machine: apt-get install -y --no-install-recommends {' '.join(absent)}"
     return ""
 
 
@@ -97,8 +90,8 @@ class Cluster:
     """One node with its controller, in a new or empty folder. A context manager; `start` and `stop` do the same by hand.
 
     cpus, memory_mb, gpus: what SLURM counts, whatever the machine has. extra_conf: lines of slurm.conf, which replace ours of the same key.
-    Partitions: `main` (default, no limit) and `short` (at most 10 minutes). With `accounting`, slurmdbd keeps a database, and only the
-    account `lab` may be charged. However this process ends, a watchdog ends the daemons and their jobs.
+    Partitions: `main` (default, no limit) and `short` (at most 10 minutes). With `accounting`, slurmdbd keeps a database, and only
+    the accounts `lab` (default) and `root` may be charged. However this process ends, a watchdog ends the daemons and their jobs.
     """
 
     folder: Path
@@ -114,13 +107,14 @@ class Cluster:
     name: str = field(default_factory=lambda: f"test{secrets.token_hex(4)}")
     """ClusterName."""
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
+    _ports: dict[str, int] = field(default_factory=dict, repr=False)
     _watchdog: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     @property
@@ -133,12 +127,11 @@ class Cluster:
         if reason := missing_reason(self.accounting):
             raise ClusterError(reason)
         self._make_folder()
-        ours = {
-            name: value for name, value in os.environ.items() if not re.match(r"(SLURM|SBATCH|SQUEUE|SALLOC|SCANCEL|SINFO|SACCT)_", name)
-        }
-        self.env = ours | {"SLURM_CONF": str(self.conf), "PATH": _path()}
-        controller, node, slurmdbd, mariadb = _free_ports(4)
-        self._write_configuration(controller, node, slurmdbd)
+        foreign = re.compile(r"(SLURM|SBATCH|SQUEUE|SALLOC|SCANCEL|SINFO|SACCT)_")
+        self.env = {name: value for name, value in os.environ.items() if not foreign.match(name)}
+        self.env |= {"SLURM_CONF": str(self.conf), "PATH": _path()}
+        self._ports = dict(zip(("controller", "node", "slurmdbd", "mariadb"), _free_ports(4), strict=True))
+        self._write_configuration()
         watch = [sys.executable, "-P", str(Path(__file__).resolve()), "--watch", str(self.folder)]
         self._watchdog = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True, env=self.env)
         atexit.register(self.stop)
@@ -147,15 +140,13 @@ class Cluster:
             self._launch("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *munge)
             until((self.folder / "munge.socket").exists, "munged's socket")
             if self.accounting:
-                self._start_database(slurmdbd, mariadb)
+                self._start_database()
             self._launch("slurmctld", "-D")
             self._launch("slurmd", "-D")
             until(self._idle, "an idle node")
         except BaseException as error:
-            logs = self.log_tails()
+            error.add_note(self.log_tails())
             self.stop()
-            if isinstance(error, ClusterError):
-                raise ClusterError(f"{error}\n{logs}") from error
             raise
 
     def stop(self) -> None:
@@ -197,7 +188,7 @@ class Cluster:
 
         def empty() -> bool:
             if time.monotonic() - start > 2:  # without cgroups SLURM loses sight of a process whose parent died, yet waits for its output
-                _kill(processes_of(self.folder, daemons=False))
+                kill_processes(self.folder, daemons=False)
             return not self.run("squeue", "--noheader")
 
         until(empty, "an empty queue", seconds)
@@ -227,7 +218,7 @@ class Cluster:
     def start_controller(self) -> None:
         """Starts slurmctld anew from its saved state, and waits until it answers."""
         self._launch("slurmctld", "-D")
-        self._wait_for_controller()
+        until(lambda: "UP" in self.call("scontrol", "ping").stdout and self.call("squeue").returncode == 0, "a controller that answers")
 
     def restart_controller(self, pause: float = 0) -> None:
         """A controller that is away for `pause` seconds."""
@@ -238,8 +229,7 @@ class Cluster:
     def start_node(self) -> None:
         """Starts slurmd anew, and waits until the controller hears of it."""
         self._launch("slurmd", "-D")
-        until(lambda: "not responding" not in self.run("sinfo", "--noheader", "--long", "--Node").lower(), "a node that answers")
-        until(lambda: not {"*", "$"} & set(self.run("sinfo", "--noheader", "--format=%T")), "a node that answers")
+        until(lambda: _listens(self._ports["node"]) and "*" not in self.run("sinfo", "--noheader", "--format=%T"), "a node that answers")
 
     def restart_node(self, pause: float = 0) -> None:
         """A slurmd that is away for `pause` seconds; the steps it started run on."""
@@ -260,43 +250,31 @@ class Cluster:
         asked = self.call("sinfo", "--noheader", "--format=%T")
         return asked.returncode == 0 and set(asked.stdout.split()) == {"idle"}
 
-    def _wait_for_controller(self) -> None:
-        until(lambda: "UP" in self.call("scontrol", "ping").stdout and self.call("squeue").returncode == 0, "a controller that answers")
-
     def _launch(self, name: str, *options: str) -> None:
         if self.alive(name):
             raise ClusterError(f"{name} runs already")
-        program = shutil.which(name, path=_path())
-        assert program is not None  # missing_reason looked for it
+        command = [shutil.which(name, path=_path()) or name, *options]
+        environment = self.env | {MARK: str(self.folder)}
+        self._daemons.pop(name, None)  # so that the order stays that of the starts
         with (self.folder / f"{name}.log").open("ab") as log:
-            environment = self.env | {MARK: str(self.folder)}
-            self._daemons.pop(name, None)  # so that the order stays that of the starts
             self._daemons[name] = subprocess.Popen(
-                [program, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=self.folder,
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=self.folder, start_new_session=True
             )
 
     def _end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
-        if not self.alive(name):
-            return
-        daemon = self._daemons[name]
-        daemon.send_signal(how)
-        try:
-            daemon.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
+        if self.alive(name):
+            daemon = self._daemons[name]
+            daemon.send_signal(how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                daemon.wait(timeout=10)
+            daemon.kill()  # sent only to one that is still there
             daemon.wait()
 
     def _make_folder(self) -> None:
         self.folder = self.folder.resolve()
         if not re.fullmatch(r"[\w./+-]+", str(self.folder)):
             raise ClusterError(f"{self.folder}: slurm.conf takes no such characters in a path")
-        if len(str(self.folder / "mariadb.socket")) > _LONGEST_SOCKET_PATH:
+        if len(str(self.folder / "mariadb.socket")) > 107:  # the kernel's limit
             raise ClusterError(f"{self.folder}: too long for a socket's path, take a shorter one")
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()):
@@ -304,7 +282,7 @@ class Cluster:
         for name in ("state", "spool"):
             (self.folder / name).mkdir()
 
-    def _write_configuration(self, controller: int, node: int, slurmdbd: int) -> None:
+    def _write_configuration(self) -> None:
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
@@ -313,8 +291,8 @@ class Cluster:
         gpus = f"NodeName={NODE} Name=gpu File={self.folder}/gpu[0-{self.gpus - 1}]\n" if self.gpus else ""
         (self.folder / "gres.conf").write_text(f"AutoDetect=off\n{gpus}")
         host = socket.gethostname().partition(".")[0]
-        settings = _pairs(_SLURM_CONF, host=host, controller=controller, node=node, **vars(self))
-        settings |= _pairs(_ACCOUNTING_CONF if self.accounting else "", slurmdbd=slurmdbd, folder=self.folder)
+        settings = _pairs(_SLURM_CONF, host=host, **self._ports, **vars(self))
+        settings |= _pairs(_ACCOUNTING_CONF if self.accounting else "", **self._ports, **vars(self))
         settings |= dict(line.split("=", 1) for line in self.extra_conf.split("\n") if line.strip())
         counted = f"CPUs={self.cpus} RealMemory={self.memory_mb}" + (f" Gres=gpu:{self.gpus}" if self.gpus else "")
         nodes = (
@@ -324,7 +302,7 @@ class Cluster:
         )
         self.conf.write_text(_lines(settings) + "\n".join(nodes) + "\n")
 
-    def _start_database(self, slurmdbd: int, mariadb: int) -> None:
+    def _start_database(self) -> None:
         folder, data, password = self.folder, self.folder / "database", secrets.token_hex(16)
         made = self.call("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db", timeout=60)
         if made.returncode != 0:
@@ -332,18 +310,16 @@ class Cluster:
         setup, conf = folder / "database.sql", folder / "slurmdbd.conf"
         for secret in (setup, conf):
             secret.touch(mode=0o600)
-        setup.write_text(
-            f"CREATE USER IF NOT EXISTS slurm@'127.0.0.1' IDENTIFIED BY '{password}';\nGRANT ALL ON *.* TO slurm@'127.0.0.1';\n"
-        )
-        conf.write_text(_lines(_pairs(_SLURMDBD_CONF, folder=folder, slurmdbd=slurmdbd, mariadb=mariadb, password=password)))
+        setup.write_text(f"GRANT ALL ON *.* TO slurm@'127.0.0.1' IDENTIFIED BY '{password}';\n")
+        conf.write_text(_lines(_pairs(_SLURMDBD_CONF, folder=folder, password=password, **self._ports)))
         files = (f"--datadir={data}", f"--socket={folder}/mariadb.socket", f"--pid-file={folder}/mariadb.pid", f"--init-file={setup}")
-        network = ("--bind-address=127.0.0.1", f"--port={mariadb}", "--skip-name-resolve")
+        network = ("--bind-address=127.0.0.1", f"--port={self._ports['mariadb']}", "--skip-name-resolve")
         small = ("--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0")
         self._launch("mariadbd", "--no-defaults", "--user=root", *files, *network, *small, "--innodb-lock-wait-timeout=900")
-        until(lambda: _listens(mariadb), "a database that answers")
+        until(lambda: _listens(self._ports["mariadb"]), "a database that answers")
         self._launch("slurmdbd", "-D")
         until(lambda: self.call("sacctmgr", "--noheader", "list", "cluster").returncode == 0, "a slurmdbd that answers")
-        for added in (("cluster", self.name), ("account", ACCOUNT), ("user", "root", f"Account={ACCOUNT}", f"DefaultAccount={ACCOUNT}")):
+        for added in (("cluster", self.name), ("account", ACCOUNT), ("user", "root", f"Account={ACCOUNT}")):
             self.run("sacctmgr", "--immediate", "add", *added)
         self.run("sacctmgr", "--immediate", "modify", "user", "root", "set", f"DefaultAccount={ACCOUNT}")
 
@@ -364,11 +340,11 @@ def _path() -> str:
 
 def _free_ports(count: int) -> list[int]:
     """Ports of the loopback that nobody listened on a moment ago; all are held until the last is found, so they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
 
 
 def _listens(port: int) -> bool:
@@ -394,27 +370,30 @@ def processes_of(folder: Path, daemons: bool = True) -> list[int]:
     return found
 
 
-def _kill(processes: list[int]) -> None:
-    for process in processes:
+def kill_processes(folder: Path, daemons: bool = True) -> int:
+    """Kills the processes of the cluster in a folder, one by one; how many there were."""
+    for process in (found := processes_of(folder, daemons)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+    return len(found)
 
 
 def watch(folder: Path) -> None:
     """Waits until the process at the other end of our standard input is gone, then kills what is left of its cluster."""
     sys.stdin.buffer.read()
     for _ in range(20):  # what is killed may just have started another
-        if not (left := processes_of(folder)):
+        if not kill_processes(folder):
             return
-        _kill(left)
         time.sleep(0.1)
 
 
 def main() -> int:
-    """Starts a cluster in the foreground; 2 where that cannot be."""
+    """Starts a cluster in the foreground; 2 where that cannot be, or where one of its daemons ends by itself."""
     parser = argparse.ArgumentParser(description="A real one-node SLURM, until Ctrl-C.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder")
-    parser.add_argument("--accounting", action="store_true", help="with slurmdbd and a database; only the account `lab` may be charged")
+    parser.add_argument(
+        "--accounting", action="store_true", help="with slurmdbd and a database; only the accounts `lab` and `root` may be charged"
+    )
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.watch:
@@ -424,13 +403,12 @@ def main() -> int:
     try:
         with Cluster(options.folder, accounting=options.accounting) as cluster:
             print(f"export SLURM_CONF={cluster.conf}", flush=True)
-            until(lambda: cluster.ended(), "", seconds=float("inf"))
-            print(f"{', '.join(cluster.ended())} ended by itself:\n{cluster.log_tails()}", file=sys.stderr)
-            return 1
+            until(cluster.ended, "", seconds=float("inf"))
+            raise ClusterError(f"{', '.join(cluster.ended())} ended by itself:\n{cluster.log_tails()}")
     except KeyboardInterrupt:
         return 0
     except ClusterError as error:
-        print(error, file=sys.stderr)
+        print(error, *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         return 2
 
 

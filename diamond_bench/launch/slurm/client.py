@@ -5,10 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from diamond_bench.errors import UserError
+from diamond_bench.studies.batches import Batch
 
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 _ANSWER_SECONDS = 120.0
@@ -94,6 +95,14 @@ def array_limit() -> int:
 def queue() -> dict[str, QueueEntry]:
     """This user's tasks that the controller remembers, by id (`12_3`, or `12` outside of an array), ended ones included."""
     return _entries(slurm("squeue", "--noheader", "--array", "--states=all", "--user", str(os.getuid()), "--Format", _format()))
+
+
+def known_entries(batches: Iterable[Batch], entries: Mapping[str, QueueEntry]) -> dict[str, QueueEntry]:
+    """Those of the entries that are tasks of these batches: an id alone may be another's, on another cluster or after a reset."""
+    comments = {str(batch.array): batch.comment for batch in batches if batch.array is not None}
+    return {
+        address: entry for address, entry in entries.items() if entry.comment in ("", "(null)", comments.get(address.partition("_")[0]))
+    }
 
 
 def _format() -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from diamond_bench.launch.slurm.client import NEVER, WAITING, QueueEntry, accounted, queue
+from diamond_bench.launch.slurm.client import NEVER, WAITING, QueueEntry, accounted, known_entries, queue
 from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState, Status
@@ -20,8 +20,8 @@ _ENDS: dict[str, tuple[Status, str]] = {
     "BOOT_FAIL": ("failed", "node failure: the node did not start"),
     "PREEMPTED": ("preempted", "preempted, and not requeued by SLURM"),
 }
-_CANNOT_WRITE = "0:53"
-"""Exit code of a task whose output SLURM could not open."""
+_CANNOT_WRITE = ":53"
+"""How the exit code ends of a task whose output SLURM could not open."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class Standing:
 def standing(store: Store) -> Standing:
     """The states of all jobs, joined with SLURM's where any were submitted. Raises SlurmError where SLURM does not answer."""
     states = store.states()
-    given = newest(read_batches(store.root))
+    batches = read_batches(store.root)
+    given = newest(batches)
     tasks = {ref: batch.address(element) for ref, (batch, element) in given.items()}
     if all(ref in states and states[ref].status == "done" for ref in given):
         return Standing(states, tasks)
-    entries = queue()
+    entries = known_entries(batches, queue())
     unknown = {str(batch.array) for ref, (batch, _) in given.items() if tasks[ref] not in entries and not _done(states, ref)}
     entries = accounted(unknown) | entries
     joined = dict(states)
@@ -77,7 +78,7 @@ def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: i
             why = "a job it needs failed or was cancelled"
         return replace(state, status=status, text=why)
     if entry.state == "FAILED" or state.status in ("missing", "pending"):
-        where = "SLURM could not write its log: output_dir must be shared with the nodes" if entry.exit_code == _CANNOT_WRITE else ""
+        where = "SLURM could not write its log: output_dir must be shared with the nodes" if entry.exit_code.endswith(_CANNOT_WRITE) else ""
         return replace(state, status="failed", error=where or f"its task ended as {entry.state}, exit code {entry.exit_code}", log=log)
     return state
 
@@ -86,6 +87,9 @@ def _in_queue(state: JobState, entry: QueueEntry) -> JobState:
     if entry.state not in WAITING:
         if state.status in ("missing", "pending"):
             return replace(state, status="running", text=f"{entry.state.lower()} on {entry.reason}")
+        if state.status in ("failed", "preempted", "lost"):  # its task is about to go on with it, or to end
+            last = f"; last: {state.error}" if state.error else ""
+            return replace(state, status="requeued", text=f"its task is {entry.state.lower()} on {entry.reason}{last}", error="")
         return state
     begun = entry.restarts or state.attempt
     why = f"{entry.reason}; last: {state.error}" if state.error else entry.reason

@@ -16,6 +16,7 @@ from diamond_bench.launch.slurm.client import (
     SlurmError,
     array_limit,
     cancel,
+    known_entries,
     outside_allocation,
     partitions,
     queue,
@@ -66,6 +67,8 @@ class Requests:
     done: int
     in_flight: int
     """Jobs that SLURM has already, or that another process runs."""
+    left: int
+    """Jobs that need one which runs outside of SLURM, or was not chosen: for the same command, later."""
 
     @property
     def jobs(self) -> int:
@@ -84,11 +87,20 @@ def requested(store: Store, order: Order) -> Requests:
     done = {ref for ref in specs if ref in states and states[ref].status == "done" and not store.damage(ref)}
     in_flight = flying(store.root, queue())
     elsewhere = {*in_flight, *(ref for ref in specs if ref in states and states[ref].status == "running")} - done
-    todo = [ref for ref in specs if ref not in done and ref not in elsewhere and order.only(ref)]
+    todo: dict[JobRef, None] = {}
+    left = 0
+    for ref, spec in specs.items():
+        if ref in done or ref in elsewhere or not order.only(ref):
+            continue
+        needs = [need for need in spec.inputs.values() if need not in done and need not in in_flight and need not in todo]
+        if any(need in specs or need not in states or states[need].status != "done" for need in needs):
+            left += 1  # what it needs runs outside of SLURM, or was not chosen: nothing SLURM could wait for
+        else:
+            todo[ref] = None
     check_limits(order.cluster, specs, todo, store, states)
-    planned = arrays(specs, todo, in_flight, lambda kind: resources(order.cluster, kind).packed or 1, array_limit() if todo else 1)
+    planned = arrays(specs, list(todo), in_flight, lambda kind: resources(order.cluster, kind).packed or 1, array_limit() if todo else 1)
     requests = tuple(Request(_batch(order, array), array) for array in planned)
-    return Requests(requests, len(done), len(elsewhere & set(specs)))
+    return Requests(requests, len(done), len(elsewhere & set(specs)), left)
 
 
 def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin: Callable[[], None] = lambda: None) -> Requests:
@@ -130,8 +142,10 @@ def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Ite
 
 def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
     """Jobs that SLURM still means to run, or runs, by the id of their task."""
-    found = {ref: batch.address(element) for ref, (batch, element) in newest(read_batches(root)).items()}
-    return {ref: address for ref, address in found.items() if address in entries and entries[address].active}
+    batches = read_batches(root)
+    ours = known_entries(batches, entries)
+    found = {ref: batch.address(element) for ref, (batch, element) in newest(batches).items()}
+    return {ref: address for ref, address in found.items() if address in ours and ours[address].active}
 
 
 def _batch(order: Order, array: Array) -> Batch:

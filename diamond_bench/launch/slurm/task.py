@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -45,6 +45,8 @@ class TaskMemory:
     """By job, the step it last resumed at."""
     fruitless: Mapping[str, int] = field(default_factory=dict)
     """By job, how many time limits in a row have passed since it last resumed further on."""
+    given_up: tuple[str, ...] = ()
+    """Jobs that the task does not try again: its other jobs go on without them."""
     not_before: float = 0.0
     """When the jobs may be tried again."""
 
@@ -91,26 +93,18 @@ def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     memory_file = batch_folder(store.root, name) / f"task-{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}.json"
     memory = _remembered(memory_file)
     _pause(memory.not_before, signals)
-    summary = _run(store, batch, refs, signals)
+    summary = _run(store, batch, [ref for ref in refs if str(ref) not in memory.given_up], signals)
     memory = _learned(memory, batch, store, summary, signals.requeue and _at_limit(batch, began))
     write_json(memory_file, asdict(memory))
-    stuck = [ref for ref in summary.interrupted if memory.fruitless.get(str(ref), 0) >= _MOST_FRUITLESS]
-    for ref in stuck:
-        _give_up(store, ref, batch)
-    if not (summary.failed or summary.blocked or summary.interrupted or summary.left):  # the request to stop may have come too late
-        return
-    if summary.stopped:
-        if signals.requeue and not stuck:
-            _go_back_in_line("saved")
-        raise TaskFailed(
-            "stopped by SLURM; what was done is saved" if not stuck else f"{stuck[0]}: stopped at the time limit without progress"
-        )
-    again = [ref for ref in summary.failed if memory.failures[str(ref)] <= batch.retries]
-    if again:
-        _go_back_in_line(f"{again[0]} failed ({summary.failed[again[0]]}), tried again")
-    reasons = [f"{ref}: {error}" for ref, error in summary.failed.items()]
+    open_ = [ref for ref in (*summary.failed, *summary.interrupted, *summary.left) if str(ref) not in memory.given_up]
+    if open_ and (signals.requeue or not summary.stopped):
+        failed = {ref: summary.failed[ref] for ref in open_ if ref in summary.failed}
+        _go_back_in_line("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved")
+    reasons = [f"{ref} was stopped; what it had done is saved" for ref in open_]
+    reasons += [f"{ref}: {store.state(JobRef.parse(ref)).error}" for ref in memory.given_up]
     reasons += [f"{ref}: {need}, which it needs, is not done" for ref, need in summary.blocked.items()]
-    raise TaskFailed("; ".join(reasons) or "not all jobs were done")
+    if reasons:
+        raise TaskFailed("; ".join(reasons))
 
 
 def _run(store: Store, batch: Batch, refs: Sequence[JobRef], signals: _Signals) -> Summary:
@@ -124,35 +118,37 @@ def _run(store: Store, batch: Batch, refs: Sequence[JobRef], signals: _Signals) 
 
 def _remembered(file: Path) -> TaskMemory:
     try:
-        return TaskMemory(**read_json(file))
-    except (FileNotFoundError, DamagedFile, TypeError):
+        content = read_json(file)
+        return TaskMemory(**{**content, "given_up": tuple(content["given_up"])})
+    except (FileNotFoundError, DamagedFile, TypeError, KeyError):
         return TaskMemory()
 
 
 def _learned(memory: TaskMemory, batch: Batch, store: Store, summary: Summary, at_limit: bool) -> TaskMemory:
+    """What the task knows after an attempt; jobs it gives up for want of progress are failed here."""
     failures, begun_at, fruitless = dict(memory.failures), dict(memory.begun_at), dict(memory.fruitless)
+    given_up = list(memory.given_up)
     for ref in summary.failed:
         failures[str(ref)] = failures.get(str(ref), 0) + 1
+        given_up += [str(ref)] if failures[str(ref)] > batch.retries else []
     for ref in summary.interrupted:
         begun, before = store.state(ref).begun_at, begun_at.get(str(ref))
         fruitless[str(ref)] = fruitless.get(str(ref), 0) + 1 if at_limit and before is not None and begun <= before else 0
         begun_at[str(ref)] = begun
-    wait = min(_LONGEST_PAUSE_SECONDS, batch.retry_seconds * 2 ** (max(failures.values(), default=1) - 1)) if summary.failed else 0.0
-    return replace(memory, failures=failures, begun_at=begun_at, fruitless=fruitless, not_before=time.time() + wait if wait else 0.0)
+        if fruitless[str(ref)] >= _MOST_FRUITLESS and (claim := store.claim(ref)) is not None:
+            claim.fail(
+                f"time limit without progress: in {batch.minutes} minutes it did not come to a point it can resume from, "
+                f"{_MOST_FRUITLESS} times in a row; raise cluster.time"
+            )
+            given_up.append(str(ref))
+    again = [failures[str(ref)] for ref in summary.failed if str(ref) not in given_up]
+    wait = min(_LONGEST_PAUSE_SECONDS, batch.retry_seconds * 2 ** (max(again) - 1)) if again else 0.0
+    return TaskMemory(failures, begun_at, fruitless, tuple(given_up), time.time() + wait if wait else 0.0)
 
 
 def _at_limit(batch: Batch, began: float) -> bool:
     """Whether it is the time limit that stops the task, and not preemption; SLURM sends its signal up to a minute early."""
     return time.time() - began >= batch.minutes * 60 - batch.signal_seconds - 60
-
-
-def _give_up(store: Store, ref: JobRef, batch: Batch) -> None:
-    claim = store.claim(ref)
-    if claim is not None:
-        claim.fail(
-            f"time limit without progress: in {batch.minutes} minutes it did not come to a point it can resume from, "
-            f"{_MOST_FRUITLESS} times in a row; raise cluster.time"
-        )
 
 
 def _pause(until: float, signals: _Signals) -> None:
