@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,10 @@ _COLOURS = {"done": "green", "failed": "red", "damaged": "red", "lost": "yellow"
     "running": "cyan",
     "requeued": "cyan",
 }
+
+_SHOWN_FIRST = ("running", "failed", "damaged", "lost", "requeued", "preempted", "cancelled")
+_MOST_SHOWN = 40
+"""Jobs of a study that `status` gives a line each."""
 
 
 def table(*columns: str) -> Table:
@@ -108,12 +113,16 @@ def status_table(studies: Iterable[StudyStatus]) -> Table:
         counts = ", ".join(f"[{_COLOURS.get(name, 'default')}]{count} {name}[/]" for name, count in study.counts.items())
         waiting = ", ".join(f"{count} pending: {reason}" for reason, count in study.waiting.items())
         shown.add_row(escape(study.study), study.scale, counts, escape(waiting))
-        for ref, state in study.notable.items():
+        urgent = sorted(study.notable.items(), key=lambda job: _SHOWN_FIRST.index(job[1].status) if job[1].status in _SHOWN_FIRST else 0)
+        hidden = Counter(state.status for _, state in urgent[_MOST_SHOWN:])
+        for ref, state in urgent[:_MOST_SHOWN]:
             progress = f"{state.done}/{state.total} {state.text}" if state.total else state.text
             left = f"{state.remaining:.0f} s left" if state.remaining is not None else ""
             problem = f"{state.error} (log: {state.log})" if state.error else ""
             about = "; ".join(part for part in (study.labels[ref], progress, left, problem) if part)
             shown.add_row(f"  {ref.kind} {ref.id}", "", f"[{_COLOURS.get(state.status, 'default')}]{state.status}[/]", escape(about))
+        if hidden:
+            shown.add_row("  ...", "", f"and {', '.join(f'{count} {name}' for name, count in hidden.items())} (--json lists them)", "")
     return shown
 
 

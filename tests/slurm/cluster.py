@@ -41,8 +41,7 @@ JobRequeue=1 KillWait=5 KillOnBadExit=0 CompleteWait=0 InactiveLimit=0 ReturnToS
 """
 _ACCOUNTING_CONF = """
 AccountingStorageType=accounting_storage/slurmdbd AccountingStorageHost=127.0.0.1 AccountingStoragePort={slurmdbd}
-AccountingStoragePass={folder}/munge.socket
-AccountingStorageEnforce=associations JobAcctGatherType=jobacct_gather/linux JobAcctGatherFrequency=1
+AccountingStoragePass={folder}/munge.socket AccountingStorageEnforce=associations JobAcctGatherType=jobacct_gather/linux
 """
 _SLURMDBD_CONF = """
 AuthType=auth/munge AuthInfo=socket={folder}/munge.socket DbdHost=localhost DbdAddr=127.0.0.1 DbdPort={slurmdbd} SlurmUser=root
@@ -52,8 +51,7 @@ StorageUser=slurm StoragePass={password} StorageLoc=slurm
 
 NODE = "node1"
 ACCOUNT = "lab"
-MARK = "DIAMOND_BENCH_TEST_CLUSTER"
-"""In the environment of each daemon, and of the slurmstepd that slurmd starts: how they are told from another cluster's."""
+MARK = "DIAMOND_BENCH_TEST_CLUSTER"  # with the folder, in the environment of each daemon, and so of the slurmstepd that slurmd starts
 
 _PACKAGES = {"munge": "munged", "slurmctld": "slurmctld", "slurmd": "slurmd", "slurm-client": "sbatch"}  # and what shows each is there
 _ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadb-server": "mariadbd"}
@@ -75,14 +73,13 @@ def missing_reason(accounting: bool = False) -> str:
     return ""
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> float:
-    """Waits until the condition holds; the seconds that took. ClusterError naming `what` after `seconds`."""
+def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    """Waits until the condition holds; ClusterError naming `what` after `seconds`."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > seconds:
             raise ClusterError(f"not after {seconds:g} s: {what}")
         time.sleep(0.05)
-    return time.monotonic() - start
 
 
 @dataclass
@@ -105,7 +102,6 @@ class Cluster:
     env: dict[str, str] = field(default_factory=dict)
     """The environment of client commands, once started: SLURM_CONF is all that they need, and no SLURM variable of ours leaks in."""
     name: str = field(default_factory=lambda: f"test{secrets.token_hex(4)}")
-    """ClusterName."""
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
     _ports: dict[str, int] = field(default_factory=dict, repr=False)
     _watchdog: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -117,11 +113,6 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    @property
-    def conf(self) -> Path:
-        """The slurm.conf that SLURM_CONF names."""
-        return self.folder / "slurm.conf"
-
     def start(self) -> None:
         """Starts every daemon and waits until the node is idle; ClusterError with the ends of the logs if it is not in 30 seconds."""
         if reason := missing_reason(self.accounting):
@@ -129,7 +120,7 @@ class Cluster:
         self._make_folder()
         foreign = re.compile(r"(SLURM|SBATCH|SQUEUE|SALLOC|SCANCEL|SINFO|SACCT)_")
         self.env = {name: value for name, value in os.environ.items() if not foreign.match(name)}
-        self.env |= {"SLURM_CONF": str(self.conf), "PATH": _path()}
+        self.env |= {"SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": _path()}
         self._ports = dict(zip(("controller", "node", "slurmdbd", "mariadb"), _free_ports(4), strict=True))
         self._write_configuration()
         watch = [sys.executable, "-P", str(Path(__file__).resolve()), "--watch", str(self.folder)]
@@ -159,9 +150,7 @@ class Cluster:
             self._end(name)
         self._daemons.clear()
         if self._watchdog is not None:
-            assert self._watchdog.stdin is not None
-            self._watchdog.stdin.close()  # tells it that we are gone: it ends what is left
-            self._watchdog.wait(timeout=30)
+            self._watchdog.communicate(timeout=30)  # closes its input, which tells it that we are gone: it ends what is left
             self._watchdog = None
 
     def call(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -247,8 +236,7 @@ class Cluster:
         return "\n".join(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) for log in logs)
 
     def _idle(self) -> bool:
-        asked = self.call("sinfo", "--noheader", "--format=%T")
-        return asked.returncode == 0 and set(asked.stdout.split()) == {"idle"}
+        return set(self.call("sinfo", "--noheader", "--format=%T").stdout.split()) == {"idle"}
 
     def _launch(self, name: str, *options: str) -> None:
         if self.alive(name):
@@ -272,10 +260,8 @@ class Cluster:
 
     def _make_folder(self) -> None:
         self.folder = self.folder.resolve()
-        if not re.fullmatch(r"[\w./+-]+", str(self.folder)):
-            raise ClusterError(f"{self.folder}: slurm.conf takes no such characters in a path")
-        if len(str(self.folder / "mariadb.socket")) > 107:  # the kernel's limit
-            raise ClusterError(f"{self.folder}: too long for a socket's path, take a shorter one")
+        if not re.fullmatch(r"[\w./+-]{1,90}", str(self.folder)):  # characters that slurm.conf takes; a socket's path has 107 at most
+            raise ClusterError(f"{self.folder}: take a path of at most 90 letters, digits and . _ + -")
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()):
             raise ClusterError(f"{self.folder} is not empty: a cluster starts in a folder of its own")
@@ -300,13 +286,11 @@ class Cluster:
             f"PartitionName=main Nodes={NODE} Default=YES MaxTime=INFINITE State=UP",
             f"PartitionName=short Nodes={NODE} MaxTime=10 State=UP",
         )
-        self.conf.write_text(_lines(settings) + "\n".join(nodes) + "\n")
+        (self.folder / "slurm.conf").write_text(_lines(settings) + "\n".join(nodes) + "\n")
 
     def _start_database(self) -> None:
         folder, data, password = self.folder, self.folder / "database", secrets.token_hex(16)
-        made = self.call("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db", timeout=60)
-        if made.returncode != 0:
-            raise ClusterError(f"mariadb-install-db exited with {made.returncode}: {made.stdout}{made.stderr}")
+        self.run("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db", timeout=60)
         setup, conf = folder / "database.sql", folder / "slurmdbd.conf"
         for secret in (setup, conf):
             secret.touch(mode=0o600)
@@ -402,7 +386,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Cluster(options.folder, accounting=options.accounting) as cluster:
-            print(f"export SLURM_CONF={cluster.conf}", flush=True)
+            print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}", flush=True)
             until(cluster.ended, "", seconds=float("inf"))
             raise ClusterError(f"{', '.join(cluster.ended())} ended by itself:\n{cluster.log_tails()}")
     except KeyboardInterrupt:

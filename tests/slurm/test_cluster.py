@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import ACCOUNT, Cluster, processes_of, until
+from cluster import ACCOUNT, Cluster, missing_reason, processes_of, until
 
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
 SIGNALLED = """
@@ -35,6 +35,15 @@ def ends(cluster: Cluster, *jobs: str, seconds: float = 30) -> list[str]:
 
 def running(cluster: Cluster, *jobs: str) -> None:
     until(lambda: {cluster.states().get(job) for job in jobs} == {"RUNNING"}, f"{jobs} running")
+
+
+def test_what_is_absent_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cluster._path", lambda: str(tmp_path))  # a machine without any program
+    if os.geteuid() != 0:
+        assert "needs root" in missing_reason()
+        return
+    assert missing_reason().endswith("apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client")
+    assert missing_reason(accounting=True).endswith(" munge slurmctld slurmd slurm-client slurmdbd mariadb-server")
 
 
 def test_two_jobs_that_overlap_in_time_see_one_gpu_each_and_a_third_waits(cluster: Cluster, tmp_path: Path) -> None:

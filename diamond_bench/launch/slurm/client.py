@@ -19,7 +19,7 @@ WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUE
 ACTIVE = WAITING | {"RUNNING", "COMPLETING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 """States in which SLURM still means to run a task, or runs it."""
 NEVER = "DependencyNeverSatisfied"
-_FIELDS = ("JobArrayID", "State", "ReasonList", "RestartCnt", "exit_code", "Comment")
+_FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "Comment")
 _UNREACHABLE = ("unable to contact", "socket timed out", "connection refused", "temporarily unable", "communication", "zero bytes were")
 
 
@@ -39,7 +39,9 @@ class QueueEntry:
     state: str
     """SLURM's long name, such as PENDING."""
     reason: str = ""
-    """Why it waits, or the node it runs on."""
+    """Why it waits, or did not run."""
+    nodes: str = ""
+    """Where it runs or ran."""
     restarts: int = 0
     exit_code: str = "0:0"
     """Exit code and signal, as sacct writes them."""
@@ -114,10 +116,10 @@ def _entries(text: str) -> dict[str, QueueEntry]:
     for line in text.splitlines():
         parts = [part.strip() for part in line.split("|")]
         if len(parts) >= len(_FIELDS):
-            address, state, reason, restarts, code, comment = parts[: len(_FIELDS)]
+            address, state, reason, nodes, restarts, code, comment = parts[: len(_FIELDS)]
             status = int(code or 0)  # as wait(2) gives it
             ended = f"{status >> 8}:{status & 0x7F}"
-            entries[address] = QueueEntry(state.split()[0], reason.strip("()"), int(restarts or 0), ended, comment)
+            entries[address] = QueueEntry(state.split()[0], reason, nodes, int(restarts or 0), ended, comment)
     return entries
 
 
@@ -136,7 +138,7 @@ def accounted(arrays: Collection[str]) -> dict[str, QueueEntry]:
             return {}
         for line in text.splitlines():
             address, state, code, nodes = line.split("|")[:4]
-            found[address] = QueueEntry(state.split()[0], nodes, 0, code)
+            found[address] = QueueEntry(state.split()[0], nodes=nodes, exit_code=code)
     return found
 
 

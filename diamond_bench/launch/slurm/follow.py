@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diamond_bench.launch.slurm.client import SlurmError, cancel, queue
+from diamond_bench.launch.slurm.client import SlurmError, cancel, known_entries, queue
 from diamond_bench.launch.slurm.standing import OPEN, Standing, standing
 from diamond_bench.studies.batches import Batch, batch_folder, newest, note_cancelled, read_batches
 from diamond_bench.studies.jobspec import JobRef
@@ -46,23 +46,25 @@ class Cancelled:
 
 def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
     """Ends the SLURM tasks of jobs, waiting or running, where all jobs of the task are among `refs`. Those that run save first."""
-    entries = queue()
+    known = read_batches(store.root)
+    entries = known_entries(known, queue())
     tasks: dict[tuple[str, int], list[JobRef]] = defaultdict(list)
     batches: dict[str, Batch] = {}
-    for ref, (batch, element) in newest(read_batches(store.root)).items():
+    for ref, (batch, element) in newest(known).items():
         address = batch.address(element)
         if address in entries and entries[address].active:
             tasks[batch.name, element].append(ref)
             batches[batch.name] = batch
-    wanted = {task: jobs for task, jobs in tasks.items() if set(jobs) & set(refs)}
-    whole = {task: jobs for task, jobs in wanted.items() if set(jobs) <= set(refs)}
+    chosen = set(refs)
+    wanted = {task: jobs for task, jobs in tasks.items() if not chosen.isdisjoint(jobs)}
+    whole = {task: jobs for task, jobs in wanted.items() if chosen.issuperset(jobs)}
     by_batch: dict[str, list[int]] = defaultdict(list)
     for name, element in whole:
         by_batch[name].append(element)
     for name, elements in by_batch.items():
         note_cancelled(store.root, batches[name], elements)
     cancel(batches[name].address(element) for name, element in whole)
-    shared = (ref for task, jobs in wanted.items() if task not in whole for ref in jobs if ref in refs)
+    shared = (ref for task, jobs in wanted.items() if task not in whole for ref in jobs if ref in chosen)
     return Cancelled(tuple(ref for jobs in whole.values() for ref in jobs), tuple(shared))
 
 

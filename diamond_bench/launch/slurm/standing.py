@@ -44,9 +44,14 @@ def standing(store: Store) -> Standing:
     entries = known_entries(batches, queue())
     unknown = {str(batch.array) for ref, (batch, _) in given.items() if tasks[ref] not in entries and not _done(states, ref)}
     entries = accounted(unknown) | entries
+    arrays = {address.partition("_")[0] for address in entries}
     joined = dict(states)
     for ref, (batch, element) in given.items():
-        joined[ref] = _joined(store, ref, states.get(ref, JobState("missing")), batch, element, entries.get(tasks[ref]))
+        entry = entries.get(tasks[ref]) or entries.get(str(batch.array))  # of an array that was cancelled before it began, one line is left
+        state = states.get(ref, JobState("missing"))
+        if entry is None and not state.attempt and str(batch.array) in arrays:
+            entry = QueueEntry("CANCELLED")  # and of a single element nothing: the others are still known
+        joined[ref] = _joined(store, ref, state, batch, element, entry)
     return Standing(joined, tasks)
 
 
@@ -86,10 +91,10 @@ def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: i
 def _in_queue(state: JobState, entry: QueueEntry) -> JobState:
     if entry.state not in WAITING:
         if state.status in ("missing", "pending"):
-            return replace(state, status="running", text=f"{entry.state.lower()} on {entry.reason}")
+            return replace(state, status="running", text=f"{entry.state.lower()} on {entry.nodes}")
         if state.status in ("failed", "preempted", "lost"):  # its task is about to go on with it, or to end
             last = f"; last: {state.error}" if state.error else ""
-            return replace(state, status="requeued", text=f"its task is {entry.state.lower()} on {entry.reason}{last}", error="")
+            return replace(state, status="requeued", text=f"its task is {entry.state.lower()} on {entry.nodes}{last}", error="")
         return state
     begun = entry.restarts or state.attempt
     why = f"{entry.reason}; last: {state.error}" if state.error else entry.reason

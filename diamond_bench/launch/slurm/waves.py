@@ -52,7 +52,8 @@ def arrays(
     `in_flight`: SLURM's ids of tasks submitted earlier that still have a job. `packed`: how many jobs of a kind share a task. `most`: the
     elements of the largest array.
     """
-    waits = {ref: _direct(specs, ref, {*todo, *in_flight}) for ref in todo}
+    open_ = {*todo, *in_flight}
+    waits = {ref: _direct(specs, ref, open_) for ref in todo}
     dependents = Counter(need for needs in waits.values() for need in needs)
     made: list[Array] = []
     where: dict[JobRef, Condition] = dict(in_flight)

@@ -1,0 +1,216 @@
+"""What runs in an allocation of a real SLURM: preempted, stopped, killed, failing, packed; nothing lost, nothing done twice."""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import fake_jobs
+import pytest
+from cluster import Cluster
+from fake_jobs import add, count
+
+from diamond_bench.config import SlurmCluster
+from diamond_bench.launch.slurm.client import queue
+from diamond_bench.launch.slurm.standing import standing
+from diamond_bench.launch.slurm.submit import Order, Requests, submit
+from diamond_bench.studies.batches import batch_folder, newest, read_batches
+from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+
+TESTS = Path(__file__).parents[1]
+
+
+def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the commands of this process reach the cluster, and its nodes find the fake jobs."""
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, cluster.env[name])
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(cluster, monkeypatch)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(tmp_path)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
+
+
+def make_store(folder: Path) -> Store:
+    """A store of fake jobs."""
+    return Store(folder / "outputs", kinds=fake_jobs.KINDS, say=lambda text: None)
+
+
+def ordered(specs: Sequence[JobSpec], **profile: object) -> Order:
+    """An order for small allocations that are tried again without a pause."""
+    asked = {"memory": "100M", "cpus": 1, "gpus": 0, "time": "20", "signal_seconds": 10, "retry_seconds": 0.0, **profile}
+    return Order({spec.ref: spec for spec in specs}, SlurmCluster(**asked), "fake", device="cpu", kinds="fake_jobs:KINDS")  # type: ignore[arg-type]
+
+
+def submitted(store: Store, specs: Sequence[JobSpec], **profile: object) -> Requests:
+    """Submits what is missing of `specs`."""
+    return submit(store, ordered(specs, **profile), lambda text: None)
+
+
+def joined(store: Store, spec: JobSpec) -> JobState:
+    """How a job stands."""
+    return standing(store).states[spec.ref]
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Waits until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def until_stands(store: Store, spec: JobSpec, status: str, seconds: float = 60.0) -> JobState:
+    """Waits until a job stands as `status`; fails, telling how it does, where that takes too long."""
+    end = time.monotonic() + seconds
+    while (state := joined(store, spec)).status != status:
+        assert time.monotonic() < end, f"{spec.config.name} is not {status} but {state}\n{printed(store, spec)}"
+        time.sleep(0.2)
+    return state
+
+
+def address(store: Store, spec: JobSpec) -> str:
+    """SLURM's id of a job's task."""
+    return standing(store).tasks[spec.ref]
+
+
+def printed(store: Store, spec: JobSpec) -> str:
+    """What a job's last task printed."""
+    batch, element = newest(read_batches(store.root))[spec.ref]
+    log = batch_folder(store.root, batch.name) / f"{batch.address(element)}_0_log.out"
+    return log.read_text() if log.exists() else "(no log)"
+
+
+def lines(ledger: Path, name: str) -> list[tuple[int, int]]:
+    """(step, process) of each step that a job made."""
+    found = [line.split() for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    return [(int(step), int(pid)) for job, step, pid in found if job == name]
+
+
+def worker_of(ledger: Path, name: str) -> int:
+    """The process that runs a job, once it has made three steps more."""
+    before = len(lines(ledger, name))
+    until(lambda: len(lines(ledger, name)) >= before + 3)
+    return lines(ledger, name)[-1][1]
+
+
+def steps(ledger: Path, name: str) -> list[int]:
+    """The steps that a job made, in the order it made them."""
+    return [step for step, _ in lines(ledger, name)]
+
+
+@pytest.mark.timeout(120)
+def test_a_preempted_job_resumes_where_it_was_each_time_and_what_needs_it_waits(cluster: Cluster, store: Store, ledger: Path) -> None:
+    long = count("long", steps=40, pause=0.2, ledger=str(ledger))
+    after = add("after", long.ref, ledger=str(ledger))
+    submitted(store, [long, after])
+    for times in (1, 2):
+        worker_of(ledger, "long")
+        cluster.run("scancel", "--signal=USR2", address(store, long))
+        state = until_stands(store, long, "requeued")
+        assert state.done == len(steps(ledger, "long"))
+        assert joined(store, after).status == "pending"
+        until(lambda: queue()[address(store, long)].restarts == times)  # noqa: B023 - called at once
+    until_stands(store, after, "done")
+    assert steps(ledger, "long") == list(range(40))
+    assert store.result(after.ref).rows[0]["value"] == 43
+    assert store.state(long.ref).attempt == 3
+    assert store.result(long.ref).recorded["slurm_job"] == address(store, long)
+
+
+def test_a_job_that_every_time_limit_finds_where_it_was_is_given_up(cluster: Cluster, store: Store, ledger: Path) -> None:
+    """With a limit of a minute any request to stop counts as SLURM's at the limit."""
+    forgetful = count("forgetful", steps=500, pause=0.1, end="forgetful", ledger=str(ledger))
+    submitted(store, [forgetful], time="1", signal_seconds=30)
+    for times in range(3):
+        worker_of(ledger, "forgetful")
+        cluster.run("scancel", "--signal=USR2", address(store, forgetful))
+        if times < 2:
+            until_stands(store, forgetful, "requeued")
+    state = until_stands(store, forgetful, "failed")
+    assert "time limit without progress" in state.error
+    assert "cluster.time" in state.error
+    until(lambda: not queue()[address(store, forgetful)].active)
+
+
+def test_a_job_that_fails_is_tried_again_once_and_again_by_the_next_sweep(store: Store, ledger: Path) -> None:
+    bad = count("bad", end="exception", ledger=str(ledger))
+    after = add("after", bad.ref)
+    submitted(store, [bad, after], retries=1)
+    until(lambda: not queue()[address(store, after)].active)
+    state = joined(store, bad)
+    assert (state.status, state.error, state.attempt) == ("failed", "ValueError: two lines", 2)
+    assert Path(state.log).read_text().count("ValueError: two\nlines") == 2
+    assert queue()[address(store, bad)].restarts == 1
+    blocked = joined(store, after)
+    assert (blocked.status, blocked.text) == ("cancelled", "a job it needs failed or was cancelled")
+    (store.folder(bad.ref) / "mended").touch()
+    assert submitted(store, [bad, after]).jobs == 2
+    until_stands(store, after, "done")
+    assert steps(ledger, "bad") == [0, 1, 2]  # it fails at the end: each further try resumes there
+
+
+def test_a_killed_process_takes_no_neighbour_and_is_tried_again(store: Store, ledger: Path) -> None:
+    one, other = (count(name, steps=30, pause=0.15, ledger=str(ledger)) for name in ("one", "other"))
+    submitted(store, [one, other], gpus=1, packed=2)
+    neighbour, victim = worker_of(ledger, "other"), worker_of(ledger, "one")
+    assert neighbour != victim
+    os.kill(victim, signal.SIGKILL)
+    until_stands(store, one, "done")
+    assert joined(store, other).status == "done"
+    assert (store.state(other.ref).attempt, store.state(one.ref).attempt) == (1, 2)
+    assert steps(ledger, "other") == list(range(30))
+    made = Counter(steps(ledger, "one"))
+    assert sorted(made) == list(range(30))
+    assert sum(made.values()) <= 31  # the step it was killed in
+    first, second = (store.result(spec.ref) for spec in (one, other))
+    assert first.rows[0]["value"] == second.rows[0]["value"] == 30
+    assert first.recorded["gpus"] in ("0", "1")
+    assert (first.recorded["slurm_job"], first.recorded["gpus"]) == (second.recorded["slurm_job"], second.recorded["gpus"])
+
+
+def test_a_killed_task_is_told_truthfully_and_finished_by_the_next_sweep(store: Store, ledger: Path) -> None:
+    long = count("long", steps=25, pause=0.2, ledger=str(ledger))
+    submitted(store, [long])
+    worker = worker_of(ledger, "long")
+    os.kill(int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)  # its parent, the task
+    until(lambda: not queue()[address(store, long)].active)
+    until(lambda: not Path(f"/proc/{worker}").exists())
+    state = joined(store, long)
+    assert (state.status, state.done) == ("failed", len(steps(ledger, "long")))
+    assert "its task ended as FAILED" in state.error
+    assert submitted(store, [long]).jobs == 1
+    until_stands(store, long, "done")
+    assert steps(ledger, "long") == list(range(25))
+
+
+def test_scancel_lets_a_job_save_and_the_next_sweep_goes_on(cluster: Cluster, store: Store, ledger: Path) -> None:
+    long = count("long", steps=25, pause=0.2, ledger=str(ledger))
+    after = add("after", long.ref)
+    submitted(store, [long, after])
+    worker_of(ledger, "long")
+    task = address(store, long)
+    cluster.run("scancel", task)
+    state = until_stands(store, long, "cancelled")
+    assert state.text == "cancelled in SLURM"
+    until_stands(store, after, "cancelled")
+    assert store.state(long.ref).status == "preempted"
+    assert (queue()[task].state, queue()[task].restarts) == ("CANCELLED", 0)
+    assert submitted(store, [long, after]).jobs == 2
+    until_stands(store, after, "done")
+    assert steps(ledger, "long") == list(range(25))
