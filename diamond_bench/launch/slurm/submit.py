@@ -41,6 +41,7 @@ class Order:
     """What is to be run, and on what."""
 
     specs: Mapping[JobRef, JobSpec]
+    """Needs before what needs them, as a plan lists its jobs."""
     cluster: SlurmCluster
     study: str
     variants: Mapping[JobRef, tuple[str, ...]] = field(default_factory=dict)

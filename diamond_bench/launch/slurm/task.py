@@ -57,6 +57,8 @@ class _Signals(Interrupts):
     def __init__(self) -> None:
         self.requeue = False
         self.asked = False
+        self.ended = False
+        """Whether SLURM wants the process gone (SIGTERM)."""
         signal.signal(signal.SIGUSR2, self._on_signal)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -68,6 +70,7 @@ class _Signals(Interrupts):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requeue |= number == signal.SIGUSR2 and not self.asked
+        self.ended |= number == signal.SIGTERM
         self.asked = True
 
 
@@ -99,7 +102,7 @@ def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     open_ = [ref for ref in (*summary.failed, *summary.interrupted, *summary.left) if str(ref) not in memory.given_up]
     if open_ and (signals.requeue or not summary.stopped):
         failed = {ref: summary.failed[ref] for ref in open_ if ref in summary.failed}
-        _go_back_in_line("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved")
+        _go_back_in_line("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved", signals)
     reasons = [f"{ref} was stopped; what it had done is saved" for ref in open_]
     reasons += [f"{ref}: {store.state(JobRef.parse(ref)).error}" for ref in memory.given_up]
     reasons += [f"{ref}: {need}, which it needs, is not done" for ref, need in summary.blocked.items()]
@@ -157,7 +160,7 @@ def _pause(until: float, signals: _Signals) -> None:
         time.sleep(0.5)
 
 
-def _go_back_in_line(reason: str) -> None:
+def _go_back_in_line(reason: str, signals: _Signals) -> None:
     """Has SLURM requeue this task, and waits for the end that SLURM makes of it. Raises TaskFailed where SLURM does not."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     address = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
@@ -171,5 +174,9 @@ def _go_back_in_line(reason: str) -> None:
             if attempt + 1 == _REQUEUE_TRIES or not error.transient:
                 raise TaskFailed(f"{reason}, but SLURM did not requeue it ({error}); the same sweep submits it again") from None
             time.sleep(min(60.0, 2.0**attempt))
-    time.sleep(_END_SECONDS)
+    end = time.monotonic() + _END_SECONDS
+    while time.monotonic() < end:
+        if signals.ended:  # it is in the queue again: what SLURM waits for is our end
+            sys.exit(1)
+        time.sleep(0.1)
     raise TaskFailed(f"{reason}, but SLURM did not end the requeued task; the same sweep submits it again")
