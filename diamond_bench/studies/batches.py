@@ -55,7 +55,8 @@ class Batch:
 
 def new_name() -> str:
     """A name that sorts by time and that no other batch has."""
-    return time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}-{secrets.token_hex(2)}"
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds)) + f"-{rest:09d}-{secrets.token_hex(2)}"
 
 
 def batch_folder(root: Path, name: str) -> Path:

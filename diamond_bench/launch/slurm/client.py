@@ -102,9 +102,7 @@ def queue() -> dict[str, QueueEntry]:
 def known_entries(batches: Iterable[Batch], entries: Mapping[str, QueueEntry]) -> dict[str, QueueEntry]:
     """Those of the entries that are tasks of these batches: an id alone may be another's, on another cluster or after a reset."""
     comments = {str(batch.array): batch.comment for batch in batches if batch.array is not None}
-    return {
-        address: entry for address, entry in entries.items() if entry.comment in ("", "(null)", comments.get(address.partition("_")[0]))
-    }
+    return {address: entry for address, entry in entries.items() if entry.comment == comments.get(address.partition("_")[0])}
 
 
 def _format() -> str:

@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 _OURS = ("array", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue", "output", "requeue", "signal", "wrap")
 """Options of sbatch that a profile may not set: the submission says them itself."""
+_KEYS = {
+    "account": "account",
+    "constraint": "constraint",
+    "cpus-per-task": "cpus",
+    "exclude": "exclude",
+    "gpus-per-node": "gpus",
+    "gres": "gres",
+    "mem": "memory",
+    "partition": "partition",
+    "qos": "qos",
+    "time": "time",
+}
+"""Options of sbatch that the profile has a key for."""
 
 
 def minutes(text: str, key: str) -> int:
@@ -67,6 +80,8 @@ def check_profile(cluster: SlurmCluster) -> None:
             )
     for option in cluster.extra or ():
         name = option.partition("=")[0].lstrip("-")
+        if name in _KEYS:
+            raise UserError(f"cluster.extra: {option!r}: said by cluster.{_KEYS[name]}")
         if name in _OURS or not re.fullmatch(r"[a-z][a-z-]*", name):
             why = "it is said by diamond-bench itself" if name in _OURS else "expected an option of sbatch, such as mail-type=FAIL"
             raise UserError(f"cluster.extra: {option!r}: {why}")

@@ -1,5 +1,6 @@
 """How jobs stand when SLURM is asked too: the store tells what a job has done, SLURM what it means to do with it."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ _ENDS: dict[str, tuple[Status, str]] = {
     "BOOT_FAIL": ("failed", "node failure: the node did not start"),
     "PREEMPTED": ("preempted", "preempted, and not requeued by SLURM"),
 }
+_DISK_FULL = f"{errno.ENOSPC}:0"
+"""Exit code of a task that could write nothing more."""
 _CANNOT_WRITE = ":53"
 """How the exit code ends of a task whose output SLURM could not open."""
 
@@ -82,6 +85,9 @@ def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: i
         if entry.state == "CANCELLED" and any(store.state(need).status != "done" for need in needs):
             why = "a job it needs failed or was cancelled"
         return replace(state, status=status, text=why)
+    if entry.exit_code == _DISK_FULL:
+        full = f"no space left on the disk of {store.root}: free some (diamond-bench gc); what was saved before is kept"
+        return replace(state, status="failed", error=full, log=log)
     if entry.state == "FAILED" or state.status in ("missing", "pending"):
         where = "SLURM could not write its log: output_dir must be shared with the nodes" if entry.exit_code.endswith(_CANNOT_WRITE) else ""
         return replace(state, status="failed", error=where or f"its task ended as {entry.state}, exit code {entry.exit_code}", log=log)

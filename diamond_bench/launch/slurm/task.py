@@ -5,6 +5,7 @@ and the task is requeued, as often as needed. SIGTERM (scancel, or preemption th
 failed is tried again `retries` times, after a pause that doubles.
 """
 
+import errno
 import os
 import platform
 import signal
@@ -83,6 +84,16 @@ def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
 
     Returns when all are done. Raises TaskFailed where they are not, and will not be by this task; does not return where it was requeued.
     """
+    try:
+        _run_task(root, name, jobs)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"no space left on the disk of {root}: {error}", flush=True)
+        sys.exit(errno.ENOSPC)  # the store cannot hold it: SLURM's exit code tells `status`
+
+
+def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     signals = _Signals()
     began = time.time()
     try:
