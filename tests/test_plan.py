@@ -146,7 +146,7 @@ def test_overrides_sweep_star_the_scale_and_choose_seeds() -> None:
         ("sampling_steps", ["objective=ddpm"], ["sampler", "sigma"]),
         ("sampling_steps", ["evaluation.num_fid_images=100"], ["num_fid_images=100", "2048"]),
         ("sampling_steps", ["data.policy=exprt"], ["exprt", "expert"]),
-        ("sampling_steps", ["cluster=slrm"], ["cluster=slrm", "local"]),
+        ("sampling_steps", ["cluster=slrm"], ["cluster=slrm", "did you mean slurm?"]),
         ("sampling_steps", ["sampler.num_steps=1,1"], ["sampler.num_steps", "1 is given twice"]),
         ("sampling_steps", ["training.weight_decay=1,1.0"], ["training.weight_decay", "given twice"]),
         ("sampling_steps", ["sampler.s_tmax=inf,.inf"], ["sampler.s_tmax", "given twice"]),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.files import read_json, write_json
+from diamond_bench.studies.files import read_json, unwritable, write_json
 from diamond_bench.studies.jobspec import JobRef
 
 FOLDER = "slurm"
@@ -65,8 +65,11 @@ def batch_folder(root: Path, name: str) -> Path:
 
 
 def write_batch(root: Path, batch: Batch) -> None:
-    """Writes the record."""
-    write_json(batch_folder(root, batch.name) / "batch.json", asdict(batch))
+    """Writes the record. Raises UserError where it cannot be written."""
+    try:
+        write_json(batch_folder(root, batch.name) / "batch.json", asdict(batch))
+    except OSError as error:
+        raise unwritable(root, error) from None
 
 
 def read_batch(root: Path, name: str) -> Batch:

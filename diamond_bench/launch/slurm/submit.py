@@ -191,7 +191,11 @@ def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | Non
                 raise refusal from None
             time.sleep(pause)
     sent = replace(batch, array=tasks[0].job_id.partition("_")[0], submitted=time.time())
-    write_batch(root, sent)
+    try:
+        write_batch(root, sent)
+    except UserError:  # it would run without anybody knowing
+        cancel([str(sent.array)])
+        raise
     return sent
 
 
