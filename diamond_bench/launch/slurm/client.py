@@ -45,7 +45,8 @@ class QueueEntry:
     restarts: int = 0
     exit_code: str = "0:0"
     """Exit code and signal, as sacct writes them."""
-    comment: str = ""
+    comment: str | None = None
+    """By which the batch is told; none where the database was asked."""
 
     @property
     def active(self) -> bool:
@@ -99,10 +100,14 @@ def queue() -> dict[str, QueueEntry]:
     return _entries(slurm("squeue", "--noheader", "--array", "--states=all", "--user", str(os.getuid()), "--Format", _format()))
 
 
-def known_entries(batches: Iterable[Batch], entries: Mapping[str, QueueEntry]) -> dict[str, QueueEntry]:
-    """Those of the entries that are tasks of these batches: an id alone may be another's, on another cluster or after a reset."""
-    comments = {str(batch.array): batch.comment for batch in batches if batch.array is not None}
-    return {address: entry for address, entry in entries.items() if entry.comment == comments.get(address.partition("_")[0])}
+def entry_of(entries: Mapping[str, QueueEntry], batch: Batch, element: int) -> QueueEntry | None:
+    """What SLURM says of an element of a batch. An id alone may be another's: on another cluster, or after a crash of the controller, which
+    gives ids again. Of an array that was cancelled before it began, one line is left for all of it."""
+    for address in (batch.address(element), str(batch.array)):
+        entry = entries.get(address)
+        if entry is not None and entry.comment in (batch.comment, None):
+            return entry
+    return None
 
 
 def _format() -> str:

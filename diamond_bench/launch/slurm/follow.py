@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diamond_bench.launch.slurm.client import SlurmError, cancel, known_entries, queue
+from diamond_bench.launch.slurm.client import SlurmError, cancel, entry_of, queue
 from diamond_bench.launch.slurm.standing import OPEN, Standing, standing
 from diamond_bench.studies.batches import Batch, batch_folder, newest, note_cancelled, read_batches
 from diamond_bench.studies.jobspec import JobRef
@@ -46,13 +46,12 @@ class Cancelled:
 
 def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
     """Ends the SLURM tasks of jobs, waiting or running, where all jobs of the task are among `refs`. Those that run save first."""
-    known = read_batches(store.root)
-    entries = known_entries(known, queue())
+    entries = queue()
     tasks: dict[tuple[str, int], list[JobRef]] = defaultdict(list)
     batches: dict[str, Batch] = {}
-    for ref, (batch, element) in newest(known).items():
-        address = batch.address(element)
-        if address in entries and entries[address].active:
+    for ref, (batch, element) in newest(read_batches(store.root)).items():
+        entry = entry_of(entries, batch, element)
+        if entry is not None and entry.active:
             tasks[batch.name, element].append(ref)
             batches[batch.name] = batch
     chosen = set(refs)

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from diamond_bench.launch.slurm.client import NEVER, WAITING, QueueEntry, accounted, known_entries, queue
+from diamond_bench.launch.slurm.client import NEVER, WAITING, QueueEntry, accounted, entry_of, queue
 from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState, Status
@@ -44,16 +44,17 @@ def standing(store: Store) -> Standing:
     tasks = {ref: batch.address(element) for ref, (batch, element) in given.items()}
     if all(ref in states and states[ref].status == "done" for ref in given):
         return Standing(states, tasks)
-    entries = known_entries(batches, queue())
-    unknown = {str(batch.array) for ref, (batch, _) in given.items() if tasks[ref] not in entries and not _done(states, ref)}
+    entries = queue()
+    unknown = {
+        str(batch.array) for ref, (batch, element) in given.items() if not _done(states, ref) and entry_of(entries, batch, element) is None
+    }
+    known = {entry.comment for entry in entries.values()}
     entries = accounted(unknown) | entries
-    arrays = {address.partition("_")[0] for address in entries}
     joined = dict(states)
     for ref, (batch, element) in given.items():
-        entry = entries.get(tasks[ref]) or entries.get(str(batch.array))  # of an array that was cancelled before it began, one line is left
-        state = states.get(ref, JobState("missing"))
-        if entry is None and not state.attempt and str(batch.array) in arrays:
-            entry = QueueEntry("CANCELLED")  # and of a single element nothing: the others are still known
+        state, entry = states.get(ref, JobState("missing")), entry_of(entries, batch, element)
+        if entry is None and not state.attempt and batch.comment in known:
+            entry = QueueEntry("CANCELLED")  # of a single element that was cancelled before it began SLURM keeps nothing
         joined[ref] = _joined(store, ref, state, batch, element, entry)
     return Standing(joined, tasks)
 

@@ -16,7 +16,7 @@ from diamond_bench.launch.slurm.client import (
     SlurmError,
     array_limit,
     cancel,
-    known_entries,
+    entry_of,
     outside_allocation,
     partitions,
     queue,
@@ -143,10 +143,9 @@ def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Ite
 
 def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
     """Jobs that SLURM still means to run, or runs, by the id of their task."""
-    batches = read_batches(root)
-    ours = known_entries(batches, entries)
-    found = {ref: batch.address(element) for ref, (batch, element) in newest(batches).items()}
-    return {ref: address for ref, address in found.items() if address in ours and ours[address].active}
+    given = newest(read_batches(root))
+    found = {ref: entry_of(entries, batch, element) for ref, (batch, element) in given.items()}
+    return {ref: given[ref][0].address(given[ref][1]) for ref, entry in found.items() if entry is not None and entry.active}
 
 
 def _batch(order: Order, array: Array) -> Batch:
@@ -212,7 +211,12 @@ def _test(root: Path, order: Order, requests: Sequence[Request]) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".sh") as file, outside_allocation():
             file.write("\n".join(["#!/bin/bash", *lines, "true", ""]))
             file.flush()
-            slurm("sbatch", "--test-only", file.name)
+            try:
+                slurm("sbatch", "--test-only", file.name)
+            except SlurmError as error:
+                if "node configuration is not available" not in str(error):
+                    raise  # what it says of the impossible it also says where no node is up just now: a real submission tells the two apart
+                cancel([slurm("sbatch", "--hold", "--parsable", file.name).strip().partition(";")[0]])
 
 
 def _dependency(array: Array, submitted: Sequence[Batch]) -> str | None:
