@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,12 @@ _KEYS = {
     "time": "time",
 }
 """Options of sbatch that the profile has a key for."""
+_TEARDOWN = (
+    "status=$?",
+    f"if [ $status -eq {128 + signal.SIGUSR2} ]; then scontrol requeue $SLURM_JOB_ID && sleep 120; fi",
+    "exit $status",
+)
+"""Shell lines after the task: where SLURM's signal met it before Python could hear it, the shell asks for the requeue in its place."""
 
 
 def minutes(text: str, key: str) -> int:
@@ -144,6 +151,7 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
         "time": batch.minutes,
         "signal_delay_s": cluster.signal_seconds,
         "setup": [_seen(folder), *(cluster.setup or ())],
+        "teardown": list(_TEARDOWN),
         "wckey": None,
         "stderr_to_stdout": True,
         "array_parallelism": cluster.parallelism or 10**6,  # submitit writes the smaller of this and the array's size
