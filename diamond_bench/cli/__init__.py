@@ -12,10 +12,10 @@ try:
 except KeyboardInterrupt:  # before `main` can see it
     sys.exit(130)
 
-from diamond_bench.cli import agent_commands, cluster_commands, paper_commands, store_commands, study_commands
+from diamond_bench.cli import agent_commands, cluster_commands, paper_commands, profile_commands, store_commands, study_commands
 from diamond_bench.errors import UserError
 
-__all__ = ["agent_commands", "app", "cluster_commands", "main", "paper_commands", "store_commands", "study_commands"]
+__all__ = ["agent_commands", "app", "cluster_commands", "main", "paper_commands", "profile_commands", "store_commands", "study_commands"]
 
 
 def _show_version(wanted: bool) -> None:

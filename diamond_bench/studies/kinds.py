@@ -122,6 +122,28 @@ class EvaluateAgent:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Config of `profile`: how long the parts of a training take on one device, with random data. The only kind whose identity holds the
+    device and all of how arithmetic is done: they change its times where they change no other result."""
+
+    device_name: str
+    """Model of the device, as the system or the driver names it."""
+    executed: str
+    """Every setting of training.execution but the device, as name=value, apart by spaces."""
+    training: TrainAgent = TrainAgent("Breakout", 0)
+    """The training whose parts are measured; its seed is that of the random data and weights."""
+    compare: str = ""
+    """What the configured execution is timed against, in turn: plain, or nothing."""
+    scale: str = setting("", recorded=True)
+    """The scale's name, as tables show it."""
+
+    @property
+    def execution(self) -> ExecutionConfig:
+        """That of the training."""
+        return self.training.execution
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of job."""
 
@@ -149,6 +171,7 @@ KINDS: dict[str, Kind] = {
     "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 2, keeps_checkpoint=True),
     "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),
     "evaluate_agent": Kind(EvaluateAgent, "diamond_bench.jobs.evaluate_agent:run", 1, ("agent",)),
+    "profile": Kind(Profile, "diamond_bench.jobs.profile:run", 1),
 }
 
 

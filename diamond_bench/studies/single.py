@@ -1,15 +1,16 @@
-"""Plans of one agent outside a study: trained, imported, or evaluated by itself. The same store, the same jobs. No torch."""
+"""Plans of one agent outside a study: trained, imported, evaluated, or its training profiled. The same store, the same jobs. No torch."""
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from diamond_bench.compose import groups, output_root, parse
-from diamond_bench.errors import UserError
+from diamond_bench.config import SlurmCluster
+from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, per_game, trained_with, training_job
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import Profile, TrainAgent
 from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
 from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
 from diamond_bench.studies.store import Store
@@ -20,6 +21,10 @@ _METRIC = "test_return"
 
 def plan_train(tokens: Sequence[str]) -> Plan:
     """The plan of `diamond-bench train game=Breakout seed=0 [overrides]`: one training and its evaluation. Raises UserError."""
+    return _plan_one(tokens, "train trains one agent")
+
+
+def _plan_one(tokens: Sequence[str], what: str) -> Plan:
     renamed = [_RENAMED.get(key, key) + equals + value for key, equals, value in (token.partition("=") for token in tokens)]
     overrides = parse(renamed)
     given = {override.key: override for override in overrides}
@@ -28,7 +33,7 @@ def plan_train(tokens: Sequence[str]) -> Plan:
         seeds_of([given["seeds"].value] if isinstance(given["seeds"].value, int) else given["seeds"].value) if "seeds" in given else (0,)
     )
     if len(game) > 1 or len(seeds) > 1 or any(len(override.values) > 1 for override in overrides):
-        raise UserError("train trains one agent: one game, one seed, one value a key; for more, write a study (see docs/studies.md)")
+        raise UserError(f"{what}: one game, one seed, one value a key; for more, write a study (see docs/studies.md)")
     study = _study(f"train-{game[0].replace('/', '-')}-seed{seeds[0]}", "How well does this agent play?", game, seeds)
     rest = [override for override in overrides if override.key not in ("games", "seeds")]
     return make_plan(study, rest, " ".join(["diamond-bench train", *map(shlex.quote, tokens)]))
@@ -94,6 +99,40 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     options = [*(["--episodes", str(episodes)] if episodes is not None else []), *(["--video"] if video else [])]
     command = " ".join(["diamond-bench evaluate", shlex.quote(checkpoint), *options, *map(shlex.quote, tokens)])
     return Plan(study, label, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+
+
+COMPARED = ("plain",)
+"""What a profile can be timed against."""
+
+
+def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[[str], tuple[str, str]]) -> Plan:
+    """The plan of `diamond-bench profile [overrides] [--compare plain]`: one job, of the training that the overrides describe.
+
+    `model_of` takes execution.device to (the device meant, its model). Raises UserError.
+    """
+    if compare is not None and compare not in COMPARED:
+        raise UserError(f"--compare {compare}: {nearest(compare, COMPARED)}")
+    for token in tokens:
+        if token.startswith(("agent_evaluation.", "agent_evaluation=")):
+            raise UserError(
+                f"{token.partition('=')[0]}: a profile measures a training, which has no final episodes; it would change nothing"
+            )
+    plan = _plan_one(tokens, "profile measures one training")
+    if isinstance(plan.cluster, SlurmCluster):
+        raise UserError("cluster=slurm: a profile measures the device of this machine; run the command itself on a node, such as with srun")
+    training = next(spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent))
+    if training.agent.model_free:
+        raise UserError("agent.model_free=true: a profile measures the networks of a world model; leave it false")
+    device, model = model_of(plan.execution.device)
+    execution = replace(training.execution, device=device)
+    training = replace(training, execution=execution)
+    executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name != "device")
+    spec = JobSpec("profile", Profile(model, executed, training, compare or "", plan.scale))
+    study = _study(f"profile-{spec.id}", "Where does the time of a training go?", (training.game,), (training.seed,))
+    point = Point("profiled", "", {}, training.game, training.seed, execution.precision, {"evaluation": spec.ref})
+    asked = [*tokens, *(["--compare", compare] if compare else [])]
+    command = " ".join(["diamond-bench profile", *map(shlex.quote, asked)])
+    return Plan(study, plan.scale, command, {spec.ref: spec}, (point,), execution, plan.cluster)
 
 
 def trained_at(store: Store, agent: JobRef) -> str:

@@ -1,0 +1,285 @@
+"""The parts of a training as pieces of work that can be timed: the job's own updates and imagination, over random data."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diamond_bench.data.replay import Replay
+from diamond_bench.data.segments import to_float
+from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.diffusion.schedules import nfe, sigmas
+from diamond_bench.envs.games import num_actions
+from diamond_bench.envs.play import Steps
+from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
+from diamond_bench.imagination.starts import ReplayStarts
+from diamond_bench.jobs.agent_learners import Learners
+from diamond_bench.jobs.agent_play import RealPlay
+from diamond_bench.jobs.timing import MOST_CALLS, MOST_ROUNDS, WARM_CALLS, Work, alternate, spread
+from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
+from diamond_bench.models.precision import Precision, arithmetic
+from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.models.shape import NUM_REWARDS
+from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.training.actor_critic import Rollout, actor_critic_loss
+from diamond_bench.training.learner import Learner
+from diamond_bench.training.means import Means
+from diamond_bench.training.rollout import Carry, collect_rollout, sampled, start
+
+_EPISODE = 200
+"""Steps of a random episode."""
+_TRAINED = 3.0
+"""FLOP of an update, in forward passes: a backward pass counts as two, as in `studies.agent_cost`."""
+_BACKWARD = 2.0
+_LOADED = 128
+"""Start segments that the imagination burns in at once (`imagination.starts`)."""
+_PEAK_SIDES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}
+"""Sides of the square matrices whose product is timed."""
+_PEAK_SECONDS = 0.3
+_REAL_STEPS = 100
+"""Real steps of one timing, at most."""
+
+
+def random_replay(config: TrainAgent, device: torch.device) -> Replay:
+    """A replay as large as that of a finished training, of random frames, actions and rewards; an episode ends every few hundred steps."""
+    size, budget, rng = config.env.frame_size, config.agent.budget, np.random.default_rng(config.seed)
+    replay = Replay(budget, size, device)
+    for first in range(0, budget, _EPISODE):
+        n = min(_EPISODE, budget - first)
+        frames = rng.integers(256, size=(n, size, size, 3), dtype=np.uint8)
+        actions = rng.integers(num_actions(config.game), size=n)
+        rewards = rng.choice([-1.0, 0.0, 1.0], n, p=[0.05, 0.9, 0.05]).astype(np.float32)
+        ends = np.arange(n) == n - 1
+        replay.append(0, Steps(frames, actions, rewards, ends, np.zeros(n, bool), frames))
+    return replay
+
+
+def flop_of(config: TrainAgent) -> dict[str, float]:
+    """FLOP of each part that networks make up, by the part's name, counted by `models.flops`. Burn-in at the start of imagined episodes,
+    which is little, and everything that is no network's are not counted."""
+    c, size, actions = config, config.env.frame_size, num_actions(config.game)
+    denoise = denoiser_flops(c.network, c.conditioning, size)
+    judge = reward_end_flops(c.reward_end, size)
+    act = actor_critic_flops(c.actor_critic, actions, size)
+    imagined, steps, calls = c.actor_critic.batch_size, c.actor_critic.steps_per_update, nfe(c.sampler)
+    terms = c.training.num_autoregressive_steps + 1
+    step = imagined * (calls * denoise + judge + act)
+    backward = _BACKWARD * imagined * steps * act
+    return {
+        "denoiser_update": _TRAINED * terms * c.training.batch_size * denoise,
+        "reward_end_update": _TRAINED * c.reward_end.batch_size * (c.reward_end.segment_length - 1) * judge,
+        "actor_critic_update": steps * step + backward,
+        "imagination_step": step,
+        "next_frame": imagined * calls * denoise,
+        "denoiser_call": imagined * denoise,
+        "reward_and_end": imagined * judge,
+        "action": imagined * act,
+        "loss_and_backward": backward,
+        "start_segments": segments_an_update(config) * (_start_length(config) - 1) * judge,
+    }
+
+
+def segments_an_update(config: TrainAgent) -> float:
+    """Start segments that an update of the policy uses up where no imagined episode ends before its horizon."""
+    settings = config.actor_critic
+    return settings.batch_size * settings.steps_per_update / settings.horizon
+
+
+def _start_length(config: TrainAgent) -> int:
+    return max(config.conditioning.num_frames, config.actor_critic.start_frames)
+
+
+class Parts:
+    """One way of running a training's parts: its own networks and optimisers, over a replay that all ways share."""
+
+    def __init__(self, config: TrainAgent, device: torch.device, replay: Replay, contiguous: bool) -> None:
+        """`contiguous`: convolutions' weights in PyTorch's own layout, whatever `build_agent` chose."""
+        updates = WARM_CALLS + 1 + MOST_ROUNDS * MOST_CALLS
+        used_up = math.ceil(updates * config.actor_critic.steps_per_update / config.actor_critic.horizon) + 1
+        preload = max(config.actor_critic.preload, used_up + config.actor_critic.steps_per_update)
+        # so that no update is timed that loads start segments: what they cost is measured apart
+        self._config = replace(config, actor_critic=replace(config.actor_critic, preload=preload))
+        self._device = device
+        torch.manual_seed(config.seed)
+        self.learners = Learners(self._config, device, replay, torch.Generator(device).manual_seed(config.seed))
+        agent = self.learners.agent
+        assert agent.world_model is not None
+        assert agent.reward_end is not None
+        if contiguous:
+            for network in agent.networks.values():
+                network.to(memory_format=torch.contiguous_format)
+        never_end(agent.reward_end)
+        self._policy, self._world_model, self._reward_end = agent.actor_critic, agent.world_model, agent.reward_end
+        own = torch.Generator(device).manual_seed(config.seed)  # which the imagination below reseeds
+        self._own, self._draws, self._draw = own, GeneratorDraws(own), sampled(own)
+        self._env = self._imagination(replay)
+        self.works = {
+            **{f"{name}_update": Work(partial(self.learners.update, name)) for name in ("denoiser", "reward_end", "actor_critic")},
+            "imagination_step": Work(self.imagine, self.prepare),
+            **self._of_a_step(replay),
+            "loss_and_backward": self._loss_and_backward(),
+            "start_segments": Work(lambda: self._env.reset(seed=config.seed)),
+            "real_step": self._real_steps(),
+        }
+        self.each = {
+            "start_segments": segments_an_update(config) / self._loaded,
+            "real_step": 1 / self._collected,
+        }
+        """What a call of a work is multiplied by to make one of the part, where that is not 1."""
+        self._carry = start(self._policy, self._env)
+
+    def _imagination(self, replay: Replay) -> ImaginationEnv:
+        """The same as the learners', with no more start segments than are burnt in at once, or the calls of one timing might take."""
+        config, settings = self._config, self._config.actor_critic
+        blocks = 2 if settings.discard_left_overs else 1
+        preload = max(blocks * MOST_CALLS, -(-_LOADED // settings.batch_size))
+        self._loaded = blocks * preload * settings.batch_size
+        return ImaginationEnv(
+            self._world_model,
+            self._reward_end,
+            ReplayStarts(replay, _start_length(config), self._own),
+            self._draws,
+            config.sampler,
+            settings.batch_size,
+            num_actions(config.game),
+            config.env.frame_size,
+            settings.horizon,
+            preload,
+            settings.discard_left_overs,
+            self._device,
+        )
+
+    def prepare(self, steps: int) -> None:
+        """Loads the start segments of so many imagined steps."""
+        self._env.prepare(steps)
+
+    def imagine(self) -> None:
+        """One imagined step of all games, as `collect_rollout` takes it."""
+        h, c = self._carry.state
+        output = self._policy(self._carry.frames, (h.detach(), c.detach()))
+        frames, *_ = self._env.step(self._draw(output.logits.detach()))
+        self._carry = Carry(frames, output.state)
+
+    def _of_a_step(self, replay: Replay) -> dict[str, Work]:
+        config, b = self._config, self._config.actor_critic.batch_size
+        starts = ReplayStarts(replay, config.conditioning.num_frames, self._own)
+        segments = starts.read(starts.draw(b))
+        past, actions, frames = to_float(segments), segments.actions, to_float(segments)[:, -1]
+        denoiser, level = self._world_model.denoiser, torch.full((b,), float(sigmas(config.sampler)[0]), device=self._device)
+        assert isinstance(denoiser, Denoiser)
+        with torch.no_grad():
+            memory = self._reward_end(past[:, -1:], actions[:, -1:], past[:, -1:], None).state
+        state = self._policy.initial_state(b, self._device)
+
+        @torch.inference_mode()
+        def denoiser_call() -> None:
+            denoiser.denoise(frames, level, past, actions)
+
+        @torch.no_grad()
+        def reward_and_end() -> None:
+            said = self._reward_end(past[:, -1:], actions[:, -1:], frames[:, None], memory)
+            self._draws.reward_class(said.reward_logits[:, 0])
+            self._draws.end(said.end_logits[:, 0])
+
+        def action() -> None:
+            self._draw(self._policy(frames, state).logits.detach())
+
+        return {
+            "next_frame": Work(lambda: self._world_model.predict(past, actions, config.sampler, lambda: self._draws.noise(frames))),
+            "denoiser_call": Work(denoiser_call),
+            "reward_and_end": Work(reward_and_end),
+            "action": Work(action),
+        }
+
+    def _loss_and_backward(self) -> Work:
+        """Loss, backward pass and optimiser of the policy, on a rollout whose imagination was done before and costs nothing."""
+        settings, learner = self._config.actor_critic, Learner(self._policy, self._config.actor_critic)
+        self._env.reset()
+        recorded = Recorded(self._env.step(torch.zeros(settings.batch_size, dtype=torch.int64, device=self._device)), settings.horizon)
+        made: list[Rollout] = []
+
+        def before(calls: int) -> None:
+            made[:] = [collect_rollout(self._policy, recorded, self._carry, settings.steps_per_update, self._draw)[0]]
+
+        def call() -> None:
+            loss, _ = actor_critic_loss(made.pop(), settings)
+            learner.update(loss)
+
+        return Work(call, before, most_calls=1)  # an update changes the weights that another rollout's graph holds
+
+    def _real_steps(self) -> Work:
+        config = self._config
+        self._collected = min(_REAL_STEPS, config.agent.steps_per_epoch)
+        rows = self._collected * (WARM_CALLS + MOST_ROUNDS)
+        play = RealPlay(config, self.learners, Replay(rows, config.env.frame_size, self._device))
+        means = Means(self._device)
+        return Work(lambda: play.collect(self._collected, means), most_calls=1)
+
+
+class Recorded:
+    """One step of an imagination, given again at every step and cut at the horizon: a `TensorEnv` that takes no time."""
+
+    def __init__(self, step: tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]], horizon: int) -> None:
+        self._frames, self._rewards, ends, _, self._infos = step
+        self.num_envs = len(ends)
+        self._no, self._yes = torch.zeros_like(ends), torch.ones_like(ends)
+        self._horizon, self._steps = horizon, 0
+
+    def prepare(self, num_steps: int) -> None:
+        """Nothing to do."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `TensorEnv.reset`."""
+        self._steps = 0
+        return self._frames, {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """As `TensorEnv.step`."""
+        self._steps += 1
+        cut = self._no if self._steps % self._horizon else self._yes
+        return self._frames, self._rewards, self._no, cut, self._infos
+
+
+@torch.no_grad()
+def never_end(model: RewardEndModel) -> None:
+    """Sets a model with fresh weights to say that no episode ends, so that they are cut at the horizon as nearly all of a training are:
+    fresh weights would end every second one at each step."""
+    first, _, last = model.head
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    first.weight[0] = 0.0
+    first.bias[0] = 10.0
+    last.weight[NUM_REWARDS:, 0] = torch.tensor([10.0, -10.0], device=last.weight.device)
+
+
+def product_peak(device: torch.device, precision: Precision, wait: Callable[[], object]) -> tuple[float, int]:
+    """(FLOP/s, side) of the fastest square matrix product in this precision, operands included: the median of its timings."""
+    found = []
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    for side in _PEAK_SIDES[device.type]:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        with arithmetic(device.type, precision), torch.no_grad():
+            timings = alternate([Work(partial(torch.mm, a, b))], wait, enough=_PEAK_SECONDS)
+        found.append((2.0 * side**3 / spread(timings.seconds[0]).median, side))
+    return max(found)
+
+
+def host_synchronisations(step: Callable[[], object], steps: int, device: torch.device) -> float | None:
+    """How often one step waits for the device, as torch counts it; none on the CPU, where there is nothing to wait for."""
+    if device.type != "cuda":
+        return None
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(steps):
+                step()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    return sum("synchroniz" in str(warning.message) for warning in caught) / steps
