@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diamond_bench.config import setting
@@ -32,6 +32,8 @@ KINDS: dict[str, Kind] = {
     "count": Kind(Count, "fake_jobs:run", 1, keeps_checkpoint=True),
     "add": Kind(Count, "fake_jobs:run", 1, ("left",)),
 }
+LATER: dict[str, Kind] = {name: replace(kind, revision=2) for name, kind in KINDS.items()}
+"""The same kinds in another version of the code."""
 
 
 def run(config: Count, context: JobContext) -> Result:

@@ -1,14 +1,23 @@
-"""From a plan to SLURM's arrays: every job once, after what it needs and after nothing else, in as few arrays as two dependencies allow."""
+"""What is settled before SLURM is asked: from a plan to arrays, every job once, after what it needs and after nothing else; and what of a
+profile cannot be."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+import pytest
 from fake_jobs import Count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diamond_bench.config import SlurmCluster
+from diamond_bench.errors import UserError
+from diamond_bench.launch.slurm.request import check_limits, check_profile, limit_of, minutes
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
 from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.store import Store
 
 Specs = dict[JobRef, JobSpec]
 
@@ -222,3 +231,68 @@ def test_every_job_once_and_after_its_needs(plan: tuple[Specs, list[JobRef], dic
             assert {where[need] for need in lineage - implied if need in where} <= everything
         above = set().union(*(ancestors(specs, ref) for ref in jobs))
         assert all(held[condition] & above for condition in waits)  # it waits for nothing that none of its jobs needs
+
+
+@pytest.mark.parametrize("text", ["soon", "", "-5", "1:2:3:4", "1-2-3", "30s", "4h", "0", "0:59"])
+def test_a_time_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"cluster.time={text!r}")):
+        limit_of(SlurmCluster(time=text), "train_agent")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("1:30", 2), ("10:00", 10), ("4:00:00", 240), ("0:00:61", 2), ("2-0", 2880), ("1-12:30", 2190), ("1-00:00:01", 1441)],
+)
+def test_times_are_read_as_slurm_writes_them(text: str, expected: int) -> None:
+    assert minutes(text, "cluster.time") == expected
+
+
+def test_a_limit_below_the_time_between_checkpoints_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    far = {"training.checkpoint_every": 10**10, "training.num_steps": 10**10}
+    near = {"training.checkpoint_every": 10, "training.num_steps": 10**10}
+    for values, refused in ((far, True), (near, False)):
+        tokens = [f"{key}={value}" for key, value in values.items()]
+        plan = plan_study("sampling_steps", ["scale=tiny", "cluster=slurm", "cluster.time=2:00:00", *tokens])
+        assert isinstance(plan.cluster, SlurmCluster)
+        if refused:
+            with pytest.raises(UserError, match=r"cluster\.time=2:00:00: about \d+ minutes pass .*training\.checkpoint_every=10000000000"):
+                check_limits(plan.cluster, plan.jobs, plan.jobs, store, {})
+        else:
+            check_limits(plan.cluster, plan.jobs, plan.jobs, store, {})
+    assert not store.root.exists()
+
+
+def test_a_kind_s_own_limit_is_named(tmp_path: Path) -> None:
+    plan = plan_study("sampling_steps", ["scale=tiny", "cluster=slurm", "cluster.train_agent.time=0:01:00"])
+    assert isinstance(plan.cluster, SlurmCluster)
+    with pytest.raises(UserError, match=r"cluster\.train_agent\.time=0:01:00"):
+        check_profile(plan.cluster)
+
+
+@pytest.mark.parametrize(
+    ("content", "tokens", "words"),
+    [
+        (None, ["cluster=slrum"], ["cluster=slrum", "slurm"]),
+        (None, ["cluster=slurm", "cluster.partitoin=gpu"], ["cluster.partitoin", "partition"]),
+        (None, ["cluster=slurm", "cluster.setup=[id]"], ["cluster.setup", "profile"]),
+        (None, ["cluster=slurm", "cluster.gpus=-1"], ["cluster.gpus"]),
+        (None, ["cluster=missing.yaml"], ["missing.yaml"]),
+        ("partitoin: gpu\n", [], ["partitoin", "partition"]),
+        ("memory: [1\n", [], ["not valid YAML"]),
+        ("just words\n", [], ["no group of keys"]),
+        ("train_agent: {tiem: '1:00:00'}\n", [], ["tiem", "time"]),
+        ("cpus: many\n", [], ["cpus", "many"]),
+    ],
+)
+def test_what_a_profile_gets_wrong_is_named(
+    content: str | None, tokens: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIAMOND_BENCH_OUTPUTS", str(tmp_path / "outputs"))
+    if content is not None:
+        (tmp_path / "mine.yaml").write_text(content)
+        tokens = [f"cluster={tmp_path}/mine.yaml"]
+    with pytest.raises(UserError) as refusal:
+        plan_study("sampling_steps", ["scale=tiny", *tokens])
+    assert all(word in str(refusal.value) for word in words), refusal.value
+    assert not (tmp_path / "outputs").exists()

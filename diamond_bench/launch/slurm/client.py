@@ -19,6 +19,8 @@ WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUE
 ACTIVE = WAITING | {"RUNNING", "COMPLETING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 """States in which SLURM still means to run a task, or runs it."""
 NEVER = "DependencyNeverSatisfied"
+NOT_LAUNCHED = "launch failed requeued held"
+"""Reason of a task that a node could not begin: SLURM puts it back into the queue and holds it there until somebody releases it."""
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "Comment")
 _UNREACHABLE = ("unable to contact", "socket timed out", "connection refused", "temporarily unable", "communication", "zero bytes were")
 
@@ -149,6 +151,12 @@ def cancel(addresses: Iterable[str]) -> None:
     """Ends tasks, whether they wait or run; those that run are told to save first (SIGTERM, then SLURM's KillWait)."""
     for some in _portions(sorted(addresses)):
         slurm("scancel", *some)
+
+
+def release(addresses: Iterable[str]) -> None:
+    """Lets held tasks start."""
+    for some in _portions(sorted(addresses)):
+        slurm("scontrol", "release", ",".join(some))
 
 
 def requeue(address: str) -> None:

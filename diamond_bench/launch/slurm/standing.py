@@ -4,7 +4,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from diamond_bench.launch.slurm.client import NEVER, WAITING, QueueEntry, accounted, entry_of, queue
+from diamond_bench.launch.slurm.client import NEVER, NOT_LAUNCHED, WAITING, QueueEntry, accounted, entry_of, queue
 from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState, Status
@@ -104,5 +104,6 @@ def _in_queue(state: JobState, entry: QueueEntry) -> JobState:
             return replace(state, status="requeued", text=f"its task is {entry.state.lower()} on {entry.nodes}{last}", error="")
         return state
     begun = entry.restarts or state.attempt
-    why = f"{entry.reason}; last: {state.error}" if state.error else entry.reason
+    reason = "held by SLURM: a node failed to launch it; the same sweep releases it" if entry.reason == NOT_LAUNCHED else entry.reason
+    why = f"{reason}; last: {state.error}" if state.error else reason
     return replace(state, status="requeued" if begun else "pending", text=why, error="")

@@ -12,6 +12,7 @@ from pathlib import Path
 from diamond_bench.config import SlurmCluster, resources
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import (
+    NOT_LAUNCHED,
     QueueEntry,
     SlurmError,
     array_limit,
@@ -20,6 +21,7 @@ from diamond_bench.launch.slurm.client import (
     outside_allocation,
     partitions,
     queue,
+    release,
     require_slurm,
     slurm,
 )
@@ -115,6 +117,7 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
     wanted = requested(store, order)
     _test(store.root, order, wanted.requests)
     with _alone(store.root):
+        _release(store.root, order, say)
         if len(read_batches(store.root)) > before:  # another command was quicker
             wanted = requested(store, order)
         begin()
@@ -146,6 +149,17 @@ def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
     given = newest(read_batches(root))
     found = {ref: entry_of(entries, batch, element) for ref, (batch, element) in given.items()}
     return {ref: given[ref][0].address(given[ref][1]) for ref, entry in found.items() if entry is not None and entry.active}
+
+
+def _release(root: Path, order: Order, say: Callable[[str], None]) -> None:
+    """Releases those of the order's tasks that SLURM holds because a node failed to launch them; what a person holds stays held."""
+    entries = queue()
+    given = (at for ref, at in newest(read_batches(root)).items() if ref in order.specs)
+    found = {batch.address(element): entry_of(entries, batch, element) for batch, element in given}
+    held = [address for address, entry in found.items() if entry is not None and entry.active and entry.reason == NOT_LAUNCHED]
+    if held:
+        release(held)
+        say(f"released {len(held)} tasks that SLURM held because a node had failed to launch them")
 
 
 def _batch(order: Order, array: Array) -> Batch:
