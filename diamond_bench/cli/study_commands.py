@@ -69,7 +69,7 @@ def status(
     study: Annotated[str | None, typer.Argument(help="A study's name; all that were swept, where none is given.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds (ten with SLURM), until Ctrl-C.")] = False,
 ) -> None:
     """Say how the jobs of swept studies stand."""
     from rich.live import Live
@@ -89,7 +89,7 @@ def status(
     with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
         while True:
             live.update(status_table(_overview(store, study, overrides)), refresh=True)
-            time.sleep(2)
+            time.sleep(10 if (store.root / "slurm").exists() else 2)  # SLURM's controller is everybody's
 
 
 def _overview(store: Any, study: str | None, overrides: list[str] | None) -> list[Any]:

@@ -48,6 +48,8 @@ class SlurmCluster:
     """Limit of an allocation, as SLURM writes it; a job that needs longer is saved, requeued and goes on."""
     parallelism: int = setting(0, least=0, recorded=True)
     """Tasks of an array that run at once, at most; 0 leaves it to the cluster."""
+    largest: int = setting(0, least=0, recorded=True)
+    """Tasks of an array, at most, where an account may not submit as many as MaxArraySize at once; 0 is MaxArraySize."""
     packed: int = setting(1, least=1, recorded=True)
     """Jobs that share one allocation and its GPUs, each in a process of its own."""
     signal_seconds: int = setting(120, least=10, recorded=True)

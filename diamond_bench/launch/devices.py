@@ -35,12 +35,20 @@ def resolve_device(device: str) -> str:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
+        if not count and _promised_gpu():
+            raise UserError("SLURM gave this task a GPU that torch cannot use (the node's driver?); on the CPU it would take for ever")
         return "cuda" if count else "cpu"
     index = int(device.partition(":")[2] or 0)
     if index >= count:
         there = f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "torch finds no GPU here"
         raise UserError(f"execution.device={device}: {there}; use execution.device=auto or cpu")
     return device
+
+
+def _promised_gpu() -> bool:
+    """Whether we run in a SLURM task that was given one of the machine's GPUs."""
+    given = os.environ.get("SLURM_JOB_ID") and os.environ.get("CUDA_VISIBLE_DEVICES")
+    return bool(given) and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def device_name(device: str) -> str:

@@ -2,8 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from diamond_bench.studies.files import DamagedFile
 from diamond_bench.studies.jobspec import JobRef
@@ -18,11 +19,8 @@ def on_node(store: Store, ref: JobRef, scratch: Path, say: Callable[[str], None]
     folder = store.folder(ref)
     files = store.result(ref).files
     copy = scratch / "diamond_bench" / ref.kind / ref.id
-    try:
-        check_files(copy, files, contents=False)
+    if _whole(copy, files):
         return copy
-    except DamagedFile:  # not there, or half there
-        pass
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=f".{ref.id}-", dir=copy.parent))
@@ -30,8 +28,12 @@ def on_node(store: Store, ref: JobRef, scratch: Path, say: Callable[[str], None]
             for name in files:
                 (making / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, making / name)
-            shutil.rmtree(copy, ignore_errors=True)
-            making.replace(copy)
+            try:
+                making.rename(copy)
+            except OSError:  # a neighbour was quicker (its copy may be in use), or a half copy lies there
+                if not _whole(copy, files):
+                    shutil.rmtree(copy)
+                    making.rename(copy)
         finally:
             shutil.rmtree(making, ignore_errors=True)
         check_files(copy, files, contents=False)
@@ -39,3 +41,11 @@ def on_node(store: Store, ref: JobRef, scratch: Path, say: Callable[[str], None]
         say(f"{ref} is read from the store: it could not be copied to {scratch} ({error})")
         return folder
     return copy
+
+
+def _whole(copy: Path, files: Mapping[str, list[Any]]) -> bool:
+    try:
+        check_files(copy, files, contents=False)
+    except DamagedFile:
+        return False
+    return True

@@ -39,7 +39,6 @@ class Batch:
     kinds: str = "diamond_bench.studies.kinds:KINDS"
     array: str | None = None
     """SLURM's id; none until it is known to have been submitted."""
-    submitted: float = 0.0
     cancelled: tuple[int, ...] = ()
     """Elements that `diamond-bench cancel` ended."""
 

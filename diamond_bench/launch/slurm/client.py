@@ -6,10 +6,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.batches import Batch
+from diamond_bench.studies.batches import Batch, read_batches
 
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 _ANSWER_SECONDS = 120.0
@@ -67,9 +68,10 @@ def require_slurm() -> None:
 
 
 def slurm(*command: str) -> str:
-    """What a command of SLURM's prints. Raises SlurmError with its complaint."""
+    """What a command of SLURM's prints, whatever filters and formats the user's environment sets. Raises SlurmError with its complaint."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_"))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, env={**os.environ, "LC_ALL": "C"})
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, env={**plain, "LC_ALL": "C"})
     except FileNotFoundError:
         raise SlurmError(command[0], f"there is no {command[0]} on the PATH; run this on a login node of the cluster") from None
     except subprocess.TimeoutExpired:
@@ -83,7 +85,7 @@ def partitions() -> dict[str, str]:
     """The cluster's partitions and the longest time limit of each, as SLURM writes it (`infinite` where there is none); the default's has
     the name "" besides."""
     found = {}
-    for line in slurm("sinfo", "--noheader", "--format=%P|%l").splitlines():
+    for line in slurm("sinfo", "--all", "--noheader", "--format=%P|%l").splitlines():
         name, limit = line.strip().split("|")
         found[name.rstrip("*")] = limit
         if name.endswith("*"):
@@ -100,6 +102,12 @@ def array_limit() -> int:
 def queue() -> dict[str, QueueEntry]:
     """This user's tasks that the controller remembers, by id (`12_3`, or `12` outside of an array), ended ones included."""
     return _entries(slurm("squeue", "--noheader", "--array", "--states=all", "--user", str(os.getuid()), "--Format", _format()))
+
+
+def submitted_batches(root: Path, entries: Mapping[str, QueueEntry]) -> list[Batch]:
+    """All batches of a store; one whose id was never written down, because the submission was killed, is told by its name in the queue."""
+    ids = {entry.comment: address.partition("_")[0] for address, entry in entries.items() if entry.active}
+    return [replace(batch, array=ids.get(batch.comment)) if batch.array is None else batch for batch in read_batches(root)]
 
 
 def entry_of(entries: Mapping[str, QueueEntry], batch: Batch, element: int) -> QueueEntry | None:
@@ -122,8 +130,8 @@ def _entries(text: str) -> dict[str, QueueEntry]:
         parts = [part.strip() for part in line.split("|")]
         if len(parts) >= len(_FIELDS):
             address, state, reason, nodes, restarts, code, comment = parts[: len(_FIELDS)]
-            status = int(code or 0)  # as wait(2) gives it
-            ended = f"{status >> 8}:{status & 0x7F}"
+            status = int(code) if code.isdecimal() else None  # as wait(2) gives it
+            ended = code if status is None else f"{status >> 8}:{status & 0x7F}"
             entries[address] = QueueEntry(state.split()[0], reason, nodes, int(restarts or 0), ended, comment)
     return entries
 
@@ -170,11 +178,15 @@ def _portions(names: list[str]) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def outside_allocation() -> Iterator[None]:
-    """Hides an allocation we are in from the commands we run: what it asked for is not what our jobs ask for."""
-    hidden = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"}
-    if "SLURM_JOB_ID" not in hidden:
-        hidden = {}
+def profile_alone() -> Iterator[None]:
+    """Hides from sbatch what would say otherwise than the profile: SBATCH_* variables, which win over a file's lines, and an allocation
+    that we are in ourselves."""
+    inside = "SLURM_JOB_ID" in os.environ
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("SBATCH_") or (inside and name.startswith("SLURM_") and name != "SLURM_CONF")
+    }
     for name in hidden:
         del os.environ[name]
     try:

@@ -1,12 +1,13 @@
 """Watching and steering what was submitted: waiting for it, ending it, finding what it printed."""
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diamond_bench.launch.slurm.client import SlurmError, cancel, entry_of, queue
+from diamond_bench.launch.slurm.client import SlurmError, cancel, entry_of, queue, submitted_batches
 from diamond_bench.launch.slurm.standing import OPEN, Standing, standing
 from diamond_bench.studies.batches import Batch, batch_folder, newest, note_cancelled, read_batches
 from diamond_bench.studies.jobspec import JobRef
@@ -23,14 +24,14 @@ def wait(
     """Looks every so many seconds until none of the jobs waits or runs; returns their states. An answer SLURM owes us is waited for."""
     while True:
         try:
-            found = standing(store).states
+            found = standing(store)
         except SlurmError as error:
             if not error.transient:
                 raise
         else:
-            states = {ref: found.get(ref, JobState("missing")) for ref in refs}
+            states = {ref: found.states.get(ref, JobState("missing")) for ref in refs}
             show(states)
-            if not any(state.status in OPEN for state in states.values()):
+            if not any(state.status in OPEN and (state.status != "pending" or ref in found.tasks) for ref, state in states.items()):
                 return states
         time.sleep(every)
 
@@ -49,7 +50,7 @@ def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
     entries = queue()
     tasks: dict[tuple[str, int], list[JobRef]] = defaultdict(list)
     batches: dict[str, Batch] = {}
-    for ref, (batch, element) in newest(read_batches(store.root)).items():
+    for ref, (batch, element) in newest(submitted_batches(store.root, entries)).items():
         entry = entry_of(entries, batch, element)
         if entry is not None and entry.active:
             tasks[batch.name, element].append(ref)
@@ -60,9 +61,9 @@ def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
     by_batch: dict[str, list[int]] = defaultdict(list)
     for name, element in whole:
         by_batch[name].append(element)
+    cancel(batches[name].address(element) for name, element in whole)
     for name, elements in by_batch.items():
         note_cancelled(store.root, batches[name], elements)
-    cancel(batches[name].address(element) for name, element in whole)
     shared = (ref for task, jobs in wanted.items() if task not in whole for ref in jobs if ref in chosen)
     return Cancelled(tuple(ref for jobs in whole.values() for ref in jobs), tuple(shared))
 
@@ -79,12 +80,16 @@ def logs(store: Store, ref: JobRef) -> list[Path]:
 
 def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
     """What a log holds, and then what is added to it, until the job neither waits nor runs."""
+    asked = -math.inf
     with file.open(errors="replace") as lines:
         while True:
             yield from iter(lines.readline, "")
-            if store.state(ref).status != "running" and standing(store).states[ref].status not in OPEN:
-                yield from iter(lines.readline, "")
-                return
+            now = time.monotonic()
+            if store.state(ref).status != "running" and now - asked >= _LOOK_SECONDS:
+                asked = now
+                if standing(store).states[ref].status not in OPEN:
+                    yield from iter(lines.readline, "")
+                    return
             time.sleep(_READ_SECONDS)
 
 

@@ -37,9 +37,12 @@ _KEYS = {
     "time": "time",
 }
 """Options of sbatch that the profile has a key for."""
+_SETUP = ("export SLURM_EXPORT_ENV=ALL", "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
+"""Shell lines before the task: srun hands on the environment whatever the site's default, and all of the allocation's CPUs."""
 _TEARDOWN = (
     "status=$?",
-    f"if [ $status -eq {128 + signal.SIGUSR2} ]; then scontrol requeue $SLURM_JOB_ID && sleep 120; fi",
+    "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",  # the last element's own id is the array's
+    f"if [ $status -eq {128 + signal.SIGUSR2} ]; then scontrol requeue $task && sleep 120; fi",
     "exit $status",
 )
 """Shell lines after the task: where SLURM's signal met it before Python could hear it, the shell asks for the requeue in its place."""
@@ -150,7 +153,7 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
         "mem": asked.memory,
         "time": batch.minutes,
         "signal_delay_s": cluster.signal_seconds,
-        "setup": [_seen(folder), *(cluster.setup or ())],
+        "setup": [*_SETUP, _seen(folder), *(cluster.setup or ())],
         "teardown": list(_TEARDOWN),
         "wckey": None,
         "stderr_to_stdout": True,
@@ -173,5 +176,5 @@ def sbatch_file(made: "SlurmExecutor", num_tasks: int) -> str:
 def _seen(folder: Path) -> str:
     """A shell line that stops a task on a node which does not see the store."""
     record = shlex.quote(str(folder / "batch.json"))
-    told = f"diamond-bench: node $(hostname) does not see {folder}: output_dir must lie on a file system shared with the nodes"
-    return f'test -e {record} || {{ echo "{told}" >&2; exit 66; }}'
+    where = f'"diamond-bench: node $(hostname) does not see" {shlex.quote(str(folder))}'
+    return f"test -e {record} || {{ echo {where}: output_dir must lie on a file system shared with the nodes >&2; exit 66; }}"

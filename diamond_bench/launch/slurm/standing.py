@@ -4,7 +4,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from diamond_bench.launch.slurm.client import NEVER, NOT_LAUNCHED, WAITING, QueueEntry, accounted, entry_of, queue
+from diamond_bench.launch.slurm.client import NEVER, NOT_LAUNCHED, WAITING, QueueEntry, accounted, entry_of, queue, submitted_batches
 from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState, Status
@@ -45,6 +45,8 @@ def standing(store: Store) -> Standing:
     if all(ref in states and states[ref].status == "done" for ref in given):
         return Standing(states, tasks)
     entries = queue()
+    given = newest(submitted_batches(store.root, entries))
+    tasks = {ref: batch.address(element) for ref, (batch, element) in given.items()}
     unknown = {
         str(batch.array) for ref, (batch, element) in given.items() if not _done(states, ref) and entry_of(entries, batch, element) is None
     }

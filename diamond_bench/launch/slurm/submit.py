@@ -18,12 +18,13 @@ from diamond_bench.launch.slurm.client import (
     array_limit,
     cancel,
     entry_of,
-    outside_allocation,
     partitions,
+    profile_alone,
     queue,
     release,
     require_slurm,
     slurm,
+    submitted_batches,
 )
 from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, executor, limit_of, sbatch_file
 from diamond_bench.launch.slurm.task import run_task
@@ -88,7 +89,7 @@ def requested(store: Store, order: Order) -> Requests:
     check_profile(order.cluster)
     specs, states = order.specs, store.states()
     done = {ref for ref in specs if ref in states and states[ref].status == "done" and not store.damage(ref)}
-    in_flight = flying(store.root, queue())
+    in_flight = {ref: address for ref, address in flying(store.root, queue()).items() if ref not in done}
     elsewhere = {*in_flight, *(ref for ref in specs if ref in states and states[ref].status == "running")} - done
     todo: dict[JobRef, None] = {}
     left = 0
@@ -101,7 +102,8 @@ def requested(store: Store, order: Order) -> Requests:
         else:
             todo[ref] = None
     check_limits(order.cluster, specs, todo, store, states)
-    planned = arrays(specs, list(todo), in_flight, lambda kind: resources(order.cluster, kind).packed or 1, array_limit() if todo else 1)
+    most = min(array_limit(), order.cluster.largest or array_limit()) if todo else 1
+    planned = arrays(specs, list(todo), in_flight, lambda kind: resources(order.cluster, kind).packed or 1, most)
     requests = tuple(Request(_batch(order, array), array) for array in planned)
     return Requests(requests, len(done), len(elsewhere & set(specs)), left)
 
@@ -113,12 +115,12 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
     there is no SLURM, or it refuses what the profile asks for: then nothing has been created or submitted.
     """
     store.require_writable()
-    before = len(read_batches(store.root))
+    before = read_batches(store.root)
     wanted = requested(store, order)
     _test(store.root, order, wanted.requests)
     with _alone(store.root):
         _release(store.root, order, say)
-        if len(read_batches(store.root)) > before:  # another command was quicker
+        if read_batches(store.root) != before:  # another command was quicker
             wanted = requested(store, order)
         begin()
         for ref in (ref for request in wanted.requests for task in request.batch.tasks for ref in task):
@@ -131,9 +133,21 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
             except UserError as error:
                 got = f"{len(sent)} of {len(wanted.requests)} arrays were submitted and are recorded; the same command submits the rest"
                 raise UserError(f"{error}; {got}" if sent else str(error)) from None
+            if len(sent) == 1:
+                _check_comment(sent[0])
             waits = f", after {dependency}" if dependency else ""
             say(f"{sent[-1].array}: {request.batch.label}, {len(request.batch.tasks)} tasks{waits}")
     return wanted
+
+
+def _check_comment(batch: Batch) -> None:
+    """Raises UserError, with the array ended, where the site changes comments: a task is known as ours by its."""
+    entries = queue()
+    if batch.address(0) in entries and entry_of(entries, batch, 0) is None:
+        cancel([str(batch.array)])
+        raise UserError(
+            "this cluster changes the comments of jobs (--comment), by which diamond-bench knows its tasks: it cannot be used so"
+        )
 
 
 def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Iterator[tuple[str, str]]:
@@ -146,7 +160,7 @@ def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Ite
 
 def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
     """Jobs that SLURM still means to run, or runs, by the id of their task."""
-    given = newest(read_batches(root))
+    given = newest(submitted_batches(root, entries))
     found = {ref: entry_of(entries, batch, element) for ref, (batch, element) in given.items()}
     return {ref: given[ref][0].address(given[ref][1]) for ref, entry in found.items() if entry is not None and entry.active}
 
@@ -154,7 +168,7 @@ def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
 def _release(root: Path, order: Order, say: Callable[[str], None]) -> None:
     """Releases those of the order's tasks that SLURM holds because a node failed to launch them; what a person holds stays held."""
     entries = queue()
-    given = (at for ref, at in newest(read_batches(root)).items() if ref in order.specs)
+    given = (at for ref, at in newest(submitted_batches(root, entries)).items() if ref in order.specs)
     found = {batch.address(element): entry_of(entries, batch, element) for batch, element in given}
     held = [address for address, entry in found.items() if entry is not None and entry.active and entry.reason == NOT_LAUNCHED]
     if held:
@@ -193,23 +207,36 @@ def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | Non
     made = executor(cluster, batch, batch_folder(root, batch.name), dependency)
     for pause in (*_PAUSES, None):
         try:
-            with outside_allocation():
+            with profile_alone():
                 tasks = made.map_array(run_task, *zip(*payloads, strict=True))
             break
         except Exception as error:  # submitit's own, of several classes
             refusal = SlurmError("sbatch", str(error))
-            with contextlib.suppress(SlurmError):  # it may have come through all the same, its payloads not yet in place
-                cancel({address.partition("_")[0] for address, entry in queue().items() if entry.comment == batch.comment and entry.active})
+            if refusal.transient:  # it may have come through all the same, its payloads not yet in place
+                _end_unknown(batch)
             if not refusal.transient or pause is None:
                 raise refusal from None
             time.sleep(pause)
-    sent = replace(batch, array=tasks[0].job_id.partition("_")[0], submitted=time.time())
+    sent = replace(batch, array=tasks[0].job_id.partition("_")[0])
     try:
         write_batch(root, sent)
     except UserError:  # it would run without anybody knowing
         cancel([str(sent.array)])
         raise
     return sent
+
+
+def _end_unknown(batch: Batch) -> None:
+    """Ends what SLURM may have of an array whose submission was not answered. Raises SlurmError where SLURM does not answer at all."""
+    for pause in (*_PAUSES, None):
+        try:
+            found = {address.partition("_")[0] for address, entry in queue().items() if entry.comment == batch.comment and entry.active}
+            cancel(found)
+            return
+        except SlurmError as error:
+            if not error.transient or pause is None:
+                raise
+            time.sleep(pause)
 
 
 def _test(root: Path, order: Order, requests: Sequence[Request]) -> None:
@@ -222,7 +249,7 @@ def _test(root: Path, order: Order, requests: Sequence[Request]) -> None:
         text = sbatch_file(executor(order.cluster, request.batch, batch_folder(root, request.batch.name), None), 1)
         asked[tuple(line for line in text.splitlines() if line.startswith("#SBATCH") and not _EACH_ITS_OWN.match(line))] = None
     for lines in asked:
-        with tempfile.NamedTemporaryFile("w", suffix=".sh") as file, outside_allocation():
+        with tempfile.NamedTemporaryFile("w", suffix=".sh") as file, profile_alone():
             file.write("\n".join(["#!/bin/bash", *lines, "true", ""]))
             file.flush()
             try:

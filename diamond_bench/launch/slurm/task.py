@@ -21,7 +21,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.interrupts import Interrupts
 from diamond_bench.launch.local import Summary, run_local
 from diamond_bench.launch.progress import LineDisplay
-from diamond_bench.launch.slurm.client import SlurmError, requeue
+from diamond_bench.launch.slurm.client import SlurmError, requeue, slurm
 from diamond_bench.launch.worker import load_kinds
 from diamond_bench.studies.batches import Batch, batch_folder, read_batch
 from diamond_bench.studies.files import DamagedFile, read_json, write_json
@@ -86,11 +86,15 @@ def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     """
     try:
         _run_task(root, name, jobs)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, UserError) as error:
+        if not _disk_is_full(error):
             raise
         print(f"no space left on the disk of {root}: {error}", flush=True)
         sys.exit(errno.ENOSPC)  # the store cannot hold it: SLURM's exit code tells `status`
+
+
+def _disk_is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) == errno.ENOSPC or str(error).startswith("no space left")
 
 
 def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
@@ -107,11 +111,19 @@ def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     memory_file = batch_folder(store.root, name) / f"task-{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}.json"
     memory = _remembered(memory_file)
     _pause(memory.not_before, signals)
-    summary = _run(store, batch, [ref for ref in refs if str(ref) not in memory.given_up], signals)
-    memory = _learned(memory, batch, store, summary, signals.requeue and _at_limit(batch, began))
+    todo = [ref for ref in refs if str(ref) not in memory.given_up]
+    try:
+        summary = _run(store, batch, todo, signals)
+    except UserError as error:
+        if _disk_is_full(error):
+            raise
+        # no worker could start, as on a node whose GPU is broken
+        summary = Summary((), (), dict.fromkeys(todo, " ".join(str(error).split())), {}, (), (), stopped=False)
+    at_limit = signals.requeue and _at_limit(batch, began)
+    memory = _learned(memory, batch, store, summary, at_limit)
     write_json(memory_file, asdict(memory))
     open_ = [ref for ref in (*summary.failed, *summary.interrupted, *summary.left) if str(ref) not in memory.given_up]
-    if open_ and (signals.requeue or not summary.stopped):
+    if open_ and _may_go_on(signals, at_limit, summary.stopped):
         failed = {ref: summary.failed[ref] for ref in open_ if ref in summary.failed}
         _go_back_in_line("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved", signals)
     reasons = [f"{ref} was stopped; what it had done is saved" for ref in open_]
@@ -122,7 +134,12 @@ def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
 
 
 def _run(store: Store, batch: Batch, refs: Sequence[JobRef], signals: _Signals) -> Summary:
-    arguments = ["--kinds", batch.kinds, *(["--scratch", os.path.expandvars(batch.scratch)] if batch.scratch else [])]
+    arguments = ["--kinds", batch.kinds]
+    scratch = os.path.expandvars(batch.scratch or "")
+    if "$" in scratch:
+        print(f"cluster.scratch={batch.scratch} is not set on this node: datasets are read from the store", flush=True)
+    elif scratch:
+        arguments += ["--scratch", scratch]
     specs = [store.spec(ref) for ref in refs]
     print(f"{platform.node()}: {', '.join(map(str, refs))}, CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
     run = partial(run_local, store, specs, num_workers=len(refs), device=batch.device)
@@ -144,20 +161,46 @@ def _learned(memory: TaskMemory, batch: Batch, store: Store, summary: Summary, a
     given_up = list(memory.given_up)
     for ref in summary.failed:
         failures[str(ref)] = failures.get(str(ref), 0) + 1
-        given_up += [str(ref)] if failures[str(ref)] > batch.retries else []
+        if failures[str(ref)] > batch.retries:
+            given_up.append(str(ref))
+            _fail(store, ref, summary.failed[ref])
     for ref in summary.interrupted:
         begun, before = store.state(ref).begun_at, begun_at.get(str(ref))
         fruitless[str(ref)] = fruitless.get(str(ref), 0) + 1 if at_limit and before is not None and begun <= before else 0
         begun_at[str(ref)] = begun
-        if fruitless[str(ref)] >= _MOST_FRUITLESS and (claim := store.claim(ref)) is not None:
-            claim.fail(
-                f"time limit without progress: in {batch.minutes} minutes it did not come to a point it can resume from, "
-                f"{_MOST_FRUITLESS} times in a row; raise cluster.time"
-            )
+        if fruitless[str(ref)] >= _MOST_FRUITLESS:
             given_up.append(str(ref))
+            _fail(
+                store,
+                ref,
+                f"time limit without progress: in {batch.minutes} minutes it did not come to a point it can resume from, "
+                f"{_MOST_FRUITLESS} times in a row; raise cluster.time",
+            )
     again = [failures[str(ref)] for ref in summary.failed if str(ref) not in given_up]
     wait = min(_LONGEST_PAUSE_SECONDS, batch.retry_seconds * 2 ** (max(again) - 1)) if again else 0.0
     return TaskMemory(failures, begun_at, fruitless, tuple(given_up), time.time() + wait if wait else 0.0)
+
+
+def _fail(store: Store, ref: JobRef, error: str) -> None:
+    """Records a job as failed, where its own process has not."""
+    if store.state(ref).status != "failed" and (claim := store.claim(ref)) is not None:
+        claim.fail(error)
+
+
+def _may_go_on(signals: _Signals, at_limit: bool, stopped: bool) -> bool:
+    """Whether the task asks to be requeued: not where it was cancelled."""
+    if not signals.ended or at_limit:
+        return signals.requeue or not stopped
+    try:  # SIGTERM: in the grace time before preemption the task still counts as running; one that was cancelled does not
+        return slurm("squeue", "--noheader", "--jobs", _address(), "--format", "%T").strip() == "RUNNING"
+    except SlurmError:
+        return False
+
+
+def _address() -> str:
+    """SLURM's id of this task."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def _at_limit(batch: Batch, began: float) -> bool:
@@ -173,8 +216,7 @@ def _pause(until: float, signals: _Signals) -> None:
 
 def _go_back_in_line(reason: str, signals: _Signals) -> None:
     """Has SLURM requeue this task, and waits for the end that SLURM makes of it. Raises TaskFailed where SLURM does not."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    address = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    address = _address()
     print(f"{reason}: requeued as {address}", flush=True)
     for attempt in range(_REQUEUE_TRIES):
         try:
