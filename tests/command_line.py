@@ -1,10 +1,13 @@
 """The real console script, run as a user would."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(sys.executable).with_name("diamond-bench")
@@ -24,6 +27,28 @@ def diamond_bench(
     """Runs `diamond-bench ARGUMENTS` in a folder, adding `env` to the environment; fails, showing its output, at another exit code."""
     done = subprocess.run([script, *arguments], capture_output=True, text=True, cwd=cwd, env={**clean_environment(), **(env or {})})
     assert done.returncode == exit_code, f"diamond-bench {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def in_this_process(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, exit_code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """As `diamond_bench`, without a process of its own: for what a command says and does, where torch is here already."""
+    from diamond_bench.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(cwd))
+        stack.enter_context(patch.dict(os.environ, {**clean_environment(), **(env or {})}, clear=True))
+        stack.enter_context(patch.object(sys, "argv", ["diamond-bench", *arguments]))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    done = subprocess.CompletedProcess(["diamond-bench", *arguments], code, out.getvalue(), err.getvalue())
+    assert code == exit_code, f"diamond-bench {' '.join(arguments)}: exit code {code}\n{done.stdout}\n{done.stderr}"
     return done
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import diamond_bench
+from command_line import diamond_bench, in_this_process
 
 from diamond_bench.cli import main
 
@@ -50,13 +50,13 @@ def test_train_reports_a_return_with_its_protocol(folder: Path) -> None:
 
 def test_train_again_runs_nothing(folder: Path) -> None:
     before = (only(folder / "outputs" / "train_agent") / "result.json").stat().st_mtime_ns
-    assert "2/2 jobs done" in diamond_bench(*TRAIN, cwd=folder).stderr
+    assert "2/2 jobs done" in in_this_process(*TRAIN, cwd=folder).stderr
     assert (only(folder / "outputs" / "train_agent") / "result.json").stat().st_mtime_ns == before
 
 
 def test_status_and_results_know_the_single_agent(folder: Path) -> None:
-    assert "train-Pong-seed3" in diamond_bench("status", cwd=folder).stdout
-    assert "test_return" in diamond_bench("results", "train-Pong-seed3", cwd=folder).stdout
+    assert "train-Pong-seed3" in in_this_process("status", cwd=folder).stdout
+    assert "test_return" in in_this_process("results", "train-Pong-seed3", cwd=folder).stdout
 
 
 def test_evaluate_plays_more_episodes_and_films_one(folder: Path) -> None:
@@ -74,16 +74,16 @@ def test_evaluate_plays_more_episodes_and_films_one(folder: Path) -> None:
 
 def test_export_and_import_give_identical_tensors(folder: Path, imported: str) -> None:
     first, second = folder / "first.pt", folder / "second.pt"
-    diamond_bench("export", imported, str(first), cwd=folder)
+    in_this_process("export", imported, str(first), cwd=folder)
     one, other = torch.load(GOLDEN, weights_only=True), torch.load(first, weights_only=True)
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
     agent = only(folder / "outputs" / "train_agent")
-    assert "exists already" in diamond_bench("export", imported, str(first), cwd=folder, exit_code=2).stderr
+    assert "exists already" in in_this_process("export", imported, str(first), cwd=folder, exit_code=2).stderr
     first = folder / "ours.pt"
-    diamond_bench("export", agent.name[:8], str(first), cwd=folder)  # our own
+    in_this_process("export", agent.name[:8], str(first), cwd=folder)  # our own
     stored = diamond_bench("import", str(first), "game=Pong", cwd=folder).stdout.splitlines()[-1]
-    diamond_bench("export", stored, str(second), cwd=folder)
+    in_this_process("export", stored, str(second), cwd=folder)
     one, other = torch.load(first, weights_only=True), torch.load(second, weights_only=True)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert len(one) == len(other)
@@ -101,7 +101,7 @@ def test_an_imported_agent_collects_data_and_its_world_model_is_evaluated(folder
     assert drift[0] > 0.1, "random weights imagine nothing true"
     dataset = json.loads((only(folder / "outputs" / "collect_dataset") / "dataset.json").read_text())
     assert dataset["policy"] == agent
-    planned = json.loads(diamond_bench("sweep", *study, "metrics=[drift]", "--dry-run", "--json", cwd=folder).stdout)
+    planned = json.loads(in_this_process("sweep", *study, "metrics=[drift]", "--dry-run", "--json", cwd=folder).stdout)
     assert {row["state"] for row in planned} == {"done"}
 
 

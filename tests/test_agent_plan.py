@@ -9,7 +9,9 @@ from diamond_bench.config import ActorCriticConfig, AgentConfig, NetworkConfig, 
 from diamond_bench.errors import UserError
 from diamond_bench.studies.kinds import ImportAgent, TrainAgent
 from diamond_bench.studies.plan import Plan, plan_study
-from diamond_bench.studies.single import plan_evaluate, plan_import, plan_train
+from diamond_bench.studies.single import plan_evaluate, plan_import, plan_train, trained_at
+from diamond_bench.studies.spec import SCALES
+from diamond_bench.studies.store import Store
 
 
 def trainings(plan: Plan) -> list[TrainAgent]:
@@ -45,6 +47,14 @@ def test_studies_and_single_agents_share_trainings() -> None:
     alone = plan_train(["scale=tiny", "game=Breakout", "seed=0"])
     assert set(study.jobs) == set(alone.jobs) <= set(steps.jobs)
     assert len(steps.jobs) == 4
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_an_agent_is_evaluated_at_the_scale_it_was_trained_at(scale: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (training,) = (spec for spec in plan_train([f"scale={scale}", "game=Breakout"]).jobs.values() if spec.kind == "train_agent")
+    store.prepare(training)
+    assert trained_at(store, training.ref) == scale
 
 
 def test_what_an_agent_does_not_use_changes_no_identity() -> None:

@@ -12,7 +12,8 @@ from command_line import SCRIPT, clean_environment, descendants, diamond_bench
 from diamond_bench.studies.plan import SavedPlan, load_plans
 from diamond_bench.studies.store import Store
 
-SWEEP = ("sweep", "sampling_steps", "scale=tiny", "sampler.num_steps=1,3", "training.num_steps=40", "training.checkpoint_every=5")
+_TRAINING = ("training.num_steps=40", "training.checkpoint_every=5")
+SWEEP = ("sweep", "sampling_steps", "scale=tiny", "sampler.num_steps=1,3", "metrics=[drift]", *_TRAINING)
 
 
 def lines(folder: Path) -> int:

@@ -42,13 +42,16 @@ def test_the_main_job_runs_from_the_wheel(tiny_store: Path) -> None:
     assert all(result["recorded"]["versions"]["diamond-bench"] for result in results)
 
 
-def test_the_checkout_makes_anew_what_is_missing_with_the_same_numbers(tiny_store: Path, tmp_path: Path) -> None:
+def test_the_checkout_sets_aside_what_is_damaged_and_makes_it_anew_with_the_same_numbers(tiny_store: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_store.parent, tmp_path / "folder")
     one = min((folder / "outputs").glob("evaluate_world_model/*"))
     before = tiny_store / one.relative_to(folder / "outputs")
-    shutil.rmtree(one)
+    (one / "result.json").write_text('{"rows": [')
+    (shown,) = json.loads(diamond_bench("status", "--json", cwd=folder).stdout)
+    assert shown["counts"]["damaged"] == 1
     done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=folder)
     assert "[6/7] 6/7 jobs done" in done.stderr
+    assert "set aside" in done.stderr
     assert (one / "arrays.npz").read_bytes() == (before / "arrays.npz").read_bytes()
     assert rows(one) == rows(before)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import diamond_bench
+from command_line import diamond_bench, in_this_process
 
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
@@ -105,19 +105,6 @@ def test_the_same_sweep_again_runs_no_job(store: Store) -> None:
     assert "n=10" in done.stdout
 
 
-def test_a_damaged_artifact_is_set_aside_and_made_anew(store: Store) -> None:
-    plan = load_plans(store.root)[0]
-    ref = plan.points[0].jobs["evaluation"]
-    rows = store.result(ref).rows
-    (store.folder(ref) / "result.json").write_text('{"rows": [')
-    shown = json.loads(diamond_bench("status", "--json", cwd=store.root.parent).stdout)
-    assert shown[0]["counts"]["damaged"] == 1
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=store.root.parent)
-    assert "set aside" in done.stderr
-    again = [row for row in store.result(ref).rows if not row["measured"]]
-    assert again == [row for row in rows if not row["measured"]]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -138,7 +125,7 @@ def test_a_damaged_artifact_is_set_aside_and_made_anew(store: Store) -> None:
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2_and_creates_nothing(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    done = diamond_bench(*arguments, cwd=tmp_path, exit_code=2)
+    done = in_this_process(*arguments, cwd=tmp_path, exit_code=2)
     for word in words:
         assert word in done.stderr
     assert "Traceback" not in done.stderr
@@ -147,11 +134,11 @@ def test_a_mistake_is_one_message_and_exit_code_2_and_creates_nothing(arguments:
 
 def test_results_as_csv_and_json(tiny_store: Path, tmp_path: Path) -> None:
     here = [f"output_dir={tiny_store}"]
-    diamond_bench("results", "sampling_steps", *here, "--csv", "all.csv", cwd=tmp_path)
+    in_this_process("results", "sampling_steps", *here, "--csv", "all.csv", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "all.csv")
-    shown = json.loads(diamond_bench("results", "sampling_steps", *here, "--json", cwd=tmp_path).stdout)
+    shown = json.loads(in_this_process("results", "sampling_steps", *here, "--json", cwd=tmp_path).stdout)
     assert len(shown) == len(table)
-    diamond_bench("results", "sampling_steps", *here, "--csv", "no/such/folder.csv", cwd=tmp_path, exit_code=2)
+    in_this_process("results", "sampling_steps", *here, "--csv", "no/such/folder.csv", cwd=tmp_path, exit_code=2)
 
 
 def test_json_of_status_and_results_is_json(store: Store) -> None:
@@ -161,17 +148,17 @@ def test_json_of_status_and_results_is_json(store: Store) -> None:
     content["rows"][0]["value"] = "NaN"
     file.write_text(json.dumps(content))
     for command in (["results", "sampling_steps"], ["status"]):
-        shown = diamond_bench(*command, "--json", cwd=store.root.parent).stdout
+        shown = in_this_process(*command, "--json", cwd=store.root.parent).stdout
         assert json.loads(shown, parse_constant=pytest.fail)
 
 
 def test_show_and_diff(tiny_store: Path, tmp_path: Path) -> None:
     plan = load_plans(tiny_store)[0]
     one, other = (point.jobs["evaluation"] for point in plan.points[:2])
-    shown = diamond_bench("show", one.id[:8], f"output_dir={tiny_store}", cwd=tmp_path).stdout
+    shown = in_this_process("show", one.id[:8], f"output_dir={tiny_store}", cwd=tmp_path).stdout
     assert str(JobRef(*one)) in shown
     assert "one_step_psnr" in shown
-    differs = diamond_bench("diff", one.id, other.id, f"output_dir={tiny_store}", cwd=tmp_path).stdout
+    differs = in_this_process("diff", one.id, other.id, f"output_dir={tiny_store}", cwd=tmp_path).stdout
     assert "sampler.num_steps" in differs
     assert "sampler.schedule" not in differs
 
@@ -189,10 +176,8 @@ def test_a_flipped_bit_in_the_curves_is_said_and_the_evaluation_made_anew(store:
     assert store.state(ref).status == "missing"
 
 
-def test_axes_keep_their_types_in_the_stored_table(store: Store) -> None:
-    plan = load_plans(store.root)[0]
-    shutil.rmtree(plan.folder / "report")
-    write_report(plan, store, lambda text: None)
+def test_axes_keep_their_types_in_the_stored_table(tiny_store: Path) -> None:
+    plan = load_plans(tiny_store)[0]
     stored = pd.read_parquet(plan.folder / "results.parquet")
     assert stored["axis.n"].dropna().unique().tolist() == [1, 2, 3, 5, 10]
     assert stored[stored["seed"].isna()]["axis.n"].isna().all()

@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_agents import small_agent_config
+from small_agents import small_agent_config as with_long_segments
 
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.studies.agent_cost import num_epochs, updates
 from diamond_bench.studies.kinds import TrainAgent
+
+_SHORT = ("reward_end.segment_length=8", "training.batch_size=2")
+_NO_UPDATES = tuple(f"agent.{first}{name}_updates=0" for first in ("first_", "") for name in ("denoiser", "reward_end", "actor_critic"))
+
+
+def small_agent_config(*tokens: str) -> TrainAgent:
+    """The smallest agent, with less to learn from at each update: here only that and when updates are made counts."""
+    return with_long_segments(*(() if "agent.model_free=true" in tokens else _SHORT), *tokens)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -58,17 +66,36 @@ def values(result: Result) -> dict[str, float]:
     return {row.metric: row.value for row in result.rows if not row.measured}
 
 
-@pytest.mark.parametrize("tokens", [(), ("agent.model_free=true",)], ids=["imagined", "model-free"])
-def test_stopped_anywhere_it_goes_on_to_the_same_agent(tmp_path: Path, tokens: tuple[str, ...]) -> None:
-    config = small_agent_config(*tokens)
-    whole, _, _ = run_through(config, tmp_path / "whole")
-    stopped, attempts, said = run_through(config, tmp_path / "stopped", stopping_at([1, 4, 6, 9, 15, 22]))
+def journal(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """The job of `small_agent_config()`, run without a stop: its result and its folder, to be read alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    result, attempts, _ = run_through(small_agent_config(), folder)
+    assert attempts == 1
+    return result, folder
+
+
+def stopped_ends_as(whole: tuple[Result, Path], config: TrainAgent, folder: Path, stops: list[int]) -> None:
+    stopped, attempts, said = run_through(config, folder, stopping_at(stops))
     assert attempts > 3, "it was to be stopped several times"
     assert any("resumed" in line for line in said)
-    assert same(tmp_path / "whole", tmp_path / "stopped")
-    assert values(stopped) == values(whole)
-    lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "stopped")]
-    assert lines[0] == lines[1]
+    assert same(whole[1], folder)
+    assert values(stopped) == values(whole[0])
+    assert journal(folder) == journal(whole[1])
+
+
+def test_stopped_anywhere_it_goes_on_to_the_same_agent(whole: tuple[Result, Path], tmp_path: Path) -> None:
+    stopped_ends_as(whole, small_agent_config(), tmp_path / "stopped", [1, 4, 6, 9, 15])  # within each phase, and in the second epoch
+
+
+def test_a_model_free_training_stopped_anywhere_goes_on_to_the_same_agent(tmp_path: Path) -> None:
+    config = small_agent_config("agent.model_free=true")
+    result, _, _ = run_through(config, tmp_path / "whole")
+    stopped_ends_as((result, tmp_path / "whole"), config, tmp_path / "stopped", [1, 4, 6, 9, 15])
 
 
 def test_the_budget_is_spent_exactly_and_every_update_made(tmp_path: Path) -> None:
@@ -80,7 +107,7 @@ def test_the_budget_is_spent_exactly_and_every_update_made(tmp_path: Path) -> No
     assert result.info["epochs"] == num_epochs(config, initial)
     if initial == 30:
         assert result.info["updates"] == vars(updates(config))
-    steps = [json.loads(line)["real_steps"] for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["real_steps"] for line in journal(tmp_path / "job")]
     assert steps[0] == initial
     assert steps[-1] == 57
     assert max(np.diff(steps)) <= 10
@@ -88,17 +115,17 @@ def test_the_budget_is_spent_exactly_and_every_update_made(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rare", [0, 10_000])
 def test_the_initial_collection_goes_on_until_rare_rewards_were_seen(tmp_path: Path, rare: int) -> None:
-    config = small_agent_config(f"agent.initial_rare_rewards={rare}")
+    config = small_agent_config(f"agent.initial_rare_rewards={rare}", *_NO_UPDATES)
     result, _, _ = run_through(config, tmp_path / "job")
     assert result.info["initial_steps"] == (30 if rare == 0 else 40)
 
 
-def test_test_games_select_nothing_and_are_not_counted(tmp_path: Path) -> None:
-    config = small_agent_config("env.max_noops=1")
+def test_test_games_select_nothing_and_are_not_counted(whole: tuple[Result, Path], tmp_path: Path) -> None:
+    config = small_agent_config()
     tested = replace(config, agent=replace(config.agent, test_every=1, test_episodes=1))
-    quiet, _, _ = run_through(config, tmp_path / "quiet")
+    quiet, folder = whole
     loud, _, _ = run_through(tested, tmp_path / "loud")
-    assert same(tmp_path / "quiet", tmp_path / "loud")
+    assert same(folder, tmp_path / "loud")
     assert values(loud)["real_steps"] == values(quiet)["real_steps"]
     with np.load(tmp_path / "loud" / "arrays.npz") as curves:
         assert len(curves["test_return"]) == loud.info["epochs"]
@@ -113,10 +140,9 @@ def test_a_model_free_agent_has_no_world_model(tmp_path: Path) -> None:
     assert not (tmp_path / "job" / "agent" / "denoiser").exists()
 
 
-def test_another_seed_is_another_agent(tmp_path: Path) -> None:
-    run_through(small_agent_config("agent.budget=30"), tmp_path / "one")
-    run_through(small_agent_config("agent.budget=30", "seed=1"), tmp_path / "other")
-    assert not same(tmp_path / "one", tmp_path / "other")
+def test_another_seed_is_another_agent(whole: tuple[Result, Path], tmp_path: Path) -> None:
+    run_through(small_agent_config("seed=1"), tmp_path / "other")
+    assert not same(whole[1], tmp_path / "other")
 
 
 def damaged_newest(folder: Path) -> Path:
@@ -125,9 +151,8 @@ def damaged_newest(folder: Path) -> Path:
     return newest
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(whole: tuple[Result, Path], tmp_path: Path) -> None:
     config = small_agent_config()
-    run_through(config, tmp_path / "whole")
     folder, said = tmp_path / "hurt", []
     folder.mkdir()
     for stop in (8, 6):
@@ -137,10 +162,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: 
     train_agent.run(config, JobContext(folder, say=said.append))
     assert any("is damaged" in line for line in said)
     assert any("resumed" in line for line in said)
-    assert same(tmp_path / "whole", folder)
+    assert same(whole[1], folder)
 
 
-def test_a_lost_replay_begins_the_run_anew_saying_so(tmp_path: Path) -> None:
+def test_a_lost_replay_begins_the_run_anew_saying_so(whole: tuple[Result, Path], tmp_path: Path) -> None:
     config, said = small_agent_config(), []
     folder = tmp_path / "job"
     folder.mkdir()
@@ -153,8 +178,7 @@ def test_a_lost_replay_begins_the_run_anew_saying_so(tmp_path: Path) -> None:
     assert not any("resumed" in line for line in said)
     train_agent.run(config, JobContext(folder, say=said.append))
     assert any("resumed" in line for line in said), "the useless checkpoints must not pass for newer than those of the new run"
-    run_through(config, tmp_path / "whole")
-    assert same(tmp_path / "whole", folder)
+    assert same(whole[1], folder)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,10 +196,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
         run_through(config, tmp_path / "job")
 
 
-def test_the_policy_learns_only_from_what_is_imagined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_policy_learns_only_from_what_is_imagined(whole: tuple[Result, Path], tmp_path: Path) -> None:
     """With no updates of the policy its weights are those it started from, however much the models learn."""
     config = small_agent_config("agent.first_actor_critic_updates=0", "agent.actor_critic_updates=0")
     run_through(config, tmp_path / "job")
     assert not weights(tmp_path / "job")["actor_critic.actor.weight"].any(), "heads start at zero"
-    run_through(small_agent_config(), tmp_path / "learned")
-    assert weights(tmp_path / "learned")["actor_critic.actor.weight"].any()
+    assert weights(whole[1])["actor_critic.actor.weight"].any()

@@ -190,7 +190,7 @@ def test_a_loss_that_is_no_number_stops_the_job_and_keeps_the_last_good_checkpoi
 
 def test_training_lowers_the_loss_on_a_still_picture(data: EpisodeSet, tmp_path: Path) -> None:
     data.frames.copy_(data.frames[:1].expand_as(data.frames))
-    config = replace(CONFIG, training=replace(TRAINING, num_steps=150, batch_size=8, log_every=25, checkpoint_every=1000))
+    config = replace(CONFIG, training=replace(TRAINING, num_steps=60, batch_size=8, log_every=10, checkpoint_every=1000))
     train(tmp_path / "t", config=config)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.7 * losses[0]

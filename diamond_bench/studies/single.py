@@ -14,6 +14,7 @@ from diamond_bench.studies.kinds import Profile, TrainAgent
 from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
 from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
 from diamond_bench.studies.store import Store
+from diamond_bench.studies.unread import in_effect
 from diamond_bench.typed import to_plain
 
 _METRIC = "test_return"
@@ -142,7 +143,7 @@ def trained_at(store: Store, agent: JobRef) -> str:
         return "imported"
     for scale in SCALES:
         of_scale = run_config({"scale": scale}, per_game(config.game))
-        if training_job(replace(of_scale, game=config.game, seed=config.seed)).ref == agent:
+        if training_job(in_effect(replace(of_scale, game=config.game, seed=config.seed))).ref == agent:
             return scale
     return "own"
 

@@ -97,6 +97,15 @@ def check_profile(cluster: SlurmCluster) -> None:
             raise UserError(f"cluster.extra: {option!r}: {why}")
 
 
+def check_root(root: Path) -> None:
+    """Raises UserError where SLURM would read the store's name otherwise than it is: in the names of logs % and \\ stand for something, and
+    a line break ends a line of the file for sbatch."""
+    if re.search(r"[%\\\x00-\x1f]", str(root)):
+        raise UserError(
+            f"output_dir={str(root)!r}: SLURM cannot write logs below a folder with % or \\ or a line break in its name; take another"
+        )
+
+
 def check_partition(cluster: SlurmCluster, kind: str, limits: Mapping[str, str]) -> None:
     """Raises UserError where a kind's partition is none of the cluster's `limits`, or allows less time than is asked for: SLURM would let
     such a job wait for ever."""

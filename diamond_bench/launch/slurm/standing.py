@@ -40,10 +40,8 @@ def standing(store: Store) -> Standing:
     """The states of all jobs, joined with SLURM's where any were submitted. Raises SlurmError where SLURM does not answer."""
     states = store.states()
     batches = read_batches(store.root)
-    given = newest(batches)
-    tasks = {ref: batch.address(element) for ref, (batch, element) in given.items()}
-    if all(ref in states and states[ref].status == "done" for ref in given):
-        return Standing(states, tasks)
+    if all(_done(states, ref) for batch in batches for task in batch.tasks for ref in task):
+        return Standing(states, {ref: batch.address(element) for ref, (batch, element) in newest(batches).items()})
     entries = queue()
     given = newest(submitted_batches(store.root, entries))
     tasks = {ref: batch.address(element) for ref, (batch, element) in given.items()}

@@ -26,7 +26,7 @@ from diamond_bench.launch.slurm.client import (
     slurm,
     submitted_batches,
 )
-from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, executor, limit_of, sbatch_file
+from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, check_root, executor, limit_of, sbatch_file
 from diamond_bench.launch.slurm.task import run_task
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
 from diamond_bench.studies.batches import FOLDER, Batch, batch_folder, new_name, newest, read_batches, write_batch
@@ -87,6 +87,7 @@ def requested(store: Store, order: Order) -> Requests:
     """
     require_slurm()
     check_profile(order.cluster)
+    check_root(store.root)
     specs, states = order.specs, store.states()
     done = {ref for ref in specs if ref in states and states[ref].status == "done" and not store.damage(ref)}
     in_flight = {ref: address for ref, address in flying(store.root, queue()).items() if ref not in done}
