@@ -100,9 +100,10 @@ class Chaos:
         return all(ref in states and states[ref].status == "done" for ref in self.specs)
 
     def at_work(self) -> list[Running]:
-        """Workers that have a job now."""
+        """Workers that have a job now, of tasks that SLURM knows to run."""
         busy = {state.pid for state in self.store.states().values() if state.status == "running"}
-        return [process for process in processes(self.cluster) if process.worker and process.pid in busy]
+        known = self.cluster.states()
+        return [found for found in processes(self.cluster) if found.worker and found.pid in busy and known.get(found.task) == "RUNNING"]
 
     def mend(self) -> None:
         """What an administrator does after a crash of the controller, which forgets what it had not saved yet.
@@ -159,7 +160,9 @@ def usr2(chaos: Chaos) -> None:
     before = chaos.hit["USR2 signal"]
     while chaos.hit["USR2 signal"] == before:
         target = chaos.target()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # scancel tries for minutes to signal a task that just goes back in line
+        with contextlib.suppress(
+            ClusterError, subprocess.TimeoutExpired
+        ):  # of a task that just ends, or goes back in line: tried for minutes
             chaos.cluster.run("scancel", "--signal=USR2", target.task, timeout=3)
             chaos.count("USR2 signal", target.task)
 

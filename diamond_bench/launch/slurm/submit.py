@@ -258,7 +258,13 @@ def _test(root: Path, order: Order, requests: Sequence[Request]) -> None:
             except SlurmError as error:
                 if "node configuration is not available" not in str(error):
                     raise  # what it says of the impossible it also says where no node is up just now: a real submission tells the two apart
-                cancel([slurm("sbatch", "--begin=now+1hour", "--parsable", file.name).strip().partition(";")[0]])
+                cancel(
+                    [
+                        slurm("sbatch", "--begin=now+1hour", "--job-name=diamond-bench-trial", "--parsable", file.name)
+                        .strip()
+                        .partition(";")[0]
+                    ]
+                )
 
 
 def _dependency(array: Array, submitted: Sequence[Batch]) -> str | None:
