@@ -29,7 +29,7 @@ from diamond_bench.launch.slurm.client import (
 from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, check_root, executor, limit_of, sbatch_file
 from diamond_bench.launch.slurm.task import run_task
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
-from diamond_bench.studies.batches import FOLDER, Batch, batch_folder, new_name, newest, read_batches, write_batch
+from diamond_bench.studies.batches import FOLDER, Batch, batch_folder, new_name, newest, write_batch
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.store import Store
 
@@ -116,13 +116,10 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
     there is no SLURM, or it refuses what the profile asks for: then nothing has been created or submitted.
     """
     store.require_writable()
-    before = read_batches(store.root)
-    wanted = requested(store, order)
-    _test(store.root, order, wanted.requests)
+    _test(store.root, order, requested(store, order).requests)
     with _alone(store.root):
         _release(store.root, order, say)
-        if read_batches(store.root) != before:  # another command was quicker
-            wanted = requested(store, order)
+        wanted = requested(store, order)  # anew: another command may have been quicker
         begin()
         for ref in (ref for request in wanted.requests for task in request.batch.tasks for ref in task):
             store.prepare(order.specs[ref])

@@ -123,7 +123,7 @@ def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     memory = _learned(memory, batch, store, summary, at_limit)
     write_json(memory_file, asdict(memory))
     open_ = [ref for ref in (*summary.failed, *summary.interrupted, *summary.left) if str(ref) not in memory.given_up]
-    if open_ and _may_go_on(signals, at_limit, summary.stopped):
+    if open_ and _may_go_on(signals, summary.stopped):
         failed = {ref: summary.failed[ref] for ref in open_ if ref in summary.failed}
         _go_back_in_line("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved", signals)
     reasons = [f"{ref} was stopped; what it had done is saved" for ref in open_]
@@ -187,14 +187,15 @@ def _fail(store: Store, ref: JobRef, error: str) -> None:
         claim.fail(error)
 
 
-def _may_go_on(signals: _Signals, at_limit: bool, stopped: bool) -> bool:
+def _may_go_on(signals: _Signals, stopped: bool) -> bool:
     """Whether the task asks to be requeued: not where it was cancelled."""
-    if not signals.ended or at_limit:
+    if not signals.ended:
         return signals.requeue or not stopped
-    try:  # SIGTERM: in the grace time before preemption the task still counts as running; one that was cancelled does not
-        return slurm("squeue", "--noheader", "--jobs", _address(), "--format", "%T").strip() == "RUNNING"
+    try:  # SIGTERM: in the grace time before preemption the task still counts as running; at its limit, and cancelled, it does not
+        state, _, reason = slurm("squeue", "--noheader", "--jobs", _address(), "--format", "%T|%r").strip().partition("|")
     except SlurmError:
         return False
+    return state == "RUNNING" or (signals.requeue and reason == "TimeLimit")
 
 
 def _address() -> str:
