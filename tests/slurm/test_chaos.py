@@ -71,8 +71,6 @@ class Chaos:
     tell: Callable[[str], None]
     began: float = field(default_factory=time.monotonic)
     hit: Counter[str] = field(default_factory=Counter)
-    killed: set[int] = field(default_factory=set)
-    """Workers that were killed by us, themselves or their parents."""
     sweeps: int = 0
     swept: float = 0.0
     by_hand: Counter[str] = field(default_factory=Counter)
@@ -179,7 +177,6 @@ def kill_worker(chaos: Chaos) -> None:
     target = chaos.target()
     with contextlib.suppress(ProcessLookupError):
         os.kill(target.pid, signal.SIGKILL)
-        chaos.killed.add(target.pid)
         chaos.count("kill -9 of a worker", target)
 
 
