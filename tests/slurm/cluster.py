@@ -383,7 +383,8 @@ def main() -> int:
     if options.watch:
         watch(options.folder)
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what it runs in the background deaf to SIGINT
+        signal.signal(number, signal.default_int_handler)
     try:
         with Cluster(options.folder, accounting=options.accounting) as cluster:
             print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}", flush=True)

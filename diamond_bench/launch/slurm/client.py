@@ -137,21 +137,26 @@ def _entries(text: str) -> dict[str, QueueEntry]:
 
 
 def accounted(arrays: Collection[str]) -> dict[str, QueueEntry]:
-    """What the accounting database knows of the tasks of these arrays; nothing where the cluster has none."""
+    """What the accounting database knows of the tasks of these arrays; nothing where the cluster has none. Raises SlurmError."""
+    from submitit.slurm.slurm import read_job_id
+
     if not arrays or shutil.which("sacct") is None:
         return {}
     found = {}
     for some in _portions(sorted(arrays)):
         columns = "JobID,State,ExitCode,NodeList"
         try:
-            text = slurm("sacct", "--noheader", "--parsable2", "--allocations", "--array", "--jobs", ",".join(some), "--format", columns)
+            text = slurm("sacct", "--noheader", "--parsable2", "--allocations", "--jobs", ",".join(some), "--format", columns)
         except SlurmError as error:
-            if error.transient and "storage" not in str(error):
+            if "accounting storage is disabled" not in str(error).lower():
                 raise
             return {}
         for line in text.splitlines():
-            address, state, code, nodes = line.split("|")[:4]
-            found[address] = QueueEntry(state.split()[0], nodes=nodes, exit_code=code)
+            addresses, state, code, nodes = line.split("|")[:4]
+            for main, *elements in read_job_id(addresses):  # 12, 12_3, or 12_[3-5]
+                numbers = range(int(elements[0]), int(elements[-1]) + 1) if elements else ()
+                for address in [f"{main}_{number}" for number in numbers] or [main]:
+                    found[address] = QueueEntry(state.split()[0], nodes=nodes, exit_code=code)
     return found
 
 
