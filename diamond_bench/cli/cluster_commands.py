@@ -17,8 +17,8 @@ def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: b
     sent = submit(store, order, say, begin)
     if sent.requests:
         say(f"submitted {sent.jobs} jobs in {len(sent.requests)} arrays; {sent.done} were done, {sent.in_flight} were in the queue already")
-        target = f"{saved.study} scale={saved.scale.rstrip('*')}" if with_report else ""
-        say(f"watch them with `diamond-bench status {target} --watch`, end them with `diamond-bench cancel {target}`".replace("  ", " "))
+        target = f"{saved.study} scale={saved.scale.rstrip('*')}" if with_report else saved.study
+        say(f"watch them with `diamond-bench status {target} --watch`, end them with `diamond-bench cancel {target}`")
     elif sent.in_flight:
         say(f"nothing to submit: {sent.done} jobs are done, {sent.in_flight} are in the queue or run")
     if sent.left:
@@ -31,11 +31,12 @@ def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: b
 
 def show_submission(plan: Any, store: Any) -> None:
     """Prints the files that submitting a plan would hand to sbatch."""
-    from diamond_bench.launch.slurm.submit import requested, sbatch_files
+    from diamond_bench.launch.slurm.submit import check_order, requested, sbatch_files
 
     order = _order(plan, None)
     for number, (label, text) in enumerate(sbatch_files(store, order, requested(store, order).requests)):
         out.print(f"\n# ARRAY{number}: {label}\n{text}", markup=False)
+    check_order(store, order)
 
 
 def _order(plan: Any, only: Any) -> Any:

@@ -31,8 +31,10 @@ class SlurmError(UserError):
 
     def __init__(self, command: str, answer: str):
         said = [line.partition("error: ")[2] or line for line in answer.splitlines() if line.strip()]
-        super().__init__(f"SLURM refused ({command}): {'; '.join(said) or 'it gave no reason'}")
         self.transient = any(words in answer.lower() for words in _UNREACHABLE)
+        how = "does not answer" if self.transient else "refused"
+        hint = " (is SLURM_CONF set rightly?)" if "configuration source" in answer else ""
+        super().__init__(f"SLURM {how} ({command}): {'; '.join(said) or 'it gave no reason'}{hint}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from diamond_bench.launch.slurm.client import NEVER, NOT_LAUNCHED, WAITING, QueueEntry, accounted, entry_of, queue, submitted_batches
 from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
+from diamond_bench.studies.files import DamagedFile, read_json
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState, Status
 from diamond_bench.studies.store import Store
@@ -67,7 +68,8 @@ def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: i
     if state.status in ("done", "damaged"):
         return state
     if entry is not None and entry.active:
-        return _in_queue(state, entry)
+        given_up = state.status == "failed" and len(batch.tasks[element]) > 1 and _last_try(store, ref, batch, element)
+        return state if given_up else _in_queue(state, entry)
     if state.status in ("running", "failed"):
         return state
     if element in batch.cancelled:
@@ -93,6 +95,15 @@ def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: i
         where = "SLURM could not write its log: output_dir must be shared with the nodes" if entry.exit_code.endswith(_CANNOT_WRITE) else ""
         return replace(state, status="failed", error=where or f"its task ended as {entry.state}, exit code {entry.exit_code}", log=log)
     return state
+
+
+def _last_try(store: Store, ref: JobRef, batch: Batch, element: int) -> bool:
+    """Whether a packed job that has just failed is not tried again, while its neighbours run on."""
+    try:
+        failures = read_json(batch_folder(store.root, batch.name) / f"task-{element}.json")["failures"]
+    except (FileNotFoundError, DamagedFile, KeyError):
+        failures = {}
+    return int(failures.get(str(ref), 0)) + 1 > batch.retries
 
 
 def _in_queue(state: JobState, entry: QueueEntry) -> JobState:

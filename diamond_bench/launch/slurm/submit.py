@@ -116,7 +116,7 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
     there is no SLURM, or it refuses what the profile asks for: then nothing has been created or submitted.
     """
     store.require_writable()
-    _test(store.root, order, requested(store, order).requests)
+    check_order(store, order)
     with _alone(store.root):
         _release(store.root, order, say)
         wanted = requested(store, order)  # anew: another command may have been quicker
@@ -148,6 +148,11 @@ def _check_comment(batch: Batch) -> None:
         )
 
 
+def check_order(store: Store, order: Order) -> None:
+    """Raises UserError where SLURM would refuse what an order asks for; creates and submits nothing."""
+    _test(store.root, order, requested(store, order).requests)
+
+
 def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Iterator[tuple[str, str]]:
     """(the array's name, the file for sbatch) of each array; ARRAY0, ARRAY1, ... stand for ids that SLURM will give."""
     pretended = [replace(request.batch, array=f"ARRAY{number}") for number, request in enumerate(requests)]
@@ -159,7 +164,8 @@ def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Ite
 def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
     """Jobs that SLURM still means to run, or runs, by the id of their task."""
     given = newest(submitted_batches(root, entries))
-    found = {ref: entry_of(entries, batch, element) for ref, (batch, element) in given.items()}
+    kept = {ref: at for ref, at in given.items() if at[1] not in at[0].cancelled}  # a cancelled one may still be saving
+    found = {ref: entry_of(entries, batch, element) for ref, (batch, element) in kept.items()}
     return {ref: given[ref][0].address(given[ref][1]) for ref, entry in found.items() if entry is not None and entry.active}
 
 
