@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diamond_bench.launch.slurm.client import SlurmError, cancel, entry_of, queue, submitted_batches
-from diamond_bench.launch.slurm.standing import OPEN, Standing, standing
+from diamond_bench.launch.slurm.standing import OPEN, standing
 from diamond_bench.studies.batches import Batch, batch_folder, newest, note_cancelled, read_batches
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState
@@ -96,6 +96,3 @@ def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
 def counted(states: Iterable[JobState]) -> str:
     """How many jobs stand how, in words."""
     return ", ".join(f"{number} {status}" for status, number in sorted(Counter(state.status for state in states).items()))
-
-
-__all__ = ["Cancelled", "Standing", "cancel_jobs", "counted", "follow", "logs", "wait"]

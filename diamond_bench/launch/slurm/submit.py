@@ -103,7 +103,8 @@ def requested(store: Store, order: Order) -> Requests:
         else:
             todo[ref] = None
     check_limits(order.cluster, specs, todo, store, states)
-    most = min(array_limit(), order.cluster.largest or array_limit()) if todo else 1
+    limit = array_limit() if todo else 1
+    most = min(limit, order.cluster.largest or limit)
     planned = arrays(specs, list(todo), in_flight, lambda kind: resources(order.cluster, kind).packed or 1, most)
     requests = tuple(Request(_batch(order, array), array) for array in planned)
     return Requests(requests, len(done), len(elsewhere & set(specs)), left)
