@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, chosen
 from diamond_bench.diffusion.denoiser import Denoiser, Precision
-from diamond_bench.diffusion.samplers import Noise, SupportsDenoise, sample
+from diamond_bench.diffusion.samplers import Noise, Sampling, SupportsDenoise, sample
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.errors import UserError
 from diamond_bench.models.denoiser_network import DenoiserNetwork
@@ -41,6 +41,8 @@ class WorldModel:
     denoiser: SupportsDenoise
     """A `Denoiser`, or an oracle in its place."""
     description: Description
+    sampling: Sampling = sample
+    """What samples a frame: `sample`, or the same as a CUDA graph."""
 
     @property
     def num_frames(self) -> int:
@@ -62,7 +64,7 @@ class WorldModel:
         check_sampler(sampler, self.description.objective)
         check_guidance(sampler, self.description.conditioning)
         with torch.inference_mode():
-            frame = sample(self.denoiser, past, actions, sampler, noise)
+            frame = self.sampling(self.denoiser, past, actions, sampler, noise)
         return frame.clone()  # an ordinary tensor again, which a network that is being trained may be fed
 
     def imagine(self, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise) -> Iterator[Tensor]:

@@ -92,11 +92,11 @@ def _own_store(tokens: list[str] | None) -> Any:
 def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, wait: bool, as_json: bool) -> None:
     from diamond_bench.cli.cluster_commands import show_submission
     from diamond_bench.config import SlurmCluster
-    from diamond_bench.launch.devices import valid_device
+    from diamond_bench.launch.devices import check_devices
     from diamond_bench.printing import print_plan
 
     store = _own_store(overrides)
-    valid_device(plan.execution.device)
+    check_devices(plan.executions(), here=not isinstance(plan.cluster, SlurmCluster))
     if dry_run:
         print_plan(out, plan, store, as_json)
         if isinstance(plan.cluster, SlurmCluster) and not as_json:

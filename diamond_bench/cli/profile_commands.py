@@ -15,7 +15,7 @@ Overrides = Annotated[
 def profile(
     overrides: Overrides = None,
     compare: Annotated[
-        str | None, typer.Option("--compare", metavar="plain", help="Time it in turn with eager fp32 without any option of execution.")
+        str | None, typer.Option("--compare", metavar="plain|authors", help="Time it in turn with eager fp32, or with what the authors do.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -39,14 +39,14 @@ def sweep(
     from diamond_bench.cli.cluster_commands import show_submission
     from diamond_bench.config import SlurmCluster
     from diamond_bench.evaluation.weights import require
-    from diamond_bench.launch.devices import valid_device
+    from diamond_bench.launch.devices import check_devices
     from diamond_bench.printing import print_plan
     from diamond_bench.studies.answerable import limits
     from diamond_bench.studies.plan import plan_study
 
     tokens = overrides or []
     plan, store = plan_study(study, tokens), open_store(tokens)
-    valid_device(plan.execution.device)
+    check_devices(plan.executions(), here=not isinstance(plan.cluster, SlurmCluster))
     if dry_run:
         print_plan(out, plan, store, as_json)
         on_slurm = isinstance(plan.cluster, SlurmCluster) and not as_json

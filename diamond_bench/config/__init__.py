@@ -203,6 +203,12 @@ class ExecutionConfig:
 
     precision: Literal["fp32", "tf32", "bf16"] = setting("fp32")
     """Requested precision of the networks: part of a job's identity; the solver, losses and quantisation stay fp32."""
+    compile: Literal["auto", "none", "imagination", "all"] = setting("auto")
+    """Which forward passes go through torch.compile: those of the imagination alone, or those of the updates too. It moves the last bits
+    of numbers, so what is asked is part of an identity. auto: all in jobs so long that it pays back, none in others."""
+    cuda_graphs: Literal["none", "imagination", "all"] = setting("none", recorded=True)
+    """What is recorded once as a CUDA graph and replayed: the sampling of a frame, or the updates of denoiser and reward/end model too.
+    The same kernels in the same order, so no part of an identity."""
     device: str = setting("auto", recorded=True)
     """auto (cuda where there is one), cpu, cuda or cuda:N."""
     num_threads: int = setting(2, least=1, recorded=True)

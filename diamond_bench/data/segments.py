@@ -3,7 +3,7 @@
 No loop over examples, no data loader, and nothing read back by the host: a batch costs a handful of index operations.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -120,6 +120,11 @@ def sample_reward_end_segments(
         final_frames=episodes.finals[episode],
         final_steps=ends if final_frames == "ends" else position == rows - 1,
     )
+
+
+def tensors_of(segments: Segments | RewardEndSegments) -> tuple[Tensor, ...]:
+    """A batch's tensors, in the order of its fields: to be made into such a batch again."""
+    return tuple(getattr(segments, f.name) for f in fields(segments))
 
 
 def to_float(segments: Segments | RewardEndSegments) -> Tensor:

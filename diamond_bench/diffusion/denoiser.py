@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diamond_bench.config import WITHHELD
 from diamond_bench.diffusion.objectives import Draws, Objective, ObjectiveStep
+from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.precision import Precision, arithmetic
 
 __all__ = ["Denoiser", "Precision"]
@@ -22,7 +23,7 @@ class FrameNoise:
     gauss: Callable[[Tensor], Tensor]  # of past frames (b, L, 3, h, w): fresh N(0, 1) of their shape
 
 
-class Denoiser(nn.Module):
+class Denoiser(Compilable):
     """Predicts the clean next frame from a noisy one, L past frames and L actions.
 
     `network` holds everything that is trained. Only its forward pass runs in `precision` (bf16 through autocast); preconditioning,
@@ -48,9 +49,14 @@ class Denoiser(nn.Module):
         self.action_dropout = action_dropout
         self.frame_noise = frame_noise
 
+    @property
+    def core(self) -> nn.Module:
+        """The network."""
+        return self.network
+
     def _run(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, **told: Tensor) -> Tensor:
         with arithmetic(x.device.type, self.precision):
-            return self.network(x, c_noise, past, actions, **told).float()
+            return self.run_core(x, c_noise, past, actions, **told).float()
 
     def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """The clean frame the model believes in, unclamped, (b, 3, h, w) float32.

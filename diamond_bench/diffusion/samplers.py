@@ -23,6 +23,10 @@ Callback = Callable[[Tensor, Tensor, float], None]
 """callback(x, denoised, sigma) at every denoiser call, with what the denoiser said, unquantised."""
 
 
+Sampling = Callable[["SupportsDenoise", Tensor, Tensor, Sampler, Noise], Tensor]
+"""(denoiser, past, actions, sampler, noise) -> the next frames, as `sample`."""
+
+
 class SupportsDenoise(Protocol):
     """A denoiser, or an oracle in its place; see `Denoiser.denoise`."""
 

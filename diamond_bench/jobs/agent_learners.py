@@ -7,11 +7,14 @@ from torch import Tensor
 
 from diamond_bench.agent import Agent, AgentDescription, build_agent
 from diamond_bench.data.replay import Replay
-from diamond_bench.data.segments import sample_reward_end_segments, sample_segments, to_float
+from diamond_bench.data.segments import RewardEndSegments, Segments, sample_reward_end_segments, sample_segments, tensors_of, to_float
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.envs.games import num_actions
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
 from diamond_bench.imagination.starts import ReplayStarts
+from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve
+from diamond_bench.models.compilation import Compilable
+from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.learner import Learner
@@ -40,11 +43,17 @@ def describe(config: TrainAgent) -> AgentDescription:
 class Learners:
     """An agent and its learners; one generator feeds every draw of theirs."""
 
-    def __init__(self, config: TrainAgent, device: torch.device, replay: Replay, generator: torch.Generator) -> None:
+    def __init__(
+        self, config: TrainAgent, device: torch.device, replay: Replay, generator: torch.Generator, execution: Execution | None = None
+    ) -> None:
+        """`execution`: by default what config.execution comes to."""
         self.config, self.replay, self.generator = config, replay, generator
-        self.agent: Agent = build_agent(describe(config), config.execution.precision, device)
+        self.execution = resolve(config.execution, device, agent_work(config)) if execution is None else execution
+        agent = build_agent(describe(config), config.execution.precision, device)
+        self.agent: Agent = apply_to_agent(self.execution, agent, config)
         self._denoiser: Denoiser | None = None
-        self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic)}
+        fused, recorded = self.execution.fused, self.execution.records_updates
+        self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic, fused)}
         self._imagination: ImaginationEnv | None = None
         self._carry: Carry | None = None
         self._draw = sampled(generator)
@@ -52,8 +61,8 @@ class Learners:
             denoiser = self.agent.world_model.denoiser
             assert isinstance(denoiser, Denoiser)
             self._denoiser = denoiser
-            self._learners["denoiser"] = Learner(denoiser, config.training)
-            self._learners["reward_end"] = Learner(self.agent.reward_end, config.reward_end)
+            self._learners["denoiser"] = Learner(denoiser, config.training, fused, recorded)
+            self._learners["reward_end"] = Learner(self.agent.reward_end, config.reward_end, fused, recorded)
             self._imagination = ImaginationEnv(
                 self.agent.world_model,
                 self.agent.reward_end,
@@ -68,6 +77,12 @@ class Learners:
                 config.actor_critic.discard_left_overs,
                 device,
             )
+
+    @property
+    def compilable(self) -> list[Compilable]:
+        """The networks of which a part may be compiled."""
+        found = (self.agent.actor_critic, self._denoiser, self.agent.reward_end)
+        return [network for network in found if network is not None]
 
     def update(self, name: str) -> Logged:
         """One update of the denoiser, reward_end or actor_critic."""
@@ -86,16 +101,24 @@ class Learners:
         assert denoiser is not None
         length = self.config.conditioning.num_frames + 1 + training.num_autoregressive_steps
         segments = sample_segments(self.replay.episodes, training.batch_size, length, self.generator, "recency")
-        loss, _ = denoiser.training_loss(to_float(segments), segments.actions, segments.mask, self.generator)
-        return {"denoiser": {"loss": loss.detach(), "grad_norm": self._learners["denoiser"].update(loss)}}
+
+        def loss_of(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            drawn = Segments(*batch)
+            loss, _ = denoiser.training_loss(to_float(drawn), drawn.actions, drawn.mask, self.generator)
+            return loss, {"loss": loss.detach()}
+
+        return {"denoiser": self._learners["denoiser"].learn(loss_of, tensors_of(segments), [self.generator])}
 
     def _update_reward_end(self) -> Logged:
         settings, model = self.config.reward_end, self.agent.reward_end
         assert model is not None
         drawn = (self.replay.episodes, settings.batch_size, settings.segment_length, self.generator, settings.final_frames)
-        loss, metrics = reward_end_loss(model, sample_reward_end_segments(*drawn))
-        scalars = {name: value for name, value in metrics.items() if value.ndim == 0}
-        return {"reward_end": {**scalars, "grad_norm": self._learners["reward_end"].update(loss)}}
+
+        def loss_of(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, metrics = reward_end_loss(model, RewardEndSegments(*batch))
+            return loss, {name: value for name, value in metrics.items() if value.ndim == 0}
+
+        return {"reward_end": self._learners["reward_end"].learn(loss_of, tensors_of(sample_reward_end_segments(*drawn)))}
 
     def _update_policy(self) -> Logged:
         settings, env = self.config.actor_critic, self._imagination

@@ -29,10 +29,13 @@ from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
 from diamond_bench.evaluation.state import STATE_PROBE, StateMeter, make_state_meter, state_rows
 from diamond_bench.evaluation.summary import COPY_LAST, UNRELATED, fid_rows, one_step_rows, rollout_rows, sample_rows
 from diamond_bench.jobs.context import JobContext, Result, Row
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, resolve
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.flops import denoiser_flops
+from diamond_bench.models.graphs import Graphed
+from diamond_bench.models.shape import IMAGE_CHANNELS
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.kinds import EvaluateWorldModel
 from diamond_bench.world_model import WorldModel, load_world_model
@@ -140,6 +143,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     positions[np.random.default_rng([settings.seed, _FID]).permutation(len(positions))[: settings.num_fid_images]] = True
     on_references = replace(references, episodes=on_device, first=references.first.to(device))
     meter = make_state_meter(context.inputs["state_probe"], dataset, on_references) if "state" in settings.metrics else None
+    model, execution = _executed(model, config, len(one_step), train.frames.shape[-1], device)
     work = _Work(
         config,
         Parts(context, _ticks(settings, len(one_step)) + len(_batches(len(forks or ()), _starts_a_batch(settings)))),
@@ -159,8 +163,29 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
         "one_step_windows": len(one_step),
         "samples_per_start": settings.num_samples,
         "weights": {name: network.sha256 for name, network in networks.items()},
+        "execution": facts_of(execution),
     }
     return work, facts
+
+
+def _executed(
+    model: WorldModel, config: EvaluateWorldModel, num_windows: int, frame_size: int, device: torch.device
+) -> tuple[WorldModel, Execution]:
+    """The model as `execution` asks for it: full batches of the rollouts compiled and recorded, before any of them is timed."""
+    settings, of_model = config.evaluation, model.description
+    frames = settings.num_trajectories * settings.horizon + num_windows
+    frames += settings.num_sample_starts * settings.num_samples * settings.sample_horizon
+    forward = denoiser_flops(of_model.network, of_model.conditioning, frame_size)
+    execution = resolve(config.execution, device, forward * nfe(config.sampler) * frames)
+    if execution == Execution():
+        return model, execution
+    b = min(settings.batch_size, settings.num_trajectories)
+    model = apply_to_world_model(execution, model, {b})
+    past = torch.zeros(b, model.num_frames, IMAGE_CHANNELS, frame_size, frame_size, device=device)
+    actions = torch.zeros(b, model.num_frames, dtype=torch.int64, device=device)
+    for _ in range(Graphed.WARM_UP + 2):
+        model.predict(past, actions, config.sampler, lambda: torch.zeros_like(past[:, 0]))
+    return model, execution
 
 
 def _model_folder(made_by: Path, milestone: float) -> Path:

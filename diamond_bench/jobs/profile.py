@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from diamond_bench.config import ExecutionConfig
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.jobs.execution import PLAIN, Execution
 from diamond_bench.jobs.profile_parts import Parts, flop_of, host_synchronisations, product_peak, random_replay
 from diamond_bench.jobs.timing import Spread, Timings, alternate, ratios, scaled, spread
+from diamond_bench.models.precision import Precision
 from diamond_bench.studies.agent_cost import num_epochs, updates
 from diamond_bench.studies.kinds import Profile, TrainAgent
 
@@ -69,9 +70,12 @@ class Line:
     """Whose timings followed each other: c for configured, p for plain."""
 
 
-def plain(execution: ExecutionConfig) -> ExecutionConfig:
-    """Execution with no option: eager fp32. Device and threads stay: they are what it runs on, not how."""
-    return ExecutionConfig(device=execution.device, num_threads=execution.num_threads)
+COMPARISONS: Mapping[str, tuple[Precision, Execution, bool]] = {
+    "plain": ("fp32", PLAIN, True),
+    "authors": ("tf32", Execution(compile="imagination"), True),
+}
+"""What a profile is timed against: precision, execution, and whether weights keep PyTorch's own layout. Device and threads are always
+those of the profile: they are what it runs on, not how."""
 
 
 def run(config: Profile, context: JobContext) -> Result:
@@ -88,7 +92,7 @@ class _Profiling:
         self.device = torch.device(context.device)
         if self.device.type == "cuda" and (found := torch.cuda.get_device_name(self.device)) != config.device_name:
             raise UserError(f"this profile is of {config.device_name}, and {context.device} here is {found}; run the command anew")
-        self.compares = config.compare == "plain"
+        self.compares = bool(config.compare)
         self.flop = flop_of(config.training)
         self.seconds: dict[str, list[Spread]] = {}
         """Of each part: configured, and plain."""
@@ -99,11 +103,12 @@ class _Profiling:
     def run(self) -> Result:
         self._tick(0, 0.0, "random data and networks")
         replay = random_replay(self.training, self.device)
-        ways = [Parts(self.training, self.device, replay, contiguous=False)]
+        ways = [Parts(self.training, self.device, replay)]
         memory = self._peak_memory(ways[0])
         if self.compares:
-            as_plain = replace(self.training, execution=plain(self.training.execution))
-            ways.append(Parts(as_plain, self.device, replay, contiguous=True))
+            precision, execution, contiguous = COMPARISONS[self.config.compare]
+            other = replace(self.training, execution=replace(self.training.execution, precision=precision))
+            ways.append(Parts(other, self.device, replay, execution, contiguous))
         names = list(ways[0].works)
         self._measure_peak()
         for number, name in enumerate(names):

@@ -20,6 +20,7 @@ from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
 from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
+from diamond_bench.jobs.execution import Execution
 from diamond_bench.jobs.timing import MOST_CALLS, MOST_ROUNDS, WARM_CALLS, Work, alternate, spread
 from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
 from diamond_bench.models.precision import Precision, arithmetic
@@ -97,8 +98,11 @@ def _start_length(config: TrainAgent) -> int:
 class Parts:
     """One way of running a training's parts: its own networks and optimisers, over a replay that all ways share."""
 
-    def __init__(self, config: TrainAgent, device: torch.device, replay: Replay, contiguous: bool) -> None:
-        """`contiguous`: convolutions' weights in PyTorch's own layout, whatever `build_agent` chose."""
+    def __init__(
+        self, config: TrainAgent, device: torch.device, replay: Replay, execution: Execution | None = None, contiguous: bool = False
+    ) -> None:
+        """`execution`: by default what config.execution comes to; `contiguous`: convolutions' weights in PyTorch's own layout, whatever
+        `build_agent` chose."""
         updates = WARM_CALLS + 1 + MOST_ROUNDS * MOST_CALLS
         used_up = math.ceil(updates * config.actor_critic.steps_per_update / config.actor_critic.horizon) + 1
         preload = max(config.actor_critic.preload, used_up + config.actor_critic.steps_per_update)
@@ -106,7 +110,7 @@ class Parts:
         self._config = replace(config, actor_critic=replace(config.actor_critic, preload=preload))
         self._device = device
         torch.manual_seed(config.seed)
-        self.learners = Learners(self._config, device, replay, torch.Generator(device).manual_seed(config.seed))
+        self.learners = Learners(self._config, device, replay, torch.Generator(device).manual_seed(config.seed), execution)
         agent = self.learners.agent
         assert agent.world_model is not None
         assert agent.reward_end is not None
@@ -198,7 +202,7 @@ class Parts:
 
     def _loss_and_backward(self) -> Work:
         """Loss, backward pass and optimiser of the policy, on a rollout whose imagination was done before and costs nothing."""
-        settings, learner = self._config.actor_critic, Learner(self._policy, self._config.actor_critic)
+        settings, learner = self._config.actor_critic, Learner(self._policy, self._config.actor_critic, self.learners.execution.fused)
         self._env.reset()
         recorded = Recorded(self._env.step(torch.zeros(settings.batch_size, dtype=torch.int64, device=self._device)), settings.horizon)
         made: list[Rollout] = []

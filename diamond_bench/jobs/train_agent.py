@@ -23,6 +23,7 @@ from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import Play, play_for
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.jobs.execution import compile_rows, facts_of
 from diamond_bench.jobs.parts import save_arrays
 from diamond_bench.studies.agent_cost import Updates, agent_work, num_epochs
 from diamond_bench.studies.agents import AGENT_FOLDER
@@ -304,8 +305,9 @@ class _Training:
             "seconds_by_phase": at.seconds,
             "work": agent_work(config),
             "work_seconds": seconds,
+            "execution": facts_of(self.learners.execution),
         }
-        return Result(rows, facts)
+        return Result(rows + compile_rows(self.learners.compilable), facts)
 
 
 _LAST: tuple[tuple[str, Callable[[_Position], float | None]], ...] = (

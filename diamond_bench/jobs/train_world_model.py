@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from diamond_bench.data.segments import sample_segments, to_float
+from diamond_bench.data.segments import Segments, sample_segments, tensors_of, to_float
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.jobs.execution import apply, compile_rows, facts_of, resolve
 from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.studies.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
+from diamond_bench.training.learner import Learner
 from diamond_bench.training.log import NotFinite, TrainingLog
-from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
 from diamond_bench.world_model import WorldModel, build_world_model, save_world_model
 
 _LOGGED = ("loss", "grad_norm")
@@ -34,34 +35,36 @@ def model_folder(training: Path, milestone: float) -> Path:
 class _Run:
     """What changes from update to update; all of it is in a checkpoint."""
 
-    denoiser: Denoiser
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     generator: torch.Generator
     pending: torch.Tensor
     """Logged scalars that are in no line of metrics.jsonl yet."""
     recent: torch.Tensor
     """The last losses, that of update i at i % len: what train_loss is the mean of, however often lines are logged."""
-    step: int = 0
     seconds: float = 0.0
 
+    @property
+    def step(self) -> int:
+        return self.learner.updates
+
     def state(self) -> dict[str, Any]:
+        learned = self.learner.state_dict()
         return {
             "device": self.recent.device.type,
             "pending": self.pending,
             "recent": self.recent,
-            "denoiser": self.denoiser.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "denoiser": learned["network"],
+            "optimizer": learned["optimizer"],
             "generator": self.generator.get_state(),
             "seconds": self.seconds,
         }
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
-        self.denoiser.load_state_dict(state["denoiser"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict({"network": state["denoiser"], "optimizer": state["optimizer"], "updates": step})
         self.generator.set_state(state["generator"])
         self.pending = state["pending"].to(self.pending.device)
         self.recent.copy_(state["recent"])
-        self.step, self.seconds = step, state["seconds"]
+        self.seconds = state["seconds"]
 
 
 def run(config: TrainWorldModel, context: JobContext) -> Result:
@@ -79,29 +82,30 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     )
     denoiser = model.denoiser
     assert isinstance(denoiser, Denoiser)
+    execution = resolve(config.execution, device, _work(config, episodes.frames.shape[-1]))
+    apply(execution, {denoiser: {training.batch_size}} if execution.compile == "all" else {})
     generator = torch.Generator(device).manual_seed(config.seed)
     pending, recent = torch.zeros(0, len(_LOGGED), device=device), torch.zeros(min(_RECENT, training.num_steps), device=device)
-    state = _Run(denoiser, make_optimizer(denoiser, training), generator, pending, recent)
+    learner = Learner(denoiser, training, execution.fused, execution.records_updates)
+    state = _Run(learner, generator, pending, recent)
     _resume(state, context)
+
+    def loss_of(*batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        drawn = Segments(*batch)
+        loss, _ = denoiser.training_loss(to_float(drawn), drawn.actions, drawn.mask, generator)
+        return loss, {"loss": loss.detach()}
 
     segment = config.conditioning.num_frames + 1 + training.num_autoregressive_steps
     due = {training.milestone_step(m) for m in training.milestones}
-    parameters = list(denoiser.parameters())
     log = TrainingLog(context.folder, _LOGGED, training.log_every, state.step, state.pending)
     started = time.perf_counter() - state.seconds
     try:
         while state.step < training.num_steps:
-            rate = set_learning_rate(state.optimizer, training, state.step)
-            segments = sample_segments(episodes, training.batch_size, segment, state.generator)
-            loss, _ = denoiser.training_loss(to_float(segments), segments.actions, segments.mask, state.generator)
-            state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
-            state.optimizer.step()
-            state.recent[state.step % len(recent)] = loss.detach()
-            state.step += 1
-            log.add(loss, norm)
-            last = f"loss {log.last['loss']:.4f}" if log.last else f"learning rate {rate:.1e}"
+            segments = sample_segments(episodes, training.batch_size, segment, generator)
+            told = learner.learn(loss_of, tensors_of(segments), [generator])
+            recent[(state.step - 1) % len(recent)] = told["loss"]
+            log.add(told["loss"], told["grad_norm"])
+            last = f"loss {log.last['loss']:.4f}" if log.last else f"learning rate {learner.rate:.1e}"
             context.progress(state.step, training.num_steps, last)
             stopping = context.should_stop() and state.step < training.num_steps
             if stopping or state.step in due or state.step % training.checkpoint_every == 0:
@@ -125,10 +129,15 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
         Row("training_seconds", state.seconds, measured=True),
         Row("updates_per_second", training.num_steps / state.seconds, measured=True),
     ]
-    forward = denoiser_flops(config.network, config.conditioning, episodes.frames.shape[-1])
-    terms = (training.num_autoregressive_steps + 1) * training.batch_size * training.num_steps
-    facts = {"updates": state.step, "train_frames": dataset.num_train_frames}
-    return Result(rows, {**facts, "work": 3 * forward * terms, "work_seconds": state.seconds})
+    facts = {"updates": state.step, "train_frames": dataset.num_train_frames, "execution": facts_of(execution)}
+    rows += compile_rows([denoiser])
+    return Result(rows, {**facts, "work": _work(config, episodes.frames.shape[-1]), "work_seconds": state.seconds})
+
+
+def _work(config: TrainWorldModel, frame_size: int) -> float:
+    """FLOP of all updates."""
+    terms = (config.training.num_autoregressive_steps + 1) * config.training.batch_size * config.training.num_steps
+    return 3.0 * denoiser_flops(config.network, config.conditioning, frame_size) * terms
 
 
 def _resume(state: _Run, context: JobContext) -> None:

@@ -5,10 +5,13 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
+from diamond_bench.studies.execution import check_execution
 
 
 def worker_devices(device: str, num_workers: int) -> list[str]:
@@ -25,6 +28,13 @@ def worker_devices(device: str, num_workers: int) -> list[str]:
     if gpus < 2:
         return [device] * max(1, num_workers)
     return [f"cuda:{i % gpus}" for i in range(num_workers or gpus)]
+
+
+def check_devices(executions: Iterable[ExecutionConfig], here: bool) -> None:
+    """Refuses what is no device, and what it (where jobs run `here`, one of this machine's) cannot do. Raises UserError."""
+    for execution in executions:
+        if valid_device(execution.device) == "cpu" or (here and not has_gpu()):
+            check_execution(execution, "cpu", here)
 
 
 def resolve_device(device: str) -> str:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from diamond_bench.config import ActorCriticConfig
 from diamond_bench.models.blocks import group_norm
+from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.lstm import LstmState, init_lstm
 from diamond_bench.models.precision import Precision, arithmetic
 from diamond_bench.models.shape import IMAGE_CHANNELS, actor_critic_features, check_actor_critic
@@ -56,7 +57,7 @@ class ActorCriticEncoder(nn.Module):
         return x
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Compilable):
     """A small residual CNN, an LSTM cell, and two linear heads that start at zero: a uniform policy and the value 0.
 
     Only the convolutions run in `precision`; the LSTM, its state and the heads are float32. Raises UserError when the shape cannot be
@@ -75,6 +76,11 @@ class ActorCritic(nn.Module):
         for head in (self.critic, self.actor):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
+
+    @property
+    def core(self) -> nn.Module:
+        """The convolutions."""
+        return self.encoder
 
     def initial_state(self, b: int, device: torch.device | str | None = None) -> LstmState:
         """The state before anything was seen: zeros, each (b, lstm_dim), by default on the device of the weights."""
@@ -99,4 +105,4 @@ class ActorCritic(nn.Module):
 
     def _features(self, frames: Tensor) -> Tensor:
         with arithmetic(frames.device.type, self.precision):
-            return self.encoder(frames).float().flatten(1)
+            return self.run_core(frames).float().flatten(1)

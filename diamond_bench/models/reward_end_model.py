@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from diamond_bench.config import RewardEndConfig
 from diamond_bench.models.blocks import Downsample, ResidualBlock
+from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.lstm import LstmState, init_lstm
 from diamond_bench.models.precision import Precision, arithmetic
 from diamond_bench.models.shape import (
@@ -68,7 +69,7 @@ class RewardEndEncoder(nn.Module):
         return x
 
 
-class RewardEndModel(nn.Module):
+class RewardEndModel(Compilable):
     """The action's embedding is the whole condition of the convolutions; an LSTM over the steps carries what came before.
 
     Only the convolutions run in `precision`; the LSTM, its state and the head are float32. Raises UserError when the widths do not
@@ -96,6 +97,11 @@ class RewardEndModel(nn.Module):
         )
         init_lstm(self.lstm)
 
+    @property
+    def core(self) -> nn.Module:
+        """The convolutions."""
+        return self.encoder
+
     def forward(self, frames: Tensor, actions: Tensor, next_frames: Tensor, state: LstmState | None = None) -> RewardEndOutput:
         """What t consecutive steps of b episodes brought.
 
@@ -108,7 +114,7 @@ class RewardEndModel(nn.Module):
         b, t = actions.shape
         with arithmetic(frames.device.type, self.precision):
             pairs = torch.cat((frames, next_frames), dim=2).flatten(0, 1)
-            encoded = self.encoder(pairs, self.action_embedding(actions).flatten(0, 1))
+            encoded = self.run_core(pairs, self.action_embedding(actions).flatten(0, 1))
         y, state = self.lstm(encoded.float().flatten(1).unflatten(0, (b, t)), state)  # in channel, row, column order
         logits = self.head(y)
         return RewardEndOutput(logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], state)

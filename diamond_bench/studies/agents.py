@@ -24,6 +24,7 @@ from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig,
 from diamond_bench.envs.experts import POLICIES
 from diamond_bench.envs.games import games, num_actions
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.execution import of_no_compilation
 from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
 from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent, TrainAgent
 from diamond_bench.studies.store import Store
@@ -85,7 +86,9 @@ def training_job(config: RunConfig) -> JobSpec:
 def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:
     """The job that plays an agent's final episodes."""
     sampler = config.sampler if config.agent_evaluation.video else OdeSampler()
-    return JobSpec("evaluate_agent", EvaluateAgent(config.env, config.agent_evaluation, sampler, config.execution), {"agent": agent})
+    return JobSpec(
+        "evaluate_agent", EvaluateAgent(config.env, config.agent_evaluation, sampler, of_no_compilation(config.execution)), {"agent": agent}
+    )
 
 
 def check_model_free(settings: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from diamond_bench.config import Cluster, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies import agents
 from diamond_bench.studies.check import check_run
+from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainStateProbe, TrainWorldModel
@@ -51,6 +52,10 @@ class Plan:
     points: tuple[Point, ...]
     execution: ExecutionConfig
     cluster: Cluster
+
+    def executions(self) -> set[ExecutionConfig]:
+        """Every way in which its jobs are to be executed."""
+        return {self.execution, *(job.config.execution for job in self.jobs.values() if hasattr(job.config, "execution"))}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -151,13 +156,17 @@ def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, j
         return _add(spec, jobs, known)
 
     dataset = add(dataset_job(config))
-    training = TrainWorldModel(config.seed, config.objective, config.conditioning, config.network, config.training, config.execution)
+    training = TrainWorldModel(
+        config.seed, config.objective, config.conditioning, config.network, config.training, of_training(config.execution)
+    )
     given = config.evaluation.world_model
     world_model = add(JobSpec("train_world_model", training, {"dataset": dataset})) if given is None else JobRef.parse(given)
-    evaluating = EvaluateWorldModel(config.sampler, config.evaluation, config.execution)
+    evaluating = EvaluateWorldModel(config.sampler, config.evaluation, of_imagination(config.execution))
     probes: dict[str, JobRef] = {}
     if "state" in config.evaluation.metrics:
-        probing = TrainStateProbe(config.probe, replace(config.execution, precision="fp32"))  # one a dataset, whatever the precision
+        probing = TrainStateProbe(
+            config.probe, replace(of_no_compilation(config.execution), precision="fp32")
+        )  # one a dataset, whatever the precision
         probes["state_probe"] = add(JobSpec("train_state_probe", probing, {"dataset": dataset}))
     evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model, **probes}))
     roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation, **probes}

@@ -9,6 +9,7 @@ from diamond_bench.compose import groups, output_root, parse
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, per_game, trained_with, training_job
+from diamond_bench.studies.execution import check_execution
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import Profile, TrainAgent
 from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
@@ -102,12 +103,12 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     return Plan(study, label, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
 
 
-COMPARED = ("plain",)
+COMPARED = ("plain", "authors")
 """What a profile can be timed against."""
 
 
 def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[[str], tuple[str, str]]) -> Plan:
-    """The plan of `diamond-bench profile [overrides] [--compare plain]`: one job, of the training that the overrides describe.
+    """The plan of `diamond-bench profile [overrides] [--compare plain|authors]`: one job, of the training that the overrides describe.
 
     `model_of` takes execution.device to (the device meant, its model). Raises UserError.
     """
@@ -126,6 +127,7 @@ def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[
         raise UserError("agent.model_free=true: a profile measures the networks of a world model; leave it false")
     device, model = model_of(plan.execution.device)
     execution = replace(training.execution, device=device)
+    check_execution(execution, device.partition(":")[0])
     training = replace(training, execution=execution)
     executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name != "device")
     spec = JobSpec("profile", Profile(model, executed, training, compare or "", plan.scale))

@@ -1,11 +1,13 @@
 """One network being trained: its optimiser, its learning rate, its clipping."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.training.optimizer import OptimizerSettings, make_optimizer, set_learning_rate
+from diamond_bench.models.graphs import Graphed, Recorder, record_cuda_graph
+from diamond_bench.training.optimizer import OptimizerSettings, load_optimizer_state, make_optimizer, set_learning_rate
 
 
 class LearnerSettings(OptimizerSettings, Protocol):
@@ -17,23 +19,68 @@ class LearnerSettings(OptimizerSettings, Protocol):
         ...
 
 
+LossOf = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+"""Tensors of a batch to its loss and metrics."""
+
+
 class Learner:
     """Updates a network by the authors' rule (method section 5) and counts the updates."""
 
-    def __init__(self, network: nn.Module, settings: LearnerSettings) -> None:
-        self.network, self.updates = network, 0
-        self._settings = settings
-        self._optimizer = make_optimizer(network, settings)
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: LearnerSettings,
+        fused: bool = True,
+        recorded: bool = False,
+        record: Recorder = record_cuda_graph,
+    ) -> None:
+        """`fused`: the optimiser in few kernels; `recorded`: `learn` through a CUDA graph."""
+        self.network, self.updates, self.rate = network, 0, 0.0
+        self._settings, self._recorded, self._record = settings, recorded, record
+        self._optimizer = make_optimizer(network, settings, fused, recordable=recorded)
         self._parameters = list(network.parameters())
+        self._graphed: Graphed | None = None
+        self._names: list[str] = []
 
     def update(self, loss: Tensor) -> Tensor:
         """One update down the gradient of `loss`. Returns the gradient's norm before clipping, on the device."""
-        set_learning_rate(self._optimizer, self._settings, self.updates)
+        self._begin()
+        norm = self._descend(loss)
+        self.updates += 1
+        return norm
+
+    def learn(self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
+        """One update on a batch: the metrics of `loss_of(*batch)` and `grad_norm`, all scalars or small tensors on the device.
+
+        `loss_of` must be the same function at every call, and `generators` those that it draws from: where updates are recorded, it
+        is called a few times and then never again.
+        """
+        self._begin()
+        if not self._recorded:
+            loss, metrics = loss_of(*batch)
+            found = {**metrics, "grad_norm": self._descend(loss)}
+        else:
+            if self._graphed is None:
+                self._graphed = Graphed(lambda *inputs: self._recordable(loss_of, inputs), generators, self._record)
+            values = self._graphed(*batch)
+            found = dict(zip(self._names, values, strict=True))
+        self.updates += 1
+        return found
+
+    def _recordable(self, loss_of: LossOf, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        loss, metrics = loss_of(*inputs)
+        found = {**metrics, "grad_norm": self._descend(loss)}
+        self._names = list(found)
+        return tuple(found.values())
+
+    def _begin(self) -> None:
+        self.rate = set_learning_rate(self._optimizer, self._settings, self.updates)
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _descend(self, loss: Tensor) -> Tensor:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         self._optimizer.step()
-        self.updates += 1
         return norm.detach()
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,5 +90,6 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self._optimizer, state["optimizer"])
         self.updates = state["updates"]
+        self._graphed = None  # it holds the memory of the state before

@@ -1,6 +1,6 @@
 """AdamW as the authors use it: decay on weights alone, linear warm-up from zero (method section 5)."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -43,11 +43,23 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def make_optimizer(module: nn.Module, training: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over a module's parameters."""
+def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool = True, recordable: bool = False) -> torch.optim.AdamW:
+    """AdamW over a module's parameters.
+
+    `recordable`: all that changes from step to step, the learning rate too, lies on the device, so that a CUDA graph may hold a step.
+    """
     groups = parameter_groups(module, training.weight_decay)
-    betas = (0.9, training.adam_beta2)
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, eps=training.adam_epsilon, fused=True)
+    device = next(module.parameters()).device
+    rate = torch.tensor(training.learning_rate, device=device) if recordable else training.learning_rate
+    return torch.optim.AdamW(
+        groups,
+        lr=rate,
+        betas=(0.9, training.adam_beta2),
+        eps=training.adam_epsilon,
+        fused=fused,
+        foreach=None if fused else False,
+        capturable=recordable and device.type == "cuda",
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSettings, step: int) -> float:
@@ -58,5 +70,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSetti
         share = min(share, (training.num_steps - step) / (training.cooldown * training.num_steps))
     rate = training.learning_rate * share
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     return rate
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on from a `state_dict`, whether its learning rate was a number or lay on a device; the optimiser keeps its own way."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate, ours in zip(optimizer.param_groups, rates, state["param_groups"], strict=True):
+        group["lr"] = rate.fill_(float(ours["lr"])) if isinstance(rate, torch.Tensor) else float(ours["lr"])

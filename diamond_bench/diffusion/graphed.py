@@ -1,0 +1,47 @@
+"""Sampling a frame as one CUDA graph: the solver's steps and all denoiser calls in a single launch."""
+
+from torch import Tensor
+
+from diamond_bench.config import Sampler
+from diamond_bench.diffusion.samplers import Callback, Noise, SupportsDenoise, sample
+from diamond_bench.models.graphs import Graphed, Outputs, Recorder, record_cuda_graph
+
+
+class GraphedSampling:
+    """`sample`, recorded once for each denoiser, shape and sampler; a call with a callback is not.
+
+    Noise is drawn before the graph runs, by as many calls as the sampler makes: the numbers are those of `sample`.
+    """
+
+    def __init__(self, record: Recorder = record_cuda_graph) -> None:
+        self._record = record
+        self._recorded: dict[object, tuple[Graphed, int]] = {}
+
+    def __call__(
+        self, denoiser: SupportsDenoise, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise, callback: Callback | None = None
+    ) -> Tensor:
+        """As `sample`."""
+        if callback is not None:
+            return sample(denoiser, past, actions, sampler, noise, callback)
+        key = (denoiser, past.shape, sampler)
+        if key not in self._recorded:
+            drawn: list[Tensor] = []
+
+            def counted() -> Tensor:
+                drawn.append(noise())
+                return drawn[-1]
+
+            frame = sample(denoiser, past, actions, sampler, counted)
+            self._recorded[key] = (Graphed(_sampling(denoiser, sampler), record=self._record), len(drawn))
+            return frame
+        graphed, num_draws = self._recorded[key]
+        (frame,) = graphed(past, actions, *(noise() for _ in range(num_draws)))
+        return frame
+
+
+def _sampling(denoiser: SupportsDenoise, sampler: Sampler):  # type: ignore[no-untyped-def]
+    def run(past: Tensor, actions: Tensor, *noises: Tensor) -> Outputs:
+        left = iter(noises)
+        return (sample(denoiser, past, actions, sampler, lambda: next(left)),)
+
+    return run

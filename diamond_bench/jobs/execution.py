@@ -1,0 +1,91 @@
+"""How a job's arithmetic is done: what `execution` asks for, on the device at hand, applied to the job's networks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from diamond_bench.agent import Agent
+from diamond_bench.config import ExecutionConfig
+from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.diffusion.graphed import GraphedSampling
+from diamond_bench.jobs.context import Row
+from diamond_bench.models.compilation import Compilable
+from diamond_bench.studies.execution import check_execution, has_compiler
+from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.world_model import WorldModel
+
+Extent = Literal["none", "imagination", "all"]
+
+PAYS_BACK = {"cuda": 3e16, "cpu": 2e14}
+"""FLOP of a job from which on compiling pays back: what a device does in the 20 minutes or so against which a compilation of one to
+three minutes is little (docs/performance.md)."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What is done, nothing left to be decided."""
+
+    compile: Extent = "none"
+    cuda_graphs: Extent = "none"
+    fused: bool = True
+    """The optimiser in few kernels."""
+
+    @property
+    def records_updates(self) -> bool:
+        """Whether updates go through CUDA graphs."""
+        return self.cuda_graphs == "all"
+
+
+PLAIN = Execution(fused=False)
+"""No option at all: what others are measured against."""
+
+
+def resolve(asked: ExecutionConfig, device: torch.device, work: float) -> Execution:
+    """What `execution` comes to for a job of `work` FLOP on a device: a function of these alone, whatever was compiled or recorded before.
+
+    On the CPU, auto compiles where a C++ compiler is found. Raises UserError where what is asked cannot be had (`check_execution`).
+    """
+    check_execution(asked, device.type)
+    pays_back = work >= PAYS_BACK[device.type] and (device.type == "cuda" or has_compiler())
+    compile: Extent = asked.compile if asked.compile != "auto" else ("all" if pays_back else "none")
+    if compile != "none":
+        torch.compiler.reset()  # what an earlier job of this process compiled counts towards torch's limits
+    return Execution(compile, asked.cuda_graphs)
+
+
+def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) -> None:
+    """Compiles networks for the batch sizes that they will see, where the execution says so."""
+    if execution.compile != "none":
+        for network, sizes in networks.items():
+            network.compile_core(sizes, with_gradient=execution.compile == "all")
+
+
+def apply_to_world_model(execution: Execution, model: WorldModel, sizes: Iterable[int]) -> WorldModel:
+    """The same world model, executed so, for batches of these sizes."""
+    assert isinstance(model.denoiser, Denoiser)
+    apply(execution, {model.denoiser: sizes})
+    return model if execution.cuda_graphs == "none" else replace(model, sampling=GraphedSampling())
+
+
+def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Agent:
+    """The same agent, executed so, for the batches of its training."""
+    imagined, settings = config.actor_critic.batch_size, config.reward_end
+    burnt_in = imagined * (max(config.conditioning.num_frames, config.actor_critic.start_frames) - 1)
+    apply(execution, {agent.actor_critic: {imagined, burnt_in} - {0}})
+    if agent.world_model is None or agent.reward_end is None:
+        return agent
+    apply(execution, {agent.reward_end: {imagined, settings.batch_size * (settings.segment_length - 1)}})
+    return replace(agent, world_model=apply_to_world_model(execution, agent.world_model, {imagined, config.training.batch_size}))
+
+
+def facts_of(execution: Execution) -> dict[str, str]:
+    """What a result says was done."""
+    return {"compile": execution.compile, "cuda_graphs": execution.cuda_graphs}
+
+
+def compile_rows(networks: Iterable[Compilable]) -> list[Row]:
+    """The seconds that first calls of compiled networks took; no row where nothing was compiled."""
+    compiled = [network.compiled for network in networks if network.compiled is not None]
+    return [Row("compile_seconds", sum(c.seconds for c in compiled), measured=True)] if compiled else []

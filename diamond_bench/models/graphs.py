@@ -1,0 +1,86 @@
+"""Functions of tensors recorded once as a CUDA graph and replayed: one launch in place of thousands.
+
+What is recorded must be the same work at every call: static shapes, no wait for the device, no number of the host that changes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Outputs = tuple[Tensor, ...]
+Recording = Callable[[], Outputs]
+"""Does the recorded work anew, on what the inputs' memory holds now; its outputs lie in memory that the next call overwrites."""
+
+
+class Recorder(Protocol):
+    """Records `work`, which reads and writes memory that stays where it is."""
+
+    def __call__(self, work: Callable[[], Outputs], generators: Sequence[torch.Generator]) -> Recording: ...
+
+
+def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Generator] = ()) -> Recording:
+    """Records `work` as a CUDA graph, without doing it; random numbers of `generators` go on at every replay as they would in turn."""
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        outputs = work()
+
+    def replay() -> Outputs:
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+class Graphed:
+    """A function of tensors, called as it is at first, and then recorded and replayed.
+
+    The first calls are done in turn on a stream of their own, as recording asks for; they count, so that nothing is done twice.
+    A call of other shapes than the first's is a ValueError.
+    """
+
+    WARM_UP = 3
+
+    def __init__(
+        self, function: Callable[..., Outputs], generators: Sequence[torch.Generator] = (), record: Recorder = record_cuda_graph
+    ) -> None:
+        """`generators`: those the function draws from."""
+        self._function, self._generators, self._record = function, generators, record
+        self._recording: Recording | None = None
+        self._inputs: Outputs = ()
+        self._shapes: list[tuple[torch.Size, torch.dtype]] | None = None
+        self._calls = 0
+
+    def __call__(self, *inputs: Tensor) -> Outputs:
+        """The function's outputs; tensors of their own, which no later call changes."""
+        shapes = [(tensor.shape, tensor.dtype) for tensor in inputs]
+        if self._shapes is None:
+            self._shapes = shapes
+        if shapes != self._shapes:
+            raise ValueError(f"recorded for inputs of {self._shapes}, called with {shapes}")
+        self._calls += 1
+        if self._calls <= self.WARM_UP:
+            return _on_side_stream(lambda: self._function(*inputs), inputs)
+        if self._recording is None:
+            self._inputs = tuple(tensor.clone() for tensor in inputs)
+            self._recording = self._record(lambda: self._function(*self._inputs), self._generators)
+        for kept, tensor in zip(self._inputs, inputs, strict=True):
+            kept.copy_(tensor)
+        return tuple(output.clone() for output in self._recording())
+
+
+def _on_side_stream(call: Callable[[], Outputs], inputs: Outputs) -> Outputs:
+    if not any(tensor.is_cuda for tensor in inputs):
+        return call()
+    side, own = torch.cuda.Stream(), torch.cuda.current_stream()
+    side.wait_stream(own)
+    with torch.cuda.stream(side):
+        outputs = call()
+    own.wait_stream(side)
+    for tensor in outputs:
+        tensor.record_stream(own)
+    return outputs
