@@ -23,7 +23,7 @@ from diamond_bench.studies.files import (
     write_json,
 )
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.store import Store, check_files
+from diamond_bench.studies.store import COMPILED, Store, check_files
 
 _QUIET_SECONDS = 600.0
 """After which nothing of a finished task writes into its batch's folder any more."""
@@ -82,9 +82,10 @@ def du(store: Store) -> list[Usage]:
 def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool = False, dry_run: bool = False) -> list[Removal]:
     """Removes what nobody needs and returns it; with `dry_run` only returns it.
 
-    That is: checkpoints of done jobs, what SLURM was given of them and, with `frames`, the imagined frames kept by done evaluations. With
-    `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as damaged, and rubbish of killed processes. A
-    job that somebody runs is never touched: each is locked first. Raises UserError where there is no store.
+    That is: checkpoints of done jobs, what SLURM was given of them, compiled code where nothing runs and, with `frames`, the imagined
+    frames kept by done evaluations. With `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as
+    damaged, and rubbish of killed processes. A job that somebody runs is never touched: each is locked first. Raises UserError where
+    there is no store.
     """
     require_store(store)
     removals = []
@@ -109,6 +110,11 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
             removals.append(Removal(folder, _size(folder), "the jobs that SLURM was given are done"))
             if not dry_run:
                 shutil.rmtree(folder)
+    compiled = store.root / COMPILED
+    if compiled.is_dir() and not any(state.status == "running" for state in states.values()):
+        removals.append(Removal(compiled, _size(compiled), "compiled code, made anew when it is needed"))
+        if not dry_run:
+            shutil.rmtree(compiled)
     for folder in _left_over(store) if unplanned else ():
         removals.append(
             Removal(folder, _size(folder), "left of a killed process" if folder.name.startswith(".") else "set aside as damaged")

@@ -6,6 +6,7 @@ outputs/<kind>/<job id>/   config.yaml   what the job is, with a checksum; writt
                            log.txt       what it printed
                            result.json   rows, facts, provenance and the list of its files; written last, it makes the job done
                            ...           the files of the artifact itself
+outputs/compiled/          what torch.compile made, to be used again; `gc` removes it
 """
 
 import contextlib
@@ -40,6 +41,8 @@ from diamond_bench.studies.provenance import provenance
 from diamond_bench.studies.states import JobState, check_result, read_state
 from diamond_bench.typed import build, to_plain
 
+COMPILED = "compiled"
+"""Folder of compiled code."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CHECKSUM = b"# sha256 "

@@ -1,0 +1,178 @@
+"""torch.compile: which calls go through it, that it is really used, and that it is a function of the config alone."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_agents import small_agent_config
+from test_agent_wiring import learners, replay
+from torch import Tensor, nn
+
+from diamond_bench.config import ExecutionConfig
+from diamond_bench.errors import UserError
+from diamond_bench.jobs.execution import PAYS_BACK, PLAIN, Execution, compile_rows, resolve
+from diamond_bench.models.compilation import Compiled
+from diamond_bench.studies.execution import check_execution, of_imagination, of_no_compilation, of_training
+from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.single import plan_train
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+class Counting:
+    """A backend of torch.compile that runs graphs as they are, and counts them and their calls."""
+
+    def __init__(self) -> None:
+        self.graphs = self.calls = 0
+
+    def __call__(self, module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+
+        def run(*given: Any) -> Any:
+            self.calls += 1
+            return module.forward(*given)
+
+        return run
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+    """Everything that is compiled goes through a counting backend; g++ takes too long for what is tested here."""
+    counting, real = Counting(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, **{**how, "backend": counting}))
+    torch.compiler.reset()
+    yield counting
+    torch.compiler.reset()
+
+
+def test_only_the_sizes_named_are_compiled_each_once_with_and_without_gradient(backend: Counting) -> None:
+    layer = nn.Linear(3, 2)
+    compiled = Compiled(layer, {4})
+    for _ in range(3):
+        torch.testing.assert_close(compiled(torch.ones(4, 3)), layer(torch.ones(4, 3)), rtol=0, atol=0)
+        with torch.no_grad():
+            compiled(torch.ones(4, 3))
+        assert torch.equal(compiled(torch.ones(5, 3)), layer(torch.ones(5, 3)))
+    assert compiled.calls == {"compiled": 6, "eager": 3}
+    assert (backend.graphs, backend.calls) == (2, 6)
+    assert compiled.seconds > 0
+
+
+def test_without_gradient_alone(backend: Counting) -> None:
+    compiled = Compiled(nn.Linear(3, 2), {4}, with_gradient=False)
+    compiled(torch.ones(4, 3)).sum().backward()
+    assert backend.calls == 0
+    with torch.inference_mode():
+        compiled(torch.ones(4, 3))
+    assert backend.calls == 1
+
+
+def test_what_cannot_be_captured_whole_is_an_error(backend: Counting) -> None:
+    class Peeks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if x.sum().item() > 0 else x
+
+    with pytest.raises(Exception, match=r"item|graph break|Unsupported"):
+        Compiled(Peeks(), {1})(torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("extent", ["all", "imagination"])
+def test_an_agent_s_training_runs_compiled(backend: Counting, extent: str) -> None:
+    settings = small_agent_config(f"execution.compile={extent}")
+    made = learners(settings, replay())
+    assert made.execution == Execution(compile=extent)  # type: ignore[arg-type]
+    plain = learners(small_agent_config("execution.compile=none"), replay())
+    assert plain.compilable[0].compiled is None
+    for name in ("denoiser", "reward_end", "actor_critic"):
+        with_it, without = made.update(name), plain.update(name)
+        torch.testing.assert_close(with_it[name]["loss"], without[name]["loss"], rtol=1e-4, atol=1e-5)
+    policy, denoiser, judge = (network.compiled for network in made.compilable)
+    assert policy is not None
+    assert denoiser is not None
+    assert judge is not None
+    steps = settings.actor_critic.steps_per_update
+    imagined = steps * settings.sampler.num_steps  # type: ignore[union-attr]
+    terms = settings.training.num_autoregressive_steps + 1
+    if extent == "all":
+        assert denoiser.calls == {"compiled": imagined + terms, "eager": 0}
+        assert judge.calls["compiled"] == steps + 1
+        assert policy.calls["compiled"] >= steps + 1
+    else:
+        assert denoiser.calls == {"compiled": imagined, "eager": terms}
+        assert judge.calls["compiled"] == steps
+        assert policy.calls["compiled"] == 2, "without gradient: the value of the last frame, and of the frames at which games were cut"
+    (row,) = compile_rows(made.compilable)
+    assert (row.metric, row.measured) == ("compile_seconds", True)
+    assert row.value > 0
+    assert compile_rows(plain.compilable) == []
+
+
+def test_an_interrupted_compiled_training_goes_on_with_the_same_numbers(backend: Counting) -> None:
+    settings = small_agent_config("execution.compile=all")
+    whole, first, second = (learners(settings, replay()) for _ in range(3))
+    order = ("denoiser", "reward_end", "actor_critic") * 2
+    for name in order:
+        whole.update(name)
+    for name in order[:3]:
+        first.update(name)
+    state = first.state_dict()
+    drawn = first.generator.get_state()
+    torch.compiler.reset()
+    second.load_state_dict(state)
+    second.generator.set_state(drawn)
+    for name in order[3:]:
+        second.update(name)
+    for one, other in zip(whole.compilable, second.compilable, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+# What execution comes to
+
+
+def test_auto_is_a_function_of_work_and_device() -> None:
+    asked = ExecutionConfig()
+    assert resolve(asked, CPU, PAYS_BACK["cpu"] * 0.99) == Execution()
+    assert resolve(asked, CPU, PAYS_BACK["cpu"]) == Execution(compile="all")
+    assert resolve(asked, CUDA, PAYS_BACK["cuda"] * 0.99) == Execution()
+    assert resolve(asked, CUDA, PAYS_BACK["cuda"]) == Execution(compile="all")
+    assert resolve(ExecutionConfig(compile="none", cuda_graphs="all"), CUDA, 1e30) == Execution(cuda_graphs="all")
+    assert not PLAIN.fused
+
+
+def test_auto_without_a_compiler_compiles_nothing_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resolve(ExecutionConfig(), CPU, 1e30) == Execution()
+    assert resolve(ExecutionConfig(), CUDA, 1e30) == Execution(compile="all")
+    with pytest.raises(UserError, match=r"execution.compile=all: .*C\+\+ compiler.*g\+\+"):
+        resolve(ExecutionConfig(compile="all"), CPU, 0)
+    check_execution(ExecutionConfig(compile="all"), "cpu", here=False)
+
+
+@pytest.mark.parametrize("extent", ["imagination", "all"])
+def test_graphs_need_cuda(extent: str) -> None:
+    with pytest.raises(UserError, match=f"execution.cuda_graphs={extent}: a cpu has none"):
+        resolve(ExecutionConfig(cuda_graphs=extent), CPU, 0)  # type: ignore[arg-type]
+
+
+def ids(*tokens: str) -> dict[str, set[str]]:
+    plan = plan_study("sampling_steps", ["scale=tiny", *tokens])
+    return {kind: {ref.id for ref in plan.jobs if ref.kind == kind} for kind in ("train_world_model", "evaluate_world_model")}
+
+
+def test_what_is_asked_of_the_compiler_is_part_of_an_identity_where_it_matters() -> None:
+    auto, none, imagination, everything = (ids(f"execution.compile={c}") for c in ("auto", "none", "imagination", "all"))
+    assert auto == ids()
+    assert len({tuple(sorted(found["train_world_model"])) for found in (auto, none, everything)}) == 3
+    assert imagination["train_world_model"] == none["train_world_model"], "a training imagines nothing"
+    assert ids("execution.cuda_graphs=all") == auto, "the same kernels"
+    execution = ExecutionConfig(compile="imagination")
+    assert of_training(execution).compile == "none"
+    assert of_imagination(execution).compile == "all"
+    assert of_no_compilation(execution).compile == "auto"
+    agents = [plan_train(["scale=tiny", f"execution.compile={c}"]).jobs for c in ("auto", "all")]
+    of_kind = [{ref.kind: ref.id for ref in jobs} for jobs in agents]
+    assert of_kind[0]["train_agent"] != of_kind[1]["train_agent"]
+    evaluations = [next(s.config for s in jobs.values() if s.kind == "evaluate_agent") for jobs in agents]
+    assert evaluations[0] == evaluations[1]
