@@ -37,7 +37,7 @@ class Learner:
         """`fused`: the optimiser in few kernels; `recorded`: `learn` through a CUDA graph."""
         self.network, self.updates, self.rate = network, 0, 0.0
         self._settings, self._recorded, self._record = settings, recorded, record
-        self._optimizer = make_optimizer(network, settings, fused, recordable=recorded)
+        self._optimizer = make_optimizer(network, settings, fused, on_device=True if recorded else None)
         self._parameters = list(network.parameters())
         self._graphed: Graphed | None = None
         self._names: list[str] = []

@@ -43,22 +43,23 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool = True, recordable: bool = False) -> torch.optim.AdamW:
+def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool = True, on_device: bool | None = None) -> torch.optim.AdamW:
     """AdamW over a module's parameters.
 
-    `recordable`: all that changes from step to step, the learning rate too, lies on the device, so that a CUDA graph may hold a step.
+    `on_device`: all that changes from step to step, the learning rate too, lies on the device, so that a CUDA graph may hold a step; by
+    default so on CUDA, recorded or not, since a rate on the device is rounded to float32 and the numbers should be the same.
     """
     groups = parameter_groups(module, training.weight_decay)
     device = next(module.parameters()).device
-    rate = torch.tensor(training.learning_rate, device=device) if recordable else training.learning_rate
+    on_device = device.type == "cuda" if on_device is None else on_device
     return torch.optim.AdamW(
         groups,
-        lr=rate,
+        lr=torch.tensor(training.learning_rate, device=device) if on_device else training.learning_rate,
         betas=(0.9, training.adam_beta2),
         eps=training.adam_epsilon,
         fused=fused,
         foreach=None if fused else False,
-        capturable=recordable and device.type == "cuda",
+        capturable=on_device and device.type == "cuda",
     )
 
 

@@ -1,0 +1,120 @@
+"""CUDA graphs, as far as a CPU can tell: what is recorded and replayed gives the numbers of doing it in turn (see tape.py)."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from small_agents import small_agent_config
+from tape import record_tape
+from test_agent_wiring import CPU, replay
+
+from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler, Sampler
+from diamond_bench.diffusion.graphed import GraphedSampling
+from diamond_bench.diffusion.samplers import sample
+from diamond_bench.jobs.agent_learners import Learners
+from diamond_bench.jobs.execution import Execution
+from diamond_bench.models.graphs import Graphed
+
+
+def made(execution: Execution) -> Learners:
+    torch.manual_seed(0)
+    return Learners(small_agent_config("actor_critic.warmup_steps=3"), CPU, replay(), torch.Generator().manual_seed(7), execution)
+
+
+def unrecorded() -> Learners:
+    """The same in turn, with optimisers whose learning rate lies on the device as theirs does: it is rounded there."""
+    learners = made(Execution(cuda_graphs="all"))
+    for learner in learners._learners.values():
+        learner._recorded = False
+    world_model = learners.agent.world_model
+    assert world_model is not None
+    object.__setattr__(world_model, "sampling", sample)
+    return learners
+
+
+def on_tape(learners: Learners) -> Learners:
+    """What would be CUDA graphs, on the tests' tape."""
+    for learner in learners._learners.values():
+        learner._record = record_tape
+    sampling: Any = learners.agent.world_model.sampling  # type: ignore[union-attr]
+    sampling._record = record_tape
+    return learners
+
+
+@pytest.fixture(autouse=True)
+def without_onednn() -> Iterator[None]:
+    """Its LSTM hands memory from the forward to the backward pass that a replay of single calls does not get."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
+def test_a_training_through_graphs_is_the_same_training() -> None:
+    eager, graphed = unrecorded(), on_tape(made(Execution(cuda_graphs="all")))
+    for _ in range(Graphed.WARM_UP + 3):
+        for name in ("denoiser", "reward_end", "actor_critic"):
+            one, other = eager.update(name), graphed.update(name)
+            assert one.keys() == other.keys()
+            for group, values in one.items():
+                assert {k: float(v) for k, v in values.items()} == {k: float(v) for k, v in other[group].items()}
+    for ours, theirs in zip(eager.compilable, graphed.compilable, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    used = {name: learner._graphed is not None and learner._graphed._recording is not None for name, learner in graphed._learners.items()}
+    assert used == {"denoiser": True, "reward_end": True, "actor_critic": False}
+
+
+def test_a_graphed_training_goes_on_from_a_checkpoint_of_an_eager_one_and_back() -> None:
+    eager, graphed = unrecorded(), on_tape(made(Execution(cuda_graphs="all")))
+    for _ in range(Graphed.WARM_UP + 2):
+        eager.update("denoiser")
+    graphed.load_state_dict(copy.deepcopy(eager.state_dict()))
+    graphed.generator.set_state(eager.generator.get_state())
+    for _ in range(Graphed.WARM_UP + 2):
+        assert float(eager.update("denoiser")["denoiser"]["loss"]) == float(graphed.update("denoiser")["denoiser"]["loss"])
+    back = unrecorded()
+    back.load_state_dict(copy.deepcopy(graphed.state_dict()))
+    back.generator.set_state(graphed.generator.get_state())
+    for _ in range(2):
+        losses = {float(one.update("denoiser")["denoiser"]["loss"]) for one in (eager, graphed, back)}
+        assert len(losses) == 1
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        OdeSampler(num_steps=3),
+        OdeSampler(num_steps=2, s_churn=1.0),
+        AncestralSampler(num_steps=3),
+        MultistepSampler(num_steps=3),
+        OdeSampler(num_steps=2, quantize="every_call"),
+    ],
+    ids=["euler", "churn", "ancestral", "multistep", "quantised"],
+)
+def test_sampling_through_a_graph_gives_the_same_frames_from_the_same_noise(sampler: Sampler) -> None:
+    model = made(Execution()).agent.world_model
+    assert model is not None
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():  # type: ignore[attr-defined]
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+    draws = torch.Generator().manual_seed(3)
+    eager, taped = (torch.Generator().manual_seed(5) for _ in range(2))
+    sampling = GraphedSampling(record_tape)
+    frames = []
+    for _ in range(Graphed.WARM_UP + 4):
+        past = torch.rand(2, model.num_frames, 3, 16, 16, generator=draws) * 2 - 1
+        actions = torch.randint(4, (2, model.num_frames), generator=draws)
+        with torch.inference_mode():
+            wanted = model.predict(past, actions, sampler, lambda: torch.randn(2, 3, 16, 16, generator=eager))
+            found = sampling(model.denoiser, past, actions, sampler, lambda: torch.randn(2, 3, 16, 16, generator=taped))
+        assert torch.equal(wanted, found)
+        frames.append(found)
+    assert len({frame.sum().item() for frame in frames}) == len(frames), "an output is never overwritten by a later one"
+    assert torch.equal(eager.get_state(), taped.get_state())
+
+
+def test_other_shapes_are_refused() -> None:
+    graphed = Graphed(lambda x: (x + 1,), record=record_tape)
+    graphed(torch.zeros(2))
+    with pytest.raises(ValueError, match="recorded for inputs of"):
+        graphed(torch.zeros(3))
