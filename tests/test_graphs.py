@@ -12,9 +12,9 @@ from test_agent_wiring import CPU, replay
 
 from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler, Sampler
 from diamond_bench.diffusion.graphed import GraphedSampling
-from diamond_bench.diffusion.samplers import sample
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.execution import Execution
+from diamond_bench.models import graphs
 from diamond_bench.models.graphs import Graphed
 
 
@@ -28,30 +28,22 @@ def unrecorded() -> Learners:
     learners = made(Execution(cuda_graphs="all"))
     for learner in learners._learners.values():
         learner._recorded = False
-    world_model = learners.agent.world_model
-    assert world_model is not None
-    object.__setattr__(world_model, "sampling", sample)
-    return learners
-
-
-def on_tape(learners: Learners) -> Learners:
-    """What would be CUDA graphs, on the tests' tape."""
-    for learner in learners._learners.values():
-        learner._record = record_tape
-    sampling: Any = learners.agent.world_model.sampling  # type: ignore[union-attr]
-    sampling._record = record_tape
+    env: Any = learners._imagination
+    env._recorded = None
     return learners
 
 
 @pytest.fixture(autouse=True)
-def without_onednn() -> Iterator[None]:
-    """Its LSTM hands memory from the forward to the backward pass that a replay of single calls does not get."""
+def tape(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What would be CUDA graphs, on the tests' tape; without oneDNN, whose LSTM hands memory from the forward to the
+    backward pass that a replay of single calls does not get."""
+    monkeypatch.setattr(graphs, "record_cuda_graph", record_tape)
     with torch.backends.mkldnn.flags(enabled=False):
         yield
 
 
 def test_a_training_through_graphs_is_the_same_training() -> None:
-    eager, graphed = unrecorded(), on_tape(made(Execution(cuda_graphs="all")))
+    eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
     for _ in range(Graphed.WARM_UP + 3):
         for name in ("denoiser", "reward_end", "actor_critic"):
             one, other = eager.update(name), graphed.update(name)
@@ -62,10 +54,12 @@ def test_a_training_through_graphs_is_the_same_training() -> None:
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     used = {name: learner._graphed is not None and learner._graphed._recording is not None for name, learner in graphed._learners.items()}
     assert used == {"denoiser": True, "reward_end": True, "actor_critic": False}
+    step: Any = graphed._imagination._advanced  # type: ignore[union-attr]
+    assert step._recording is not None
 
 
 def test_a_graphed_training_goes_on_from_a_checkpoint_of_an_eager_one_and_back() -> None:
-    eager, graphed = unrecorded(), on_tape(made(Execution(cuda_graphs="all")))
+    eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
     for _ in range(Graphed.WARM_UP + 2):
         eager.update("denoiser")
     graphed.load_state_dict(copy.deepcopy(eager.state_dict()))

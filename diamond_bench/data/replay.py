@@ -45,6 +45,16 @@ class _Episode:
     length: int = 0
 
 
+@dataclass(frozen=True)
+class Room:
+    """All rows of a replay, those to come too; rows of `episodes` are rows of it."""
+
+    frames: Tensor
+    """(N, 3, h, w) uint8."""
+    actions: Tensor
+    """(N,) int64."""
+
+
 class Replay:
     """Steps of `num_envs` environments. Bytes come in and stay as they are; nothing is changed or dropped, and no row moves."""
 
@@ -94,6 +104,12 @@ class Replay:
                 stride=self.num_envs,
             )
         return self._view
+
+    @property
+    def room(self) -> Room:
+        """All its memory, which stays where it is as long as it holds no more than `capacity` steps."""
+        frames, actions = (column.flatten(0, 1) for column in self._columns[:2])
+        return Room(frames, actions)
 
     def append(self, env: int, steps: Steps) -> None:
         """Add consecutive steps of environment `env`, which follow those it had. An episode goes on until a step ends or cuts it."""

@@ -4,7 +4,7 @@ No loop over examples, no data loader, and nothing read back by the host: a batc
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ _QUARTER_BOUNDS = (0.1, 0.2, 0.3)  # cumulative weights 0.1, 0.1, 0.1, 0.7, olde
 
 Weighting = Literal["length", "recency"]
 """How an episode is chosen, see `segment_places`."""
+
+
+class Rows(Protocol):
+    """Where segments are read from: an `EpisodeSet`, or all the room of a replay."""
+
+    @property
+    def frames(self) -> Tensor:
+        """(N, 3, h, w) uint8."""
+        ...
+
+    @property
+    def actions(self) -> Tensor:
+        """(N,) int64."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -82,11 +96,11 @@ def segment_places(episodes: EpisodeSet, count: int, length: int, generator: tor
     return torch.where(position >= 0, start[:, None] + position * _stride(episodes), -1)
 
 
-def read_segments(episodes: EpisodeSet, places: Tensor) -> Segments:
+def read_segments(rows: Rows, places: Tensor) -> Segments:
     """The segments at `places`, (b, t) rows as `segment_places` gives them."""
     mask = places >= 0
     index = places.clamp(min=0)
-    return Segments(episodes.frames[index] * mask[:, :, None, None, None], episodes.actions[index] * mask, mask)
+    return Segments(rows.frames[index] * mask[:, :, None, None, None], rows.actions[index] * mask, mask)
 
 
 def sample_reward_end_segments(

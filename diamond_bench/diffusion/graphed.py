@@ -4,7 +4,7 @@ from torch import Tensor
 
 from diamond_bench.config import Sampler
 from diamond_bench.diffusion.samplers import Callback, Noise, SupportsDenoise, sample
-from diamond_bench.models.graphs import Graphed, Outputs, Recorder, record_cuda_graph
+from diamond_bench.models.graphs import Graphed, Outputs, Recorder
 
 
 class GraphedSampling:
@@ -13,7 +13,7 @@ class GraphedSampling:
     Noise is drawn before the graph runs, by as many calls as the sampler makes: the numbers are those of `sample`.
     """
 
-    def __init__(self, record: Recorder = record_cuda_graph) -> None:
+    def __init__(self, record: Recorder | None = None) -> None:
         self._record = record
         self._recorded: dict[object, tuple[Graphed, int]] = {}
 

@@ -16,6 +16,7 @@ from diamond_bench.data.segments import Segments, to_float
 from diamond_bench.diffusion.samplers import Noise
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.imagination.starts import StartRing, StartSegments
+from diamond_bench.models.graphs import Outputs
 
 State = tuple[Tensor, ...]
 """Memory of the reward/end model, (1, b, k) each."""
@@ -142,6 +143,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         discard_left_overs: bool = False,
         device: torch.device | str = "cpu",
         arrays: Literal["torch", "numpy"] = "torch",
+        recorded: Callable[[Callable[..., Outputs]], Callable[..., Outputs]] | None = None,
     ) -> None:
         """Args:
         world_model: imagines frames.
@@ -157,6 +159,8 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         discard_left_overs: the authors' rule, see `StartRing`.
         device: where everything lies.
         arrays: "torch" takes and gives tensors on the device, "numpy" arrays.
+        recorded: makes the device's part of a step a CUDA graph (`Graphed`, told of the generator of `draws`); `starts` must then read
+            from memory that stays where it is.
         """
         self.num_envs = num_envs
         self.single_observation_space = spaces.Box(-1.0, 1.0, (3, frame_size, frame_size), np.float32)
@@ -170,6 +174,9 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._ring = StartRing(starts, self._burn_in, num_envs, preload * num_envs, discard_left_overs, self.device)
         self._all = torch.ones(num_envs, dtype=torch.bool, device=self.device)
         self._state: State = ()
+        self._recorded = recorded
+        self._memory: object = None
+        self._advanced: Callable[..., Outputs] = self._advance
 
     @property
     def num_frames(self) -> int:
@@ -200,36 +207,49 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Imagine one step of every episode; see the class for what comes back. `actions`: (b,) int."""
         taken = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
-        acted = torch.cat((self._actions[:, :-1], taken[:, None]), dim=1)
-        frame = self._world_model.predict(self._frames, acted, self._sampler, lambda: self._draws.noise(self._frames[:, -1]))
-        said = self._reward_end(self._frames[:, -1:], acted[:, -1:], frame[:, None], self._state)
-        rewards = self._draws.reward_class(said.reward_logits[:, 0]).float() - 1
-        terminations = self._draws.end(said.end_logits[:, 0])
-        self._steps = self._steps + 1
-        truncations = self._steps >= self._horizon
-
-        done = terminations | truncations
-        fresh, states = self._ring.take(done)
-        fresh_frames = to_float(fresh)
-        going_on, last = torch.cat((self._frames[:, 1:], frame[:, None]), dim=1), slice(-self.num_frames, None)
-        self._frames = torch.where(done[:, None, None, None, None], fresh_frames[:, last], going_on)
-        self._actions = torch.where(done[:, None], fresh.actions[:, last], acted.roll(-1, dims=1))
-        self._state = tuple(torch.where(done[:, None], new, old) for new, old in zip(states, said.state, strict=True))
-        self._steps = torch.where(done, 0, self._steps)
+        memory = self._ring.reserve()
+        if memory is not self._memory:
+            self._memory, self._advanced = memory, self._advance if self._recorded is None else self._recorded(self._advance)
+        outputs = self._advanced(taken, self._frames, self._actions, self._steps, self._ring.taken, *self._state)
+        frame, rewards, terminations, truncations, done, burn_in, reward_logits, end_logits, *after = outputs
+        self._frames, self._actions, self._steps, self._ring.taken, *state = after
+        self._state = tuple(state)
         infos = {
             "final_obs": frame,
             "_final_obs": done,
-            "burn_in": fresh_frames[:, :-1],
+            "burn_in": burn_in,
             "_burn_in": done,
             "nfe": self._nfe,
             "_nfe": self._all,
-            "reward_logits": said.reward_logits[:, 0],
+            "reward_logits": reward_logits,
             "_reward_logits": self._all,
-            "end_logits": said.end_logits[:, 0],
+            "end_logits": end_logits,
             "_end_logits": self._all,
         }
         out = self._out
         return out(self._frames[:, -1]), out(rewards), out(terminations), out(truncations), {k: out(v) for k, v in infos.items()}
+
+    @torch.no_grad()
+    def _advance(self, taken: Tensor, frames: Tensor, actions: Tensor, steps: Tensor, segments_taken: Tensor, *state: Tensor) -> Outputs:
+        """The device's part of a step: a function of tensors alone, so that it may be a CUDA graph."""
+        acted = torch.cat((actions[:, :-1], taken[:, None]), dim=1)
+        frame = self._world_model.predict(frames, acted, self._sampler, lambda: self._draws.noise(frames[:, -1]))
+        said = self._reward_end(frames[:, -1:], acted[:, -1:], frame[:, None], state)
+        rewards = self._draws.reward_class(said.reward_logits[:, 0]).float() - 1
+        terminations = self._draws.end(said.end_logits[:, 0])
+        steps = steps + 1
+        truncations = steps >= self._horizon
+
+        done = terminations | truncations
+        fresh, states, segments_taken = self._ring.hand_out(done, segments_taken)
+        fresh_frames = to_float(fresh)
+        going_on, last = torch.cat((frames[:, 1:], frame[:, None]), dim=1), slice(-self.num_frames, None)
+        frames = torch.where(done[:, None, None, None, None], fresh_frames[:, last], going_on)
+        actions = torch.where(done[:, None], fresh.actions[:, last], acted.roll(-1, dims=1))
+        state = tuple(torch.where(done[:, None], new, old) for new, old in zip(states, said.state, strict=True))
+        steps = torch.where(done, 0, steps)
+        imagined = (frame, rewards, terminations, truncations, done, fresh_frames[:, :-1], said.reward_logits[:, 0], said.end_logits[:, 0])
+        return (*imagined, frames, actions, steps, segments_taken, *state)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly so, tensors and numbers only; models and replay are not in it. Call it after a reset."""

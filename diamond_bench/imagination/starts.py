@@ -52,7 +52,7 @@ class ReplayStarts:
 
     def read(self, places: Tensor) -> Segments:
         """As `StartSegments.read`."""
-        return read_segments(self._replay.episodes, places)
+        return read_segments(self._replay.room, places)
 
 
 @dataclass
@@ -94,7 +94,7 @@ class StartRing:
     def clear(self) -> None:
         """Forget all segments."""
         self._slots: _Slots | None = None
-        self._taken = torch.zeros((), dtype=torch.int64, device=self._device)
+        self.taken = torch.zeros((), dtype=torch.int64, device=self._device)
         self._taken_at_most = self._loaded = 0
 
     def prepare(self, num_steps: int) -> None:
@@ -102,7 +102,7 @@ class StartRing:
         needed = num_steps * self._most_a_step
         if self._loaded - self._taken_at_most >= needed:
             return
-        self._taken_at_most = int(self._taken)
+        self._taken_at_most = int(self.taken)
         if self._loaded - self._taken_at_most >= needed:
             return
         if self._size - self._block + 1 < needed:
@@ -110,31 +110,40 @@ class StartRing:
         first_needed = self._taken_at_most // self._block * self._block
         self._load(first_needed + self._size - self._loaded)
 
-    @torch.no_grad()
+    def reserve(self) -> object:
+        """The host's part of a `take`. Returns what stands for the memory that segments lie in: another thing once it moved."""
+        self.prepare(1)
+        self._taken_at_most += self._most_a_step
+        return self._slots
+
     def take(self, which: Tensor) -> tuple[Segments, tuple[Tensor, ...]]:
         """A fresh segment and its memory for each row where `which` (b,) bool is true, in order; the other rows mean nothing."""
-        self.prepare(1)
+        self.reserve()
+        segments, memories, self.taken = self.hand_out(which, self.taken)
+        return segments, memories
+
+    @torch.no_grad()
+    def hand_out(self, which: Tensor, taken: Tensor) -> tuple[Segments, tuple[Tensor, ...], Tensor]:
+        """The device's part of a `take`; also how many segments were taken since the beginning: `taken` before this."""
         assert self._slots is not None
-        self._taken_at_most += self._most_a_step
         count = which.sum()
         if self._block > 1:
-            left = self._block - self._taken % self._block
-            self._taken = torch.where(count > left, self._taken + left, self._taken)
-        slot = (self._taken + (which.cumsum(0) - 1).clamp(min=0)) % self._size
-        self._taken = self._taken + count
-        return self._starts.read(self._slots.places[slot]), tuple(memory[slot] for memory in self._slots.memories)
+            left = self._block - taken % self._block
+            taken = torch.where(count > left, taken + left, taken)
+        slot = (taken + (which.cumsum(0) - 1).clamp(min=0)) % self._size
+        return self._starts.read(self._slots.places[slot]), tuple(memory[slot] for memory in self._slots.memories), taken + count
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""
         slots: dict[str, Any] = {}
         if self._slots is not None:  # copies: slots are filled in place
             slots = {"places": self._slots.places.clone(), "memories": [memory.clone() for memory in self._slots.memories]}
-        counts = {"taken": self._taken, "taken_at_most": self._taken_at_most, "loaded": self._loaded, "size": self._size}
+        counts = {"taken": self.taken, "taken_at_most": self._taken_at_most, "loaded": self._loaded, "size": self._size}
         return {**counts, **slots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self._taken, self._taken_at_most = state["taken"].to(self._device), state["taken_at_most"]
+        self.taken, self._taken_at_most = state["taken"].to(self._device), state["taken_at_most"]
         self._loaded, self._size = state["loaded"], state["size"]
         self._slots = None
         if "places" in state:

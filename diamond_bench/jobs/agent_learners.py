@@ -14,6 +14,7 @@ from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
 from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve
 from diamond_bench.models.compilation import Compilable
+from diamond_bench.models.graphs import Graphed
 from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
@@ -49,8 +50,8 @@ class Learners:
         """`execution`: by default what config.execution comes to."""
         self.config, self.replay, self.generator = config, replay, generator
         self.execution = resolve(config.execution, device, agent_work(config)) if execution is None else execution
-        agent = build_agent(describe(config), config.execution.precision, device)
-        self.agent: Agent = apply_to_agent(self.execution, agent, config)
+        self.agent: Agent = build_agent(describe(config), config.execution.precision, device)
+        apply_to_agent(self.execution, self.agent, config)
         self._denoiser: Denoiser | None = None
         fused, recorded = self.execution.fused, self.execution.records_updates
         self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic, fused)}
@@ -76,6 +77,7 @@ class Learners:
                 config.actor_critic.preload,
                 config.actor_critic.discard_left_overs,
                 device,
+                recorded=None if self.execution.cuda_graphs == "none" else lambda step: Graphed(step, [generator]),
             )
 
     @property

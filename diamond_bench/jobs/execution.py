@@ -69,15 +69,17 @@ def apply_to_world_model(execution: Execution, model: WorldModel, sizes: Iterabl
     return model if execution.cuda_graphs == "none" else replace(model, sampling=GraphedSampling())
 
 
-def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Agent:
-    """The same agent, executed so, for the batches of its training."""
+def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> None:
+    """Compiles an agent's networks for the batches of its training; CUDA graphs are of whole steps and updates there (`Learners`)."""
     imagined, settings = config.actor_critic.batch_size, config.reward_end
     burnt_in = imagined * (max(config.conditioning.num_frames, config.actor_critic.start_frames) - 1)
     apply(execution, {agent.actor_critic: {imagined, burnt_in} - {0}})
     if agent.world_model is None or agent.reward_end is None:
-        return agent
+        return
     apply(execution, {agent.reward_end: {imagined, settings.batch_size * (settings.segment_length - 1)}})
-    return replace(agent, world_model=apply_to_world_model(execution, agent.world_model, {imagined, config.training.batch_size}))
+    denoiser = agent.world_model.denoiser
+    assert isinstance(denoiser, Denoiser)
+    apply(execution, {denoiser: {imagined, config.training.batch_size}})
 
 
 def facts_of(execution: Execution) -> dict[str, str]:

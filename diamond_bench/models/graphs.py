@@ -46,10 +46,10 @@ class Graphed:
     WARM_UP = 3
 
     def __init__(
-        self, function: Callable[..., Outputs], generators: Sequence[torch.Generator] = (), record: Recorder = record_cuda_graph
+        self, function: Callable[..., Outputs], generators: Sequence[torch.Generator] = (), record: Recorder | None = None
     ) -> None:
         """`generators`: those the function draws from."""
-        self._function, self._generators, self._record = function, generators, record
+        self._function, self._generators, self._record = function, generators, record or record_cuda_graph
         self._recording: Recording | None = None
         self._inputs: Outputs = ()
         self._shapes: list[tuple[torch.Size, torch.dtype]] | None = None

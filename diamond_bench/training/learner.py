@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.models.graphs import Graphed, Recorder, record_cuda_graph
+from diamond_bench.models.graphs import Graphed, Recorder
 from diamond_bench.training.optimizer import OptimizerSettings, load_optimizer_state, make_optimizer, set_learning_rate
 
 
@@ -32,7 +32,7 @@ class Learner:
         settings: LearnerSettings,
         fused: bool = True,
         recorded: bool = False,
-        record: Recorder = record_cuda_graph,
+        record: Recorder | None = None,
     ) -> None:
         """`fused`: the optimiser in few kernels; `recorded`: `learn` through a CUDA graph."""
         self.network, self.updates, self.rate = network, 0, 0.0
