@@ -13,6 +13,7 @@ from analysis.pixels import absolute_error, sharpness, squared_error, ssim
 from diamond_bench.config import Sampler
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.evaluation.rollouts import Key, Stretch, Tick, imagine, unit
+from diamond_bench.models.precision import arithmetic
 from diamond_bench.world_model import WorldModel
 
 Array = NDArray[np.float64]
@@ -38,6 +39,7 @@ def frame_errors(metrics: Metrics, imagined: Tensor, true: Tensor) -> dict[str, 
     """Every metric of imagined against true frames, both (n, t, 3, h, w) uint8 -> arrays (n, t): drift (mean absolute error), mse,
     ssim, perceptual distances, sharpness of the imagined."""
     found: dict[str, list[Tensor]] = {}
+    arithmetic(imagined.device.type, "fp32")  # ssim convolves: whatever a network before it ran in
     for a, b in zip(imagined.flatten(0, 1).split(_CHUNK), true.flatten(0, 1).split(_CHUNK), strict=True):
         x, y = unit(a), unit(b)
         scores = {"drift": absolute_error(x, y), "mse": squared_error(x, y), "sharpness": sharpness(x)}

@@ -10,6 +10,7 @@ import torch
 def reset_peak(device: torch.device) -> None:
     """Starts the measurement of a job."""
     if device.type == "cuda":
+        torch.cuda.init()  # the job may be the first of its process
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):  # not Linux: the process's own peak is what there is

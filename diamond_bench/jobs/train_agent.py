@@ -5,6 +5,7 @@ phase is made of units (an update; a stretch of play), and a checkpoint may lie 
 later unit reads. The replay lies beside it, append-only.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -29,7 +30,7 @@ from diamond_bench.studies.agent_cost import Updates, agent_work, num_epochs
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.agent_quality import drift_quality, reward_end_quality
-from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint, set_aside_checkpoint, set_aside_checkpoints
+from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoints, set_aside_checkpoint, set_aside_checkpoints
 from diamond_bench.training.log import Journal, NotFinite
 from diamond_bench.training.means import Means
 
@@ -80,6 +81,7 @@ class _Training:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.at = _Position()
         self.means = Means(self.device)
+        self.checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner)
         self.replay: Replay
         self.play: Play
         self.learners: Learners
@@ -124,6 +126,7 @@ class _Training:
             raise UserError(f"training stopped: {error}; the last good checkpoint is kept; try a lower learning rate") from error
         finally:
             journal.close()
+            self.checkpoints.close()
         return self._publish()
 
     # One unit of a phase
@@ -232,8 +235,8 @@ class _Training:
         at, counts = self.at, self.learners.counts()
         tested = f", last test return {at.tests[-1]['return']:.1f}" if at.tests else ""
         text = f"{PHASES[at.phase].replace('_', '/')} {at.unit}, {self.play.real_steps} real steps{tested}"
-        made = Updates(*(counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic")))
-        done = agent_work(self.config, made) / max(1.0, agent_work(self.config))
+        made = (counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic"))
+        done = sum(count * share for count, share in zip(made, _shares(self.config), strict=True))
         self.context.progress(min(_TICKS, int(_TICKS * done)), _TICKS, f"epoch {at.epoch + 1} of {self._num_epochs()}, {text}")
 
     def _wait(self) -> None:
@@ -255,7 +258,7 @@ class _Training:
             "learners": self.learners.state_dict(),
             "replay_rows": self.replay.save(self.context.folder / "checkpoint") if self.replay.num_rows else 0,
         }
-        save_checkpoint(self.context.folder / "checkpoint", self.at.units, state)
+        self.checkpoints.save(self.at.units, state)
 
     def _resume(self) -> None:
         folder = self.context.folder / "checkpoint"
@@ -317,6 +320,14 @@ _LAST: tuple[tuple[str, Callable[[_Position], float | None]], ...] = (
     ("end_f1", lambda at: at.tests[-1].get("end_f1") if at.tests else None),
     ("drift", lambda at: at.tests[-1].get("drift") if at.tests else None),
 )
+
+
+@functools.lru_cache(maxsize=8)
+def _shares(config: TrainAgent) -> tuple[float, float, float]:
+    """What share of a run's arithmetic one update of denoiser, reward/end model and actor-critic is; too slow to ask at each."""
+    whole = max(1.0, agent_work(config))
+    denoiser, reward_end, actor_critic = (agent_work(config, Updates(*counts)) / whole for counts in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    return denoiser, reward_end, actor_critic
 
 
 def _last_rows(at: _Position) -> list[Row]:

@@ -16,7 +16,7 @@ from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import apply, compile_rows, facts_of, resolve
 from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.studies.kinds import TrainWorldModel
-from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
+from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoint, set_aside_checkpoints
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.log import NotFinite, TrainingLog
 from diamond_bench.world_model import WorldModel, build_world_model, save_world_model
@@ -97,6 +97,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
 
     segment = config.conditioning.num_frames + 1 + training.num_autoregressive_steps
     due = {training.milestone_step(m) for m in training.milestones}
+    checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner)
     log = TrainingLog(context.folder, _LOGGED, training.log_every, state.step, state.pending)
     started = time.perf_counter() - state.seconds
     try:
@@ -115,15 +116,17 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
                 for milestone in training.milestones:
                     if training.milestone_step(milestone) == state.step:
                         _keep(model, model_folder(context.folder, milestone))
-                save_checkpoint(context.folder / "checkpoint", state.step, state.state())
+                checkpoints.save(state.step, state.state())
             if stopping:
                 raise Interrupted(f"saved after update {state.step} of {training.num_steps}")
         log.write()
     except NotFinite as error:
+        checkpoints.wait()
         newest = max((p.name for p in (context.folder / "checkpoint").glob("step-*.pt")), default="none was due yet")
         raise UserError(f"training stopped at {error}; last good checkpoint: {newest}; try a lower training.learning_rate") from error
     finally:
         log.close()
+        checkpoints.close()
     rows = [
         Row("train_loss", float(recent.double().mean())),
         Row("training_seconds", state.seconds, measured=True),

@@ -80,6 +80,7 @@ def _attempt(
         module, _, function = store.kinds[spec.kind].run.partition(":")
         run = getattr(importlib.import_module(module), function)
         threads = _set_threads(spec)
+        _use_device(device)
         context = JobContext(
             folder=claim.folder,
             inputs=inputs,
@@ -119,6 +120,15 @@ def _attempt(
         return Event("crashed", ref, text=("out of memory: " if memory else "") + last_line(error))
     finally:
         _clean_up()
+
+
+def _use_device(device: str) -> None:
+    """What names no device, such as streams and graphs, means the job's own."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.init()
+        torch.cuda.set_device(torch.device(device if ":" in device else "cuda:0"))
 
 
 def _check_revision(store: Store, spec: JobSpec) -> None:

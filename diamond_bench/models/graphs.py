@@ -4,6 +4,7 @@ What is recorded must be the same work at every call: static shapes, no wait for
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -54,6 +55,7 @@ class Graphed:
         self._inputs: Outputs = ()
         self._shapes: list[tuple[torch.Size, torch.dtype]] | None = None
         self._calls = 0
+        self._side: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         """The function's outputs; tensors of their own, which no later call changes."""
@@ -64,23 +66,24 @@ class Graphed:
             raise ValueError(f"recorded for inputs of {self._shapes}, called with {shapes}")
         self._calls += 1
         if self._calls <= self.WARM_UP:
-            return _on_side_stream(lambda: self._function(*inputs), inputs)
+            return self._on_side_stream(inputs) if inputs[0].is_cuda else self._function(*inputs)
         if self._recording is None:
             self._inputs = tuple(tensor.clone() for tensor in inputs)
-            self._recording = self._record(lambda: self._function(*self._inputs), self._generators)
+            with torch.cuda.device(inputs[0].device) if inputs[0].is_cuda else nullcontext():  # streams and graphs are of the current one
+                self._recording = self._record(lambda: self._function(*self._inputs), self._generators)
         for kept, tensor in zip(self._inputs, inputs, strict=True):
             kept.copy_(tensor)
         return tuple(output.clone() for output in self._recording())
 
-
-def _on_side_stream(call: Callable[[], Outputs], inputs: Outputs) -> Outputs:
-    if not any(tensor.is_cuda for tensor in inputs):
-        return call()
-    side, own = torch.cuda.Stream(), torch.cuda.current_stream()
-    side.wait_stream(own)
-    with torch.cuda.stream(side):
-        outputs = call()
-    own.wait_stream(side)
-    for tensor in outputs:
-        tensor.record_stream(own)
-    return outputs
+    def _on_side_stream(self, inputs: Outputs) -> Outputs:
+        """One stream for all warm-ups: the allocator keeps the memory of each stream apart."""
+        if self._side is None:
+            self._side = torch.cuda.Stream(inputs[0].device)
+        own = torch.cuda.current_stream(inputs[0].device)
+        self._side.wait_stream(own)
+        with torch.cuda.stream(self._side):
+            outputs = self._function(*inputs)
+        own.wait_stream(self._side)
+        for tensor in outputs:
+            tensor.record_stream(own)
+        return outputs

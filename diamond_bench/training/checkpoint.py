@@ -5,10 +5,12 @@ import io
 import pickle
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from diamond_bench.studies.files import TEMPORARY, write_atomic
 
@@ -28,6 +30,46 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     for old in _checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
     return path
+
+
+class CheckpointWriter:
+    """`save_checkpoint` beside the training: a save returns once the state is copied; hashing and writing go on in a thread.
+
+    One is written at a time, in order. What goes wrong with one is raised by the next `save`, or by `wait`.
+    """
+
+    def __init__(self, folder: Path, check_owner: Callable[[], None] = lambda: None) -> None:
+        """`check_owner` raises where the folder is another process's by now; asked before a file appears in it."""
+        self._folder, self._check_owner = folder, check_owner
+        self._writing: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state as it is now; waits for the one before."""
+        self.wait()
+        kept = tree_map(_copied, state)
+        self._writing = self._thread.submit(self._write, step, kept)
+
+    def wait(self) -> None:
+        """Return once all is on disk; before anything that counts on it, such as the end of the job."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """As `wait`, and no more will come."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        self._check_owner()
+        save_checkpoint(self._folder, step, state)
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
 
 
 def load_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:

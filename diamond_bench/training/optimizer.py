@@ -51,7 +51,7 @@ def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool =
     """
     groups = parameter_groups(module, training.weight_decay)
     device = next(module.parameters()).device
-    on_device = device.type == "cuda" if on_device is None else on_device
+    on_device = device.type == "cuda" and fused if on_device is None else on_device
     return torch.optim.AdamW(
         groups,
         lr=torch.tensor(training.learning_rate, device=device) if on_device else training.learning_rate,
@@ -80,7 +80,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSetti
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Go on from a `state_dict`, whether its learning rate was a number or lay on a device; the optimiser keeps its own way."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, rate, ours in zip(optimizer.param_groups, rates, state["param_groups"], strict=True):
-        group["lr"] = rate.fill_(float(ours["lr"])) if isinstance(rate, torch.Tensor) else float(ours["lr"])
+    own = [{key: group[key] for key in ("lr", "capturable", "fused", "foreach")} for group in optimizer.param_groups]
+    saved: list[dict[str, Any]] = state["param_groups"]
+    optimizer.load_state_dict({**state, "param_groups": [{**theirs, **ours} for theirs, ours in zip(saved, own, strict=True)]})
+    for group, ours, theirs in zip(optimizer.param_groups, own, saved, strict=True):
+        rate = float(theirs["lr"])
+        group["lr"] = ours["lr"].fill_(rate) if isinstance(ours["lr"], torch.Tensor) else rate
