@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "study", "variant", "game", "seed", "scale", "protocol", "metric", "value", "job", "measured", "arm", "kind", "revision", "precision",
+    "compiled",
 )  # fmt: skip
 """Columns of every results table; one more follows for each axis of the study (axis.n, ...). A baseline's rows carry its name as the
 variant and no seed, those of a dataset `dataset`. A baseline's rows are of no one job: every evaluation of its game computes them, and
@@ -76,6 +77,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
         job = "" if of_all and role != DATASET else ref.id
         numbers = [row["metric"], row["value"], job, row["measured"], "" if of_all else point.arm]
         origin = [ref.kind, result.recorded.get("revision"), "" if role == DATASET else point.precision]
+        origin.append(result.info.get("execution", {}).get("compile", ""))
         yield start + numbers + origin + [None if of_all else value for value in point.axes.values()]
 
 
@@ -84,12 +86,15 @@ def _same(one: float, other: float) -> bool:
 
 
 def mixtures(table: "pd.DataFrame") -> list[str]:
-    """Footnotes a table must carry: revisions or precisions that differ within it."""
+    """Footnotes a table must carry: revisions, precisions or what was compiled, where they differ within it."""
     notes = []
     for kind, rows in table.groupby("kind"):
         revisions = sorted(rows["revision"].dropna().unique())
         if len(revisions) > 1:
             notes.append(f"mixed revisions of {kind}: {', '.join(map(str, revisions))}")
+        compiled = sorted(set(rows["compiled"]))
+        if len(compiled) > 1:
+            notes.append(f"mixed compilation of {kind}: {', '.join(compiled)}")
     precisions = sorted(set(table["precision"]) - {""})  # a dataset has none
     if len(precisions) > 1:
         notes.append(f"mixed precisions: {', '.join(precisions)}")
