@@ -18,7 +18,7 @@ from diamond_bench.world_model import WorldModel
 
 Extent = Literal["none", "imagination", "all"]
 
-PAYS_BACK = {"cuda": 3e16, "cpu": 2e14}
+PAYS_BACK = {"cuda": 3e16, "cpu": 5e13}
 """FLOP of a job from which on compiling pays back: what a device does in the 20 minutes or so against which a compilation of one to
 three minutes is little (docs/performance.md)."""
 
