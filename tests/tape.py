@@ -1,7 +1,8 @@
 """A stand-in for CUDA graphs on the CPU: what torch was asked to do is noted once and asked again at every replay.
 
 As in a CUDA graph, memory stays where it is, and every number that the host decided while the work was recorded stays what it was. What
-torch.compile made is not seen, since its kernels are not torch's own calls: record eager work alone.
+torch.compile made is not seen, since its kernels are not torch's own calls: record eager work alone. oneDNN's LSTM hands memory to its
+backward pass that single calls made again do not get; it is refused (record under `torch.backends.mkldnn.flags(enabled=False)`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,6 +109,8 @@ class _Noting(TorchDispatchMode):
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
         if func.overloadpacket in _FORBIDDEN or _masks(func, args):
             raise NotRecordableError(f"{func}: the host would wait for the device")
+        if func.overloadpacket in (aten.mkldnn_rnn_layer, aten.mkldnn_rnn_layer_backward):
+            raise NotRecordableError(f"{func}: noted, but cannot be made again call by call")
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, torch.Generator) and leaf._cdata not in self._known:
                 raise NotRecordableError(f"{func}: draws from a generator that the recorder was not told of")

@@ -42,12 +42,16 @@ class ReplayStarts:
 
     def __init__(self, replay: Replay, length: int, generator: torch.Generator) -> None:
         self._replay, self._length, self._generator = replay, length, generator
+        self._memory: int | None = None
         self.manual_seed = generator.manual_seed
         self.get_state = generator.get_state
         self.set_state = generator.set_state
 
     def draw(self, count: int) -> Tensor:
         """As `StartSegments.draw`."""
+        place = self._replay.room.frames.data_ptr()
+        assert self._memory in (None, place), "the replay moved in memory: a recorded step would read where it was"
+        self._memory = place
         return segment_places(self._replay.episodes, count, self._length, self._generator, "recency")
 
     def read(self, places: Tensor) -> Segments:
@@ -89,11 +93,11 @@ class StartRing:
         self._block = max(size, num_envs) if discard_left_overs else 1
         self._most_a_step = num_envs * (2 if discard_left_overs else 1)  # a step that throws segments away throws fewer than num_envs
         self._size = 2 * self._block if discard_left_overs else max(size, num_envs)
+        self._slots: _Slots | None = None
         self.clear()
 
     def clear(self) -> None:
-        """Forget all segments."""
-        self._slots: _Slots | None = None
+        """Forget all segments; the memory they lie in stays where it is."""
         self.taken = torch.zeros((), dtype=torch.int64, device=self._device)
         self._taken_at_most = self._loaded = 0
 

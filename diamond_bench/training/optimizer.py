@@ -52,7 +52,7 @@ def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool =
     groups = parameter_groups(module, training.weight_decay)
     device = next(module.parameters()).device
     on_device = device.type == "cuda" and fused if on_device is None else on_device
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         groups,
         lr=torch.tensor(training.learning_rate, device=device) if on_device else training.learning_rate,
         betas=(0.9, training.adam_beta2),
@@ -61,6 +61,8 @@ def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool =
         foreach=None if fused else False,
         capturable=on_device and device.type == "cuda",
     )
+    optimizer._warned_capturable_if_run_uncaptured = True  # torch would warn in each log that an eager run could be recorded
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSettings, step: int) -> float:
