@@ -10,6 +10,7 @@ from diamond_bench.studies.agents import training_job
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.kinds import Profile, TrainAgent
 from diamond_bench.studies.plan import run_config
+from diamond_bench.studies.single import TIMED_GROUPS, TIMELESS
 from diamond_bench.studies.store import Store, StoredResult
 from diamond_bench.typed import to_plain
 from paper_figures.parts import Inputs, Lack, Made, paper_source
@@ -31,13 +32,8 @@ _ROWS: tuple[tuple[str, str, float, str], ...] = (
 """What, its name in a profile, as printed, unit."""
 _SECONDS = {"ms": 1e-3, "s": 1.0, "days": 86400.0}
 _DIGITS = {"ms": 1, "s": 0, "days": 1}
-_TIMELESS = frozenset(
-    {"learning_rate", "weight_decay", "adam_epsilon", "adam_beta2", "warmup_steps", "max_grad_norm", "discount", "trace_decay"}
-    | {"value_weight", "entropy_weight", "epsilon", "temperature", "sticky_actions", "minority_share", "max_noops", "initial_rare_rewards"}
-    | {"checkpoint_every", "checkpoint_units", "log_every", "test_every", "test_episodes", "test_max_steps", "preload"}
-)
-"""Settings that take no time, or none that a profile counts."""
-_TIMED_GROUPS = ("env", "conditioning", "network", "training", "sampler", "reward_end", "actor_critic", "agent")
+_UNTIMED = TIMELESS | {"preload"}
+"""Settings that take no time, or none that a profile counts; the preload takes memory."""
 
 
 def make(inputs: Inputs) -> Made:
@@ -50,11 +46,15 @@ def make(inputs: Inputs) -> Made:
         level = (len(what) - len(what.lstrip())) // 2
         cells = [words("– " * level + what.strip()), number(printed, 1 if unit != "s" else 0)]
         rows.append((*cells, *(_cell(result, name, unit) for _, _, result in profiles), words(unit)))
-    notes = ["An epoch has 400 updates of each of the three networks. The parts are printed rounded and do not add up exactly."]
+    notes = [
+        "An epoch has 400 updates of each of the three networks: the printed 217 s are 400 times (88 + 115 + 340) ms. The parts are "
+        "printed rounded and do not add up exactly."
+    ]
     if profiles:
         notes.append(
-            "Columns of profiles: medians of repeated timings on random data; loss and backward with the optimiser; epoch and run are "
-            "projected from them, without test games and checkpoints."
+            "Columns of profiles: medians of repeated timings on random data; loss and backward with the optimiser. Epoch and run are "
+            "projected from them: updates, and unlike the printed epoch also start segments and real steps; without test games, "
+            "checkpoints and the loop's own overhead. What a profile left out is empty."
         )
     else:
         lacks.append(Lack("a column of this machine: this store has no finished profile", "diamond-bench profile"))
@@ -101,9 +101,9 @@ def _cell(result: StoredResult, name: str, unit: str) -> Cell:
 def differences(training: TrainAgent) -> Iterator[tuple[str, Any, Any]]:
     """(key, value, the paper's) of every setting that bears on a training's time and is not the paper's; precision apart."""
     paper = training_job(run_config({"scale": "paper"}, {})).config
-    one, other = (dict(_flat({group: to_plain(getattr(config, group)) for group in _TIMED_GROUPS})) for config in (training, paper))
+    one, other = (dict(_flat({group: to_plain(getattr(config, group)) for group in TIMED_GROUPS})) for config in (training, paper))
     for key in dict.fromkeys([*one, *other]):
-        if key.rpartition(".")[2] not in _TIMELESS and one.get(key) != other.get(key):
+        if key.rpartition(".")[2] not in _UNTIMED and one.get(key) != other.get(key):
             yield key, one.get(key, "none"), other.get(key, "none")
 
 

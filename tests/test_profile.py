@@ -1,179 +1,40 @@
-"""`profile`: what is timed, what is counted, whose identity it is, and where its numbers are shown."""
+"""`profile`: whose identity it is, its command, and where its numbers are shown."""
 
 import json
+import platform
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command_line import diamond_bench
-from small_agents import small_agent_config
+from command_line import SCRIPT, clean_environment, diamond_bench
 
 from diamond_bench.cli import main
-from diamond_bench.config import ExecutionConfig
-from diamond_bench.data.replay import Replay
-from diamond_bench.jobs import profile as profile_job
-from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.jobs.profile import Line, of_a_run, of_an_epoch, plain
-from diamond_bench.jobs.profile_parts import Parts, Recorded, flop_of, host_synchronisations, random_replay
-from diamond_bench.jobs.timing import MOST_CALLS, MOST_ROUNDS, WARM_CALLS
-from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
-from diamond_bench.models.reward_end_model import RewardEndModel
-from diamond_bench.report.profile_table import profile_records, profile_table
-from diamond_bench.studies.agent_cost import agent_work
+from diamond_bench.cli.profile_commands import asked_of_torch
+from diamond_bench.errors import UserError
+from diamond_bench.jobs.profile_lines import Line
+from diamond_bench.jobs.timing import spread
+from diamond_bench.launch.devices import device_name
+from diamond_bench.report.profile_table import amount, lines_of, profile_records, profile_table
+from diamond_bench.studies.agent_cost import num_epochs
 from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import Profile, TrainAgent
-from diamond_bench.studies.single import plan_profile, plan_train
+from diamond_bench.studies.kinds import PROFILED, PROFILED_UPDATES, TrainAgent
+from diamond_bench.studies.single import plan_profile
 from diamond_bench.studies.store import Store
-from diamond_bench.training.rollout import Carry, collect_rollout
 from paper_figures.parts import Inputs
 from paper_figures.table5 import differences, make
 
-CPU = torch.device("cpu")
 SMALL = ("scale=tiny", "env.frame_size=16", "actor_critic.channels=[8]", "actor_critic.down=[true]")
-
-
-# What is timed
-
-
-@pytest.fixture(scope="module")
-def small() -> TrainAgent:
-    return small_agent_config("execution.num_threads=1")
-
-
-@pytest.fixture(scope="module")
-def replay(small: TrainAgent) -> Replay:
-    return random_replay(small, CPU)
-
-
-def parts(config: TrainAgent, replay: Replay, contiguous: bool = False) -> Parts:
-    return Parts(config, CPU, replay, contiguous)
-
-
-def test_the_replay_is_as_large_as_a_whole_run_s_and_random(small: TrainAgent, replay: Replay) -> None:
-    assert replay.num_rows == small.agent.budget
-    frames = replay.episodes.frames
-    assert frames.dtype == torch.uint8
-    assert len(frames.unique()) == 256
-    assert set(replay.episodes.actions.tolist()) == set(range(4))
-
-
-def test_a_timed_step_is_a_step_of_the_rollout(small: TrainAgent, replay: Replay) -> None:
-    one, other = parts(small, replay), parts(small, replay)
-    for _ in range(small.actor_critic.horizon - 1):
-        one.imagine()
-    rolled, after = collect_rollout(other._policy, other._env, other._carry, small.actor_critic.horizon - 1, other._draw)
-    torch.testing.assert_close(one._carry.frames, after.frames, rtol=0, atol=0)
-    assert not rolled.truncations.any()
-
-
-def test_no_imagined_episode_ends_and_no_timed_update_loads_start_segments(small: TrainAgent, replay: Replay) -> None:
-    made = parts(small, replay)
-    first = made.learners.update("actor_critic")["imagined"]
-    ring: Any = made.learners._imagination._ring  # type: ignore[union-attr]
-    loaded = ring._loaded
-    ends = [first["end"], *(made.learners.update("actor_critic")["imagined"]["end"] for _ in range(WARM_CALLS + MOST_ROUNDS * MOST_CALLS))]
-    assert not any(ends)
-    assert ring._loaded == loaded
-    torch.manual_seed(0)
-    fresh = RewardEndModel(small.reward_end, 4, 16)
-    frames = torch.rand(8, 1, 3, 16, 16)
-    said = fresh(frames, torch.zeros(8, 1, dtype=torch.int64), frames).end_logits.softmax(-1)[..., 1]
-    assert said.mean() > 0.2, "what never_end is there for"
-
-
-@pytest.mark.parametrize(("num_envs", "discard"), [(2, False), (2, True), (100, False), (100, True)])
-def test_a_reset_loads_the_start_segments_its_time_is_divided_by(small: TrainAgent, replay: Replay, num_envs: int, discard: bool) -> None:
-    settings = replace(small.actor_critic, batch_size=num_envs, discard_left_overs=discard)
-    made = parts(replace(small, actor_critic=settings), replay)
-    made.prepare(MOST_CALLS)
-    made.works["start_segments"].call()
-    ring: Any = made._env._ring
-    assert made.each["start_segments"] * ring._loaded == num_envs * settings.steps_per_update / settings.horizon
-
-
-def test_the_policy_s_loss_alone_is_of_whole_rollouts(small: TrainAgent, replay: Replay) -> None:
-    made = parts(small, replay)
-    step = made._env.step(torch.zeros(small.actor_critic.batch_size, dtype=torch.int64))
-    carry = Carry(step[0], made._policy.initial_state(small.actor_critic.batch_size))
-    steps = small.actor_critic.steps_per_update
-    rollout, _ = collect_rollout(made._policy, Recorded(step, small.actor_critic.horizon), carry, steps, made._draw)
-    assert rollout.logits.shape == (small.actor_critic.batch_size, steps, 4)
-    assert rollout.logits.requires_grad
-    assert rollout.truncations.any(dim=0).tolist() == [(t + 1) % small.actor_critic.horizon == 0 for t in range(steps)]
-    work = made.works["loss_and_backward"]
-    work.before(1)
-    before = [p.detach().clone() for p in made._policy.parameters()]
-    for _ in range(2):  # the warm-up's first rate is 0
-        work.before(1)
-        work.call()
-    assert any(not torch.equal(a, b) for a, b in zip(before, made._policy.parameters(), strict=True))
-
-
-def test_plain_is_eager_fp32_in_the_plain_layout(small: TrainAgent, replay: Replay) -> None:
-    fast = replace(small, execution=replace(small.execution, precision="bf16", num_threads=3))
-    assert plain(fast.execution) == ExecutionConfig(device="auto", num_threads=3)
-    as_plain = parts(replace(fast, execution=plain(fast.execution)), replay, contiguous=True)
-    configured = parts(fast, replay)
-    assert {as_plain._policy.precision, as_plain._reward_end.precision, as_plain._world_model.denoiser.precision} == {"fp32"}  # type: ignore[attr-defined]
-    assert configured._policy.precision == "bf16"
-    convolutions = [(a, b) for a, b in zip(weights(as_plain), weights(configured), strict=True) if a.dim() == 4 and a.shape[2] > 1]
-    assert all(a.is_contiguous() for a, _ in convolutions)
-    assert not any(b.is_contiguous() for _, b in convolutions if b.shape[1] > 1)
-    assert all(torch.equal(a, b) for a, b in convolutions)
-    for name in ("denoiser", "reward_end", "actor_critic"):
-        as_plain.learners.update(name)
-    assert all(a.is_contiguous() for a in weights(as_plain) if a.dim() == 4), "training keeps it"
-
-
-def weights(made: Parts) -> list[torch.Tensor]:
-    return [p.detach() for network in made.learners.agent.networks.values() for p in network.parameters()]
-
-
-def test_flop_are_those_of_models_flops() -> None:
-    config = next(spec.config for spec in plan_train(["game=Breakout"]).jobs.values() if isinstance(spec.config, TrainAgent))
-    found = flop_of(config)
-    denoise, judge = denoiser_flops(config.network, config.conditioning, 64), reward_end_flops(config.reward_end, 64)
-    act = actor_critic_flops(config.actor_critic, 4, 64)
-    assert found["denoiser_update"] == 3 * 32 * 2 * denoise
-    assert found["reward_end_update"] == 3 * 32 * 18 * judge
-    assert found["actor_critic_update"] == 32 * 15 * (3 * denoise + judge + 3 * act)
-    assert found["imagination_step"] == 32 * (3 * denoise + judge + act)
-    assert found["loss_and_backward"] == 32 * 15 * 2 * act
-    assert found["start_segments"] == 32 * 3 * judge
-    # a denoiser pass at batch 32 is 195 GFLOP, the reward/end model 14, the actor-critic 4
-    assert [found[name] / 1e9 for name in ("denoiser_call", "reward_and_end", "action")] == pytest.approx([195, 14, 4], rel=0.06)
-    run = of_a_run(config)
-    updates = sum(times * found[name] for name, times in run.items() if name not in ("real_step", "start_segments"))
-    assert updates == pytest.approx(agent_work(config), rel=1e-3)  # which counts 18 actions
-    assert run["real_step"] == 100_000
-    assert of_an_epoch(config) == dict.fromkeys(("denoiser_update", "reward_end_update", "actor_critic_update", "start_segments"), 400) | {
-        "real_step": 100
-    }
-
-
-def test_synchronisations_are_not_counted_on_the_cpu() -> None:
-    def never() -> None:
-        raise AssertionError
-
-    assert host_synchronisations(never, 3, CPU) is None
-
-
-@pytest.mark.parametrize("stop_after", [0, 2, 6])
-def test_an_interrupted_profile_leaves_nothing(small: TrainAgent, tmp_path: Path, stop_after: int) -> None:
-    asked = iter(range(1000))
-    context = JobContext(tmp_path, should_stop=lambda: next(asked) >= stop_after)
-    with pytest.raises(Interrupted):
-        profile_job.run(Profile("x", "y", small), context)
-    assert not list(tmp_path.iterdir())
 
 
 # Whose it is
 
 
-def planned(*tokens: str, compare: str | None = None, model: str = "A processor") -> JobSpec:
-    (spec,) = plan_profile([*SMALL, *tokens], compare, lambda device: ("cpu", model)).jobs.values()
+def planned(*tokens: str, compare: str | None = None, model: str = "A processor", parts: tuple[str, ...] = ()) -> JobSpec:
+    (spec,) = plan_profile([*SMALL, *tokens], compare, lambda device: ("cpu", model), parts).jobs.values()
     return spec
 
 
@@ -187,10 +48,21 @@ def test_the_identity_holds_the_device_and_how_it_is_used() -> None:
         planned("seed=1"),
         planned("game=Pong"),
         planned("actor_critic.horizon=2"),
+        planned("actor_critic.preload=9"),
+        planned(compare="authors"),
+        planned(parts=("action",)),
+        *(replace(planned(), config=replace(planned().config, **{name: "another"})) for name in ("software", "host")),
     ]
     assert len({spec.id for spec in specs}) == len(specs)
     assert planned().id == planned("execution.device=auto", "agent.checkpoint_every=7").id
     assert planned().config.execution.device == "cpu", "as resolved"
+    assert planned("training.learning_rate=0.1", "agent.test_every=7", "agent.test_max_steps=9").id == planned().id, "they take no time"
+    assert planned(parts=PROFILED).id == planned().id
+    assert planned(parts=("action", "next_frame")).config.parts == "next_frame,action", "in one order"
+    config = planned().config
+    assert f"torch {torch.__version__.partition('+')[0]}" in config.software
+    assert "diamond-bench" in config.software
+    assert config.host.startswith(platform.node())
     assert replace(planned(), config=replace(planned().config, scale="small")).id == planned().id
 
 
@@ -198,12 +70,15 @@ def test_the_identity_holds_the_device_and_how_it_is_used() -> None:
     ("arguments", "message"),
     [
         (("--compare", "palin"), "did you mean plain?"),
+        (("--parts", "action,denoiser_updat"), "--parts denoiser_updat: did you mean denoiser_update"),
+        (("--parts", "epoch"), "--parts epoch: valid: action"),
         (("agent.model_free=true",), "model_free"),
         (("cluster=slurm",), "cluster=slurm"),
         (("execution.device=gpu",), "execution.device='gpu'"),
         (("execution.device=cuda:77",), "execution.device=cuda:77"),
         (("agent_evaluation.episodes=3",), "agent_evaluation.episodes"),
-        (("seed=0,1",), "takes one value"),
+        (("seed=0,1",), "seed=0,1: takes one value"),
+        (("game=[Pong,Breakout]",), "run it once for each"),
         (("game=Brekout",), "Breakout"),
         (("network.channel=[8]",), "channels"),
     ],
@@ -254,20 +129,30 @@ def lines(folder: Path) -> dict[str, dict[str, Any]]:
 
 PARTS = (
     *("denoiser_update", "reward_end_update", "actor_critic_update", "imagination_step", "next_frame", "denoiser_call", "reward_and_end"),
-    *("action", "loss_and_backward", "start_segments", "real_step"),
+    *("action", "renewal", "loss_and_backward", "start_segments", "real_step"),
 )
+WAITS = ("host_synchronisations", *(f"host_synchronisations_{name}" for name in PROFILED_UPDATES))
 
 
 def test_json_has_every_line_with_the_same_keys(folder: Path, lines: dict[str, dict[str, Any]], store: Store, ref: JobRef) -> None:
-    measures = ("frames_per_second", "nfe_per_second", "product_peak", "peak_memory", "host_synchronisations")
-    assert list(lines) == [*PARTS, "epoch", "run", *measures]
-    keys = {"job", "device", "executed", "scale", "game", *Line.__dataclass_fields__}
-    assert all(set(line) == keys for line in lines.values())
+    measures = ("frames_per_second", "nfe_per_second", "product_peak", "peak_memory", *WAITS)
+    assert list(lines) == [*PARTS[:-2], "remainder", *PARTS[-2:], "epoch", "run", *measures]
+    about = {"job", "device", "executed", "precision", "num_threads", "scale", "game", "compared", "ways", "software", "versions", "commit"}
+    about |= {"host", "measured", "load_before", "load_after", "product", "epochs", "updates", "notes"}
+    assert all(set(line) == about | set(Line.__dataclass_fields__) for line in lines.values())
+    line = lines["action"]
+    assert (line["precision"], line["num_threads"], line["compared"]) == ("fp32", 1, "plain")
+    assert line["versions"]["torch"] in line["software"]
+    assert line["product"]["precision"] == "fp32"
+    assert line["epochs"] == num_epochs(store.spec(ref).config.training)
+    assert line["notes"]
     assert {line["job"] for line in lines.values()} == {ref.id}
-    assert {line["executed"] for line in lines.values()} == {"precision=fp32 num_threads=1"}
+    assert {line["executed"] for line in lines.values()} == {"precision=fp32 compile=auto cuda_graphs=none num_threads=1"}
     assert list(lines.values()) == profile_records(store, ref)
     assert "profile Breakout" in (folder / "said").read_text()
-    assert "%" in (folder / "said").read_text(), "progress is shown"
+    said = (folder / "said").read_text()
+    assert "%" in said, "progress is shown"
+    assert "about 1 minute, compilation apart" in said
 
 
 def test_every_part_has_a_spread_a_rate_and_pairs_in_turn(lines: dict[str, dict[str, Any]]) -> None:
@@ -276,26 +161,44 @@ def test_every_part_has_a_spread_a_rate_and_pairs_in_turn(lines: dict[str, dict[
         assert 0 < line["low"] <= line["median"] <= line["high"]
         assert line["unit"] == "s"
         assert line["timings"] >= 5
-        assert line["order"] == "cp" * line["timings"]
+        assert line["order"] == "cooc" * (line["timings"] // 2)
+        assert [len(way) for way in line["seconds"]] == [line["timings"]] * 2
+        assert spread(line["seconds"][0]).median == line["median"]
+        assert spread(line["seconds"][1]).median == line["other"]
+        assert line["other_low"] <= line["other"] <= line["other_high"]
         assert 0 < line["ratio_low"] <= line["ratio"] <= line["ratio_high"]
         if name != "real_step":
             assert line["flop_per_second"] == line["flop"] / line["median"]
             assert line["share_of_peak"] == line["flop_per_second"] / lines["product_peak"]["median"]
 
 
-def test_parts_add_up_to_about_the_whole(lines: dict[str, dict[str, Any]]) -> None:
+def test_what_is_projected_is_made_of_the_parts(lines: dict[str, dict[str, Any]]) -> None:
     of = {name: line["median"] for name, line in lines.items()}
-    for whole, sum_of_parts in (
-        (of["imagination_step"], of["next_frame"] + of["reward_and_end"] + of["action"]),
-        (of["next_frame"], 3 * of["denoiser_call"]),
-        (of["actor_critic_update"], 3 * of["imagination_step"] + of["loss_and_backward"]),
-    ):
-        assert 0.2 < sum_of_parts / whole < 5  # whatever else the machine does
     assert of["epoch"] == pytest.approx(
         2 * of["denoiser_update"] + 2 * of["reward_end_update"] + of["actor_critic_update"] + of["start_segments"] + 10 * of["real_step"]
     )
-    assert lines["frames_per_second"]["median"] == pytest.approx(2 / of["imagination_step"])
-    assert lines["nfe_per_second"]["median"] == pytest.approx(2 * 3 / of["next_frame"])
+    assert lines["epoch"]["ratio"] == lines["epoch"]["other"] / lines["epoch"]["median"]
+    assert of["frames_per_second"] == pytest.approx(2 / of["imagination_step"])
+    assert of["nfe_per_second"] == pytest.approx(2 * 3 / of["next_frame"])
+
+
+@pytest.mark.slow
+def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
+    measured = "actor_critic_update,imagination_step,next_frame,denoiser_call,reward_and_end,action,renewal,loss_and_backward"
+    diamond_bench("profile", "scale=smoke", "--parts", measured, "--json", cwd=tmp_path)
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    (ref,) = store.refs()
+    of = {line["name"]: line["median"] for line in profile_records(store, ref)}
+    settings = store.spec(ref).config.training.actor_critic
+    for whole, sum_of_parts in (
+        (of["imagination_step"], of["next_frame"] + of["reward_and_end"] + of["action"]),
+        (of["next_frame"], 3 * of["denoiser_call"]),
+        (
+            of["actor_critic_update"],
+            settings.steps_per_update * (of["imagination_step"] + of["renewal"]) + of["loss_and_backward"],
+        ),
+    ):
+        assert 0.7 < sum_of_parts / whole < 1.4
 
 
 def test_peak_memory_and_synchronisations(lines: dict[str, dict[str, Any]], store: Store, ref: JobRef) -> None:
@@ -312,14 +215,72 @@ def test_peak_memory_and_synchronisations(lines: dict[str, dict[str, Any]], stor
     assert {"product_peak_flop_per_second", "peak_memory_bytes", "frames_per_second", "epoch_ratio"} <= set(rows)
 
 
-def test_the_same_command_shows_the_table_and_measures_nothing(folder: Path, store: Store, ref: JobRef) -> None:
+def test_the_same_command_shows_the_table_and_measures_nothing(
+    folder: Path, store: Store, ref: JobRef, lines: dict[str, dict[str, Any]]
+) -> None:
     before = (store.folder(ref) / "result.json").stat().st_mtime_ns
     done = diamond_bench("profile", *SMALL, "execution.num_threads=1", "--compare", "plain", cwd=folder)
     assert (store.folder(ref) / "result.json").stat().st_mtime_ns == before
-    for word in ("one update of the denoiser", "quartiles", "of peak", "times as fast as plain", "not measured here", "one run, projected"):
+    for word in ("one update of the denoiser", "quartiles", "of peak", "times as fast as plain", "not measured here", "one run at most"):
         assert word in done.stdout
-    assert "note: Random frames" in done.stderr
-    assert profile_table(store.result(ref)).row_count == len(PARTS) + 7
+    assert "note: Executed: configured: fp32, compile none, cuda_graphs none; plain: fp32" in done.stderr
+    assert "measured 20" in done.stderr
+    assert f"torch {torch.__version__.partition('+')[0]}" in done.stderr
+    assert profile_table(store.result(ref), "plain").row_count == len(lines)
+    heads = [column.header for column in profile_table(store.result(ref), "authors").columns]
+    assert heads[-2:] == ["authors", "times as fast as authors"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.9997, "s", "1 s"),
+        (59.99, "s", "1 min"),
+        (0.0123, "s", "12.3 ms"),
+        (-0.0123, "s", "-12.3 ms"),
+        (2e-9, "s", "0.002 us"),
+        (2.5 * 86400, "s", "2.5 days"),
+        (1e6 * 86400, "s", "1000000 days"),
+        (999.7e9, "FLOP/s", "1 TFLOP/s"),
+        (1234e9, "bytes", "1.23 TB"),
+        (0.0, "s", "0 us"),
+        (2.5, "syncs/step", "2.5 syncs/step"),
+        (None, "s", "not measured here"),
+    ],
+)
+def test_amounts_have_the_unit_of_the_rounded_number(value: float | None, unit: str, shown: str) -> None:
+    assert amount(value, unit) == shown
+
+
+def test_a_profile_of_another_version_is_refused_in_words(store: Store, ref: JobRef) -> None:
+    result = store.result(ref)
+    older = [{name: value for name, value in line.items() if name != "seconds"} for line in result.info["lines"]]
+    for info in ({}, {"lines": older}):
+        with pytest.raises(UserError, match="another version of diamond-bench; measure anew with seed=1"):
+            lines_of(replace(result, info=info))
+
+
+def test_a_stopped_profile_says_how_to_begin_anew(tmp_path: Path) -> None:
+    command = [SCRIPT, "profile", *SMALL, "execution.num_threads=1"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=clean_environment())
+    assert running.stderr is not None
+    said = []
+    for text in running.stderr:
+        said.append(text)
+        if "random data" in text:
+            running.send_signal(signal.SIGINT)
+            break
+    said.append(running.stderr.read())
+    assert running.wait() == 130
+    printed = "".join(said)
+    assert "Stopped. To measure anew: diamond-bench profile scale=tiny" in printed
+    assert "what was finished is kept" not in printed
+
+
+def test_torch_is_asked_of_a_device_in_a_process_of_its_own() -> None:
+    assert asked_of_torch("cpu") == ("cpu", device_name("cpu"))
+    with pytest.raises(UserError, match="cuda:77"):
+        asked_of_torch("cuda:77")
 
 
 @pytest.mark.parametrize("command", ["status", "results", "report"])

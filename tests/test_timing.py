@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diamond_bench.jobs.context import Interrupted
-from diamond_bench.jobs.timing import LEAST_ROUNDS, MOST_CALLS, MOST_ROUNDS, WARM_CALLS, Timings, Work, alternate, ratios, spread
+from diamond_bench.jobs.timing import LEAST_ROUNDS, MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, ratios, spread, warm_up
 
 
 class Clock:
@@ -36,25 +36,63 @@ class Clock:
 
 def test_two_ways_are_timed_in_turn_and_only_their_work_is_counted() -> None:
     clock = Clock()
-    found = alternate([clock.work("a", 2.0), clock.work("b", 3.0)], clock.wait, clock=clock)
-    assert found.order == (0, 1) * LEAST_ROUNDS
+    found = alternate([clock.work("a", 2.0), clock.work("b", 3.0)], [2.0, 3.0], clock.wait, clock=clock)
+    assert found.order == (0, 1, 1, 0) * (LEAST_ROUNDS // 2)
+    assert LEAST_ROUNDS % 2 == MOST_ROUNDS % 2 == 0
     assert found.seconds == ((2.0,) * LEAST_ROUNDS, (3.0,) * LEAST_ROUNDS)
     one, other = (["before 1", "wait", name, "wait"] for name in "ab")
-    assert clock.done == one + other + (one + other) * LEAST_ROUNDS  # a warm-up of each, and the device waited for at borders alone
+    assert clock.done == (one + other + other + one) * (LEAST_ROUNDS // 2)  # the device waited for at borders alone
+
+
+def test_what_slows_down_as_time_goes_on_is_no_difference_between_ways() -> None:
+    clock, slower = Clock(), [1.0]
+
+    def call() -> None:
+        clock.now += slower[0]
+        slower[0] *= 1.02
+
+    found = ratios(alternate([Work(call), Work(call)], [1.0, 1.0], clock.wait, clock=clock))
+    assert found.median == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize(("seconds", "most_calls", "calls"), [(0.006, 4, 2), (0.0001, 4, 4), (0.0001, 1, 1)])
 def test_short_work_is_timed_more_often_and_several_calls_at_once(seconds: float, most_calls: int, calls: int) -> None:
     clock = Clock()
-    found = alternate([clock.work("a", seconds, most_calls)], clock.wait, clock=clock)
+    work = clock.work("a", seconds, most_calls)
+    warm = warm_up(work, clock.wait, clock=clock)
+    assert warm == pytest.approx(seconds)
+    clock.done.clear()
+    found = alternate([work], [warm], clock.wait, clock=clock)
     assert len(found.order) == MOST_ROUNDS
     assert found.seconds[0] == pytest.approx([seconds] * MOST_ROUNDS)
-    assert clock.done.count("a") == WARM_CALLS + calls * MOST_ROUNDS
+    assert clock.done.count("a") == calls * MOST_ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("times", "least", "calls"),
+    [
+        ([60.0, 0.001, 0.002, 9.0], 2, 3),  # the first compiles
+        ([60.0, 2.0, 2.1, 9.0], 2, 3),
+        ([2.0, 2.0, 9.0], 2, 2),  # long, and as long again: it is warm
+        ([0.3, 0.3, 0.3, 9.0], 2, 3),  # the sum says nothing
+        ([100.0, 9.0], 1, 1),
+        ([0.1] * 6 + [9.0], 6, 6),
+    ],
+)
+def test_warm_up_ends_when_a_call_is_as_long_as_the_one_before(times: list[float], least: int, calls: int) -> None:
+    clock, left = Clock(), iter(times)
+
+    def call() -> None:
+        clock.now += next(left)
+
+    told: list[float] = []
+    assert warm_up(Work(call), clock.wait, told.append, clock, least) == pytest.approx(times[calls - 1])
+    assert len(told) == calls
 
 
 def test_progress_rises_to_the_end_and_may_stop_it() -> None:
     clock, told = Clock(), [0.0]
-    alternate([clock.work("a", 0.15)], clock.wait, told.append, clock)
+    alternate([clock.work("a", 0.15)], [0.15], clock.wait, told.append, clock)
     assert all(a <= b for a, b in pairwise(told))
     assert told[-1] == 1.0
 
@@ -62,7 +100,9 @@ def test_progress_rises_to_the_end_and_may_stop_it() -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        alternate([clock.work("a", 0.1)], clock.wait, stop, clock)
+        alternate([clock.work("a", 0.1)], [0.1], clock.wait, stop, clock)
+    with pytest.raises(Interrupted):
+        warm_up(clock.work("a", 0.1), clock.wait, stop, clock)
 
 
 def test_ratios_are_of_pairs_and_quartiles_those_of_numpy() -> None:

@@ -1,10 +1,14 @@
 """The command that measures where the time of a training goes."""
 
+import json
+import subprocess
+import sys
 from typing import Annotated
 
 import typer
 
 from diamond_bench.cli.common import AsJson, app, open_store, out, run_jobs, say, writing
+from diamond_bench.errors import UserError
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As of train: game=Pong scale=small execution.precision=bf16")
@@ -17,15 +21,18 @@ def profile(
     compare: Annotated[
         str | None, typer.Option("--compare", metavar="plain|authors", help="Time it in turn with eager fp32, or with what the authors do.")
     ] = None,
+    parts: Annotated[
+        str | None, typer.Option("--parts", metavar="NAME[,NAME]", help="Measure these alone, such as denoiser_update,next_frame.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure on this machine how long the parts of a training take (game=Breakout seed=0 where not said otherwise)."""
     from diamond_bench.printing import print_json
-    from diamond_bench.report.profile_table import profile_records, profile_table
+    from diamond_bench.report.profile_table import made_with, profile_records, profile_table
     from diamond_bench.studies.single import plan_profile
 
     tokens = overrides or []
-    plan = plan_profile(tokens, compare, _model_of)
+    plan = plan_profile(tokens, compare, _model_of, [] if parts is None else parts.split(","))
     store = open_store([token for token in tokens if token.startswith("output_dir=")])
     (ref,) = plan.jobs
     with writing(store):
@@ -36,7 +43,8 @@ def profile(
             print_json(out, profile_records(store, ref))
         else:
             say(f"{config.device_name}, {config.executed}; {config.training.game} at scale {plan.scale}")
-            out.print(profile_table(result))
+            say(made_with(config, result))
+            out.print(profile_table(result, config.compare))
             for note in result.info["notes"]:
                 say(f"note: {note}")
         say(f"profile: {store.folder(ref)}")
@@ -44,10 +52,40 @@ def profile(
 
 
 def _model_of(device: str) -> tuple[str, str]:
-    """The device that execution.device means, and its model. Torch is imported only where the machine shows a GPU."""
-    from diamond_bench.launch.devices import device_name, has_gpu, resolve_device, worker_devices
+    """The device that execution.device means, and its model. Torch is asked only where the machine shows a GPU."""
+    from diamond_bench.launch.devices import device_name, has_gpu, worker_devices
 
     worker_devices(device, 1)  # refuses what is no device, or not there
-    resolved = resolve_device(device) if has_gpu() else "cpu"
+    return asked_of_torch(device) if has_gpu() and device != "cpu" else ("cpu", device_name("cpu"))
+
+
+_ASK = """
+import json, sys
+from diamond_bench.errors import UserError
+from diamond_bench.launch.devices import device_name, resolve_device
+try:
+    resolved = resolve_device(sys.argv[1])
     resolved = "cuda:0" if resolved == "cuda" else resolved
-    return resolved, device_name(resolved)
+    if resolved != "cpu":
+        import torch
+    print(json.dumps({"found": [resolved, device_name(resolved)]}))
+except UserError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def asked_of_torch(device: str) -> tuple[str, str]:
+    """As `_model_of`, by torch in a short process of its own: the context that asking makes is not held while the profile measures.
+
+    Raises UserError where torch finds no such device, or cannot be asked.
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", _ASK, device], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(
+            f"execution.device={device}: torch could not be asked of it: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
+        )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise UserError(answer["error"])
+    resolved, name = answer["found"]
+    return resolved, name

@@ -12,6 +12,8 @@ class LocalCluster:
     name: str = "local"
     num_workers: int = setting(0, least=0, recorded=True)
     """Worker processes, one a device; 0 is one a GPU, or one where there is none."""
+    mps: bool = setting(False, recorded=True)
+    """CUDA's Multi-Process Service while the workers are there, for those that share a GPU."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class SlurmCluster:
     """Tasks of an array, at most, where an account may not submit as many as MaxArraySize at once; 0 is MaxArraySize."""
     packed: int = setting(1, least=1, recorded=True)
     """Jobs that share one allocation and its GPUs, each in a process of its own."""
+    mps: bool = setting(False, recorded=True)
+    """CUDA's Multi-Process Service in allocations whose jobs share a GPU."""
     signal_seconds: int = setting(120, least=10, recorded=True)
     """How long before the limit SLURM tells the jobs to save."""
     retries: int = setting(1, least=0, recorded=True)

@@ -1,74 +1,34 @@
 """The job `profile`: how long the parts of a training take on this device, as the paper's Table 5 tells it for its authors'."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
-from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import PLAIN, Execution
-from diamond_bench.jobs.profile_parts import Parts, flop_of, host_synchronisations, product_peak, random_replay
-from diamond_bench.jobs.timing import Spread, Timings, alternate, ratios, scaled, spread
+from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.jobs.execution import PLAIN, Execution, facts_of
+from diamond_bench.jobs.memory import peak_bytes, reset_peak
+from diamond_bench.jobs.profile_lines import LABELS, Line, Told, each, notes, rows_of
+from diamond_bench.jobs.profile_machine import Product, host_synchronisations, product_peak
+from diamond_bench.jobs.profile_parts import GRAPH_CALLS, Parts, flop_of, random_replay
+from diamond_bench.jobs.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, Timings, alternate, warm_up
 from diamond_bench.models.precision import Precision
 from diamond_bench.studies.agent_cost import num_epochs, updates
-from diamond_bench.studies.kinds import Profile, TrainAgent
+from diamond_bench.studies.kinds import PROFILED, PROFILED_UPDATES, Profile
 
-_UPDATES = ("denoiser_update", "reward_end_update", "actor_critic_update")
-_LABELS = {
-    "denoiser_update": (0, "one update of the denoiser"),
-    "reward_end_update": (0, "one update of the reward/end model"),
-    "actor_critic_update": (0, "one update of the actor-critic"),
-    "imagination_step": (1, "of which {steps} imagination steps, each"),
-    "next_frame": (2, "next frame"),
-    "denoiser_call": (3, "of which {calls} denoiser calls, each"),
-    "reward_and_end": (2, "reward and end"),
-    "action": (2, "action"),
-    "loss_and_backward": (1, "of which loss, backward pass and optimiser"),
-    "start_segments": (0, "start segments that an update of the actor-critic uses up"),
-    "real_step": (0, "one real step, with the policy"),
-    "epoch": (0, "one epoch, projected"),
-    "run": (0, "one run, projected"),
-}
-"""Level and words of each part, in the order in which they are told."""
-_NUM_PARTS = sum(name not in ("epoch", "run") for name in _LABELS)
-_TICKS = 1000
-"""Progress of one part."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One thing that was measured; what does not apply to it, or was not measured, is none."""
-
-    name: str
-    what: str
-    level: int
-    """How far below an update it is."""
-    unit: str
-    """s, frames/s, calls/s, FLOP/s, bytes, or a step's count."""
-    median: float | None
-    low: float | None = None
-    high: float | None = None
-    """Quartiles; none where it was not repeated."""
-    timings: int | None = None
-    flop: float | None = None
-    """Of one such part."""
-    flop_per_second: float | None = None
-    share_of_peak: float | None = None
-    """Of the fastest matrix product in the same precision on the same device."""
-    plain: float | None = None
-    """The median of plain, where it was compared."""
-    ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
-    """How many times as fast as plain: median and quartiles of the pairs' ratios."""
-    order: str = ""
-    """Whose timings followed each other: c for configured, p for plain."""
-
+_TICKS = 10_000
+"""Progress of a whole profile, in shares of the seconds that are expected."""
+_REACHED = 0.5
+"""Of the matrix product's rate, by which seconds are expected; rough."""
+_PEAK_SECONDS = 3.0
+"""Expected for measuring the matrix product, and for random data."""
+_HEAVY_SECONDS = 20.0
+"""An update of the policy that takes longer on a CPU is warmed up once: it does everything but its loss many times over."""
+_FIRST_SIDE_FLOP = 2.0 * 512**3
 
 COMPARISONS: Mapping[str, tuple[Precision, Execution, bool]] = {
     "plain": ("fp32", PLAIN, True),
@@ -92,175 +52,191 @@ class _Profiling:
         self.device = torch.device(context.device)
         if self.device.type == "cuda" and (found := torch.cuda.get_device_name(self.device)) != config.device_name:
             raise UserError(f"this profile is of {config.device_name}, and {context.device} here is {found}; run the command anew")
-        self.compares = bool(config.compare)
-        self.flop = flop_of(config.training)
-        self.seconds: dict[str, list[Spread]] = {}
-        """Of each part: configured, and plain."""
-        self.ratios: dict[str, Spread] = {}
-        self.orders: dict[str, str] = {}
-        self.peak = (0.0, 0)
+        self.flop = flop_of(config.training, self.device.type)
+        self.timed = [name for name in PROFILED if name in config.measures and name in LABELS]
+        self.ways: list[Parts] = []
+        self.precisions: list[Precision] = []
+        self.warm: dict[str, list[float]] = {}
+        """Of each update the seconds of a call when it was warm, one a way."""
+        self.timings: dict[str, Timings] = {}
+        self.lines: list[Line] = []
+        self.peak = Product(0.0, 0, "fp32")
+        self.expected: dict[str, float] = {}
+        """Seconds of each phase, in order."""
+        self.done = 0.0
 
     def run(self) -> Result:
-        self._tick(0, 0.0, "random data and networks")
+        load = os.getloadavg()[0]
+        self._tick("", 0.0, "random data")
         replay = random_replay(self.training, self.device)
-        ways = [Parts(self.training, self.device, replay)]
-        memory = self._peak_memory(ways[0])
-        if self.compares:
+        self._measure_peak("")
+        self._build(replay, self.training.execution.precision)
+        self._expect()
+        memory = self._memory() if "peak_memory" in self.config.measures else []
+        if not memory:
+            self._warm_up("warm-up")
+        if self.config.compare:
             precision, execution, contiguous = COMPARISONS[self.config.compare]
-            other = replace(self.training, execution=replace(self.training.execution, precision=precision))
-            ways.append(Parts(other, self.device, replay, execution, contiguous))
-        names = list(ways[0].works)
-        self._measure_peak()
-        for number, name in enumerate(names):
-            timings = alternate([way.works[name] for way in ways], self._wait, partial(self._part_done, number, name))
-            self._keep(name, timings, ways[0].each.get(name, 1.0))
-        self._measure_peak()
-        steps = self.training.actor_critic.horizon
-        ways[0].prepare(steps)
-        waits = host_synchronisations(ways[0].imagine, steps, self.device)
-        return self._result(memory, waits)
+            self._build(replay, precision, execution, contiguous)
+            self._warm_up("warm-up")
+        for name in self.timed:
+            self.timings[name] = self._timed(name)
+        self._measure_peak("peak")
+        waits = self._synchronisations() if "host_synchronisations" in self.config.measures else []
+        return self._result(memory, waits, (load, os.getloadavg()[0]))
 
-    def _peak_memory(self, parts: Parts) -> int:
-        """Bytes at most while each network is updated once, before anything of plain is there."""
+    def _build(self, replay: Any, precision: Precision, execution: Execution | None = None, contiguous: bool = False) -> None:
+        self._tick("warm", 0.0, "networks")
+        training = replace(self.training, execution=replace(self.training.execution, precision=precision))
+        self.ways.append(Parts(training, self.device, replay, execution, contiguous))
+        self.precisions.append(precision)
+
+    # Before anything is timed
+
+    def _expect(self) -> None:
+        """How long all this will take, by its arithmetic."""
+        rate, num_ways, way = _REACHED * self.peak.flop_per_second, 2 if self.config.compare else 1, self.ways[0]
+        warm = sum(self._least(name) * self.flop[name] for name in self._warmed())
+        self.expected = {"": _PEAK_SECONDS, "warm": num_ways * warm / rate}
+        for name in self.timed:
+            calls = num_ways * (LEAST_ROUNDS + (0 if name in PROFILED_UPDATES else LEAST_WARM_CALLS))
+            self.expected[name] = max(ENOUGH_SECONDS, calls * self.flop.get(name, 0.0) / way.each.get(name, 1.0) / rate)
+        self.expected["peak"] = _PEAK_SECONDS
+        minutes = max(1.0, sum(self.expected.values()) / 60)
+        self.context.say(
+            f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}, compilation apart: arithmetic at half the "
+            f"{self.peak.flop_per_second / 1e9:.3g} GFLOP/s of a matrix product, which networks may reach or not"
+        )
+
+    def _warmed(self) -> list[str]:
+        """The updates that are called before anything is timed."""
+        return [name for name in PROFILED_UPDATES if name in self.timed or "peak_memory" in self.config.measures]
+
+    def _heavy(self) -> bool:
+        seconds = self.flop["actor_critic_update"] / (_REACHED * self.peak.flop_per_second)
+        return self.device.type == "cpu" and seconds > _HEAVY_SECONDS
+
+    def _least(self, name: str) -> int:
+        """Calls after which an update or part compiles and records no more."""
+        if any(way.learners.execution.cuda_graphs != "none" for way in self.ways):
+            return GRAPH_CALLS
+        return 1 if name == "actor_critic_update" and self._heavy() else LEAST_WARM_CALLS
+
+    def _memory(self) -> list[Line]:
+        """The most memory at once while all networks are updated, gradients and Adam's moments of all of them there; before anything
+        that is compared with. These updates are also the warm-up."""
+        way = self.ways[0]
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        for name in _UPDATES:
-            self._tick(0, 0.0, f"memory, {name}")
-            parts.works[name].call()
+            torch.cuda.empty_cache()
+        reset_peak(self.device)
+        ring = way.rest_of_the_ring()
+        way.first_descent()
+        self._warm_up("memory")
         self._wait()
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024  # getrusage's would hold that of the process which started this one
+        del ring
+        what = "memory at most, with the replay" + ("" if self._cuda else " and the process")
+        found = [Line("peak_memory", what, 0, "bytes", float(peak_bytes(self.device)))]
+        if self._cuda:
+            reserved = float(torch.cuda.max_memory_reserved(self.device))
+            found.append(Line("peak_memory_reserved", "the same, as torch reserved it, its context apart", 0, "bytes", reserved))
+        return found
 
-    def _measure_peak(self) -> None:
+    def _warm_up(self, what: str) -> None:
+        """Calls the updates of the newest way until they neither compile nor record, and before them what they do seldom."""
+        number, num_ways, way = len(self.ways) - 1, 2 if self.config.compare else 1, self.ways[-1]
+        way.works["renewal"].call()
+        done, all_of_it = 0.0, sum(self._least(name) * self.flop[name] for name in self._warmed())
+        for name in self._warmed():
+            tick = self._telling("warm", (number + done / all_of_it) / num_ways, f"{what}, {name}")
+            took = warm_up(way.works[name], self._wait, tick, least=self._least(name))
+            self.warm.setdefault(name, []).append(took)
+            done += self._least(name) * self.flop[name]
+
+    def _measure_peak(self, phase: str) -> None:
         """The better of several times: other work on the machine can only take from it."""
-        self.peak = max(self.peak, product_peak(self.device, self.training.execution.precision, self._wait))
+        tick = self._telling(phase, 0.0, "matrix product")
+        self.peak = max(self.peak, product_peak(self.device, self.training.execution.precision, self._wait, tick))
 
-    def _keep(self, name: str, timings: Timings, factor: float) -> None:
-        self.seconds[name] = [scaled(spread(seconds), factor) for seconds in timings.seconds]
-        self.orders[name] = "".join("cp"[way] for way in timings.order)
-        if self.compares:
-            self.ratios[name] = ratios(timings)
+    # Timings
+
+    def _timed(self, name: str) -> Timings:
+        works = [way.works[name] for way in self.ways]
+        warmed = self.warm.get(name)
+        begun = 0.0
+        if warmed is None:
+            begun = LEAST_WARM_CALLS / (LEAST_WARM_CALLS + LEAST_ROUNDS)
+            tick = self._telling(name, 0.0, f"warm-up, {name}")
+            warmed = [warm_up(work, self._wait, tick, least=self._least(name)) for work in works]
+        before = [way.compiled() for way in self.ways]
+        timings = alternate(works, warmed, self._wait, lambda share: self._tick(name, begun + (1 - begun) * share, name))
+        after = [way.compiled() for way in self.ways]
+        assert after == before, f"{name}: a network was compiled within a timing ({before} first calls before, {after} after)"
+        return each(timings, self.ways[0].each.get(name, 1.0))
+
+    def _synchronisations(self) -> list[Line]:
+        """How often the configured way waits for the device: in an imagined step, and in a whole update of each network."""
+        way, steps = self.ways[0], self.training.actor_critic.horizon
+        way.prepare(steps)
+        count = host_synchronisations(way.imagine, steps, self.device)
+        found = [Line("host_synchronisations", "times an imagined step waits for the device", 0, "syncs/step", count)]
+        for name in self._warmed():
+            work = way.works[name]
+            work.before(1)
+            count = host_synchronisations(work.call, 1, self.device)
+            what = f"times {LABELS[name][1]} waits for the device"
+            found.append(Line(f"host_synchronisations_{name}", what, 0, "syncs/update", count))
+        return found
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _part_done(self, part: int, name: str, share: float) -> None:
-        self._tick(part, share, name)
+    def _telling(self, phase: str, share: float, text: str) -> Callable[[object], None]:
+        """Tells where we are, whatever the share of work that it is called with; the steps of a warm-up are not told apart."""
+        return lambda _: self._tick(phase, share, text)
 
-    def _tick(self, part: int, share: float, text: str) -> None:
-        self.context.progress(int(_TICKS * (part + share)), _TICKS * _NUM_PARTS, text.replace("_", " "))
+    def _tick(self, phase: str, share: float, text: str) -> None:
+        """Progress: the expected seconds of the phases before this one and of its share, never less than was told before."""
+        if phase in self.expected:
+            phases = list(self.expected)
+            before = sum(self.expected[name] for name in phases[: phases.index(phase)])
+            self.done = max(self.done, (before + share * self.expected[phase]) / sum(self.expected.values()))
+        self.context.progress(int(_TICKS * self.done), _TICKS, text.replace("_", " "))
         if self.context.should_stop():
             raise Interrupted("a profile is measured in one go; the same command begins it anew")
 
     # What it comes to
 
-    def _result(self, memory: int, waits: float | None) -> Result:
-        lines = [self._part(name) for name in _LABELS if name in self.seconds] + self._projected() + self._rates()
-        rate, side = self.peak
-        lines += [
-            Line("product_peak", f"matrix product of {side} x {side}, {self.training.execution.precision}", 0, "FLOP/s", rate),
-            Line("peak_memory", "memory at most, with the replay" + ("" if self._cuda else " and the process"), 0, "bytes", float(memory)),
-            Line("host_synchronisations", "times an imagined step waits for the device", 0, "1", waits),
-        ]
+    def _result(self, memory: Sequence[Line], waits: Sequence[Line], load: tuple[float, float]) -> Result:
+        rate, side, precision = self.peak
+        lines = Told(self.config, self.timings, self.flop, rate).lines()
+        lines.append(Line("product_peak", f"matrix product of {side} x {side}, {precision}", 0, "FLOP/s", rate))
+        lines += [*self._compile_seconds(), *memory, *waits]
+        ways = [{"precision": p, **facts_of(way.learners.execution)} for p, way in zip(self.precisions, self.ways, strict=True)]
         self.context.check_owner()
         info: dict[str, Any] = {
             "lines": [asdict(line) for line in lines],
             "game": self.training.game,
             "epochs": num_epochs(self.training),
             "updates": asdict(updates(self.training)),
-            "notes": list(notes(self.training, self.compares)),
+            "measured": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "load_before": load[0],
+            "load_after": load[1],
+            "product": {"side": side, "precision": precision},
+            "ways": ways,
+            "notes": notes(self.config, ways, load),
         }
-        return Result([row for line in lines for row in _rows(line)], info)
+        return Result([row for line in lines for row in rows_of(line)], info)
+
+    def _compile_seconds(self) -> list[Line]:
+        """Where anything was compiled: a way that compiled nothing took 0 s."""
+        seconds = [way.compile_seconds() for way in self.ways]
+        if all(value is None for value in seconds):
+            return []
+        own, *other = (value or 0.0 for value in seconds)
+        what = "first calls of compiled networks, in no timing"
+        return [Line("compile_seconds", what, 0, "s", own, other=other[0] if other else None)]
 
     @property
     def _cuda(self) -> bool:
         return self.device.type == "cuda"
-
-    def _label(self, name: str) -> tuple[str, int]:
-        level, words = _LABELS[name]
-        settings = self.training.actor_critic
-        return words.format(steps=settings.steps_per_update, calls=nfe(self.training.sampler)), level
-
-    def _part(self, name: str) -> Line:
-        found, (what, level), flop = self.seconds[name][0], self._label(name), self.flop.get(name)
-        rate = None if flop is None else flop / found.median
-        line = Line(name, what, level, "s", found.median, found.low, found.high, found.count, flop, rate)
-        line = replace(line, share_of_peak=None if rate is None else rate / self.peak[0], order=self.orders[name])
-        if not self.compares:
-            return line
-        ratio = self.ratios[name]
-        return replace(line, plain=self.seconds[name][1].median, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
-
-    def _projected(self) -> list[Line]:
-        """An epoch after the first, and a whole run, from the medians."""
-        lines = []
-        for name, count in (("epoch", of_an_epoch(self.training)), ("run", of_a_run(self.training))):
-            totals = [
-                sum(times * self.seconds[part][way].median for part, times in count.items()) for way in range(2 if self.compares else 1)
-            ]
-            flop = sum(times * self.flop.get(part, 0.0) for part, times in count.items())
-            (what, level), rate = self._label(name), flop / totals[0]
-            line = Line(name, what, level, "s", totals[0], flop=flop, flop_per_second=rate, share_of_peak=rate / self.peak[0])
-            lines.append(replace(line, plain=totals[1], ratio=totals[1] / totals[0]) if self.compares else line)
-        return lines
-
-    def _rates(self) -> list[Line]:
-        b = self.training.actor_critic.batch_size
-        calls = b * nfe(self.training.sampler)
-        return [
-            self._rate("frames_per_second", "imagined frames a second", "frames/s", b, "imagination_step"),
-            self._rate("nfe_per_second", "denoiser calls a second, of all imagined games together", "calls/s", calls, "next_frame"),
-        ]
-
-    def _rate(self, name: str, what: str, unit: str, amount: float, part: str) -> Line:
-        """`amount` an occurrence of a part, as so much a second; what is fast there is high here."""
-        of = self._part(part)
-        assert of.median is not None
-        assert of.low is not None
-        assert of.high is not None
-        line = Line(name, what, 0, unit, amount / of.median, amount / of.high, amount / of.low, of.timings)
-        rate_plain = None if of.plain is None else amount / of.plain
-        return replace(line, plain=rate_plain, ratio=of.ratio, ratio_low=of.ratio_low, ratio_high=of.ratio_high)
-
-
-def of_an_epoch(config: TrainAgent) -> Mapping[str, float]:
-    """How often each part is done in an epoch after the first that collects."""
-    agent = config.agent
-    return _occurrences(agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates, agent.steps_per_epoch)
-
-
-def of_a_run(config: TrainAgent) -> Mapping[str, float]:
-    """How often each part is done in a whole run, the initial collection taking no more than agent.initial_steps."""
-    made = updates(config)
-    return _occurrences(made.denoiser, made.reward_end, made.actor_critic, config.agent.budget)
-
-
-def _occurrences(denoiser: int, reward_end: int, actor_critic: int, real_steps: int) -> Mapping[str, float]:
-    counts = (denoiser, reward_end, actor_critic, actor_critic, real_steps)
-    return dict(zip((*_UPDATES, "start_segments", "real_step"), map(float, counts), strict=True))
-
-
-def notes(config: TrainAgent, compares: bool) -> Sequence[str]:
-    """What a reader of the numbers must know."""
-    found = [
-        "Random frames, actions and rewards, fresh networks; no imagined episode ends before its horizon.",
-        "Epoch and run: medians times the updates and real steps that the config asks for; test games, checkpoints and logs are left out.",
-        f"Batches: denoiser {config.training.batch_size} x {config.training.num_autoregressive_steps + 1} frames, reward/end model "
-        f"{config.reward_end.batch_size} x {config.reward_end.segment_length - 1}, imagined games {config.actor_critic.batch_size}; "
-        f"frames of {config.env.frame_size} x {config.env.frame_size}.",
-    ]
-    said = "Plain: the same networks eager, in fp32, weights in PyTorch's own layout, no option of execution; timed in turn with it."
-    return [*found, said] if compares else found
-
-
-_PER = {"s": "seconds", "bytes": "bytes", "1": "per_step", "FLOP/s": "flop_per_second"}
-
-
-def _rows(line: Line) -> list[Row]:
-    """A line's numbers for the results table; a rate's name says its unit already."""
-    name = f"{line.name}_{_PER[line.unit]}" if line.unit in _PER else line.name
-    found = [] if line.median is None else [Row(name, line.median, measured=True)]
-    return [*found, *([] if line.ratio is None else [Row(f"{line.name}_ratio", line.ratio, measured=True)])]

@@ -1,8 +1,6 @@
 """The parts of a training as pieces of work that can be timed: the job's own updates and imagination, over random data."""
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -21,33 +19,32 @@ from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.execution import Execution
-from diamond_bench.jobs.timing import MOST_CALLS, MOST_ROUNDS, WARM_CALLS, Work, alternate, spread
+from diamond_bench.jobs.timing import MOST_CALLS, MOST_ROUNDS, Work
 from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
-from diamond_bench.models.precision import Precision, arithmetic
+from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import NUM_REWARDS
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.actor_critic import Rollout, actor_critic_loss
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.means import Means
-from diamond_bench.training.rollout import Carry, collect_rollout, sampled, start
+from diamond_bench.training.rollout import Carry, _renew, collect_rollout, sampled, start
 
 _EPISODE = 200
 """Steps of a random episode."""
 _TRAINED = 3.0
 """FLOP of an update, in forward passes: a backward pass counts as two, as in `studies.agent_cost`."""
 _BACKWARD = 2.0
-_LOADED = 128
-"""Start segments that the imagination burns in at once (`imagination.starts`)."""
-_PEAK_SIDES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}
-"""Sides of the square matrices whose product is timed."""
-_PEAK_SECONDS = 0.3
+_LOADED = {"cpu": 128, "cuda": 1024}
+"""Start segments that are loaded in a timing, 128 burnt in at once (`imagination.starts`): as many as make the fixed cost small."""
+GRAPH_CALLS = Graphed.WARM_UP + 3
+"""Calls after which CUDA graphs are recorded: the sampling's first, the warm-up, the recording, and a replay."""
 _REAL_STEPS = 100
 """Real steps of one timing, at most."""
 
 
 def random_replay(config: TrainAgent, device: torch.device) -> Replay:
-    """A replay as large as that of a finished training, of random frames, actions and rewards; an episode ends every few hundred steps."""
+    """A replay as large as that of a finished training, of random frames, actions and rewards; an episode ends every 200 steps."""
     size, budget, rng = config.env.frame_size, config.agent.budget, np.random.default_rng(config.seed)
     replay = Replay(budget, size, device)
     for first in range(0, budget, _EPISODE):
@@ -60,28 +57,36 @@ def random_replay(config: TrainAgent, device: torch.device) -> Replay:
     return replay
 
 
-def flop_of(config: TrainAgent) -> dict[str, float]:
-    """FLOP of each part that networks make up, by the part's name, counted by `models.flops`. Burn-in at the start of imagined episodes,
-    which is little, and everything that is no network's are not counted."""
+def flop_of(config: TrainAgent, device_type: str) -> dict[str, float]:
+    """FLOP of each part that networks make up, by the part's name, counted by `models.flops`; what is no network's is not counted.
+
+    On CUDA a rollout renews the policy's memory of all games at every step, finished or not (`collect_rollout`'s all_rows); elsewhere
+    only where their horizon ends. Gradient flows through the burn-in of a renewal, unless it is a rollout's last step.
+    """
     c, size, actions = config, config.env.frame_size, num_actions(config.game)
     denoise = denoiser_flops(c.network, c.conditioning, size)
     judge = reward_end_flops(c.reward_end, size)
     act = actor_critic_flops(c.actor_critic, actions, size)
-    imagined, steps, calls = c.actor_critic.batch_size, c.actor_critic.steps_per_update, nfe(c.sampler)
-    terms = c.training.num_autoregressive_steps + 1
+    imagined, steps, horizon, calls = c.actor_critic.batch_size, c.actor_critic.steps_per_update, c.actor_critic.horizon, nfe(c.sampler)
+    terms, burnt_in = c.training.num_autoregressive_steps + 1, _start_length(c) - 1
     step = imagined * (calls * denoise + judge + act)
-    backward = _BACKWARD * imagined * steps * act
+    cuda = device_type == "cuda"
+    renewal = imagined * act * (1 + burnt_in) * (1.0 if cuda else 1 / horizon)
+    with_gradient = steps - 1.0 if cuda else steps / horizon - steps / math.lcm(steps, horizon)
+    backward = _BACKWARD * imagined * act * (steps + with_gradient * burnt_in)
+    value_after = imagined * act
     return {
         "denoiser_update": _TRAINED * terms * c.training.batch_size * denoise,
         "reward_end_update": _TRAINED * c.reward_end.batch_size * (c.reward_end.segment_length - 1) * judge,
-        "actor_critic_update": steps * step + backward,
+        "actor_critic_update": steps * (step + renewal) + value_after + backward,
         "imagination_step": step,
         "next_frame": imagined * calls * denoise,
         "denoiser_call": imagined * denoise,
         "reward_and_end": imagined * judge,
         "action": imagined * act,
+        "renewal": renewal,
         "loss_and_backward": backward,
-        "start_segments": segments_an_update(config) * (_start_length(config) - 1) * judge,
+        "start_segments": segments_an_update(config) * burnt_in * judge,
     }
 
 
@@ -103,11 +108,10 @@ class Parts:
     ) -> None:
         """`execution`: by default what config.execution comes to; `contiguous`: convolutions' weights in PyTorch's own layout, whatever
         `build_agent` chose."""
-        updates = WARM_CALLS + 1 + MOST_ROUNDS * MOST_CALLS
-        used_up = math.ceil(updates * config.actor_critic.steps_per_update / config.actor_critic.horizon) + 1
-        preload = max(config.actor_critic.preload, used_up + config.actor_critic.steps_per_update)
-        # so that no update is timed that loads start segments: what they cost is measured apart
-        self._config = replace(config, actor_critic=replace(config.actor_critic, preload=preload))
+        settings = config.actor_critic
+        self._whole_ring = settings.preload
+        self._config = replace(config, actor_critic=replace(settings, preload=settings.steps_per_update))
+        # a ring of the config's size would burn in thousands of start segments before the first update; what they cost is measured apart
         self._device = device
         torch.manual_seed(config.seed)
         self.learners = Learners(self._config, device, replay, torch.Generator(device).manual_seed(config.seed), execution)
@@ -122,26 +126,59 @@ class Parts:
         own = torch.Generator(device).manual_seed(config.seed)  # which the imagination below reseeds
         self._own, self._draws, self._draw = own, GeneratorDraws(own), sampled(own)
         self._env = self._imagination(replay)
+        self._env.reset()
+        self._step = self._env.step(torch.zeros(config.actor_critic.batch_size, dtype=torch.int64, device=device))
         self.works = {
-            **{f"{name}_update": Work(partial(self.learners.update, name)) for name in ("denoiser", "reward_end", "actor_critic")},
+            "denoiser_update": Work(partial(self.learners.update, "denoiser")),
+            "reward_end_update": Work(partial(self.learners.update, "reward_end")),
+            "actor_critic_update": Work(partial(self.learners.update, "actor_critic"), self._prepare_updates),
             "imagination_step": Work(self.imagine, self.prepare),
             **self._of_a_step(replay),
+            "renewal": self._renewal(),
             "loss_and_backward": self._loss_and_backward(),
             "start_segments": Work(lambda: self._env.reset(seed=config.seed)),
             "real_step": self._real_steps(),
         }
         self.each = {
+            "renewal": 1 / config.actor_critic.horizon,
             "start_segments": segments_an_update(config) / self._loaded,
             "real_step": 1 / self._collected,
         }
         """What a call of a work is multiplied by to make one of the part, where that is not 1."""
         self._carry = start(self._policy, self._env)
 
+    def first_descent(self) -> None:
+        """An update of the policy that costs next to nothing, after which its gradients and Adam's moments lie in memory."""
+        output = self._policy(self._carry.frames, self._policy.initial_state(len(self._carry.frames), self._device))
+        self.learners.learn_from(output.logits.mean() + output.value.mean())
+
+    def rest_of_the_ring(self) -> Tensor:
+        """Memory as large as that of the start segments by which a training's ring exceeds ours."""
+        settings, segment = self._config.actor_critic, _start_length(self._config) * 8 + 2 * self._config.reward_end.lstm_dim * 4
+        batches = max(0, self._whole_ring - settings.preload) * (2 if settings.discard_left_overs else 1)
+        return torch.ones(batches * settings.batch_size * segment, dtype=torch.uint8, device=self._device)
+
+    def compiled(self) -> dict[int, int]:
+        """How many first calls each compiled network has had."""
+        networks = self.learners.compilable
+        return {number: len(network.compiled._seen) for number, network in enumerate(networks) if network.compiled is not None}
+
+    def compile_seconds(self) -> float | None:
+        """Seconds of those first calls; none where nothing is compiled."""
+        compiled = [network.compiled for network in self.learners.compilable if network.compiled is not None]
+        return sum(one.seconds for one in compiled) if compiled else None
+
+    def _prepare_updates(self, calls: int) -> None:
+        """Loads the start segments that so many updates take, so that none is timed that loads them."""
+        env = self.learners._imagination
+        assert env is not None
+        env.prepare(calls * self._config.actor_critic.steps_per_update)
+
     def _imagination(self, replay: Replay) -> ImaginationEnv:
         """The same as the learners', with no more start segments than are burnt in at once, or the calls of one timing might take."""
         config, settings = self._config, self._config.actor_critic
         blocks = 2 if settings.discard_left_overs else 1
-        preload = max(blocks * MOST_CALLS, -(-_LOADED // settings.batch_size))
+        preload = max(blocks * MOST_CALLS, -(-_LOADED[self._device.type] // settings.batch_size))
         self._loaded = blocks * preload * settings.batch_size
         return ImaginationEnv(
             self._world_model,
@@ -200,11 +237,25 @@ class Parts:
             "action": Work(action),
         }
 
+    def _renewal(self) -> Work:
+        """The renewals of one horizon, as a rollout does them: gradient on, the games ending at its last step."""
+        b, horizon = self._config.actor_critic.batch_size, self._config.actor_critic.horizon
+        *_, infos = self._step
+        going_on = torch.zeros(b, dtype=torch.bool, device=self._device)
+        over = ~going_on
+        h, c = (torch.randn_like(kept, requires_grad=True) for kept in self._policy.initial_state(b, self._device))
+
+        def call() -> None:
+            for _ in range(horizon - 1):
+                _renew(self._policy, (h, c), going_on, infos, None)
+            _renew(self._policy, (h, c), over, infos, None)
+
+        return Work(call)
+
     def _loss_and_backward(self) -> Work:
         """Loss, backward pass and optimiser of the policy, on a rollout whose imagination was done before and costs nothing."""
         settings, learner = self._config.actor_critic, Learner(self._policy, self._config.actor_critic, self.learners.execution.fused)
-        self._env.reset()
-        recorded = Recorded(self._env.step(torch.zeros(settings.batch_size, dtype=torch.int64, device=self._device)), settings.horizon)
+        recorded = Recorded(self._step, settings.horizon)
         made: list[Rollout] = []
 
         def before(calls: int) -> None:
@@ -219,7 +270,7 @@ class Parts:
     def _real_steps(self) -> Work:
         config = self._config
         self._collected = min(_REAL_STEPS, config.agent.steps_per_epoch)
-        rows = self._collected * (WARM_CALLS + MOST_ROUNDS)
+        rows = self._collected * (GRAPH_CALLS + MOST_ROUNDS)
         play = RealPlay(config, self.learners, Replay(rows, config.env.frame_size, self._device))
         means = Means(self._device)
         return Work(lambda: play.collect(self._collected, means), most_calls=1)
@@ -259,31 +310,3 @@ def never_end(model: RewardEndModel) -> None:
     first.weight[0] = 0.0
     first.bias[0] = 10.0
     last.weight[NUM_REWARDS:, 0] = torch.tensor([10.0, -10.0], device=last.weight.device)
-
-
-def product_peak(device: torch.device, precision: Precision, wait: Callable[[], object]) -> tuple[float, int]:
-    """(FLOP/s, side) of the fastest square matrix product in this precision, operands included: the median of its timings."""
-    found = []
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for side in _PEAK_SIDES[device.type]:
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        with arithmetic(device.type, precision), torch.no_grad():
-            timings = alternate([Work(partial(torch.mm, a, b))], wait, enough=_PEAK_SECONDS)
-        found.append((2.0 * side**3 / spread(timings.seconds[0]).median, side))
-    return max(found)
-
-
-def host_synchronisations(step: Callable[[], object], steps: int, device: torch.device) -> float | None:
-    """How often one step waits for the device, as torch counts it; none on the CPU, where there is nothing to wait for."""
-    if device.type != "cuda":
-        return None
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            for _ in range(steps):
-                step()
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-    return sum("synchroniz" in str(warning.message) for warning in caught) / steps

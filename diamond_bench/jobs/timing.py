@@ -6,13 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LEAST_ROUNDS = 5
+LEAST_ROUNDS = 6
+"""Even, as is every number of rounds: each way is as often the first of a round as the last."""
 MOST_ROUNDS = 20
 MOST_CALLS = 4
-WARM_CALLS = 3
+LEAST_WARM_CALLS = 2
+MOST_WARM_CALLS = 3
 ENOUGH_SECONDS = 1.0
 """Of timings of one piece of work, all ways together, after which no further round is taken; the least number of rounds always is."""
 _WARM_SECONDS = 0.5
+_SETTLED = 0.7
+"""A warm-up call that took more than this share of the one before has no compilation or recording before it that it lacks itself."""
 _LEAST_SECONDS = 0.01
 """A timing that would be shorter is of several calls."""
 
@@ -49,26 +53,50 @@ class Timings:
     order: tuple[int, ...]
 
 
+def warm_up(
+    way: Work,
+    wait: Callable[[], object],
+    tick: Callable[[float], object] = lambda share: None,
+    clock: Callable[[], float] = time.perf_counter,
+    least: int = LEAST_WARM_CALLS,
+) -> float:
+    """Calls the work `least` times, and once more where it is quick or has not settled. Returns the seconds of the last call.
+
+    The first call may compile, so that a sum of seconds, or one long call, says nothing of what the next will take. `tick` is as in
+    `alternate`.
+    """
+    most, took = max(least, MOST_WARM_CALLS), 0.0
+    for number in range(1, most + 1):
+        before, took = took, _timed(way, 1, wait, clock)
+        tick(number / most)
+        if number >= least and took >= _WARM_SECONDS and took > _SETTLED * before:
+            break
+    return took
+
+
 def alternate(
     ways: Sequence[Work],
+    warm: Sequence[float],
     wait: Callable[[], object],
     tick: Callable[[float], object] = lambda share: None,
     clock: Callable[[], float] = time.perf_counter,
     enough: float = ENOUGH_SECONDS,
 ) -> Timings:
-    """Times each way once a round, in turn (A B A B ...), after warming all of them up.
+    """Times each way once a round, in turn and every other round backwards (A B, B A, A B, ...), so that what slows all work down as
+    time goes on falls on all ways alike.
 
-    `wait` returns when the device has done all it was given; it is called at the borders of a timing and nowhere else. `tick` is told
-    after each timing which share of the work is done, and may raise to end it. At least LEAST_ROUNDS rounds are taken, and up to
-    MOST_ROUNDS until `enough` seconds were timed.
+    `warm`: seconds of a call of each, by `warm_up`; how many calls a timing has follows from them. `wait` returns when the device has
+    done all it was given; it is called at the borders of a timing and nowhere else. `tick` is told after each timing which share of
+    the work is done, and may raise to end it. At least LEAST_ROUNDS rounds are taken, and up to MOST_ROUNDS until `enough` seconds
+    were timed.
     """
-    calls = _calls(ways, [_warmed(way, wait, tick, clock) for way in ways])
+    calls = _calls(ways, warm)
     seconds: list[list[float]] = [[] for _ in ways]
     order: list[int] = []
-    spent = 0.0
+    spent, forth = 0.0, list(range(len(ways)))
     while len(order) < LEAST_ROUNDS * len(ways) or (spent < enough and len(order) < MOST_ROUNDS * len(ways)):
-        for i, way in enumerate(ways):
-            took = _timed(way, calls, wait, clock)
+        for i in (*forth, *reversed(forth)):
+            took = _timed(ways[i], calls, wait, clock)
             spent += took
             seconds[i].append(took / calls)
             order.append(i)
@@ -80,18 +108,6 @@ def alternate(
 def _calls(ways: Sequence[Work], warm: Sequence[float]) -> int:
     wanted = math.ceil(_LEAST_SECONDS / max(min(warm), 1e-9))
     return max(1, min(wanted, *(way.most_calls for way in ways)))
-
-
-def _warmed(way: Work, wait: Callable[[], object], tick: Callable[[float], object], clock: Callable[[], float]) -> float:
-    """Seconds of the last call of a warm-up."""
-    spent, took = 0.0, 0.0
-    for _ in range(WARM_CALLS):
-        took = _timed(way, 1, wait, clock)
-        spent += took
-        tick(0.0)
-        if spent >= _WARM_SECONDS:
-            break
-    return took
 
 
 def _timed(way: Work, calls: int, wait: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -110,11 +126,6 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(values[0], values[0], values[0], 1)
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(median, low, high, len(values))
-
-
-def scaled(found: Spread, factor: float) -> Spread:
-    """The spread of the values times `factor`."""
-    return Spread(found.median * factor, found.low * factor, found.high * factor, found.count)
 
 
 def ratios(timings: Timings) -> Spread:

@@ -11,6 +11,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.devices import valid_device, worker_devices
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
+from diamond_bench.launch.mps import check_mps, service
 from diamond_bench.launch.process import WorkerProcess
 from diamond_bench.studies.estimate import job_work
 from diamond_bench.studies.jobspec import JobRef, JobSpec
@@ -63,6 +64,7 @@ def run_local(
     worker_arguments: Sequence[str] = (),
     begin: Callable[[], None] = lambda: None,
     interrupts: Interrupts | None = None,
+    mps: bool = False,
 ) -> Summary:
     """Runs what is not done of `specs` (each input among them, or done in the store) and returns when nothing more can be.
 
@@ -70,17 +72,21 @@ def run_local(
     earlier are tried again, unless `retry_failed` is false. The first SIGINT or SIGTERM lets the running jobs save and
     stop, the second kills them. `worker_arguments` are further options of the worker (see worker.py). `begin` is called once, before
     the first job is prepared: when a worker has found its device, or there is nothing to run. `interrupts`: signals that the caller counts
-    itself, in place of SIGINT and SIGTERM.
+    itself, in place of SIGINT and SIGTERM. `mps`: CUDA's Multi-Process Service (mps.py) while the workers are there.
 
-    Raises UserError where the store cannot be written or the device is not there; nothing is created then, and `begin` not called.
+    Raises UserError where the store cannot be written, the device is not there, or `mps` is asked of what it would do nothing for;
+    nothing is created then, and `begin` not called.
     """
     valid_device(device)
     sweep = _Sweep(store, {spec.ref: spec for spec in specs}, on_event)
+    if mps:  # a profile of packed runs starts processes of its own
+        processes = max((max(getattr(spec.config, "packed", None) or (1,)) for spec in sweep.specs.values()), default=1)
+        check_mps(worker_devices(device, num_workers), processes)
     sweep.look(retry_failed)
     if sweep.open:
         devices = worker_devices(device, num_workers)
         store.require_writable()
-        with counted_interrupts() if interrupts is None else contextlib.nullcontext(interrupts) as counted:
+        with counted_interrupts() if interrupts is None else contextlib.nullcontext(interrupts) as counted, service(mps):
             _Pool(sweep, devices, worker_arguments, counted, begin).run()
             return sweep.summary(counted.count > 0)
     begin()

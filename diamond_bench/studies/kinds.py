@@ -121,10 +121,19 @@ class EvaluateAgent:
     execution: ExecutionConfig = ExecutionConfig()
 
 
+PROFILED_UPDATES = ("denoiser_update", "reward_end_update", "actor_critic_update")
+PROFILED = (
+    *PROFILED_UPDATES,
+    *("imagination_step", "next_frame", "denoiser_call", "reward_and_end", "action", "renewal", "loss_and_backward"),
+    *("start_segments", "real_step", "peak_memory", "host_synchronisations"),
+)
+"""What a profile measures part by part; all else that it says is computed from these."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Config of `profile`: how long the parts of a training take on one device, with random data. The only kind whose identity holds the
-    device and all of how arithmetic is done: they change its times where they change no other result."""
+    device, the host, the software and all of how arithmetic is done: they change its times where they change no other result."""
 
     device_name: str
     """Model of the device, as the system or the driver names it."""
@@ -133,7 +142,13 @@ class Profile:
     training: TrainAgent = TrainAgent("Breakout", 0)
     """The training whose parts are measured; its seed is that of the random data and weights."""
     compare: str = ""
-    """What the configured execution is timed against, in turn: plain, or nothing."""
+    """What the configured execution is timed against, in turn: plain, authors, or nothing."""
+    parts: str = ""
+    """Of PROFILED what is measured, in its order, apart by commas; empty for all."""
+    software: str = ""
+    """Versions of torch and diamond-bench, and the commit where it is a checkout."""
+    host: str = ""
+    """Name of the machine, and how many of its cores the profile could use."""
     scale: str = setting("", recorded=True)
     """The scale's name, as tables show it."""
 
@@ -141,6 +156,11 @@ class Profile:
     def execution(self) -> ExecutionConfig:
         """That of the training."""
         return self.training.execution
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Of PROFILED what is measured."""
+        return tuple(self.parts.split(",")) if self.parts else PROFILED
 
 
 @dataclass(frozen=True)
@@ -171,7 +191,7 @@ KINDS: dict[str, Kind] = {
     "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 2, keeps_checkpoint=True),
     "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),
     "evaluate_agent": Kind(EvaluateAgent, "diamond_bench.jobs.evaluate_agent:run", 1, ("agent",)),
-    "profile": Kind(Profile, "diamond_bench.jobs.profile:run", 1),
+    "profile": Kind(Profile, "diamond_bench.jobs.profile:run", 2),
 }
 
 

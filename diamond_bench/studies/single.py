@@ -1,18 +1,21 @@
 """Plans of one agent outside a study: trained, imported, evaluated, or its training profiled. The same store, the same jobs. No torch."""
 
+import os
+import platform
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 from diamond_bench.compose import groups, output_root, parse
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, per_game, trained_with, training_job
-from diamond_bench.studies.execution import check_execution
+from diamond_bench.studies.execution import check_execution, has_compiler
 from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import Profile, TrainAgent
+from diamond_bench.studies.kinds import PROFILED, Profile, TrainAgent
 from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
+from diamond_bench.studies.provenance import provenance
 from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
 from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import in_effect
@@ -23,19 +26,24 @@ _METRIC = "test_return"
 
 def plan_train(tokens: Sequence[str]) -> Plan:
     """The plan of `diamond-bench train game=Breakout seed=0 [overrides]`: one training and its evaluation. Raises UserError."""
-    return _plan_one(tokens, "train trains one agent")
+    return _plan_one(tokens, "train trains one agent", "for more, write a study (see docs/studies.md)")
 
 
-def _plan_one(tokens: Sequence[str], what: str) -> Plan:
+def _plan_one(tokens: Sequence[str], what: str, for_more: str) -> Plan:
+    """`what`, `for_more`: of the message where several games, seeds or values are asked."""
     renamed = [_RENAMED.get(key, key) + equals + value for key, equals, value in (token.partition("=") for token in tokens)]
     overrides = parse(renamed)
+    rule = f"{what}: one game, one seed, one value a key; {for_more}"
+    for token, override in zip(tokens, overrides, strict=True):
+        if len(override.values) > 1:
+            raise UserError(f"{token}: takes one value; {rule}")
     given = {override.key: override for override in overrides}
     game = games_of(given["games"].value) if "games" in given else ("Breakout",)
     seeds = (
         seeds_of([given["seeds"].value] if isinstance(given["seeds"].value, int) else given["seeds"].value) if "seeds" in given else (0,)
     )
-    if len(game) > 1 or len(seeds) > 1 or any(len(override.values) > 1 for override in overrides):
-        raise UserError(f"{what}: one game, one seed, one value a key; for more, write a study (see docs/studies.md)")
+    if len(game) > 1 or len(seeds) > 1:
+        raise UserError(rule)
     study = _study(f"train-{game[0].replace('/', '-')}-seed{seeds[0]}", "How well does this agent play?", game, seeds)
     rest = [override for override in overrides if override.key not in ("games", "seeds")]
     return make_plan(study, rest, " ".join(["diamond-bench train", *map(shlex.quote, tokens)]))
@@ -105,21 +113,33 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
 
 COMPARED = ("plain", "authors")
 """What a profile can be timed against."""
+TIMELESS = frozenset(
+    {"learning_rate", "weight_decay", "adam_epsilon", "adam_beta2", "warmup_steps", "max_grad_norm", "discount", "trace_decay"}
+    | {"value_weight", "entropy_weight", "epsilon", "temperature", "sticky_actions", "minority_share", "max_noops", "initial_rare_rewards"}
+    | {"checkpoint_every", "checkpoint_units", "log_every", "test_every", "test_episodes", "test_max_steps"}
+)
+"""Settings of a training (last part of the key) that take no time, or none that a profile counts, and no memory."""
+TIMED_GROUPS = ("env", "conditioning", "network", "training", "sampler", "reward_end", "actor_critic", "agent")
+"""The groups of a training that bear on its time."""
 
 
-def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[[str], tuple[str, str]]) -> Plan:
-    """The plan of `diamond-bench profile [overrides] [--compare plain|authors]`: one job, of the training that the overrides describe.
+def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[[str], tuple[str, str]], parts: Sequence[str] = ()) -> Plan:
+    """The plan of `diamond-bench profile [overrides] [--compare plain|authors] [--parts NAME,NAME]`: one job, of the training that the
+    overrides describe, on this machine with this software.
 
-    `model_of` takes execution.device to (the device meant, its model). Raises UserError.
+    `model_of` takes execution.device to (the device meant, its model); `parts` of PROFILED, none for all. Raises UserError.
     """
     if compare is not None and compare not in COMPARED:
         raise UserError(f"--compare {compare}: {nearest(compare, COMPARED)}")
+    for part in parts:
+        if part not in PROFILED:
+            raise UserError(f"--parts {part}: {nearest(part, PROFILED)}")
     for token in tokens:
         if token.startswith(("agent_evaluation.", "agent_evaluation=")):
             raise UserError(
                 f"{token.partition('=')[0]}: a profile measures a training, which has no final episodes; it would change nothing"
             )
-    plan = _plan_one(tokens, "profile measures one training")
+    plan = _plan_one(tokens, "profile measures one training", "for more, run it once for each")
     if isinstance(plan.cluster, SlurmCluster):
         raise UserError("cluster=slurm: a profile measures the device of this machine; run the command itself on a node, such as with srun")
     training = next(spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent))
@@ -128,14 +148,39 @@ def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[
     device, model = model_of(plan.execution.device)
     execution = replace(training.execution, device=device)
     check_execution(execution, device.partition(":")[0])
-    training = replace(training, execution=execution)
+    if compare == "authors" and device == "cpu" and not has_compiler():
+        raise UserError("--compare authors: their imagination is compiled, for which torch.compile needs a C++ compiler, and none is here")
+    training = replace(_timed(training), execution=execution)
     executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name != "device")
-    spec = JobSpec("profile", Profile(model, executed, training, compare or "", plan.scale))
+    measured = "" if set(parts) == set(PROFILED) else ",".join(part for part in PROFILED if part in parts)
+    profile = Profile(model, executed, training, compare or "", measured, _software(), _host(), plan.scale)
+    spec = JobSpec("profile", profile)
     study = _study(f"profile-{spec.id}", "Where does the time of a training go?", (training.game,), (training.seed,))
     point = Point("profiled", "", {}, training.game, training.seed, execution.precision, {"evaluation": spec.ref})
-    asked = [*tokens, *(["--compare", compare] if compare else [])]
+    asked = [*tokens, *(["--compare", compare] if compare else []), *(["--parts", measured] if measured else [])]
     command = " ".join(["diamond-bench profile", *map(shlex.quote, asked)])
     return Plan(study, plan.scale, command, {spec.ref: spec}, (point,), execution, plan.cluster)
+
+
+def _timed(training: TrainAgent) -> TrainAgent:
+    """The training with what takes no time at its neutral value, so that it makes no other profile."""
+    groups = {}
+    for name in TIMED_GROUPS:
+        group = getattr(training, name)
+        neutral = {f.name: f.default for f in fields(group) if f.name in TIMELESS and f.default is not MISSING}
+        groups[name] = replace(group, **neutral)
+    return replace(training, **groups)
+
+
+def _software() -> str:
+    made_with = provenance()
+    versions = [f"{name} {made_with['versions'].get(name, 'of no known version')}" for name in ("torch", "diamond-bench")]
+    return ", ".join([*versions, *([f"commit {made_with['commit']}"] if made_with["commit"] else [])])
+
+
+def _host() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.node()}, {cores} cores"
 
 
 def trained_at(store: Store, agent: JobRef) -> str:

@@ -1,6 +1,6 @@
 """Parts of a training under pytest-benchmark: the same pieces of work that `diamond-bench profile` times, to be compared over commits.
 
-Not part of the tests (the name of this file keeps it out of them); its own command, with the group `dev` installed:
+Not part of the tests (the name of this file keeps it out of them); its own command, with the group `bench` installed:
 
     python -m pytest tests/benchmarks/bench_training.py --benchmark-autosave
     python -m pytest tests/benchmarks/bench_training.py --benchmark-compare
@@ -17,15 +17,12 @@ import torch
 
 from diamond_bench.jobs.profile_parts import Parts, random_replay
 from diamond_bench.launch.devices import resolve_device
-from diamond_bench.studies.kinds import Profile
+from diamond_bench.studies.kinds import PROFILED, Profile
 from diamond_bench.studies.single import plan_profile
 
 pytest.importorskip("pytest_benchmark")
 
-_NAMES = (
-    *("denoiser_update", "reward_end_update", "actor_critic_update", "imagination_step", "next_frame", "denoiser_call"),
-    *("reward_and_end", "action", "loss_and_backward", "start_segments", "real_step"),
-)
+_NAMES = tuple(name for name in PROFILED if name not in ("peak_memory", "host_synchronisations"))
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +32,27 @@ def parts() -> Parts:
     config: Profile = spec.config
     torch.set_num_threads(config.execution.num_threads)
     device = torch.device(config.execution.device)
-    return Parts(config.training, device, random_replay(config.training, device), contiguous=False)
+    return Parts(config.training, device, random_replay(config.training, device))
 
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_part(name: str, parts: Parts, benchmark: Any) -> None:
     work = parts.works[name]
 
-    def call() -> None:
-        work.call()
+    def wait() -> None:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
 
-    benchmark.pedantic(call, setup=lambda: work.before(1), rounds=10, warmup_rounds=2)
+    def call() -> None:
+        work.call()
+        wait()
+
+    def before() -> None:
+        work.before(1)
+        wait()  # what a preparation gave the device must not be timed
+
+    benchmark.pedantic(call, setup=before, rounds=10, warmup_rounds=6)
 
 
 def test_every_part_of_a_profile_is_here(parts: Parts) -> None:
-    assert set(_NAMES) == set(parts.works)
+    assert list(_NAMES) == list(parts.works)
