@@ -78,7 +78,8 @@ def _profiles(store: Store) -> tuple[list[_Found], list[Lack]]:
         except (UserError, KeyError, TypeError) as error:
             lacks.append(Lack(f"the column of {ref}, which is damaged or of another version ({error})", "diamond-bench profile"))
             continue
-        found.append((ref, config, result))
+        if not config.packed:
+            found.append((ref, config, result))
     return sorted(found, key=lambda one: (one[1].device_name, one[1].execution.precision, one[1].scale, one[0])), lacks
 
 

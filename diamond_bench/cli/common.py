@@ -91,7 +91,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     store.require_writable()
     with progress_display(job_labels(saved.points)) as display:
         store.say = display.say
-        options = {"num_workers": plan.cluster.num_workers, "device": plan.execution.device}
+        options = {"num_workers": plan.cluster.num_workers, "device": plan.execution.device, "mps": plan.cluster.mps}
         summary = run_local(store, plan.jobs.values(), **options, on_event=display, begin=begin)
     store.say = say
     for ref, error in summary.failed.items():

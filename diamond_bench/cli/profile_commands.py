@@ -24,15 +24,19 @@ def profile(
     parts: Annotated[
         str | None, typer.Option("--parts", metavar="NAME[,NAME]", help="Measure these alone, such as denoiser_update,next_frame.")
     ] = None,
+    packed: Annotated[
+        str | None, typer.Option("--packed", metavar="N[,M]", help="In place of parts: N runs at once on the device against one alone.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure on this machine how long the parts of a training take (game=Breakout seed=0 where not said otherwise)."""
     from diamond_bench.printing import print_json
+    from diamond_bench.report.packing_table import packing_records, packing_table
     from diamond_bench.report.profile_table import made_with, profile_records, profile_table
     from diamond_bench.studies.single import plan_profile
 
     tokens = overrides or []
-    plan = plan_profile(tokens, compare, _model_of, [] if parts is None else parts.split(","))
+    plan = plan_profile(tokens, compare, _model_of, [] if parts is None else parts.split(","), _numbers(packed))
     store = open_store([token for token in tokens if token.startswith("output_dir=")])
     (ref,) = plan.jobs
     with writing(store):
@@ -40,15 +44,26 @@ def profile(
     if exit_code == 0:
         result, config = store.result(ref), plan.jobs[ref].config
         if as_json:
-            print_json(out, profile_records(store, ref))
+            print_json(out, packing_records(store, ref) if config.packed else profile_records(store, ref))
         else:
             say(f"{config.device_name}, {config.executed}; {config.training.game} at scale {plan.scale}")
-            say(made_with(config, result))
-            out.print(profile_table(result, config.compare))
+            if config.packed:
+                out.print(packing_table(result))
+            else:
+                say(made_with(config, result))
+                out.print(profile_table(result, config.compare))
             for note in result.info["notes"]:
                 say(f"note: {note}")
         say(f"profile: {store.folder(ref)}")
     raise typer.Exit(exit_code)
+
+
+def _numbers(text: str | None) -> list[int]:
+    """The numbers of --packed. Raises UserError."""
+    found = [] if text is None else text.split(",")
+    if not all(number.strip().isdecimal() for number in found):
+        raise UserError(f"--packed {text}: expected numbers of runs at once, 2 at least, such as 2,4")
+    return [int(number) for number in found]
 
 
 def _model_of(device: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """What learns in an agent: three networks, each updated from the replay; the policy in imagination."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
 from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve
 from diamond_bench.models.compilation import Compilable
-from diamond_bench.models.graphs import Graphed
+from diamond_bench.models.graphs import Graphed, Outputs
 from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
@@ -77,7 +78,7 @@ class Learners:
                 config.actor_critic.preload,
                 config.actor_critic.discard_left_overs,
                 device,
-                recorded=None if self.execution.cuda_graphs == "none" else lambda step: Graphed(step, [generator]),
+                recorded=self.recorded_step(generator),
             )
 
     @property
@@ -85,6 +86,15 @@ class Learners:
         """The networks of which a part may be compiled."""
         found = (self.agent.actor_critic, self._denoiser, self.agent.reward_end)
         return [network for network in found if network is not None]
+
+    def recorded_step(self, generator: torch.Generator) -> Callable[[Callable[..., Outputs]], Graphed] | None:
+        """What makes an imagined step that draws from `generator` a CUDA graph; none where none is asked for."""
+        return None if self.execution.cuda_graphs == "none" else lambda step: Graphed(step, [generator])
+
+    def prepare(self, num_updates: int) -> None:
+        """Loads the start segments of so many updates of the policy, which they else do themselves."""
+        assert self._imagination is not None
+        self._imagination.prepare(num_updates * self.config.actor_critic.steps_per_update)
 
     def update(self, name: str) -> Logged:
         """One update of the denoiser, reward_end or actor_critic."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diamond_bench.errors import UserError
+from diamond_bench.jobs import packing
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import PLAIN, Execution, facts_of
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
@@ -43,6 +44,8 @@ def run(config: Profile, context: JobContext) -> Result:
 
     Nothing of a profile outlives an interruption. Raises Interrupted; UserError where the device is not the one the job is of.
     """
+    if config.packed:
+        return packing.run(packing.Packing(config.training, config.packed, config.device_name, config.mps), context)
     return _Profiling(config, context).run()
 
 

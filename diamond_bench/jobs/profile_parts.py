@@ -28,7 +28,7 @@ from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.actor_critic import Rollout, actor_critic_loss
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.means import Means
-from diamond_bench.training.rollout import Carry, _renew, collect_rollout, sampled, start
+from diamond_bench.training.rollout import Carry, collect_rollout, renew, sampled, start
 
 _EPISODE = 200
 """Steps of a random episode."""
@@ -161,7 +161,7 @@ class Parts:
     def compiled(self) -> dict[int, int]:
         """How many first calls each compiled network has had."""
         networks = self.learners.compilable
-        return {number: len(network.compiled._seen) for number, network in enumerate(networks) if network.compiled is not None}
+        return {number: network.compiled.first_calls for number, network in enumerate(networks) if network.compiled is not None}
 
     def compile_seconds(self) -> float | None:
         """Seconds of those first calls; none where nothing is compiled."""
@@ -170,9 +170,7 @@ class Parts:
 
     def _prepare_updates(self, calls: int) -> None:
         """Loads the start segments that so many updates take, so that none is timed that loads them."""
-        env = self.learners._imagination
-        assert env is not None
-        env.prepare(calls * self._config.actor_critic.steps_per_update)
+        self.learners.prepare(calls)
 
     def _imagination(self, replay: Replay) -> ImaginationEnv:
         """The same as the learners', with no more start segments than are burnt in at once, or the calls of one timing might take."""
@@ -193,6 +191,7 @@ class Parts:
             preload,
             settings.discard_left_overs,
             self._device,
+            recorded=self.learners.recorded_step(self._own),
         )
 
     def prepare(self, steps: int) -> None:
@@ -247,8 +246,8 @@ class Parts:
 
         def call() -> None:
             for _ in range(horizon - 1):
-                _renew(self._policy, (h, c), going_on, infos, None)
-            _renew(self._policy, (h, c), over, infos, None)
+                renew(self._policy, (h, c), going_on, infos, None)
+            renew(self._policy, (h, c), over, infos, None)
 
         return Work(call)
 

@@ -27,6 +27,11 @@ class Compiled:
         self.calls = {"compiled": 0, "eager": 0}
         """How often each way was taken."""
 
+    @property
+    def first_calls(self) -> int:
+        """How often it compiled."""
+        return len(self._seen)
+
     def __call__(self, x: Tensor, *rest: Tensor, **told: Tensor) -> Tensor:
         """As the network."""
         gradient = torch.is_grad_enabled()

@@ -36,6 +36,8 @@ class Batch:
     retry_seconds: float
     device: str = "auto"
     scratch: str | None = None
+    mps: bool = False
+    """Whether the jobs of an element, where they share a GPU, share CUDA's Multi-Process Service."""
     kinds: str = "diamond_bench.studies.kinds:KINDS"
     array: str | None = None
     """SLURM's id; none until it is known to have been submitted."""

@@ -149,6 +149,10 @@ class Profile:
     """Versions of torch and diamond-bench, and the commit where it is a checkout."""
     host: str = ""
     """Name of the machine, and how many of its cores the profile could use."""
+    packed: tuple[int, ...] | None = None
+    """Numbers of such trainings that are run at once, against one alone; none measures the parts of one."""
+    mps: bool = False
+    """Whether CUDA's Multi-Process Service is on meanwhile."""
     scale: str = setting("", recorded=True)
     """The scale's name, as tables show it."""
 

@@ -123,17 +123,28 @@ TIMED_GROUPS = ("env", "conditioning", "network", "training", "sampler", "reward
 """The groups of a training that bear on its time."""
 
 
-def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[[str], tuple[str, str]], parts: Sequence[str] = ()) -> Plan:
-    """The plan of `diamond-bench profile [overrides] [--compare plain|authors] [--parts NAME,NAME]`: one job, of the training that the
-    overrides describe, on this machine with this software.
+def plan_profile(
+    tokens: Sequence[str],
+    compare: str | None,
+    model_of: Callable[[str], tuple[str, str]],
+    parts: Sequence[str] = (),
+    packed: Sequence[int] = (),
+) -> Plan:
+    """The plan of `diamond-bench profile [overrides] [--compare plain|authors] [--parts NAME,NAME] [--packed N,M]`: one job, of the
+    training that the overrides describe, on this machine with this software.
 
-    `model_of` takes execution.device to (the device meant, its model); `parts` of PROFILED, none for all. Raises UserError.
+    `model_of` takes execution.device to (the device meant, its model); `parts` of PROFILED, none for all; `packed`: numbers of such
+    trainings at once, in place of the parts of one. Raises UserError.
     """
     if compare is not None and compare not in COMPARED:
         raise UserError(f"--compare {compare}: {nearest(compare, COMPARED)}")
     for part in parts:
         if part not in PROFILED:
             raise UserError(f"--parts {part}: {nearest(part, PROFILED)}")
+    if packed and (compare is not None or parts):
+        raise UserError("--packed measures whole trainings at once, against one alone; --compare and --parts are of the parts of one")
+    if any(number < 2 for number in packed):
+        raise UserError(f"--packed {','.join(map(str, packed))}: expected numbers of runs at once, 2 at least, such as 2,4")
     for token in tokens:
         if token.startswith(("agent_evaluation.", "agent_evaluation=")):
             raise UserError(
@@ -142,6 +153,8 @@ def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[
     plan = _plan_one(tokens, "profile measures one training", "for more, run it once for each")
     if isinstance(plan.cluster, SlurmCluster):
         raise UserError("cluster=slurm: a profile measures the device of this machine; run the command itself on a node, such as with srun")
+    if plan.cluster.mps and not packed:
+        raise UserError("cluster.mps=true: one process has the device to itself, so that it would change nothing; use it with --packed")
     training = next(spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent))
     if training.agent.model_free:
         raise UserError("agent.model_free=true: a profile measures the networks of a world model; leave it false")
@@ -153,11 +166,13 @@ def plan_profile(tokens: Sequence[str], compare: str | None, model_of: Callable[
     training = replace(_timed(training), execution=execution)
     executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name != "device")
     measured = "" if set(parts) == set(PROFILED) else ",".join(part for part in PROFILED if part in parts)
-    profile = Profile(model, executed, training, compare or "", measured, _software(), _host(), plan.scale)
+    numbers = tuple(sorted(set(packed))) or None
+    profile = Profile(model, executed, training, compare or "", measured, _software(), _host(), numbers, plan.cluster.mps, plan.scale)
     spec = JobSpec("profile", profile)
     study = _study(f"profile-{spec.id}", "Where does the time of a training go?", (training.game,), (training.seed,))
     point = Point("profiled", "", {}, training.game, training.seed, execution.precision, {"evaluation": spec.ref})
     asked = [*tokens, *(["--compare", compare] if compare else []), *(["--parts", measured] if measured else [])]
+    asked += ["--packed", ",".join(map(str, numbers))] if numbers else []
     command = " ".join(["diamond-bench profile", *map(shlex.quote, asked)])
     return Plan(study, plan.scale, command, {spec.ref: spec}, (point,), execution, plan.cluster)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import SlurmCluster, resources
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.launch.mps import check_packed_mps
 from diamond_bench.studies.batches import Batch
 from diamond_bench.studies.estimate import checkpoint_intervals
 from diamond_bench.studies.jobspec import JobRef, JobSpec
@@ -88,6 +89,7 @@ def check_profile(cluster: SlurmCluster) -> None:
                 f"{time_key(cluster, kind)}={resources(cluster, kind).time}: the jobs are told to save {cluster.signal_seconds} s before "
                 "the limit (cluster.signal_seconds), so that no time would be left to work; raise the one or lower the other"
             )
+    check_packed_mps(cluster, tuple(KINDS))
     for option in cluster.extra or ():
         name = option.partition("=")[0].lstrip("-")
         if name in _KEYS:

@@ -194,6 +194,7 @@ def _batch(order: Order, array: Array) -> Batch:
         retry_seconds=order.cluster.retry_seconds,
         device=order.device,
         scratch=order.cluster.scratch,
+        mps=order.cluster.mps,
         kinds=order.kinds,
     )
 
