@@ -1,50 +1,88 @@
-"""What all tests share: one thread, the built wheel in a clean environment, and a store in which it ran the main job at test scale."""
+"""What all tests share: one thread, the built wheel in a clean environment, and stores in which jobs ran at test scale."""
 
 import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: at these sizes, two threads on a busy machine take three times as long
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # and where a job has two after all, they do not wait by spinning: thirty times as long
 
 import pytest
 from command_line import ROOT, diamond_bench
+from made_once import listing, made_once
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Back to one thread: a test that ran an attempt at a job in this process leaves torch, and our children, with the job's number."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, text=True, cwd=folder)
-    (found,) = folder.glob("*.whl")
+
+    def build(folder: Path) -> None:
+        command = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+
+    (found,) = made_once(tmp_path_factory, "wheel", build).glob("*.whl")
     return found
 
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The console script of a virtual environment that holds the wheel alone, and borrows the installed dependencies."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True, text=True)
-    site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
-    borrowed = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    (site / "borrowed.pth").write_text("\n".join(borrowed))  # .pth files in there, of an editable install, are not read
-    return folder / "bin" / "diamond-bench"
+
+    def install(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel)]
+        subprocess.run(pip, check=True, capture_output=True, text=True)
+        site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+        borrowed = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+        (site / "borrowed.pth").write_text("\n".join(borrowed))  # .pth files in there, of an editable install, are not read
+
+    return made_once(tmp_path_factory, "environment", install) / "bin" / "diamond-bench"
 
 
 @pytest.fixture(scope="session")
-def tiny_store(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_store(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store in which the wheel swept `sampling_steps scale=tiny`, from a folder of modules with our names.
 
-    Read it, and copy it before changing it.
+    Of all tests, in all workers. Read it, and copy it before changing it: who changes it fails.
     """
-    folder = foreign_folder(tmp_path_factory.mktemp("tiny"))
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=folder, script=installed)
-    assert "7/7 jobs done" in done.stderr
-    return folder / "outputs"
+
+    def sweep(folder: Path) -> None:
+        foreign_folder(folder)
+        done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=folder, script=installed)
+        assert "7/7 jobs done" in done.stderr
+
+    yield from unchanged(made_once(tmp_path_factory, "swept", sweep) / "outputs")
+
+
+@pytest.fixture(scope="session")
+def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store in which the documentation's `train` ran at scale tiny; beside it, in `printed`, what that said. Read it, or copy it."""
+
+    def train(folder: Path) -> None:
+        done = diamond_bench("train", "game=Breakout", "seed=0", "scale=tiny", cwd=folder)
+        (folder / "printed").write_text(done.stdout + done.stderr)
+
+    yield from unchanged(made_once(tmp_path_factory, "trained", train) / "outputs")
+
+
+def unchanged(store: Path) -> Iterator[Path]:
+    """Hands out a store that is only to be read."""
+    before = listing(store)
+    yield store
+    assert listing(store) == before, f"a test changed the store of all tests, {store}"
 
 
 def foreign_folder(folder: Path) -> Path:

@@ -1,7 +1,8 @@
 """What the documentation says is so: its commands run, its links lead somewhere, its tables are complete.
 
-Commands in code blocks marked `sh` are run at scale tiny in place of the scale that is written, and those that make new artifacts by
-the cheapest sampler alone (dry runs as they are); `pytest -m slow` runs them literally.
+Commands in code blocks marked `sh` are run at scale tiny in place of the scale that is written, and those that make new artifacts at
+less cost still (dry runs as they are); `pytest -m slow` runs them literally. What `sweep` and `train` make at scale tiny is the store that
+all tests share, made by these very commands: here they find it done.
 """
 
 import re
@@ -55,6 +56,11 @@ def commands(elsewhere: bool = False) -> list[Command]:
 
 _MAKES_ANEW = ("data.", "evaluation.", "metrics=")
 """What a sweep says that shares no evaluation with the swept store: one number of denoising steps does for its mechanism."""
+_SMALLER = {
+    "profile": ("env.frame_size=16", "actor_critic.channels=[8]", "actor_critic.down=[true]"),
+    "sweep": ("sampler.num_steps=1", "metrics=[drift]"),
+}
+"""What makes something anew at less cost than scale tiny; each unless the command says it itself."""
 
 
 def at_test_scale(command: Command) -> Command:
@@ -63,9 +69,10 @@ def at_test_scale(command: Command) -> Command:
     words = tuple("scale=tiny" if word.startswith("scale=") else word for word in command)
     if words[0] == "evaluate" and "scale=tiny" not in words:
         return (*words, "scale=tiny")  # whole games of an agent that has learned nothing are long
-    fixed = any(word.startswith("sampler.num_steps=") for word in words)
-    anew = words[0] == "sweep" and any(word.startswith(_MAKES_ANEW) for word in words)
-    return (*words, "sampler.num_steps=1") if anew and not fixed else words
+    if words[0] == "sweep" and not any(word.startswith(_MAKES_ANEW) for word in words):
+        return words
+    said = {word.partition("=")[0] for word in words}
+    return (*words, *(word for word in _SMALLER.get(words[0], ()) if word.partition("=")[0] not in said))
 
 
 def rows(page: str, first: str) -> list[list[str]]:
@@ -80,9 +87,10 @@ def names(cell: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with a swept store, the documentation's own files, and the dataset that its Python code makes."""
+def workspace(tiny_store: Path, trained_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with a swept study, a trained agent, the documentation's own files, and the dataset that its Python code makes."""
     folder = shutil.copytree(tiny_store.parent, tmp_path_factory.mktemp("docs") / "folder")
+    shutil.copytree(trained_store, folder / "outputs", dirs_exist_ok=True)
     prepare(folder)
     return folder
 

@@ -4,16 +4,18 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from command_line import SCRIPT, clean_environment, descendants, diamond_bench
 
-from diamond_bench.studies.plan import SavedPlan, load_plans
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import load_plans
 from diamond_bench.studies.store import Store
 
-_TRAINING = ("training.num_steps=40", "training.checkpoint_every=5")
-SWEEP = ("sweep", "sampling_steps", "scale=tiny", "sampler.num_steps=1,3", "metrics=[drift]", *_TRAINING)
+SWEEP = ("sweep", "sampling_steps", "scale=tiny", "sampler.num_steps=1,3")
+"""Its jobs are of those that made the store of all tests, where nobody was killed: 12 updates, a checkpoint after each fourth."""
 
 
 def lines(folder: Path) -> int:
@@ -35,29 +37,25 @@ def kill_when(folder: Path, updates: int) -> None:
     sweep.wait()
 
 
-def numbers(folder: Path) -> tuple[SavedPlan, dict[str, object]]:
-    """Everything of a swept store that must be the same on every run."""
-    (plan,) = load_plans(folder / "outputs")
-    store = Store(folder / "outputs")
+def numbers(root: Path, refs: Iterable[JobRef]) -> dict[str, object]:
+    """Everything of some jobs of a store that must be the same on every run."""
+    store = Store(root)
     found: dict[str, object] = {}
-    for ref in plan.jobs:
+    for ref in refs:
         found[str(ref)] = [row for row in store.result(ref).rows if not row["measured"]]
         for file in (*store.folder(ref).glob("models/*/model.safetensors"), *store.folder(ref).glob("arrays.npz")):
             found[f"{ref} {file.name} {file.parent.name}"] = file.read_bytes()
-    return plan, found
+    return found
 
 
 @pytest.mark.timeout(900)
-def test_a_sweep_killed_three_times_in_its_training_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    diamond_bench(*SWEEP, cwd=tmp_path / "whole")
-    for updates in (3, 17, 32):
-        kill_when(tmp_path / "killed", updates)
-    done = diamond_bench(*SWEEP, cwd=tmp_path / "killed")
-    assert "resumed after update 30" in done.stderr
-    plan, whole = numbers(tmp_path / "whole")
-    _, killed = numbers(tmp_path / "killed")
+def test_a_sweep_killed_three_times_in_its_training_ends_with_the_same_numbers(tiny_store: Path, tmp_path: Path) -> None:
+    for updates in (2, 5, 9):  # before any checkpoint, after one, after two
+        kill_when(tmp_path, updates)
+    done = diamond_bench(*SWEEP, cwd=tmp_path)
+    assert "resumed after update 8" in done.stderr
+    (plan,) = load_plans(tmp_path / "outputs")
+    whole, killed = (numbers(root, plan.jobs) for root in (tiny_store, tmp_path / "outputs"))
     assert len(plan.jobs) == 4
     assert sum(key.endswith("model.safetensors 1") for key in whole) == 1
     assert killed == whole

@@ -1,8 +1,7 @@
 """A real one-node SLURM in a folder: own ports, key, socket and state, so that it meets no other SLURM of the machine.
 
-Needs root and Debian's packages (`missing_reason` names them). By hand, until Ctrl-C:
-
-    python -P tests/slurm/cluster.py FOLDER [--accounting]
+Needs root and Debian's packages (`missing_reason` names them).
+By hand, until Ctrl-C: python -P tests/slurm/cluster.py FOLDER [--accounting]
 
 The node's GPUs are copies of /dev/null: SLURM counts and hands them out as it does real ones (`CUDA_VISIBLE_DEVICES`), and the machine
 needs none. It also counts more CPUs and memory than the machine has: nothing is bound or limited, only counted.
@@ -12,6 +11,7 @@ import argparse
 import atexit
 import contextlib
 import os
+import random
 import re
 import secrets
 import shutil
@@ -24,15 +24,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 # proctrack/linuxproc and task/none need no cgroup: containers have none that can be written. cred_expire: a requeued job waits until its
 # credential has surely expired, two minutes without this line; 5 seconds are the least that SLURM takes.
 _SLURM_CONF = """
 ClusterName={name} SlurmctldHost={host}(127.0.0.1) SlurmctldPort={controller} SlurmdPort={node} SlurmUser=root
 AuthType=auth/munge CredType=cred/munge AuthInfo=socket={folder}/munge.socket,cred_expire=5
-StateSaveLocation={folder}/state SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid SlurmdPidFile={folder}/slurmd.pid
+StateSaveLocation={folder}/state SlurmdSpoolDir={folder}/spool SlurmctldPidFile={folder}/slurmctld.pid SlurmdPidFile={folder}/slurmd.pid
 ProctrackType=proctrack/linuxproc TaskPlugin=task/none JobAcctGatherType=jobacct_gather/none MpiDefault=none MailProg=/bin/true
 SelectType=select/cons_tres SelectTypeParameters=CR_CPU_Memory DefMemPerCPU=1000 GresTypes=gpu SlurmdParameters=config_overrides
 SchedulerType=sched/backfill SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=100000,bf_interval=1
@@ -49,6 +48,7 @@ PidFile={folder}/slurmdbd.pid StorageType=accounting_storage/mysql StorageHost=1
 StorageUser=slurm StoragePass={password} StorageLoc=slurm
 """
 
+_PORTS = range(20_000, 30_000, 4)  # the first of four each; below those that Linux lends to whoever connects somewhere, at any moment
 NODE = "node1"
 ACCOUNT = "lab"
 MARK = "DIAMOND_BENCH_TEST_CLUSTER"  # with the folder, in the environment of each daemon, and so of the slurmstepd that slurmd starts
@@ -66,10 +66,10 @@ def missing_reason(accounting: bool = False) -> str:
     if os.geteuid() != 0:
         return "a test cluster needs root: slurmd starts jobs as their users"
     wanted = _PACKAGES | (_ACCOUNTING_PACKAGES if accounting else {})
-    absent = [package for package, program in wanted.items() if shutil.which(program, path=_path()) is None]
+    absent = {package: program for package, program in wanted.items() if shutil.which(program, path=_path()) is None}
     if absent:
-        programs = ", ".join(wanted[package] for package in absent)
-        return f"no {programs} on this machine: apt-get install -y --no-install-recommends {' '.join(absent)}"
+        install = f"apt-get install -y --no-install-recommends {' '.join(absent)}"
+        return f"no {', '.join(absent.values())} on this machine: {install}"
     return ""
 
 
@@ -104,6 +104,7 @@ class Cluster:
     name: str = field(default_factory=lambda: f"test{secrets.token_hex(4)}")
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
     _ports: dict[str, int] = field(default_factory=dict, repr=False)
+    _reservation: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)  # to the end: daemons start again
     _watchdog: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
@@ -119,9 +120,11 @@ class Cluster:
             raise ClusterError(reason)
         self._make_folder()
         foreign = re.compile(r"(SLURM|SBATCH|SQUEUE|SALLOC|SCANCEL|SINFO|SACCT)_")
-        self.env = {name: value for name, value in os.environ.items() if not foreign.match(name)}
-        self.env |= {"SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": _path()}
-        self._ports = dict(zip(("controller", "node", "slurmdbd", "mariadb"), _free_ports(4), strict=True))
+        ours = {name: value for name, value in os.environ.items() if not foreign.match(name)}
+        self.env = {**ours, "SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": _path()}
+        reservation, ports = reserved_ports()
+        self._reservation.enter_context(reservation)
+        self._ports = dict(zip(("controller", "node", "slurmdbd", "mariadb"), ports, strict=True))
         self._write_configuration()
         watch = [sys.executable, "-P", str(Path(__file__).resolve()), "--watch", str(self.folder)]
         self._watchdog = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True, env=self.env)
@@ -152,6 +155,7 @@ class Cluster:
         if self._watchdog is not None:
             self._watchdog.communicate(timeout=30)  # closes its input, which tells it that we are gone: it ends what is left
             self._watchdog = None
+        self._reservation.close()
 
     def call(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         """A client command, in the cluster's folder, whatever it exits with."""
@@ -242,12 +246,10 @@ class Cluster:
         if self.alive(name):
             raise ClusterError(f"{name} runs already")
         command = [shutil.which(name, path=_path()) or name, *options]
-        environment = self.env | {MARK: str(self.folder)}
+        where: dict[str, Any] = {"env": self.env | {MARK: str(self.folder)}, "cwd": self.folder, "start_new_session": True}
         self._daemons.pop(name, None)  # so that the order stays that of the starts
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._daemons[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=self.folder, start_new_session=True
-            )
+            self._daemons[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
 
     def _end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         if self.alive(name):
@@ -322,13 +324,18 @@ def _path() -> str:
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listened on a moment ago; all are held until the last is found, so they differ."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
+def reserved_ports() -> tuple[socket.socket, range]:
+    """Four ports that nobody listens on, and what keeps other clusters from them while it is open: a name that one socket has at a time."""
+    for first in random.sample(_PORTS, len(_PORTS)):
+        reservation, ports = socket.socket(socket.AF_UNIX), range(first, first + 4)
+        try:
+            reservation.bind(f"\0diamond-bench-test-cluster-{first}")
+            for port in ports:
+                socket.create_server(("", port)).close()
+            return reservation, ports
+        except OSError:
+            reservation.close()
+    raise ClusterError("there are no four free ports in a row")
 
 
 def _listens(port: int) -> bool:
@@ -344,8 +351,8 @@ def processes_of(folder: Path, daemons: bool = True) -> list[int]:
     """
     mark, conf = f"{MARK}={folder}".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()
     found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) != os.getpid():
             with contextlib.suppress(OSError):  # it may end while we look
                 environment = (process / "environ").read_bytes().split(b"\0")
                 job = conf in environment and any(value.startswith(b"SLURM_JOB_ID=") for value in environment)
@@ -365,26 +372,21 @@ def kill_processes(folder: Path, daemons: bool = True) -> int:
 def watch(folder: Path) -> None:
     """Waits until the process at the other end of our standard input is gone, then kills what is left of its cluster."""
     sys.stdin.buffer.read()
-    for _ in range(20):  # what is killed may just have started another
-        if not kill_processes(folder):
-            return
-        time.sleep(0.1)
+    until(lambda: not kill_processes(folder), "nothing left to kill", seconds=5)  # what is killed may just have started another
 
 
 def main() -> int:
     """Starts a cluster in the foreground; 2 where that cannot be, or where one of its daemons ends by itself."""
     parser = argparse.ArgumentParser(description="A real one-node SLURM, until Ctrl-C.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder")
-    parser.add_argument(
-        "--accounting", action="store_true", help="with slurmdbd and a database; only the accounts `lab` and `root` may be charged"
-    )
+    parser.add_argument("--accounting", action="store_true", help="with slurmdbd and a database; only `lab` and `root` may be charged")
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.watch:
         watch(options.folder)
         return 0
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell starts what it runs in the background deaf to SIGINT
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs in the background deaf to it
     try:
         with Cluster(options.folder, accounting=options.accounting) as cluster:
             print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}", flush=True)

@@ -1,10 +1,14 @@
-"""The test cluster: started once a session, and after each test brought back to an idle node and an empty queue."""
+"""The test cluster: started once a session, and after each test brought back to an idle node and an empty queue; and stores on it."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster import Cluster, missing_reason
+from stores import make_store, use
+
+from diamond_bench.studies.store import Store
 
 
 def _need(accounting: bool) -> None:
@@ -28,6 +32,24 @@ def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
     """The node, idle and with an empty queue; what a test leaves there is cancelled. Jobs that ended stay in `squeue --states=all`."""
     yield running_cluster
     running_cluster.reset()
+
+
+@pytest.fixture
+def on_the_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this process reach the cluster. A file that begins something long beside it overrides this, to begin that first."""
+    use(cluster, monkeypatch)
+
+
+@pytest.fixture
+def store(tmp_path: Path, on_the_cluster: None) -> Store:
+    """A store whose jobs are given to the cluster."""
+    return make_store(tmp_path)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """Where fake jobs write down their steps."""
+    return tmp_path / "ledger"
 
 
 @pytest.fixture(scope="session")

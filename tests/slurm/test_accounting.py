@@ -4,7 +4,8 @@ import fake_jobs
 import pytest
 from cluster import ACCOUNT, Cluster
 from fake_jobs import count
-from test_tasks import make_store, submitted, until, use
+from stores import make_store, use
+from test_tasks import submitted, until
 
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm import standing as joining

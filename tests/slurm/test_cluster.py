@@ -3,12 +3,13 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cluster import ACCOUNT, Cluster, missing_reason, processes_of, until
+from cluster import ACCOUNT, Cluster, ClusterError, missing_reason, processes_of, reserved_ports, until
 
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
 SIGNALLED = """
@@ -44,6 +45,24 @@ def test_what_is_absent_is_named_with_the_line_that_installs_it(monkeypatch: pyt
         return
     assert missing_reason().endswith("apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client")
     assert missing_reason(accounting=True).endswith(" munge slurmctld slurmd slurm-client slurmdbd mariadb-server")
+
+
+def test_ports_are_one_cluster_s_at_a_time_and_nobody_s_where_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between their choice and a daemon's start, and while a daemon is away: two clusters that start at once had met there."""
+    firsts = range(30_000, 30_012, 4)
+    monkeypatch.setattr("cluster._PORTS", firsts)
+    with socket.create_server(("127.0.0.1", firsts[1] + 3)):
+        reservation, ports = reserved_ports()
+        theirs = f"import cluster; cluster._PORTS = {firsts!r}; print(cluster.reserved_ports()[1][0])"
+        other = subprocess.run([sys.executable, "-c", theirs], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        assert {ports[0], int(other.stdout)} == {firsts[0], firsts[2]}
+        monkeypatch.setattr("cluster._PORTS", [firsts[1], ports[0]])
+        with pytest.raises(ClusterError, match="no four free ports"):
+            reserved_ports()
+        reservation.close()
+        again, same = reserved_ports()  # what a cluster that ended had is free
+        again.close()
+        assert same == ports
 
 
 def test_two_jobs_that_overlap_in_time_see_one_gpu_each_and_a_third_waits(cluster: Cluster, tmp_path: Path) -> None:

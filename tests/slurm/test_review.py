@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from fake_jobs import add, count
-from test_tasks import address, joined, make_store, ordered, printed, steps, submitted, until, until_stands, use, worker_of
+from stores import make_store, use
+from test_tasks import address, joined, ordered, printed, steps, submitted, until, until_stands, worker_of
 
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import queue
@@ -64,17 +65,6 @@ def preempting(running_cluster: Cluster, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def on_the_cluster(preempting: object, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     use(cluster, monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path, on_the_cluster: None) -> Store:
-    """A store whose jobs are given to the cluster."""
-    return make_store(tmp_path)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    return tmp_path / "ledger"
 
 
 # Signals at bad moments

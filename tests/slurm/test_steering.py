@@ -9,7 +9,8 @@ import pytest
 from cluster import Cluster
 from command_line import diamond_bench
 from fake_jobs import add, count
-from test_tasks import PIECE, address, joined, make_store, ordered, printed, steps, submitted, until, until_stands, use, worker_of
+from stores import make_store
+from test_tasks import PIECE, address, joined, ordered, printed, steps, submitted, until, until_stands, worker_of
 
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import NEVER, QueueEntry, queue
@@ -22,22 +23,6 @@ from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
 HELD = {"extra": ("hold",)}
-
-
-@pytest.fixture
-def on_the_cluster(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(cluster, monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path, on_the_cluster: None) -> Store:
-    """A store whose jobs are given to the cluster."""
-    return make_store(tmp_path)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    return tmp_path / "ledger"
 
 
 def release(cluster: Cluster, store: Store, spec: JobSpec) -> None:

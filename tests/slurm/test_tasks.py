@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import fake_jobs
 import pytest
 from cluster import Cluster
 from fake_jobs import add, count
+from stores import make_store, use
 
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError
@@ -29,15 +29,7 @@ from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
-TESTS = Path(__file__).parents[1]
 PIECE = Batch("piece", "fake/count", "fake", "count", ((),), minutes=60, signal_seconds=120, retries=2, retry_seconds=30.0)
-
-
-def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the commands of this process reach the cluster, and its nodes find the fake jobs."""
-    for name in ("SLURM_CONF", "PATH"):
-        monkeypatch.setenv(name, cluster.env[name])
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +49,6 @@ def limited(running_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def on_the_cluster(limited: object, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     use(cluster, monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path, on_the_cluster: None) -> Store:
-    """A store whose jobs are given to the cluster."""
-    return make_store(tmp_path)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    return tmp_path / "ledger"
-
-
-def make_store(folder: Path) -> Store:
-    """A store of fake jobs."""
-    return Store(folder / "outputs", kinds=fake_jobs.KINDS, say=lambda text: None)
 
 
 def ordered(specs: Sequence[JobSpec], **profile: object) -> Order:

@@ -1,0 +1,24 @@
+"""Stores of fake jobs, and the way from this process to a test cluster."""
+
+import os
+from pathlib import Path
+
+import fake_jobs
+import pytest
+from cluster import Cluster
+
+from diamond_bench.studies.store import Store
+
+TESTS = Path(__file__).parents[1]
+
+
+def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the commands of this process reach the cluster, and its nodes find the fake jobs."""
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, cluster.env[name])
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+
+
+def make_store(folder: Path) -> Store:
+    """A store of fake jobs."""
+    return Store(folder / "outputs", kinds=fake_jobs.KINDS, say=lambda text: None)
