@@ -42,22 +42,36 @@ def test_what_is_written_is_the_state_at_the_save(tmp_path: Path, monkeypatch: p
 
 
 def test_they_come_in_order_and_the_last_is_there_when_it_is_closed(tmp_path: Path) -> None:
-    writer = CheckpointWriter(tmp_path)
-    for step in range(1, 8):
-        writer.save(step, {"step": step})
-    writer.close()
+    with CheckpointWriter(tmp_path) as writer:
+        for step in range(1, 8):
+            writer.save(step, {"step": step})
     assert [int(path.name[5:14]) for path in sorted(tmp_path.glob("step-*.pt"))] == [6, 7]
 
 
-def test_a_failure_is_raised_by_the_next_save_and_by_close(tmp_path: Path) -> None:
+def written(folder: Path, steps: int, ended: type[Exception] | None = None, saved: Any = ()) -> None:
+    """So many checkpoints of a training that ends so."""
+    with CheckpointWriter(folder, saved=saved) as writer:
+        for step in range(steps):
+            writer.save(step, {})
+        if ended is not None:
+            raise ended
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_failure_is_raised_by_the_next_save_or_at_the_end(tmp_path: Path, steps: int) -> None:
     (tmp_path / "file").touch()
-    writer = CheckpointWriter(tmp_path / "file")
-    writer.save(1, {})
     with pytest.raises(OSError, match="file"):
-        writer.save(2, {})
-    writer.save(3, {})
+        written(tmp_path / "file", steps)
+
+
+def test_a_failure_takes_the_place_of_saying_that_it_was_saved_and_of_nothing_else(tmp_path: Path) -> None:
+    class SavedError(Exception): ...
+
+    (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        writer.close()
+        written(tmp_path / "file", 1, SavedError, SavedError)
+    with pytest.raises(ZeroDivisionError):
+        written(tmp_path / "file", 1, ZeroDivisionError, SavedError)
 
 
 def test_a_folder_that_is_another_s_by_now_gets_none(tmp_path: Path) -> None:

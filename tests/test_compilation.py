@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
+from diamond_bench.jobs import train_agent
+from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.execution import PAYS_BACK, PLAIN, Execution, compile_rows, resolve
 from diamond_bench.models.compilation import Compiled
-from diamond_bench.studies.execution import check_execution, of_imagination, of_no_compilation, of_training
+from diamond_bench.studies.execution import check_execution, has_compiler, of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.single import plan_train
+from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -141,13 +144,52 @@ def test_auto_is_a_function_of_work_and_device() -> None:
     assert not PLAIN.fused
 
 
-def test_auto_without_a_compiler_compiles_nothing_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_without_a_compiler_compiles_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert resolve(ExecutionConfig(), CPU, 1e30) == Execution()
-    assert resolve(ExecutionConfig(), CUDA, 1e30) == Execution(compile="all")
-    with pytest.raises(UserError, match=r"execution.compile=all: .*C\+\+ compiler.*g\+\+"):
+    assert resolve(ExecutionConfig(), CUDA, 1e30) == Execution()
+    with pytest.raises(UserError, match=r"execution.compile=all: .* C\+\+ compiler.*g\+\+"):
         resolve(ExecutionConfig(compile="all"), CPU, 0)
+    with pytest.raises(UserError, match=r"execution.compile=all: .* C compiler.*gcc"):
+        resolve(ExecutionConfig(compile="all"), CUDA, 0)
     check_execution(ExecutionConfig(compile="all"), "cpu", here=False)
+
+
+def test_the_compiler_is_looked_for_where_torch_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    (tmp_path / "clang++").touch(0o755)
+    assert not has_compiler("cpu")
+    monkeypatch.setenv("CXX", "clang++")
+    assert has_compiler("cpu")
+
+
+def test_a_run_that_goes_on_keeps_what_it_began_with_where_it_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    long, short = PAYS_BACK["cpu"], 0.0
+    assert resolve(ExecutionConfig(), CPU, long, begun="none").compile == "none", "a run from before there was compiling"
+    assert resolve(ExecutionConfig(), CPU, short, begun="all").compile == "all"
+    assert resolve(ExecutionConfig(compile="none"), CPU, long, begun="all").compile == "none"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resolve(ExecutionConfig(), CPU, long, begun="all").compile == "none"
+
+
+def test_a_checkpoint_of_other_arithmetic_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_agent_config("execution.num_threads=1")
+    said: list[str] = []
+    stops = iter([False] * 3 + [True] * 99)
+    context = JobContext(tmp_path, should_stop=lambda: next(stops), say=said.append)
+    with pytest.raises(Interrupted):
+        train_agent.run(settings, context)
+    _, state, file = next(load_checkpoints(tmp_path / "checkpoint", print))
+    assert state["compile"] == "none"
+    file.unlink()
+    save_checkpoint(tmp_path / "checkpoint", 10**6, {**state, "compile": "all"})
+    monkeypatch.setenv("PATH", str(tmp_path))  # this node has no compiler
+    stops = iter([True] * 99)
+    with pytest.raises(Interrupted):
+        train_agent.run(settings, context)
+    assert "the checkpoint was made on cpu with compile=all; begun anew on cpu" in said
+    assert list((tmp_path / "checkpoint").glob("*.unused"))
 
 
 @pytest.mark.parametrize("extent", ["imagination", "all"])

@@ -302,7 +302,7 @@ def context(folder: Path) -> JobContext:
 def test_the_loop_of_an_agent_s_training_waits_for_nothing_between_updates(tmp_path: Path) -> None:
     settings = config("agent.denoiser_updates=9", "agent.reward_end_updates=9", "agent.actor_critic_updates=9")
     training: Any = train_agent._Training(settings, context(tmp_path))
-    training._build(replay(CUDA))
+    training._build(replay(CUDA), Execution())
     training.at.epoch = 1
     training.replay.episodes  # noqa: B018
     for number, phase in enumerate(("denoiser", "reward_end", "actor_critic"), start=1):

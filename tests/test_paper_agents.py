@@ -186,7 +186,7 @@ def agents(folder: Path, rows: Sequence[tuple[str, str, int, float]], scale: str
     plan = replace(as_saved(plan_study("sampling_steps", ["scale=tiny"]), folder), study="my_agents", scale=scale, protocol="agent")
     constant = {"study": "my_agents", "scale": scale, "protocol": "agent", "metric": "test_return", "measured": False, "arm": ""}
     table = pd.DataFrame(rows, columns=["variant", "game", "seed", "value"]).assign(
-        **constant, kind="evaluate_agent", revision=1, precision="fp32"
+        **constant, kind="evaluate_agent", revision=1, precision="fp32", compiled="none"
     )
     table["job"] = [f"{i:016x}" for i in range(len(table))]
     results = {job: StoredResult([], {}, {"commit": "c0ffee"}, {}) for job in table["job"]}

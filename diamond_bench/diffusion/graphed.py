@@ -1,5 +1,7 @@
 """Sampling a frame as one CUDA graph: the solver's steps and all denoiser calls in a single launch."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from diamond_bench.config import Sampler
@@ -39,7 +41,7 @@ class GraphedSampling:
         return frame
 
 
-def _sampling(denoiser: SupportsDenoise, sampler: Sampler):  # type: ignore[no-untyped-def]
+def _sampling(denoiser: SupportsDenoise, sampler: Sampler) -> Callable[..., Outputs]:
     def run(past: Tensor, actions: Tensor, *noises: Tensor) -> Outputs:
         left = iter(noises)
         return (sample(denoiser, past, actions, sampler, lambda: next(left)),)

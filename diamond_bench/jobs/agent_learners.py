@@ -13,10 +13,9 @@ from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.envs.games import num_actions
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
 from diamond_bench.imagination.starts import ReplayStarts
-from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve
+from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve_for
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.graphs import Graphed, Outputs
-from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.learner import Learner
@@ -50,7 +49,7 @@ class Learners:
     ) -> None:
         """`execution`: by default what config.execution comes to."""
         self.config, self.replay, self.generator = config, replay, generator
-        self.execution = resolve(config.execution, device, agent_work(config)) if execution is None else execution
+        self.execution = resolve_for(config, device) if execution is None else execution
         self.agent: Agent = build_agent(describe(config), config.execution.precision, device)
         apply_to_agent(self.execution, self.agent, config)
         self._denoiser: Denoiser | None = None

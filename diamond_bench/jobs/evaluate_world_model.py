@@ -29,7 +29,7 @@ from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
 from diamond_bench.evaluation.state import STATE_PROBE, StateMeter, make_state_meter, state_rows
 from diamond_bench.evaluation.summary import COPY_LAST, UNRELATED, fid_rows, one_step_rows, rollout_rows, sample_rows
 from diamond_bench.jobs.context import JobContext, Result, Row
-from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, resolve
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, made_on, resolve
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.jobs.train_world_model import model_folder
@@ -146,7 +146,11 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     model, execution = _executed(model, config, len(one_step), train.frames.shape[-1], device)
     work = _Work(
         config,
-        Parts(context, _ticks(settings, len(one_step)) + len(_batches(len(forks or ()), _starts_a_batch(settings)))),
+        Parts(
+            context,
+            _ticks(settings, len(one_step)) + len(_batches(len(forks or ()), _starts_a_batch(settings))),
+            made_on(device.type, execution.compile),
+        ),
         model,
         metrics,
         on_references,

@@ -12,6 +12,7 @@ from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.graphed import GraphedSampling
 from diamond_bench.jobs.context import Row
 from diamond_bench.models.compilation import Compilable
+from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.execution import check_execution, has_compiler
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.world_model import WorldModel
@@ -42,17 +43,27 @@ PLAIN = Execution(fused=False)
 """No option at all: what others are measured against."""
 
 
-def resolve(asked: ExecutionConfig, device: torch.device, work: float) -> Execution:
-    """What `execution` comes to for a job of `work` FLOP on a device: a function of these alone, whatever was compiled or recorded before.
+def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: str | None = None) -> Execution:
+    """What `execution` comes to for a job of `work` FLOP on a device; `begun`: what `compile` came to when the job began, in an earlier
+    attempt, which auto keeps to where it can.
 
-    On the CPU, auto compiles where a C++ compiler is found. Raises UserError where what is asked cannot be had (`check_execution`).
+    Auto compiles where a compiler is found. Raises UserError where what is asked cannot be had (`check_execution`).
     """
     check_execution(asked, device.type)
-    pays_back = work >= PAYS_BACK[device.type] and (device.type == "cuda" or has_compiler())
-    compile: Extent = asked.compile if asked.compile != "auto" else ("all" if pays_back else "none")
-    if compile != "none":
-        torch.compiler.reset()  # what an earlier job of this process compiled counts towards torch's limits
-    return Execution(compile, asked.cuda_graphs)
+    if asked.compile != "auto":
+        return Execution(asked.compile, asked.cuda_graphs)
+    wanted = begun != "none" if begun is not None else work >= PAYS_BACK[device.type]
+    return Execution("all" if wanted and has_compiler(device.type) else "none", asked.cuda_graphs)
+
+
+def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = None) -> Execution:
+    """`resolve` for the training of an agent; one without a world model compiles and records nothing."""
+    return Execution() if config.agent.model_free else resolve(config.execution, device, agent_work(config), begun)
+
+
+def made_on(device_type: str, compile: str) -> str:
+    """Whose arithmetic a checkpoint holds."""
+    return device_type if compile == "none" else f"{device_type} with compile={compile}"
 
 
 def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) -> None:

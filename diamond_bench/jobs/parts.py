@@ -18,10 +18,11 @@ Arrays = dict[str, NDArray[Any]]
 class Parts:
     """The parts of one job, in its folder's checkpoint/, and its progress over all of them."""
 
-    def __init__(self, context: JobContext, total: int) -> None:
-        """`total`: ticks of all parts together."""
+    def __init__(self, context: JobContext, total: int, made_on: str | None = None) -> None:
+        """`total`: ticks of all parts together; `made_on`: whose arithmetic they hold, by default the kind of device's."""
         self._context, self._total, self._done, self._text = context, total, 0, ""
-        self._folder = context.folder / "checkpoint" / context.device.partition(":")[0]  # another device draws other noise
+        way = made_on or context.device.partition(":")[0]  # another device draws other noise
+        self._folder = context.folder / "checkpoint" / way
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def tick(self) -> None:

@@ -5,7 +5,6 @@ phase is made of units (an update; a stretch of play), and a checkpoint may lie 
 later unit reads. The replay lies beside it, append-only.
 """
 
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import Play, play_for
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import compile_rows, facts_of
+from diamond_bench.jobs.execution import Execution, compile_rows, facts_of, made_on, resolve_for
 from diamond_bench.jobs.parts import save_arrays
 from diamond_bench.studies.agent_cost import Updates, agent_work, num_epochs
 from diamond_bench.studies.agents import AGENT_FOLDER
@@ -81,16 +80,17 @@ class _Training:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.at = _Position()
         self.means = Means(self.device)
-        self.checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner)
+        self.shares = _shares(config)
+        self.checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner, saved=Interrupted)
         self.replay: Replay
         self.play: Play
         self.learners: Learners
 
-    def _build(self, replay: Replay | None) -> None:
+    def _build(self, replay: Replay | None, execution: Execution) -> None:
         """The replay (or an empty one; a model-free agent needs none), and everything that reads it."""
         room = 1 if self.config.agent.model_free else self.config.agent.budget
         self.replay = Replay(room, self.config.env.frame_size, self.device) if replay is None else replay
-        self.learners = Learners(self.config, self.device, self.replay, self.generator)
+        self.learners = Learners(self.config, self.device, self.replay, self.generator, execution)
         self.play = play_for(self.config, self.learners, self.replay, self.generator, self.device)
 
     def run(self) -> Result:
@@ -98,35 +98,35 @@ class _Training:
         journal = Journal(self.context.folder, self.at.epoch)
         saved = self.at.units
         try:
-            while not self._finished():
-                self._progress()
-                started, phase, epoch = time.perf_counter(), PHASES[self.at.phase], self.at.epoch
-                try:
-                    over = self._unit(phase)
-                except _StopTest:
-                    self._save()
-                    raise Interrupted(f"saved before the test games of epoch {self.at.epoch + 1}") from None
-                self.at.units += 1
-                self.at.unit += 1
-                if over:
-                    self._wait()
-                    self.at.phase, self.at.unit = self.at.phase + 1, 0
-                if self.at.phase == len(PHASES):
-                    self._end_epoch(journal)
-                self.at.seconds[phase] += time.perf_counter() - started
-                stopping = self.context.should_stop() and not self._finished()
-                every = self.config.agent.checkpoint_every
-                at_boundary = self.at.epoch > epoch and (self.at.epoch % every == 0 or epoch == 0)
-                if stopping or at_boundary or self.at.units - saved >= self.config.agent.checkpoint_units or self._finished():
-                    self._save()
-                    saved = self.at.units
-                if stopping:
-                    raise Interrupted(f"saved in epoch {self.at.epoch + 1}, {self.play.real_steps} real steps done")
+            with self.checkpoints:
+                while not self._finished():
+                    self._progress()
+                    started, phase, epoch = time.perf_counter(), PHASES[self.at.phase], self.at.epoch
+                    try:
+                        over = self._unit(phase)
+                    except _StopTest:
+                        self._save()
+                        raise Interrupted(f"saved before the test games of epoch {self.at.epoch + 1}") from None
+                    self.at.units += 1
+                    self.at.unit += 1
+                    if over:
+                        self._wait()
+                        self.at.phase, self.at.unit = self.at.phase + 1, 0
+                    if self.at.phase == len(PHASES):
+                        self._end_epoch(journal)
+                    self.at.seconds[phase] += time.perf_counter() - started
+                    stopping = self.context.should_stop() and not self._finished()
+                    every = self.config.agent.checkpoint_every
+                    at_boundary = self.at.epoch > epoch and (self.at.epoch % every == 0 or epoch == 0)
+                    if stopping or at_boundary or self.at.units - saved >= self.config.agent.checkpoint_units or self._finished():
+                        self._save()
+                        saved = self.at.units
+                    if stopping:
+                        raise Interrupted(f"saved in epoch {self.at.epoch + 1}, {self.play.real_steps} real steps done")
         except NotFinite as error:
             raise UserError(f"training stopped: {error}; the last good checkpoint is kept; try a lower learning rate") from error
         finally:
             journal.close()
-            self.checkpoints.close()
         return self._publish()
 
     # One unit of a phase
@@ -236,7 +236,7 @@ class _Training:
         tested = f", last test return {at.tests[-1]['return']:.1f}" if at.tests else ""
         text = f"{PHASES[at.phase].replace('_', '/')} {at.unit}, {self.play.real_steps} real steps{tested}"
         made = (counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic"))
-        done = sum(count * share for count, share in zip(made, _shares(self.config), strict=True))
+        done = sum(count * share for count, share in zip(made, self.shares, strict=True))
         self.context.progress(min(_TICKS, int(_TICKS * done)), _TICKS, f"epoch {at.epoch + 1} of {self._num_epochs()}, {text}")
 
     def _wait(self) -> None:
@@ -251,6 +251,7 @@ class _Training:
         self.context.check_owner()
         state = {
             "device": self.device.type,
+            "compile": self.learners.execution.compile,
             "position": asdict(self.at),
             "means": self.means.state_dict(),
             "generator": self.generator.get_state(),
@@ -263,8 +264,11 @@ class _Training:
     def _resume(self) -> None:
         folder = self.context.folder / "checkpoint"
         for units, state, file in load_checkpoints(folder, self.context.say):
-            if state["device"] != self.device.type:  # another device draws other numbers: going on would mix the two
-                self.context.say(f"the checkpoint was made on {state['device']}; begun anew on {self.device.type}")
+            begun = state.get("compile", "none")
+            execution = resolve_for(self.config, self.device, begun)
+            theirs, ours = made_on(state["device"], begun), made_on(self.device.type, execution.compile)
+            if theirs != ours:  # another device draws other numbers, and other code rounds otherwise: going on would mix the two
+                self.context.say(f"the checkpoint was made on {theirs}; begun anew on {ours}")
                 break
             rows, replay = state["replay_rows"], None
             try:
@@ -274,7 +278,7 @@ class _Training:
                 self.context.say(f"{error}; the checkpoint after unit {units} is of no use without it, the one before it is tried")
                 set_aside_checkpoint(file)
                 continue
-            self._build(replay)
+            self._build(replay, execution)
             self.at = _Position(**state["position"])
             self.means.load_state_dict(state["means"])
             self.generator.set_state(state["generator"])
@@ -284,7 +288,7 @@ class _Training:
             self.context.say(f"resumed in epoch {self.at.epoch + 1}, after {self.play.real_steps} real steps{f', {made}' if made else ''}")
             return
         set_aside_checkpoints(folder)  # of no use to a run that begins anew
-        self._build(None)
+        self._build(None, resolve_for(self.config, self.device))
 
     def _publish(self) -> Result:
         config, at = self.config, self.at
@@ -322,12 +326,10 @@ _LAST: tuple[tuple[str, Callable[[_Position], float | None]], ...] = (
 )
 
 
-@functools.lru_cache(maxsize=8)
-def _shares(config: TrainAgent) -> tuple[float, float, float]:
+def _shares(config: TrainAgent) -> tuple[float, ...]:
     """What share of a run's arithmetic one update of denoiser, reward/end model and actor-critic is; too slow to ask at each."""
     whole = max(1.0, agent_work(config))
-    denoiser, reward_end, actor_critic = (agent_work(config, Updates(*counts)) / whole for counts in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
-    return denoiser, reward_end, actor_critic
+    return tuple(agent_work(config, Updates(*counts)) / whole for counts in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 
 
 def _last_rows(at: _Position) -> list[Row]:

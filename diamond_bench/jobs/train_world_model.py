@@ -13,7 +13,7 @@ from diamond_bench.data.static import load_info, load_split
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import apply, compile_rows, facts_of, resolve
+from diamond_bench.jobs.execution import apply, compile_rows, facts_of, made_on, resolve
 from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.studies.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoint, set_aside_checkpoints
@@ -41,6 +41,7 @@ class _Run:
     """Logged scalars that are in no line of metrics.jsonl yet."""
     recent: torch.Tensor
     """The last losses, that of update i at i % len: what train_loss is the mean of, however often lines are logged."""
+    compile: str
     seconds: float = 0.0
 
     @property
@@ -51,6 +52,7 @@ class _Run:
         learned = self.learner.state_dict()
         return {
             "device": self.recent.device.type,
+            "compile": self.compile,
             "pending": self.pending,
             "recent": self.recent,
             "denoiser": learned["network"],
@@ -82,13 +84,16 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     )
     denoiser = model.denoiser
     assert isinstance(denoiser, Denoiser)
-    execution = resolve(config.execution, device, _work(config, episodes.frames.shape[-1]))
+    found = load_checkpoint(context.folder / "checkpoint", context.say)
+    begun = None if found is None else found[1].get("compile", "none")
+    execution = resolve(config.execution, device, _work(config, episodes.frames.shape[-1]), begun)
     apply(execution, {denoiser: {training.batch_size}} if execution.compile == "all" else {})
     generator = torch.Generator(device).manual_seed(config.seed)
     pending, recent = torch.zeros(0, len(_LOGGED), device=device), torch.zeros(min(_RECENT, training.num_steps), device=device)
     learner = Learner(denoiser, training, execution.fused, execution.records_updates)
-    state = _Run(learner, generator, pending, recent)
-    _resume(state, context)
+    state = _Run(learner, generator, pending, recent, execution.compile)
+    if found is not None:
+        _resume(state, *found, context)
 
     def loss_of(*batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         drawn = Segments(*batch)
@@ -97,36 +102,35 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
 
     segment = config.conditioning.num_frames + 1 + training.num_autoregressive_steps
     due = {training.milestone_step(m) for m in training.milestones}
-    checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner)
+    checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner, saved=Interrupted)
     log = TrainingLog(context.folder, _LOGGED, training.log_every, state.step, state.pending)
     started = time.perf_counter() - state.seconds
     try:
-        while state.step < training.num_steps:
-            segments = sample_segments(episodes, training.batch_size, segment, generator)
-            told = learner.learn(loss_of, tensors_of(segments), [generator])
-            recent[(state.step - 1) % len(recent)] = told["loss"]
-            log.add(told["loss"], told["grad_norm"])
-            last = f"loss {log.last['loss']:.4f}" if log.last else f"learning rate {learner.rate:.1e}"
-            context.progress(state.step, training.num_steps, last)
-            stopping = context.should_stop() and state.step < training.num_steps
-            if stopping or state.step in due or state.step % training.checkpoint_every == 0:
-                state.pending = log.pending()  # refuses to save a state that is not finite
-                state.seconds = time.perf_counter() - started
-                context.check_owner()
-                for milestone in training.milestones:
-                    if training.milestone_step(milestone) == state.step:
-                        _keep(model, model_folder(context.folder, milestone))
-                checkpoints.save(state.step, state.state())
-            if stopping:
-                raise Interrupted(f"saved after update {state.step} of {training.num_steps}")
-        log.write()
+        with checkpoints:
+            while state.step < training.num_steps:
+                segments = sample_segments(episodes, training.batch_size, segment, generator)
+                told = learner.learn(loss_of, tensors_of(segments), [generator])
+                recent[(state.step - 1) % len(recent)] = told["loss"]
+                log.add(told["loss"], told["grad_norm"])
+                last = f"loss {log.last['loss']:.4f}" if log.last else f"learning rate {learner.rate:.1e}"
+                context.progress(state.step, training.num_steps, last)
+                stopping = context.should_stop() and state.step < training.num_steps
+                if stopping or state.step in due or state.step % training.checkpoint_every == 0:
+                    state.pending = log.pending()  # refuses to save a state that is not finite
+                    state.seconds = time.perf_counter() - started
+                    context.check_owner()
+                    for milestone in training.milestones:
+                        if training.milestone_step(milestone) == state.step:
+                            _keep(model, model_folder(context.folder, milestone))
+                    checkpoints.save(state.step, state.state())
+                if stopping:
+                    raise Interrupted(f"saved after update {state.step} of {training.num_steps}")
+            log.write()
     except NotFinite as error:
-        checkpoints.wait()
         newest = max((p.name for p in (context.folder / "checkpoint").glob("step-*.pt")), default="none was due yet")
         raise UserError(f"training stopped at {error}; last good checkpoint: {newest}; try a lower training.learning_rate") from error
     finally:
         log.close()
-        checkpoints.close()
     rows = [
         Row("train_loss", float(recent.double().mean())),
         Row("training_seconds", state.seconds, measured=True),
@@ -143,16 +147,15 @@ def _work(config: TrainWorldModel, frame_size: int) -> float:
     return 3.0 * denoiser_flops(config.network, config.conditioning, frame_size) * terms
 
 
-def _resume(state: _Run, context: JobContext) -> None:
-    found = load_checkpoint(context.folder / "checkpoint", context.say)
-    if found is not None:
-        step, saved = found
-        if saved["device"] != context.device.partition(":")[0]:  # another device draws other numbers: going on would mix the two
-            context.say(f"the checkpoint after update {step} was made on {saved['device']}; begun anew on {context.device}")
-            set_aside_checkpoints(context.folder / "checkpoint")
-            return
-        state.restore(step, saved)
-        context.say(f"resumed after update {step}")
+def _resume(state: _Run, step: int, saved: dict[str, Any], context: JobContext) -> None:
+    """Goes on from a checkpoint, or sets it aside: another device draws other numbers, and other code rounds otherwise."""
+    theirs, ours = made_on(saved["device"], saved.get("compile", "none")), made_on(state.recent.device.type, state.compile)
+    if theirs != ours:
+        context.say(f"the checkpoint after update {step} was made on {theirs}; begun anew on {ours}")
+        set_aside_checkpoints(context.folder / "checkpoint")
+        return
+    state.restore(step, saved)
+    context.say(f"resumed after update {step}")
 
 
 def _keep(model: WorldModel, folder: Path) -> None:

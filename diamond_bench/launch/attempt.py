@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import hashlib
 import importlib
 import math
 import os
@@ -17,14 +18,14 @@ from typing import Any
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
-from diamond_bench.launch.devices import device_name
+from diamond_bench.launch.devices import device_name, processor
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.scratch import DATASETS, on_node
 from diamond_bench.studies.claims import Claim, last_line
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.locks import ClaimLost
 from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.store import Store
+from diamond_bench.studies.store import COMPILED, Store
 
 _PROGRESS_EVERY_SECONDS = 0.5
 
@@ -81,6 +82,7 @@ def _attempt(
         run = getattr(importlib.import_module(module), function)
         threads = _set_threads(spec)
         _use_device(device)
+        _share_compiled(store, threads)
         context = JobContext(
             folder=claim.folder,
             inputs=inputs,
@@ -120,6 +122,15 @@ def _attempt(
         return Event("crashed", ref, text=("out of memory: " if memory else "") + last_line(error))
     finally:
         _clean_up()
+
+
+def _share_compiled(store: Store, threads: int) -> None:
+    """Compiled code is shared by the store's jobs of one kind of processor and number of threads, for which it was made; torch reads where
+    it lies when it compiles. Where the user chose a folder, it is that."""
+    root = str((store.root / COMPILED).resolve())
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", root).startswith(root):
+        made_for = f"{platform.machine()} {processor()} {threads}"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(root) / hashlib.sha256(made_for.encode()).hexdigest()[:16])
 
 
 def _use_device(device: str) -> None:
@@ -241,3 +252,5 @@ def _clean_up() -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # what this job compiled would count towards torch's limits

@@ -74,6 +74,15 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def processor() -> str:
+    """Model and instruction sets of the processor, as the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return " ".join(dict.fromkeys(line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "flags", "Features"))))
+
+
 def valid_device(device: str) -> str:
     """`device` itself. Raises UserError where it is no name of a device."""
     name, colon, index = device.partition(":")

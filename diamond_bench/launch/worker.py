@@ -26,7 +26,7 @@ from diamond_bench.launch.devices import resolve_device
 from diamond_bench.launch.events import Event
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.kinds import Kind
-from diamond_bench.studies.store import COMPILED, Store
+from diamond_bench.studies.store import Store
 
 
 def main() -> None:
@@ -39,8 +39,6 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="a folder of this machine to copy datasets to before they are read")
     arguments = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's and scipy's threads are no function of the free cores either; read at import
-    # compiled code is shared by all jobs of the store; torch reads this when it compiles
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((arguments.store / COMPILED).resolve()))
     orders, events = _take_streams()
     worker = _Worker(events, arguments.grace)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):

@@ -1,6 +1,8 @@
 """What `execution` may ask of a device. No torch: planning refuses what the device cannot do."""
 
+import os
 import shutil
+import sys
 from dataclasses import replace
 
 from diamond_bench.config import ExecutionConfig
@@ -8,19 +10,22 @@ from diamond_bench.errors import UserError
 
 
 def check_execution(asked: ExecutionConfig, device_type: str, here: bool = True) -> None:
-    """Raises UserError for CUDA graphs without CUDA, and (where the job runs `here`) for compiling on a CPU without a C++ compiler."""
-    if device_type == "cuda":
-        return
-    if asked.cuda_graphs != "none":
+    """Raises UserError for CUDA graphs without CUDA, and (where the job runs `here`) for compiling without a compiler."""
+    if asked.cuda_graphs != "none" and device_type != "cuda":
         raise UserError(f"execution.cuda_graphs={asked.cuda_graphs}: a {device_type} has none; use execution.cuda_graphs=none")
-    if here and asked.compile in ("imagination", "all") and not has_compiler():
-        hint = "install one (Debian: g++) or use execution.compile=none"
-        raise UserError(f"execution.compile={asked.compile}: on the CPU torch.compile needs a C++ compiler, and none is here: {hint}")
+    if here and asked.compile in ("imagination", "all") and not has_compiler(device_type):
+        language, hint = ("C", "gcc; CC names another") if device_type == "cuda" else ("C++", "g++; CXX names another")
+        raise UserError(
+            f"execution.compile={asked.compile}: torch.compile needs a {language} compiler here, and there is none: install one (Debian: "
+            f"{hint}) or use execution.compile=none"
+        )
 
 
-def has_compiler() -> bool:
-    """Whether there is a C++ compiler that torch.compile can use on the CPU."""
-    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+def has_compiler(device_type: str) -> bool:
+    """Whether there is a compiler where torch.compile looks for one: of C++ for the CPU, of C for what launches Triton's kernels."""
+    if device_type == "cuda":
+        return any(shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang") if name)
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
 
 
 def of_training(execution: ExecutionConfig) -> ExecutionConfig:

@@ -111,10 +111,13 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
             if not dry_run:
                 shutil.rmtree(folder)
     compiled = store.root / COMPILED
-    if compiled.is_dir() and not any(state.status == "running" for state in states.values()):
+    if compiled.is_dir() and not any(state.status == "running" for state in store.states().values()):
         removals.append(Removal(compiled, _size(compiled), "compiled code, made anew when it is needed"))
         if not dry_run:
-            shutil.rmtree(compiled)
+            aside = compiled.with_name(f".{COMPILED}-{os.getpid()}{TEMPORARY}")
+            compiled.rename(aside)  # at once: a job that starts now finds none, and not half of it
+            for folder in store.root.glob(f".{COMPILED}-*"):  # those of a killed gc too
+                shutil.rmtree(folder, ignore_errors=True)
     for folder in _left_over(store) if unplanned else ():
         removals.append(
             Removal(folder, _size(folder), "left of a killed process" if folder.name.startswith(".") else "set aside as damaged")

@@ -53,9 +53,10 @@ class Plan:
     execution: ExecutionConfig
     cluster: Cluster
 
-    def executions(self) -> set[ExecutionConfig]:
-        """Every way in which its jobs are to be executed."""
-        return {self.execution, *(job.config.execution for job in self.jobs.values() if hasattr(job.config, "execution"))}
+    def executions(self) -> tuple[ExecutionConfig, ...]:
+        """Every way in which its jobs are to be executed, as asked for first."""
+        of_jobs = (job.config.execution for job in self.jobs.values() if hasattr(job.config, "execution"))
+        return tuple(dict.fromkeys((self.execution, *of_jobs)))
 
     @property
     def metrics(self) -> tuple[str, ...]:

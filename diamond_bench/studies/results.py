@@ -77,7 +77,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
         job = "" if of_all and role != DATASET else ref.id
         numbers = [row["metric"], row["value"], job, row["measured"], "" if of_all else point.arm]
         origin = [ref.kind, result.recorded.get("revision"), "" if role == DATASET else point.precision]
-        origin.append(result.info.get("execution", {}).get("compile", ""))
+        origin.append("" if role == DATASET else result.info.get("execution", {}).get("compile", "none"))
         yield start + numbers + origin + [None if of_all else value for value in point.axes.values()]
 
 

@@ -161,7 +161,7 @@ def plan_profile(
     device, model = model_of(plan.execution.device)
     execution = replace(training.execution, device=device)
     check_execution(execution, device.partition(":")[0])
-    if compare == "authors" and device == "cpu" and not has_compiler():
+    if compare == "authors" and device == "cpu" and not has_compiler(device):
         raise UserError("--compare authors: their imagination is compiled, for which torch.compile needs a C++ compiler, and none is here")
     training = replace(_timed(training), execution=execution)
     executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name != "device")

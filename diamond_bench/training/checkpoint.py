@@ -35,12 +35,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 class CheckpointWriter:
     """`save_checkpoint` beside the training: a save returns once the state is copied; hashing and writing go on in a thread.
 
-    One is written at a time, in order. What goes wrong with one is raised by the next `save`, or by `wait`.
+    One is written at a time, in order. What goes wrong with one is raised by the next `save`, or at the end of the context.
     """
 
-    def __init__(self, folder: Path, check_owner: Callable[[], None] = lambda: None) -> None:
-        """`check_owner` raises where the folder is another process's by now; asked before a file appears in it."""
-        self._folder, self._check_owner = folder, check_owner
+    def __init__(self, folder: Path, check_owner: Callable[[], None] = lambda: None, saved: type[BaseException] | tuple[()] = ()) -> None:
+        """`check_owner` raises where the folder is another process's by now; asked before a file appears in it. `saved`: an exception that
+        says that all was saved, so that a write that failed must be raised in its place."""
+        self._folder, self._check_owner, self._saved = folder, check_owner, saved
         self._writing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
@@ -56,10 +57,17 @@ class CheckpointWriter:
         if writing is not None:
             writing.result()
 
-    def close(self) -> None:
-        """As `wait`, and no more will come."""
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """As `wait`, and no more will come. What ended the training otherwise is not hidden by a write that failed too."""
         try:
             self.wait()
+        except Exception as failed:
+            if error is None or isinstance(error, self._saved):
+                raise
+            print(f"the last checkpoint could not be written: {failed}", flush=True)
         finally:
             self._thread.shutdown()
 
