@@ -137,7 +137,7 @@ WAITS = ("host_synchronisations", *(f"host_synchronisations_{name}" for name in 
 def test_json_has_every_line_with_the_same_keys(folder: Path, lines: dict[str, dict[str, Any]], store: Store, ref: JobRef) -> None:
     measures = ("frames_per_second", "nfe_per_second", "product_peak", "peak_memory", *WAITS)
     assert list(lines) == [*PARTS[:-2], "remainder", *PARTS[-2:], "epoch", "run", *measures]
-    about = {"job", "device", "executed", "precision", "num_threads", "scale", "game", "compared", "ways", "software", "versions", "commit"}
+    about = {"job", "device", "asked", "precision", "num_threads", "scale", "game", "compared", "ways", "software", "versions", "commit"}
     about |= {"host", "measured", "load_before", "load_after", "product", "epochs", "updates", "notes"}
     assert all(set(line) == about | set(Line.__dataclass_fields__) for line in lines.values())
     line = lines["action"]
@@ -147,7 +147,7 @@ def test_json_has_every_line_with_the_same_keys(folder: Path, lines: dict[str, d
     assert line["epochs"] == num_epochs(store.spec(ref).config.training)
     assert line["notes"]
     assert {line["job"] for line in lines.values()} == {ref.id}
-    assert {line["executed"] for line in lines.values()} == {"precision=fp32 compile=auto cuda_graphs=none num_threads=1"}
+    assert {line["asked"] for line in lines.values()} == {"precision=fp32 compile=auto cuda_graphs=none num_threads=1"}
     assert list(lines.values()) == profile_records(store, ref)
     assert "profile Breakout" in (folder / "said").read_text()
     said = (folder / "said").read_text()

@@ -98,6 +98,8 @@ def run_jobs(plan: Any, store: Any) -> Any:
         say(f"failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")
     if summary.blocked:
         say(f"{len(summary.blocked)} jobs were not run: a job they need failed or was stopped")
+    if summary.exit_code == 0:
+        return summary
     if summary.stopped and all(ref.kind == "profile" for ref in plan.jobs):  # of which nothing is kept that could be gone on with
         say(f"Stopped. To measure anew: {plan.command}")
     elif summary.stopped:

@@ -47,10 +47,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 when all is done, 130 after Ctrl-C, else 1."""
-        if self.stopped:
-            return 130
-        return 1 if self.failed or self.blocked or self.interrupted or self.left else 0
+        """0 when all is done, though it was asked to stop; 130 after Ctrl-C, else 1."""
+        if self.failed or self.blocked or self.interrupted or self.left:
+            return 130 if self.stopped else 1
+        return 0
 
 
 def run_local(

@@ -18,7 +18,7 @@ def packing_records(store: Store, ref: JobRef) -> list[dict[str, Any]]:
     about = {
         "job": ref.id,
         "device": config.device_name,
-        "executed": config.executed,
+        "asked": config.executed,
         "scale": config.scale,
         "game": config.training.game,
         "mps": result.info["mps"],

@@ -28,7 +28,7 @@ def profile_records(store: Store, ref: JobRef) -> list[dict[str, Any]]:
     about = {
         "job": ref.id,
         "device": config.device_name,
-        "executed": config.executed,
+        "asked": config.executed,
         "precision": config.execution.precision,
         "num_threads": config.execution.num_threads,
         "scale": config.scale,

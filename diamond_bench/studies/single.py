@@ -140,11 +140,12 @@ def plan_profile(
         raise UserError(f"--compare {compare}: {nearest(compare, COMPARED)}")
     for part in parts:
         if part not in PROFILED:
-            raise UserError(f"--parts {part}: {nearest(part, PROFILED)}")
+            named = nearest(part, PROFILED) if part else "an empty name; names are apart by commas, without spaces"
+            raise UserError(f"--parts {part}: {named}")
     if packed and (compare is not None or parts):
         raise UserError("--packed measures whole trainings at once, against one alone; --compare and --parts are of the parts of one")
-    if any(number < 2 for number in packed):
-        raise UserError(f"--packed {','.join(map(str, packed))}: expected numbers of runs at once, 2 at least, such as 2,4")
+    if any(number < 2 for number in packed) or len(set(packed)) < len(packed):
+        raise UserError(f"--packed {','.join(map(str, packed))}: expected different numbers of runs at once, 2 at least, such as 2,4")
     for token in tokens:
         if token.startswith(("agent_evaluation.", "agent_evaluation=")):
             raise UserError(
