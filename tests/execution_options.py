@@ -19,6 +19,7 @@ from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.graphed import GraphedSampling
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.diffusion.samplers import sample
+from diamond_bench.diffusion.side_by_side import SideBySide
 from diamond_bench.envs.synthetic import SyntheticEnv
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.compilation import Compilable
@@ -45,6 +46,7 @@ class Option:
     fused: bool = False
     compile: bool = False
     recorded: bool = False
+    streams: int = 1
     device: str = "cpu"
 
 
@@ -68,7 +70,8 @@ def world_model(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVE
     torch.manual_seed(seed)
     model = build_world_model(FactoredObjective(), ConditioningConfig(num_frames=L), network, ACTIONS, option.precision)
     _ready(model.denoiser, option, {BATCH})
-    return WorldModel(model.denoiser, model.description, GraphedSampling(record_tape) if option.recorded else sample)
+    sampling = sample if option.streams == 1 else SideBySide(option.streams)
+    return WorldModel(model.denoiser, model.description, GraphedSampling(record_tape, sampling) if option.recorded else sampling)
 
 
 def denoiser(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVEL) -> Denoiser:

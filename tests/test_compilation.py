@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
+from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.execution import PAYS_BACK, PLAIN, Execution, compile_rows, resolve
 from diamond_bench.models.compilation import Compiled
@@ -196,6 +197,25 @@ def test_a_checkpoint_of_other_arithmetic_is_set_aside(tmp_path: Path, monkeypat
 def test_graphs_need_cuda(extent: str) -> None:
     with pytest.raises(UserError, match=f"execution.cuda_graphs={extent}: a cpu has none"):
         resolve(ExecutionConfig(cuda_graphs=extent), CPU, 0)  # type: ignore[arg-type]
+
+
+def test_streams_need_cuda_and_are_part_of_an_identity_where_frames_are_sampled() -> None:
+    with pytest.raises(UserError, match=r"execution.sampling_streams=2: a cpu has none; use execution.sampling_streams=1"):
+        resolve(ExecutionConfig(sampling_streams=2), CPU, 0)
+    assert resolve(ExecutionConfig(sampling_streams=2), CUDA, 0) == Execution(sampling_streams=2)
+    one, two = ids(), ids("execution.sampling_streams=2")
+    assert one["train_world_model"] == two["train_world_model"]
+    assert not one["evaluate_world_model"] & two["evaluate_world_model"]
+
+
+def test_groups_of_games_are_compiled_in_their_own_sizes(backend: Counting) -> None:
+    torch.manual_seed(0)
+    settings = small_agent_config("actor_critic.batch_size=5", "training.batch_size=4")
+    made = Learners(settings, CPU, replay(), torch.Generator().manual_seed(7), Execution(compile="all", sampling_streams=2))
+    made.update("actor_critic")
+    denoiser: Any = made.agent.world_model.denoiser  # type: ignore[union-attr]
+    assert denoiser.compiled.calls["eager"] == 0
+    assert denoiser.compiled.first_calls == 2, "groups of 3 and of 2"
 
 
 def ids(*tokens: str) -> dict[str, set[str]]:

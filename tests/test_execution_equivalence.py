@@ -239,7 +239,12 @@ def imagined(option: Option, sampler: Sampler, steps: int = 7) -> Tensor:
     return torch.stack(list(learned(option).imagine(frames[:, :L], actions, sampler, draws(12, option.device))), dim=1)
 
 
-ROLLOUTS = [*SAMPLINGS, pytest.param(Option(recorded=True), NOTHING, id="recorded")]
+ROLLOUTS = [
+    *SAMPLINGS,
+    pytest.param(Option(recorded=True), NOTHING, id="recorded"),
+    pytest.param(Option(streams=3), ROUNDING, id="streams"),
+    pytest.param(Option(streams=2, recorded=True), ROUNDING, id="streams, recorded"),
+]
 
 
 @pytest.mark.parametrize("name", ["euler, n=3", "churn"])

@@ -53,25 +53,55 @@ def test_a_training_through_graphs_is_the_same_training() -> None:
     for ours, theirs in zip(eager.compilable, graphed.compilable, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     used = {name: learner._graphed is not None and learner._graphed._recording is not None for name, learner in graphed._learners.items()}
-    assert used == {"denoiser": True, "reward_end": True, "actor_critic": False}
-    step: Any = graphed._imagination._advanced  # type: ignore[union-attr]
+    assert used == {"denoiser": True, "reward_end": True, "actor_critic": True}
+
+
+def test_imagined_steps_alone_through_a_graph_are_the_same_training() -> None:
+    """`cuda_graphs=imagination`: updates in turn, around recorded steps."""
+    eager, graphed = made(Execution()), made(Execution(cuda_graphs="imagination"))
+    for _ in range(Graphed.WARM_UP + 2):
+        assert float(eager.update("actor_critic")["actor_critic"]["loss"]) == float(graphed.update("actor_critic")["actor_critic"]["loss"])
+    step: Any = graphed._imagination.advance  # type: ignore[union-attr]
     assert step._recording is not None
+    assert graphed._learners["actor_critic"]._graphed is None
+
+
+def test_a_recorded_update_of_the_policy_is_recorded_anew_where_start_segments_moved() -> None:
+    """The ring that is enlarged lies elsewhere; a replay on the old memory would go on with segments that were used before."""
+    eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
+    recordings = []
+    for updates in (Graphed.WARM_UP + 2, Graphed.WARM_UP + 1):
+        for _ in range(updates):
+            one, other = eager.update("actor_critic"), graphed.update("actor_critic")
+            assert {k: float(v) for k, v in one["actor_critic"].items()} == {k: float(v) for k, v in other["actor_critic"].items()}
+            assert {k: float(v) for k, v in one["imagined"].items()} == {k: float(v) for k, v in other["imagined"].items()}
+        recordings.append(graphed._learners["actor_critic"]._graphed)
+        for learners in (eager, graphed):
+            learners.prepare(50)
+    assert None not in recordings
+    assert len({id(recording) for recording in recordings}) == 2
+    for a, b in zip(eager._imagination.position, graphed._imagination.position, strict=True):  # type: ignore[union-attr]
+        assert torch.equal(a, b)
 
 
 def test_a_graphed_training_goes_on_from_a_checkpoint_of_an_eager_one_and_back() -> None:
     eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
+    names = ("denoiser", "actor_critic")
     for _ in range(Graphed.WARM_UP + 2):
-        eager.update("denoiser")
+        for name in names:
+            eager.update(name)
     graphed.load_state_dict(copy.deepcopy(eager.state_dict()))
     graphed.generator.set_state(eager.generator.get_state())
     for _ in range(Graphed.WARM_UP + 2):
-        assert float(eager.update("denoiser")["denoiser"]["loss"]) == float(graphed.update("denoiser")["denoiser"]["loss"])
+        for name in names:
+            assert float(eager.update(name)[name]["loss"]) == float(graphed.update(name)[name]["loss"])
     back = unrecorded()
     back.load_state_dict(copy.deepcopy(graphed.state_dict()))
     back.generator.set_state(graphed.generator.get_state())
     for _ in range(2):
-        losses = {float(one.update("denoiser")["denoiser"]["loss"]) for one in (eager, graphed, back)}
-        assert len(losses) == 1
+        for name in names:
+            losses = {float(one.update(name)[name]["loss"]) for one in (eager, graphed, back)}
+            assert len(losses) == 1
 
 
 @pytest.mark.parametrize(

@@ -229,13 +229,17 @@ def test_sampling_holds_nothing_that_a_capture_forbids(sampler: Sampler, monkeyp
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("name", ["denoiser", "reward_end"])
+@pytest.mark.parametrize("name", ["denoiser", "reward_end", "actor_critic"])
 def test_a_recorded_update_holds_nothing_that_a_capture_forbids(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Graphed, "WARM_UP", 0)
     made = learners(config(), execution=Execution(cuda_graphs="all"))
     learner, captures = made._learners[name], Captures()
     learner._record = captures
     made.replay.episodes  # noqa: B018
+    made.update(name)  # begins the imagination
+    made.prepare(4)
+    captures.seen.clear()
+    learner.forget()
     with counted() as seen:
         for _ in range(3):
             logged = made.update(name)

@@ -207,8 +207,11 @@ class ExecutionConfig:
     """Which forward passes go through torch.compile: those of the imagination alone, or those of the updates too. It moves the last bits
     of numbers, so what is asked is part of an identity. auto: all in jobs so long that it pays back, none in others."""
     cuda_graphs: Literal["none", "imagination", "all"] = setting("none", recorded=True)
-    """What is recorded once as a CUDA graph and replayed: the sampling of a frame, or the updates of denoiser and reward/end model too.
+    """What is recorded once as a CUDA graph and replayed: the sampling of a frame, or whole updates.
     The same kernels in the same order, so no part of an identity."""
+    sampling_streams: int = setting(1, least=1)
+    """Groups of imagined games whose frames are sampled at once, each on a CUDA stream of its own. Smaller batches round otherwise, so it
+    is part of an identity."""
     device: str = setting("auto", recorded=True)
     """auto (cuda where there is one), cpu, cuda or cuda:N."""
     num_threads: int = setting(2, least=1, recorded=True)

@@ -173,15 +173,25 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._nfe = torch.full((num_envs,), nfe(sampler), device=self.device)
         self._ring = StartRing(starts, self._burn_in, num_envs, preload * num_envs, discard_left_overs, self.device)
         self._all = torch.ones(num_envs, dtype=torch.bool, device=self.device)
-        self._state: State = ()
         self._recorded = recorded
         self._memory: object = None
-        self._advanced: Callable[..., Outputs] = self._advance
+        self.advance: Callable[..., Outputs] = self._advance
+        """Actions (b,) and a position to what a step tells and the position after it; as a CUDA graph, where steps are recorded."""
 
     @property
     def num_frames(self) -> int:
         """L."""
         return self._world_model.num_frames
+
+    @property
+    def position(self) -> Outputs:
+        """Where all episodes are: frames, actions (b, L, ...), steps done (b,), start segments taken (), the reward/end model's state."""
+        return (self._frames, self._actions, self._steps, self._ring.taken, *self._state)
+
+    @position.setter
+    def position(self, position: Outputs) -> None:
+        self._frames, self._actions, self._steps, self._ring.taken, *state = position
+        self._state: State = tuple(state)
 
     def prepare(self, num_steps: int) -> None:
         """Make sure that start segments for `num_steps` steps are loaded, so that none of them waits for the device.
@@ -189,6 +199,17 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         Call it between rollouts. It reads one number back from the device where the segments might not suffice, and then loads more.
         """
         self._ring.prepare(num_steps)
+
+    def reserve(self, num_steps: int) -> object:
+        """The host's part of `num_steps` steps that `ReservedSteps` are to take.
+
+        Returns what stands for the memory that they read beside their position: another thing once it moved, so that what was recorded is
+        to be recorded anew.
+        """
+        memory = self._ring.reserve(num_steps)
+        if memory is not self._memory:
+            self._memory, self.advance = memory, self._advance if self._recorded is None else self._recorded(self._advance)
+        return memory
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin all episodes from fresh segments. A seed also restarts all draws, and drops start segments drawn before."""
@@ -198,36 +219,20 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._starts.manual_seed(seed + 1)
             self._ring.clear()
         segments, states = self._ring.take(self._all)
-        self._frames, self._actions = to_float(segments)[:, -self.num_frames :], segments.actions[:, -self.num_frames :]
-        self._state = tuple(state[None] for state in states)
-        self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        steps, memory = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device), (state[None] for state in states)
+        frames, actions = to_float(segments)[:, -self.num_frames :], segments.actions[:, -self.num_frames :]
+        self.position = (frames, actions, steps, self._ring.taken, *memory)
         return self._out(self._frames[:, -1]), {}
 
-    @torch.no_grad()
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Imagine one step of every episode; see the class for what comes back. `actions`: (b,) int."""
-        taken = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
-        memory = self._ring.reserve()
-        if memory is not self._memory:
-            self._memory, self._advanced = memory, self._advance if self._recorded is None else self._recorded(self._advance)
-        outputs = self._advanced(taken, self._frames, self._actions, self._steps, self._ring.taken, *self._state)
-        frame, rewards, terminations, truncations, done, burn_in, reward_logits, end_logits, *after = outputs
-        self._frames, self._actions, self._steps, self._ring.taken, *state = after
-        self._state = tuple(state)
-        infos = {
-            "final_obs": frame,
-            "_final_obs": done,
-            "burn_in": burn_in,
-            "_burn_in": done,
-            "nfe": self._nfe,
-            "_nfe": self._all,
-            "reward_logits": reward_logits,
-            "_reward_logits": self._all,
-            "end_logits": end_logits,
-            "_end_logits": self._all,
-        }
-        out = self._out
-        return out(self._frames[:, -1]), out(rewards), out(terminations), out(truncations), {k: out(v) for k, v in infos.items()}
+        self.reserve(1)
+        steps, out = ReservedSteps(self, self.position), self._out
+        *told, infos = steps.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
+        self.position = steps.position
+        frames, rewards, terminations, truncations = (out(tensor) for tensor in told)
+        infos |= {"nfe": self._nfe, "_nfe": self._all, "_reward_logits": self._all, "_end_logits": self._all}
+        return frames, rewards, terminations, truncations, {name: out(tensor) for name, tensor in infos.items()}
 
     @torch.no_grad()
     def _advance(self, taken: Tensor, frames: Tensor, actions: Tensor, steps: Tensor, segments_taken: Tensor, *state: Tensor) -> Outputs:
@@ -284,3 +289,28 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _out(self, tensor: Tensor) -> Any:
         return tensor if self._arrays == "torch" else tensor.cpu().numpy()
+
+
+class ReservedSteps:
+    """Steps of an `ImaginationEnv` that were reserved before, from one position to another, as `TensorSteps`.
+
+    Work of the device alone, that leaves the environment itself where it is: it may be part of a CUDA graph, and its last position
+    given to the environment afterwards.
+    """
+
+    def __init__(self, env: ImaginationEnv, position: Outputs) -> None:
+        self.position = position
+        """Where all episodes are (`ImaginationEnv.position`)."""
+        self._env = env
+
+    def prepare(self, num_steps: int) -> None:
+        """Nothing to do: they are reserved."""
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """As `ImaginationEnv.step`, tensors on the device throughout."""
+        outputs = self._env.advance(actions, *self.position)
+        frame, rewards, terminations, truncations, done, burn_in, reward_logits, end_logits, *after = outputs
+        self.position = tuple(after)
+        infos = {"final_obs": frame, "_final_obs": done, "burn_in": burn_in, "_burn_in": done}
+        infos |= {"reward_logits": reward_logits, "end_logits": end_logits}
+        return self.position[0][:, -1], rewards, terminations, truncations, infos

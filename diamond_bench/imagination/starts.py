@@ -114,15 +114,16 @@ class StartRing:
         first_needed = self._taken_at_most // self._block * self._block
         self._load(first_needed + self._size - self._loaded)
 
-    def reserve(self) -> object:
-        """The host's part of a `take`. Returns what stands for the memory that segments lie in: another thing once it moved."""
-        self.prepare(1)
-        self._taken_at_most += self._most_a_step
+    def reserve(self, num_steps: int) -> object:
+        """The host's part of `num_steps` calls of `take`. Returns what stands for the memory that segments lie in: another thing once it
+        moved."""
+        self.prepare(num_steps)
+        self._taken_at_most += num_steps * self._most_a_step
         return self._slots
 
     def take(self, which: Tensor) -> tuple[Segments, tuple[Tensor, ...]]:
         """A fresh segment and its memory for each row where `which` (b,) bool is true, in order; the other rows mean nothing."""
-        self.reserve()
+        self.reserve(1)
         segments, memories, self.taken = self.hand_out(which, self.taken)
         return segments, memories
 

@@ -11,7 +11,7 @@ from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import RewardEndSegments, Segments, sample_reward_end_segments, sample_segments, tensors_of, to_float
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.envs.games import num_actions
-from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
+from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ReservedSteps
 from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve_for
 from diamond_bench.models.compilation import Compilable
@@ -50,13 +50,14 @@ class Learners:
         """`execution`: by default what config.execution comes to."""
         self.config, self.replay, self.generator = config, replay, generator
         self.execution = resolve_for(config, device) if execution is None else execution
-        self.agent: Agent = build_agent(describe(config), config.execution.precision, device)
-        apply_to_agent(self.execution, self.agent, config)
+        agent = build_agent(describe(config), config.execution.precision, device)
+        self.agent: Agent = apply_to_agent(self.execution, agent, config)
         self._denoiser: Denoiser | None = None
         fused, recorded = self.execution.fused, self.execution.records_updates
-        self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic, fused)}
+        self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic, fused, recorded)}
         self._imagination: ImaginationEnv | None = None
         self._carry: Carry | None = None
+        self._memory: object = None
         self._draw = sampled(generator)
         if self.agent.world_model is not None and self.agent.reward_end is not None:
             denoiser = self.agent.world_model.denoiser
@@ -77,7 +78,7 @@ class Learners:
                 config.actor_critic.preload,
                 config.actor_critic.discard_left_overs,
                 device,
-                recorded=self.recorded_step(generator),
+                recorded=None if recorded else self.recorded_step(generator),  # a recorded update holds its steps
             )
 
     @property
@@ -136,11 +137,24 @@ class Learners:
         assert env is not None
         if self._carry is None:
             self._carry = start(self.agent.actor_critic, env)
-        rollout, self._carry = collect_rollout(self.agent.actor_critic, env, self._carry, settings.steps_per_update, self._draw)
-        loss, metrics = actor_critic_loss(rollout, settings)
-        norm = self._learners["actor_critic"].update(loss)
-        imagined = {"reward": rollout.rewards.mean(), "end": rollout.ends.float().mean()}
-        return {"actor_critic": {**metrics, "grad_norm": norm}, "imagined": imagined}
+        learner, memory = self._learners["actor_critic"], env.reserve(settings.steps_per_update)
+        if memory is not self._memory:
+            self._memory = memory
+            learner.forget()
+
+        def loss_of(frames: Tensor, h: Tensor, c: Tensor, *position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            steps, carry = ReservedSteps(env, position), Carry(frames, (h, c))
+            all_rows = True if self.execution.records_updates else None
+            rollout, carry = collect_rollout(self.agent.actor_critic, steps, carry, settings.steps_per_update, self._draw, all_rows)
+            loss, metrics = actor_critic_loss(rollout, settings)
+            imagined = {"imagined/reward": rollout.rewards.mean(), "imagined/end": rollout.ends.float().mean()}
+            after = (carry.frames, *carry.state, *steps.position)
+            return loss, {**metrics, **imagined, **{f"after/{number}": tensor for number, tensor in enumerate(after)}}
+
+        told = learner.learn(loss_of, (self._carry.frames, *self._carry.state, *env.position), [self.generator])
+        frames, h, c, *position = _taken(told, "after/").values()
+        self._carry, env.position = Carry(frames, (h, c)), tuple(position)
+        return {"imagined": _taken(told, "imagined/"), "actor_critic": told}
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: tensors and plain values alone."""
@@ -160,3 +174,8 @@ class Learners:
             self._imagination.load_state_dict(saved["env"])
             h, c = (tensor.to(device) for tensor in saved["carry"]["state"])
             self._carry = Carry(saved["carry"]["frames"].to(device), (h, c))
+
+
+def _taken(told: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What of it has this prefix, which is cut off; it is taken out of `told`."""
+    return {name.removeprefix(prefix): told.pop(name) for name in list(told) if name.startswith(prefix)}

@@ -184,7 +184,7 @@ def _executed(
     if execution == Execution():
         return model, execution
     b = min(settings.batch_size, settings.num_trajectories)
-    model = apply_to_world_model(execution, model, {b})
+    model = apply_to_world_model(execution, model, b)
     past = torch.zeros(b, model.num_frames, IMAGE_CHANNELS, frame_size, frame_size, device=device)
     actions = torch.zeros(b, model.num_frames, dtype=torch.int64, device=device)
     for _ in range(Graphed.WARM_UP + 2):

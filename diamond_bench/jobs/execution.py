@@ -10,6 +10,8 @@ from diamond_bench.agent import Agent
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.graphed import GraphedSampling
+from diamond_bench.diffusion.samplers import Sampling, sample
+from diamond_bench.diffusion.side_by_side import SideBySide, group_sizes
 from diamond_bench.jobs.context import Row
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.studies.agent_cost import agent_work
@@ -30,6 +32,8 @@ class Execution:
 
     compile: Extent = "none"
     cuda_graphs: Extent = "none"
+    sampling_streams: int = 1
+    """Groups of games whose frames are sampled at once."""
     fused: bool = True
     """The optimiser in few kernels."""
 
@@ -37,6 +41,15 @@ class Execution:
     def records_updates(self) -> bool:
         """Whether updates go through CUDA graphs."""
         return self.cuda_graphs == "all"
+
+    @property
+    def sampling(self) -> Sampling:
+        """What samples frames in turn, or as a part of what is recorded."""
+        return sample if self.sampling_streams == 1 else SideBySide(self.sampling_streams)
+
+    def sampled_sizes(self, num_games: int) -> set[int]:
+        """The denoiser's batch sizes when frames of so many games are sampled."""
+        return set(group_sizes(num_games, self.sampling_streams))
 
 
 PLAIN = Execution(fused=False)
@@ -51,9 +64,9 @@ def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: st
     """
     check_execution(asked, device.type)
     if asked.compile != "auto":
-        return Execution(asked.compile, asked.cuda_graphs)
+        return Execution(asked.compile, asked.cuda_graphs, asked.sampling_streams)
     wanted = begun != "none" if begun is not None else work >= PAYS_BACK[device.type]
-    return Execution("all" if wanted and has_compiler(device.type) else "none", asked.cuda_graphs)
+    return Execution("all" if wanted and has_compiler(device.type) else "none", asked.cuda_graphs, asked.sampling_streams)
 
 
 def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = None) -> Execution:
@@ -73,29 +86,31 @@ def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) ->
             network.compile_core(sizes, with_gradient=execution.compile == "all")
 
 
-def apply_to_world_model(execution: Execution, model: WorldModel, sizes: Iterable[int]) -> WorldModel:
-    """The same world model, executed so, for batches of these sizes."""
+def apply_to_world_model(execution: Execution, model: WorldModel, num_games: int) -> WorldModel:
+    """The same world model, executed so, for the imagination of so many games."""
     assert isinstance(model.denoiser, Denoiser)
-    apply(execution, {model.denoiser: sizes})
-    return model if execution.cuda_graphs == "none" else replace(model, sampling=GraphedSampling())
+    apply(execution, {model.denoiser: execution.sampled_sizes(num_games)})
+    return replace(model, sampling=execution.sampling if execution.cuda_graphs == "none" else GraphedSampling(sampling=execution.sampling))
 
 
-def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> None:
-    """Compiles an agent's networks for the batches of its training; CUDA graphs are of whole steps and updates there (`Learners`)."""
+def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Agent:
+    """The same agent, its networks compiled for the batches of its training; CUDA graphs are of whole steps and updates (`Learners`)."""
     imagined, settings = config.actor_critic.batch_size, config.reward_end
     burnt_in = imagined * (max(config.conditioning.num_frames, config.actor_critic.start_frames) - 1)
     apply(execution, {agent.actor_critic: {imagined, burnt_in} - {0}})
     if agent.world_model is None or agent.reward_end is None:
-        return
+        return agent
     apply(execution, {agent.reward_end: {imagined, settings.batch_size * (settings.segment_length - 1)}})
     denoiser = agent.world_model.denoiser
     assert isinstance(denoiser, Denoiser)
-    apply(execution, {denoiser: {imagined, config.training.batch_size}})
+    apply(execution, {denoiser: execution.sampled_sizes(imagined) | {config.training.batch_size}})
+    return replace(agent, world_model=replace(agent.world_model, sampling=execution.sampling))
 
 
 def facts_of(execution: Execution) -> dict[str, str]:
     """What a result says was done."""
-    return {"compile": execution.compile, "cuda_graphs": execution.cuda_graphs}
+    streams = {"sampling_streams": str(execution.sampling_streams)} if execution.sampling_streams > 1 else {}
+    return {"compile": execution.compile, "cuda_graphs": execution.cuda_graphs, **streams}
 
 
 def compile_rows(networks: Iterable[Compilable]) -> list[Row]:

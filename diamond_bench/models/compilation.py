@@ -1,6 +1,7 @@
 """Forward passes through torch.compile, at the batch sizes that a job says it will use."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,15 +49,15 @@ class Compiled:
         return output
 
 
-class Compilable(nn.Module):
+class Compilable(nn.Module, ABC):
     """A network with a part that does nearly all its arithmetic and may be compiled."""
 
     compiled: Compiled | None = None
 
     @property
+    @abstractmethod
     def core(self) -> nn.Module:
         """That part."""
-        raise NotImplementedError
 
     def run_core(self, x: Tensor, *rest: Tensor, **told: Tensor) -> Tensor:
         """Its forward pass, compiled where `compile_core` said so."""

@@ -27,7 +27,7 @@ def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Ge
     for generator in generators:
         graph.register_generator_state(generator)
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may play the game meanwhile
         outputs = work()
 
     def replay() -> Outputs:

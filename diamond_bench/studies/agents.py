@@ -43,7 +43,8 @@ _WITH_A_MODEL = (
 _OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs", "start_frames")
 """Settings of the policy's imagination, of no use either."""
 _NOT_MODEL_FREE = (
-    *("objective", "conditioning", "network", "training", "sampler", "reward_end", "execution.compile", "execution.cuda_graphs"),
+    *("objective", "conditioning", "network", "training", "sampler", "reward_end"),
+    *("execution.compile", "execution.cuda_graphs", "execution.sampling_streams"),
     *(f"agent.{name}" for name in _WITH_A_MODEL),
     *(f"actor_critic.{name}" for name in _OF_IMAGINATION),
 )

@@ -10,9 +10,11 @@ from diamond_bench.errors import UserError
 
 
 def check_execution(asked: ExecutionConfig, device_type: str, here: bool = True) -> None:
-    """Raises UserError for CUDA graphs without CUDA, and (where the job runs `here`) for compiling without a compiler."""
+    """Raises UserError for CUDA graphs or streams without CUDA, and (where the job runs `here`) for compiling without a compiler."""
     if asked.cuda_graphs != "none" and device_type != "cuda":
         raise UserError(f"execution.cuda_graphs={asked.cuda_graphs}: a {device_type} has none; use execution.cuda_graphs=none")
+    if asked.sampling_streams > 1 and device_type != "cuda":
+        raise UserError(f"execution.sampling_streams={asked.sampling_streams}: a {device_type} has none; use execution.sampling_streams=1")
     if here and asked.compile in ("imagination", "all") and not has_compiler(device_type):
         language, hint = ("C", "gcc; CC names another") if device_type == "cuda" else ("C++", "g++; CXX names another")
         raise UserError(
@@ -30,7 +32,7 @@ def has_compiler(device_type: str) -> bool:
 
 def of_training(execution: ExecutionConfig) -> ExecutionConfig:
     """What of it matters to a training that imagines nothing: what would make equal jobs is one identity."""
-    return replace(execution, compile="none") if execution.compile == "imagination" else execution
+    return replace(execution, compile="none" if execution.compile == "imagination" else execution.compile, sampling_streams=1)
 
 
 def of_imagination(execution: ExecutionConfig) -> ExecutionConfig:
@@ -39,5 +41,5 @@ def of_imagination(execution: ExecutionConfig) -> ExecutionConfig:
 
 
 def of_no_compilation(execution: ExecutionConfig) -> ExecutionConfig:
-    """What of it matters to a job that compiles nothing."""
-    return replace(execution, compile=ExecutionConfig().compile)
+    """What of it matters to a job that compiles and imagines nothing."""
+    return replace(execution, compile=ExecutionConfig().compile, sampling_streams=1)

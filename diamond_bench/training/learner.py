@@ -20,7 +20,7 @@ class LearnerSettings(OptimizerSettings, Protocol):
 
 
 LossOf = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-"""Tensors of a batch to its loss and metrics."""
+"""Tensors of a batch to its loss, and to what else is to be told of it, by name."""
 
 
 class Learner:
@@ -50,10 +50,10 @@ class Learner:
         return norm
 
     def learn(self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
-        """One update on a batch: the metrics of `loss_of(*batch)` and `grad_norm`, all scalars or small tensors on the device.
+        """One update on a batch: what `loss_of(*batch)` tells and `grad_norm`, on the device.
 
         `loss_of` must be the same function at every call, and `generators` those that it draws from: where updates are recorded, it
-        is called a few times and then never again.
+        is called a few times and then never again, until `forget`.
         """
         self._begin()
         if not self._recorded:
@@ -66,6 +66,10 @@ class Learner:
             found = dict(zip(self._names, values, strict=True))
         self.updates += 1
         return found
+
+    def forget(self) -> None:
+        """Has the next update recorded anew: memory that the loss reads beside its batch has moved."""
+        self._graphed = None
 
     def _recordable(self, loss_of: LossOf, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         loss, metrics = loss_of(*inputs)
@@ -92,4 +96,4 @@ class Learner:
         self.network.load_state_dict(state["network"])
         load_optimizer_state(self._optimizer, state["optimizer"])
         self.updates = state["updates"]
-        self._graphed = None  # it holds the memory of the state before
+        self.forget()  # a recording holds the memory of the state before

@@ -19,20 +19,11 @@ from diamond_bench.models.lstm import LstmState
 from diamond_bench.training.actor_critic import Rollout
 
 
-class TensorEnv(Protocol):
-    """A vector environment of tensors on one device that resets within the step that ends an episode; `ImaginationEnv` is one."""
-
-    @property
-    def num_envs(self) -> int:
-        """b."""
-        ...
+class TensorSteps(Protocol):
+    """b games of tensors on one device, each begun anew within the step that ends it; `ReservedSteps` are such."""
 
     def prepare(self, num_steps: int) -> None:
         """Told before so many steps are taken."""
-        ...
-
-    def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Frames (b, 3, h, w) in [-1, 1], infos."""
         ...
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -41,6 +32,19 @@ class TensorEnv(Protocol):
         infos["final_obs"] (b, 3, h, w): where an episode ended, its final frame; infos["burn_in"] (b, t, 3, h, w), if there:
         where another began, the frames before its first.
         """
+        ...
+
+
+class TensorEnv(TensorSteps, Protocol):
+    """A vector environment of tensors; `ImaginationEnv` is one."""
+
+    @property
+    def num_envs(self) -> int:
+        """b."""
+        ...
+
+    def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Frames (b, 3, h, w) in [-1, 1], infos."""
         ...
 
 
@@ -62,7 +66,7 @@ def start(policy: ActorCritic, env: TensorEnv, seed: int | None = None) -> Carry
 
 def collect_rollout(
     policy: ActorCritic,
-    env: TensorEnv,
+    env: TensorSteps,
     carry: Carry,
     num_steps: int,
     draw: Callable[[Tensor], Tensor],

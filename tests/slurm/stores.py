@@ -22,3 +22,19 @@ def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_store(folder: Path) -> Store:
     """A store of fake jobs."""
     return Store(folder / "outputs", kinds=fake_jobs.KINDS, say=lambda text: None)
+
+
+def hold_up_once(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, where: str = "True") -> Path:
+    """Holds up the first python to start, of a task for which `where` is true, as a slow file server would. The file that is gone then."""
+    slow = folder / "slow"
+    slow.mkdir()
+    (slow / "once").touch()
+    (slow / "sitecustomize.py").write_text(
+        f"import os, time\n"
+        f"if {where}:\n"
+        f"    try:\n        os.unlink({str(slow / 'once')!r})\n"
+        f"    except FileNotFoundError:\n        pass\n"
+        f"    else:\n        time.sleep({seconds})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(slow), prepend=os.pathsep)
+    return slow / "once"

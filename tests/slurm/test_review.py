@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from fake_jobs import add, count
-from stores import make_store, use
+from stores import hold_up_once, make_store, use
 from test_tasks import address, joined, ordered, printed, steps, submitted, until, until_stands, worker_of
 
 from diamond_bench.errors import UserError
@@ -74,22 +74,13 @@ def test_a_signal_before_python_can_hear_it_requeues_that_element_alone(
     cluster: Cluster, store: Store, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the last element of an array, whose own id in SLURM is the array's: to requeue that would be to requeue all of them."""
-    slow = tmp_path / "slow"
-    slow.mkdir()
-    (slow / "once").touch()
-    (slow / "sitecustomize.py").write_text(
-        "import os, time\n"
-        f"if os.environ.get('SLURM_ARRAY_TASK_ID') == '2' and os.path.exists({str(slow / 'once')!r}):\n"
-        f"    os.unlink({str(slow / 'once')!r})\n"
-        "    time.sleep(60)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(slow), prepend=os.pathsep)
+    once = hold_up_once(tmp_path, monkeypatch, 60, where="os.environ.get('SLURM_ARRAY_TASK_ID') == '2'")
     others = [count(f"other{i}", steps=12, pause=0.2, ledger=str(ledger)) for i in range(2)]
     last = count("last", ledger=str(ledger))
     submitted(store, [*others, last])
     (batch,) = read_batches(store.root)
     assert batch.tasks[2] == (last.ref,)
-    until(lambda: not (slow / "once").exists())
+    until(lambda: not once.exists())
     for spec in others:
         worker_of(ledger, spec.config.name)
     assert cluster.run("squeue", "--noheader", "--jobs", f"{batch.array}_2", "--format=%A") == batch.array

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from fake_jobs import add, count
-from stores import make_store, use
+from stores import hold_up_once, make_store, use
 
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError
@@ -177,17 +177,10 @@ def test_the_pause_before_a_further_try_doubles_up_to_ten_minutes(tmp_path: Path
 def test_a_signal_before_python_can_hear_it_requeues_too(
     cluster: Cluster, store: Store, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first python of the task is held up while it starts, as on a slow file server."""
-    slow = tmp_path / "slow"
-    slow.mkdir()
-    (slow / "once").touch()
-    (slow / "sitecustomize.py").write_text(
-        f"import os, time\ntry:\n    os.unlink({str(slow / 'once')!r})\n    time.sleep(5)\nexcept FileNotFoundError:\n    pass\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(slow), prepend=os.pathsep)
+    once = hold_up_once(tmp_path, monkeypatch, 5)
     job = count("job", ledger=str(ledger))
     submitted(store, [job])
-    until(lambda: not (slow / "once").exists())
+    until(lambda: not once.exists())
     cluster.run("scancel", "--signal=USR2", address(store, job))
     until_stands(store, job, "requeued")
     until_stands(store, job, "done")
