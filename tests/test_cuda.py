@@ -32,6 +32,7 @@ NETWORKS = ("denoiser", "reward_end", "actor_critic")
 UPDATES = Graphed.WARM_UP + 4
 """So many that recorded updates are replayed, and not only warmed up and recorded."""
 RECORDED, COMPILED, BOTH = Execution(cuda_graphs="all"), Execution(compile="all"), Execution(compile="all", cuda_graphs="all")
+STREAMS = replace(RECORDED, sampling_streams=2)
 
 
 def devices() -> list[str]:
@@ -168,10 +169,19 @@ def test_a_training_goes_on_from_a_checkpoint_made_another_way() -> None:
         assert other["denoiser"] == pytest.approx(one["denoiser"], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("graphs", ["none", "imagination", "all"])
+def test_frames_sampled_on_several_streams_are_those_of_one(graphs: Any) -> None:
+    """Fork and join of streams, in turn and inside a capture: a group that reads noise too early, or is read too early, ends here."""
+    one, several = learners("cuda:0"), learners("cuda:0", Execution(cuda_graphs=graphs, sampling_streams=2))
+    policy = ("actor_critic",)
+    assert losses(several, policy)["actor_critic"] == pytest.approx(losses(one, policy)["actor_critic"], rel=1e-2, abs=1e-4)
+    assert torch.equal(one.generator.get_state(), several.generator.get_state())
+
+
 # Waiting and memory
 
 
-@pytest.mark.parametrize("execution", [Execution(), RECORDED, BOTH], ids=["eager", "recorded", "compiled and recorded"])
+@pytest.mark.parametrize("execution", [Execution(), RECORDED, BOTH, STREAMS], ids=["eager", "recorded", "compiled and recorded", "streams"])
 def test_no_update_waits_for_the_device(execution: Execution, raises_on_waits: Callable[[], None]) -> None:
     """What test_host_sync.py tells of fake tensors, with torch's own eye on the real kernels, backward passes included."""
     made = learners("cuda:0", execution)
