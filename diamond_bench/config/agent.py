@@ -83,6 +83,9 @@ class AgentConfig:
     """The initial collection goes on, up to initial_steps_most, until so many rewards of the rarer two signs were seen."""
     steps_per_epoch: int = setting(100, least=1)
     """Real steps per epoch; also the block by which the initial collection goes on."""
+    collection: Literal["in_turn", "beside"] = setting("in_turn")
+    """When an epoch's real steps are played: before its updates (the authors), or beside those of the epoch before, by the policy as it
+    stood at their beginning. Faster where a step takes long; the policy that plays is an epoch older. The initial collection is in turn."""
     epsilon: float = setting(0.01, least=0.0, most=1.0)
     """Share of uniformly random steps in collection (one coin for all environments)."""
     temperature: float = setting(1.0, least=1e-3)

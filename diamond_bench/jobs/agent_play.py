@@ -8,6 +8,7 @@ from diamond_bench.data.replay import Replay
 from diamond_bench.envs.games import vector_env
 from diamond_bench.envs.play import Collected, Collector
 from diamond_bench.evaluation.player import PolicyPlayer
+from diamond_bench.jobs.agent_beside import BesidePlay
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
@@ -23,8 +24,12 @@ class Play(Protocol):
         """Taken since the beginning."""
         ...
 
+    def begin(self, num_steps: int) -> None:
+        """Told, when steps were collected, how many will be next (0: none), so that they may be played beside what comes between."""
+        ...
+
     def collect(self, num_steps: int, means: Means) -> Collected:
-        """Take exactly `num_steps` more."""
+        """Take exactly `num_steps` more; as many as `begin` said, if it did."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -35,13 +40,30 @@ class Play(Protocol):
         """Go on from `state_dict`, bit for bit."""
         ...
 
+    def close(self) -> None:
+        """Leave nothing running."""
+        ...
+
 
 def play_for(config: TrainAgent, learners: Learners, replay: Replay, generator: torch.Generator, device: torch.device) -> Play:
     """The play that a training asks for."""
-    return ModelFreePlay(config, learners, generator, device) if config.agent.model_free else RealPlay(config, learners, replay)
+    if config.agent.model_free:
+        return ModelFreePlay(config, learners, generator, device)
+    beside = config.agent.collection == "beside"
+    return BesidePlay(config, learners, replay, device) if beside else RealPlay(config, learners, replay)
 
 
-class RealPlay:
+class _InTurn:
+    """Play that does nothing but what it is asked for at once."""
+
+    def begin(self, num_steps: int) -> None:
+        """As `Play.begin`."""
+
+    def close(self) -> None:
+        """As `Play.close`."""
+
+
+class RealPlay(_InTurn):
     """Plays into the replay with the policy as it stands: epsilon and temperature are the collection's."""
 
     def __init__(self, config: TrainAgent, learners: Learners, replay: Replay) -> None:
@@ -66,7 +88,7 @@ class RealPlay:
         self._collector.restore(state)
 
 
-class ModelFreePlay:
+class ModelFreePlay(_InTurn):
     """Plays rollouts of actor_critic.steps_per_update steps and updates the policy from each; there is no replay."""
 
     def __init__(self, config: TrainAgent, learners: Learners, generator: torch.Generator, device: torch.device) -> None:

@@ -126,6 +126,7 @@ class _Training:
         except NotFinite as error:
             raise UserError(f"training stopped: {error}; the last good checkpoint is kept; try a lower learning rate") from error
         finally:
+            self.play.close()
             journal.close()
         return self._publish()
 
@@ -135,7 +136,10 @@ class _Training:
         """Does it; returns whether the phase is over (also where there is nothing to do in it)."""
         agent, at = self.config.agent, self.at
         if phase == "collect":
-            return self._collect()
+            over = self._collect()
+            if over:
+                self.play.begin(min(agent.steps_per_epoch, agent.budget - self.play.real_steps))
+            return over
         if phase == "test":
             return self._test()
         first = at.epoch == 0

@@ -35,7 +35,7 @@ AGENT_KINDS = ("train_agent", "import_agent")
 """The kinds of job that leave an agent (agent/ in their folder)."""
 DESCRIPTION_FILE = "agent.json"
 _WITH_A_MODEL = (
-    *("initial_steps", "initial_steps_most", "initial_rare_rewards", "epsilon", "temperature", "final_epochs"),
+    *("initial_steps", "initial_steps_most", "initial_rare_rewards", "collection", "epsilon", "temperature", "final_epochs"),
     *("first_denoiser_updates", "first_reward_end_updates", "first_actor_critic_updates"),
     *("denoiser_updates", "reward_end_updates", "actor_critic_updates"),
 )
