@@ -221,6 +221,13 @@ def test_recording_holds_no_more_memory_with_every_update() -> None:
     assert peak_bytes(torch.device("cuda:0")) > 0
 
 
+def test_all_graphs_share_one_memory() -> None:
+    made = learners("cuda:0", RECORDED)
+    losses(made)
+    pools = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()} - {(0, 0)}
+    assert len(pools) == 1
+
+
 # The whole
 
 

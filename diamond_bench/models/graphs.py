@@ -5,6 +5,7 @@ What is recorded must be the same work at every call: static shapes, no wait for
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -22,12 +23,16 @@ class Recorder(Protocol):
 
 
 def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Generator] = ()) -> Recording:
-    """Records `work` as a CUDA graph, without doing it; random numbers of `generators` go on at every replay as they would in turn."""
-    graph = torch.cuda.CUDAGraph()
+    """Records `work` as a CUDA graph, without doing it; random numbers of `generators` go on at every replay as they would in turn.
+
+    All graphs of a device work in the same memory, as large as the largest needs: what one leaves there, the next may overwrite, so
+    outputs are to be copied before another is replayed, and no two may run at once.
+    """
+    graph, pool = torch.cuda.CUDAGraph(), _first_graph(torch.cuda.current_device()).pool()
     for generator in generators:
         graph.register_generator_state(generator)
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may play the game meanwhile
+    with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):  # another thread may play the game meanwhile
         outputs = work()
 
     def replay() -> Outputs:
@@ -35,6 +40,15 @@ def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Ge
         return outputs
 
     return replay
+
+
+@cache
+def _first_graph(device: int) -> torch.cuda.CUDAGraph:
+    """One that does next to nothing, kept so that the memory it shares with the others outlives any of them."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        torch.zeros(1, device=f"cuda:{device}")
+    return graph
 
 
 class Graphed:
