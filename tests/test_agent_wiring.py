@@ -17,7 +17,9 @@ from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.means import Means
+from diamond_bench.training.rollout import collect_rollout, sampled, start
 
 CPU = torch.device("cpu")
 
@@ -37,6 +39,37 @@ def replay(episodes: int = 6, length: int = 30) -> Replay:
 def learners(settings: TrainAgent, over: Replay) -> Learners:
     torch.manual_seed(0)
     return Learners(settings, CPU, over, torch.Generator().manual_seed(7))
+
+
+def test_updates_of_the_policy_go_on_from_one_another_as_a_rollout_by_hand_does() -> None:
+    """Through the environment's own steps: positions and memories are handed on, and none is taken twice."""
+    settings = small_agent_config("actor_critic.steps_per_update=2", "actor_critic.horizon=3")
+    ours, theirs = learners(settings, replay()), learners(settings, replay())
+    env, policy = theirs._imagination, theirs.agent.actor_critic
+    assert env is not None
+    carry = start(policy, env)
+    for _ in range(4):
+        rollout, carry = collect_rollout(policy, env, carry, 2, sampled(theirs.generator))
+        loss, _ = actor_critic_loss(rollout, settings.actor_critic)
+        theirs.learn_from(loss)
+        assert float(ours.update("actor_critic")["actor_critic"]["loss"]) == float(loss)
+        assert ours._imagination is not None
+        assert ours._carry is not None
+        for a, b in zip(ours._imagination.position, env.position, strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(ours._carry.frames, carry.frames)
+        assert all(torch.equal(a, b) for a, b in zip(ours._carry.state, carry.state, strict=True))
+
+
+def test_an_update_has_a_start_segment_for_every_game_that_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring of one update's segments, and games that end at every step: none is handed out before it was loaded."""
+    settings = small_agent_config("actor_critic.steps_per_update=4", "actor_critic.preload=4")
+    ours = learners(settings, replay())
+    env: Any = ours._imagination
+    monkeypatch.setattr(type(env._draws), "end", lambda self, logits: torch.ones(len(logits), dtype=torch.bool))
+    for _ in range(3):
+        ours.update("actor_critic")
+        assert int(env._ring.taken) <= env._ring._loaded
 
 
 def test_each_network_has_its_own_optimiser_settings() -> None:

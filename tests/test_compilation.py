@@ -10,13 +10,15 @@ from small_agents import small_agent_config
 from test_agent_wiring import learners, replay
 from torch import Tensor, nn
 
-from diamond_bench.config import ExecutionConfig
+from diamond_bench.config import ExecutionConfig, OdeSampler
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.jobs.execution import PAYS_BACK, PLAIN, Execution, compile_rows, resolve
+from diamond_bench.jobs.execution import PAYS_BACK, PLAIN, Execution, apply_to_world_model, compile_rows, resolve
+from diamond_bench.models import graphs
 from diamond_bench.models.compilation import Compiled
+from diamond_bench.models.graphs import Graphed
 from diamond_bench.studies.execution import check_execution, has_compiler, of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.single import plan_train
@@ -216,6 +218,48 @@ def test_groups_of_games_are_compiled_in_their_own_sizes(backend: Counting) -> N
     denoiser: Any = made.agent.world_model.denoiser  # type: ignore[union-attr]
     assert denoiser.compiled.calls["eager"] == 0
     assert denoiser.compiled.first_calls == 2, "groups of 3 and of 2"
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_an_evaluation_samples_in_groups_too(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "record_cuda_graph", lambda work, generators: work)
+    model = Learners(small_agent_config(), CPU, replay(), torch.Generator(), Execution()).agent.world_model
+    assert model is not None
+    batches: list[int] = []
+    network: Any = model.denoiser
+    original = network.denoise
+    monkeypatch.setattr(network, "denoise", lambda x, *rest: batches.append(len(x)) or original(x, *rest))
+    executed = apply_to_world_model(Execution(cuda_graphs="imagination" if recorded else "none", sampling_streams=2), model, 5)
+    past, actions = torch.zeros(5, model.num_frames, 3, 16, 16), torch.zeros(5, model.num_frames, dtype=torch.int64)
+    for _ in range(Graphed.WARM_UP + 3):
+        executed.predict(past, actions, OdeSampler(num_steps=1), lambda: torch.zeros(5, 3, 16, 16))
+    assert batches == [3, 2] * (Graphed.WARM_UP + 3)
+
+
+def test_more_streams_than_games_are_refused() -> None:
+    with pytest.raises(UserError, match=r"execution.sampling_streams=3: 2 games are imagined at once \(actor_critic.batch_size\)"):
+        plan_train(["scale=tiny", "actor_critic.batch_size=2", "execution.sampling_streams=3"])
+    with pytest.raises(UserError, match=r"execution.sampling_streams=3: 2 games are imagined at once \(evaluation.batch_size\)"):
+        plan_study("sampling_steps", ["scale=tiny", "evaluation.batch_size=2", "execution.sampling_streams=3"])
+
+
+def test_nothing_of_the_policy_s_update_compiles_while_it_is_recorded(backend: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-ups see what the recording will: the same shapes and strides. A compilation within a capture fails on a GPU."""
+    compiled: list[tuple[int, int]] = []
+
+    def record(work: Callable[[], Any], generators: Any) -> Callable[[], Any]:
+        before = backend.graphs
+        work()
+        compiled.append((before, backend.graphs))
+        return work
+
+    monkeypatch.setattr(graphs, "record_cuda_graph", record)
+    torch.manual_seed(0)
+    made = Learners(small_agent_config(), CPU, replay(), torch.Generator().manual_seed(7), Execution(compile="all", cuda_graphs="all"))
+    for _ in range(Graphed.WARM_UP + 1):
+        made.update("actor_critic")
+    ((before, after),) = compiled
+    assert before == after > 0
 
 
 def ids(*tokens: str) -> dict[str, set[str]]:

@@ -105,7 +105,7 @@ def test_random_numbers_of_a_recorded_update_go_on_where_those_of_an_eager_one_d
     """Generators registered with a graph: after as many updates both stand at the same place, so that checkpoints agree."""
     eager, recorded = learners(device), learners(device, RECORDED)
     for made in (eager, recorded):
-        losses(made, ("denoiser",))
+        losses(made)
     assert torch.equal(eager.generator.get_state(), recorded.generator.get_state())
 
 
@@ -161,12 +161,22 @@ def test_a_training_goes_on_from_a_checkpoint_made_another_way() -> None:
     """`cuda_graphs` is no part of a job's identity: what was saved by eager updates is gone on from by recorded ones, and back."""
     for saves, loads in ((Execution(), RECORDED), (RECORDED, Execution()), (RECORDED, RECORDED)):
         first, second = learners("cuda:0", saves), learners("cuda:0", loads)
-        losses(first, ("denoiser",))
-        state = copy.deepcopy(first.state_dict()["learners"]["denoiser"])
-        second._learners["denoiser"].load_state_dict(state)
+        losses(first)
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
         second.generator.set_state(first.generator.get_state())
-        one, other = losses(first, ("denoiser",)), losses(second, ("denoiser",))
-        assert other["denoiser"] == pytest.approx(one["denoiser"], rel=1e-3, abs=1e-5)
+        one, other = losses(first), losses(second)
+        for name in NETWORKS:
+            assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+
+
+def test_the_policy_s_update_is_recorded_anew_where_start_segments_moved() -> None:
+    """A replay on the old memory, or a pool that was let go between two recordings, ends here."""
+    eager, recorded = learners("cuda:0"), learners("cuda:0", RECORDED)
+    for _ in range(2):
+        one, other = losses(eager, ("actor_critic",)), losses(recorded, ("actor_critic",))
+        assert other["actor_critic"] == pytest.approx(one["actor_critic"], rel=1e-3, abs=1e-5)
+        for made in (eager, recorded):
+            made.prepare(200)
 
 
 @pytest.mark.parametrize("graphs", ["none", "imagination", "all"])

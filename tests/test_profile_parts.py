@@ -357,6 +357,9 @@ def test_lines_are_what_the_timings_come_to(small: TrainAgent) -> None:
     assert lines["remainder"].median == pytest.approx(
         times["actor_critic_update"] - steps * (times["imagination_step"] + times["renewal"]) - times["loss_and_backward"]
     )
+    recorded = replace(small, execution=replace(small.execution, cuda_graphs="all"))
+    assert "remainder" not in [line.name for line in Told(Profile("x", "y", recorded), timings, {}, 1e9).lines()]
+    assert any("one CUDA graph" in note for note in notes(Profile("x", "y", recorded), [], (0.0, 0.0)))
     del timings["real_step"], timings["renewal"]
     left = [line.name for line in Told(Profile("x", "y", small), timings, {}, 1e9).lines()]
     assert not {"epoch", "run", "remainder", "renewal"} & set(left)

@@ -95,11 +95,12 @@ class Streams:
 
 
 def test_groups_wait_for_the_caller_and_for_noise_and_the_caller_for_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third stream has no rows: a capture that waited for it would fail, since nothing of the capture is on it."""
     streams = Streams()
-    sides = [streams.stream("first"), streams.stream("second")]
+    sides = [streams.stream(name) for name in ("first", "second", "third")]
     monkeypatch.setattr(SideBySide, "_streams_of", lambda self, device: (streams.stream("own"), sides))
     monkeypatch.setattr(side_by_side.torch.cuda, "stream", streams.on)
-    past, actions = given()
+    past, actions = (tensor[:2] for tensor in given())
 
     class Noted(ByRow):
         def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
@@ -108,9 +109,9 @@ def test_groups_wait_for_the_caller_and_for_noise_and_the_caller_for_all_groups(
 
     def noise() -> Tensor:
         streams.events.append((streams.now, "draws"))
-        return torch.zeros(ROWS, 3, 8, 8)
+        return torch.zeros(2, 3, 8, 8)
 
-    SideBySide(2)(Noted(), past, actions, OdeSampler(num_steps=1, s_churn=1.0), noise)
+    SideBySide(3)(Noted(), past, actions, OdeSampler(num_steps=1, s_churn=1.0), noise)
     draw = [("own", "draws"), ("first", "waits for", "own")]
     assert streams.events == [
         *[("first", "waits for", "own"), *draw, *draw, ("first", "denoises")],
@@ -118,3 +119,12 @@ def test_groups_wait_for_the_caller_and_for_noise_and_the_caller_for_all_groups(
         *[("own", "waits for", "first"), ("own", "waits for", "second")],
     ]
     assert streams.now == "own"
+
+
+def test_a_device_s_streams_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of a group is used again on the stream that it was used on."""
+    monkeypatch.setattr(side_by_side.torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr(side_by_side.torch.cuda, "current_stream", lambda device: None)
+    way, device = SideBySide(2), torch.device("cuda", 0)
+    (_, first), (_, second) = way._streams_of(device), way._streams_of(device)
+    assert len({id(stream) for stream in (*first, *second)}) == 2

@@ -57,8 +57,9 @@ class SideBySide:
         return torch.cat(frames)
 
     def _streams_of(self, device: torch.device) -> tuple[torch.cuda.Stream | None, list[torch.cuda.Stream] | list[None]]:
-        """The caller's stream and one a group. The same at every call: memory of a group is used again on its own stream, behind a wait
-        for the caller's, which has waited for all groups, so that nothing is overwritten while another stream reads it."""
+        """The caller's stream, and one a group, the same at every call. Memory of a group is used again on its own stream, behind a wait
+        for the caller's, which has waited for all groups: nothing is overwritten while another stream reads it, if callers that are on
+        different streams wait for each other (as `Graphed` does)."""
         if device.type != "cuda":
             return None, [None] * self._num_groups
         if device not in self._streams:

@@ -219,9 +219,9 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._starts.manual_seed(seed + 1)
             self._ring.clear()
         segments, states = self._ring.take(self._all)
-        steps, memory = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device), (state[None] for state in states)
         frames, actions = to_float(segments)[:, -self.num_frames :], segments.actions[:, -self.num_frames :]
-        self.position = (frames, actions, steps, self._ring.taken, *memory)
+        steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self.position = (frames, actions, steps, self._ring.taken, *(state[None] for state in states))
         return self._out(self._frames[:, -1]), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -303,6 +303,11 @@ class ReservedSteps:
         """Where all episodes are (`ImaginationEnv.position`)."""
         self._env = env
 
+    @property
+    def frames(self) -> Tensor:
+        """The frame that each game shows now, (b, 3, h, w)."""
+        return self.position[0][:, -1]
+
     def prepare(self, num_steps: int) -> None:
         """Nothing to do: they are reserved."""
 
@@ -313,4 +318,4 @@ class ReservedSteps:
         self.position = tuple(after)
         infos = {"final_obs": frame, "_final_obs": done, "burn_in": burn_in, "_burn_in": done}
         infos |= {"reward_logits": reward_logits, "end_logits": end_logits}
-        return self.position[0][:, -1], rewards, terminations, truncations, infos
+        return self.frames, rewards, terminations, truncations, infos

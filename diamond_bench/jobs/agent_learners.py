@@ -59,7 +59,6 @@ class Learners:
         self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic, fused, recorded)}
         self._imagination: ImaginationEnv | None = None
         self._carry: Carry | None = None
-        self._memory: object = None
         self._draw = sampled(generator)
         if self.agent.world_model is not None and self.agent.reward_end is not None:
             denoiser = self.agent.world_model.denoiser
@@ -148,24 +147,25 @@ class Learners:
         assert env is not None
         if self._carry is None:
             self._carry = start(self.agent.actor_critic, env)
-        learner, memory = self._learners["actor_critic"], env.reserve(settings.steps_per_update)
-        if memory is not self._memory:
-            self._memory = memory
-            learner.forget()
+        memory = env.reserve(settings.steps_per_update)
 
-        def loss_of(frames: Tensor, h: Tensor, c: Tensor, *position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            steps, carry = ReservedSteps(env, position), Carry(frames, (h, c))
+        def loss_of(h: Tensor, c: Tensor, *position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            steps = ReservedSteps(env, position)
             all_rows = True if self.execution.records_updates else None
-            rollout, carry = collect_rollout(self.agent.actor_critic, steps, carry, settings.steps_per_update, self._draw, all_rows)
+            rollout, carry = collect_rollout(
+                self.agent.actor_critic, steps, Carry(steps.frames, (h, c)), settings.steps_per_update, self._draw, all_rows
+            )
             loss, metrics = actor_critic_loss(rollout, settings)
             imagined = {"imagined/reward": rollout.rewards.mean(), "imagined/end": rollout.ends.float().mean()}
-            after = (carry.frames, *carry.state, *steps.position)
+            after = (*carry.state, *steps.position)
             return loss, {**metrics, **imagined, **{f"after/{number}": tensor for number, tensor in enumerate(after)}}
 
-        told = learner.learn(loss_of, (self._carry.frames, *self._carry.state, *env.position), [self.generator])
-        frames, h, c, *position = _taken(told, "after/").values()
-        self._carry, env.position = Carry(frames, (h, c)), tuple(position)
-        return {"imagined": _taken(told, "imagined/"), "actor_critic": told}
+        told = self._learners["actor_critic"].learn(loss_of, (*self._carry.state, *env.position), [self.generator], memory)
+        h, c, *position = _taken(told, "after/").values()
+        env.position = tuple(position)
+        self._carry = Carry(ReservedSteps(env, env.position).frames, (h, c))
+        imagined = _taken(told, "imagined/")
+        return {"actor_critic": told, "imagined": imagined}
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: tensors and plain values alone."""

@@ -16,7 +16,7 @@ from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.profile_lines import LABELS, Line, Told, each, notes, rows_of
 from diamond_bench.jobs.profile_machine import Product, host_synchronisations, product_peak
 from diamond_bench.jobs.profile_parts import GRAPH_CALLS, Parts, flop_of, random_replay
-from diamond_bench.jobs.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, Timings, alternate, warm_up
+from diamond_bench.jobs.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, MOST_CALLS, Timings, alternate, warm_up
 from diamond_bench.models.precision import Precision
 from diamond_bench.studies.agent_cost import num_epochs, updates
 from diamond_bench.studies.kinds import PROFILED, PROFILED_UPDATES, Profile
@@ -148,6 +148,8 @@ class _Profiling:
         """Calls the updates of the newest way until they neither compile nor record, and before them what they do seldom."""
         number, num_ways, way = len(self.ways) - 1, 2 if self.config.compare else 1, self.ways[-1]
         way.works["renewal"].call()
+        if way.learners.execution.records_updates:
+            way.learners.prepare(MOST_CALLS)  # or else the first timing would enlarge the ring of start segments, and record anew
         done, all_of_it = 0.0, sum(self._least(name) * self.flop[name] for name in self._warmed())
         for name in self._warmed():
             tick = self._telling("warm", (number + done / all_of_it) / num_ways, f"{what}, {name}")

@@ -112,8 +112,11 @@ class Told:
         return replace(line, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
 
     def _remainder(self) -> Iterator[Line]:
-        """Of an update of the actor-critic, what is none of its parts: a difference of medians, which noise can take below 0."""
+        """Of an update of the actor-critic, what is none of its parts: a difference of medians, which noise can take below 0. Nothing is
+        said where an update is one CUDA graph, and its parts, done alone, are not."""
         if not {"actor_critic_update", "imagination_step", "renewal", "loss_and_backward"} <= set(self.timings):
+            return
+        if self.training.execution.cuda_graphs == "all":
             return
         steps, (what, level) = self.training.actor_critic.steps_per_update, self._label("remainder")
         left = [
@@ -203,6 +206,11 @@ def notes(config: Profile, ways: Sequence[Mapping[str, str]], load: tuple[float,
         found.append(
             "Epoch and run: medians times the updates and real steps that the config asks for (of a run at most: a longer initial "
             "collection leaves fewer epochs); test games, checkpoints, logs and the loop's own overhead are left out."
+        )
+    if training.execution.cuda_graphs == "all":
+        found.append(
+            "An update is one CUDA graph, and so is an imagined step where it is timed alone; renewal and loss are timed as they are "
+            "without. What is left of an update is therefore not said."
         )
     if max(load) > training.execution.num_threads + 0.5:
         found.append(

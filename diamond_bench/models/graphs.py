@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 Outputs = tuple[Tensor, ...]
+_OURS_ALONE = "thread_local"
+"""What a capture forbids it forbids our thread: another may play the game meanwhile (`jobs.agent_beside`), as long as it draws from no
+generator of the device."""
 Recording = Callable[[], Outputs]
 """Does the recorded work anew, on what the inputs' memory holds now; its outputs lie in memory that the next call overwrites."""
 
@@ -32,7 +35,7 @@ def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Ge
     for generator in generators:
         graph.register_generator_state(generator)
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):  # another thread may play the game meanwhile
+    with torch.cuda.graph(graph, pool, capture_error_mode=_OURS_ALONE):
         outputs = work()
 
     def replay() -> Outputs:
@@ -46,7 +49,7 @@ def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Ge
 def _first_graph(device: int) -> torch.cuda.CUDAGraph:
     """One that does next to nothing, kept so that the memory it shares with the others outlives any of them."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, capture_error_mode=_OURS_ALONE):
         torch.zeros(1, device=f"cuda:{device}")
     return graph
 

@@ -21,6 +21,7 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     check_guidance(config.sampler, config.conditioning)
     _check_seeds(config)
     check_env(config.game if config.data.dataset is None else "a dataset of your own", config.env)
+    _check_streams(config, protocol)
     if protocol == "agent":
         check_reward_end(config.reward_end, config.env.frame_size)
         check_actor_critic(config.actor_critic, config.env.frame_size)
@@ -34,6 +35,15 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
         from diamond_bench.envs.games import check_policy  # reads the games of ale-py
 
         check_policy(config.data.policy, config.game)
+
+
+def _check_streams(config: RunConfig, protocol: str) -> None:
+    """More groups than games would be fewer, under the name of more."""
+    streams, key, games = config.execution.sampling_streams, "actor_critic.batch_size", config.actor_critic.batch_size
+    if protocol != "agent":
+        key, games = "evaluation.batch_size", min(config.evaluation.batch_size, config.evaluation.num_trajectories)
+    if streams > games:
+        raise UserError(f"execution.sampling_streams={streams}: {games} games are imagined at once ({key}), and a group has one at least")
 
 
 def _check_seeds(config: RunConfig) -> None:

@@ -40,6 +40,7 @@ class Learner:
         self._optimizer = make_optimizer(network, settings, fused, on_device=True if recorded else None)
         self._parameters = list(network.parameters())
         self._graphed: Graphed | None = None
+        self._memory: object = None
         self._names: list[str] = []
 
     def update(self, loss: Tensor) -> Tensor:
@@ -49,13 +50,17 @@ class Learner:
         self.updates += 1
         return norm
 
-    def learn(self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
+    def learn(
+        self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = (), memory: object = None
+    ) -> dict[str, Tensor]:
         """One update on a batch: what `loss_of(*batch)` tells and `grad_norm`, on the device.
 
         `loss_of` must be the same function at every call, and `generators` those that it draws from: where updates are recorded, it
-        is called a few times and then never again, until `forget`.
+        is called a few times and then never again, until `memory` is another thing: what stands for that which it reads beside the batch.
         """
         self._begin()
+        if memory is not self._memory:
+            self._graphed, self._memory = None, memory
         if not self._recorded:
             loss, metrics = loss_of(*batch)
             found = {**metrics, "grad_norm": self._descend(loss)}
@@ -66,10 +71,6 @@ class Learner:
             found = dict(zip(self._names, values, strict=True))
         self.updates += 1
         return found
-
-    def forget(self) -> None:
-        """Has the next update recorded anew: memory that the loss reads beside its batch has moved."""
-        self._graphed = None
 
     def _recordable(self, loss_of: LossOf, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         loss, metrics = loss_of(*inputs)
@@ -96,4 +97,4 @@ class Learner:
         self.network.load_state_dict(state["network"])
         load_optimizer_state(self._optimizer, state["optimizer"])
         self.updates = state["updates"]
-        self.forget()  # a recording holds the memory of the state before
+        self._graphed = None  # it holds the memory of the state before
