@@ -83,17 +83,6 @@ class Collected:
     """Games that came to their end."""
 
 
-def together(parts: Sequence[Collected]) -> Collected:
-    """What was collected in several parts, one after the other."""
-    negative, zero, positive = (sum(part.reward_signs[sign] for part in parts) for sign in range(3))
-    return Collected(
-        sum(part.steps for part in parts),
-        (negative, zero, positive),
-        sum(part.episodes for part in parts),
-        tuple(game for part in parts for game in part.games),
-    )
-
-
 class Scoreboard:
     """Raw scores of the games that are being played in a vector environment, lost lives or not."""
 
@@ -143,7 +132,14 @@ class Collector:
 
     def collect(self, num_steps: int) -> Collected:
         """Play `num_steps` steps in each environment."""
-        return together([self._play(min(_BLOCK, num_steps - done)) for done in range(0, num_steps, _BLOCK)])
+        parts = [self._play(min(_BLOCK, num_steps - done)) for done in range(0, num_steps, _BLOCK)]
+        negative, zero, positive = (sum(part.reward_signs[sign] for part in parts) for sign in range(3))
+        return Collected(
+            sum(part.steps for part in parts),
+            (negative, zero, positive),
+            sum(part.episodes for part in parts),
+            tuple(game for part in parts for game in part.games),
+        )
 
     def _play(self, num_steps: int) -> Collected:
         rows = (self._env.num_envs, num_steps)

@@ -1,6 +1,5 @@
 """What learns in an agent: three networks, each updated from the replay; the policy in imagination."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from diamond_bench.envs.games import num_actions
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ReservedSteps
 from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve_for
-from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.graphs import Graphed, Outputs
 from diamond_bench.studies.kinds import TrainAgent
@@ -104,15 +102,6 @@ class Learners:
     def learn_from(self, loss: Tensor) -> Tensor:
         """An update of the policy from a loss of real play (model-free)."""
         return self._learners["actor_critic"].update(loss)
-
-    def policy_of_its_own(self) -> ActorCritic:
-        """A copy of the policy that no update changes; all of it runs eager."""
-        policy = self.agent.actor_critic
-        compiled, policy.compiled = policy.compiled, None  # compiled code cannot be copied
-        try:
-            return copy.deepcopy(policy)
-        finally:
-            policy.compiled = compiled
 
     def counts(self) -> dict[str, int]:
         """Updates made."""

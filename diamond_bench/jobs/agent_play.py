@@ -25,11 +25,15 @@ class Play(Protocol):
         ...
 
     def begin(self, num_steps: int) -> None:
-        """Told, when steps were collected, how many will be next (0: none), so that they may be played beside what comes between."""
+        """The next `collect` will ask for so many: what plays beside training plays them from now on, with the policy as it stands."""
         ...
 
     def collect(self, num_steps: int, means: Means) -> Collected:
-        """Take exactly `num_steps` more; as many as `begin` said, if it did."""
+        """Take exactly `num_steps` more."""
+        ...
+
+    def close(self) -> None:
+        """No more will be asked; leaves nothing running."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,30 +44,15 @@ class Play(Protocol):
         """Go on from `state_dict`, bit for bit."""
         ...
 
-    def close(self) -> None:
-        """Leave nothing running."""
-        ...
-
 
 def play_for(config: TrainAgent, learners: Learners, replay: Replay, generator: torch.Generator, device: torch.device) -> Play:
     """The play that a training asks for."""
     if config.agent.model_free:
         return ModelFreePlay(config, learners, generator, device)
-    beside = config.agent.collection == "beside"
-    return BesidePlay(config, learners, replay, device) if beside else RealPlay(config, learners, replay)
+    return RealPlay(config, learners, replay) if config.agent.collection == "in_turn" else BesidePlay(config, learners, replay, device)
 
 
-class _InTurn:
-    """Play that does nothing but what it is asked for at once."""
-
-    def begin(self, num_steps: int) -> None:
-        """As `Play.begin`."""
-
-    def close(self) -> None:
-        """As `Play.close`."""
-
-
-class RealPlay(_InTurn):
+class RealPlay:
     """Plays into the replay with the policy as it stands: epsilon and temperature are the collection's."""
 
     def __init__(self, config: TrainAgent, learners: Learners, replay: Replay) -> None:
@@ -75,9 +64,15 @@ class RealPlay(_InTurn):
         """As `Play.real_steps`."""
         return self._collector.real_steps
 
+    def begin(self, num_steps: int) -> None:
+        """As `Play.begin`: nothing, it plays in turn."""
+
     def collect(self, num_steps: int, means: Means) -> Collected:
         """As `Play.collect`."""
         return self._collector.collect(num_steps)
+
+    def close(self) -> None:
+        """As `Play.close`: nothing."""
 
     def state_dict(self) -> dict[str, Any]:
         """As `Play.state_dict`."""
@@ -88,7 +83,7 @@ class RealPlay(_InTurn):
         self._collector.restore(state)
 
 
-class ModelFreePlay(_InTurn):
+class ModelFreePlay:
     """Plays rollouts of actor_critic.steps_per_update steps and updates the policy from each; there is no replay."""
 
     def __init__(self, config: TrainAgent, learners: Learners, generator: torch.Generator, device: torch.device) -> None:
@@ -100,6 +95,9 @@ class ModelFreePlay(_InTurn):
     def real_steps(self) -> int:
         """As `Play.real_steps`."""
         return self._env.real_steps
+
+    def begin(self, num_steps: int) -> None:
+        """As `Play.begin`: nothing, the policy learns while it plays."""
 
     def collect(self, num_steps: int, means: Means) -> Collected:
         """As `Play.collect`; the last rollout may be a shorter one."""
@@ -113,6 +111,9 @@ class ModelFreePlay(_InTurn):
             episodes += int((rollout.ends | rollout.truncations).sum())
         negative, zero, positive = signs.tolist()
         return Collected(num_steps, (negative, zero, positive), episodes, self._env.finished_games())
+
+    def close(self) -> None:
+        """As `Play.close`: nothing."""
 
     def state_dict(self) -> dict[str, Any]:
         """As `Play.state_dict`."""

@@ -2,11 +2,13 @@
 
 An epoch is five phases: collect, update the denoiser, the reward/end model and the actor-critic, play test games now and then. A
 phase is made of units (an update; a stretch of play), and a checkpoint may lie between any two of them: it holds everything that a
-later unit reads. The replay lies beside it, append-only.
+later unit reads. The replay lies beside it, append-only. Where agent.collection is `beside`, the steps of the next epoch are played in a
+thread from the end of one collect phase to the next (`agent_beside`), whose seconds are then those of waiting for it alone.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,7 +72,9 @@ def run(config: TrainAgent, context: JobContext) -> Result:
     Real steps never exceed agent.budget; test games, which select nothing, are not counted. Raises Interrupted with a checkpoint saved;
     UserError where a loss is not finite (the last checkpoint stays).
     """
-    return _Training(config, context).run()
+    training = _Training(config, context)
+    with training.running:
+        return training.run()
 
 
 class _Training:
@@ -85,6 +89,8 @@ class _Training:
         self.replay: Replay
         self.play: Play
         self.learners: Learners
+        self.running = ExitStack()
+        """What must be ended however the job ends."""
 
     def _build(self, replay: Replay | None, execution: Execution) -> None:
         """The replay (or an empty one; a model-free agent needs none), and everything that reads it."""
@@ -92,6 +98,7 @@ class _Training:
         self.replay = Replay(room, self.config.env.frame_size, self.device) if replay is None else replay
         self.learners = Learners(self.config, self.device, self.replay, self.generator, execution)
         self.play = play_for(self.config, self.learners, self.replay, self.generator, self.device)
+        self.running.callback(self.play.close)
 
     def run(self) -> Result:
         self._resume()
@@ -126,7 +133,6 @@ class _Training:
         except NotFinite as error:
             raise UserError(f"training stopped: {error}; the last good checkpoint is kept; try a lower learning rate") from error
         finally:
-            self.play.close()
             journal.close()
         return self._publish()
 
