@@ -22,7 +22,7 @@ def build(cls: type[T], mapping: Any, path: str = "") -> T:
     hints = typing.get_type_hints(cls)
     for key in mapping:
         if key not in fields:
-            raise UserError(f"unknown key {_join(path, key)!r}: {nearest(str(key), fields)}")
+            raise UserError(f"unknown key {_join(path, key)!r}: {nearest(str(key), fields, within=_join(path, ''))}")
     values = {}
     for key, value in mapping.items():
         where = _join(path, key)

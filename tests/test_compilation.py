@@ -16,6 +16,7 @@ from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.execution import PAYS_BACK, PLAIN, Execution, apply_to_world_model, compile_rows, resolve
+from diamond_bench.launch.devices import check_devices
 from diamond_bench.models import graphs
 from diamond_bench.models.compilation import Compiled
 from diamond_bench.models.graphs import Graphed
@@ -218,6 +219,13 @@ def test_groups_of_games_are_compiled_in_their_own_sizes(backend: Counting) -> N
     denoiser: Any = made.agent.world_model.denoiser  # type: ignore[union-attr]
     assert denoiser.compiled.calls["eager"] == 0
     assert denoiser.compiled.first_calls == 2, "groups of 3 and of 2"
+
+
+def test_what_a_gpu_can_is_not_refused_of_one_that_is_named_where_it_is_not() -> None:
+    """So that a GPU's study can be looked at on a laptop; that there is no GPU is said when it is to run."""
+    check_devices([ExecutionConfig(device="cuda", cuda_graphs="all", sampling_streams=2)], here=True)
+    with pytest.raises(UserError, match="a cpu has none"):
+        check_devices([ExecutionConfig(device="cpu", cuda_graphs="all")], here=False)
 
 
 @pytest.mark.parametrize("recorded", [False, True])

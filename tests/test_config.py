@@ -34,6 +34,7 @@ from diamond_bench.typed import build, identity_fields, to_plain
         ({"network.depths": [2, "x"]}, ["network.depths[1]", "whole number"]),
         ({"data.epsilon": 1.5}, ["data.epsilon=1.5", "between 0.0 and 1.0"]),
         ({"sampler.name": "eule"}, ["sampler.name", "did you mean euler"]),
+        ({"execution.sampling_stream": 2}, ["unknown key 'execution.sampling_stream'", "did you mean execution.sampling_streams?"]),
         ({"sampler": 3}, ["sampler", "expected a group"]),
         ({"evaluation": None}, ["evaluation", "expected a group"]),
         ({"samplr.num_steps": 3}, ["samplr.num_steps", "sampler.num_steps"]),

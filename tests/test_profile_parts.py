@@ -359,6 +359,8 @@ def test_lines_are_what_the_timings_come_to(small: TrainAgent) -> None:
     )
     recorded = replace(small, execution=replace(small.execution, cuda_graphs="all"))
     assert "remainder" not in [line.name for line in Told(Profile("x", "y", recorded), timings, {}, 1e9).lines()]
+    beside = replace(small, agent=replace(small.agent, collection="beside"))
+    assert any("agent.collection=beside" in note for note in notes(Profile("x", "y", beside), [], (0.0, 0.0)))
     assert any("one CUDA graph" in note for note in notes(Profile("x", "y", recorded), [], (0.0, 0.0)))
     del timings["real_step"], timings["renewal"]
     left = [line.name for line in Told(Profile("x", "y", small), timings, {}, 1e9).lines()]

@@ -109,17 +109,18 @@ def measure(
         names = set(group.ready())
         if device != "cpu" and names != {config.device_name}:
             raise UserError(f"this profile is of {config.device_name}, and {device} here is {', '.join(names)}; run the command anew")
-        cycles = {}
+        cycles, slowest = {}, {}
         for name, who in (("packed", packed), ("alone", alone)):
             for _ in range(_WARM_SLICES):
                 going_on(0.0, f"warm-up, {name}")
-                slowest = min(group.work(1, who))
-            cycles[name] = max(_LEAST_CYCLES, math.ceil(config.seconds * slowest))
+                slowest[name] = min(group.work(1, who))
+            cycles[name] = max(_LEAST_CYCLES, math.ceil(config.seconds * slowest[name]))
+        slices = ", ".join(f"{name} {cycles[name] / rate:.0f} s" for name, rate in slowest.items())
         rates: dict[str, list[float]] = {"alone": [], "packed": []}
         order, most = "", 0
         for pair in range(pairs):
             for name in ("alone", "packed") if pair % 2 == 0 else ("packed", "alone"):
-                going_on(len(order) / (2 * pairs), f"{name}, pair {pair + 1} of {pairs}")
+                going_on(len(order) / (2 * pairs), f"{name}, pair {pair + 1} of {pairs} (slices: {slices})")
                 rates[name].append(sum(group.work(cycles[name], packed if name == "packed" else alone)))
                 most = max(most, group.bytes) if name == "packed" else most
                 order += name[0]

@@ -207,6 +207,8 @@ def notes(config: Profile, ways: Sequence[Mapping[str, str]], load: tuple[float,
             "Epoch and run: medians times the updates and real steps that the config asks for (of a run at most: a longer initial "
             "collection leaves fewer epochs); test games, checkpoints, logs and the loop's own overhead are left out."
         )
+    if training.agent.collection == "beside":
+        found.append("Real steps are played beside updates (agent.collection=beside), and added to them all the same.")
     if training.execution.cuda_graphs == "all":
         found.append(
             "An update is one CUDA graph, and so is an imagined step where it is timed alone; renewal and loss are timed as they are "

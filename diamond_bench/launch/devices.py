@@ -31,9 +31,10 @@ def worker_devices(device: str, num_workers: int) -> list[str]:
 
 
 def check_devices(executions: Iterable[ExecutionConfig], here: bool) -> None:
-    """Refuses what is no device, and what it (where jobs run `here`, one of this machine's) cannot do. Raises UserError."""
+    """Refuses what is no device, and what it (where jobs run `here`, `auto` is one of this machine's) cannot do. Raises UserError."""
     for execution in executions:
-        if valid_device(execution.device) == "cpu" or (here and not has_gpu()):
+        device = valid_device(execution.device)
+        if device == "cpu" or (device == "auto" and here and not has_gpu()):
             check_execution(execution, "cpu", here)
 
 

@@ -146,7 +146,7 @@ class Profile:
     parts: str = ""
     """Of PROFILED what is measured, in its order, apart by commas; empty for all."""
     software: str = ""
-    """Versions of torch and diamond-bench, and the commit where it is a checkout."""
+    """Versions of torch and diamond-bench, and the commit where it is a checkout, else a digest of the code."""
     host: str = ""
     """Name of the machine, and how many of its cores the profile could use."""
     packed: tuple[int, ...] | None = None

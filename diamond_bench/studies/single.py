@@ -15,7 +15,7 @@ from diamond_bench.studies.execution import check_execution, has_compiler
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import PROFILED, Profile, TrainAgent
 from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
-from diamond_bench.studies.provenance import provenance
+from diamond_bench.studies.provenance import provenance, source_digest
 from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
 from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import in_effect
@@ -191,7 +191,8 @@ def _timed(training: TrainAgent) -> TrainAgent:
 def _software() -> str:
     made_with = provenance()
     versions = [f"{name} {made_with['versions'].get(name, 'of no known version')}" for name in ("torch", "diamond-bench")]
-    return ", ".join([*versions, *([f"commit {made_with['commit']}"] if made_with["commit"] else [])])
+    code = f"commit {made_with['commit']}" if made_with["commit"] else f"code {source_digest()}"
+    return ", ".join([*versions, code])
 
 
 def _host() -> str:
