@@ -46,7 +46,8 @@ class BesidePlay:
 
     def __init__(self, config: TrainAgent, learners: Learners, replay: Replay, device: torch.device) -> None:
         self._live, self._replay, self._steps = learners.agent.actor_critic, replay, _Kept()
-        # eager: single frames are never worth compiling, and two threads must not compile one network
+        # eager: single frames are never worth compiling, and two threads must not compile one network; without gradients: casts of weights
+        # that have them are kept by autocast, which the thread never leaves, and a new stretch would play with the old ones
         self._policy = copy.deepcopy(self._live, {id(self._live.compiled): None}).requires_grad_(False)
         self._stretch: _Stretch | None = None
         self._stop = threading.Event()
@@ -99,6 +100,7 @@ class BesidePlay:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As `Play.load_state_dict`; a stretch that was running begins anew."""
+        assert self._stretch is None, "a stretch is being played"
         with self._on_stream():
             self._collector.restore(state["collector"])
         if state["stretch"] is not None:

@@ -25,7 +25,8 @@ class Play(Protocol):
         ...
 
     def begin(self, num_steps: int) -> None:
-        """The next `collect` will ask for so many: what plays beside training plays them from now on, with the policy as it stands."""
+        """The next `collect` must ask for so many (0: none will come): what plays beside training plays them from now on, with the policy
+        as it stands."""
         ...
 
     def collect(self, num_steps: int, means: Means) -> Collected:
