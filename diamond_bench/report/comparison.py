@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.report.facts import StudyFacts, device_name
 from diamond_bench.studies.answerable import baselines, family
+from diamond_bench.studies.margin import Margin, parse_margin
 from diamond_bench.studies.metrics import METRIC_INFO, comparable, pools
 from diamond_bench.studies.plan import SavedPlan
 
@@ -88,7 +89,8 @@ def compare_study(
     wanted = dict(stated.get("baseline", {}) if baseline is None else baseline)
     pairs = baselines(plan.points, plan.axes, wanted)
     answering = pairs if own else family(plan.points, pairs, stated.get("variants", []))
-    primary, least = str(stated["metric"]), float(stated.get("margin", 0.0)) if margin is None else _checked(margin)
+    taken = parse_margin(stated.get("margin", 0.0), "margin") if margin is None else Margin(_checked(margin))
+    primary, least = str(stated["metric"]), 0.0 if taken.relative else taken.value
     present = set(table.loc[table["seed"].notna() & table["value"].abs().lt(math.inf), "metric"])
     chosen = [primary, *(name for name in _headlines(plan, present) if name != primary)] if metrics is None else list(metrics)
     for name in chosen:

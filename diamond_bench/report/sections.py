@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.report.comparison import Comparison, reasons
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, items, joined, table
+from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.metrics import METRIC_INFO, metric_label
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.provenance import provenance
@@ -32,9 +33,10 @@ def answers(plan: SavedPlan, found: Comparison) -> Html:
     if not rows:
         return el("div", el("p", el("strong", "No answer yet: "), "no variant can be compared."), class_="box wrong")
     named = ", ".join(f"{key} = {value}" for key, value in plan.primary.get("baseline", {}).items())
+    margin = parse_margin(plan.primary.get("margin", 0.0), "margin").words()
     stated = (
         f"Stated in the study's file before it ran: {metric_label(found.metric)}, against {named}; the smallest difference that matters "
-        f"is {found.margin:g}. Better and worse are corrected for {len(rows)} comparison{'' if len(rows) == 1 else 's'} (Holm) and do not "
+        f"is {margin}. Better and worse are corrected for {len(rows)} comparison{'' if len(rows) == 1 else 's'} (Holm) and do not "
         "mean by more than that margin: the interval says how much. Equivalent is each comparison's own interval, not corrected. "
         "All else below is exploratory."
     )

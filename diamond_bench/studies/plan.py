@@ -259,8 +259,11 @@ def _content(plan: Plan) -> dict[str, Any]:
         "primary": {
             "metric": study.primary.metric,
             "baseline": dict(study.primary.baseline),
-            "margin": study.primary.margin,
+            "margin": study.primary.margin.plain(),
             "variants": [{key: list(values) for key, values in group.items()} for group in study.primary.variants],
+            "test": study.primary.test,
+            "looks": list(study.primary.looks),
+            "holm_equivalence": study.primary.holm_equivalence,
         },
         "jobs": [list(ref) for ref in plan.jobs],
         "points": [

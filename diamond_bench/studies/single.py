@@ -14,6 +14,7 @@ from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent
 from diamond_bench.studies.execution import check_execution, has_compiler
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import PROFILED, Profile, TrainAgent
+from diamond_bench.studies.margin import Margin
 from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
 from diamond_bench.studies.provenance import provenance, source_digest
 from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
@@ -213,4 +214,4 @@ def trained_at(store: Store, agent: JobRef) -> str:
 
 
 def _study(name: str, question: str, games: tuple[str, ...], seeds: tuple[int, ...]) -> Study:
-    return Study(name, question, "agent", games, seeds, {}, {"": {}}, (), Primary(_METRIC, {}, 0.0))
+    return Study(name, question, "agent", games, seeds, {}, {"": {}}, (), Primary(_METRIC, {}, Margin(0.0)))

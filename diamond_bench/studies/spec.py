@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.resources
 import itertools
-import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +15,16 @@ import yaml
 from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.looks import read_looks
+from diamond_bench.studies.margin import Margin, stated_margin
 from diamond_bench.studies.metrics import METRIC_INFO, pools, result_metrics
 from diamond_bench.typed import to_plain
 
 SCALES = ("paper", "small", "smoke", "tiny")
 PROTOCOLS = ("world_model", "agent")
+TESTS = ("permutation", "t")
+"""Tests of the primary comparison; the first is the default."""
+_PRIMARY_KEYS = ("metric", "baseline", "margin", "variants", "test", "looks", "holm_equivalence")
 _NO_USE = {
     "world_model": ("reward_end", "actor_critic", "agent", "agent_evaluation"),
     "agent": (
@@ -56,11 +60,16 @@ class Primary:
 
     metric: str
     baseline: Mapping[str, Any]
-    margin: float
-    """The smallest difference that matters, in the metric's unit."""
+    margin: Margin
+    """The smallest difference that matters."""
     variants: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     """Which variants answer the question: those in one of these groups, with one of its values of each arm and axis; all where there is no
     group. The rest is exploratory."""
+    test: str = TESTS[0]
+    looks: tuple[int, ...] = ()
+    """Numbers of seeds at which the results are looked at, ascending; empty where there is one look, at all seeds."""
+    holm_equivalence: bool = False
+    """Whether Holm's correction is also applied to the tests of equivalence."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +267,8 @@ def _primary(
     value: Any, where: str, protocol: str, games: Sequence[str], arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]
 ) -> Primary:
     """The comparison as it is written; what it names must be among the variants of the file, at no scale in particular."""
-    content = _mapping(value, where, ("metric", "baseline", "margin", "variants"))
-    metric, margin = content.get("metric"), content.get("margin", 0.0)
+    content = _mapping(value, where, _PRIMARY_KEYS)
+    metric, test, corrected = content.get("metric"), content.get("test", TESTS[0]), content.get("holm_equivalence", False)
     known = result_metrics(protocol)
     if metric not in known:
         raise UserError(f"study {where}.metric: unknown metric {metric!r}: {nearest(str(metric), known)}")
@@ -267,8 +276,12 @@ def _primary(
         raise UserError(f"study {where}.metric: {metric} has no better side, so no comparison of it has an answer")
     if len(games) > 1 and not pools(metric):
         raise UserError(f"study {where}.metric: {metric} of {len(games)} games cannot be pooled, each game has its own scale; write hns")
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
-        raise UserError(f"study {where}.margin={margin!r}: expected a number, at least 0, in the metric's unit")
+    margin = stated_margin(metric, content.get("margin"), f"study {where}.margin")
+    if test not in TESTS:
+        raise UserError(f"study {where}.test: unknown test {test!r}: {nearest(str(test), TESTS)}")
+    looks = read_looks(content["looks"], f"study {where}.looks") if "looks" in content else ()
+    if not isinstance(corrected, bool):
+        raise UserError(f"study {where}.holm_equivalence={corrected!r}: expected true or false")
     keys = ["arm", *(axis.name for axis in axes)]
     baseline = _mapping(content.get("baseline", {}), f"{where}.baseline", keys)
     given = content.get("variants", [])
@@ -287,7 +300,7 @@ def _primary(
             named = ", ".join(f"{key}={_short(values[0] if len(values) == 1 else values)}" for key, values in chosen.items())
             raise UserError(f"study {where}.{name}: no variant has all of {named}")
     variants = tuple({key: tuple(to_plain(values)) for key, values in group.items()} for group in family)
-    return Primary(metric, to_plain(baseline), float(margin), variants)
+    return Primary(metric, to_plain(baseline), margin, variants, test, looks, corrected)
 
 
 def games_of(value: Any) -> tuple[str, ...]:
