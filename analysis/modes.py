@@ -1,46 +1,47 @@
 """Samples against a known distribution of two modes: blurred or committed, which mode how often, how far from the truth. Pure numpy.
 
-A frame is a vector here, whatever its shape; distances are Euclidean over all its pixels and in units of the distance between the two
-modes. So 0 is on a mode, and the mean of the distribution lies at (1 - p, p) from modes of probabilities (p, 1 - p).
+A frame is a vector here, whatever its shape. Distances are Euclidean over all its pixels and in units of the distance between the two
+modes. So 0 is on a mode, and the mean of the distribution lies at (1 - p, p) from modes of probabilities (p, 1 - p). No score depends on
+which mode is named first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-VALID_DISTANCE = 1 / 8
-"""A sample at least this near to a mode is valid: a quarter of half the distance between the modes."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ModeScores:
-    """What the samples of n windows, K each, say."""
+    """Scores of n windows with K samples each."""
 
-    valid_fraction: float
-    """Share of samples that are valid, 0 to 1."""
-    commitment: float
-    """Mean of how far each sample is along the axis from the mean of the two modes (0, a blur) to a mode (1)."""
+    cramer: Array
+    """(n,): per window, the unbiased Cramer distance of the samples' positions on the axis to the true two-point distribution. The Cramer
+    distance is the integral of the squared difference of the two distribution functions, half of the energy distance in one dimension.
+    Its expectation is 0 for a perfect sampler, so a window's value may be negative."""
+    energy: Array
+    """(n,): per window, the unbiased energy distance (Székely and Rizzo 2013) of whole frames to the true distribution, in units of the
+    distance between the modes."""
     minority_share: float
-    """Of the valid samples, the share on the less likely mode; NaN where none is valid."""
+    """Share of all samples that are nearer to the less likely mode than to the other one, 0 to 1. A sample in the middle counts half.
+    Windows of even odds have no less likely mode and are left out; NaN where all windows are such."""
     true_minority_share: float
-    """What it would be of the truth: the mean over windows of the less likely mode's probability."""
-    mode_distance: float
-    """Total variation, 0 to 1, between the pooled shares of (first mode, second mode, invalid) and the true ones, which have 0 invalid.
-    Windows of equal probabilities are pooled; the mean over such pools, by their windows."""
-    energy_distance: float
-    """Mean over windows of the unbiased energy distance (Székely and Rizzo 2013) of the samples to the true distribution, in units of the
-    distance between the modes. It sees a window whose samples all take the same way, which the pooled shares cannot."""
+    """The same share of the true distribution: the mean probability of the less likely mode."""
+    off_axis: float
+    """Root mean square distance of the samples from the axis through both modes."""
+    commitment: float
+    """Mean of how far each sample is along the axis from the mean of the two modes (0, a blur) to the mode on its side (1, at most)."""
 
 
 def measure(samples: ArrayLike, modes: ArrayLike) -> dict[str, Array]:
     """Where samples lie. samples (n, K, ...) and modes (n, 2, ...), frames of one shape and one unit -> arrays that `score` takes.
 
-    `distances` (n, K, 2): to each mode. `position` (n, K): along the axis from the first mode (0) to the second (1). `spread` (n,): mean
-    distance between two different samples of a window. Raises ValueError for other shapes, fewer than two samples or equal modes.
+    `distances` (n, K, 2): to each mode. `position` (n, K): along the axis from the first mode (0) to the second (1). `off_axis` (n, K):
+    distance from that axis. `spread` (n,): mean distance between two different samples of a window. Raises ValueError for other shapes,
+    fewer than two samples or equal modes.
     """
     x, m = np.asarray(samples, np.float64), np.asarray(modes, np.float64)
     if x.ndim < 3 or m.shape != (x.shape[0], 2, *x.shape[2:]) or x.shape[1] < 2:
@@ -52,44 +53,44 @@ def measure(samples: ArrayLike, modes: ArrayLike) -> dict[str, Array]:
         raise ValueError("the two modes of a window are the same frame")
     distances = np.linalg.norm(x[:, :, None] - m[:, None], axis=-1) / apart[:, None, None]
     position = np.einsum("nkd,nd->nk", x - m[:, :1], axis) / apart[:, None] ** 2
+    foot = m[:, :1] + position[..., None] * axis[:, None]
+    off_axis = np.linalg.norm(x - foot, axis=-1) / apart[:, None]
     first, second = np.triu_indices(x.shape[1], 1)
     spread = np.stack([np.linalg.norm(row[first] - row[second], axis=-1).mean() for row in x]) / apart
-    return {"distances": distances, "position": position, "spread": spread}
+    return {"distances": distances, "position": position, "off_axis": off_axis, "spread": spread}
 
 
 def score(measured: Mapping[str, Array], probabilities: ArrayLike) -> ModeScores:
-    """The scores of `measure`'s arrays, under true probabilities (n, 2) of the modes, both above 0. Raises ValueError for others.
-
-    The less likely mode is the one of smaller probability; at even odds, the first.
-    """
-    distances, position, spread = measured["distances"], measured["position"], measured["spread"]
+    """The scores of `measure`'s arrays, under true probabilities (n, 2) of the modes, both above 0. Raises ValueError for others."""
+    distances, position = measured["distances"], measured["position"]
     p = np.asarray(probabilities, np.float64)
     if p.shape != (len(distances), 2) or (p <= 0).any() or not np.allclose(p.sum(axis=1), 1.0):
         raise ValueError(f"expected probabilities ({len(distances)}, 2) above 0 that sum to 1, got shape {p.shape}")
-    nearest = distances.argmin(axis=-1)
-    valid = distances.min(axis=-1) <= VALID_DISTANCE
-    minority = p.argmin(axis=1)
     mean = p[:, 1:]  # the distribution's mean on the axis
     towards = np.where(position >= mean, (position - mean) / (1 - mean), (mean - position) / mean)
-    crossed = 2 * (distances * p[:, None]).sum(axis=-1).mean(axis=-1)
-    energy = crossed - spread - 2 * p[:, 0] * p[:, 1]
-    on_minority = nearest == minority[:, None]
+    within_truth = 2 * p[:, 0] * p[:, 1]  # expected distance of two draws of the truth
+    on_axis = np.abs(position[..., None] - np.array([0.0, 1.0]))  # (n, K, 2)
+    first, second = np.triu_indices(position.shape[1], 1)
+    pairs = np.abs(position[:, first] - position[:, second]).mean(axis=1)
+    less = distances[..., 0] - distances[..., 1]  # negative: nearer to the first mode
+    nearer_first = np.where(less == 0, 0.5, less < 0)
+    uneven = p[:, 0] != p[:, 1]
+    share = np.where(p[:, :1] < p[:, 1:], nearer_first, 1 - nearer_first)[uneven]
     return ModeScores(
-        valid_fraction=float(valid.mean()),
+        cramer=(on_axis * p[:, None]).sum(axis=-1).mean(axis=-1) - pairs / 2 - within_truth / 2,
+        energy=2 * (distances * p[:, None]).sum(axis=-1).mean(axis=-1) - measured["spread"] - within_truth,
+        minority_share=float(share.mean()) if share.size else float("nan"),
+        true_minority_share=float(p.min(axis=1)[uneven].mean()) if share.size else float("nan"),
+        off_axis=float(np.sqrt(np.square(measured["off_axis"]).mean())),
         commitment=float(np.minimum(towards, 1.0).mean()),
-        minority_share=float(on_minority[valid].mean()) if valid.any() else float("nan"),
-        true_minority_share=float(p.min(axis=1).mean()),
-        mode_distance=_total_variation(nearest, valid, p),
-        energy_distance=float(energy.mean()),
     )
 
 
-def _total_variation(nearest: NDArray[np.intp], valid: NDArray[np.bool_], p: Array) -> float:
-    kinds, pool = np.unique(p.round(12), axis=0, return_inverse=True)
-    total = 0.0
-    for number, truth in enumerate(kinds):
-        inside = pool.reshape(-1) == number
-        shares = [(valid[inside] & (nearest[inside] == mode)).mean() for mode in (0, 1)]
-        invalid = 1.0 - sum(shares)
-        total += inside.sum() * (abs(shares[0] - truth[0]) + abs(shares[1] - truth[1]) + invalid) / 2
-    return float(total / len(p))
+def share_within(distances: ArrayLike, thresholds: Sequence[float] | Array) -> Array:
+    """Share of samples whose nearest mode is at most d away, for each threshold d (in units of the distance between the modes).
+
+    distances (n, K, 2) as `measure` gives them -> (len(thresholds),). A blur at the mean of the distribution lies min(p, 1 - p) from the
+    likelier mode, so thresholds from there on count it as being on a mode.
+    """
+    nearest = np.asarray(distances, np.float64).min(axis=-1).reshape(-1)
+    return np.array([(nearest <= threshold).mean() for threshold in thresholds])

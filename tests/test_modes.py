@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_report import finish
 
-from analysis.modes import measure, score
+from analysis.mode_figures import threshold_figure
+from analysis.modes import ModeScores, measure, score, share_within
 from diamond_bench.report.mode_figures import mode_figures
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import plan_study, save_plan
@@ -19,77 +20,111 @@ MODES = np.random.default_rng(0).integers(0, 256, (WINDOWS, 2, 3, 4, 4)).astype(
 SHARES = np.tile([P, 1 - P], (WINDOWS, 1))
 
 
-def scored(samples: np.ndarray, modes: np.ndarray = MODES, shares: np.ndarray = SHARES):  # type: ignore[no-untyped-def]
+def scored(samples: np.ndarray, modes: np.ndarray = MODES, shares: np.ndarray = SHARES) -> ModeScores:
     return score(measure(samples, modes), shares)
 
 
-def drawn(choice: np.ndarray) -> np.ndarray:
+def drawn(choice: np.ndarray, modes: np.ndarray = MODES) -> np.ndarray:
     """Samples (n, K, ...) exactly on the mode that choice (n, K) names."""
-    return np.stack([modes[row] for modes, row in zip(MODES, choice, strict=True)])
+    return np.stack([row[chosen] for row, chosen in zip(modes, choice, strict=True)])
 
 
-def test_the_truth_has_all_right() -> None:
-    found = scored(drawn((np.random.default_rng(1).random((WINDOWS, SAMPLES)) >= P).astype(int)))
-    assert (found.valid_fraction, found.commitment) == pytest.approx((1.0, 1.0))
-    error = np.sqrt(P * (1 - P) / (WINDOWS * SAMPLES))
-    assert found.minority_share == pytest.approx(P, abs=4 * error)
-    assert found.mode_distance == pytest.approx(abs(found.minority_share - P))
-    assert found.energy_distance == pytest.approx(0.0, abs=0.03)
-    assert found.true_minority_share == pytest.approx(P)
+def weighed(minority: int, of: int) -> np.ndarray:
+    """Choices (of^2, 2) of two independent draws, enumerated: the less likely mode in `minority` of `of` cases. So means over windows are
+    exact expectations."""
+    case = (np.arange(of) >= minority).astype(int)
+    return np.stack(np.meshgrid(case, case), axis=-1).reshape(-1, 2)
 
 
-def test_the_mean_commits_to_nothing() -> None:
-    mean = (MODES * SHARES[:, :, None, None, None]).sum(axis=1, keepdims=True).repeat(SAMPLES, axis=1)
-    found = scored(mean)
-    assert found.valid_fraction == 0.0
-    assert found.commitment == pytest.approx(0.0, abs=1e-12)
-    assert np.isnan(found.minority_share)
-    assert found.mode_distance == pytest.approx(1.0)
-    assert found.energy_distance == pytest.approx(2 * 2 * P * (1 - P) - 2 * P * (1 - P))
+def same_modes(n: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.repeat(MODES[:1], n, axis=0), SHARES[:1].repeat(n, axis=0)
 
 
-def test_the_majority_alone_has_share_zero() -> None:
-    found = scored(drawn(np.ones((WINDOWS, SAMPLES), int)))
-    assert (found.valid_fraction, found.commitment, found.minority_share) == pytest.approx((1.0, 1.0, 0.0))
-    assert found.mode_distance == pytest.approx(P)
-    assert found.energy_distance == pytest.approx(2 * P * P)
+def mean_frames(samples: int = SAMPLES) -> np.ndarray:
+    return (MODES * SHARES[:, :, None, None, None]).sum(axis=1, keepdims=True).repeat(samples, axis=1)
 
 
-def test_one_way_a_window_has_the_right_shares_but_not_the_distribution() -> None:
+def test_a_sampler_of_the_true_distribution_has_distance_zero_in_expectation() -> None:
+    modes, shares = same_modes(25)
+    found = scored(drawn(weighed(1, 5), modes), modes, shares)
+    assert found.cramer.mean() == pytest.approx(0.0, abs=1e-12)
+    assert found.energy.mean() == pytest.approx(0.0, abs=1e-12)
+    assert (found.minority_share, found.true_minority_share) == pytest.approx((P, P))
+    assert (found.commitment, found.off_axis) == pytest.approx((1.0, 0.0), abs=1e-12)
+    assert found.cramer.min() < 0, "a window's value may be negative"
+
+
+def test_small_noise_off_the_axis_leaves_shares_and_cramer_distance_as_they_are() -> None:
+    """Noise of 0.01 per pixel is 0.16 of the modes' distance in 256 pixels: more than the 1/8 at which the former score called a sample
+    invalid."""
+    modes = np.zeros((25, 2, 1, 16, 16))
+    modes[:, 0, 0, 0, 0] = modes[:, 1, 0, 0, 1] = np.sqrt(0.5)  # 1 apart
+    noise = np.random.default_rng(2).normal(0.0, 0.01, (25, 2, 1, 16, 16))
+    noise[..., 0, :2] = 0.0  # the pixels in which the modes differ
+    samples = drawn(weighed(1, 5), modes) + noise
+    found = scored(samples, modes, SHARES[:25])
+    assert share_within(measure(samples, modes)["distances"], [1 / 8, 1 / 4]).tolist() == [0.0, 1.0]
+    assert found.cramer.mean() == pytest.approx(0.0, abs=1e-12)
+    assert found.minority_share == pytest.approx(P)
+    assert found.off_axis == pytest.approx(0.01 * np.sqrt(254), rel=0.02)
+
+
+def test_a_blur_has_the_variance_as_its_cramer_distance() -> None:
+    found = scored(mean_frames())
+    assert found.cramer == pytest.approx(np.full(WINDOWS, P * (1 - P)))
+    assert found.energy == pytest.approx(np.full(WINDOWS, 2 * P * (1 - P)))
+    assert (found.commitment, found.minority_share, found.off_axis) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
+
+
+@pytest.mark.parametrize(("mode", "share", "distance"), [(1, 0.0, P**2), (0, 1.0, (1 - P) ** 2)])
+def test_a_sampler_of_one_mode_misses_the_other_ones_probability(mode: int, share: float, distance: float) -> None:
+    found = scored(drawn(np.full((WINDOWS, SAMPLES), mode)))
+    assert found.cramer == pytest.approx(np.full(WINDOWS, distance))
+    assert found.energy == pytest.approx(np.full(WINDOWS, 2 * distance))
+    assert (found.commitment, found.minority_share) == pytest.approx((1.0, share))
+
+
+def test_even_odds_where_the_truth_is_uneven() -> None:
+    modes, shares = same_modes(4)
+    found = scored(drawn(weighed(1, 2), modes), modes, shares)
+    assert found.cramer.mean() == pytest.approx((0.5 - P) ** 2)
+    assert found.minority_share == pytest.approx(0.5)
+
+
+def test_one_way_per_window_has_the_right_shares_but_not_the_distribution() -> None:
     once = (np.arange(WINDOWS) % 5 > 0).astype(int)[:, None].repeat(SAMPLES, axis=1)
     found = scored(drawn(once))
-    assert found.mode_distance == pytest.approx(0.0)
-    assert found.energy_distance == pytest.approx(2 * P * (1 - P))
+    assert found.minority_share == pytest.approx(P)
+    assert found.cramer.mean() == pytest.approx(P * (1 - P))
+
+
+def test_no_score_depends_on_which_mode_is_named_first() -> None:
+    rng = np.random.default_rng(3)
+    samples = drawn(rng.integers(0, 2, (WINDOWS, SAMPLES))) + rng.normal(0.0, 20.0, (WINDOWS, SAMPLES, 3, 4, 4))
+    one, other = scored(samples), scored(samples, MODES[:, ::-1], SHARES[:, ::-1])
+    for name, value in vars(one).items():
+        assert getattr(other, name) == pytest.approx(value), name
+    middle = MODES.mean(axis=1, keepdims=True).repeat(2, axis=1)
+    assert scored(middle).minority_share == pytest.approx(0.5)
+    distances = [measure(samples, modes)["distances"] for modes in (MODES, MODES[:, ::-1])]
+    assert np.array_equal(share_within(distances[0], [0.1, 0.5]), share_within(distances[1], [0.1, 0.5]))
+
+
+def test_at_even_odds_there_is_no_less_likely_mode() -> None:
+    found = scored(drawn(np.zeros((WINDOWS, SAMPLES), int)), shares=np.full((WINDOWS, 2), 0.5))
+    assert np.isnan(found.minority_share)
+    assert np.isnan(found.true_minority_share)
+    assert found.cramer.mean() == pytest.approx(0.25)
 
 
 def test_half_way_from_the_mean_to_a_mode_is_half_committed() -> None:
-    mean = (MODES * SHARES[:, :, None, None, None]).sum(axis=1, keepdims=True).repeat(2, axis=1)
-    assert scored((mean + MODES) / 2).commitment == pytest.approx(0.5)
+    assert scored((mean_frames(2) + MODES) / 2).commitment == pytest.approx(0.5)
 
 
-def test_a_wrong_pixel_off_the_axis_is_not_valid() -> None:
-    modes = np.zeros((1, 2, 1, 2, 2))
-    modes[0, 0, 0, 0, 0] = modes[0, 1, 0, 0, 1] = 1.0
-    shares = np.array([[P, 1 - P]])
-    samples = modes[:, [0, 1]].copy()
-    samples[0, 0, 0, 1, 1] = 1.0  # where the modes agree
-    found = scored(samples, modes, shares)
-    assert found.valid_fraction == 0.5
-    assert found.mode_distance == pytest.approx((abs(0 - P) + abs(0.5 - (1 - P)) + 0.5) / 2)
-
-
-@pytest.mark.parametrize(("error", "valid"), [(0.124, 1.0), (0.126, 0.0)])
-def test_valid_is_an_eighth_of_the_distance(error: float, valid: float) -> None:
-    at = MODES[:, [0, 0]] * (1 - error) + MODES[:, [1, 1]] * error
-    assert scored(at).valid_fraction == valid
-
-
-def test_windows_of_other_probabilities_are_no_consolation() -> None:
-    shares = np.array([[0.2, 0.8], [0.8, 0.2]] * (WINDOWS // 2))
-    always_first = drawn(np.zeros((WINDOWS, SAMPLES), int))
-    found = scored(always_first, shares=shares)
-    assert found.mode_distance == pytest.approx((0.8 + 0.2) / 2)
-    assert found.minority_share == pytest.approx(0.5)
+def test_the_share_within_a_threshold_is_a_function_of_the_threshold() -> None:
+    at = [MODES[:, [0]] * (1 - error) + MODES[:, [1]] * error for error in (0.05, 0.1, 0.7, 0.9)]
+    distances = measure(np.concatenate(at, axis=1), MODES)["distances"]
+    assert share_within(distances, [0.0, 0.07, 0.11, 0.31, 1.0]).tolist() == [0.0, 0.25, 0.75, 1.0, 1.0]
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -114,7 +149,7 @@ def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str
     """
     file = tmp_path / "mine.yaml"
     fixed = "set: {data: random, env.frame_size: 16, evaluation.metrics: [modes]}"
-    primary = "primary: {metric: mode_distance}"
+    primary = "primary: {metric: mode_cramer_distance}"
     axes = "axes: {n: {key: sampler.num_steps, values: [1, 2, 4]}}"
     file.write_text(f"question: x\nprotocol: world_model\ngames: [synthetic/turn]\nseeds: 2\n{primary}\n{fixed}\n{arms}{axes}\n")
     plan = plan_study(str(file), ["scale=tiny"])
@@ -122,29 +157,30 @@ def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str
     seeds = {point.jobs["evaluation"]: point.seed for point in plan.points}
     for ref, spec in plan.jobs.items():
         n = spec.config.sampler.num_steps if ref in seeds else 0
-        scores = {"nfe_per_frame": 2.0 * n - 1, "mode_distance": 0.1 * n + 0.02 * seeds.get(ref, 0), "mode_valid_fraction": 0.2 * n}
+        scores = {"nfe_per_frame": 2.0 * n - 1, "mode_cramer_distance": 0.1 * n + 0.02 * seeds.get(ref, 0), "mode_commitment": 0.2 * n}
         finish(store, spec, scores=scores)
     saved = save_plan(plan, store.root)
     (offered,) = mode_figures(saved, collect(saved, store))
     drawn = offered.draw()
     assert drawn is not None
+    assert "dash-dotted: as many samples" in drawn.caption
     panels = {" ".join(ax.get_title().split()): ax for ax in drawn.figure.axes}
     assert {ax.get_xlabel() for ax in panels.values()} == {"NFE per frame"}
     found = []
-    for metric in ("mode_distance", "mode_valid_fraction"):
+    for metric in ("mode_cramer_distance", "mode_commitment"):
         lines = [line for line in panels[metric_label(metric)].get_lines() if not str(line.get_label()).startswith("_")]
         found.append({str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines})
     return found[0], found[1]
 
 
-DISTANCES, VALID = [(1, 0.11), (3, 0.21), (7, 0.41)], [(1, 0.2), (3, 0.4), (7, 0.8)]
+DISTANCES, COMMITMENT = [(1, 0.11), (3, 0.21), (7, 0.41)], [(1, 0.2), (3, 0.4), (7, 0.8)]
 
 
 def test_the_figure_draws_each_score_at_its_denoiser_calls(tmp_path: Path) -> None:
-    distances, valid = drawn_points(tmp_path, "")
-    assert list(distances) == list(valid) == ["mine"]
+    distances, commitment = drawn_points(tmp_path, "")
+    assert list(distances) == list(commitment) == ["mine"]
     assert np.array(distances["mine"]) == pytest.approx(np.array(DISTANCES))
-    assert np.array(valid["mine"]) == pytest.approx(np.array(VALID))
+    assert np.array(commitment["mine"]) == pytest.approx(np.array(COMMITMENT))
 
 
 def test_lines_side_by_side_stand_around_their_denoiser_calls(tmp_path: Path) -> None:
@@ -155,3 +191,11 @@ def test_lines_side_by_side_stand_around_their_denoiser_calls(tmp_path: Path) ->
     assert np.sqrt(a[:, 0] * b[:, 0]) == pytest.approx(np.array(DISTANCES)[:, 0])
     for line in (a, b):
         assert line[:, 1] == pytest.approx(np.array(DISTANCES)[:, 1])
+
+
+def test_the_figure_of_thresholds_shows_shares_and_the_true_distribution() -> None:
+    thresholds = np.linspace(0.0, 0.5, 3)
+    figure = threshold_figure(thresholds, {"edm": {"n = 1": np.array([0.0, 0.5, 1.0]), "n = 3": np.array([0.2, 0.9, 1.0])}}, blur=0.2)
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].get_lines()}
+    assert lines["n = 3"] == [0.2, 0.9, 1.0]
+    assert lines["true distribution"] == [1.0, 1.0]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analysis.modes import ModeScores, measure, score
+from analysis.modes import measure, score, share_within
 from diamond_bench.config import Sampler
 from diamond_bench.data.references import Windows
 from diamond_bench.envs.games import SYNTHETIC
@@ -21,6 +21,9 @@ from diamond_bench.world_model import WorldModel
 
 TRUE_DISTRIBUTION = "true-distribution"
 """As many samples of the true distribution: what a perfect model would score with so many."""
+
+THRESHOLDS = {"mode_within_16th": 1 / 16, "mode_within_8th": 1 / 8}
+"""Rows that say which share of samples lies at most so far from a mode, in units of the distance between the modes."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -58,9 +61,10 @@ def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
 
 
 def fork_samples(model: WorldModel, forks: Forks, rows: Sequence[int], sampler: Sampler, keys: Sequence[Key], tick: Tick) -> Arrays:
-    """K samples of the next frame at each of the chosen forks, as `analysis.modes.measure` has them, and the same of the truth.
+    """Draws K samples of the next frame at each of the chosen forks, and as many from the true distribution (prefix `true_`).
 
-    `keys`: K a row, side by side; they seed the samples' noise, and the truth's draws.
+    Returns the arrays of `analysis.modes.measure`, and `cramer` and `energy` (rows,), the distances to the true distribution per window.
+    `keys`: K per row, side by side. They seed the samples' noise and the draws from the true distribution.
     """
     num_samples = len(keys) // len(rows)
     play = stretch(forks.windows, rows, 1).repeated(num_samples)
@@ -69,29 +73,28 @@ def fork_samples(model: WorldModel, forks: Forks, rows: Sequence[int], sampler: 
     samples = frames.reshape(len(rows), num_samples, *frames.shape[1:])
     draws = np.array([np.random.default_rng([*key, 1]).random() for key in keys]).reshape(len(rows), num_samples)
     true = np.take_along_axis(modes, (draws >= chosen[:, :1]).astype(np.intp)[:, :, None, None, None], axis=1)
-    return {
-        **{f"modes_{name}": values for name, values in measure(samples, modes).items()},
-        **{f"true_modes_{name}": values for name, values in measure(true, modes).items()},
-        "modes_probabilities": chosen,
-    }
+    found: Arrays = {"modes_probabilities": chosen}
+    for prefix, drawn in (("modes_", samples), ("true_modes_", true)):
+        measured = measure(drawn, modes)
+        scores = score(measured, chosen)
+        of_window = {**measured, "cramer": scores.cramer, "energy": scores.energy}
+        found |= {f"{prefix}{name}": values for name, values in of_window.items()}
+    return found
 
 
 def mode_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
-    """Rows of the results table from the joined arrays of `fork_samples`; what has no value (no valid sample) has no row."""
+    """Rows of the results table from the joined arrays of `fork_samples`. A score without a value has no row."""
     rows = [Row("mode_windows", float(len(arrays["modes_spread"])))]
     for prefix, baseline in (("modes_", ""), ("true_modes_", TRUE_DISTRIBUTION)):
-        measured = {name: arrays[prefix + name] for name in ("distances", "position", "spread")}
-        rows += _rows(score(measured, arrays["modes_probabilities"]), baseline)
+        measured = {name: arrays[prefix + name] for name in ("distances", "position", "off_axis", "spread")}
+        scores = score(measured, arrays["modes_probabilities"])
+        values = {
+            "mode_cramer_distance": float(scores.cramer.mean()),
+            "mode_energy_distance": float(scores.energy.mean()),
+            "mode_commitment": scores.commitment,
+            "mode_minority_share": scores.true_minority_share if baseline else scores.minority_share,
+            "mode_off_axis": scores.off_axis,
+            **dict(zip(THRESHOLDS, share_within(measured["distances"], list(THRESHOLDS.values())).tolist(), strict=True)),
+        }
+        rows += [Row(name, value, baseline=baseline) for name, value in values.items() if math.isfinite(value)]
     return rows
-
-
-def _rows(scores: ModeScores, baseline: str) -> list[Row]:
-    share = scores.minority_share if not baseline else scores.true_minority_share
-    values = {
-        "mode_distance": scores.mode_distance,
-        "mode_energy_distance": scores.energy_distance,
-        "mode_valid_fraction": scores.valid_fraction,
-        "mode_commitment": scores.commitment,
-        "mode_minority_share": share,
-    }
-    return [Row(name, value, baseline=baseline) for name, value in values.items() if math.isfinite(value)]

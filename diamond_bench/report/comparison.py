@@ -37,9 +37,9 @@ _HEADLINES = (
     "lpips_vgg",
     "fid",
     "state_presence_error",
-    "mode_distance",
+    "mode_cramer_distance",
     "mode_energy_distance",
-    "mode_valid_fraction",
+    "mode_off_axis",
     "mode_commitment",
     "sharpness_ratio",
 )

@@ -1,19 +1,21 @@
-"""The figure of the metric `modes`: which of two possible next frames a world model samples, how often, against denoiser calls."""
+"""The figures of the metric `modes`: scores against denoiser calls, and the share of samples near a mode against the threshold."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug
+from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import Point, SavedPlan
+from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MODES = ("mode_minority_share", "mode_valid_fraction", "mode_commitment", "mode_distance", "mode_energy_distance")
+_MODES = ("mode_cramer_distance", "mode_minority_share", "mode_off_axis", "mode_commitment", "mode_energy_distance")
 _STEPS = "sampler.num_steps"
 _TRUE_DISTRIBUTION = "true-distribution"
 
@@ -33,6 +35,41 @@ def mode_figures(plan: SavedPlan, table: "pd.DataFrame", notes: Sequence[str] = 
                 stem = "-".join(part for part in ("modes", slug(game), slug(group)) if part)
                 title = ", ".join(part for part in (f"Modes of the next frame: {game}", group) if part)
                 yield StudyFigure(stem, "modes", title, "", partial(_draw, plan, chosen, lines, nfe, truth, game, "; ".join(notes)))
+
+
+def threshold_figures(plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
+    """One per game and group of arms: the share of samples within a threshold of the nearest mode, against that threshold."""
+    measured = [point for point in plan.points if point.jobs["evaluation"] in done]
+    for game in dict.fromkeys(point.game for point in measured):
+        of_game = [point for point in measured if point.game == game]
+        for group in dict.fromkeys(_group(point.arm) for point in of_game):
+            points = [point for point in of_game if _group(point.arm) == group]
+            stem = "-".join(part for part in ("thresholds", slug(game), slug(group)) if part)
+            title = ", ".join(part for part in (f"Samples near a true next frame: {game}", group) if part)
+            yield StudyFigure(stem, "thresholds", title, "", partial(_draw_thresholds, plan, store, points, "; ".join(notes)))
+
+
+def _draw_thresholds(plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:
+    from analysis.mode_figures import LARGEST_THRESHOLD, threshold_figure
+    from analysis.modes import share_within
+
+    thresholds = np.linspace(0.0, LARGEST_THRESHOLD, 129)
+    panels: dict[str, dict[str, list[np.ndarray]]] = {}
+    minority = 0.0
+    for point in points:
+        arrays = stored_arrays(store, point.jobs["evaluation"], "arrays.npz", "modes_distances", "modes_probabilities", optional=True)
+        if len(arrays) < 2:
+            return None
+        minority = float(arrays["modes_probabilities"].min())
+        others = {name: value for name, value in point.axes.items() if plan.axes[name]["key"] != _STEPS}
+        steps = [f"{name} = {value}" for name, value in point.axes.items() if name not in others]
+        of_panel = panels.setdefault(_line(plan, point), {})
+        of_panel.setdefault(", ".join(steps) or point.variant, []).append(share_within(arrays["modes_distances"], thresholds))
+    curves = {panel: {label: np.mean(rows, axis=0) for label, rows in lines.items()} for panel, lines in panels.items()}
+    basis = range_words((len(rows) for lines in panels.values() for rows in lines.values()), "seed", "seeds")
+    words = f"dash-dotted: the true distribution, 1 at every threshold; from {minority:g} on, a blur at the mean counts as near a mode"
+    figure = threshold_figure(thresholds, curves, blur=minority)
+    return annotated(figure, plan, points[0].game, f"mean of {basis}, scale {plan.scale}", words, notes)
 
 
 def _group(arm: str) -> str:
@@ -68,5 +105,5 @@ def _draw(
     points = points.sort_values("metric", key=lambda column: column.map(order), kind="stable")
     basis = range_words(points.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
     figure = modes_figure(mean_points(points), labels={name: metric_label(name) for name in _MODES}, truth=truth)
-    dotted = "dotted: as many samples of the true distribution"
-    return annotated(figure, plan, game, f"{basis}, scale {plan.scale}", dotted, "intervals: 95% over seeds, where several ran", notes)
+    truth_line = "dash-dotted: as many samples of the true distribution"
+    return annotated(figure, plan, game, f"{basis}, scale {plan.scale}", truth_line, "intervals: 95% over seeds, where several ran", notes)

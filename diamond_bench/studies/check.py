@@ -1,6 +1,5 @@
 """Refusals at planning: settings that are each valid but do not fit together. No torch."""
 
-from analysis.modes import VALID_DISTANCE
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs.games import SYNTHETIC, check_env
@@ -125,11 +124,8 @@ def _check_modes(config: RunConfig) -> None:
         )
     from diamond_bench.envs.synthetic import WORLDS
 
-    if config.env.minority_share <= VALID_DISTANCE:
-        raise UserError(
-            f"env.minority_share={config.env.minority_share}: the metric modes could not tell a blur of the two next frames from the "
-            f"likelier one; say more than {VALID_DISTANCE}"
-        )
+    if config.env.minority_share == 0:
+        raise UserError("env.minority_share=0.0: the metric modes needs frames that can go two ways; set it above 0")
     needed = WORLDS[config.game].past_frames
     if config.data.reference_context < needed:
         raise UserError(

@@ -190,7 +190,7 @@ KINDS: dict[str, Kind] = {
     "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 2, ("dataset",), keeps_checkpoint=True),
     "train_state_probe": Kind(TrainStateProbe, "diamond_bench.jobs.train_state_probe:run", 1, ("dataset",)),
     "evaluate_world_model": Kind(
-        EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 1, ("dataset", "world_model"), optional=("state_probe",)
+        EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 2, ("dataset", "world_model"), optional=("state_probe",)
     ),
     "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 2, keeps_checkpoint=True),
     "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),

@@ -154,7 +154,7 @@ def curves_file(store: Store, job: str) -> Path:
 HEADLINES = (
     *("test_return", "hns", "test_length", "real_steps"),
     *("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "fid_images"),
-    *("state_position_error", "state_presence_error", "mode_distance", "mode_valid_fraction", "mode_minority_share"),
+    *("state_position_error", "state_presence_error", "mode_cramer_distance", "mode_minority_share", "mode_off_axis"),
     *("sharpness_ratio", "nfe_per_frame", "frames_per_second"),
 )
 """Metrics shown first; the whole table is in results.parquet, or by `results --csv`."""
