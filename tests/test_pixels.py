@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from analysis.pixels import absolute_error, psnr, sharpness, squared_error, ssim
+from analysis.pixels import absolute_error, noise_level, psnr, sharpness, squared_error, ssim
 
 PAIRED = [absolute_error, squared_error, ssim]
 
@@ -66,19 +66,53 @@ def test_ssim_keeps_the_leading_shape_and_knows_no_chunks():
         ssim(a[..., :8, :8], b[..., :8, :8])
 
 
-def test_sharpness_is_the_slope_of_a_ramp():
+def test_sharpness_is_the_squared_slope_of_a_ramp():
     ramp = torch.linspace(0, 0.5, 11).expand(2, 3, 11, 11)
-    assert torch.allclose(sharpness(ramp), torch.tensor([0.05, 0.05]))
-    assert torch.allclose(sharpness(ramp.transpose(-1, -2)), torch.tensor([0.05, 0.05]))
+    assert torch.allclose(sharpness(ramp), torch.tensor([0.0025, 0.0025]))
+    assert torch.allclose(sharpness(ramp.transpose(-1, -2)), torch.tensor([0.0025, 0.0025]))
     green = ramp.clone()
     green[:, [0, 2]] = 0.0
-    assert torch.allclose(sharpness(green), torch.full((2,), 0.587 * 0.05))
-    noise = frames(1, 3, 32, 32)
-    blurred = torch.nn.functional.avg_pool2d(noise, 3, stride=1)
-    assert sharpness(blurred) < 0.6 * sharpness(noise)
+    assert torch.allclose(sharpness(green), torch.full((2,), (0.587 * 0.05) ** 2))
 
 
-@pytest.mark.parametrize("score", [*PAIRED, lambda a, b: sharpness(a)], ids=["absolute", "squared", "ssim", "sharpness"])
+def edge(width: int, size: int = 64) -> torch.Tensor:
+    """A vertical edge from 0 to 1 that rises linearly over `width` pixels."""
+    return (torch.arange(size, dtype=torch.float64) - 20).div(width).clamp(0, 1).expand(1, 3, size, size)
+
+
+@pytest.mark.parametrize("width", [3, 9, 21])
+def test_a_blurred_edge_is_as_much_less_sharp(width):
+    assert (sharpness(edge(width)) / sharpness(edge(1))).item() == pytest.approx(1 / width)
+
+
+def smooth(size: int = 64) -> torch.Tensor:
+    """A smooth grey image with values from 0.3 to 0.7."""
+    y, x = torch.meshgrid(torch.arange(size, dtype=torch.float64), torch.arange(size, dtype=torch.float64), indexing="ij")
+    return (0.5 + 0.2 * torch.sin(x / 15) * torch.cos(y / 19)).expand(1, 3, size, size)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05])
+def test_the_noise_of_a_smooth_image_is_recovered(level):
+    noise = level * torch.randn(64, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = noise_level((smooth() + noise).clamp(0, 1))
+    assert found.shape == (64,)
+    assert found.mean().item() == pytest.approx(level, rel=0.02)
+    assert noise_level(smooth()).item() < 2e-4
+
+
+@pytest.mark.parametrize("width", [1, 5, 21])
+def test_edges_are_no_noise(width):
+    straight = edge(width)
+    size = straight.shape[-1]
+    y, x = torch.meshgrid(torch.arange(size, dtype=torch.float64), torch.arange(size, dtype=torch.float64), indexing="ij")
+    oblique = ((x - 0.6 * y - 10) / width).clamp(0, 1).expand(1, 3, size, size)
+    assert noise_level(straight).item() < 1e-9
+    assert noise_level(oblique).item() < 1e-9
+
+
+@pytest.mark.parametrize(
+    "score", [*PAIRED, lambda a, b: sharpness(a), lambda a, b: noise_level(a)], ids=["absolute", "squared", "ssim", "sharpness", "noise"]
+)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.frechet import FeatureStatistics, frechet_distance, kernel_distance
-from analysis.pixels import absolute_error, sharpness, squared_error, ssim
+from analysis.pixels import absolute_error, noise_level, sharpness, squared_error, ssim
 from diamond_bench.config import Sampler
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.evaluation.rollouts import Key, Stretch, Tick, imagine, unit
@@ -37,12 +37,12 @@ class Metrics:
 
 def frame_errors(metrics: Metrics, imagined: Tensor, true: Tensor) -> dict[str, Array]:
     """Every metric of imagined against true frames, both (n, t, 3, h, w) uint8 -> arrays (n, t): drift (mean absolute error), mse,
-    ssim, perceptual distances, sharpness of the imagined."""
+    ssim, perceptual distances, sharpness and noise level of the imagined."""
     found: dict[str, list[Tensor]] = {}
     arithmetic(imagined.device.type, "fp32")  # ssim convolves: whatever a network before it ran in
     for a, b in zip(imagined.flatten(0, 1).split(_CHUNK), true.flatten(0, 1).split(_CHUNK), strict=True):
         x, y = unit(a), unit(b)
-        scores = {"drift": absolute_error(x, y), "mse": squared_error(x, y), "sharpness": sharpness(x)}
+        scores = {"drift": absolute_error(x, y), "mse": squared_error(x, y), "sharpness": sharpness(x), "noise": noise_level(x)}
         if "ssim" in metrics.names:
             scores["ssim"] = ssim(x, y)
         for name, distance in metrics.distances.items():

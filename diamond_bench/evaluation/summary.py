@@ -25,7 +25,7 @@ _AVERAGED = ("drift", "ssim", "lpips", "lpips_vgg")
 def rollout_rows(metrics: Sequence[str], errors: Arrays, baseline: str = "") -> list[Row]:
     """Means over trajectories and the horizon, and at its last step (`_final`), of errors (n, t).
 
-    PSNR is that of the mean squared error; sharpness is the imagined frames' over the true ones'.
+    PSNR is that of the mean squared error. Sharpness is the ratio of imagined to true frames, noise their difference.
     """
     rows = []
     for name in metrics:
@@ -38,6 +38,7 @@ def rollout_rows(metrics: Sequence[str], errors: Arrays, baseline: str = "") -> 
     if not baseline:
         true = float(errors["true_sharpness"].mean())
         rows.append(Row("sharpness_ratio", float(errors["sharpness"].mean()) / true if true > 0 else math.nan))
+        rows.append(Row("noise_excess", float(errors["noise"].mean() - errors["true_noise"].mean())))
     return rows
 
 

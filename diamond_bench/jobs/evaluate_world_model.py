@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from analysis.media import side_by_side, write_video
-from analysis.pixels import sharpness
+from analysis.pixels import noise_level, sharpness
 from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
@@ -88,7 +88,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
 
     names = work.metrics.names
     rows = [
-        *rollout_rows(names, {**rolled, "true_sharpness": baselines["true_sharpness"]}),
+        *rollout_rows(names, {**rolled, **{name: baselines[name] for name in ("true_sharpness", "true_noise")}}),
         *one_step_rows(ahead),
         *sample_rows(names, sampled),
     ]
@@ -236,7 +236,7 @@ def _rollout(work: _Work, rows: range) -> Arrays:
 
 
 def _baselines(work: _Work, rows: range) -> Arrays:
-    """The same errors of copying the last frame and of unrelated true frames, and the true frames' sharpness."""
+    """The same errors of copying the last frame and of unrelated true frames, and the true frames' sharpness and noise."""
 
     def compute() -> Arrays:
         play = stretch(work.references, rows, work.settings.horizon)
@@ -248,8 +248,10 @@ def _baselines(work: _Work, rows: range) -> Arrays:
                 errors = work.meter.errors(frames, rows, work.settings.horizon)
                 found |= {f"{prefix}{name}": v for name, v in errors.items()}
         work.parts.tick()
-        true = torch.cat([sharpness(unit(row)) for row in play.true]).reshape(play.true.shape[:2])
-        return found | {"true_sharpness": true.double().cpu().numpy()}
+        for name, measure in {"sharpness": sharpness, "noise": noise_level}.items():
+            true = torch.stack([measure(unit(row)) for row in play.true])
+            found[f"true_{name}"] = true.double().cpu().numpy()
+        return found
 
     return work.parts.get(f"baselines-{rows.start:06d}", "measuring baselines", 1, compute)
 

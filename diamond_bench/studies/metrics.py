@@ -87,6 +87,7 @@ METRIC_INFO: dict[str, Metric] = {
     "probe_position_median": Metric("state probe's position error, median", unit="pixels"),
     "probe_position_95": Metric("state probe's position error, 95% below", unit="pixels"),
     "sharpness_ratio": Metric("sharpness, imagined / true", "near 1"),
+    "noise_excess": Metric("noise, imagined minus true", unit="grey level, 0 to 1"),
     "mode_cramer_distance": Metric("Cramér distance to the true modes", "lower", "along the axis of the modes"),
     "mode_energy_distance": Metric("energy distance to the true next frames", "lower", "distance of the modes"),
     "mode_off_axis": Metric("distance from the axis of the modes (RMS)", "lower", "distance of the modes"),
