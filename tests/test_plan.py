@@ -32,7 +32,7 @@ def kinds(plan: object) -> dict[str, int]:
 
 def test_sampling_steps_shares_one_training_among_all_numbers_of_steps() -> None:
     plan = plan_study("sampling_steps")
-    assert kinds(plan) == {"collect_dataset": 2, "train_world_model": 10, "evaluate_world_model": 60}
+    assert kinds(plan) == {"collect_dataset": 2, "train_world_model": 10, "extract_features": 2, "evaluate_world_model": 60}
     assert {point.game for point in plan.points} == {"Breakout", "Boxing"}
     assert sorted({point.axes["n"] for point in plan.points}) == [1, 2, 3, 5, 10, 20]
     for ref, spec in plan.jobs.items():
@@ -346,7 +346,7 @@ def test_the_dry_run_prints_jobs_as_json_and_creates_nothing(tmp_path: Path) -> 
     command = [sys.executable, "-m", "diamond_bench", "sweep", "sampling_steps", "--dry-run", "--json", f"output_dir={tmp_path}/o"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     jobs = json.loads(done.stdout)
-    assert len(jobs) == 72
+    assert len(jobs) == 74
     assert set(jobs[0]) == {"id", "kind", "variants", "game", "seed", "needs", "state"}
     ids = {job["id"] for job in jobs}
     assert all(set(job["needs"]) <= ids for job in jobs)

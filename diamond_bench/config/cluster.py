@@ -72,6 +72,7 @@ class SlurmCluster:
     import_dataset: Resources = Resources()
     train_world_model: Resources = Resources()
     train_state_probe: Resources = Resources()
+    extract_features: Resources = Resources()
     evaluate_world_model: Resources = Resources()
     train_agent: Resources = Resources()
     import_agent: Resources = Resources()

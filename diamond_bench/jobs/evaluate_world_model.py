@@ -21,7 +21,6 @@ from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.diffusion.schedules import nfe
-from diamond_bench.errors import UserError
 from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
 from diamond_bench.evaluation.modes import Forks, find_forks, fork_samples, mode_rows
 from diamond_bench.evaluation.perceptual import inception_features, lpips_network
@@ -30,6 +29,7 @@ from diamond_bench.evaluation.state import STATE_PROBE, StateMeter, make_state_m
 from diamond_bench.evaluation.summary import COPY_LAST, UNRELATED, fid_rows, one_step_rows, rollout_rows, sample_rows
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, made_on, resolve
+from diamond_bench.jobs.extract_features import fid_positions, load_features
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.jobs.train_world_model import model_folder
@@ -101,7 +101,8 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     forked = join([_modes(work, work.forks, chosen) for chosen in _fork_batches(work)]) if work.forks is not None else {}
     rows += mode_rows(forked) if forked else []
     if work.metrics.features is not None:
-        rows += fid_rows(rolled["features"], *_true_features(work, train, device), seed=work.settings.seed)
+        true_features = load_features(context.inputs["true_features"], facts["weights"]["fid"])
+        rows += fid_rows(rolled["features"], *true_features, seed=work.settings.seed)
     seconds, frames = float(rolled["seconds"].sum()), rolled["drift"].size
     rows += _cost_rows(work, frames / seconds, seconds, device)
 
@@ -132,15 +133,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     one_step = one_step_windows(
         reference_windows(heldout, len(starts), *window, settings.seed, starts=starts), settings.num_one_step, settings.seed
     )
-    if "fid" in settings.metrics and len(train.frames) < settings.num_fid_images:
-        raise UserError(
-            f"evaluation.num_fid_images={settings.num_fid_images}: the floor of FID takes as many frames of the training data, which has "
-            f"{len(train.frames)}; lower it, or leave FID out of metrics="
-        )
     forks = find_forks(one_step, info) if "modes" in settings.metrics else None
     on_device = heldout.to(device)
-    positions = np.zeros(settings.num_trajectories * settings.horizon, bool)
-    positions[np.random.default_rng([settings.seed, _FID]).permutation(len(positions))[: settings.num_fid_images]] = True
     on_references = replace(references, episodes=on_device, first=references.first.to(device))
     meter = make_state_meter(context.inputs["state_probe"], dataset, on_references) if "state" in settings.metrics else None
     model, execution = _executed(model, config, len(one_step), train.frames.shape[-1], device)
@@ -155,7 +149,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
         metrics,
         on_references,
         replace(one_step, episodes=on_device, first=one_step.first.to(device)),
-        positions.reshape(settings.num_trajectories, settings.horizon),
+        fid_positions(settings.seed, settings.num_trajectories, settings.horizon, settings.num_fid_images),
         None if forks is None else replace(forks, windows=replace(forks.windows, episodes=on_device, first=forks.windows.first.to(device))),
         meter,
     )
@@ -209,7 +203,7 @@ def _ticks(settings: EvaluationConfig, one_step: int) -> int:
     """Progress of the whole job: a tick an imagined batch of frames, and one a batch of features."""
     rollouts = len(_batches(settings.num_trajectories, settings.batch_size)) * (settings.horizon + 1)
     samples = len(_batches(settings.num_sample_starts, _starts_a_batch(settings))) * settings.sample_horizon
-    features = 3 * -(-settings.num_fid_images // _FEATURE_BATCH) if "fid" in settings.metrics else 0
+    features = -(-settings.num_fid_images // _FEATURE_BATCH) if "fid" in settings.metrics else 0
     return rollouts + samples + len(_batches(one_step, _ONE_STEP_BATCH)) + features
 
 
@@ -292,20 +286,6 @@ def _features(work: _Work, frames: torch.Tensor) -> NDArray[np.float32]:
         out.append(work.metrics.features(batch).float().cpu().numpy())
         work.parts.tick()
     return np.concatenate(out) if out else np.zeros((0, 2048), np.float32)
-
-
-def _true_features(work: _Work, train: EpisodeSet, device: torch.device) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features of the true frames at the positions imagined ones were taken from, and of as many frames of the training data."""
-    num = work.settings.num_fid_images
-
-    def compute() -> Arrays:
-        other = np.random.default_rng([work.settings.seed, _FID, 1]).choice(len(train.frames), num, replace=False)
-        chosen = torch.from_numpy(work.fid_positions).to(device)
-        true = [_features(work, stretch(work.references, [i], work.settings.horizon).true[0][row]) for i, row in enumerate(chosen)]
-        return {"true": np.concatenate(true), "other": _features(work, train.frames[torch.from_numpy(other)].to(device))}
-
-    found = work.parts.get("true-features", "features of true frames", 2 * -(-num // _FEATURE_BATCH), compute)
-    return found["true"], found["other"]
 
 
 def _cost_rows(work: _Work, frames_per_second: float, seconds: float, device: torch.device) -> list[Row]:

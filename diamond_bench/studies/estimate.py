@@ -10,6 +10,7 @@ from pathlib import Path
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.models.inception_flops import INCEPTION_FLOPS
 from diamond_bench.models.probe_flops import LAYERS, probe_flops
 from diamond_bench.studies.agent_cost import agent_bytes, agent_work, num_epochs
 from diamond_bench.studies.jobspec import JobRef, JobSpec
@@ -17,6 +18,7 @@ from diamond_bench.studies.kinds import (
     CollectDataset,
     EvaluateAgent,
     EvaluateWorldModel,
+    ExtractFeatures,
     ImportAgent,
     ImportDataset,
     TrainAgent,
@@ -142,6 +144,8 @@ def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
     if isinstance(config, TrainStateProbe):
         size = _frame_size(spec, specs)
         return 3 * probe_flops(_OBJECTS, config.probe.channels, (size, size)) * config.probe.batch_size * config.probe.num_steps
+    if isinstance(config, ExtractFeatures):
+        return 2 * config.num_images * INCEPTION_FLOPS
     training = _training(spec, specs)
     forward = denoiser_flops(training.network, training.conditioning, _frame_size(spec, specs))
     if isinstance(config, TrainWorldModel):
@@ -164,7 +168,7 @@ def _num_windows(asked: int, dataset: JobSpec) -> int:
 
 
 def _metric_seconds(spec: JobSpec, device: str) -> float:
-    """Time in the metrics: the model and two baselines against the true frames, the samples, and three sets of images for FID."""
+    """Time in the metrics: the model and two baselines against the true frames, the samples, and the imagined images for FID."""
     if not isinstance(spec.config, EvaluateWorldModel):
         return 0.0
     evaluation = spec.config.evaluation
@@ -172,7 +176,7 @@ def _metric_seconds(spec: JobSpec, device: str) -> float:
     pairs = 3 * evaluation.num_trajectories * evaluation.horizon + samples
     seconds = sum(pairs / rate for metric, rate in _PAIRS_PER_SECOND.items() if metric in evaluation.metrics)
     if "fid" in evaluation.metrics:
-        seconds += 3 * evaluation.num_fid_images / _FID_IMAGES_PER_SECOND
+        seconds += evaluation.num_fid_images / _FID_IMAGES_PER_SECOND
     return seconds / (_GPU_SPEEDUP if device == "cuda" else 1.0)
 
 
@@ -182,6 +186,8 @@ def _bytes(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
         return 0.0
     if isinstance(config, TrainStateProbe):
         return 4.0 * config.probe.channels * (5 * 25 + LAYERS * 9 * config.probe.channels)
+    if isinstance(config, ExtractFeatures):
+        return 2.0 * _FEATURE_BYTES * config.num_images
     if isinstance(config, TrainAgent):
         return agent_bytes(config)
     pixels = _frame_size(spec, specs) ** 2
@@ -199,10 +205,12 @@ def _bytes(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
 
 
 def _passing_bytes(spec: JobSpec) -> float:
-    """Features of the imagined frames, the true ones and the training data's, removed when an evaluation is done."""
+    """Features of frames in finished parts, which are removed when the job is done."""
+    if isinstance(spec.config, ExtractFeatures):
+        return 2.0 * _FEATURE_BYTES * spec.config.num_images
     if not isinstance(spec.config, EvaluateWorldModel) or "fid" not in spec.config.evaluation.metrics:
         return 0.0
-    return 3.0 * _FEATURE_BYTES * spec.config.evaluation.num_fid_images
+    return 1.0 * _FEATURE_BYTES * spec.config.evaluation.num_fid_images
 
 
 def _training(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> TrainWorldModel | TrainAgent:
@@ -227,6 +235,8 @@ def _like(spec: JobSpec, specs: Mapping[JobRef, JobSpec], device: str = "") -> _
         device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
     if isinstance(spec.config, TrainStateProbe):
         network = f"{spec.config.probe.channels} channels"
+    elif isinstance(spec.config, ExtractFeatures):
+        network = "inception"
     else:
         trained = spec.config if isinstance(spec.config, TrainAgent) else _training(spec, specs)
         network = json.dumps(identity_fields(trained.network), sort_keys=True)

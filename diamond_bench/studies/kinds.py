@@ -63,7 +63,7 @@ class TrainWorldModel:
 @dataclass(frozen=True)
 class EvaluateWorldModel:
     """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training, or an agent that has one), and for the
-    metric state `state_probe`."""
+    metric state `state_probe`, for fid `true_features`."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -75,6 +75,18 @@ class TrainStateProbe:
     """Config of `train_state_probe`; its input `dataset` is a collected one, which says which game it is of. Always in fp32."""
 
     probe: ProbeConfig = ProbeConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+@dataclass(frozen=True)
+class ExtractFeatures:
+    """Config of `extract_features`: the settings of an evaluation that choose the true frames of FID and KID. Its input is `dataset`.
+    The network always runs in fp32."""
+
+    seed: int
+    num_trajectories: int
+    horizon: int
+    num_images: int
     execution: ExecutionConfig = ExecutionConfig()
 
 
@@ -189,8 +201,13 @@ KINDS: dict[str, Kind] = {
     "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 1),
     "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 2, ("dataset",), keeps_checkpoint=True),
     "train_state_probe": Kind(TrainStateProbe, "diamond_bench.jobs.train_state_probe:run", 1, ("dataset",)),
+    "extract_features": Kind(ExtractFeatures, "diamond_bench.jobs.extract_features:run", 1, ("dataset",)),
     "evaluate_world_model": Kind(
-        EvaluateWorldModel, "diamond_bench.jobs.evaluate_world_model:run", 2, ("dataset", "world_model"), optional=("state_probe",)
+        EvaluateWorldModel,
+        "diamond_bench.jobs.evaluate_world_model:run",
+        2,
+        ("dataset", "world_model"),
+        optional=("state_probe", "true_features"),
     ),
     "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 2, keeps_checkpoint=True),
     "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),

@@ -15,13 +15,20 @@ from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainStateProbe, TrainWorldModel
+from diamond_bench.studies.kinds import (
+    CollectDataset,
+    EvaluateWorldModel,
+    ExtractFeatures,
+    ImportDataset,
+    TrainStateProbe,
+    TrainWorldModel,
+)
 from diamond_bench.studies.spec import Study, load_study, points, with_overrides
 from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
 
-PER_GAME = ("dataset", "state_probe")
+PER_GAME = ("dataset", "state_probe", "true_features")
 """Roles whose job serves all seeds of a game."""
 
 
@@ -36,7 +43,7 @@ class Point:
     seed: int
     precision: str
     jobs: Mapping[str, JobRef]
-    """By role: dataset, world_model, evaluation, and state_probe where it is needed; in the protocol agent: agent, evaluation."""
+    """By role: dataset, world_model, evaluation, and if needed state_probe and true_features. In the protocol agent: agent, evaluation."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +170,16 @@ def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, j
     given = config.evaluation.world_model
     world_model = add(JobSpec("train_world_model", training, {"dataset": dataset})) if given is None else JobRef.parse(given)
     evaluating = EvaluateWorldModel(config.sampler, config.evaluation, of_imagination(config.execution))
-    probes: dict[str, JobRef] = {}
+    of_dataset: dict[str, JobRef] = {}
+    execution = replace(of_no_compilation(config.execution), precision="fp32")  # one job per dataset, whatever the precision
     if "state" in config.evaluation.metrics:
-        probing = TrainStateProbe(
-            config.probe, replace(of_no_compilation(config.execution), precision="fp32")
-        )  # one a dataset, whatever the precision
-        probes["state_probe"] = add(JobSpec("train_state_probe", probing, {"dataset": dataset}))
-    evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model, **probes}))
-    roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation, **probes}
+        of_dataset["state_probe"] = add(JobSpec("train_state_probe", TrainStateProbe(config.probe, execution), {"dataset": dataset}))
+    if "fid" in config.evaluation.metrics:
+        e = config.evaluation
+        extracting = ExtractFeatures(e.seed, e.num_trajectories, e.horizon, e.num_fid_images, execution)
+        of_dataset["true_features"] = add(JobSpec("extract_features", extracting, {"dataset": dataset}))
+    evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model, **of_dataset}))
+    roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation, **of_dataset}
     return Point(variant, arm, dict(axes), config.game, config.seed, config.execution.precision, roles)
 
 

@@ -1,0 +1,111 @@
+"""The job `extract_features`: Inception features of the true frames that FID and KID compare imagined frames with, once per dataset.
+
+Which frames these are depends on the dataset and on settings of the evaluation alone, so all variants and seeds of a study share them.
+"""
+
+import time
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diamond_bench.data.references import reference_windows
+from diamond_bench.data.static import load_info, load_split
+from diamond_bench.errors import UserError
+from diamond_bench.evaluation.perceptual import inception_features
+from diamond_bench.jobs.context import JobContext, Result
+from diamond_bench.jobs.parts import Arrays, Parts, save_arrays
+from diamond_bench.models.inception_flops import INCEPTION_FLOPS
+from diamond_bench.studies.kinds import ExtractFeatures
+
+FEATURES_FILE = "features.npz"
+_STREAM = 3
+"""Second entry of the seeds: the evaluation's stream of random numbers for FID."""
+_BATCH = 64
+_PART = 1024
+"""Images of a part, which is stored when it is finished."""
+
+
+def fid_positions(seed: int, num_trajectories: int, horizon: int, num_images: int) -> NDArray[np.bool_]:
+    """(num_trajectories, horizon): at which references and times a frame enters FID. `num_images` of them are True, drawn by `seed`."""
+    positions = np.zeros(num_trajectories * horizon, bool)
+    positions[np.random.default_rng([seed, _STREAM]).permutation(len(positions))[:num_images]] = True
+    return positions.reshape(num_trajectories, horizon)
+
+
+def run(config: ExtractFeatures, context: JobContext) -> Result:
+    """Leaves features.npz: `true` and `other`, each (num_images, 2048) float32, and `weights`, the SHA-256 of the network's file.
+
+    `true` are features of the references' frames at `fid_positions`, in the order of references and times. `other` are features of as
+    many frames of the training data. Raises Interrupted with the finished parts kept. Raises UserError if the dataset has too few frames
+    or if the weights are missing.
+    """
+    dataset, device = context.inputs["dataset"], torch.device(context.device)
+    context.progress(0, 1, "loading the network and the frames")
+    network = inception_features(device)
+    layout = load_info(dataset).content["heldout"]
+    train, heldout = load_split(dataset, "train").frames, load_split(dataset, "heldout")
+    if len(train) < config.num_images:
+        raise UserError(
+            f"evaluation.num_fid_images={config.num_images}: the floor of FID takes as many frames of the training data, which has "
+            f"{len(train)}; lower it, or leave fid out of metrics"
+        )
+    references = reference_windows(
+        heldout,
+        config.num_trajectories,
+        layout["reference_context"],
+        layout["reference_horizon"],
+        seed=config.seed,
+        starts=layout["reference_starts"],
+    )
+    times = torch.arange(config.horizon) + references.context
+    chosen = torch.from_numpy(fid_positions(config.seed, config.num_trajectories, config.horizon, config.num_images))
+    others = np.random.default_rng([config.seed, _STREAM, 1]).choice(len(train), config.num_images, replace=False)
+    sets = {
+        "true": (heldout.frames, (references.first[:, None] + times)[chosen]),
+        "other": (train, torch.from_numpy(others)),
+    }
+    parts = Parts(context, sum(-(-len(part) // _BATCH) for _, rows in sets.values() for part in rows.split(_PART)))
+    seconds, found = 0.0, {}
+
+    def features(frames: torch.Tensor, rows: torch.Tensor) -> Arrays:
+        started, out = time.perf_counter(), []
+        for batch in rows.split(_BATCH):
+            out.append(network(frames[batch]).cpu().numpy())
+            parts.tick()
+        return {"features": np.concatenate(out), "seconds": np.array([time.perf_counter() - started])}
+
+    for name, (frames, rows) in sets.items():
+        got = []
+        for i, part in enumerate(rows.split(_PART)):
+            ticks = -(-len(part) // _BATCH)
+            got.append(parts.get(f"{name}-{i:04d}", "features of true frames", ticks, partial(features, frames, part)))
+        found[name] = np.concatenate([arrays["features"] for arrays in got])
+        seconds += sum(float(arrays["seconds"].sum()) for arrays in got)
+    context.check_owner()
+    save_arrays(context.folder / FEATURES_FILE, {**found, "weights": np.array(network.sha256)})
+    images = sum(len(values) for values in found.values())
+    facts = {"images": images, "weights": {"fid": network.sha256}, "work": INCEPTION_FLOPS * images, "work_seconds": seconds}
+    return Result([], facts)
+
+
+def load_features(folder: Path, weights: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(true, other), each (num_images, 2048), as `run` left them in `folder`.
+
+    Raises UserError if they were computed with another weights file than the one whose SHA-256 is `weights`.
+    """
+    file = folder / FEATURES_FILE
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            true, other, found = stored["true"], stored["other"], str(stored["weights"])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} cannot be read ({error}); remove {folder} and run the sweep again") from error
+    if found != weights:
+        raise UserError(
+            f"{file}: its features were computed with the weights {found}, this machine has {weights}; use the same file of weights "
+            f"(`diamond-bench weights list` shows it), or remove {folder} and run the sweep again"
+        )
+    return true, other
