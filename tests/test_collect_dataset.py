@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diamond_bench.config import DataConfig, EnvConfig
+from diamond_bench.data.leaks import spread_windows
 from diamond_bench.data.minari_io import Episode, read_own_episodes
 from diamond_bench.data.references import count_leaks, reference_windows
 from diamond_bench.data.static import load_info, load_split
@@ -171,3 +172,26 @@ def test_a_single_leftover_frame_makes_no_episode(tmp_path: Path, collected: Pat
     train = load_split(tmp_path, "train")
     assert train.lengths.tolist() == [first - 1, 2]
     assert train.truncations.sum() == 2
+
+
+def test_references_from_several_games(tmp_path: Path) -> None:
+    data = dataclasses.replace(DATA, num_references=3, reference_horizon=11, windows_per_episode=1)
+    result = run(dataclasses.replace(CONFIG, data=data), JobContext(tmp_path))
+    heldout = load_split(tmp_path, "heldout")
+    windows = reference_windows(heldout, 3, 4, 11, seed=0, starts=result.info["heldout"]["reference_starts"])
+    assert sorted(windows.episode_numbers().tolist()) == [0, 1, 2]
+    offsets = windows.first.numpy() - heldout.starts.numpy()[windows.episode_numbers()]
+    assert (offsets % 15 == 0).all()
+    assert offsets.any(), "not every one is the first window of its game"
+    assert result.info["heldout"]["windows_per_episode"] == 1
+    assert (heldout.lengths <= 4 * 15).all()
+
+
+def test_spread_windows_are_one_from_each_equal_stretch() -> None:
+    starts = list(range(0, 120, 10))
+    for seed in range(20):
+        drawn = spread_windows(starts, 3, (seed,))
+        assert [start // 40 for start in drawn] == [0, 1, 2]
+        assert spread_windows(starts, 3, (seed,)) == drawn
+    assert spread_windows(starts[:2], 3, (0,)) == starts[:2]
+    assert spread_windows(starts, None, (0,)) == starts

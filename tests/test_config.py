@@ -10,7 +10,7 @@ import pytest
 from diamond_bench import compose
 from diamond_bench import config as c
 from diamond_bench.compose import base, parse, with_values
-from diamond_bench.config import RunConfig
+from diamond_bench.config import DataConfig, RunConfig
 from diamond_bench.errors import UserError
 from diamond_bench.studies.kinds import KINDS, CollectDataset, EvaluateWorldModel, TrainWorldModel, job_id
 from diamond_bench.typed import build, identity_fields, to_plain
@@ -199,5 +199,7 @@ def test_a_field_added_later_at_its_neutral_value_changes_no_identity() -> None:
 def test_known_identities() -> None:
     """Pinned: a change here orphans every artifact anybody has. Raise a kind's revision instead, and only when its results change."""
     assert job_id("collect_dataset", CollectDataset("Breakout"), {}) == "d83f13bd495bac22"
+    spread = CollectDataset("Breakout", data=DataConfig(windows_per_episode=2))
+    assert job_id("collect_dataset", spread, {}) != "d83f13bd495bac22"
     assert job_id("train_world_model", TrainWorldModel(seed=1), {"dataset": "0" * 16}) == "dc97c432d8991838"
     assert job_id("evaluate_world_model", EvaluateWorldModel(), {"dataset": "0" * 16, "world_model": "1" * 16}) == "d54026f442743085"

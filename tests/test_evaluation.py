@@ -203,3 +203,24 @@ def test_kept_frames_and_pictures(data: dict[str, EpisodeSet], tmp_path: Path, m
     assert pictured["true"].shape == pictured["imagined"].shape == (4, HORIZON, 16, 16, 3)
     assert np.array_equal(pictured["imagined"], frames[:4].transpose(0, 1, 3, 4, 2))
     assert (tmp_path / "e" / "media" / "rollout.mp4").stat().st_size > 0
+
+
+def test_each_number_knows_the_episode_it_comes_from(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = evaluate(tmp_path / "e", Predictor(), monkeypatch)
+    arrays = np.load(tmp_path / "e" / "arrays.npz")
+    frames = data["heldout"].frames.double() / 255
+    for row, episode in zip(arrays["drift"], arrays["episodes"], strict=True):
+        levels = [start for start in STARTS if start // 20 == episode]
+        curves = [[float((frames[s + CONTEXT + t] - frames[s + CONTEXT - 1]).abs().mean()) for t in range(HORIZON)] for s in levels]
+        assert any(np.allclose(row, curve, atol=1e-6) for curve in curves)
+    assert arrays["episodes"].dtype == np.int64
+    assert arrays["sample_episodes"].tolist() == arrays["episodes"][:3].tolist()
+    assert result.info["reference_episodes"] == len(set(arrays["episodes"].tolist()))
+
+
+def test_one_reference_has_no_unrelated_frames(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, evaluation=replace(SETTINGS, num_trajectories=1))
+    found = numbers(evaluate(tmp_path / "e", Predictor(), monkeypatch, config))
+    assert ("drift", "copy-last-frame") in found
+    assert ("drift", "unrelated-frames") not in found
+    assert not any(name.startswith("unrelated_") for name in np.load(tmp_path / "e" / "arrays.npz").files)

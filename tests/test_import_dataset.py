@@ -112,6 +112,15 @@ def test_interrupted_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert read[0] == read[1]
 
 
+def test_references_from_several_episodes(tmp_path: Path) -> None:
+    source = foreign(tmp_path / "source")
+    (tmp_path / "job").mkdir()
+    result = run(config(source, num_references=3, windows_per_episode=1, reference_horizon=7), JobContext(tmp_path / "job"))
+    heldout = load_split(tmp_path / "job", "heldout")
+    windows = reference_windows(heldout, 3, 4, 7, seed=0, starts=result.info["heldout"]["reference_starts"])
+    assert sorted(windows.episode_numbers().tolist()) == [0, 1, 2]
+
+
 def repeat(i: int, episode: dict[str, Any]) -> None:
     if i == 4:
         rng = np.random.default_rng(1)

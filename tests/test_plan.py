@@ -164,7 +164,6 @@ def test_overrides_sweep_star_the_scale_and_choose_seeds() -> None:
         ("sampling_steps", ["data.seed=9223372036854775808"], ["data.seed", "at most"]),
         ("sampling_steps", ["evaluation.seed=9223372036854775808"], ["evaluation.seed", "at most"]),
         ("sampling_steps", ["seeds=1000000000000"], ["seeds=1000000000000", "[1000000000000]"]),
-        ("sampling_steps", ["scale=tiny", "evaluation.num_trajectories=1"], ["num_trajectories=1", "unrelated-frames"]),
         ("sampling_steps", ["objective.loc=-inf"], ["objective.loc", "finite"]),
         ("diffusion_objective", ["objective=edm"], ["objective", "arms", "under another name"]),
         ("diffusion_objective", ["objective.sigma_offset_noise=0.1"], ["objective.sigma_offset_noise", "arms"]),

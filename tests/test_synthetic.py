@@ -317,6 +317,7 @@ def test_collected_trained_and_evaluated(game: str, tmp_path: Path) -> None:
     with np.load(next((tmp_path / "evaluate_world_model").glob("*/arrays.npz"))) as arrays:
         windows = int(rows["mode_windows", ""])
         assert arrays["modes_distances"].shape == (windows, 3, 2)
+        assert arrays["fork_episodes"].shape == arrays["modes_cramer"].shape == (windows,)
         assert (arrays["modes_spread"] > 0).all(), "the samples of a window have noise of their own"
 
 

@@ -118,6 +118,8 @@ class DataConfig:
     """Frames of each reference before its first imagined frame: the most past frames a variant may condition on."""
     reference_horizon: int = setting(1000, least=1)
     """Frames of each reference after its context: the longest horizon an evaluation may ask for."""
+    windows_per_episode: int | None = setting(None, least=1)
+    """At most so many references are taken from one held-out episode, spread over it; none takes every window, one after the other."""
     seed: int = setting(0, least=0)
     """Seed of the collection, apart from the run's: one dataset a game for all runs."""
 

@@ -81,3 +81,18 @@ class TrainingRuns:
 def window_starts(num_frames: int, window: int) -> range:
     """First frames of the disjoint windows of an episode of `num_frames` frames: laid end to end from its start, no frame shared."""
     return range(0, num_frames - window + 1, window)
+
+
+SPREAD = 4
+"""With a limit on the references per episode, a held-out game is played for so many times the frames that these references need."""
+
+
+def spread_windows(starts: Sequence[int], most: int | None, seed: tuple[int, ...]) -> list[int]:
+    """At most `most` of an episode's window starts, spread over the episode: one drawn by `seed` from each of `most` equal stretches.
+
+    All of them where `most` is none, or there are no more.
+    """
+    if most is None or len(starts) <= most:
+        return list(starts)
+    drawn = np.random.default_rng(seed).random(most)
+    return [starts[int((i + drawn[i]) / most * len(starts))] for i in range(most)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diamond_bench.data.leaks import Hashes, TrainingRuns, pair_hashes, run_length, window_starts
@@ -37,6 +38,10 @@ class Windows:
     def actions(self, which: slice | Tensor = slice(None)) -> Tensor:
         """(k, context + horizon) int64, action t taken after frame t; nothing depends on the last one."""
         return self.episodes.actions[self._rows(which)]
+
+    def episode_numbers(self) -> NDArray[np.int64]:
+        """(n,): number of the episode in which each window lies."""
+        return (torch.searchsorted(self.episodes.starts, self.first, right=True) - 1).cpu().numpy()
 
     def _rows(self, which: slice | Tensor) -> Tensor:
         return self.first[which, None] + torch.arange(self.context + self.horizon, device=self.first.device)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from diamond_bench.agent import load_agent
-from diamond_bench.data.leaks import TrainingRuns
+from diamond_bench.data.leaks import SPREAD, TrainingRuns, spread_windows
 from diamond_bench.data.minari_io import Episode
 from diamond_bench.envs.atari import Frame
 from diamond_bench.envs.experts import POLICIES, EpsilonGreedy, Policy, check_policy
@@ -28,7 +28,9 @@ def run(config: CollectDataset, context: JobContext) -> Result:
 
     An episode is a game: a lost life is recorded, not an end, and only the last game of a split is cut. Each has seeds of its own, from
     (data.seed, split, index), so it does not matter which attempt played it. Held-out windows that occur in training (data/leaks.py)
-    do not count. Raises Interrupted with finished games kept; UserError where the policy cannot give such references.
+    do not count. With data.windows_per_episode, at most so many windows of a held-out game are references.
+
+    Raises Interrupted with finished games kept; UserError where the policy cannot give such references.
     """
     return finished_result(context) or _Collection(config, context).run()
 
@@ -66,6 +68,7 @@ class _Collection:
                 "refused_as_leaks": refused,
                 "reference_context": self._data.reference_context,
                 "reference_horizon": self._data.reference_horizon,
+                **({} if self._data.windows_per_episode is None else {"windows_per_episode": self._data.windows_per_episode}),
             },
         }
         return publish(self._context, self._config.game.lower().replace("/", "-"), facts, train, heldout)
@@ -83,16 +86,19 @@ class _Collection:
         games: list[StoredEpisode] = []
         starts: list[int] = []
         row = refused = barren = 0
+        per_game = self._data.windows_per_episode
         while len(starts) < self._data.num_references:
-            game = self._game("heldout", len(games), (self._data.num_references - len(starts)) * self._window)
+            left = self._data.num_references - len(starts)
+            most = left if per_game is None else min(per_game, left)
+            game = self._game("heldout", len(games), most * self._window * (1 if per_game is None else SPREAD))
             if training.holds(game.pairs):
                 raise UserError(
                     f"held-out game {len(games)} of the {self._data.policy} policy occurs in training: its games are too much alike; "
                     f"raise data.epsilon, data.random_start_steps or env.max_noops"
                 )
             good, bad = training.split_windows(game.pairs, self._window)
+            starts += [row + start for start in spread_windows(good, most, (self._data.seed, len(games)))]
             games.append(game)
-            starts += [row + start for start in good]
             row += game.num_frames
             refused += len(bad)
             barren = 0 if good else barren + 1

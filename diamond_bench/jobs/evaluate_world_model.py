@@ -93,6 +93,8 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
         *sample_rows(names, sampled),
     ]
     for prefix, baseline in (("copy_", COPY_LAST), ("unrelated_", UNRELATED)):
+        if f"{prefix}drift" not in baselines:  # of one reference, no other one is unrelated
+            continue
         rows += rollout_rows(names, {name.removeprefix(prefix): v for name, v in baselines.items() if name.startswith(prefix)}, baseline)
     if work.meter is not None:
         for prefix, predictor in (("", ""), ("copy_", COPY_LAST), ("true_", STATE_PROBE)):
@@ -110,7 +112,8 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     shape = rolled["drift"].shape
     curves = {name: values.astype(np.float32) for name, values in {**rolled, **baselines}.items() if values.shape == shape}
     curves |= {name: values.astype(np.float32) for name, values in forked.items()}
-    save_arrays(context.folder / "arrays.npz", curves | {f"samples_{name}": values.astype(np.float32) for name, values in sampled.items()})
+    curves |= {f"samples_{name}": values.astype(np.float32) for name, values in sampled.items()}
+    save_arrays(context.folder / "arrays.npz", curves | _episodes(work))
     _keep_frames(work, rolled["frames"], context.folder)
     forward = denoiser_flops(work.model.description.network, work.model.description.conditioning, train.frames.shape[-1])
     return Result(rows, {**facts, "work": forward * nfe(config.sampler) * frames, "work_seconds": seconds})
@@ -155,6 +158,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     )
     facts = {
         "references": settings.num_trajectories,
+        "reference_episodes": len(np.unique(references.episode_numbers()[: settings.num_trajectories])),
         "references_refused_as_leaks": layout["refused_as_leaks"],
         "lost_life": "a reference may run across lost lives, never past the end of its game",
         "horizon": settings.horizon,
@@ -234,9 +238,10 @@ def _baselines(work: _Work, rows: range) -> Arrays:
 
     def compute() -> Arrays:
         play = stretch(work.references, rows, work.settings.horizon)
-        others = stretch(work.references, [(i + 1) % work.settings.num_trajectories for i in rows], work.settings.horizon)
         found = {f"copy_{name}": v for name, v in frame_errors(work.metrics, copy_last(play), play.true).items()}
-        found |= {f"unrelated_{name}": v for name, v in frame_errors(work.metrics, others.true, play.true).items()}
+        if work.settings.num_trajectories > 1:
+            others = stretch(work.references, [(i + 1) % work.settings.num_trajectories for i in rows], work.settings.horizon)
+            found |= {f"unrelated_{name}": v for name, v in frame_errors(work.metrics, others.true, play.true).items()}
         if work.meter is not None:
             for prefix, frames in (("copy_", copy_last(play)[:, :1]), ("true_", play.true)):
                 errors = work.meter.errors(frames, rows, work.settings.horizon)
@@ -277,6 +282,13 @@ def _modes(work: _Work, forks: Forks, rows: range) -> Arrays:
         return fork_samples(work.model, forks, rows, work.config.sampler, keys, work.parts.tick)
 
     return work.parts.get(f"modes-{rows.start:06d}", "sampling next frames", 1, compute)
+
+
+def _episodes(work: _Work) -> Arrays:
+    """Number of the held-out episode that each reference, sample start and fork comes from: what resampling by episode needs."""
+    numbers = work.references.episode_numbers()
+    found: Arrays = {"episodes": numbers[: work.settings.num_trajectories], "sample_episodes": numbers[: work.settings.num_sample_starts]}
+    return found if work.forks is None else found | {"fork_episodes": work.forks.windows.episode_numbers()}
 
 
 def _features(work: _Work, frames: torch.Tensor) -> NDArray[np.float32]:

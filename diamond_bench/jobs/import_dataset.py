@@ -10,8 +10,9 @@ import numpy.typing as npt
 from gymnasium import spaces
 from minari.dataset.minari_storage import MinariStorage
 
+from diamond_bench.config import DataConfig
 from diamond_bench.data.foreign import dataset_digest, find_dataset
-from diamond_bench.data.leaks import TrainingRuns, window_starts
+from diamond_bench.data.leaks import TrainingRuns, spread_windows, window_starts
 from diamond_bench.data.minari_io import Episode, open_dataset, read_episode
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
@@ -23,7 +24,8 @@ def run(config: ImportDataset, context: JobContext) -> Result:
     """Writes train/, heldout/ and dataset.json from the dataset `data.dataset` names: images of any size, discrete actions.
 
     Frames are resized by area to frame_size; grey ones become RGB. Whole episodes go to the held-out split, in an order drawn by
-    data.seed, until they hold num_references windows that occur in no other episode; of the rest, num_train_frames frames train.
+    data.seed, until they hold num_references windows that occur in no other episode; of the rest, num_train_frames frames train. With
+    data.windows_per_episode, at most so many windows of an episode are references.
     The environment is never built and nothing is downloaded. Raises Interrupted with converted episodes kept; UserError where
     the dataset is damaged, changed since it was planned, of another kind, holds an episode twice or too few of them.
     """
@@ -48,9 +50,7 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
     _refuse_duplicates(folder, episodes)
 
     order = np.random.default_rng(data.seed).permutation(total).tolist()
-    num_heldout, starts, refused = _split(
-        [episodes[i] for i in order], data.num_references, data.reference_context + data.reference_horizon
-    )
+    num_heldout, starts, refused = _split([episodes[i] for i in order], data)
     train: list[StoredEpisode] = []
     left = data.num_train_frames
     for index in order[num_heldout:]:
@@ -73,6 +73,7 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
             "refused_as_leaks": refused,
             "reference_context": config.data.reference_context,
             "reference_horizon": config.data.reference_horizon,
+            **({} if data.windows_per_episode is None else {"windows_per_episode": data.windows_per_episode}),
         },
     }
     return publish(context, "imported", facts, train, [episodes[i] for i in order[:num_heldout]])
@@ -140,24 +141,28 @@ def _refuse_duplicates(folder: object, episodes: Sequence[StoredEpisode]) -> Non
             raise UserError(f"{folder}: episodes {first} and {index} are the same; a held-out episode must not occur in training")
 
 
-def _split(episodes: Sequence[StoredEpisode], num_references: int, window: int) -> tuple[int, list[int], int]:
+def _split(episodes: Sequence[StoredEpisode], data: DataConfig) -> tuple[int, list[int], int]:
     """How many of the first episodes hold `num_references` usable windows, their first rows, and how many were refused as leaks."""
+    num_references, window = data.num_references, data.reference_context + data.reference_horizon
     possible = usable = 0
     for count in range(1, len(episodes)):
-        possible += len(window_starts(episodes[count - 1].num_frames, window))
+        there = len(window_starts(episodes[count - 1].num_frames, window))
+        possible += there if data.windows_per_episode is None else min(there, data.windows_per_episode)
         if possible < num_references:
             continue
         training = TrainingRuns([episode.pairs for episode in episodes[count:]])
         windows = [training.split_windows(episode.pairs, window) for episode in episodes[:count]]
-        usable = sum(len(good) for good, _ in windows)
+        taken = [spread_windows(good, data.windows_per_episode, (data.seed, i)) for i, (good, _) in enumerate(windows)]
+        usable = sum(map(len, taken))
         if usable >= num_references:
             _refuse_contained(training, episodes[:count])
             rows = np.cumsum([0, *(episode.num_frames for episode in episodes[:count])]).tolist()
-            starts = [row + start for row, (good, _) in zip(rows, windows, strict=False) for start in good]
+            starts = [row + start for row, chosen in zip(rows, taken, strict=False) for start in chosen]
             return count, starts, sum(len(bad) for _, bad in windows)
     raise UserError(
         f"the dataset's {len(episodes)} episodes hold {usable or possible} usable held-out windows of {window} frames beside at least one "
-        f"episode to train on, {num_references} are needed: lower data.num_references or data.reference_horizon, or bring more episodes"
+        f"episode to train on, {num_references} are needed: lower data.num_references or data.reference_horizon, "
+        f"{'' if data.windows_per_episode is None else 'raise data.windows_per_episode, '}or bring more episodes"
     )
 
 

@@ -198,8 +198,10 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
         first = of_panel[0].points[0]
         copied = unrelated = None
         if len({point.jobs["dataset"] for line in of_panel for point in line.points}) == 1:  # else they share no baseline
-            baselines = stored_arrays(store, first.jobs["evaluation"], "arrays.npz", "copy_drift", "unrelated_drift")
-            copied, unrelated = baselines["copy_drift"].mean(axis=0), float(baselines["unrelated_drift"].mean())
+            evaluation = first.jobs["evaluation"]
+            copied = stored_arrays(store, evaluation, "arrays.npz", "copy_drift")["copy_drift"].mean(axis=0)
+            others = stored_arrays(store, evaluation, "arrays.npz", "unrelated_drift", optional=True)  # one reference alone has none
+            unrelated = float(others["unrelated_drift"].mean()) if others else None
         panels.append(DriftPanel(f"{first.game}{f': {panel}' if panel else ''}", curves, unrelated, copied))
     band = band_words(curve for panel in panels for curve in panel.curves.values())
     seeds = [len(line.seeds) for line in lines]

@@ -86,8 +86,6 @@ def _check_evaluation(config: RunConfig) -> None:
         _check_modes(config)
     if "state" in evaluation.metrics:
         _check_state(config)
-    if evaluation.num_trajectories < 2:
-        raise UserError("evaluation.num_trajectories=1: the baseline unrelated-frames needs at least 2 trajectories")
     _at_most("conditioning.num_frames", config.conditioning.num_frames, "data.reference_context", data.reference_context)
     _at_most("evaluation.horizon", evaluation.horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.sample_horizon", evaluation.sample_horizon, "data.reference_horizon", data.reference_horizon)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diamond_bench.data.leaks import SPREAD
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
@@ -140,7 +141,8 @@ def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
         return agent_work(config)
     if isinstance(config, (CollectDataset, ImportDataset)):
         data = config.data
-        return data.num_train_frames + data.num_references * (data.reference_context + data.reference_horizon) * 1.5
+        longer = 1.5 if data.windows_per_episode is None else SPREAD
+        return data.num_train_frames + data.num_references * (data.reference_context + data.reference_horizon) * longer
     if isinstance(config, TrainStateProbe):
         size = _frame_size(spec, specs)
         return 3 * probe_flops(_OBJECTS, config.probe.channels, (size, size)) * config.probe.batch_size * config.probe.num_steps
