@@ -68,7 +68,7 @@ def make(inputs: Inputs) -> Made:
     heads += [Head("Runs", "runs"), Head("Paired", "paired"), Head("Margin", "margin")]
     notes = [
         "Difference: variant minus baseline, in the metric's unit. P(better): probability that a run of the variant is better.",
-        "Metric, baseline and margin are those that the study's file named before it ran; p is corrected over the study's variants.",
+        "Metric, baseline and margin are those that the study's file names; p is corrected over the study's variants.",
         *(note for study in inputs.studies for note in study.remarks),
     ]
     table = Table(tuple(heads), tuple(rows), frozenset(rules - {0}), tuple(dict.fromkeys(notes)))

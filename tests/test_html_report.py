@@ -172,7 +172,8 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
     assert "8 runs against 8 on the same checkpoints" in answer
     assert "do not mean by more than that margin" in answer
     assert "2 × the denoiser calls" in answer
-    assert "the smallest difference that matters is 0.01" in answer
+    assert "The smallest difference that matters is 0.01." in answer
+    assert "Not registered: " in answer
     with (saved.folder / "report" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["status"], row["metric"], row["variant"], row["verdict"]) for row in rows] == [("primary", "drift", "n=2", "better")]

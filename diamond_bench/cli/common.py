@@ -75,10 +75,32 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
         before = [old.command for old in load_plans(store.root, plan.study.name) if old.folder == saved.folder]
         if before and before[0] != plan.command:
             say(f"status, results and report of {plan.study.name} spoke of `{before[0]}`; from now on they speak of this command")
+        if plan.command.startswith("diamond-bench sweep "):  # an agent on its own answers no question
+            say_registration(saved, store)
         save_plan(plan, store.root)
         remember(saved.folder, plan.jobs)
 
     return begin, saved
+
+
+def say_registration(saved: Any, store: Any) -> None:
+    """Registers a plan where that is still possible, and says so; of a plan that was registered otherwise, how it stands."""
+    from diamond_bench.studies.files import DamagedFile
+    from diamond_bench.studies.registration import register, standing
+
+    def is_finished(ref: Any) -> bool:
+        return bool(store.state(ref).status == "done")
+
+    try:
+        registration, written = register(saved, is_finished)
+    except DamagedFile as error:
+        say(f"note: the study counts as not registered: {error}")
+        return
+    if written:
+        say(f"registered: {registration.file} (SHA-256 {registration.sha256})")
+    stands = standing(saved, {point.jobs["evaluation"] for point in saved.points if is_finished(point.jobs["evaluation"])})
+    if stands.kind not in ("registered", "planned look"):
+        say(f"note: {stands.sentence}")
 
 
 def run_jobs(plan: Any, store: Any) -> Any:

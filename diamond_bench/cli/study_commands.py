@@ -65,6 +65,33 @@ def sweep(
 
 
 @app.command()
+def register(
+    study: Study,
+    overrides: Overrides = None,
+    export: Annotated[Path | None, typer.Option("--export", help="Copy the registration to this file, to attach to a paper.")] = None,
+) -> None:
+    """Write down a study's comparison before any job runs; a sweep does it too. Repeat the overrides of the sweep."""
+    from diamond_bench.studies.plan import as_saved, plan_study
+    from diamond_bench.studies.registration import export_file, standing
+    from diamond_bench.studies.registration import register as write_registration
+
+    store = open_store(overrides)
+    plan = as_saved(plan_study(study, overrides or []), store.root)
+    store.require_writable()
+    with writing(store):
+        registration, _ = write_registration(plan, lambda ref: store.state(ref).status == "done", fewer_seeds=True)
+    finished = {point.jobs["evaluation"] for point in plan.points if store.state(point.jobs["evaluation"]).status == "done"}
+    stands = standing(plan, finished)
+    if stands.changes:
+        raise UserError(f"{registration.file} stays as it is, since evaluations of it have finished. {stands.sentence}")
+    say(stands.sentence)
+    if export is not None:
+        export_file(registration, export)
+        say(f"wrote {export}")
+    out.print(str(registration.file), markup=False)
+
+
+@app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="A study's name; all that were swept, where none is given.")] = None,
     overrides: Overrides = None,

@@ -13,6 +13,7 @@ from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, small_picture
 from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.registration import Standing
 from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Report:
     facts: StudyFacts
     jobs: "pd.DataFrame"
     comparison: Comparison
+    standing: Standing
     figures: tuple[Shown, ...]
     notes: tuple[str, ...]
 
@@ -52,7 +54,7 @@ def render(report: Report) -> str:
     """The page, at most PAGE_BYTES long as UTF-8."""
     plan, facts = report.plan, report.facts
     words: dict[str, Html] = {
-        "Answer": sections.answers(plan, report.comparison),
+        "Answer": sections.answers(plan, report.comparison, report.standing),
         "Jobs": sections.jobs(plan, facts, report.jobs),
         "Variants": sections.variants(plan, facts),
         "Results": sections.results(plan, facts),

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.report.comparison import Comparison, reasons
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, items, joined, table
-from diamond_bench.studies.margin import parse_margin
+from diamond_bench.report.registered import registered
 from diamond_bench.studies.metrics import METRIC_INFO, metric_label
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.provenance import provenance
+from diamond_bench.studies.registration import Standing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,32 +22,26 @@ _ORDER = ("failed", "damaged", "lost", "preempted", "blocked", "running", "not b
 _TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", "blocked": "warn", "done": "good"}
 
 
-def answers(plan: SavedPlan, found: Comparison) -> Html:
-    """One line a comparison of the study's primary metric."""
+def answers(plan: SavedPlan, found: Comparison, standing: Standing) -> Html:
+    """One line per comparison of the study's primary metric, and how it was registered."""
     variants = dict.fromkeys(point.variant for point in plan.points)
     if len(variants) == 1:
         words = f"The study has one variant, {next(iter(variants))}, so there is nothing to compare: its results are below."
         return el("div", el("p", words), class_="box")
     if found.problem:
-        return el("div", el("p", el("strong", "No answer: "), f"{found.problem}."), class_="box wrong")
+        box = el("div", el("p", el("strong", "No answer: "), f"{found.problem}."), class_="box wrong")
+        return joined([box, registered(plan, standing)])
     rows = found.primary.to_dict(orient="records")
     if not rows:
-        return el("div", el("p", el("strong", "No answer yet: "), "no variant can be compared."), class_="box wrong")
-    named = ", ".join(f"{key} = {value}" for key, value in plan.primary.get("baseline", {}).items())
-    margin = parse_margin(plan.primary.get("margin", 0.0), "margin").words()
-    stated = (
-        f"Stated in the study's file before it ran: {metric_label(found.metric)}, against {named}; the smallest difference that matters "
-        f"is {margin}. Better and worse are corrected for {len(rows)} comparison{'' if len(rows) == 1 else 's'} (Holm) and do not "
-        "mean by more than that margin: the interval says how much. Equivalent is each comparison's own interval, not corrected. "
-        "All else below is exploratory."
-    )
+        words = el("p", el("strong", "No answer yet: "), "no variant can be compared.")
+        return joined([el("div", words, class_="box wrong"), registered(plan, standing)])
     parts: list[Any] = []
     for base in dict.fromkeys(row["baseline"] for row in rows[:_MOST_LINES]):
         lines = [_answer_line(row) for row in rows[:_MOST_LINES] if row["baseline"] == base]
         parts.append(el("div", el("p", f"Against {base}:"), items(lines), class_="box"))
     if len(rows) > _MOST_LINES:
         parts.append(el("p", f"{len(rows) - _MOST_LINES} more comparisons are in comparison.csv.", class_="soft"))
-    return joined([*parts, el("p", stated, class_="soft")])
+    return joined([*parts, registered(plan, standing, len(rows))])
 
 
 def _answer_line(row: Mapping[Any, Any]) -> Html:
@@ -219,8 +214,8 @@ def comparison(found: Comparison) -> Html:
     rest = found.table[found.table["status"] != "primary"]
     if len(rest):
         caption = (
-            "Exploratory: not stated before the study ran. Each metric is corrected over these variants alone, and only the primary metric "
-            "has a margin."
+            "Exploratory: not the study's stated comparison. Each metric is corrected over these variants alone, and only the primary "
+            "metric has a margin."
         )
         parts.append(details(f"Exploratory comparisons ({len(rest)})", shown(rest, caption)))
     return joined(parts)

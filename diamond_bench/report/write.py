@@ -15,6 +15,7 @@ from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mix
 from diamond_bench.report.figures import study_figures
 from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
 from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.registration import Standing, standing
 from diamond_bench.studies.results import mixtures, pivot, save_results
 from diamond_bench.studies.store import Store
 
@@ -41,7 +42,8 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     if not evaluated and not jobs["status"].isin(["failed", "damaged", "lost"]).any():
         raise UserError(f"{plan.study} at scale {plan.scale} has no finished evaluation yet; run it with: {plan.command}")
     folder = plan.folder / "report"
-    digest = _digest(plan, facts, jobs)
+    stands = standing(plan, facts.done)
+    digest = _digest(plan, facts, jobs, stands)
     made = _made(folder / "report.json")
     if made["results"] == digest and all((folder / name).exists() for name in made["files"]):
         return [folder / name for name in made["files"]]
@@ -54,21 +56,22 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     notes += left_out
     tables = [
         _write_csv(pivot(facts.table), folder / "summary.csv"),
-        _write_csv(comparison.table, folder / "comparison.csv"),
+        _write_csv(comparison.table.assign(registration=stands.kind), folder / "comparison.csv"),
     ]
-    page = _write_page(plan, store, facts, jobs, comparison, shown, notes, folder)
+    page = _write_page(plan, store, facts, jobs, comparison, stands, shown, notes, folder)
     files = [page, *tables, *(file for figure in shown for file in figure.files)]
     for name in {Path(name).name for name in made["files"]} - {file.name for file in files}:
         (folder / name).unlink(missing_ok=True)
-    content = {"results": digest, "files": [file.name for file in files], "notes": notes, "comparison": _plain(comparison)}
+    told = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison)}
+    content = {"results": digest, "files": [file.name for file in files], **told}
     write_json(folder / "report.json", content, durable=False)
     return files
 
 
-def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame") -> str:
+def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: Standing) -> str:
     """Of all that the report shows, progress and times apart."""
     planned = [point.variant for point in plan.points]
-    about = [_VERSION, plan.scale, planned, plan.question, plan.note, plan.command, dict(plan.primary)]
+    about = [_VERSION, plan.scale, planned, plan.question, plan.note, plan.command, dict(plan.primary), stands.plain()]
     text = [json.dumps(about, default=str), jobs[["id", "status", "error"]].to_csv(index=False), facts.table.to_csv(index=False)]
     return hashlib.sha256("\n".join(text).encode(errors="backslashreplace")).hexdigest()
 
@@ -125,15 +128,15 @@ def _write_page(
     facts: StudyFacts,
     jobs: "pd.DataFrame",
     comparison: Comparison,
+    stands: Standing,
     shown: "list[Shown]",
     notes: list[str],
     folder: Path,
 ) -> Path:
     from diamond_bench.report.page import Report, render
 
-    write_atomic(
-        folder / "index.html", render(Report(plan, store, facts, jobs, comparison, tuple(shown), tuple(notes))).encode(), durable=False
-    )
+    report = Report(plan, store, facts, jobs, comparison, stands, tuple(shown), tuple(notes))
+    write_atomic(folder / "index.html", render(report).encode(), durable=False)
     return folder / "index.html"
 
 

@@ -47,6 +47,39 @@ def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
         raise
 
 
+def write_exclusive(path: Path, data: bytes) -> bool:
+    """Creates `path` (and its folder) with `data`, durably, and returns whether it did: an existing file is never changed.
+
+    Of several processes that write one path at the same time, exactly one is told that it did. Where the file system has hard links, no
+    reader sees half a file.
+    """
+    temporary = temporary_name(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _create(temporary, data)
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            try:
+                _create(path, data)
+            except FileExistsError:
+                return False
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_json(path: Path, content: Any, durable: bool = True) -> int:
     """Writes `content` as JSON and returns its size in bytes. Raises ValueError for NaN or infinity, which JSON cannot hold."""
     data = json.dumps(content, indent=1, allow_nan=False).encode()

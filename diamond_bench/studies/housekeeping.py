@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,9 +20,11 @@ from diamond_bench.studies.files import (
     temporary_name,
     unwritable,
     write_atomic,
+    write_exclusive,
     write_json,
 )
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.registration import registrations
 from diamond_bench.studies.store import COMPILED, Store, check_files
 
 _QUIET_SECONDS = 600.0
@@ -229,7 +231,7 @@ def merge(store: Store, other_root: Path) -> Merged:
                 copied.append(ref)
             except UserError as error:
                 refused.append(f"{ref}: {error}")
-    plans = _copy_plans(store, other, refused)
+    plans = _copy_plans(store, other, refused, {ref for ref, state in here.items() if state.status == "done"})
     return Merged(tuple(copied), tuple(present), tuple(refused), plans)
 
 
@@ -273,8 +275,8 @@ def _publish(store: Store, ref: JobRef, partial: Path) -> None:
     partial.rename(target)  # fails where somebody has made it anew meanwhile
 
 
-def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, ...]:
-    """Copies the plans missing here, and remembers the jobs of all of them."""
+def _copy_plans(store: Store, other: Store, refused: list[str], done_before: Collection[JobRef]) -> tuple[Path, ...]:
+    """Copies the plans missing here, with their registrations, and remembers the jobs of all of them."""
     copied = []
     for source in _records(other.root):
         target = store.root / source.relative_to(other.root)
@@ -287,4 +289,20 @@ def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, .
         if source.name == "plan.json" and not target.exists():
             write_atomic(target, source.read_bytes())
             copied.append(target)
+            _copy_registrations(source.parent, folder, refused, done_before)
     return tuple(copied)
+
+
+def _copy_registrations(source: Path, target: Path, refused: list[str], done_before: Collection[JobRef]) -> None:
+    """Copies a study's registrations, unless an evaluation of theirs had already finished here: then they would be untrue."""
+    try:
+        found = registrations(source)
+    except DamagedFile as error:
+        refused.append(str(error))
+        return
+    early = [ref for registration in found for ref in registration.evaluations.values() if ref in done_before]
+    if early:
+        refused.append(f"{source}: its registration is left, since {early[0]} had already finished here")
+        return
+    for registration in found:
+        write_exclusive(target / registration.file.name, registration.file.read_bytes())

@@ -56,7 +56,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Primary:
-    """The comparison the study was made for, stated before it runs."""
+    """The comparison that answers the study's question."""
 
     metric: str
     baseline: Mapping[str, Any]

@@ -1,0 +1,56 @@
+"""The registration of a study on its page: how it stands, and what was stated."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diamond_bench.report.markup import Html, el, items, joined
+from diamond_bench.studies.margin import parse_margin
+from diamond_bench.studies.metrics import metric_label
+from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.registration import Standing
+
+_TESTS = {
+    "permutation": "permutation test, which assumes that runs of the two sides could be exchanged where they do not differ",
+    "t": "Student's t test, which assumes normally distributed differences",
+}
+_TONE = {"registered": "good", "planned look": "good"}
+
+
+def registered(plan: SavedPlan, standing: Standing, comparisons: int = 0) -> Html:
+    """What the study states, under the sentence on its registration; `comparisons` is the size of the family of Holm's correction,
+    0 where there is no answer."""
+    tone = _TONE.get(standing.kind, "warn") if standing.confirmatory or standing.kind not in _TONE else "even"
+    lines = [el("p", el("span", standing.sentence, class_=tone))]
+    if standing.kind in ("changed", "seeds added") and standing.registration is not None:
+        content = standing.registration.content
+        lines.append(_stated("Registered", content["primary"], content["seeds"], content["games"]))
+    seeds, games = (list(dict.fromkeys(getattr(point, name) for point in plan.points)) for name in ("seed", "game"))
+    lines.append(_stated("This page" if len(lines) > 1 else "Stated", plan.primary, seeds, games))
+    corrected = "corrected" if plan.primary.get("holm_equivalence") else "not corrected"
+    reading = (
+        f"Better and worse are corrected for {comparisons} comparison{'' if comparisons == 1 else 's'} (Holm) and do not mean by more than "
+        f"that margin: the interval says how much. Equivalent is {corrected} for the number of comparisons. All else below is exploratory."
+    )
+    return joined([*lines, *([el("p", reading, class_="soft")] if comparisons else [])])
+
+
+def _stated(heading: str, primary: Mapping[str, Any], seeds: Sequence[int], games: Sequence[str]) -> Html:
+    """The parts of a statement, one line each."""
+    looks, groups = primary.get("looks", []), primary.get("variants", [])
+    against = ", ".join(f"{key} = {value}" for key, value in primary.get("baseline", {}).items())
+    parts = [
+        f"Metric: {metric_label(str(primary['metric']))}, against {against or 'no baseline'}.",
+        f"The smallest difference that matters is {parse_margin(primary.get('margin', 0.0), 'margin').words()}.",
+        f"Test: {_TESTS[primary.get('test', 'permutation')]}.",
+        f"Seeds: {_some(seeds)}. Games: {_some(games)}.",
+    ]
+    if groups:
+        named = "; ".join(", ".join(f"{key} = {' or '.join(map(str, values))}" for key, values in group.items()) for group in groups)
+        parts.append(f"Variants that answer the question: {named}.")
+    if looks:
+        parts.append(f"Planned looks at {', '.join(map(str, looks))} seeds; each spends the share of 5% that its seeds add.")
+    return joined([el("p", f"{heading}:", class_="soft"), items(parts)])
+
+
+def _some(values: Sequence[Any]) -> str:
+    return f"{', '.join(map(str, values[:10]))}{f' and {len(values) - 10} more' if len(values) > 10 else ''}"
