@@ -23,13 +23,12 @@ from diamond_bench.envs.ram_state import object_names, read_states
 from diamond_bench.errors import UserError
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.models.state_probe import StateProbe, decode
+from diamond_bench.studies.baselines import STATE_PROBE
 from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
 from diamond_bench.studies.rows import Row
 
 Array = NDArray[np.float64]
 
-STATE_PROBE = "state-probe"
-"""Predictor that is shown the true frames themselves: the probe's own error, the floor of the metric state."""
 POSITION, PRESENCE = "state_position_error", "state_presence_error"
 _FOLDER, _WEIGHTS, _DESCRIPTION = "probe", "model.safetensors", "model.json"
 _CHUNK = 256

@@ -8,16 +8,10 @@ from numpy.typing import NDArray
 
 from analysis.pixels import psnr
 from diamond_bench.evaluation.measures import distribution_distances
+from diamond_bench.studies.baselines import COPY_LAST, TRUE_FRAMES
 from diamond_bench.studies.rows import Row
 
 Arrays = Mapping[str, NDArray[np.floating]]
-
-COPY_LAST = "copy-last-frame"
-"""Predictor that repeats the last true frame it was shown."""
-UNRELATED = "unrelated-frames"
-"""The true future of another reference: the level at which nothing of the start is left."""
-TRUE_FRAMES = "true-frames"
-"""Other true frames: the floor of FID and KID at this number of images."""
 
 _AVERAGED = ("drift", "ssim", "lpips", "lpips_vgg")
 

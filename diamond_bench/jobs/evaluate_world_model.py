@@ -25,8 +25,8 @@ from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, 
 from diamond_bench.evaluation.modes import Forks, find_forks, fork_samples, mode_rows
 from diamond_bench.evaluation.perceptual import inception_features, lpips_network
 from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
-from diamond_bench.evaluation.state import STATE_PROBE, StateMeter, make_state_meter, state_rows
-from diamond_bench.evaluation.summary import COPY_LAST, UNRELATED, fid_rows, one_step_rows, rollout_rows, sample_rows
+from diamond_bench.evaluation.state import StateMeter, make_state_meter, state_rows
+from diamond_bench.evaluation.summary import fid_rows, one_step_rows, rollout_rows, sample_rows
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, made_on, resolve
 from diamond_bench.jobs.extract_features import fid_positions, load_features
@@ -37,6 +37,7 @@ from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.shape import IMAGE_CHANNELS
 from diamond_bench.studies.agents import AGENT_FOLDER
+from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, UNRELATED
 from diamond_bench.studies.kinds import EvaluateWorldModel
 from diamond_bench.world_model import WorldModel, load_world_model
 

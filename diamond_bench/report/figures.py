@@ -16,6 +16,7 @@ from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.mode_figures import mode_figures, threshold_figures
 from diamond_bench.report.state_figures import draw_states
+from diamond_bench.studies.baselines import COPY_LAST, shared_variant
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _STATES = ("state_position_error", "state_presence_error")
 _QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", *_STATES, "sharpness_ratio")
 _STEPS, _MILESTONE = "sampler.num_steps", "evaluation.milestone"
-_COPY_LAST = "copy-last-frame"
 _DRAWN_KIND = "evaluate_world_model"
 
 View = dict[str, Any]
@@ -71,7 +71,7 @@ def study_figures(
 
     for game, of_game in finished_points(plan, done).items():
         scores = table[(table["game"] == game) & table["seed"].notna() & (table["kind"] == _DRAWN_KIND)]
-        copied = table[(table["game"] == game) & (table["variant"] == _COPY_LAST)].set_index("metric")["value"].to_dict()
+        baselines = table[(table["game"] == game) & table["seed"].isna()]
         others = list(plan.axes)[1:]
         last = _last_values(plan, others)
         for view in _views(plan, of_game, others):
@@ -89,7 +89,7 @@ def study_figures(
                     yield figure("trajectories", game, group, view, last, partial(_grid_figure, plan, store, members, view, said))
             beside = [name for name in others if plan.axes[name]["key"] != _STEPS]
             for view in _views(plan, of_group, beside):
-                draw = partial(_quality_figure, plan, scores, of_group, view, copied, said)
+                draw = partial(_quality_figure, plan, scores, of_group, view, baselines, said)
                 yield figure("quality", game, group, view, _last_values(plan, beside), draw)
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
@@ -197,7 +197,7 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
             trajectories.add(values.shape[1])
         first = of_panel[0].points[0]
         copied = unrelated = None
-        if len({point.jobs["dataset"] for line in of_panel for point in line.points}) == 1:  # else they share no baseline
+        if shared_variant(plan, [point for line in of_panel for point in line.points], COPY_LAST):
             evaluation = first.jobs["evaluation"]
             copied = stored_arrays(store, evaluation, "arrays.npz", "copy_drift")["copy_drift"].mean(axis=0)
             others = stored_arrays(store, evaluation, "arrays.npz", "unrelated_drift", optional=True)  # one reference alone has none
@@ -239,20 +239,22 @@ def frame_times(horizon: int, most: int = 9) -> list[int]:
 
 
 def _quality_figure(
-    plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], view: View, copied: Mapping[Any, float], notes: str
+    plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], view: View, baselines: "pd.DataFrame", notes: str
 ) -> Drawn | None:
-    """Quality against NFE: a line each arm and value of the first axis, save where that is the number of steps; `copied` by metric. Where
-    each takes one number of calls, a row each."""
+    """Quality against NFE: a line per arm and value of the first axis, except where that is the number of steps. `baselines` are the game's
+    rows without a seed; copy-last-frame is drawn if all points share one. Where each group takes one number of calls, a row per group."""
     from analysis.curves import mean_points
     from analysis.figures import quality_figure
     from analysis.variant_figures import variant_figure
 
     first = [name for name in list(plan.axes)[:1] if plan.axes[name]["key"] != _STEPS]
+    points = [point for point in points if all(point.axes[name] == value for name, value in view.items())]
     groups = {
         point.variant: ", ".join(part for part in (point.arm, _at({name: point.axes[name] for name in first})) if part) or plan.study
         for point in points
-        if all(point.axes[name] == value for name, value in view.items())
     }
+    shared = shared_variant(plan, points, COPY_LAST)
+    copied: dict[Any, float] = baselines[baselines["variant"] == shared].set_index("metric")["value"].to_dict()
     nfe = scores[scores["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"]
     shown = scores[scores["variant"].isin(groups) & scores["metric"].isin(_QUALITY)]
     table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.studies.baselines import TRUE_DISTRIBUTION, shared_variant
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -17,20 +18,21 @@ if TYPE_CHECKING:
 
 _MODES = ("mode_cramer_distance", "mode_minority_share", "mode_off_axis", "mode_commitment", "mode_energy_distance")
 _STEPS = "sampler.num_steps"
-_TRUE_DISTRIBUTION = "true-distribution"
 
 
 def mode_figures(plan: SavedPlan, table: "pd.DataFrame", notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
     """One a game and group of arms, where evaluations measured modes."""
     scores = table[table["metric"].isin(_MODES) & table["seed"].notna()]
     nfe = table[table["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"].to_dict()
-    truths = table[table["variant"] == _TRUE_DISTRIBUTION]
+    truths = table[table["seed"].isna()]
     for game in dict.fromkeys(scores["game"]):
-        truth = truths[truths["game"] == game].drop_duplicates("metric").set_index("metric")["value"].to_dict()
         points = {point.variant: point for point in plan.points if point.game == game}
         for group in dict.fromkeys(_group(point.arm) for point in points.values()):
             lines = {variant: _line(plan, point) for variant, point in points.items() if _group(point.arm) == group}
             chosen = scores[(scores["game"] == game) & scores["variant"].isin(lines)]
+            shared = shared_variant(plan, [points[variant] for variant in lines], TRUE_DISTRIBUTION)
+            of_truth = truths[(truths["game"] == game) & (truths["variant"] == shared)]
+            truth = of_truth.set_index("metric")["value"].to_dict()
             if len(chosen):
                 stem = "-".join(part for part in ("modes", slug(game), slug(group)) if part)
                 title = ", ".join(part for part in (f"Modes of the next frame: {game}", group) if part)

@@ -7,6 +7,7 @@ import numpy as np
 
 from diamond_bench.envs.ram_state import OBJECTS
 from diamond_bench.report.drawing import Drawn, annotated, range_words, stored_arrays
+from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, shared_variant
 from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.studies.store import Store
 
@@ -45,7 +46,8 @@ def _panel(store: Store, variants: Sequence[tuple[str, Sequence[Point]]], measur
         curves[label or plan.study] = known_mean_curve(np.stack([stored_arrays(store, job, "arrays.npz", name)[name] for job in jobs]))
     first = variants[0][1][0]
     levels = {}
-    if len({point.jobs["dataset"] for _, points in variants for point in points}) == 1:  # else they share no baseline
+    of_panel = [point for _, points in variants for point in points]
+    if shared_variant(plan, of_panel, COPY_LAST) and shared_variant(plan, of_panel, STATE_PROBE):
         found = stored_arrays(store, first.jobs["evaluation"], "arrays.npz", f"copy_{name}", f"true_{name}")
         levels = {key: known_mean_curve(values[None]).mean for key, values in found.items()}
     most = 1.0 if measure == "state_presence_error" else None

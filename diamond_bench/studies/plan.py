@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from diamond_bench.compose import Override, base, groups, output_root, parse, sc
 from diamond_bench.config import Cluster, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies import agents
+from diamond_bench.studies.baselines import differing_settings
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.files import read_json, write_json
@@ -217,6 +218,8 @@ class SavedPlan:
     jobs: tuple[JobRef, ...]
     points: tuple[Point, ...]
     folder: Path
+    baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By id of an evaluation: its values of the settings in which evaluations of its game differ (studies/baselines.py)."""
 
 
 def save_plan(plan: Plan, root: Path) -> SavedPlan:
@@ -274,6 +277,7 @@ def _content(plan: Plan) -> dict[str, Any]:
             "looks": list(study.primary.looks),
             "holm_equivalence": study.primary.holm_equivalence,
         },
+        "baseline_settings": differing_settings(plan.jobs, plan.points),
         "jobs": [list(ref) for ref in plan.jobs],
         "points": [
             [
@@ -299,6 +303,14 @@ def _from_content(content: Mapping[str, Any], folder: Path) -> SavedPlan:
         )
         jobs = tuple(JobRef(*ref) for ref in content["jobs"])
         texts = {key: str(content[key]) for key in ("study", "question", "note", "protocol", "scale", "command")}
-        return SavedPlan(**texts, axes=axes, primary=content["primary"], jobs=jobs, points=cells, folder=folder)
+        return SavedPlan(
+            **texts,
+            axes=axes,
+            primary=content["primary"],
+            jobs=jobs,
+            points=cells,
+            folder=folder,
+            baseline_settings=content.get("baseline_settings", {}),
+        )
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{folder / 'plan.json'}: damaged; run the study's sweep again to write it anew") from None

@@ -1,10 +1,10 @@
 """The results table: one row a number, joined from a plan's points and the store's finished jobs."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.studies.baselines import DATASET, baseline_variant
 from diamond_bench.studies.files import write_atomic
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -18,13 +18,9 @@ COLUMNS = (
     "compiled",
 )  # fmt: skip
 """Columns of every results table; one more follows for each axis of the study (axis.n, ...). A baseline's rows carry its name as the
-variant and no seed, those of a dataset `dataset`. A baseline's rows are of no one job: every evaluation of its game computes them, and
+variant (with the settings in which the plan's evaluations differ, if any: studies/baselines.py) and no seed, those of a dataset
+`dataset`. A baseline's rows are of no one job: every evaluation of its game computes them, and
 `job` is empty. `measured` marks time and memory: numbers of a machine, that another run does not reproduce."""
-
-DATASET = "dataset"
-"""The variant's name in rows that tell of a dataset itself."""
-_SAME = 1e-5
-"""Relative difference below which two evaluations' baselines are one: batches of other sizes round them otherwise."""
 
 
 def finished_results(plan: SavedPlan, store: Store) -> dict[JobRef, StoredResult]:
@@ -38,7 +34,7 @@ def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult]
     import pandas as pd
 
     found = finished_results(plan, store) if stored is None else stored
-    seen: dict[tuple[str, ...], list[float]] = {}
+    seen: set[tuple[str, ...]] = set()
     rows: list[list[Any]] = []
     of_baselines: list[list[Any]] = []
     for point in plan.points:
@@ -64,25 +60,22 @@ def _axis_column(values: Sequence[Any]) -> "pd.Series[Any]":
     return pd.Series([value if value is None else str(value) for value in values], dtype="object")
 
 
-def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: dict[tuple[str, ...], list[float]]) -> Iterator[list[Any]]:
+def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: set[tuple[str, ...]]) -> Iterator[list[Any]]:
     ref = point.jobs[role]
     for row in result.rows:
-        of_all = DATASET if role == DATASET else row.get("baseline", "")
+        baseline = DATASET if role == DATASET else row.get("baseline", "")
+        of_all = baseline_variant(plan, point, baseline) if baseline else ""
         if of_all:
-            shown = seen.setdefault((of_all, row["metric"], point.jobs.get(DATASET, ref).id), [])
-            if any(_same(row["value"], value) for value in shown):  # every evaluation computes the baselines; they are shown once
+            key = (of_all, row["metric"], point.jobs.get(DATASET, ref).id)
+            if key in seen:  # every evaluation with these settings computes the baseline, up to the last bits; it is shown once
                 continue
-            shown.append(row["value"])
+            seen.add(key)
         start = [plan.study, of_all or point.variant, point.game, None if of_all else point.seed, plan.scale, plan.protocol]
         job = "" if of_all and role != DATASET else ref.id
         numbers = [row["metric"], row["value"], job, row["measured"], "" if of_all else point.arm]
         origin = [ref.kind, result.recorded.get("revision"), "" if role == DATASET else point.precision]
         origin.append("" if role == DATASET else result.info.get("execution", {}).get("compile", "none"))
         yield start + numbers + origin + [None if of_all else value for value in point.axes.values()]
-
-
-def _same(one: float, other: float) -> bool:
-    return one == other or (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=_SAME)
 
 
 def mixtures(table: "pd.DataFrame") -> list[str]:

@@ -1,0 +1,101 @@
+"""Reference predictors of a results table (copy-last-frame, ...), told apart by the evaluation settings they were computed under. No torch.
+
+A baseline's number depends on settings: the error of copying the last frame grows with the horizon. Where the evaluations of one game
+differ in such settings, the differing ones are part of the baseline's name in every table and figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.config import EvaluationConfig
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.typed import to_plain
+
+if TYPE_CHECKING:
+    from diamond_bench.studies.plan import Point, SavedPlan
+
+COPY_LAST = "copy-last-frame"
+"""Predictor that repeats the last true frame it was shown."""
+UNRELATED = "unrelated-frames"
+"""The true future of another reference: the level at which nothing of the start is left."""
+TRUE_FRAMES = "true-frames"
+"""Other true frames: the floor of FID and KID at this number of images."""
+TRUE_DISTRIBUTION = "true-distribution"
+"""As many samples of the true distribution: what a perfect model would score with so many."""
+STATE_PROBE = "state-probe"
+"""Predictor that is shown the true frames themselves: the probe's own error, the floor of the metric state."""
+DATASET = "dataset"
+"""The variant's name in rows about a dataset itself."""
+
+_ROLLOUTS = ("horizon", "num_trajectories", "seed")
+_DEPENDS: Mapping[str, tuple[str, ...]] = {
+    COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon"),
+    UNRELATED: _ROLLOUTS,
+    TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images"),
+    TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
+    STATE_PROBE: (*_ROLLOUTS, "probe."),
+    DATASET: (),
+}
+"""Settings of an evaluation that change a baseline's numbers; besides, all baselines depend on the dataset (data.*, env.*)."""
+_NEVER = ("metrics", "batch_size", "milestone", "world_model", "keep_frames")
+
+
+def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence["Point"]) -> dict[str, dict[str, Any]]:
+    """By id of an evaluation: its values of the settings in which the evaluations of its game differ. Evaluations without such settings are
+    left out. Settings of the dataset and the state probe have their dotted keys."""
+    found: dict[str, dict[str, Any]] = {}
+    for game in dict.fromkeys(point.game for point in points):
+        ways: dict[tuple[Any, ...], list[str]] = {}
+        for point in points:
+            ref = point.jobs["evaluation"]
+            if point.game == game and ref.kind == "evaluate_world_model":
+                way = (jobs[ref].config.evaluation, point.jobs.get("dataset"), point.jobs.get("state_probe"))
+                ways.setdefault(way, []).append(ref.id)
+        if len(ways) < 2:
+            continue
+        settings = {way: _settings(way, jobs) for way in ways}
+        names = dict.fromkeys(name for values in settings.values() for name in values)
+        differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
+        for way, ids in ways.items():
+            own = {name: settings[way].get(name) for name in differing}
+            found |= {identity: own for identity in ids if own}
+    return found
+
+
+def _settings(way: tuple[Any, ...], jobs: Mapping[JobRef, JobSpec]) -> dict[str, Any]:
+    evaluation, dataset, probe = way
+    found = {f.name: to_plain(getattr(evaluation, f.name)) for f in fields(EvaluationConfig) if f.name not in _NEVER}
+    for ref, prefix in ((dataset, ""), (probe, "probe")):
+        if ref in jobs:
+            config = to_plain(jobs[ref].config)
+            found |= _flat(config.get(prefix, {}) if prefix else {key: config[key] for key in ("env", "data")}, prefix)
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}.{name}" if prefix else name
+        found |= _flat(value, key) if isinstance(value, Mapping) else {key: value}
+    return found
+
+
+def baseline_variant(plan: "SavedPlan", point: "Point", baseline: str) -> str:
+    """What a table calls a baseline as this point's evaluation computed it, such as "copy-last-frame, horizon=50".
+
+    The plain name where all evaluations of the game have the same settings, as far as this baseline depends on them.
+    """
+    own = plan.baseline_settings.get(point.jobs["evaluation"].id, {})
+    depends = _DEPENDS.get(baseline, tuple(f.name for f in fields(EvaluationConfig)))
+    prefixes = ("data.", "env.", *(name for name in depends if name.endswith(".")))
+    parts = [f"{key}={value}" for key, value in own.items() if key.startswith(prefixes) or key in depends]
+    return ", ".join([baseline, *parts])
+
+
+def shared_variant(plan: "SavedPlan", points: Sequence["Point"], baseline: str) -> str | None:
+    """The baseline that all these points share, as a table calls it; None where their datasets or settings differ."""
+    if len({point.jobs.get("dataset") for point in points}) > 1:
+        return None
+    names = {baseline_variant(plan, point, baseline) for point in points}
+    return names.pop() if len(names) == 1 else None

@@ -1,0 +1,77 @@
+"""Baselines of evaluations with different settings: each has a row of its own, and figures draw the one that fits."""
+
+from pathlib import Path
+
+import pytest
+from test_report import finish, planned
+
+from diamond_bench.report.figures import study_figures
+from diamond_bench.studies.baselines import COPY_LAST, DATASET, TRUE_DISTRIBUTION, TRUE_FRAMES, baseline_variant, shared_variant
+from diamond_bench.studies.plan import Plan, SavedPlan, load_plans, save_plan
+from diamond_bench.studies.results import collect, finished_results, pivot
+from diamond_bench.studies.store import Store
+
+
+def swept(plan: Plan, folder: Path) -> tuple[SavedPlan, Store]:
+    """The plan with finished jobs; copy-last-frame's error is 0.5 + horizon / 100."""
+    store = Store(folder / "outputs", say=lambda text: None)
+    for spec in plan.jobs.values():
+        finish(store, spec, noise=spec.config.evaluation.horizon / 100 if spec.kind == "evaluate_world_model" else 0.0)
+    return save_plan(plan, store.root), store
+
+
+def test_two_horizons_are_two_baselines(tmp_path: Path) -> None:
+    saved, store = swept(planned(tmp_path, ["evaluation.horizon=4,8", "sampler.num_steps=1,2"]), tmp_path)
+    table = collect(saved, store)
+    copied = table[table["variant"].str.startswith(COPY_LAST)].set_index("variant")["value"].to_dict()
+    assert copied == pytest.approx({"copy-last-frame, horizon=4": 0.54, "copy-last-frame, horizon=8": 0.58})
+    lines = pivot(table, ["drift"]).set_index("variant")["drift"]
+    assert lines["copy-last-frame, horizon=4"] == "0.54", "one number, and no interval over pooled settings"
+    assert load_plans(store.root)[0].baseline_settings == saved.baseline_settings
+    by_horizon = {point.axes["horizon"]: baseline_variant(saved, point, COPY_LAST) for point in saved.points}
+    assert by_horizon == {4: "copy-last-frame, horizon=4", 8: "copy-last-frame, horizon=8"}
+    assert shared_variant(saved, saved.points, COPY_LAST) is None
+    assert baseline_variant(saved, saved.points[0], TRUE_DISTRIBUTION) == TRUE_DISTRIBUTION, "it does not depend on the horizon"
+
+
+def test_a_quality_figure_draws_the_baseline_of_its_horizon(tmp_path: Path) -> None:
+    axes = "axes: {T: {key: evaluation.horizon, values: [4, 8]}, n: {key: sampler.num_steps, values: [1, 2]}}\n"
+    arms = "arms: {short/a: {evaluation.horizon: 4}, long/a: {evaluation.horizon: 8}}\n"
+    levels = {}
+    for name, more in (("arms", arms + "axes: {n: {key: sampler.num_steps, values: [1, 2]}}\n"), ("axes", axes)):
+        (tmp_path / name).mkdir()
+        saved, store = swept(planned(tmp_path / name, more=more), tmp_path / name)
+        done = finished_results(saved, store)
+        for figure in study_figures(saved, store, collect(saved, store), done):
+            if figure.kind == "quality":
+                drawn = figure.draw()
+                assert drawn is not None
+                panel = next(ax for ax in drawn.figure.axes if ax.get_title().startswith("drift"))
+                found = [line for line in panel.get_lines() if line.get_label() == "copy last frame"]
+                levels[figure.stem] = [float(line.get_ydata()[0]) for line in found]
+    assert levels["quality-Pong-short"] == pytest.approx([0.54])
+    assert levels["quality-Pong-long"] == pytest.approx([0.58])
+    assert levels["quality-Pong"] == [], "both horizons in one figure share no baseline"
+
+
+def test_one_setting_keeps_the_plain_names(tmp_path: Path) -> None:
+    saved, store = swept(planned(tmp_path, ["evaluation.batch_size=1,2", "sampler.num_steps=1,2"]), tmp_path)
+    assert saved.baseline_settings == {}
+    table = collect(saved, store)
+    assert list(table[table["seed"].isna()]["variant"]) == ["dataset", COPY_LAST]
+
+
+def test_two_datasets_of_a_game_are_told_apart(tmp_path: Path) -> None:
+    saved, store = swept(planned(tmp_path, ["data.epsilon=0.5,1.0"]), tmp_path)
+    table = collect(saved, store)
+    unseeded = set(table[table["seed"].isna()]["variant"])
+    assert unseeded == {f"{name}, data.epsilon={value}" for name in (DATASET, COPY_LAST) for value in (0.5, 1.0)}
+
+
+def test_the_number_of_images_is_of_true_frames_alone(tmp_path: Path) -> None:
+    metrics = ["metrics=[drift,fid]", "evaluation.num_trajectories=3", "evaluation.horizon=700", "data.reference_horizon=700"]
+    plan = planned(tmp_path, [*metrics, "evaluation.num_fid_images=2048,2100", "data.num_train_frames=3000"])
+    saved = save_plan(plan, tmp_path)
+    names = {baseline: {baseline_variant(saved, point, baseline) for point in saved.points} for baseline in (TRUE_FRAMES, COPY_LAST)}
+    assert names[TRUE_FRAMES] == {"true-frames, num_fid_images=2048", "true-frames, num_fid_images=2100"}
+    assert names[COPY_LAST] == {COPY_LAST}
