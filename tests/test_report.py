@@ -248,7 +248,7 @@ def test_the_estimate_counts_what_is_kept_and_what_passes(tmp_path: Path) -> Non
         return found.device_hours, found.gigabytes, found.passing_gigabytes
 
     hours, kept, passing = cost()
-    assert passing == pytest.approx(3 * 8192 * 20_000 / 1e9)
+    assert passing == pytest.approx(8192 * 20_000 / 1e9)  # features of imagined frames; those of true frames are a job of their own
     assert 400 * 1000 * 64 / 1e9 < kept < 0.2
     assert cost("metrics=[drift]")[0] < hours
     assert cost("metrics=[drift]", "evaluation.num_one_step=0")[0] > cost("metrics=[drift]")[0]
