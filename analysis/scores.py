@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.aggregates import MIN_RUNS, ScoreError
+from analysis.score_curves import not_rankable, published_curves, refuse_curves, training_only
 from analysis.score_files import COLUMNS, Fields, nearest, nearest_game, read_fields
 from analysis.score_files import ScoreFileError as ScoreFileError  # what read_scores raises
 
@@ -21,8 +22,13 @@ CONDITIONS = ("protocol", "protocol_record", "scale", "revision")
 """Columns that one's own results may carry besides: within one entry each must have one value."""
 
 _DATA = Path(__file__).parent / "published"
-_MANY_SEEDS, _MOST_ENTRIES = 1000, 10_000
+MOST_RUNS = 50
+"""Runs a game above which a claim is doubted: world models publish 5. The 100 runs of CURL, SPR and DrQ(eps) are known and footnoted."""
+
+_MOST_ENTRIES = 10_000
 _FARTHEST_HNS = (-5.0, 100.0)  # every published run lies within -0.8 and 14.4
+_PSEUDO = "Episodes of one training that are counted as runs make intervals far too narrow (pseudo-replication)"
+_SAME_NAME = "of this method returns of training episodes alone are published; rankings need scores of test episodes"
 _SHOWN = 10  # entries named by one kind of flag
 _OF_IQM = ("iqm of means", "mixed iqm")
 _DECISIVE = ("environment id", "sticky actions", "no-ops", "test policy", "episodes averaged", "real steps")
@@ -74,9 +80,11 @@ def entries(frame: pd.DataFrame) -> list[Entry]:
 
 
 def select(frame: pd.DataFrame, method: str, source: str) -> pd.DataFrame:
-    """The rows of one entry. ScoreError, naming the nearest, where there is none."""
+    """The rows of one entry. ScoreError, naming the nearest, where there is none, and for a method with training episodes alone."""
     of_method = frame[frame["method"] == method]
     if of_method.empty:
+        if method in training_only():
+            raise ScoreError(not_rankable(method))
         raise ScoreError(f"no scores of method {method!r}: {nearest(method, frame['method'].unique())}")
     chosen = of_method[of_method["source"] == source]
     if chosen.empty:
@@ -95,10 +103,12 @@ def kind_of(frame: pd.DataFrame) -> str:
 def runs_by_game(frame: pd.DataFrame, column: str = "hns") -> dict[str, Array]:
     """hns (or score) of each run of one entry by game, in order of seed; one value where a mean was published.
 
-    ScoreError: no rows, more than one entry, mixed CONDITIONS or kinds, a run given twice, a value that is not finite.
+    ScoreError: no rows, more than one entry, returns of training episodes, mixed CONDITIONS or kinds, a run given twice, a value that is
+    not finite.
     """
     if frame.empty:
         raise ScoreError("there are no scores to aggregate")
+    refuse_curves(frame, _name(frame))
     if len(found := entries(frame)) > 1:
         raise ScoreError(f"scores of {len(found)} entries do not belong into one aggregate: {', '.join(map(str, found[:4]))}; select one")
     for condition in CONDITIONS:
@@ -151,7 +161,7 @@ def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] |
     """What differs between entries (label -> frame of one entry) that stand beside each other in one table or figure.
 
     IQM of means beside IQM of runs (`iqm`: the labels whose IQM is shown; None: all), too few runs for an interval (`intervals`: whether
-    any are shown), other games, other protocols.
+    any are shown), more runs than MOST_RUNS, other games, other protocols.
     """
     notes = []
     kinds = {label: kind_of(frame) for label, frame in frames.items() if iqm is None or label in iqm}
@@ -161,7 +171,9 @@ def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] |
         notes.append(
             f"IQM of game means ({', '.join(means)}) and IQM of runs ({', '.join(runs)}) are different quantities: do not rank across them."
         )
-    fewest = {label: min(map(len, runs_by_game(frame, "score").values())) for label, frame in frames.items()}
+    numbers_of_runs = {label: [len(runs) for runs in runs_by_game(frame, "score").values()] for label, frame in frames.items()}
+    notes += _implausible({label: max(numbers) for label, numbers in numbers_of_runs.items()}, frames)
+    fewest = {label: min(numbers) for label, numbers in numbers_of_runs.items()}
     if intervals and (few := [label for label, number in fewest.items() if number < MIN_RUNS]):
         notes.append(f"No interval for {', '.join(few)}: it needs at least {MIN_RUNS} runs a game.")
     games = {label: frozenset(frame["game"]) for label, frame in frames.items()}
@@ -174,11 +186,12 @@ def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] |
 def protocol(method: str, source: str) -> dict[str, str] | None:
     """Protocol point -> value of the public code behind a shipped entry; None where it is not recorded here.
 
-    A user's own scores of a method of that name, from another source, may come from any code: None.
+    Points that its code does not settle are missing. A user's own scores of a method of that name, from another source, may come from any
+    code: None.
     """
     table = pd.read_csv(_DATA / "protocols.csv", dtype=str)
     rows = table[table["method"] == method]
-    if len(rows) and Entry(method, source) not in entries(published()):
+    if len(rows) and Entry(method, source) not in (*entries(published()), *entries(published_curves())):
         return None
     return None if rows.empty else dict(zip(rows["point"], rows["value"], strict=True))
 
@@ -205,7 +218,8 @@ def read_scores(path: str | Path) -> ScoreFile:
 
 
 def _refuse_clashes(frame: pd.DataFrame, fields: Fields, path: str | Path) -> None:
-    shipped = {(entry.method.casefold(), entry.source.casefold()): entry for entry in entries(published())}
+    known = (*entries(published()), *entries(published_curves()))
+    shipped = {(entry.method.casefold(), entry.source.casefold()): entry for entry in known}
     given = frame[["method", "source"]].drop_duplicates()
     if len(given) > _MOST_ENTRIES:
         fields.refuse(
@@ -249,7 +263,8 @@ def _oddities(frame: pd.DataFrame, lines: list[int]) -> list[str]:
         *_of_entries(runs & (table["most"] == 1), "one seed only: no intervals"),
         *_of_entries(runs & (table["most"] > 1) & (table["least"] < MIN_RUNS), f"fewer than {MIN_RUNS} runs of a game: no intervals"),
         *_of_entries(runs & (table["least"] < table["most"]), "unequal numbers of runs: aggregates over games are refused"),
-        *_of_entries(table["most"] > _MANY_SEEDS, f"more than {_MANY_SEEDS} seeds of a game: are these episodes, not training runs?"),
+        *_of_entries(table["most"] > MOST_RUNS, f"more than {MOST_RUNS} runs of a game: are these episodes, not training runs? {_PSEUDO}"),
+        *_of_entries(pd.Series(table.index.isin(training_only(), level="method"), table.index), _SAME_NAME),
         *_of_entries(table["tiny"].eq(True), "no score reaches 20 where random play scores hundreds: raw scores are expected, not HNS"),
         *_of_entries(table["flat"], "all runs of a game have one score: it may stand in for missing runs"),
     ]
@@ -263,6 +278,16 @@ def _oddities(frame: pd.DataFrame, lines: list[int]) -> list[str]:
         row = int(far.argmax())
         flags.append(f"{int(far.sum())} scores are far from any published one, first on line {lines[row]} ({frame['score'].iloc[row]:g}).")
     return flags
+
+
+def _implausible(most: Mapping[str, int], frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    """A sentence on entries with more than MOST_RUNS runs of a game; the shipped ones are checked, and have a footnote of their own."""
+    if not (many := {label: number for label, number in most.items() if number > MOST_RUNS}):
+        return []
+    shipped = set(entries(published()))
+    doubted = [f"{label} ({number:,})" for label, number in many.items() if Entry(*_method_and_source(frames[label])) not in shipped]
+    text = f"More than {MOST_RUNS} runs of a game: {', '.join(doubted)}. If these are episodes, do not rank by them. {_PSEUDO}."
+    return [text] if doubted else []
 
 
 def _of_entries(chosen: pd.Series, text: str) -> list[str]:
@@ -281,9 +306,12 @@ def _protocol_notes(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     for point in _DECISIVE:
         values: dict[str, list[str]] = {}
         for label, record in known.items():
-            values.setdefault(record[point], []).append(label)
+            if point in record:
+                values.setdefault(record[point], []).append(label)
         if len(values) > 1:
             notes.append(f"Protocols differ in {point}: " + "; ".join(f"{value} ({', '.join(who)})" for value, who in values.items()) + ".")
+        if len(frames) > 1 and (without := [label for label, record in known.items() if point not in record]):
+            notes.append(f"Not recorded here: {point} of {', '.join(without)}.")
     if len(frames) > 1 and (unknown := [label for label, record in records.items() if record is None]):
         notes.append(f"The protocol of {', '.join(unknown)} is not recorded here.")
     return notes

@@ -64,7 +64,7 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
         if not column.has_runs:
             hollow_one = " (hollow: as the DIAMOND paper prints it)" if printed and column.method is not None else ""
             without = " and ".join(_TITLES[name] for name in names if name not in _OF_MEANS)
-            notes.append(f"{column.one_line}: only means are known: no interval, and no {without} of runs{hollow_one}.")
+            notes.append(f"{column.one_line}: this source gives only means: no interval, and no {without} of runs{hollow_one}.")
         runs = Cell(None, "means") if not column.has_runs else number(len(matrix), 0)
         rows.append((words(column.one_line, notes), runs, *cells))
         shown.append(column)

@@ -15,7 +15,7 @@ from paper_figures import latex
 from paper_figures.index import Entry, as_json, as_markdown, read_index
 from paper_figures.inputs import load_inputs
 from paper_figures.parts import Made
-from paper_figures.registry import ARTIFACTS, wanted
+from paper_figures.registry import ARTIFACTS, refuse_training_episodes, wanted
 from paper_figures.tables import markdown_escape, to_csv, to_latex, to_markdown
 
 if TYPE_CHECKING:
@@ -32,19 +32,24 @@ def build_paper(
     store: Store,
     say: Callable[[str], None],
     progress: Progress,
+    methods: Sequence[str] = (),
 ) -> list[Path]:
     """Makes tables and figures of the paper in `out`; returns the files of the artifacts, then all.tex and the index.
 
     `artifacts` are names of the registry (`all`, or none: every one), `results` swept studies (STUDY or STUDY:SCALE) whose finished jobs
-    are shown beside the published numbers, `scores` a CSV of a user's own methods. `progress` is told (done, total, what comes next).
-    Artifacts that an earlier call left in `out` stay, in all.tex and index too. Raises UserError, with nothing written, for an
-    unknown artifact, a study unknown or never swept, a damaged file, malformed scores or a folder that cannot be written.
+    are shown beside the published numbers, `scores` a CSV of a user's own methods, `methods` published methods that the paper lacks.
+    `progress` gets (done, total, what comes next). Artifacts that an earlier call left in `out` stay, in all.tex and index too. Raises
+    UserError, with nothing written, for an unknown artifact or method, scores of training episodes in a ranking, a study unknown or never
+    swept, a damaged file, malformed scores or a folder that cannot be written.
     """
     names = wanted(artifacts)
     _require_writable(out)
     entries = read_index(out)
-    inputs = load_inputs(results, scores, store)
-    command = _command(artifacts, results, scores)
+    inputs = load_inputs(results, scores, store, methods)
+    refuse_training_episodes(names, inputs.curves)
+    for flag in () if inputs.scores is None else inputs.scores.flags:
+        say(f"--scores {scores}: {flag}")
+    command = _command(artifacts, results, scores, methods)
     contents: dict[str, bytes] = {}
     stale: set[str] = set()
     for done, name in enumerate(names):
@@ -72,8 +77,9 @@ def _require_writable(out: Path) -> None:
         raise UserError(f"--out {out}: {str(error).partition(':')[0]}; choose another folder") from None
 
 
-def _command(artifacts: Sequence[str], results: Sequence[str], scores: Path | None) -> str:
+def _command(artifacts: Sequence[str], results: Sequence[str], scores: Path | None, methods: Sequence[str]) -> str:
     asked = [word for study in results for word in ("--results", study)] + ([] if scores is None else ["--scores", str(scores)])
+    asked += [word for method in methods for word in ("--method", method)]
     return shlex.join(["diamond-bench", "paper", *(artifacts or ["all"]), *asked])
 
 

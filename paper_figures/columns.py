@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from paper_figures.methods import Method
@@ -93,9 +93,14 @@ def of_runs(method: Method, iqm: bool = True) -> Column:
     return Column(column.label, column.cells, column.frame, notes, sources, method)
 
 
-def own(inputs: Inputs) -> list[Column]:
-    """The user's own methods, then the agents of the studies asked for, a column a variant; none where there are none."""
-    return [*_of_scores(inputs), *(column for study in inputs.studies for column in _of_study(study))]
+def own(inputs: Inputs, shown: Collection[Method] = ()) -> list[Column]:
+    """The columns that the user asks for: published methods (but for those `shown` anyway), methods of the score file, agents of studies.
+
+    There is a column for each variant of a study.
+    """
+    asked = [of_runs(method) for method in inputs.methods if method not in shown]
+    more = [replace(column, label=f"{column.label}\n({column.method.runs})") for column in asked if column.method is not None]
+    return [*more, *_of_scores(inputs), *(column for study in inputs.studies for column in _of_study(study))]
 
 
 def _of_scores(inputs: Inputs) -> Iterator[Column]:

@@ -9,7 +9,7 @@ from paper_figures.parts import Inputs, Made, paper_source
 
 
 def make(inputs: Inputs) -> Made:
-    """The paper's six methods, then the user's own. TWM, of which only means are known, is drawn as printed."""
+    """The paper's six methods, then the user's own. TWM, of which Table 1 has only means, is drawn as printed."""
     columns = [of_runs(method) if method.runs else published(method) for method in WORLD_MODELS]
     made = aggregate_figure([*columns, *own(inputs)], ("mean", "iqm"), printed=True)
     return replace(made, sources=(*made.sources, paper_source("Table 1")))

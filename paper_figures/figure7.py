@@ -39,10 +39,10 @@ def make(inputs: Inputs) -> Made:
             nothing = np.full(len(taus), np.nan)
             profiles[column.one_line] = Profile(taus, profile_shares(matrix, taus), nothing, nothing)
         shown.append(column)
-    notes.append("TWM: left out; a profile of the means of its 26 games is not a profile of runs, and its runs are not published here.")
+    notes.append("TWM: left out; Table 1 has the means of its 26 games, whose profile is not one of runs. --method TWM adds its runs.")
     basis = f"Bands: pointwise 95%, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}."
     drawn = {column.drawn: profiles[column.one_line] for column in shown}
-    caption = f"{basis} TWM, of which only means are at hand, is left out.{no_findings(shown)}"
+    caption = f"{basis} TWM, of which Table 1 has only means, is left out.{no_findings(shown)}"
     figure = annotate(profile_figure(drawn, order=LOOKS), caption)
     tidy = [pd.DataFrame({"method": name, "tau": p.taus, "share": p.share, "low": p.low, "high": p.high}) for name, p in profiles.items()]
     sources = tuple(dict(source) for column in shown for source in column.sources)

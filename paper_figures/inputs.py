@@ -9,16 +9,20 @@ from diamond_bench.studies.plan import SavedPlan, load_plans
 from diamond_bench.studies.results import collect, finished_results, mixtures
 from diamond_bench.studies.spec import SCALES, study_files
 from diamond_bench.studies.store import Store
+from paper_figures.methods import asked_for
 from paper_figures.parts import Inputs, StudyResults, UserScores
 
 
-def load_inputs(results: Sequence[str], scores: Path | None, store: Store) -> Inputs:
-    """The studies named in `results` (STUDY or STUDY:SCALE) and the scores file, read whole. Raises UserError; writes nothing."""
+def load_inputs(results: Sequence[str], scores: Path | None, store: Store, methods: Sequence[str] = ()) -> Inputs:
+    """The studies named in `results` (STUDY or STUDY:SCALE), the scores file, read whole, and the published methods named in `methods`.
+
+    Raises UserError; writes nothing.
+    """
     plans = [find(text, store) for text in dict.fromkeys(results)]
     studies = tuple(load(plan, store) for plan in {plan.folder: plan for plan in plans}.values())
     own = None if scores is None else read(scores)
     swept = tuple((plan.study, plan.scale) for plan in _sound_plans(store))
-    return Inputs(store, studies, own, swept)
+    return Inputs(store, studies, own, *asked_for(methods), swept=swept)
 
 
 def _sound_plans(store: Store) -> list[SavedPlan]:

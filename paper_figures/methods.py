@@ -1,6 +1,9 @@
 """The published methods of the paper's score tables: where their scores are from, and what the paper printed under them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from diamond_bench.errors import UserError, nearest
 
 TABLE1, TABLE6, TABLE7 = (f"DIAMOND paper Table {n}" for n in (1, 6, 7))
 _IRIS_REPO = "IRIS repo results/data"
@@ -48,8 +51,34 @@ OTHERS = (
 """Table 6, which repeats DIAMOND."""
 ONE_STEP = Method("DIAMOND (n=1)", TABLE7, "", None, 1.962, None)
 """Table 7, ten games; the mean of the same games is 3.052 with three steps."""
-MORE_RUNS = (Method("DrQ(eps)", "", _IRIS_REPO), Method("Delta-IRIS", "", "Delta-IRIS repo results"))
-"""Published run by run, but not in the paper."""
+_HARMONY_REPO = "HarmonyDream repo dreamerv3-jax/scores"
+MORE_RUNS = (
+    Method("DrQ(eps)", "", _IRIS_REPO),
+    Method("Delta-IRIS", "", "Delta-IRIS repo results"),
+    Method("TWM", "", "TWM repo results"),
+    Method("REM", "", "REM repo results/data"),
+    Method("Simulus", "", "Simulus repo results/data/atari"),
+    Method("DreamerV3 (HarmonyDream reproduction)", "", _HARMONY_REPO),
+    Method("HarmonyDream (DreamerV3)", "", _HARMONY_REPO),
+)
+"""Published run by run, but not in the paper (which has means of TWM). Wider comparisons show them, and others where `--method` asks."""
 LOOKS = tuple(m.name for m in (DIAMOND, *WORLD_MODELS[:-1]))
 """Methods that look the same in every figure."""
 WITH_RUNS = (*(m for m in (*WORLD_MODELS, *OTHERS) if m.runs), *MORE_RUNS)
+ALL_RUNS = (*(m for m in (*WORLD_MODELS, *OTHERS) if m.runs or m.name not in {more.name for more in MORE_RUNS}), *MORE_RUNS)
+"""Every method once, by its runs where any source has them."""
+
+
+def asked_for(names: Sequence[str]) -> tuple[tuple[Method, ...], tuple[str, ...]]:
+    """The methods outside the paper that `--method` names, and those of the names that have curves of training episodes alone.
+
+    Raises UserError for a name that is neither.
+    """
+    from analysis.score_curves import training_only
+
+    more, curves = {method.name: method for method in MORE_RUNS}, training_only()
+    for name in names:
+        if name not in more and name not in curves:
+            raise UserError(f"--method {name}: unknown published method: {nearest(name, [*more, *curves])}")
+    wanted = dict.fromkeys(names)
+    return tuple(more[name] for name in wanted if name in more), tuple(name for name in wanted if name in curves)

@@ -10,6 +10,7 @@ from diamond_bench.report import drawing
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.spec import study_files
 from diamond_bench.studies.store import Store, StoredResult
+from paper_figures.methods import Method
 from paper_figures.tables import Table
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class Inputs:
     store: Store
     studies: tuple[StudyResults, ...] = ()
     scores: "UserScores | None" = None
+    methods: tuple[Method, ...] = ()
+    """Published methods outside the paper that were asked for: columns of the score tables and figures."""
+    curves: tuple[str, ...] = ()
+    """Methods asked for of which only curves of training episodes are published."""
     swept: tuple[tuple[str, str], ...] = ()
     """(study, scale) of every plan in the store, asked for or not."""
 

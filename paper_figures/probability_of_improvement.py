@@ -14,7 +14,7 @@ def make(inputs: Inputs) -> Made:
     from analysis.scores import ScoreError, general_footnotes
 
     diamond = of_runs(DIAMOND, iqm=False)
-    others = [*(of_runs(method, iqm=False) for method in WITH_RUNS if method is not DIAMOND), *own(inputs)]
+    others = [*(of_runs(method, iqm=False) for method in WITH_RUNS if method is not DIAMOND), *own(inputs, shown=WITH_RUNS)]
     found: dict[str, Interval] = {}
     rows: list[tuple[Cell, ...]] = []
     for column in others:

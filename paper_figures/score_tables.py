@@ -83,7 +83,7 @@ def _computed(column: Column, games: Sequence[str], aggregates: Sequence[str]) -
         if name == IQM and not column.has_runs:
             allowed = column.method is not None and column.method.iqm_of_means
             note = f"{column.one_line}: IQM of the game means, not of runs; do not rank it against an IQM of runs."
-            none = f"{column.one_line}: only means over runs are known, from which the IQM of runs cannot be had."
+            none = f"{column.one_line}: this source gives only means over runs, from which the IQM of runs cannot be had."
             cells[name] = number(value, 3, notes=[note]) if allowed else Cell(notes=(none,))
     return cells
 

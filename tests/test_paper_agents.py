@@ -133,7 +133,7 @@ def test_scores_along_training_are_the_iqm_of_what_each_run_last_scored(tmp_path
     _, store = swept(tmp_path, steps=np.array([150.0, 200.0, 250.0, 300.0]))
     entries = build(tmp_path / "paper", store, "sample_efficiency")
     assert "sample_efficiency-mine-tiny-changed.png" in entries["sample_efficiency"]["files"]
-    found = pd.read_csv(tmp_path / "paper" / "sample_efficiency.csv")
+    found = pd.read_csv(tmp_path / "paper" / "sample_efficiency.csv").query("study == 'mine'")
     assert set(found["games"]) == {2}
     assert set(found["runs"]) == {3}
     three = found[found["variant"] == "n=3"].set_index("real_steps")
@@ -166,13 +166,13 @@ def test_curves_that_cannot_be_pooled_are_left_out(how: dict[str, Any], why: str
     _, store = swept(tmp_path, **how)
     entries = build(tmp_path / "paper", store, "sample_efficiency")
     assert why in " ".join(entries["sample_efficiency"]["footnotes"])
-    assert set(pd.read_csv(tmp_path / "paper" / "sample_efficiency.csv")["variant"]) == {"n=3"}
+    assert set(pd.read_csv(tmp_path / "paper" / "sample_efficiency.csv").query("study == 'mine'")["variant"]) == {"n=3"}
 
 
 def test_few_runs_have_a_curve_and_no_band(tmp_path: Path) -> None:
     _, store = swept(tmp_path, seeds=2)
     entries = build(tmp_path / "paper", store, "sample_efficiency")
-    found = pd.read_csv(tmp_path / "paper" / "sample_efficiency.csv")
+    found = pd.read_csv(tmp_path / "paper" / "sample_efficiency.csv").query("study == 'mine'")
     assert found[["low", "high"]].isna().all(axis=None)
     assert found["iqm"].notna().all()
     assert "no band: it needs at least 3 runs a game" in " ".join(entries["sample_efficiency"]["footnotes"])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.aggregates import ScoreError, point_estimates
+from analysis.score_curves import published_curves
 from analysis.scores import (
     COLUMNS,
     Entry,
@@ -26,6 +27,8 @@ from analysis.scores import (
 
 TABLE_1, TABLE_6, TABLE_7 = (f"DIAMOND paper Table {n}" for n in (1, 6, 7))
 IRIS_REPO, DIAMOND_REPO, STORM_REPO = "IRIS repo results/data", "DIAMOND repo results/data", "STORM repo results"
+SIMULUS_REPO, REM_REPO, TWM_REPO = "Simulus repo results/data/atari", "REM repo results/data", "TWM repo results"
+HARMONY_REPO = "HarmonyDream repo dreamerv3-jax/scores"
 LAST, WINDOW, LATER = (
     f"DreamerV3 repo scores {rule}" for rule in ("2023-05 (last point)", "2023-05 (380k-390k mean)", "2024-04 (390k-400k mean)")
 )
@@ -57,6 +60,12 @@ AGGREGATES = [
     ("SPR", TABLE_6, 0, 6, 0.616, 0.396, 0.415),
     ("DrQ(eps)", IRIS_REPO, 100, 3, 0.465, 0.313, 0.280),
     ("Delta-IRIS", "Delta-IRIS repo results", 5, 12, 1.383, 0.594, 0.682),
+    # "extra_scores.csv, extra_curves.csv" of the reference
+    ("Simulus", SIMULUS_REPO, 5, 13, 1.645, 0.982, 0.990),
+    ("REM", REM_REPO, 5, 12, 1.222, 0.280, 0.673),
+    ("TWM", TWM_REPO, 5, 8, 0.956, 0.505, 0.459),
+    ("HarmonyDream (DreamerV3)", HARMONY_REPO, 5, 11, 1.364, 0.671, 0.607),
+    ("DreamerV3 (HarmonyDream reproduction)", HARMONY_REPO, 5, 9, 1.074, 0.416, 0.472),
 ]
 
 
@@ -84,6 +93,12 @@ def test_published_aggregates(
         ("DIAMOND", DIAMOND_REPO, 1.4590, 0.3734, 0.6408, 0.4802),
         ("STORM", STORM_REPO, 1.2221, 0.4246, 0.5611, 0.4717),
         ("IRIS", IRIS_REPO, 1.0459, 0.2888, 0.5012, 0.5117),
+        # scores2/extra_scores.md of the reference
+        ("Simulus", SIMULUS_REPO, 1.6453, 0.9819, 0.9904, 0.4118),
+        ("REM", REM_REPO, 1.2220, 0.2804, 0.6732, 0.4823),
+        ("TWM", TWM_REPO, 0.9562, 0.5054, 0.4592, 0.5126),
+        ("HarmonyDream (DreamerV3)", HARMONY_REPO, 1.3640, 0.6705, 0.6068, 0.4624),
+        ("DreamerV3 (HarmonyDream reproduction)", HARMONY_REPO, 1.0736, 0.4158, 0.4720, 0.5080),
     ],
 )
 def test_aggregates_to_four_decimals(
@@ -116,14 +131,14 @@ def test_ten_games_of_one_denoising_step(scores: pd.DataFrame) -> None:
 def test_what_is_shipped() -> None:
     frame, norm = published(), human_random()
     assert tuple(frame.columns) == COLUMNS
-    assert len(frame) == 9214
+    assert len(frame) == 9864
     assert str(frame["seed"].dtype) == "Int64"
     assert not frame.duplicated(["method", "source", "game", "seed"]).any()
     assert list(norm.index) == sorted(norm.index)
     assert norm.shape == (26, 2)
     assert set(frame["game"]) == set(norm.index)
     assert norm.loc["Pong"].to_dict() == {"random": -20.7, "human": 14.6}
-    assert len(entries(frame)) == 26
+    assert len(entries(frame)) == 31
 
 
 def test_hns_by_hand() -> None:
@@ -221,6 +236,13 @@ TRAPS = [
     *[(method, IRIS_REPO, "100 runs") for method in ("CURL", "SPR", "DrQ(eps)")],
     ("CURL", IRIS_REPO, "converted"),
     ("MuZero", IRIS_REPO, "only one figure a game"),
+    ("TWM", TABLE_1, "source TWM repo results"),
+    ("Simulus", SIMULUS_REPO, "could not be checked"),
+    ("REM", REM_REPO, "173.125"),
+    ("TWM", TWM_REPO, "cannot reproduce"),
+    ("TWM", TWM_REPO, "FIRE"),
+    *[(method, HARMONY_REPO, "cut at 5,400 frames") for method in ("HarmonyDream (DreamerV3)", "DreamerV3 (HarmonyDream reproduction)")],
+    ("HarmonyDream (DreamerV3)", HARMONY_REPO, "136.5%"),
 ]
 
 
@@ -231,7 +253,8 @@ def test_every_trap_is_a_footnote(method: str, source: str, words: str) -> None:
 
 def test_footnotes_belong_to_shipped_entries_and_to_no_other() -> None:
     table = pd.read_csv(Path(__file__).parents[1] / "analysis" / "published" / "footnotes.csv")
-    assert {Entry(*row) for row in table[["method", "source"]].itertuples(index=False)} <= set(entries(published()))
+    shipped = {*entries(published()), *entries(published_curves())}
+    assert {Entry(*row) for row in table[["method", "source"]].itertuples(index=False)} <= shipped
     assert footnotes("Ours", "here") == []
     assert len(general_footnotes()) == 2
 
@@ -258,8 +281,9 @@ def test_what_stands_beside_each_other(scores: pd.DataFrame) -> None:
     assert "IQM of game means (TWM, one step) and IQM of runs (DIAMOND, STORM)" in text
     assert "No interval for TWM, one step" in text
     assert "one step 10" in text
-    assert "sticky actions: 0 (DIAMOND); 0.25 (STORM)" in text
-    assert "The protocol of TWM, one step is not recorded" in text
+    assert "sticky actions: 0 (DIAMOND, TWM); 0.25 (STORM)" in text
+    assert "The protocol of one step is not recorded" in text
+    assert "Not recorded here: real steps of TWM." in text
     assert between_footnotes({"DIAMOND": frames["DIAMOND"]}) == []
 
 
@@ -272,7 +296,7 @@ def test_protocols() -> None:
     assert iris is not None
     assert storm["sticky actions"] == "0.25"
     assert "temperature 0.5" in iris["test policy"]
-    assert protocol("TWM", TABLE_1) is None
+    assert protocol("SimPLe", TABLE_1) is None
     assert protocol("DIAMOND", "mine") is None
     assert protocol("DIAMOND", STORM_REPO) is None
 

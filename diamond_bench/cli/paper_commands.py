@@ -19,6 +19,12 @@ def paper(
         typer.Option("--results", metavar="STUDY[:SCALE]", help="Show this swept study's finished jobs too; may be given several times."),
     ] = None,
     scores: Annotated[Path | None, typer.Option("--scores", help="A CSV of your own methods: method,game,seed,score,source.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help="Show this published method, which the paper lacks, too (docs/paper.md); may be given several times."
+        ),
+    ] = None,
     to: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("paper"),
 ) -> None:
     """Make the paper's tables and figures from published scores, finished studies and your own scores."""
@@ -37,6 +43,6 @@ def paper(
             if not err.is_terminal:
                 err.print(f"[{done}/{total}] {text}", markup=False)
 
-        files = build_paper(names, results or [], scores, to, store, lambda text: bar.console.print(text, markup=False), told)
+        files = build_paper(names, results or [], scores, to, store, lambda text: bar.console.print(text, markup=False), told, method or [])
     for file in files:
         out.print(str(file), markup=False)

@@ -54,8 +54,24 @@ def _plain(value: Any) -> str:
     return str(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
+MOST_SEEDS = 50
+"""Seeds a game above which a study is asked whether it means them (analysis.scores.MOST_RUNS, which planning cannot import)."""
+
+
 def limits(plan: Plan) -> list[str]:
-    """What the runs planned can never tell, however they come out: a sentence each; none for a study of one variant."""
+    """Sentences on what is odd about the runs planned: implausibly many seeds, and what they can never tell, however they come out."""
+    return [*_many_seeds(plan), *_unanswerable(plan)]
+
+
+def _many_seeds(plan: Plan) -> list[str]:
+    if (seeds := len({point.seed for point in plan.points})) <= MOST_SEEDS:
+        return []
+    key = "agent_evaluation.episodes" if plan.study.protocol == "agent" else "evaluation.num_trajectories"
+    return [f"{seeds} seeds a game, more than {MOST_SEEDS}: each seed is a whole training; to evaluate each of them on more, raise {key}"]
+
+
+def _unanswerable(plan: Plan) -> list[str]:
+    """What the runs planned can never tell; none for a study of one variant."""
     stated, variants = plan.study.primary, dict.fromkeys(point.variant for point in plan.points)
     if len(variants) < 2:
         return []
