@@ -10,6 +10,7 @@ from paper_figures.tables import sentence
 
 KINDS = {"test": "test episodes", "training": "training episodes"}
 """As legends and captions call them."""
+_POINTS = ("environment id", "sticky actions", "no-ops", "life loss", "test policy", "episodes averaged")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ def published_lines(methods: Sequence[str], games: Sequence[str] | None = None) 
             continue
         lines[label], kinds[label] = found, kind
         for source in map(str, of_method["source"].unique()):
-            notes += footnotes(method, source)
+            notes += [*_protocol(method, source), *footnotes(method, source)]
             sources.append(published_source(method, source))
     return PublishedLines(lines, kinds, tuple(notes), tuple(sources))
+
+
+def _protocol(method: str, source: str) -> list[str]:
+    """The protocol record behind a curve, as a footnote."""
+    from analysis.scores import protocol
+
+    record = protocol(method, source) or {}
+    points = [f"{point} {record[point]}" for point in _POINTS if point in record]
+    return [f"{method}: protocol: {'; '.join(points)}."] if points else []

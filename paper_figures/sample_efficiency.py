@@ -44,12 +44,13 @@ def make(inputs: Inputs) -> Made:
             continue
         games = list(dict.fromkeys(point.game for point in study.plan.points))
         asked = published_lines([*(method.name for method in inputs.methods), *inputs.curves], games)
-        lines = {**{variant or study.plan.study: f for variant, f in found.items()}, **asked.lines}
-        caption = _caption(
-            study.name, list(lines.values()), [*([_KINDS_DIFFER] if "training" in asked.kinds.values() else []), *study.notes]
-        )
+        mark = watermark(study.plan.scale)
+        beside = ": no finding" if mark and asked.lines else ""  # no watermark may lie across published numbers
+        lines = {**{(variant or study.plan.study) + beside: f for variant, f in found.items()}, **asked.lines}
+        differ = [_KINDS_DIFFER] if "training" in asked.kinds.values() else []
+        caption = _caption(study.name, list(lines.values()), [*([mark] if beside else []), *differ, *study.notes])
         name = slug(study.plan.study, study.plan.scale, taken=figures)
-        figures[name] = _drawn(lines, caption, watermark(study.plan.scale))
+        figures[name] = _drawn(lines, caption, "" if beside else mark)
         tidy += [numbers(f, study.plan.study, study.plan.scale, variant, "test") for variant, f in found.items()]
         tidy += [numbers(f, "", "", label, asked.kinds[label]) for label, f in asked.lines.items()]
         notes += [f"{name}: {caption}.", *_episodes(study, inputs.store, list(found)), *study.remarks, *asked.notes]

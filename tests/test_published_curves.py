@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,12 @@ from analysis.scores import (
 )
 from diamond_bench.errors import UserError
 from diamond_bench.studies.answerable import MOST_SEEDS, limits
-from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.plan import as_saved, plan_study
 from diamond_bench.studies.store import Store
 from paper_figures.build import build_paper
-from paper_figures.methods import MORE_RUNS
+from paper_figures.inputs import load
+from paper_figures.methods import MORE_RUNS, asked_for
+from paper_figures.parts import Inputs
 from paper_figures.registry import ARTIFACTS
 
 HARMONY, HORIZON = "HarmonyDream (DreamerV3)", "Horizon Imagination (nu=4, B=32)"
@@ -225,6 +228,23 @@ def test_curves_asked_for_are_lines_of_a_study_s_figure(tmp_path: Path) -> None:
     notes = notes_of(tmp_path / "paper", "sample_efficiency")
     assert f"{HORIZON}: left out, no curve of 1 of 2 games is published (Pong)." in notes
     assert "REM: no learning curve is published." in notes
+    assert f"{HARMONY}: protocol: environment id AtariEnv with frameskip=1; sticky actions 0; no-ops 0 to 29" in notes
+    assert "mine (scale tiny*); 2 games, 3 to 5 runs of each" in notes
+
+
+def test_kinds_of_episodes_in_one_figure_are_said_in_its_caption_and_legend(tmp_path: Path) -> None:
+    plan, store = swept(tmp_path)
+    study = load(as_saved(plan, store.root), store)
+    only = replace(study.plan, points=tuple(point for point in study.plan.points if point.game == "Boxing"))
+    inputs = Inputs(store, (replace(study, plan=only),), None, *asked_for([HARMONY, HORIZON]))
+    figure = ARTIFACTS["sample_efficiency"].make(inputs).figures["mine-tiny-changed"]
+    (caption,) = [text.get_text().replace("\n", " ") for text in figure.texts]  # and no watermark across published lines
+    assert "scale tiny*: shows the plumbing, not a finding" in caption
+    assert "returns of training episodes do not compare with scores of test episodes" in caption
+    (legend,) = [ax.get_legend() for ax in figure.axes]
+    assert legend is not None
+    named = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+    assert named[:4] == ["n=1: no finding", "n=3: no finding", f"{HARMONY}: test episodes", f"{HORIZON}: training episodes"]
 
 
 # More runs than anybody trains
