@@ -1,0 +1,134 @@
+"""The difference between two sides of a comparison, its standard error over seeds and references, and the tests that use both.
+
+Runs (training seeds) and references (held-out trajectories) are crossed: every run is scored on the same references. A mean over both has
+a variance of three parts, which are estimated from the margins of the table as in a two-way random-effects model (Owen 2007, "The
+pigeonhole bootstrap"; Searle, Casella and McCulloch 1992, chapter 4): runs, references (clustered by the episode they were cut from), and
+their interaction, which both margins contain and which is therefore subtracted once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, nan, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.runs import Game
+
+Array = NDArray[np.float64]
+
+MIN_EPISODES = 3
+"""Episodes below which references are not resampled: two say next to nothing about the spread between episodes."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean over games of (variant minus baseline), with its standard error."""
+
+    value: float
+    variance: float
+    freedom: float
+    """Satterthwaite's degrees of freedom of `variance`."""
+    crossed: bool
+    """Whether the variance holds references as well as runs."""
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student's t interval. Its ends are the value where nothing varies."""
+        reach = self._quantile((1.0 + confidence) / 2.0) * sqrt(self.variance)
+        return self.value - reach, self.value + reach
+
+    def p_value(self) -> float:
+        """Two-sided p-value of no difference."""
+        return 2.0 * self._upper_tail(abs(self.value))
+
+    def p_equivalent(self, margin: float) -> float:
+        """p-value of two one-sided tests (Schuirmann 1987): that the difference is at least `margin` in one direction or the other."""
+        return max(self._upper_tail(margin - self.value), self._upper_tail(margin + self.value))
+
+    def _upper_tail(self, distance: float) -> float:
+        """The probability of a t statistic above `distance` in standard errors."""
+        from scipy.special import stdtr  # what scipy.stats.t calls, without its overhead
+
+        if self.variance <= 0.0:
+            return 0.5 if distance == 0.0 else float(distance < 0.0)
+        return float(stdtr(min(self.freedom, 1e9), -distance / sqrt(self.variance)))
+
+    def _quantile(self, probability: float) -> float:
+        from scipy.special import stdtrit
+
+        return float(stdtrit(min(self.freedom, 1e9), probability))
+
+
+def difference(games: Sequence[Game], paired: bool) -> Difference:
+    """Variant minus baseline: the mean over games of the difference of means. Needs two runs on each side of every game.
+
+    References count as random where every game has MIN_EPISODES episodes of them; otherwise the standard error is that of the runs alone,
+    and speaks only of these references. Games are fixed: nothing is said about other games.
+    """
+    crossed = all(game.episodes is not None and len(np.unique(game.episodes)) >= MIN_EPISODES for game in games)
+    parts = [_game(game, paired, crossed) for game in games]
+    count = len(games)
+    value = sum(part.value for part in parts) / count
+    variance = sum(part.variance for part in parts) / count**2
+    spread = sum(v**2 / d for part in parts for v, d in part.terms) / count**4
+    least = min((d for part in parts for v, d in part.terms if v > 0), default=inf)
+    freedom = max(variance**2 / spread, least) if spread > 0 else inf
+    return Difference(float(value), float(variance), float(freedom), crossed)
+
+
+@dataclass(frozen=True)
+class _Part:
+    value: float
+    variance: float
+    terms: tuple[tuple[float, int], ...]
+    """Estimated variances and their degrees of freedom, for Satterthwaite's formula."""
+
+
+def _game(game: Game, paired: bool, crossed: bool) -> _Part:
+    value = float(game.variant.mean() - game.baseline.mean())
+    sides = [game.variant - game.baseline] if paired else [game.variant, game.baseline]
+    terms = [(float(side.mean(axis=1).var(ddof=1)) / len(side), len(side) - 1) for side in sides]
+    runs = sum(v for v, _ in terms)
+    if not crossed:
+        return _Part(value, runs, tuple(terms))
+    assert game.episodes is not None
+    weights = np.bincount(game.episodes) / len(game.episodes)
+    clustered = [_by_episode(side, game.episodes) for side in sides]
+    episodes = len(weights)
+    per_episode = clustered[0].mean(axis=0) - (0.0 if paired else clustered[1].mean(axis=0))
+    references = float(weights**2 @ (per_episode - weights @ per_episode) ** 2) * episodes / (episodes - 1)
+    interaction = sum(_interaction(side, weights) for side in clustered)
+    terms.append((references, episodes - 1))
+    return _Part(value, max(runs + references - interaction, runs, references), tuple(terms))
+
+
+def _by_episode(side: Array, episodes: NDArray[np.int64]) -> Array:
+    """(runs, episodes): the mean over the references of each episode."""
+    inside = np.eye(int(episodes.max()) + 1)[episodes]
+    return np.asarray(side @ inside / inside.sum(axis=0))
+
+
+def _interaction(clustered: Array, weights: Array) -> float:
+    """The share of the mean's variance that comes from runs and episodes together."""
+    runs, episodes = clustered.shape
+    by_run = clustered @ weights
+    rest = clustered - by_run[:, None] - clustered.mean(axis=0) + by_run.mean()
+    return float((rest**2 @ weights**2).sum()) / runs**2 * runs / (runs - 1) * episodes / (episodes - 1)
+
+
+def standardised(games: Sequence[Game]) -> list[float]:
+    """Hedges' g of each game: the difference over the pooled standard deviation between runs, corrected for few runs (Hedges 1981).
+
+    The standard deviation is that of runs, not of paired differences, so paired and unpaired comparisons share one unit. NaN where runs
+    do not vary or a side has one run.
+    """
+    found = []
+    for game in games:
+        a, b = game.variant.mean(axis=1), game.baseline.mean(axis=1)
+        freedom = len(a) + len(b) - 2
+        if min(len(a), len(b)) < 2:
+            found.append(nan)
+            continue
+        pooled = sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
+        found.append(float((a.mean() - b.mean()) / pooled * (1.0 - 3.0 / (4.0 * freedom - 1.0))) if pooled > 0 else nan)
+    return found

@@ -1,0 +1,170 @@
+"""How often are verdicts wrong? Simulated studies whose truth is known, through the code that reports use.
+
+    python tests/benchmarks/verdicts.py                    # 2,000 studies per cell, about 15 minutes on two cores
+    python tests/benchmarks/verdicts.py --repetitions 200  # a quick look
+    python tests/benchmarks/verdicts.py --write            # also updates analysis/attained.csv, which reports quote
+
+A simulated study has three variants and a baseline (one family of Holm's correction), on 1 to 3 games, with 3, 5 or 10 seeds. Runs have
+mean 0 and variance 1 and are drawn from a normal, a t3 or a lognormal distribution (skewness 6.2); in the cells `unequal` the variants'
+variance is 16 times the baseline's, and in `3 against 10` they have 3 runs besides. In paired cells the *differences* have that
+distribution. In `references` cells runs are crossed with references from several episodes, all of which are random, in equal parts of the
+variance.
+
+Columns: `family-wise`, the share of studies in which any variant is called better or worse although none differs; `coverage`, of the
+interval of the difference; `PI coverage`, of the interval of the probability of improvement; `equivalent`, the share of comparisons
+called equivalent although the difference is exactly the margin (4 standard deviations: smaller margins are less often reached);
+`detected`, the share of comparisons called better or worse where the variants differ by 2 standard deviations.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.comparison import BETTER, UNDECIDED, WORSE, Test, compare_matched, decide
+from analysis.runs import Game, Matched
+
+Array = NDArray[np.float64]
+VARIANTS = 3
+MARGIN = 4.0
+FAMILY_WISE, COVERAGE, EQUIVALENT = 0.05, (0.93, 0.97), 0.05
+FILE = Path(__file__).parents[2] / "analysis" / "attained.csv"
+_DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
+    "normal": lambda g, shape: g.standard_normal(shape),
+    "t3": lambda g, shape: g.standard_t(3, shape) / np.sqrt(3.0),
+    "lognormal": lambda g, shape: (np.exp(g.standard_normal(shape)) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of study."""
+
+    distribution: str
+    design: str
+    """unpaired, paired, unequal (variances), or unbalanced (unequal variances, and 3 runs against the baseline's)."""
+    seeds: int
+    games: int
+    episodes: int = 0
+    """Episodes of two references each; 0 scores a run as a whole."""
+    test: Test = "permutation"
+
+
+def cells() -> Iterator[Cell]:
+    """Every cell of the table."""
+    for test in ("permutation", "t"):
+        for games in (1, 2, 3):
+            for seeds in (3, 5, 10):
+                for distribution in _DRAWS:
+                    for design in ("unpaired", "paired", "unequal", *(["unbalanced"] if seeds == 10 else [])):
+                        yield Cell(distribution, design, seeds, games, 0, test)
+                for episodes in (3, 6, 16):
+                    for design in ("unpaired", "paired"):
+                        yield Cell("normal", design, seeds, games, episodes, test)
+
+
+def study(cell: Cell, generator: np.random.Generator) -> list[Matched]:
+    """The comparisons of one simulated study without any true difference."""
+    draw = _DRAWS[cell.distribution]
+    runs = 3 if cell.design == "unbalanced" else cell.seeds
+    factor = 4.0 if cell.design in ("unequal", "unbalanced") else 1.0
+    games: list[list[Game]] = [[] for _ in range(VARIANTS)]
+    for number in range(cell.games):
+        references = 2 * cell.episodes if cell.episodes else 1
+        numbers = np.repeat(np.arange(cell.episodes), 2) if cell.episodes else None
+
+        def side(n: int, references: int = references) -> Array:
+            values = draw(generator, (n, 1)) + np.zeros((n, references))
+            if cell.episodes:
+                of_episodes = np.repeat(draw(generator, (1, cell.episodes)), 2, axis=1) * np.sqrt(cell.episodes / cell.seeds)
+                values = values + of_episodes + draw(generator, (n, references)) * np.sqrt(references)
+            return values
+
+        base = np.zeros((runs, references)) if cell.design == "paired" else side(cell.seeds)
+        for variant in range(VARIANTS):
+            games[variant].append(Game(str(number), factor * side(runs), base, numbers))
+    return [Matched(tuple(of_variant), cell.design == "paired", True, ()) for of_variant in games]
+
+
+def shifted(data: Matched, by: float) -> Matched:
+    """The same runs with a true difference of `by`."""
+    return replace(data, games=tuple(replace(game, variant=game.variant + by) for game in data.games))
+
+
+def measure(cell: Cell, repetitions: int) -> dict[str, object]:
+    """One row of the table."""
+    generator = np.random.default_rng([cell.seeds, cell.games, cell.episodes, *map(ord, cell.distribution + cell.design)])
+    scale = 4.0 if cell.design in ("unequal", "unbalanced") else 1.0
+    wrong = equivalent = detected = covered = chance = with_chance = 0
+    for _ in range(repetitions):
+        studies = study(cell, generator)
+        rows = _rows(studies, 0.0, cell)
+        wrong += any(row["verdict"] in (BETTER, WORSE) for row in rows)
+        covered += sum(row["low"] <= 0.0 <= row["high"] for row in rows)
+        with_chance += sum(row["pi_low"] == row["pi_low"] for row in rows)
+        chance += sum(row["pi_low"] <= 0.5 <= row["pi_high"] for row in rows)
+        rows = _rows([shifted(data, MARGIN * scale) for data in studies], MARGIN * scale, cell)
+        equivalent += sum(row["verdict"] not in (BETTER, WORSE, UNDECIDED) for row in rows)
+        rows = _rows([shifted(data, 2.0 * scale) for data in studies], 0.0, cell)
+        detected += sum(row["verdict"] == BETTER for row in rows)
+    count = VARIANTS * repetitions
+    known = with_chance and cell.distribution != "lognormal" or (with_chance and cell.design == "unpaired")
+    return {
+        "test": cell.test, "games": cell.games, "seeds": cell.seeds, "episodes": cell.episodes, "design": cell.design,
+        "distribution": cell.distribution, "family-wise": wrong / repetitions, "coverage": covered / count,
+        "PI coverage": chance / with_chance if known else float("nan"),  # a skewed side of another variance has no probability of 1/2
+        "equivalent": equivalent / count, "detected": detected / count,
+    }  # fmt: skip
+
+
+def _rows(data: list[Matched], margin: float, cell: Cell) -> list[dict[str, object]]:
+    from analysis.comparison import COLUMNS
+
+    found = [compare_matched(str(i), "base", one, margin, True, cell.test) for i, one in enumerate(data)]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in decide(found, margin, True, cell.test, 0.05, False)]
+
+
+def failures(table: pd.DataFrame, repetitions: int) -> pd.DataFrame:
+    """The rows outside the bounds by more than two Monte Carlo errors."""
+
+    def error(rate: float, count: int) -> float:
+        return 2.0 * float(np.sqrt(rate * (1.0 - rate) / count))
+
+    low, high = COVERAGE
+    count = repetitions  # comparisons of one study share a baseline, so they are not counted as independent
+    return table[
+        (table["family-wise"] > FAMILY_WISE + error(FAMILY_WISE, count))
+        | (table["coverage"] < low - error(low, count))
+        | (table["coverage"] > high + error(high, count))
+        | (table["PI coverage"] < low - error(low, count))
+        | (table["equivalent"] > EQUIVALENT + error(EQUIVALENT, count))
+    ]
+
+
+def main() -> None:
+    """Prints the table, and the cells that fail."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=2000)
+    parser.add_argument("--write", action="store_true", help="update analysis/attained.csv")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    planned = list(cells())
+    rows = []
+    with ProcessPoolExecutor(given.workers) as pool:
+        for number, row in enumerate(pool.map(measure, planned, [given.repetitions] * len(planned)), 1):
+            rows.append(row)
+            print(f"\r{number}/{len(planned)} cells", end="", flush=True)
+    table = pd.DataFrame(rows)
+    print("\n" + table.to_string(index=False, float_format="{:.3f}".format))
+    print(f"\nOutside the bounds by more than two Monte Carlo errors:\n{failures(table, given.repetitions).to_string(index=False)}")
+    if given.write:
+        table.round(4).to_csv(FILE, index=False)
+
+
+if __name__ == "__main__":
+    main()
