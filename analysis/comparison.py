@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import permutation
-from analysis.aggregates import MIN_RUNS
+from analysis.aggregates import MIN_RUNS, improvement
 from analysis.differences import difference, standardised
-from analysis.improvement import probability, probability_interval
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import ComparisonError, Matched, check_rows, match, read_runs
 
@@ -23,7 +22,7 @@ __all__ = ["BETTER", "COLUMNS", "SCOPES", "UNDECIDED", "WORSE", "ComparisonError
 
 COLUMNS = (
     "variant", "baseline", "runs", "baseline_runs", "references", "episodes", "paired", "scope", "difference", "low", "high",
-    "effect_size", "probability_of_improvement", "pi_low", "pi_high", "test", "p_value", "p_holm", "p_equivalent", "verdict", "missing",
+    "effect_size", "probability_of_improvement", "test", "p_value", "p_holm", "p_equivalent", "verdict", "missing",
 )  # fmt: skip
 
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
@@ -50,6 +49,7 @@ def compare(
     test: Test = "permutation",
     alpha: float = 0.05,
     holm_equivalence: bool = False,
+    excluded: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """One row of COLUMNS for each variant but the baseline, in the order of `variants` (else of appearance).
 
@@ -59,15 +59,17 @@ def compare(
     rows: variant, game, seed, value; optionally `reference` and `episode` (several values per run, one for each reference trajectory, and
     the episode it was cut from); optionally `pair` (a run of the variant and one of the baseline with the same game and pair are
     evaluations of one checkpoint; empty: not paired). A value that is not finite counts as missing. `variants` names what was planned, so
-    that a variant without results has its row too.
+    that a variant without results has its row too. `excluded` names variants that may not be compared, with the reason: their rows hold
+    that reason and no numbers, and they count in the family.
 
     - `difference`: variant - baseline in the metric's unit, whatever its direction, over the games that both have.
     - `scope`, `low`, `high`: what is random, and the Student interval of level 1 - alpha with Satterthwaite's degrees of freedom. Runs
       are always random. References are random too, clustered by episode and crossed with runs, where every game has at least
       MIN_EPISODES episodes (`analysis.differences`). `references` and `episodes` count those of the game that has fewest.
     - `effect_size`: Hedges' g between runs, the mean over games with equal weights.
-    - `probability_of_improvement`, `pi_low`, `pi_high`: that a run of the variant is better than a run of the baseline. There is an
-      interval only where runs are not paired (`analysis.improvement`).
+    - `probability_of_improvement`: that a run of the variant is better than a run of the baseline, ties counted half, over all pairs of
+      runs of a game, then the mean over games. It has no interval: of the methods tried, none holds its level for 3 to 10 runs whose
+      variances differ.
     - `test`, `p_value`: test="t" is Student's t test of the difference with that standard error, which assumes normal means. The default
       is the larger p-value of that and of a studentised permutation test over runs (`analysis.permutation`).
     - `p_holm`: after Holm's correction over all variants, those without a p-value counted.
@@ -90,10 +92,12 @@ def compare(
     by_name = dict(list(finite.groupby("variant", sort=False)))
     runs = {name: read_runs(by_name.get(name, finite[:0])) for name in {*against, *against.values()}}
     expected = {str(game): list(dict.fromkeys(part["seed"].sort_values())) for game, part in rows.groupby("game", sort=True)}
-    found = [
-        compare_matched(name, base, match(name, runs[name], base, runs[base], expected), margin, higher_is_better, test, alpha)
+    reasons = excluded or {}
+    matched = {
+        name: Matched((), False, False, (reasons[name],)) if name in reasons else match(name, runs[name], base, runs[base], expected)
         for name, base in against.items()
-    ]
+    }
+    found = [compare_matched(name, base, matched[name], margin, higher_is_better, test, alpha) for name, base in against.items()]
     return pd.DataFrame(decide(found, margin, higher_is_better, test, alpha, holm_equivalence), columns=list(COLUMNS))
 
 
@@ -108,7 +112,7 @@ class Compared:
     interval: tuple[float, float] = (nan, nan)
     scope: str = ""
     effect_size: float = nan
-    improvement: tuple[float, float, float] = (nan, nan, nan)
+    improvement: float = nan
     p_value: float = nan
     p_equivalent: float = nan
     smallest_p: float = field(default=nan)
@@ -124,12 +128,11 @@ def compare_matched(
     sign = 1.0 if higher_is_better else -1.0
     means = [(game.variant.mean(axis=1), game.baseline.mean(axis=1)) for game in data.games]
     value = float(np.mean([x.mean() - y.mean() for x, y in means]))
-    signed = [(sign * x, sign * y) for x, y in means]
-    chance, effect = probability(signed), float(np.mean(standardised(data.games)))
+    chance = float(np.mean([improvement(sign * x[:, None], sign * y[:, None]) for x, y in means]))
+    effect = float(np.mean(standardised(data.games)))
     if min(len(side) for game in means for side in game) < MIN_RUNS:
-        return Compared(name, base, data, value, effect_size=effect, improvement=(chance, nan, nan))
+        return Compared(name, base, data, value, effect_size=effect, improvement=chance)
     estimate = difference(data.games, data.paired)
-    ends = (nan, nan) if data.paired else probability_interval(signed, 1.0 - alpha)
     testing = margin > 0
     p_value, p_equivalent = estimate.p_value(), estimate.p_equivalent(margin) if testing else nan
     smallest = 0.0
@@ -139,7 +142,7 @@ def compare_matched(
         smallest = smallest_p([(len(x), len(y)) for x, y in means], data.paired)
     scope = CROSSED if estimate.crossed else RUNS
     return Compared(
-        name, base, data, estimate.value, estimate.interval(1.0 - alpha), scope, effect, (chance, *ends), p_value, p_equivalent, smallest
+        name, base, data, estimate.value, estimate.interval(1.0 - alpha), scope, effect, chance, p_value, p_equivalent, smallest
     )
 
 
@@ -166,10 +169,8 @@ def decide(
             verdict = UNDECIDED
         games = one.data.games
         counts = (sum(len(game.variant) for game in games), sum(len(game.baseline) for game in games), *_references(one.data))
-        rows.append(
-            (one.variant, one.baseline, *counts, one.data.paired, one.scope, one.difference, low, high, one.effect_size, *one.improvement)
-            + (test, one.p_value, p_holm, p_equivalent, verdict, "; ".join(missing))
-        )  # fmt: skip
+        start = (one.variant, one.baseline, *counts, one.data.paired, one.scope, one.difference, low, high, one.effect_size)
+        rows.append((*start, one.improvement, test, one.p_value, p_holm, p_equivalent, verdict, "; ".join(missing)))
     return rows
 
 
@@ -180,7 +181,7 @@ def _references(data: Matched) -> tuple[int, int]:
 
 
 def _check(margin: float, test: str, alpha: float) -> None:
-    if np.isfinite(margin) and margin < 0 or np.isinf(margin):
+    if (np.isfinite(margin) and margin < 0) or np.isinf(margin):
         raise ComparisonError(f"margin: expected a number from 0, or NaN for none, got {margin}")
     if test not in ("permutation", "t"):
         raise ComparisonError(f"test: expected permutation or t, got {test!r}")

@@ -17,8 +17,8 @@ from analysis.runs import Game
 
 Array = NDArray[np.float64]
 
-MIN_EPISODES = 3
-"""Episodes below which references are not resampled: two say next to nothing about the spread between episodes."""
+MIN_EPISODES = 5
+"""Episodes below which references are not counted as random: so few say too little about the spread between episodes."""
 
 
 @dataclass(frozen=True)

@@ -68,20 +68,20 @@ def compare(
     output_dir: Folder = None,
     metric: str | None = None,
     baseline: Mapping[str, Any] | None = None,
-    margin: float | None = None,
+    margin: float | str | None = None,
     say: Say = print,
 ) -> "pd.DataFrame":
     """Every variant against the baseline, as comparison.csv has it (columns: docs/report.md).
 
     As the study's file states it, and its headline metrics; or, exploratory, of one `metric`, against another `baseline`
-    (arm and values of axes, such as {"n": 3}) or with another `margin`. Raises UserError for a metric or baseline that is not there, a
-    metric that cannot be pooled over the study's games, or a margin that is no number from 0.
+    (arm and values of axes, such as {"n": 3}) or with another `margin` (a number, or a share of copy-last-frame's error such as "10%").
+    Raises UserError for a metric or baseline that is not there, a metric that cannot be pooled over the study's games, or a wrong margin.
     """
     from diamond_bench.report.comparison import compare_study
     from diamond_bench.report.facts import gather
 
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
-    return compare_study(plan, gather(plan, store), None if metric is None else [metric], baseline, margin).table
+    return compare_study(plan, store, gather(plan, store), None if metric is None else [metric], baseline, margin).table
 
 
 def figures(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[str]:

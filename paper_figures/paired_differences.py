@@ -14,8 +14,7 @@ _NUMBERS = {
     "low": "low",
     "high": "high",
     "probability_of_improvement": "P(better)",
-    "pi_low": "P low",
-    "pi_high": "P high",
+    "effect_size": "Hedges' g",
     "p_holm": "p (Holm)",
 }
 
@@ -28,7 +27,7 @@ def make(inputs: Inputs) -> Made:
         )
     from analysis.figures import annotate
     from analysis.score_figures import Interval, IntervalPanel, interval_figure
-    from diamond_bench.report.comparison import compare_study
+    from diamond_bench.report.comparison import OF_COPYING, compare_study
     from diamond_bench.report.facts import gather
     from diamond_bench.studies.metrics import metric_label
 
@@ -36,7 +35,7 @@ def make(inputs: Inputs) -> Made:
     figures: dict[str, Figure] = {}
     rules, lacks, sources = set(), [], []
     for study in inputs.studies:
-        compared = compare_study(study.plan, gather(study.plan, inputs.store))
+        compared = compare_study(study.plan, inputs.store, gather(study.plan, inputs.store))
         primary = compared.primary
         if primary.empty:
             reason = compared.problem or "no variant and its baseline are both finished"
@@ -53,21 +52,22 @@ def make(inputs: Inputs) -> Made:
         if found:
             baseline = ", ".join(dict.fromkeys(map(str, compared.baselines.values())))
             panel = IntervalPanel(
-                f"difference of {metric_label(compared.metric)}",
+                f"difference of {metric_label(compared.metric)}{f', {OF_COPYING}' if compared.margin.relative else ''}",
                 found,
                 [(0.0, "")],
-                (-compared.margin, compared.margin) if compared.margin else None,
+                (-compared.margin.value, compared.margin.value) if compared.margin.value else None,
             )
             figure = interval_figure([panel], list(found), uniform=True)
-            margin = f"; shaded: the margin, ±{compared.margin:g}" if compared.margin else ""
+            margin = f"; shaded: the margin, ±{compared.margin.words()}" if compared.margin.value else ""
             caption = f"{study.name}; against {baseline}{margin}; bars: 95% intervals, where there are enough runs"
             figures[slug(study.plan.study, study.plan.scale, taken=figures)] = annotate(figure, caption, watermark(study.plan.scale))
     if not rows:
         return Made(lacks=tuple(lacks))
     heads = [Head("Study"), Head("Metric"), Head("Variant"), Head("Baseline"), Head("Verdict"), *(Head(t, k) for k, t in _NUMBERS.items())]
-    heads += [Head("Runs", "runs"), Head("Paired", "paired"), Head("Margin", "margin")]
+    heads += [Head("Runs", "runs"), Head("Paired", "paired"), Head("Margin", "margin"), Head("Unit", "unit"), Head("Scope", "scope")]
     notes = [
-        "Difference: variant minus baseline, in the metric's unit. P(better): probability that a run of the variant is better.",
+        "Difference: variant minus baseline, in the metric's unit, or as a share of copy-last-frame's error where the margin is one. "
+        "P(better): probability that a run of the variant is better.",
         "Metric, baseline and margin are those that the study's file names; p is corrected over the study's variants.",
         *(note for study in inputs.studies for note in study.remarks),
     ]
@@ -81,7 +81,16 @@ def _row(study: StudyResults, row: Mapping[Any, Any]) -> tuple[Cell, ...]:
     numbers = [_signed(row[key]) if key in ("difference", "low", "high") else number(row[key]) for key in _NUMBERS]
     runs = number(None if row["runs"] != row["runs"] else int(row["runs"]), 0)
     paired = Cell() if row["paired"] is None or row["paired"] != row["paired"] else words("yes" if row["paired"] else "no")
-    return (*texts, words(str(row["verdict"])), *numbers, runs, paired, Cell(row["margin"], f"{row['margin']:g}"))
+    return (
+        *texts,
+        words(str(row["verdict"])),
+        *numbers,
+        runs,
+        paired,
+        Cell(row["margin"], f"{row['margin']:g}"),
+        words(row["unit"]),
+        words(row["scope"]),
+    )
 
 
 def _signed(value: float) -> Cell:

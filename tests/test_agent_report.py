@@ -98,21 +98,21 @@ def test_variants_differ_in_what_their_agents_were_trained_with(tmp_path: Path) 
 def test_the_answer_is_in_human_normalised_score_with_the_cost_of_imagining(tmp_path: Path) -> None:
     plan = study(tmp_path, primary="{metric: hns, baseline: {n: 1}, margin: 0.1}")
     saved, store = played(tmp_path, plan, rising)
-    (row,) = compare_study(saved, gather(saved, store)).table.to_dict("records")  # returns of two games have no scale in common
+    (row,) = compare_study(saved, store, gather(saved, store)).table.to_dict("records")  # returns of two games have no scale in common
     assert (row["status"], row["metric"], row["verdict"]) == ("primary", "hns", "better")
     assert (row["nfe_ratio"], row["training_ratio"]) == (3.0, 3.0)
     with pytest.raises(UserError, match=r"test_return.*cannot be pooled; take 'hns'"):
-        compare_study(saved, gather(saved, store), metrics=["test_return"])
+        compare_study(saved, store, gather(saved, store), metrics=["test_return"])
     one = study(tmp_path, "games=[Pong]", primary="{metric: hns, baseline: {n: 1}}")
     saved, store = played(tmp_path / "one", one, rising)
-    assert len(compare_study(saved, gather(saved, store), metrics=["test_return"]).table) == 1
-    assert set(compare_study(saved, gather(saved, store)).table["metric"]) == {"hns"}  # the return says the same of one game
+    assert len(compare_study(saved, store, gather(saved, store), metrics=["test_return"]).table) == 1
+    assert set(compare_study(saved, store, gather(saved, store)).table["metric"]) == {"hns"}  # the return says the same of one game
 
 
 def test_a_primary_metric_that_cannot_be_pooled_has_no_answer(tmp_path: Path) -> None:
     plan = study(tmp_path, "games=[Pong,Boxing]", games="Pong", primary="{metric: test_return, baseline: {n: 1}}")
     saved, store = played(tmp_path, plan, rising)
-    found = compare_study(saved, gather(saved, store))
+    found = compare_study(saved, store, gather(saved, store))
     assert "another scale in each game" in found.problem
     assert set(found.table["metric"]) == {"hns"}
 
@@ -123,7 +123,7 @@ def test_costs_are_of_the_games_that_both_sides_have(tmp_path: Path) -> None:
     facts = gather(saved, store)
     table = facts.table[~((facts.table["variant"] == "n=1") & (facts.table["game"] == "Boxing"))].copy()
     table.loc[(table["metric"] == "training_seconds") & (table["game"] == "Boxing"), "value"] = 9999.0
-    (row,) = compare_study(saved, type(facts)(**{**vars(facts), "table": table})).primary.to_dict("records")
+    (row,) = compare_study(saved, store, type(facts)(**{**vars(facts), "table": table})).primary.to_dict("records")
     assert row["training_ratio"] == 3.0
     assert row["verdict"] == UNDECIDED
 
@@ -213,12 +213,12 @@ def test_only_the_variants_that_the_file_names_answer_it(tmp_path: Path) -> None
     spread = lambda game, n, seed: 10.0 * n + seed  # noqa: E731
     every = study(tmp_path, "games=[Pong]", steps=steps, primary="{metric: hns, baseline: {n: 1}, margin: 0.1}")
     saved, store = played(tmp_path, every, spread)
-    all_of_them = compare_study(saved, gather(saved, store)).primary
+    all_of_them = compare_study(saved, store, gather(saved, store)).primary
     assert len(all_of_them) == 7
     assert set(all_of_them["verdict"]) == {UNDECIDED}
     named = study(tmp_path, "games=[Pong]", steps=steps, primary="{metric: hns, baseline: {n: 1}, margin: 0.1, variants: {n: [3, 4]}}")
     saved = save_plan(named, store.root)
-    found = compare_study(saved, gather(saved, store))
+    found = compare_study(saved, store, gather(saved, store))
     assert list(found.primary["variant"]) == ["n=3", "n=4"]
     assert list(found.primary["verdict"]) == ["better", "better"]
     assert list(found.primary["p_holm"]) == pytest.approx([4 / 252] * 2)
@@ -238,7 +238,7 @@ def test_mixed_revisions_are_not_compared_and_differing_ones_are_said(tmp_path: 
         return 1 if point is None or point.variant == "n=1" else 2 if point.variant == "n=2" or point.seed > 1 else 1
 
     saved, store = played(tmp_path, plan, rising, revision)
-    rows = compare_study(saved, gather(saved, store)).primary.set_index("variant")
+    rows = compare_study(saved, store, gather(saved, store)).primary.set_index("variant")
     assert rows.loc["n=2", "missing"] == "revisions differ: evaluate_agent 2 against 1"
     assert rows.loc["n=2", "verdict"] == "better"
     assert rows.loc["n=3", "missing"].startswith("n=3 mixes revisions (evaluate_agent 1 and 2), so it is not compared")

@@ -187,12 +187,12 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
 )
 def test_verdicts(one: float, two: float, verdict: str, tmp_path: Path) -> None:
     saved, store = swept(tmp_path, study(tmp_path, "seeds=8"), by_steps(one, two))
-    assert list(compare_study(saved, gather(saved, store)).primary["verdict"]) == [verdict]
+    assert list(compare_study(saved, store, gather(saved, store)).primary["verdict"]) == [verdict]
 
 
 def test_two_runs_tell_nothing(tmp_path: Path) -> None:
     saved, store = swept(tmp_path, study(tmp_path, "seeds=2"), by_steps(0.2, 0.1))
-    (row,) = compare_study(saved, gather(saved, store)).primary.to_dict("records")
+    (row,) = compare_study(saved, store, gather(saved, store)).primary.to_dict("records")
     assert row["verdict"] == UNDECIDED
     assert np.isnan([row["low"], row["high"], row["p_value"]]).all()
 
@@ -203,7 +203,7 @@ def test_other_metrics_and_other_baselines_are_exploratory(tmp_path: Path) -> No
 
     saved, store = swept(tmp_path, study(tmp_path, "seeds=4"), score)
     facts = gather(saved, store)
-    found = compare_study(saved, facts).table
+    found = compare_study(saved, store, facts).table
     assert dict(zip(found["metric"], found["status"], strict=True)) == {
         "drift": "primary",
         "ssim": "exploratory",
@@ -211,7 +211,7 @@ def test_other_metrics_and_other_baselines_are_exploratory(tmp_path: Path) -> No
     }
     assert set(found.loc[found["status"] == "exploratory", "margin"]) == {0.0}  # the margin is in the primary metric's unit
     assert found.set_index("metric")["probability_of_improvement"].to_dict() == {"drift": 1.0, "ssim": 1.0, "sharpness_ratio": 0.5}
-    turned = compare_study(saved, facts, baseline={"n": 2}).table
+    turned = compare_study(saved, store, facts, baseline={"n": 2}).table
     assert list(turned["variant"]) == ["n=1"] * 3
     assert set(turned["status"]) == {"exploratory"}
 
@@ -219,7 +219,7 @@ def test_other_metrics_and_other_baselines_are_exploratory(tmp_path: Path) -> No
 def test_a_variant_is_compared_to_the_baseline_that_equals_it_in_all_else(tmp_path: Path) -> None:
     plan = study(tmp_path, "seeds=6", "training.weight_decay=0.1,0.2")
     saved, store = swept(tmp_path, plan, by_steps(0.2, 0.1))
-    found = compare_study(saved, gather(saved, store)).primary
+    found = compare_study(saved, store, gather(saved, store)).primary
     assert dict(zip(found["variant"], found["baseline"], strict=True)) == {
         "n=2, weight_decay=0.1": "n=1, weight_decay=0.1",
         "n=2, weight_decay=0.2": "n=1, weight_decay=0.2",
@@ -233,14 +233,14 @@ def test_only_evaluations_of_one_checkpoint_are_paired(tmp_path: Path) -> None:
     plan = study(tmp_path, "seeds=3", "training.weight_decay=0.1,0.2", primary="{metric: drift, baseline: {n: 1}}")
     saved, store = swept(tmp_path, plan, by_steps(0.2, 0.1))
     facts = gather(saved, store)
-    assert set(compare_study(saved, facts).primary["paired"]) == {True}
-    assert set(compare_study(saved, facts, baseline={"weight_decay": 0.1}).table["paired"]) == {False}
+    assert set(compare_study(saved, store, facts).primary["paired"]) == {True}
+    assert set(compare_study(saved, store, facts, baseline={"weight_decay": 0.1}).table["paired"]) == {False}
 
 
 def test_two_milestones_of_a_training_are_not_one_checkpoint(tmp_path: Path) -> None:
     arms = "arms:\n  half: {evaluation.milestone: 0.5}\n  whole: {evaluation.milestone: 1.0}\n"
     saved, store = swept(tmp_path, planned(tmp_path, ["seeds=3"], arms), lambda spec: {"drift": 0.1})
-    (row,) = compare_study(saved, gather(saved, store), baseline={"arm": "half"}).table.query("metric == 'drift'").to_dict("records")
+    (row,) = compare_study(saved, store, gather(saved, store), baseline={"arm": "half"}).table.query("metric == 'drift'").to_dict("records")
     assert not row["paired"]
 
 
@@ -248,7 +248,7 @@ def test_seconds_of_different_devices_are_not_compared(tmp_path: Path) -> None:
     plan = study(tmp_path)
     steps = lambda spec: "cuda:0" if spec.kind == "evaluate_world_model" and spec.config.sampler.num_steps == 2 else "cpu"  # noqa: E731
     saved, store = swept(tmp_path, plan, by_steps(0.2, 0.1), steps)
-    (row,) = compare_study(saved, gather(saved, store)).primary.to_dict("records")
+    (row,) = compare_study(saved, store, gather(saved, store)).primary.to_dict("records")
     assert row["nfe_ratio"] == 2.0
     assert np.isnan(row["seconds_ratio"])
 
@@ -264,7 +264,7 @@ def test_seconds_of_different_devices_are_not_compared(tmp_path: Path) -> None:
 def test_a_study_without_an_answer_says_why(primary: str, tokens: tuple[str, ...], words: str, tmp_path: Path) -> None:
     saved, store = swept(tmp_path, study(tmp_path, *tokens, primary=primary), lambda spec: {"parameters": 1e6})
     facts = gather(saved, store)
-    assert words in compare_study(saved, facts).problem
+    assert words in compare_study(saved, store, facts).problem
 
 
 def test_variants_differ_in_what_their_configs_say(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.report.comparison import Comparison, reasons
+from diamond_bench.report.comparison import Comparison, reasons, scope
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, items, joined, table
 from diamond_bench.report.registered import registered
@@ -37,18 +37,19 @@ def answers(plan: SavedPlan, found: Comparison, standing: Standing) -> Html:
         return joined([el("div", words, class_="box wrong"), registered(plan, standing)])
     parts: list[Any] = []
     for base in dict.fromkeys(row["baseline"] for row in rows[:_MOST_LINES]):
-        lines = [_answer_line(row) for row in rows[:_MOST_LINES] if row["baseline"] == base]
+        lines = [_answer_line(row, found.alpha) for row in rows[:_MOST_LINES] if row["baseline"] == base]
         parts.append(el("div", el("p", f"Against {base}:"), items(lines), class_="box"))
     if len(rows) > _MOST_LINES:
         parts.append(el("p", f"{len(rows) - _MOST_LINES} more comparisons are in comparison.csv.", class_="soft"))
     return joined([*parts, registered(plan, standing, len(rows))])
 
 
-def _answer_line(row: Mapping[Any, Any]) -> Html:
+def _answer_line(row: Mapping[Any, Any], alpha: float) -> Html:
     from analysis.comparison import BETTER, UNDECIDED, WORSE
 
     tone = {BETTER: "good", WORSE: "bad", UNDECIDED: "warn"}.get(row["verdict"], "even")
-    return joined([f"{row['variant']}: ", el("span", row["verdict"], class_=tone), reasons(row)])
+    words = f", {about}" if (about := scope(row)) and row["verdict"] != UNDECIDED else ""
+    return joined([f"{row['variant']}: ", el("span", row["verdict"], class_=tone), words, reasons(row, alpha)])
 
 
 def incomplete(rows: "pd.DataFrame") -> Html:
@@ -193,7 +194,8 @@ def comparison(found: Comparison) -> Html:
                 "metric": metric_label(row["metric"]),
                 "verdict": row["verdict"],
                 "difference": _interval(row, "difference", "low", "high"),
-                "P(improvement)": _interval(row, "probability_of_improvement", "pi_low", "pi_high"),
+                "P(improvement)": _number(row["probability_of_improvement"]),
+                "effect size (g)": _number(row["effect_size"]),
                 "p": _number(row["p_value"]),
                 "p (Holm)": _number(row["p_holm"]),
                 "runs": _runs(row),
@@ -204,7 +206,7 @@ def comparison(found: Comparison) -> Html:
             }
             for row in rows.to_dict(orient="records")
         ]
-        numeric = ["difference", "P(improvement)", "p", "p (Holm)", "runs", "NFE ratio", "time ratio", "training ratio"]
+        numeric = ["difference", "P(improvement)", "effect size (g)", "p", "p (Holm)", "runs", "NFE ratio", "time ratio", "training ratio"]
         return table(pd.DataFrame(lines), caption, numeric=numeric, rest="comparison.csv")
 
     parts: list[Any] = []

@@ -51,7 +51,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     save_results(facts.table, plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
     notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.protocol]
-    comparison = compare_study(plan, facts)
+    comparison = compare_study(plan, store, facts)
     shown, left_out = _draw(plan, store, facts, folder, say)
     notes += left_out
     tables = [
@@ -142,7 +142,7 @@ def _write_page(
 
 def _plain(comparison: Comparison) -> dict[str, Any]:
     rows = [{str(key): _json(value) for key, value in row.items()} for row in comparison.table.to_dict(orient="records")]
-    return {"metric": comparison.metric, "margin": comparison.margin, "problem": comparison.problem, "rows": rows}
+    return {"metric": comparison.metric, "margin": comparison.margin.plain(), "problem": comparison.problem, "rows": rows}
 
 
 def _json(value: Any) -> Any:

@@ -9,7 +9,7 @@ from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools
 from diamond_bench.studies.plan import Plan, Point
 
 SIGNIFICANT = 0.05
-"""A corrected p-value below this tells better from worse."""
+"""Level of the corrected p-values: at most this for better or worse."""
 LEAST_RUNS = 3
 """Runs a game and side below which there is no interval and no test (analysis.aggregates.MIN_RUNS, which planning cannot import)."""
 
@@ -100,7 +100,7 @@ def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
     if fewest < LEAST_RUNS:
         seeds = "1 seed" if fewest == 1 else f"{fewest} seeds"
         return [
-            f"with {seeds} there is no interval and no test: differences are shown, and every answer will be 'not enough runs to tell' "
+            f"with {seeds} there is no interval and no test: differences are shown, and every answer will be 'undecided' "
             f"(it takes at least {LEAST_RUNS} seeds)"
         ]
     least = []
@@ -109,12 +109,12 @@ def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
         paired = all(set(of_game.values()) == set(runs[base][game].values()) for game, of_game in runs[name].items() if game in runs[base])
         least.append(smallest_p(counts, paired))
     reachable = max(holm(least))
-    if reachable < SIGNIFICANT:
+    if plan.study.primary.test == "t" or reachable <= SIGNIFICANT:
         return []
     number = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"
     return [
         f"with these runs no p-value can fall below {reachable:.2g} after Holm's correction over {number}, so 'better' and 'worse' are "
-        "out of reach; more seeds, more games or a smaller family (primary.variants) would mend that"
+        "out of reach; use more seeds, more games, a smaller family (primary.variants) or Student's t (primary.test: t)"
     ]
 
 

@@ -37,6 +37,8 @@ class Metric:
     """Whether it is a price (time, memory, size) and no quality."""
     of_game: bool = False
     """Whether its scale is the game's own: numbers of several games do not pool."""
+    counted: str = ""
+    """The metric that counts the images it is computed from, where its bias depends on their number: other numbers do not compare."""
 
     @property
     def label(self) -> str:
@@ -79,8 +81,8 @@ def _of_states() -> dict[str, Metric]:
 METRIC_INFO: dict[str, Metric] = {
     "one_step_psnr": Metric("PSNR one step ahead", "higher", "dB"),
     **_of_frames(),
-    "fid": Metric("FID", "lower"),
-    "kid": Metric("KID", "lower"),
+    "fid": Metric("FID", "lower", counted="fid_images"),
+    "kid": Metric("KID", "lower", counted="fid_images"),
     "fid_images": Metric("images of FID"),
     **_of_states(),
     "probe_presence_accuracy": Metric("presence read rightly by the state probe", unit="share"),

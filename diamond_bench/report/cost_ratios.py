@@ -1,0 +1,41 @@
+"""The cost of a variant over that of its baseline: denoiser calls, seconds to imagine a frame, seconds of training."""
+
+from typing import Any
+
+from diamond_bench.report.facts import StudyFacts, device_name
+
+
+class CostRatios:
+    """Ratios of means over finished runs, over the games that both variants have, with equal weights of the games."""
+
+    def __init__(self, facts: StudyFacts) -> None:
+        runs = facts.table[facts.table["seed"].notna()]
+        devices = {ref.id: device_name(recorded) for ref, recorded in facts.recorded.items()}
+        wanted = runs[runs["metric"].isin(["nfe_per_frame", "frames_per_second", "training_seconds"])]
+        self._by_game: dict[tuple[str, str], dict[str, float]] = {}
+        means: dict[Any, float] = wanted.groupby(["variant", "metric", "game"])["value"].mean().to_dict()
+        for (variant, metric, game), mean in means.items():
+            self._by_game.setdefault((variant, metric), {})[game] = mean
+        for variant, calls in facts.nfe.items():  # of agents, whose evaluation imagines nothing
+            self._by_game[variant, "nfe_per_frame"] = dict.fromkeys(runs.loc[runs["variant"] == variant, "game"].unique(), calls)
+        self._devices: dict[tuple[str, str, str], set[str]] = {}
+        for variant, metric, game, job in zip(wanted["variant"], wanted["metric"], wanted["game"], wanted["job"], strict=True):
+            self._devices.setdefault((variant, metric, game), set()).add(devices.get(job, ""))
+
+    def of(self, variant: str, base: str) -> dict[str, float]:
+        """nfe_ratio, seconds_ratio and training_ratio; NaN where a side has none, or seconds were measured on several kinds of device."""
+        frames = self._ratio("frames_per_second", variant, base, measured=True)
+        return {
+            "nfe_ratio": self._ratio("nfe_per_frame", variant, base, measured=False),
+            "seconds_ratio": 1 / frames if frames else float("nan"),
+            "training_ratio": self._ratio("training_seconds", variant, base, measured=True),
+        }
+
+    def _ratio(self, metric: str, variant: str, base: str, measured: bool) -> float:
+        one, other = self._by_game.get((variant, metric), {}), self._by_game.get((base, metric), {})
+        games = [game for game in one if game in other]
+        devices = {name for side in (variant, base) for game in games for name in self._devices.get((side, metric, game), ())}
+        least = sum(other[game] for game in games)
+        if not games or not least or (measured and len(devices) != 1):
+            return float("nan")
+        return sum(one[game] for game in games) / least

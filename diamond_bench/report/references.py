@@ -1,0 +1,52 @@
+"""Values of an evaluation by reference, for metrics that are means over references, with the same values of copying the last frame."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diamond_bench.report.drawing import stored_arrays
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.store import Store
+
+Array = NDArray[np.float64]
+
+_FRAMES = ("drift", "ssim", "lpips", "lpips_vgg")
+_WINDOWS = {
+    "mode_cramer_distance": ("modes_cramer", "fork_episodes"),
+    "mode_energy_distance": ("modes_energy", "fork_episodes"),
+    "energy_score": ("samples_energy_score", "sample_episodes"),
+    "energy_score_lpips": ("samples_energy_score_lpips", "sample_episodes"),
+}
+"""Array of one value per window or start, and the array of the episodes these were cut from."""
+
+
+@dataclass(frozen=True)
+class PerReference:
+    """One metric of one evaluation."""
+
+    values: Array
+    """(references,), in the metric's unit."""
+    episodes: NDArray[np.int64]
+    """(references,): the held-out episode each was cut from."""
+    copied: Array | None
+    """(references,): the same of copying the last frame, where the evaluation kept it."""
+
+
+def per_reference(store: Store, ref: JobRef, metric: str) -> PerReference | None:
+    """The values whose mean is the row `metric` of a finished evaluation; None where the metric is no such mean.
+
+    Evaluations of revision 1 stored no episodes: they have none of these values. Raises DamagedFile.
+    """
+    base = metric.removesuffix("_final")
+    name, where = (base, "episodes") if base in _FRAMES else _WINDOWS.get(metric, ("", ""))
+    if ref.kind != "evaluate_world_model" or not name:
+        return None
+    copy = f"copy_{name}"
+    found = stored_arrays(store, ref, "arrays.npz", name, where, copy, optional=True)
+    if name not in found or where not in found:
+        return None
+    over = (lambda a: a[:, -1] if metric.endswith("_final") else a.mean(axis=1)) if base in _FRAMES else (lambda a: a)
+    values, copied = (over(found[key].astype(np.float64)) if key in found else None for key in (name, copy))
+    assert values is not None
+    return PerReference(values, found[where].astype(np.int64), copied)

@@ -1,0 +1,155 @@
+"""Scores of a study's runs as a comparison takes them, and the reasons for which two variants may not be compared."""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from diamond_bench.report.facts import StudyFacts
+from diamond_bench.report.references import PerReference, per_reference
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.margin import COPYABLE, LARGEST_SHARE
+from diamond_bench.studies.metrics import METRIC_INFO, comparable
+from diamond_bench.studies.plan import Point, SavedPlan
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SAME = 1e-3
+"""Relative difference below which two errors of copying the last frame are one."""
+
+
+class Scores:
+    """The finished runs of a plan, by reference where that is stored."""
+
+    def __init__(self, plan: SavedPlan, store: Store, facts: StudyFacts) -> None:
+        self._plan, self._store, self._facts = plan, store, facts
+        self._points = {(p.variant, p.game, p.seed): p for p in plan.points if p.jobs["evaluation"] in facts.recorded}
+        self._revisions = _revisions(plan, facts)
+        self._read: dict[tuple[JobRef, str], PerReference | None] = {}
+        self._finished: dict[tuple[str, str], Point] = {(p.variant, p.game): p for p in self._points.values()}
+
+    def rows(self, metric: str, variants: Collection[str], relative: bool) -> "tuple[pd.DataFrame, bool]":
+        """Rows for `analysis.comparison.compare` (variant, game, seed, reference, episode, pair, value), and whether higher is better.
+
+        `relative`: values in units of copy-last-frame's error at the same game and horizon.
+        """
+        import numpy as np
+        import pandas as pd
+
+        table = self._facts.table
+        shown = table[(table["metric"] == metric) & table["seed"].notna() & table["variant"].isin(list(variants))]
+        shown = shown.drop_duplicates(["variant", "game", "seed"])
+        taken = comparable(metric, shown["value"])
+        assert taken is not None
+        values, higher = taken
+        parts: list[pd.DataFrame] = []
+        whole = []
+        for variant, game, seed, value in zip(shown["variant"], shown["game"], shown["seed"], values, strict=True):
+            point = self._points.get((variant, game, int(seed)))
+            found = None if point is None else self._of(point, metric)
+            pair = "" if point is None else self._checkpoint(point)
+            scale = self._copied(variant, game, metric) if relative else 1.0
+            if found is None or point is None or scale is None:
+                whole.append((variant, game, seed, None, None, pair, value / scale if scale else float("nan")))
+                continue
+            data = point.jobs.get("dataset")
+            names = [f"{data} {i}" for i in range(len(found.values))]
+            columns = {"reference": names, "episode": found.episodes, "value": found.values / scale}
+            parts.append(pd.DataFrame(columns).assign(variant=variant, game=game, seed=seed, pair=pair))
+        columns_ = ["variant", "game", "seed", "reference", "episode", "pair", "value"]
+        kept = [pd.DataFrame(whole, columns=columns_), *(part[columns_] for part in parts)]
+        rows = pd.concat([part for part in kept if len(part)], ignore_index=True) if whole or parts else kept[0]
+        return rows.assign(value=rows["value"].astype(np.float64)), higher
+
+    def excluded(self, metric: str, pairs: Mapping[str, str], relative: bool) -> dict[str, str]:
+        """Variants that may not be compared to their baseline, with the reason: mixed revisions of the code, distances of different
+        numbers of images, errors of copying that differ or were not stored."""
+        found = {}
+        for variant, base in pairs.items():
+            mixed = [words for name in (variant, base) if (words := _mixture(name, self._revisions.get(name, {})))]
+            reasons = [*mixed, self._numbers_of_images(metric, variant, base), *(self._scales(metric, variant, base) if relative else ())]
+            if any(reasons):
+                found[variant] = "; ".join(reason for reason in reasons if reason)
+        return found
+
+    def too_wide(self, metric: str, margin: float, variants: Collection[str]) -> str:
+        """Why an absolute margin is refused: it exceeds half of copy-last-frame's error in some game; empty where it does not."""
+        if metric not in COPYABLE or margin <= 0:
+            return ""
+        games = dict.fromkeys(point.game for point in self._points.values())
+        for game in games:
+            for error in (self._copied(variant, game, metric) for variant in variants):
+                if error is not None and margin > LARGEST_SHARE * error:
+                    return (
+                        f"no test of equivalence: the margin {margin:g} is more than half of copy-last-frame's error in {game} "
+                        f"({error:.2g}), so copying would pass as equivalent to a perfect model"
+                    )
+        return ""
+
+    def differing_revisions(self, variant: str, base: str) -> str:
+        """The kinds of job whose code differed between the two sides; empty where none did."""
+        one, other = self._revisions.get(variant, {}), self._revisions.get(base, {})
+        kinds = [kind for kind in one if kind in other and one[kind] != other[kind] and len(one[kind]) == len(other[kind]) == 1]
+        words = [f"{kind} {min(one[kind])} against {min(other[kind])}" for kind in kinds]
+        return f"revisions differ: {', '.join(words)}" if words else ""
+
+    def _of(self, point: Point, metric: str) -> PerReference | None:
+        key = (point.jobs["evaluation"], metric)
+        if key not in self._read:
+            self._read[key] = per_reference(self._store, *key)
+        return self._read[key]
+
+    def _copied(self, variant: str, game: str, metric: str) -> float | None:
+        """copy-last-frame's error under this variant's evaluation settings; None where it is not known."""
+        point = self._finished.get((variant, game))
+        found = None if point is None else self._of(point, metric)
+        return None if found is None or found.copied is None else float(found.copied.mean()) or None
+
+    def _scales(self, metric: str, variant: str, base: str) -> list[str]:
+        for game in (game for name, game in self._finished if name == variant and (base, game) in self._finished):
+            one, other = (self._copied(name, game, metric) for name in (variant, base))
+            if one is None or other is None:
+                return [f"copy-last-frame's error in {game} was not stored (an evaluation of an earlier revision): sweep again"]
+            if abs(one - other) > _SAME * max(one, other):
+                return [f"the evaluations differ: copy-last-frame's error in {game} is {one:.3g} against {other:.3g}"]
+        return []
+
+    def _numbers_of_images(self, metric: str, variant: str, base: str) -> str:
+        counted = METRIC_INFO[metric].counted if metric in METRIC_INFO else ""
+        if not counted:
+            return ""
+        table = self._facts.table
+        of_both = table[(table["metric"] == counted) & table["seed"].notna() & table["variant"].isin([variant, base])]
+        numbers = sorted(set(of_both["value"]))
+        if len(numbers) < 2:
+            return ""
+        return (
+            f"{metric} of {' and '.join(f'{number:g}' for number in numbers)} images is not compared: its bias depends on their number; "
+            "evaluate both with one evaluation.num_fid_images"
+        )
+
+    def _checkpoint(self, point: Point) -> str:
+        """The checkpoint that was evaluated, where that is known: evaluations of one checkpoint are paired."""
+        trainings = [ref.id for ref in point.jobs.values() if ref.kind.startswith("train_")]
+        settings = self._facts.configs.get(point.variant)
+        return " ".join([*trainings, str(settings.get("evaluation.milestone"))]) if trainings and settings else ""
+
+
+_Revisions = Mapping[str, set[str]]
+"""By kind of job, the revisions of its code."""
+
+
+def _revisions(plan: SavedPlan, facts: StudyFacts) -> Mapping[str, _Revisions]:
+    found: dict[str, dict[str, set[str]]] = {}
+    for point in plan.points:
+        if point.jobs["evaluation"] in facts.recorded:
+            for ref in point.jobs.values():
+                revision = facts.recorded.get(ref, {}).get("revision")
+                if revision is not None:
+                    found.setdefault(point.variant, {}).setdefault(ref.kind, set()).add(str(revision))
+    return found
+
+
+def _mixture(variant: str, revisions: _Revisions) -> str:
+    several = [f"{kind} {' and '.join(sorted(found))}" for kind, found in revisions.items() if len(found) > 1]
+    return f"{variant} mixes revisions ({', '.join(several)}), so it is not compared: sweep again" if several else ""
