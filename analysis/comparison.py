@@ -18,7 +18,7 @@ from analysis.differences import difference, standardised
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import ComparisonError, Matched, check_rows, match, read_runs
 
-__all__ = ["BETTER", "COLUMNS", "SCOPES", "UNDECIDED", "WORSE", "ComparisonError", "compare", "equivalent_within"]
+__all__ = ["BETTER", "COLUMNS", "SCOPES", "UNDECIDED", "WORSE", "ComparisonError", "compare", "effects", "equivalent_within"]
 
 COLUMNS = (
     "variant", "baseline", "runs", "baseline_runs", "references", "episodes", "paired", "scope", "difference", "low", "high",
@@ -99,6 +99,24 @@ def compare(
     }
     found = [compare_matched(name, base, matched[name], margin, higher_is_better, test, alpha) for name, base in against.items()]
     return pd.DataFrame(decide(found, margin, higher_is_better, test, alpha, holm_equivalence), columns=list(COLUMNS))
+
+
+def effects(rows: pd.DataFrame, baseline: Mapping[str, str]) -> pd.DataFrame:
+    """The differences game by game: a row for each variant of the mapping and game that it shares with its baseline.
+
+    Columns: variant, baseline, game, runs, baseline_runs, difference, effect_size (Hedges' g between runs), weight (that of the game in
+    the pooled difference and effect size: all games weigh the same). `rows` as for `compare`.
+    """
+    check_rows(rows, baseline, None)
+    finite = rows[np.isfinite(rows["value"].to_numpy(dtype=np.float64))]
+    found = []
+    for name, base in baseline.items():
+        data = match(name, read_runs(finite[finite["variant"] == name]), base, read_runs(finite[finite["variant"] == base]), {})
+        for game, effect in zip(data.games, standardised(data.games), strict=True):
+            value = float(game.variant.mean() - game.baseline.mean())
+            found.append((name, base, game.name, len(game.variant), len(game.baseline), value, effect, 1.0 / len(data.games)))
+    names = ["variant", "baseline", "game", "runs", "baseline_runs", "difference", "effect_size", "weight"]
+    return pd.DataFrame(found, columns=names)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Studentised permutation tests of two sides of runs within games: of no difference, and of a difference beyond a margin.
 
 Studentised (Janssen 1997; Chung and Romano 2013), since the plain test rejects too often where the two sides differ in variance and in
-their number of runs. Unpaired labels are exchanged within games; of pairs the signs of the differences are flipped. All arrangements are
+their number of runs. With few runs it still does (15% at variances 16 to 1 and 3 runs against 10), so a comparison takes the larger of this
+p-value and Welch's. Unpaired labels are exchanged within games; of pairs the signs of the differences are flipped. All arrangements are
 tried up to EXACT; above that ARRANGEMENTS are drawn and the observed one is counted in. The draws depend on the numbers of runs alone, so
 equal runs give equal p-values.
 """

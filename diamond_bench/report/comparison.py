@@ -62,6 +62,8 @@ class Comparison:
     margin: Margin
     baselines: Mapping[str, str]
     """The variant that each variant which answers the question (all, where the comparison was asked for) is compared to."""
+    effects: "pd.DataFrame"
+    """The primary metric game by game: `analysis.comparison.effects`."""
     problem: str = ""
     """Why there is no primary comparison, where there is none."""
     alpha: float = ALPHA
@@ -121,7 +123,16 @@ def compare_study(
     merged = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(COLUMNS))
     merged = merged.sort_values("status", key=lambda column: column != PRIMARY, kind="stable", ignore_index=True)
     problem = _problem(plan, table, primary, wanted, pairs, answering) if metrics is None else ""
-    return Comparison(merged.reindex(columns=list(COLUMNS)), primary, least, answering, problem, alpha)
+    by_game = _effects(scores, primary, answering, least) if primary in set(merged["metric"]) else pd.DataFrame()
+    return Comparison(merged.reindex(columns=list(COLUMNS)), primary, least, answering, by_game, problem, alpha)
+
+
+def _effects(scores: Scores, metric: str, pairs: Mapping[str, str], margin: Margin) -> "pd.DataFrame":
+    from analysis.comparison import effects
+
+    excluded = scores.excluded(metric, pairs, margin.relative)
+    rows, _ = scores.rows(metric, {*pairs, *pairs.values()}, margin.relative)
+    return effects(rows, {variant: base for variant, base in pairs.items() if variant not in excluded})
 
 
 def _headlines(plan: SavedPlan, present: set[str]) -> list[str]:

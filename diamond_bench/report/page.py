@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.report import sections
+from diamond_bench.report import gate, sections
 from diamond_bench.report.aggregates import aggregates
 from diamond_bench.report.comparison import Comparison
 from diamond_bench.report.drawing import StudyFigure, is_finding
 from diamond_bench.report.facts import StudyFacts
+from diamond_bench.report.gate import Gate
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, small_picture
 from diamond_bench.studies.plan import SavedPlan
@@ -46,6 +47,7 @@ class Report:
     jobs: "pd.DataFrame"
     comparison: Comparison
     standing: Standing
+    gates: tuple[Gate, ...]
     figures: tuple[Shown, ...]
     notes: tuple[str, ...]
 
@@ -54,7 +56,8 @@ def render(report: Report) -> str:
     """The page, at most PAGE_BYTES long as UTF-8."""
     plan, facts = report.plan, report.facts
     words: dict[str, Html] = {
-        "Answer": sections.answers(plan, report.comparison, report.standing),
+        "Answer": sections.answers(plan, report.comparison, report.standing, report.gates),
+        "Sanity gate": gate.section(report.gates),
         "Jobs": sections.jobs(plan, facts, report.jobs),
         "Variants": sections.variants(plan, facts),
         "Results": sections.results(plan, facts),
@@ -67,7 +70,7 @@ def render(report: Report) -> str:
     words = {title: _bounded(title, body) for title, body in words.items() if body}
     budget = Budget(PAGE_BYTES - sum(len(body.encode()) for body in words.values()) - _FRAME_BYTES)
     pictures = _pictures(report, budget)
-    order = ["Answer", "Jobs", "Variants", "Results", "Aggregates", "Comparison", *pictures, "Cost", "Reproduce", "Notes"]
+    order = ["Answer", "Sanity gate", "Jobs", "Variants", "Results", "Aggregates", "Comparison", *pictures, "Cost", "Reproduce", "Notes"]
     shown = {title: body for title in order if (body := {**words, **pictures}.get(title))}
     body = joined(el("section", el("h2", title, id=_anchor(title)), text, aria_labelledby=_anchor(title)) for title, text in shown.items())
     contents = el("nav", items(el("a", title, href=f"#{_anchor(title)}") for title in shown), aria_label="Contents")

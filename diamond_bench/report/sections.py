@@ -1,11 +1,12 @@
 """The words and tables of a study's page, each from what the results hold: a protocol's own metrics appear as soon as there are rows."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.report.comparison import Comparison, reasons, scope
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
+from diamond_bench.report.gate import Gate, failed_words
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, items, joined, table
 from diamond_bench.report.registered import registered
 from diamond_bench.studies.metrics import METRIC_INFO, metric_label
@@ -22,7 +23,7 @@ _ORDER = ("failed", "damaged", "lost", "preempted", "blocked", "running", "not b
 _TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", "blocked": "warn", "done": "good"}
 
 
-def answers(plan: SavedPlan, found: Comparison, standing: Standing) -> Html:
+def answers(plan: SavedPlan, found: Comparison, standing: Standing, checked: Sequence[Gate] = ()) -> Html:
     """One line per comparison of the study's primary metric, and how it was registered."""
     variants = dict.fromkeys(point.variant for point in plan.points)
     if len(variants) == 1:
@@ -37,19 +38,21 @@ def answers(plan: SavedPlan, found: Comparison, standing: Standing) -> Html:
         return joined([el("div", words, class_="box wrong"), registered(plan, standing)])
     parts: list[Any] = []
     for base in dict.fromkeys(row["baseline"] for row in rows[:_MOST_LINES]):
-        lines = [_answer_line(row, found.alpha) for row in rows[:_MOST_LINES] if row["baseline"] == base]
-        parts.append(el("div", el("p", f"Against {base}:"), items(lines), class_="box"))
+        lines = [_answer_line(row, found.alpha, checked) for row in rows[:_MOST_LINES] if row["baseline"] == base]
+        parts.append(el("div", el("p", f"Against {base}{'' if standing.confirmatory else ', exploratory'}:"), items(lines), class_="box"))
     if len(rows) > _MOST_LINES:
         parts.append(el("p", f"{len(rows) - _MOST_LINES} more comparisons are in comparison.csv.", class_="soft"))
     return joined([*parts, registered(plan, standing, len(rows))])
 
 
-def _answer_line(row: Mapping[Any, Any], alpha: float) -> Html:
+def _answer_line(row: Mapping[Any, Any], alpha: float, checked: Sequence[Gate]) -> Html:
     from analysis.comparison import BETTER, UNDECIDED, WORSE
 
     tone = {BETTER: "good", WORSE: "bad", UNDECIDED: "warn"}.get(row["verdict"], "even")
+    failed = failed_words(checked, [row["variant"], row["baseline"]])
+    gate = joined([" ", el("span", f"{failed[:1].upper()}{failed[1:]}.", class_="bad")]) if failed else ""
     words = f", {about}" if (about := scope(row)) and row["verdict"] != UNDECIDED else ""
-    return joined([f"{row['variant']}: ", el("span", row["verdict"], class_=tone), words, reasons(row, alpha)])
+    return joined([f"{row['variant']}: ", el("span", row["verdict"], class_=tone), words, reasons(row, alpha), gate])
 
 
 def incomplete(rows: "pd.DataFrame") -> Html:
@@ -213,6 +216,10 @@ def comparison(found: Comparison) -> Html:
     if len(found.primary):
         caption = "Primary metric: variant minus baseline with 95% interval. Ratios are the variant's cost over the baseline's."
         parts.append(shown(found.primary, caption))
+    if found.effects["game"].nunique() > 1 if len(found.effects) else False:
+        lines_ = found.effects.assign(**{name: found.effects[name].map(_number) for name in ("difference", "effect_size", "weight")})
+        caption = "The primary metric game by game. Effect sizes are Hedges' g between runs; the pooled one weighs all games the same."
+        parts.append(details("Game by game", table(lines_, caption, numeric=list(lines_.columns[3:]), rest="effects.csv")))
     rest = found.table[found.table["status"] != "primary"]
     if len(rest):
         caption = (

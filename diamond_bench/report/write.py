@@ -13,7 +13,9 @@ from diamond_bench.report.comparison import Comparison, compare_study
 from diamond_bench.report.drawing import StudyFigure
 from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mixtures, versions
 from diamond_bench.report.figures import study_figures
+from diamond_bench.report.gate import Gate, gates
 from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
+from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing, standing
 from diamond_bench.studies.results import mixtures, pivot, save_results
@@ -51,18 +53,20 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     save_results(facts.table, plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
     notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.protocol]
-    comparison = compare_study(plan, store, facts)
+    comparison = compare_study(plan, store, facts, alpha=stands.alpha if stands.confirmatory else ALPHA)
+    checked = tuple(gates(plan, store, facts))
     shown, left_out = _draw(plan, store, facts, folder, say)
     notes += left_out
     tables = [
         _write_csv(pivot(facts.table), folder / "summary.csv"),
+        _write_csv(comparison.effects, folder / "effects.csv"),
         _write_csv(comparison.table.assign(registration=stands.kind), folder / "comparison.csv"),
     ]
-    page = _write_page(plan, store, facts, jobs, comparison, stands, shown, notes, folder)
+    page = _write_page(plan, store, facts, jobs, comparison, stands, checked, shown, notes, folder)
     files = [page, *tables, *(file for figure in shown for file in figure.files)]
     for name in {Path(name).name for name in made["files"]} - {file.name for file in files}:
         (folder / name).unlink(missing_ok=True)
-    told = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison)}
+    told = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison), "gate": [vars(gate) for gate in checked]}
     content = {"results": digest, "files": [file.name for file in files], **told}
     write_json(folder / "report.json", content, durable=False)
     return files
@@ -129,13 +133,14 @@ def _write_page(
     jobs: "pd.DataFrame",
     comparison: Comparison,
     stands: Standing,
+    checked: tuple[Gate, ...],
     shown: "list[Shown]",
     notes: list[str],
     folder: Path,
 ) -> Path:
     from diamond_bench.report.page import Report, render
 
-    report = Report(plan, store, facts, jobs, comparison, stands, tuple(shown), tuple(notes))
+    report = Report(plan, store, facts, jobs, comparison, stands, checked, tuple(shown), tuple(notes))
     write_atomic(folder / "index.html", render(report).encode(), durable=False)
     return folder / "index.html"
 

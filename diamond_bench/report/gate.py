@@ -1,0 +1,135 @@
+"""The sanity gate: does a world model predict better than copying the last frame, and does an agent play better than at random?
+
+A verdict between two variants says nothing about either being any good. Where the next frame is determined, the gate compares pixel
+error (drift). In games with random dynamics it compares the energy score of sampled futures, a proper score: there pixel error prefers
+copying, or a blur, to samples of the true distribution (Gneiting and Raftery 2007).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from diamond_bench.envs.games import SYNTHETIC
+from diamond_bench.report.facts import StudyFacts
+from diamond_bench.report.markup import Html, details, el, items, joined
+from diamond_bench.report.references import per_reference
+from diamond_bench.studies.metrics import METRIC_INFO
+from diamond_bench.studies.plan import Point, SavedPlan
+from diamond_bench.studies.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+State = Literal["passed", "failed", "undecided", "unknown"]
+_TONE = {"passed": "good", "failed": "bad", "undecided": "warn", "unknown": "warn"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One variant on one game."""
+
+    variant: str
+    game: str
+    metric: str
+    state: State
+    """passed and failed: the 95% interval of the difference excludes 0 (with fewer than 3 runs: the sign of the mean)."""
+    words: str
+
+    @property
+    def against(self) -> str:
+        """The trivial predictor or player that the variant is compared to."""
+        return "random play" if self.metric == "hns" else "copying the last frame"
+
+
+def gates(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[Gate]:
+    """The gate of every variant and game with a finished evaluation, in the plan's order."""
+    cells: dict[tuple[str, str], list[Point]] = {}
+    for point in plan.points:
+        if point.jobs["evaluation"] in facts.recorded:
+            cells.setdefault((point.variant, point.game), []).append(point)
+    if plan.protocol == "agent":
+        return [gate for (variant, game) in cells if (gate := _of_agents(facts, variant, game)) is not None]
+    return [_of_world_models(store, facts, variant, game, points) for (variant, game), points in cells.items()]
+
+
+def stochastic(game: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the game's next frame is random, given a variant's settings by dotted key."""
+    if game in SYNTHETIC:
+        return bool(settings.get("env.minority_share", 0.2))
+    return bool(settings.get("env.sticky_actions", 0.0))
+
+
+def _of_world_models(store: Store, facts: StudyFacts, variant: str, game: str, points: Sequence[Point]) -> Gate:
+    import numpy as np
+
+    metric = "energy_score" if stochastic(game, facts.configs.get(variant, {})) else "drift"
+    found = [per_reference(store, point.jobs["evaluation"], metric) for point in points]
+    known = [one for one in found if one is not None and one.copied is not None]
+    if len(known) < len(points) or len({len(one.values) for one in known}) > 1:
+        return Gate(variant, game, metric, "unknown", f"{METRIC_INFO[metric].title} was not measured: sweep again")
+    values = np.stack([one.values for one in known])
+    copied = np.stack([one.copied for one in known if one.copied is not None])
+    state, few = _state(values, copied, known[0].episodes)
+    unit = f" {METRIC_INFO[metric].unit}" if METRIC_INFO[metric].unit else ""
+    ratio = f"{values.mean() / copied.mean():.3g} times " if copied.mean() > 0 else ""
+    words = f"{METRIC_INFO[metric].title} {values.mean():.3g}{unit}, {ratio}that of copying the last frame ({copied.mean():.3g}){few}"
+    return Gate(variant, game, metric, state, words)
+
+
+def _of_agents(facts: StudyFacts, variant: str, game: str) -> Gate | None:
+    import numpy as np
+
+    table = facts.table
+    mine = (table["metric"] == "hns") & (table["variant"] == variant) & (table["game"] == game) & table["seed"].notna()
+    scores = table.loc[mine, "value"].to_numpy(dtype=np.float64)[:, None]
+    if not len(scores):
+        return None
+    state, few = _state(-scores, np.zeros_like(scores), None)  # of a score more is better, of an error less
+    return Gate(variant, game, "hns", state, f"human-normalised score {scores.mean():.3g}, where random play has 0{few}")
+
+
+def _state(errors: "Array", trivial: "Array", episodes: "NDArray[np.int64] | None") -> tuple[State, str]:
+    """Whether errors (runs, references) lie below the trivial ones, and a remark where there are too few runs for an interval."""
+    import numpy as np
+
+    from analysis.aggregates import MIN_RUNS
+    from analysis.differences import difference
+    from analysis.runs import Game
+
+    if len(errors) < MIN_RUNS:
+        words = f", without an interval ({len(errors)} run{'s' if len(errors) > 1 else ''})"
+        return ("passed" if errors.mean() < trivial.mean() else "failed"), words
+    numbers = None if episodes is None else np.unique(episodes, return_inverse=True)[1]
+    low, high = difference([Game("", errors, trivial, numbers)], paired=True).interval()
+    return ("passed" if high < 0 else "failed" if low > 0 else "undecided"), ""
+
+
+def failed_words(found: Sequence[Gate], variants: Sequence[str]) -> str:
+    """A clause on those of the variants that fail, for the sentence of a verdict; empty where none does."""
+    failed = [gate for gate in found if gate.variant in variants and gate.state == "failed"]
+    if not failed:
+        return ""
+    names = {name: [gate.game for gate in failed if gate.variant == name] for name in variants}
+    texts = [f"{name} is worse than {failed[0].against} in {', '.join(games[:5])}" for name, games in names.items() if games]
+    return f"sanity gate failed: {' and '.join(texts)}"
+
+
+def section(found: Sequence[Gate]) -> Html:
+    """The gate on a study's page."""
+    if not found:
+        return Html("")
+    counts = {state: sum(gate.state == state for gate in found) for state in _TONE}
+    total, against = len(found), found[0].against
+    if counts["passed"] == total:
+        words, tone, rest = f"Every variant is better than {against}", "good", f" in every game ({total} of {total})."
+    else:
+        said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+        words, tone, rest = f"Not every variant is better than {against}: {said}.", "bad" if counts["failed"] else "warn", ""
+    lines = [joined([f"{one.game}, {one.variant}: ", el("span", one.state, class_=_TONE[one.state]), f". {one.words}."]) for one in found]
+    about = f"Failed: worse than {against} with 95% confidence. A comparison of variants that fail is one between poor models."
+    return joined(
+        [el("p", el("span", words, class_=tone), rest), el("p", about, class_="soft"), details(f"All {total}", items(lines[:100]))]
+    )
