@@ -183,7 +183,7 @@ def test_two_objectives_stand_side_by_side_and_a_starred_scale_is_always_said(tm
     compared = pd.read_csv(out / "paired_differences.csv").set_index("Variant")
     assert set(compared["Baseline"]) == {"ddpm, n=3"}
     assert compared.loc["edm, n=1", "runs"] == 2
-    assert compared.loc["edm, n=1", "Verdict"] == "not enough runs to tell"
+    assert compared.loc["edm, n=1", "Verdict"] == "undecided"
     assert np.isnan(compared.loc["edm, n=1", "low"])
     for name in ("figure3", "figure8", "table8", "paired_differences"):
         assert any("mine (scale tiny*): Nothing rests on this." in note for note in entries[name]["footnotes"]), name

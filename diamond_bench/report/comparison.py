@@ -235,7 +235,8 @@ def scope(row: Mapping[Any, Any]) -> str:
         return f"for other training seeds and other references ({references} references from {episodes} episodes)"
     if references:
         return f"for other training seeds, on these {references} references ({episodes} episode{'' if episodes == 1 else 's'})"
-    return "for other training seeds"
+    of_agents = row["metric"] in METRIC_INFO and METRIC_INFO[row["metric"]].protocol == "agent"
+    return "for other training seeds" if of_agents else "for other training seeds, on this dataset and its references"
 
 
 def _interval(row: Mapping[Any, Any], alpha: float) -> str:
