@@ -16,7 +16,7 @@ from analysis import permutation
 from analysis.aggregates import MIN_RUNS, improvement
 from analysis.differences import difference, standardised
 from analysis.multiplicity import holm, smallest_p
-from analysis.runs import ComparisonError, Matched, check_rows, match, read_runs
+from analysis.matching import ComparisonError, Matched, check_rows, match, read_runs
 
 __all__ = ["BETTER", "COLUMNS", "SCOPES", "UNDECIDED", "WORSE", "ComparisonError", "compare", "effects", "equivalent_within"]
 

@@ -13,7 +13,7 @@ from math import inf, nan, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.runs import Game
+from analysis.matching import Game
 
 Array = NDArray[np.float64]
 

@@ -24,7 +24,7 @@ from analysis.comparison import (
 )
 from analysis.differences import difference
 from analysis.multiplicity import holm, smallest_p
-from analysis.runs import Game, Matched
+from analysis.matching import Game, Matched
 
 
 def table(values: dict[tuple[str, str], list[float]], paired: bool = False) -> pd.DataFrame:

@@ -97,7 +97,7 @@ def _state(errors: "Array", trivial: "Array", episodes: "NDArray[np.int64] | Non
 
     from analysis.aggregates import MIN_RUNS
     from analysis.differences import difference
-    from analysis.runs import Game
+    from analysis.matching import Game
 
     if len(errors) < MIN_RUNS:
         words = f", without an interval ({len(errors)} run{'s' if len(errors) > 1 else ''})"

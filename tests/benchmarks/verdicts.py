@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.comparison import BETTER, UNDECIDED, WORSE, Test, compare_matched, decide
-from analysis.runs import Game, Matched
+from analysis.matching import Game, Matched
 
 Array = NDArray[np.float64]
 VARIANTS = 3
