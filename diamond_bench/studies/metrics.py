@@ -79,6 +79,10 @@ def _of_states() -> dict[str, Metric]:
 METRIC_INFO: dict[str, Metric] = {
     "one_step_psnr": Metric("PSNR one step ahead", "higher", "dB"),
     **_of_frames(),
+    "energy_score": Metric("energy score of sampled futures", "lower", "RMS pixel error"),
+    "energy_score_lpips": Metric("energy score of sampled futures, sqrt(LPIPS)", "lower"),
+    "luminance_crps": Metric("CRPS of block-mean luminance", "lower", "grey level, 0 to 1"),
+    "rank_deviation": Metric("ranks of block-mean luminance, distance from uniform", "lower", "share"),
     "fid": Metric("FID", "lower"),
     "kid": Metric("KID", "lower"),
     "fid_images": Metric("images of FID"),
@@ -124,7 +128,7 @@ def result_metrics(protocol: str) -> tuple[str, ...]:
 
 def measured_with(name: str) -> str | None:
     """The metric an evaluation must be asked for so that its results hold the number `name`; None where every evaluation has it."""
-    prefixes = {"kid": "fid", "mode_": "modes", "probe_": "state", **{metric: metric for metric in METRICS}}
+    prefixes = {"kid": "fid", "mode_": "modes", "energy_score_lpips": "lpips", "probe_": "state", **{metric: metric for metric in METRICS}}
     found = [prefix for prefix in prefixes if name.startswith(prefix)]
     return prefixes[max(found, key=len)] if found else None
 
