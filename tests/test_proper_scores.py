@@ -6,6 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.proper_scores import crps, energy_score, rank_deviation, ranks
+from analysis.rank_figures import rank_figure
 from diamond_bench.envs.synthetic import State, next_frames, render
 from diamond_bench.evaluation.proper_scores import block_luminance, sample_scores, score_rows
 
@@ -128,3 +129,12 @@ def test_lpips_enters_as_its_root_and_does_so_for_all_pairs() -> None:
     for prefix in ("", "copy_"):  # sqrt of the mean squared difference on [-1, 1] is twice the RMS error on [0, 1]
         assert found[f"{prefix}energy_score_lpips"] == pytest.approx(2 * found[f"{prefix}energy_score"], rel=1e-5)
     assert found["ranks"].sum(axis=1).tolist() == [3 * 16] * 2
+
+
+def test_the_figure_of_ranks_is_in_units_of_the_uniform_histogram() -> None:
+    figure = rank_figure({"edm": {"n = 1": [30, 0, 0, 30], "n = 3": [5, 5, 5, 5]}})
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].get_lines()}
+    assert lines["n = 1"] == [2.0, 0.0, 0.0, 2.0]
+    assert lines["n = 3"] == [1.0] * 4
+    with pytest.raises(ValueError, match="without counts"):
+        rank_figure({"edm": {"n = 1": [0, 0]}})
