@@ -42,6 +42,7 @@ def sweep(
     from diamond_bench.launch.devices import check_devices
     from diamond_bench.printing import print_plan
     from diamond_bench.studies.answerable import limits
+    from diamond_bench.studies.older import older_sentence
     from diamond_bench.studies.plan import plan_study
 
     tokens = overrides or []
@@ -59,6 +60,8 @@ def sweep(
     require(plan.metrics)
     for limit in limits(plan):
         say(f"note: {limit}")
+    if older := older_sentence(plan.jobs, store, store.states()):
+        say(older)
     with writing(store):
         exit_code = run_plan(plan, store, as_json, wait)
     raise typer.Exit(exit_code)
