@@ -132,7 +132,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
 def print_results(plan: Any, store: Any, as_json: bool) -> None:
     """The numbers of a plan's finished jobs, as a table for people or as JSON."""
     from diamond_bench.printing import print_frame, print_json
-    from diamond_bench.studies.results import HEADLINES, collect, mixtures, pivot, protocol_records
+    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot, protocol_records
 
     table = collect(plan, store)
     if as_json:
@@ -141,7 +141,8 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         say(f"{plan.study} at scale {plan.scale}: no job is finished yet; run it with: {plan.command}")
     else:
         machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
-        say(f"{plan.study}, scale {plan.scale}, seeds {sorted({point.seed for point in plan.points})}{machine}")
+        seeds = sorted({point.seed for point in plan.points})
+        say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
         print_frame(out, pivot(table, HEADLINES))
         for note in [*protocol_records(plan, store), *mixtures(table)]:
             say(f"note: {note}")

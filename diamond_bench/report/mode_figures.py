@@ -9,7 +9,7 @@ import numpy as np
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.studies.baselines import TRUE_DISTRIBUTION, shared_variant
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.metrics import metric_label
+from diamond_bench.studies.metrics import metric_label, within_bounds
 from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.studies.store import Store
 
@@ -100,7 +100,7 @@ def _draw(
 ) -> Drawn | None:
     import pandas as pd
 
-    from analysis.curves import mean_points
+    from analysis.curves import interval_words, mean_points
     from analysis.mode_figures import modes_figure
 
     columns = {"metric": scores["metric"], "group": scores["variant"].map(lines), "nfe": scores["job"].map(nfe)}
@@ -110,7 +110,8 @@ def _draw(
         return None
     order = {metric: number for number, metric in enumerate(_MODES)}
     points = points.sort_values("metric", key=lambda column: column.map(order), kind="stable")
-    basis = range_words(points.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
-    figure = modes_figure(mean_points(points), labels={name: metric_label(name) for name in _MODES}, truth=truth)
+    means = within_bounds(mean_points(points))
+    basis = range_words(means["num_seeds"], "seed", "seeds")
+    figure = modes_figure(means, labels={name: metric_label(name) for name in _MODES}, truth=truth)
     truth_line = "dash-dotted: as many samples of the true distribution"
-    return annotated(figure, plan, game, f"{basis}, scale {plan.scale}", truth_line, "intervals: 95% over seeds, where several ran", notes)
+    return annotated(figure, plan, game, f"{basis}, scale {plan.scale}", truth_line, interval_words(means["num_seeds"]), notes)

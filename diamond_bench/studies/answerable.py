@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.multiplicity import holm, smallest_p
+from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools
 from diamond_bench.studies.plan import Plan, Point
 
 SIGNIFICANT = 0.05
 """A corrected p-value below this tells better from worse."""
-LEAST_RUNS = 3
-"""Runs a game and side below which there is no interval and no test (analysis.aggregates.MIN_RUNS, which planning cannot import)."""
 
 
 def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -97,11 +96,11 @@ def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
     for point in plan.points:
         runs.setdefault(point.variant, {}).setdefault(point.game, {})[point.seed] = _checkpoint(plan, point)
     fewest = min(len(seeds) for name in {*pairs, *pairs.values()} for seeds in runs[name].values())
-    if fewest < LEAST_RUNS:
+    if fewest < MIN_RUNS:
         seeds = "1 seed" if fewest == 1 else f"{fewest} seeds"
         return [
             f"with {seeds} there is no interval and no test: differences are shown, and every answer will be 'not enough runs to tell' "
-            f"(it takes at least {LEAST_RUNS} seeds)"
+            f"(it takes at least {MIN_RUNS} seeds)"
         ]
     least = []
     for name, base in pairs.items():
