@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Overrides, Study, Wait, app, open_store, out, print_results, run_plan, say, writing
+from diamond_bench.cli.common import (
+    AsJson,
+    Overrides,
+    Study,
+    Wait,
+    app,
+    open_store,
+    out,
+    print_results,
+    run_plan,
+    say,
+    standing_of,
+    writing,
+)
 from diamond_bench.errors import UserError
 
 
@@ -75,7 +88,7 @@ def register(
 ) -> None:
     """Write down a study's comparison before any job runs; a sweep does it too. Repeat the overrides of the sweep."""
     from diamond_bench.studies.plan import as_saved, plan_study
-    from diamond_bench.studies.registration import export_file, standing
+    from diamond_bench.studies.registration import export_file
     from diamond_bench.studies.registration import register as write_registration
 
     store = open_store(overrides)
@@ -83,8 +96,7 @@ def register(
     store.require_writable()
     with writing(store):
         registration, _ = write_registration(plan, lambda ref: store.state(ref).status == "done", fewer_seeds=True)
-    finished = {point.jobs["evaluation"] for point in plan.points if store.state(point.jobs["evaluation"]).status == "done"}
-    stands = standing(plan, finished)
+    stands = standing_of(plan, store)
     if stands.changes:
         raise UserError(f"{registration.file} stays as it is, since evaluations of it have finished. {stands.sentence}")
     say(stands.sentence)
@@ -163,5 +175,6 @@ def report(study: Study, overrides: Overrides = None) -> None:
 
     with writing(open_store(overrides)):
         files = api.report(study, *(overrides or []), say=say)
+    say(standing_of(*api.find_study(study, *(overrides or []), say=say)).sentence)
     for file in files:
         out.print(str(file), markup=False)

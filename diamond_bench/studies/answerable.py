@@ -6,6 +6,7 @@ from typing import Any
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.looks import look_level
 from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools
 from diamond_bench.studies.plan import Plan, Point
 
@@ -102,13 +103,17 @@ def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
             f"with {seeds} there is no interval and no test: differences are shown, and every answer will be 'not enough runs to tell' "
             f"(it takes at least {MIN_RUNS} seeds)"
         ]
+    stated = plan.study.primary
+    if stated.test == "t":  # its p-values have no smallest one
+        return []
     least = []
     for name, base in pairs.items():
         counts = [(len(of_game), len(runs[base][game])) for game, of_game in runs[name].items() if game in runs[base]]
         paired = all(set(of_game.values()) == set(runs[base][game].values()) for game, of_game in runs[name].items() if game in runs[base])
         least.append(smallest_p(counts, paired))
     reachable = max(holm(least))
-    if reachable < SIGNIFICANT:
+    level = look_level(stated.looks, fewest) if fewest in stated.looks else SIGNIFICANT
+    if reachable < level:
         return []
     number = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"
     return [
