@@ -13,7 +13,9 @@ from analysis.figures import RC, Style, styles
 
 
 def learning_figure(points: pd.DataFrame) -> Figure:
-    """Mean return of the tests against real environment steps: a panel a game, a line a variant, a band over seeds where there are several.
+    """Mean return of the tests against real environment steps: a panel for each game, a line for each variant.
+
+    A line has a band over seeds where there are at least 3.
 
     `points`: columns game, variant, seed, test (its number, from 0), real_steps, value (raw return), one row a test of a run. Seeds are
     averaged test by test, and stand at their mean number of real steps. Raises ValueError without points, or for a value not finite.

@@ -11,17 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.runs import MIN_RUNS as MIN_RUNS
+
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 AGGREGATES = ("mean", "median", "iqm", "optimality_gap", "superhuman")
+CORRECTED = AGGREGATES[:4]
+"""Aggregates with a corrected interval: `superhuman` is a count of games, whose few values no standard error describes."""
 
 REPLICATES = 2000
-MIN_RUNS = 3
-"""Runs a game below which there is no interval: one run has no spread, and a resample of two is one of three values."""
-
 _BLOCK = 50_000
 """Numbers resampled at once: blocks that stay in the processor's cache are fastest, and memory stays flat in the replicates."""
+
+_SORTED = 1024
+"""Values up to which numpy sorts more quickly than it partitions."""
 
 _SUPERHUMAN = 1.0 - 1e-9
 """At least human, allowing for rounding: IRIS's Pong is exactly human (README of analysis/published)."""
@@ -86,9 +90,69 @@ def intervals(matrix: ArrayLike, seed: int, replicates: int = REPLICATES, confid
     """
     scores = _with_spread(_checked(matrix, (2, 3)), "an interval")
     _check_settings(seed, replicates, confidence)
-    blocks = [_aggregates(block) for block in _resampled(scores, seed, replicates)]
+    blocks = [aggregate(block) for block in _resampled(scores, seed, replicates)]
     ends = _percentiles(np.concatenate(blocks), confidence)
     return {name: (float(ends[0, i]), float(ends[1, i])) for i, name in enumerate(AGGREGATES)}
+
+
+def corrected_intervals(
+    matrix: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Interval (low, high) of each of CORRECTED for HNS (runs, games), corrected for the number of runs.
+
+    A percentile interval of few runs is too narrow: resampled deviations are too small by sqrt((n - 1) / n), and normal quantiles ignore
+    that the spread is itself estimated (Hesterberg 2015, section 5.3). This interval is the estimate plus and minus Student's t times the
+    bootstrap's standard error, scaled by sqrt(n / (n - 1)). The degrees of freedom are Satterthwaite's, from each game's share of the
+    variance. The gap's interval ends at 0. An aggregate that no resample changes has no entry. ScoreError below MIN_RUNS runs.
+    """
+    scores = _with_spread(_checked(matrix, (2,)), "an interval")
+    _check_settings(seed, replicates, confidence)
+    blocks = [(aggregate(block), block.mean(axis=1)) for block in _resampled(scores, seed, replicates)]
+    values, by_game = (np.concatenate(parts)[None] for parts in zip(*blocks, strict=True))
+    low, high = student_ends(scores[None], values[..., : len(CORRECTED)], by_game, confidence)
+    return {name: (float(low[0, i]), float(high[0, i])) for i, name in enumerate(CORRECTED) if low[0, i] < high[0, i]}
+
+
+def student_ends(scores: Array, values: Array, by_game: Array, confidence: float) -> tuple[Array, Array]:
+    """Ends (sets, CORRECTED) of the corrected intervals of many sets of scores (sets, runs, games) at once.
+
+    `values` (sets, replicates, CORRECTED) are the aggregates of resamples, `by_game` (sets, replicates, games) their means of games.
+    """
+    from scipy.special import stdtrit
+
+    runs = scores.shape[1]
+    estimate = aggregate(scores)[:, : len(CORRECTED)]
+    error = values.std(axis=1, ddof=1) * np.sqrt(runs / (runs - 1.0))
+    reach = stdtrit(_freedom(scores, by_game), 0.5 + confidence / 2.0) * error
+    low, high = estimate - reach, estimate + reach
+    gap = CORRECTED.index("optimality_gap")
+    low[:, gap] = np.maximum(low[:, gap], 0.0)
+    return low, high
+
+
+def _freedom(scores: Array, by_game: Array) -> Array:
+    """Satterthwaite's degrees of freedom (sets, CORRECTED), from the variance that each game's runs give each aggregate.
+
+    An aggregate's influence values are the scores for the mean, scores winsorised where the IQM trims, scores cut at 1 for the gap, and for
+    the median the scores of a game weighted by how often its mean is in the middle of a resample.
+    """
+    _, runs, games = scores.shape
+    size, cut = runs * games, int(0.25 * runs * games)
+    ordered = np.sort(scores.reshape(len(scores), size), axis=1)
+    ends = ordered[:, [cut, size - cut - 1], None, None]
+    order = np.argsort(by_game, axis=2)
+    middle = np.stack([order[:, :, (games - 1) // 2], order[:, :, games // 2]])  # (2, sets, replicates)
+    weight = (middle[..., None] == np.arange(games)).mean(axis=(0, 2)) if games > 1 else np.ones((len(scores), 1))
+    parts = {
+        "mean": scores.var(axis=1, ddof=1) / games**2,
+        "median": weight**2 * scores.var(axis=1, ddof=1),
+        "iqm": np.clip(scores, ends[:, 0], ends[:, 1]).var(axis=1, ddof=1),
+        "optimality_gap": np.minimum(scores, 1.0).var(axis=1, ddof=1),
+    }
+    variance = np.stack([parts[name] for name in CORRECTED], axis=1)  # (sets, CORRECTED, games), up to a factor of each aggregate
+    squares = (variance**2).sum(axis=2)
+    freedom = (runs - 1.0) * np.divide(variance.sum(axis=2) ** 2, squares, out=np.ones_like(squares), where=squares > 0)
+    return np.asarray(freedom, dtype=np.float64)
 
 
 def performance_profile(matrix: ArrayLike, taus: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> Profile:
@@ -184,8 +248,8 @@ def ranked_wins(x: Indices, y: Indices) -> Array:
     return (of_x * below).sum(axis=2) / (x.shape[1] * y.shape[1])
 
 
-def _aggregates(runs: Array) -> Array:
-    """(replicates, AGGREGATES) of resampled scores (replicates, runs, games)."""
+def aggregate(runs: Array) -> Array:
+    """AGGREGATES of many sets of scores at once: (sets, runs, games) -> (sets, AGGREGATES)."""
     by_game, flat = runs.mean(axis=1), runs.reshape(len(runs), -1)
     columns = {
         "mean": by_game.mean(axis=1),
@@ -201,7 +265,9 @@ def _iqm(values: Array) -> Array:
     """Mean of the middle half along the last axis; a quarter that is not whole is rounded down, as scipy's trim_mean does."""
     size = values.shape[-1]
     cut = int(0.25 * size)
-    return np.partition(values, (cut, size - cut - 1), axis=-1)[..., cut : size - cut].mean(axis=-1)
+    ends = (cut, size - cut - 1)
+    ordered = np.partition(values, ends, axis=-1) if size > _SORTED else np.sort(values, axis=-1)
+    return ordered[..., cut : size - cut].mean(axis=-1)
 
 
 def _draws(shape: tuple[int, ...], seed: int, replicates: int, size: int | None = None) -> Iterator[Indices]:

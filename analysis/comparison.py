@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import permutation
-from analysis.aggregates import MIN_RUNS, improvement
+from analysis.aggregates import improvement
 from analysis.differences import difference, standardised
-from analysis.multiplicity import holm, smallest_p
 from analysis.matching import ComparisonError, Matched, check_rows, match, read_runs
+from analysis.multiplicity import holm, smallest_p
+from analysis.runs import MIN_RUNS
 
 __all__ = ["BETTER", "COLUMNS", "SCOPES", "UNDECIDED", "WORSE", "ComparisonError", "compare", "effects", "equivalent_within"]
 

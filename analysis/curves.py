@@ -9,12 +9,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from analysis.runs import MIN_RUNS
+
 Band = Literal["interval", "spread"]
 
 REPLICATES = 1000
 """Bootstrap resamples of a mean curve."""
-LEAST_SEEDS = 3
-"""Seeds below which nothing is said of the spread between seeds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Cur
     `interval`: 95% bootstrap interval of the mean, resampling seeds and trajectories both (they are crossed: every seed is evaluated on
     the same references; Owen 2007). Deviations of n seeds are scaled by sqrt(n / (n - 1)), and the band by Student's t over the normal
     quantile, with Satterthwaite's degrees of freedom: a plain percentile interval of 3 to 5 seeds is far too narrow (Hesterberg 2015).
-    Fewer than LEAST_SEEDS tell nothing of the spread between seeds: then trajectories alone are resampled, and the band says nothing about
+    Fewer than MIN_RUNS tell nothing of the spread between seeds: then trajectories alone are resampled, and the band says nothing about
     other seeds (`band_words`). `spread`: the middle 80% of all trajectories.
     """
     array = np.asarray(values, dtype=np.float64)
@@ -49,7 +49,7 @@ def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Cur
     if band == "spread":
         low, high = np.quantile(array.reshape(num_seeds * num_trajectories, -1), [0.1, 0.9], axis=0)
     else:
-        of_seeds = array if num_seeds >= LEAST_SEEDS else array.mean(axis=0, keepdims=True)
+        of_seeds = array if num_seeds >= MIN_RUNS else array.mean(axis=0, keepdims=True)
         low, high = mean + _expansion(of_seeds) * np.quantile(_resampled_means(of_seeds, seed) - mean, [0.025, 0.975], axis=0)
     return Curve(mean, low, high, num_seeds, num_trajectories, band)
 
@@ -57,12 +57,21 @@ def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Cur
 def band_words(curves: Iterable[Curve]) -> str:
     """What the bands of curves with intervals are of, for a caption."""
     seeds = [curve.num_seeds for curve in curves]
-    few = sorted({number for number in seeds if number < LEAST_SEEDS})
+    few = sorted({number for number in seeds if number < MIN_RUNS})
     alone = f"over trajectories of {' or '.join(map(str, few))} {'seed' if few == [1] else 'seeds'}, saying nothing about other seeds"
-    if few and max(seeds) < LEAST_SEEDS:
+    if few and max(seeds) < MIN_RUNS:
         return f"band: 95% interval of the mean {alone}"
     words = "band: 95% interval of the mean over seeds and trajectories"
-    return f"{words} (where there are fewer than {LEAST_SEEDS} seeds: {alone})" if few else words
+    return f"{words} (where there are fewer than {MIN_RUNS} seeds: {alone})" if few else words
+
+
+def interval_words(num_seeds: Iterable[int], what: str = "intervals") -> str:
+    """What the intervals over seeds of `mean_points` are, for a caption; `what` they are called (intervals, band, lines)."""
+    numbers = list(num_seeds)
+    if max(numbers, default=0) < MIN_RUNS:
+        return f"no {what}: fewer than {MIN_RUNS} seeds"
+    words = f"{what}: 95% of the mean over seeds (Student's t)"
+    return f"{words}, where there are at least {MIN_RUNS}" if min(numbers) < MIN_RUNS else words
 
 
 def _expansion(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,8 +105,8 @@ def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float
 def mean_points(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds with a 95% Student interval of scores with columns metric, group, nfe, seed, value: one row a run.
 
-    -> metric, group, nfe, mean, low, high, num_seeds; low and high are NaN where one seed leaves nothing to estimate them from. Groups
-    and metrics keep the order of their first appearance. Raises ValueError for a missing column, a run given twice or a value that is
+    -> metric, group, nfe, mean, low, high, num_seeds; low and high are NaN below MIN_RUNS seeds. Groups and metrics keep the order of
+    their first appearance. Raises ValueError for a missing column, a run given twice or a value that is
     not finite.
     """
     keys = ["metric", "group", "nfe"]
@@ -113,11 +122,12 @@ def mean_points(scores: pd.DataFrame) -> pd.DataFrame:
 def mean_over_seeds(scores: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean of the column value over the rows of each combination of `keys`, with a 95% Student interval.
 
-    -> keys, mean, low, high, num_seeds, in order of appearance; low and high are NaN for one row. Raises ValueError for a value that is
-    not finite.
+    -> keys, mean, low, high, num_seeds, in order of appearance; low and high are NaN below MIN_RUNS rows. Raises ValueError for a value
+    that is not finite.
     """
     if not np.isfinite(scores["value"].to_numpy(dtype=np.float64)).all():
         raise ValueError("scores need finite values: leave out the rows of metrics that were not measured")
     points = scores.groupby(list(keys), sort=False)["value"].agg(mean="mean", sem="sem", num_seeds="size").reset_index()
-    reach = stats.t.ppf(0.975, (points["num_seeds"] - 1).clip(lower=1)) * points["sem"]  # sem is NaN for one seed
+    several = points["num_seeds"] >= MIN_RUNS
+    reach = (stats.t.ppf(0.975, (points["num_seeds"] - 1).clip(lower=1)) * points["sem"]).where(several)
     return points.assign(low=points["mean"] - reach, high=points["mean"] + reach)[[*keys, "mean", "low", "high", "num_seeds"]]

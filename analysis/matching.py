@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.aggregates import MIN_RUNS
+from analysis.runs import MIN_RUNS
 
 Array = NDArray[np.float64]
 

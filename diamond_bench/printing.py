@@ -14,6 +14,7 @@ from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.estimate import estimate
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.older import older_sentence
 from diamond_bench.studies.overview import StudyStatus, job_variants
 from diamond_bench.studies.plan import PER_GAME, Plan
 from diamond_bench.studies.states import JobState
@@ -94,6 +95,8 @@ def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
         out.print(f"to run: {cost.jobs} jobs, about {_hours(cost.device_hours)} of one device and {size} ({cost.basis})")
     else:
         out.print("nothing to run: every job is done")
+    if older := older_sentence(plan.jobs, store, states):
+        out.print(escape(older), highlight=False)
     for sentence in limits(plan):
         out.print(f"note: {escape(sentence)}", highlight=False)
 

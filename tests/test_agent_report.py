@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_html_report import Page
 
-from analysis.aggregates import intervals, point_estimates
+from analysis.aggregates import corrected_intervals, intervals, point_estimates
 from analysis.comparison import UNDECIDED
 from analysis.media import write_video
 from analysis.scores import human_random
@@ -133,9 +133,11 @@ def test_aggregates_are_those_of_the_scores(tmp_path: Path) -> None:
     words = words_of(saved, store)
     shown = words[words.index("Aggregates", words.index("Reproduce")) :]
     runs = np.array([[rising(game, 3, seed) for game in ("Boxing", "Pong")] for seed in range(5)])
-    values, ends = point_estimates(runs), intervals(runs, 0)
-    for name in ("mean", "median", "iqm", "optimality_gap"):
+    values, ends, plain = point_estimates(runs), corrected_intervals(runs, 0), intervals(runs, 0)
+    for name in ("mean", "median", "iqm"):
         assert f"{values[name]:.3f}{ends[name][0]:.3f} to {ends[name][1]:.3f}" in shown
+        assert f"{plain[name][0]:.3f} to {plain[name][1]:.3f}" not in shown  # too narrow for five runs
+    assert "optimality_gap" not in ends  # every run is above human
     assert "5 × 2" in shown
 
 

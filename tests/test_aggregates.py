@@ -11,8 +11,10 @@ from rliable import library, metrics
 
 from analysis.aggregates import (
     AGGREGATES,
+    CORRECTED,
     MIN_RUNS,
     ScoreError,
+    corrected_intervals,
     improvement,
     intervals,
     iqm_curve,
@@ -22,6 +24,7 @@ from analysis.aggregates import (
     profile_shares,
     sample_efficiency,
 )
+from analysis.coverage import SHAPES, attained_coverage, noise, true_values
 
 TAUS = np.linspace(-0.5, 4.0, 37)
 
@@ -187,6 +190,77 @@ def test_interval_covers_what_it_should() -> None:
     assert 0.90 <= np.mean(held) <= 0.985
 
 
+def test_the_corrected_interval_of_one_game_is_students() -> None:
+    """Mean, median and gap of one game, all runs below 1, are means of its runs: Student's t with n - 1 degrees of freedom."""
+    runs = np.array([[0.1], [0.3], [0.8]])
+    reach = 4.302653 * runs.std(ddof=1) / np.sqrt(3)
+    found = corrected_intervals(runs, seed=0, replicates=40_000)
+    for name, centre in (("mean", 0.4), ("median", 0.4), ("optimality_gap", 0.6)):
+        low, high = found[name]
+        assert high - centre == pytest.approx(reach, rel=0.02)
+        assert low == (0.0 if name == "optimality_gap" else pytest.approx(centre - reach, rel=0.02))  # a gap is not below 0
+
+
+def test_the_corrected_interval_of_many_equal_games_is_normal_and_wider_by_the_missing_freedom() -> None:
+    matrix = np.tile([[0.2], [0.4], [0.6]], (1, 200)) + np.linspace(0, 0.001, 200)
+    low, high = corrected_intervals(matrix, seed=1, replicates=20_000)["mean"]
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.2 / np.sqrt(600), rel=0.02)  # 400 degrees of freedom
+    low, high = intervals(matrix, seed=1, replicates=20_000)["mean"]
+    assert (high - low) / 2 == pytest.approx(np.sqrt(2 / 3) * 1.96 * 0.2 / np.sqrt(600), rel=0.02)
+
+
+def test_what_no_resample_changes_has_no_corrected_interval() -> None:
+    assert set(corrected_intervals(scores(5, 26) + 2.0, 0)) == {"mean", "median", "iqm"}  # no run is below human: the gap is always 0
+    assert corrected_intervals(np.ones((3, 4)), 0) == {}
+
+
+@pytest.mark.parametrize(("runs", "games"), [(3, 3), (3, 26), (5, 26)])
+def test_corrected_intervals_cover_what_percentile_intervals_of_few_runs_do_not(runs: int, games: int) -> None:
+    mean = np.geomspace(0.05, 5.0, games)
+    matrix = mean * (1.0 + 0.3 * np.array([-1.0, 0.0, 1.0, -0.5, 0.5])[:runs, None])
+    plain, corrected = (attained_coverage(matrix, 0, method, repetitions=600) for method in ("percentile", "corrected"))
+    for name in CORRECTED:
+        assert plain[name].level < 0.92
+        assert (0.90 if (name, games) == ("iqm", 3) else 0.925) <= corrected[name].level <= 0.985, name  # about two errors of 0.9 points
+
+
+def test_attained_coverage_is_that_of_the_intervals_themselves() -> None:
+    """The simulation in batches agrees with one that calls `intervals` on each simulated matrix."""
+    mean, deviation = np.array([0.2, 0.6, 1.5]), np.array([0.1, 0.2, 0.4])
+    matrix = mean + deviation * np.array([[-1.0], [0.0], [1.0]])
+    generator, held = np.random.default_rng(5), []
+    for _ in range(400):
+        low, high = intervals(generator.normal(mean, deviation, (3, 3)), 0, 200)["mean"]
+        held.append(low <= mean.mean() <= high)
+    found = attained_coverage(matrix, 0)["mean"]
+    assert found.level == pytest.approx(np.mean(held), abs=0.06)
+    assert found.error == pytest.approx(np.sqrt(found.level * (1 - found.level) / 1000))
+    assert attained_coverage(matrix, 0)["mean"] == found
+    assert attained_coverage(matrix, 1)["mean"] != found
+
+
+def test_true_values_of_the_model_are_those_of_very_many_runs() -> None:
+    mean, deviation = np.array([0.1, 0.8, 1.1, 3.0]), np.array([0.05, 0.3, 0.5, 1.0])
+    for shape in SHAPES:
+        runs = mean + deviation * noise((400_000, 4), np.random.default_rng(0), shape)
+        assert (runs.mean(axis=0), runs.std(axis=0)) == (pytest.approx(mean, abs=0.01), pytest.approx(deviation, rel=0.05))
+        many = point_estimates(runs)
+        assert true_values(mean, deviation, shape, runs=5) == pytest.approx([many[name] for name in CORRECTED], abs=0.005)  # trims 5 of 20
+    value = true_values(mean[:2], deviation[:2], "normal", runs=3)[CORRECTED.index("iqm")]
+    trimmed = np.sort(np.ravel(mean[:2] + deviation[:2] * noise((400_000, 2), np.random.default_rng(1), "normal")))
+    # of 3 runs of 2 games the IQM trims 1 of 6 values at each end
+    assert value == pytest.approx(trimmed[len(trimmed) // 6 : -(len(trimmed) // 6)].mean(), abs=0.003)
+
+
+def test_a_coverage_needs_runs() -> None:
+    with pytest.raises(ScoreError, match="at least 3 runs"):
+        attained_coverage(scores(2, 4), 0)
+    with pytest.raises(ScoreError, match="shape"):
+        attained_coverage(scores(3, 4)[0], 0)
+    with pytest.raises(ValueError, match="at least 2"):
+        attained_coverage(scores(3, 4), 0, repetitions=2, replicates=1)
+
+
 def test_confidence_narrows_the_interval() -> None:
     wide, narrow = intervals(scores(5, 26), 0)["iqm"], intervals(scores(5, 26), 0, confidence=0.5)["iqm"]
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
@@ -197,6 +271,7 @@ def test_too_few_runs_have_no_interval(runs: int) -> None:
     few, enough = scores(runs, 26), scores(5, 26)
     for attempt in (
         lambda: intervals(few, 0),
+        lambda: corrected_intervals(few, 0),
         lambda: performance_profile(few, TAUS, 0),
         lambda: sample_efficiency(few[:, :, None], 0),
         lambda: probability_of_improvement(few, enough, 0),
@@ -228,7 +303,7 @@ def test_what_is_no_score_is_refused() -> None:
 
 def test_importing_the_analysis_of_scores_is_light() -> None:
     code = (
-        "import sys, analysis.scores, analysis.aggregates, analysis.comparison\n"
+        "import sys, analysis.scores, analysis.aggregates, analysis.comparison, analysis.coverage\n"
         "print(sorted({'torch', 'scipy', 'rliable', 'arch', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])

@@ -23,8 +23,8 @@ from analysis.comparison import (
     equivalent_within,
 )
 from analysis.differences import difference
-from analysis.multiplicity import holm, smallest_p
 from analysis.matching import Game, Matched
+from analysis.multiplicity import holm, smallest_p
 
 
 def table(values: dict[tuple[str, str], list[float]], paired: bool = False) -> pd.DataFrame:

@@ -224,3 +224,16 @@ def test_one_reference_has_no_unrelated_frames(data: dict[str, EpisodeSet], tmp_
     assert ("drift", "copy-last-frame") in found
     assert ("drift", "unrelated-frames") not in found
     assert not any(name.startswith("unrelated_") for name in np.load(tmp_path / "e" / "arrays.npz").files)
+
+
+def test_equal_samples_score_their_distance_as_copying_does(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = numbers(evaluate(tmp_path / "e", Predictor(), monkeypatch))
+    arrays = np.load(tmp_path / "e" / "arrays.npz")
+    for name in ("energy_score", "luminance_crps"):
+        assert found[name, ""] == pytest.approx(found[name, "copy-last-frame"])
+        assert found[name, ""] > 0
+        assert arrays[f"samples_{name}"].shape == arrays[f"copy_samples_{name}"].shape == (3,)
+    assert arrays["samples_ranks"].shape == (3, 3)
+    assert arrays["samples_ranks"].sum() == 3 * 2 * 16

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from diamond_bench.errors import UserError
+from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.looks import look_level, read_looks
 from diamond_bench.studies.margin import Margin, parse_margin, stated_margin
 from diamond_bench.studies.plan import as_saved, plan_study
@@ -62,6 +63,19 @@ def test_a_plan_stores_how_the_comparison_is_answered(tmp_path: Path) -> None:
     }  # fmt: skip
     left_out = {"margin": "10%", "test": "permutation", "looks": [], "holm_equivalence": False}
     assert {key: primary("")[key] for key in left_out} == left_out
+
+
+def test_the_limits_of_a_plan_depend_on_its_test_and_looks(tmp_path: Path) -> None:
+    def said(primary: str) -> list[str]:
+        file = tmp_path / "mine.yaml"
+        axes = "axes: {n: {key: sampler.num_steps, values: [1, 2]}}"
+        stated = f"primary: {{metric: drift, baseline: {{n: 1}}{primary}}}"
+        file.write_text(f"question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 6\n{stated}\n{axes}\n")
+        return limits(plan_study(str(file), ["scale=tiny"]))
+
+    assert said("") == []  # the smallest p-value is 2/64 = 0.031
+    assert "below 0.031" in said(", looks: [6, 12]")[0]  # that look has 0.025
+    assert said(", looks: [6, 12], test: t") == []
 
 
 def test_looks_spend_five_percent_in_proportion_to_the_seeds_they_add() -> None:

@@ -151,7 +151,7 @@ def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str
     fixed = "set: {data: random, env.frame_size: 16, evaluation.metrics: [modes]}"
     primary = "primary: {metric: mode_cramer_distance}"
     axes = "axes: {n: {key: sampler.num_steps, values: [1, 2, 4]}}"
-    file.write_text(f"question: x\nprotocol: world_model\ngames: [synthetic/turn]\nseeds: 2\n{primary}\n{fixed}\n{arms}{axes}\n")
+    file.write_text(f"question: x\nprotocol: world_model\ngames: [synthetic/turn]\nseeds: 3\n{primary}\n{fixed}\n{arms}{axes}\n")
     plan = plan_study(str(file), ["scale=tiny"])
     store = Store(tmp_path / "outputs", say=lambda text: None)
     seeds = {point.jobs["evaluation"]: point.seed for point in plan.points}
@@ -173,7 +173,7 @@ def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str
     return found[0], found[1]
 
 
-DISTANCES, COMMITMENT = [(1, 0.11), (3, 0.21), (7, 0.41)], [(1, 0.2), (3, 0.4), (7, 0.8)]
+DISTANCES, COMMITMENT = [(1, 0.12), (3, 0.22), (7, 0.42)], [(1, 0.2), (3, 0.4), (7, 0.8)]
 
 
 def test_the_figure_draws_each_score_at_its_denoiser_calls(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from diamond_bench.config import FactoredObjective
 from diamond_bench.errors import UserError
 from diamond_bench.printing import print_plan
-from diamond_bench.studies.answerable import LEAST_RUNS, baselines, family, limits
+from diamond_bench.studies.answerable import baselines, family, limits
 from diamond_bench.studies.plan import find_plan, load_plans, plan_study, save_plan
 from diamond_bench.studies.spec import load_study, study_files
 from diamond_bench.studies.store import Store
@@ -391,12 +391,6 @@ def test_a_dry_run_says_what_the_planned_runs_can_never_tell(study: str, tokens:
     out = io.StringIO()
     print_plan(Console(file=out, width=1000), plan_study(study, tokens), Store(tmp_path, say=print), as_json=False)
     assert words in out.getvalue()
-
-
-def test_planning_knows_from_how_many_runs_on_there_is_an_interval() -> None:
-    from analysis.aggregates import MIN_RUNS
-
-    assert LEAST_RUNS == MIN_RUNS
 
 
 def test_saying_what_cannot_be_told_takes_no_pandas() -> None:

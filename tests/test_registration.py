@@ -278,6 +278,13 @@ def test_a_dry_run_registers_nothing(lab: Lab) -> None:
     assert not lab.store.root.exists()
 
 
+def test_results_and_report_say_how_the_study_stands(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.sweep()
+    for command in ("results", "report"):
+        app([command, "mine", f"output_dir={lab.store.root}"], standalone_mode=False)
+        assert "before any of its 6 evaluations had finished" in capsys.readouterr().err
+
+
 def words_in_chromium(page: Path, folder: Path) -> str:
     """The text of a page as headless Chromium shows it."""
     probe = folder / "probe.html"

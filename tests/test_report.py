@@ -205,6 +205,23 @@ def test_groups_of_arms_and_the_training_have_figures_of_their_own(tmp_path: Pat
     assert len(captions) == len(drawn)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (1, "no intervals: fewer than 3 seeds"),
+        (2, "no intervals: fewer than 3 seeds"),
+        (3, "intervals: 95% of the mean over seeds (Student's t)"),
+    ],
+)
+def test_captions_claim_intervals_only_where_there_are_some(seeds: int, words: str, tmp_path: Path, captions: list[str]) -> None:
+    axes = "axes:\n  n: {key: sampler.num_steps, values: [1, 2]}\n  trained: {key: evaluation.milestone, values: [0.5, 1.0]}\n"
+    saved, store = finished(tmp_path, planned(tmp_path, [f"seeds={seeds}"], axes))
+    write_report(saved, store, lambda text: None)
+    of = [caption for caption in captions if "intervals" in caption]
+    assert len(of) >= 2  # quality and training
+    assert all(f"; {words}" in caption and "where" not in caption.partition("intervals")[2] for caption in of)
+
+
 def test_differing_revisions_are_said_below_the_figures(tmp_path: Path, captions: list[str]) -> None:
     saved, store = finished(tmp_path, planned(tmp_path, ["execution.precision=fp32,bf16"]))
     write_report(saved, store, lambda text: None)

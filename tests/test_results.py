@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from command_line import diamond_bench, in_this_process
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import load_plans
-from diamond_bench.studies.results import COLUMNS, collect, curves_file, mixtures, pivot
+from diamond_bench.studies.results import COLUMNS, collect, curves_file, mixtures, pivot, seed_means
 from diamond_bench.studies.store import Store
 
 
@@ -75,13 +77,48 @@ def test_a_mixture_of_revisions_or_precisions_is_flagged(tiny_store: Path) -> No
     assert "mixed revisions of evaluate_world_model" in notes
 
 
-def test_the_pivot_gives_means_and_deviations_over_seeds() -> None:
-    rows = [("Pong", "n=1", "drift", value) for value in (0.1, 0.3)] + [("Pong", "n=2", "drift", 0.5)]
-    table = pd.DataFrame(rows, columns=["game", "variant", "metric", "value"])
+def rows(variant: str, metric: str, *values: float, seeded: bool = True) -> list[tuple[Any, ...]]:
+    return [("Pong", variant, metric, seed if seeded else pd.NA, value) for seed, value in enumerate(values)]
+
+
+def table_of(*lines: tuple[Any, ...]) -> pd.DataFrame:
+    table = pd.DataFrame(lines, columns=["game", "variant", "metric", "seed", "value"])
+    return table.astype({"seed": "Int64", "value": "float64"})
+
+
+def test_the_pivot_gives_means_and_the_reports_intervals_from_three_seeds_on() -> None:
+    table = table_of(*rows("n=1", "psnr", 20.0, 21.0, 22.0), *rows("n=2", "psnr", 20.0, 22.0), *rows("n=3", "psnr", 5.0))
+    reach = 4.302653 / 3**0.5  # Student's t with 2 degrees of freedom times the standard error of 20, 21, 22
     assert pivot(table).to_dict("records") == [
-        {"game": "Pong", "variant": "n=1", "drift": "0.2 ± 0.14"},
-        {"game": "Pong", "variant": "n=2", "drift": "0.5"},
+        {"game": "Pong", "variant": "n=1", "psnr": f"21 [{21 - reach:.4g}, {21 + reach:.4g}]"},
+        {"game": "Pong", "variant": "n=2", "psnr": "21"},
+        {"game": "Pong", "variant": "n=3", "psnr": "5"},
     ]
+
+
+def test_an_interval_ends_where_its_metric_ends() -> None:
+    low = rows("n=1", "mode_minority_share", 0.0, 0.0, 0.015)  # its Student interval is 0.005 +- 0.0215
+    high, free = rows("n=1", "ssim", 0.99, 0.90, 0.99), rows("n=1", "psnr", 0.0, 0.0, 0.015)
+    means = seed_means(table_of(*low, *high, *free)).set_index("metric")
+    assert means.loc["mode_minority_share", ["low", "high"]].tolist() == pytest.approx([0.0, 0.005 + 4.302653 * 0.005])
+    assert means.loc["ssim", "high"] == 1.0
+    assert means.loc["psnr", "low"] == pytest.approx(0.005 - 4.302653 * 0.005)
+    assert METRIC_INFO["drift_final"].low == 0.0  # what is derived from a metric has its bounds
+
+
+def test_baselines_and_values_without_end_have_no_interval() -> None:
+    baseline = rows("copy-last-frame", "drift", 0.1, 0.2, 0.3, seeded=False)
+    means = seed_means(table_of(*baseline, *rows("n=1", "psnr", 20.0, np.inf, 21.0, 22.0)))
+    assert means["mean"].tolist() == pytest.approx([0.2, np.inf])
+    assert means[["low", "high"]].isna().all(axis=None)
+    assert pivot(table_of(*rows("n=1", "psnr", 20.0, np.inf, 21.0))).loc[0, "psnr"] == "inf"
+
+
+def test_the_terminal_names_its_intervals(tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "outputs")
+    done = in_this_process("results", "sampling_steps", "scale=tiny", cwd=tmp_path)
+    assert "mean over seeds, and [its 95% interval, Student's t] from 3 seeds on" in done.stdout + done.stderr
+    assert "±" not in done.stdout
 
 
 def test_the_report_is_drawn_once_and_anew_when_results_change(store: Store) -> None:

@@ -25,6 +25,9 @@ Wait = Annotated[bool, typer.Option("--wait", help="With cluster=slurm: follow t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or the path of a YAML file.")]
 
+_SWEEP = "diamond-bench sweep "
+"""How the command of a study begins. Other commands run an agent on its own, which answers no question and is not registered."""
+
 out = Console(soft_wrap=True, highlight=False)
 out.width = max(out.width, 240)  # a table's numbers are never cut: a narrow terminal wraps its lines, a file takes them as they are
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -75,7 +78,7 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
         before = [old.command for old in load_plans(store.root, plan.study.name) if old.folder == saved.folder]
         if before and before[0] != plan.command:
             say(f"status, results and report of {plan.study.name} spoke of `{before[0]}`; from now on they speak of this command")
-        if plan.command.startswith("diamond-bench sweep "):  # an agent on its own answers no question
+        if plan.command.startswith(_SWEEP):
             say_registration(saved, store)
         save_plan(plan, store.root)
         remember(saved.folder, plan.jobs)
@@ -86,21 +89,26 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
 def say_registration(saved: Any, store: Any) -> None:
     """Registers a plan where that is still possible, and says so; of a plan that was registered otherwise, how it stands."""
     from diamond_bench.studies.files import DamagedFile
-    from diamond_bench.studies.registration import register, standing
-
-    def is_finished(ref: Any) -> bool:
-        return bool(store.state(ref).status == "done")
+    from diamond_bench.studies.registration import register
 
     try:
-        registration, written = register(saved, is_finished)
+        registration, written = register(saved, lambda ref: bool(store.state(ref).status == "done"))
     except DamagedFile as error:
         say(f"note: the study counts as not registered: {error}")
         return
     if written:
         say(f"registered: {registration.file} (SHA-256 {registration.sha256})")
-    stands = standing(saved, {point.jobs["evaluation"] for point in saved.points if is_finished(point.jobs["evaluation"])})
+    stands = standing_of(saved, store)
     if stands.kind not in ("registered", "planned look"):
         say(f"note: {stands.sentence}")
+
+
+def standing_of(saved: Any, store: Any) -> Any:
+    """How a plan and its finished evaluations stand to the study's registration."""
+    from diamond_bench.studies.registration import standing
+
+    evaluations = {point.jobs["evaluation"] for point in saved.points}
+    return standing(saved, {ref for ref in evaluations if store.state(ref).status == "done"})
 
 
 def run_jobs(plan: Any, store: Any) -> Any:
@@ -132,7 +140,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
 def print_results(plan: Any, store: Any, as_json: bool) -> None:
     """The numbers of a plan's finished jobs, as a table for people or as JSON."""
     from diamond_bench.printing import print_frame, print_json
-    from diamond_bench.studies.results import HEADLINES, collect, mixtures, pivot, protocol_records
+    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot, protocol_records
 
     table = collect(plan, store)
     if as_json:
@@ -141,10 +149,13 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         say(f"{plan.study} at scale {plan.scale}: no job is finished yet; run it with: {plan.command}")
     else:
         machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
-        say(f"{plan.study}, scale {plan.scale}, seeds {sorted({point.seed for point in plan.points})}{machine}")
+        seeds = sorted({point.seed for point in plan.points})
+        say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
         print_frame(out, pivot(table, HEADLINES))
         for note in [*protocol_records(plan, store), *mixtures(table)]:
             say(f"note: {note}")
+        if plan.command.startswith(_SWEEP):
+            say(standing_of(plan, store).sentence)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Overrides, Study, Wait, app, open_store, out, print_results, run_plan, say, writing
+from diamond_bench.cli.common import (
+    AsJson,
+    Overrides,
+    Study,
+    Wait,
+    app,
+    open_store,
+    out,
+    print_results,
+    run_plan,
+    say,
+    standing_of,
+    writing,
+)
 from diamond_bench.errors import UserError
 
 
@@ -42,6 +55,7 @@ def sweep(
     from diamond_bench.launch.devices import check_devices
     from diamond_bench.printing import print_plan
     from diamond_bench.studies.answerable import limits
+    from diamond_bench.studies.older import older_sentence
     from diamond_bench.studies.plan import plan_study
 
     tokens = overrides or []
@@ -59,6 +73,8 @@ def sweep(
     require(plan.metrics)
     for limit in limits(plan):
         say(f"note: {limit}")
+    if older := older_sentence(plan.jobs, store, store.states()):
+        say(older)
     with writing(store):
         exit_code = run_plan(plan, store, as_json, wait)
     raise typer.Exit(exit_code)
@@ -72,7 +88,7 @@ def register(
 ) -> None:
     """Write down a study's comparison before any job runs; a sweep does it too. Repeat the overrides of the sweep."""
     from diamond_bench.studies.plan import as_saved, plan_study
-    from diamond_bench.studies.registration import export_file, standing
+    from diamond_bench.studies.registration import export_file
     from diamond_bench.studies.registration import register as write_registration
 
     store = open_store(overrides)
@@ -80,8 +96,7 @@ def register(
     store.require_writable()
     with writing(store):
         registration, _ = write_registration(plan, lambda ref: store.state(ref).status == "done", fewer_seeds=True)
-    finished = {point.jobs["evaluation"] for point in plan.points if store.state(point.jobs["evaluation"]).status == "done"}
-    stands = standing(plan, finished)
+    stands = standing_of(plan, store)
     if stands.changes:
         raise UserError(f"{registration.file} stays as it is, since evaluations of it have finished. {stands.sentence}")
     say(stands.sentence)
@@ -160,5 +175,6 @@ def report(study: Study, overrides: Overrides = None) -> None:
 
     with writing(open_store(overrides)):
         files = api.report(study, *(overrides or []), say=say)
+    say(standing_of(*api.find_study(study, *(overrides or []), say=say)).sentence)
     for file in files:
         out.print(str(file), markup=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,12 @@ from analysis.frechet import FeatureStatistics, frechet_distance, kernel_distanc
 from analysis.pixels import absolute_error, noise_level, sharpness, squared_error, ssim
 from diamond_bench.config import Sampler
 from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.evaluation.proper_scores import Distance, sample_scores
 from diamond_bench.evaluation.rollouts import Key, Stretch, Tick, imagine, unit
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.world_model import WorldModel
 
 Array = NDArray[np.float64]
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""A perceptual distance of two batches of frames (n, 3, h, w) in [-1, 1] -> (n,)."""
 Features = Callable[[Tensor], Tensor]
 """Inception features of uint8 frames (n, 3, h, w) -> (n, 2048)."""
 _CHUNK = 512
@@ -65,14 +65,19 @@ def one_step_errors(model: WorldModel, play: Stretch, sampler: Sampler, keys: Se
 
 def sample_errors(
     model: WorldModel, metrics: Metrics, play: Stretch, sampler: Sampler, keys: Sequence[Key], num_samples: int, tick: Tick
-) -> dict[str, Array]:
-    """K futures of each row under the same actions: their mean errors over the horizon, arrays (n, K), one a metric.
+) -> dict[str, NDArray[Any]]:
+    """K futures of each row under the same actions: their mean errors over the horizon, arrays (n, K), one per metric, and the proper
+    scores of `proper_scores.sample_scores`, arrays (n,).
 
     `keys`: n * K, the K of a row side by side.
     """
     repeated = play.repeated(num_samples)
-    errors = frame_errors(metrics, imagine(model, repeated, sampler, keys, tick), repeated.true)
-    return {name: values.mean(axis=1).reshape(len(play), num_samples) for name, values in errors.items()}
+    imagined = imagine(model, repeated, sampler, keys, tick)
+    errors = frame_errors(metrics, imagined, repeated.true)
+    found: dict[str, NDArray[Any]] = {name: values.mean(axis=1).reshape(len(play), num_samples) for name, values in errors.items()}
+    futures = imagined.reshape(len(play), num_samples, *imagined.shape[1:])
+    last = play.frames[:, play.context - 1]
+    return found | sample_scores(futures, play.true, last, keys[::num_samples], metrics.distances.get("lpips"))
 
 
 def distribution_distances(a: NDArray[np.floating], b: NDArray[np.floating], seed: int) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
 from diamond_bench.evaluation.modes import Forks, find_forks, fork_samples, mode_rows
 from diamond_bench.evaluation.perceptual import inception_features, lpips_network
+from diamond_bench.evaluation.proper_scores import score_rows
 from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
 from diamond_bench.evaluation.state import StateMeter, make_state_meter, state_rows
 from diamond_bench.evaluation.summary import fid_rows, one_step_rows, rollout_rows, sample_rows
@@ -92,6 +93,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
         *rollout_rows(names, {**rolled, **{name: baselines[name] for name in ("true_sharpness", "true_noise")}}),
         *one_step_rows(ahead),
         *sample_rows(names, sampled),
+        *score_rows(sampled),
     ]
     for prefix, baseline in (("copy_", COPY_LAST), ("unrelated_", UNRELATED)):
         if f"{prefix}drift" not in baselines:  # of one reference, no other one is unrelated
@@ -113,7 +115,10 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     shape = rolled["drift"].shape
     curves = {name: values.astype(np.float32) for name, values in {**rolled, **baselines}.items() if values.shape == shape}
     curves |= {name: values.astype(np.float32) for name, values in forked.items()}
-    curves |= {f"samples_{name}": values.astype(np.float32) for name, values in sampled.items()}
+    for name, values in sampled.items():
+        bare = name.removeprefix("copy_")
+        kept = values.astype(np.float32) if values.dtype.kind == "f" else values
+        curves["copy_" * (bare != name) + f"samples_{bare}"] = kept
     save_arrays(context.folder / "arrays.npz", curves | _episodes(work))
     _keep_frames(work, rolled["frames"], context.folder)
     forward = denoiser_flops(work.model.description.network, work.model.description.conditioning, train.frames.shape[-1])

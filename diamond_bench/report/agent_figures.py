@@ -33,34 +33,34 @@ def agent_figures(
 
 
 def _scores(plan: SavedPlan, scores: "pd.DataFrame", notes: str) -> Drawn:
-    from analysis.aggregates import MIN_RUNS
-    from analysis.curves import mean_over_seeds
+    from analysis.curves import interval_words, mean_over_seeds
     from analysis.score_figures import Interval, per_game_figure
 
     _tellable(scores["variant"])
     games: dict[str, dict[str, Interval]] = {game: {} for game in dict.fromkeys(point.game for point in plan.points)}
     means = mean_over_seeds(scores[np.isfinite(scores["value"])], ["game", "variant"])
     for row in means.to_dict(orient="records"):
-        ends = (np.nan, np.nan) if row["num_seeds"] < MIN_RUNS else (row["low"], row["high"])
-        games[row["game"]][row["variant"]] = Interval(row["mean"], *ends)
+        games[row["game"]][row["variant"]] = Interval(row["mean"], row["low"], row["high"])
     figure = per_game_figure({game: bars for game, bars in games.items() if bars})
     width, height = figure.get_size_inches()
     figure.set_size_inches(max(width, 5.5), max(height, 2.6))  # of one game, room for the caption
     basis = f"{range_words(means['num_seeds'], 'seed', 'seeds')}, scale {plan.scale}"
-    lines = f"lines: 95% Student interval over seeds, where there are at least {MIN_RUNS}; each panel has its own scale"
+    lines = f"{interval_words(means['num_seeds'], 'lines')}; each panel has its own scale"
     return annotated(figure, plan, "bars: mean over seeds of the final policy's score", basis, lines, notes)
 
 
 def _learning(plan: SavedPlan, store: Store, trained: Sequence[Point], notes: str) -> Drawn | None:
     from analysis.agent_figures import learning_figure
+    from analysis.curves import interval_words
 
     _tellable(point.variant for point in trained)
     points = courses(store, trained)
     if points.empty:
         return None
-    seeds = range_words(points.groupby(["game", "variant", "test"])["seed"].nunique(), "seed", "seeds")
-    band = "line: mean over seeds of a test's mean return; band: its 95% Student interval, where there are several"
-    return annotated(learning_figure(points), plan, f"{seeds}, scale {plan.scale}", band, "each panel has its own scale", notes)
+    seeds = points.groupby(["game", "variant", "test"])["seed"].nunique()
+    basis = f"{range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
+    line, band = "line: mean over seeds of a test's mean return", interval_words(seeds, "band")
+    return annotated(learning_figure(points), plan, basis, line, band, "each panel has its own scale", notes)
 
 
 def courses(store: Store, trained: Sequence[Point]) -> "pd.DataFrame":

@@ -1,4 +1,4 @@
-"""Of studies of agents: each variant's human-normalised scores over all games, aggregated as Atari 100k results are."""
+"""The aggregates of a study of agents: each variant's human-normalised scores over all games, as Atari 100k results are aggregated."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 0
-"""Of the bootstrap."""
+"""Seeds the bootstrap and the simulation of its coverage."""
+LEVELS = (0.93, 0.97)
+"""Attained levels of a 95% interval that need no remark."""
+_WITHHELD = 0.80
+"""An interval that attains less is not printed."""
+_REPETITIONS = 500
+Intervals = Mapping[str, tuple[float, float, float, float]]
 _METRIC = "hns"
 _HEADS = {"mean": "mean ↑", "median": "median ↑", "iqm": "IQM ↑", "optimality_gap": "optimality gap ↓", "superhuman": "superhuman games ↑"}
 
@@ -42,8 +48,11 @@ def aggregates(plan: SavedPlan, facts: StudyFacts) -> Html:
         ends = _intervals(matrix)
         rows.append({"variant": variant, "runs × games": runs, **{head: _cell(name, values, ends) for name, head in _HEADS.items()}})
     caption = (
-        f"Human-normalised scores over runs and games: 0 is random play, 1 a human. Below each: the 95% stratified-bootstrap interval "
-        f"over runs (none for fewer than {MIN_RUNS} runs a game)."
+        "Human-normalised scores over runs and games: 0 is random play, 1 a human. Below each: its 95% interval over runs, corrected for "
+        f"their number (none below {MIN_RUNS} runs a game, and none for the number of superhuman games). Below that, where simulated "
+        f"intervals hold the true value less than {100 * LEVELS[0]:.0f}% or more than {100 * LEVELS[1]:.0f}% of the time: how often they "
+        "do, from the least to the most over normal, heavy-tailed and skewed runs. An interval that attains less than "
+        f"{100 * _WITHHELD:.0f}% is withheld."
     )
     shown = [table(pd.DataFrame(rows), caption, numeric=["runs × games", *_HEADS.values()])] if rows else []
     return joined([*shown, *([items(said)] if said else [])])
@@ -57,16 +66,30 @@ def _frame(plan: SavedPlan, facts: StudyFacts, rows: "pd.DataFrame", variant: st
     return runs.assign(score=rows["value"], hns=rows["value"])
 
 
-def _intervals(matrix: Any) -> dict[str, tuple[float, float]]:
-    from analysis.aggregates import ScoreError, intervals
+def _intervals(matrix: Any) -> Intervals:
+    """By aggregate, the ends of its interval and the lowest and highest level that it attains over the simulated shapes of runs."""
+    from analysis.aggregates import ScoreError, corrected_intervals
+    from analysis.coverage import SHAPES, attained_coverage
 
     try:
-        return intervals(matrix, SEED)
+        ends = corrected_intervals(matrix, SEED)
     except ScoreError:  # too few runs, as the caption says
         return {}
+    found = [attained_coverage(matrix, SEED, "corrected", shape, repetitions=_REPETITIONS) for shape in SHAPES]
+    levels = {name: [attained[name].level for attained in found] for name in ends}
+    return {name: (*ends[name], min(levels[name]), max(levels[name])) for name in ends}
 
 
-def _cell(name: str, values: Mapping[str, float], ends: Mapping[str, tuple[float, float]]) -> Html:
+def _cell(name: str, values: Mapping[str, float], ends: Intervals) -> Html:
     shape = "{:.0f}" if name == "superhuman" else "{:.3f}"
-    interval = [el("span", " to ".join(shape.format(end) for end in ends[name]), class_="interval")] if name in ends else []
-    return joined([shape.format(values[name]), *interval])
+    below = _below(*ends[name]) if name in ends else []
+    return joined([shape.format(values[name]), *(el("span", line, class_="interval") for line in below)])
+
+
+def _below(low: float, high: float, least: float, most: float) -> list[str]:
+    """The lines below a value: its interval, and the levels attained where they are not near 95%."""
+    reached = f"attains {100 * least:.0f} to {100 * most:.0f}%" if f"{least:.2f}" != f"{most:.2f}" else f"attains {100 * least:.0f}%"
+    if least < _WITHHELD:
+        return [f"interval withheld: {reached}"]
+    interval = f"{low:.3f} to {high:.3f}"
+    return [interval] if LEVELS[0] <= least and most <= LEVELS[1] else [interval, reached]

@@ -15,10 +15,11 @@ import numpy as np
 from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.mode_figures import mode_figures, threshold_figures
+from diamond_bench.report.rank_figures import rank_figures
 from diamond_bench.report.state_figures import draw_states
 from diamond_bench.studies.baselines import COPY_LAST, shared_variant
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.metrics import metric_label
+from diamond_bench.studies.metrics import METRIC_INFO, metric_label, within_bounds
 from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.studies.store import Store
 
@@ -94,8 +95,9 @@ def study_figures(
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
     yield from mode_figures(plan, table, notes)
-    measured = set(table.loc[table["metric"] == "mode_windows", "job"])
-    yield from threshold_figures(plan, store, {ref for ref in done if ref.id in measured}, notes)
+    for metric, offered in (("mode_windows", threshold_figures), ("rank_deviation", rank_figures)):
+        measured = set(table.loc[table["metric"] == metric, "job"])
+        yield from offered(plan, store, {ref for ref in done if ref.id in measured}, notes)
     yield from agent_figures(plan, store, table, done, notes)
 
 
@@ -243,7 +245,7 @@ def _quality_figure(
 ) -> Drawn | None:
     """Quality against NFE: a line per arm and value of the first axis, except where that is the number of steps. `baselines` are the game's
     rows without a seed; copy-last-frame is drawn if all points share one. Where each group takes one number of calls, a row per group."""
-    from analysis.curves import mean_points
+    from analysis.curves import interval_words, mean_points
     from analysis.figures import quality_figure
     from analysis.variant_figures import variant_figure
 
@@ -260,22 +262,25 @@ def _quality_figure(
     table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe))
     if table.empty:
         return None
-    basis = range_words(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
-    caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", "intervals: 95% over seeds, where several ran", notes)
+    seeds = table.groupby(["metric", "group", "nfe"])["seed"].nunique()
+    basis = range_words(seeds, "seed", "seeds")
+    caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", interval_words(seeds), notes)
     labels = {metric: metric_label(metric) for metric in _QUALITY}
     if table["group"].nunique() > 1 and (table.groupby("group")["nfe"].nunique() == 1).all():
         calls = table["nfe"].map(lambda n: f"{n:g} call{'' if n == 1 else 's'}")
         if calls.nunique() > 1:
             table["group"] = table["group"] + " (" + calls + ")"
         cost = f"denoiser calls per frame: {', '.join(f'{n:g}' for n in sorted(set(table['nfe'])))}"
-        return annotated(variant_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption, cost)
-    return annotated(quality_figure(mean_points(table), labels=labels, baselines=copied), plan, *caption)
+        return annotated(variant_figure(within_bounds(mean_points(table)), labels=labels, baselines=copied), plan, *caption, cost)
+    return annotated(quality_figure(within_bounds(mean_points(table)), labels=labels, baselines=copied), plan, *caption)
 
 
 def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> Drawn | None:
-    """Drift against the share of the training, a line an arm, a panel each combination of the other axes' values; None where no axis is
-    that share."""
-    from analysis.curves import mean_points
+    """Drift against the share of the training: a line for each arm, a panel for each combination of the other axes' values.
+
+    None where no axis is that share.
+    """
+    from analysis.curves import interval_words, mean_points
     from analysis.figures import quality_figure
 
     share = next((name for name, axis in plan.axes.items() if axis["key"] == _MILESTONE), None)
@@ -291,10 +296,12 @@ def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[P
     table = _points(shown, panel, of.map(lambda point: point.arm or plan.study), percent)
     if table.empty:
         return None
-    figure = quality_figure(mean_points(table), xlabel="share of the training (%)", shared_scale=True)
+    means = mean_points(table)
+    means["low"] = means["low"].clip(lower=METRIC_INFO["drift"].low)
+    figure = quality_figure(means, xlabel="share of the training (%)", shared_scale=True)
     figure.supylabel(metric_label("drift"), fontsize=9)
-    basis = range_words(table.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
-    return annotated(figure, plan, points[0].game, f"{basis}, scale {plan.scale}", "intervals: 95% over seeds", notes)
+    basis = range_words(means["num_seeds"], "seed", "seeds")
+    return annotated(figure, plan, points[0].game, f"{basis}, scale {plan.scale}", interval_words(means["num_seeds"]), notes)
 
 
 def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "pd.Series") -> "pd.DataFrame":

@@ -95,9 +95,9 @@ def _state(errors: "Array", trivial: "Array", episodes: "NDArray[np.int64] | Non
     """Whether errors (runs, references) lie below the trivial ones, and a remark where there are too few runs for an interval."""
     import numpy as np
 
-    from analysis.aggregates import MIN_RUNS
     from analysis.differences import difference
     from analysis.matching import Game
+    from analysis.runs import MIN_RUNS
 
     if len(errors) < MIN_RUNS:
         words = f", without an interval ({len(errors)} run{'s' if len(errors) > 1 else ''})"

@@ -9,7 +9,7 @@ import numpy as np
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.studies.baselines import TRUE_DISTRIBUTION, shared_variant
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.metrics import metric_label
+from diamond_bench.studies.metrics import metric_label, within_bounds
 from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.studies.store import Store
 
@@ -27,8 +27,8 @@ def mode_figures(plan: SavedPlan, table: "pd.DataFrame", notes: Sequence[str] = 
     truths = table[table["seed"].isna()]
     for game in dict.fromkeys(scores["game"]):
         points = {point.variant: point for point in plan.points if point.game == game}
-        for group in dict.fromkeys(_group(point.arm) for point in points.values()):
-            lines = {variant: _line(plan, point) for variant, point in points.items() if _group(point.arm) == group}
+        for group in dict.fromkeys(group_of(point.arm) for point in points.values()):
+            lines = {variant: line_of(plan, point) for variant, point in points.items() if group_of(point.arm) == group}
             chosen = scores[(scores["game"] == game) & scores["variant"].isin(lines)]
             shared = shared_variant(plan, [points[variant] for variant in lines], TRUE_DISTRIBUTION)
             of_truth = truths[(truths["game"] == game) & (truths["variant"] == shared)]
@@ -44,8 +44,8 @@ def threshold_figures(plan: SavedPlan, store: Store, done: Collection[JobRef], n
     measured = [point for point in plan.points if point.jobs["evaluation"] in done]
     for game in dict.fromkeys(point.game for point in measured):
         of_game = [point for point in measured if point.game == game]
-        for group in dict.fromkeys(_group(point.arm) for point in of_game):
-            points = [point for point in of_game if _group(point.arm) == group]
+        for group in dict.fromkeys(group_of(point.arm) for point in of_game):
+            points = [point for point in of_game if group_of(point.arm) == group]
             stem = "-".join(part for part in ("thresholds", slug(game), slug(group)) if part)
             title = ", ".join(part for part in (f"Samples near a true next frame: {game}", group) if part)
             yield StudyFigure(stem, "thresholds", title, "", partial(_draw_thresholds, plan, store, points, "; ".join(notes)))
@@ -63,10 +63,8 @@ def _draw_thresholds(plan: SavedPlan, store: Store, points: Sequence[Point], not
         if len(arrays) < 2:
             return None
         minority = float(arrays["modes_probabilities"].min())
-        others = {name: value for name, value in point.axes.items() if plan.axes[name]["key"] != _STEPS}
-        steps = [f"{name} = {value}" for name, value in point.axes.items() if name not in others]
-        of_panel = panels.setdefault(_line(plan, point), {})
-        of_panel.setdefault(", ".join(steps) or point.variant, []).append(share_within(arrays["modes_distances"], thresholds))
+        of_panel = panels.setdefault(line_of(plan, point), {})
+        of_panel.setdefault(steps_of(plan, point), []).append(share_within(arrays["modes_distances"], thresholds))
     curves = {panel: {label: np.mean(rows, axis=0) for label, rows in lines.items()} for panel, lines in panels.items()}
     basis = range_words((len(rows) for lines in panels.values() for rows in lines.values()), "seed", "seeds")
     words = f"dash-dotted: the true distribution, 1 at every threshold; from {minority:g} on, a blur at the mean counts as near a mode"
@@ -74,14 +72,21 @@ def _draw_thresholds(plan: SavedPlan, store: Store, points: Sequence[Point], not
     return annotated(figure, plan, points[0].game, f"mean of {basis}, scale {plan.scale}", words, notes)
 
 
-def _group(arm: str) -> str:
+def group_of(arm: str) -> str:
+    """The group of an arm (`group/name`), empty without one."""
     return arm.partition("/")[0] if "/" in arm else ""
 
 
-def _line(plan: SavedPlan, point: Point) -> str:
+def line_of(plan: SavedPlan, point: Point) -> str:
     """A variant's line: its arm and its value on every axis but the number of steps."""
     others = [f"{name} = {value}" for name, value in point.axes.items() if plan.axes[name]["key"] != _STEPS]
     return ", ".join(part for part in (point.arm, *others) if part) or plan.study
+
+
+def steps_of(plan: SavedPlan, point: Point) -> str:
+    """A variant's number of steps in its panel, as "n = 3"; its name in a study that does not vary them."""
+    steps = [f"{name} = {value}" for name, value in point.axes.items() if plan.axes[name]["key"] == _STEPS]
+    return ", ".join(steps) or point.variant
 
 
 def _draw(
@@ -95,7 +100,7 @@ def _draw(
 ) -> Drawn | None:
     import pandas as pd
 
-    from analysis.curves import mean_points
+    from analysis.curves import interval_words, mean_points
     from analysis.mode_figures import modes_figure
 
     columns = {"metric": scores["metric"], "group": scores["variant"].map(lines), "nfe": scores["job"].map(nfe)}
@@ -105,7 +110,8 @@ def _draw(
         return None
     order = {metric: number for number, metric in enumerate(_MODES)}
     points = points.sort_values("metric", key=lambda column: column.map(order), kind="stable")
-    basis = range_words(points.groupby(["metric", "group", "nfe"])["seed"].nunique(), "seed", "seeds")
-    figure = modes_figure(mean_points(points), labels={name: metric_label(name) for name in _MODES}, truth=truth)
+    means = within_bounds(mean_points(points))
+    basis = range_words(means["num_seeds"], "seed", "seeds")
+    figure = modes_figure(means, labels={name: metric_label(name) for name in _MODES}, truth=truth)
     truth_line = "dash-dotted: as many samples of the true distribution"
-    return annotated(figure, plan, game, f"{basis}, scale {plan.scale}", truth_line, "intervals: 95% over seeds, where several ran", notes)
+    return annotated(figure, plan, game, f"{basis}, scale {plan.scale}", truth_line, interval_words(means["num_seeds"]), notes)

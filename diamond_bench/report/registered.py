@@ -10,8 +10,9 @@ from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing
 
 _TESTS = {
-    "permutation": "permutation test, which assumes that runs of the two sides could be exchanged where they do not differ",
-    "t": "Student's t test, which assumes normally distributed differences",
+    "permutation": "studentised permutation test over runs and Student's t, the larger p-value; equivalence by TOST with the same tests, "
+    "which assumes that differences between runs are symmetric",
+    "t": "Student's t test, and TOST for equivalence, which assume that means over runs are normally distributed",
 }
 _TONE = {"registered": "good", "planned look": "good"}
 

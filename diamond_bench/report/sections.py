@@ -1,18 +1,21 @@
 """The words and tables of a study's page, each from what the results hold: a protocol's own metrics appear as soon as there are rows."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.runs import MIN_RUNS
 from diamond_bench.report.comparison import Comparison, reasons, scope
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.gate import Gate, failed_words
-from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, items, joined, table
+from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, escaped, items, joined, table
 from diamond_bench.report.registered import registered
 from diamond_bench.studies.metrics import METRIC_INFO, metric_label
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.provenance import provenance
 from diamond_bench.studies.registration import Standing
+from diamond_bench.studies.results import seed_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,11 +141,8 @@ def variants(plan: SavedPlan, facts: StudyFacts) -> Html:
 
 
 def results(plan: SavedPlan, facts: StudyFacts) -> Html:
-    """Means over runs with intervals: a row a game and variant, a column a headline metric."""
-    import numpy as np
+    """Means over runs with intervals: a row for each game and variant, a column for each headline metric."""
     import pandas as pd
-
-    from analysis.curves import mean_over_seeds
 
     scores = facts.table[facts.table["kind"].astype(str).str.startswith("evaluate_") | facts.table["seed"].isna()]
     metrics = [name for name, metric in METRIC_INFO.items() if not metric.cost and not name.endswith(_HEADLINE_PARTS)]
@@ -151,11 +151,7 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
     scores = scores[scores["metric"].isin(present)]
     if scores.empty:
         return el("p", "No evaluation is finished yet.")
-    finite = np.isfinite(scores["value"])
-    means = mean_over_seeds(scores[finite], ["game", "variant", "metric"]) if finite.any() else pd.DataFrame()
-    cells = {(m.game, m.variant, m.metric): _with_interval(m) for m in means.itertuples()}
-    rest = scores.loc[~finite, ["game", "variant", "metric", "value"]].itertuples(index=False, name=None)
-    endless = {(game, variant, metric): "∞" if value == np.inf else "not finite" for game, variant, metric, value in rest}
+    cells = {(m.game, m.variant, m.metric): _with_interval(m) for m in seed_means(scores).itertuples()}
     runs = scores[scores["seed"].notna()].groupby(["game", "variant"])["seed"].nunique().to_dict()
     games = {game: i for i, game in enumerate(dict.fromkeys(scores["game"]))}
     order = sorted(dict.fromkeys(zip(scores["game"], scores["variant"], strict=True)), key=lambda cell: games[cell[0]])
@@ -164,20 +160,22 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
             "variant": variant,
             "game": game,
             "runs": str(runs.get((game, variant), "")),
-            **{metric_label(name): cells.get((game, variant, name), endless.get((game, variant, name), "")) for name in present},
+            **{metric_label(name): cells.get((game, variant, name), "") for name in present},
         }
         for game, variant in order
     ]
     caption = (
-        "Mean over runs, and below it the 95% interval of that mean (Student's t over seeds; none for a single run). Rows without runs are "
-        "baselines and the dataset. The arrow points to the better side."
+        f"Mean over runs, and below it its 95% interval: Student's t over seeds, from {MIN_RUNS} seeds on, cut where the metric's values "
+        "end. Rows without runs are baselines and the dataset. The arrow points to the better side."
     )
     labels = [metric_label(name) for name in present]
     return table(pd.DataFrame(rows), caption, numeric=["runs", *labels], rest="summary.csv")
 
 
 def _with_interval(mean: Any) -> Html:
-    """`mean` over seeds and, of several, its interval."""
+    """A mean over seeds and, where there is one, its interval."""
+    if not math.isfinite(mean.mean):
+        return escaped("∞" if mean.mean == math.inf else "not finite")
     interval = f"{mean.low:.4g} to {mean.high:.4g}" if mean.low == mean.low else ""
     return joined([f"{mean.mean:.4g}", *([el("span", interval, class_="interval")] if interval else [])])
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.multiplicity import holm, smallest_p
+from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.looks import look_level
 from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools
 from diamond_bench.studies.plan import Plan, Point
 
 SIGNIFICANT = 0.05
 """Level of the corrected p-values: at most this for better or worse."""
-LEAST_RUNS = 3
-"""Runs a game and side below which there is no interval and no test (analysis.aggregates.MIN_RUNS, which planning cannot import)."""
 
 
 def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -97,19 +97,23 @@ def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
     for point in plan.points:
         runs.setdefault(point.variant, {}).setdefault(point.game, {})[point.seed] = _checkpoint(plan, point)
     fewest = min(len(seeds) for name in {*pairs, *pairs.values()} for seeds in runs[name].values())
-    if fewest < LEAST_RUNS:
+    if fewest < MIN_RUNS:
         seeds = "1 seed" if fewest == 1 else f"{fewest} seeds"
         return [
             f"with {seeds} there is no interval and no test: differences are shown, and every answer will be 'undecided' "
-            f"(it takes at least {LEAST_RUNS} seeds)"
+            f"(it takes at least {MIN_RUNS} seeds)"
         ]
+    stated = plan.study.primary
+    if stated.test == "t":  # its p-values have no smallest one
+        return []
     least = []
     for name, base in pairs.items():
         counts = [(len(of_game), len(runs[base][game])) for game, of_game in runs[name].items() if game in runs[base]]
         paired = all(set(of_game.values()) == set(runs[base][game].values()) for game, of_game in runs[name].items() if game in runs[base])
         least.append(smallest_p(counts, paired))
     reachable = max(holm(least))
-    if plan.study.primary.test == "t" or reachable <= SIGNIFICANT:
+    level = look_level(stated.looks, fewest) if fewest in stated.looks else SIGNIFICANT
+    if reachable <= level:
         return []
     number = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"
     return [

@@ -177,6 +177,8 @@ def _metric_seconds(spec: JobSpec, device: str) -> float:
     samples = evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
     pairs = 3 * evaluation.num_trajectories * evaluation.horizon + samples
     seconds = sum(pairs / rate for metric, rate in _PAIRS_PER_SECOND.items() if metric in evaluation.metrics)
+    if "lpips" in evaluation.metrics:  # pairs of samples, for the energy score
+        seconds += samples * (evaluation.num_samples - 1) / 2 / _PAIRS_PER_SECOND["lpips"]
     if "fid" in evaluation.metrics:
         seconds += evaluation.num_fid_images / _FID_IMAGES_PER_SECOND
     return seconds / (_GPU_SPEEDUP if device == "cuda" else 1.0)

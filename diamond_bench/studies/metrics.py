@@ -1,6 +1,6 @@
 """The metrics: what an evaluation may be asked for, and of every number of the results table its title, unit and better side."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from diamond_bench.envs.ram_state import OBJECTS
@@ -39,6 +39,10 @@ class Metric:
     """Whether its scale is the game's own: numbers of several games do not pool."""
     counted: str = ""
     """The metric that counts the images it is computed from, where its bias depends on their number: other numbers do not compare."""
+    low: float | None = None
+    """The least value it can have, where there is one; an interval ends there."""
+    high: float | None = None
+    """The greatest value it can have, where there is one; an interval ends there."""
 
     @property
     def label(self) -> str:
@@ -49,17 +53,15 @@ class Metric:
 
 def _of_frames() -> dict[str, Metric]:
     bases = {
-        "drift": Metric("drift", "lower", "pixel error"),
+        "drift": Metric("drift", "lower", "pixel error", low=0.0),
         "psnr": Metric("PSNR", "higher", "dB"),
-        "ssim": Metric("SSIM", "higher"),
-        "lpips": Metric("LPIPS, AlexNet", "lower"),
-        "lpips_vgg": Metric("LPIPS, VGG16", "lower"),
+        "ssim": Metric("SSIM", "higher", low=-1.0, high=1.0),
+        "lpips": Metric("LPIPS, AlexNet", "lower", low=0.0),
+        "lpips_vgg": Metric("LPIPS, VGG16", "lower", low=0.0),
     }
     parts = {"": "", "_final": " at the last frame", "_best_of_k": ", best of K", "_mean_of_k": ", mean of K"}
     return {
-        f"{name}{part}": Metric(f"{metric.title}{words}", metric.better, metric.unit)
-        for name, metric in bases.items()
-        for part, words in parts.items()
+        f"{name}{part}": replace(metric, title=f"{metric.title}{words}") for name, metric in bases.items() for part, words in parts.items()
     }
 
 
@@ -67,11 +69,11 @@ def _of_states() -> dict[str, Metric]:
     things = dict.fromkeys(name for table in OBJECTS.values() for name in table)
     whose = {"": "", **{f"_{name}": f", {name}" for name in things}}
     bases = {
-        "state_position_error": Metric("object position error", "lower", "pixels"),
-        "state_presence_error": Metric("objects lost or made up", "lower"),
+        "state_position_error": Metric("object position error", "lower", "pixels", low=0.0),
+        "state_presence_error": Metric("objects lost or made up", "lower", low=0.0, high=1.0),
     }
     return {
-        f"{base}{of}{part}": Metric(f"{metric.title}{thing}{words}", metric.better, metric.unit)
+        f"{base}{of}{part}": replace(metric, title=f"{metric.title}{thing}{words}")
         for base, metric in bases.items()
         for of, thing in whose.items()
         for part, words in {"": "", "_final": " at the last frame"}.items()
@@ -81,40 +83,44 @@ def _of_states() -> dict[str, Metric]:
 METRIC_INFO: dict[str, Metric] = {
     "one_step_psnr": Metric("PSNR one step ahead", "higher", "dB"),
     **_of_frames(),
-    "fid": Metric("FID", "lower", counted="fid_images"),
+    "energy_score": Metric("energy score of sampled futures", "lower", "RMS pixel error"),
+    "energy_score_lpips": Metric("energy score of sampled futures, sqrt(LPIPS)", "lower"),
+    "luminance_crps": Metric("CRPS of block-mean luminance", "lower", "grey level, 0 to 1"),
+    "rank_deviation": Metric("ranks of block-mean luminance, distance from uniform", "lower", "share", low=0.0, high=1.0),
+    "fid": Metric("FID", "lower", low=0.0, counted="fid_images"),
     "kid": Metric("KID", "lower", counted="fid_images"),
     "fid_images": Metric("images of FID"),
     **_of_states(),
-    "probe_presence_accuracy": Metric("presence read rightly by the state probe", unit="share"),
-    "probe_position_median": Metric("state probe's position error, median", unit="pixels"),
-    "probe_position_95": Metric("state probe's position error, 95% below", unit="pixels"),
-    "sharpness_ratio": Metric("sharpness, imagined / true", "near 1"),
+    "probe_presence_accuracy": Metric("presence read rightly by the state probe", unit="share", low=0.0, high=1.0),
+    "probe_position_median": Metric("state probe's position error, median", unit="pixels", low=0.0),
+    "probe_position_95": Metric("state probe's position error, 95% below", unit="pixels", low=0.0),
+    "sharpness_ratio": Metric("sharpness, imagined / true", "near 1", low=0.0),
     "noise_excess": Metric("noise, imagined minus true", unit="grey level, 0 to 1"),
     "mode_cramer_distance": Metric("Cramér distance to the true modes", "lower", "along the axis of the modes"),
     "mode_energy_distance": Metric("energy distance to the true next frames", "lower", "distance of the modes"),
-    "mode_off_axis": Metric("distance from the axis of the modes (RMS)", "lower", "distance of the modes"),
-    "mode_commitment": Metric("commitment to a mode", "higher"),
-    "mode_minority_share": Metric("samples nearest to the less likely mode", unit="share"),
-    "mode_within_16th": Metric("samples within 1/16 of a mode", "higher", "share"),
-    "mode_within_8th": Metric("samples within 1/8 of a mode", "higher", "share"),
+    "mode_off_axis": Metric("distance from the axis of the modes (RMS)", "lower", "distance of the modes", low=0.0),
+    "mode_commitment": Metric("commitment to a mode", "higher", high=1.0),
+    "mode_minority_share": Metric("samples nearest to the less likely mode", unit="share", low=0.0, high=1.0),
+    "mode_within_16th": Metric("samples within 1/16 of a mode", "higher", "share", low=0.0, high=1.0),
+    "mode_within_8th": Metric("samples within 1/8 of a mode", "higher", "share", low=0.0, high=1.0),
     "mode_windows": Metric("windows of the modes"),
-    "train_loss": Metric("training loss"),
+    "train_loss": Metric("training loss", low=0.0),
     "dataset_return": Metric("return of the dataset", unit="game score", of_game=True),
     "test_return": Metric("return", "higher", "game score", protocol="agent", of_game=True),
     "hns": Metric("human-normalised score", "higher", protocol="agent"),
-    "test_length": Metric("episode length", unit="steps", protocol="agent"),
+    "test_length": Metric("episode length", unit="steps", protocol="agent", low=0.0),
     "real_steps": Metric("real environment steps", protocol="agent"),
-    "denoiser_loss": Metric("denoising loss, last epoch", protocol="agent"),
-    "reward_end_loss": Metric("reward/end loss, last epoch", protocol="agent"),
-    "reward_f1": Metric("F1 of non-zero rewards, test episodes", "higher", protocol="agent"),
-    "end_f1": Metric("F1 of ends, test episodes", "higher", protocol="agent"),
-    "nfe_per_frame": Metric("denoiser calls a frame (NFE)", "lower", cost=True),
-    "parameters": Metric("parameters", cost=True),
-    "frames_per_second": Metric("imagined frames a second", "higher", cost=True),
-    "imagination_seconds": Metric("imagination", "lower", "s", cost=True),
-    "training_seconds": Metric("training", "lower", "s", cost=True),
-    "updates_per_second": Metric("updates a second", "higher", cost=True),
-    "peak_memory_mb": Metric("peak memory", "lower", "MB", cost=True),
+    "denoiser_loss": Metric("denoising loss, last epoch", protocol="agent", low=0.0),
+    "reward_end_loss": Metric("reward/end loss, last epoch", protocol="agent", low=0.0),
+    "reward_f1": Metric("F1 of non-zero rewards, test episodes", "higher", protocol="agent", low=0.0, high=1.0),
+    "end_f1": Metric("F1 of ends, test episodes", "higher", protocol="agent", low=0.0, high=1.0),
+    "nfe_per_frame": Metric("denoiser calls a frame (NFE)", "lower", cost=True, low=0.0),
+    "parameters": Metric("parameters", cost=True, low=0.0),
+    "frames_per_second": Metric("imagined frames a second", "higher", cost=True, low=0.0),
+    "imagination_seconds": Metric("imagination", "lower", "s", cost=True, low=0.0),
+    "training_seconds": Metric("training", "lower", "s", cost=True, low=0.0),
+    "updates_per_second": Metric("updates a second", "higher", cost=True, low=0.0),
+    "peak_memory_mb": Metric("peak memory", "lower", "MB", cost=True, low=0.0),
 }
 """Every metric of the results table, in the order of the report."""
 
@@ -126,7 +132,7 @@ def result_metrics(protocol: str) -> tuple[str, ...]:
 
 def measured_with(name: str) -> str | None:
     """The metric an evaluation must be asked for so that its results hold the number `name`; None where every evaluation has it."""
-    prefixes = {"kid": "fid", "mode_": "modes", "probe_": "state", **{metric: metric for metric in METRICS}}
+    prefixes = {"kid": "fid", "mode_": "modes", "energy_score_lpips": "lpips", "probe_": "state", **{metric: metric for metric in METRICS}}
     found = [prefix for prefix in prefixes if name.startswith(prefix)]
     return prefixes[max(found, key=len)] if found else None
 
@@ -139,6 +145,15 @@ def pools(name: str) -> bool:
 def metric_label(name: str) -> str:
     """How axes and columns call a metric; one that the table lacks, by its own name."""
     return METRIC_INFO[name].label if name in METRIC_INFO else name
+
+
+def within_bounds(means: "pd.DataFrame") -> "pd.DataFrame":
+    """Means with intervals (columns metric, mean, low, high), cut where the metric's values end, but never before the mean."""
+    known = {name: METRIC_INFO[name] for name in set(means["metric"]) if name in METRIC_INFO}
+    lows = means["metric"].map({name: metric.low for name, metric in known.items() if metric.low is not None}).astype("float64")
+    highs = means["metric"].map({name: metric.high for name, metric in known.items() if metric.high is not None}).astype("float64")
+    low, high = means["low"].clip(lower=lows), means["high"].clip(upper=highs)
+    return means.assign(low=low.clip(upper=means["mean"]), high=high.clip(lower=means["mean"]))  # a mean may round past a bound
 
 
 def comparable(name: str, values: "pd.Series[float]") -> "tuple[pd.Series[float], bool] | None":

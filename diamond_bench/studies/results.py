@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.runs import MIN_RUNS
 from diamond_bench.studies.baselines import DATASET, baseline_variant
 from diamond_bench.studies.files import write_atomic
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.metrics import within_bounds
 from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.studies.store import Store, StoredResult
 
@@ -153,23 +155,44 @@ HEADLINES = (
 """Metrics shown first; the whole table is in results.parquet, or by `results --csv`."""
 
 
+def seed_means(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Mean over seeds of each game, variant and metric of a results table, with the 95% interval that all tables print.
+
+    -> game, variant, metric, mean, low, high, in order of appearance. The interval is Student's over seeds, cut at the metric's bounds.
+    low and high are NaN below MIN_RUNS seeds, for baselines (rows without a seed), and where a value is not finite: the mean is then
+    infinite or NaN.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from analysis.curves import mean_over_seeds
+
+    keys = ["game", "variant", "metric"]
+    finite = table.assign(finite=np.isfinite(table["value"])).groupby(keys, sort=False)["finite"].transform("all")
+    means = within_bounds(mean_over_seeds(table[finite], keys))
+    endless = table[~finite].groupby(keys, sort=False)["value"].sum().rename("mean").reset_index()
+    seeds = table.groupby(keys, sort=False)["seed"].count().rename("seeds").reset_index()
+    found = seeds.merge(pd.concat([means, endless]) if len(endless) else means, on=keys, how="left")
+    found.loc[found["seeds"] == 0, ["low", "high"]] = np.nan
+    return found[[*keys, "mean", "low", "high"]]
+
+
+INTERVALS_NAMED = f"mean over seeds, and [its 95% interval, Student's t] from {MIN_RUNS} seeds on"
+"""What the cells of `pivot` are."""
+
+
 def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None) -> "pd.DataFrame":
-    """For people: a line a game and variant, a column a metric (of `only`), the mean over seeds and, of several, their standard
-    deviation. Variants without any of the metrics have no line."""
+    """For people: a line for each game and variant, a column for each metric (of `only`), cells as INTERVALS_NAMED says.
+
+    Variants without any of the metrics have no line.
+    """
     import pandas as pd
 
     order = list(dict.fromkeys(zip(table["game"], table["variant"], strict=True)))
     found = list(dict.fromkeys(table["metric"]))
     metrics = found if only is None else [metric for metric in only if metric in found]
-    grouped = table.groupby(["game", "variant", "metric"], sort=False)["value"].agg(["mean", "std", "count"])
-    numbers = dict(zip(grouped.index, grouped.itertuples(index=False, name=None), strict=True))
-    lines = []
-    for game, variant in order:
-        cells = {"game": game, "variant": variant}
-        for metric in metrics:
-            if (game, variant, metric) in numbers:
-                mean, std, count = numbers[game, variant, metric]
-                cells[metric] = f"{mean:.4g}" + (f" ± {std:.2g}" if count > 1 else "")
-        if len(cells) > 2:
-            lines.append(cells)
-    return pd.DataFrame(lines, columns=["game", "variant", *metrics]).fillna("")
+    lines: dict[tuple[Any, Any], dict[str, str]] = {cell: {"game": cell[0], "variant": cell[1]} for cell in order}
+    for game, variant, metric, mean, low, high in seed_means(table).itertuples(index=False, name=None):
+        lines[game, variant][metric] = f"{mean:.4g}" + (f" [{low:.4g}, {high:.4g}]" if low == low else "")
+    shown = [cells for cells in lines.values() if any(metric in cells for metric in metrics)]
+    return pd.DataFrame(shown, columns=["game", "variant", *metrics]).fillna("")

@@ -1,0 +1,49 @@
+"""Scores that a perfect sampler of the future minimises in expectation, and rank histograms. Pure numpy.
+
+All take K samples of the future against the one that came. Pixel errors are no such scores: a blur or a copy may have a smaller error than
+a sampler of the true distribution.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def energy_score(to_truth: ArrayLike, between: ArrayLike) -> Array:
+    """The fair energy score 1/K sum |x_i - y| - 1/(2 K (K - 1)) sum_{i != j} |x_i - x_j| of K samples x and the truth y; lower is better.
+
+    to_truth (..., K): distances |x_i - y|. between (..., K, K): distances |x_i - x_j| of all ordered pairs -> (...). "Fair" means that its
+    expectation does not depend on K (Ferro 2014); Gneiting and Raftery 2007 give the score itself. Equal samples score their distance to
+    the truth. May be negative. Raises ValueError for other shapes or K below 2.
+    """
+    x, pairs = np.asarray(to_truth, np.float64), np.asarray(between, np.float64)
+    k = x.shape[-1] if x.ndim else 0
+    if k < 2 or pairs.shape != (*x.shape, k):
+        raise ValueError(f"expected distances (..., K >= 2) and (..., K, K), got {x.shape} and {pairs.shape}")
+    return np.asarray(x.mean(axis=-1) - pairs.sum(axis=(-2, -1)) / (2 * k * (k - 1)))
+
+
+def crps(samples: ArrayLike, truth: ArrayLike) -> Array:
+    """The fair continuous ranked probability score, the energy score of scalars. samples (..., K), truth (...) -> (...), in their unit."""
+    x, y = np.asarray(samples, np.float64), np.asarray(truth, np.float64)
+    return energy_score(np.abs(x - y[..., None]), np.abs(x[..., :, None] - x[..., None, :]))
+
+
+def ranks(samples: ArrayLike, truth: ArrayLike, generator: np.random.Generator) -> NDArray[np.int64]:
+    """How many of the K samples lie below the truth, 0 to K. samples (..., K), truth (...) -> (...).
+
+    A rank among equal values is drawn by `generator`, so that quantities which often tie still have uniform ranks for a perfect sampler.
+    """
+    x, y = np.asarray(samples), np.asarray(truth)[..., None]
+    below, equal = (x < y).sum(axis=-1), (x == y).sum(axis=-1)
+    return np.asarray(below + generator.integers(0, equal, endpoint=True), np.int64)
+
+
+def rank_deviation(counts: ArrayLike) -> float:
+    """Total variation distance, 0 to 1, of a histogram of ranks (K + 1 bins of counts) from the uniform one. NaN without counts."""
+    shares: NDArray[Any] = np.asarray(counts, np.float64)
+    total = shares.sum()
+    return float(np.abs(shares / total - 1 / len(shares)).sum() / 2) if total else float("nan")

@@ -1,0 +1,44 @@
+"""Rank histograms: counts in, a figure out."""
+
+import textwrap
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from analysis.figures import RC, styles
+
+
+def rank_figure(panels: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
+    """Histograms of the truth's rank among K samples, a panel per arm and a line per variant, in units of the uniform histogram.
+
+    `panels`: by title, counts (K + 1,) by label. A sampler of the true distribution lies at 1, a dotted line. Samples that differ too
+    little from each other give a U, samples that are biased a slope. Raises ValueError without panels or counts.
+    """
+    if not panels:
+        raise ValueError("no panels to draw")
+    looks = styles(list(dict.fromkeys(label for lines in panels.values() for label in lines)), ordered=True)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.6), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+        for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+            for label, counts in lines.items():
+                shares = np.asarray(counts, np.float64)
+                if not shares.sum():
+                    raise ValueError(f"{title}, {label}: a histogram without counts")
+                height = shares / shares.sum() * len(shares)
+                look = looks[label]
+                ax.plot(np.arange(len(shares)), height, color=look.color, linestyle=look.linestyle, marker=look.marker, label=label)
+            ax.axhline(1.0, color="0.45", linewidth=1.0, linestyle=":", label="uniform")
+            ax.set(title="\n".join(textwrap.wrap(title, 28)), xlabel="rank of the truth")
+            ax.set_ylim(bottom=0.0, auto=None)
+        axes[0].set_ylabel("frequency / uniform")
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+    return figure

@@ -1,0 +1,110 @@
+"""Proper scores of K sampled futures: the energy score of frames and of LPIPS' features, CRPS and ranks of block-mean luminance."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from analysis.pixels import LUMINANCE
+from analysis.proper_scores import crps, energy_score, rank_deviation, ranks
+from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.evaluation.rollouts import Key, unit
+from diamond_bench.studies.baselines import COPY_LAST
+from diamond_bench.studies.rows import Row
+
+BLOCKS = 4
+"""Blocks per side of the grid whose mean luminance is scored."""
+SCORES = ("energy_score", "energy_score_lpips", "luminance_crps")
+RANKS = "ranks"
+_TIES = 1
+"""Last entry of the seed that breaks ties between ranks."""
+
+Arrays = dict[str, NDArray[Any]]
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""A perceptual distance of two batches of frames (n, 3, h, w) in [-1, 1] -> (n,)."""
+
+
+def sample_scores(imagined: Tensor, true: Tensor, copied: Tensor, keys: Sequence[Key], lpips: Distance | None) -> Arrays:
+    """Scores of K futures of each of n starts, means over the T frames; arrays (n,).
+
+    Args:
+        imagined: (n, K, T, 3, h, w) uint8.
+        true: what came, (n, T, 3, h, w) uint8.
+        copied: the last frame of each start's context, (n, 3, h, w) uint8.
+        keys: one per start; it seeds the choice between equal ranks.
+        lpips: LPIPS, where the metric is asked for.
+
+    `energy_score`: distances are RMS pixel errors in [0, 1]. `energy_score_lpips`: distances are sqrt(LPIPS), which is the Euclidean
+    distance of LPIPS' weighted unit-normalised features. `luminance_crps`: mean over a 4 x 4 grid of block means. `copy_...`: the same of
+    copying the last frame, K equal samples. `ranks` (n, K + 1): how often the true block mean had each rank among the samples.
+    """
+    found: dict[str, list[float]] = {}
+    counts = []
+    for x, y, c, key in zip(imagined, true, copied, keys, strict=True):
+        c = c.expand_as(y)
+        values = {"energy_score": _energy(x, y), "copy_energy_score": float(_rms(c[:, None], y[:, None]).mean())}
+        if lpips is not None:
+            values |= {"energy_score_lpips": _energy_lpips(x, y, lpips), "copy_energy_score_lpips": float(_root(lpips, c, y).mean())}
+        samples, came = np.moveaxis(block_luminance(x), 0, -1), block_luminance(y)
+        values["luminance_crps"] = float(crps(samples, came).mean())
+        values["copy_luminance_crps"] = float(np.abs(block_luminance(c) - came).mean())
+        drawn = ranks(samples, came, np.random.default_rng([*key, _TIES]))
+        counts.append(np.bincount(drawn.reshape(-1), minlength=len(x) + 1))
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return {**{name: np.array(values) for name, values in found.items()}, RANKS: np.stack(counts)}
+
+
+def score_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
+    """Rows of the results table from the joined arrays of `sample_scores`, the model's and copy-last-frame's."""
+    rows = []
+    for name in SCORES:
+        for prefix, baseline in (("", ""), ("copy_", COPY_LAST)):
+            if f"{prefix}{name}" in arrays:
+                rows.append(Row(name, float(np.mean(arrays[f"{prefix}{name}"].astype(np.float64))), baseline=baseline))
+    return [*rows, Row("rank_deviation", rank_deviation(arrays[RANKS].sum(axis=0)))]
+
+
+def block_luminance(frames: Tensor) -> NDArray[np.float64]:
+    """Mean luminance of each block of a 4 x 4 grid, in [0, 1]. uint8 (..., 3, h, w) -> (..., 16).
+
+    Sums are of whole numbers, so frames that are equal in a block have exactly equal means.
+    """
+    weights = np.array([round(1000 * weight) for weight in LUMINANCE], np.int64)
+    luminance = (frames.cpu().numpy() * weights[:, None, None]).sum(axis=-3)
+    sides = luminance.shape[-2:]
+    edges = [np.arange(BLOCKS) * side // BLOCKS for side in sides]
+    sums = np.add.reduceat(np.add.reduceat(luminance, edges[0], axis=-2), edges[1], axis=-1)
+    areas = np.outer(*(np.diff([*edge, side]) for edge, side in zip(edges, sides, strict=True)))
+    return np.asarray((sums / (areas * 255_000.0)).reshape(*sums.shape[:-2], -1))
+
+
+def _energy(x: Tensor, y: Tensor) -> float:
+    """x (K, T, 3, h, w) and y (T, 3, h, w) uint8: the mean over T."""
+    by_time = x.transpose(0, 1)
+    return float(energy_score(_rms(by_time, y[:, None])[..., 0], _rms(by_time, by_time)).mean())
+
+
+def _rms(a: Tensor, b: Tensor) -> NDArray[np.float64]:
+    """RMS pixel error in [0, 1] of every pair. uint8 (T, m, 3, h, w) and (T, n, 3, h, w) -> (T, m, n)."""
+    a, b = unit(a).flatten(2), unit(b).flatten(2)
+    distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") / a.shape[-1] ** 0.5
+    return distance.double().cpu().numpy()
+
+
+def _energy_lpips(x: Tensor, y: Tensor, lpips: Distance) -> float:
+    k, steps = x.shape[:2]
+    first, second = torch.triu_indices(k, k, 1)
+    to_truth = _root(lpips, x.flatten(0, 1), y.repeat(k, 1, 1, 1)).reshape(k, steps).T
+    between = np.zeros((steps, k, k))
+    pairs = _root(lpips, x[first].flatten(0, 1), x[second].flatten(0, 1)).reshape(-1, steps).T
+    between[:, first, second] = between[:, second, first] = pairs
+    return float(energy_score(to_truth, between).mean())
+
+
+def _root(lpips: Distance, a: Tensor, b: Tensor) -> NDArray[np.float64]:
+    """sqrt(LPIPS) of two batches of uint8 frames, (n,)."""
+    return lpips(from_bytes(a), from_bytes(b)).clamp(min=0).double().sqrt().cpu().numpy()

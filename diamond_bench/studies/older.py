@@ -1,0 +1,78 @@
+"""Results of an earlier revision of a kind's code: how many of a plan's jobs have one, and what a sweep reuses and what it still costs."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from diamond_bench.studies.estimate import estimate
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import KINDS, job_id
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+
+_WORDS = {
+    "collect_dataset": ("dataset", "datasets"),
+    "import_dataset": ("imported dataset", "imported datasets"),
+    "train_world_model": ("training", "trainings"),
+    "train_state_probe": ("state probe", "state probes"),
+    "extract_features": ("set of true frames' features", "sets of true frames' features"),
+    "evaluate_world_model": ("evaluation", "evaluations"),
+    "train_agent": ("agent's training", "agents' trainings"),
+    "import_agent": ("imported agent", "imported agents"),
+    "evaluate_agent": ("agent's evaluation", "agents' evaluations"),
+    "profile": ("profile", "profiles"),
+}
+_ADDED = {"evaluate_world_model": {"true_features": 2}}
+"""By kind: inputs that entered its identity at a revision; earlier identities lack them."""
+
+
+def older_results(specs: Collection[JobSpec], states: Mapping[JobRef, JobState]) -> Counter[str]:
+    """By kind: of these jobs, those that are not done but have a finished result of an earlier revision in the store.
+
+    An earlier result has the same config and the same inputs. `states`: of the store's jobs.
+    """
+    finished = {ref for ref, state in states.items() if state.status == "done"}
+    kinds = {
+        ref.kind for ref in finished - {spec.ref for spec in specs}
+    }  # an identity costs tens of microseconds: none is computed in vain
+    found: Counter[str] = Counter()
+    for spec in specs:
+        if spec.kind in kinds and spec.ref not in finished:
+            found[spec.kind] += any(JobRef(spec.kind, old) in finished for old in _earlier_ids(spec))
+    return +found
+
+
+def _earlier_ids(spec: JobSpec) -> list[str]:
+    added = _ADDED.get(spec.kind, {})
+    ids = []
+    for revision in range(KINDS[spec.kind].revision - 1, 0, -1):
+        inputs = {name: ref.id for name, ref in spec.inputs.items() if added.get(name, 0) <= revision}
+        ids.append(job_id(spec.kind, spec.config, inputs, revision))
+    return ids
+
+
+def older_sentence(specs: Mapping[JobRef, JobSpec], store: Store, states: Mapping[JobRef, JobState]) -> str:
+    """Such as "7 evaluations of an earlier revision exist and are kept; 3 trainings are reused; the rest takes about 12 minutes of one
+    device". Empty where there are no results of an earlier revision."""
+    older = older_results(list(specs.values()), states)
+    if not older:
+        return ""
+    missing = [ref for ref in specs if ref not in states or states[ref].status != "done"]
+    reused = Counter(ref.kind for ref in specs) - Counter(ref.kind for ref in missing)
+    parts = [f"{_counted(older)} of an earlier revision {_verbs(older, 'exists and is', 'exist and are')} kept"]
+    if reused:
+        parts.append(f"{_counted(reused)} {_verbs(reused, 'is', 'are')} reused")
+    hours = estimate(specs, missing, store, states).device_hours
+    return f"{'; '.join(parts)}; the rest takes about {_time(hours)} of one device"
+
+
+def _counted(numbers: Counter[str]) -> str:
+    words = [f"{number} {_WORDS.get(kind, (kind, kind))[number != 1]}" for kind, number in numbers.items()]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _verbs(numbers: Counter[str], one: str, several: str) -> str:
+    return one if numbers.total() == 1 else several
+
+
+def _time(hours: float) -> str:
+    return f"{max(1, round(hours * 60))} minutes" if hours < 2 else f"{hours:,.0f} hours"
