@@ -17,7 +17,7 @@ SHAPES: tuple[Shape, ...] = ("normal", "t3", "lognormal")
 SHAPE_WORDS: Mapping[Shape, str] = {"normal": "normal", "t3": "heavy-tailed (Student's t, 3 degrees of freedom)", "lognormal": "skewed"}
 REPETITIONS, REPLICATES = 1000, 200
 MOST_RUNS = 20
-"""More runs are simulated as this many: more runs only improve the coverage, so that the result is a lower bound."""
+"""More runs are simulated as this many: coverage commonly rises with the number of runs, so the result is then a cautious one."""
 
 _MOST_VALUES = 40_000_000
 """Numbers resampled in one simulation; larger matrices get fewer repetitions, and a larger Monte Carlo error."""

@@ -1,12 +1,17 @@
 """Aggregates of several methods as points with intervals, and the numbers behind them as a table."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
+from paper_figures.attained import BASIS, attained_words, range_of_levels
 from paper_figures.columns import Column, beside, no_findings
 from paper_figures.methods import LOOKS
 from paper_figures.parts import SEED, Made
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LABELS = {"mean": "mean HNS ↑", "iqm": "IQM of HNS ↑", "median": "median HNS ↑", "optimality_gap": "optimality gap ↓"}
 _TITLES = {"mean": "mean", "iqm": "IQM", "median": "median", "optimality_gap": "optimality gap"}
@@ -30,6 +35,7 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
     panels: dict[str, dict[str, Interval]] = {name: {} for name in names}
     rows: list[tuple[Cell, ...]] = []
     shown: list[Column] = []
+    matrices: list[np.ndarray] = []
     for column in columns:
         notes = list(column.notes)
         try:
@@ -44,6 +50,8 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
         if column.has_runs:
             try:
                 found = intervals(matrix, SEED)
+                notes.append(f"{column.one_line}: {attained_words(matrix, {name: _TITLES[name] for name in names})}")
+                matrices.append(matrix)
             except ScoreError as error:
                 notes.append(sentence(error))
         cells: list[Cell] = []
@@ -72,12 +80,15 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
     for name in names:
         heads += [Head(f"{_TITLES[name]}{part}", f"{name}{part.replace(' ', '_').replace(',', '')}") for part in _parts(name, printed)]
     basis = f"Intervals: 95% percentile, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}. HNS of 26 games."
-    table = Table(tuple(heads), tuple(rows), notes=tuple(dict.fromkeys([basis, *general_footnotes(), *beside(columns, intervals=True)])))
+    below = [basis, *([BASIS] if matrices else []), *general_footnotes(), *beside(columns, intervals=True)]
+    table = Table(tuple(heads), tuple(rows), notes=tuple(dict.fromkeys(below)))
     lines = {"mean": [(1.0, "human")], "iqm": [(1.0, "human")], "median": [(1.0, "human")]}
     drawn = [IntervalPanel(LABELS[name], panels[name], lines.get(name, [])) for name in names]
     if not shown:
         raise UserError("no method has scores of all 26 games")
-    caption = "Bars: 95% stratified bootstrap intervals over runs, where runs are published. Footnotes stand with the table of this figure."
+    levels = range_of_levels(matrices, names)
+    bars = f"Bars: 95% stratified bootstrap intervals over runs, where runs are published{f' ({levels})' if levels else ''}."
+    caption = f"{bars} Footnotes stand with the table of this figure."
     figure = annotate(interval_figure(drawn, [c.drawn for c in shown], PRINTED if printed else "", LOOKS), caption + no_findings(shown))
     sources = tuple(dict(source) for column in columns for source in column.sources)
     return Made(table=table, figures={"": figure}, sources=sources)

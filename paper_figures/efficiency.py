@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from paper_figures.attained import attained
 from paper_figures.parts import SEED
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Found:
     runs: int
     problem: str
     """Why there is no band; empty where there is one."""
+    attained: float = float("nan")
+    """How often the band at the last number of real steps holds the true value, by simulation; NaN where there is no band."""
 
 
 def pooled(courses: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> Found:
@@ -50,13 +53,14 @@ def pooled(courses: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> 
         held = [scores[np.searchsorted(of_run, steps, side="right") - 1] for of_run, scores in runs]
         hns.append((np.stack(held) - low) / (high - low))
     matrix = np.stack(hns, axis=1)
-    problem = ""
+    problem, level = "", float("nan")
     try:
         curve = sample_efficiency(matrix, SEED)
+        level = attained(np.ascontiguousarray(matrix[:, :, -1]))["iqm"].level
     except ScoreError as error:
         problem, nothing = str(error), np.full(len(steps), np.nan)
         curve = Curve(iqm_curve(matrix), nothing, nothing)
-    return Found(EfficiencyLine(steps, curve), len(courses), len(matrix), problem)
+    return Found(EfficiencyLine(steps, curve), len(courses), len(matrix), problem, level)
 
 
 def _grid(steps: "Sequence[np.ndarray]") -> "np.ndarray":

@@ -1,5 +1,6 @@
 """Figure 7: performance profiles, the share of runs and games above each human-normalised score."""
 
+from paper_figures.attained import NOT_SIMULATED
 from paper_figures.columns import Column, beside, no_findings, of_runs, own
 from paper_figures.methods import LOOKS, WORLD_MODELS
 from paper_figures.parts import SEED, Inputs, Made
@@ -46,5 +47,5 @@ def make(inputs: Inputs) -> Made:
     figure = annotate(profile_figure(drawn, order=LOOKS), caption)
     tidy = [pd.DataFrame({"method": name, "tau": p.taus, "share": p.share, "low": p.low, "high": p.high}) for name, p in profiles.items()]
     sources = tuple(dict(source) for column in shown for source in column.sources)
-    footnotes = tuple(dict.fromkeys([basis, *notes, *general_footnotes(), *beside(shown, intervals=True)]))
+    footnotes = tuple(dict.fromkeys([basis, NOT_SIMULATED, *notes, *general_footnotes(), *beside(shown, intervals=True)]))
     return Made(figures={"": figure}, data=pd.concat(tidy), footnotes=footnotes, sources=sources)

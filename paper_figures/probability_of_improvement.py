@@ -1,5 +1,6 @@
 """The probability that a run of DIAMOND beats a run of each other method on a game, averaged over games."""
 
+from paper_figures.attained import NOT_SIMULATED
 from paper_figures.columns import beside, no_findings, of_runs, own
 from paper_figures.methods import DIAMOND, LOOKS, WITH_RUNS
 from paper_figures.parts import SEED, Inputs, Made
@@ -37,7 +38,7 @@ def make(inputs: Inputs) -> Made:
         rows.append((words(column.one_line, notes), *cells))
     heads = (Head("DIAMOND against"), Head("Its runs", "runs"), Head("P(DIAMOND better)", "probability"), Head("low"), Head("high"))
     basis = f"Ties count half. Intervals: 95% percentile, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}."
-    below = [basis, *diamond.notes, *general_footnotes(), *beside([diamond, *others], intervals=True)]
+    below = [basis, NOT_SIMULATED, *diamond.notes, *general_footnotes(), *beside([diamond, *others], intervals=True)]
     table = Table(heads, tuple(rows), notes=tuple(dict.fromkeys(below)))
     panel = IntervalPanel("P(DIAMOND > the method)", found, [(0.5, "even")])
     caption = f"Bars: 95% stratified bootstrap intervals over runs.{no_findings(others)}"

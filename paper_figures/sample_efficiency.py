@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from diamond_bench.errors import UserError
 from diamond_bench.report.drawing import range_words
 from diamond_bench.studies.store import Store
+from paper_figures.attained import BASIS
 from paper_figures.columns import PROTOCOL
 from paper_figures.efficiency import Found, numbers, pooled
 from paper_figures.parts import SEED, Inputs, Lack, Made, StudyResults, slug, study_source, watermark
@@ -67,7 +68,7 @@ def make(inputs: Inputs) -> Made:
     data = pd.concat(tidy, ignore_index=True).drop_duplicates()
     distinct = [source for i, source in enumerate(sources) if source not in sources[:i]]
     of_own = any(source["kind"] == "study" for source in sources)
-    footnotes = tuple(dict.fromkeys([_BASIS if of_own else _HELD, *notes]))
+    footnotes = tuple(dict.fromkeys([_BASIS if of_own else _HELD, BASIS, *notes]))
     return Made(figures=figures, data=data, footnotes=footnotes, sources=tuple(distinct), lacks=tuple(lacks))
 
 
@@ -118,7 +119,10 @@ def _jobs(study: StudyResults, variants: list[str]) -> list[str]:
 def _caption(title: str, found: list[Found], more: "list[str] | tuple[str, ...]") -> str:
     from analysis.aggregates import REPLICATES
 
-    band = f"band: pointwise 95%, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}"
+    levels = sorted(f.attained for f in found if f.attained == f.attained)
+    ends = dict.fromkeys(f"{100 * level:.0f}" for level in (*levels[:1], *levels[-1:]))
+    reached = f"; at the last point nominal 95%, attained about {' to '.join(ends)}% by simulation" if ends else ""
+    band = f"band: pointwise 95%, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}{reached}"
     without = "no band: it needs at least 3 runs a game" if any(f.problem for f in found) else ""
     bands = [band] if not all(f.problem for f in found) else []
     return "; ".join([f"{title}; {_counts(found)}", *bands, *([without] if without else []), *more])

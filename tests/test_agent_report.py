@@ -18,6 +18,7 @@ from analysis.scores import human_random
 from diamond_bench import api
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
+from diamond_bench.report.aggregates import _below, _intervals
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import config_differences, gather
 from diamond_bench.report.pictures import CLIP_BYTES
@@ -139,6 +140,18 @@ def test_aggregates_are_those_of_the_scores(tmp_path: Path) -> None:
         assert f"{plain[name][0]:.3f} to {plain[name][1]:.3f}" not in shown  # too narrow for five runs
     assert "optimality_gap" not in ends  # every run is above human
     assert "5 × 2" in shown
+
+
+def test_aggregates_say_what_their_intervals_attain_and_withhold_what_attains_too_little() -> None:
+    assert _below(0.1, 0.3, 0.94, 0.96) == ["0.100 to 0.300"]
+    assert _below(0.1, 0.3, 0.88, 0.94) == ["0.100 to 0.300", "attains 88 to 94%"]
+    assert _below(0.1, 0.3, 0.98, 0.984) == ["0.100 to 0.300", "attains 98%"]
+    assert _below(0.1, 0.3, 0.60, 0.94) == ["interval withheld: attains 60 to 94%"]
+    rare = np.array([[1.02, 3.0], [1.0, 3.1], [0.97, 3.2], [1.05, 3.3], [1.04, 3.4]])
+    low, high, least, _ = _intervals(rare)["optimality_gap"]
+    assert low == 0.0  # a gap is not negative
+    assert high > 0.0
+    assert least < 0.93  # the gap rests on rare runs below human
 
 
 def test_aggregates_that_would_not_be_honest_are_refused_in_a_sentence(tmp_path: Path) -> None:

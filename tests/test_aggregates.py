@@ -310,6 +310,17 @@ def test_importing_the_analysis_of_scores_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_benchmark_of_coverage_prints_the_documented_table() -> None:
+    benchmark = Path(__file__).parent / "benchmarks" / "aggregate_coverage.py"
+    few = [sys.executable, str(benchmark), "--repetitions", "2", "--replicates", "2"]
+    done = subprocess.run(few, capture_output=True, text=True, check=True, cwd=benchmark.parents[2])
+    documented = (benchmark.parents[2] / "docs" / "report.md").read_text()
+    cells = [line.rpartition(" | ")[0].split(" | ")[:3] for line in done.stdout.splitlines()]
+    assert len(cells) == 2 + 4 * 3 * 3
+    for name, runs, shape in cells[2:]:
+        assert f"{name} | {runs} | {shape} | " in documented
+
+
 @pytest.mark.slow
 def test_twenty_methods_of_a_hundred_runs() -> None:
     done = subprocess.run(

@@ -1,6 +1,7 @@
 """Tables and figures of the paper from published numbers: values, footnotes, the index, files; tables and drawing."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from diamond_bench.studies.single import plan_profile
 from diamond_bench.studies.store import Store
 from paper_figures.build import build_paper
 from paper_figures.index import as_markdown
-from paper_figures.parts import slug
+from paper_figures.parts import Inputs, slug
 from paper_figures.registry import ARTIFACTS
 from paper_figures.tables import Cell, Head, Table, best, number, to_csv, to_markdown, words
 
@@ -170,6 +171,18 @@ def test_table_4_says_that_protocols_and_counts_of_parameters_differ(paper: Path
         "13.5 M",
     ):
         assert size in text
+
+
+@pytest.mark.parametrize(("artifact", "titles"), [("figure2", ("mean", "IQM")), ("optimality_gap", ("median", "optimality gap"))])
+def test_intervals_of_aggregates_say_what_coverage_they_attain(paper: Path, artifact: str, titles: tuple[str, str]) -> None:
+    text = (paper / f"{artifact}.md").read_text()
+    said = rf"DIAMOND: nominal 95%; attained by simulation for 5 runs × 26 games: {titles[0]} about (\d+)%, {titles[1]} about (\d+)%\."
+    found = re.search(said, text)
+    assert found is not None
+    assert all(70 <= int(level) <= 94 for level in found.groups())  # five runs: below nominal
+    assert "simulation of normal runs around each game's mean" in text
+    figure = ARTIFACTS[artifact].make(Inputs(Store(paper))).figures[""]
+    assert "nominal 95%, attained about" in " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
 
 
 def test_no_footnote_is_of_something_that_is_not_shown(paper: Path) -> None:

@@ -6,7 +6,7 @@ Runs are simulated around the means of DIAMOND's published scores of 26 games (i
 the median and the upper quartile of the means. A game's runs vary by 30% of its mean, the median over games of what was published, or by
 that game's own published standard deviation. Runs are normal, of Student's t with 3 degrees of freedom, or lognormal with skewness 1.75.
 The printed Markdown table has the levels in percent, percentile interval first, corrected interval second; a star marks a corrected level
-outside 93 to 97. With 2,000 repetitions the Monte Carlo standard error is 0.5 at 95 and 1.0 at 70. Two minutes on two CPU cores.
+outside 93 to 97. With 2,000 repetitions the Monte Carlo standard error is 0.5 points at 95 and 1.0 at 70. It takes one to four minutes.
 """
 
 import argparse
