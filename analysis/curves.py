@@ -9,12 +9,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from analysis.differences import MIN_EPISODES, Random, mean
 from analysis.runs import MIN_RUNS
 
 Band = Literal["interval", "spread"]
-
-REPLICATES = 1000
-"""Bootstrap resamples of a mean curve."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +25,19 @@ class Curve:
     num_seeds: int
     num_trajectories: int
     band: Band
+    num_episodes: int = 0
+    """Held-out episodes that the trajectories were cut from."""
+    random: Random | None = None
+    """What an interval counts as random; none where there are too few seeds and episodes for one (then low and high are NaN)."""
 
 
-def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Curve:
+def mean_curve(values: ArrayLike, band: Band = "interval", episodes: ArrayLike | None = None) -> Curve:
     """The mean of values (seeds, trajectories, t), or (trajectories, t) of one seed, with its band. Raises ValueError at another shape.
 
-    `interval`: 95% bootstrap interval of the mean, resampling seeds and trajectories both (they are crossed: every seed is evaluated on
-    the same references; Owen 2007). Deviations of n seeds are scaled by sqrt(n / (n - 1)), and the band by Student's t over the normal
-    quantile, with Satterthwaite's degrees of freedom: a plain percentile interval of 3 to 5 seeds is far too narrow (Hesterberg 2015).
-    Fewer than MIN_RUNS tell nothing of the spread between seeds: then trajectories alone are resampled, and the band says nothing about
-    other seeds (`band_words`). `spread`: the middle 80% of all trajectories.
+    `interval`: 95% Student interval of the mean at each t, by the estimate that verdicts use (`analysis.differences.mean`). Seeds are
+    random from MIN_RUNS on, and trajectories are random too, crossed with seeds and clustered by episode, from MIN_EPISODES episodes on.
+    `episodes` (trajectories,) are the episodes they were cut from; without it every trajectory is an episode of its own. Where all values
+    are at least 0 the band ends there. `spread`: the middle 80% of all trajectories.
     """
     array = np.asarray(values, dtype=np.float64)
     array = array[None] if array.ndim == 2 else array
@@ -44,25 +45,37 @@ def mean_curve(values: ArrayLike, band: Band = "interval", seed: int = 0) -> Cur
         raise ValueError(f"a curve needs values (seeds, trajectories, t), got shape {np.shape(values)}")
     if not np.isfinite(array).all():
         raise ValueError("a curve needs finite values")
-    num_seeds, num_trajectories, _ = array.shape
-    mean = array.mean(axis=(0, 1))
+    num_seeds, num_trajectories, length = array.shape
+    own = np.arange(num_trajectories) if episodes is None else np.asarray(episodes)
+    if own.shape != (num_trajectories,):
+        raise ValueError(f"a curve of {num_trajectories} trajectories needs as many episodes, got shape {own.shape}")
+    names, numbers = np.unique(own, return_inverse=True)
+    whole = array.mean(axis=(0, 1))
     if band == "spread":
         low, high = np.quantile(array.reshape(num_seeds * num_trajectories, -1), [0.1, 0.9], axis=0)
-    else:
-        of_seeds = array if num_seeds >= MIN_RUNS else array.mean(axis=0, keepdims=True)
-        low, high = mean + _expansion(of_seeds) * np.quantile(_resampled_means(of_seeds, seed) - mean, [0.025, 0.975], axis=0)
-    return Curve(mean, low, high, num_seeds, num_trajectories, band)
+        return Curve(whole, low, high, num_seeds, num_trajectories, band, len(names))
+    found = [mean(array[:, :, t], numbers) for t in range(length)]
+    ends = np.array([one[0].interval() if one else (np.nan, np.nan) for one in found]).T
+    low, high = ends.clip(min=0.0) if array.min() >= 0.0 else ends
+    return Curve(whole, low, high, num_seeds, num_trajectories, band, len(names), found[0][1] if found[0] else None)
 
 
 def band_words(curves: Iterable[Curve]) -> str:
     """What the bands of curves with intervals are of, for a caption."""
-    seeds = [curve.num_seeds for curve in curves]
-    few = sorted({number for number in seeds if number < MIN_RUNS})
-    alone = f"over trajectories of {' or '.join(map(str, few))} {'seed' if few == [1] else 'seeds'}, saying nothing about other seeds"
-    if few and max(seeds) < MIN_RUNS:
-        return f"band: 95% interval of the mean {alone}"
-    words = "band: 95% interval of the mean over seeds and trajectories"
-    return f"{words} (where there are fewer than {MIN_RUNS} seeds: {alone})" if few else words
+    by_kind: dict[Random | None, list[Curve]] = {}
+    for curve in curves:
+        by_kind.setdefault(curve.random, []).append(curve)
+    words: dict[Random | None, str] = {
+        "seeds and references": "band: 95% interval of the mean, over seeds and references clustered by episode",
+        "seeds": "band: 95% interval of the mean over seeds, for these references alone",
+        "references": "band: 95% interval of the mean over references clustered by episode, saying nothing about other seeds",
+        None: f"no band: fewer than {MIN_RUNS} seeds and fewer than {MIN_EPISODES} episodes",
+    }
+    texts = []
+    for kind, of_kind in by_kind.items():
+        seeds = ", ".join(map(str, sorted({curve.num_seeds for curve in of_kind})))
+        texts.append(f"{words[kind]}{f' (where there are {seeds} seeds)' if len(by_kind) > 1 else ''}")
+    return "; ".join(texts)
 
 
 def interval_words(num_seeds: Iterable[int], what: str = "intervals") -> str:
@@ -72,34 +85,6 @@ def interval_words(num_seeds: Iterable[int], what: str = "intervals") -> str:
         return f"no {what}: fewer than {MIN_RUNS} seeds"
     words = f"{what}: 95% of the mean over seeds (Student's t)"
     return f"{words}, where there are at least {MIN_RUNS}" if min(numbers) < MIN_RUNS else words
-
-
-def _expansion(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(t,): Student's t over the normal quantile, at the degrees of freedom of the mean over seeds and trajectories."""
-    total, share = np.zeros(values.shape[-1]), np.zeros(values.shape[-1])
-    for other, n in ((1, values.shape[0]), (0, values.shape[1])):
-        if n > 1:
-            variance = values.mean(axis=other).var(axis=0, ddof=1) / n
-            total, share = total + variance, share + variance**2 / (n - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(share > 0, total**2 / share, np.inf)
-    return np.asarray(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975), dtype=np.float64)
-
-
-def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    num_seeds, num_trajectories, _ = values.shape
-    generator = np.random.default_rng(seed)
-
-    def shares(n: int) -> NDArray[np.float64]:  # (replicates, n): how often each was drawn, over n
-        return generator.multinomial(n, np.full(n, 1.0 / n), size=REPLICATES) / n
-
-    by_seed, by_trajectory = shares(num_seeds), shares(num_trajectories)
-    if num_seeds > 1:
-        common = values.mean(axis=0)
-        values = common + (values - common) * np.sqrt(num_seeds / (num_seeds - 1))
-    return sum(
-        (by_seed[:, s, None] * (by_trajectory @ values[s]) for s in range(num_seeds)), start=np.zeros((REPLICATES, values.shape[-1]))
-    )
 
 
 def mean_points(scores: pd.DataFrame) -> pd.DataFrame:

@@ -9,14 +9,17 @@ their interaction, which both margins contain and which is therefore subtracted 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, nan, sqrt
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.matching import Game
+from analysis.runs import MIN_RUNS
 
 Array = NDArray[np.float64]
 
+Random = Literal["seeds", "references", "seeds and references"]
 MIN_EPISODES = 5
 """Episodes below which references are not counted as random: so few say too little about the spread between episodes."""
 
@@ -97,8 +100,7 @@ def _game(game: Game, paired: bool, crossed: bool) -> _Part:
     weights = np.bincount(game.episodes) / len(game.episodes)
     clustered = [_by_episode(side, game.episodes) for side in sides]
     episodes = len(weights)
-    per_episode = clustered[0].mean(axis=0) - (0.0 if paired else clustered[1].mean(axis=0))
-    references = float(weights**2 @ (per_episode - weights @ per_episode) ** 2) * episodes / (episodes - 1)
+    references = _between_episodes(clustered[0].mean(axis=0) - (0.0 if paired else clustered[1].mean(axis=0)), weights)
     interaction = sum(_interaction(side, weights) for side in clustered)
     terms.append((references, episodes - 1))
     return _Part(value, max(runs + references - interaction, runs, references), tuple(terms))
@@ -106,8 +108,13 @@ def _game(game: Game, paired: bool, crossed: bool) -> _Part:
 
 def _by_episode(side: Array, episodes: NDArray[np.int64]) -> Array:
     """(runs, episodes): the mean over the references of each episode."""
-    inside = np.eye(int(episodes.max()) + 1)[episodes]
-    return np.asarray(side @ inside / inside.sum(axis=0))
+    return np.stack([np.bincount(episodes, run) for run in side]) / np.bincount(episodes)
+
+
+def _between_episodes(per_episode: Array, weights: Array) -> float:
+    """The variance of the weighted mean over episodes."""
+    episodes = len(weights)
+    return float(weights**2 @ (per_episode - weights @ per_episode) ** 2) * episodes / (episodes - 1)
 
 
 def _interaction(clustered: Array, weights: Array) -> float:
@@ -116,6 +123,23 @@ def _interaction(clustered: Array, weights: Array) -> float:
     by_run = clustered @ weights
     rest = clustered - by_run[:, None] - clustered.mean(axis=0) + by_run.mean()
     return float((rest**2 @ weights**2).sum()) / runs**2 * runs / (runs - 1) * episodes / (episodes - 1)
+
+
+def mean(values: Array, episodes: NDArray[np.int64]) -> tuple[Difference, Random] | None:
+    """The mean of values (runs, references) with its standard error, and what counts as random; None where nothing can.
+
+    Runs do from MIN_RUNS on, references from MIN_EPISODES episodes on. `episodes` (references,) numbers the episodes from 0.
+    """
+    enough = len(np.unique(episodes)) >= MIN_EPISODES
+    if len(values) >= MIN_RUNS:
+        found = difference([Game("", values, np.zeros_like(values), episodes)], paired=True)
+        return found, "seeds and references" if found.crossed else "seeds"
+    if not enough:
+        return None
+    weights = np.bincount(episodes) / len(episodes)
+    per_episode = _by_episode(values.mean(axis=0, keepdims=True), episodes)[0]
+    spread = _between_episodes(per_episode, weights)
+    return Difference(float(values.mean()), spread, len(weights) - 1, crossed=False), "references"
 
 
 def standardised(games: Sequence[Game]) -> list[float]:

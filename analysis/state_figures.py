@@ -12,7 +12,7 @@ from analysis.curves import Curve, mean_curve
 from analysis.figures import RC, styles
 
 
-def known_mean_curve(values: ArrayLike) -> Curve:
+def known_mean_curve(values: ArrayLike, episodes: ArrayLike | None = None) -> Curve:
     """The mean over seeds and trajectories of those values (seeds, trajectories, t) that are known (not NaN), with its 95% interval.
 
     A ratio of two means, sum over number known; its interval is that of its linearisation (delta method), by `mean_curve`. NaN at a t where
@@ -28,7 +28,7 @@ def known_mean_curve(values: ArrayLike) -> Curve:
     share = known.mean(axis=(0, 1))[told]
     filled = np.where(known, array, 0.0)[..., told]
     ratio = filled.mean(axis=(0, 1)) / share
-    curve = mean_curve(ratio + np.where(known[..., told], filled - ratio, 0.0) / share) if told.any() else None
+    curve = mean_curve(ratio + np.where(known[..., told], filled - ratio, 0.0) / share, episodes=episodes) if told.any() else None
 
     def spread(part: NDArray[np.float64] | None) -> NDArray[np.float64]:
         out = np.full(array.shape[-1], np.nan)
@@ -37,7 +37,8 @@ def known_mean_curve(values: ArrayLike) -> Curve:
         return out
 
     mean, low, high = (curve.mean, curve.low, curve.high) if curve is not None else (None, None, None)
-    return Curve(spread(mean), spread(low), spread(high), array.shape[0], array.shape[1], "interval")
+    about = (curve.num_episodes, curve.random) if curve is not None else (0, None)
+    return Curve(spread(mean), spread(low), spread(high), array.shape[0], array.shape[1], "interval", *about)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def test_where_seeds_alone_differ_the_band_is_students(seeds: int):
     values = np.random.default_rng(0).normal(size=(seeds, 1, 50)) * np.ones((1, 20, 1))
     curve = mean_curve(values)
     half = stats.t.ppf(0.975, seeds - 1) * values[:, 0].std(axis=0, ddof=1) / np.sqrt(seeds)
-    assert ((curve.high - curve.low) / (2 * half)).mean() == pytest.approx(1.0, abs=0.07)
+    assert ((curve.high - curve.low) / (2 * half)).mean() == pytest.approx(1.0)
 
 
 def test_fewer_than_three_seeds_say_nothing_of_other_seeds():
@@ -90,9 +90,23 @@ def test_fewer_than_three_seeds_say_nothing_of_other_seeds():
     curve = mean_curve(values)
     assert curve.high - curve.low == pytest.approx(2 * 1.96 * values.mean(axis=0).std() / 20, rel=0.15)
     three = mean_curve(drifts(0))
-    assert band_words([three]) == "band: 95% interval of the mean over seeds and trajectories"
-    assert "over trajectories of 2 seeds" in band_words([curve])
-    assert "over seeds and trajectories (where there are fewer than 3 seeds" in band_words([curve, three])
+    assert band_words([three]) == "band: 95% interval of the mean, over seeds and references clustered by episode"
+    assert "saying nothing about other seeds (where there are 2 seeds)" in band_words([curve, three])
+
+
+def test_windows_of_one_game_are_no_independent_references():
+    """40 windows from 5 games that differ, and windows that do not: the band is that of five numbers, not of forty."""
+    of_game = np.random.default_rng(0).normal(size=5) + 10.0
+    values = np.repeat(of_game, 8)[None, :, None]
+    curve = mean_curve(values, episodes=np.repeat(np.arange(5), 8))
+    assert (curve.num_trajectories, curve.num_episodes, curve.random) == (40, 5, "references")
+    assert curve.high - curve.low == pytest.approx(2 * stats.t.ppf(0.975, 4) * of_game.std(ddof=1) / np.sqrt(5))
+    few = mean_curve(values, episodes=np.repeat(np.arange(4), 10))
+    assert np.isnan(few.low).all()
+    assert band_words([few]) == "no band: fewer than 3 seeds and fewer than 5 episodes"
+    seeds = mean_curve(np.concatenate([values, values + 1, values + 2]), episodes=np.zeros(40))
+    assert seeds.random == "seeds"
+    assert seeds.high - seeds.low == pytest.approx(2 * stats.t.ppf(0.975, 2) / np.sqrt(3))
 
 
 def test_learning_curves_stand_at_their_mean_steps_with_bands_of_several_seeds():

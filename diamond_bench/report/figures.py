@@ -187,16 +187,18 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
     from analysis.curves import band_words, mean_curve
     from analysis.figures import DriftPanel, drift_figure
 
-    panels, trajectories = [], set()
+    panels, trajectories, episodes = [], set[int](), set[int]()
     by_arm = len({line.arm for line in lines}) < len(lines) or len(lines) == 1
     for panel in dict.fromkeys(line.arm if by_arm else _group(line.arm) for line in lines):
         curves = {}
         of_panel = [line for line in lines if (line.arm if by_arm else _group(line.arm)) == panel]
         for line in of_panel:
             jobs = [point.jobs["evaluation"] for point in line.points]
-            values = np.stack([stored_arrays(store, job, "arrays.npz", "drift")["drift"].astype(np.float32, copy=False) for job in jobs])
-            curves[line.label if by_arm else ", ".join(line.words)] = mean_curve(values)
-            trajectories.add(values.shape[1])
+            stored = [stored_arrays(store, job, "arrays.npz", "drift", "episodes", optional=True) for job in jobs]
+            curve = mean_curve(np.stack([one["drift"] for one in stored]), episodes=stored[0].get("episodes"))
+            curves[line.label if by_arm else ", ".join(line.words)] = curve
+            trajectories.add(curve.num_trajectories)
+            episodes.add(curve.num_episodes)
         first = of_panel[0].points[0]
         copied = unrelated = None
         if shared_variant(plan, [point for line in of_panel for point in line.points], COPY_LAST):
@@ -207,7 +209,8 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
         panels.append(DriftPanel(f"{first.game}{f': {panel}' if panel else ''}", curves, unrelated, copied))
     band = band_words(curve for panel in panels for curve in panel.curves.values())
     seeds = [len(line.seeds) for line in lines]
-    basis = f"{range_words(trajectories, 'trajectory', 'trajectories')}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
+    origin = f"{range_words(trajectories, 'trajectory', 'trajectories')} from {range_words(episodes, 'episode', 'episodes')}"
+    basis = f"{origin}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
     return annotated(drift_figure(panels, ordered=by_arm), plan, _at(view), basis, band, notes)
 
 

@@ -31,7 +31,8 @@ def draw_states(plan: SavedPlan, store: Store, arms: Sequence[Sequence[tuple[str
     curves = [curve for row in rows for panel in row for curve in panel.curves.values()]
     seeds = [curve.num_seeds for curve in curves]
     numbers = range_words((curve.num_trajectories for curve in curves), "trajectory", "trajectories")
-    basis = f"{numbers}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
+    origin = f"{numbers} from {range_words((curve.num_episodes for curve in curves), 'episode', 'episodes')}"
+    basis = f"{origin}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
     what = f"{game}; position: of objects there in truth and in imagination"
     return annotated(state_figure(rows, ordered=True), plan, what, view, basis, band_words(curves), notes)
 
@@ -43,7 +44,8 @@ def _panel(store: Store, variants: Sequence[tuple[str, Sequence[Point]]], measur
     curves = {}
     for label, points in variants:
         jobs = [point.jobs["evaluation"] for point in points]
-        curves[label or plan.study] = known_mean_curve(np.stack([stored_arrays(store, job, "arrays.npz", name)[name] for job in jobs]))
+        stored = [stored_arrays(store, job, "arrays.npz", name, "episodes", optional=True) for job in jobs]
+        curves[label or plan.study] = known_mean_curve(np.stack([one[name] for one in stored]), stored[0].get("episodes"))
     first = variants[0][1][0]
     levels = {}
     of_panel = [point for _, points in variants for point in points]
