@@ -83,7 +83,7 @@ def interval_words(num_seeds: Iterable[int], what: str = "intervals") -> str:
     numbers = list(num_seeds)
     if max(numbers, default=0) < MIN_RUNS:
         return f"no {what}: fewer than {MIN_RUNS} seeds"
-    words = f"{what}: 95% of the mean over seeds (Student's t)"
+    words = f"{what}: 95% interval of the mean over seeds (Student's t)"
     return f"{words}, where there are at least {MIN_RUNS}" if min(numbers) < MIN_RUNS else words
 
 

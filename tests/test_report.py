@@ -210,7 +210,7 @@ def test_groups_of_arms_and_the_training_have_figures_of_their_own(tmp_path: Pat
     [
         (1, "no intervals: fewer than 3 seeds"),
         (2, "no intervals: fewer than 3 seeds"),
-        (3, "intervals: 95% of the mean over seeds (Student's t)"),
+        (3, "intervals: 95% interval of the mean over seeds (Student's t)"),
     ],
 )
 def test_captions_claim_intervals_only_where_there_are_some(seeds: int, words: str, tmp_path: Path, captions: list[str]) -> None:

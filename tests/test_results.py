@@ -114,6 +114,12 @@ def test_baselines_and_values_without_end_have_no_interval() -> None:
     assert pivot(table_of(*rows("n=1", "psnr", 20.0, np.inf, 21.0))).loc[0, "psnr"] == "inf"
 
 
+def test_equal_values_of_all_seeds_have_no_interval() -> None:
+    table = table_of(*rows("n=1", "mode_minority_share", 0.0, 0.0, 0.0), *rows("n=1", "nfe_per_frame", 3.0, 3.0, 3.0))
+    assert pivot(table).loc[0].tolist() == ["Pong", "n=1", "0", "3"]
+    assert seed_means(table_of(*rows("n=1", "drift", 0.1, 0.1, 0.1 + 1e-16)))[["low", "high"]].isna().all(axis=None)
+
+
 def test_the_terminal_names_its_intervals(tiny_store: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_store, tmp_path / "outputs")
     done = in_this_process("results", "sampling_steps", "scale=tiny", cwd=tmp_path)

@@ -15,6 +15,8 @@ from diamond_bench.studies.store import Store, StoredResult
 if TYPE_CHECKING:
     import pandas as pd
 
+_SAME = 1e-9
+"""Relative width of an interval up to which all seeds have one value, but for rounding."""
 COLUMNS = (
     "study", "variant", "game", "seed", "scale", "protocol", "metric", "value", "job", "measured", "arm", "kind", "revision", "precision",
     "compiled",
@@ -159,8 +161,8 @@ def seed_means(table: "pd.DataFrame") -> "pd.DataFrame":
     """Mean over seeds of each game, variant and metric of a results table, with the 95% interval that all tables print.
 
     -> game, variant, metric, mean, low, high, in order of appearance. The interval is Student's over seeds, cut at the metric's bounds.
-    low and high are NaN below MIN_RUNS seeds, for baselines (rows without a seed), and where a value is not finite: the mean is then
-    infinite or NaN.
+    low and high are NaN below MIN_RUNS seeds, for baselines (rows without a seed), where all seeds have one value (such as the number of
+    denoiser calls), and where a value is not finite: the mean is then infinite or NaN.
     """
     import numpy as np
     import pandas as pd
@@ -173,7 +175,8 @@ def seed_means(table: "pd.DataFrame") -> "pd.DataFrame":
     endless = table[~finite].groupby(keys, sort=False)["value"].sum().rename("mean").reset_index()
     seeds = table.groupby(keys, sort=False)["seed"].count().rename("seeds").reset_index()
     found = seeds.merge(pd.concat([means, endless]) if len(endless) else means, on=keys, how="left")
-    found.loc[found["seeds"] == 0, ["low", "high"]] = np.nan
+    equal = found["high"] - found["low"] <= _SAME * found["mean"].abs()
+    found.loc[equal | (found["seeds"] == 0), ["low", "high"]] = np.nan
     return found[[*keys, "mean", "low", "high"]]
 
 
