@@ -32,8 +32,16 @@ def planned(folder: Path, tokens: Sequence[str] = (), more: str = "") -> Plan:
     return plan_study(str(file), ["scale=tiny", "data=random", *tokens])
 
 
-def finish(store: Store, spec: JobSpec, noise: float = 0.0, device: str = "cpu", scores: Mapping[str, float] | None = None) -> None:
-    """Makes a job done with the numbers and files of its kind; `noise` moves the last bits of baselines, `scores` are an evaluation's."""
+def finish(
+    store: Store,
+    spec: JobSpec,
+    noise: float = 0.0,
+    device: str = "cpu",
+    scores: Mapping[str, float] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Makes a job done with the numbers and files of its kind. `noise` moves the last bits of baselines, `scores` and `arrays` are an
+    evaluation's."""
     store.prepare(spec)
     claim = store.claim(spec.ref)
     assert claim is not None
@@ -48,7 +56,7 @@ def finish(store: Store, spec: JobSpec, noise: float = 0.0, device: str = "cpu",
         rows = [row for row in rows if row[0] not in scores or row[2]] + [(name, value, "") for name, value in scores.items()]
         num = spec.config.evaluation.num_trajectories
         curves = {name: np.full((num, HORIZON), 0.1, np.float32) for name in ("drift", "copy_drift", "unrelated_drift")}
-        np.savez(claim.folder / "arrays.npz", **curves)  # type: ignore[arg-type]
+        np.savez(claim.folder / "arrays.npz", **(curves if arrays is None else arrays))  # type: ignore[arg-type]
         (claim.folder / "media").mkdir()
         frames = np.zeros((2, HORIZON, 8, 8, 3), np.uint8)
         np.savez(claim.folder / "media" / "frames.npz", true=frames, imagined=frames)

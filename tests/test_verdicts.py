@@ -1,0 +1,165 @@
+"""Verdicts of whole studies: references, margins relative to copying, the sanity gate, and pairs that are refused."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import HORIZON, finish
+
+from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study, reasons, scope
+from diamond_bench.report.facts import gather
+from diamond_bench.report.gate import Gate, failed_words, gates
+from diamond_bench.report.scores import Scores
+from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
+from diamond_bench.studies.store import Store
+
+COPIED = {"Pong": 0.04, "Boxing": 0.002}
+EPISODES = np.repeat(np.arange(6), 2)
+
+
+def swept(
+    folder: Path,
+    errors: Callable[[int, str, int], np.ndarray],
+    primary: str,
+    games: str = "[Pong]",
+    seeds: int = 5,
+    scores: Callable[[JobSpec], Mapping[str, float]] = lambda spec: {},
+    energy: Callable[[int], float] | None = None,
+    more: str = "",
+) -> tuple[SavedPlan, Store]:
+    """A finished study of n = 1 and 2. errors(n, game, seed): drifts of 12 references from 6 episodes, whose copying error is COPIED."""
+    file = folder / "mine.yaml"
+    axes = "axes: {n: {key: sampler.num_steps, values: [1, 2]}}"
+    text = f"question: x\nprotocol: world_model\ngames: {games}\nseeds: {seeds}\nprimary: {primary}\n{axes}\n{more}"
+    file.write_text(text)
+    plan = plan_study(str(file), ["scale=tiny", "data=random"])
+    store = Store(folder / "outputs", say=lambda text: None)
+    points = {point.jobs["evaluation"]: point for point in plan.points}
+    for ref, spec in plan.jobs.items():
+        arrays, found = None, {}
+        if ref in points:
+            point = points[ref]
+            values = errors(point.axes["n"], point.game, point.seed)
+            arrays = {"drift": np.tile(values[:, None], HORIZON), "copy_drift": np.full((12, HORIZON), COPIED.get(point.game, 0.04))}
+            arrays |= {"episodes": EPISODES, "sample_episodes": EPISODES}
+            if energy is not None:
+                own = energy(point.axes["n"])
+                arrays |= {"samples_energy_score": np.full(12, own), "copy_samples_energy_score": np.full(12, 0.3)}
+                found["energy_score"] = own
+            found |= {"drift": float(values.mean()), **scores(spec)}
+        finish(store, spec, scores=found, arrays=arrays)
+    return save_plan(plan, store.root), store
+
+
+def compared(saved: SavedPlan, store: Store, **settings: object) -> Comparison:
+    return compare_study(saved, store, gather(saved, store), **settings)  # type: ignore[arg-type]
+
+
+def noisy(of_seeds: float, of_references: float, effect: float, level: float = 0.02) -> Callable[[int, str, int], np.ndarray]:
+    """Errors around `level`. n = 2 differs by `effect` times the copying error, and by an own amount on each reference."""
+    generator = np.random.default_rng(0)
+    on_references = generator.normal(size=12)
+
+    def errors(n: int, game: str, seed: int) -> np.ndarray:
+        unit = COPIED[game]
+        own = np.random.default_rng([seed, n]).normal() * of_seeds * unit
+        return level / 0.04 * unit + own + (n == 2) * unit * (effect + of_references * on_references)
+
+    return errors
+
+
+def test_a_verdict_counts_references_as_random_and_says_so(tmp_path: Path) -> None:
+    """Runs agree and the two variants differ on the 12 references in both directions: nothing is known about other references."""
+    saved, store = swept(tmp_path, noisy(0.001, 1.0, 0.1), "{metric: drift, baseline: {n: 1}, margin: 10%, test: t}")
+    (row,) = compared(saved, store).primary.to_dict("records")
+    assert (row["scope"], row["references"], row["episodes"], row["verdict"]) == ("runs and references", 12, 6, "undecided")
+    assert scope(row) == "for other training seeds and other references (12 references from 6 episodes)"
+    rows, _ = Scores(saved, store, gather(saved, store)).rows("drift", ["n=1", "n=2"], relative=False)
+    assert set(rows["episode"]) == set(range(6))
+
+
+def test_a_relative_margin_is_a_share_of_each_games_copying_error(tmp_path: Path) -> None:
+    """The same 2% of copying in two games, whose copying errors differ by a factor of 20."""
+    saved, store = swept(tmp_path, noisy(0.003, 0.0, 0.02), "{metric: drift, baseline: {n: 1}, margin: 10%, test: t}", "[Pong, Boxing]")
+    found = compared(saved, store)
+    (row,) = found.primary.to_dict("records")
+    assert (row["unit"], row["margin"], row["verdict"]) == (OF_COPYING, 0.1, "equivalent within 0.1")
+    assert row["difference"] == pytest.approx(0.02, abs=0.005)
+    assert "% of copying's error" in reasons(row)
+    assert "TOST p = " in reasons(row)
+    by_game = found.effects.set_index("game")["difference"]
+    assert by_game["Pong"] == pytest.approx(by_game["Boxing"], abs=1e-6)
+    assert by_game.mean() == pytest.approx(row["difference"])
+
+
+def test_a_margin_above_half_of_copying_is_refused(tmp_path: Path) -> None:
+    """Boxing's copying error is 0.002: within 0.005 a perfect model and copying would be equivalent."""
+    saved, store = swept(tmp_path, noisy(0.001, 0.0, 0.001), "{metric: drift, baseline: {n: 1}, margin: 0.005}", "[Boxing]", seeds=8)
+    (row,) = compared(saved, store).primary.to_dict("records")
+    assert row["verdict"] != "equivalent within 0.005"
+    assert "more than half of copy-last-frame's error in Boxing (0.002)" in row["missing"]
+    (allowed,) = compared(saved, store, margin=0.0005).table.query("metric == 'drift'").to_dict("records")
+    assert allowed["verdict"] == "equivalent within 0.0005"
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid"])
+def test_distances_of_other_numbers_of_images_are_not_compared(metric: str, tmp_path: Path) -> None:
+    images = {1: 4096.0, 2: 2048.0}
+
+    def scores(spec: JobSpec) -> dict[str, float]:
+        return {metric: 10.0 / spec.config.sampler.num_steps, "fid_images": images[spec.config.sampler.num_steps]}
+
+    saved, store = swept(tmp_path, noisy(0.01, 0.0, 0.1), f"{{metric: {metric}, baseline: {{n: 1}}, margin: 1}}", scores=scores)
+    (row,) = compared(saved, store).primary.to_dict("records")
+    assert row["verdict"] == "undecided"
+    assert np.isnan(row["difference"])
+    assert f"{metric} of 2048 and 4096 images is not compared" in row["missing"]
+    images[1] = 2048.0
+    (tmp_path / "same").mkdir()
+    (row,) = compared(*swept(tmp_path / "same", noisy(0.01, 0.0, 0.1), saved_primary(metric), scores=scores)).primary.to_dict("records")
+    assert row["difference"] == -5.0
+
+
+def saved_primary(metric: str) -> str:
+    return f"{{metric: {metric}, baseline: {{n: 1}}, margin: 1}}"
+
+
+def states(found: list[Gate]) -> dict[tuple[str, str], str]:
+    return {(gate.variant, gate.game): gate.state for gate in found}
+
+
+def test_the_gate_compares_with_copying_the_last_frame(tmp_path: Path) -> None:
+    """n = 1 has half of copying's error, n = 2 one and a half."""
+    saved, store = swept(tmp_path, noisy(0.01, 0.01, 1.0), "{metric: drift, baseline: {n: 1}}")
+    found = gates(saved, store, gather(saved, store))
+    assert states(found) == {("n=1", "Pong"): "passed", ("n=2", "Pong"): "failed"}
+    assert "times that of copying the last frame (0.04)" in found[1].words
+    assert failed_words(found, ["n=2", "n=1"]) == "sanity gate failed: n=2 is worse than copying the last frame in Pong"
+    assert failed_words(found, ["n=1"]) == ""
+
+
+def test_in_a_stochastic_game_the_gate_compares_energy_scores(tmp_path: Path) -> None:
+    """A sampler of the true distribution has a larger pixel error than copying, and a smaller energy score."""
+    primary = "{metric: drift, baseline: {n: 1}}"
+    sticky = "set: {env.sticky_actions: 0.25}\n"
+    saved, store = swept(tmp_path, noisy(0.01, 0.01, 1.0), primary, energy=lambda n: 0.2 if n == 2 else 0.4, more=sticky)
+    found = gates(saved, store, gather(saved, store))
+    assert {gate.metric for gate in found} == {"energy_score"}
+    assert states(found) == {("n=1", "Pong"): "failed", ("n=2", "Pong"): "passed"}
+
+
+def test_the_gate_is_unknown_where_nothing_was_stored(tmp_path: Path) -> None:
+    sticky = "set: {env.sticky_actions: 0.25}\n"
+    saved, store = swept(tmp_path, noisy(0.01, 0.01, 1.0), "{metric: drift, baseline: {n: 1}}", more=sticky)
+    found = gates(saved, store, gather(saved, store))
+    assert {gate.state for gate in found} == {"unknown"}
+    assert all("sweep again" in gate.words for gate in found)
+
+
+def test_few_runs_pass_the_gate_without_an_interval(tmp_path: Path) -> None:
+    saved, store = swept(tmp_path, noisy(0.0, 0.0, 1.0), "{metric: drift, baseline: {n: 1}}", seeds=1)
+    found = gates(saved, store, gather(saved, store))
+    assert states(found) == {("n=1", "Pong"): "passed", ("n=2", "Pong"): "failed"}
+    assert all("without an interval (1 run)" in gate.words for gate in found)
