@@ -1,4 +1,4 @@
-"""Scores that a perfect sampler of the future minimises in expectation, and rank histograms. Pure numpy.
+"""Scores that a perfect sampler of the future minimises in expectation, and rank histograms. Numpy and scipy only.
 
 All take K samples of the future against the one that came. Pixel errors are no such scores: a blur or a copy may have a smaller error than
 a sampler of the true distribution.
@@ -42,8 +42,51 @@ def ranks(samples: ArrayLike, truth: ArrayLike, generator: np.random.Generator) 
     return np.asarray(below + generator.integers(0, equal, endpoint=True), np.int64)
 
 
+def rank_shares(counts: ArrayLike) -> Array:
+    """The mean of the starts' histograms: counts (starts, K + 1) -> shares (K + 1,). All starts weigh the same.
+
+    Starts without counts are left out. NaN if no start has any.
+    """
+    found: NDArray[Any] = np.asarray(counts, np.float64)
+    totals = found.sum(axis=1, keepdims=True)
+    known = totals[:, 0] > 0
+    return np.asarray((found[known] / totals[known]).mean(axis=0)) if known.any() else np.full(found.shape[1], np.nan)
+
+
 def rank_deviation(counts: ArrayLike) -> float:
-    """Total variation distance, 0 to 1, of a histogram of ranks (K + 1 bins of counts) from the uniform one. NaN without counts."""
+    """Total variation distance, 0 to 1, of a histogram of ranks (K + 1 bins, counts or shares) from the uniform one. NaN without counts."""
     shares: NDArray[Any] = np.asarray(counts, np.float64)
     total = shares.sum()
     return float(np.abs(shares / total - 1 / len(shares)).sum() / 2) if total else float("nan")
+
+
+def expected_rank_deviation(num_ranks: int, k: int) -> float:
+    """The mean of `rank_deviation` over `num_ranks` independent, uniform ranks among K samples: what chance alone gives.
+
+    A bin holds a binomial number B of n ranks with p = 1 / (K + 1). The mean of |B - np| is 2 m (1 - p) P(B = m) with m = floor(np) + 1
+    (de Moivre; Diaconis and Zabell 1991). Ranks that depend on each other within a start, averaged over n independent starts, deviate by
+    at most this in expectation (Jensen's inequality). Raises ValueError for fewer than one rank or sample.
+    """
+    from scipy.stats import binom
+
+    _check_ranks(num_ranks, k)
+    p = 1 / (k + 1)
+    m = num_ranks // (k + 1) + 1
+    return float((k + 1) * m * (1 - p) * binom.pmf(m, num_ranks, p) / num_ranks)
+
+
+def uniform_band(num_ranks: int, k: int) -> tuple[float, float]:
+    """Between which heights one bin of a histogram of `num_ranks` independent, uniform ranks lies in at least 95% of cases; 1 is uniform.
+
+    Raises ValueError for fewer than one rank or sample.
+    """
+    from scipy.stats import binom
+
+    _check_ranks(num_ranks, k)
+    low, high = binom.ppf([0.025, 0.975], num_ranks, 1 / (k + 1)) * (k + 1) / num_ranks
+    return float(low), float(high)
+
+
+def _check_ranks(num_ranks: int, k: int) -> None:
+    if num_ranks < 1 or k < 1:
+        raise ValueError(f"expected at least one rank and one sample, got {num_ranks} and {k}")

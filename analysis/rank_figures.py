@@ -6,16 +6,19 @@ from collections.abc import Mapping
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from analysis.figures import RC, styles
+from analysis.proper_scores import uniform_band
 
 
-def rank_figure(panels: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
+def rank_figure(panels: Mapping[str, Mapping[str, ArrayLike]], num_starts: int) -> Figure:
     """Histograms of the truth's rank among K samples, a panel per arm and a line per variant, in units of the uniform histogram.
 
-    `panels`: by title, counts (K + 1,) by label. A sampler of the true distribution lies at 1, a dotted line. Samples that differ too
-    little from each other give a U, samples that are biased a slope. Raises ValueError without panels or counts.
+    `panels`: by title, counts or shares (K + 1,) by label. A sampler of the true distribution lies at 1, a dotted line. Samples that
+    differ too little from each other give a U, samples that are biased a slope. A band shows where 95% of the heights of one bin lie by
+    chance, with `num_starts` independent ranks. Raises ValueError without panels or counts.
     """
     if not panels:
         raise ValueError("no panels to draw")
@@ -33,8 +36,11 @@ def rank_figure(panels: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
                 height = shares / shares.sum() * len(shares)
                 look = looks[label]
                 ax.plot(np.arange(len(shares)), height, color=look.color, linestyle=look.linestyle, marker=look.marker, label=label)
+            band = uniform_band(num_starts, len(shares) - 1)
+            ax.axhspan(*band, color="0.6", alpha=0.2, linewidth=0, label="95% by chance")
             ax.axhline(1.0, color="0.45", linewidth=1.0, linestyle=":", label="uniform")
             ax.set(title="\n".join(textwrap.wrap(title, 28)), xlabel="rank of the truth")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_ylim(bottom=0.0, auto=None)
         axes[0].set_ylabel("frequency / uniform")
         for ax in axes[len(panels) :]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from analysis.proper_scores import crps, energy_score, rank_deviation, ranks
+from analysis.proper_scores import crps, energy_score, expected_rank_deviation, rank_deviation, rank_shares, ranks, uniform_band
 from analysis.rank_figures import rank_figure
 from diamond_bench.envs.synthetic import State, next_frames, render
 from diamond_bench.evaluation.proper_scores import block_luminance, sample_scores, score_rows
@@ -51,6 +51,51 @@ def test_ranks_of_exchangeable_samples_are_uniform_also_where_they_tie() -> None
     low = np.bincount(ranks(rng.normal(size=(N, 4)) + 50.0, rng.normal(size=N), rng), minlength=5)
     assert rank_deviation(low) == pytest.approx(0.8)
     assert np.isnan(rank_deviation(np.zeros(5)))
+
+
+def test_chance_alone_takes_ranks_from_uniform_by_the_closed_form() -> None:
+    assert expected_rank_deviation(1, 3) == pytest.approx(0.75)  # one bin of four has all
+    assert expected_rank_deviation(2, 1) == pytest.approx(0.25)  # both in one bin, 1/2, in half of all cases
+    rng = np.random.default_rng(4)
+    for n, k in ((6, 4), (64, 8), (7, 30)):
+        found = [rank_deviation(np.bincount(rng.integers(0, k + 1, n), minlength=k + 1)) for _ in range(4000)]
+        assert expected_rank_deviation(n, k) == pytest.approx(np.mean(found), abs=4 * np.std(found) / np.sqrt(4000))
+    with pytest.raises(ValueError, match="at least one rank"):
+        expected_rank_deviation(0, 4)
+
+
+def test_ranks_that_depend_within_a_start_deviate_at_most_as_one_rank_per_start() -> None:
+    rng = np.random.default_rng(5)
+    starts, blocks, k, chance = 12, 16, 4, expected_rank_deviation(12, 4)
+
+    def deviation(drawn: NDArray[np.int64]) -> float:
+        return rank_deviation(rank_shares([np.bincount(row, minlength=k + 1) for row in drawn]))
+
+    found = {}
+    for name, shared in (("equal", 1.0), ("half", 0.5), ("independent", 0.0)):
+        draws = []
+        for _ in range(1500):
+            own, common = rng.integers(0, k + 1, (starts, blocks)), rng.integers(0, k + 1, (starts, 1))
+            draws.append(deviation(np.where(rng.random(own.shape) < shared, common, own)))
+        found[name] = np.mean(draws)
+    assert found["equal"] == pytest.approx(chance, rel=0.05)
+    assert found["independent"] == pytest.approx(expected_rank_deviation(starts * blocks, k), rel=0.05)
+    assert found["independent"] < found["half"] < found["equal"]
+
+
+def test_the_histogram_of_ranks_weighs_starts_alike() -> None:
+    assert rank_shares([[4, 0], [0, 1], [0, 0]]).tolist() == [0.5, 0.5]
+    assert np.isnan(rank_shares([[0, 0]])).all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(8, 3), (64, 8), (500, 15)])
+def test_the_band_of_chance_holds_a_bin_in_95_percent(n: int, k: int) -> None:
+    low, high = uniform_band(n, k)
+    heights = np.random.default_rng(n).binomial(n, 1 / (k + 1), 20_000) * (k + 1) / n
+    for beyond, at_least in ((heights > high + 1e-9, heights > high - 1e-9), (heights < low - 1e-9, heights < low + 1e-9)):
+        assert beyond.mean() < 0.03
+        assert at_least.mean() > 0.02, "a narrower band would hold too little"
+    assert low < 1 < high
 
 
 def test_block_means() -> None:
@@ -117,6 +162,7 @@ def test_pixel_error_prefers_a_blur_or_a_copy_to_the_true_dynamics_and_the_energ
     assert scores["perfect"]["energy_score", ""] < 0.95 * scores["perfect"]["energy_score", "copy-last-frame"]
     assert scores["perfect"]["luminance_crps", ""] < scores[rival]["luminance_crps", ""]
     assert scores["perfect"]["rank_deviation", ""] < 0.05
+    assert scores["perfect"]["rank_deviation", "uniform-ranks"] == pytest.approx(expected_rank_deviation(n, k))
 
 
 def test_lpips_enters_as_its_root_and_does_so_for_all_pairs() -> None:
@@ -132,9 +178,12 @@ def test_lpips_enters_as_its_root_and_does_so_for_all_pairs() -> None:
 
 
 def test_the_figure_of_ranks_is_in_units_of_the_uniform_histogram() -> None:
-    figure = rank_figure({"edm": {"n = 1": [30, 0, 0, 30], "n = 3": [5, 5, 5, 5]}})
+    figure = rank_figure({"edm": {"n = 1": [30, 0, 0, 30], "n = 3": [5, 5, 5, 5]}}, 8)
     lines = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].get_lines()}
     assert lines["n = 1"] == [2.0, 0.0, 0.0, 2.0]
     assert lines["n = 3"] == [1.0] * 4
+    (band,) = figure.axes[0].patches
+    low, high = band.get_extents().transformed(figure.axes[0].transData.inverted()).intervaly
+    assert (low, high) == pytest.approx((0.0, 2.5)), "0 to 5 of 8 ranks in a bin that is to have 2"
     with pytest.raises(ValueError, match="without counts"):
-        rank_figure({"edm": {"n = 1": [0, 0]}})
+        rank_figure({"edm": {"n = 1": [0, 0]}}, 8)

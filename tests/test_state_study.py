@@ -56,6 +56,10 @@ def test_the_metric_from_the_command_line(tmp_path: Path) -> None:
         of = table[table["metric"] == metric]
         assert set(of["variant"]) == {"n=1", "n=2", "copy-last-frame", "state-probe"}
     assert set(table["metric"]) <= set(METRIC_INFO)
+    for metric in ("state_crps", "state_scored_share"):
+        assert set(table[table["metric"] == metric]["variant"]) == {"n=1", "n=2", "copy-last-frame", "state-probe"}
+    assert set(table[table["metric"] == "state_rank_deviation"]["variant"]) == {"n=1", "n=2", "uniform-ranks"}
+    assert (study / "report" / "ranks-Breakout.png").stat().st_size > 10_000
     probe = table[table["metric"] == "probe_position_median"]
     assert list(probe["variant"]) == ["state-probe"]
     assert (study / "report" / "state-Breakout.png").stat().st_size > 10_000
@@ -69,6 +73,11 @@ def test_the_metric_from_the_command_line(tmp_path: Path) -> None:
             np.testing.assert_allclose(arrays[name], values, rtol=1e-3, atol=1e-3, err_msg=name)
         assert arrays["state_presence_error_ball"].shape == arrays["drift"].shape == (3, 8)
         assert not np.isnan(arrays["state_presence_error_ball"]).any()
+        starts, ranks = len(arrays["sample_episodes"]), arrays["samples_ranks"].shape
+        assert arrays["samples_state_ranks"].shape == ranks
+        for name in ("samples_state_crps", "copy_samples_state_crps", "true_samples_state_crps", "samples_state_scored_share"):
+            assert arrays[name].shape == (starts,)
+        assert np.nanmean(arrays["copy_samples_state_crps"]) > np.nanmean(arrays["true_samples_state_crps"])
     for prefix, predictor in (("copy_", "copy-last-frame"), ("true_", STATE_PROBE)):
         shown = table[table["variant"] == predictor].set_index("metric")["value"]
         for row in state_rows({name.removeprefix(prefix): values for name, values in expected.items() if name.startswith(prefix)}):

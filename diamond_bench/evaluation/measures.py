@@ -64,12 +64,19 @@ def one_step_errors(model: WorldModel, play: Stretch, sampler: Sampler, keys: Se
 
 
 def sample_errors(
-    model: WorldModel, metrics: Metrics, play: Stretch, sampler: Sampler, keys: Sequence[Key], num_samples: int, tick: Tick
+    model: WorldModel,
+    metrics: Metrics,
+    play: Stretch,
+    sampler: Sampler,
+    keys: Sequence[Key],
+    num_samples: int,
+    tick: Tick,
+    states: Callable[[Tensor], dict[str, NDArray[Any]]] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """K futures of each row under the same actions: their mean errors over the horizon, arrays (n, K), one per metric, and the proper
     scores of `proper_scores.sample_scores`, arrays (n,).
 
-    `keys`: n * K, the K of a row side by side.
+    `keys`: n * K, the K of a row side by side. `states`: more scores of the futures (n, K, T, 3, h, w) uint8, arrays (n, ...).
     """
     repeated = play.repeated(num_samples)
     imagined = imagine(model, repeated, sampler, keys, tick)
@@ -77,7 +84,8 @@ def sample_errors(
     found: dict[str, NDArray[Any]] = {name: values.mean(axis=1).reshape(len(play), num_samples) for name, values in errors.items()}
     futures = imagined.reshape(len(play), num_samples, *imagined.shape[1:])
     last = play.frames[:, play.context - 1]
-    return found | sample_scores(futures, play.true, last, keys[::num_samples], metrics.distances.get("lpips"))
+    found |= sample_scores(futures, play.true, last, keys[::num_samples], metrics.distances.get("lpips"))
+    return found if states is None else found | states(futures)
 
 
 def distribution_distances(a: NDArray[np.floating], b: NDArray[np.floating], seed: int) -> tuple[float, float]:

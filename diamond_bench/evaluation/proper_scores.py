@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.pixels import LUMINANCE
-from analysis.proper_scores import crps, energy_score, rank_deviation, ranks
+from analysis.proper_scores import crps, energy_score, expected_rank_deviation, rank_deviation, rank_shares, ranks
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.evaluation.rollouts import Key, unit
-from diamond_bench.studies.baselines import COPY_LAST
+from diamond_bench.studies.baselines import COPY_LAST, UNIFORM_RANKS
 from diamond_bench.studies.rows import Row
 
 BLOCKS = 4
@@ -59,13 +59,23 @@ def sample_scores(imagined: Tensor, true: Tensor, copied: Tensor, keys: Sequence
 
 
 def score_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
-    """Rows of the results table from the joined arrays of `sample_scores`, the model's and copy-last-frame's."""
+    """Rows of the results table from the joined arrays of `sample_scores`: the model's, copy-last-frame's and those of uniform ranks."""
     rows = []
     for name in SCORES:
         for prefix, baseline in (("", ""), ("copy_", COPY_LAST)):
             if f"{prefix}{name}" in arrays:
                 rows.append(Row(name, float(np.mean(arrays[f"{prefix}{name}"].astype(np.float64))), baseline=baseline))
-    return [*rows, Row("rank_deviation", rank_deviation(arrays[RANKS].sum(axis=0)))]
+    return [*rows, *rank_rows("rank_deviation", arrays[RANKS])]
+
+
+def rank_rows(name: str, counts: NDArray[Any]) -> list[Row]:
+    """The deviation of ranks (starts, K + 1) from uniform ones, and its expectation for one independent rank per start.
+
+    The ranks of one start (its frames, its blocks or objects) depend on each other. The reference counts a start once, so it is the most
+    that chance gives on average, whatever that dependence is.
+    """
+    chance = expected_rank_deviation(len(counts), counts.shape[1] - 1)
+    return [Row(name, rank_deviation(rank_shares(counts))), Row(name, chance, baseline=UNIFORM_RANKS)]
 
 
 def block_luminance(frames: Tensor) -> NDArray[np.float64]:

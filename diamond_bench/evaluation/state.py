@@ -97,13 +97,17 @@ class StateMeter:
         `state_position_error_<object>`, the distance in pixels, NaN where the object is missing in truth or in the frame, and
         `state_presence_error_<object>`, 1 where it is in one of them alone, else 0. One frame stands for all the horizon's.
         """
-        where = self.first[np.asarray(rows)][:, None] + np.arange(horizon)
         places, seen = read_frames(self.network, frames)
-        truth, there = self.positions[where], self.present[where]
+        truth, there = self.truth(rows, horizon)
         distance = np.where(seen & there, np.linalg.norm(places - truth, axis=-1), np.nan)
         wrong = (seen != there).astype(np.float64)
         found = {f"{POSITION}_{name}": distance[..., k] for k, name in enumerate(self.objects)}
         return found | {f"{PRESENCE}_{name}": wrong[..., k] for k, name in enumerate(self.objects)}
+
+    def truth(self, rows: Sequence[int], horizon: int) -> tuple[Array, NDArray[np.bool_]]:
+        """True places (n, horizon, K, 2), x and y in pixels, and presence (n, horizon, K) after the context of the references `rows`."""
+        where = self.first[np.asarray(rows)][:, None] + np.arange(horizon)
+        return self.positions[where], self.present[where]
 
 
 def make_state_meter(probe: Path, dataset: Path, references: Windows) -> StateMeter:

@@ -6,6 +6,7 @@ References, starts and noise depend on the dataset and `evaluation.seed` alone, 
 import shutil
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from diamond_bench.evaluation.perceptual import inception_features, lpips_networ
 from diamond_bench.evaluation.proper_scores import score_rows
 from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
 from diamond_bench.evaluation.state import StateMeter, make_state_meter, state_rows
+from diamond_bench.evaluation.state_scores import state_score_rows, state_scores
 from diamond_bench.evaluation.summary import fid_rows, one_step_rows, rollout_rows, sample_rows
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, made_on, resolve
@@ -103,6 +105,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
         for prefix, predictor in (("", ""), ("copy_", COPY_LAST), ("true_", STATE_PROBE)):
             of_prefix = {name.removeprefix(prefix): v for name, v in {**rolled, **baselines}.items() if name.startswith(f"{prefix}state_")}
             rows += state_rows(of_prefix, predictor)
+        rows += state_score_rows(sampled)
     forked = join([_modes(work, work.forks, chosen) for chosen in _fork_batches(work)]) if work.forks is not None else {}
     rows += mode_rows(forked) if forked else []
     if work.metrics.features is not None:
@@ -116,9 +119,9 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     curves = {name: values.astype(np.float32) for name, values in {**rolled, **baselines}.items() if values.shape == shape}
     curves |= {name: values.astype(np.float32) for name, values in forked.items()}
     for name, values in sampled.items():
-        bare = name.removeprefix("copy_")
+        prefix = next((start for start in ("copy_", "true_") if name.startswith(start)), "")
         kept = values.astype(np.float32) if values.dtype.kind == "f" else values
-        curves["copy_" * (bare != name) + f"samples_{bare}"] = kept
+        curves[f"{prefix}samples_{name.removeprefix(prefix)}"] = kept
     save_arrays(context.folder / "arrays.npz", curves | _episodes(work))
     _keep_frames(work, rolled["frames"], context.folder)
     forward = denoiser_flops(work.model.description.network, work.model.description.conditioning, train.frames.shape[-1])
@@ -273,7 +276,10 @@ def _samples(work: _Work, rows: range) -> Arrays:
     def compute() -> Arrays:
         keys: list[Key] = [(work.settings.seed, _SAMPLES, i, k) for i in rows for k in range(work.settings.num_samples)]
         play = stretch(work.references, rows, work.settings.sample_horizon)
-        return sample_errors(work.model, work.metrics, play, work.config.sampler, keys, work.settings.num_samples, work.parts.tick)
+        states, k = None, work.settings.num_samples
+        if work.meter is not None:
+            states = partial(state_scores, work.meter, play=play, rows=rows, keys=keys[::k])
+        return sample_errors(work.model, work.metrics, play, work.config.sampler, keys, k, work.parts.tick, states)
 
     return work.parts.get(f"samples-{rows.start:06d}", "sampling futures", work.settings.sample_horizon, compute)
 

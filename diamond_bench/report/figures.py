@@ -15,7 +15,7 @@ import numpy as np
 from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.mode_figures import mode_figures, threshold_figures
-from diamond_bench.report.rank_figures import rank_figures
+from diamond_bench.report.rank_figures import RANKED, rank_figures
 from diamond_bench.report.state_figures import draw_states
 from diamond_bench.studies.baselines import COPY_LAST, shared_variant
 from diamond_bench.studies.jobspec import JobRef
@@ -95,8 +95,9 @@ def study_figures(
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
     yield from mode_figures(plan, table, notes)
-    for metric, offered in (("mode_windows", threshold_figures), ("rank_deviation", rank_figures)):
+    for metric in ("mode_windows", *RANKED):
         measured = set(table.loc[table["metric"] == metric, "job"])
+        offered = partial(rank_figures, metric) if metric in RANKED else threshold_figures
         yield from offered(plan, store, {ref for ref in done if ref.id in measured}, notes)
     yield from agent_figures(plan, store, table, done, notes)
 

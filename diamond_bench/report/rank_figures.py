@@ -1,6 +1,7 @@
-"""The figure of rank histograms: which rank the true block-mean luminance has among the sampled futures."""
+"""The figures of rank histograms: which rank the true block-mean luminance, or position of an object, has among the sampled futures."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,31 +13,65 @@ from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.studies.store import Store
 
 
-def rank_figures(plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
-    """One per game and group of arms, from the finished evaluations `done` that counted ranks."""
+@dataclass(frozen=True)
+class _Ranked:
+    """What is ranked, for the figure's file, title and caption."""
+
+    array: str
+    stem: str
+    title: str
+    caption: str
+
+
+RANKED = {
+    "rank_deviation": _Ranked(
+        "samples_ranks", "ranks", "Ranks of the truth among samples", "mean luminance of 16 blocks of each sampled frame"
+    ),
+    "state_rank_deviation": _Ranked(
+        "samples_state_ranks",
+        "ranks-state",
+        "Ranks of true object positions among samples",
+        "x and y of objects as the state probe reads them, where it finds them in all samples and the true frame",
+    ),
+}
+"""By the metric whose row shows that an evaluation counted such ranks."""
+
+
+def rank_figures(metric: str, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
+    """One per game and group of arms, from the finished evaluations `done` that counted the ranks of `metric`, a key of RANKED."""
+    ranked = RANKED[metric]
     counted = [point for point in plan.points if point.jobs["evaluation"] in done]
     for game in dict.fromkeys(point.game for point in counted):
         of_game = [point for point in counted if point.game == game]
         for group in dict.fromkeys(group_of(point.arm) for point in of_game):
             points = [point for point in of_game if group_of(point.arm) == group]
-            stem = "-".join(part for part in ("ranks", slug(game), slug(group)) if part)
-            title = ", ".join(part for part in (f"Ranks of the truth among samples: {game}", group) if part)
-            yield StudyFigure(stem, "ranks", title, "", partial(_draw, plan, store, points, "; ".join(notes)))
+            stem = "-".join(part for part in (ranked.stem, slug(game), slug(group)) if part)
+            title = ", ".join(part for part in (f"{ranked.title}: {game}", group) if part)
+            yield StudyFigure(stem, "ranks", title, "", partial(_draw, ranked, plan, store, points, "; ".join(notes)))
 
 
-def _draw(plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:
+def _draw(ranked: _Ranked, plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:
+    from analysis.proper_scores import rank_shares
     from analysis.rank_figures import rank_figure
 
+    starts = []
     panels: dict[str, dict[str, list[np.ndarray]]] = {}
     for point in points:
-        arrays = stored_arrays(store, point.jobs["evaluation"], "arrays.npz", "samples_ranks", optional=True)
+        arrays = stored_arrays(store, point.jobs["evaluation"], "arrays.npz", ranked.array, optional=True)
         if not arrays:
             return None
+        counts = arrays[ranked.array]
+        if not counts.any():  # the probe found no object in all samples
+            continue
+        starts.append(int(counts.any(axis=1).sum()))
         of_panel = panels.setdefault(line_of(plan, point), {})
-        of_panel.setdefault(steps_of(plan, point), []).append(arrays["samples_ranks"].sum(axis=0))
-    if len({len(counts) for lines in panels.values() for rows in lines.values() for counts in rows}) > 1:
+        of_panel.setdefault(steps_of(plan, point), []).append(rank_shares(counts))
+    if not panels or len({len(counts) for lines in panels.values() for rows in lines.values() for counts in rows}) > 1:
         return None  # other numbers of samples have other ranks
-    sums = {panel: {label: np.sum(rows, axis=0) for label, rows in lines.items()} for panel, lines in panels.items()}
+    means = {panel: {label: np.mean(rows, axis=0) for label, rows in lines.items()} for panel, lines in panels.items()}
     basis = range_words((len(rows) for lines in panels.values() for rows in lines.values()), "seed", "seeds")
-    what = "mean luminance of 16 blocks of each sampled frame, equal values ranked at random; dotted: samples of the true distribution"
-    return annotated(rank_figure(sums), plan, points[0].game, f"{basis} pooled, scale {plan.scale}", what, notes)
+    what = f"{ranked.caption}, equal values ranked at random; dotted: samples of the true distribution"
+    band = (
+        f"band: 95% by chance with as many independent ranks as starts ({min(starts)}), since the ranks of one start depend on each other"
+    )
+    return annotated(rank_figure(means, min(starts)), plan, points[0].game, f"{basis} pooled, scale {plan.scale}", what, band, notes)

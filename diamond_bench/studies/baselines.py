@@ -23,6 +23,8 @@ TRUE_FRAMES = "true-frames"
 """Other true frames: the floor of FID and KID at this number of images."""
 TRUE_DISTRIBUTION = "true-distribution"
 """As many samples of the true distribution: what a perfect model would score with so many."""
+UNIFORM_RANKS = "uniform-ranks"
+"""As many independent, uniform ranks as there are starts: how far chance alone takes a histogram of ranks from the uniform one."""
 STATE_PROBE = "state-probe"
 """Predictor that is shown the true frames themselves: the probe's own error, the floor of the metric state."""
 DATASET = "dataset"
@@ -34,7 +36,8 @@ _DEPENDS: Mapping[str, tuple[str, ...]] = {
     UNRELATED: _ROLLOUTS,
     TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images"),
     TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
-    STATE_PROBE: (*_ROLLOUTS, "probe."),
+    UNIFORM_RANKS: ("num_samples", "num_sample_starts"),
+    STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", "probe."),
     DATASET: (),
 }
 """Settings of an evaluation that change a baseline's numbers; besides, all baselines depend on the dataset (data.*, env.*)."""
