@@ -30,6 +30,8 @@ BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 
 Test = Literal["permutation", "t"]
 
+STILL = 1e-6
+"""A standard error below this share of the values is rounding and no spread between runs."""
 RUNS, CROSSED = "runs", "runs and references"
 SCOPES = (RUNS, CROSSED)
 """What an interval and a verdict speak about beyond what was measured: other runs, or other runs and other references."""
@@ -136,6 +138,8 @@ class Compared:
     p_equivalent: float = nan
     smallest_p: float = field(default=nan)
     """The least p-value that so many runs could have."""
+    note: str = ""
+    """Why a test was withheld."""
 
 
 def compare_matched(
@@ -159,10 +163,15 @@ def compare_matched(
         p_value = max(p_value, permutation.two_sided(means, data.paired))
         p_equivalent = max(p_equivalent, permutation.equivalence(means, data.paired, margin)) if testing else nan
         smallest = smallest_p([(len(x), len(y)) for x, y in means], data.paired)
+    counts = [(len(x), len(y)) for x, y in means]
+    note = ""
+    if test == "t" and estimate.variance <= (STILL * max(abs(side).max() for game in means for side in game)) ** 2:
+        p_value, p_equivalent, note = nan, nan, "runs hardly vary, so Student's t says nothing"
+    elif test == "permutation" and testing and smallest_p(counts, data.paired, two_sided=False) > alpha:
+        note = "with so few runs a permutation test cannot show equivalence either"
     scope = CROSSED if estimate.crossed else RUNS
-    return Compared(
-        name, base, data, estimate.value, estimate.interval(1.0 - alpha), scope, effect, chance, p_value, p_equivalent, smallest
-    )
+    found = (estimate.value, estimate.interval(1.0 - alpha), scope, effect, chance, p_value, p_equivalent, smallest, note)
+    return Compared(name, base, data, *found)
 
 
 def decide(
@@ -178,6 +187,7 @@ def decide(
         missing = list(one.data.missing)
         if least > alpha:
             missing.append(f"with so few runs no corrected p-value can fall below {least:.2g}, so neither better nor worse can be shown")
+        missing += [one.note] if one.note else []
         if not one.data.complete or isnan(low):
             verdict = UNDECIDED
         elif p_equivalent <= alpha:

@@ -94,28 +94,32 @@ def match(name: str, a: Runs, baseline: str, b: Runs, expected: Mapping[str, Seq
     for game in names:
         first = [x for x, _ in partners[game]] if paired else list(a[game].values())
         second = [y for _, y in partners[game]] if paired else list(b[game].values())
-        games.append(_arrays(game, first, second))
+        found, dropped = _arrays(game, first, second)
+        games.append(found)
+        missing += [f"{dropped} references of {game} without a value in every run left out"] if dropped else []
     if few := [game.name for game in games if min(len(game.variant), len(game.baseline)) < MIN_RUNS]:
         missing.append(f"fewer than {MIN_RUNS} runs in {_few(few)}: no interval and no test")
     return Matched(tuple(games), paired, set(a) == set(b) and bool(a), tuple(missing))
 
 
-def _arrays(name: str, a: Sequence[Run], b: Sequence[Run]) -> Game:
-    """References are kept only where every run has the same ones; otherwise a run is its mean."""
-    references = sorted(a[0].values, key=str)
-    same = all(run.values.keys() == a[0].values.keys() and run.episodes == a[0].episodes for run in (*a, *b))
-    if not same or len(references) == 1:
+def _arrays(name: str, a: Sequence[Run], b: Sequence[Run]) -> tuple[Game, int]:
+    """The values on the references that every run has, and how many others are left out. Where runs share none, each is its mean."""
+    runs = (*a, *b)
+    shared = [key for key in a[0].values if all(key in run.values and run.episodes[key] == a[0].episodes[key] for run in runs)]
+    if len(shared) < 2:
         means = [np.array([[np.mean(list(run.values.values()))] for run in side]) for side in (a, b)]
-        return Game(name, means[0], means[1], None)
+        return Game(name, means[0], means[1], None), 0
+    references = sorted(shared, key=str)
     values = [np.array([[run.values[reference] for reference in references] for run in side]) for side in (a, b)]
     numbers = pd.factorize(pd.Series([str(a[0].episodes[reference]) for reference in references]))[0]
-    return Game(name, values[0], values[1], numbers.astype(np.int64))
+    dropped = len({key for run in runs for key in run.values}) - len(references)
+    return Game(name, values[0], values[1], numbers.astype(np.int64)), dropped
 
 
 def _partners(a: Mapping[object, Run], b: Mapping[object, Run]) -> list[tuple[Run, Run]]:
     by_pair = {run.pair: run for run in b.values() if run.pair is not None}
     found = [(run, by_pair[run.pair]) for run in a.values() if run.pair in by_pair]
-    return [(x, y) for x, y in found if x.values.keys() == y.values.keys()]  # runs on other references are no pair
+    return [(x, y) for x, y in found if x.values.keys() & y.values.keys()]  # runs on other references are no pair
 
 
 def _absent(name: str, runs: Runs, expected: Mapping[str, Sequence[object]]) -> list[str]:

@@ -19,10 +19,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def smallest_p(runs: Sequence[tuple[int, int]], paired: bool) -> float:
-    """The least two-sided p-value of `analysis.comparison` for (runs of the variant, of the baseline) in each game, before correction.
+def smallest_p(runs: Sequence[tuple[int, int]], paired: bool, two_sided: bool = True) -> float:
+    """The least p-value of the permutation test of `analysis.comparison`, before correction.
 
-    Where runs are paired, the signs of the smaller number's differences are flipped; else labels are exchanged within games.
+    `runs`: (runs of the variant, of the baseline) in each game. Where runs are paired, the signs of the smaller number's differences are
+    flipped; else labels are exchanged within games.
     """
     if paired:
         count, mirrored = 2 ** sum(min(pair) for pair in runs), True
@@ -30,4 +31,4 @@ def smallest_p(runs: Sequence[tuple[int, int]], paired: bool) -> float:
         count, mirrored = prod(comb(a + b, a) for a, b in runs), all(a == b for a, b in runs)
     if count > EXACT:
         return 1.0 / (1.0 + ARRANGEMENTS)
-    return (2.0 if mirrored else 1.0) / count
+    return (2.0 if mirrored and two_sided else 1.0) / count

@@ -79,9 +79,14 @@ def compare(
     """
     from diamond_bench.report.comparison import compare_study
     from diamond_bench.report.facts import gather
+    from diamond_bench.report.registered import level
+    from diamond_bench.studies.registration import standing
 
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
-    return compare_study(plan, store, gather(plan, store), None if metric is None else [metric], baseline, margin).table
+    facts = gather(plan, store)
+    stands = standing(plan, facts.done)
+    found = compare_study(plan, store, facts, None if metric is None else [metric], baseline, margin, level(stands))
+    return found.table.assign(registration=stands.kind)
 
 
 def figures(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[str]:

@@ -374,6 +374,27 @@ def test_a_registered_t_test_can_speak_with_three_pairs() -> None:
     assert (row["verdict"], row["test"], row["missing"]) == (BETTER, "t", "")
 
 
+def test_runs_that_hardly_vary_are_no_evidence_for_students_t() -> None:
+    frame = table({("a", "Pong"): [0.5] * 3, ("b", "Pong"): [0.5 + 1e-9] * 3}, paired=True)
+    row = only(compare(frame, "a", 0.1, True, test="t"))
+    assert row["verdict"] == UNDECIDED
+    assert row["missing"] == "runs hardly vary, so Student's t says nothing"
+
+
+def test_references_without_a_value_are_left_out_and_named() -> None:
+    frame = crossed(4, 8, 8, 0.0, 0.0, 0.0)
+    frame.loc[(frame["variant"] == "b") & (frame["seed"] == 0) & frame["reference"].isin(["r0", "r1"]), "value"] = np.nan
+    row = only(compare(frame.assign(value=frame["value"] + frame["episode"]), "a", 0.1, True))
+    assert (row["difference"], row["references"], row["scope"]) == (0.0, 6, CROSSED)
+    assert "2 references of Pong without a value in every run left out" in row["missing"]
+
+
+def test_that_equivalence_is_out_of_reach_is_said() -> None:
+    frame = table({("a", "Pong"): [1.0, 2.0, 3.0, 4.0], ("b", "Pong"): [1.01, 2.0, 3.0, 4.02]}, paired=True)
+    assert "cannot show equivalence either" in only(compare(frame, "a", 0.5, True))["missing"]
+    assert "equivalence" not in only(compare(frame, "a", 0.5, True, test="t"))["missing"]
+
+
 def test_equivalence_is_two_one_sided_tests() -> None:
     differences = np.array([0.1, -0.2, 0.3, 0.0, 0.15, -0.1, 0.05, 0.2])
     frame = table({("a", "Pong"): [float(i) for i in range(8)], ("b", "Pong"): list(differences + np.arange(8))}, paired=True)

@@ -11,7 +11,7 @@ from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.scores import Scores
 from diamond_bench.studies.answerable import baselines, family
 from diamond_bench.studies.looks import ALPHA
-from diamond_bench.studies.margin import Margin, parse_margin
+from diamond_bench.studies.margin import COPYABLE, Margin, parse_margin
 from diamond_bench.studies.metrics import METRIC_INFO, comparable, pools
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.store import Store
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    "status", "metric", "variant", "baseline", "verdict", "difference", "low", "high", "unit", "runs", "baseline_runs", "paired",
+    "status", "metric", "variant", "baseline", "verdict", "difference", "low", "high", "level", "unit", "runs", "baseline_runs", "paired",
     "scope", "references", "episodes", "effect_size", "probability_of_improvement", "test", "p_value", "p_holm", "p_equivalent", "margin",
     "nfe_ratio", "seconds_ratio", "training_ratio", "missing",
 )  # fmt: skip
@@ -106,6 +106,8 @@ def compare_study(
     for name in chosen:
         if name not in present and (name != primary or metrics is not None):
             raise UserError(f"metric {name!r}: not in the results of {plan.study}: {nearest(name, present)}")
+        if metrics is not None and least.relative and name not in COPYABLE:
+            raise UserError(f"margin={least.plain()}: {name} has no copy-last-frame error to take a share of: {nearest(name, COPYABLE)}")
         if metrics is not None and not _poolable(plan, name):
             raise UserError(f"metric {name!r}: the games of {plan.study} have a scale each, which cannot be pooled; take 'hns'")
     scores, costs = Scores(plan, store, facts), CostRatios(facts)
@@ -113,7 +115,8 @@ def compare_study(
     for name in chosen:
         if name not in present or comparable(name, table["value"]) is None or not _poolable(plan, name):
             continue
-        ours, limit = name == primary and not own, least if name == primary or margin is not None else Margin(0.0)
+        ours = name == primary and not own
+        limit = least if (name == primary or margin is not None) and not (least.relative and name not in COPYABLE) else Margin(0.0)
         rest = {variant: base for variant, base in pairs.items() if variant not in answering} if ours else {}
         for status, of_status in ((PRIMARY if ours else EXPLORATORY, answering if ours else pairs), (EXPLORATORY, rest)):
             if of_status:
@@ -161,6 +164,8 @@ def _problem(
         return f"no variant of this plan is the baseline that the study names ({named}), or none is beside it"
     if not answering:
         return "none of the variants that the study's question is about (primary.variants) is in this plan"
+    if metric not in METRIC_INFO:
+        return f"its primary metric {metric} is not measured any more by this version of the evaluation"
     of_variants = table[table["seed"].notna() & table["metric"].eq(metric)]
     if of_variants.empty:
         return f"its primary metric {metric} was not measured by any finished job (is it in metrics=?)"
@@ -177,7 +182,7 @@ def _of_metric(
     """One row for each pair (variant: baseline), with Holm's correction over all of them."""
     import pandas as pd
 
-    from analysis.comparison import compare
+    from analysis.comparison import compare, equivalent_within
 
     rows, higher = scores.rows(metric, {*pairs, *pairs.values()}, relative=margin.relative)
     excluded = scores.excluded(metric, pairs, relative=margin.relative)
@@ -193,12 +198,17 @@ def _of_metric(
         excluded=excluded,
     )
     between = zip(out["variant"], out["baseline"], out["missing"], strict=True)
-    notes = [(said, scores.differing_revisions(variant, base), too_wide) for variant, base, said in between]
+    notes = [
+        (said, scores.differing_revisions(variant, base), scores.differing_settings(variant, base), too_wide)
+        for variant, base, said in between
+    ]
     out["missing"] = ["; ".join(part for part in parts if part) for parts in notes]
+    if margin.relative:
+        out["verdict"] = out["verdict"].replace(equivalent_within(margin.value), f"equivalent within {margin.plain()} of copying's error")
     info = METRIC_INFO.get(metric)
     unit = OF_COPYING if margin.relative else info.unit if info else ""
     cost = pd.DataFrame([costs.of(name, base) for name, base in pairs.items()], index=out.index)
-    return pd.concat([out.assign(metric=metric, margin=margin.value, unit=unit), cost], axis=1)
+    return pd.concat([out.assign(metric=metric, margin=margin.value, unit=unit, level=alpha), cost], axis=1)
 
 
 def reasons(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:

@@ -27,26 +27,23 @@ class PerReference:
 
     values: Array
     """(references,), in the metric's unit."""
-    episodes: NDArray[np.int64]
-    """(references,): the held-out episode each was cut from."""
+    episodes: NDArray[np.int64] | None
+    """(references,): the held-out episode each was cut from. None of an evaluation of revision 1, which did not store it."""
     copied: Array | None
     """(references,): the same of copying the last frame, where the evaluation kept it."""
 
 
 def per_reference(store: Store, ref: JobRef, metric: str) -> PerReference | None:
-    """The values whose mean is the row `metric` of a finished evaluation; None where the metric is no such mean.
-
-    Evaluations of revision 1 stored no episodes: they have none of these values. Raises DamagedFile.
-    """
+    """The values whose mean is the row `metric` of a finished evaluation; None where the metric is no such mean. Raises DamagedFile."""
     base = metric.removesuffix("_final")
     name, where = (base, "episodes") if base in _FRAMES else _WINDOWS.get(metric, ("", ""))
     if ref.kind != "evaluate_world_model" or not name:
         return None
     copy = f"copy_{name}"
     found = stored_arrays(store, ref, "arrays.npz", name, where, copy, optional=True)
-    if name not in found or where not in found:
+    if name not in found:
         return None
     over = (lambda a: a[:, -1] if metric.endswith("_final") else a.mean(axis=1)) if base in _FRAMES else (lambda a: a)
     values, copied = (over(found[key].astype(np.float64)) if key in found else None for key in (name, copy))
     assert values is not None
-    return PerReference(values, found[where].astype(np.int64), copied)
+    return PerReference(values, found[where].astype(np.int64) if where in found else None, copied)

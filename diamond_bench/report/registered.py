@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diamond_bench.report.markup import Html, el, items, joined
+from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import SavedPlan
@@ -15,6 +16,11 @@ _TESTS = {
     "t": "Student's t test, and TOST for equivalence, which assume that means over runs are normally distributed",
 }
 _TONE = {"registered": "good", "planned look": "good"}
+
+
+def level(standing: Standing) -> float:
+    """The family-wise level at which the primary comparison is made: a planned look's own, else 5%."""
+    return standing.alpha if standing.confirmatory else ALPHA
 
 
 def registered(plan: SavedPlan, standing: Standing, comparisons: int = 0) -> Html:
@@ -32,7 +38,23 @@ def registered(plan: SavedPlan, standing: Standing, comparisons: int = 0) -> Htm
         f"Better and worse are corrected for {comparisons} comparison{'' if comparisons == 1 else 's'} (Holm) and do not mean by more than "
         f"that margin: the interval says how much. Equivalent is {corrected} for the number of comparisons. All else below is exploratory."
     )
-    return joined([*lines, *([el("p", reading, class_="soft")] if comparisons else [])])
+    about = _reliability(str(plan.primary.get("test", "permutation")), len(seeds), len(games))
+    return joined([*lines, *([el("p", reading, class_="soft"), el("p", about, class_="soft")] if comparisons else [])])
+
+
+def _reliability(test: str, seeds: int, games: int) -> str:
+    """How often verdicts of such a study are wrong, as simulated."""
+    from analysis.attained import attained
+
+    plain, skewed = (attained(test, seeds, games, of_skewed) for of_skewed in (False, True))
+    low, high = plain.coverage
+    one = f"{plain.seeds} seeds and {plain.games} game{'' if plain.games == 1 else 's'}"
+    return (
+        f"In simulations with {one} where differences between runs are symmetric, at most {plain.wrong:.1%} of studies had a wrong better "
+        f"or worse, at most {plain.equivalent:.1%} of comparisons a wrong equivalence, and {low:.1%} to {high:.1%} of intervals held "
+        f"the true difference. Where differences are as skewed as a lognormal distribution: up to {skewed.wrong:.1%}, "
+        f"{skewed.equivalent:.1%}, and as few as {skewed.coverage[0]:.1%} (docs/report.md)."
+    )
 
 
 def _stated(heading: str, primary: Mapping[str, Any], seeds: Sequence[int], games: Sequence[str]) -> Html:

@@ -1,10 +1,11 @@
 """Scores of a study's runs as a comparison takes them, and the reasons for which two variants may not be compared."""
 
+import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diamond_bench.report.facts import StudyFacts
-from diamond_bench.report.references import PerReference, per_reference
+from diamond_bench.report.references import Array, PerReference, per_reference
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.margin import COPYABLE, LARGEST_SHARE
 from diamond_bench.studies.metrics import METRIC_INFO, comparable
@@ -48,16 +49,17 @@ class Scores:
             point = self._points.get((variant, game, int(seed)))
             found = None if point is None else self._of(point, metric)
             pair = "" if point is None else self._checkpoint(point)
-            scale = self._copied(variant, game, metric) if relative else 1.0
-            if found is None or point is None or scale is None:
-                whole.append((variant, game, seed, None, None, pair, value / scale if scale else float("nan")))
+            if found is None or found.episodes is None or point is None:
+                scale = self._copied(variant, game, metric) if relative else 1.0
+                whole.append((variant, game, seed, None, None, pair, value / scale if scale else math.nan))
                 continue
-            data = point.jobs.get("dataset")
-            names = [f"{data} {i}" for i in range(len(found.values))]
-            columns = {"reference": names, "episode": found.episodes, "value": found.values / scale}
+            own = self._settings(variant).get("evaluation.seed", 0)
+            names = [f"{point.jobs.get('dataset')} {own} {i}" for i in range(len(found.values))]
+            scaled = self._shares(point, metric, found) if relative else found.values
+            columns = {"reference": names, "episode": found.episodes, "value": scaled}
             parts.append(pd.DataFrame(columns).assign(variant=variant, game=game, seed=seed, pair=pair))
-        columns_ = ["variant", "game", "seed", "reference", "episode", "pair", "value"]
-        kept = [pd.DataFrame(whole, columns=columns_), *(part[columns_] for part in parts)]
+        order = ["variant", "game", "seed", "reference", "episode", "pair", "value"]
+        kept = [pd.DataFrame(whole, columns=order), *(part[order] for part in parts)]
         rows = pd.concat([part for part in kept if len(part)], ignore_index=True) if whole or parts else kept[0]
         return rows.assign(value=rows["value"].astype(np.float64)), higher
 
@@ -93,6 +95,13 @@ class Scores:
         words = [f"{kind} {min(one[kind])} against {min(other[kind])}" for kind in kinds]
         return f"revisions differ: {', '.join(words)}" if words else ""
 
+    def differing_settings(self, variant: str, base: str) -> str:
+        """The settings of evaluation that differ between the two sides, the milestone apart; empty where none does."""
+        one, other = self._settings(variant), self._settings(base)
+        keys = [f"evaluation.{name}" for name in ("horizon", "num_trajectories", "seed", "num_samples", "sample_horizon")]
+        differing = [f"{key} {one[key]} against {other[key]}" for key in keys if key in one and key in other and one[key] != other[key]]
+        return f"the evaluations differ: {', '.join(differing)}" if differing else ""
+
     def _of(self, point: Point, metric: str) -> PerReference | None:
         key = (point.jobs["evaluation"], metric)
         if key not in self._read:
@@ -103,13 +112,28 @@ class Scores:
         """copy-last-frame's error under this variant's evaluation settings; None where it is not known."""
         point = self._finished.get((variant, game))
         found = None if point is None else self._of(point, metric)
-        return None if found is None or found.copied is None else float(found.copied.mean()) or None
+        return None if found is None or found.copied is None else float(found.copied.mean())
+
+    def _shares(self, point: Point, metric: str, found: PerReference) -> "Array":
+        """A run's values by reference, as `shares_of` has them for all runs of its variant on its game."""
+        import numpy as np
+
+        if found.copied is None or not found.copied.mean():
+            return np.full(len(found.values), math.nan)
+        runs = [self._of(other, metric) for (name, game, _), other in self._points.items() if (name, game) == (point.variant, point.game)]
+        values = np.stack([found.values, *(run.values for run in runs if run is not None and run is not found)])
+        return np.asarray(shares_of(values, found.copied)[0])
+
+    def _settings(self, variant: str) -> Mapping[str, Any]:
+        return self._facts.configs.get(variant, {})
 
     def _scales(self, metric: str, variant: str, base: str) -> list[str]:
         for game in (game for name, game in self._finished if name == variant and (base, game) in self._finished):
             one, other = (self._copied(name, game, metric) for name in (variant, base))
             if one is None or other is None:
-                return [f"copy-last-frame's error in {game} was not stored (an evaluation of an earlier revision): sweep again"]
+                return [f"copy-last-frame's error in {game} was not stored: sweep again"]
+            if not one or not other:
+                return [f"copy-last-frame's error in {game} is 0, so a share of it means nothing: state an absolute margin"]
             if abs(one - other) > _SAME * max(one, other):
                 return [f"the evaluations differ: copy-last-frame's error in {game} is {one:.3g} against {other:.3g}"]
         return []
@@ -133,6 +157,16 @@ class Scores:
         trainings = [ref.id for ref in point.jobs.values() if ref.kind.startswith("train_")]
         settings = self._facts.configs.get(point.variant)
         return " ".join([*trainings, str(settings.get("evaluation.milestone"))]) if trainings and settings else ""
+
+
+def shares_of(values: "Array", copied: "Array") -> "Array":
+    """Errors (runs, references) in units of copying's mean error `copied` (references,), linearised (delta method).
+
+    Their mean is the ratio of the two means, R. Their spread over references is that of the ratio, whose denominator is another sum over
+    the same references: R + (value - R copied) / mean copied.
+    """
+    ratio = values.mean() / copied.mean()
+    return (values - ratio * copied) / copied.mean() + ratio
 
 
 _Revisions = Mapping[str, set[str]]

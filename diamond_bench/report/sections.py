@@ -212,12 +212,13 @@ def comparison(found: Comparison) -> Html:
 
     parts: list[Any] = []
     if len(found.primary):
-        caption = "Primary metric: variant minus baseline with 95% interval. Ratios are the variant's cost over the baseline's."
+        interval = f"{(1 - found.alpha) * 100:.4g}% interval"
+        caption = f"Primary metric: variant minus baseline with {interval}. Ratios are the variant's cost over the baseline's."
         parts.append(shown(found.primary, caption))
-    if found.effects["game"].nunique() > 1 if len(found.effects) else False:
-        lines_ = found.effects.assign(**{name: found.effects[name].map(_number) for name in ("difference", "effect_size", "weight")})
+    if len(found.effects) and found.effects["game"].nunique() > 1:
+        games = found.effects.assign(**{name: found.effects[name].map(_number) for name in ("difference", "effect_size", "weight")})
         caption = "The primary metric game by game. Effect sizes are Hedges' g between runs; the pooled one weighs all games the same."
-        parts.append(details("Game by game", table(lines_, caption, numeric=list(lines_.columns[3:]), rest="effects.csv")))
+        parts.append(details("Game by game", table(games, caption, numeric=list(games.columns[3:]), rest="effects.csv")))
     rest = found.table[found.table["status"] != "primary"]
     if len(rest):
         caption = (

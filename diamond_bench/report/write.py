@@ -14,8 +14,8 @@ from diamond_bench.report.drawing import StudyFigure
 from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mixtures, versions
 from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, gates
+from diamond_bench.report.registered import level
 from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
-from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing, standing
 from diamond_bench.studies.results import mixtures, pivot, save_results
@@ -53,7 +53,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     save_results(facts.table, plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
     notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.protocol]
-    comparison = compare_study(plan, store, facts, alpha=stands.alpha if stands.confirmatory else ALPHA)
+    comparison = compare_study(plan, store, facts, alpha=level(stands))
     checked = tuple(gates(plan, store, facts))
     shown, left_out = _draw(plan, store, facts, folder, say)
     notes += left_out
