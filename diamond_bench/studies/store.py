@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.reading import MOST_BYTES, NotAFile, load_yaml, read_file
 from diamond_bench.studies.claims import Claim
 from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
@@ -44,7 +45,6 @@ from diamond_bench.typed import build, to_plain
 COMPILED = "compiled"
 """Folder of compiled code."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CHECKSUM = b"# sha256 "
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
@@ -276,7 +276,10 @@ def check_files(folder: Path, files: Mapping[str, list[Any]], contents: bool) ->
 
 def _config_body(path: Path) -> bytes:
     """The YAML of a config.yaml. Raises DamagedFile where its checksum does not fit, FileNotFoundError."""
-    head, _, body = path.read_bytes().partition(b"\n")
+    try:
+        head, _, body = read_file(path, MOST_BYTES).partition(b"\n")
+    except NotAFile as error:
+        raise DamagedFile(path, str(error.strerror)) from None
     if head != _CHECKSUM + hashlib.sha256(body).hexdigest().encode():
         raise DamagedFile(path, "it was truncated or edited by hand (its checksum does not fit)")
     return body
@@ -284,11 +287,13 @@ def _config_body(path: Path) -> bytes:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(_config_body(path), Loader=_LOADER)
+        body = _config_body(path)
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
-    except yaml.YAMLError as error:
-        raise DamagedFile(path, f"not YAML ({error})") from None
+    try:
+        content = load_yaml(body, "its YAML")
+    except UserError as error:
+        raise DamagedFile(path, str(error)) from None
     if not isinstance(content, dict):
         raise DamagedFile(path, "not a group of keys")
     return content
