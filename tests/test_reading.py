@@ -15,10 +15,7 @@ from diamond_bench.compose import CONF, cluster_profile
 from diamond_bench.errors import UserError
 from diamond_bench.reading import MOST_BYTES, NotAFile, load_yaml, open_file, read_file, read_yaml
 from diamond_bench.studies.agents import import_job
-from diamond_bench.studies.files import DamagedFile
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.spec import load_study, study_files
-from diamond_bench.studies.store import Store
 
 PACKAGE = Path(__file__).parents[1] / "diamond_bench"
 
@@ -138,11 +135,6 @@ def test_a_fifo_is_refused_at_once_wherever_a_file_is_read(tmp_path: Path) -> No
         cluster_profile(str(tmp_path / "c.yaml"))
     with pytest.raises(UserError, match="it is a FIFO, not a regular file"):
         import_job(tmp_path / "Breakout.pt", None)
-    job = tmp_path / "outputs" / "train_agent" / ("0" * 16)
-    job.mkdir(parents=True)
-    os.mkfifo(job / "config.yaml")
-    with pytest.raises(DamagedFile, match="it is a FIFO, not a regular file"):
-        Store(tmp_path / "outputs").spec(JobRef("train_agent", "0" * 16))
 
 
 def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:

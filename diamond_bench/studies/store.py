@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.reading import MOST_BYTES, NotAFile, load_yaml, read_file
+from diamond_bench.reading import load_yaml
 from diamond_bench.studies.claims import Claim
 from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
@@ -276,10 +276,7 @@ def check_files(folder: Path, files: Mapping[str, list[Any]], contents: bool) ->
 
 def _config_body(path: Path) -> bytes:
     """The YAML of a config.yaml. Raises DamagedFile where its checksum does not fit, FileNotFoundError."""
-    try:
-        head, _, body = read_file(path, MOST_BYTES).partition(b"\n")
-    except NotAFile as error:
-        raise DamagedFile(path, str(error.strerror)) from None
+    head, _, body = path.read_bytes().partition(b"\n")
     if head != _CHECKSUM + hashlib.sha256(body).hexdigest().encode():
         raise DamagedFile(path, "it was truncated or edited by hand (its checksum does not fit)")
     return body
