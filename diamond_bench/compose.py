@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES
 from diamond_bench.config.cluster import ONLY_IN_PROFILES
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.reading import read_yaml
 from diamond_bench.typed import to_plain
 
 CONF = Path(__file__).parent / "conf"
@@ -55,7 +54,7 @@ def groups() -> dict[str, tuple[str, ...]]:
 @functools.cache
 def scale_keys(scale: str) -> frozenset[str]:
     """The dotted keys that a scale sets: overriding one of them makes the scale `name*`."""
-    return frozenset(_leaves(yaml.safe_load((CONF / "scale" / f"{scale}.yaml").read_text()), ""))
+    return frozenset(_leaves(read_yaml(CONF / "scale" / f"{scale}.yaml"), ""))
 
 
 def parse(tokens: Sequence[str]) -> list[Override]:
@@ -164,7 +163,7 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
         if group == "sampler" and any(chosen == "sampler/schedule" for chosen, _ in on_file):
             plain["sampler"]["schedule"] = schedule
     if plain["cluster"]["name"] != "local":  # the number of workers that a scale sets is of this machine
-        plain["cluster"] = with_groups(yaml.safe_load((CONF / "cluster" / f"{plain['cluster']['name']}.yaml").read_text()), profile)
+        plain["cluster"] = with_groups(read_yaml(CONF / "cluster" / f"{plain['cluster']['name']}.yaml"), profile)
     return plain
 
 
@@ -182,11 +181,9 @@ def cluster_profile(option: str) -> dict[str, Any]:
         )
     file = own.get(option) or Path(option).expanduser()
     try:
-        content = yaml.safe_load(file.read_text())
+        content = read_yaml(file)
     except OSError as error:
         raise UserError(f"cluster={option}: {file} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"cluster={option}: {file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"cluster={option}: {file} holds no group of keys")
     content = {"name": "slurm", **content}

@@ -3,12 +3,11 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from diamond_bench.config import (
     AgentConfig,
@@ -24,6 +23,7 @@ from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig,
 from diamond_bench.envs.experts import POLICIES
 from diamond_bench.envs.games import games, num_actions
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.reading import open_file, read_yaml
 from diamond_bench.studies.execution import of_no_compilation
 from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
 from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent, TrainAgent
@@ -110,7 +110,7 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None) -> J
             raise UserError(f"{file}: which game is it of? Say so: diamond-bench import {file} game=Breakout")
     num_actions(game)
     try:
-        with file.open("rb") as opened:
+        with os.fdopen(open_file(file), "rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
@@ -192,7 +192,7 @@ def trained_with(store: Store, agent: JobRef) -> tuple[str, int, EnvConfig]:
 
 def per_game(game: str) -> Mapping[str, Any]:
     """Settings that the authors changed for one game (conf/per_game.yaml), {dotted key: value}."""
-    found: Mapping[str, Any] = yaml.safe_load(_PER_GAME.read_text()).get(game, {})
+    found: Mapping[str, Any] = read_yaml(_PER_GAME).get(game, {})
     return found
 
 

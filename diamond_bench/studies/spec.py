@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.reading import MOST_BYTES, load_yaml, read_file
 from diamond_bench.studies.looks import read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
 from diamond_bench.studies.metrics import METRIC_INFO, pools, result_metrics
@@ -115,13 +114,11 @@ def load_study(name: str, scale: str) -> Study:
         raise UserError(f"unknown study {name!r}: {nearest(name, files)} (or give the path of a YAML file)")
     file = Path(name) if own else files[name]
     try:
-        text = file.read_text()
-        content = yaml.safe_load(text)
+        text = read_file(file, MOST_BYTES)
     except OSError as error:
         raise UserError(f"study {name}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"study {file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if own and file.stem in files and text != files[file.stem].read_text():
+    content = load_yaml(text, f"study {file}")
+    if own and file.stem in files and text != files[file.stem].read_bytes():
         raise UserError(f"study {file}: {file.stem} is the name of a shipped study, which is another; rename the file, and sweep it then")
     return _study(file.stem, str(file), content, scale)
 

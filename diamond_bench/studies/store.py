@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.reading import load_yaml
 from diamond_bench.studies.claims import Claim
 from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
@@ -44,7 +45,6 @@ from diamond_bench.typed import build, to_plain
 COMPILED = "compiled"
 """Folder of compiled code."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CHECKSUM = b"# sha256 "
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
@@ -284,11 +284,13 @@ def _config_body(path: Path) -> bytes:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(_config_body(path), Loader=_LOADER)
+        body = _config_body(path)
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
-    except yaml.YAMLError as error:
-        raise DamagedFile(path, f"not YAML ({error})") from None
+    try:
+        content = load_yaml(body, "its YAML")
+    except UserError as error:
+        raise DamagedFile(path, str(error)) from None
     if not isinstance(content, dict):
         raise DamagedFile(path, "not a group of keys")
     return content

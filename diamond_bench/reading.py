@@ -1,0 +1,228 @@
+"""Files that a user or another program wrote: only regular files of bounded size are read, and one loader reads all YAML."""
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from diamond_bench.errors import UserError
+
+MOST_BYTES = 1_000_000
+"""Largest YAML file, in bytes; the largest shipped study has about 5,000."""
+MOST_VALUES = 100_000
+"""Most values in a YAML file, each counted as often as aliases repeat it."""
+MOST_LEVELS = 32
+"""Deepest nesting of a YAML file, aliases followed."""
+MOST_DIGITS = 100
+"""Longest text of a number."""
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_TAG = "tag:yaml.org,2002:"
+_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class NotAFile(OSError):
+    """A FIFO, socket, device, folder or over-long file where a file of bounded size is expected; `strerror` says which."""
+
+
+def read_file(path: Path | str, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes. Never waits, as reading a FIFO would.
+
+    Raises OSError: FileNotFoundError and its like from the system, NotAFile for another kind of file or one with more bytes.
+    """
+    descriptor = open_file(path)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        data = bytearray()
+        while len(data) <= most and (part := file.read(most + 1 - len(data))):
+            data += part
+    if len(data) > most:
+        raise NotAFile(0, f"it has more than {most:,} bytes", str(path))
+    return bytes(data)
+
+
+def open_file(path: Path | str) -> int:
+    """A descriptor that reads a regular file. Raises OSError, NotAFile where it is another kind of file; never waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError:
+        raise NotAFile(0, "its name holds a NUL character", repr(str(path))) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise NotAFile(0, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file", str(path))
+    return descriptor
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain data in a YAML file. Raises OSError as `read_file` does, and UserError as `load_yaml` does."""
+    return load_yaml(read_file(path, MOST_BYTES), str(path))
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of the file with what aliases of it cost."""
+
+    data: Any
+    count: int = 1
+    """Values in it, itself included."""
+    levels: int = 0
+    """Levels of nesting below it."""
+
+
+def load_yaml(content: bytes | str, where: str) -> Any:
+    """The one document of a YAML text as dicts, lists, texts, numbers, true, false and None.
+
+    This is YAML 1.1 as PyYAML's safe loader reads it, anchors and merge keys (`<<: *name`) included, with these differences: a date is a
+    text, a key that is given twice is an error, and so is a cycle, a tag of another type, a number that no float can hold, and more than
+    MOST_BYTES bytes, MOST_VALUES values or MOST_LEVELS levels. Raises UserError, which begins with `where` and names the line.
+    """
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{where}: it has {len(content):,} bytes; at most {MOST_BYTES:,} are read as YAML")
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        text.encode()
+    except UnicodeError as error:
+        raise UserError(f"{where}: not valid YAML: not a text in UTF-8 ({error.reason if hasattr(error, 'reason') else error})") from None
+    try:
+        return _Reader(where, text).document()
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
+        raise UserError(f"{where}: {line}not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+class _Reader:
+    """Builds the data from the parser's events, so that every bound is checked before anything is expanded."""
+
+    def __init__(self, where: str, text: str):
+        self.where = where
+        self.events: Iterator[Any] = yaml.parse(text, Loader=_PARSER)
+        self.scalars = yaml.SafeLoader("")
+        self.anchors: dict[str, _Value | None] = {}
+        """None while the value is being read: an alias of it would be a cycle."""
+        self.values = 0
+
+    def document(self) -> Any:
+        found: list[Any] = []
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if found:
+                    self.refuse(event, "a second document begins; a file holds one")
+                found.append(self.value(next(self.events), 0).data)
+        return found[0] if found else None
+
+    def refuse(self, event: Any, problem: str) -> NoReturn:
+        raise UserError(f"{self.where}: line {event.start_mark.line + 1}: {problem}")
+
+    def value(self, event: Any, level: int) -> _Value:
+        if isinstance(event, yaml.AliasEvent):
+            return self.alias(event, level)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = None
+        if isinstance(event, yaml.ScalarEvent):
+            value = _Value(self.scalar(event))
+            self.count(event, 1, level)
+        else:
+            self.count(event, 1, level + 1)
+            value = self.sequence(event, level + 1) if isinstance(event, yaml.SequenceStartEvent) else self.mapping(event, level + 1)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value
+        return value
+
+    def count(self, event: Any, values: int, level: int) -> None:
+        self.values += values
+        if level > MOST_LEVELS:
+            self.refuse(event, f"nested more than {MOST_LEVELS} levels deep, aliases followed")
+        if self.values > MOST_VALUES:
+            self.refuse(event, f"more than {MOST_VALUES:,} values, each counted as often as aliases repeat it")
+
+    def alias(self, event: Any, level: int) -> _Value:
+        if event.anchor not in self.anchors:
+            self.refuse(event, f"*{event.anchor}: there is no &{event.anchor} before it")
+        value = self.anchors[event.anchor]
+        if value is None:
+            self.refuse(event, f"*{event.anchor} is part of &{event.anchor}: a value cannot hold itself")
+        self.count(event, value.count, level + value.levels)
+        return value
+
+    def sequence(self, start: Any, level: int) -> _Value:
+        self.require_tag(start, "seq")
+        items = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self.value(event, level))
+        return _collected([item.data for item in items], items)
+
+    def mapping(self, start: Any, level: int) -> _Value:
+        self.require_tag(start, "map")
+        merged: dict[Any, Any] = {}
+        own: dict[Any, Any] = {}
+        parts = []
+        merges = 0
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            is_merge = isinstance(event, yaml.ScalarEvent) and self.tag(event) == "merge"
+            key = self.value(event, level)
+            value = self.value(next(self.events), level)
+            parts += [key, value]
+            if is_merge:
+                merges += 1
+                if merges > 1:
+                    self.refuse(event, "the key << is given twice; merge several groups with <<: [*one, *other]")
+                for group in self.merged_groups(event, value.data):
+                    merged.update(group)
+                continue
+            if isinstance(key.data, (dict, list)):
+                self.refuse(event, "a list or a group cannot be a key")
+            if key.data in own:
+                self.refuse(event, f"the key {key.data!r} is given twice")
+            own[key.data] = value.data
+        content = merged | own
+        extra = max(0, len(content) - len(own))  # what a merge copies counts too
+        self.count(start, extra, level)
+        return _collected(content, parts, extra)
+
+    def merged_groups(self, event: Any, value: Any) -> list[dict[Any, Any]]:
+        """The groups of a merge key, those that win last."""
+        groups = value if isinstance(value, list) else [value]
+        if not all(isinstance(group, dict) for group in groups):
+            self.refuse(event, "<< merges groups of keys: <<: *name or <<: [*one, *other]")
+        return list(reversed(groups))
+
+    def tag(self, event: Any) -> str:
+        """The short name of a scalar's type; dates and `=` are texts."""
+        if event.tag is not None and event.tag != "!":
+            return str(event.tag).removeprefix(_TAG)
+        found = self.scalars.resolve(yaml.ScalarNode, event.value, event.implicit if event.tag is None else (False, True))
+        short = str(found).removeprefix(_TAG)
+        return "str" if short in ("timestamp", "value") else short
+
+    def scalar(self, event: Any) -> Any:
+        tag, text = self.tag(event), event.value
+        if tag in ("str", "merge"):
+            return text
+        if tag not in ("int", "float", "bool", "null"):
+            self.refuse(event, f"the tag {event.tag!r} is not read; write plain texts, numbers, lists and groups")
+        if tag in ("int", "float") and len(text) > MOST_DIGITS:
+            self.refuse(event, f"a number of {len(text):,} characters; at most {MOST_DIGITS} are read, or put it in quotes")
+        try:
+            value = getattr(self.scalars, f"construct_yaml_{tag}")(yaml.ScalarNode(_TAG + tag, text))
+        except (ValueError, KeyError, IndexError, OverflowError):
+            self.refuse(event, f"{text!r} cannot be read as {_NAMES[tag]}")
+        if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
+            self.refuse(event, f"{text} is beyond the largest number that can be held; infinity is written .inf")
+        return value
+
+    def require_tag(self, event: Any, tag: str) -> None:
+        if event.tag not in (None, "!", _TAG + tag):
+            self.refuse(event, f"the tag {event.tag!r} is not read; write plain texts, numbers, lists and groups")
+
+
+_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null"}
+
+
+def _collected(data: Any, parts: list[_Value], extra: int = 0) -> _Value:
+    return _Value(data, 1 + extra + sum(part.count for part in parts), 1 + max((part.levels for part in parts), default=0))
