@@ -18,6 +18,7 @@ from test_report import finish, finished, planned
 
 from analysis.comparison import UNDECIDED
 from analysis.media import small_clip
+from diamond_bench import api
 from diamond_bench.report import write_report
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import config_differences, gather, job_rows
@@ -25,6 +26,7 @@ from diamond_bench.studies.files import read_json
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.metrics import METRIC_INFO, METRICS, result_metrics
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
+from diamond_bench.studies.registration import register
 from diamond_bench.studies.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -169,10 +171,12 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
     words = page_of(saved, store).words
     answer = words[words.index("Answer", words.index("Reproduce")) : words.index("All else below is exploratory")]
     assert re.search(
-        r"n=2: better, for other training seeds, on this dataset and its references \(drift −0\.(1|0999|1001) pixel error", answer
+        r"n=2: better, for other training seeds, on this dataset and its references \(drift −0\.(1|0999|1001) \[95% interval", answer
     )  # the stand-in's values differ by a hair from job to job
     assert "8 runs against 8 on the same checkpoints" in answer
     assert "do not mean by more than that margin" in answer
+    assert "In simulations with 5 seeds and 1 game where differences between runs are symmetric" in words
+    assert "as skewed as a lognormal distribution: up to 2" in words
     assert "2 × the denoiser calls" in answer
     assert "The smallest difference that matters is 0.01." in answer
     assert "Not registered: " in answer
@@ -190,6 +194,22 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
 def test_verdicts(one: float, two: float, verdict: str, tmp_path: Path) -> None:
     saved, store = swept(tmp_path, study(tmp_path, "seeds=8"), by_steps(one, two))
     assert list(compare_study(saved, store, gather(saved, store)).primary["verdict"]) == [verdict]
+
+
+def test_a_planned_look_has_its_own_level_everywhere(tmp_path: Path) -> None:
+    """Half of the seeds spend half of the 5%: intervals, captions, tables and the API are of that level."""
+    primary = "{metric: drift, baseline: {n: 1}, margin: 0.01, test: t, looks: [4, 8]}"
+    plan = study(tmp_path, "seeds=4", primary=primary)
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    saved = save_plan(plan, store.root)
+    register(saved, lambda ref: False)
+    saved, store = swept(tmp_path, plan, by_steps(0.2, 0.1))
+    words = page_of(saved, store).words
+    assert "Planned look 1 of 2" in words
+    assert "variant minus baseline with 97.5% interval" in words
+    assert "[97.5% interval" in words
+    shown = api.compare(str(tmp_path / "mine.yaml"), "scale=tiny", output_dir=store.root)
+    assert (set(shown.loc[shown["status"] == "primary", "level"]), set(shown["registration"])) == ({0.025}, {"planned look"})
 
 
 def test_two_runs_tell_nothing(tmp_path: Path) -> None:

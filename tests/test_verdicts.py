@@ -82,7 +82,7 @@ def test_a_verdict_counts_references_as_random_and_says_so(tmp_path: Path) -> No
     saved, store = swept(tmp_path, noisy(0.001, 1.0, 0.1), "{metric: drift, baseline: {n: 1}, margin: 10%, test: t}")
     (row,) = compared(saved, store).primary.to_dict("records")
     assert (row["scope"], row["references"], row["episodes"], row["verdict"]) == ("runs and references", 12, 6, "undecided")
-    assert scope(row) == "for other training seeds and other references (12 references from 6 episodes)"
+    assert scope(row) == "for other training seeds and other references (12 from 6 episodes)"
     rows, _ = Scores(saved, store, gather(saved, store)).rows("drift", ["n=1", "n=2"], relative=False)
     assert set(rows["episode"]) == set(range(6))
 
@@ -94,7 +94,7 @@ def test_a_relative_margin_is_a_share_of_each_games_copying_error(tmp_path: Path
     (row,) = found.primary.to_dict("records")
     assert (row["unit"], row["margin"], row["verdict"]) == (OF_COPYING, 0.1, "equivalent within 10% of copying's error")
     assert row["difference"] == pytest.approx(0.02, abs=0.005)
-    assert "% of copying's error" in reasons(row)
+    assert "%] of copying's error" in reasons(row)
     assert "TOST p = " in reasons(row)
     by_game = found.effects.set_index("game")["difference"]
     assert by_game["Pong"] == pytest.approx(by_game["Boxing"], abs=1e-6)

@@ -218,7 +218,7 @@ def reasons(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
     title = f"distance of {title} to 1" if metric and metric.better == "near 1" else title
     parts = []
     if _known(row["difference"]):
-        parts.append(f"{title} {_amount(row['difference'], row)}{_interval(row, alpha)}")
+        parts.append(f"{title} {_amount(row['difference'], row)}{_interval(row, alpha)}{_unit(row)}")
         if _known(row["effect_size"]):
             parts.append(f"Hedges' g {_signed(row['effect_size'])}")
         runs = f"{row['runs']:g} {'run' if row['runs'] == 1 else 'runs'} against {row['baseline_runs']:g}"
@@ -227,7 +227,7 @@ def reasons(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
         parts.append(f"p = {row['p_holm']:.2g} ({row['test']} test, Holm)")
     if _known(row["p_equivalent"]):
         parts.append(f"TOST p = {row['p_equivalent']:.2g}")
-    if _known(row["nfe_ratio"]):
+    if _known(row["nfe_ratio"]) and row["nfe_ratio"] != 1:
         parts.append(f"{row['nfe_ratio']:.3g} × the denoiser calls")
     if isinstance(row["missing"], str) and row["missing"]:
         parts.append(row["missing"])
@@ -242,7 +242,7 @@ def scope(row: Mapping[Any, Any]) -> str:
         return ""
     references, episodes = int(row["references"]), int(row["episodes"])
     if row["scope"] == CROSSED:
-        return f"for other training seeds and other references ({references} references from {episodes} episodes)"
+        return f"for other training seeds and other references ({references} from {episodes} episodes)"
     if references:
         return f"for other training seeds, on these {references} references ({episodes} episode{'' if episodes == 1 else 's'})"
     of_agents = row["metric"] in METRIC_INFO and METRIC_INFO[row["metric"]].protocol == "agent"
@@ -252,14 +252,16 @@ def scope(row: Mapping[Any, Any]) -> str:
 def _interval(row: Mapping[Any, Any], alpha: float) -> str:
     if not _known(row["low"]):
         return ""
-    return f", {1 - alpha:.4g} interval {_amount(row['low'], row)} to {_amount(row['high'], row)}".replace("0.95 interval", "95% interval")
+    return f" [{(1 - alpha) * 100:.4g}% interval {_amount(row['low'], row)} to {_amount(row['high'], row)}]"
 
 
 def _amount(value: float, row: Mapping[Any, Any]) -> str:
-    """A difference with its sign and unit."""
-    if row["unit"] == OF_COPYING:
-        return f"{_signed(100 * value)}% of copying's error"
-    return f"{_signed(value)}{f' {unit}' if (unit := row['unit']) else ''}"
+    """A difference with its sign, without its unit; in percent where it is a share."""
+    return f"{_signed(100 * value)}%" if row["unit"] == OF_COPYING else _signed(value)
+
+
+def _unit(row: Mapping[Any, Any]) -> str:
+    return " of copying's error" if row["unit"] == OF_COPYING else f" {row['unit']}" if row["unit"] else ""
 
 
 def _known(value: Any) -> bool:

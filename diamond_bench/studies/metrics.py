@@ -99,7 +99,7 @@ METRIC_INFO: dict[str, Metric] = {
     "probe_position_95": Metric("state probe's position error, 95% below", unit="pixels", low=0.0),
     "sharpness_ratio": Metric("sharpness, imagined / true", "near 1", low=0.0),
     "noise_excess": Metric("noise, imagined minus true", unit="grey level, 0 to 1"),
-    "mode_cramer_distance": Metric("Cramér distance to the true modes", "lower", "along the axis of the modes"),
+    "mode_cramer_distance": Metric("Cramér distance to the true modes", "lower"),
     "mode_energy_distance": Metric("energy distance to the true next frames", "lower", "distance of the modes"),
     "mode_off_axis": Metric("distance from the axis of the modes (RMS)", "lower", "distance of the modes", low=0.0),
     "mode_commitment": Metric("commitment to a mode", "higher", high=1.0),
