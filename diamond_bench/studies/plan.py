@@ -12,6 +12,7 @@ from diamond_bench.config import Cluster, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies import agents
 from diamond_bench.studies.baselines import differing_settings
+from diamond_bench.studies.bounds import is_study_name
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.files import read_json, write_json
@@ -24,7 +25,7 @@ from diamond_bench.studies.kinds import (
     TrainStateProbe,
     TrainWorldModel,
 )
-from diamond_bench.studies.spec import Study, load_study, points, with_overrides
+from diamond_bench.studies.spec import Study, load_study, points, study_files, with_overrides
 from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
@@ -238,18 +239,27 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     """The plan that `status`, `results` and `report` speak of: the one last swept (at the scale asked for, where several were), or with
     other overrides the plan they make. Raises UserError where there is none, or several."""
     overrides = [override for override in parse(tokens) if override.key != "output_dir"]
-    saved = load_plans(root, Path(study).stem if study.endswith((".yaml", ".yml")) else study)
+    name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
+    swept = load_plans(root, name) if is_study_name(name) else []
+    saved = swept
+    has_file = name != study or study in study_files()
     if [override.key for override in overrides] == ["scale"]:
         saved = [plan for plan in saved if plan.scale.rstrip("*") == overrides[0].value]
+        if not has_file:  # nothing can be planned, so an exact match decides
+            saved = [plan for plan in saved if plan.scale == overrides[0].value] or saved
     if len(saved) == 1 and all(override.key == "scale" for override in overrides):
         return saved[0]
+    if swept and not has_file:
+        file = f" (other overrides need the path of its YAML file, in place of {study})" if overrides else ""
+        raise UserError(f"{study} was swept at the scales {', '.join(plan.scale for plan in swept)}: name one, as in scale=tiny{file}")
     if overrides:
         return as_saved(plan_study(study, tokens), root)
-    load_study(study, "paper")  # a wrong name is the likelier mistake
-    if not saved:
+    if not swept:
+        load_study(study, "paper")  # a wrong name is the likelier mistake
         raise UserError(f"{study} has not been swept into {root}; run: diamond-bench sweep {study}")
-    swept = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in saved)
-    raise UserError(f"{study} was swept several times; repeat the overrides of one: {swept}")
+    commands = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in swept)
+    scales = ", ".join(plan.scale for plan in swept)
+    raise UserError(f"{study} was swept several times, at the scales {scales}; repeat the overrides of one: {commands}")
 
 
 def load_plans(root: Path, study: str | None = None) -> list[SavedPlan]:
