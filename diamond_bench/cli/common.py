@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from diamond_bench.errors import UserError
+from diamond_bench.terminal import SafeConsole
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,9 +28,9 @@ Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or t
 _SWEEP = "diamond-bench sweep "
 """How the command of a study begins. Other commands run an agent on its own, which answers no question and is not registered."""
 
-out = Console(soft_wrap=True, highlight=False)
+out = SafeConsole(soft_wrap=True, highlight=False)
 out.width = max(out.width, 240)  # a table's numbers are never cut: a narrow terminal wraps its lines, a file takes them as they are
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 def say(text: str) -> None:

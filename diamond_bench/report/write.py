@@ -15,6 +15,7 @@ from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mix
 from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, gates
 from diamond_bench.report.registered import level
+from diamond_bench.spreadsheet import csv_text
 from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing, standing
@@ -122,7 +123,7 @@ def _try(figure: StudyFigure) -> tuple[Any, str]:
 
 
 def _write_csv(table: "pd.DataFrame", file: Path) -> Path:
-    write_atomic(file, table.to_csv(index=False).encode(), durable=False)
+    write_atomic(file, csv_text(table).encode(), durable=False)
     return file
 
 
