@@ -98,7 +98,7 @@ def _check_bounded(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
     if isinstance(value, float) and math.isinf(value) and math.inf not in (metadata.get("default"), metadata.get("most")):
         raise UserError(f"{path}={value!r}: expected a finite number")
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise UserError(f"{path}={value!r}: must be less than 2^63")
+        raise UserError(f"{path}={value!r}: must be at most {2**63 - 1}")
     if isinstance(value, str) and (len(value) > MOST_TEXT or _CONTROL.search(value)):
         raise UserError(f"{path}={value!r}: expected a text of at most {MOST_TEXT} characters, without control characters")
 
