@@ -1,6 +1,7 @@
 """What is too large, too deep or infinite is refused in one short message, before any work is done with it."""
 
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,14 @@ def test_a_study_of_ones_own_swept_at_two_scales_says_which(tmp_path: Path) -> N
     for unknown in ("absent", "..", "x" * 300):
         with pytest.raises(UserError, match="unknown study"):
             find_plan(root, unknown, [])
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpickled(tmp_path: Path) -> None:
+    from diamond_bench.agent import read_checkpoint_of
+
+    file = tmp_path / "Breakout.pt"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + b"(" * 2_000_000)
+        archive.writestr("x/version", "3")
+    with pytest.raises(UserError, match="a compressed archive that holds 2000003 bytes"):
+        read_checkpoint_of("Breakout", file, None)
