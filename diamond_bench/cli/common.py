@@ -69,15 +69,22 @@ def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> 
 
 def planned(plan: Any, store: Any) -> tuple[Any, Any]:
     """(what writes the plan down, the plan as it will be saved): called once it is sure that something is run or submitted."""
+    from diamond_bench.studies.files import DamagedFile
     from diamond_bench.studies.housekeeping import remember
-    from diamond_bench.studies.plan import as_saved, load_plans, save_plan
+    from diamond_bench.studies.plan import as_saved, load_plan, save_plan
 
     saved = as_saved(plan, store.root)
 
     def begin() -> None:
-        before = [old.command for old in load_plans(store.root, plan.study.name) if old.folder == saved.folder]
-        if before and before[0] != plan.command:
-            say(f"status, results and report of {plan.study.name} spoke of `{before[0]}`; from now on they speak of this command")
+        try:
+            before = load_plan(saved.folder).command
+        except FileNotFoundError:
+            before = plan.command
+        except DamagedFile as error:
+            say(f"note: {error}")
+            before = plan.command
+        if before != plan.command:
+            say(f"status, results and report of {plan.study.name} spoke of `{before}`; from now on they speak of this command")
         if plan.command.startswith(_SWEEP):
             say_registration(saved, store)
         save_plan(plan, store.root)

@@ -98,6 +98,14 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
     return notes
 
 
+def unverified(results: Mapping[JobRef, StoredResult]) -> list[str]:
+    """A note of how many results have no checksum; none where all have one."""
+    number = sum(not result.verified for result in results.values())
+    if not number:
+        return []
+    return [f"{number} of {len(results)} results are unverified: they were written in store format 1, which has no checksum of a result"]
+
+
 OUTCOMES = ("episodes_cut", "real_steps")
 """Of a protocol record: what a run came to, and no condition of it."""
 

@@ -28,6 +28,7 @@ from diamond_bench.launch.worker import load_kinds
 from diamond_bench.studies.batches import Batch, batch_folder, read_batch
 from diamond_bench.studies.files import DamagedFile, read_json, write_json
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.shapes import TASK, fit
 from diamond_bench.studies.store import Store
 
 _LONGEST_PAUSE_SECONDS = 600.0
@@ -153,8 +154,9 @@ def _run(store: Store, batch: Batch, refs: Sequence[JobRef], signals: _Signals) 
 def _remembered(file: Path) -> TaskMemory:
     try:
         content = read_json(file)
+        fit(content, TASK, file)
         return TaskMemory(**{**content, "given_up": tuple(content["given_up"])})
-    except (FileNotFoundError, DamagedFile, TypeError, KeyError):
+    except (FileNotFoundError, DamagedFile, TypeError):
         return TaskMemory()
 
 
