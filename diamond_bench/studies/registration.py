@@ -73,7 +73,11 @@ class Standing:
 
 def registrations(folder: Path) -> list[Registration]:
     """The registrations in a study's folder, oldest first. Raises DamagedFile for a file that is no registration as it was written."""
-    return [_read(file) for file in sorted((file for file in folder.glob("registration*.json") if _number(file)), key=_number)]
+    found = [_read(file) for file in sorted((file for file in folder.glob("registration*.json") if _number(file)), key=_number)]
+    for registration in found:
+        if "evaluations" not in registration.content:
+            raise DamagedFile(registration.file, "it lists no evaluations")
+    return found
 
 
 def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds: bool = False) -> tuple[Registration, bool]:

@@ -17,6 +17,8 @@ _MOST_TEXT = 1_000_000
 _MOST_NAME, _MOST_PATH = 255, 1000
 """Bytes of a file's name on common file systems, and of a path below a job's folder."""
 _MOST_WHOLE = 2**53
+_MOST_NUMBER = 1e300
+"""Work in FLOP is written as a whole number and passes 2**53."""
 _MOST_SECONDS = 1e12
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -73,14 +75,15 @@ def count(value: Any) -> None:
 
 
 def number(value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or (isinstance(value, int) and abs(value) > _MOST_WHOLE):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > _MOST_NUMBER:
         raise Unfit("a number", value)
 
 
 def seconds(value: Any) -> None:
+    """Seconds of a duration or since the epoch. A clock that was set back makes a duration negative."""
     number(value)
-    if not 0 <= value <= _MOST_SECONDS:
-        raise Unfit("seconds from 0", value)
+    if abs(value) > _MOST_SECONDS:
+        raise Unfit("seconds", value)
 
 
 def measure(value: Any) -> None:
