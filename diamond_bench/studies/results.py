@@ -68,7 +68,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
     ref = point.jobs[role]
     for row in result.rows:
         baseline = DATASET if role == DATASET else row.get("baseline", "")
-        of_all = baseline_variant(plan, point, baseline) if baseline else ""
+        of_all = baseline_variant(plan, point, baseline, row["metric"]) if baseline else ""
         if of_all:
             key = (of_all, row["metric"], point.jobs.get(DATASET, ref).id)
             if key in seen:  # every evaluation with these settings computes the baseline, up to the last bits; it is shown once
