@@ -61,7 +61,7 @@ def attained_coverage(
         raise ScoreError(f"a coverage needs at least {MIN_RUNS} runs a game, got {len(scores)}")
     mean, deviation = scores.mean(axis=0), scores.std(axis=0, ddof=1)
     runs, games = min(len(scores), MOST_RUNS), len(mean)
-    fewer = max(2, min(repetitions, _MOST_VALUES // (replicates * runs * games)))
+    repetitions = max(2, min(repetitions, _MOST_VALUES // (replicates * runs * games)))
     generator = np.random.default_rng(seed)
     truth = true_values(mean, deviation, shape, runs)
 
@@ -69,7 +69,7 @@ def attained_coverage(
         low, high = batch_intervals(sets, generator, method, replicates, confidence)
         return np.asarray((low <= truth) & (truth <= high), dtype=np.float64)
 
-    return simulate(lambda number: mean + deviation * noise((number, runs, games), generator, shape), held, fewer, replicates)
+    return simulate(lambda number: mean + deviation * noise((number, runs, games), generator, shape), held, repetitions, replicates)
 
 
 def simulate(draw: Callable[[int], Array], held: Callable[[Array], Array], repetitions: int, replicates: int) -> dict[str, Attained]:

@@ -44,6 +44,7 @@ RC: Any = {  # Any: matplotlib types the keys one by one since 3.11
     "lines.linewidth": 1.5,
     "lines.markersize": 4.5,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a name may hold dollar signs
 }
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,17 @@ from typing import Any
 from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES
 from diamond_bench.config.cluster import ONLY_IN_PROFILES
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.reading import read_yaml
+from diamond_bench.reading import MOST_DIGITS, MOST_LEVELS, read_yaml
 from diamond_bench.typed import to_plain
 
 CONF = Path(__file__).parent / "conf"
 _REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES}
 STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
 """Overrides that speak of the study, not of a run's config."""
+MOST_TOKEN = 100_000
+"""Longest override, in characters."""
+MOST_SWEPT = 10_000
+"""Most values of one override."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ def parse(tokens: Sequence[str]) -> list[Override]:
     overrides = []
     for token in tokens:
         key, equals, text = token.partition("=")
+        _check_bounded(token, text if key not in ("output_dir", "cluster") else "")
         if not equals or not key.strip():
             raise UserError(f"{token!r}: expected key=value")
         if key.startswith(("+", "~")) or "_target_" in token or key.startswith("hydra") or "${" in token:
@@ -79,10 +86,15 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             parsed = parser.parse_override(token)
         except HydraException as error:
             raise UserError(f"{token!r}: cannot be read ({str(error).splitlines()[0]}); quote texts with special characters") from None
+        except (ValueError, OverflowError, RecursionError):  # conversions of the parser
+            raise UserError(f"{token!r}: cannot be read; quote texts with special characters") from None
         if parsed.is_sweep_override():
             if not parsed.is_discrete_sweep():
                 raise UserError(f"{token!r}: only lists of values can sweep, such as {key}=1,2,3")
-            values = tuple(_plain(v) for v in parsed.sweep_iterator(transformer=lambda v: v))
+            swept = itertools.islice(parsed.sweep_iterator(transformer=lambda v: v), MOST_SWEPT + 1)
+            values = tuple(_plain(v) for v in swept)
+            if len(values) > MOST_SWEPT:
+                raise UserError(f"{key}: more than {MOST_SWEPT:,} values")
         else:
             values = (_plain(parsed.value()),)
         override = Override(parsed.key_or_group, values)
@@ -94,6 +106,23 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             raise UserError(f"{override.key}: given twice")
         seen.add(override.key)
     return overrides
+
+
+def _check_bounded(token: str, parsed: str) -> None:
+    """Refuses what would take the parser minutes or end it; `parsed` is the text that its grammar reads."""
+    if len(token) > MOST_TOKEN or len(parsed.encode(errors="replace")) > MOST_TOKEN:
+        raise UserError(f"{token!r}: {len(token):,} characters; expected at most {MOST_TOKEN:,}")
+    if any(character in token for character in map(chr, (*range(9), *range(11, 32), 127))):
+        raise UserError(f"{token!r}: control characters are not taken")
+    if re.search(rf"[0-9_]{{{MOST_DIGITS + 1}}}", parsed):
+        raise UserError(f"{token!r}: a number of more than {MOST_DIGITS} digits")
+    if parsed.count(",") >= MOST_SWEPT:
+        raise UserError(f"{token!r}: more than {MOST_SWEPT:,} values")
+    level = 0
+    for character in parsed:
+        level += (character in "([{") - (character in ")]}")
+        if level > MOST_LEVELS:
+            raise UserError(f"{token!r}: brackets more than {MOST_LEVELS} deep")
 
 
 def _plain(value: Any) -> Any:

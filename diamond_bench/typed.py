@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +13,11 @@ from diamond_bench.config import OPTIONS, Option
 from diamond_bench.errors import UserError, nearest
 
 T = TypeVar("T")
+MOST_TEXT = 4096
+"""Longest text of a setting, in characters: a path of Linux."""
+MOST_ITEMS = 1000
+"""Longest list of a setting."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def build(cls: type[T], mapping: Any, path: str = "") -> T:
@@ -67,6 +73,8 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or not value:
             raise UserError(f"{path}={value!r}: expected a list that is not empty, such as [1,2]")
+        if len(value) > MOST_ITEMS:
+            raise UserError(f"{path}: a list of {len(value):,} values; expected at most {MOST_ITEMS:,}")
         return tuple(_convert(args[0], item, f"{path}[{i}]", metadata) for i, item in enumerate(value))
     return _scalar(hint, value, path, metadata)
 
@@ -77,11 +85,22 @@ def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> A
         value = float(str(value).removeprefix("."))
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool) or value != value:  # the last is NaN
         raise UserError(f"{path}={value!r}: expected {wanted}")
+    _check_bounded(value, path, metadata)
     least, most = metadata.get("least"), metadata.get("most")
     if (least is not None and value < least) or (most is not None and value > most):
         bounds = f"at least {least}" if most is None else f"between {least} and {most}" if least is not None else f"at most {most}"
         raise UserError(f"{path}={value!r}: must be {bounds}")
     return value
+
+
+def _check_bounded(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
+    """Raises UserError for infinities, integers beyond 64 bits, over-long texts and control characters, which no setting can use."""
+    if isinstance(value, float) and math.isinf(value) and math.inf not in (metadata.get("default"), metadata.get("most")):
+        raise UserError(f"{path}={value!r}: expected a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{path}={value!r}: must be at most {2**63 - 1}")
+    if isinstance(value, str) and (len(value) > MOST_TEXT or _CONTROL.search(value)):
+        raise UserError(f"{path}={value!r}: expected a text of at most {MOST_TEXT} characters, without control characters")
 
 
 def _join(path: str, key: Any) -> str:

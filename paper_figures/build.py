@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
+from diamond_bench.spreadsheet import csv_text
 from diamond_bench.studies.files import require_writable, write_atomic
 from diamond_bench.studies.provenance import provenance
 from diamond_bench.studies.store import Store
@@ -95,7 +96,7 @@ def _files(name: str, made: Made) -> dict[str, bytes]:
     if made.table is not None:
         files[f"{name}.csv"] = to_csv(made.table)
     elif made.data is not None:
-        files[f"{name}.csv"] = made.data.to_csv(index=False, float_format="%.12g", lineterminator="\n").encode()
+        files[f"{name}.csv"] = csv_text(made.data, float_format="%.12g", lineterminator="\n").encode()
     pictures = "\n".join(f"![{title}]({stem}.png)\n" for stem in stems)
     table = "" if made.table is None else to_markdown(made.table)
     notes = "".join(f"- {markdown_escape(note)}\n" for note in made.footnotes)
@@ -114,7 +115,7 @@ def rendered(figure: "Figure", kind: str) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
+    with matplotlib.rc_context({"pdf.fonttype": 42, "text.parse_math": False}):
         figure.savefig(buffer, format=kind, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None)
     return buffer.getvalue()
 

@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from diamond_bench.spreadsheet import with_mark
 from paper_figures import latex
 
 Value = float | int | str | None
@@ -104,7 +105,7 @@ def to_csv(table: Table) -> bytes:
     """Numbers in full (12 significant digits), empty where there is none. Footnotes are in the other forms alone."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([head.name for head in table.heads])
+    writer.writerow([with_mark(head.name) for head in table.heads])
     for row in table.rows:
         writer.writerow([_plain(cell.value) for cell in row])
     return out.getvalue().encode()
@@ -113,7 +114,7 @@ def to_csv(table: Table) -> bytes:
 def _plain(value: Value) -> str:
     if value is None:
         return ""
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(with_mark(value))
 
 
 def to_markdown(table: Table) -> str:

@@ -6,7 +6,16 @@ import pytest
 from test_report import finish, planned
 
 from diamond_bench.report.figures import study_figures
-from diamond_bench.studies.baselines import COPY_LAST, DATASET, TRUE_DISTRIBUTION, TRUE_FRAMES, baseline_variant, shared_variant
+from diamond_bench.studies.baselines import (
+    COPY_LAST,
+    DATASET,
+    STATE_PROBE,
+    TRUE_DISTRIBUTION,
+    TRUE_FRAMES,
+    baseline_variant,
+    shared_variant,
+)
+from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.plan import Plan, SavedPlan, load_plans, save_plan
 from diamond_bench.studies.results import collect, finished_results, pivot
 from diamond_bench.studies.store import Store
@@ -75,3 +84,35 @@ def test_the_number_of_images_is_of_true_frames_alone(tmp_path: Path) -> None:
     names = {baseline: {baseline_variant(saved, point, baseline) for point in saved.points} for baseline in (TRUE_FRAMES, COPY_LAST)}
     assert names[TRUE_FRAMES] == {"true-frames, num_fid_images=2048", "true-frames, num_fid_images=2100"}
     assert names[COPY_LAST] == {COPY_LAST}
+
+
+def test_errors_of_state_of_two_probes_are_two_baselines(tmp_path: Path) -> None:
+    """The probe reads the copied frames too, so the errors of copying depend on it: in the rows of the metric state, and in no others."""
+    plan = planned(tmp_path, ["metrics=[drift,state]", "probe.num_steps=10,20", "sampler.num_steps=1,2"])
+    saved, store = swept(plan, tmp_path)
+    for point in saved.points:
+        number = plan.jobs[point.jobs["state_probe"]].config.probe.num_steps
+        file = store.folder(point.jobs["evaluation"]) / "result.json"
+        result = read_json(file)
+        for metric, baseline in (("state_position_error", ""), ("state_position_error", COPY_LAST), ("state_crps", STATE_PROBE)):
+            result["rows"].append({"metric": metric, "value": number / 10, "measured": False, "baseline": baseline})
+        write_json(file, result)
+    table = collect(saved, store)
+    copied = table[table["variant"].str.startswith(COPY_LAST)].set_index(["variant", "metric"])["value"].to_dict()
+    horizon = next(spec.config.evaluation.horizon for spec in plan.jobs.values() if spec.kind == "evaluate_world_model")
+    assert copied == {
+        (COPY_LAST, "drift"): 0.5 + horizon / 100,
+        (f"{COPY_LAST}, probe.num_steps=10", "state_position_error"): 1.0,
+        (f"{COPY_LAST}, probe.num_steps=20", "state_position_error"): 2.0,
+    }
+    assert shared_variant(saved, saved.points, COPY_LAST) == COPY_LAST
+    assert shared_variant(saved, saved.points, COPY_LAST, "state_crps") is None
+    levels: dict[str, list[float]] = {}
+    for figure in study_figures(saved, store, table, finished_results(saved, store)):
+        if figure.kind == "quality":
+            drawn = figure.draw()
+            assert drawn is not None
+            for ax in drawn.figure.axes:
+                found = [line for line in ax.get_lines() if line.get_label() == "copy last frame"]
+                levels[ax.get_title().partition(" (")[0]] = [float(line.get_ydata()[0]) for line in found]
+    assert levels == {"drift": pytest.approx([0.5 + horizon / 100]), "object position error": []}

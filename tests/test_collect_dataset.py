@@ -195,3 +195,14 @@ def test_spread_windows_are_one_from_each_equal_stretch() -> None:
         assert spread_windows(starts, 3, (seed,)) == drawn
     assert spread_windows(starts[:2], 3, (0,)) == starts[:2]
     assert spread_windows(starts, None, (0,)) == starts
+
+
+def test_spread_windows_that_do_not_divide_evenly_are_all_different() -> None:
+    starts, first = [0, 10, 20, 30, 40], set[int]()
+    for seed in range(50):
+        drawn = spread_windows(starts, 4, (0, seed))
+        assert drawn in ([0, 10, 20, 30], [0, 10, 20, 40]), "stretches of 1, 1, 1 and 2 starts"
+        of_seven = spread_windows(range(7), 3, (0, seed))
+        assert [of_seven[0] in (0, 1), of_seven[1] in (2, 3), of_seven[2] in (4, 5, 6)] == [True] * 3
+        first |= {drawn[-1], *of_seven}
+    assert first == {30, 40, *range(7)}, "each start of a stretch is drawn for some seed"

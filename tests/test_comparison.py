@@ -342,8 +342,8 @@ def test_variance_of_a_mean_over_runs_and_references() -> None:
     """The interaction, which both margins of the table contain, is counted once: the variance is right on average."""
     generator, found = np.random.default_rng(0), []
     for _ in range(2000):
-        effects_ = 0.5 * generator.normal(size=(6, 1)) + generator.normal(size=(1, 10)) + 2.0 * generator.normal(size=(6, 10))
-        found.append(difference([Game("Pong", effects_, np.zeros((6, 10)), np.arange(10))], paired=True))
+        gaps = 0.5 * generator.normal(size=(6, 1)) + generator.normal(size=(1, 10)) + 2.0 * generator.normal(size=(6, 10))
+        found.append(difference([Game("Pong", gaps, np.zeros((6, 10)), np.arange(10))], paired=True))
     true = 0.25 / 6 + 1.0 / 10 + 4.0 / 60
     assert np.mean([one.variance for one in found]) == pytest.approx(true, rel=0.1)  # twice the interaction would be 32% too much
     assert np.var([one.value for one in found]) == pytest.approx(true, rel=0.1)
@@ -413,7 +413,7 @@ def test_equivalence_is_two_one_sided_tests() -> None:
 def test_holm_of_equivalence_is_an_option() -> None:
     runs = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     values = {(name, "Pong"): [x + shift * (-1) ** i for i, x in enumerate(runs)] for name, shift in (("a", 0), ("b", 0.1), ("c", 0.11))}
-    plain, corrected = (compare(table(values, True), "a", 0.2, True, holm_equivalence=holm_) for holm_ in (False, True))
+    plain, corrected = (compare(table(values, True), "a", 0.2, True, holm_equivalence=corrects) for corrects in (False, True))
     assert corrected["p_equivalent"].min() == pytest.approx(2 * plain["p_equivalent"].min())
 
 

@@ -10,8 +10,16 @@ from test_store import finished, make_store
 
 from diamond_bench.errors import UserError
 from diamond_bench.studies.housekeeping import du, gc, merge, planned, remember
+from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.kinds import KINDS
+from diamond_bench.studies.states import sealed
 from diamond_bench.studies.store import Store
+
+
+def plan_of(jobs: list[JobRef]) -> dict[str, object]:
+    """A plan.json that names these jobs and has no points."""
+    texts = dict.fromkeys(("study", "question", "note", "protocol", "scale", "command"), "x")
+    return {**texts, "axes": {}, "primary": {"metric": "drift"}, "jobs": [list(ref) for ref in jobs], "points": []}
 
 
 @pytest.fixture
@@ -92,7 +100,7 @@ def test_merge_copies_done_jobs_once_and_checks_them(tmp_path: Path) -> None:
     there.prepare(count("not done"))
     plan = there.root / "studies" / "study" / "smoke" / "plan.json"
     remember(plan.parent, [second])
-    plan.write_text(json.dumps({"jobs": [list(first)]}))
+    plan.write_text(json.dumps(plan_of([first])))
     (plan.parent.parent / "paper").mkdir()
     (plan.parent.parent / "paper" / "plan.json").write_text("{}")
     here.prepare(count("c"))
@@ -119,7 +127,7 @@ def test_merge_takes_no_file_from_outside_the_job(tmp_path: Path) -> None:
     path = there.folder(ref) / "result.json"
     content = json.loads(path.read_text())
     (tmp_path / "secret").write_text("x")
-    path.write_text(json.dumps({**content, "files": {"../../../secret": [1, "0"]}}))
+    path.write_text(json.dumps(sealed({**content, "files": {"../../../secret": [1, "0" * 64]}})))
     merged = merge(here, there.root)
     assert merged.copied == ()
     assert "outside" in merged.refused[0]

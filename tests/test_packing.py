@@ -252,12 +252,12 @@ class StandIn:
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """A machine that seems to have a GPU and the service's program."""
-    bin_ = tmp_path / "bin"
-    bin_.mkdir()
+    programs = tmp_path / "bin"
+    programs.mkdir()
     for name, text in ((PROGRAM, DAEMON), ("nvidia-smi", "#!/bin/sh\necho 'GPU 0: stand-in'\n")):
-        (bin_ / name).write_text(text)
-        (bin_ / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(bin_), prepend=os.pathsep)
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     monkeypatch.setenv("MPS_CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/somebody/else")

@@ -21,6 +21,7 @@ from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
 from diamond_bench.studies.results import collect, pivot, save_results
+from diamond_bench.studies.states import result_stamp, sealed
 from diamond_bench.studies.store import Store
 
 HORIZON = 8
@@ -289,10 +290,10 @@ def test_ten_thousand_finished_jobs_are_collected_in_twenty_seconds(tmp_path: Pa
     rows = [{"metric": f"metric {i}", "value": 0.5 + i, "measured": False, "baseline": ""} for i in range(30)]
     copied = {"metric": "drift", "value": 0.06, "measured": False, "baseline": "copy-last-frame"}
     for ref in plan.jobs:
-        content = {"id": ref.id, "rows": [*rows, copied], "info": {}, "recorded": {"revision": 1}, "files": {}}
+        content = sealed({"id": ref.id, "rows": [*rows, copied], "info": {}, "recorded": {"revision": 1}, "files": {}})
         store.folder(ref).mkdir(parents=True)
-        size = write_json(store.folder(ref) / "result.json", content, durable=False)
-        write_json(store.folder(ref) / "state.json", {"status": "done", "result_bytes": size}, durable=False)
+        write_json(store.folder(ref) / "result.json", content, durable=False)
+        write_json(store.folder(ref) / "state.json", {"status": "done", **result_stamp(store.folder(ref))}, durable=False)
     saved = save_plan(plan, store.root)
     began = time.process_time()  # of a shared machine, the time that is ours
     table = collect(saved, store)

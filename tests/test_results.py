@@ -16,6 +16,7 @@ from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import load_plans
 from diamond_bench.studies.results import COLUMNS, collect, curves_file, mixtures, pivot, seed_means
+from diamond_bench.studies.states import sealed
 from diamond_bench.studies.store import Store
 
 
@@ -188,8 +189,8 @@ def test_json_of_status_and_results_is_json(store: Store) -> None:
     plan = load_plans(store.root)[0]
     file = store.folder(plan.points[0].jobs["evaluation"]) / "result.json"
     content = json.loads(file.read_text())
-    content["rows"][0]["value"] = "NaN"
-    file.write_text(json.dumps(content))
+    content["rows"][0]["value"] = "nan"
+    file.write_text(json.dumps(sealed(content)))
     for command in (["results", "sampling_steps"], ["status"]):
         shown = in_this_process(*command, "--json", cwd=store.root.parent).stdout
         assert json.loads(shown, parse_constant=pytest.fail)

@@ -18,6 +18,7 @@ from diamond_bench.launch.attempt import run_job
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import KINDS, CollectDataset, TrainWorldModel
 from diamond_bench.studies.locks import ClaimLost, Timing
+from diamond_bench.studies.states import result_stamp, sealed
 from diamond_bench.studies.store import Store
 
 TESTS = Path(__file__).parent
@@ -333,9 +334,8 @@ def test_ten_thousand_states_are_read_fast(tmp_path: Path) -> None:
     for number in range(10_000):
         folder = tmp_path / "count" / f"{number:016x}"
         folder.mkdir()
-        text = json.dumps({**result, "id": folder.name})
-        (folder / "result.json").write_text(text)
-        (folder / "state.json").write_text(json.dumps({**state, "result_bytes": len(text)}))
+        (folder / "result.json").write_text(json.dumps(sealed({**result, "id": folder.name})))
+        (folder / "state.json").write_text(json.dumps({**state, **result_stamp(folder)}))
         (folder / "config.yaml").write_bytes((template / "config.yaml").read_bytes())
     start = time.perf_counter()
     states = store.states()

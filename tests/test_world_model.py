@@ -39,10 +39,10 @@ class Counter:
     """An oracle of a game whose frame shows the sum of the actions so far; strict about which actions go with which frames."""
 
     def denoise(self, x, sigma, past, actions):
-        bytes_ = to_bytes(past).long()[:, :, 0, 0, 0]
+        pixels = to_bytes(past).long()[:, :, 0, 0, 0]
         # every frame but the first must be the one before plus the action taken between them
-        assert torch.equal(bytes_[:, 1:] - bytes_[:, :-1], actions[:, :-1])
-        clean = from_bytes((bytes_[:, -1] + actions[:, -1]).to(torch.uint8))
+        assert torch.equal(pixels[:, 1:] - pixels[:, :-1], actions[:, :-1])
+        clean = from_bytes((pixels[:, -1] + actions[:, -1]).to(torch.uint8))
         return clean[:, None, None, None].expand_as(x)
 
 

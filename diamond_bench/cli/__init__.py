@@ -1,5 +1,8 @@
 """The command line: each command parses, calls a function below, and prints."""
 
+import errno
+import io
+import os
 import signal
 import sys
 from types import FrameType
@@ -14,6 +17,7 @@ except KeyboardInterrupt:  # before `main` can see it
 
 from diamond_bench.cli import agent_commands, cluster_commands, paper_commands, profile_commands, store_commands, study_commands
 from diamond_bench.errors import UserError
+from diamond_bench.terminal import visible
 
 __all__ = ["agent_commands", "app", "cluster_commands", "main", "paper_commands", "profile_commands", "store_commands", "study_commands"]
 
@@ -34,7 +38,42 @@ def common(
 
 
 def main() -> None:
-    """The console script. A mistake of the user's is one message and exit code 2; Ctrl-C is 130."""
+    """The console script. A mistake of the user's is one message and exit code 2; Ctrl-C is 130; output that cannot be written is 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an encoding without a character shows its escape
+    code: object = 0
+    try:
+        _run()
+    except SystemExit as end:
+        code = end.code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output left
+        _discard(1)
+        code = code or 1
+    except OSError as error:
+        _complain(f"the output cannot be written: {error.strerror or error}")
+        _discard(1)
+        code = code or 1
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def _complain(problem: object) -> None:
+    try:
+        err.print(f"diamond-bench: {problem}", markup=False, style="red")
+    except (UserError, OSError):  # nobody can be reached
+        _discard(2)
+
+
+def _discard(descriptor: int) -> None:
+    """Sends what is still buffered for a standard stream to nowhere: Python would try to write it again, and show a traceback."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _run() -> None:
     interrupted = False
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -44,15 +83,21 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, on_interrupt)
     try:
+        for word in sys.argv[1:]:
+            if word != visible(word):
+                raise UserError(f"{visible(word)}: control characters and changes of direction are not taken")
         app()
     except UserError as error:
-        err.print(f"diamond-bench: {error}", markup=False, style="red")
+        _complain(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
+    except Exception as error:
         if interrupted:  # what it was raised in the middle of (an import) made another exception of it
             sys.exit(130)
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename:
+            _complain(f"{error.filename}: {error.strerror}")
+            sys.exit(2)
         raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own ending would show a traceback

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from diamond_bench.errors import UserError
+from diamond_bench.terminal import SafeConsole
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,9 +28,9 @@ Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or t
 _SWEEP = "diamond-bench sweep "
 """How the command of a study begins. Other commands run an agent on its own, which answers no question and is not registered."""
 
-out = Console(soft_wrap=True, highlight=False)
+out = SafeConsole(soft_wrap=True, highlight=False)
 out.width = max(out.width, 240)  # a table's numbers are never cut: a narrow terminal wraps its lines, a file takes them as they are
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 def say(text: str) -> None:
@@ -69,15 +69,22 @@ def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> 
 
 def planned(plan: Any, store: Any) -> tuple[Any, Any]:
     """(what writes the plan down, the plan as it will be saved): called once it is sure that something is run or submitted."""
+    from diamond_bench.studies.files import DamagedFile
     from diamond_bench.studies.housekeeping import remember
-    from diamond_bench.studies.plan import as_saved, load_plans, save_plan
+    from diamond_bench.studies.plan import as_saved, load_plan, save_plan
 
     saved = as_saved(plan, store.root)
 
     def begin() -> None:
-        before = [old.command for old in load_plans(store.root, plan.study.name) if old.folder == saved.folder]
-        if before and before[0] != plan.command:
-            say(f"status, results and report of {plan.study.name} spoke of `{before[0]}`; from now on they speak of this command")
+        try:
+            before = load_plan(saved.folder).command
+        except FileNotFoundError:
+            before = plan.command
+        except DamagedFile as error:
+            say(f"note: {error}")
+            before = plan.command
+        if before != plan.command:
+            say(f"status, results and report of {plan.study.name} spoke of `{before}`; from now on they speak of this command")
         if plan.command.startswith(_SWEEP):
             say_registration(saved, store)
         save_plan(plan, store.root)

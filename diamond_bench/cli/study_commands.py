@@ -156,11 +156,12 @@ def results(
 ) -> None:
     """Show the numbers of a study's finished jobs."""
     from diamond_bench import api
+    from diamond_bench.spreadsheet import csv_text
 
     if csv is not None:
         table = api.results(study, *(overrides or []), say=say)
         try:
-            table.to_csv(csv, index=False)
+            csv.write_text(csv_text(table))
         except OSError as error:
             raise UserError(f"--csv {csv}: cannot be written ({error.strerror or error})") from None
         say(f"wrote {csv}")

@@ -88,7 +88,7 @@ class EnvConfig:
 
     frame_skip: int = setting(4, least=1)
     """Emulator frames per step; the last two are max-pooled."""
-    frame_size: int = setting(64, least=16)
+    frame_size: int = setting(64, least=16, most=1024)
     """Side of the square RGB observation in pixels, resized by area."""
     max_noops: int = setting(30, least=0)
     """At reset, a number of no-op frames drawn from 1..max_noops is played; 0 plays none."""

@@ -8,6 +8,7 @@ occurs is always found; a run that does not is mistaken for one only by a collis
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -88,11 +89,13 @@ SPREAD = 4
 
 
 def spread_windows(starts: Sequence[int], most: int | None, seed: tuple[int, ...]) -> list[int]:
-    """At most `most` of an episode's window starts, spread over the episode: one drawn by `seed` from each of `most` equal stretches.
+    """At most `most` of an episode's window starts, spread over the episode and all different, in their order.
 
-    All of them where `most` is none, or there are no more.
+    One start is drawn by `seed` from each of `most` stretches. The stretches share no start, and their lengths differ by at most 1.
+    All starts are taken where `most` is None, or where there are at most `most` of them.
     """
     if most is None or len(starts) <= most:
         return list(starts)
     drawn = np.random.default_rng(seed).random(most)
-    return [starts[int((i + drawn[i]) / most * len(starts))] for i in range(most)]
+    bounds = [i * len(starts) // most for i in range(most + 1)]
+    return [starts[low + int(u * (high - low))] for u, (low, high) in zip(drawn, pairwise(bounds), strict=True)]

@@ -15,6 +15,8 @@ from diamond_bench.world_model import WorldModel
 
 Key = tuple[int, ...]
 """What seeds the noise of one trajectory."""
+ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM = range(5)
+"""Second entry of every key and seed of an evaluation: each purpose has its own stream of random numbers."""
 Tick = Callable[[], None]
 
 

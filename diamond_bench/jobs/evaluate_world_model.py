@@ -26,7 +26,16 @@ from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, 
 from diamond_bench.evaluation.modes import Forks, find_forks, fork_samples, mode_rows
 from diamond_bench.evaluation.perceptual import inception_features, lpips_network
 from diamond_bench.evaluation.proper_scores import score_rows
-from diamond_bench.evaluation.rollouts import Key, imagine, stretch, unit
+from diamond_bench.evaluation.rollouts import (
+    MODES_STREAM,
+    ONE_STEP_STREAM,
+    ROLLOUT_STREAM,
+    SAMPLES_STREAM,
+    Key,
+    imagine,
+    stretch,
+    unit,
+)
 from diamond_bench.evaluation.state import StateMeter, make_state_meter, state_rows
 from diamond_bench.evaluation.state_scores import state_score_rows, state_scores
 from diamond_bench.evaluation.summary import fid_rows, one_step_rows, rollout_rows, sample_rows
@@ -50,8 +59,6 @@ _VIDEO_FRAMES = 300
 _LPIPS: dict[str, Literal["alex", "vgg"]] = {"lpips": "alex", "lpips_vgg": "vgg"}
 _ONE_STEP_BATCH = 64
 _FEATURE_BATCH = 64
-_ROLLOUT, _ONE_STEP, _SAMPLES, _FID, _MODES = range(5)
-"""Second entry of every noise key and seed: one stream a purpose."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,7 @@ def _rollout(work: _Work, rows: range) -> Arrays:
 
     def compute() -> Arrays:
         play = stretch(work.references, rows, work.settings.horizon)
-        keys: list[Key] = [(work.settings.seed, _ROLLOUT, i) for i in rows]
+        keys: list[Key] = [(work.settings.seed, ROLLOUT_STREAM, i) for i in rows]
         started = time.perf_counter()
         imagined = imagine(work.model, play, work.config.sampler, keys, work.parts.tick)
         if imagined.is_cuda:
@@ -266,7 +273,7 @@ def _baselines(work: _Work, rows: range) -> Arrays:
 
 def _one_step(work: _Work, rows: range) -> Arrays:
     def compute() -> Arrays:
-        keys: list[Key] = [(work.settings.seed, _ONE_STEP, i) for i in rows]
+        keys: list[Key] = [(work.settings.seed, ONE_STEP_STREAM, i) for i in rows]
         return one_step_errors(work.model, stretch(work.one_step, rows, 1), work.config.sampler, keys, work.parts.tick)
 
     return work.parts.get(f"one-step-{rows.start:06d}", "predicting one step", 1, compute)
@@ -274,7 +281,7 @@ def _one_step(work: _Work, rows: range) -> Arrays:
 
 def _samples(work: _Work, rows: range) -> Arrays:
     def compute() -> Arrays:
-        keys: list[Key] = [(work.settings.seed, _SAMPLES, i, k) for i in rows for k in range(work.settings.num_samples)]
+        keys: list[Key] = [(work.settings.seed, SAMPLES_STREAM, i, k) for i in rows for k in range(work.settings.num_samples)]
         play = stretch(work.references, rows, work.settings.sample_horizon)
         states, k = None, work.settings.num_samples
         if work.meter is not None:
@@ -290,7 +297,7 @@ def _fork_batches(work: _Work) -> list[range]:
 
 def _modes(work: _Work, forks: Forks, rows: range) -> Arrays:
     def compute() -> Arrays:
-        keys: list[Key] = [(work.settings.seed, _MODES, i, k) for i in rows for k in range(work.settings.num_samples)]
+        keys: list[Key] = [(work.settings.seed, MODES_STREAM, i, k) for i in rows for k in range(work.settings.num_samples)]
         return fork_samples(work.model, forks, rows, work.config.sampler, keys, work.parts.tick)
 
     return work.parts.get(f"modes-{rows.start:06d}", "sampling next frames", 1, compute)

@@ -16,14 +16,13 @@ from diamond_bench.data.references import reference_windows
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.perceptual import inception_features
+from diamond_bench.evaluation.rollouts import FID_STREAM
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.parts import Arrays, Parts, save_arrays
 from diamond_bench.models.inception_flops import INCEPTION_FLOPS
 from diamond_bench.studies.kinds import ExtractFeatures
 
 FEATURES_FILE = "features.npz"
-_STREAM = 3
-"""Second entry of the seeds: the evaluation's stream of random numbers for FID."""
 _BATCH = 64
 _PART = 1024
 """Images of a part, which is stored when it is finished."""
@@ -32,7 +31,7 @@ _PART = 1024
 def fid_positions(seed: int, num_trajectories: int, horizon: int, num_images: int) -> NDArray[np.bool_]:
     """(num_trajectories, horizon): at which references and times a frame enters FID. `num_images` of them are True, drawn by `seed`."""
     positions = np.zeros(num_trajectories * horizon, bool)
-    positions[np.random.default_rng([seed, _STREAM]).permutation(len(positions))[:num_images]] = True
+    positions[np.random.default_rng([seed, FID_STREAM]).permutation(len(positions))[:num_images]] = True
     return positions.reshape(num_trajectories, horizon)
 
 
@@ -63,7 +62,7 @@ def run(config: ExtractFeatures, context: JobContext) -> Result:
     )
     times = torch.arange(config.horizon) + references.context
     chosen = torch.from_numpy(fid_positions(config.seed, config.num_trajectories, config.horizon, config.num_images))
-    others = np.random.default_rng([config.seed, _STREAM, 1]).choice(len(train), config.num_images, replace=False)
+    others = np.random.default_rng([config.seed, FID_STREAM, 1]).choice(len(train), config.num_images, replace=False)
     sets = {
         "true": (heldout.frames, (references.first[:, None] + times)[chosen]),
         "other": (train, torch.from_numpy(others)),

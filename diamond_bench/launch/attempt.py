@@ -22,6 +22,7 @@ from diamond_bench.launch.devices import device_name, processor
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.scratch import DATASETS, on_node
 from diamond_bench.studies.claims import Claim, last_line
+from diamond_bench.studies.files import encodable, require_folders
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.locks import ClaimLost
 from diamond_bench.studies.provenance import provenance
@@ -127,6 +128,7 @@ def _attempt(
 def _share_compiled(store: Store, threads: int) -> None:
     """Compiled code is shared by the store's jobs of one kind of processor and number of threads, for which it was made; torch reads where
     it lies when it compiles. Where the user chose a folder, it is that."""
+    require_folders(store.root, store.root / COMPILED)
     root = str((store.root / COMPILED).resolve())
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", root).startswith(root):
         made_for = f"{platform.machine()} {processor()} {threads}"
@@ -217,14 +219,16 @@ def _speaker(ref: JobRef, on_event: Callable[[Event], None]) -> Callable[[str], 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: NaN and infinities as text, arrays and array scalars as lists and numbers, paths as text."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {encodable(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, (str, Path)):
+        return encodable(str(value))
+    return value
 
 
 @contextlib.contextmanager
@@ -233,7 +237,8 @@ def _printing_to(log: Path) -> Iterator[None]:
     saved = [os.dup(1), os.dup(2)]
     sys.stdout.flush()
     sys.stderr.flush()
-    with log.open("ab", buffering=0) as file:
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:

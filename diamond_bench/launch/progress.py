@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diamond_bench.launch.events import Event
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import remaining_seconds
+from diamond_bench.terminal import SafeConsole, visible
 
 _LINE_EVERY_SECONDS = 10.0
 _SHOWN_DIGITS = 8
@@ -104,7 +104,7 @@ class LineDisplay:
 
     def say(self, text: str) -> None:
         """Writes a line, with how far the sweep is."""
-        print(f"[{self._counts.done}/{self._counts.total}] {text}", file=self._stream, flush=True)
+        print(f"[{self._counts.done}/{self._counts.total}] {visible(text)}", file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +126,7 @@ class LiveDisplay:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
-            console=Console(file=stream),
+            console=SafeConsole(file=stream),
         )
         self._overall = self._progress.add_task("sweep", total=None, text="")
 

@@ -9,6 +9,7 @@ import pickle
 import re
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -200,7 +201,18 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in content.items()}
 
 
+def _require_stored(file: Path, data: bytes) -> None:
+    """Refuses an archive that holds more bytes than the file: PyTorch compresses nothing, and a small file could ask for hours of work."""
+    try:
+        held = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a damaged one, which PyTorch refuses
+        return
+    if held > len(data):
+        raise UserError(f"{file}: a compressed archive that holds {held} bytes in {len(data)}; PyTorch writes checkpoints uncompressed")
+
+
 def _unpickled(file: Path, data: bytes) -> Any:
+    _require_stored(file, data)
     try:
         with warnings.catch_warnings(action="ignore"):  # about what is refused anyway
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

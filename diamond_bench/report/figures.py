@@ -14,7 +14,7 @@ import numpy as np
 
 from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
-from diamond_bench.report.mode_figures import mode_figures, threshold_figures
+from diamond_bench.report.mode_figures import group_of, mode_figures, threshold_figures
 from diamond_bench.report.rank_figures import RANKED, rank_figures
 from diamond_bench.report.state_figures import draw_states
 from diamond_bench.studies.baselines import COPY_LAST, shared_variant
@@ -83,7 +83,7 @@ def study_figures(
             if probed:
                 yield figure("state", game, "", view, last, partial(_state_figure, plan, store, probed, view, said))
         for group in groups_of(of_game):
-            of_group = [point for point in of_game if _group(point.arm) == group]
+            of_group = [point for point in of_game if group_of(point.arm) == group]
             for view in _views(plan, of_group, others):
                 members = lines_at(plan, of_group, view)
                 if members:
@@ -123,12 +123,12 @@ def finished_points(plan: SavedPlan, done: Collection[JobRef]) -> dict[str, list
 
 def groups_of(points: Iterable[Point]) -> list[str]:
     """The groups of arms (`group/name`), '' for arms without one."""
-    return list(dict.fromkeys(_group(point.arm) for point in points))
+    return list(dict.fromkeys(group_of(point.arm) for point in points))
 
 
 def main_lines(plan: SavedPlan, points: Sequence[Point], group: str) -> list[Line]:
     """The lines of a group at the last value of each other axis; where nothing of it is finished, at the first values that are."""
-    of_group = [point for point in points if _group(point.arm) == group]
+    of_group = [point for point in points if group_of(point.arm) == group]
     for view in _views(plan, of_group, list(plan.axes)[1:]):
         return lines_at(plan, of_group, view)
     return []
@@ -180,19 +180,15 @@ def picture_of(line: Line, store: Store, seed: int | None) -> dict[str, np.ndarr
     return stored_arrays(store, point.jobs["evaluation"], "media/frames.npz", "true", "imagined")
 
 
-def _group(arm: str) -> str:
-    return arm.partition("/")[0] if "/" in arm else ""
-
-
 def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
     from analysis.curves import band_words, mean_curve
     from analysis.figures import DriftPanel, drift_figure
 
     panels, trajectories, episodes = [], set[int](), set[int]()
     by_arm = len({line.arm for line in lines}) < len(lines) or len(lines) == 1
-    for panel in dict.fromkeys(line.arm if by_arm else _group(line.arm) for line in lines):
+    for panel in dict.fromkeys(line.arm if by_arm else group_of(line.arm) for line in lines):
         curves = {}
-        of_panel = [line for line in lines if (line.arm if by_arm else _group(line.arm)) == panel]
+        of_panel = [line for line in lines if (line.arm if by_arm else group_of(line.arm)) == panel]
         for line in of_panel:
             jobs = [point.jobs["evaluation"] for point in line.points]
             stored = [stored_arrays(store, job, "arrays.npz", "drift", "episodes", optional=True) for job in jobs]
@@ -259,8 +255,8 @@ def _quality_figure(
         point.variant: ", ".join(part for part in (point.arm, _at({name: point.axes[name] for name in first})) if part) or plan.study
         for point in points
     }
-    shared = shared_variant(plan, points, COPY_LAST)
-    copied: dict[Any, float] = baselines[baselines["variant"] == shared].set_index("metric")["value"].to_dict()
+    shared = {metric: shared_variant(plan, points, COPY_LAST, metric) for metric in _QUALITY}
+    copied: dict[Any, float] = baselines[baselines["variant"] == baselines["metric"].map(shared)].set_index("metric")["value"].to_dict()
     nfe = scores[scores["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"]
     shown = scores[scores["variant"].isin(groups) & scores["metric"].isin(_QUALITY)]
     table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe))

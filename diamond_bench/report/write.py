@@ -15,10 +15,12 @@ from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mix
 from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, gates
 from diamond_bench.report.registered import level
-from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
+from diamond_bench.spreadsheet import csv_text
+from diamond_bench.studies.files import IS_A_LINK, DamagedFile, first_link, read_json, require_folders, write_atomic, write_json
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing, standing
 from diamond_bench.studies.results import mixtures, pivot, save_results
+from diamond_bench.studies.shapes import REPORT, fit
 from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     if not evaluated and not jobs["status"].isin(["failed", "damaged", "lost"]).any():
         raise UserError(f"{plan.study} at scale {plan.scale} has no finished evaluation yet; run it with: {plan.command}")
     folder = plan.folder / "report"
+    require_folders(store.root, folder)
     stands = standing(plan, facts.done)
     digest = _digest(plan, facts, jobs, stands)
     made = _made(folder / "report.json")
@@ -52,7 +55,9 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     say("drawing the report")
     save_results(facts.table, plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.protocol]
+    if link := first_link(folder):
+        raise UserError(f"{link}: {IS_A_LINK}; remove it, or the folder it lies in")
+    notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.unverified, *facts.protocol]
     comparison = compare_study(plan, store, facts, alpha=level(stands))
     checked = tuple(gates(plan, store, facts))
     shown, left_out = _draw(plan, store, facts, folder, say)
@@ -82,7 +87,9 @@ def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: St
 
 def _made(file: Path) -> dict[str, Any]:
     try:
-        return {"results": "", "files": [], **read_json(file)}
+        content = read_json(file)
+        fit(content, REPORT, file)
+        return content
     except (FileNotFoundError, DamagedFile):
         return {"results": "", "files": []}
 
@@ -122,7 +129,7 @@ def _try(figure: StudyFigure) -> tuple[Any, str]:
 
 
 def _write_csv(table: "pd.DataFrame", file: Path) -> Path:
-    write_atomic(file, table.to_csv(index=False).encode(), durable=False)
+    write_atomic(file, csv_text(table).encode(), durable=False)
     return file
 
 

@@ -6,12 +6,9 @@ from typing import Any
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.studies.looks import look_level
+from diamond_bench.studies.looks import ALPHA, look_level
 from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools
 from diamond_bench.studies.plan import Plan, Point
-
-SIGNIFICANT = 0.05
-"""Level of the corrected p-values: at most this for better or worse."""
 
 
 def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -112,7 +109,7 @@ def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
         paired = all(set(of_game.values()) == set(runs[base][game].values()) for game, of_game in runs[name].items() if game in runs[base])
         least.append(smallest_p(counts, paired))
     reachable = max(holm(least))
-    level = look_level(stated.looks, fewest) if fewest in stated.looks else SIGNIFICANT
+    level = look_level(stated.looks, fewest) if fewest in stated.looks else ALPHA
     if reachable <= level:
         return []
     number = f"{len(pairs)} comparison{'' if len(pairs) == 1 else 's'}"

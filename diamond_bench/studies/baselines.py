@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.metrics import measured_with
 from diamond_bench.typed import to_plain
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ DATASET = "dataset"
 """The variant's name in rows about a dataset itself."""
 
 _ROLLOUTS = ("horizon", "num_trajectories", "seed")
+_PROBE = "probe."
+"""All settings of the state probe."""
 _DEPENDS: Mapping[str, tuple[str, ...]] = {
     COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon"),
     UNRELATED: _ROLLOUTS,
     TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images"),
     TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
     UNIFORM_RANKS: ("num_samples", "num_sample_starts"),
-    STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", "probe."),
+    STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", _PROBE),
     DATASET: (),
 }
 """Settings of an evaluation that change a baseline's numbers; besides, all baselines depend on the dataset (data.*, env.*)."""
@@ -84,21 +87,24 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return found
 
 
-def baseline_variant(plan: "SavedPlan", point: "Point", baseline: str) -> str:
+def baseline_variant(plan: "SavedPlan", point: "Point", baseline: str, metric: str = "") -> str:
     """What a table calls a baseline as this point's evaluation computed it, such as "copy-last-frame, horizon=50".
 
-    The plain name where all evaluations of the game have the same settings, as far as this baseline depends on them.
+    The plain name where all evaluations of the game have the same settings, as far as this baseline's value of `metric` depends on them.
+    The state probe reads the objects of copied frames too, so copy-last-frame depends on its settings in the rows of the metric state.
     """
     own = plan.baseline_settings.get(point.jobs["evaluation"].id, {})
     depends = _DEPENDS.get(baseline, tuple(f.name for f in fields(EvaluationConfig)))
+    if baseline == COPY_LAST and measured_with(metric) == "state":
+        depends = (*depends, _PROBE)
     prefixes = ("data.", "env.", *(name for name in depends if name.endswith(".")))
     parts = [f"{key}={value}" for key, value in own.items() if key.startswith(prefixes) or key in depends]
     return ", ".join([baseline, *parts])
 
 
-def shared_variant(plan: "SavedPlan", points: Sequence["Point"], baseline: str) -> str | None:
-    """The baseline that all these points share, as a table calls it; None where their datasets or settings differ."""
+def shared_variant(plan: "SavedPlan", points: Sequence["Point"], baseline: str, metric: str = "") -> str | None:
+    """The baseline that all these points share, as a table calls it in rows of `metric`; None where their datasets or settings differ."""
     if len({point.jobs.get("dataset") for point in points}) > 1:
         return None
-    names = {baseline_variant(plan, point, baseline) for point in points}
+    names = {baseline_variant(plan, point, baseline, metric) for point in points}
     return names.pop() if len(names) == 1 else None

@@ -11,11 +11,19 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from diamond_bench.errors import UserError
-from diamond_bench.studies.files import read_json, unwritable, write_json
+from diamond_bench.studies.files import (
+    DamagedFile,
+    not_a_folder,
+    read_json,
+    require_folders,
+    unwritable,
+    write_json,
+)
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.shapes import BATCH, fit
 
 FOLDER = "slurm"
+_ADVICE = "; was it written by another version of diamond-bench? Remove its folder to forget the batch"
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ def batch_folder(root: Path, name: str) -> Path:
 
 def write_batch(root: Path, batch: Batch) -> None:
     """Writes the record. Raises UserError where it cannot be written."""
+    require_folders(root, batch_folder(root, batch.name))
     try:
         write_json(batch_folder(root, batch.name) / "batch.json", asdict(batch))
     except OSError as error:
@@ -77,16 +86,21 @@ def read_batch(root: Path, name: str) -> Batch:
     """The record of a batch. Raises UserError naming a damaged file, FileNotFoundError."""
     path = batch_folder(root, name) / "batch.json"
     content = read_json(path)
+    fit(content, BATCH, path, _ADVICE)
     try:
         tasks = tuple(tuple(JobRef(*ref) for ref in task) for task in content.pop("tasks"))
         return Batch(**{**content, "tasks": tasks, "cancelled": tuple(content["cancelled"])})
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: damaged, or written by another version of diamond-bench; remove its folder to forget the batch") from None
+    except TypeError as error:
+        raise DamagedFile(path, f"{error}{_ADVICE}") from None
 
 
 def read_batches(root: Path) -> list[Batch]:
     """All batches ever submitted from a store, oldest first."""
+    require_folders(root, root / FOLDER)
     names = sorted(path.parent.name for path in (root / FOLDER).glob("*/batch.json"))
+    for name in names:
+        if reason := not_a_folder(batch_folder(root, name)):
+            raise DamagedFile(batch_folder(root, name), f"{reason}{_ADVICE}")
     return [read_batch(root, name) for name in names]
 
 

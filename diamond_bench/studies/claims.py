@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from diamond_bench.studies.files import TEMPORARY, DamagedFile, read_json, sha256, write_json
+from diamond_bench.studies.files import TEMPORARY, DamagedFile, encodable, sha256, write_json
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.locks import ClaimLost, Lock
+from diamond_bench.studies.states import read_job_state, result_stamp, sealed
 
 REMOVABLE = ("checkpoint", "frames.npy")
 """What a finished artifact is whole without: the means to resume it, and imagined frames kept on request."""
@@ -81,16 +82,17 @@ class Claim:
     def finish(self, result: Mapping[str, Any], keep_checkpoint: bool = True) -> None:
         """Publishes the result (`rows`, `info`, `recorded`, all plain data) and so makes the job done.
 
-        result.json, written last, also holds size and SHA-256 of every file the job leaves, except what may go later (REMOVABLE).
+        result.json, written last, also holds size and SHA-256 of every file the job leaves, except what may go later (REMOVABLE), and a
+        checksum of its own content.
         Without `keep_checkpoint`, checkpoint/ goes once the job is done.
         """
-        content = {"id": self.ref.id, "kind": self.ref.kind, **result, "files": _manifest(self.folder)}
+        content = sealed({"id": self.ref.id, "kind": self.ref.kind, **result, "files": _manifest(self.folder)})
         self.check()
-        size = write_json(self.folder / "result.json", content)
+        write_json(self.folder / "result.json", content)
         if not keep_checkpoint:
             shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # it is done: what cannot be removed is left to `gc`
         with contextlib.suppress(OSError):  # it is done: the state is mended by the next who claims it
-            self._settle("done", result_bytes=size)
+            self._settle("done", **result_stamp(self.folder))
 
     def fail(self, error: str) -> None:
         """Records the job as failed; `error` is one line."""
@@ -125,7 +127,8 @@ class Claim:
         self._written = time.time()
         self._state.update(updated=self._written, seconds=self.seconds)
         self.check()
-        write_json(self.folder / "state.json", self._state, durable)
+        content = {key: encodable(value) if isinstance(value, str) else value for key, value in self._state.items()}
+        write_json(self.folder / "state.json", content, durable)
 
 
 def last_line(error: BaseException) -> str:
@@ -137,8 +140,8 @@ def last_line(error: BaseException) -> str:
 def _seconds(folder: Path) -> float:
     """Time earlier attempts took, as far as a readable state tells."""
     try:
-        return float(read_json(folder / "state.json").get("seconds", 0.0))
-    except (FileNotFoundError, DamagedFile, TypeError, ValueError):
+        return float(read_job_state(folder).get("seconds", 0.0))
+    except (FileNotFoundError, DamagedFile):
         return 0.0
 
 

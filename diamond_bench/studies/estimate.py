@@ -258,7 +258,8 @@ def _measured_rates(likes: set[_Like], store: Store, states: Mapping[JobRef, Job
             inputs = {need: store.spec(need) for name, need in spec.inputs.items() if name == "world_model"}
         except UserError:  # damaged or of another version: no measure, and the sweep says so itself
             continue
-        if result.info.get("work_seconds"):
+        work, seconds = result.info.get("work", 0), result.info.get("work_seconds", 0)
+        if work > 0 and seconds > 0:
             like = _like(spec, inputs, str(result.recorded.get("device", "cpu")))
-            found[like].append(result.info["work"] / result.info["work_seconds"])
+            found[like].append(work / seconds)
     return {like: statistics.median(rates) for like, rates in found.items() if like in likes}

@@ -3,9 +3,13 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,12 @@ TEMPORARY = ".tmp"
 """Suffix of files and folders being written; what carries it after a crash is rubbish."""
 RUBBISH_AFTER_SECONDS = 24 * 3600.0
 """Age after which nobody can be writing it any more."""
+MOST_BYTES = 64 * 2**20
+"""Size up to which a JSON file is read."""
+DEEPEST = 64
+"""Levels of objects and lists that a JSON file may have."""
+IS_A_LINK = "it is a symbolic link, and nothing in a store may be one"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class DamagedFile(UserError):
@@ -80,6 +90,11 @@ def _create(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def encodable(text: str) -> str:
+    """`text` with what UTF-8 cannot encode, such as bytes of a file's name, written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_json(path: Path, content: Any, durable: bool = True) -> int:
     """Writes `content` as JSON and returns its size in bytes. Raises ValueError for NaN or infinity, which JSON cannot hold."""
     data = json.dumps(content, indent=1, allow_nan=False).encode()
@@ -87,17 +102,80 @@ def write_json(path: Path, content: Any, durable: bool = True) -> int:
     return len(data)
 
 
-def read_json(path: Path | str) -> dict[str, Any]:
-    """The JSON object in `path`. Raises FileNotFoundError where there is none, DamagedFile where it is something else."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - Path and buffers cost a third of a look at 10,000 jobs
-        data = file.read()
+def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
+    """The content of a plain file of the store.
+
+    Raises FileNotFoundError, and DamagedFile for a link, a folder, a pipe or more than `most` bytes.
+    """
     try:
-        content = json.loads(data)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DamagedFile(path, IS_A_LINK) from None
+        if error.errno == errno.ENXIO:
+            raise DamagedFile(path, "it is not a plain file") from None
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise DamagedFile(path, "it is not a plain file")
+        if found.st_size > most:
+            raise DamagedFile(path, f"it has {found.st_size} bytes, and a file of this kind has at most {most}")
+        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON object in `path`. Raises FileNotFoundError where there is none, DamagedFile where it is something else.
+
+    This is the only way in which JSON enters from the store. An object it returns holds at most `DEEPEST` levels, finite numbers, and text
+    that can be encoded; it has no more than `most` bytes. studies/shapes.py holds what each file must contain.
+    """
+    data = read_bytes(path, most)
+    try:
+        content = _DECODER.decode(data.decode())
+        if data.count(b"{") + data.count(b"[") > DEEPEST:
+            _check_depth(content)
+        if _SURROGATE.search(data):
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise DamagedFile(path, f"it has more than {DEEPEST} levels") from None
     except ValueError as error:
         raise DamagedFile(path, "empty" if not data else f"not JSON ({error})") from None
     if not isinstance(content, dict):
         raise DamagedFile(path, f"expected an object, got {type(content).__name__}")
     return content
+
+
+def _check_depth(content: Any) -> None:
+    level, depth = [content], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise RecursionError
+        values = (value for outer in level for value in (outer.values() if isinstance(outer, dict) else outer))
+        level = [value for value in values if isinstance(value, (dict, list))]
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
+def digest(content: Any) -> str:
+    """Hex SHA-256 of canonical JSON: sorted keys, no spaces, ASCII. Raises ValueError for NaN or infinity."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -107,11 +185,47 @@ def sha256(path: Path) -> str:
 
 
 def size_of(path: Path | str) -> int | None:
-    """Bytes of a file, or None where there is none."""
+    """Bytes of a file, or None where there is none. Of a symbolic link, its own bytes."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - see read_json
+        return os.lstat(path).st_size
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def not_a_folder(path: Path | str) -> str:
+    """What is wrong with something in place of a folder, such as a link or a file; empty for a folder, and where there is nothing."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    if stat.S_ISDIR(mode):
+        return ""
+    return IS_A_LINK if stat.S_ISLNK(mode) else "it is not a folder"
+
+
+def require_folders(root: Path, folder: Path) -> None:
+    """Raises UserError where `folder`, or a folder between `root` and it, is a link or a file. The root itself may be a link."""
+    for path in reversed([folder, *folder.parents][: len(folder.relative_to(root).parts)]):
+        if reason := not_a_folder(path):
+            raise UserError(f"{path}: {reason}; move it away, or put what it points to in its place")
+
+
+def first_link(folder: Path | str) -> str | None:
+    """A symbolic link at any depth below `folder`, or None. Links are not followed."""
+    for entry in _entries(folder):
+        if entry.is_symlink():
+            return entry.path
+        if entry.is_dir(follow_symlinks=False) and (found := first_link(entry.path)):
+            return found
+    return None
+
+
+def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except (FileNotFoundError, NotADirectoryError):
+        return
 
 
 def require_writable(root: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from diamond_bench.errors import UserError
 from diamond_bench.studies.batches import batch_folder, read_batches
@@ -16,7 +16,10 @@ from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
+    not_a_folder,
+    read_bytes,
     read_json,
+    require_folders,
     temporary_name,
     unwritable,
     write_atomic,
@@ -24,7 +27,10 @@ from diamond_bench.studies.files import (
     write_json,
 )
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.plan import load_plan, study_folders
 from diamond_bench.studies.registration import registrations
+from diamond_bench.studies.shapes import JOBS, fit
+from diamond_bench.studies.states import check_result
 from diamond_bench.studies.store import COMPILED, Store, check_files
 
 _QUIET_SECONDS = 600.0
@@ -76,6 +82,9 @@ def du(store: Store) -> list[Usage]:
     usages = []
     for ref in store.refs():
         folder = store.folder(ref)
+        if not_a_folder(folder):
+            usages.append(Usage(ref, _size(folder), 0, 0))
+            continue
         checkpoint, frames = (_size(folder / name) for name in REMOVABLE)
         usages.append(Usage(ref, _size(folder) - checkpoint - frames, checkpoint, frames))
     return sorted(usages, key=lambda usage: (-usage.total, usage.ref))
@@ -86,8 +95,8 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
 
     That is: checkpoints of done jobs, what SLURM was given of them, compiled code where nothing runs and, with `frames`, the imagined
     frames kept by done evaluations. With `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as
-    damaged, and rubbish of killed processes. A job that somebody runs is never touched: each is locked first. Raises UserError where
-    there is no store.
+    damaged, and rubbish of killed processes. A job that somebody runs is never touched: each is locked first. Of a symbolic link, the link
+    goes and what it points to stays. Raises UserError where there is no store.
     """
     require_store(store)
     removals = []
@@ -99,7 +108,7 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
             found = [Removal(folder, _size(folder), "in no study's plan")]
         elif state.status == "done":
             reasons = {"checkpoint": "its job is done", **({"frames.npy": "frames of a done evaluation"} if frames else {})}
-            found = [Removal(folder / name, _size(folder / name), why) for name, why in reasons.items() if (folder / name).exists()]
+            found = [Removal(folder / name, _size(folder / name), why) for name, why in reasons.items() if os.path.lexists(folder / name)]
         else:
             continue
         if found and (dry_run or _remove_locked(store, ref, found)):
@@ -108,24 +117,25 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
     for batch in read_batches(store.root):
         folder = batch_folder(store.root, batch.name)
         done = all(ref in states and states[ref].status == "done" for task in batch.tasks for ref in task)
-        if done and time.time() - max(file.stat().st_mtime for file in folder.iterdir()) > _QUIET_SECONDS:
+        if done and time.time() - max(file.lstat().st_mtime for file in folder.iterdir()) > _QUIET_SECONDS:
             removals.append(Removal(folder, _size(folder), "the jobs that SLURM was given are done"))
             if not dry_run:
                 shutil.rmtree(folder)
     compiled = store.root / COMPILED
-    if compiled.is_dir() and not any(state.status == "running" for state in store.states().values()):
+    if os.path.lexists(compiled) and not any(state.status == "running" for state in store.states().values()):
         removals.append(Removal(compiled, _size(compiled), "compiled code, made anew when it is needed"))
         if not dry_run:
             aside = compiled.with_name(f".{COMPILED}-{os.getpid()}{TEMPORARY}")
             compiled.rename(aside)  # at once: a job that starts now finds none, and not half of it
             for folder in store.root.glob(f".{COMPILED}-*"):  # those of a killed gc too
-                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    _discard(folder)
     for folder in _left_over(store) if unplanned else ():
         removals.append(
             Removal(folder, _size(folder), "left of a killed process" if folder.name.startswith(".") else "set aside as damaged")
         )
         if not dry_run:
-            shutil.rmtree(folder)
+            _discard(folder)
     return removals
 
 
@@ -140,29 +150,33 @@ def remember(folder: Path, refs: Iterable[JobRef]) -> None:
     jobs = sorted(refs)
     digest = hashlib.sha256(" ".join(map(str, jobs)).encode()).hexdigest()[:16]
     record = folder / "jobs" / f"{digest}.json"
+    require_folders(folder.parents[2], record.parent)
     if not record.exists():
         write_json(record, {"jobs": [list(ref) for ref in jobs]})
 
 
 def planned(root: Path) -> set[JobRef]:
     """The jobs of every plan that was swept into a store. Raises UserError on a damaged record: nobody knows then what is needed."""
-    return {ref for file in _records(root) for ref in _recorded(file)}
+    return {ref for folder in study_folders(root) for file in _records(folder) for ref in _recorded(file)}
 
 
-def _records(root: Path) -> list[Path]:
-    """All plan.json, and what `remember` wrote."""
-    return [*sorted((root / "studies").rglob("plan.json")), *sorted((root / "studies").rglob("jobs/*.json"))]
+def _records(folder: Path) -> list[Path]:
+    """plan.json of a study's folder, and what `remember` wrote."""
+    require_folders(folder.parents[2], folder / "jobs")
+    return [*folder.glob("plan.json"), *sorted((folder / "jobs").glob("*.json"))]
 
 
 def _recorded(file: Path) -> list[JobRef]:
-    try:
-        return [JobRef(str(kind), str(identity)) for kind, identity in read_json(file)["jobs"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFile(file, f"it lists no jobs ({error!r}); sweep the study again, or remove the file") from None
+    content = read_json(file)
+    fit(content, JOBS, file, "; sweep the study again, or remove the file")
+    return [JobRef(*ref) for ref in content["jobs"]]
 
 
 def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:
     """Removes parts of a job, or all of it, unless somebody has it."""
+    if not_a_folder(store.folder(ref)):  # a link or a file, in which nobody can have a job
+        store.folder(ref).unlink()
+        return True
     lock = store.lock(ref)
     if lock is None:
         return False
@@ -172,10 +186,7 @@ def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:
             whole = removal.path == store.folder(ref)
             doomed = temporary_name(removal.path)
             removal.path.rename(doomed)  # gone at once for everybody, however long the removal takes
-            if doomed.is_dir():
-                shutil.rmtree(doomed)
-            else:
-                doomed.unlink()
+            _discard(doomed)
     except OSError as error:
         raise unwritable(store.root, error) from None
     finally:
@@ -187,8 +198,16 @@ def _left_over(store: Store) -> Iterator[Path]:
     for kind in store.kinds:
         yield from sorted((store.root / kind).glob("*.damaged-*"))
         for folder in sorted((store.root / kind).glob(f".*{TEMPORARY}")):
-            if time.time() - folder.stat().st_mtime > RUBBISH_AFTER_SECONDS:
+            if time.time() - folder.lstat().st_mtime > RUBBISH_AFTER_SECONDS:
                 yield folder
+
+
+def _discard(path: Path) -> None:
+    """Removes a folder with all that is in it, a file, or a link; what a link points to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _size(path: Path) -> int:
@@ -240,10 +259,6 @@ def _copy_job(store: Store, other: Store, ref: JobRef) -> None:
     other.spec(ref)
     source, target = other.folder(ref), store.folder(ref)
     files = other.result(ref).files
-    for name in files:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or (source / path).resolve() != source.resolve() / path:
-            raise DamagedFile(source / "result.json", f"it lists {name!r}, which lies outside of the job's folder")
     check_files(source, files, contents=False)
     partial = temporary_name(target)
     try:
@@ -252,6 +267,7 @@ def _copy_job(store: Store, other: Store, ref: JobRef) -> None:
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / name, partial / name)
         check_files(partial, files, contents=True)
+        check_result(partial, ref.id)
         _publish(store, ref, partial)
     except OSError as error:
         raise unwritable(store.root, error) from None
@@ -278,18 +294,26 @@ def _publish(store: Store, ref: JobRef, partial: Path) -> None:
 def _copy_plans(store: Store, other: Store, refused: list[str], done_before: Collection[JobRef]) -> tuple[Path, ...]:
     """Copies the plans missing here, with their registrations, and remembers the jobs of all of them."""
     copied = []
-    for source in _records(other.root):
+    for source in study_folders(other.root, refused.append):
         target = store.root / source.relative_to(other.root)
-        folder = target.parent if source.name == "plan.json" else target.parent.parent
+        require_folders(store.root, target)
         try:
-            remember(folder, _recorded(source))
-        except DamagedFile as error:
+            records = _records(source)
+        except UserError as error:
             refused.append(str(error))
             continue
-        if source.name == "plan.json" and not target.exists():
-            write_atomic(target, source.read_bytes())
-            copied.append(target)
-            _copy_registrations(source.parent, folder, refused, done_before)
+        for file in records:
+            try:
+                if file.name == "plan.json":
+                    load_plan(source)
+                remember(target, _recorded(file))
+            except DamagedFile as error:
+                refused.append(str(error))
+                continue
+            if file.name == "plan.json" and not os.path.lexists(target / "plan.json"):
+                write_atomic(target / "plan.json", read_bytes(file))
+                copied.append(target / "plan.json")
+                _copy_registrations(source, target, refused, done_before)
     return tuple(copied)
 
 
@@ -305,4 +329,4 @@ def _copy_registrations(source: Path, target: Path, refused: list[str], done_bef
         refused.append(f"{source}: its registration is left, since {early[0]} had already finished here")
         return
     for registration in found:
-        write_exclusive(target / registration.file.name, registration.file.read_bytes())
+        write_exclusive(target / registration.file.name, read_bytes(registration.file))

@@ -29,6 +29,7 @@ import json
 import os
 import platform
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -37,9 +38,12 @@ from functools import partial
 from pathlib import Path
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.files import temporary_name
+from diamond_bench.studies.files import DamagedFile, read_json, temporary_name
+from diamond_bench.studies.shapes import CLAIM, fit
 
-_CLAIM = re.compile(r"claim-(\d{6})")
+_CLAIM = re.compile(r"claim-([0-9]{6}|[1-9][0-9]{6,8})")
+_MOST_CLAIMS = 10**9 - 1
+_CLAIM_BYTES = 2**16
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
 
@@ -82,7 +86,7 @@ class Owner:
             return False
         if self.locked and self.host == host:
             return not _flock_is_free(self.path)
-        return clock() - self.heartbeat < timing.takeover_seconds
+        return abs(clock() - self.heartbeat) < timing.takeover_seconds  # a touch from the future is none: the clock is the file server's
 
 
 def newest_owner(folder: Path) -> Owner | None:
@@ -92,13 +96,16 @@ def newest_owner(folder: Path) -> Owner | None:
         return None
     path = _claim_path(folder, number)
     try:
-        heartbeat = path.stat().st_mtime
-        content = json.loads(path.read_bytes())
-        return Owner(number, path, heartbeat, str(content["host"]), bool(content["locked"]))
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):  # a folder or a link, which no owner has written
+            return Owner(number, path, 0.0)
+        content = read_json(path, _CLAIM_BYTES)
+        fit(content, CLAIM, path)
+        return Owner(number, path, found.st_mtime, content["host"], content["locked"])
     except FileNotFoundError:  # succeeded while we looked
         return newest_owner(folder)
-    except (ValueError, KeyError, TypeError):  # unreadable: judged by its heartbeat alone
-        return Owner(number, path, heartbeat)
+    except DamagedFile:  # its heartbeat alone decides
+        return Owner(number, path, found.st_mtime)
 
 
 class Lock:
@@ -164,6 +171,8 @@ def acquire(folder: Path, host: str, timing: Timing) -> Lock | None:
         if newest is not None and newest.alive(host, timing, partial(_file_server_time, folder)):
             return None
         number = newest.number + 1 if newest is not None else 1
+        if number > _MOST_CLAIMS:
+            raise UserError(f"{newest and newest.path}: no higher number of a claim is left; remove this file")
         path = _claim_path(folder, number)
         temporary = temporary_name(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -185,7 +194,8 @@ def acquire(folder: Path, host: str, timing: Timing) -> Lock | None:
         return None
     for older in _numbers(folder):
         if older < number:
-            _claim_path(folder, older).unlink(missing_ok=True)
+            with contextlib.suppress(IsADirectoryError):  # a folder of such a name is nobody's claim, and stays
+                _claim_path(folder, older).unlink(missing_ok=True)
     return Lock(path, descriptor, number, timing)
 
 
@@ -225,7 +235,7 @@ def _try_flock(descriptor: int) -> bool:
 
 def _flock_is_free(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:  # somebody has just succeeded it
         return False
     try:

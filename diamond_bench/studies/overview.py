@@ -100,6 +100,7 @@ def describe(store: Store, ref: JobRef) -> str:
     }
     if state.status == "done":
         result = store.result(ref)
+        content["checksum"] = "verified" if result.verified else "unverified: the result was written in store format 1, which has none"
         content["rows"] = {f"{row['metric']}{_of(row)}": row["value"] for row in result.rows}
         content["info"], content["recorded"] = result.info, result.recorded
     if state.started:

@@ -1,8 +1,9 @@
 """From a study to the jobs it needs: variants x games x seeds, every artifact once. No torch, nothing written."""
 
 import math
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from diamond_bench.config import Cluster, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies import agents
 from diamond_bench.studies.baselines import differing_settings
+from diamond_bench.studies.bounds import is_study_name
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
-from diamond_bench.studies.files import read_json, write_json
+from diamond_bench.studies.files import DamagedFile, read_json, require_folders, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import (
     CollectDataset,
@@ -24,7 +26,8 @@ from diamond_bench.studies.kinds import (
     TrainStateProbe,
     TrainWorldModel,
 )
-from diamond_bench.studies.spec import Study, load_study, points, with_overrides
+from diamond_bench.studies.shapes import PLAN, fit
+from diamond_bench.studies.spec import Study, load_study, points, study_files, with_overrides
 from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
@@ -225,6 +228,7 @@ class SavedPlan:
 def save_plan(plan: Plan, root: Path) -> SavedPlan:
     """Writes plan.json: the points and their jobs, so that status and results need not plan again."""
     folder = study_folder(root, plan.study.name, plan.scale)
+    require_folders(root, folder)
     write_json(folder / "plan.json", _content(plan))
     return as_saved(plan, root)
 
@@ -238,24 +242,65 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     """The plan that `status`, `results` and `report` speak of: the one last swept (at the scale asked for, where several were), or with
     other overrides the plan they make. Raises UserError where there is none, or several."""
     overrides = [override for override in parse(tokens) if override.key != "output_dir"]
-    saved = load_plans(root, Path(study).stem if study.endswith((".yaml", ".yml")) else study)
+    name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
+    swept = load_plans(root, name) if is_study_name(name) else []
+    saved = swept
+    has_file = name != study or study in study_files()
     if [override.key for override in overrides] == ["scale"]:
         saved = [plan for plan in saved if plan.scale.rstrip("*") == overrides[0].value]
+        if not has_file:  # nothing can be planned, so an exact match decides
+            saved = [plan for plan in saved if plan.scale == overrides[0].value] or saved
     if len(saved) == 1 and all(override.key == "scale" for override in overrides):
         return saved[0]
+    if swept and not has_file:
+        file = f" (other overrides need the path of its YAML file, in place of {study})" if overrides else ""
+        raise UserError(f"{study} was swept at the scales {', '.join(plan.scale for plan in swept)}: name one, as in scale=tiny{file}")
     if overrides:
         return as_saved(plan_study(study, tokens), root)
-    load_study(study, "paper")  # a wrong name is the likelier mistake
-    if not saved:
+    if not swept:
+        load_study(study, "paper")  # a wrong name is the likelier mistake
         raise UserError(f"{study} has not been swept into {root}; run: diamond-bench sweep {study}")
-    swept = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in saved)
-    raise UserError(f"{study} was swept several times; repeat the overrides of one: {swept}")
+    commands = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in swept)
+    scales = ", ".join(plan.scale for plan in swept)
+    raise UserError(f"{study} was swept several times, at the scales {scales}; repeat the overrides of one: {commands}")
 
 
 def load_plans(root: Path, study: str | None = None) -> list[SavedPlan]:
     """The plans swept into a store, of one study or of all. Raises UserError on a damaged file."""
-    files = (root / "studies").glob("*/*/plan.json") if study is None else (root / "studies" / study).glob("*/plan.json")
-    return [_from_content(read_json(file), file.parent) for file in sorted(files)]
+    found = [folder for folder in study_folders(root) if study in (None, folder.parent.name) and os.path.lexists(folder / "plan.json")]
+    return [load_plan(folder) for folder in found]
+
+
+def load_plan(folder: Path) -> SavedPlan:
+    """The plan in a study's folder. Raises FileNotFoundError, and DamagedFile where it is not what a sweep wrote."""
+    file = folder / "plan.json"
+    content, advice = read_json(file), "; run the study's sweep again to write it anew"
+    fit(content, PLAN, file, advice)
+    if any(len(point[2]) != len(content["axes"]) for point in content["points"]):
+        raise DamagedFile(file, f"a point has not one value for each axis{advice}")
+    return _from_content(content, folder)
+
+
+def study_folders(root: Path, refuse: Callable[[str], None] | None = None) -> list[Path]:
+    """The folders `studies/<study>/<scale>` of a store, sorted. Raises UserError where one is a link, or calls `refuse` with the reason."""
+    level = _real([root / "studies"], root, refuse)
+    for _ in ("study", "scale"):
+        inside = [path for folder in level if folder.exists() for path in sorted(folder.iterdir()) if path.is_symlink() or path.is_dir()]
+        level = _real(inside, root, refuse)
+    return level
+
+
+def _real(folders: Iterable[Path], root: Path, refuse: Callable[[str], None] | None) -> list[Path]:
+    kept = []
+    for folder in folders:
+        try:
+            require_folders(root, folder)
+            kept.append(folder)
+        except UserError as error:
+            if refuse is None:
+                raise
+            refuse(str(error))
+    return kept
 
 
 def _content(plan: Plan) -> dict[str, Any]:
@@ -295,22 +340,17 @@ def _content(plan: Plan) -> dict[str, Any]:
 
 
 def _from_content(content: Mapping[str, Any], folder: Path) -> SavedPlan:
-    try:
-        axes = content["axes"]
-        cells = tuple(
-            Point(variant, arm, dict(zip(axes, values, strict=True)), game, seed, precision, {role: JobRef(*r) for role, r in jobs.items()})
-            for variant, arm, values, game, seed, precision, jobs in content["points"]
-        )
-        jobs = tuple(JobRef(*ref) for ref in content["jobs"])
-        texts = {key: str(content[key]) for key in ("study", "question", "note", "protocol", "scale", "command")}
-        return SavedPlan(
-            **texts,
-            axes=axes,
-            primary=content["primary"],
-            jobs=jobs,
-            points=cells,
-            folder=folder,
-            baseline_settings=content.get("baseline_settings", {}),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder / 'plan.json'}: damaged; run the study's sweep again to write it anew") from None
+    axes = content["axes"]
+    points = tuple(
+        Point(variant, arm, dict(zip(axes, values, strict=True)), game, seed, precision, {role: JobRef(*r) for role, r in jobs.items()})
+        for variant, arm, values, game, seed, precision, jobs in content["points"]
+    )
+    return SavedPlan(
+        **{key: content[key] for key in ("study", "question", "note", "protocol", "scale", "command")},
+        axes=axes,
+        primary=content["primary"],
+        jobs=tuple(JobRef(*ref) for ref in content["jobs"]),
+        points=points,
+        folder=folder,
+        baseline_settings=content.get("baseline_settings", {}),
+    )

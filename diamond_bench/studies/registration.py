@@ -5,7 +5,6 @@ outputs/studies/<study>/<scale>/registration.json     written once, before the f
                                 change-<digest>.json  when a sweep first used another statement, and which evaluations had finished by then
 """
 
-import hashlib
 import json
 import re
 import time
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.files import DamagedFile, read_json, write_exclusive
+from diamond_bench.studies.files import DamagedFile, digest, read_bytes, read_json, require_folders, write_exclusive
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.looks import ALPHA, look_level
 from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.provenance import provenance
+from diamond_bench.studies.shapes import JOBS, REGISTRATION, fit
 
 Kind = Literal["registered", "not registered", "late", "changed", "seeds added", "planned look"]
 _NAME = re.compile(r"registration(?:-(\d+))?\.json")
@@ -73,7 +73,11 @@ class Standing:
 
 def registrations(folder: Path) -> list[Registration]:
     """The registrations in a study's folder, oldest first. Raises DamagedFile for a file that is no registration as it was written."""
-    return [_read(file) for file in sorted((file for file in folder.glob("registration*.json") if _number(file)), key=_number)]
+    found = [_read(file) for file in sorted((file for file in folder.glob("registration*.json") if _number(file)), key=_number)]
+    for registration in found:
+        if "evaluations" not in registration.content:
+            raise DamagedFile(registration.file, "it lists no evaluations")
+    return found
 
 
 def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds: bool = False) -> tuple[Registration, bool]:
@@ -84,6 +88,7 @@ def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds
     seeds is a part of the registered one, and is an amendment only with `fewer_seeds`. Files are created exclusively and never changed.
     Raises DamagedFile where a registration was edited or truncated.
     """
+    require_folders(plan.folder.parents[2], plan.folder)
     while True:
         found = registrations(plan.folder)
         fewer = fewer_seeds and found and set(_seeds(plan)) != set(found[-1].content["seeds"])
@@ -258,7 +263,12 @@ def _number(file: Path) -> int:
 
 def _swept(folder: Path) -> list[JobRef]:
     """The evaluations of every sweep that there was into a study's folder (housekeeping.remember writes them down)."""
-    return [JobRef(*ref) for file in folder.glob("jobs/*.json") for ref in read_json(file)["jobs"] if ref[0].startswith("evaluate_")]
+    found = []
+    for file in folder.glob("jobs/*.json"):
+        content = read_json(file)
+        fit(content, JOBS, file)
+        found += [JobRef(*ref) for ref in content["jobs"] if ref[0].startswith("evaluate_")]
+    return found
 
 
 def _note_change(plan: SavedPlan, last: Registration, finished: list[JobRef]) -> None:
@@ -276,22 +286,19 @@ def _noted(plan: SavedPlan) -> int | None:
 
 def _change_file(plan: SavedPlan) -> Path:
     evaluations = [[*cell, *ref] for cell, ref in _evaluations(plan).items()]
-    return plan.folder / f"change-{_digest([_statement(plan), evaluations])[:12]}.json"
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return plan.folder / f"change-{digest([_statement(plan), evaluations])[:12]}.json"
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
-    return json.dumps({"content": content, "sha256": _digest(content)}, indent=1).encode() + b"\n"
+    return json.dumps({"content": content, "sha256": digest(content)}, indent=1).encode() + b"\n"
 
 
 def _read(file: Path) -> Registration:
     found = read_json(file)
     content = found.get("content")
-    if not isinstance(content, dict) or _digest(content) != found.get("sha256") or not content.keys() >= _KEYS:
+    if not isinstance(content, dict) or digest(content) != found.get("sha256") or not content.keys() >= _KEYS:
         raise DamagedFile(file, "it was edited or truncated (its SHA-256 does not fit its content); restore it from a copy")
+    fit(content, REGISTRATION, file)
     return Registration(file, content, str(found["sha256"]))
 
 
@@ -301,7 +308,7 @@ def _now() -> str:
 
 def export_file(registration: Registration, target: Path) -> None:
     """Copies a registration to a file of the user's. Raises UserError where another file is there, or nothing can be written."""
-    data = registration.file.read_bytes()
+    data = read_bytes(registration.file)
     try:
         if not write_exclusive(target, data) and target.read_bytes() != data:
             raise UserError(f"{target}: there is another file of this name, which is not overwritten; choose another name")

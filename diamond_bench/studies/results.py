@@ -68,7 +68,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
     ref = point.jobs[role]
     for row in result.rows:
         baseline = DATASET if role == DATASET else row.get("baseline", "")
-        of_all = baseline_variant(plan, point, baseline) if baseline else ""
+        of_all = baseline_variant(plan, point, baseline, row["metric"]) if baseline else ""
         if of_all:
             key = (of_all, row["metric"], point.jobs.get(DATASET, ref).id)
             if key in seen:  # every evaluation with these settings computes the baseline, up to the last bits; it is shown once
@@ -96,6 +96,14 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
     if len(precisions) > 1:
         notes.append(f"mixed precisions: {', '.join(precisions)}")
     return notes
+
+
+def unverified(results: Mapping[JobRef, StoredResult]) -> list[str]:
+    """A note of how many results have no checksum; none where all have one."""
+    number = sum(not result.verified for result in results.values())
+    if not number:
+        return []
+    return [f"{number} of {len(results)} results are unverified: they were written in store format 1, which has no checksum of a result"]
 
 
 OUTCOMES = ("episodes_cut", "real_steps")

@@ -14,6 +14,7 @@ from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import MOST_BYTES, load_yaml, read_file
+from diamond_bench.studies.bounds import check_key, check_text, check_variants, seeds_of, study_name
 from diamond_bench.studies.looks import read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
 from diamond_bench.studies.metrics import METRIC_INFO, pools, result_metrics
@@ -40,7 +41,6 @@ _NO_USE = {
 """Groups and keys that a protocol has no use for: setting one would do nothing, silently."""
 _NOT_A_VARIANT_S = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
 """Keys that speak of a whole study or of a command: a variant that set one would be ignored, or untrue."""
-_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def load_study(name: str, scale: str) -> Study:
     if not own and name not in files:
         raise UserError(f"unknown study {name!r}: {nearest(name, files)} (or give the path of a YAML file)")
     file = Path(name) if own else files[name]
+    stem = study_name(file)
     try:
         text = read_file(file, MOST_BYTES)
     except OSError as error:
@@ -120,7 +121,7 @@ def load_study(name: str, scale: str) -> Study:
     content = load_yaml(text, f"study {file}")
     if own and file.stem in files and text != files[file.stem].read_bytes():
         raise UserError(f"study {file}: {file.stem} is the name of a shipped study, which is another; rename the file, and sweep it then")
-    return _study(file.stem, str(file), content, scale)
+    return _study(stem, str(file), content, scale)
 
 
 _KEYS = ("question", "paper", "protocol", "note", "games", "seeds", "set", "arms", "axes", "primary", "scales")
@@ -132,7 +133,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         if key not in content:
             raise UserError(f"study {where}: {key} is missing")
     for key in ("question", "paper", "note"):
-        _text(content.get(key, ""), f"{where}: {key}")
+        check_text(content.get(key, ""), f"{where}: {key}")
     if content["protocol"] not in PROTOCOLS:
         raise UserError(f"study {where}: unknown protocol {content['protocol']!r}: {nearest(str(content['protocol']), PROTOCOLS)}")
     scales = _mapping(content.get("scales", {}), f"{where}: scales", SCALES)
@@ -142,7 +143,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         _mapping(axis, f"{where}: axes.{axis_name}", ("key", "values", "title"))
         if not isinstance(axis.get("key"), str) or not isinstance(axis.get("values"), list) or not axis["values"]:
             raise UserError(f"study {where}: axes.{axis_name}: needs a key and a list of values")
-        title = _text(axis.get("title", axis_name), f"{where}: axes.{axis_name}.title")
+        title = check_text(axis.get("title", axis_name), f"{where}: axes.{axis_name}.title")
         same = [other.name for other in axes.values() if other.key == axis["key"]]
         if same:
             raise UserError(f"study {where}: axes {same[0]} and {axis_name} have one key, {axis['key']}")
@@ -155,6 +156,8 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     arms = _mapping(content.get("arms", {"": {}}), f"{where}: arms")
     if not arms:
         raise UserError(f"study {where}: arms: there is none, so there would be no variant; name one, or leave the key out")
+    for chosen in (written, tuple(axes.values())):
+        check_variants(arms, {axis.key: axis.values for axis in chosen}, f"study {where}")
     protocol = content["protocol"]
     settings = _settings(content.get("set", {}), f"{where}: set", protocol)
     games = games_of(at_scale.get("games", content["games"]))
@@ -190,6 +193,7 @@ def _mapping(value: Any, where: str, keys: Sequence[str] | Mapping[str, Any] | N
     for key in value:
         if not isinstance(key, str):
             raise UserError(f"study {where}: the key {key!r} is no text; put it in quotes")
+        check_key(key, where)
         if keys is not None and key not in keys:
             raise UserError(f"study {where}: unknown key {key!r}: {nearest(key, keys)}")
     return value
@@ -206,12 +210,6 @@ def _arms_at_scale(names: Any, arms: dict[str, Any], primary: Primary, where: st
     if baseline not in names:
         raise UserError(f"study {where}: the baseline's arm {baseline!r} (primary.baseline) is not among them: nothing could be compared")
     return {arm: keys for arm, keys in arms.items() if arm in names}
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"study {where}: expected a text, got {value!r}")
-    return value
 
 
 def _check_use(key: str, protocol: str, where: str) -> None:
@@ -312,17 +310,6 @@ def games_of(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, names)))
 
 
-def seeds_of(value: Any) -> tuple[int, ...]:
-    """seeds=3 is (0, 1, 2); seeds=[0,7] is (0, 7). Raises UserError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > _MOST_SEEDS:
-        raise UserError(f"seeds={value}: more than {_MOST_SEEDS} seeds; to use a certain one, write seeds=[{value}]")
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return tuple(range(value))
-    if isinstance(value, (list, tuple)) and value and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value):
-        return tuple(dict.fromkeys(value))
-    raise UserError(f"seeds={value}: expected a number of seeds (at least 1) or a list of them, such as seeds=3 or seeds=[0,7]")
-
-
 def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
     """The study with a user's overrides: an axis' key replaces its values, another key is set for all variants or, with
     several values, becomes an axis. A key that tells the study's arms apart is refused."""
@@ -337,6 +324,8 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
             study = _with_key(study, "evaluation.metrics", (list(value) if isinstance(value, (list, tuple)) else [value],))
         elif override.key not in ("scale", "output_dir", "cluster"):
             study = _with_key(study, override.key, override.values)
+    each = len(study.games) * len(study.seeds)
+    check_variants(study.arms, {axis.key: axis.values for axis in study.axes}, f"study {study.name}", each)
     return study
 
 

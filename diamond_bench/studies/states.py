@@ -1,13 +1,26 @@
 """What the store knows of a job, read fast and never wrongly: state.json is a hint, result.json and the claim are the truth."""
 
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diamond_bench.studies.files import DamagedFile, read_json, size_of
+from diamond_bench.studies.files import DamagedFile, digest, not_a_folder, read_bytes, read_json, size_of
 from diamond_bench.studies.locks import Timing, newest_owner
+from diamond_bench.studies.shapes import RESULT, STATE, fit
 
 Status = Literal["missing", "pending", "running", "done", "failed", "preempted", "lost", "damaged", "requeued", "cancelled"]
+
+FORMAT = 2
+"""The store's format, which config.yaml states. From 2 on, result.json carries a checksum."""
+CHECKSUM = b"# sha256 "
+"""Begins the first line of a config.yaml; the SHA-256 of the rest follows."""
+_FORMAT = re.compile(rb"format: ([0-9]{1,4})\n")
+_MOST_CONFIG = 2**20
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,20 @@ def remaining_seconds(since: tuple[int, float], done: int, total: int, now: floa
 
 def read_state(folder: str, job: str, host: str, timing: Timing) -> JobState:
     """The state of the job `job` in its `folder`, as seen from `host`. Never raises for damage: that is a state."""
+    if reason := not_a_folder(folder):
+        return JobState("damaged", error=f"{folder} is damaged: {reason}")
+    content: dict[str, Any] = {}
+    damage = ""
     try:
-        content: dict[str, Any] = read_json(f"{folder}/state.json")
-        damage = "" if isinstance(content.get("status"), str) else f"{folder}/state.json is damaged: it holds no status"
+        content = read_job_state(folder)
     except (FileNotFoundError, NotADirectoryError):
-        content, damage = {}, ""
+        pass
     except DamagedFile as error:
-        content, damage = {}, str(error)
-    size = size_of(f"{folder}/result.json")
-    if size is not None:
-        if content.get("status") != "done" or content.get("result_bytes") != size:  # written by an owner that died in between, or damaged
-            try:
+        damage = str(error)
+    found = result_stamp(folder)
+    if found:
+        if content.get("status") != "done" or any(content.get(key) != value for key, value in found.items()):
+            try:  # written by an owner that died before it wrote the state, copied, or edited
                 check_result(folder, job)
             except DamagedFile as error:
                 return JobState("damaged", error=str(error))
@@ -85,17 +101,65 @@ def read_state(folder: str, job: str, host: str, timing: Timing) -> JobState:
     return _shown("failed" if status == "failed" else "preempted", content, folder)
 
 
+def read_job_state(folder: str | Path) -> dict[str, Any]:
+    """The content of a job's state.json. Raises DamagedFile, FileNotFoundError."""
+    path = f"{folder}/state.json"
+    content = read_json(path)
+    fit(content, STATE, path)
+    return content
+
+
+def result_stamp(folder: str | Path) -> dict[str, int]:
+    """Size of result.json and the time it was last changed, as state.json repeats them: a result that still has both is not read again by
+    `status`. Empty where there is no result."""
+    try:
+        found = os.lstat(f"{folder}/result.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {"result_bytes": found.st_size, "result_time": max(0, found.st_mtime_ns // 1000)}
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a result.json with its checksum: the SHA-256 of all the rest, as canonical JSON."""
+    plain = json.loads(json.dumps({key: value for key, value in content.items() if key != "sha256"}, allow_nan=False))
+    return {**plain, "sha256": digest(plain)}
+
+
 def check_result(folder: str | Path, job: str) -> dict[str, Any]:
-    """The content of a job's result.json. Raises DamagedFile, FileNotFoundError."""
+    """The content of a job's result.json, whose checksum fits. Raises DamagedFile, FileNotFoundError.
+
+    A result without a checksum is accepted where config.yaml says that the job was prepared in an earlier format of the store.
+    """
     path = f"{folder}/result.json"
     content = read_json(path)
-    if content.get("id") != job:
-        raise DamagedFile(path, f"it is of job {content.get('id')!r}")
-    shapes: dict[str, type] = {"rows": list, "info": dict, "recorded": dict, "files": dict}
-    for key, kind in shapes.items():
-        if not isinstance(content.get(key), kind):
-            raise DamagedFile(path, f"{key!r} is missing or no {kind.__name__}")
+    fit(content, RESULT, path)
+    if content["id"] != job:
+        raise DamagedFile(path, f"it is of job {content['id'][:100]!r}")
+    if "sha256" in content:
+        if digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
+            raise DamagedFile(path, "it was edited by hand (its checksum does not fit)")
+    elif store_format(folder) >= FORMAT:
+        raise DamagedFile(path, "it has no checksum")
     return content
+
+
+def store_format(folder: str | Path) -> int:
+    """The format of the store in which a job was prepared, which the first line of its config states: 1 where it states none, and the
+    present one where there is no config. Raises DamagedFile for a config that is not as it was written."""
+    try:
+        body = config_body(f"{folder}/config.yaml")
+    except (FileNotFoundError, NotADirectoryError):
+        return FORMAT
+    stated = _FORMAT.match(body)
+    return int(stated[1]) if stated else 1
+
+
+def config_body(path: Path | str) -> bytes:
+    """The YAML of a config.yaml. Raises DamagedFile where its checksum does not fit, FileNotFoundError."""
+    head, _, body = read_bytes(path, _MOST_CONFIG).partition(b"\n")
+    if head != CHECKSUM + hashlib.sha256(body).hexdigest().encode():
+        raise DamagedFile(path, "it was truncated or edited by hand (its checksum does not fit)")
+    return body
 
 
 def _shown(status: Status, content: dict[str, Any], folder: str, heartbeat: float | None = None) -> JobState:

@@ -1,12 +1,14 @@
 """The artifacts on disk, each in a folder named by the identity of the job that makes it.
 
-outputs/<kind>/<job id>/   config.yaml   what the job is, with a checksum; written before it runs
+outputs/<kind>/<job id>/   config.yaml   format of the store and what the job is, with a checksum; written before it runs
                            claim-<n>     who has it (see locks.py)
                            state.json    how it goes, for people and `status` (see states.py)
                            log.txt       what it printed
-                           result.json   rows, facts, provenance and the list of its files; written last, it makes the job done
+                           result.json   rows, facts, provenance, the list of its files, and a checksum; written last, it makes the job done
                            ...           the files of the artifact itself
 outputs/compiled/          what torch.compile made, to be used again; `gc` removes it
+
+The root may be a symbolic link. Nothing below it may be one: a link is never followed, and counts as damage (docs/architecture.md).
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -24,10 +26,13 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import load_yaml
 from diamond_bench.studies.claims import Claim
 from diamond_bench.studies.files import (
+    IS_A_LINK,
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
-    read_json,
+    first_link,
+    not_a_folder,
+    require_folders,
     require_writable,
     sha256,
     size_of,
@@ -39,13 +44,21 @@ from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
 from diamond_bench.studies.kinds import KINDS, Kind
 from diamond_bench.studies.locks import Lock, Timing, acquire, newest_owner, this_host
 from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.states import JobState, check_result, read_state
+from diamond_bench.studies.states import (
+    CHECKSUM,
+    FORMAT,
+    JobState,
+    check_result,
+    config_body,
+    read_job_state,
+    read_state,
+    result_stamp,
+)
 from diamond_bench.typed import build, to_plain
 
 COMPILED = "compiled"
 """Folder of compiled code."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_CHECKSUM = b"# sha256 "
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -60,6 +73,8 @@ class StoredResult:
     """Versions, commit, device, host, seconds, attempts."""
     files: dict[str, list[Any]]
     """[bytes, SHA-256] by name."""
+    verified: bool = True
+    """Whether a checksum says that this is what the job wrote; results of store format 1 have none."""
 
 
 class Store:
@@ -95,6 +110,7 @@ class Store:
 
     def state(self, ref: JobRef) -> JobState:
         """What the store knows of one job."""
+        require_folders(self.root, self.root / ref.kind)
         return read_state(str(self.folder(ref)), ref.id, self._host, self.timing)
 
     def states(self) -> dict[JobRef, JobState]:
@@ -116,14 +132,14 @@ class Store:
 
     def spec(self, ref: JobRef) -> JobSpec:
         """The job as config.yaml says it is. Raises UserError naming the file where it is absent, damaged or another job's."""
-        path = self.folder(ref) / "config.yaml"
+        path = self._require_folder(ref) / "config.yaml"
         content = _read_config(path)
         try:
             inputs = {name: JobRef.parse(text) for name, text in content["inputs"].items()}
             kind, revision, plain = content["kind"], int(content["revision"]), content["config"]
-        except (KeyError, TypeError, AttributeError, ValueError, UserError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, UserError) as error:
             raise DamagedFile(path, f"unexpected content ({error})") from None
-        if kind not in self.kinds:
+        if not isinstance(kind, str) or kind not in self.kinds:
             raise UserError(f"{path}: unknown kind of job {kind!r}: {nearest(str(kind), self.kinds)}")
         try:
             spec = JobSpec(kind, build(self.kinds[kind].config, plain), inputs, revision)
@@ -136,30 +152,31 @@ class Store:
     def result(self, ref: JobRef) -> StoredResult:
         """What a done job found. Raises UserError where it is not done, or its result.json is damaged."""
         try:
-            content = check_result(self.folder(ref), ref.id)
+            content = check_result(self._require_folder(ref), ref.id)
         except FileNotFoundError:
             raise UserError(f"job {ref} is not done: {self.folder(ref)} holds no result.json") from None
-        try:
-            rows = [{**row, "value": float(row["value"])} for row in content["rows"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedFile(self.folder(ref) / "result.json", f"unexpected row ({error})") from None
-        return StoredResult(rows, content["info"], content["recorded"], content["files"])
+        rows = [{"measured": False, **row, "value": float(row["value"])} for row in content["rows"]]
+        return StoredResult(rows, content["info"], content["recorded"], content["files"], "sha256" in content)
 
     def damage(self, ref: JobRef, contents: bool = False) -> str:
-        """What is wrong with a job's files, or nothing: config, result, and the artifact's sizes (with `contents`, its SHA-256 too)."""
-        folder = self.folder(ref)
+        """What is wrong with a job's files, or nothing: a link among them, config, result, and the artifact's sizes (with `contents`, its
+        SHA-256 too)."""
         try:
+            folder = self._require_folder(ref)
+            if link := first_link(folder):
+                raise DamagedFile(link, IS_A_LINK)
             with contextlib.suppress(*_ABSENT):
-                _config_body(folder / "config.yaml")
+                config_body(folder / "config.yaml")
             with contextlib.suppress(*_ABSENT):
                 check_files(folder, check_result(folder, ref.id)["files"], contents)
                 return ""
-            if read_json(folder / "state.json").get("status") == "done":
+            if read_job_state(folder)["status"] == "done":
                 return f"{folder / 'result.json'} is missing"
         except _ABSENT:  # no state: not begun
             return ""
         except DamagedFile as error:
-            return "" if error.path.name == "state.json" else str(error)  # a state alone is mended by `prepare`
+            alone = error.path.name == "state.json" and not error.path.is_symlink()  # which `prepare` mends
+            return "" if alone else str(error)
         return ""
 
     # Writing
@@ -173,10 +190,12 @@ class Store:
         damage = self.damage(spec.ref)
         if damage:
             self.set_aside(spec.ref, damage)
+        require_folders(self.root, folder)
         self._mend_state(folder)
         if (folder / "config.yaml").exists():
             return
         content = {
+            "format": FORMAT,
             "kind": spec.kind,
             "id": spec.id,
             "revision": self.kinds[spec.kind].revision if spec.revision is None else spec.revision,
@@ -186,7 +205,7 @@ class Store:
         }
         body = yaml.dump(content, Dumper=_DUMPER, sort_keys=False, allow_unicode=True).encode()
         try:
-            write_atomic(folder / "config.yaml", _CHECKSUM + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            write_atomic(folder / "config.yaml", CHECKSUM + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
         except OSError as error:
             raise unwritable(self.root, error) from None
 
@@ -211,7 +230,10 @@ class Store:
             raise unwritable(self.root, error) from None
 
     def lock(self, ref: JobRef) -> Lock | None:
-        """Keeps every other process off a job without running it, or None while somebody has it (or it has no folder)."""
+        """Keeps every other process off a job without running it, or None while somebody has it (or it has no folder, but a link)."""
+        require_folders(self.root, self.root / ref.kind)
+        if not_a_folder(self.folder(ref)):
+            return None
         try:
             return acquire(self.folder(ref), self._host, self.timing)
         except OSError as error:
@@ -219,20 +241,21 @@ class Store:
 
     def set_aside(self, ref: JobRef, reason: str) -> Path | None:
         """Renames a job's folder to `<id>.damaged-<time>`, out of everybody's sight; None while somebody runs the job."""
-        lock = self.lock(ref)
-        if lock is None:
-            return None
         folder = self.folder(ref)
+        lock = self.lock(ref)
+        if lock is None and not not_a_folder(folder):
+            return None
         aside = folder.with_name(f"{ref.id}.damaged-{_stamp()}")
         folder.rename(aside)
-        lock.abandon()
+        if lock is not None:
+            lock.abandon()
         self.say(f"{reason}; set aside as {aside}, to be made anew")
         return aside
 
     def _mend_state(self, folder: Path) -> None:
         path = folder / "state.json"
         try:
-            read_json(path)
+            read_job_state(folder)
         except _ABSENT:
             return
         except DamagedFile as error:
@@ -244,16 +267,25 @@ class Store:
 
     def _heal(self, folder: Path) -> None:
         """Lets state.json say what result.json proves: the owner died between writing the two."""
-        size = (folder / "result.json").stat().st_size
         try:
-            content = read_json(folder / "state.json")
+            content = read_job_state(folder)
         except (FileNotFoundError, DamagedFile):
             content = {}
-        if content.get("status") != "done" or content.get("result_bytes") != size:
-            write_json(folder / "state.json", {**content, "status": "done", "result_bytes": size})
+        mended = {**content, "status": "done", **result_stamp(folder)}
+        if mended != content:
+            write_json(folder / "state.json", mended)
+
+    def _require_folder(self, ref: JobRef) -> Path:
+        """The job's folder. Raises DamagedFile where something else, such as a link, is in its place."""
+        require_folders(self.root, self.root / ref.kind)
+        folder = self.folder(ref)
+        if reason := not_a_folder(folder):
+            raise DamagedFile(folder, reason)
+        return folder
 
     def _folders(self) -> Iterable[tuple[JobRef, str]]:
         for kind in self.kinds:
+            require_folders(self.root, self.root / kind)
             try:
                 entries = list(os.scandir(self.root / kind))
             except _ABSENT:
@@ -263,28 +295,26 @@ class Store:
 
 def check_files(folder: Path, files: Mapping[str, list[Any]], contents: bool) -> None:
     """Raises DamagedFile for the first of an artifact's `files` that is absent or differs in size (or, with `contents`, SHA-256)."""
+    parents = {parent for name in files for parent in PurePosixPath(name).parents}
+    for parent in sorted(parents):
+        if parent.name and (reason := not_a_folder(f"{folder}/{parent}")):
+            raise DamagedFile(f"{folder}/{parent}", reason)
     for name, (size, digest) in files.items():
         path = f"{folder}/{name}"
         found = size_of(path)
         if found is None:
             raise DamagedFile(path, "it is missing")
+        if Path(path).is_symlink():
+            raise DamagedFile(path, IS_A_LINK)
         if found != size:
             raise DamagedFile(path, f"it has {found} bytes instead of {size}")
         if contents and sha256(Path(path)) != digest:
             raise DamagedFile(path, "its content is not what the job wrote (SHA-256 differs)")
 
 
-def _config_body(path: Path) -> bytes:
-    """The YAML of a config.yaml. Raises DamagedFile where its checksum does not fit, FileNotFoundError."""
-    head, _, body = path.read_bytes().partition(b"\n")
-    if head != _CHECKSUM + hashlib.sha256(body).hexdigest().encode():
-        raise DamagedFile(path, "it was truncated or edited by hand (its checksum does not fit)")
-    return body
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        body = _config_body(path)
+        body = config_body(path)
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
     try:

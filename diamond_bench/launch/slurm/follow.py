@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import SlurmError, cancel, entry_of, queue, submitted_batches
 from diamond_bench.launch.slurm.standing import OPEN, standing
 from diamond_bench.studies.batches import Batch, batch_folder, newest, note_cancelled, read_batches
+from diamond_bench.studies.files import IS_A_LINK, require_folders
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
@@ -69,13 +71,20 @@ def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
 
 
 def logs(store: Store, ref: JobRef) -> list[Path]:
-    """Files that tell what a job printed: its own log, and what its last SLURM task printed around it; those that there are."""
+    """Files that tell what a job printed: its own log, and what its last SLURM task printed around it; those that there are.
+
+    Raises UserError where one of them is a symbolic link.
+    """
     files = [store.folder(ref) / "log.txt"]
     given = newest(read_batches(store.root)).get(ref)
     if given is not None:
         batch, element = given
         files.append(batch_folder(store.root, batch.name) / f"{batch.address(element)}_0_log.out")
-    return [file for file in files if file.exists()]
+    for file in files:
+        require_folders(store.root, file.parent)
+        if file.is_symlink():
+            raise UserError(f"{file}: {IS_A_LINK}")
+    return [file for file in files if file.is_file()]
 
 
 def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:

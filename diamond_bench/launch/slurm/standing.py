@@ -8,6 +8,7 @@ from diamond_bench.launch.slurm.client import NEVER, NOT_LAUNCHED, WAITING, Queu
 from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.studies.files import DamagedFile, read_json
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.shapes import TASK, fit
 from diamond_bench.studies.states import JobState, Status
 from diamond_bench.studies.store import Store
 
@@ -99,9 +100,12 @@ def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: i
 
 def _last_try(store: Store, ref: JobRef, batch: Batch, element: int) -> bool:
     """Whether a packed job that has just failed is not tried again, while its neighbours run on."""
+    file = batch_folder(store.root, batch.name) / f"task-{element}.json"
     try:
-        failures = read_json(batch_folder(store.root, batch.name) / f"task-{element}.json")["failures"]
-    except (FileNotFoundError, DamagedFile, KeyError):
+        content = read_json(file)
+        fit(content, TASK, file)
+        failures = content["failures"]
+    except (FileNotFoundError, DamagedFile):
         failures = {}
     return int(failures.get(str(ref), 0)) + 1 > batch.retries
 

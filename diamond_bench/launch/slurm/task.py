@@ -28,6 +28,7 @@ from diamond_bench.launch.worker import load_kinds
 from diamond_bench.studies.batches import Batch, batch_folder, read_batch
 from diamond_bench.studies.files import DamagedFile, read_json, write_json
 from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.shapes import TASK, fit
 from diamond_bench.studies.store import Store
 
 _LONGEST_PAUSE_SECONDS = 600.0
@@ -124,11 +125,11 @@ def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     at_limit = signals.requeue and _at_limit(batch, began)
     memory = _learned(memory, batch, store, summary, at_limit)
     write_json(memory_file, asdict(memory))
-    open_ = [ref for ref in (*summary.failed, *summary.interrupted, *summary.left) if str(ref) not in memory.given_up]
-    if open_ and _may_go_on(signals, summary.stopped):
-        failed = {ref: summary.failed[ref] for ref in open_ if ref in summary.failed}
+    unfinished = [ref for ref in (*summary.failed, *summary.interrupted, *summary.left) if str(ref) not in memory.given_up]
+    if unfinished and _may_go_on(signals, summary.stopped):
+        failed = {ref: summary.failed[ref] for ref in unfinished if ref in summary.failed}
         _go_back_in_line("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved", signals)
-    reasons = [f"{ref} was stopped; what it had done is saved" for ref in open_]
+    reasons = [f"{ref} was stopped; what it had done is saved" for ref in unfinished]
     reasons += [f"{ref}: {store.state(JobRef.parse(ref)).error}" for ref in memory.given_up]
     reasons += [f"{ref}: {need}, which it needs, is not done" for ref, need in summary.blocked.items()]
     if reasons:
@@ -153,8 +154,9 @@ def _run(store: Store, batch: Batch, refs: Sequence[JobRef], signals: _Signals) 
 def _remembered(file: Path) -> TaskMemory:
     try:
         content = read_json(file)
+        fit(content, TASK, file)
         return TaskMemory(**{**content, "given_up": tuple(content["given_up"])})
-    except (FileNotFoundError, DamagedFile, TypeError, KeyError):
+    except (FileNotFoundError, DamagedFile, TypeError):
         return TaskMemory()
 
 

@@ -52,8 +52,8 @@ def arrays(
     `in_flight`: SLURM's ids of tasks submitted earlier that still have a job. `packed`: how many jobs of a kind share a task. `most`: the
     elements of the largest array.
     """
-    open_ = {*todo, *in_flight}
-    waits = {ref: _direct(specs, ref, open_) for ref in todo}
+    pending = {*todo, *in_flight}
+    waits = {ref: _direct(specs, ref, pending) for ref in todo}
     dependents = Counter(need for needs in waits.values() for need in needs)
     made: list[Array] = []
     where: dict[JobRef, Condition] = dict(in_flight)
@@ -67,9 +67,9 @@ def arrays(
     return made
 
 
-def _direct(specs: Mapping[JobRef, JobSpec], ref: JobRef, open_: set[JobRef]) -> frozenset[JobRef]:
+def _direct(specs: Mapping[JobRef, JobSpec], ref: JobRef, pending: set[JobRef]) -> frozenset[JobRef]:
     """The inputs that a job waits for, without those that another of them waits for anyhow."""
-    needs = {need for need in specs[ref].inputs.values() if need in open_}
+    needs = {need for need in specs[ref].inputs.values() if need in pending}
     implied = {further for need in needs for further in _ancestors(specs, need)}
     return frozenset(needs - implied)
 

@@ -1,0 +1,39 @@
+"""Texts in CSV files that a spreadsheet must not take for formulas.
+
+A text that begins with =, +, -, @, a tab, a carriage return, a newline or an apostrophe gets an apostrophe before it, as spreadsheets'
+guides advise. Numbers stay as they are, and so do single characters. Whoever reads such a file with a program removes one apostrophe from
+the beginning of each text that has one: `without_mark`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FIRST = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
+
+def with_mark(value: Any) -> Any:
+    """The cell as it is written: a text that could pass for a formula with an apostrophe before it, anything else unchanged."""
+    if not isinstance(value, str) or not value.startswith(_FIRST) or (len(value) == 1 and value != "'"):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def without_mark(text: str) -> str:
+    """The text that `with_mark` was given."""
+    return text.removeprefix("'")
+
+
+def csv_text(frame: "pd.DataFrame", **options: Any) -> str:
+    """A table as CSV without its index, texts and column names marked; `options` are those of pandas' to_csv."""
+    marked = frame.rename(columns=with_mark)
+    for place, kind in enumerate(marked.dtypes):
+        if kind.kind not in "biufcM":
+            marked.isetitem(place, marked.iloc[:, place].astype(object).map(with_mark).array)
+    text: str = marked.to_csv(index=False, **options)
+    return text

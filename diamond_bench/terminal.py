@@ -1,0 +1,37 @@
+"""What reaches a terminal: no control characters of somebody's data, and one message where the output cannot be written."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.segment import Segment
+
+from diamond_bench.errors import UserError
+
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters save newline and tab, and the characters that change the direction of text."""
+
+
+def visible(text: str) -> str:
+    """The text with control characters and changes of direction written as escapes, such as \\x1b; newlines and tabs stay."""
+    return _HIDDEN.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+
+
+class SafeConsole(Console):
+    """A rich console that prints every text as `visible` shows it. Raises UserError where its file cannot be written."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """The segments of what is printed, colours apart from texts."""
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else visible(segment.text)
+            yield segment if shown == segment.text else Segment(shown, segment.style)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as rich does."""
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:  # the reader of our output left
+            raise
+        except OSError as error:
+            raise UserError(f"the output cannot be written: {error.strerror or error}") from None
