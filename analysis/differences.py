@@ -7,7 +7,7 @@ their interaction, which both margins contain and which is therefore subtracted 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nan, sqrt
 from typing import Literal
 
@@ -78,7 +78,11 @@ def difference(games: Sequence[Game], paired: bool) -> Difference:
     least = min((d for part in parts for v, d in part.terms if v > 0), default=inf)
     balanced = all(len(game.variant) == len(game.baseline) for game in games)
     freedom = inf if spread <= 0 else max(variance**2 / spread, least) if balanced else least
-    return Difference(float(value), float(variance), float(freedom), crossed)
+    found = Difference(float(value), float(variance), float(freedom), crossed)
+    if not crossed:
+        return found
+    alone = replace(difference([replace(game, episodes=None) for game in games], paired), crossed=True)
+    return max(found, alone, key=lambda one: one.interval()[1])  # the wider claim never has the narrower interval
 
 
 @dataclass(frozen=True)

@@ -349,6 +349,16 @@ def test_variance_of_a_mean_over_runs_and_references() -> None:
     assert np.var([one.value for one in found]) == pytest.approx(true, rel=0.1)
 
 
+def test_a_wider_claim_has_no_narrower_interval() -> None:
+    generator = np.random.default_rng(3)
+    for _ in range(200):
+        a, b = (generator.normal(size=(3, 1)) + 0.1 * generator.normal(size=(3, 6)) for _ in range(2))
+        for paired in (True, False):
+            of_both, alone = (difference([Game("Pong", a, b, episodes)], paired).interval() for episodes in (np.arange(6), None))
+            assert of_both[0] <= alone[0] + 1e-12
+            assert of_both[1] >= alone[1] - 1e-12
+
+
 def test_references_align_by_name_and_others_are_no_pair() -> None:
     frame = crossed(4, 8, 8, 1.0, 3.0, 5.0)
     frame.loc[frame["variant"] == "b", "value"] = frame.loc[frame["variant"] == "a", "value"].to_numpy() + 1.0

@@ -171,7 +171,7 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
     words = page_of(saved, store).words
     answer = words[words.index("Answer", words.index("Reproduce")) : words.index("All else below is exploratory")]
     assert re.search(
-        r"n=2: better, for other training seeds, on this dataset and its references \(drift −0\.(1|0999|1001) \[95% interval", answer
+        r"n=2: better, for other training seeds, on this dataset and its references \(drift ↓ −0\.(1|0999|1001) \[95% interval", answer
     )  # the stand-in's values differ by a hair from job to job
     assert "8 runs against 8 on the same checkpoints" in answer
     assert "do not mean by more than that margin" in answer

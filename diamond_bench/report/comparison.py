@@ -216,6 +216,7 @@ def reasons(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
     metric = METRIC_INFO.get(row["metric"])
     title = metric.title if metric else row["metric"]
     title = f"distance of {title} to 1" if metric and metric.better == "near 1" else title
+    title += {"higher": " ↑", "lower": " ↓", "near 1": " ↓"}.get(metric.better, "") if metric else ""
     parts = []
     if _known(row["difference"]):
         parts.append(f"{title} {_amount(row['difference'], row)}{_interval(row, alpha)}{_unit(row)}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
-from diamond_bench.report.comparison import Comparison, reasons, scope
+from diamond_bench.report.comparison import OF_COPYING, Comparison, reasons, scope
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.gate import Gate, failed_words
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, escaped, items, joined, table
@@ -54,7 +54,7 @@ def _answer_line(row: Mapping[Any, Any], alpha: float, checked: Sequence[Gate]) 
     tone = {BETTER: "good", WORSE: "bad", UNDECIDED: "warn"}.get(row["verdict"], "even")
     failed = failed_words(checked, [row["variant"], row["baseline"]])
     gate = joined([" ", el("span", f"{failed[:1].upper()}{failed[1:]}.", class_="bad")]) if failed else ""
-    words = f", {about}" if (about := scope(row)) and row["verdict"] != UNDECIDED else ""
+    words = f", {about}" if (about := scope(row)) else ""
     return joined([f"{row['variant']}: ", el("span", row["verdict"], class_=tone), words, reasons(row, alpha), gate])
 
 
@@ -192,7 +192,7 @@ def comparison(found: Comparison) -> Html:
             {
                 "variant": row["variant"],
                 "against": row["baseline"],
-                "metric": metric_label(row["metric"]),
+                "metric": f"{metric_label(row['metric'])}{f', {OF_COPYING}' if row['unit'] == OF_COPYING else ''}",
                 "verdict": row["verdict"],
                 "difference": _interval(row, "difference", "low", "high"),
                 "P(improvement)": _number(row["probability_of_improvement"]),
