@@ -55,7 +55,7 @@ def test_the_table_is_tidy(tiny_store: Path) -> None:
 def test_each_baseline_is_shown_once(tiny_store: Path) -> None:
     table = collect(load_plans(tiny_store)[0], Store(tiny_store))
     baselines = table[table["seed"].isna()]
-    assert set(baselines["variant"]) - {"dataset"} == {"copy-last-frame", "unrelated-frames"}
+    assert set(baselines["variant"]) - {"dataset"} == {"copy-last-frame", "unrelated-frames", "uniform-ranks"}
     assert not baselines.duplicated(["variant", "metric"]).any()
     assert len(baselines[baselines["metric"] == "one_step_psnr"]) == 1
 
