@@ -57,7 +57,16 @@ MOST_SEEDS = 50
 
 def limits(plan: Plan) -> list[str]:
     """Sentences on what is odd about the runs planned: implausibly many seeds, and what they can never tell, however they come out."""
-    return [*_many_seeds(plan), *_unanswerable(plan)]
+    return [*_many_seeds(plan), *_between_looks(plan), *_unanswerable(plan)]
+
+
+def _between_looks(plan: Plan) -> list[str]:
+    looks, seeds = plan.study.primary.looks, len({point.seed for point in plan.points})
+    if not looks or seeds in looks:
+        return []
+    following = next(look for look in looks if look > seeds)
+    listed = ", ".join(map(str, looks))
+    return [f"there is no planned look at {seeds} seeds (primary.looks: [{listed}]): results stay exploratory until there are {following}"]
 
 
 def _many_seeds(plan: Plan) -> list[str]:

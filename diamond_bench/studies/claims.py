@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from diamond_bench.studies.evaluated import now
 from diamond_bench.studies.files import TEMPORARY, DamagedFile, encodable, sha256, write_json
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.locks import ClaimLost, Lock
@@ -35,14 +36,14 @@ class Claim:
         self._settled = False
         self._written = 0.0
         self._earlier = _seconds(folder)
-        now = time.time()
+        began = time.time()
         self._state: dict[str, Any] = {
             "status": "running",
             "attempt": lock.number,
             "host": platform.node(),
             "pid": os.getpid(),
-            "started": now,
-            "since_time": now,
+            "started": began,
+            "since_time": began,
         }
         try:
             self._write()
@@ -71,22 +72,23 @@ class Claim:
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Shows progress in state.json, at most every two seconds; cheap enough to call at every step."""
-        now = time.time()
+        moment = time.time()
         if "done" not in self._state:
-            self._state.update(since_done=done, since_time=now)
+            self._state.update(since_done=done, since_time=moment)
         self._state.update(done=done, total=total, text=text)
-        if now - self._written >= _STATE_EVERY_SECONDS and not self.lost:
+        if moment - self._written >= _STATE_EVERY_SECONDS and not self.lost:
             with contextlib.suppress(OSError):  # for show only: a full disk is met where something must be kept
                 self._write()
 
     def finish(self, result: Mapping[str, Any], keep_checkpoint: bool = True) -> None:
         """Publishes the result (`rows`, `info`, `recorded`, all plain data) and so makes the job done.
 
-        result.json, written last, also holds size and SHA-256 of every file the job leaves, except what may go later (REMOVABLE), and a
-        checksum of its own content.
+        result.json, written last, also holds the present time as `recorded.finished`, size and SHA-256 of every file that the job leaves,
+        except what may go later (REMOVABLE), and a checksum of its own content.
         Without `keep_checkpoint`, checkpoint/ goes once the job is done.
         """
-        content = sealed({"id": self.ref.id, "kind": self.ref.kind, **result, "files": _manifest(self.folder)})
+        recorded = {**result.get("recorded", {}), "finished": now()}
+        content = sealed({"id": self.ref.id, "kind": self.ref.kind, **result, "recorded": recorded, "files": _manifest(self.folder)})
         self.check()
         write_json(self.folder / "result.json", content)
         if not keep_checkpoint:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from diamond_bench.studies.files import (
 )
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import load_plan, study_folders
-from diamond_bench.studies.registration import registrations
+from diamond_bench.studies.registration import CHANGES, registrations
 from diamond_bench.studies.shapes import JOBS, fit
 from diamond_bench.studies.states import check_result
 from diamond_bench.studies.store import COMPILED, Store, check_files
@@ -71,7 +71,8 @@ class Merged:
     present: tuple[JobRef, ...]
     """Done in both stores."""
     refused: tuple[str, ...]
-    """Left out, each with the reason: damaged there (a job, or a plan), or begun and not done here."""
+    """Left out, each with the reason: damaged there (a job, or a plan), begun and not done here, or another registration than the one
+    here."""
     plans: tuple[Path, ...]
     """plan.json files copied."""
 
@@ -250,7 +251,7 @@ def merge(store: Store, other_root: Path) -> Merged:
                 copied.append(ref)
             except UserError as error:
                 refused.append(f"{ref}: {error}")
-    plans = _copy_plans(store, other, refused, {ref for ref, state in here.items() if state.status == "done"})
+    plans = _copy_plans(store, other, refused)
     return Merged(tuple(copied), tuple(present), tuple(refused), plans)
 
 
@@ -291,8 +292,8 @@ def _publish(store: Store, ref: JobRef, partial: Path) -> None:
     partial.rename(target)  # fails where somebody has made it anew meanwhile
 
 
-def _copy_plans(store: Store, other: Store, refused: list[str], done_before: Collection[JobRef]) -> tuple[Path, ...]:
-    """Copies the plans missing here, with their registrations, and remembers the jobs of all of them."""
+def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, ...]:
+    """Copies the plans missing here, and remembers the jobs of all of them."""
     copied = []
     for source in study_folders(other.root, refused.append):
         target = store.root / source.relative_to(other.root)
@@ -313,20 +314,22 @@ def _copy_plans(store: Store, other: Store, refused: list[str], done_before: Col
             if file.name == "plan.json" and not os.path.lexists(target / "plan.json"):
                 write_atomic(target / "plan.json", read_bytes(file))
                 copied.append(target / "plan.json")
-                _copy_registrations(source, target, refused, done_before)
+        _copy_registrations(source, target, refused)
     return tuple(copied)
 
 
-def _copy_registrations(source: Path, target: Path, refused: list[str], done_before: Collection[JobRef]) -> None:
-    """Copies a study's registrations, unless an evaluation of theirs had already finished here: then they would be untrue."""
+def _copy_registrations(source: Path, target: Path, refused: list[str]) -> None:
+    """Copies a study's registrations that are missing here, and the changes noted on them, unless others were written here.
+
+    Evaluations that finished before a registration, in whichever store, say so by their time (see registration.standing).
+    """
     try:
-        found = registrations(source)
+        there, here = registrations(source), registrations(target)
     except DamagedFile as error:
-        refused.append(str(error))
+        refused.append(f"{source}: its registrations are left: {error}")
         return
-    early = [ref for registration in found for ref in registration.evaluations.values() if ref in done_before]
-    if early:
-        refused.append(f"{source}: its registration is left, since {early[0]} had already finished here")
+    if any(ours.sha256 != theirs.sha256 for ours, theirs in zip(here, there, strict=False)):  # one of the two may have amendments more
+        refused.append(f"{source}: its registration is left, since {target} holds another; nothing is overwritten")
         return
-    for registration in found:
-        write_exclusive(target / registration.file.name, read_bytes(registration.file))
+    for file in (*(found.file for found in there), *source.glob(CHANGES)):
+        write_exclusive(target / file.name, read_bytes(file))

@@ -23,6 +23,16 @@ def read_looks(value: object, where: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def check_seeds(looks: Sequence[int], seeds: Sequence[int]) -> None:
+    """Raises UserError where there are more seeds than the last look has: they could belong to no look."""
+    if looks and len(seeds) > looks[-1]:
+        listed = ", ".join(map(str, looks))
+        raise UserError(
+            f"seeds: there are {len(seeds)}, and the last of the planned looks (primary.looks: [{listed}]) is at {looks[-1]} seeds; use at "
+            "most so many, or plan a later look"
+        )
+
+
 def look_level(looks: Sequence[int], seeds: int) -> float:
     """The level of the look at this number of seeds: ALPHA times the share of all seeds that this look adds.
 

@@ -1,19 +1,19 @@
 """Registration of a study: what its comparison is, written down before any of its evaluations has finished. No torch, no pandas.
 
 outputs/studies/<study>/<scale>/registration.json     written once, before the first job of the first sweep
-                                registration-2.json   an amendment, written while none of the study's evaluations had finished
+                                registration-2.json   an amendment, written while no evaluation of its seeds had finished
                                 change-<digest>.json  when a sweep first used another statement, and which evaluations had finished by then
 """
 
 import json
 import re
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from diamond_bench.errors import UserError
+from diamond_bench.studies.evaluated import evaluations_of, finish_time, now, read_time, seed_of, training_of
 from diamond_bench.studies.files import DamagedFile, digest, read_bytes, read_json, require_folders, write_exclusive
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.looks import ALPHA, look_level
@@ -24,7 +24,11 @@ from diamond_bench.studies.shapes import JOBS, REGISTRATION, fit
 
 Kind = Literal["registered", "not registered", "late", "changed", "seeds added", "planned look"]
 _NAME = re.compile(r"registration(?:-(\d+))?\.json")
-_KEYS = {"study", "scale", "primary", "variants", "games", "seeds", "finished", "time"}
+_KEYS = {"study", "scale", "primary", "variants", "games", "seeds", "evaluations", "finished", "time"}
+_UNSTATED = {"baseline": {}, "margin": 0.0, "variants": [], "test": "permutation", "looks": [], "holm_equivalence": False}
+"""Values that hold where a primary comparison leaves a key out."""
+CHANGES = "change-*.json"
+"""Files of changes that sweeps noted after evaluations had finished."""
 _EXPLORATORY = "All results are exploratory."
 
 
@@ -53,7 +57,8 @@ class Standing:
     """How a plan and its finished evaluations stand to the study's registration."""
 
     kind: Kind
-    """`late`: evaluations had finished before it was registered. `changed`: the plan states something else than the registration."""
+    """`late`: evaluations of the study, or of the same trainings under other settings, had finished before it was registered. `changed`:
+    the plan states something else than the registration."""
     confirmatory: bool
     """Whether the primary comparison may be reported as planned; where it is false, all results are exploratory."""
     alpha: float
@@ -72,42 +77,53 @@ class Standing:
 
 
 def registrations(folder: Path) -> list[Registration]:
-    """The registrations in a study's folder, oldest first. Raises DamagedFile for a file that is no registration as it was written."""
+    """The registrations in a study's folder, oldest first.
+
+    Raises DamagedFile for a file that is no registration as it was written, or that does not amend the one before it.
+    """
     found = [_read(file) for file in sorted((file for file in folder.glob("registration*.json") if _number(file)), key=_number)]
-    for registration in found:
-        if "evaluations" not in registration.content:
-            raise DamagedFile(registration.file, "it lists no evaluations")
+    for number, registration in enumerate(found, 1):
+        before = found[number - 2].sha256 if number > 1 else None
+        if _number(registration.file) != number or registration.content.get("amends") != before:
+            raise DamagedFile(registration.file, "it does not amend the registration before it; restore the missing or replaced file")
     return found
 
 
 def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds: bool = False) -> tuple[Registration, bool]:
     """Registers a plan, where that is still possible: returns the registration that counts and whether this call wrote it.
 
-    The first registration is always written, and lists the evaluations that had already finished. A plan that states something else is
-    written as an amendment as long as no evaluation of this study has finished; afterwards only the change is noted, once. A plan of fewer
-    seeds is a part of the registered one, and is an amendment only with `fewer_seeds`. Files are created exclusively and never changed.
+    The first registration is always written. It lists the evaluations that had already finished: the study's own, and those of the same
+    trainings under other settings. A plan that states something else is written as an amendment as long as no such evaluation has
+    finished, or none of the plan's seeds (a pilot study had others). Otherwise only the change is noted, once. A plan of fewer seeds is a
+    part of the registered one, and is an amendment only with `fewer_seeds`. Files are created exclusively and never changed.
     Raises DamagedFile where a registration was edited or truncated.
     """
     require_folders(plan.folder.parents[2], plan.folder)
     while True:
         found = registrations(plan.folder)
-        fewer = fewer_seeds and found and set(_seeds(plan)) != set(found[-1].content["seeds"])
-        if found and not (_changes(found[-1], plan) or _seeds_added(found[-1], plan) or fewer):
-            return found[-1], False
+        last = _of_seeds(found, plan)
+        differs = last is None or bool(_changes(last, plan) or _seeds_added(last, plan))
+        fewer = fewer_seeds and last is not None and set(_seeds(plan)) != set(last.content["seeds"])
+        if last is not None and not differs and not fewer:
+            return last, False
         known = {*_evaluations(plan).values(), *_swept(plan.folder), *(ref for old in found for ref in old.evaluations.values())}
         finished = sorted(ref for ref in known if is_finished(ref))
-        if found and finished:
+        related = sorted(evaluations_of(_root(plan), _trainings(plan)) - known)
+        other_seeds = finished if differs and not related and _are_of_other_seeds(finished, plan, found) else []
+        if last is not None and (related or finished != other_seeds):
             if standing(plan, finished).kind in ("changed", "seeds added"):
-                _note_change(plan, found[-1], finished)
-            return found[-1], False
+                _note_change(plan, last, [*finished, *related])
+            return last, False
         name = f"registration-{_number(found[-1].file) + 1}.json" if found else "registration.json"
         versions = provenance()
         content = {
             **_statement(plan),
             "question": plan.question,
             "evaluations": [[*cell, str(ref)] for cell, ref in _evaluations(plan).items()],
-            "finished": [str(ref) for ref in finished],
-            "time": _now(),
+            "finished": [] if other_seeds else list(map(str, finished)),
+            "related": list(map(str, related)),
+            "other_seeds": list(map(str, other_seeds)),
+            "time": now(),
             "version": versions["versions"].get("diamond-bench", ""),
             "commit": versions["commit"],
             "amends": found[-1].sha256 if found else None,
@@ -117,7 +133,7 @@ def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds
 
 
 def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
-    """How a plan stands to the newest registration in its folder; `finished` are the jobs that are done.
+    """How a plan stands to the newest registration of any of its seeds; `finished` are the jobs that are done.
 
     Without a registration, or where a file of it is damaged, the study is "not registered". Reads files only.
     """
@@ -125,20 +141,21 @@ def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
         found = registrations(plan.folder)
     except DamagedFile as error:
         return Standing("not registered", False, ALPHA, f"Not registered: {error}. {_EXPLORATORY}")
-    if not found:
+    last = _of_seeds(found, plan)
+    if last is None:
         words = "Not registered: nothing states that this comparison was chosen before the study ran."
         return Standing("not registered", False, ALPHA, f"{words} {_EXPLORATORY}")
-    last = found[-1]
     changes = _changes(last, plan)
     if changes:
         return _changed("changed", last, plan, finished, changes)
-    early, planned = last.content["finished"], last.evaluations
-    if early:
-        words = f"Registered late, on {last.words}: {len(early)} of the study's evaluations had already finished."
-        return Standing("late", False, ALPHA, f"{words} {_EXPLORATORY}", registration=last)
-    amended = f" as amendment {len(found) - 1}" if len(found) > 1 else ""
+    if late := _late(last, plan, finished):
+        return Standing("late", False, ALPHA, f"Registered late, on {last.words}: {late}. {_EXPLORATORY}", registration=last)
+    planned, amendment = last.evaluations, _number(last.file) - 1
+    amended = f" as amendment {amendment}" if amendment else ""
     words = f"Registered on {last.words}{amended}, before any of its {len(planned)} evaluations had finished."
-    looks = last.content["primary"]["looks"]
+    if known := len(last.content.get("other_seeds", [])):
+        words = f"{words} {known} evaluation{' of other seeds was' if known == 1 else 's of other seeds were'} known by then."
+    looks = last.content["primary"].get("looks", [])
     if looks:
         return _at_look(last, plan, finished, looks, words)
     if added := _seeds_added(last, plan):
@@ -152,10 +169,9 @@ def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
 def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], looks: list[int], words: str) -> Standing:
     """The standing of a plan with registered looks: a look is valid when exactly its first n seeds have finished, n one of the looks.
 
-    The order of the seeds is that of the registration, and then the whole numbers after its largest: nobody can choose them.
+    The seeds come in the order of `_order`: nobody can choose them.
     """
-    seeds, registered = _seeds(plan), last.content["seeds"]
-    order = [*registered, *range(max(registered) + 1, max(registered) + 1 + looks[-1])]
+    seeds, order = _seeds(plan), _order(last)
     unfinished = {seed for (_, _, seed), ref in _evaluations(plan).items() if ref not in finished}
     begun = {seed for (_, _, seed), ref in _evaluations(plan).items() if ref in finished}
     number, listed = len(begun), ", ".join(map(str, looks))
@@ -170,6 +186,33 @@ def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], 
     level = look_level(looks, len(seeds)) if len(seeds) in looks else ALPHA
     words = f"{words} Incomplete: the registered looks are at {listed} seeds with all of their evaluations finished."
     return Standing("registered", False, level, f"{words} {_EXPLORATORY}", registration=last)
+
+
+def _order(registration: Registration) -> list[int]:
+    """The seeds of all looks in order: the registered ones, then the whole numbers after the largest of them. Empty without looks."""
+    seeds, looks = registration.content["seeds"], registration.content["primary"].get("looks", [])
+    return [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + looks[-1])][: looks[-1]] if looks else []
+
+
+def _late(last: Registration, plan: SavedPlan, finished: Collection[JobRef]) -> str:
+    """Which evaluations had finished before the registration, in words; empty where none had.
+
+    It lists those that it knew, and all say when they finished: some may have been in another store at that time (see `merge`).
+    """
+    root, registered = _root(plan), read_time(last.content["time"])
+    own = {*_evaluations(plan).values(), *last.evaluations.values()}
+    times = {ref: finish_time(root, ref) for ref in {*evaluations_of(root, _trainings(plan)), *(own & set(finished))}}
+    early = {ref for ref, at in times.items() if at is not None and at < registered}
+    untimed = {ref for ref, at in times.items() if at is None}
+    before = {str(ref) for ref in early & own} | set(last.content["finished"])
+    others = {str(ref) for ref in early - own} | set(last.content.get("related", []))
+    numbers = {
+        "of the study's evaluations had already finished": len(before),
+        "{evaluations} of the same trainings under other settings had finished": len(others - before),
+        "{evaluations} with no record of the time may have finished": len(untimed - {JobRef.parse(text) for text in before | others}),
+    }
+    parts = [f"{number} {words}".format(evaluations=f"evaluation{'s' * (number > 1)}") for words, number in numbers.items() if number]
+    return ", and ".join(parts)
 
 
 def _changed(kind: Kind, last: Registration, plan: SavedPlan, finished: Collection[JobRef], changes: tuple[str, ...]) -> Standing:
@@ -187,16 +230,8 @@ def _changed(kind: Kind, last: Registration, plan: SavedPlan, finished: Collecti
 
 def _statement(plan: SavedPlan) -> dict[str, Any]:
     """All that a registration fixes, the evaluations apart, as JSON holds it."""
-    primary = plan.primary
-    stated = {
-        "metric": primary["metric"],
-        "baseline": primary.get("baseline", {}),
-        "margin": parse_margin(primary.get("margin", 0.0), "margin").plain(),
-        "variants": primary.get("variants", []),
-        "test": primary.get("test", "permutation"),
-        "looks": primary.get("looks", []),
-        "holm_equivalence": primary.get("holm_equivalence", False),
-    }
+    stated = {"metric": plan.primary["metric"], **{key: plan.primary.get(key, value) for key, value in _UNSTATED.items()}}
+    stated["margin"] = parse_margin(stated["margin"], "margin").plain()
     games, variants = ({getattr(point, name): None for point in plan.points} for name in ("game", "variant"))
     about = {"study": plan.study, "scale": plan.scale, "primary": stated}
     lists = {"variants": list(variants), "games": list(games), "seeds": _seeds(plan)}
@@ -211,6 +246,31 @@ def _evaluations(plan: SavedPlan) -> dict[tuple[str, str, int], JobRef]:
     return {(point.variant, point.game, point.seed): point.jobs["evaluation"] for point in plan.points}
 
 
+def _trainings(plan: SavedPlan) -> set[JobRef]:
+    """The trainings and agents that a plan's evaluations are of."""
+    return {ref for point in plan.points for role, ref in point.jobs.items() if role in ("world_model", "agent")}
+
+
+def _root(plan: SavedPlan) -> Path:
+    """The store that a plan's folder lies in (see plan.study_folder)."""
+    return plan.folder.parents[2]
+
+
+def _of_seeds(found: list[Registration], plan: SavedPlan) -> Registration | None:
+    """The newest registration that shares a seed with a plan, or else the newest of all: a pilot study keeps its own."""
+    seeds = set(_seeds(plan))
+    return next((old for old in reversed(found) if seeds & set(old.content["seeds"])), found[-1] if found else None)
+
+
+def _are_of_other_seeds(finished: list[JobRef], plan: SavedPlan, found: list[Registration]) -> bool:
+    """Whether the plan's seeds are new: no finished evaluation is of one of them or of the plan's trainings, and no registered look needs
+    them. Where a training does not say its seed, they are not."""
+    root, own, needed = _root(plan), set(_seeds(plan)), {seed for old in found for seed in _order(old)}
+    trained = {training_of(root, ref) for ref in finished}
+    seeds = {None if ref is None else seed_of(root, ref) for ref in trained}
+    return None not in seeds and not own & (seeds | needed) and not trained & _trainings(plan)
+
+
 def _changes(last: Registration, plan: SavedPlan) -> tuple[str, ...]:
     """What a plan states differently. More or fewer of the registered seeds are no such change."""
     return tuple(_described(last, _statement(plan), _evaluations(plan)))
@@ -221,7 +281,7 @@ def _described(last: Registration, now: Mapping[str, Any], evaluations: Mapping[
         if now[name] != last.content[name]:
             yield f"{name} {last.content[name]} -> {now[name]}"
     for name, value in now["primary"].items():
-        before = last.content["primary"][name]
+        before = last.content["primary"].get(name, _UNSTATED.get(name))
         if value != before:
             label = "variants that answer the question" if name == "variants" else name
             yield f"{label} {_shown(before)} -> {_shown(value)}"
@@ -272,15 +332,15 @@ def _swept(folder: Path) -> list[JobRef]:
 
 
 def _note_change(plan: SavedPlan, last: Registration, finished: list[JobRef]) -> None:
-    content = {**_statement(plan), "finished": [str(ref) for ref in finished], "time": _now(), "registration": last.sha256}
+    content = {**_statement(plan), "finished": [str(ref) for ref in finished], "time": now(), "registration": last.sha256}
     write_exclusive(_change_file(plan), _sealed(content))
 
 
 def _noted(plan: SavedPlan) -> int | None:
     """How many evaluations had finished when a sweep first used this plan's statement; None where no sweep noted that."""
     try:
-        return len(_read(_change_file(plan)).content["finished"])
-    except (FileNotFoundError, DamagedFile):
+        return len(_opened(_change_file(plan))["finished"])
+    except (FileNotFoundError, DamagedFile, KeyError, TypeError):
         return None
 
 
@@ -293,17 +353,29 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
     return json.dumps({"content": content, "sha256": digest(content)}, indent=1).encode() + b"\n"
 
 
-def _read(file: Path) -> Registration:
+def _opened(file: Path) -> dict[str, Any]:
+    """The content of a file that `_sealed` made. Raises DamagedFile, FileNotFoundError."""
     found = read_json(file)
     content = found.get("content")
-    if not isinstance(content, dict) or digest(content) != found.get("sha256") or not content.keys() >= _KEYS:
+    if not isinstance(content, dict) or digest(content) != found.get("sha256"):
         raise DamagedFile(file, "it was edited or truncated (its SHA-256 does not fit its content); restore it from a copy")
     fit(content, REGISTRATION, file)
-    return Registration(file, content, str(found["sha256"]))
+    return content
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def _read(file: Path) -> Registration:
+    content = _opened(file)
+    registration = Registration(file, content, digest(content))
+    missing = sorted(_KEYS - content.keys())
+    try:
+        if missing or "metric" not in content["primary"]:
+            raise DamagedFile(file, f"it holds no {', '.join(missing) or 'primary.metric'}; restore it from a copy")
+        _ = registration.evaluations, _order(registration), read_time(content["time"]), min(content["seeds"]), set(content["finished"])
+    except DamagedFile:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise DamagedFile(file, f"unexpected content ({error}); restore it from a copy") from None
+    return registration
 
 
 def export_file(registration: Registration, target: Path) -> None:

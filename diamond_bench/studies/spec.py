@@ -15,7 +15,7 @@ from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import MOST_BYTES, load_yaml, read_file
 from diamond_bench.studies.bounds import check_key, check_text, check_variants, seeds_of, study_name
-from diamond_bench.studies.looks import read_looks
+from diamond_bench.studies.looks import check_seeds, read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
 from diamond_bench.studies.metrics import METRIC_INFO, pools, result_metrics
 from diamond_bench.typed import to_plain
@@ -312,7 +312,7 @@ def games_of(value: Any) -> tuple[str, ...]:
 
 def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
     """The study with a user's overrides: an axis' key replaces its values, another key is set for all variants or, with
-    several values, becomes an axis. A key that tells the study's arms apart is refused."""
+    several values, becomes an axis. A key that tells the study's arms apart is refused, and so are more seeds than the last look has."""
     for override in overrides:
         if override.key == "games":
             games = games_of(override.values if len(override.values) > 1 else override.value)
@@ -326,6 +326,7 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
             study = _with_key(study, override.key, override.values)
     each = len(study.games) * len(study.seeds)
     check_variants(study.arms, {axis.key: axis.values for axis in study.axes}, f"study {study.name}", each)
+    check_seeds(study.primary.looks, study.seeds)
     return study
 
 

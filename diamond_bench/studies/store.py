@@ -70,7 +70,7 @@ class StoredResult:
     """metric, value (NaN and infinities as such), measured, baseline."""
     info: dict[str, Any]
     recorded: dict[str, Any]
-    """Versions, commit, device, host, seconds, attempts."""
+    """Versions, commit, device, host, seconds, attempts, and when it finished (`finished`)."""
     files: dict[str, list[Any]]
     """[bytes, SHA-256] by name."""
     verified: bool = True
