@@ -11,6 +11,8 @@ from command_line import in_this_process
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
+from test_agent_report import played
+from test_agent_report import study as agent_study
 from test_html_report import by_steps, page_of, study
 from test_report import HORIZON, finish, finished
 
@@ -190,14 +192,14 @@ SECONDS = {"collect_dataset": 7200.0, "train_world_model": 1800.0, "evaluate_wor
 def timed(folder: Path, plan: Plan, episodes: int = 0) -> tuple[SavedPlan, Store]:
     """The plan finished, with recorded times; with values by reference from so many episodes, where `episodes` is given."""
     store, score = Store(folder / "outputs", say=lambda text: None), by_steps(0.2, 0.1)
-    for number, (ref, spec) in enumerate(plan.jobs.items()):
+    for number, spec in enumerate(plan.jobs.values()):
         scores = score(spec) if spec.kind == "evaluate_world_model" else None
-        finish(store, spec, scores=scores, seconds=SECONDS[spec.kind])
+        arrays = None
         if scores and episodes:
             rng = np.random.default_rng(number)
-            values = scores["drift"] + rng.normal(0, 0.02) + rng.normal(0, 0.01, (2 * episodes, 1)) + np.zeros((1, HORIZON))
-            numbers = np.repeat(np.arange(episodes), 2)
-            np.savez(store.folder(ref) / "arrays.npz", drift=values, copy_drift=values, unrelated_drift=values, episodes=numbers)
+            drift = scores["drift"] + rng.normal(0, 0.02) + rng.normal(0, 0.01, (2 * episodes, 1)) + np.zeros((1, HORIZON))
+            arrays = {**dict.fromkeys(("drift", "copy_drift", "unrelated_drift"), drift), "episodes": np.repeat(np.arange(episodes), 2)}
+        finish(store, spec, scores=scores, arrays=arrays, seconds=SECONDS[spec.kind])
     return save_plan(plan, store.root), store
 
 
@@ -260,6 +262,19 @@ def test_holm_s_strictest_step_is_planned_for(tmp_path: Path) -> None:
     saved, store = timed(tmp_path, study(tmp_path, "seeds=6", "sampler.num_steps=1,2,3"))
     found = plain(finished_power(saved, store))
     assert [(one["variant"], one["family"], one["smallest_seeds"]) for one in found] == [("n=2", 2, 7), ("n=3", 2, 7)]
+
+
+def test_agents_are_planned_for_without_references(tmp_path: Path) -> None:
+    """Human-normalised scores of two games, five seeds on each side: independent runs, and no references."""
+    plan = agent_study(tmp_path, primary="{metric: hns, baseline: {n: 1}, margin: 0.1}")
+    saved, store = played(tmp_path, plan, lambda game, steps, seed: steps + 0.1 * seed)
+    (told,) = plain(finished_power(saved, store))
+    assert (told["paired"], told["runs"], told["episodes"]) == (False, 5, None)
+    assert {row["episodes"] for row in told["detectable"]} == {None}
+    assert [one["sd_seeds"] for one in told["components"]] == pytest.approx([np.sqrt(2 * 0.025)] * 2)  # of 0, 0.1, ... 0.4, two sides
+    by_seeds = {row["seeds"]: row["detectable"] for row in told["detectable"]}
+    limit = 0.025 * 16 / stats.chi2.ppf(0.2, 16)  # pooled over two games and two sides of 5 runs
+    assert detected(by_seeds[20], 20, 4 * 19, np.sqrt(4 * limit / 20) / 2) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_the_command(tmp_path: Path) -> None:
