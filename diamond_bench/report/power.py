@@ -13,9 +13,9 @@ from diamond_bench.errors import UserError
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, slug
 from diamond_bench.report.facts import StudyFacts, device_name, gather
+from diamond_bench.report.registered import level
 from diamond_bench.report.scores import Scores
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import PER_GAME, SavedPlan
 from diamond_bench.studies.registration import standing
@@ -126,8 +126,7 @@ def finished_power(plan: SavedPlan, store: Store) -> Power:
             f"{plan.study} at scale {plan.scale} has no finished evaluation yet, and power is planned from finished runs; run it with: "
             f"{plan.command}"
         )
-    stands = standing(plan, facts.done)
-    alpha = stands.alpha if stands.confirmatory else ALPHA
+    alpha = level(standing(plan, facts.done))
     return study_power(plan, store, facts, compare_study(plan, store, facts, alpha=alpha))
 
 
@@ -154,7 +153,7 @@ def study_power(plan: SavedPlan, store: Store, facts: StudyFacts, comparison: Co
     return replace(of_all, margin=0.0 if too_wide else margin.value, comparisons=tuple(planned))
 
 
-def _planned(variant: str, baseline: str, data: Any, level: float, each: float, test: str) -> Planned:
+def _planned(variant: str, baseline: str, data: Any, corrected: float, each: float, test: str) -> Planned:
     from analysis.power import planner
     from analysis.runs import MIN_RUNS
 
@@ -166,7 +165,7 @@ def _planned(variant: str, baseline: str, data: Any, level: float, each: float, 
         return Planned(
             variant, baseline, None, f"there {'is' if min(runs) == 1 else 'are'} {some}, and a variance needs at least {MIN_RUNS}"
         )
-    found = planner(data.games, data.paired, level, each, test == "permutation")
+    found = planner(data.games, data.paired, corrected, each, test == "permutation")
     if not any(sum(one.between_runs) + one.between_episodes > 0 for one in found.estimated):
         return Planned(variant, baseline, None, "its runs do not differ at all, so they show no variance")
     return Planned(variant, baseline, found, "", "" if data.complete else "; ".join(data.missing))
