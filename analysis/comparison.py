@@ -15,7 +15,7 @@ import pandas as pd
 from analysis import permutation
 from analysis.aggregates import improvement
 from analysis.differences import difference, standardised
-from analysis.matching import ComparisonError, Matched, check_rows, match, read_runs
+from analysis.matching import ComparisonError, Matched, check_rows, match, match_all, read_runs
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
 
@@ -91,15 +91,7 @@ def compare(
         against = {name: baseline for name in (rows["variant"] if variants is None else variants) if name != baseline}
     else:
         against = dict(baseline)
-    finite = rows[np.isfinite(rows["value"].to_numpy(dtype=np.float64))]
-    by_name = dict(list(finite.groupby("variant", sort=False)))
-    runs = {name: read_runs(by_name.get(name, finite[:0])) for name in {*against, *against.values()}}
-    expected = {str(game): list(dict.fromkeys(part["seed"].sort_values())) for game, part in rows.groupby("game", sort=True)}
-    reasons = excluded or {}
-    matched = {
-        name: Matched((), False, False, (reasons[name],)) if name in reasons else match(name, runs[name], base, runs[base], expected)
-        for name, base in against.items()
-    }
+    matched = match_all(rows, against, excluded or {})
     found = [compare_matched(name, base, matched[name], margin, higher_is_better, test, alpha) for name, base in against.items()]
     return pd.DataFrame(decide(found, margin, higher_is_better, test, alpha, holm_equivalence), columns=list(COLUMNS))
 

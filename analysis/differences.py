@@ -63,51 +63,112 @@ class Difference:
         return float(stdtrit(min(self.freedom, 1e9), probability))
 
 
+@dataclass(frozen=True)
+class Components:
+    """The variances behind the difference in one game, each of one draw: one run, or one episode of references.
+
+    Where runs are paired there is one side, the differences of pairs. Otherwise the sides are the variant and the baseline.
+    """
+
+    game: str
+    runs: tuple[int, ...]
+    """Runs of each side."""
+    episodes: int
+    """Episodes that the references were cut from; 0 where references do not count as random."""
+    between_runs: tuple[float, ...]
+    """By side, the variance of a run's mean over the references: of seeds, plus interaction / episodes."""
+    between_episodes: float
+    """The variance of an episode's mean difference over the runs: of references, plus each side's interaction / runs."""
+    interaction: tuple[float, ...]
+    """By side, the variance of one run on one episode that neither the run nor the episode explains."""
+
+    @property
+    def seeds(self) -> tuple[float, ...]:
+        """By side, the variance over seeds alone, at least 0."""
+        cells = max(self.episodes, 1)
+        return tuple(max(b - i / cells, 0.0) for b, i in zip(self.between_runs, self.interaction, strict=True))
+
+    @property
+    def references(self) -> float:
+        """The variance over references alone, at least 0; of one episode."""
+        return max(self.between_episodes - sum(i / n for i, n in zip(self.interaction, self.runs, strict=True)), 0.0)
+
+    def at(self, runs: int, episodes: int) -> "Components":
+        """The same variances for another number of runs on each side, and of episodes (0: references do not count as random)."""
+        between_runs = tuple(s + i / max(episodes, 1) for s, i in zip(self.seeds, self.interaction, strict=True))
+        between_episodes = self.references + sum(self.interaction) / runs
+        return Components(self.game, (runs,) * len(self.runs), episodes, between_runs, between_episodes, self.interaction)
+
+
 def difference(games: Sequence[Game], paired: bool) -> Difference:
     """Variant minus baseline: the mean over games of the difference of means. Needs two runs on each side of every game.
 
     References count as random where every game has MIN_EPISODES episodes of them; otherwise the standard error is that of the runs alone,
     and speaks only of these references. Games are fixed: nothing is said about other games.
     """
+    value = sum(float(game.variant.mean() - game.baseline.mean()) for game in games) / len(games)
+    return from_components(value, variance_components(games, paired))
+
+
+def variance_components(games: Sequence[Game], paired: bool) -> tuple[Components, ...]:
+    """The estimated variance components of the difference in each game. Needs two runs on each side of every game.
+
+    References count as random as in `difference`.
+    """
     crossed = all(game.episodes is not None and len(np.unique(game.episodes)) >= MIN_EPISODES for game in games)
-    parts = [_game(game, paired, crossed) for game in games]
-    count = len(games)
-    value = sum(part.value for part in parts) / count
+    return tuple(_components(game, paired, crossed) for game in games)
+
+
+def from_components(value: float, components: Sequence[Components]) -> Difference:
+    """The difference `value` with the standard error and degrees of freedom that follow from each game's components."""
+    parts = [_part(one) for one in components]
+    count = len(parts)
     variance = sum(part.variance for part in parts) / count**2
     spread = sum(v**2 / d for part in parts for v, d in part.terms) / count**4
     least = min((d for part in parts for v, d in part.terms if v > 0), default=inf)
-    balanced = all(len(game.variant) == len(game.baseline) for game in games)
+    balanced = all(len(set(one.runs)) == 1 for one in components)
     freedom = inf if spread <= 0 else max(variance**2 / spread, least) if balanced else least
+    crossed = all(one.episodes > 0 for one in components)
     found = Difference(float(value), float(variance), float(freedom), crossed)
     if not crossed:
         return found
-    alone = replace(difference([replace(game, episodes=None) for game in games], paired), crossed=True)
+    alone = replace(from_components(value, [replace(one, episodes=0) for one in components]), crossed=True)
     return max(found, alone, key=lambda one: one.interval()[1])  # the wider claim never has the narrower interval
 
 
 @dataclass(frozen=True)
 class _Part:
-    value: float
+    """The variance of one game's difference."""
+
     variance: float
     terms: tuple[tuple[float, int], ...]
     """Estimated variances and their degrees of freedom, for Satterthwaite's formula."""
 
 
-def _game(game: Game, paired: bool, crossed: bool) -> _Part:
-    value = float(game.variant.mean() - game.baseline.mean())
-    sides = [game.variant - game.baseline] if paired else [game.variant, game.baseline]
-    terms = [(float(side.mean(axis=1).var(ddof=1)) / len(side), len(side) - 1) for side in sides]
+def _part(one: Components) -> _Part:
+    terms = [(variance / n, n - 1) for variance, n in zip(one.between_runs, one.runs, strict=True)]
     runs = sum(v for v, _ in terms)
+    if not one.episodes:
+        return _Part(runs, tuple(terms))
+    references = one.between_episodes / one.episodes
+    interaction = sum(i / n for i, n in zip(one.interaction, one.runs, strict=True)) / one.episodes
+    terms.append((references, one.episodes - 1))
+    return _Part(max(runs + references - interaction, runs, references), tuple(terms))
+
+
+def _components(game: Game, paired: bool, crossed: bool) -> Components:
+    sides = [game.variant - game.baseline] if paired else [game.variant, game.baseline]
+    runs = tuple(len(side) for side in sides)
+    between_runs = tuple(float(side.mean(axis=1).var(ddof=1)) for side in sides)
     if not crossed:
-        return _Part(value, runs, tuple(terms))
+        return Components(game.name, runs, 0, between_runs, 0.0, (0.0,) * len(sides))
     assert game.episodes is not None
     weights = np.bincount(game.episodes) / len(game.episodes)
     clustered = [_by_episode(side, game.episodes) for side in sides]
     episodes = len(weights)
     references = _between_episodes(clustered[0].mean(axis=0) - (0.0 if paired else clustered[1].mean(axis=0)), weights)
-    interaction = sum(_interaction(side, weights) for side in clustered)
-    terms.append((references, episodes - 1))
-    return _Part(value, max(runs + references - interaction, runs, references), tuple(terms))
+    interaction = tuple(_interaction(side, weights) * len(side) * episodes for side in clustered)
+    return Components(game.name, runs, episodes, between_runs, references * episodes, interaction)
 
 
 def _by_episode(side: Array, episodes: NDArray[np.int64]) -> Array:

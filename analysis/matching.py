@@ -102,6 +102,21 @@ def match(name: str, a: Runs, baseline: str, b: Runs, expected: Mapping[str, Seq
     return Matched(tuple(games), paired, set(a) == set(b) and bool(a), tuple(missing))
 
 
+def match_all(rows: pd.DataFrame, baseline: Mapping[str, str], excluded: Mapping[str, str]) -> dict[str, Matched]:
+    """The matched runs of each variant of the mapping and its own baseline. `rows` and `excluded` are as for `comparison.compare`.
+
+    A variant that is excluded has no games, and the reason in `missing`.
+    """
+    finite = rows[np.isfinite(rows["value"].to_numpy(dtype=np.float64))]
+    by_name = dict(list(finite.groupby("variant", sort=False)))
+    runs = {name: read_runs(by_name.get(name, finite[:0])) for name in {*baseline, *baseline.values()}}
+    expected = {str(game): list(dict.fromkeys(part["seed"].sort_values())) for game, part in rows.groupby("game", sort=True)}
+    return {
+        name: Matched((), False, False, (excluded[name],)) if name in excluded else match(name, runs[name], base, runs[base], expected)
+        for name, base in baseline.items()
+    }
+
+
 def _arrays(name: str, a: Sequence[Run], b: Sequence[Run]) -> tuple[Game, int]:
     """The values on the references that every run has, and how many others are left out. Where runs share none, each is its mean."""
     runs = (*a, *b)

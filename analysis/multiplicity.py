@@ -1,7 +1,7 @@
 """Holm's correction, and the smallest p-value that a number of runs can have. Plain Python: planning asks too, and imports no numpy."""
 
 from collections.abc import Sequence
-from math import comb, isnan, nan, prod
+from math import comb, floor, isnan, nan, prod
 
 EXACT = 2**16
 """Arrangements of a permutation test: up to so many are all tried."""
@@ -25,10 +25,24 @@ def smallest_p(runs: Sequence[tuple[int, int]], paired: bool, two_sided: bool = 
     `runs`: (runs of the variant, of the baseline) in each game. Where runs are paired, the signs of the smaller number's differences are
     flipped; else labels are exchanged within games.
     """
+    step, mirrored = _step(runs, paired)
+    return (2.0 if mirrored and two_sided else 1.0) * step
+
+
+def attainable_level(level: float, runs: Sequence[tuple[int, int]], paired: bool, two_sided: bool = True) -> float:
+    """The largest p-value of the permutation test that is at most `level`, for these runs in each game; 0 where there is none.
+
+    p-values are multiples of one over the number of arrangements. Two-sided ones are multiples of two over it where both sides have equal
+    numbers of runs, since each arrangement then has its mirror image.
+    """
+    step = smallest_p(runs, paired, two_sided)
+    return floor(level / step * (1.0 + 1e-9)) * step
+
+
+def _step(runs: Sequence[tuple[int, int]], paired: bool) -> tuple[float, bool]:
+    """One over the number of arrangements (of those tried), and whether each has its mirror image among them."""
     if paired:
         count, mirrored = 2 ** sum(min(pair) for pair in runs), True
     else:
         count, mirrored = prod(comb(a + b, a) for a, b in runs), all(a == b for a, b in runs)
-    if count > EXACT:
-        return 1.0 / (1.0 + ARRANGEMENTS)
-    return (2.0 if mirrored and two_sided else 1.0) / count
+    return (1.0 / (1.0 + ARRANGEMENTS), False) if count > EXACT else (1.0 / count, mirrored)

@@ -40,9 +40,10 @@ def finish(
     device: str = "cpu",
     scores: Mapping[str, float] | None = None,
     arrays: Mapping[str, np.ndarray] | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Makes a job done with the numbers and files of its kind. `noise` moves the last bits of baselines, `scores` and `arrays` are an
-    evaluation's."""
+    evaluation's. `seconds` is the time that the job records, where it records one."""
     store.prepare(spec)
     claim = store.claim(spec.ref)
     assert claim is not None
@@ -62,7 +63,8 @@ def finish(
         frames = np.zeros((2, HORIZON, 8, 8, 3), np.uint8)
         np.savez(claim.folder / "media" / "frames.npz", true=frames, imagined=frames)
     plain = [{"metric": m, "value": v if np.isfinite(v) else str(v), "measured": False, "baseline": b} for m, v, b in rows]
-    claim.finish({"rows": plain, "info": info, "recorded": {"revision": 1, "device": device}})
+    time_taken = {} if seconds is None else {"seconds": seconds}
+    claim.finish({"rows": plain, "info": info, "recorded": {"revision": 1, "device": device, **time_taken}})
 
 
 def finished(folder: Path, plan: Plan, leave_out: Sequence[int] = ()) -> tuple[SavedPlan, Store]:

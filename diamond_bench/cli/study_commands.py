@@ -1,4 +1,4 @@
-"""Commands on studies: list, sweep, status, results, report."""
+"""Commands on studies: list, sweep, status, results, power, report."""
 
 import contextlib
 import time
@@ -167,6 +167,25 @@ def results(
         say(f"wrote {csv}")
     else:
         print_results(*api.find_study(study, *(overrides or []), say=say), as_json)
+
+
+@app.command()
+def power(study: Study, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say how many seeds a study needs: the smallest difference that its finished runs let it detect, against seeds and device hours."""
+    from diamond_bench import api
+    from diamond_bench.printing import print_frame, print_json
+    from diamond_bench.report.power import finished_power, plain
+    from diamond_bench.report.power_section import power_table, sentences
+
+    plan, store = api.find_study(study, *(overrides or []), say=say)
+    found = finished_power(plan, store)
+    if as_json:
+        print_json(out, plain(found))
+        return
+    if found.known:
+        print_frame(out, power_table(found))
+    for sentence in sentences(found):
+        out.print(sentence, markup=False)
 
 
 @app.command()

@@ -34,7 +34,7 @@ class StudyFigure:
 
     stem: str
     kind: str
-    """drift, trajectories, quality, training, modes, thresholds or ranks; of agents scores or learning."""
+    """drift, trajectories, quality, training, modes, thresholds, ranks or power; of agents scores or learning."""
     title: str
     view: str
     """Values of the other axes, where they are not the last ones."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.report import gate, sections
+from diamond_bench.report import gate, power_section, sections
 from diamond_bench.report.aggregates import aggregates
 from diamond_bench.report.comparison import Comparison
 from diamond_bench.report.drawing import StudyFigure, is_finding
@@ -13,6 +13,7 @@ from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.gate import Gate
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, small_picture
+from diamond_bench.report.power import Power
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing
 from diamond_bench.studies.store import Store
@@ -25,6 +26,7 @@ PAGE_BYTES = 15_000_000
 SECTION_BYTES = 1_200_000
 """Most bytes of a section's words and tables."""
 _FRAME_BYTES = 200_000
+_SEEDS = "How many seeds"
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -48,6 +50,7 @@ class Report:
     comparison: Comparison
     standing: Standing
     gates: tuple[Gate, ...]
+    power: Power
     figures: tuple[Shown, ...]
     notes: tuple[str, ...]
 
@@ -63,6 +66,7 @@ def render(report: Report) -> str:
         "Results": sections.results(plan, facts),
         "Aggregates": aggregates(plan, facts),
         "Comparison": sections.comparison(report.comparison),
+        _SEEDS: power_section.section(report.power) if len({point.variant for point in plan.points}) > 1 else Html(""),
         "Cost": sections.costs(plan, facts),
         "Reproduce": sections.reproduce(plan, facts),
         "Notes": sections.notes(plan, report.notes),
@@ -70,8 +74,9 @@ def render(report: Report) -> str:
     words = {title: _bounded(title, body) for title, body in words.items() if body}
     budget = Budget(PAGE_BYTES - sum(len(body.encode()) for body in words.values()) - _FRAME_BYTES)
     pictures = _pictures(report, budget)
-    order = ["Answer", "Sanity gate", "Jobs", "Variants", "Results", "Aggregates", "Comparison", *pictures, "Cost", "Reproduce", "Notes"]
-    shown = {title: body for title in order if (body := {**words, **pictures}.get(title))}
+    first = ["Answer", "Sanity gate", "Jobs", "Variants", "Results", "Aggregates", "Comparison", _SEEDS]
+    order = dict.fromkeys([*first, *pictures, "Cost", "Reproduce", "Notes"])
+    shown = {title: body for title in order if (body := joined([words.get(title, ""), pictures.get(title, "")]))}
     body = joined(el("section", el("h2", title, id=_anchor(title)), text, aria_labelledby=_anchor(title)) for title, text in shown.items())
     contents = el("nav", items(el("a", title, href=f"#{_anchor(title)}") for title in shown), aria_label="Contents")
     return _document(f"{plan.study}, scale {plan.scale}", joined([_header(report), contents, el("main", body)]))
@@ -123,14 +128,15 @@ def _pictures(report: Report, budget: Budget) -> dict[str, Html]:
     main = [shown for shown in report.figures if not shown.figure.view]
     aside = [shown for shown in report.figures if shown.figure.view]
     grids = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind == "trajectories"]
-    plots = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind != "trajectories"]
+    power = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind == "power"]
+    plots = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind not in ("trajectories", "power")]
     moving = _clips(report, budget, left_out)
     others = [_figure(shown, budget, left_out) for shown in aside]
     named = (
         [el("p", f"Not in this page, to keep it below {PAGE_BYTES / 1e6:g} MB: {', '.join(left_out)}.", class_="soft")] if left_out else []
     )
     more = [details(f"At other values ({len(others)} figures)", *others)] if any(others) else []
-    found = {"Figures": joined([*plots, *more, *named]), "Trajectories": joined(grids), "Clips": moving}
+    found = {_SEEDS: joined(power), "Figures": joined([*plots, *more, *named]), "Trajectories": joined(grids), "Clips": moving}
     return {title: body for title, body in found.items() if body}
 
 

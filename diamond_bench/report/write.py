@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from diamond_bench.report.drawing import StudyFigure
 from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mixtures, versions
 from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, gates
+from diamond_bench.report.power import Power, plain, power_figures, power_frame, study_power
 from diamond_bench.report.registered import level
 from diamond_bench.spreadsheet import csv_text
 from diamond_bench.studies.files import IS_A_LINK, DamagedFile, first_link, read_json, require_folders, write_atomic, write_json
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 6
+_VERSION = 7
 """Raised when the report changes, so that reports are written anew."""
 _MOST_VIEWS = 8
 """Figures of one kind, game and group that a report draws, one a combination of the other axes' values; the API draws any."""
 
 
 def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> list[Path]:
-    """Writes results.parquet and report/ of what is there: index.html, figures (PNG and PDF), summary.csv, comparison.csv, report.json.
+    """Writes results.parquet and report/ of what is there: index.html, figures (PNG and PDF), CSV files, report.json.
 
     Returns the files, index.html first. Does nothing where the report was already made of these results and states. Raises UserError
     where no evaluation is finished and no job has failed.
@@ -60,19 +62,22 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.unverified, *facts.protocol]
     comparison = compare_study(plan, store, facts, alpha=level(stands))
     checked = tuple(gates(plan, store, facts))
-    shown, left_out = _draw(plan, store, facts, folder, say)
+    power = study_power(plan, store, facts, comparison)
+    figures = chain(study_figures(plan, store, facts.table, facts.done, mixtures(facts.table)), power_figures(plan, power))
+    shown, left_out = _draw(figures, folder, say)
     notes += left_out
     tables = [
         _write_csv(pivot(facts.table), folder / "summary.csv"),
         _write_csv(comparison.effects, folder / "effects.csv"),
         _write_csv(comparison.table.assign(registration=stands.kind), folder / "comparison.csv"),
+        _write_csv(power_frame(power), folder / "power.csv"),
     ]
-    page = _write_page(plan, store, facts, jobs, comparison, stands, checked, shown, notes, folder)
+    page = _write_page(plan, store, facts, jobs, comparison, stands, checked, power, shown, notes, folder)
     files = [page, *tables, *(file for figure in shown for file in figure.files)]
     for name in {Path(name).name for name in made["files"]} - {file.name for file in files}:
         (folder / name).unlink(missing_ok=True)
     told = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison), "gate": [vars(gate) for gate in checked]}
-    content = {"results": digest, "files": [file.name for file in files], **told}
+    content = {"results": digest, "files": [file.name for file in files], **told, "power": [_json(one) for one in plain(power)]}
     write_json(folder / "report.json", content, durable=False)
     return files
 
@@ -94,7 +99,7 @@ def _made(file: Path) -> dict[str, Any]:
         return {"results": "", "files": []}
 
 
-def _draw(plan: SavedPlan, store: Store, facts: StudyFacts, folder: Path, say: Callable[[str], None]) -> "tuple[list[Shown], list[str]]":
+def _draw(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], None]) -> "tuple[list[Shown], list[str]]":
     """The figures drawn and saved, and a sentence for each that was not."""
     from analysis.figures import save_figure
     from diamond_bench.report.page import Shown
@@ -102,7 +107,7 @@ def _draw(plan: SavedPlan, store: Store, facts: StudyFacts, folder: Path, say: C
     shown, notes = [], []
     drawn: Counter[str] = Counter()
     skipped: dict[str, list[str]] = {}
-    for figure in study_figures(plan, store, facts.table, facts.done, mixtures(facts.table)):
+    for figure in figures:
         family = figure.stem.partition("-at-")[0]
         drawn[family] += 1
         if drawn[family] > _MOST_VIEWS:
@@ -141,13 +146,14 @@ def _write_page(
     comparison: Comparison,
     stands: Standing,
     checked: tuple[Gate, ...],
+    power: Power,
     shown: "list[Shown]",
     notes: list[str],
     folder: Path,
 ) -> Path:
     from diamond_bench.report.page import Report, render
 
-    report = Report(plan, store, facts, jobs, comparison, stands, checked, tuple(shown), tuple(notes))
+    report = Report(plan, store, facts, jobs, comparison, stands, checked, power, tuple(shown), tuple(notes))
     write_atomic(folder / "index.html", render(report).encode(), durable=False)
     return folder / "index.html"
 
