@@ -125,5 +125,5 @@ def test_a_report_that_cannot_be_written_is_one_message(tiny_store: Path, tmp_pa
         shutil.rmtree(report)
         report.touch()
     done = diamond_bench("report", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
-    assert "outputs cannot be written" in done.stderr
+    assert "report: it is not a folder; move it away" in done.stderr
     assert "Traceback" not in done.stderr

@@ -119,8 +119,8 @@ SMALL, WIDE = "at-channels-8-8-8-8", "at-channels-16-16-16-16"
             {DRIFT, GRID, QUALITY, f"{DRIFT}-at-sampler-euler", f"{GRID}-at-sampler-euler", f"{QUALITY}-at-sampler-euler"},
         ),
         (
-            ["data.seed=0,1", "sampler.s_noise=1.0,inf"],
-            {DRIFT, GRID, QUALITY, f"{DRIFT}-at-s-noise-1.0", f"{GRID}-at-s-noise-1.0", f"{QUALITY}-at-s-noise-1.0"},
+            ["data.seed=0,1", "sampler.s_tmax=1.0,inf"],
+            {DRIFT, GRID, QUALITY, f"{DRIFT}-at-s-tmax-1.0", f"{GRID}-at-s-tmax-1.0", f"{QUALITY}-at-s-tmax-1.0"},
         ),
     ],
     ids=["no axis", "learning rate alone", "lists", "lists and samplers", "data and infinity"],
