@@ -15,7 +15,7 @@ import pandas as pd
 from analysis import permutation
 from analysis.aggregates import improvement
 from analysis.differences import difference, standardised
-from analysis.matching import ComparisonError, Matched, check_rows, match, match_all, read_runs
+from analysis.matching import ComparisonError, Matched, check_rows, match_all
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
 
@@ -103,13 +103,11 @@ def effects(rows: pd.DataFrame, baseline: Mapping[str, str]) -> pd.DataFrame:
     the pooled difference and effect size: all games weigh the same). `rows` as for `compare`.
     """
     check_rows(rows, baseline, None)
-    finite = rows[np.isfinite(rows["value"].to_numpy(dtype=np.float64))]
     found = []
-    for name, base in baseline.items():
-        data = match(name, read_runs(finite[finite["variant"] == name]), base, read_runs(finite[finite["variant"] == base]), {})
+    for name, data in match_all(rows, baseline, {}).items():
         for game, effect in zip(data.games, standardised(data.games), strict=True):
             value = float(game.variant.mean() - game.baseline.mean())
-            found.append((name, base, game.name, len(game.variant), len(game.baseline), value, effect, 1.0 / len(data.games)))
+            found.append((name, baseline[name], game.name, len(game.variant), len(game.baseline), value, effect, 1.0 / len(data.games)))
     names = ["variant", "baseline", "game", "runs", "baseline_runs", "difference", "effect_size", "weight"]
     return pd.DataFrame(found, columns=names)
 
@@ -150,12 +148,11 @@ def compare_matched(
     estimate = difference(data.games, data.paired)
     testing = margin > 0
     p_value, p_equivalent = estimate.p_value(), estimate.p_equivalent(margin) if testing else nan
-    smallest = 0.0
+    smallest, counts = 0.0, [(len(x), len(y)) for x, y in means]
     if test == "permutation":
         p_value = max(p_value, permutation.two_sided(means, data.paired))
         p_equivalent = max(p_equivalent, permutation.equivalence(means, data.paired, margin)) if testing else nan
-        smallest = smallest_p([(len(x), len(y)) for x, y in means], data.paired)
-    counts = [(len(x), len(y)) for x, y in means]
+        smallest = smallest_p(counts, data.paired)
     note = ""
     if test == "t" and estimate.variance <= (STILL * max(abs(side).max() for game in means for side in game)) ** 2:
         p_value, p_equivalent, note = nan, nan, "runs hardly vary, so Student's t says nothing"

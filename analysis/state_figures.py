@@ -24,16 +24,16 @@ def known_mean_curve(values: ArrayLike, episodes: ArrayLike | None = None) -> Cu
     known = np.isfinite(array)
     if (~known & ~np.isnan(array)).any():
         raise ValueError("a curve needs values that are finite, or NaN where they are not known")
-    told = known.any(axis=(0, 1))
-    share = known.mean(axis=(0, 1))[told]
-    filled = np.where(known, array, 0.0)[..., told]
+    any_known = known.any(axis=(0, 1))
+    share = known.mean(axis=(0, 1))[any_known]
+    filled = np.where(known, array, 0.0)[..., any_known]
     ratio = filled.mean(axis=(0, 1)) / share
-    curve = mean_curve(ratio + np.where(known[..., told], filled - ratio, 0.0) / share, episodes=episodes) if told.any() else None
+    curve = mean_curve(ratio + np.where(known[..., any_known], filled - ratio, 0.0) / share, episodes=episodes) if any_known.any() else None
 
     def spread(part: NDArray[np.float64] | None) -> NDArray[np.float64]:
         out = np.full(array.shape[-1], np.nan)
         if part is not None:
-            out[told] = part
+            out[any_known] = part
         return out
 
     mean, low, high = (curve.mean, curve.low, curve.high) if curve is not None else (None, None, None)

@@ -69,9 +69,8 @@ def _of_world_models(store: Store, facts: StudyFacts, variant: str, game: str, p
     imported = any(ref.kind == "import_dataset" for ref in points[0].jobs.values())
     random = None if imported else stochastic(game, facts.configs.get(variant, {}))
     if random is None:
-        return Gate(
-            variant, game, "drift", "unknown", "nothing says whether the game's next frame is random, and so which error to compare"
-        )
+        why = "nothing says whether the game's next frame is random, and so which error to compare"
+        return Gate(variant, game, "drift", "unknown", why)
     metric = "energy_score" if random else "drift"
     found = [per_reference(store, point.jobs["evaluation"], metric) for point in points]
     known = [one for one in found if one is not None and one.copied is not None]

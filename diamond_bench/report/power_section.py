@@ -125,12 +125,12 @@ def components_table(power: Power) -> "pd.DataFrame":
     for one, planner in power.known:
         for row in components(planner):
             sides = "same checkpoints" if planner.paired else "independent runs"
-            told = {"variant": one.variant, "against": one.baseline, "game": row["game"], "runs": str(row["runs"]), "sides": sides}
-            told["episodes"] = str(row["episodes"] or "")
+            line = {"variant": one.variant, "against": one.baseline, "game": row["game"], "runs": str(row["runs"]), "sides": sides}
+            line["episodes"] = str(row["episodes"] or "")
             for name in ("seeds", "references", "interaction"):
                 value, limit = row[f"sd_{name}"], row[f"sd_{name}_upper"]
-                told[f"SD over {name}"] = "" if value is None else f"{_effect(power, value)} (at most {_effect(power, limit)})"
-            rows.append(told)
+                line[f"SD over {name}"] = "" if value is None else f"{_effect(power, value)} (at most {_effect(power, limit)})"
+            rows.append(line)
     return pd.DataFrame(rows)
 
 

@@ -76,8 +76,8 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     files = [page, *tables, *(file for figure in shown for file in figure.files)]
     for name in {Path(name).name for name in made["files"]} - {file.name for file in files}:
         (folder / name).unlink(missing_ok=True)
-    told = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison), "gate": [vars(gate) for gate in checked]}
-    content = {"results": digest, "files": [file.name for file in files], **told, "power": [_json(one) for one in plain(power)]}
+    said = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison), "gate": [vars(gate) for gate in checked]}
+    content = {"results": digest, "files": [file.name for file in files], **said, "power": [_json(one) for one in plain(power)]}
     write_json(folder / "report.json", content, durable=False)
     return files
 

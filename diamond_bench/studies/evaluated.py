@@ -46,8 +46,8 @@ def finish_time(root: Path, ref: JobRef) -> datetime | None:
     """
     folder = root / ref.kind / ref.id
     try:
-        if told := _object(read_json(folder / "result.json").get("recorded")).get("finished"):
-            return read_time(told)
+        if recorded := _object(read_json(folder / "result.json").get("recorded")).get("finished"):
+            return read_time(recorded)
         state = read_json(folder / "state.json")
         return datetime.fromtimestamp(float(state["updated"]), UTC) if state.get("status") == "done" else None
     except (FileNotFoundError, NotADirectoryError, DamagedFile, KeyError, TypeError, ValueError):
