@@ -274,3 +274,21 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
         with replacing(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
             figure.savefig(temporary, dpi=200, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
     return paths
+
+
+def panel_grid(number: int, ylabel: str) -> tuple[Figure, list[Axes]]:
+    """A figure of that many panels in rows of at most three, with one shared y axis. Call it, and draw, under RC."""
+    columns = min(3, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.6), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for ax in axes[number:]:
+        ax.remove()
+    axes[0].set_ylabel(ylabel)
+    return figure, axes[:number]
+
+
+def shared_legend(figure: Figure) -> None:
+    """One legend above all panels, with each label once."""
+    handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)

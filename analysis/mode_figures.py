@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures import RC, quality_figure, styles
+from analysis.figures import RC, panel_grid, quality_figure, shared_legend, styles
 
 LARGEST_THRESHOLD = 0.5
 """In units of the distance between the modes: half way from one to the other."""
@@ -35,21 +35,14 @@ def threshold_figure(
         raise ValueError("no panels to draw")
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     looks = styles(labels, ordered=True)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.6), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-        for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+        figure, axes = panel_grid(len(panels), "share within d of a mode")
+        for ax, (title, lines) in zip(axes, panels.items(), strict=True):
             for label, shares in lines.items():
                 ax.plot(thresholds, shares, color=looks[label].color, linestyle=looks[label].linestyle, label=label)
             ax.axhline(1.0, color="0.45", linewidth=1.0, linestyle="-.", label="true distribution")
             if blur is not None:
                 ax.axvline(blur, color="0.7", linewidth=0.8)
             ax.set(title="\n".join(textwrap.wrap(title, 28)), xlabel="threshold d", ylim=(-0.02, 1.05))
-        axes[0].set_ylabel("share within d of a mode")
-        for ax in axes[len(panels) :]:
-            ax.remove()
-        handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+        shared_legend(figure)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from analysis.figures import RC, styles
+from analysis.figures import RC, panel_grid, shared_legend, styles
 from analysis.proper_scores import uniform_band
 
 
@@ -23,12 +23,9 @@ def rank_figure(panels: Mapping[str, Mapping[str, ArrayLike]], num_starts: int) 
     if not panels:
         raise ValueError("no panels to draw")
     looks = styles(list(dict.fromkeys(label for lines in panels.values() for label in lines)), ordered=True)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.6), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-        for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+        figure, axes = panel_grid(len(panels), "frequency / uniform")
+        for ax, (title, lines) in zip(axes, panels.items(), strict=True):
             for label, counts in lines.items():
                 shares = np.asarray(counts, np.float64)
                 if not shares.sum():
@@ -42,9 +39,5 @@ def rank_figure(panels: Mapping[str, Mapping[str, ArrayLike]], num_starts: int) 
             ax.set(title="\n".join(textwrap.wrap(title, 28)), xlabel="rank of the truth")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_ylim(bottom=0.0, auto=None)
-        axes[0].set_ylabel("frequency / uniform")
-        for ax in axes[len(panels) :]:
-            ax.remove()
-        handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+        shared_legend(figure)
     return figure
