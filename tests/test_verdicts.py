@@ -14,7 +14,9 @@ from diamond_bench.errors import UserError
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study, reasons, scope
 from diamond_bench.report.facts import gather
 from diamond_bench.report.gate import Gate, failed_words, gates
+from diamond_bench.report.power import study_power
 from diamond_bench.report.scores import Scores, shares_of
+from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
 from diamond_bench.studies.store import Store
@@ -228,3 +230,33 @@ def test_few_runs_pass_the_gate_without_an_interval(tmp_path: Path) -> None:
     found = gates(saved, store, gather(saved, store))
     assert states(found) == {("n=1", "Pong"): "passed", ("n=2", "Pong"): "failed"}
     assert all("without an interval (1 run)" in gate.words for gate in found)
+
+
+def test_a_metric_that_ignores_the_horizon_counts_once(tmp_path: Path) -> None:
+    """PSNR one step ahead has one value, whatever the horizon: two horizons are one comparison, not two."""
+
+    def score(spec: JobSpec) -> dict[str, float]:
+        own = int(spec.inputs["world_model"].id[:4], 16) / 0xFFFF
+        return {"one_step_psnr": 20.0 + spec.config.sampler.num_steps * (1 + 0.1 * own)}
+
+    axes = "axes: {n: {key: sampler.num_steps, values: [1, 2, 3]}, T: {key: evaluation.horizon, values: [4, 8]}}"
+    (tmp_path / "mine.yaml").write_text(
+        f"question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 6\n{axes}\nprimary: {{metric: one_step_psnr, baseline: {{n: 1}}}}\n"
+    )
+    plan = plan_study(str(tmp_path / "mine.yaml"), ["scale=tiny", "data=random"])
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    for spec in plan.jobs.values():
+        finish(store, spec, scores=score(spec) if spec.kind == "evaluate_world_model" else None)
+    saved = save_plan(plan, store.root)
+    found = compared(saved, store)
+    assert list(found.family) == ["n=2, T=4", "n=3, T=4"]
+    rows = found.primary.set_index("variant")
+    assert list(rows["p_holm"]) == [4 / 64] * 4  # twice the 2 of 64 patterns of signs, not four times
+    assert rows.loc["n=2, T=8", "missing"].endswith("; the same measurement as n=2, T=4, counted once")
+    assert rows.loc["n=2, T=8", "baseline"] == "n=1, T=8"
+    of_drift = found.table[found.table["metric"] == "drift"]
+    assert not of_drift["missing"].str.contains("counted once").any()
+    assert study_power(saved, store, gather(saved, store), found).family == 2
+    itself = compared(saved, store, metrics=["one_step_psnr"], baseline={"n": 1, "T": 4}).table
+    assert list(itself["variant"]) == ["n=2, T=4", "n=2, T=8", "n=3, T=4", "n=3, T=8"]  # n=1, T=8 would be compared to itself
+    assert any("below 0.062 after Holm's correction over 2 comparisons" in sentence for sentence in limits(plan))

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.report.cost_ratios import CostRatios
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.scores import Scores
-from diamond_bench.studies.answerable import baselines, family
+from diamond_bench.studies.answerable import baselines, family, repetitions
 from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.margin import COPYABLE, Margin, parse_margin
 from diamond_bench.studies.metrics import METRIC_INFO, comparable, pools
@@ -67,11 +67,18 @@ class Comparison:
     problem: str = ""
     """Why there is no primary comparison, where there is none."""
     alpha: float = ALPHA
+    repeated: Mapping[str, str] = field(default_factory=dict)
+    """Variants whose primary comparison repeats another one, with the variant of that one (`studies.answerable.repetitions`)."""
 
     @property
     def primary(self) -> "pd.DataFrame":
         """The rows that answer the study's question."""
         return self.table[self.table["status"] == PRIMARY]
+
+    @property
+    def family(self) -> dict[str, str]:
+        """`baselines` without repeated comparisons: those that Holm's correction counts."""
+        return {name: base for name, base in self.baselines.items() if name not in self.repeated}
 
 
 def compare_study(
@@ -121,13 +128,15 @@ def compare_study(
         for status, of_status in ((PRIMARY if ours else EXPLORATORY, answering if ours else pairs), (EXPLORATORY, rest)):
             if of_status:
                 level = alpha if status == PRIMARY else ALPHA
-                parts.append(_of_metric(plan, scores, name, of_status, limit, level, costs).assign(status=status))
+                repeated = repetitions(name, of_status, facts.configs)
+                parts.append(_of_metric(plan, scores, name, of_status, limit, level, costs, repeated).assign(status=status))
     kept = [part for part in parts if len(part)]
     merged = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(COLUMNS))
     merged = merged.sort_values("status", key=lambda column: column != PRIMARY, kind="stable", ignore_index=True)
     problem = _problem(plan, table, primary, wanted, pairs, answering) if metrics is None else ""
     by_game = _effects(scores, primary, answering, least) if primary in set(merged["metric"]) else pd.DataFrame()
-    return Comparison(merged.reindex(columns=list(COLUMNS)), primary, least, answering, by_game, problem, alpha)
+    repeated = repetitions(primary, answering, facts.configs)
+    return Comparison(merged.reindex(columns=list(COLUMNS)), primary, least, answering, by_game, problem, alpha, repeated)
 
 
 def _effects(scores: Scores, metric: str, pairs: Mapping[str, str], margin: Margin) -> "pd.DataFrame":
@@ -177,13 +186,24 @@ def _problem(
 
 
 def _of_metric(
-    plan: SavedPlan, scores: Scores, metric: str, pairs: Mapping[str, str], margin: Margin, alpha: float, costs: CostRatios
+    plan: SavedPlan,
+    scores: Scores,
+    metric: str,
+    among: Mapping[str, str],
+    margin: Margin,
+    alpha: float,
+    costs: CostRatios,
+    repeated: Mapping[str, str],
 ) -> "pd.DataFrame":
-    """One row for each pair (variant: baseline), with Holm's correction over all of them."""
+    """One row for each pair (variant: baseline) of `among`, with Holm's correction over all of them but the repeated ones.
+
+    A repeated comparison has the numbers of the one that it repeats. A variant that would be compared to itself has no row.
+    """
     import pandas as pd
 
     from analysis.comparison import compare, equivalent_within
 
+    pairs = {name: base for name, base in among.items() if name not in repeated}
     rows, higher = scores.rows(metric, {*pairs, *pairs.values()}, relative=margin.relative)
     excluded = scores.excluded(metric, pairs, relative=margin.relative)
     too_wide = "" if margin.relative else scores.too_wide(metric, margin.value, {*pairs, *pairs.values()})
@@ -207,8 +227,21 @@ def _of_metric(
         out["verdict"] = out["verdict"].replace(equivalent_within(margin.value), f"equivalent within {margin.plain()} of copying's error")
     info = METRIC_INFO.get(metric)
     unit = OF_COPYING if margin.relative else info.unit if info else ""
-    cost = pd.DataFrame([costs.of(name, base) for name, base in pairs.items()], index=out.index)
+    out = _with_repeated(out, among, repeated)
+    cost = pd.DataFrame([costs.of(name, base) for name, base in zip(out["variant"], out["baseline"], strict=True)], index=out.index)
     return pd.concat([out.assign(metric=metric, margin=margin.value, unit=unit, level=alpha), cost], axis=1)
+
+
+def _with_repeated(rows: "pd.DataFrame", among: Mapping[str, str], repeated: Mapping[str, str]) -> "pd.DataFrame":
+    """The rows of a family and, in the order of `among`, those of the comparisons that repeat one of them."""
+    by_name = {row["variant"]: row for row in rows.to_dict(orient="records")}
+    found = []
+    for name, base in among.items():
+        row = by_name.get(repeated.get(name, name))
+        if row is not None:
+            note = [row["missing"], f"the same measurement as {row['variant']}, counted once"] if name in repeated else [row["missing"]]
+            found.append({**row, "variant": name, "baseline": base, "missing": "; ".join(part for part in note if part)})
+    return rows.iloc[:0] if not found else type(rows)(found, columns=rows.columns)
 
 
 def reasons(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:

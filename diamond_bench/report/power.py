@@ -134,7 +134,7 @@ def study_power(plan: SavedPlan, store: Store, facts: StudyFacts, comparison: Co
     """Plans further seeds from the finished runs of the study's primary comparison."""
     from analysis.matching import match_all
 
-    metric, margin, pairs = comparison.metric, comparison.margin, comparison.baselines
+    metric, margin, pairs = comparison.metric, comparison.margin, comparison.family
     info = METRIC_INFO.get(metric)
     unit = OF_COPYING if margin.relative else info.unit if info else ""
     test = str(plan.primary.get("test", "permutation"))

@@ -45,7 +45,7 @@ def answers(plan: SavedPlan, found: Comparison, standing: Standing, checked: Seq
         parts.append(el("div", el("p", f"Against {base}{'' if standing.confirmatory else ', exploratory'}:"), items(lines), class_="box"))
     if len(rows) > _MOST_LINES:
         parts.append(el("p", f"{len(rows) - _MOST_LINES} more comparisons are in comparison.csv.", class_="soft"))
-    return joined([*parts, registered(plan, standing, len(rows))])
+    return joined([*parts, registered(plan, standing, len(found.family))])
 
 
 def _answer_line(row: Mapping[Any, Any], alpha: float, checked: Sequence[Gate]) -> Html:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 7
+_VERSION = 8
 """Raised when the report changes, so that reports are written anew."""
 _MOST_VIEWS = 8
 """Figures of one kind, game and group that a report draws, one a combination of the other axes' values; the API draws any."""

@@ -6,9 +6,11 @@ from typing import Any
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.studies.baselines import flat
 from diamond_bench.studies.looks import ALPHA, look_level
-from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools
+from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools, unused_settings
 from diamond_bench.studies.plan import Plan, Point
+from diamond_bench.typed import to_plain
 
 
 def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -36,6 +38,29 @@ def family(points: Sequence[Point], pairs: Mapping[str, str], groups: Sequence[M
         return not wanted or any(all(_plain(cells[name].get(key)) in values for key, values in group.items()) for group in wanted)
 
     return {name: base for name, base in pairs.items() if answers(name)}
+
+
+def repetitions(metric: str, pairs: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Variants whose comparison of `metric` repeats another one: the variant of that other comparison, the first of its kind.
+
+    `settings` holds each variant's settings by dotted key. Two comparisons are one where both sides differ only in settings that cannot
+    change the metric, such as the horizon for PSNR one step ahead. A variant that equals its own baseline in this way is compared to
+    itself: it repeats its baseline. Variants without settings repeat nothing.
+    """
+    unused = unused_settings(metric)
+
+    def identity(name: str) -> object:
+        known = settings.get(name)
+        return frozenset((key, repr(value)) for key, value in known.items() if key not in unused) if known else name
+
+    first: dict[object, str] = {}
+    found = {}
+    for name, base in pairs.items():
+        one, other = identity(name), identity(base)
+        same = base if one == other else first.setdefault((one, other), name)
+        if same != name:
+            found[name] = same
+    return found
 
 
 def variant_cells(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
@@ -90,12 +115,23 @@ def _unanswerable(plan: Plan) -> list[str]:
     if not stated.baseline:
         return ["the study names no baseline, so its report compares nothing"]
     pairs = family(plan.points, baselines(plan.points, [axis.name for axis in plan.study.axes], stated.baseline), stated.variants)
+    repeated = repetitions(stated.metric, pairs, _settings(plan))
+    pairs = {name: base for name, base in pairs.items() if name not in repeated}
     if not pairs:
         return ["the baseline that the study names, or every variant it is for, is not among these variants: there will be no answer"]
     games = list(dict.fromkeys(point.game for point in plan.points))
     if len(games) > 1 and not pools(stated.metric):
         return [f"{metric} of several games cannot be pooled, so there will be no answer"]
     return _too_few(plan, pairs)
+
+
+def _settings(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Each variant's settings of evaluation by dotted key, and the other jobs of its first point."""
+    first = {point.variant: point for point in reversed(plan.points)}
+    return {
+        name: {**flat(to_plain(plan.jobs[point.jobs["evaluation"]].config)), **{k: v for k, v in point.jobs.items() if k != "evaluation"}}
+        for name, point in first.items()
+    }
 
 
 def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:

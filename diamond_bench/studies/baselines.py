@@ -75,15 +75,16 @@ def _settings(way: tuple[Any, ...], jobs: Mapping[JobRef, JobSpec]) -> dict[str,
     for ref, prefix in ((dataset, ""), (probe, "probe")):
         if ref in jobs:
             config = to_plain(jobs[ref].config)
-            found |= _flat(config.get(prefix, {}) if prefix else {key: config[key] for key in ("env", "data")}, prefix)
+            found |= flat(config.get(prefix, {}) if prefix else {key: config[key] for key in ("env", "data")}, prefix)
     return found
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
-        found |= _flat(value, key) if isinstance(value, Mapping) else {key: value}
+        found |= flat(value, key) if isinstance(value, Mapping) else {key: value}
     return found
 
 

@@ -140,6 +140,27 @@ def measured_with(name: str) -> str | None:
     return prefixes[max(found, key=len)] if found else None
 
 
+_ROLLOUTS, _SAMPLES = {"num_trajectories", "horizon"}, {"num_samples", "num_sample_starts", "sample_horizon"}
+_SIZES = {*_ROLLOUTS, *_SAMPLES, "num_one_step", "num_fid_images"}
+_OF_SAMPLES = ("energy_score", "luminance_crps", "rank_deviation", "state_crps", "state_scored_share", "state_rank_deviation")
+
+
+def unused_settings(name: str) -> frozenset[str]:
+    """Dotted keys of an evaluation's sizes, such as `evaluation.horizon`, that cannot change the number `name`; none of a number that
+    METRIC_INFO lacks, or of a cost."""
+    if name not in METRIC_INFO or METRIC_INFO[name].cost or METRIC_INFO[name].protocol != "world_model":
+        return frozenset()
+    if name.startswith(_OF_SAMPLES) or name.endswith(("_best_of_k", "_mean_of_k")):
+        used = _SAMPLES
+    elif name == "one_step_psnr":
+        used = {"num_one_step"}
+    elif name.startswith("mode_"):
+        used = {"num_one_step", "num_samples"}
+    else:
+        used = {*_ROLLOUTS, "num_fid_images"} if measured_with(name) == "fid" else _ROLLOUTS
+    return frozenset(f"evaluation.{setting}" for setting in _SIZES - used)
+
+
 def pools(name: str) -> bool:
     """Whether one number may speak of several games: game scores may not, human-normalised ones may."""
     return name not in METRIC_INFO or not METRIC_INFO[name].of_game
