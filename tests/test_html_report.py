@@ -20,6 +20,7 @@ from analysis.comparison import UNDECIDED
 from analysis.media import small_clip
 from diamond_bench import api
 from diamond_bench.report import write_report
+from diamond_bench.report.answers import answers_of, study_answers
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import config_differences, gather, job_rows
 from diamond_bench.studies.files import read_json
@@ -171,9 +172,18 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
     words = page_of(saved, store).words
     answer = words[words.index("Answer", words.index("Reproduce")) : words.index("All else below is exploratory")]
     assert re.search(
-        r"n=2: better, for other training seeds, on this dataset and its references \(drift ↓ −0\.(1|0999|1001) \[95% interval", answer
+        r"n=2: better, for other training seeds, on this dataset and its references\.Drift ↓ −0\.(1|0999|1001) pixel error \(95% interval",
+        answer,
     )  # the stand-in's values differ by a hair from job to job
-    assert "8 runs against 8 on the same checkpoints" in answer
+    assert "8 runs against 8 on the same checkpoints." in answer
+    facts = gather(saved, store)
+    (line, registration) = study_answers(saved, store, facts)
+    assert line.startswith("Exploratory: n=2 against n=1: better, for other training seeds, on this dataset and its references. Drift ↓")
+    assert all(sentence in words for sentence in answers_of(compare_study(saved, store, facts))[0].evidence)
+    assert line.endswith(" ".join(answers_of(compare_study(saved, store, facts))[0].evidence))
+    assert (
+        registration == "Not registered: nothing states that this comparison was chosen before the study ran. All results are exploratory."
+    )
     assert "do not mean by more than that margin" in answer
     assert "In simulations with 5 seeds and 1 game where differences between runs are symmetric" in words
     assert "as skewed as a lognormal distribution: up to 2" in words
@@ -207,7 +217,8 @@ def test_a_planned_look_has_its_own_level_everywhere(tmp_path: Path) -> None:
     words = page_of(saved, store).words
     assert "Planned look 1 of 2" in words
     assert "variant minus baseline with 97.5% interval" in words
-    assert "[97.5% interval" in words
+    assert "(97.5% interval" in words
+    assert re.match(r"n=2 against n=1: better.* \(97\.5% interval", study_answers(saved, store, gather(saved, store))[0])
     shown = api.compare(str(tmp_path / "mine.yaml"), "scale=tiny", output_dir=store.root)
     assert (set(shown.loc[shown["status"] == "primary", "level"]), set(shown["registration"])) == ({0.025}, {"planned look"})
 

@@ -284,7 +284,9 @@ def test_results_and_report_say_how_the_study_stands(lab: Lab, capsys: pytest.Ca
     lab.sweep()
     for command in ("results", "report"):
         app([command, "mine", f"output_dir={lab.store.root}"], standalone_mode=False)
-        assert "before any of its 6 evaluations had finished" in capsys.readouterr().err
+        said = capsys.readouterr()
+        assert "before any of its 6 evaluations had finished" in (said.out if command == "results" else said.err)
+        assert ("n=2 against n=1: undecided" in said.out) == (command == "results")
 
 
 def words_in_chromium(page: Path, folder: Path) -> str:

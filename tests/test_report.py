@@ -1,8 +1,10 @@
 """The report of studies of every shape, drawn from results that are written, not computed."""
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.console import Console
 
 import analysis.figures
 import analysis.variant_figures
+from diamond_bench.cli.common import print_results
 from diamond_bench.printing import print_json
 from diamond_bench.report import write_report
 from diamond_bench.studies.estimate import estimate
@@ -195,6 +198,28 @@ def test_variants_of_one_cost_each_stand_side_by_side(tmp_path: Path, captions: 
     assert drawn["drift"] == ["Pong one", "Pong two", "Pong wide"]
     assert drawn["quality"] == ["one (1 call)", "two (2 calls)", "wide (2 calls)"]
     assert any("denoiser calls per frame: 1, 2" in caption for caption in captions)
+
+
+def test_the_primary_metric_is_always_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """energy_score is no headline: the quality figure and the printed table show it where it is the primary metric."""
+    panels: list[str] = []
+    quality = analysis.figures.quality_figure
+
+    def seen(points: Any, **options: Any) -> Any:
+        panels.extend(dict.fromkeys(points["metric"]))
+        return quality(points, **options)
+
+    monkeypatch.setattr("analysis.figures.quality_figure", seen)
+    plan = planned(tmp_path, ["sampler.num_steps=1,2"])
+    plan = replace(plan, study=replace(plan.study, primary=replace(plan.study.primary, metric="energy_score")))
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    for spec in plan.jobs.values():
+        finish(store, spec, scores={"energy_score": 0.125} if spec.kind == "evaluate_world_model" else None)
+    saved = save_plan(plan, store.root)
+    write_report(saved, store, lambda text: None)
+    assert panels == ["energy_score", "drift"]
+    print_results(saved, store, as_json=False)
+    assert re.search(r"^game +variant +energy_score +drift ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_values_that_are_finished_are_shown_where_the_last_one_is_not(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Verdicts of whole studies: references, margins relative to copying, the sanity gate, and pairs that are refused."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from test_report import HORIZON, finish
 from analysis.differences import difference
 from analysis.matching import Game
 from diamond_bench.errors import UserError
-from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study, reasons, scope
+from diamond_bench.report.answers import evidence, scope
+from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.facts import gather
 from diamond_bench.report.gate import Gate, failed_words, gates
 from diamond_bench.report.power import study_power
@@ -96,8 +98,8 @@ def test_a_relative_margin_is_a_share_of_each_games_copying_error(tmp_path: Path
     (row,) = found.primary.to_dict("records")
     assert (row["unit"], row["margin"], row["verdict"]) == (OF_COPYING, 0.1, "equivalent within 10% of copying's error")
     assert row["difference"] == pytest.approx(0.02, abs=0.005)
-    assert "%] of copying's error" in reasons(row)
-    assert "TOST p = " in reasons(row)
+    assert re.match(r"Drift ↓ .*% of copying's error \(95% interval .*% to .*%\)\.$", evidence(row)[0])
+    assert any(re.fullmatch(r"Equivalence: p = .* \(TOST\)\.", sentence) for sentence in evidence(row))
     by_game = found.effects.set_index("game")["difference"]
     assert by_game["Pong"] == pytest.approx(by_game["Boxing"], abs=1e-6)
     assert by_game.mean() == pytest.approx(row["difference"])

@@ -145,24 +145,28 @@ def run_jobs(plan: Any, store: Any) -> Any:
 
 
 def print_results(plan: Any, store: Any, as_json: bool) -> None:
-    """The numbers of a plan's finished jobs, as a table for people or as JSON."""
+    """The numbers of a plan's finished jobs, as a table for people or as JSON; for people also the answer to a study's question."""
     from diamond_bench.printing import print_frame, print_json
-    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot, protocol_records
+    from diamond_bench.report.answers import study_answers
+    from diamond_bench.report.facts import gather
+    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot
 
-    table = collect(plan, store)
     if as_json:
-        print_json(out, table.to_dict(orient="records"))
-    elif table.empty:
+        print_json(out, collect(plan, store).to_dict(orient="records"))
+        return
+    facts = gather(plan, store)
+    table = facts.table
+    if table.empty:
         say(f"{plan.study} at scale {plan.scale}: no job is finished yet; run it with: {plan.command}")
     else:
         machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
         seeds = sorted({point.seed for point in plan.points})
         say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
-        print_frame(out, pivot(table, HEADLINES))
-        for note in [*protocol_records(plan, store), *mixtures(table)]:
+        print_frame(out, pivot(table, [*dict.fromkeys([plan.primary["metric"], *HEADLINES])]))
+        for note in [*facts.protocol, *mixtures(table)]:
             say(f"note: {note}")
-        if plan.command.startswith(_SWEEP):
-            say(standing_of(plan, store).sentence)
+        for line in study_answers(plan, store, facts) if plan.command.startswith(_SWEEP) else ():
+            out.print(line, markup=False)
 
 
 @contextlib.contextmanager

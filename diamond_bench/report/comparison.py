@@ -89,6 +89,7 @@ def compare_study(
     baseline: Mapping[str, Any] | None = None,
     margin: float | str | None = None,
     alpha: float = ALPHA,
+    exploratory: bool = True,
 ) -> Comparison:
     """Compares the finished variants of a plan to its baseline.
 
@@ -96,7 +97,8 @@ def compare_study(
     else. The variants that the file names (all, where it names none) are the family that answers the question, and Holm's correction is
     over them. The others are exploratory and a family of their own. Seconds are compared only where they were measured on one kind of
     device, and scores of several games only where they can be pooled. `metrics`, `baseline` and `margin` in place of the file's make every
-    row exploratory. `alpha` is the level of the primary comparison at this look. Raises UserError for a baseline or metric that is not in
+    row exploratory. `alpha` is the level of the primary comparison at this look. Without `exploratory`, the headline metrics are not
+    compared. Raises UserError for a baseline or metric that is not in
     the plan, a metric that cannot be pooled, or something that is no margin.
     """
     import pandas as pd
@@ -109,7 +111,8 @@ def compare_study(
     primary = str(stated["metric"])
     least = parse_margin(stated.get("margin", 0.0) if margin is None else margin, "margin")
     present = set(table.loc[table["seed"].notna() & table["value"].abs().lt(math.inf), "metric"])
-    chosen = [primary, *(name for name in _headlines(plan, present) if name != primary)] if metrics is None else list(metrics)
+    headlines = [name for name in _headlines(plan, present) if name != primary] if exploratory else []
+    chosen = [primary, *headlines] if metrics is None else list(metrics)
     for name in chosen:
         if name not in present and (name != primary or metrics is not None):
             raise UserError(f"metric {name!r}: not in the results of {plan.study}: {nearest(name, present)}")
@@ -242,65 +245,3 @@ def _with_repeated(rows: "pd.DataFrame", among: Mapping[str, str], repeated: Map
             note = [row["missing"], f"the same measurement as {row['variant']}, counted once"] if name in repeated else [row["missing"]]
             found.append({**row, "variant": name, "baseline": base, "missing": "; ".join(part for part in note if part)})
     return rows.iloc[:0] if not found else type(rows)(found, columns=rows.columns)
-
-
-def reasons(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
-    """The evidence of a verdict, in brackets: difference, interval, scope, effect size, runs, p-values, cost; empty without any."""
-    metric = METRIC_INFO.get(row["metric"])
-    title = metric.title if metric else row["metric"]
-    title = f"distance of {title} to 1" if metric and metric.better == "near 1" else title
-    title += {"higher": " ↑", "lower": " ↓", "near 1": " ↓"}.get(metric.better, "") if metric else ""
-    parts = []
-    if _known(row["difference"]):
-        parts.append(f"{title} {_amount(row['difference'], row)}{_interval(row, alpha)}{_unit(row)}")
-        if _known(row["effect_size"]):
-            parts.append(f"Hedges' g {_signed(row['effect_size'])}")
-        runs = f"{row['runs']:g} {'run' if row['runs'] == 1 else 'runs'} against {row['baseline_runs']:g}"
-        parts.append(f"{runs}{' on the same checkpoints' if _known(row['paired']) and row['paired'] else ''}")
-    if _known(row["p_holm"]):
-        parts.append(f"p = {row['p_holm']:.2g} ({row['test']} test, Holm)")
-    if _known(row["p_equivalent"]):
-        parts.append(f"TOST p = {row['p_equivalent']:.2g}")
-    if _known(row["nfe_ratio"]) and row["nfe_ratio"] != 1:
-        parts.append(f"{row['nfe_ratio']:.3g} × the denoiser calls")
-    if isinstance(row["missing"], str) and row["missing"]:
-        parts.append(row["missing"])
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
-def scope(row: Mapping[Any, Any]) -> str:
-    """What a row's interval and verdict speak about, as the end of a sentence; empty where there is no interval."""
-    from analysis.comparison import CROSSED
-
-    if not _known(row["low"]):
-        return ""
-    references, episodes = int(row["references"]), int(row["episodes"])
-    if row["scope"] == CROSSED:
-        return f"for other training seeds and other references ({references} from {episodes} episodes)"
-    if references:
-        return f"for other training seeds, on these {references} references ({episodes} episode{'' if episodes == 1 else 's'})"
-    of_agents = row["metric"] in METRIC_INFO and METRIC_INFO[row["metric"]].protocol == "agent"
-    return "for other training seeds" if of_agents else "for other training seeds, on this dataset and its references"
-
-
-def _interval(row: Mapping[Any, Any], alpha: float) -> str:
-    if not _known(row["low"]):
-        return ""
-    return f" [{(1 - alpha) * 100:.4g}% interval {_amount(row['low'], row)} to {_amount(row['high'], row)}]"
-
-
-def _amount(value: float, row: Mapping[Any, Any]) -> str:
-    """A difference with its sign, without its unit; in percent where it is a share."""
-    return f"{_signed(100 * value)}%" if row["unit"] == OF_COPYING else _signed(value)
-
-
-def _unit(row: Mapping[Any, Any]) -> str:
-    return " of copying's error" if row["unit"] == OF_COPYING else f" {row['unit']}" if row["unit"] else ""
-
-
-def _known(value: Any) -> bool:
-    return value is not None and value == value
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")

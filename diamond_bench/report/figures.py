@@ -244,7 +244,8 @@ def _quality_figure(
     plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], view: View, baselines: "pd.DataFrame", notes: str
 ) -> Drawn | None:
     """Quality against NFE: a line per arm and value of the first axis, except where that is the number of steps. `baselines` are the game's
-    rows without a seed; copy-last-frame is drawn if all points share one. Where each group takes one number of calls, a row per group."""
+    rows without a seed; copy-last-frame is drawn if all points share one. Where each group takes one number of calls, a row per group.
+    The first panel is of the primary metric."""
     from analysis.curves import interval_words, mean_points
     from analysis.figures import quality_figure
     from analysis.variant_figures import variant_figure
@@ -255,17 +256,18 @@ def _quality_figure(
         point.variant: ", ".join(part for part in (point.arm, _at({name: point.axes[name] for name in first})) if part) or plan.study
         for point in points
     }
-    shared = {metric: shared_variant(plan, points, COPY_LAST, metric) for metric in _QUALITY}
+    metrics = list(dict.fromkeys([plan.primary["metric"], *_QUALITY]))
+    shared = {metric: shared_variant(plan, points, COPY_LAST, metric) for metric in metrics}
     copied: dict[Any, float] = baselines[baselines["variant"] == baselines["metric"].map(shared)].set_index("metric")["value"].to_dict()
     nfe = scores[scores["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"]
-    shown = scores[scores["variant"].isin(groups) & scores["metric"].isin(_QUALITY)]
-    table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe))
+    shown = scores[scores["variant"].isin(groups) & scores["metric"].isin(metrics)]
+    table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe), metrics)
     if table.empty:
         return None
     seeds = table.groupby(["metric", "group", "nfe"])["seed"].nunique()
     basis = range_words(seeds, "seed", "seeds")
     caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", interval_words(seeds), notes)
-    labels = {metric: metric_label(metric) for metric in _QUALITY}
+    labels = {metric: metric_label(metric) for metric in metrics}
     if table["group"].nunique() > 1 and (table.groupby("group")["nfe"].nunique() == 1).all():
         calls = table["nfe"].map(lambda n: f"{n:g} call{'' if n == 1 else 's'}")
         if calls.nunique() > 1:
@@ -304,10 +306,10 @@ def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[P
     return annotated(figure, plan, points[0].game, f"{basis}, scale {plan.scale}", interval_words(means["num_seeds"]), notes)
 
 
-def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "pd.Series") -> "pd.DataFrame":
-    """Finite scores as `analysis.curves.mean_points` takes them, panels in the order of the report."""
+def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "pd.Series", panels: Sequence[str] = ()) -> "pd.DataFrame":
+    """Finite scores as `analysis.curves.mean_points` takes them, those of `panels` first and in that order."""
     import pandas as pd
 
     points = pd.DataFrame({"metric": panel, "group": group, "nfe": x, "seed": shown["seed"], "value": shown["value"]})
-    order = {metric: i for i, metric in enumerate(_QUALITY)}
+    order = {metric: i for i, metric in enumerate(panels)}
     return points[np.isfinite(points["value"])].sort_values("metric", key=lambda column: column.map(order), kind="stable")

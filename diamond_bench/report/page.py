@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.report import gate, power_section, sections
+from diamond_bench.report import answers, gate, power_section, sections
 from diamond_bench.report.aggregates import aggregates
 from diamond_bench.report.comparison import Comparison
 from diamond_bench.report.drawing import StudyFigure, is_finding
@@ -59,7 +59,7 @@ def render(report: Report) -> str:
     """The page, at most PAGE_BYTES long as UTF-8."""
     plan, facts = report.plan, report.facts
     words: dict[str, Html] = {
-        "Answer": sections.answers(plan, report.comparison, report.standing, report.gates),
+        "Answer": answers.section(plan, report.comparison, report.standing, report.gates),
         "Sanity gate": gate.section(report.gates),
         "Jobs": sections.jobs(plan, facts, report.jobs),
         "Variants": sections.variants(plan, facts),

@@ -2,19 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
-from diamond_bench.report.comparison import OF_COPYING, Comparison, reasons, scope
+from diamond_bench.report.comparison import OF_COPYING, Comparison
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
-from diamond_bench.report.gate import Gate, failed_words
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, escaped, items, joined, table
-from diamond_bench.report.registered import registered
 from diamond_bench.studies.metrics import METRIC_INFO, metric_label
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.registration import Standing
 from diamond_bench.studies.results import seed_means
 
 if TYPE_CHECKING:
@@ -24,38 +21,6 @@ _MOST_LINES = 40
 _HEADLINE_PARTS = ("_final", "_best_of_k", "_mean_of_k")
 _ORDER = ("failed", "damaged", "lost", "preempted", "blocked", "running", "not begun", "done")
 _TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", "blocked": "warn", "done": "good"}
-
-
-def answers(plan: SavedPlan, found: Comparison, standing: Standing, checked: Sequence[Gate] = ()) -> Html:
-    """One line per comparison of the study's primary metric, and how it was registered."""
-    variants = dict.fromkeys(point.variant for point in plan.points)
-    if len(variants) == 1:
-        words = f"The study has one variant, {next(iter(variants))}, so there is nothing to compare: its results are below."
-        return el("div", el("p", words), class_="box")
-    if found.problem:
-        box = el("div", el("p", el("strong", "No answer: "), f"{found.problem}."), class_="box wrong")
-        return joined([box, registered(plan, standing)])
-    rows = found.primary.to_dict(orient="records")
-    if not rows:
-        words = el("p", el("strong", "No answer yet: "), "no variant can be compared.")
-        return joined([el("div", words, class_="box wrong"), registered(plan, standing)])
-    parts: list[Any] = []
-    for base in dict.fromkeys(row["baseline"] for row in rows[:_MOST_LINES]):
-        lines = [_answer_line(row, found.alpha, checked) for row in rows[:_MOST_LINES] if row["baseline"] == base]
-        parts.append(el("div", el("p", f"Against {base}{'' if standing.confirmatory else ', exploratory'}:"), items(lines), class_="box"))
-    if len(rows) > _MOST_LINES:
-        parts.append(el("p", f"{len(rows) - _MOST_LINES} more comparisons are in comparison.csv.", class_="soft"))
-    return joined([*parts, registered(plan, standing, len(found.family))])
-
-
-def _answer_line(row: Mapping[Any, Any], alpha: float, checked: Sequence[Gate]) -> Html:
-    from analysis.comparison import BETTER, UNDECIDED, WORSE
-
-    tone = {BETTER: "good", WORSE: "bad", UNDECIDED: "warn"}.get(row["verdict"], "even")
-    failed = failed_words(checked, [row["variant"], row["baseline"]])
-    gate = joined([" ", el("span", f"{failed[:1].upper()}{failed[1:]}.", class_="bad")]) if failed else ""
-    words = f", {about}" if (about := scope(row)) else ""
-    return joined([f"{row['variant']}: ", el("span", row["verdict"], class_=tone), words, reasons(row, alpha), gate])
 
 
 def incomplete(rows: "pd.DataFrame") -> Html:
