@@ -21,12 +21,14 @@ from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 
 _PARTS = ("artifact", "checkpoint", "frames")
-_COLOURS = {"done": "green", "failed": "red", "damaged": "red", "lost": "yellow", "preempted": "yellow", "cancelled": "yellow"} | {
-    "running": "cyan",
-    "requeued": "cyan",
+_COLOURS = {
+    "done": "green",
+    **dict.fromkeys(("failed", "damaged", "unreadable"), "red"),
+    **dict.fromkeys(("lost", "preempted", "cancelled"), "yellow"),
+    **dict.fromkeys(("running", "requeued"), "cyan"),
 }
 
-_SHOWN_FIRST = ("running", "failed", "damaged", "lost", "requeued", "preempted", "cancelled")
+_SHOWN_FIRST = ("running", "failed", "damaged", "unreadable", "lost", "requeued", "preempted", "cancelled")
 _MOST_SHOWN = 40
 """Jobs of a study that `status` gives a line each."""
 

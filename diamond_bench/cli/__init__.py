@@ -95,6 +95,11 @@ def _run() -> None:
     except Exception as error:
         if interrupted:  # what it was raised in the middle of (an import) made another exception of it
             sys.exit(130)
+        if isinstance(error, PermissionError) and error.filename:
+            from diamond_bench.studies.files import refusal
+
+            _complain(refusal(error))
+            sys.exit(2)
         if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename:
             _complain(f"{error.filename}: {error.strerror}")
             sys.exit(2)

@@ -149,8 +149,10 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
-    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot
+    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot, unreadable
 
+    for note in unreadable(plan, store):
+        say(f"note: {note}")
     if as_json:
         print_json(out, collect(plan, store).to_dict(orient="records"))
         return
@@ -172,7 +174,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
 @contextlib.contextmanager
 def writing(store: Any) -> Iterator[None]:
     """Turns what the file system refuses into a message that names the place."""
-    from diamond_bench.studies.files import unwritable
+    from diamond_bench.studies.files import refusal, unwritable
 
     try:
         yield
@@ -180,7 +182,10 @@ def writing(store: Any) -> Iterator[None]:
         raise
     except OSError as error:
         elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(store.root)
-        raise UserError(f"{error.filename}: {error.strerror}") if elsewhere else unwritable(store.root, error) from None
+        if not elsewhere:
+            raise unwritable(store.root, error) from None
+        barred = f": {refusal(error)}" if isinstance(error, PermissionError) else ""
+        raise UserError(f"{error.filename}: {error.strerror}{barred}") from None
 
 
 def open_store(tokens: list[str] | None) -> Any:

@@ -57,7 +57,8 @@ def gc(
 
     store = open_store(overrides)
     with writing(store):
-        removals = collect_garbage(store, planned(store.root), frames=not keep_frames, unplanned=unplanned, dry_run=dry_run)
+        keep = planned(store.root) if unplanned else set()
+        removals = collect_garbage(store, keep, frames=not keep_frames, unplanned=unplanned, dry_run=dry_run)
     for removal in removals:
         out.print(f"{removal.path} ({gigabytes(removal.bytes)}): {removal.reason}", markup=False)
     say(f"{'would free' if dry_run else 'freed'} {gigabytes(sum(removal.bytes for removal in removals))}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,9 @@ def sweep(
     if dry_run:
         print_plan(out, plan, store, as_json)
         on_slurm = isinstance(plan.cluster, SlurmCluster) and not as_json
-        for check in (lambda: require(plan.metrics), store.require_writable, *([lambda: show_submission(plan, store)] if on_slurm else [])):
+        readable = partial(store.require_readable, plan.jobs, store.states())
+        submission = [lambda: show_submission(plan, store)] if on_slurm else []
+        for check in (readable, lambda: require(plan.metrics), store.require_writable, *submission):
             try:
                 check()
             except UserError as error:

@@ -122,6 +122,7 @@ class _Sweep:
     def look(self, retry_failed: bool) -> None:
         """Takes over from the store what is done, or failed and not to be tried again; the rest may be begun as its inputs are done."""
         states = self.store.states()
+        self.store.require_readable(self.specs, states)
         self._attempts = {ref: states[ref].attempt for ref in self.specs if ref in states}
         done = {ref for ref in self.specs if ref in states and states[ref].status == "done" and not self.store.damage(ref)}
         self.tell(Event("planned", done=len(done), total=len(self.specs)))

@@ -5,6 +5,7 @@ outputs/slurm/<batch>/              submitit's folder: sbatch files, payloads, w
 outputs/slurm/<batch>/task-<i>.json what a task tells itself across requeues (launch/slurm/task.py)
 """
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterable
@@ -95,13 +96,18 @@ def read_batch(root: Path, name: str) -> Batch:
 
 
 def read_batches(root: Path) -> list[Batch]:
-    """All batches ever submitted from a store, oldest first."""
+    """All batches ever submitted from a store, oldest first, without those that another user keeps to themselves: SLURM's queue shows each
+    user their own tasks alone."""
     require_folders(root, root / FOLDER)
     names = sorted(path.parent.name for path in (root / FOLDER).glob("*/batch.json"))
     for name in names:
         if reason := not_a_folder(batch_folder(root, name)):
             raise DamagedFile(batch_folder(root, name), f"{reason}{_ADVICE}")
-    return [read_batch(root, name) for name in names]
+    batches = []
+    for name in names:
+        with contextlib.suppress(PermissionError):
+            batches.append(read_batch(root, name))
+    return batches
 
 
 def newest(batches: Iterable[Batch]) -> dict[JobRef, tuple[Batch, int]]:

@@ -1,5 +1,6 @@
 """The finished evaluations of a store: which training each evaluated, with which seed, and when it finished. No torch, no pandas."""
 
+import os
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ def seed_of(root: Path, training: JobRef) -> int | None:
 def evaluations_of(root: Path, trainings: Collection[JobRef]) -> set[JobRef]:
     """The finished evaluations, in the store at `root`, of any of these trainings."""
     folders = (folder for kind in _KINDS for folder in (root / kind).glob("*") if ID.fullmatch(folder.name))
-    refs = (JobRef(folder.parent.name, folder.name) for folder in folders if (folder / "result.json").exists())
+    refs = (JobRef(folder.parent.name, folder.name) for folder in folders if os.path.exists(folder / "result.json"))  # noqa: PTH110 - false, and no error, in a folder that may not be entered
     return {ref for ref in refs if training_of(root, ref) in trainings}
 
 
@@ -50,7 +51,7 @@ def finish_time(root: Path, ref: JobRef) -> datetime | None:
             return read_time(recorded)
         state = read_json(folder / "state.json")
         return datetime.fromtimestamp(float(state["updated"]), UTC) if state.get("status") == "done" else None
-    except (FileNotFoundError, NotADirectoryError, DamagedFile, KeyError, TypeError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, DamagedFile, KeyError, TypeError, ValueError):
         return None
 
 
@@ -63,7 +64,7 @@ def read_time(text: Any) -> datetime:
 def _config(root: Path, ref: JobRef) -> bytes:
     try:
         return read_bytes(root / ref.kind / ref.id / "config.yaml")
-    except (FileNotFoundError, NotADirectoryError, DamagedFile):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, DamagedFile):
         return b""
 
 

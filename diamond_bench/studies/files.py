@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import pwd
 import re
 import secrets
 import stat
@@ -240,7 +241,51 @@ def require_writable(root: Path) -> None:
 
 
 def unwritable(root: Path, error: OSError) -> UserError:
-    """The message for an output folder that refuses what was to be written there."""
+    """The message for an output folder in which something could not be written, or that this user may not read."""
     if error.errno == errno.ENOSPC:
         return UserError(f"no space left for output folder {root}: see `diamond-bench du`, free some with `diamond-bench gc`")
-    return UserError(f"output folder {root} cannot be written ({error.strerror or error}): choose another with output_dir=FOLDER")
+    reason = str(error.strerror or error)
+    if isinstance(error, PermissionError) and error.filename:
+        place, _ = barrier = _barrier(error.filename)
+        if barrier != (place, "written"):
+            return UserError(refusal(error))
+        reason += f": {place} belongs to {owner(place)}"
+    return UserError(f"output folder {root} cannot be written ({reason}): choose another with output_dir=FOLDER")
+
+
+def refusal(error: PermissionError) -> str:
+    """What the system refused to this user: the path that bars the way, whose it is, and what to do."""
+    if not error.filename:
+        return str(error.strerror or error)
+    place, action = _barrier(error.filename)
+    who = owner(place)
+    return f"{place} belongs to {who} and cannot be {action}: ask {who} for access, or use another output_dir=FOLDER"
+
+
+def may(path: Path | str, mode: int) -> bool:
+    """Whether this process may do with a path what `mode` says (os.R_OK, os.W_OK, os.X_OK)."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def owner(path: Path | str) -> str:
+    """The name of the user to whom a path belongs: `user 1234` where the system knows no name, `an unknown user` where it does not say."""
+    try:
+        number = os.lstat(path).st_uid
+    except OSError:
+        return "an unknown user"
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def _barrier(name: str | bytes) -> tuple[Path, str]:
+    """The path that bars the way to `name`, and what cannot be done with it: entered, read or written."""
+    path = Path(os.fsdecode(name)).absolute()
+    for place in (*reversed(path.parents), path):
+        if not os.path.lexists(place):
+            return place.parent, "written"
+        if place != path and not may(place, os.X_OK):
+            return place, "entered"
+    needed = os.R_OK | (os.X_OK if path.is_dir() else 0)
+    return path, "written" if may(path, needed) else "read"

@@ -16,9 +16,12 @@ from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
+    may,
     not_a_folder,
+    owner,
     read_bytes,
     read_json,
+    refusal,
     require_folders,
     temporary_name,
     unwritable,
@@ -78,16 +81,20 @@ class Merged:
 
 
 def du(store: Store) -> list[Usage]:
-    """The size of each job in the store, largest first. Raises UserError where there is no store."""
+    """The size of each job in the store, largest first; tells `store.say` what may not be read.
+
+    Raises UserError where there is no store.
+    """
     require_store(store)
     usages = []
     for ref in store.refs():
         folder = store.folder(ref)
-        if not_a_folder(folder):
-            usages.append(Usage(ref, _size(folder), 0, 0))
-            continue
-        checkpoint, frames = (_size(folder / name) for name in REMOVABLE)
-        usages.append(Usage(ref, _size(folder) - checkpoint - frames, checkpoint, frames))
+        refused: dict[str, None] = {}
+        whole = _size(folder, refused)
+        checkpoint, frames = (0, 0) if refused or not_a_folder(folder) else (_size(folder / name) for name in REMOVABLE)
+        usages.append(Usage(ref, whole - checkpoint - frames, checkpoint, frames))
+        for reason in refused:
+            store.say(f"not counted: {reason}")
     return sorted(usages, key=lambda usage: (-usage.total, usage.ref))
 
 
@@ -96,14 +103,18 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
 
     That is: checkpoints of done jobs, what SLURM was given of them, compiled code where nothing runs and, with `frames`, the imagined
     frames kept by done evaluations. With `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as
-    damaged, and rubbish of killed processes. A job that somebody runs is never touched: each is locked first. Of a symbolic link, the link
-    goes and what it points to stays. Raises UserError where there is no store.
+    damaged, and rubbish of killed processes. A job that somebody runs is never touched: each is locked first. What another user
+    lets us neither read nor write stays, and `store.say` is told so. Of a symbolic link, the link goes and what it points to stays.
+    Raises UserError where there is no store.
     """
     require_store(store)
     removals = []
     for ref, state in sorted(store.states().items()):
         folder = store.folder(ref)
         if state.status == "running":
+            continue
+        if state.status == "unreadable":
+            store.say(f"left: {state.error}")
             continue
         if unplanned and ref not in keep:
             found = [Removal(folder, _size(folder), "in no study's plan")]
@@ -112,7 +123,9 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
             found = [Removal(folder / name, _size(folder / name), why) for name, why in reasons.items() if os.path.lexists(folder / name)]
         else:
             continue
-        if found and (dry_run or _remove_locked(store, ref, found)):
+        if found and not _may_change(folder):
+            store.say(f"left: {folder} belongs to {owner(folder)} and cannot be written")
+        elif found and (dry_run or _remove_locked(store, ref, found)):
             removals += found
     states = store.states()
     for batch in read_batches(store.root):
@@ -132,6 +145,9 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
                 with contextlib.suppress(OSError):
                     _discard(folder)
     for folder in _left_over(store) if unplanned else ():
+        if not _may_change(folder):
+            store.say(f"left: {folder} belongs to {owner(folder)} and cannot be written")
+            continue
         removals.append(
             Removal(folder, _size(folder), "left of a killed process" if folder.name.startswith(".") else "set aside as damaged")
         )
@@ -203,6 +219,11 @@ def _left_over(store: Store) -> Iterator[Path]:
                 yield folder
 
 
+def _may_change(path: Path) -> bool:
+    """Whether what is in a folder may be changed; a link or a file is part of the folder around it."""
+    return path.is_symlink() or not path.is_dir() or may(path, os.W_OK | os.X_OK)
+
+
 def _discard(path: Path) -> None:
     """Removes a folder with all that is in it, a file, or a link; what a link points to stays."""
     if path.is_dir() and not path.is_symlink():
@@ -211,14 +232,20 @@ def _discard(path: Path) -> None:
         path.unlink()
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of everything below a folder; 0 where there is none."""
+def _size(path: Path, refused: dict[str, None] | None = None) -> int:
+    """Bytes of a file, or of everything below a folder; 0 where there is none. Of what may not be read, `refused` gets the reason."""
     total = 0
-    with contextlib.suppress(FileNotFoundError):
+    try:
         if not path.is_dir() or path.is_symlink():
             return path.lstat().st_size
         for entry in os.scandir(path):
-            total += _size(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_size
+            inside = entry.is_dir(follow_symlinks=False)
+            total += _size(Path(entry.path), refused) if inside else entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        pass
+    except PermissionError as error:
+        if refused is not None:
+            refused[refusal(error)] = None
     return total
 
 
@@ -235,8 +262,8 @@ def merge(store: Store, other_root: Path) -> Merged:
     present: list[JobRef] = []
     refused: list[str] = []
     here = store.states()
-    for ref, state in sorted(other.states().items()):
-        if state.status == "damaged":
+    for ref, state in sorted(other.states(refused.append).items()):
+        if state.status in ("damaged", "unreadable"):
             refused.append(f"{ref}: {state.error}")
         if state.status != "done":
             continue
@@ -251,6 +278,8 @@ def merge(store: Store, other_root: Path) -> Merged:
                 copied.append(ref)
             except UserError as error:
                 refused.append(f"{ref}: {error}")
+            except PermissionError as error:
+                refused.append(f"{ref}: {refusal(error)}")
     plans = _copy_plans(store, other, refused)
     return Merged(tuple(copied), tuple(present), tuple(refused), plans)
 
@@ -303,6 +332,9 @@ def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, .
         except UserError as error:
             refused.append(str(error))
             continue
+        except PermissionError as error:
+            refused.append(refusal(error))
+            continue
         for file in records:
             try:
                 if file.name == "plan.json":
@@ -310,6 +342,9 @@ def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, .
                 remember(target, _recorded(file))
             except DamagedFile as error:
                 refused.append(str(error))
+                continue
+            except PermissionError as error:
+                refused.append(refusal(error))
                 continue
             if file.name == "plan.json" and not os.path.lexists(target / "plan.json"):
                 write_atomic(target / "plan.json", read_bytes(file))
@@ -327,6 +362,9 @@ def _copy_registrations(source: Path, target: Path, refused: list[str]) -> None:
         there, here = registrations(source), registrations(target)
     except DamagedFile as error:
         refused.append(f"{source}: its registrations are left: {error}")
+        return
+    except PermissionError as error:
+        refused.append(refusal(error))
         return
     if any(ours.sha256 != theirs.sha256 for ours, theirs in zip(here, there, strict=False)):  # one of the two may have amendments more
         refused.append(f"{source}: its registration is left, since {target} holds another; nothing is overwritten")

@@ -52,7 +52,10 @@ def overview(store: Store, study: str | None, tokens: Sequence[str], states: Map
 
     Raises UserError where there is no such study.
     """
-    plans = load_plans(store.root) if study is None else [find_plan(store.root, study, tokens)]
+    left_out: list[str] = []
+    plans = load_plans(store.root, refuse=left_out.append) if study is None else [find_plan(store.root, study, tokens)]
+    for reason in left_out:
+        store.say(f"left out: {reason}")
     if not plans:
         raise UserError(f"no study has been swept into {store.root}; see `diamond-bench studies`, or name another output_dir=")
     found = store.states() if states is None else states

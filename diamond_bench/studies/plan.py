@@ -1,7 +1,6 @@
 """From a study to the jobs it needs: variants x games x seeds, every artifact once. No torch, nothing written."""
 
 import math
-import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from diamond_bench.studies.baselines import differing_settings
 from diamond_bench.studies.bounds import is_study_name
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
-from diamond_bench.studies.files import DamagedFile, read_json, require_folders, write_json
+from diamond_bench.studies.files import DamagedFile, read_json, refusal, require_folders, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import (
     CollectDataset,
@@ -265,10 +264,22 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     raise UserError(f"{study} was swept several times, at the scales {scales}; repeat the overrides of one: {commands}")
 
 
-def load_plans(root: Path, study: str | None = None) -> list[SavedPlan]:
-    """The plans swept into a store, of one study or of all. Raises UserError on a damaged file."""
-    found = [folder for folder in study_folders(root) if study in (None, folder.parent.name) and os.path.lexists(folder / "plan.json")]
-    return [load_plan(folder) for folder in found]
+def load_plans(root: Path, study: str | None = None, refuse: Callable[[str], None] | None = None) -> list[SavedPlan]:
+    """The plans swept into a store, of one study or of all.
+
+    Raises UserError on a damaged file. Raises PermissionError where a plan may not be read, or calls `refuse` with the reason.
+    """
+    plans = []
+    for folder in study_folders(root, refuse, study):
+        try:
+            plans.append(load_plan(folder))
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            if refuse is None:
+                raise
+            refuse(refusal(error))
+    return plans
 
 
 def load_plan(folder: Path) -> SavedPlan:
@@ -281,13 +292,28 @@ def load_plan(folder: Path) -> SavedPlan:
     return _from_content(content, folder)
 
 
-def study_folders(root: Path, refuse: Callable[[str], None] | None = None) -> list[Path]:
-    """The folders `studies/<study>/<scale>` of a store, sorted. Raises UserError where one is a link, or calls `refuse` with the reason."""
+def study_folders(root: Path, refuse: Callable[[str], None] | None = None, study: str | None = None) -> list[Path]:
+    """The folders `studies/<study>/<scale>` of a store, or of one study, sorted.
+
+    Raises UserError where one is a link and PermissionError where one may not be read, or calls `refuse` with the reason.
+    """
     level = _real([root / "studies"], root, refuse)
-    for _ in ("study", "scale"):
-        inside = [path for folder in level if folder.exists() for path in sorted(folder.iterdir()) if path.is_symlink() or path.is_dir()]
+    for wanted in (study, None):
+        inside = [path for folder in level for path in _inside(folder, refuse) if wanted in (None, path.name)]
         level = _real(inside, root, refuse)
     return level
+
+
+def _inside(folder: Path, refuse: Callable[[str], None] | None) -> list[Path]:
+    try:
+        return [path for path in sorted(folder.iterdir()) if path.is_symlink() or path.is_dir()]
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        if refuse is None:
+            raise
+        refuse(refusal(error))
+        return []
 
 
 def _real(folders: Iterable[Path], root: Path, refuse: Callable[[str], None] | None) -> list[Path]:

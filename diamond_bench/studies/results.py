@@ -32,6 +32,12 @@ def finished_results(plan: SavedPlan, store: Store) -> dict[JobRef, StoredResult
     return {ref: store.result(ref) for ref in plan.jobs if store.state(ref).status == "done"}
 
 
+def unreadable(plan: SavedPlan, store: Store) -> list[str]:
+    """A line for each of the plan's jobs that this user may not read, and whose numbers are therefore missing."""
+    states = {ref: store.state(ref) for ref in plan.jobs}
+    return [f"{ref} is left out: {state.error}" for ref, state in states.items() if state.status == "unreadable"]
+
+
 def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult] | None = None) -> "pd.DataFrame":
     """The tidy table of what is finished (`stored`, where it was read before). Curves over t are in each row's job:
     `curves_file(store, job)`."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diamond_bench.studies.files import DamagedFile, digest, not_a_folder, read_bytes, read_json, size_of
+from diamond_bench.studies.files import DamagedFile, digest, not_a_folder, read_bytes, read_json, refusal, size_of
 from diamond_bench.studies.locks import Timing, newest_owner
 from diamond_bench.studies.shapes import RESULT, STATE, fit
 
-Status = Literal["missing", "pending", "running", "done", "failed", "preempted", "lost", "damaged", "requeued", "cancelled"]
+Status = Literal["missing", "pending", "running", "done", "failed", "preempted", "lost", "damaged", "requeued", "cancelled", "unreadable"]
 
 FORMAT = 2
 """The store's format, which config.yaml states. From 2 on, result.json carries a checksum."""
@@ -29,7 +29,7 @@ class JobState:
 
     missing: never prepared. pending: prepared, not begun. running: its owner is alive. done: its result is whole. failed: `error`
     says why. preempted: stopped and saved. lost: its owner died without a word; it resumes from its last checkpoint. damaged:
-    `error` names the file; the next sweep sets it aside and makes it anew.
+    `error` names the file; the next sweep sets it aside and makes it anew. unreadable: `error` says which path this user may not read.
     Of jobs given to SLURM (launch/slurm/standing.py) there are two more, requeued: begun, and waiting in its queue to go on; cancelled:
     taken out of the queue.
     """
@@ -68,7 +68,15 @@ def remaining_seconds(since: tuple[int, float], done: int, total: int, now: floa
 
 
 def read_state(folder: str, job: str, host: str, timing: Timing) -> JobState:
-    """The state of the job `job` in its `folder`, as seen from `host`. Never raises for damage: that is a state."""
+    """The state of the job `job` in its `folder`, as seen from `host`. Never raises for damage, nor for what may not be read: those are
+    states."""
+    try:
+        return _read_state(folder, job, host, timing)
+    except PermissionError as error:
+        return JobState("unreadable", error=refusal(error))
+
+
+def _read_state(folder: str, job: str, host: str, timing: Timing) -> JobState:
     if reason := not_a_folder(folder):
         return JobState("damaged", error=f"{folder} is damaged: {reason}")
     content: dict[str, Any] = {}

@@ -32,6 +32,7 @@ from diamond_bench.studies.files import (
     DamagedFile,
     first_link,
     not_a_folder,
+    refusal,
     require_folders,
     require_writable,
     sha256,
@@ -113,9 +114,18 @@ class Store:
         require_folders(self.root, self.root / ref.kind)
         return read_state(str(self.folder(ref)), ref.id, self._host, self.timing)
 
-    def states(self) -> dict[JobRef, JobState]:
-        """The states of all jobs in the store (10,000 take about half a second)."""
-        return {ref: read_state(path, ref.id, self._host, self.timing) for ref, path in self._folders()}
+    def states(self, refuse: Callable[[str], None] | None = None) -> dict[JobRef, JobState]:
+        """The states of all jobs in the store (10,000 take about half a second).
+
+        Raises PermissionError where a kind's folder may not be read, or calls `refuse` with the reason.
+        """
+        return {ref: read_state(path, ref.id, self._host, self.timing) for ref, path in self._folders(refuse)}
+
+    def require_readable(self, refs: Iterable[JobRef], states: Mapping[JobRef, JobState]) -> None:
+        """Raises UserError where one of the jobs may not be read: nobody can say whether it is done."""
+        for ref in refs:
+            if ref in states and states[ref].status == "unreadable":
+                raise UserError(f"{ref}: {states[ref].error}")
 
     def refs(self) -> list[JobRef]:
         """All jobs that have a folder in the store."""
@@ -283,12 +293,17 @@ class Store:
             raise DamagedFile(folder, reason)
         return folder
 
-    def _folders(self) -> Iterable[tuple[JobRef, str]]:
+    def _folders(self, refuse: Callable[[str], None] | None = None) -> Iterable[tuple[JobRef, str]]:
         for kind in self.kinds:
             require_folders(self.root, self.root / kind)
             try:
                 entries = list(os.scandir(self.root / kind))
             except _ABSENT:
+                continue
+            except PermissionError as error:
+                if refuse is None:
+                    raise
+                refuse(refusal(error))
                 continue
             yield from ((JobRef(kind, entry.name), entry.path) for entry in entries if ID.fullmatch(entry.name))
 

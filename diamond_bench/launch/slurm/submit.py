@@ -89,6 +89,7 @@ def requested(store: Store, order: Order) -> Requests:
     check_profile(order.cluster)
     check_root(store.root)
     specs, states = order.specs, store.states()
+    store.require_readable(specs, states)
     done = {ref for ref in specs if ref in states and states[ref].status == "done" and not store.damage(ref)}
     in_flight = {ref: address for ref, address in flying(store.root, queue()).items() if ref not in done}
     elsewhere = {*in_flight, *(ref for ref in specs if ref in states and states[ref].status == "running")} - done
