@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.pixels import noise_level
 from diamond_bench.config import ConditioningConfig, EvaluationConfig, FactoredObjective, NetworkConfig
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
@@ -99,8 +100,21 @@ def test_a_model_that_repeats_the_last_frame_scores_as_the_baseline_does(
     for metric in ("drift", "drift_final", "psnr", "ssim", "one_step_psnr"):
         assert found[metric, ""] == found[metric, "copy-last-frame"]
     assert found["sharpness_ratio", ""] == pytest.approx(1.0, abs=0.1)
+    assert found["noise_excess", ""] == pytest.approx(0.0, abs=1e-3)
     assert found["drift_best_of_k", ""] == found["drift_mean_of_k", ""]
     assert found["drift", "unrelated-frames"] > 0
+
+
+def test_noise_is_reported_apart_from_sharpness(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, evaluation=replace(SETTINGS, metrics=("drift",), keep_frames=True))
+    found = numbers(evaluate(tmp_path / "e", Predictor(noise=0.1), monkeypatch, config))
+    imagined = torch.from_numpy(np.load(tmp_path / "e" / "frames.npy")).double() / 255
+    true = data["heldout"].frames.double() / 255
+    levels = {i: noise_level(true[start + CONTEXT : start + CONTEXT + HORIZON]).mean() for i, start in enumerate(STARTS)}
+    order = np.random.default_rng(SETTINGS.seed).permutation(len(STARTS))[: SETTINGS.num_trajectories]
+    by_hand = noise_level(imagined).mean() - torch.stack([levels[int(i)] for i in order]).mean()
+    assert found["noise_excess", ""] == pytest.approx(float(by_hand), abs=1e-5)
+    assert by_hand > 0.01
 
 
 def test_drift_and_psnr_are_what_they_are_by_hand(data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

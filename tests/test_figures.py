@@ -135,6 +135,9 @@ def test_points_have_student_intervals_over_seeds():
     assert points.loc[3, "mean"] == 2.0
     assert points.loc[3, "high"] - 2.0 == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)  # t of 2 degrees of freedom, deviation 1
     assert points.loc[1, ["low", "high"]].isna().all()
+    two = mean_points(table[table["seed"] < 2]).set_index("nfe")
+    assert two.loc[3, ["mean", "num_seeds"]].tolist() == [1.5, 2]
+    assert two[["low", "high"]].isna().all(axis=None)  # two seeds give no interval either
     with pytest.raises(ValueError, match="more than once"):
         mean_points(pd.concat([table, table]))
     with pytest.raises(ValueError, match="seed"):

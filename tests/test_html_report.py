@@ -184,6 +184,8 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
     assert (
         registration == "Not registered: nothing states that this comparison was chosen before the study ran. All results are exploratory."
     )
+    assert re.search(r"p = \S+ \(permutation test, Holm\)\. Equivalence: p = \S+ \(TOST\)\.", answer)
+    assert "equivalence by TOST with the same tests, which assumes that differences between runs are symmetric" in answer
     assert "do not mean by more than that margin" in answer
     assert "In simulations with 5 seeds and 1 game where differences between runs are symmetric" in words
     assert "as skewed as a lognormal distribution: up to 2" in words
@@ -216,6 +218,7 @@ def test_a_planned_look_has_its_own_level_everywhere(tmp_path: Path) -> None:
     saved, store = swept(tmp_path, plan, by_steps(0.2, 0.1))
     words = page_of(saved, store).words
     assert "Planned look 1 of 2" in words
+    assert "Student's t test, and TOST for equivalence, which assume that means over runs are normally distributed" in words
     assert "variant minus baseline with 97.5% interval" in words
     assert "(97.5% interval" in words
     assert re.match(r"n=2 against n=1: better.* \(97\.5% interval", study_answers(saved, store, gather(saved, store))[0])

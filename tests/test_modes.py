@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_report import finish
 
-from analysis.mode_figures import threshold_figure
+from analysis.mode_figures import modes_figure, threshold_figure
 from analysis.modes import ModeScores, measure, score, share_within
 from diamond_bench.report.mode_figures import mode_figures
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import plan_study, save_plan
 from diamond_bench.studies.results import collect
+from diamond_bench.studies.spec import load_study
 from diamond_bench.studies.store import Store
 
 P = 0.2
@@ -118,7 +120,12 @@ def test_at_even_odds_there_is_no_less_likely_mode() -> None:
 
 
 def test_half_way_from_the_mean_to_a_mode_is_half_committed() -> None:
+    """Such samples lie at 0.1 from the likelier mode and at 0.4 from the other: one threshold would count those of one mode alone."""
     assert scored((mean_frames(2) + MODES) / 2).commitment == pytest.approx(0.5)
+    modes, shares = same_modes(25)
+    mean = (modes * shares[:, :, None, None, None]).sum(axis=1, keepdims=True)
+    found = scored((mean + drawn(weighed(1, 5), modes)) / 2, modes, shares)
+    assert (found.commitment, found.minority_share) == pytest.approx((0.5, P))
 
 
 def test_the_share_within_a_threshold_is_a_function_of_the_threshold() -> None:
@@ -199,3 +206,13 @@ def test_the_figure_of_thresholds_shows_shares_and_the_true_distribution() -> No
     lines = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].get_lines()}
     assert lines["n = 3"] == [0.2, 0.9, 1.0]
     assert lines["true distribution"] == [1.0, 1.0]
+    points = pd.DataFrame({"metric": ["a"], "group": ["b"], "nfe": [1.0], "mean": [0.3], "low": [0.2], "high": [0.4]})
+    for shown in (figure, modes_figure(points, labels={}, truth={"a": 0.1})):  # the captions of both say dash-dotted
+        (truth,) = [line for line in shown.axes[0].get_lines() if line.get_label() == "true distribution"]
+        assert truth.get_linestyle() == "-."
+
+
+def test_the_study_of_a_random_game_asks_for_the_cramer_distance() -> None:
+    stated = load_study("stochastic_world", "paper").primary
+    assert stated.metric == "mode_cramer_distance"
+    assert stated.margin.value == pytest.approx(P**2 / 4)  # a quarter of the distance of a sampler of one mode

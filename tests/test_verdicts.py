@@ -12,15 +12,19 @@ from test_report import HORIZON, finish
 from analysis.differences import difference
 from analysis.matching import Game
 from diamond_bench.errors import UserError
+from diamond_bench.report import answers
 from diamond_bench.report.answers import evidence, scope
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.facts import gather
-from diamond_bench.report.gate import Gate, failed_words, gates
+from diamond_bench.report.figures import study_figures
+from diamond_bench.report.gate import Gate, failed_words, gates, section
 from diamond_bench.report.power import study_power
 from diamond_bench.report.scores import Scores, shares_of
 from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
+from diamond_bench.studies.registration import standing
+from diamond_bench.studies.results import collect, finished_results
 from diamond_bench.studies.store import Store
 
 COPIED = {"Pong": 0.04, "Boxing": 0.002}
@@ -178,6 +182,25 @@ def test_the_gate_compares_with_copying_the_last_frame(tmp_path: Path) -> None:
     assert "times that of copying the last frame (0.04)" in found[1].words
     assert failed_words(found, ["n=2", "n=1"]) == "sanity gate failed: n=2 is worse than copying the last frame in Pong"
     assert failed_words(found, ["n=1"]) == ""
+
+
+def test_the_answer_and_its_section_say_which_models_fail_the_gate(tmp_path: Path) -> None:
+    """A comparison of two models says nothing about copying, so the verdict's own line does."""
+    saved, store = swept(tmp_path, noisy(0.01, 0.01, 1.0), "{metric: drift, baseline: {n: 1}, test: t}", seeds=3)
+    checked = gates(saved, store, gather(saved, store))
+    answer = answers.section(saved, compared(saved, store), standing(saved, set(saved.jobs)), checked)
+    assert "Sanity gate failed: n=2 is worse than copying the last frame in Pong." in answer
+    assert "times that of copying the last frame (0.04)" in section(checked)
+
+
+def test_figures_count_the_episodes_of_their_references(tmp_path: Path) -> None:
+    saved, store = swept(tmp_path, noisy(0.01, 0.01, 0.1), "{metric: drift, baseline: {n: 1}}", seeds=3)
+    done = finished_results(saved, store)
+    (figure,) = [figure for figure in study_figures(saved, store, collect(saved, store), done) if figure.kind == "drift"]
+    drawn = figure.draw()
+    assert drawn is not None
+    assert drawn.caption.startswith("12 trajectories from 6 episodes, 3 seeds, ")
+    assert "band: 95% interval of the mean, over seeds and references clustered by episode" in drawn.caption
 
 
 def test_in_a_stochastic_game_the_gate_compares_energy_scores(tmp_path: Path) -> None:
