@@ -36,7 +36,7 @@ def show_submission(plan: Any, store: Any) -> None:
     order = _order(plan, None)
     for number, (label, text) in enumerate(sbatch_files(store, order, requested(store, order).requests)):
         out.print(f"\n# ARRAY{number}: {label}\n{text}", markup=False)
-    check_order(store, order)
+    check_order(store, order, say)
 
 
 def _order(plan: Any, only: Any) -> Any:

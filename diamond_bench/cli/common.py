@@ -164,7 +164,11 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
         seeds = sorted({point.seed for point in plan.points})
         say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
-        print_frame(out, pivot(table, [*dict.fromkeys([plan.primary["metric"], *HEADLINES])]))
+        shown = pivot(table, [*dict.fromkeys([plan.primary["metric"], *HEADLINES])])
+        if shown.empty:
+            say(f"no evaluation is finished yet; go on with: {plan.command}")
+            return
+        print_frame(out, shown)
         for note in [*facts.protocol, *mixtures(table)]:
             say(f"note: {note}")
         for line in study_answers(plan, store, facts) if plan.command.startswith(_SWEEP) else ():

@@ -53,7 +53,7 @@ def sweep(
     from diamond_bench.cli.cluster_commands import show_submission
     from diamond_bench.config import SlurmCluster
     from diamond_bench.evaluation.weights import require
-    from diamond_bench.launch.devices import check_devices
+    from diamond_bench.launch.devices import check_devices, check_there
     from diamond_bench.printing import print_plan
     from diamond_bench.studies.answerable import limits
     from diamond_bench.studies.older import older_sentence
@@ -66,8 +66,9 @@ def sweep(
         print_plan(out, plan, store, as_json)
         on_slurm = isinstance(plan.cluster, SlurmCluster) and not as_json
         readable = partial(store.require_readable, plan.jobs, store.states())
+        there = [] if isinstance(plan.cluster, SlurmCluster) else [partial(check_there, plan.execution.device)]
         submission = [lambda: show_submission(plan, store)] if on_slurm else []
-        for check in (readable, lambda: require(plan.metrics), store.require_writable, *submission):
+        for check in (*there, readable, lambda: require(plan.metrics), store.require_writable, *submission):
             try:
                 check()
             except UserError as error:

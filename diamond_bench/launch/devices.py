@@ -17,17 +17,29 @@ from diamond_bench.studies.execution import check_execution
 def worker_devices(device: str, num_workers: int) -> list[str]:
     """The device of each worker: `num_workers` of them (0: one a GPU, or one where there is none), spread over the GPUs in turn.
 
-    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and where a GPU is asked of a machine without one
-    (whether torch can use it, and there is an N-th, is for the worker to say).
+    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and where a GPU is asked of a machine that does not show it
+    (whether torch can use it is for the worker to say).
     """
-    if valid_device(device).startswith("cuda") and not has_gpu():
-        raise UserError(f"execution.device={device}: this machine shows no GPU; use execution.device=auto or cpu")
+    check_there(device)
     if device == "cpu" or device.startswith("cuda:"):
         return [device] * max(1, num_workers)
     gpus = _count_gpus()
     if gpus < 2:
         return [device] * max(1, num_workers)
     return [f"cuda:{i % gpus}" for i in range(num_workers or gpus)]
+
+
+def check_there(device: str) -> None:
+    """Raises UserError where a GPU is asked of a machine that shows none, or not so many."""
+    if not valid_device(device).startswith("cuda"):
+        return
+    if not has_gpu():
+        raise UserError(f"execution.device={device}: this machine shows no GPU; use execution.device=auto or cpu")
+    count, index = _count_gpus(), int(device.partition(":")[2] or 0)
+    if 0 < count <= index:  # of 0 the driver's tool does not say how many there are: that is the worker's to find out
+        raise UserError(
+            f"execution.device={device}: this machine has {count} (cuda:0 to cuda:{count - 1}); use one of them, or execution.device=auto"
+        )
 
 
 def check_devices(executions: Iterable[ExecutionConfig], here: bool) -> None:

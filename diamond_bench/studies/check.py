@@ -1,5 +1,7 @@
 """Refusals at planning: settings that are each valid but do not fit together. No torch."""
 
+from collections.abc import Sequence
+
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs.games import SYNTHETIC, check_env
@@ -80,7 +82,7 @@ def _check_evaluation(config: RunConfig) -> None:
         if metric.startswith("lpips") and config.env.frame_size < LEAST_LPIPS_SIZE:
             raise UserError(
                 f"env.frame_size={config.env.frame_size}: {metric} needs frames of at least {LEAST_LPIPS_SIZE} pixels; raise it, or leave "
-                f"{metric} out with metrics=[{','.join(m for m in evaluation.metrics if not m.startswith('lpips')) or 'drift'}]"
+                f"{metric} out with {_without(evaluation.metrics, 'lpips')}"
             )
     if "modes" in evaluation.metrics:
         _check_modes(config)
@@ -94,31 +96,36 @@ def _check_evaluation(config: RunConfig) -> None:
     frames = evaluation.num_trajectories * evaluation.horizon
     if "fid" not in evaluation.metrics:
         return
+    without_fid = _without(evaluation.metrics, "fid")
     if evaluation.num_fid_images < LEAST_FID_IMAGES:
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {LEAST_FID_IMAGES} images "
-            "(with fewer, the covariance of its 2048 features is singular)"
+            f"(with fewer, the covariance of its 2048 features is singular); raise it, or leave FID out with {without_fid}"
         )
     if evaluation.num_fid_images > data.num_train_frames:
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of FID takes as many frames of the training data, "
-            f"which has {data.num_train_frames} (data.num_train_frames)"
+            f"which has {data.num_train_frames} (data.num_train_frames); raise that, or leave FID out with {without_fid}"
         )
     if evaluation.num_fid_images > frames:
-        others = ",".join(metric for metric in evaluation.metrics if metric != "fid")
+        mend = "lower it" if frames >= LEAST_FID_IMAGES else "raise evaluation.num_trajectories or evaluation.horizon"
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
-            f"frames give {frames}; lower it, or leave FID out with metrics=[{others}]"
+            f"frames give {frames}; {mend}, or leave FID out with {without_fid}"
         )
+
+
+def _without(metrics: Sequence[str], name: str) -> str:
+    """The override that measures the same without one metric and its variants; drift, which costs nothing, where no other is left."""
+    return f"metrics=[{','.join(metric for metric in metrics if not metric.startswith(name)) or 'drift'}]"
 
 
 def _check_modes(config: RunConfig) -> None:
     if config.data.dataset is not None or config.game not in SYNTHETIC:
         whose = config.game if config.data.dataset is None else f"your dataset {config.data.dataset}"
-        others = ",".join(metric for metric in config.evaluation.metrics if metric != "modes") or "drift"
         raise UserError(
             f"metrics: modes needs the true distribution of the next frame, which nobody knows of {whose}; it is known of "
-            f"games=[{','.join(SYNTHETIC)}]; or leave it out with metrics=[{others}]"
+            f"games=[{','.join(SYNTHETIC)}]; or leave it out with {_without(config.evaluation.metrics, 'modes')}"
         )
     from diamond_bench.envs.synthetic import WORLDS
 

@@ -108,10 +108,21 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Plan
             on_game = agents.with_agents(replace(on_game, game=game, seed=max(study.seeds)), store)
             check_read(settings, on_game)
             check_run(on_game, study.protocol)
+            _check_dataset(on_game.data)
             on_game = in_effect(on_game)
             point = _agent_point if study.protocol == "agent" else _point
             cells += [point(variant, arm, axes, replace(on_game, seed=seed), jobs, known) for seed in study.seeds]
     return Plan(study, f"{scale}*" if starred else scale, command, jobs, tuple(cells), config.execution, config.cluster)
+
+
+def _check_dataset(data: DataConfig) -> None:
+    """Raises UserError where a dataset of the user's own is too short for the references."""
+    if data.dataset is not None:
+        from diamond_bench.data.foreign import find_dataset
+        from diamond_bench.data.foreign_lengths import check_length
+
+        window = data.reference_context + data.reference_horizon
+        check_length(find_dataset(data.dataset), data.num_references, window, data.windows_per_episode)
 
 
 def _games(study: Study, config: RunConfig) -> tuple[str, ...]:

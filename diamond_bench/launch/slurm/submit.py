@@ -26,6 +26,7 @@ from diamond_bench.launch.slurm.client import (
     slurm,
     submitted_batches,
 )
+from diamond_bench.launch.slurm.nodes import check_nodes
 from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, check_root, executor, limit_of, sbatch_file
 from diamond_bench.launch.slurm.task import run_task
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
@@ -118,7 +119,7 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
     there is no SLURM, or it refuses what the profile asks for: then nothing has been created or submitted.
     """
     store.require_writable()
-    check_order(store, order)
+    check_order(store, order, say)
     with _alone(store.root):
         _release(store.root, order, say)
         wanted = requested(store, order)  # anew: another command may have been quicker
@@ -150,9 +151,12 @@ def _check_comment(batch: Batch) -> None:
         )
 
 
-def check_order(store: Store, order: Order) -> None:
-    """Raises UserError where SLURM would refuse what an order asks for; creates and submits nothing."""
-    _test(store.root, order, requested(store, order).requests)
+def check_order(store: Store, order: Order, say: Callable[[str], None] = print) -> None:
+    """Raises UserError where SLURM would refuse what an order asks for, or never run it; creates and submits nothing.
+
+    Tells `say` what could not be checked.
+    """
+    _test(store.root, order, requested(store, order).requests, say)
 
 
 def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Iterator[tuple[str, str]]:
@@ -246,11 +250,14 @@ def _end_unknown(batch: Batch) -> None:
             time.sleep(pause)
 
 
-def _test(root: Path, order: Order, requests: Sequence[Request]) -> None:
+def _test(root: Path, order: Order, requests: Sequence[Request], say: Callable[[str], None]) -> None:
     """Raises UserError where SLURM would refuse an array, or never run it; asks once for each kind of request."""
     limits = partitions()
-    for kind in dict.fromkeys(request.batch.kind for request in requests):
+    kinds = list(dict.fromkeys(request.batch.kind for request in requests))
+    for kind in kinds:
         check_partition(order.cluster, kind, limits)
+    if kinds:
+        check_nodes(order.cluster, kinds, say)
     asked: dict[tuple[str, ...], None] = {}
     for request in requests:
         text = sbatch_file(executor(order.cluster, request.batch, batch_folder(root, request.batch.name), None), 1)

@@ -8,6 +8,7 @@ failed is tried again `retries` times, after a pause that doubles.
 import errno
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -35,6 +36,7 @@ _LONGEST_PAUSE_SECONDS = 600.0
 _MOST_FRUITLESS = 2
 """Time limits in a row after which a job that resumes where it resumed before is given up."""
 _REQUEUE_TRIES = 8
+_EARLY_SECONDS = 30.0
 _END_SECONDS = 120.0
 """How long SLURM may take to end a task it has requeued."""
 
@@ -210,8 +212,17 @@ def _address() -> str:
 
 
 def _at_limit(batch: Batch, began: float) -> bool:
-    """Whether it is the time limit that stops the task, and not preemption; SLURM sends its signal up to a minute early."""
-    return time.time() - began >= batch.minutes * 60 - batch.signal_seconds - 60
+    """Whether it is the time limit that stops the task, and not preemption, of which SLURM notes the time.
+
+    SLURM looks for tasks near their limit every 30 seconds, and so sends its signal up to 30 seconds early.
+    """
+    if time.time() - began < batch.minutes * 60 - batch.signal_seconds - _EARLY_SECONDS:
+        return False
+    try:
+        preempted = re.search(r"\bPreemptTime=(\S+)", slurm("scontrol", "--oneliner", "show", "job", _address()))
+    except SlurmError:
+        return True
+    return preempted is None or preempted[1] in ("None", "Unknown")
 
 
 def _pause(until: float, signals: _Signals) -> None:

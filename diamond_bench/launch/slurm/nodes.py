@@ -1,0 +1,131 @@
+"""Whether any node of a partition can serve what the jobs of a kind ask for: SLURM would let such a job wait for ever."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from diamond_bench.config import Resources, SlurmCluster, resources
+from diamond_bench.errors import UserError
+from diamond_bench.launch.slurm.client import SlurmError, slurm
+
+_UNITS = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of one partition that are alike."""
+
+    partition: str
+    default: bool
+    cpus: int
+    memory_mb: int
+    gres: tuple[tuple[str, str, int], ...]
+    """Generic resources: name, type (empty where there is none), number."""
+
+
+def nodes() -> list[Nodes]:
+    """All partitions' nodes. Raises SlurmError, also where an answer of sinfo's cannot be read."""
+    text = slurm("sinfo", "--all", "--exact", "--noheader", "--format=%P|%c|%m|%G|%D")
+    try:
+        found = [line.strip().split("|") for line in text.splitlines() if line.strip()]
+        return [
+            Nodes(name.rstrip("*"), name.endswith("*"), int(cpus), int(memory), _gres(gres))
+            for name, cpus, memory, gres, number in found
+            if int(number)
+        ]
+    except ValueError as error:
+        raise SlurmError("sinfo", f"unexpected answer: {error}") from None
+
+
+def check_nodes(cluster: SlurmCluster, kinds: Iterable[str], say: Callable[[str], None]) -> None:
+    """Raises UserError where no node of its partition can serve a kind's request; tells `say` where SLURM does not show the nodes."""
+    try:
+        there = nodes()
+    except SlurmError as error:
+        if error.transient:
+            raise
+        say(f"not checked whether a node can serve the jobs' requests: {error}")
+        return
+    for kind in kinds:
+        asked = resources(cluster, kind)
+        names = set((asked.partition or "").split(",")) - {""}
+        of_partition = [group for group in there if group.partition in names or (not names and group.default)]
+        if of_partition:
+            _check(cluster, kind, asked, of_partition)
+        else:
+            where = f"partition {asked.partition}" if names else "the default partition"
+            say(f"not checked whether a node of {where} can serve a {kind}: SLURM shows none of its nodes")
+
+
+def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Nodes]) -> None:
+    wanted_gres = _wanted_gres(cluster, asked)
+    memory = _megabytes(asked.memory)
+    tests: dict[str, tuple[str, Callable[[Nodes], bool], str]] = {
+        "cpus": (str(asked.cpus), lambda node: node.cpus >= (asked.cpus or 1), f"at most {max(node.cpus for node in there)} CPUs"),
+        "memory": (
+            str(asked.memory),
+            lambda node: memory is None or node.memory_mb >= memory,
+            f"at most {max(node.memory_mb for node in there) / 1024:.4g}G of memory",
+        ),
+        "gres" if wanted_gres and cluster.gres else "gpus": (
+            str(cluster.gres if cluster.gres else asked.gpus),
+            lambda node: all(_number(node, *wanted[:2]) >= wanted[2] for wanted in wanted_gres),
+            f"{_offered(there)}",
+        ),
+    }
+    partition = f"partition {asked.partition}" if asked.partition else "the default partition"
+    for key, (value, serves, has) in tests.items():
+        if not any(map(serves, there)):
+            raise UserError(
+                f"{_key(cluster, kind, key)}={value}: no node of {partition} can serve a {kind}, since each has {has}; lower it, or take "
+                "another cluster.partition"
+            )
+    if not any(all(serves(node) for _, serves, _ in tests.values()) for node in there):
+        together = ", ".join(f"{_key(cluster, kind, key)}={value}" for key, (value, _, _) in tests.items() if value not in ("None", "0"))
+        raise UserError(f"{together}: no node of {partition} has all of it for a {kind}; lower one, or take another cluster.partition")
+
+
+def _key(cluster: SlurmCluster, kind: str, name: str) -> str:
+    own = getattr(cluster, kind, None)
+    return f"cluster.{kind}.{name}" if own is not None and getattr(own, name, None) is not None else f"cluster.{name}"
+
+
+def _wanted_gres(cluster: SlurmCluster, asked: Resources) -> tuple[tuple[str, str, int], ...]:
+    if not asked.gpus:
+        return ()
+    return _gres(cluster.gres) if cluster.gres is not None else (("gpu", "", asked.gpus),)
+
+
+def _number(node: Nodes, name: str, model: str) -> int:
+    return sum(count for other, kind, count in node.gres if other == name and model in ("", kind))
+
+
+def _offered(there: Iterable[Nodes]) -> str:
+    shown = {",".join(f"{name}{f':{model}' if model else ''}:{count}" for name, model, count in node.gres) for node in there}
+    return " or ".join(sorted(text or "none" for text in shown)) + " as generic resources"
+
+
+def _gres(text: str) -> tuple[tuple[str, str, int], ...]:
+    """What SLURM writes as `gpu:a100:4(S:0-1),gpu:2,nvme`; `(null)` is nothing. Raises ValueError for a number it cannot read."""
+    found = []
+    for part in re.sub(r"\([^)]*\)", "", text).split(","):
+        name, *rest = part.strip().removeprefix("gres/").split(":")
+        if not name:
+            continue
+        last = rest.pop() if rest else "1"
+        if not re.match(r"\d", last):  # a type without a number
+            rest, last = [*rest, last], "1"
+        digits = re.fullmatch(r"(\d+)([KMGT]?)", last, re.IGNORECASE)
+        if digits is None:
+            raise ValueError(f"{part!r} is no generic resource")
+        thousand = 1024 ** " KMGT".index(digits[2].upper() or " ")
+        found.append((name, rest[0] if rest else "", int(digits[1]) * thousand))
+    return tuple(found)
+
+
+def _megabytes(text: str | None) -> float | None:
+    """Memory as sbatch reads it (a number without a unit is of megabytes); None where nothing, or all of a node's (0), is asked for."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", str(text or "").strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        return None
+    return float(match[1]) * _UNITS[match[2].upper() or "M"]

@@ -1,0 +1,230 @@
+"""What cannot come to a good end is refused before anything runs or is submitted, with advice that works."""
+
+import json
+import re
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from diamond_bench.cli.common import print_results
+from diamond_bench.config import Resources, SlurmCluster
+from diamond_bench.data.foreign_lengths import check_length
+from diamond_bench.errors import UserError
+from diamond_bench.launch import devices
+from diamond_bench.launch.devices import check_there
+from diamond_bench.launch.slurm import nodes, task
+from diamond_bench.launch.slurm.client import SlurmError
+from diamond_bench.launch.slurm.nodes import check_nodes
+from diamond_bench.studies.batches import Batch
+from diamond_bench.studies.plan import plan_study
+
+# Data
+
+
+def dataset(folder: Path, *steps: int) -> Path:
+    """The headers of a Minari dataset of episodes of so many steps, and their rewards; an episode has one frame more than steps."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    total = {"total_episodes": len(steps), "total_steps": sum(steps)}
+    (data / "metadata.json").write_text(json.dumps({"data_format": "hdf5", **total}))
+    with h5py.File(data / "main_data.hdf5", "w") as file:
+        for index, length in enumerate(steps):
+            file[f"episode_{index}/rewards"] = np.zeros(length, np.float32)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("steps", "references", "per_episode", "fits"),
+    [
+        ((9, 9), 1, None, True),  # 10 frames are one window; the other episode trains
+        ((8, 9), 1, None, True),
+        ((8, 8), 1, None, False),
+        ((9,), 1, None, False),
+        ((29, 19, 9), 5, None, True),
+        ((29, 19, 9), 6, None, False),
+        ((29, 29, 29), 2, 1, True),
+        ((29, 29, 29), 3, 1, False),
+    ],
+)
+def test_a_dataset_is_too_short_where_no_split_gives_enough_windows(
+    steps: tuple[int, ...], references: int, per_episode: int | None, fits: bool, tmp_path: Path
+) -> None:
+    data = dataset(tmp_path, *steps)
+    if fits:
+        check_length(data, references, 10, per_episode)
+        return
+    with pytest.raises(UserError, match=r"too short for this scale.*windows of 10 frames.*data\.num_references"):
+        check_length(data, references, 10, per_episode)
+
+
+def test_a_plan_on_data_too_short_for_its_scale_is_refused(tmp_path: Path) -> None:
+    data = dataset(tmp_path, *[300] * 8)
+    asked = ["games=[]", f"data.dataset={data.parent}", f"output_dir={tmp_path / 'outputs'}"][1:]
+    with pytest.raises(UserError, match=r"too short for this scale. Its 8 episodes have up to 301 frames.*lower .* by 707 or more"):
+        plan_study("sampling_steps", ["scale=paper", "metrics=[drift]", *asked])
+    assert plan_study("sampling_steps", ["scale=tiny", *asked]).jobs
+
+
+def test_what_the_files_do_not_state_is_left_to_the_import(tmp_path: Path) -> None:
+    data = dataset(tmp_path, 3, 3)
+    (data / "main_data.hdf5").write_bytes(b"not HDF5")
+    check_length(data, 1, 10, None)
+
+
+# Metrics
+
+
+@pytest.mark.parametrize("size", [["evaluation.batch_size=1"], ["data.num_train_frames=400"], ["env.frame_size=16"]])
+def test_the_metrics_that_are_advised_can_be_planned(size: list[str], tmp_path: Path) -> None:
+    asked = ["scale=tiny", f"output_dir={tmp_path}", *([] if "data" in size[0] else ["data.num_train_frames=3000"]), *size]
+    metric = "lpips" if "env" in size[0] else "fid"
+    with pytest.raises(UserError) as refused:
+        plan_study("sampling_steps", [*asked, "evaluation.num_fid_images=2048", f"metrics=[{metric}]"])
+    (advice,) = re.findall(r"metrics=\[[a-z_,]*\]", str(refused.value))
+    assert plan_study("sampling_steps", [*asked, advice]).metrics == ("drift",)
+
+
+# Devices
+
+
+def test_a_gpu_that_the_machine_does_not_show_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for device in ("cuda", "cuda:3"):
+        with pytest.raises(UserError, match=f"execution.device={device}: this machine shows no GPU"):
+            check_there(device)
+    check_there("auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    check_there("cuda:2")
+    with pytest.raises(UserError, match=r"execution.device=cuda:3: this machine has 3 \(cuda:0 to cuda:2\)"):
+        check_there("cuda:3")
+
+
+def test_a_dry_run_says_that_the_gpu_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diamond_bench.cli.study_commands import sweep
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    sweep("sampling_steps", ["scale=tiny", "execution.device=cuda:3", f"output_dir={tmp_path / 'outputs'}"], dry_run=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "would be refused: execution.device=cuda:3: this machine shows no GPU" in said
+    assert not list(tmp_path.iterdir())
+
+
+# Results
+
+
+def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = SimpleNamespace(
+        study="s", scale="tiny", jobs=(), points=(), primary={"metric": "drift"}, command="diamond-bench sweep s scale=tiny"
+    )
+    row = {"game": "Pong", "variant": "dataset", "metric": "seen_by_nobody", "value": 1.0, "seed": pd.NA}
+    facts = SimpleNamespace(table=pd.DataFrame([row]).astype({"seed": "Int64"}), protocol=[])
+    monkeypatch.setattr("diamond_bench.report.facts.gather", lambda plan, store: facts)
+    print_results(plan, None, as_json=False)
+    assert "no evaluation is finished yet; go on with: diamond-bench sweep s scale=tiny" in capsys.readouterr().err
+
+
+# SLURM's time limit
+
+
+@pytest.mark.parametrize(
+    ("minutes", "after", "answer", "at_limit"),
+    [
+        (3, 5.0, "JobId=1 PreemptTime=None", False),  # SLURM's signal for the limit comes after 30 seconds at the earliest
+        (3, 45.0, "JobId=1 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:45", False),
+        (3, 45.0, "JobId=1 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None", True),
+        (3, 45.0, SlurmError("scontrol", "Unable to contact slurm controller"), True),
+        (60, 55.0, "JobId=1 PreemptTime=None", False),
+        (60, 3470.0, "JobId=1 PreemptTime=None", True),
+    ],
+)
+def test_a_preemption_is_no_time_limit(
+    minutes: int, after: float, answer: str | SlurmError, at_limit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scontrol(*command: str) -> str:
+        assert command == ("scontrol", "--oneliner", "show", "job", "7_1")
+        if isinstance(answer, SlurmError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(task, "slurm", scontrol)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    batch = Batch("b", "s/count", "s", "count", ((),), minutes=minutes, signal_seconds=120, retries=1, retry_seconds=1.0)
+    assert task._at_limit(batch, time.time() - after) is at_limit
+
+
+# SLURM's nodes
+
+SINFO = """\
+gpu*|8|64000|gpu:a100:4(S:0-1),nvme:1|2
+gpu*|32|16000|gpu:h100:1|1
+small|2|7000|(null)|3
+empty|64|999999|gpu:8|0
+"""
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(nodes, "slurm", lambda *command: SINFO)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"cpus": 33}, r"cluster\.cpus=33: no node of the default partition can serve a train_agent, since each has at most 32 CPUs"),
+        ({"partition": "small", "gpus": 0}, r"cluster\.cpus=4: no node of partition small .* at most 2 CPUs"),
+        ({"partition": "small", "cpus": 2, "memory": "7G", "gpus": 0}, r"cluster\.memory=7G: .* at most 6.836G of memory"),
+        ({"partition": "small", "cpus": 2, "memory": "6G"}, r"cluster\.gpus=1: .* none as generic resources"),
+        ({"gpus": 5}, r"cluster\.gpus=5: .* gpu:a100:4,nvme:1 or gpu:h100:1"),
+        ({"gres": "gpu:h100:2"}, r"cluster\.gres=gpu:h100:2: "),
+        ({"gres": "gpu:v100"}, r"cluster\.gres=gpu:v100: "),
+        ({"gres": "gpu:a100:1,nvme:2"}, r"cluster\.gres="),
+        ({"cpus": 9, "memory": "32G"}, r"cluster\.cpus=9, cluster\.memory=32G, cluster\.gpus=1: no node .* has all of it"),
+        ({"train_agent": Resources(cpus=40)}, r"cluster\.train_agent\.cpus=40: "),
+    ],
+)
+def test_what_no_node_can_serve_is_refused_and_the_key_named(asked: dict[str, object], message: str, said: list[str]) -> None:
+    with pytest.raises(UserError, match=message):
+        check_nodes(SlurmCluster(**asked), ["train_agent"], said.append)  # type: ignore[arg-type]
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"cpus": 8, "memory": "62G", "gpus": 4},
+        {"cpus": 32, "memory": "15G"},
+        {"memory": "0"},
+        {"memory": None, "gres": "gpu:a100:2,nvme"},
+        {"partition": "small,gpu", "cpus": 32},
+        {"partition": "small", "cpus": 2, "memory": "7000", "gpus": 0},
+        {"cpus": 40, "train_agent": Resources(cpus=4)},
+    ],
+)
+def test_what_a_node_can_serve_passes(asked: dict[str, object], said: list[str]) -> None:
+    check_nodes(SlurmCluster(**asked), ["train_agent"], said.append)  # type: ignore[arg-type]
+    assert said == []
+
+
+def test_where_slurm_does_not_show_its_nodes_it_says_that_nothing_was_checked(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    check_nodes(SlurmCluster(partition="empty", cpus=99), ["train_agent"], said.append)
+    assert said.pop() == "not checked whether a node of partition empty can serve a train_agent: SLURM shows none of its nodes"
+    for answer in ("gpu*|many|64000|(null)|2\n", SlurmError("sinfo", "sinfo: error: access denied")):
+
+        def sinfo(*command: str, answer: str | SlurmError = answer) -> str:
+            if isinstance(answer, SlurmError):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(nodes, "slurm", sinfo)
+        check_nodes(SlurmCluster(cpus=99), ["train_agent"], said.append)
+        assert said.pop().startswith("not checked whether a node can serve the jobs' requests: SLURM refused (sinfo)")
