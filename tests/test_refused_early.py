@@ -137,9 +137,10 @@ def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("minutes", "after", "answer", "at_limit"),
     [
+        (3, 45.0, "JobId=1 StartTime=2026-01-01T00:10:00 PreemptEligibleTime=2026-01-01T00:10:00 PreemptTime=2026-01-01T00:00:45", True),
         (3, 5.0, "JobId=1 PreemptTime=None", False),  # SLURM's signal for the limit comes after 30 seconds at the earliest
-        (3, 45.0, "JobId=1 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:45", False),
-        (3, 45.0, "JobId=1 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None", True),
+        (3, 45.0, "JobId=1 StartTime=2026-01-01T00:00:00 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=2026-01-01T00:00:45", False),
+        (3, 45.0, "JobId=1 StartTime=2026-01-01T00:00:00 PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None", True),
         (3, 45.0, SlurmError("scontrol", "Unable to contact slurm controller"), True),
         (60, 55.0, "JobId=1 PreemptTime=None", False),
         (60, 3470.0, "JobId=1 PreemptTime=None", True),

@@ -30,9 +30,9 @@ def check_length(folder: Path, references: int, window: int, per_episode: int | 
     more = "" if per_episode is None else "raise data.windows_per_episode, "
     raise UserError(
         f"data.dataset={folder}: too short for this scale. Its {len(lengths)} episodes have up to {longest} frames. One is "
-        f"for training. The others hold at most {possible} windows of {window} frames (data.reference_context + data.reference_horizon), and "
-        f"{references} are needed (data.num_references): {shorter}, lower data.num_references, {more}take a smaller scale=, or bring more "
-        "episodes"
+        f"for training. The others hold at most {possible} windows of {window} frames (data.reference_context + data.reference_horizon), "
+        f"and {references} are needed (data.num_references): {shorter}, lower data.num_references, {more}take a smaller scale=, or bring "
+        "more episodes"
     )
 
 

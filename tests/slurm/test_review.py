@@ -179,6 +179,20 @@ def test_an_array_has_as_many_tasks_as_the_profile_allows_at_most(store: Store) 
     assert not store.root.exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"cpus": 9}, r"cluster\.cpus=9: .* at most 8 CPUs"),
+        ({"memory": "63G"}, r"cluster\.memory=63G: "),
+        ({"gpus": 3}, r"cluster\.gpus=3: "),
+    ],
+)
+def test_what_the_node_cannot_serve_is_refused_by_name(asked: dict[str, object], message: str, store: Store) -> None:
+    with pytest.raises(UserError, match=message):
+        submitted(store, [count("job")], **asked)
+    assert not store.root.exists()
+
+
 def test_waiting_ends_where_a_job_was_never_given_to_slurm(store: Store) -> None:
     given, never = count("given"), count("never")
     submitted(store, [given])

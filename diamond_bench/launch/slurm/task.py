@@ -219,10 +219,10 @@ def _at_limit(batch: Batch, began: float) -> bool:
     if time.time() - began < batch.minutes * 60 - batch.signal_seconds - _EARLY_SECONDS:
         return False
     try:
-        preempted = re.search(r"\bPreemptTime=(\S+)", slurm("scontrol", "--oneliner", "show", "job", _address()))
+        shown = dict(re.findall(r"\b(StartTime|PreemptTime)=(\d\S*)", slurm("scontrol", "--oneliner", "show", "job", _address())))
     except SlurmError:
         return True
-    return preempted is None or preempted[1] in ("None", "Unknown")
+    return shown.get("PreemptTime", "") < shown.get("StartTime", "0")  # one from before the start is of an earlier run
 
 
 def _pause(until: float, signals: _Signals) -> None:
