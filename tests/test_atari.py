@@ -6,6 +6,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import ale_py
+import ale_py.roms
+import cv2
 import numpy as np
 import pytest
 
@@ -184,6 +187,48 @@ def test_a_game_over_inside_a_skip_leaves_the_screens_as_they_were() -> None:
     assert terminated
     assert len(frames) == 2
     np.testing.assert_array_equal(frame, before)
+
+
+def _screens_of_a_game(noops: int, actions: list[int]) -> list[Any]:
+    """The screen after every emulator frame of a Breakout game; the emulator alone, without any preprocessing."""
+    emulator = ale_py.ALEInterface()
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.loadROM(str(ale_py.roms.get_rom_path("breakout")))
+    codes, screens = emulator.getMinimalActionSet(), []
+    for _ in range(noops):
+        emulator.act(0)
+    for action in actions:
+        for _ in range(4):
+            assert not emulator.game_over()
+            emulator.act(codes[action])
+            screens.append(emulator.getScreenRGB())
+    assert emulator.game_over()
+    return screens
+
+
+def test_a_game_that_ends_on_the_last_frame_of_a_skip_ends_as_the_pooling_says() -> None:
+    finals, actions = {}, [int(action) for action in np.random.default_rng(150).integers(4, size=224)]
+    for pooling in ("raw", "in_place"):
+        env = AtariEnv("Breakout", EnvConfig(pooling=pooling))  # type: ignore[arg-type]
+        _, info = env.reset(seed=150)
+        noops = info["frame_number"]
+        steps = [env.step(action) for action in actions]
+        assert [step[2] for step in steps] == [False] * 223 + [True]
+        finals[pooling] = steps[-1][0]
+    screens = _screens_of_a_game(noops, actions)
+    before_end, last_kept, before_last = screens[-2], screens[-5], screens[-6]  # the screen of the very last frame is never seen
+    expected = {"raw": np.maximum(before_end, last_kept), "in_place": np.maximum.reduce([before_end, last_kept, before_last])}
+    for pooling, final in finals.items():
+        np.testing.assert_array_equal(final, cv2.resize(expected[pooling], (64, 64), interpolation=cv2.INTER_AREA))
+    assert (finals["raw"] != finals["in_place"]).any()
+
+
+def test_pooling_in_place_changes_no_observation_before_the_end() -> None:
+    raw, in_place = (AtariEnv("Breakout", EnvConfig(frame_size=32, pooling=pooling)) for pooling in ("raw", "in_place"))  # type: ignore[arg-type]
+    for _ in range(2):
+        np.testing.assert_array_equal(raw.reset(seed=4)[0], in_place.reset(seed=4)[0])
+        for action in np.random.default_rng(4).integers(4, size=60):
+            np.testing.assert_array_equal(raw.step(action)[0], in_place.step(action)[0])
 
 
 @pytest.mark.parametrize("sticky", [0.0, 0.25])

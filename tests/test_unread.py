@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from presets import objective
 
-from diamond_bench.config import ConditioningConfig, FactoredObjective, RunConfig, TrainingConfig
+from diamond_bench.config import ConditioningConfig, DataConfig, EnvConfig, FactoredObjective, RunConfig, TrainingConfig
 from diamond_bench.errors import UserError
+from diamond_bench.studies.kinds import CollectDataset, EvaluateAgent, TrainAgent
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.unread import check_read, in_effect
 
@@ -66,3 +67,25 @@ def test_a_plan_refuses_and_shares() -> None:
         plan_study("atari_100k", ["objective=ddpm", "sampler=ddpm_ancestral", "objective.loc=0.5", "scale=tiny"])
     trained = {job for frames in ([], ["conditioning=stack"]) for job in plan_study("conditioning_frames", ["scale=smoke", *frames]).jobs}
     assert len([job for job in trained if job.kind == "train_world_model"]) == 4
+
+
+@pytest.mark.parametrize(
+    "config", [RunConfig(game="synthetic/turn"), RunConfig(data=DataConfig(dataset="mine")), RunConfig(env=EnvConfig(frame_skip=1))]
+)
+def test_pooling_is_refused_and_neutral_where_no_screens_are_pooled(config: RunConfig) -> None:
+    with pytest.raises(UserError, match=r"env.pooling: it would change nothing with "):
+        check_read(["env.pooling"], config)
+    pooled = replace(config, env=replace(config.env, pooling="in_place"))
+    assert in_effect(pooled) == in_effect(config)
+
+
+def test_atari_pools_in_place_and_older_artifacts_are_reached_by_raw() -> None:
+    def configs(study: str, *tokens: str) -> list[object]:
+        return [job.config for job in plan_study(study, ["scale=tiny", *tokens]).jobs.values()]
+
+    for tokens, pooling in (([], "in_place"), (["env.pooling=raw"], "raw"), (["games=[synthetic/turn]"], "raw")):
+        (dataset,) = {config for config in configs("sampling_steps", *tokens) if isinstance(config, CollectDataset)}
+        assert dataset.env == EnvConfig(frame_size=dataset.env.frame_size, pooling=pooling)
+    agent = configs("atari_100k", "games=[Pong]", "seeds=1")
+    assert {config.env.pooling for config in agent if isinstance(config, TrainAgent)} == {"in_place"}
+    assert {config.env for config in agent if isinstance(config, EvaluateAgent)} == {EnvConfig()}

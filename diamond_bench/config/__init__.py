@@ -88,6 +88,9 @@ class EnvConfig:
 
     frame_skip: int = setting(4, least=1)
     """Emulator frames per step; the last two are max-pooled."""
+    pooling: Literal["raw", "in_place"] = setting("raw")
+    """What is kept as the last screen: the raw screen, or its maximum with the one before (the authors). The two differ only in the final
+    observation of a game that ends on the last frame of a skip. An evaluation of an agent shows the policy no such observation."""
     frame_size: int = setting(64, least=16, most=1024)
     """Side of the square RGB observation in pixels, resized by area."""
     max_noops: int = setting(30, least=0)

@@ -30,7 +30,7 @@ class SavedState:
     emulator: bytes
     """ALEState.serialize(), the emulator's random state included."""
     frames: npt.NDArray[np.uint8]
-    """(2, 210, 160, 3), the last two screens."""
+    """(2, 210, 160, 3), the last two screens; with env.pooling=in_place the second is the maximum of both."""
     lives: int
     random: dict[str, Any]
     """State of the generator that draws the number of no-ops; fit for JSON."""
@@ -40,8 +40,9 @@ class AtariEnv(gymnasium.Env[Frame, int]):
     """`<Game>NoFrameskip-v4` with its minimal action set, preprocessed.
 
     A step repeats the action for `frame_skip` emulator frames; the observation is the maximum over the screens after the last two
-    of them, resized by area to (frame_size, frame_size, 3), uint8, RGB. Rewards are raw and summed over the skipped frames. A game
-    that ends inside a skip leaves the screens as they were: its last observation can equal the one before (as the authors have it).
+    of them, resized by area to (frame_size, frame_size, 3), uint8, RGB. Rewards are raw and summed over the skipped frames. The frame
+    that ends a game leaves its screen unread (as the authors have it): a last observation can equal the one before. A game that ends on
+    the last frame of a skip ends with the maximum of the screen before that frame and the last screen kept, which `pooling` names.
     `terminated` is game over; `truncated` is the emulator's own limit of 108,000 frames.
 
     info: `lives` (int), `life_loss` (bool, see the module's rule; also true on the step that loses the last life), `ram`
@@ -121,6 +122,8 @@ class AtariEnv(gymnasium.Env[Frame, int]):
 
     def _observe(self) -> Frame:
         size = self._config.frame_size
+        if self._config.pooling == "in_place" and self._config.frame_skip > 1:
+            np.maximum(self._screens[0], self._screens[1], out=self._screens[1])
         return np.asarray(cv2.resize(self.render(), (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
     def _info(self, life_loss: bool) -> dict[str, Any]:

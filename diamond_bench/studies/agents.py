@@ -85,10 +85,11 @@ def training_job(config: RunConfig) -> JobSpec:
 
 
 def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:
-    """The job that plays an agent's final episodes."""
+    """The job that plays an agent's final episodes. The policy sees no final observation, so how screens are pooled changes nothing."""
     sampler = config.sampler if config.agent_evaluation.video else OdeSampler()
+    env = replace(config.env, pooling=EnvConfig().pooling)
     return JobSpec(
-        "evaluate_agent", EvaluateAgent(config.env, config.agent_evaluation, sampler, of_no_compilation(config.execution)), {"agent": agent}
+        "evaluate_agent", EvaluateAgent(env, config.agent_evaluation, sampler, of_no_compilation(config.execution)), {"agent": agent}
     )
 
 

@@ -97,6 +97,8 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     for key in asked:
         if key.partition(".")[0] not in ("env", "agent_evaluation", "execution", "sampler"):
             raise UserError(f"{key}: an evaluation of an agent takes env.*, agent_evaluation.*, sampler.* and execution.* alone")
+        if key == "env.pooling":
+            raise UserError(f"{key}: it would change nothing; an evaluation shows the agent no final observation")
     config = run_config({"scale": scale, **chosen}, settings)
     if episodes is not None and config.agent_evaluation.num_envs > episodes:
         config = replace(config, agent_evaluation=replace(config.agent_evaluation, num_envs=episodes))
@@ -117,6 +119,7 @@ COMPARED = ("plain", "authors")
 TIMELESS = frozenset(
     {"learning_rate", "weight_decay", "adam_epsilon", "adam_beta2", "warmup_steps", "max_grad_norm", "discount", "trace_decay"}
     | {"value_weight", "entropy_weight", "epsilon", "temperature", "sticky_actions", "minority_share", "max_noops", "initial_rare_rewards"}
+    | {"pooling"}
     | {"checkpoint_every", "checkpoint_units", "log_every", "test_every", "test_episodes", "test_max_steps"}
 )
 """Settings of a training (last part of the key) that take no time, or none that a profile counts, and no memory."""
@@ -207,7 +210,7 @@ def trained_at(store: Store, agent: JobRef) -> str:
     if not isinstance(config, TrainAgent):
         return "imported"
     for scale in SCALES:
-        of_scale = run_config({"scale": scale}, per_game(config.game))
+        of_scale = run_config({"scale": scale}, {**per_game(config.game), "env.pooling": config.env.pooling})
         if training_job(in_effect(replace(of_scale, game=config.game, seed=config.seed))).ref == agent:
             return scale
     return "own"

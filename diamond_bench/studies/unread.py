@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
-from diamond_bench.config import OBJECTIVES, ConditioningConfig, FactoredObjective, ProbeConfig, RunConfig, option_of
+from diamond_bench.config import OBJECTIVES, ConditioningConfig, EnvConfig, FactoredObjective, ProbeConfig, RunConfig, option_of
+from diamond_bench.envs.games import SYNTHETIC
 from diamond_bench.errors import UserError
 
 _TIMESTEPS = ("num_train_timesteps", "beta_start", "beta_end")
@@ -25,7 +26,12 @@ def in_effect(config: RunConfig) -> RunConfig:
     """The config with all that nothing reads at its neutral value, so that equal trainings have one identity."""
     objective: dict[str, Any] = {}
     conditioning: dict[str, Any] = {}
-    groups = {"objective": (objective, FactoredObjective()), "conditioning": (conditioning, ConditioningConfig())}
+    env: dict[str, Any] = {}
+    groups = {
+        "objective": (objective, FactoredObjective()),
+        "conditioning": (conditioning, ConditioningConfig()),
+        "env": (env, EnvConfig()),
+    }
     for key, _ in _unread(config):
         group, _, name = key.partition(".")
         if group in groups:  # the probe's settings enter no job that does not read them
@@ -33,7 +39,12 @@ def in_effect(config: RunConfig) -> RunConfig:
             values[name] = getattr(neutral, name)
     if not config.training.num_autoregressive_steps and isinstance(config.objective, FactoredObjective):
         objective["quantization"] = FactoredObjective().quantization  # no frame of the model's own is trained on
-    return replace(config, objective=replace(config.objective, **objective), conditioning=replace(config.conditioning, **conditioning))
+    return replace(
+        config,
+        objective=replace(config.objective, **objective),
+        conditioning=replace(config.conditioning, **conditioning),
+        env=replace(config.env, **env),
+    )
 
 
 def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -55,3 +66,9 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
     if c.actions == "none":
         yield "conditioning.action_width", "conditioning.actions=none"
+    if config.data.dataset is not None:
+        yield "env.pooling", "a dataset of your own (data.dataset)"
+    elif config.game in SYNTHETIC:
+        yield "env.pooling", f"games=[{config.game}]"
+    elif config.env.frame_skip == 1:
+        yield "env.pooling", "env.frame_skip=1"
