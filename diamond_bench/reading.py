@@ -1,7 +1,9 @@
-"""Files that a user or another program wrote: only regular files of bounded size are read, and one loader reads all YAML."""
+"""Files that a user or another program wrote: only regular files of bounded size are read; one loader for all YAML, one for all JSON."""
 
+import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ MOST_LEVELS = 32
 """Deepest nesting of a YAML file, aliases followed."""
 MOST_DIGITS = 100
 """Longest text of a number."""
+DEEPEST = 64
+"""Levels of objects and lists that a JSON file may have."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _TAG = "tag:yaml.org,2002:"
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -55,6 +60,56 @@ def open_file(path: Path | str) -> int:
         os.close(descriptor)
         raise NotAFile(0, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file", str(path))
     return descriptor
+
+
+def read_json(path: Path | str, most: int) -> dict[str, Any]:
+    """The JSON object in a regular file of at most `most` bytes. Raises OSError as `read_file` does, and ValueError as `load_json` does."""
+    return load_json(read_file(path, most))
+
+
+def load_json(data: bytes | str) -> dict[str, Any]:
+    """The JSON object in a text. Raises ValueError, which says what is wrong.
+
+    It holds at most DEEPEST levels, finite numbers, and text that can be encoded. Its caller bounds the size and checks the shape.
+    """
+    try:
+        data = data.encode() if isinstance(data, str) else data
+        content = _DECODER.decode(data.decode())
+        if data.count(b"{") + data.count(b"[") > DEEPEST:
+            _check_depth(content)
+        if _SURROGATE.search(data):
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError(f"it has more than {DEEPEST} levels") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})" if data else "empty") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, got {type(content).__name__}")
+    return content
+
+
+def _check_depth(content: Any) -> None:
+    level, depth = [content], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise RecursionError
+        values = (value for outer in level for value in (outer.values() if isinstance(outer, dict) else outer))
+        level = [value for value in values if isinstance(value, (dict, list))]
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def read_yaml(path: Path) -> Any:

@@ -18,10 +18,13 @@ from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.errors import UserError
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 from diamond_bench.models.shape import check_guidance
+from diamond_bench.reading import read_json
 from diamond_bench.typed import build, to_plain
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
+_MOST_DESCRIPTION = 1_000_000
+"""Bytes of model.json; it has about 2,000."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def save_world_model(model: WorldModel, folder: Path) -> None:
 
 def load_world_model(folder: Path, precision: Precision = "fp32", device: torch.device | str = "cpu") -> WorldModel:
     """The world model saved in `folder`. Raises UserError naming the file that is missing, damaged or does not fit."""
-    d = _read(folder / DESCRIPTION_FILE, lambda file: build(Description, json.loads(file.read_text())))
+    d = _read(folder / DESCRIPTION_FILE, lambda file: build(Description, read_json(file, _MOST_DESCRIPTION)))
     state = _read(folder / WEIGHTS_FILE, load_file)
     model = build_world_model(d.objective, d.conditioning, d.network, d.num_actions, precision, device)
     assert isinstance(model.denoiser, Denoiser)

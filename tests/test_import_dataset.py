@@ -1,9 +1,12 @@
 """Somebody's Minari dataset becomes the same artifact, or is refused in one message."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -154,7 +157,7 @@ def one_short(i: int, episode: dict[str, Any]) -> None:
     [
         ({"change": repeat}, "episodes 1 and 4 are the same"),
         ({"change": goes_on}, "episode 0 goes on after its end at step 5"),
-        ({"change": outside}, "actions outside its action space"),
+        ({"change": outside}, "episode 0: its actions are int64 .30,., such as 7 at step 0; outside its action space, 2 to 6"),
         ({"change": one_short}, "30 observations and 30 rewards for 30 actions; expected one observation more"),
         ({"action_space": spaces.MultiDiscrete([3, 3])}, "only discrete actions"),
         ({"observation_space": spaces.Box(0, 1, (4,), np.float32)}, "expected uint8 images"),
@@ -171,7 +174,156 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path, made: dict[str, Any]
     (tmp_path / "job").mkdir()
     with pytest.raises(UserError, match=message):
         run(config(source), JobContext(tmp_path / "job"))
-    assert not (tmp_path / "job" / "dataset.json").exists()
+    assert not list((tmp_path / "job").iterdir())
+
+
+def stored(name: str, make: Callable[[Any], Any]) -> Callable[[h5py.File], None]:
+    """An edit that puts make(values) in place of an array of episode 2."""
+
+    def edit(file: h5py.File) -> None:
+        values = file[f"episode_2/{name}"][()]
+        del file[f"episode_2/{name}"]
+        file[f"episode_2/{name}"] = make(values)
+
+    return edit
+
+
+def at_step_3(value: Any) -> Callable[[Any], Any]:
+    def make(values: Any) -> Any:
+        values = values.astype(type(value))
+        values[3] = value
+        return values
+
+    return make
+
+
+def linked(file: h5py.File) -> None:
+    del file["episode_2/actions"]
+    file["episode_2/actions"] = h5py.ExternalLink("/etc/hostname", "actions")
+
+
+def outside_the_file(file: h5py.File) -> None:
+    del file["episode_2/rewards"]
+    file["episode_2"].create_dataset("rewards", (12,), "f8", external=[("/etc/hostname", 0, 96)])
+
+
+def huge(file: h5py.File) -> None:
+    del file["episode_2/observations"]
+    file["episode_2"].create_dataset("observations", (10**7, 48, 40, 3), "u1", chunks=(1, 48, 40, 3))
+
+
+def swapped_out(file: h5py.File) -> None:
+    file["other"] = file["episode_2"]
+    del file["episode_2"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (stored("observations", lambda v: v / 255), "its observations are float64 (48, 40, 3), and metadata.json says uint8 (48, 40, 3)"),
+        (stored("observations", lambda v: np.full(v.shape, np.nan, np.float32)), "its observations are float32 (48, 40, 3), and metadata"),
+        (stored("observations", lambda v: v[:, :24]), "its observations are uint8 (24, 40, 3), and metadata.json says uint8 (48, 40, 3)"),
+        (stored("observations", lambda _: 7), "its observations are no array"),
+        (stored("actions", at_step_3(0.5)), "its actions are float64 (12,), such as "),
+        (stored("actions", at_step_3(2**40)), "such as 1099511627776 at step 3; outside its action space, 2 to 6"),
+        (stored("rewards", at_step_3(np.nan)), "its rewards are float64 (12,), such as nan at step 3; expected finite numbers"),
+        (stored("rewards", at_step_3(-np.inf)), "such as -inf at step 3; expected finite numbers"),
+        (stored("rewards", at_step_3(1e200)), "such as 1e+200 at step 3; expected finite numbers"),
+        (stored("rewards", at_step_3(1j)), "its rewards are complex128 (12,), such as "),
+        (stored("rewards", lambda v: np.stack([v, v], axis=1)), "its rewards are float64 (12, 2), such as "),
+        (stored("terminations", at_step_3(0.5)), "its terminations are float64 (12,), such as "),
+        (stored("truncations", at_step_3(2)), "such as 2 at step 3; expected true or false"),
+        (linked, "its array 'actions' lies outside of main_data.hdf5"),
+        (outside_the_file, "its array 'rewards' lies outside of main_data.hdf5"),
+        (huge, "is too large"),
+        (swapped_out, "is missing"),
+    ],
+)
+def test_data_that_is_not_what_the_metadata_says_is_refused(tmp_path: Path, edit: Callable[[h5py.File], None], message: str) -> None:
+    source = foreign(tmp_path / "source")
+    with h5py.File(source / "data" / "main_data.hdf5", "r+") as file:
+        edit(file)
+    (tmp_path / "job").mkdir()
+    with pytest.raises(UserError) as error:
+        run(config(source), JobContext(tmp_path / "job"))
+    assert "episode 2" in str(error.value)
+    assert message in str(error.value)
+    assert not list((tmp_path / "job").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        ({"total_episodes": 5}, "it holds 6 episodes, and metadata.json says 5"),
+        ({"total_steps": 200}, "its episodes have 201 steps, and metadata.json says 200"),
+    ],
+)
+def test_counts_that_are_not_those_of_the_data_are_refused(tmp_path: Path, claims: dict[str, int], message: str) -> None:
+    source = foreign(tmp_path / "source")
+    file = source / "data" / "metadata.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **claims}))
+    (tmp_path / "job").mkdir()
+    with pytest.raises(UserError, match=message):
+        run(config(source), JobContext(tmp_path / "job"))
+    assert not list((tmp_path / "job").iterdir())
+
+
+def grey_video(i: int, steps: int) -> Any:
+    return np.random.default_rng(i).integers(0, 256, (steps + 1, 16, 16), dtype=np.uint8)
+
+
+def stacks(order: int, channel: int) -> Callable[[int, dict[str, Any]], None]:
+    """Three grey frames one on the other, the first repeated at an episode's beginning, as gymnasium's FrameStack has them."""
+
+    def change(i: int, episode: dict[str, Any]) -> None:
+        video = grey_video(i, LENGTHS[i])
+        rows = np.maximum(np.arange(len(video))[:, None] + np.arange(-2, 1)[::order], 0)
+        episode["observations"] = list(np.moveaxis(video[rows], 1, channel))
+
+    return change
+
+
+def alone(i: int, episode: dict[str, Any]) -> None:
+    episode["observations"] = list(grey_video(i, LENGTHS[i]))
+
+
+@pytest.mark.parametrize(("order", "channel"), [(1, 3), (-1, 3), (1, 1)], ids=["oldest first", "newest first", "channels first"])
+def test_stacked_grey_frames_are_refused_or_the_newest_is_taken(tmp_path: Path, order: int, channel: int) -> None:
+    shape = (16, 16, 3) if channel == 3 else (3, 16, 16)
+    sources = foreign(tmp_path / "stacked", shape, change=stacks(order, channel)), foreign(tmp_path / "grey", (16, 16), change=alone)
+    jobs = [tmp_path / "refused", tmp_path / "newest", tmp_path / "alone"]
+    for job in jobs:
+        job.mkdir()
+    with pytest.raises(UserError, match=r"episode 0: its channels are three stacked grey frames.*data\.stacked_frames=newest"):
+        run(config(sources[0]), JobContext(jobs[0]))
+    run(config(sources[0], stacked_frames="newest"), JobContext(jobs[1]))
+    run(config(sources[1]), JobContext(jobs[2]))
+    for split in ("train", "heldout"):
+        newest, expected = (load_split(job, split) for job in jobs[1:])  # type: ignore[arg-type]
+        assert np.array_equal(newest.frames, expected.frames)
+
+
+def still(i: int, episode: dict[str, Any]) -> None:
+    episode["observations"] = [np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)] * (LENGTHS[i] + 1)
+
+
+def grey_as_rgb(i: int, episode: dict[str, Any]) -> None:
+    episode["observations"] = [np.broadcast_to(frame[..., None], (16, 16, 3)) for frame in grey_video(i, LENGTHS[i])]
+
+
+def still_and_grey(i: int, episode: dict[str, Any]) -> None:
+    episode["observations"] = [np.full((16, 16, 3), i, np.uint8)] * (LENGTHS[i] + 1)
+
+
+@pytest.mark.parametrize("change", [still, grey_as_rgb, still_and_grey])
+def test_colours_and_grey_pictures_do_not_pass_for_stacks(tmp_path: Path, change: Any) -> None:
+    source = foreign(tmp_path / "source", (16, 16, 3), change=change)
+    (tmp_path / "job").mkdir()
+    run(config(source), JobContext(tmp_path / "job"))
+    if change is not still_and_grey:
+        (tmp_path / "other").mkdir()
+        with pytest.raises(UserError, match=r"episode 0 is not three stacked grey frames"):
+            run(config(source, stacked_frames="newest"), JobContext(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(("seed", "refused"), [(0, True), (1, False)])

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import minari
@@ -122,9 +125,9 @@ def test_damage_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="episode 0 cannot be read"):
         load_split(tmp_path, "train")
     (data_folder / "metadata.json").write_text("{")
-    with pytest.raises(UserError, match="not a readable Minari dataset"):
+    with pytest.raises(UserError, match="not the metadata of a Minari dataset"):
         load_split(tmp_path, "train")
-    with pytest.raises(UserError, match="not a readable Minari dataset"):
+    with pytest.raises(UserError, match="not the metadata of a Minari dataset"):
         load_split(tmp_path, "heldout")
     with pytest.raises(UserError, match=r"dataset\.json: missing or damaged"):
         load_info(tmp_path)
@@ -145,6 +148,55 @@ def test_find_dataset_by_folder(tmp_path: Path) -> None:
     assert find_dataset(str(tmp_path / "train")) == find_dataset(str(data_folder)) == data_folder.resolve()
     with pytest.raises(UserError, match="no Minari dataset there"):
         find_dataset(str(tmp_path))
+
+
+def _nested(content: dict[str, Any]) -> str:
+    return json.dumps({**content, "author": 0}).replace('"author": 0', '"author": ' + "[" * 200_000 + "]" * 200_000)
+
+
+def _space(**changes: Any) -> str:
+    return json.dumps({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4, **changes})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: json.dumps({**c, "total_steps": math.inf}), "Infinity is no number of JSON"),
+        (lambda _: "[]", "expected an object, got list"),
+        (lambda c: json.dumps({**c, "total_episodes": "1"}), "total_episodes: expected a whole number from 0, got '1'"),
+        (lambda c: json.dumps({**c, "total_steps": [5]}), "total_steps: expected a whole number from 0"),
+        (lambda c: json.dumps({**c, "jpeg_encoding": "no"}), "jpeg_encoding: expected true or false"),
+        (lambda c: json.dumps({**c, "data_format": ["hdf5"]}), "data_format: expected text"),
+        (_nested, "more than 64 levels"),
+        (lambda c: json.dumps({**c, "action_space": _space(n=10**9)}), "has 1000000000 actions; from 1 to 1,000"),
+        (lambda c: json.dumps({**c, "action_space": _space(n=0)}), "has no actions; from 1 to 1,000"),
+        (lambda c: json.dumps({**c, "action_space": _space(start="0")}), "start: expected a whole number"),
+        (lambda c: json.dumps({**c, "action_space": "[" * 200_000}), "more than 64 levels"),
+        (lambda c: json.dumps({**c, "action_space": {}}), "action_space: expected text"),
+        (lambda c: json.dumps({**c, "observation_space": '{"type": []}'}), "type: expected text"),
+        (lambda c: json.dumps({**c, "observation_space": c["observation_space"].replace("64", "1000000")}), "sides of at most 4096"),
+        (lambda c: json.dumps({**c, "total_episodes": 10**9}), "has 1000000000 episodes; from 1 to 1,000,000"),
+    ],
+)
+def test_metadata_that_claims_nonsense_is_refused_at_planning(tmp_path: Path, change: Callable[[dict[str, Any]], str], says: str) -> None:
+    data_folder = written(tmp_path, [noisy_episode(0, 5)])
+    content = json.loads((data_folder / "metadata.json").read_text())
+    (data_folder / "metadata.json").write_text(change(content))
+    with pytest.raises(UserError) as error:
+        find_dataset(str(data_folder))
+    assert says in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_a_pipe_in_a_dataset_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    data_folder = written(tmp_path, [noisy_episode(0, 5)])
+    os.mkfifo(data_folder / "more")
+    with pytest.raises(UserError, match="more: not a regular file"):
+        dataset_digest(data_folder, tmp_path / "cache")
+    (data_folder / "main_data.hdf5").unlink()
+    os.mkfifo(data_folder / "main_data.hdf5")
+    with pytest.raises(UserError, match=r"main_data\.hdf5 is missing, or not a file"):
+        find_dataset(str(data_folder))
 
 
 def test_digest_is_cached_by_path_size_and_time(tmp_path: Path) -> None:

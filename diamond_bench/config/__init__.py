@@ -123,6 +123,8 @@ class DataConfig:
     """Frames of each reference after its context: the longest horizon an evaluation may ask for."""
     windows_per_episode: int | None = setting(None, least=1)
     """At most so many references are taken from one held-out episode, spread over it; none takes every window, one after the other."""
+    stacked_frames: Literal["refuse", "newest"] = setting("refuse")
+    """Whether data of your own whose channels are three stacked grey frames is refused, or the newest of the three is taken."""
     seed: int = setting(0, least=0)
     """Seed of the collection, apart from the run's: one dataset a game for all runs."""
 

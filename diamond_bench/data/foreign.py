@@ -4,9 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.reading import load_json, read_json
+from diamond_bench.shapes import Unfit, anything, count, flag, listing, mapping, record, text, whole
 
 METADATA = "metadata.json"
 """The file of a Minari dataset that tells what the others hold."""
@@ -21,7 +25,7 @@ def find_dataset(name: str) -> Path:
     for folder in (Path(name).expanduser(), root / name):
         for data in (folder / "data", folder):
             if (data / METADATA).is_file():
-                _check_metadata(data / METADATA)
+                _check_dataset(data)
                 return data.resolve()
     if Path(name).expanduser().is_dir():
         raise UserError(f"data.dataset={name!r}: no Minari dataset there (no data/{METADATA})")
@@ -34,22 +38,96 @@ def find_dataset(name: str) -> Path:
 
 _DATA_FILES = {"hdf5": "main_data.hdf5", "arrow": "*/metadata.json"}
 """What of a dataset's formats must be there, as a pattern."""
+MOST_EPISODES, MOST_STEPS, MOST_ACTIONS, MOST_SIDE = 1_000_000, 1_000_000_000, 1_000, 4096
+"""Limits of a dataset: episodes, steps, actions, and pixels of an observation's side."""
+_MOST_BYTES = 64 * 2**20
+"""Bytes of a metadata file. It lists the bounds of each pixel: 0.8 MB for 210 x 160 RGB."""
 
 
-def _check_metadata(file: Path) -> None:
-    """Refuses a folder that only looks like a dataset. Raises UserError naming the file and what is wrong with it."""
+def _long_text(value: Any) -> None:
+    if not isinstance(value, str):
+        raise Unfit("text", value)
+
+
+_METADATA = record(
+    {"data_format": text, "total_episodes": count, "total_steps": count},
+    {"jpeg_encoding": flag, **dict.fromkeys(("observation_space", "action_space"), _long_text)},
+)
+_SPACE = record({"type": text})
+_BOX = record({"dtype": text, "shape": listing(count)})
+_DISCRETE = record({"n": count, "start": whole})
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What metadata.json claims about a dataset of images and discrete actions."""
+
+    data_format: str
+    """hdf5 or arrow."""
+    jpeg: bool
+    """Observations may be stored as JPEG files."""
+    num_episodes: int
+    num_steps: int
+    """Actions of all episodes."""
+    frame_shape: tuple[int, ...]
+    """Shape of an observation, uint8: (h, w), (h, w, 1 or 3) or (1 or 3, h, w)."""
+    num_actions: int
+    first_action: int
+
+
+def read_metadata(data_folder: Path) -> Metadata:
+    """What a dataset's metadata claims. Raises UserError naming the file where it is no such metadata, or beyond the limits."""
+    file = data_folder / METADATA
     try:
-        content = json.loads(file.read_text())
-        data_format, episodes = content["data_format"], int(content["total_episodes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{file}: not the metadata of a Minari dataset ({what})") from None
+        content = read_json(file, _MOST_BYTES)
+        _METADATA(content)
+        if not {"observation_space", "action_space"} <= content.keys():
+            raise ValueError("it names no spaces, and its environment is not built to learn them")
+        observations, actions = (load_json(content[name]) for name in ("observation_space", "action_space"))
+        for space, name, shape in ((observations, "Box", _BOX), (actions, "Discrete", _DISCRETE)):
+            _SPACE(space)
+            if space["type"] == name:
+                shape(space)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not the metadata of a Minari dataset ({getattr(error, 'strerror', None) or error})") from None
+    if actions["type"] != "Discrete":
+        raise UserError(f"{data_folder}: its actions are {actions['type'][:60]}; only discrete actions (Discrete) can be imported")
+    if observations["type"] != "Box" or not _is_image(observations["dtype"], observations["shape"]):
+        claimed = " ".join(str(observations.get(key, ""))[:60] for key in ("type", "dtype", "shape"))
+        raise UserError(
+            f"{data_folder}: its observations are {claimed.strip()}; expected uint8 images: (h, w), (h, w, 1 or 3) or (1 or 3, h, w), "
+            f"sides of at most {MOST_SIDE}"
+        )
+    for number, least, most, what in (
+        (content["total_episodes"], 1, MOST_EPISODES, "episodes"),
+        (content["total_steps"], 1, MOST_STEPS, "steps"),
+        (actions["n"], 1, MOST_ACTIONS, "actions"),
+    ):
+        if not least <= number <= most:
+            raise UserError(f"{file}: the dataset has {number or 'no'} {what}; from {least} to {most:,} can be imported")
+    return Metadata(
+        content["data_format"],
+        content.get("jpeg_encoding", True),  # as Minari takes it
+        content["total_episodes"],
+        content["total_steps"],
+        tuple(observations["shape"]),
+        actions["n"],
+        actions["start"],
+    )
+
+
+def _is_image(dtype: str, shape: list[int]) -> bool:
+    layout = len(shape) == 2 or (len(shape) == 3 and (shape[2] in (1, 3) or shape[0] in (1, 3)))
+    return dtype == "uint8" and layout and all(1 <= side <= MOST_SIDE for side in shape)
+
+
+def _check_dataset(data_folder: Path) -> None:
+    """Refuses a folder that only looks like a dataset. Raises UserError naming the file and what is wrong with it."""
+    data_format = read_metadata(data_folder).data_format
     if data_format not in _DATA_FILES:
-        raise UserError(f"{file}: unknown data_format {data_format!r}: {nearest(str(data_format), _DATA_FILES)}")
-    if not any(file.parent.glob(_DATA_FILES[data_format])):
-        raise UserError(f"{file.parent}: the dataset's {_DATA_FILES[data_format]} is missing")
-    if episodes < 1:
-        raise UserError(f"{file}: the dataset has no episodes")
+        raise UserError(f"{data_folder / METADATA}: unknown data_format {data_format[:60]!r}: {nearest(data_format, _DATA_FILES)}")
+    if not any(file.is_file() for file in data_folder.glob(_DATA_FILES[data_format])):
+        raise UserError(f"{data_folder}: the dataset's {_DATA_FILES[data_format]} is missing, or not a file")
 
 
 def minari_root() -> Path:
@@ -63,7 +141,11 @@ def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
     Remembered in digests.json of `cache_folder` (default ~/.cache/diamond_bench) for as long as no file changes its size or
     time of modification; a cache that cannot be read or written only costs the reading.
     """
-    files = sorted((path for path in data_folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(data_folder).as_posix())
+    inside = [path for path in data_folder.rglob("*") if not path.is_dir()]
+    for path in inside:
+        if not path.is_file():  # a FIFO would make its reader wait
+            raise UserError(f"{path}: not a regular file; a dataset holds nothing else")
+    files = sorted(inside, key=lambda path: path.relative_to(data_folder).as_posix())
     if not files:
         raise UserError(f"{data_folder}: no files of a dataset there")
     stamp = [[path.relative_to(data_folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
@@ -86,11 +168,13 @@ def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
     return total.hexdigest()
 
 
-def _read_cache(file: Path) -> dict[str, dict[str, object]]:
+_CACHE = mapping(record({"stamp": anything, "digest": text}))
+
+
+def _read_cache(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file, _MOST_BYTES)
+        _CACHE(content)
     except (OSError, ValueError):
         return {}
-    if not isinstance(content, dict):
-        return {}
-    return {key: entry for key, entry in content.items() if isinstance(entry, dict) and {"stamp", "digest"} <= entry.keys()}
+    return content

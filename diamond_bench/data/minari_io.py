@@ -5,7 +5,6 @@ written here, in its layout; it reads them like its own. Atari frames take about
 through MinariStorage, which builds no environment where the metadata names both spaces; this module refuses those that do not.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from minari.dataset.minari_storage import MinariStorage
 
-from diamond_bench.data.foreign import METADATA
+from diamond_bench.data.foreign import read_metadata
 from diamond_bench.errors import UserError
 
 MAIN_FILE = "main_data.hdf5"
@@ -115,14 +114,11 @@ def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], gro
 
 
 def open_dataset(data_folder: Path) -> MinariStorage:
-    """A Minari dataset for reading. UserError where it is damaged, of an unknown format, or would need its environment built."""
+    """A Minari dataset of images and discrete actions, for reading. Raises UserError where it is something else or damaged, or its
+    metadata is beyond the limits of `read_metadata`."""
+    read_metadata(data_folder)
     try:
-        metadata = json.loads((data_folder / METADATA).read_text())
-        if not {"observation_space", "action_space"} <= metadata.keys():
-            raise UserError(f"{data_folder}: its metadata name no spaces, and its environment is not built to learn them")
         return MinariStorage.read(data_folder)
-    except UserError:
-        raise
     except Exception as error:  # whatever a foreign file makes Minari raise
         raise UserError(f"{data_folder}: not a readable Minari dataset ({type(error).__name__}: {error})") from error
 

@@ -21,9 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_bench.errors import UserError
+from diamond_bench.reading import load_json
+from diamond_bench.shapes import count, record, row
 
 _MAGIC = b"DBreplay"
 _PREFIX = struct.Struct("<8sIQ32s")  # magic, bytes of header, bytes of body, SHA-256 of header and body
+
+
+_HEADER = record({"env": count, "first": count, "steps": count, "finals": count, "parts": row(count, count, count)})
 
 
 class DamagedReplay(UserError):
@@ -76,7 +81,7 @@ def read_blocks(path: Path, rows: int, frame_size: int) -> Iterator[tuple[Block,
             while found < rows:
                 try:
                     block, first = _read_record(file, frame_size)
-                except (ValueError, KeyError, TypeError, lzma.LZMAError, struct.error) as error:
+                except (ValueError, lzma.LZMAError, struct.error) as error:
                     raise DamagedReplay(path, f"damaged ({error})", found) from None
                 if first != found:
                     raise DamagedReplay(path, f"a record of step {first} stands where step {found} should", found)
@@ -121,7 +126,8 @@ def _read_record(file: BinaryIO, frame_size: int) -> tuple[Block, int]:
     content = file.read(header_bytes + body_bytes)
     if hashlib.sha256(content).digest() != digest:
         raise ValueError("a record does not have its SHA-256")
-    facts = json.loads(content[:header_bytes])
+    facts = load_json(content[:header_bytes])
+    _HEADER(facts)
     steps, shape = facts["steps"], (frame_size, frame_size, 3)
     cuts = np.cumsum([header_bytes, *facts["parts"]])
     frames, finals, rest = (content[a:b] for a, b in itertools.pairwise(cuts.tolist()))

@@ -1,6 +1,5 @@
 """A static dataset in memory, on the device that trains on it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +10,21 @@ from torch import Tensor
 
 from diamond_bench.data.minari_io import open_dataset, read_own_episodes
 from diamond_bench.errors import UserError
+from diamond_bench.reading import read_json
+from diamond_bench.shapes import count, listing, nullable, number, record, text
 
 INFO_FILE = "dataset.json"
+_MOST_INFO = 64 * 2**20
+_INFO = record(
+    {
+        "num_actions": count,
+        "action_meanings": nullable(listing(text)),
+        "train": record({"frames": count}),
+        "heldout": record({"frames": count}, {"reference_starts": listing(count), "reference_context": count, "reference_horizon": count}),
+    },
+    {"game": text, "minority_share": number},
+)
+"""What is read of dataset.json"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,8 @@ class DatasetInfo:
 def load_info(folder: Path) -> DatasetInfo:
     """What a dataset artifact says of itself. UserError where dataset.json is missing or damaged."""
     try:
-        content = json.loads((folder / INFO_FILE).read_text())
+        content = read_json(folder / INFO_FILE, _MOST_INFO)
+        _INFO(content)
         meanings = content["action_meanings"]
         return DatasetInfo(
             content["num_actions"],
@@ -72,7 +85,7 @@ def load_info(folder: Path) -> DatasetInfo:
             content["heldout"]["frames"],
             content,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder / INFO_FILE}: missing or damaged ({error}); delete the folder and make the dataset again") from error
 
 

@@ -63,6 +63,10 @@ class EpisodeShelf:
         temporary.replace(path)
         return self._look_up(path)
 
+    def discard(self) -> None:
+        """Remove all that is kept."""
+        shutil.rmtree(self._folder)
+
     def _look_up(self, path: Path) -> StoredEpisode:
         with h5py.File(path, "r") as file:
             lost = int(file.attrs["lives_lost"])

@@ -22,6 +22,7 @@ from diamond_bench.jobs.parts import save_arrays
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.files import DamagedFile, read_json, write_json
 from diamond_bench.studies.kinds import EvaluateAgent
+from diamond_bench.studies.shapes import GAMES, RESULT, fit
 
 _VIDEO_STEPS = 300
 """Steps of the first episode that are filmed."""
@@ -142,17 +143,21 @@ class _Evaluation:
 def _real_steps(agent: Path) -> int | None:
     """Real steps the agent was trained with; None where nobody recorded them (an imported one)."""
     try:
-        steps = read_json(agent / "result.json")["info"].get("real_steps")
-    except (FileNotFoundError, DamagedFile, KeyError):
+        result = read_json(agent / "result.json")
+        fit(result, RESULT, agent / "result.json")
+    except (FileNotFoundError, DamagedFile):
         return None
+    steps = result["info"].get("real_steps")
     return None if steps is None else int(steps)
 
 
 def _read(file: Path, say: Callable[[str], None]) -> list[TestGame]:
     try:
-        return [TestGame(**game) for game in read_json(file)["games"]]
+        content = read_json(file)
+        fit(content, GAMES, file)
     except FileNotFoundError:
         return []
-    except (DamagedFile, KeyError, TypeError) as error:
-        say(f"{file} is damaged ({error}); its episodes are played again")
+    except DamagedFile as error:
+        say(f"{error}; its episodes are played again")
         return []
+    return [TestGame(game["score"], game["length"], game["index"], game["cut"]) for game in content["games"]]

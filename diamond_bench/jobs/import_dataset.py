@@ -1,19 +1,21 @@
 """The job `import_dataset`: somebody's Minari dataset becomes the same artifact as a collected one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 from minari.dataset.minari_storage import MinariStorage
 
 from diamond_bench.config import DataConfig
-from diamond_bench.data.foreign import dataset_digest, find_dataset
+from diamond_bench.data.foreign import METADATA, Metadata, dataset_digest, find_dataset, read_metadata
+from diamond_bench.data.foreign_episodes import check_stored, read_foreign
 from diamond_bench.data.leaks import TrainingRuns, spread_windows, window_starts
-from diamond_bench.data.minari_io import Episode, open_dataset, read_episode
+from diamond_bench.data.minari_io import Episode, open_dataset
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
@@ -26,8 +28,9 @@ def run(config: ImportDataset, context: JobContext) -> Result:
     Frames are resized by area to frame_size; grey ones become RGB. Whole episodes go to the held-out split, in an order drawn by
     data.seed, until they hold num_references windows that occur in no other episode; of the rest, num_train_frames frames train. With
     data.windows_per_episode, at most so many windows of an episode are references.
-    The environment is never built and nothing is downloaded. Raises Interrupted with converted episodes kept; UserError where
-    the dataset is damaged, changed since it was planned, of another kind, holds an episode twice or too few of them.
+    The environment is never built and nothing is downloaded. Raises Interrupted with converted episodes kept. Raises UserError, with
+    nothing kept, where the dataset is damaged, changed since it was planned, of another kind, not what its metadata says, holds an episode
+    twice or too few of them.
     """
     return finished_result(context) or _import(config, context)
 
@@ -39,14 +42,30 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
     folder = find_dataset(data.dataset)
     if dataset_digest(folder) != config.digest:
         raise UserError(f"{folder} has changed since the study was planned: run the command again")
-    storage = open_dataset(folder)
-    num_actions, size = _check_spaces(storage), config.env.frame_size
-    shelf, total = EpisodeShelf(context), storage.total_episodes
+    storage, metadata = open_dataset(folder), read_metadata(folder)
+    check_stored(folder, metadata)
+    shelf = EpisodeShelf(context)
+    try:
+        facts, train, heldout = _converted(config, folder, storage, metadata, shelf, context)
+    except UserError:
+        shelf.discard()
+        raise
+    return publish(context, "imported", facts, train, heldout)
+
+
+def _converted(
+    config: ImportDataset, folder: Path, storage: MinariStorage, metadata: Metadata, shelf: EpisodeShelf, context: JobContext
+) -> tuple[dict[str, Any], list[StoredEpisode], list[StoredEpisode]]:
+    """What dataset.json says, and the episodes of the two splits."""
+    data, total = config.data, metadata.num_episodes
     episodes: list[StoredEpisode] = []
     for index in range(total):
         stop_if_asked(context)
-        episodes.append(shelf.get(f"episode_{index:05d}", partial(_convert, storage, index, size)))
+        episodes.append(shelf.get(f"episode_{index:05d}", partial(_convert, storage, metadata, index, config)))
         context.progress(index + 1, total, f"episode {index}")
+    steps = sum(len(episode.pairs) for episode in episodes)
+    if steps != metadata.num_steps:
+        raise UserError(f"{folder}: its episodes have {steps} steps, and {METADATA} says {metadata.num_steps}")
     _refuse_duplicates(folder, episodes)
 
     order = np.random.default_rng(data.seed).permutation(total).tolist()
@@ -58,14 +77,14 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
         if left < 2:  # a frame alone is no step
             break
         if episode.num_frames > left:
-            episode = shelf.get(f"cut_{index:05d}", partial(_convert, storage, index, size, left))
+            episode = shelf.get(f"cut_{index:05d}", partial(_convert, storage, metadata, index, config, left))
         train.append(episode)
         left -= episode.num_frames
     facts = {
         "source": config.digest,
-        "num_actions": num_actions,
+        "num_actions": metadata.num_actions,
         "action_meanings": None,
-        "frame_size": size,
+        "frame_size": config.env.frame_size,
         "lost_life": "as in the source",
         "heldout": {
             "references": len(starts),
@@ -76,58 +95,20 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
             **({} if data.windows_per_episode is None else {"windows_per_episode": data.windows_per_episode}),
         },
     }
-    return publish(context, "imported", facts, train, [episodes[i] for i in order[:num_heldout]])
+    return facts, train, [episodes[i] for i in order[:num_heldout]]
 
 
-def _check_spaces(storage: MinariStorage) -> int:
-    """The number of actions; UserError unless frames are uint8 images and actions discrete."""
-    frames, actions = storage.observation_space, storage.action_space
-    if not isinstance(actions, spaces.Discrete):
-        raise UserError(f"{storage.data_path}: its actions are {actions}; only discrete actions can be imported")
-    shape = frames.shape if isinstance(frames, spaces.Box) and frames.dtype == np.uint8 else None
-    if shape is None or not (len(shape) == 2 or (len(shape) == 3 and (shape[2] in (1, 3) or shape[0] in (1, 3)))):
-        raise UserError(
-            f"{storage.data_path}: its observations are {frames}; expected uint8 images: (h, w), (h, w, 1 or 3) or (1 or 3, h, w)"
-        )
-    return int(actions.n)
+def _convert(
+    storage: MinariStorage, metadata: Metadata, index: int, config: ImportDataset, most: int | None = None
+) -> tuple[Episode, bool]:
+    """An episode with square RGB frames, cut at `most` frames, and whether it is whole. Raises UserError where it is no proper episode."""
+    read = read_foreign(storage, metadata, index, config.data.stacked_frames)
+    episode = replace(read, frames=np.stack([_square_rgb(frame, config.env.frame_size) for frame in read.frames]))
+    return (episode, True) if most is None else (episode.cut(most), False)
 
 
-def _convert(storage: MinariStorage, index: int, size: int, most_frames: int | None = None) -> tuple[Episode, bool]:
-    """An episode with square RGB frames and actions from 0, cut at `most_frames`, and whether it is whole.
-
-    UserError where it is not a proper episode.
-    """
-    stored = read_episode(storage, index)
-    space = storage.action_space
-    assert isinstance(space, spaces.Discrete)
-    frames, actions = np.asarray(stored["observations"]), np.asarray(stored["actions"]).reshape(-1).astype(np.int64) - int(space.start)
-    where = f"{storage.data_path}: episode {index}"
-    steps = len(actions)
-    if steps < 1 or len(frames) != steps + 1 or len(stored["rewards"]) != steps:
-        raise UserError(
-            f"{where} has {len(frames)} observations and {len(stored['rewards'])} rewards for {steps} actions; "
-            f"expected one observation more than actions"
-        )
-    if actions.min() < 0 or actions.max() >= space.n:
-        raise UserError(f"{where} has actions outside its action space {space}")
-    ends = np.asarray(stored["terminations"]) | np.asarray(stored["truncations"])
-    if ends[:-1].any():
-        raise UserError(f"{where} goes on after its end at step {int(ends.argmax())}")
-    terminated = bool(stored["terminations"][-1])
-    episode = Episode(
-        frames=np.stack([_square_rgb(frame, size) for frame in frames]),
-        actions=actions,
-        rewards=np.asarray(stored["rewards"], np.float32),
-        terminated=terminated,
-        truncated=not terminated,
-    )
-    return (episode, True) if most_frames is None else (episode.cut(most_frames), False)
-
-
-def _square_rgb(frame: npt.NDArray[Any], size: int) -> npt.NDArray[np.uint8]:
-    if frame.ndim == 3 and frame.shape[2] not in (1, 3):
-        frame = frame.transpose(1, 2, 0)
-    image = np.ascontiguousarray(frame, np.uint8).reshape(*frame.shape[:2], -1)
+def _square_rgb(frame: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    image = np.ascontiguousarray(frame)
     if image.shape[:2] != (size, size):
         image = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8).reshape(size, size, -1)
     return np.broadcast_to(image, (size, size, 3))

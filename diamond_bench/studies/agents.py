@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,8 +24,10 @@ from diamond_bench.envs.games import games, num_actions
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import open_file, read_yaml
 from diamond_bench.studies.execution import of_no_compilation
+from diamond_bench.studies.files import DamagedFile, read_json
 from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
 from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent, TrainAgent
+from diamond_bench.studies.shapes import AGENT, fit
 from diamond_bench.studies.store import Store
 
 AGENT_FOLDER = "agent"
@@ -185,10 +186,11 @@ def trained_with(store: Store, agent: JobRef) -> tuple[str, int, EnvConfig]:
         return spec.config.game, spec.config.seed, spec.config.env
     file = store.folder(agent) / AGENT_FOLDER / DESCRIPTION_FILE
     try:
-        frame_size = int(json.loads(file.read_text())["frame_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = read_json(file)
+        fit(content, AGENT, file)
+    except (OSError, DamagedFile) as error:
         raise UserError(f"{file}: missing or damaged ({error}); import the checkpoint again") from None
-    return spec.config.game, 0, EnvConfig(frame_size=frame_size)
+    return spec.config.game, 0, EnvConfig(frame_size=content["frame_size"])
 
 
 def per_game(game: str) -> Mapping[str, Any]:

@@ -3,10 +3,8 @@
 import errno
 import hashlib
 import json
-import math
 import os
 import pwd
-import re
 import secrets
 import stat
 import tempfile
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.errors import UserError
+from diamond_bench.reading import load_json
 
 TEMPORARY = ".tmp"
 """Suffix of files and folders being written; what carries it after a crash is rubbish."""
@@ -22,10 +21,7 @@ RUBBISH_AFTER_SECONDS = 24 * 3600.0
 """Age after which nobody can be writing it any more."""
 MOST_BYTES = 64 * 2**20
 """Size up to which a JSON file is read."""
-DEEPEST = 64
-"""Levels of objects and lists that a JSON file may have."""
 IS_A_LINK = "it is a symbolic link, and nothing in a store may be one"
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class DamagedFile(UserError):
@@ -136,42 +132,9 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
     """
     data = read_bytes(path, most)
     try:
-        content = _DECODER.decode(data.decode())
-        if data.count(b"{") + data.count(b"[") > DEEPEST:
-            _check_depth(content)
-        if _SURROGATE.search(data):
-            json.dumps(content, ensure_ascii=False).encode()
-    except RecursionError:
-        raise DamagedFile(path, f"it has more than {DEEPEST} levels") from None
+        return load_json(data)
     except ValueError as error:
-        raise DamagedFile(path, "empty" if not data else f"not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise DamagedFile(path, f"expected an object, got {type(content).__name__}")
-    return content
-
-
-def _check_depth(content: Any) -> None:
-    level, depth = [content], 0
-    while level:
-        depth += 1
-        if depth > DEEPEST:
-            raise RecursionError
-        values = (value for outer in level for value in (outer.values() if isinstance(outer, dict) else outer))
-        level = [value for value in values if isinstance(value, (dict, list))]
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise ValueError(f"{digits[:40]} is too large")
-    return value
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+        raise DamagedFile(path, str(error)) from None
 
 
 def digest(content: Any) -> str:

@@ -198,7 +198,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "collect_dataset": Kind(CollectDataset, "diamond_bench.jobs.collect_dataset:run", 1, optional=("agent",)),
-    "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 1),
+    "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 2),
     "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 2, ("dataset",), keeps_checkpoint=True),
     "train_state_probe": Kind(TrainStateProbe, "diamond_bench.jobs.train_state_probe:run", 1, ("dataset",)),
     "extract_features": Kind(ExtractFeatures, "diamond_bench.jobs.extract_features:run", 1, ("dataset",)),

@@ -66,6 +66,8 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
     if c.actions == "none":
         yield "conditioning.action_width", "conditioning.actions=none"
+    if config.data.dataset is None:
+        yield "data.stacked_frames", "a game to collect data from (data.dataset=null)"
     if config.data.dataset is not None:
         yield "env.pooling", "a dataset of your own (data.dataset)"
     elif config.game in SYNTHETIC:

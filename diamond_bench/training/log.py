@@ -87,10 +87,10 @@ def _cut(file: Path, step: int) -> None:
     kept = []
     for line in file.read_text().splitlines():
         try:
-            if json.loads(line).get("step", math.inf) <= step:
+            if json.loads(line).get("step", math.inf) <= step:  # not load_json, since a value may be NaN
                 kept.append(line)
-        except (json.JSONDecodeError, AttributeError):
-            continue  # the half line of a killed process
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            continue  # the half line of a killed process, or what no training wrote
     partial = file.with_suffix(".partial")
     partial.write_text("".join(f"{line}\n" for line in kept))
     partial.replace(file)

@@ -1,0 +1,171 @@
+"""Episodes of somebody's Minari dataset, checked against the metadata. No cast changes a value, except that rewards become float32."""
+
+import io
+import itertools
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from minari.dataset.minari_storage import MinariStorage
+from PIL import Image
+
+from diamond_bench.data.foreign import METADATA, Metadata
+from diamond_bench.data.minari_io import MAIN_FILE, Episode, read_episode
+from diamond_bench.errors import UserError
+
+MOST_EPISODE_BYTES = 8 * 2**30
+"""Size of one episode in memory; 27,000 steps of 210 x 160 RGB take 2.7 GB."""
+_MOST_ARRAYS = 1000
+"""Arrays and groups of one episode, infos included."""
+_COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
+
+
+def check_stored(folder: Path, metadata: Metadata) -> None:
+    """Checks what is told without reading an episode: how many there are and, in HDF5, how large each is and that it lies in this file.
+
+    Raises UserError naming the episode.
+    """
+    if metadata.data_format != "hdf5":
+        _check_number(folder, sum(1 for _ in folder.glob(f"*/{METADATA}")), metadata)
+        return
+    try:
+        with h5py.File(folder / MAIN_FILE, "r") as file:
+            _check_number(folder, len(file), metadata)
+            for index in range(metadata.num_episodes):
+                _check_group(f"{folder}: episode {index}", file, f"episode_{index}", metadata)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # what h5py raises for a damaged file
+        raise UserError(f"{folder}: {MAIN_FILE} cannot be read ({error})") from None
+
+
+def _check_number(folder: Path, found: int, metadata: Metadata) -> None:
+    if found != metadata.num_episodes:
+        raise UserError(f"{folder}: it holds {found} episodes, and {METADATA} says {metadata.num_episodes}")
+
+
+def _check_group(where: str, parent: h5py.Group, name: str, metadata: Metadata) -> None:
+    waiting, arrays, size = [(parent, name, "")], 0, 0
+    while waiting:
+        group, name, path = waiting.pop()
+        arrays += 1
+        link = group.get(name, getlink=True)
+        if link is None:
+            raise UserError(f"{where} is missing")
+        item = group[name] if isinstance(link, h5py.HardLink) else None
+        if item is None or (isinstance(item, h5py.Dataset) and (item.is_virtual or item.external)):
+            what = f"its array {path!r}" if path else "it"
+            raise UserError(f"{where}: {what} lies outside of {MAIN_FILE}; only data in that file is imported")
+        if isinstance(item, h5py.Group):
+            waiting += [(item, inner, f"{path}/{inner}".lstrip("/")) for inner in item]
+        elif isinstance(item, h5py.Dataset):
+            size += item.size * item.dtype.itemsize
+            if path == "observations" and metadata.jpeg and item.ndim and len(item) and h5py.check_vlen_dtype(item.dtype):
+                size += len(item) * math.prod(metadata.frame_shape)
+                _check_jpeg(where, item[0], metadata)
+        if arrays > _MOST_ARRAYS or size > MOST_EPISODE_BYTES:
+            raise UserError(f"{where} is too large: more than {MOST_EPISODE_BYTES:,} bytes, or {_MOST_ARRAYS} arrays")
+
+
+def _check_jpeg(where: str, data: npt.NDArray[np.uint8], metadata: Metadata) -> None:
+    """Compares the size that the first image claims, before a decoder reserves memory for it."""
+    try:
+        width, height = Image.open(io.BytesIO(data.tobytes())).size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where}: its observations are no JPEG images ({error})") from None
+    if (height, width) != metadata.frame_shape[:2]:
+        raise UserError(f"{where}: its observations are {height} x {width} pixels, and {METADATA} says {metadata.frame_shape}")
+
+
+def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked: str) -> Episode:
+    """An episode as the metadata claims it: frames (T + 1, h, w, 1 or 3), actions from 0, finite rewards, one end.
+
+    `stacked`: what is done with three grey frames in place of the colours (data.stacked_frames). Raises UserError naming the episode.
+    """
+    where = f"{storage.data_path}: episode {index}"
+    stored = read_episode(storage, index)
+    frames, actions, rewards, *ends = (_array(where, name, stored.get(name)) for name in _COLUMNS)
+    if actions.ndim == 2 and actions.shape[1] == 1:
+        actions = actions[:, 0]
+    steps = len(actions)
+    if steps < 1 or len(frames) != steps + 1 or len(rewards) != steps:
+        raise UserError(
+            f"{where} has {len(frames)} observations and {len(rewards)} rewards for {steps} actions; "
+            f"expected one observation more than actions"
+        )
+    if frames.dtype != np.uint8 or frames.shape[1:] != metadata.frame_shape:
+        raise UserError(
+            f"{where}: its observations are {frames.dtype} {frames.shape[1:]}, and {METADATA} says uint8 {metadata.frame_shape}"
+        )
+    for name, array, kinds, expected in (
+        ("actions", actions, "iu", "whole numbers"),
+        ("rewards", rewards, "biuf", "numbers"),
+        ("terminations", ends[0], "biu", "true or false"),
+        ("truncations", ends[1], "biu", "true or false"),
+    ):
+        if array.shape != (steps,) or array.dtype.kind not in kinds:
+            _refuse(where, name, array, np.ones(len(array), np.bool_), f"expected {steps} {expected}")
+    last = metadata.first_action + metadata.num_actions - 1
+    outside = (actions < metadata.first_action) | (actions > last)
+    _refuse_any(where, "actions", actions, outside, f"outside its action space, {metadata.first_action} to {last}")
+    with np.errstate(over="ignore"):  # a value beyond float32 is refused as infinite
+        narrow = rewards.astype(np.float32)
+    _refuse_any(where, "rewards", rewards, ~np.isfinite(narrow), "expected finite numbers")
+    for name, flags in zip(("terminations", "truncations"), ends, strict=True):
+        _refuse_any(where, name, flags, (flags != 0) & (flags != 1), "expected true or false")
+    over = ends[0].astype(np.bool_) | ends[1].astype(np.bool_)
+    if over[:-1].any():
+        raise UserError(f"{where} goes on after its end at step {int(over.argmax())}")
+    terminated = bool(ends[0][-1])
+    from_zero = actions.astype(np.int64) - metadata.first_action
+    return Episode(_channels_last(where, frames, stacked), from_zero, narrow, terminated=terminated, truncated=not terminated)
+
+
+def _array(where: str, name: str, values: Any) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, OverflowError):
+        array = np.asarray(None)
+    if not array.ndim:
+        raise UserError(f"{where}: its {name} are no array")
+    return array
+
+
+def _refuse_any(where: str, name: str, array: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], expected: str) -> None:
+    if wrong.any():
+        _refuse(where, name, array, wrong, expected)
+
+
+def _refuse(where: str, name: str, array: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], expected: str) -> NoReturn:
+    step = int(wrong.argmax())
+    shown = f", such as {str(array[step])[:40]} at step {step}" if len(array) else ""
+    raise UserError(f"{where}: its {name} are {array.dtype} {array.shape}{shown}; {expected}")
+
+
+def _channels_last(where: str, frames: npt.NDArray[np.uint8], stacked: str) -> npt.NDArray[np.uint8]:
+    """(T + 1, h, w, 1 or 3); of three grey frames one on the other the newest alone."""
+    if frames.ndim == 3:
+        frames = frames[..., None]
+    elif frames.shape[3] not in (1, 3):
+        frames = np.moveaxis(frames, 1, 3)
+    newest = _newest_channel(frames) if frames.shape[3] == 3 else None
+    if stacked == "newest":
+        if newest is None:
+            raise UserError(f"{where} is not three stacked grey frames; leave data.stacked_frames=newest out")
+        return frames[..., [newest]]
+    differing = (frames[1:, ..., 1:] != frames[1:, ..., :-1]).any(axis=(1, 2, 3)).sum() if newest is not None else 0
+    if differing > 1:  # one such frame may be a flash of colour on a still picture
+        raise UserError(
+            f"{where}: its channels are three stacked grey frames, not colours: two of each observation are in the one before. "
+            "data.stacked_frames=newest takes the newest of the three"
+        )
+    return frames
+
+
+def _newest_channel(frames: npt.NDArray[np.uint8]) -> int | None:
+    """The channel with the newest frame where each observation (h, w, 3) repeats two of the one before, shifted by one; else None."""
+    for newest, kept, repeated in ((2, slice(1, 3), slice(0, 2)), (0, slice(0, 2), slice(1, 3))):
+        if all(np.array_equal(after[..., repeated], before[..., kept]) for before, after in itertools.pairwise(frames)):
+            return newest
+    return None
