@@ -1,6 +1,7 @@
 """Playing the real game: what is collected, exact continuation, test games."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from diamond_bench.config import EnvConfig
 from diamond_bench.envs.atari import AtariEnv, LifeLossEnds, vector_env
 from diamond_bench.envs.play import Collected, Collector, Game, State, Steps, TestGame, draw_actions, play_test_games
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from diamond_bench.training.rollout import RealEnv
 
 GOLDEN_ATARI = Path(__file__).parent / "golden_atari"
 
@@ -262,3 +264,51 @@ def test_saving_changes_nothing() -> None:
                 copy.deepcopy(collector.save())
         runs.append(shelf.column(1, "frames"))
     np.testing.assert_array_equal(*runs)
+
+
+class SameArray(CountGame):
+    """Writes every observation into one array, as many environments do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = np.zeros((8, 8, 3), np.uint8)
+
+    def _frame(self) -> Any:
+        self._shown[:] = super()._frame()
+        return self._shown
+
+
+def assert_same_columns(expected: Shelf, found: Shelf, env: int) -> None:
+    for field in dataclasses.fields(Steps):
+        np.testing.assert_array_equal(found.column(env, field.name), expected.column(env, field.name))
+
+
+def test_a_collector_keeps_what_an_environment_overwrites() -> None:
+    shelves = []
+    for game in (CountGame, SameArray):
+        env = SyncVectorEnv([game] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+        shelves.append(Shelf())
+        collected = Collector(env, Watcher(), shelves[-1], seed=0).collect(120)
+        assert collected.episodes > 2
+    for env_number in (0, 1):
+        assert_same_columns(*shelves, env_number)
+
+
+def test_test_games_keep_what_an_environment_overwrites() -> None:
+    shelves = [Shelf(), Shelf()]
+    for game, shelf in zip((CountGame, SameArray), shelves, strict=True):
+        play_test_games(game, Watcher(), 2, 1, seed=4, sink=shelf)
+    assert_same_columns(*shelves, 0)
+
+
+def test_a_real_environment_of_tensors_keeps_what_an_environment_overwrites() -> None:
+    envs = [RealEnv(SyncVectorEnv([game], autoreset_mode=AutoresetMode.SAME_STEP)) for game in (CountGame, SameArray)]
+    for env in envs:
+        env.reset(seed=0)
+    ended = False
+    for _ in range(60):
+        (*expected, infos), (*found, other) = (env.step(torch.tensor([2])) for env in envs)
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert torch.equal(infos["final_obs"], other["final_obs"])
+        ended |= bool(expected[2].any())
+    assert ended

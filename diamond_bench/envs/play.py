@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from diamond_bench.envs.atari import Frame, LifeLossEnds
+from diamond_bench.envs.copies import CopiedFrames, copy_frames
 from diamond_bench.envs.saves import layers, load_env, save_env
 
 _BLOCK = 100  # steps handed on together
@@ -118,9 +119,10 @@ class Collector:
     """
 
     def __init__(self, env: SyncVectorEnv, player: Player, sink: Sink, seed: int, epsilon: float = 0.0, temperature: float = 1.0) -> None:
-        """Resets `env`, which must reset environments within the step that ends them (`vector_env` does), with `seed`."""
+        """Resets `env`, which must reset environments within the step that ends them (`vector_env` does), with `seed`. Its environments are wrapped in `CopiedFrames`."""
         if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
             raise ValueError(f"the environment must have AutoresetMode.SAME_STEP, not {env.metadata.get('autoreset_mode')}")
+        copy_frames(env)
         self.epsilon, self.temperature = epsilon, temperature
         self.real_steps = 0
         """Environment steps taken since the beginning, all environments together."""
@@ -278,7 +280,7 @@ class _Table:
     def __init__(self, env: gymnasium.Env[Frame, int], games: Sequence[int], seed: int, sink: Sink | None, number: int) -> None:
         if any(isinstance(layer, LifeLossEnds) for layer in layers(env)):
             raise ValueError("test games end when the game is over; this environment ends them when a life is lost")
-        self._env, self._games, self._seed, self._sink, self._number = env, iter(games), seed, sink, number
+        self._env, self._games, self._seed, self._sink, self._number = CopiedFrames(env), iter(games), seed, sink, number
         self._steps: list[tuple[Frame, int, float, bool, bool, Frame]] = []
         self.closed = False
         self.next_game()

@@ -8,6 +8,7 @@ from diamond_bench.agent import load_agent
 from diamond_bench.data.leaks import SPREAD, TrainingRuns, spread_windows
 from diamond_bench.data.minari_io import Episode
 from diamond_bench.envs.atari import Frame
+from diamond_bench.envs.copies import CopiedFrames
 from diamond_bench.envs.experts import POLICIES, EpsilonGreedy, Policy, check_policy
 from diamond_bench.envs.games import SYNTHETIC, action_meanings, make_env
 from diamond_bench.errors import UserError
@@ -44,7 +45,7 @@ class _Collection:
             check_policy(config.data.policy, config.game)
         self._config, self._context, self._data = config, context, config.data
         self._actions = action_meanings(config.game)
-        self._env = make_env(config.game, config.env)
+        self._env = CopiedFrames(make_env(config.game, config.env))
         self._shelf = EpisodeShelf(context)
         self._window = config.data.reference_context + config.data.reference_horizon
         self._frames_done = 0

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.envs.copies import copy_frames
 from diamond_bench.envs.play import Game, Scoreboard
 from diamond_bench.envs.saves import load_env, save_env
 from diamond_bench.imagination import categorical
@@ -126,11 +127,15 @@ def sampled(generator: torch.Generator, temperature: float = 1.0) -> Callable[[T
 
 
 class RealEnv:
-    """A real vector environment (AutoresetMode.SAME_STEP, frames (b, h, w, 3) uint8) as a `TensorEnv`, for model-free training."""
+    """A real vector environment (AutoresetMode.SAME_STEP, frames (b, h, w, 3) uint8) as a `TensorEnv`, for model-free training.
+
+    Its environments are wrapped in `CopiedFrames`.
+    """
 
     def __init__(self, env: SyncVectorEnv, device: torch.device | str = "cpu") -> None:
         if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
             raise ValueError(f"the environment must have AutoresetMode.SAME_STEP, not {env.metadata.get('autoreset_mode')}")
+        copy_frames(env)
         self.num_envs: int = env.num_envs
         self.real_steps = 0
         """Environment steps taken, all environments together."""
