@@ -1,6 +1,7 @@
 """Training: the optimiser's groups and warm-up, checkpoints, logs, and exact resume."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: 
     assert found[1]["x"].tolist() == [2.0, 2.0]
     assert "damaged" in said[0]
     assert newest[-1].with_suffix(".damaged").exists()
+
+
+def test_a_pipe_or_a_folder_among_the_checkpoints_is_set_aside(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, {"a": torch.ones(2)})
+    os.mkfifo(tmp_path / f"step-000000005-{'0' * 16}.pt")
+    (tmp_path / f"step-000000004-{'0' * 16}.pt").mkdir()
+    said: list[str] = []
+    found = load_checkpoint(tmp_path, said.append)
+    assert found is not None
+    assert found[0] == 3
+    assert len([line for line in said if "not a plain file" in line]) == 2
+    assert len(list(tmp_path.glob("*.damaged"))) == 2
 
 
 def test_the_log_is_cut_to_the_checkpoint_and_goes_on_where_it_was(tmp_path: Path) -> None:

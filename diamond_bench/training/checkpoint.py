@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from diamond_bench.studies.files import TEMPORARY, write_atomic
+from diamond_bench.studies.files import TEMPORARY, DamagedFile, read_bytes, write_atomic
 
+MOST_BYTES = 64 * 2**30
+"""Largest checkpoint that is read."""
 _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 
 
@@ -90,7 +92,12 @@ def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple
     for path in _checkpoints(folder):
         match = _NAME.fullmatch(path.name)
         assert match is not None
-        content = path.read_bytes()
+        try:
+            content = read_bytes(path, MOST_BYTES)
+        except DamagedFile as error:
+            say(f"{error}; set aside")
+            path.rename(path.with_suffix(".damaged"))
+            continue
         if hashlib.sha256(content).hexdigest()[:16] == match[2]:
             try:
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
