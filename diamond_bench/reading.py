@@ -25,6 +25,8 @@ MOST_DIGITS = 100
 DEEPEST = 64
 """Levels of objects and lists that a JSON file may have."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_PART = 2**24
+"""Bytes read at once: a reader reserves memory for all that it asks for."""
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _TAG = "tag:yaml.org,2002:"
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -42,7 +44,7 @@ def read_file(path: Path | str, most: int) -> bytes:
     descriptor = open_file(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         data = bytearray()
-        while len(data) <= most and (part := file.read(most + 1 - len(data))):
+        while len(data) <= most and (part := file.read(min(most + 1 - len(data), _PART))):
             data += part
     if len(data) > most:
         raise NotAFile(0, f"it has more than {most:,} bytes", str(path))

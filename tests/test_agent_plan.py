@@ -131,6 +131,29 @@ def test_import_takes_the_game_from_the_file_s_name_or_asks(tmp_path: Path) -> N
         plan_import(renamed, ["scale=tiny"])
 
 
+def test_import_takes_the_constants_that_the_file_does_not_hold(tmp_path: Path) -> None:
+    file = tmp_path / "Pong.pt"
+    file.write_bytes(b"x")
+    (paper,) = plan_import(file, []).jobs
+    (same,) = plan_import(file, ["sigma_data=0.5", "sigma_offset_noise=0.3"]).jobs
+    assert same == paper, "what was assumed before is neutral"
+    assert paper.id == "ae4c4a56186e0ec1"
+    (other,) = plan_import(file, ["sigma_data=0.4", "sigma_offset_noise=0"]).jobs.values()
+    assert other.ref != paper
+    assert (other.config.objective.sigma_data, other.config.objective.sigma_offset_noise) == (0.4, 0.0)
+    for token, message in (
+        ("sigma_data=0", "must be at least"),
+        ("sigma_offset_noise=-1", "must be at least"),
+        ("sigma_data=half", "sigma_data=half: expected a number"),
+        ("sigma_data=nan", "expected a number"),
+        ("sigma_offset_noise=1e999", "expected a finite number"),
+        ("frame_size=" + "9" * 5001, "expected a whole number of pixels"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            plan_import(file, [token])
+        assert len(str(error.value)) < 300
+
+
 def test_evaluate_wants_a_finished_agent(tmp_path: Path) -> None:
     (tmp_path / "o" / "studies").mkdir(parents=True)
     for name in ("abc", "train_agent/0123456789abcdef", str(tmp_path / "nothing")):

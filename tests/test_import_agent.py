@@ -1,8 +1,10 @@
 """Agents in the authors' checkpoint format: read, refused in one message, and written back the same."""
 
 import dataclasses
+import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from diamond_bench.config import (
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.import_agent import run
+from diamond_bench.models import tensor_file
 from diamond_bench.models.authors_checkpoint import authors_state, read_authors_checkpoint, write_authors_checkpoint
 from diamond_bench.studies.files import sha256
 from diamond_bench.studies.kinds import ImportAgent
@@ -92,11 +95,34 @@ def test_the_job_stores_it_and_it_comes_back_from_the_store(tmp_path: Path):
     result = run(ImportAgent(sha256(CHECKPOINT), "Pong", str(CHECKPOINT)), JobContext(tmp_path, say=said.append))
     assert result.info["parameters"] == golden_json("config_small.json")["parameter_counts"]
     assert (result.info["num_actions"], result.info["frame_size"], result.info["stored_as"]) == (6, 32, "float32")
-    assert not said
+    assert result.info["assumed"] == {"sigma_data": 0.5, "sigma_offset_noise": 0.3}
+    (line,) = said
+    assert "sigma_data=0.5 and sigma_offset_noise=0.3 (the paper has 0.5 and 0.3)" in line
     write_authors_checkpoint(load_agent(tmp_path / "agent"), tmp_path / "again.pt")
     again, original = torch.load(tmp_path / "again.pt", weights_only=True), authors()
     assert list(again) == list(original)
     assert all(torch.equal(again[name], original[name]) for name in original)
+
+
+def test_constants_that_the_file_does_not_hold_are_those_of_the_import(tmp_path: Path):
+    """Computed here from the formula of the golden README, 2.1, for each pair of constants."""
+    said: list[str] = []
+    config = ImportAgent(sha256(CHECKPOINT), "Pong", str(CHECKPOINT), sigma_data=0.4, sigma_offset_noise=0.1)
+    result = run(config, JobContext(tmp_path, say=said.append))
+    assert result.info["assumed"] == {"sigma_data": 0.4, "sigma_offset_noise": 0.1}
+    assert "sigma_data=0.4 and sigma_offset_noise=0.1" in said[0]
+    agent = load_agent(tmp_path / "agent")
+    assert agent.description.objective == FactoredObjective(sigma_data=0.4, sigma_offset_noise=0.1)
+    assert agent.world_model is not None
+    x, past = torch.randn(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).unbind(), torch.zeros(1, 4, 3, 32, 32)
+    sigma, actions = torch.tensor([1.5]), torch.zeros(1, 4, dtype=torch.int64)
+    s = (1.5**2 + 0.1**2) ** 0.5
+    c_in, c_skip, c_out = 1 / (s**2 + 0.4**2) ** 0.5, 0.4**2 / (s**2 + 0.4**2), s * 0.4 / (s**2 + 0.4**2) ** 0.5
+    denoiser: Any = agent.world_model.denoiser
+    with torch.no_grad():
+        output = denoiser.network(c_in * x[0], sigma.new_tensor([s]).log() / 4, past.flatten(1, 2), actions)
+        found = denoiser.denoise(x[0], sigma, past, actions)
+    assert torch.allclose(found, c_skip * x[0] + c_out * output, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +169,8 @@ def test_half_precision_is_widened_and_said(tmp_path: Path, dtype: torch.dtype):
     file, said = saved(tmp_path, state), []
     result = run(ImportAgent(sha256(file), "Pong", str(file)), JobContext(tmp_path, say=said.append))
     assert result.info["stored_as"] == str(dtype).removeprefix("torch.")
-    assert len(said) == 1
-    assert "cast to float32" in said[0]
+    assert len(said) == 2
+    assert "cast to float32" in said[1]
     weight = load_agent(tmp_path / "agent").actor_critic.actor.weight
     assert torch.equal(weight, state["actor_critic.actor_linear.weight"].float())
 
@@ -328,3 +354,29 @@ def test_an_export_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         write_authors_checkpoint(small_agent(), file)
     assert file.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["agent.pt"]
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "older format"])
+def test_a_long_pickle_is_refused_before_it_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: bool):
+    monkeypatch.setattr(tensor_file, "MOST_PICKLE", 10_000)
+    file, marks = tmp_path / "agent.pt", b"(" * 100_000
+    if archive:
+        with zipfile.ZipFile(file, "w") as stored:
+            stored.writestr("x/data.pkl", b"\x80\x02" + marks)
+            stored.writestr("x/version", "3")
+    else:
+        old = b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+        file.write_bytes(old + b"\x80\x02" + marks)
+    assert "its list of tensors has" in refusal(file)
+
+
+def test_a_checkpoint_beyond_the_limit_or_a_pipe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tensor_file, "MOST_BYTES", 100)
+    assert "it has more than 100 bytes" in refusal(CHECKPOINT)
+    os.mkfifo(tmp_path / "agent.pt")
+    assert "it is a FIFO, not a regular file" in refusal(tmp_path / "agent.pt")
+
+
+def test_an_agent_in_the_older_format_is_read(tmp_path: Path):
+    file = saved(tmp_path, authors(), _use_new_zipfile_serialization=False)
+    assert import_agent(file, "Pong")[0].description == small_agent().description

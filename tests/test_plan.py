@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -270,9 +271,15 @@ def test_a_file_cannot_take_the_name_of_a_shipped_study(tmp_path: Path) -> None:
     assert plan_study(str(file), ["scale=tiny"]).points
 
 
+def metadata(**changes: Any) -> str:
+    box = '{"type": "Box", "dtype": "uint8", "shape": [64, 64, 3]}'
+    counts = {"data_format": "hdf5", "total_episodes": 1, "total_steps": 9}
+    return json.dumps({**counts, "observation_space": box, "action_space": '{"type": "Discrete", "n": 4, "start": 0}', **changes})
+
+
 def own_dataset(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
-    (folder / "data" / "metadata.json").write_text('{"data_format": "hdf5", "total_episodes": 1}')
+    (folder / "data" / "metadata.json").write_text(metadata())
     (folder / "data" / "main_data.hdf5").write_bytes(b"")
     return folder
 
@@ -295,18 +302,18 @@ def test_a_dataset_of_one_s_own_takes_the_games_place(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("content", "message"),
     [
-        ("{}", "lacks 'data_format'"),
+        ("{}", "expected the key 'data_format'"),
         ("no json", "not the metadata of a Minari dataset"),
-        ('{"data_format": "zarr", "total_episodes": 1}', "unknown data_format 'zarr'"),
-        ('{"data_format": "arrow", "total_episodes": 1}', "is missing"),
-        ('{"data_format": "hdf5", "total_episodes": 0}', "no episodes"),
+        (metadata(data_format="zarr"), "unknown data_format 'zarr'"),
+        (metadata(data_format="arrow"), "is missing"),
+        (metadata(total_episodes=0), "no episodes"),
     ],
 )
-def test_what_only_looks_like_a_dataset_is_refused_at_planning(tmp_path: Path, metadata: str, message: str) -> None:
+def test_what_only_looks_like_a_dataset_is_refused_at_planning(tmp_path: Path, content: str, message: str) -> None:
     folder = own_dataset(tmp_path / "foo")
-    (folder / "data" / "metadata.json").write_text(metadata)
+    (folder / "data" / "metadata.json").write_text(content)
     with pytest.raises(UserError, match=message):
         plan_study("sampling_steps", ["scale=tiny", f"data.dataset={folder}"])
 

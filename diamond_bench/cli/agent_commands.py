@@ -46,17 +46,24 @@ def evaluate(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A checkpoint in the authors' format (.pt state dict).")],
-    options: Annotated[list[str] | None, typer.Argument(metavar="[game=GAME]", help="The game, where the file's name is not it.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[game=GAME] [sigma_data=0.5] [sigma_offset_noise=0.3]",
+            help="The game, where the file's name is not it, and what the denoiser was trained with, since the file does not say.",
+        ),
+    ] = None,
 ) -> None:
     """Import an agent from a checkpoint in the authors' format. The last line printed is the path of the stored agent."""
     from diamond_bench.agent import read_checkpoint_of
-    from diamond_bench.studies.agents import AGENT_FOLDER
+    from diamond_bench.studies.agents import AGENT_FOLDER, assumed
     from diamond_bench.studies.single import plan_import
 
     plan, store = plan_import(file, options or []), _own_store(options)
     (ref,) = plan.jobs
     config = plan.jobs[ref].config
     read_checkpoint_of(config.game, file, config.frame_size)  # refused before anything is created
+    say(f"{file}: {assumed(config)}")
     with writing(store):
         exit_code = run_jobs(plan, store).exit_code
     if exit_code == 0:

@@ -5,21 +5,23 @@ from pathlib import Path
 from diamond_bench.agent import import_agent, save_agent
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
-from diamond_bench.studies.agents import AGENT_FOLDER
+from diamond_bench.studies.agents import AGENT_FOLDER, assumed
 from diamond_bench.studies.files import sha256
 from diamond_bench.studies.kinds import ImportAgent
 from diamond_bench.typed import to_plain
 
 
 def run(config: ImportAgent, context: JobContext) -> Result:
-    """Writes agent/ from the file `config.file`. Sizes are inferred from its tensors and checked; the objective is the paper's EDM.
+    """Writes agent/ from the file `config.file`. Sizes are inferred from its tensors and checked; the objective is the paper's EDM with the
+    constants of the config, since the file does not hold them.
 
     Raises UserError where the file is not there, changed since it was planned, or is not a checkpoint of this game's agent.
     """
     file = Path(config.file)
     if file.is_file() and sha256(file) != config.digest:
         raise UserError(f"{file} has changed since it was planned: run the command again")
-    agent, checkpoint = import_agent(file, config.game, config.frame_size)
+    agent, checkpoint = import_agent(file, config.game, config.frame_size, config.objective)
+    context.say(f"{file}: {assumed(config)}")
     if checkpoint.widened_from:
         context.say(f"{file}: tensors stored as {checkpoint.widened_from} were cast to float32")
     context.check_owner()
@@ -31,6 +33,7 @@ def run(config: ImportAgent, context: JobContext) -> Result:
             "source": config.digest,
             "num_actions": description.num_actions,
             "frame_size": description.frame_size,
+            "assumed": {"sigma_data": config.sigma_data, "sigma_offset_noise": config.sigma_offset_noise},
             "stored_as": checkpoint.widened_from or "float32",
             "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in agent.networks.items()},
             "agent": to_plain(description),

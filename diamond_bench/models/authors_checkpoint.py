@@ -4,17 +4,13 @@ The format holds tensors and nothing else. Sizes are read off the tensors' shape
 they describe are built without memory (on torch's meta device), and names and shapes must be theirs exactly.
 """
 
-import io
-import pickle
 import re
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +23,7 @@ from diamond_bench.models.denoiser_network import DenoiserNetwork
 from diamond_bench.models.description import AgentDescription
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import IMAGE_CHANNELS, actor_critic_features, check_network, reward_end_features
+from diamond_bench.models.tensor_file import read_state_dict
 
 States = dict[Component, dict[str, Tensor]]
 """State dicts of the three networks, under our names."""
@@ -47,6 +44,8 @@ _WEIGHTS_MEANING = (
 _CONDITIONING = ("frames", "actions", "action_width", "action_dropout", "frame_noise")
 """What of a conditioning decides which tensors there are."""
 
+_PAPERS = FactoredObjective()
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -61,17 +60,20 @@ class AuthorsCheckpoint:
     """The narrower type some tensors were stored in ("float16"); they were cast to float32, which loses nothing."""
 
 
-def read_authors_checkpoint(file: Path, game: str = "", frame_size: int | None = None) -> AuthorsCheckpoint:
+def read_authors_checkpoint(
+    file: Path, game: str = "", frame_size: int | None = None, objective: FactoredObjective = _PAPERS
+) -> AuthorsCheckpoint:
     """The agent in a checkpoint file. Only tensors are unpickled; no code of the file's is run.
 
-    `frame_size` is needed where the tensors fit frames of several sizes. Raises UserError naming the file and what is wrong with it:
+    `frame_size` is needed where the tensors fit frames of several sizes. The file does not hold the constants of the `objective`. Raises
+    UserError naming the file and what is wrong with it:
     absent, truncated, not a state dict, tensors missing, unknown, misshapen, not finite or not floating point, networks that do not
     fit together.
     """
-    state = _state_dict(file)
-    state, widened_from = _float32(file, state)
+    state, widened_from = read_state_dict(file)
     try:
         description = _describe({name: tuple(tensor.shape) for name, tensor in state.items()}, game, frame_size)
+        description = replace(description, objective=objective)
         states = _sorted_out(state, description)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
@@ -173,65 +175,6 @@ def _refuse_unsayable(description: AgentDescription) -> None:
                 f"this agent cannot be exported: objective.{name}={getattr(objective, name, None)!r} gives its weights their meaning, "
                 f"and whoever reads the authors' format takes it for {getattr(FactoredObjective(), name)!r}"
             )
-
-
-def _state_dict(file: Path) -> dict[str, Tensor]:
-    """Names and tensors in a file, whatever they are."""
-    if file.is_dir():
-        raise UserError(f"{file}: is a folder; expected a checkpoint file (.pt)")
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
-    content = _unpickled(file, data)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{file}: expected a state dict, names and tensors, got a {type(content).__name__}")
-    if not content:
-        raise UserError(f"{file}: expected a state dict, names and tensors, got an empty one")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise UserError(f"{file}: expected a state dict, names and tensors, but {name!r} is a {type(tensor).__name__}")
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise UserError(f"{file}: tensor {name!r} is not a plain dense one")
-    claimed = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
-    if claimed > len(data):  # overlapping or repeated memory: a small file may claim any size
-        raise UserError(f"{file}: its tensors claim {claimed} bytes, the file has {len(data)}")
-    return {name: tensor.detach() for name, tensor in content.items()}
-
-
-def _require_stored(file: Path, data: bytes) -> None:
-    """Refuses an archive that holds more bytes than the file: PyTorch compresses nothing, and a small file could ask for hours of work."""
-    try:
-        held = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a damaged one, which PyTorch refuses
-        return
-    if held > len(data):
-        raise UserError(f"{file}: a compressed archive that holds {held} bytes in {len(data)}; PyTorch writes checkpoints uncompressed")
-
-
-def _unpickled(file: Path, data: bytes) -> Any:
-    _require_stored(file, data)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about what is refused anyway
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
-            raise UserError(f"{file}: holds more than tensors: it asks for {wanted[1]}, which is not run") from None
-        told = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()  # torch's is a page of advice
-        raise UserError(f"{file}: damaged, or no checkpoint{f' ({told})' * bool(told)}") from None
-
-
-def _float32(file: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
-    widened = None
-    for name, tensor in state.items():
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            widened = str(tensor.dtype).removeprefix("torch.")
-        elif tensor.dtype != torch.float32:
-            raise UserError(f"{file}: tensor {name!r} is {str(tensor.dtype).removeprefix('torch.')}; expected float32, float16 or bfloat16")
-    return {name: tensor.float().contiguous() for name, tensor in state.items()}, widened
 
 
 def _describe(shapes: Shapes, game: str, frame_size: int | None) -> AgentDescription:

@@ -29,6 +29,7 @@ from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
 from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent, TrainAgent
 from diamond_bench.studies.shapes import AGENT, fit
 from diamond_bench.studies.store import Store
+from diamond_bench.typed import build
 
 AGENT_FOLDER = "agent"
 """Where such a job leaves its agent, and the description in it."""
@@ -101,10 +102,11 @@ def check_model_free(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{key}: a model-free agent (agent.model_free=true) has no use for it: it would change nothing")
 
 
-def import_job(file: Path, game: str | None, frame_size: int | None = None) -> JobSpec:
-    """The job that imports a checkpoint file of the authors' format; the game is the file's name where it is not said.
+def import_job(file: Path, game: str | None, frame_size: int | None = None, **constants: float) -> JobSpec:
+    """The job that imports a checkpoint file of the authors' format. Without `game` the file's name says which game it is.
 
-    Raises UserError where the file cannot be read, or the game is unknown or not said.
+    `constants`: sigma_data and sigma_offset_noise, where they are not the paper's. Raises UserError where the file cannot be read, the game
+    is unknown or not said, or a constant is out of range.
     """
     if game is None:
         game = next((known for known in games() if known.lower() == file.stem.lower()), None)
@@ -116,7 +118,16 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None) -> J
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    return JobSpec("import_agent", ImportAgent(digest, game, str(file.absolute()), frame_size))
+    config = {"digest": digest, "game": game, "file": str(file.absolute()), "frame_size": frame_size, **constants}
+    return JobSpec("import_agent", build(ImportAgent, config))
+
+
+def assumed(config: ImportAgent) -> str:
+    """What an import takes for granted because the file does not hold it."""
+    return (
+        f"the file does not hold the constants of its denoiser's objective; taken are sigma_data={config.sigma_data:g} and "
+        f"sigma_offset_noise={config.sigma_offset_noise:g} (the paper has 0.5 and 0.3); others can be given to import"
+    )
 
 
 def find_agent(store: Store, name: str) -> JobRef:

@@ -120,6 +120,14 @@ class ImportAgent:
     """Where the file lay."""
     frame_size: int | None = setting(None, least=1)
     """Side of its frames, where the file's tensors fit several; none tells it from the tensors."""
+    sigma_data: float = setting(FactoredObjective().sigma_data, least=1e-6)
+    sigma_offset_noise: float = setting(FactoredObjective().sigma_offset_noise, least=0.0)
+    """Constants of the objective that the file does not hold, though its weights mean something only with them."""
+
+    @property
+    def objective(self) -> FactoredObjective:
+        """The objective that its denoiser was trained with, as far as it is known."""
+        return FactoredObjective(sigma_data=self.sigma_data, sigma_offset_noise=self.sigma_offset_noise)
 
 
 @dataclass(frozen=True)

@@ -54,20 +54,32 @@ _RENAMED = {"game": "games", "seed": "seeds"}
 
 
 def plan_import(file: Path, tokens: Sequence[str]) -> Plan:
-    """The plan of `diamond-bench import FILE [game=...]`: one job. Raises UserError."""
+    """The plan of `diamond-bench import FILE [game=...] [sigma_data=...]`: one job. Raises UserError."""
     options = dict(token.partition("=")[::2] for token in tokens)
-    unknown = next((key for key in options if key not in ("game", "frame_size", "output_dir")), None)
-    if unknown is not None:
-        raise UserError(f"{unknown!r}: import takes game=..., frame_size=... and output_dir=... alone")
+    for key in options:
+        if key not in ("game", "frame_size", *_CONSTANTS, "output_dir"):
+            raise UserError(f"{key!r}: import takes game=, frame_size=, sigma_data=, sigma_offset_noise= and output_dir= alone")
     size = options.get("frame_size")
-    if size is not None and not size.isdecimal():
-        raise UserError(f"frame_size={size}: expected a whole number of pixels")
-    spec = import_job(file, options.get("game"), None if size is None else int(size))
+    if size is not None and not (size.isdecimal() and len(size) < 10):
+        raise UserError(f"frame_size={size[:40]}: expected a whole number of pixels")
+    constants = {key: _number(key, options[key]) for key in _CONSTANTS if key in options}
+    spec = import_job(file, options.get("game"), None if size is None else int(size), **constants)
     study = _study(f"import-{spec.config.game.replace('/', '-')}", "", (spec.config.game,), (0,))
     config = run_config({"scale": "paper"}, {})
     point = Point("imported", "", {}, spec.config.game, 0, "", {"agent": spec.ref, "evaluation": spec.ref})
     command = " ".join(["diamond-bench import", shlex.quote(str(file)), *map(shlex.quote, tokens)])
     return Plan(study, "imported", command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+
+
+_CONSTANTS = ("sigma_data", "sigma_offset_noise")
+"""Constants of an objective that a checkpoint file does not hold."""
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{key}={text[:40]}: expected a number") from None
 
 
 def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, video: bool) -> Plan:
