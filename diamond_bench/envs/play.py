@@ -119,7 +119,10 @@ class Collector:
     """
 
     def __init__(self, env: SyncVectorEnv, player: Player, sink: Sink, seed: int, epsilon: float = 0.0, temperature: float = 1.0) -> None:
-        """Resets `env`, which must reset environments within the step that ends them (`vector_env` does), with `seed`. Its environments are wrapped in `CopiedFrames`."""
+        """Resets `env` with `seed`, and wraps its environments in `CopiedFrames`.
+
+        It must reset environments within the step that ends them, as `vector_env` does. Raises ValueError where it does not.
+        """
         if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
             raise ValueError(f"the environment must have AutoresetMode.SAME_STEP, not {env.metadata.get('autoreset_mode')}")
         copy_frames(env)
