@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
+from minari.serialization import serialize_space
 
 from diamond_bench.config import DataConfig, EnvConfig
 from diamond_bench.data.foreign import dataset_digest
@@ -32,13 +33,16 @@ def foreign(
     action_space: spaces.Space[Any] | None = None,
     observation_space: spaces.Space[Any] | None = None,
     change: Any = None,
+    data_format: str = "hdf5",
+    jpeg: bool = False,
 ) -> Path:
     """A dataset written by Minari itself, lossless; episode i is drawn from seed i. Returns its folder."""
     storage = MinariStorage.new(
         data_path=_made(folder / "data"),
         observation_space=observation_space or spaces.Box(0, 255, shape, np.uint8),
         action_space=action_space or spaces.Discrete(5, start=2),
-        jpeg_encoding=False,
+        data_format=data_format,
+        jpeg_encoding=jpeg,
     )
     episodes = []
     for i, steps in enumerate(lengths):
@@ -264,6 +268,37 @@ def test_counts_that_are_not_those_of_the_data_are_refused(tmp_path: Path, claim
     file.write_text(json.dumps({**json.loads(file.read_text()), **claims}))
     (tmp_path / "job").mkdir()
     with pytest.raises(UserError, match=message):
+        run(config(source), JobContext(tmp_path / "job"))
+    assert not list((tmp_path / "job").iterdir())
+
+
+@pytest.mark.parametrize(("data_format", "jpeg"), [("arrow", False), ("arrow", True), ("hdf5", True)])
+def test_every_format_of_minari_is_read_and_checked(tmp_path: Path, data_format: str, jpeg: bool) -> None:
+    source = foreign(tmp_path / "source", data_format=data_format, jpeg=jpeg)
+    jobs = [tmp_path / "job", tmp_path / "refused"]
+    for job in jobs:
+        job.mkdir()
+    run(config(source), JobContext(jobs[0]))
+    assert load_split(jobs[0], "train").frames.shape == (90, 3, 16, 16)
+    file = source / "data" / "metadata.json"
+    smaller = serialize_space(spaces.Box(0, 255, (40, 40, 3), np.uint8))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "observation_space": smaller}))
+    with pytest.raises(UserError, match="episode 0"):
+        run(config(source), JobContext(jobs[1]))
+    assert not list(jobs[1].iterdir())
+
+
+def as_floats(_: int, episode: dict[str, Any]) -> None:
+    episode["observations"] = [frame.astype(np.float32) for frame in episode["observations"]]
+
+
+def test_floats_in_an_arrow_file_are_refused(tmp_path: Path) -> None:
+    box = spaces.Box(0, 255, (48, 40, 3), np.float32)
+    source = foreign(tmp_path / "source", observation_space=box, data_format="arrow", change=as_floats)
+    file = source / "data" / "metadata.json"
+    file.write_text(file.read_text().replace("float32", "uint8"))
+    (tmp_path / "job").mkdir()
+    with pytest.raises(UserError, match=r"episode 0: its observations are float32 \(48, 40, 3\), and metadata\.json says uint8"):
         run(config(source), JobContext(tmp_path / "job"))
     assert not list((tmp_path / "job").iterdir())
 

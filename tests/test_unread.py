@@ -89,3 +89,9 @@ def test_atari_pools_in_place_and_older_artifacts_are_reached_by_raw() -> None:
     agent = configs("atari_100k", "games=[Pong]", "seeds=1")
     assert {config.env.pooling for config in agent if isinstance(config, TrainAgent)} == {"in_place"}
     assert {config.env for config in agent if isinstance(config, EvaluateAgent)} == {EnvConfig()}
+
+
+def test_stacked_frames_are_a_matter_of_your_own_data() -> None:
+    with pytest.raises(UserError, match=r"data.stacked_frames: it would change nothing with a game to collect data from"):
+        plan_study("sampling_steps", ["scale=tiny", "data.stacked_frames=newest"])
+    check_read(["data.stacked_frames"], RunConfig(data=DataConfig(dataset="mine")))
