@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from diamond_bench.config import ActorCriticConfig, AgentConfig, NetworkConfig, RewardEndConfig
+from diamond_bench.config import ActorCriticConfig, AgentConfig, EnvConfig, NetworkConfig, RewardEndConfig
 from diamond_bench.errors import UserError
+from diamond_bench.studies import single
+from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.kinds import ImportAgent, TrainAgent
 from diamond_bench.studies.plan import Plan, plan_study
 from diamond_bench.studies.single import plan_evaluate, plan_import, plan_train, trained_at
@@ -55,6 +57,14 @@ def test_an_agent_is_evaluated_at_the_scale_it_was_trained_at(scale: str, tmp_pa
     (training,) = (spec for spec in plan_train([f"scale={scale}", "game=Breakout"]).jobs.values() if spec.kind == "train_agent")
     store.prepare(training)
     assert trained_at(store, training.ref) == scale
+
+
+def test_an_agent_from_before_env_pooling_keeps_its_scale(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (training,) = (spec for spec in plan_train(["scale=tiny", "env.pooling=raw"]).jobs.values() if spec.kind == "train_agent")
+    store.prepare(training)
+    assert "pooling: raw" in (store.folder(training.ref) / "config.yaml").read_text()
+    assert trained_at(store, training.ref) == "tiny"
 
 
 def test_what_an_agent_does_not_use_changes_no_identity() -> None:
@@ -160,3 +170,13 @@ def test_evaluate_wants_a_finished_agent(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"agents of|not finished"):
             plan_evaluate(name, [f"output_dir={tmp_path / 'o'}"], None, False)
     assert json.dumps(sorted(p.name for p in (tmp_path / "o").iterdir())) == '["studies"]'
+
+
+def test_how_screens_are_pooled_is_no_part_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single, "find_agent", lambda store, name: JobRef("train_agent", "0" * 16))
+    monkeypatch.setattr(single, "trained_with", lambda store, agent: ("Pong", 0, EnvConfig(pooling="in_place")))
+    monkeypatch.setattr(single, "trained_at", lambda store, agent: "tiny")
+    (spec,) = plan_evaluate("x", [f"output_dir={tmp_path}"], None, False).jobs.values()
+    assert spec.config.env == EnvConfig()
+    with pytest.raises(UserError, match=r"env\.pooling: it would change nothing"):
+        plan_evaluate("x", [f"output_dir={tmp_path}", "env.pooling=in_place"], None, False)
