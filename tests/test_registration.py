@@ -158,7 +158,7 @@ def test_registered_looks_are_confirmatory_at_their_level(lab: Lab) -> None:
     assert (first.kind, first.confirmatory, first.alpha) == ("planned look", True, pytest.approx(0.015))
     second = lab.standing(lab.sweep(primary, "seeds=5"))
     assert (second.kind, second.confirmatory, second.alpha) == ("planned look", True, pytest.approx(0.01))
-    assert "Planned look 2 of 3, at 5 seeds, tested at level 0.01." in second.sentence
+    assert "These results are planned look 2 of 3, at 5 seeds, tested at a level of 1%." in second.sentence
     between = lab.standing(lab.sweep(primary, "seeds=6"))
     assert (between.kind, between.confirmatory) == ("seeds added", False)
     assert "5 -> 6" not in between.sentence
@@ -177,7 +177,7 @@ def test_evaluations_of_an_earlier_sweep_make_a_registration_late(lab: Lab) -> N
     saved.folder.joinpath("registration.json").unlink()  # a store from before registrations, or somebody's second thought
     late = lab.standing(lab.sweep("metric: psnr, baseline: {n: 1}, margin: 0.005"))
     assert (late.kind, late.confirmatory) == ("late", False)
-    assert "4 of the study's evaluations had already finished" in late.sentence
+    assert "4 evaluations of the study had already finished" in late.sentence
 
 
 def test_old_and_merged_stores(lab: Lab, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_old_and_merged_stores(lab: Lab, tmp_path: Path) -> None:
     merge(partly, lab.store.root)  # where an evaluation had finished before the registration was written
     stands = standing(as_saved(lab.plan(), partly.root), set(saved.jobs))
     assert (stands.kind, stands.confirmatory) == ("late", False)
-    assert "1 of the study's evaluations had already finished" in stands.sentence
+    assert "1 evaluation of the study had already finished" in stands.sentence
     saved.folder.joinpath("registration.json").unlink()
     old = {key: value for key, value in saved.primary.items() if key not in ("test", "looks", "holm_equivalence")}
     plan = SavedPlan(**{**vars(saved), "primary": old})
@@ -259,13 +259,18 @@ def test_the_command_registers_before_any_job_and_exports(lab: Lab, tmp_path: Pa
 
     copy = tmp_path / "attached.json"
     assert "before any of its 6 evaluations had finished" in run("--export", str(copy))
-    assert copy.read_bytes() == (lab.store.root / "studies" / "mine" / "tiny" / "registration.json").read_bytes()
+    first = read_json(lab.store.root / "studies" / "mine" / "tiny" / "registration.json")
+    assert read_json(copy) == {"registrations": [first]}
     run("--export", str(copy))  # the same again
     saved = lab.sweep(STATED, f"output_dir={lab.store.root}")
     assert lab.standing(saved).kind == "registered"
-    assert read_json(copy)["sha256"][:12] in lab.standing(saved).sentence
+    assert first["sha256"][:12] in lab.standing(saved).sentence
     with pytest.raises(UserError, match=r"Changed after 6 finished evaluations: margin 0.005 -> 0.5"):
         run(primary="metric: drift, baseline: {n: 1}, margin: 0.5")
+    after = tmp_path / "after.json"
+    said = run("--export", str(after), primary="metric: drift, baseline: {n: 1}, margin: 0.5")
+    assert "stays as it is, since evaluations of it have finished. Changed after 6 finished evaluations" in said
+    assert read_json(after) == {"registrations": [first]}
     copy.write_text("somebody's notes")
     with pytest.raises(UserError, match="not overwritten"):
         run("--export", str(copy))
@@ -274,10 +279,58 @@ def test_the_command_registers_before_any_job_and_exports(lab: Lab, tmp_path: Pa
         run("--export", str(copy / "x.json"))
 
 
-def test_a_dry_run_registers_nothing(lab: Lab) -> None:
+def test_register_warns_as_a_sweep_does_and_exports_amendments(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lab.plan()
-    app(["sweep", str(lab.file), "scale=tiny", "data=random", f"output_dir={lab.store.root}", "--dry-run"], standalone_mode=False)
+    command = ["register", str(lab.file), "scale=tiny", "data=random", f"output_dir={lab.store.root}"]
+    app(command, standalone_mode=False)
+    assert "'better' and 'worse' are out of reach" in capsys.readouterr().err
+    lab.plan("metric: drift, baseline: {n: 1}, margin: 0.5")
+    app([*command, "--export", str(tmp_path / "both.json")], standalone_mode=False)
+    assert "both.json: the first registration and 1 amendment" in capsys.readouterr().err
+    assert [one["content"]["primary"]["margin"] for one in read_json(tmp_path / "both.json")["registrations"]] == [0.005, 0.5]
+
+
+def test_a_dry_run_registers_nothing_and_says_what_a_sweep_would_do(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    def dry(primary: str = STATED) -> str:
+        lab.plan(primary)
+        app(["sweep", str(lab.file), "scale=tiny", "data=random", f"output_dir={lab.store.root}", "--dry-run"], standalone_mode=False)
+        return capsys.readouterr().out
+
+    other = "metric: drift, baseline: {n: 1}, margin: 0.5"
+    assert "Not registered yet: a sweep registers this comparison before its first job." in dry()
     assert not lab.store.root.exists()
+    _, saved = lab.begin()
+    assert "before any of its 6 evaluations had finished" in dry()
+    assert re.search(r"A sweep amends the registration of .* since no evaluation has finished: margin 0.005 -> 0.5", dry(other))
+    lab.sweep()
+    assert "Changed after 6 finished evaluations: margin 0.005 -> 0.5." in dry(other)
+    assert [file.name for file in saved.folder.glob("*-*.json")] == []
+
+
+def test_a_change_that_is_reverted_leaves_a_trace(lab: Lab) -> None:
+    lab.sweep()
+    lab.sweep("metric: drift, baseline: {n: 1}, margin: 0.5")
+    saved = lab.sweep()
+    stands = lab.standing(saved)
+    assert (stands.kind, stands.confirmatory) == ("registered", True)
+    at = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    (sentence,) = stands.trace
+    assert re.fullmatch(rf"Changed at {at}, after 6 evaluations had finished \(margin 0.005 -> 0.5\); reverted at {at}.", sentence)
+    assert sentence.replace(">", "&gt;") in write_report(saved, lab.store, lambda text: None)[0].read_text()
+    lab.sweep()
+    assert [file.name for file in saved.folder.glob("change-reverted-*")] == ["change-reverted-1.json"]  # once
+    changed = lab.standing(lab.sweep("metric: psnr, baseline: {n: 1}, margin: 0.5"))
+    assert (changed.kind, changed.trace) == ("changed", (sentence,))
+    assert len(lab.standing(lab.sweep()).trace) == 2
+
+
+def test_the_page_shows_the_registered_seeds(lab: Lab) -> None:
+    primary = f"{STATED}, looks: [3, 5]"
+    lab.sweep(primary)
+    saved = lab.sweep(primary, "seeds=5")
+    page = write_report(saved, lab.store, lambda text: None)[0].read_text()
+    assert "<li>Seeds: 0, 1, 2. Games: Pong.</li>" in page
+    assert "This page holds the seeds 0, 1, 2, 3, 4." in page
 
 
 def test_results_and_report_say_how_the_study_stands(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,7 +370,7 @@ def test_a_browser_reads_what_was_changed_after_the_study_ran(lab: Lab, tmp_path
     after = words_in_chromium(page, tmp_path)
     assert "Changed after 6 finished evaluations: metric drift -> psnr; margin 0.005 -> 0.01. All results are exploratory." in after
     assert "Registered: Metric: drift (pixel error) ↓, against n = 1." in after
-    assert "This page: Metric: PSNR (dB) ↑, against n = 1." in after
+    assert "Stated by this page: Metric: PSNR (dB) ↑, against n = 1." in after
 
 
 def test_the_report_s_files_carry_the_standing_and_follow_it(lab: Lab) -> None:

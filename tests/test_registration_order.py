@@ -15,7 +15,8 @@ from diamond_bench.studies.files import DamagedFile, read_json
 from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import as_saved
-from diamond_bench.studies.registration import _sealed, registrations
+from diamond_bench.studies.registration_files import registrations
+from diamond_bench.studies.registration_files import sealed as sealed_registration
 from diamond_bench.studies.states import sealed
 
 PSNR = "metric: psnr, baseline: {n: 1}, margin: 0.5"
@@ -43,7 +44,7 @@ def test_results_merged_in_after_a_registration_had_finished_before_it(lab: Lab,
     stands = lab.standing(lab.sweep(PSNR))
     assert (stands.kind, stands.confirmatory) == ("late", False)
     assert stands.sentence.startswith("Registered late, on ")
-    assert "6 of the study's evaluations had already finished. All results are exploratory." in stands.sentence
+    assert "6 evaluations of the study had already finished. All results are exploratory." in stands.sentence
 
 
 def test_results_merged_in_after_their_registration_are_confirmatory(lab: Lab, other: Lab) -> None:
@@ -76,14 +77,22 @@ def test_a_copied_study_with_another_setting_is_not_registered_in_time(lab: Lab,
     assert registrations(saved.folder)[0].content["finished"] == []
     assert len(registrations(saved.folder)[0].content["related"]) == 6
     stands = lab.standing(saved)
-    assert (stands.kind, stands.confirmatory) == ("late", False)
-    assert "6 evaluations of the same trainings under other settings had finished" in stands.sentence
+    assert (stands.kind, stands.confirmatory) == ("trainings seen", False)
+    assert stands.sentence.startswith("Registered on ")
+    assert (
+        "before any evaluation of its own, but on trainings already seen: 6 evaluations of the same trainings under other settings had "
+        "finished (6 by mine (scale tiny)). All results are exploratory."
+    ) in stands.sentence
     seen = Lab(other.file.parent)
     seen.file = seen.file.with_name("copy.yaml")
     seen.begin(PSNR, "evaluation.horizon=3")  # in an empty store
     merge(seen.store, lab.store.root)
-    known = "6 of the study's evaluations had already finished, and 6 evaluations of the same trainings under other settings had finished"
-    assert known in seen.standing(seen.sweep(PSNR, "evaluation.horizon=3")).sentence
+    late = seen.standing(seen.sweep(PSNR, "evaluation.horizon=3"))
+    assert late.kind == "late"
+    assert (
+        "6 evaluations of the study had already finished, and 6 evaluations of the same trainings under other settings had finished (6 by "
+        "mine (scale tiny))"
+    ) in late.sentence
     fresh = lab.standing(lab.sweep(PSNR, "evaluation.horizon=3", "seeds=[7,8,9]"))
     assert (fresh.kind, fresh.confirmatory) == ("registered", True)
 
@@ -140,7 +149,7 @@ def test_a_file_whose_hash_fits_but_which_is_no_registration_counts_as_none(chan
     file = saved.folder / "registration.json"
     content = read_json(file)["content"]
     change(content)
-    file.write_bytes(_sealed(content))
+    file.write_bytes(sealed_registration(content))
     with pytest.raises(DamagedFile, match=r"registration\.json is damaged"):
         registrations(saved.folder)
     assert lab.standing(lab.sweep()).kind == "not registered"

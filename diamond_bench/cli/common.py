@@ -106,8 +106,28 @@ def say_registration(saved: Any, store: Any) -> None:
     if written:
         say(f"registered: {registration.file} (SHA-256 {registration.sha256})")
     stands = standing_of(saved, store)
-    if stands.kind not in ("registered", "planned look"):
-        say(f"note: {stands.sentence}")
+    for sentence in [*([] if stands.kind in ("registered", "planned look") else [stands.sentence]), *stands.trace]:
+        say(f"note: {sentence}")
+
+
+def say_limits(plan: Any, store: Any) -> None:
+    """Says what is odd about the runs planned, what they can never tell, and which results of earlier code there are."""
+    from diamond_bench.studies.answerable import limits
+    from diamond_bench.studies.older import older_sentence
+
+    for limit in limits(plan):
+        say(f"note: {limit}")
+    if older := older_sentence(plan.jobs, store, store.states()):
+        say(older)
+
+
+def say_refusals(*checks: Any) -> None:
+    """Says why a sweep would be refused, for each check that raises UserError."""
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            say(f"A sweep without --dry-run would be refused: {error}")
 
 
 def standing_of(saved: Any, store: Any) -> Any:

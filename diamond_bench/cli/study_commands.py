@@ -19,6 +19,8 @@ from diamond_bench.cli.common import (
     print_results,
     run_plan,
     say,
+    say_limits,
+    say_refusals,
     standing_of,
     writing,
 )
@@ -55,9 +57,8 @@ def sweep(
     from diamond_bench.evaluation.weights import require
     from diamond_bench.launch.devices import check_devices, check_there
     from diamond_bench.printing import print_plan
-    from diamond_bench.studies.answerable import limits
-    from diamond_bench.studies.older import older_sentence
-    from diamond_bench.studies.plan import plan_study
+    from diamond_bench.studies.plan import as_saved, plan_study
+    from diamond_bench.studies.registration import foreseen
 
     tokens = overrides or []
     plan, store = plan_study(study, tokens), open_store(tokens)
@@ -65,20 +66,15 @@ def sweep(
     if dry_run:
         print_plan(out, plan, store, as_json)
         on_slurm = isinstance(plan.cluster, SlurmCluster) and not as_json
+        if not as_json:
+            out.print(foreseen(as_saved(plan, store.root), lambda ref: store.state(ref).status == "done"), markup=False)
         readable = partial(store.require_readable, plan.jobs, store.states())
         there = [] if isinstance(plan.cluster, SlurmCluster) else [partial(check_there, plan.execution.device)]
         submission = [lambda: show_submission(plan, store)] if on_slurm else []
-        for check in (*there, readable, lambda: require(plan.metrics), store.require_writable, *submission):
-            try:
-                check()
-            except UserError as error:
-                say(f"A sweep without --dry-run would be refused: {error}")
+        say_refusals(*there, readable, lambda: require(plan.metrics), store.require_writable, *submission)
         return
     require(plan.metrics)
-    for limit in limits(plan):
-        say(f"note: {limit}")
-    if older := older_sentence(plan.jobs, store, store.states()):
-        say(older)
+    say_limits(plan, store)
     with writing(store):
         exit_code = run_plan(plan, store, as_json, wait)
     raise typer.Exit(exit_code)
@@ -88,25 +84,38 @@ def sweep(
 def register(
     study: Study,
     overrides: Overrides = None,
-    export: Annotated[Path | None, typer.Option("--export", help="Copy the registration to this file, to attach to a paper.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Copy the first registration and its amendments to this file, to attach to a paper.")
+    ] = None,
 ) -> None:
-    """Write down a study's comparison before any job runs; a sweep does it too. Repeat the overrides of the sweep."""
+    """Write down a study's comparison before any job runs; a sweep does it too. Repeat the overrides of the sweep.
+
+    `--export` works after the study has changed, too: it copies what was registered.
+    """
+    from diamond_bench.evaluation.weights import require
     from diamond_bench.studies.plan import as_saved, plan_study
-    from diamond_bench.studies.registration import export_file
     from diamond_bench.studies.registration import register as write_registration
+    from diamond_bench.studies.registration_files import export_file, registrations
 
     store = open_store(overrides)
-    plan = as_saved(plan_study(study, overrides or []), store.root)
+    plan = plan_study(study, overrides or [])
+    saved = as_saved(plan, store.root)
     store.require_writable()
     with writing(store):
-        registration, _ = write_registration(plan, lambda ref: store.state(ref).status == "done", fewer_seeds=True)
-    stands = standing_of(plan, store)
-    if stands.changes:
-        raise UserError(f"{registration.file} stays as it is, since evaluations of it have finished. {stands.sentence}")
-    say(stands.sentence)
+        registration, _ = write_registration(saved, lambda ref: store.state(ref).status == "done", fewer_seeds=True)
+    stands = standing_of(saved, store)
+    unchanged = f"{registration.file} stays as it is, since evaluations of it have finished. {stands.sentence}"
+    if stands.changes and export is None:
+        raise UserError(unchanged)
+    say_limits(plan, store)
+    say_refusals(lambda: require(plan.metrics))
+    for sentence in (f"note: {unchanged}" if stands.changes else stands.sentence, *stands.trace):
+        say(sentence)
     if export is not None:
-        export_file(registration, export)
-        say(f"wrote {export}")
+        found = registrations(saved.folder)
+        export_file(found, export)
+        more = len(found) - 1
+        say(f"wrote {export}: the first registration{f' and {more} amendment' + 's' * (more > 1) if more else ''}")
     out.print(str(registration.file), markup=False)
 
 
@@ -199,6 +208,8 @@ def report(study: Study, overrides: Overrides = None) -> None:
 
     with writing(open_store(overrides)):
         files = api.report(study, *(overrides or []), say=say)
-    say(standing_of(*api.find_study(study, *(overrides or []), say=say)).sentence)
+    stands = standing_of(*api.find_study(study, *(overrides or []), say=say))
+    for sentence in (stands.sentence, *stands.trace):
+        say(sentence)
     for file in files:
         out.print(str(file), markup=False)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diamond_bench.report.markup import Html, el, items, joined
-from diamond_bench.studies.looks import ALPHA
+from diamond_bench.studies.looks import ALPHA, look_words
 from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import SavedPlan
@@ -15,6 +15,10 @@ _TESTS = {
     "which assumes that differences between runs are symmetric",
     "t": "Student's t test, and TOST for equivalence, which assume that means over runs are normally distributed",
 }
+_SEVERAL_LOOKS = (
+    "This page is one look, and only its level counts here. The study's answer for a variant is that of the first look that is not "
+    "undecided; later looks do not change it. The levels of all looks sum to 5%, which bounds the chance of any wrong better or worse."
+)
 _TONE = {"registered": "good", "planned look": "good"}
 
 
@@ -28,18 +32,26 @@ def registered(plan: SavedPlan, standing: Standing, comparisons: int = 0) -> Htm
     0 where there is no answer."""
     tone = _TONE.get(standing.kind, "warn") if standing.confirmatory or standing.kind not in _TONE else "even"
     lines = [el("p", el("span", standing.sentence, class_=tone))]
-    if standing.kind in ("changed", "seeds added") and standing.registration is not None:
-        content = standing.registration.content
-        lines.append(_stated("Registered", content["primary"], content["seeds"], content["games"]))
+    lines += [el("p", el("span", sentence, class_="warn")) for sentence in standing.trace]
     seeds, games = (list(dict.fromkeys(getattr(point, name) for point in plan.points)) for name in ("seed", "game"))
-    lines.append(_stated("This page" if len(lines) > 1 else "Stated", plan.primary, seeds, games))
+    content = None if standing.registration is None else standing.registration.content
+    if content is not None:
+        lines.append(_stated("Registered", content["primary"], content["seeds"], content["games"]))
+    if content is None or standing.changes:
+        lines.append(_stated("Stated by this page" if content is not None else "Stated", plan.primary, seeds, games))
+    elif set(seeds) != set(content["seeds"]):
+        lines.append(el("p", f"This page holds the seeds {_some(seeds)}.", class_="soft"))
+    looks = (plan.primary if content is None else content["primary"]).get("looks", [])
     corrected = "corrected" if plan.primary.get("holm_equivalence") else "not corrected"
-    reading = (
-        f"Better and worse are corrected for {comparisons} comparison{'' if comparisons == 1 else 's'} (Holm) and do not mean by more than "
-        f"that margin: the interval says how much. Equivalent is {corrected} for the number of comparisons. All else below is exploratory."
-    )
+    reading = [
+        f"P-values of better and worse are corrected for {comparisons} comparison{'' if comparisons == 1 else 's'} (Holm).",
+        "Better and worse do not mean by more than the margin: the interval says how much.",
+        f"Equivalent is {corrected} for the number of comparisons.",
+        *([_SEVERAL_LOOKS] if looks else []),
+        "All else below is exploratory.",
+    ]
     about = _reliability(str(plan.primary.get("test", "permutation")), len(seeds), len(games))
-    return joined([*lines, *([el("p", reading, class_="soft"), el("p", about, class_="soft")] if comparisons else [])])
+    return joined([*lines, *([items(reading, class_="soft"), el("p", about, class_="soft")] if comparisons else [])])
 
 
 def _reliability(test: str, seeds: int, games: int) -> str:
@@ -71,7 +83,7 @@ def _stated(heading: str, primary: Mapping[str, Any], seeds: Sequence[int], game
         named = "; ".join(", ".join(f"{key} = {' or '.join(map(str, values))}" for key, values in group.items()) for group in groups)
         parts.append(f"Variants that answer the question: {named}.")
     if looks:
-        parts.append(f"Planned looks at {', '.join(map(str, looks))} seeds; each spends the share of 5% that its seeds add.")
+        parts.append(f"Planned looks: {look_words(looks)}.")
     return joined([el("p", f"{heading}:", class_="soft"), items(parts)])
 
 

@@ -31,7 +31,7 @@ from diamond_bench.studies.files import (
 )
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import load_plan, study_folders
-from diamond_bench.studies.registration import CHANGES, registrations
+from diamond_bench.studies.registration_files import CHANGES, registrations
 from diamond_bench.studies.shapes import JOBS, fit
 from diamond_bench.studies.states import check_result
 from diamond_bench.studies.store import COMPILED, Store, check_files

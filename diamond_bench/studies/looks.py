@@ -1,7 +1,8 @@
 """Planned looks at the results of a study: a group-sequential design, registered before the study runs. No torch, no pandas."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from diamond_bench.errors import UserError
 
@@ -44,3 +45,20 @@ def look_level(looks: Sequence[int], seeds: int) -> float:
         raise ValueError(f"seeds={seeds}: expected one of the looks {list(looks)}")
     before = [0, *looks][list(looks).index(seeds)]
     return ALPHA * (seeds - before) / looks[-1]
+
+
+def seed_order(stated: Mapping[str, Any]) -> list[int]:
+    """The seeds of all looks in order, from a registration's `seeds` and `primary`: the registered seeds, then the whole numbers after the
+    largest of them. So nobody can choose among seeds. Empty without looks."""
+    seeds, looks = stated["seeds"], stated["primary"].get("looks", [])
+    return [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + looks[-1])][: looks[-1]] if looks else []
+
+
+def look_words(looks: Sequence[int]) -> str:
+    """The planned looks and their levels: "at 3, 5 and 10 seeds, tested at levels of 1.5%, 1% and 2.5%, 5% in all"."""
+    numbers = [str(n) for n in looks]
+    levels = [f"{100 * look_level(looks, n):.3g}%" for n in looks]
+    if len(looks) == 1:
+        return f"at {numbers[0]} seeds, tested at a level of {levels[0]}"
+    of_numbers, of_levels = (f"{', '.join(each[:-1])} and {each[-1]}" for each in (numbers, levels))
+    return f"at {of_numbers} seeds, tested at levels of {of_levels}, 5% in all"

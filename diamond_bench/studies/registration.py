@@ -1,55 +1,40 @@
 """Registration of a study: what its comparison is, written down before any of its evaluations has finished. No torch, no pandas.
 
-outputs/studies/<study>/<scale>/registration.json     written once, before the first job of the first sweep
-                                registration-2.json   an amendment, written while no evaluation of its seeds had finished
-                                change-<digest>.json  when a sweep first used another statement, and which evaluations had finished by then
+The files are those of registration_files.py.
 """
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diamond_bench.errors import UserError
 from diamond_bench.studies.evaluated import evaluations_of, finish_time, now, read_time, seed_of, training_of
-from diamond_bench.studies.files import DamagedFile, digest, read_bytes, read_json, require_folders, write_exclusive
+from diamond_bench.studies.files import DamagedFile, digest, require_folders, write_exclusive
 from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.looks import ALPHA, look_level
+from diamond_bench.studies.looks import ALPHA, look_level, look_words, seed_order
 from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.shapes import JOBS, REGISTRATION, fit
+from diamond_bench.studies.registration_files import (
+    REVERTED,
+    Registration,
+    moment,
+    notes,
+    number,
+    opened,
+    read,
+    registrations,
+    sealed,
+    studies_of,
+    swept,
+    write_note,
+)
 
-Kind = Literal["registered", "not registered", "late", "changed", "seeds added", "planned look"]
-_NAME = re.compile(r"registration(?:-(\d+))?\.json")
-_KEYS = {"study", "scale", "primary", "variants", "games", "seeds", "evaluations", "finished", "time"}
+Kind = Literal["registered", "not registered", "late", "trainings seen", "changed", "seeds added", "planned look"]
 _UNSTATED = {"baseline": {}, "margin": 0.0, "variants": [], "test": "permutation", "looks": [], "holm_equivalence": False}
 """Values that hold where a primary comparison leaves a key out."""
-CHANGES = "change-*.json"
-"""Files of changes that sweeps noted after evaluations had finished."""
 _EXPLORATORY = "All results are exploratory."
-
-
-@dataclass(frozen=True)
-class Registration:
-    """One registration file whose SHA-256 fits its content."""
-
-    file: Path
-    content: Mapping[str, Any]
-    sha256: str
-    """Of the content as canonical JSON (sorted keys, no spaces, ASCII)."""
-
-    @property
-    def evaluations(self) -> dict[tuple[str, str, int], JobRef]:
-        """The planned evaluations by variant, game and seed."""
-        return {(variant, game, seed): JobRef.parse(ref) for variant, game, seed, ref in self.content["evaluations"]}
-
-    @property
-    def words(self) -> str:
-        """When it was written and under which hash: "2026-11-28 12:00 UTC (SHA-256 ab12...)"."""
-        return f"{self.content['time'][:16].replace('T', ' ')} UTC (SHA-256 {self.sha256[:12]}...)"
 
 
 @dataclass(frozen=True)
@@ -57,8 +42,8 @@ class Standing:
     """How a plan and its finished evaluations stand to the study's registration."""
 
     kind: Kind
-    """`late`: evaluations of the study, or of the same trainings under other settings, had finished before it was registered. `changed`:
-    the plan states something else than the registration."""
+    """`late`: evaluations of the study had finished before it was registered. `trainings seen`: none of these had, but evaluations of the
+    same trainings under other settings. `changed`: the plan states something else than the registration."""
     confirmatory: bool
     """Whether the primary comparison may be reported as planned; where it is false, all results are exploratory."""
     alpha: float
@@ -67,26 +52,21 @@ class Standing:
     changes: tuple[str, ...] = ()
     """What differs from the registration, such as "margin 0.005 -> 0.01"."""
     registration: Registration | None = None
+    trace: tuple[str, ...] = ()
+    """Sentences on other statements that sweeps used after the registration, and on returns from them."""
 
     def plain(self) -> dict[str, Any]:
         """The standing as JSON holds it."""
         found = self.registration
         registered = {} if found is None else {"file": found.file.name, "sha256": found.sha256, "time": found.content["time"]}
-        words = {"kind": self.kind, "confirmatory": self.confirmatory, "alpha": self.alpha, "sentence": self.sentence}
+        words = {
+            "kind": self.kind,
+            "confirmatory": self.confirmatory,
+            "alpha": self.alpha,
+            "sentence": self.sentence,
+            "trace": list(self.trace),
+        }
         return {**words, "changes": list(self.changes), **registered}
-
-
-def registrations(folder: Path) -> list[Registration]:
-    """The registrations in a study's folder, oldest first.
-
-    Raises DamagedFile for a file that is no registration as it was written, or that does not amend the one before it.
-    """
-    found = [_read(file) for file in sorted((file for file in folder.glob("registration*.json") if _number(file)), key=_number)]
-    for number, registration in enumerate(found, 1):
-        before = found[number - 2].sha256 if number > 1 else None
-        if _number(registration.file) != number or registration.content.get("amends") != before:
-            raise DamagedFile(registration.file, "it does not amend the registration before it; restore the missing or replaced file")
-    return found
 
 
 def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds: bool = False) -> tuple[Registration, bool]:
@@ -101,35 +81,69 @@ def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds
     require_folders(plan.folder.parents[2], plan.folder)
     while True:
         found = registrations(plan.folder)
-        last = _of_seeds(found, plan)
-        differs = last is None or bool(_changes(last, plan) or _seeds_added(last, plan))
-        fewer = fewer_seeds and last is not None and set(_seeds(plan)) != set(last.content["seeds"])
-        if last is not None and not differs and not fewer:
+        last, content, seen = _due(plan, found, is_finished, fewer_seeds)
+        if content is None:
+            assert last is not None
+            if seen and standing(plan, seen).kind in ("changed", "seeds added"):
+                write_note(_change_file(plan), {**_statement(plan), "evaluations": _listed(plan)}, seen, last)
+            elif not seen:
+                _note_return(plan, last)
             return last, False
-        known = {*_evaluations(plan).values(), *_swept(plan.folder), *(ref for old in found for ref in old.evaluations.values())}
-        finished = sorted(ref for ref in known if is_finished(ref))
-        related = sorted(evaluations_of(_root(plan), _trainings(plan)) - known)
-        other_seeds = finished if differs and not related and _are_of_other_seeds(finished, plan, found) else []
-        if last is not None and (related or finished != other_seeds):
-            if standing(plan, finished).kind in ("changed", "seeds added"):
-                _note_change(plan, last, [*finished, *related])
-            return last, False
-        name = f"registration-{_number(found[-1].file) + 1}.json" if found else "registration.json"
-        versions = provenance()
-        content = {
-            **_statement(plan),
-            "question": plan.question,
-            "evaluations": [[*cell, str(ref)] for cell, ref in _evaluations(plan).items()],
-            "finished": [] if other_seeds else list(map(str, finished)),
-            "related": list(map(str, related)),
-            "other_seeds": list(map(str, other_seeds)),
-            "time": now(),
-            "version": versions["versions"].get("diamond-bench", ""),
-            "commit": versions["commit"],
-            "amends": found[-1].sha256 if found else None,
-        }
-        if write_exclusive(plan.folder / name, _sealed(content)):
-            return _read(plan.folder / name), True
+        name = f"registration-{number(found[-1].file) + 1}.json" if found else "registration.json"
+        if write_exclusive(plan.folder / name, sealed(content)):
+            return read(plan.folder / name), True
+
+
+def foreseen(plan: SavedPlan, is_finished: Callable[[JobRef], bool]) -> str:
+    """How a sweep of the plan would stand to its registration, in a sentence or two. Writes nothing."""
+    finished = {ref for ref in _evaluations(plan).values() if is_finished(ref)}
+    try:
+        last, content, _ = _due(plan, registrations(plan.folder), is_finished, False)
+    except DamagedFile:
+        return standing(plan, finished).sentence
+    if content is None:
+        return standing(plan, finished).sentence
+    if last is not None:
+        changed = "; ".join([*_changes(last, plan), *filter(None, [_seeds_added(last, plan)])])
+        known = "no evaluation of its seeds has finished" if content["other_seeds"] else "no evaluation has finished"
+        return f"A sweep amends the registration of {last.words}, since {known}: {changed}."
+    seen = len({*content["finished"], *content["related"]})
+    late = f" It comes late: {seen} evaluation{' has' if seen == 1 else 's have'} finished already. {_EXPLORATORY}" if seen else ""
+    return f"Not registered yet: a sweep registers this comparison before its first job.{late}"
+
+
+def _due(
+    plan: SavedPlan, found: list[Registration], is_finished: Callable[[JobRef], bool], fewer_seeds: bool
+) -> tuple[Registration | None, dict[str, Any] | None, list[JobRef]]:
+    """The registration that counts for a plan, the content that has to be registered, and the finished evaluations that prevent it.
+
+    The content is None where the plan is registered as it is, and where evaluations prevent an amendment.
+    """
+    last = _of_seeds(found, plan)
+    differs = last is None or bool(_changes(last, plan) or _seeds_added(last, plan))
+    fewer = fewer_seeds and last is not None and set(_seeds(plan)) != set(last.content["seeds"])
+    if last is not None and not differs and not fewer:
+        return last, None, []
+    known = {*_evaluations(plan).values(), *swept(plan.folder), *(ref for old in found for ref in old.evaluations.values())}
+    finished = sorted(ref for ref in known if is_finished(ref))
+    related = sorted(evaluations_of(_root(plan), _trainings(plan)) - known)
+    other_seeds = finished if differs and not related and _are_of_other_seeds(finished, plan, found) else []
+    if last is not None and (related or finished != other_seeds):
+        return last, None, [*finished, *related]
+    versions = provenance()
+    content = {
+        **_statement(plan),
+        "question": plan.question,
+        "evaluations": _listed(plan),
+        "finished": [] if other_seeds else list(map(str, finished)),
+        "related": list(map(str, related)),
+        "other_seeds": list(map(str, other_seeds)),
+        "time": now(),
+        "version": versions["versions"].get("diamond-bench", ""),
+        "commit": versions["commit"],
+        "amends": found[-1].sha256 if found else None,
+    }
+    return last, content, []
 
 
 def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
@@ -137,6 +151,11 @@ def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
 
     Without a registration, or where a file of it is damaged, the study is "not registered". Reads files only.
     """
+    stands = _standing(plan, finished)
+    return stands if stands.registration is None else replace(stands, trace=tuple(_trace(plan, stands.registration)))
+
+
+def _standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
     try:
         found = registrations(plan.folder)
     except DamagedFile as error:
@@ -148,9 +167,10 @@ def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
     changes = _changes(last, plan)
     if changes:
         return _changed("changed", last, plan, finished, changes)
-    if late := _late(last, plan, finished):
-        return Standing("late", False, ALPHA, f"Registered late, on {last.words}: {late}. {_EXPLORATORY}", registration=last)
-    planned, amendment = last.evaluations, _number(last.file) - 1
+    if before := _seen_before(last, plan, finished):
+        kind, words = before
+        return Standing(kind, False, ALPHA, f"{words} {_EXPLORATORY}", registration=last)
+    planned, amendment = last.evaluations, number(last.file) - 1
     amended = f" as amendment {amendment}" if amendment else ""
     words = f"Registered on {last.words}{amended}, before any of its {len(planned)} evaluations had finished."
     if known := len(last.content.get("other_seeds", [])):
@@ -169,58 +189,95 @@ def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
 def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], looks: list[int], words: str) -> Standing:
     """The standing of a plan with registered looks: a look is valid when exactly its first n seeds have finished, n one of the looks.
 
-    The seeds come in the order of `_order`: nobody can choose them.
+    The seeds come in the order of `seed_order`: nobody can choose them.
     """
-    seeds, order = _seeds(plan), _order(last)
+    seeds, order = _seeds(plan), seed_order(last.content)
     unfinished = {seed for (_, _, seed), ref in _evaluations(plan).items() if ref not in finished}
     begun = {seed for (_, _, seed), ref in _evaluations(plan).items() if ref in finished}
-    number, listed = len(begun), ", ".join(map(str, looks))
-    if number in looks and begun == set(order[:number]) and not begun & unfinished:
-        level = look_level(looks, number)
-        look = f"Planned look {looks.index(number) + 1} of {len(looks)}, at {number} seeds, tested at level {level:.3g}."
+    count, listed = len(begun), ", ".join(map(str, looks))
+    if count in looks and begun == set(order[:count]) and not begun & unfinished:
+        level = look_level(looks, count)
+        which = f"planned look {looks.index(count) + 1} of {len(looks)}"
+        look = f"These results are {which}, at {count} seeds, tested at a level of {100 * level:.3g}%."
         return Standing("planned look", True, level, f"{words} {look}", registration=last)
     added = _seeds_added(last, plan)
     if added and (len(seeds) not in looks or set(seeds) != set(order[: len(seeds)])):
         reason = f"{added}, which is no registered look (the looks are at the first {listed} seeds)"
         return _changed("seeds added", last, plan, finished, (reason,))
     level = look_level(looks, len(seeds)) if len(seeds) in looks else ALPHA
-    words = f"{words} Incomplete: the registered looks are at {listed} seeds with all of their evaluations finished."
+    words = (
+        f"{words} These results are no planned look. The looks are {look_words(looks)}, each with all evaluations of its seeds finished."
+    )
     return Standing("registered", False, level, f"{words} {_EXPLORATORY}", registration=last)
 
 
-def _order(registration: Registration) -> list[int]:
-    """The seeds of all looks in order: the registered ones, then the whole numbers after the largest of them. Empty without looks."""
-    seeds, looks = registration.content["seeds"], registration.content["primary"].get("looks", [])
-    return [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + looks[-1])][: looks[-1]] if looks else []
+def _seen_before(last: Registration, plan: SavedPlan, finished: Collection[JobRef]) -> tuple[Kind, str] | None:
+    """What had finished before the registration: its kind of standing, and sentences that name the studies; None where nothing had.
 
-
-def _late(last: Registration, plan: SavedPlan, finished: Collection[JobRef]) -> str:
-    """Which evaluations had finished before the registration, in words; empty where none had.
-
-    It lists those that it knew, and all say when they finished: some may have been in another store at that time (see `merge`).
+    The registration lists the evaluations that it knew, and all say when they finished: some may have been in another store at that time
+    (see `merge`).
     """
     root, registered = _root(plan), read_time(last.content["time"])
     own = {*_evaluations(plan).values(), *last.evaluations.values()}
     times = {ref: finish_time(root, ref) for ref in {*evaluations_of(root, _trainings(plan)), *(own & set(finished))}}
     early = {ref for ref, at in times.items() if at is not None and at < registered}
-    untimed = {ref for ref, at in times.items() if at is None}
-    before = {str(ref) for ref in early & own} | set(last.content["finished"])
-    others = {str(ref) for ref in early - own} | set(last.content.get("related", []))
+    known = {JobRef.parse(text) for text in last.content["finished"]}
+    before = (early & own) | known
+    others = (early - own) | {JobRef.parse(text) for text in last.content.get("related", [])}
+    untimed = {ref for ref, at in times.items() if at is None} - before - others
     numbers = {
-        "of the study's evaluations had already finished": len(before),
-        "{evaluations} of the same trainings under other settings had finished": len(others - before),
-        "{evaluations} with no record of the time may have finished": len(untimed - {JobRef.parse(text) for text in before | others}),
+        "{evaluations} of the study had already finished": before,
+        "{evaluations} of the same trainings under other settings had finished": others - before,
+        "{evaluations} with no record of the time may have finished": untimed,
     }
-    parts = [f"{number} {words}".format(evaluations=f"evaluation{'s' * (number > 1)}") for words, number in numbers.items() if number]
-    return ", and ".join(parts)
+    parts = [words.format(evaluations=_count(len(refs))) + _by(root, refs, plan) for words, refs in numbers.items() if refs]
+    if not parts:
+        return None
+    if before or untimed:
+        return "late", f"Registered late, on {last.words}: {', and '.join(parts)}."
+    return "trainings seen", f"Registered on {last.words}, before any evaluation of its own, but on trainings already seen: {parts[0]}."
+
+
+def _by(root: Path, refs: Collection[JobRef], plan: SavedPlan) -> str:
+    """Which other studies planned these evaluations, in brackets; empty where no other study did."""
+    own = f"{plan.folder.parent.name} (scale {plan.folder.name})"
+    names = [f"{count} by {name}" for name, count in studies_of(root, refs).items() if name != own]
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _count(many: int) -> str:
+    return f"{many} evaluation{'' if many == 1 else 's'}"
+
+
+def _trace(plan: SavedPlan, last: Registration) -> Iterator[str]:
+    """A sentence for each other statement that a sweep used after evaluations had finished, this plan's own apart."""
+    returns = [content["time"] for _, content in notes(plan.folder, last, reverted=True)]
+    for file, content in notes(plan.folder, last):
+        if file == _change_file(plan):
+            continue
+        cells = {(variant, game, seed): JobRef.parse(ref) for variant, game, seed, ref in content.get("evaluations", [])}
+        changed = [*_described(last, content, cells)]
+        if set(content["seeds"]) > set(last.content["seeds"]):
+            changed.append(f"{len(last.content['seeds'])} -> {len(content['seeds'])} seeds")
+        back = next((time for time in returns if time > content["time"]), None)
+        end = f"reverted at {moment(back)}" if back else "no sweep has reverted it since"
+        what = "; ".join(changed) or "settings or code revision"
+        yield f"Changed at {moment(content['time'])}, after {_count(len(content['finished']))} had finished ({what}); {end}."
+
+
+def _note_return(plan: SavedPlan, last: Registration) -> None:
+    """Notes that a sweep uses the registered statement again, where the last note of this registration is of a change."""
+    changed, returned = notes(plan.folder, last), notes(plan.folder, last, reverted=True)
+    if changed and (not returned or returned[-1][1]["time"] < changed[-1][1]["time"]):
+        write_note(plan.folder / f"{REVERTED}{len(returned) + 1}.json", _statement(plan), [], last)
 
 
 def _changed(kind: Kind, last: Registration, plan: SavedPlan, finished: Collection[JobRef], changes: tuple[str, ...]) -> Standing:
     known = {*_evaluations(plan).values(), *last.evaluations.values()}
-    number = _noted(plan)
-    number = sum(ref in finished for ref in known) if number is None else number
+    noted = _noted(plan)
+    seen = sum(ref in finished for ref in known) if noted is None else noted
     what = "Changed" if kind == "changed" else "Seeds added"
-    when = f"after {number} finished evaluation{'' if number == 1 else 's'}" if number else "since, and not registered again"
+    when = f"after {seen} finished evaluation{'' if seen == 1 else 's'}" if seen else "since, and not registered again"
     words = f"{what} {when}: {'; '.join(changes)}. {_EXPLORATORY} The registration is of {last.words}."
     return Standing(kind, False, ALPHA, words, changes, last)
 
@@ -265,7 +322,7 @@ def _of_seeds(found: list[Registration], plan: SavedPlan) -> Registration | None
 def _are_of_other_seeds(finished: list[JobRef], plan: SavedPlan, found: list[Registration]) -> bool:
     """Whether the plan's seeds are new: no finished evaluation is of one of them or of the plan's trainings, and no registered look needs
     them. Where a training does not say its seed, they are not."""
-    root, own, needed = _root(plan), set(_seeds(plan)), {seed for old in found for seed in _order(old)}
+    root, own, needed = _root(plan), set(_seeds(plan)), {seed for old in found for seed in seed_order(old.content)}
     trained = {training_of(root, ref) for ref in finished}
     seeds = {None if ref is None else seed_of(root, ref) for ref in trained}
     return None not in seeds and not own & (seeds | needed) and not trained & _trainings(plan)
@@ -312,34 +369,18 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# Files
+# Notes of changes
 
 
-def _number(file: Path) -> int:
-    """1 for registration.json, n for registration-n.json, 0 for another file."""
-    found = _NAME.fullmatch(file.name)
-    return int(found[1] or 1) if found else 0
-
-
-def _swept(folder: Path) -> list[JobRef]:
-    """The evaluations of every sweep that there was into a study's folder (housekeeping.remember writes them down)."""
-    found = []
-    for file in folder.glob("jobs/*.json"):
-        content = read_json(file)
-        fit(content, JOBS, file)
-        found += [JobRef(*ref) for ref in content["jobs"] if ref[0].startswith("evaluate_")]
-    return found
-
-
-def _note_change(plan: SavedPlan, last: Registration, finished: list[JobRef]) -> None:
-    content = {**_statement(plan), "finished": [str(ref) for ref in finished], "time": now(), "registration": last.sha256}
-    write_exclusive(_change_file(plan), _sealed(content))
+def _listed(plan: SavedPlan) -> list[list[Any]]:
+    """The planned evaluations as a file lists them: variant, game, seed, job."""
+    return [[*cell, str(ref)] for cell, ref in _evaluations(plan).items()]
 
 
 def _noted(plan: SavedPlan) -> int | None:
     """How many evaluations had finished when a sweep first used this plan's statement; None where no sweep noted that."""
     try:
-        return len(_opened(_change_file(plan))["finished"])
+        return len(opened(_change_file(plan))["finished"])
     except (FileNotFoundError, DamagedFile, KeyError, TypeError):
         return None
 
@@ -347,42 +388,3 @@ def _noted(plan: SavedPlan) -> int | None:
 def _change_file(plan: SavedPlan) -> Path:
     evaluations = [[*cell, *ref] for cell, ref in _evaluations(plan).items()]
     return plan.folder / f"change-{digest([_statement(plan), evaluations])[:12]}.json"
-
-
-def _sealed(content: Mapping[str, Any]) -> bytes:
-    return json.dumps({"content": content, "sha256": digest(content)}, indent=1).encode() + b"\n"
-
-
-def _opened(file: Path) -> dict[str, Any]:
-    """The content of a file that `_sealed` made. Raises DamagedFile, FileNotFoundError."""
-    found = read_json(file)
-    content = found.get("content")
-    if not isinstance(content, dict) or digest(content) != found.get("sha256"):
-        raise DamagedFile(file, "it was edited or truncated (its SHA-256 does not fit its content); restore it from a copy")
-    fit(content, REGISTRATION, file)
-    return content
-
-
-def _read(file: Path) -> Registration:
-    content = _opened(file)
-    registration = Registration(file, content, digest(content))
-    missing = sorted(_KEYS - content.keys())
-    try:
-        if missing or "metric" not in content["primary"]:
-            raise DamagedFile(file, f"it holds no {', '.join(missing) or 'primary.metric'}; restore it from a copy")
-        _ = registration.evaluations, _order(registration), read_time(content["time"]), min(content["seeds"]), set(content["finished"])
-    except DamagedFile:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise DamagedFile(file, f"unexpected content ({error}); restore it from a copy") from None
-    return registration
-
-
-def export_file(registration: Registration, target: Path) -> None:
-    """Copies a registration to a file of the user's. Raises UserError where another file is there, or nothing can be written."""
-    data = read_bytes(registration.file)
-    try:
-        if not write_exclusive(target, data) and target.read_bytes() != data:
-            raise UserError(f"{target}: there is another file of this name, which is not overwritten; choose another name")
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None

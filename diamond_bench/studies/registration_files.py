@@ -1,0 +1,167 @@
+"""The files of a study's registration. No torch, no pandas.
+
+outputs/studies/<study>/<scale>/registration.json     written once, before the first job of the first sweep
+                                registration-2.json   an amendment, written while no evaluation of its seeds had finished
+                                change-<digest>.json  when a sweep first used another statement, and which evaluations had finished by then
+                                change-reverted-1.json  when a sweep used the registered statement again
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.evaluated import now, read_time
+from diamond_bench.studies.files import DamagedFile, digest, read_bytes, read_json, write_exclusive
+from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.studies.looks import seed_order
+from diamond_bench.studies.shapes import JOBS, REGISTRATION, fit
+
+CHANGES = "change-*.json"
+"""Files of the changes that sweeps noted after evaluations had finished, and of the returns from them."""
+REVERTED = "change-reverted-"
+_NAME = re.compile(r"registration(?:-(\d+))?\.json")
+_KEYS = {"study", "scale", "primary", "variants", "games", "seeds", "evaluations", "finished", "time"}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One registration file whose SHA-256 fits its content."""
+
+    file: Path
+    content: Mapping[str, Any]
+    sha256: str
+    """Of the content as canonical JSON (sorted keys, no spaces, ASCII)."""
+
+    @property
+    def evaluations(self) -> dict[tuple[str, str, int], JobRef]:
+        """The planned evaluations by variant, game and seed."""
+        return {(variant, game, seed): JobRef.parse(ref) for variant, game, seed, ref in self.content["evaluations"]}
+
+    @property
+    def words(self) -> str:
+        """When it was written and under which hash: "2026-11-28 12:00 UTC (SHA-256 ab12...)"."""
+        return f"{moment(self.content['time'])} (SHA-256 {self.sha256[:12]}...)"
+
+
+def registrations(folder: Path) -> list[Registration]:
+    """The registrations in a study's folder, oldest first.
+
+    Raises DamagedFile for a file that is no registration as it was written, or that does not amend the one before it.
+    """
+    found = [read(file) for file in sorted((file for file in folder.glob("registration*.json") if number(file)), key=number)]
+    for place, registration in enumerate(found, 1):
+        before = found[place - 2].sha256 if place > 1 else None
+        if number(registration.file) != place or registration.content.get("amends") != before:
+            raise DamagedFile(registration.file, "it does not amend the registration before it; restore the missing or replaced file")
+    return found
+
+
+def swept(folder: Path) -> list[JobRef]:
+    """The evaluations of every sweep that there was into a study's folder (housekeeping.remember writes them down)."""
+    found = []
+    for file in folder.glob("jobs/*.json"):
+        content = read_json(file)
+        fit(content, JOBS, file)
+        found += [JobRef(*ref) for ref in content["jobs"] if ref[0].startswith("evaluate_")]
+    return found
+
+
+def studies_of(root: Path, evaluations: Collection[JobRef]) -> dict[str, int]:
+    """How many of some evaluations each study's sweeps planned, by the study's name and scale; most first."""
+    found: Counter[str] = Counter()
+    for folder in sorted(root.glob("studies/*/*")):
+        try:
+            planned = set(swept(folder))
+        except DamagedFile:
+            continue
+        found[f"{folder.parent.name} (scale {folder.name})"] += len(planned & set(evaluations))
+    return {name: count for name, count in found.most_common() if count}
+
+
+def notes(folder: Path, registration: Registration, reverted: bool = False) -> list[tuple[Path, dict[str, Any]]]:
+    """The changes of a registration that sweeps noted, or the returns to it (`reverted`), oldest first: each file and its content.
+
+    A damaged file counts as none.
+    """
+    found = []
+    for file in folder.glob(CHANGES):
+        try:
+            content = opened(file)
+        except (DamagedFile, FileNotFoundError):
+            continue
+        if content.get("registration") == registration.sha256 and file.name.startswith(REVERTED) == reverted:
+            found.append((file, content))
+    return sorted(found, key=lambda one: str(one[1]["time"]))
+
+
+def write_note(file: Path, statement: Mapping[str, Any], finished: Sequence[JobRef], registration: Registration) -> None:
+    """Notes what a sweep stated instead of a registration, or again, and which evaluations had finished; an existing note stays."""
+    content = {**statement, "finished": list(map(str, finished)), "time": now(), "registration": registration.sha256}
+    write_exclusive(file, sealed(content))
+
+
+def moment(time: str) -> str:
+    """A recorded time for people: "2026-11-28 12:00 UTC"."""
+    return f"{time[:16].replace('T', ' ')} UTC"
+
+
+def export_file(found: Sequence[Registration], target: Path) -> None:
+    """Writes registrations, the first one and its amendments, to a file of the user's: {"registrations": [...]} with each file's content.
+
+    Raises UserError where another file is there, or nothing can be written.
+    """
+    each = [json.loads(read_bytes(registration.file)) for registration in found]
+    data = json.dumps({"registrations": each}, indent=1).encode() + b"\n"
+    try:
+        if not write_exclusive(target, data) and target.read_bytes() != data:
+            raise UserError(f"{target}: there is another file of this name, which is not overwritten; choose another name")
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """A file's bytes: the content, and the SHA-256 of it as canonical JSON."""
+    return json.dumps({"content": content, "sha256": digest(content)}, indent=1).encode() + b"\n"
+
+
+def opened(file: Path) -> dict[str, Any]:
+    """The content of a file that `sealed` made. Raises DamagedFile, FileNotFoundError."""
+    found = read_json(file)
+    content = found.get("content")
+    if not isinstance(content, dict) or digest(content) != found.get("sha256"):
+        raise DamagedFile(file, "it was edited or truncated (its SHA-256 does not fit its content); restore it from a copy")
+    fit(content, REGISTRATION, file)
+    return content
+
+
+def number(file: Path) -> int:
+    """1 for registration.json, n for registration-n.json, 0 for another file."""
+    found = _NAME.fullmatch(file.name)
+    return int(found[1] or 1) if found else 0
+
+
+def read(file: Path) -> Registration:
+    """One registration. Raises DamagedFile for a file that is none as it was written."""
+    content = opened(file)
+    registration = Registration(file, content, digest(content))
+    missing = sorted(_KEYS - content.keys())
+    try:
+        if missing or "metric" not in content["primary"]:
+            raise DamagedFile(file, f"it holds no {', '.join(missing) or 'primary.metric'}; restore it from a copy")
+        _ = (
+            registration.evaluations,
+            seed_order(registration.content),
+            read_time(content["time"]),
+            min(content["seeds"]),
+            set(content["finished"]),
+        )
+    except DamagedFile:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise DamagedFile(file, f"unexpected content ({error}); restore it from a copy") from None
+    return registration
