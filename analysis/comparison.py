@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis import permutation
 from analysis.aggregates import improvement
-from analysis.differences import difference, standardised
+from analysis.differences import difference, effect_name, standardised, standardised_change
 from analysis.matching import ComparisonError, Matched, check_rows, match_all
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
@@ -23,7 +23,7 @@ __all__ = ["BETTER", "COLUMNS", "SCOPES", "UNDECIDED", "WORSE", "ComparisonError
 
 COLUMNS = (
     "variant", "baseline", "runs", "baseline_runs", "references", "episodes", "paired", "scope", "difference", "low", "high",
-    "effect_size", "probability_of_improvement", "test", "p_value", "p_holm", "p_equivalent", "verdict", "missing",
+    "effect_size", "effect", "probability_of_improvement", "test", "p_value", "p_holm", "p_equivalent", "verdict", "missing",
 )  # fmt: skip
 
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
@@ -69,7 +69,8 @@ def compare(
     - `scope`, `low`, `high`: what is random, and the Student interval of level 1 - alpha with Satterthwaite's degrees of freedom. Runs
       are always random. References are random too, clustered by episode and crossed with runs, where every game has at least
       MIN_EPISODES episodes (`analysis.differences`). `references` and `episodes` count those of the game that has fewest.
-    - `effect_size`: Hedges' g between runs, the mean over games with equal weights.
+    - `effect_size`, `effect`: Hedges' g, the mean over games with equal weights, and its name: g_av of paired runs, g_s of independent
+      ones (`analysis.differences.standardised`).
     - `probability_of_improvement`: that a run of the variant is better than a run of the baseline, ties counted half, over all pairs of
       runs of a game, then the mean over games. It has no interval: of the methods tried, none holds its level for 3 to 10 runs whose
       variances differ.
@@ -99,16 +100,20 @@ def compare(
 def effects(rows: pd.DataFrame, baseline: Mapping[str, str]) -> pd.DataFrame:
     """The differences game by game: a row for each variant of the mapping and game that it shares with its baseline.
 
-    Columns: variant, baseline, game, runs, baseline_runs, difference, effect_size (Hedges' g between runs), weight (that of the game in
-    the pooled difference and effect size: all games weigh the same). `rows` as for `compare`.
+    Columns: variant, baseline, game, runs, baseline_runs, difference, effect_size (Hedges' g), effect (its name, as for `compare`), g_z
+    (of paired runs, `analysis.differences.standardised_change`), weight (that of the game in the pooled difference and effect size: all
+    games weigh the same). `rows` as for `compare`.
     """
     check_rows(rows, baseline, None)
     found = []
     for name, data in match_all(rows, baseline, {}).items():
-        for game, effect in zip(data.games, standardised(data.games), strict=True):
+        kind, weight = effect_name(data.paired), 1.0 / len(data.games)
+        changes = standardised_change(data.games) if data.paired else [nan] * len(data.games)
+        for game, effect, change in zip(data.games, standardised(data.games, data.paired), changes, strict=True):
             value = float(game.variant.mean() - game.baseline.mean())
-            found.append((name, baseline[name], game.name, len(game.variant), len(game.baseline), value, effect, 1.0 / len(data.games)))
-    names = ["variant", "baseline", "game", "runs", "baseline_runs", "difference", "effect_size", "weight"]
+            start = (name, baseline[name], game.name, len(game.variant), len(game.baseline), value)
+            found.append((*start, effect, kind, change, weight))
+    names = ["variant", "baseline", "game", "runs", "baseline_runs", "difference", "effect_size", "effect", "g_z", "weight"]
     return pd.DataFrame(found, columns=names)
 
 
@@ -142,7 +147,7 @@ def compare_matched(
     means = [(game.variant.mean(axis=1), game.baseline.mean(axis=1)) for game in data.games]
     value = float(np.mean([x.mean() - y.mean() for x, y in means]))
     chance = float(np.mean([improvement(sign * x[:, None], sign * y[:, None]) for x, y in means]))
-    effect = float(np.mean(standardised(data.games)))
+    effect = float(np.mean(standardised(data.games, data.paired)))
     if min(len(side) for game in means for side in game) < MIN_RUNS:
         return Compared(name, base, data, value, effect_size=effect, improvement=chance)
     estimate = difference(data.games, data.paired)
@@ -188,7 +193,8 @@ def decide(
         games = one.data.games
         counts = (sum(len(game.variant) for game in games), sum(len(game.baseline) for game in games), *_references(one.data))
         start = (one.variant, one.baseline, *counts, one.data.paired, one.scope, one.difference, low, high, one.effect_size)
-        rows.append((*start, one.improvement, test, one.p_value, p_holm, p_equivalent, verdict, "; ".join(missing)))
+        kind = effect_name(one.data.paired) if games else ""
+        rows.append((*start, kind, one.improvement, test, one.p_value, p_holm, p_equivalent, verdict, "; ".join(missing)))
     return rows
 
 

@@ -207,19 +207,48 @@ def mean(values: Array, episodes: NDArray[np.int64]) -> tuple[Difference, Random
     return Difference(float(values.mean()), spread, len(weights) - 1, crossed=False), "references"
 
 
-def standardised(games: Sequence[Game]) -> list[float]:
-    """Hedges' g of each game: the difference over the pooled standard deviation between runs, corrected for few runs (Hedges 1981).
+G_S, G_AV = "g_s", "g_av"
+"""Names of the standardised effects of independent and of paired runs (Lakens 2013, Frontiers in Psychology 4:863)."""
 
-    The standard deviation is that of runs, not of paired differences, so paired and unpaired comparisons share one unit. NaN where runs
-    do not vary or a side has one run.
+
+def effect_name(paired: bool) -> str:
+    """What `standardised` returns: g_av of paired runs, g_s of independent ones."""
+    return G_AV if paired else G_S
+
+
+def standardised(games: Sequence[Game], paired: bool) -> list[float]:
+    """Hedges' g of each game: the difference over a standard deviation between runs, corrected for few runs (Hedges 1981).
+
+    The names are those of Lakens (2013). g_s, of independent runs: the standard deviation is pooled over both sides (n1 + n2 - 2 degrees
+    of freedom). g_av, of n pairs: it is the mean of the two sides' standard deviations (n - 1 degrees of freedom). Both standard
+    deviations are those of runs, so the two effects share one unit. NaN where runs do not vary or a side has one run.
     """
     found = []
     for game in games:
         a, b = game.variant.mean(axis=1), game.baseline.mean(axis=1)
-        freedom = len(a) + len(b) - 2
         if min(len(a), len(b)) < 2:
             found.append(nan)
             continue
-        pooled = sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
-        found.append(float((a.mean() - b.mean()) / pooled * (1.0 - 3.0 / (4.0 * freedom - 1.0))) if pooled > 0 else nan)
+        if paired:
+            freedom, spread = len(a) - 1, (a.std(ddof=1) + b.std(ddof=1)) / 2
+        else:
+            freedom = len(a) + len(b) - 2
+            spread = sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
+        found.append(float((a.mean() - b.mean()) / spread * _few_runs(freedom)) if spread > 0 else nan)
     return found
+
+
+def standardised_change(games: Sequence[Game]) -> list[float]:
+    """g_z of each game of paired runs (Lakens 2013): the mean difference over the standard deviation of the differences, corrected for
+    few runs. It says how consistent the difference is over runs. NaN where differences do not vary or there is one pair."""
+    found = []
+    for game in games:
+        change = game.variant.mean(axis=1) - game.baseline.mean(axis=1)
+        spread = change.std(ddof=1) if len(change) > 1 else 0.0
+        found.append(float(change.mean() / spread * _few_runs(len(change) - 1)) if spread > 0 else nan)
+    return found
+
+
+def _few_runs(freedom: int) -> float:
+    """Hedges' correction for so many degrees of freedom."""
+    return 1.0 - 3.0 / (4.0 * freedom - 1.0)

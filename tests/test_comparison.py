@@ -473,6 +473,20 @@ def test_effect_sizes_by_hand() -> None:
     assert only(compare(table(values), "a", 0.1, True))["effect_size"] == pytest.approx(1.25 * correction)
 
 
+def test_effect_sizes_of_pairs_by_hand() -> None:
+    """Lakens (2013): g_av divides by the mean of both standard deviations, g_z by that of the differences; 2 degrees of freedom."""
+    values = {("a", "Pong"): [1.0, 2.0, 3.0], ("b", "Pong"): [3.0, 4.0, 8.0]}  # standard deviations 1 and sqrt(7), differences 2, 2 and 5
+    (row,) = effects(table(values, paired=True), {"b": "a"}).to_dict("records")
+    correction = 1 - 3 / (4 * 2 - 1)
+    assert (row["effect"], row["effect_size"]) == ("g_av", pytest.approx(3.0 / ((1 + np.sqrt(7)) / 2) * correction))
+    assert row["g_z"] == pytest.approx(3.0 / np.sqrt(3) * correction)
+    shown = only(compare(table(values, paired=True), "a", 0.1, True))
+    assert (shown["effect"], shown["effect_size"]) == ("g_av", pytest.approx(row["effect_size"]))
+    (apart,) = effects(table(values), {"b": "a"}).to_dict("records")
+    assert (apart["effect"], apart["effect_size"]) == ("g_s", pytest.approx(3.0 / np.sqrt((1 + 7) / 2) * (1 - 3 / (4 * 4 - 1))))
+    assert np.isnan(apart["g_z"])
+
+
 def test_equal_rows_give_equal_tables() -> None:
     generator = np.random.default_rng(0)
     frame = table({(v, g): list(generator.normal(size=9)) for v in "abc" for g in ("Boxing", "Pong")})

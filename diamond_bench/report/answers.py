@@ -50,7 +50,7 @@ def study_answers(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[str]
         lines = [f"Exploratory: {line}" for line in lines]
     if len(lines) > _MOST_ANSWERS:
         lines = [*lines[:_MOST_ANSWERS], f"{len(lines) - _MOST_ANSWERS} more answers are in comparison.csv."]
-    return [*lines, stands.sentence]
+    return [*lines, stands.sentence, *stands.trace]
 
 
 def no_answer(plan: SavedPlan, found: Comparison) -> tuple[str, str] | None:
@@ -110,7 +110,7 @@ def evidence(row: Mapping[Any, Any], alpha: float = ALPHA) -> list[str]:
             interval = f" ({(1 - alpha) * 100:.4g}% interval {_amount(row['low'], row)} to {_amount(row['high'], row)})"
         parts.append(f"{_title(row['metric'])} {_amount(row['difference'], row)}{_unit(row)}{interval}.")
         if _known(row["effect_size"]):
-            parts.append(f"Hedges' g {_signed(row['effect_size'])}.")
+            parts.append(f"Hedges' {row['effect']} {_signed(row['effect_size'])}.")
         runs = f"{row['runs']:g} {'run' if row['runs'] == 1 else 'runs'} against {row['baseline_runs']:g}"
         parts.append(f"{runs}{' on the same checkpoints' if _known(row['paired']) and row['paired'] else ''}.")
     if _known(row["p_holm"]):

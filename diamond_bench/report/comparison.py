@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "status", "metric", "variant", "baseline", "verdict", "difference", "low", "high", "level", "unit", "runs", "baseline_runs", "paired",
-    "scope", "references", "episodes", "effect_size", "probability_of_improvement", "test", "p_value", "p_holm", "p_equivalent", "margin",
-    "nfe_ratio", "seconds_ratio", "training_ratio", "missing",
+    "scope", "references", "episodes", "effect_size", "effect", "probability_of_improvement", "test", "p_value", "p_holm", "p_equivalent",
+    "margin", "nfe_ratio", "seconds_ratio", "training_ratio", "missing",
 )  # fmt: skip
 """Columns of comparison.csv. `status` is primary or exploratory. `difference` is variant minus baseline in `unit` (of a metric whose best
 value is 1: of the distance to 1). `nfe_ratio`, `seconds_ratio` (of imagining one frame) and `training_ratio` (of training seconds) are

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_LINES = 40
+_EFFECTS = "Effect sizes are Hedges' g_av of paired runs and g_s of independent ones (Lakens 2013)."
 _HEADLINE_PARTS = ("_final", "_best_of_k", "_mean_of_k")
 _ORDER = ("failed", "damaged", "lost", "preempted", "blocked", "running", "not begun", "done")
 _TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", "blocked": "warn", "done": "good"}
@@ -161,7 +162,7 @@ def comparison(found: Comparison) -> Html:
                 "verdict": row["verdict"],
                 "difference": _interval(row, "difference", "low", "high"),
                 "P(improvement)": _number(row["probability_of_improvement"]),
-                "effect size (g)": _number(row["effect_size"]),
+                "effect size": _effect(row),
                 "p": _number(row["p_value"]),
                 "p (Holm)": _number(row["p_holm"]),
                 "runs": _runs(row),
@@ -172,17 +173,17 @@ def comparison(found: Comparison) -> Html:
             }
             for row in rows.to_dict(orient="records")
         ]
-        numeric = ["difference", "P(improvement)", "effect size (g)", "p", "p (Holm)", "runs", "NFE ratio", "time ratio", "training ratio"]
+        numeric = ["difference", "P(improvement)", "effect size", "p", "p (Holm)", "runs", "NFE ratio", "time ratio", "training ratio"]
         return table(pd.DataFrame(lines), caption, numeric=numeric, rest="comparison.csv")
 
     parts: list[Any] = []
     if len(found.primary):
         interval = f"{(1 - found.alpha) * 100:.4g}% interval"
-        caption = f"Primary metric: variant minus baseline with {interval}. Ratios are the variant's cost over the baseline's."
+        caption = f"Primary metric: variant minus baseline with {interval}. {_EFFECTS} Ratios are the variant's cost over the baseline's."
         parts.append(shown(found.primary, caption))
     if len(found.effects) and found.effects["game"].nunique() > 1:
-        games = found.effects.assign(**{name: found.effects[name].map(_number) for name in ("difference", "effect_size", "weight")})
-        caption = "The primary metric game by game. Effect sizes are Hedges' g between runs; the pooled one weighs all games the same."
+        games = found.effects.assign(**{name: found.effects[name].map(_number) for name in ("difference", "effect_size", "g_z", "weight")})
+        caption = f"The primary metric game by game. {_EFFECTS} The pooled one weighs all games the same."
         parts.append(details("Game by game", table(games, caption, numeric=list(games.columns[3:]), rest="effects.csv")))
     rest = found.table[found.table["status"] != "primary"]
     if len(rest):
@@ -196,6 +197,11 @@ def comparison(found: Comparison) -> Html:
 
 def _number(value: Any) -> str:
     return f"{value:.3g}" if value is not None and value == value else ""
+
+
+def _effect(row: Mapping[Any, Any]) -> Html:
+    name = [el("span", row["effect"], class_="interval")] if row["effect_size"] == row["effect_size"] else []
+    return joined([_number(row["effect_size"]), *name])
 
 
 def _interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> Html:
