@@ -89,6 +89,16 @@ def compare(
     return found.table.assign(registration=stands.kind)
 
 
+def power(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
+    """How small a difference the primary comparison detects with more seeds or references, as power.csv has it (`report.power.COLUMNS`).
+
+    It rests on the variance between the finished runs. Raises UserError where no evaluation is finished.
+    """
+    from diamond_bench.report.power import finished_power, power_frame
+
+    return power_frame(finished_power(*find_study(study, *overrides, output_dir=output_dir, say=say)))
+
+
 def figures(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[str]:
     """Names of the figures that a study's finished jobs offer, those of the report and those it leaves out for their number."""
     return list(_figures(*find_study(study, *overrides, output_dir=output_dir, say=say)))

@@ -23,7 +23,7 @@ from diamond_bench.studies.estimate import estimate
 from diamond_bench.studies.files import read_json, write_json
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
-from diamond_bench.studies.results import collect, pivot, save_results
+from diamond_bench.studies.results import _by_variant, collect, pivot, save_results
 from diamond_bench.studies.states import result_stamp, sealed
 from diamond_bench.studies.store import Store
 
@@ -273,6 +273,22 @@ def test_the_table_has_the_dataset_and_each_baseline_once(tmp_path: Path) -> Non
     assert list(unseeded["job"]) == [saved.points[0].jobs["dataset"].id, ""]  # a baseline is of no one evaluation
     assert "dataset" in set(pivot(table)["variant"])
     assert "dataset" not in set(pivot(table, ["drift"])["variant"])
+
+
+def test_the_chance_level_of_object_ranks_counts_the_starts_of_its_own_variant(tmp_path: Path) -> None:
+    """Each model has its own starts at which objects were found, so one variant's chance level is not another's."""
+
+    def table(chance: Mapping[str, float]) -> dict[str, float]:
+        rows = []
+        for name, value in chance.items():
+            for seed in (0, 1):
+                row = ["mine", "uniform-ranks", "Pong", None, "tiny", "world_model", "state_rank_deviation", str(value + seed / 8)]
+                rows.append((name, row if name != "n=3" else [*row[:-1], value]))
+        return {row[1]: row[7] for row in _by_variant(rows)}
+
+    assert table({"n=1": 0.25, "n=2": 0.5}) == {"uniform-ranks, n=1": 0.3125, "uniform-ranks, n=2": 0.5625}
+    assert table({"n=3": 0.25}) == {"uniform-ranks": 0.25}
+    assert np.isnan(table({"n=1": 0.25, "n=3": float("nan")})["uniform-ranks, n=3"])
 
 
 def test_json_holds_no_nan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,9 @@ def test_a_start_without_scored_objects_has_no_value() -> None:
     rows = {(row.metric, row.baseline): row.value for row in module.state_score_rows(found)}
     assert rows["state_crps", ""] == pytest.approx(0.25)
     assert rows["state_scored_share", ""] == pytest.approx(0.5)
+    assert rows["state_rank_deviation", "uniform-ranks"] == pytest.approx(2 / 3), "one of three starts has ranks"
+    nothing = {(row.metric, row.baseline): row.value for row in module.state_score_rows({**found, "state_ranks": np.zeros((3, 3), int)})}
+    assert np.isnan(nothing["state_rank_deviation", "uniform-ranks"])
 
 
 @pytest.mark.parametrize("spread", [30, 1], ids=["random", "determined"])

@@ -285,3 +285,22 @@ def test_a_metric_that_ignores_the_horizon_counts_once(tmp_path: Path) -> None:
     itself = compared(saved, store, metrics=["one_step_psnr"], baseline={"n": 1, "T": 4}).table
     assert list(itself["variant"]) == ["n=2, T=4", "n=2, T=8", "n=3, T=4", "n=3, T=8"]  # n=1, T=8 would be compared to itself
     assert any("below 0.062 after Holm's correction over 2 comparisons" in sentence for sentence in limits(plan))
+
+
+@pytest.mark.parametrize("metric", ["luminance_crps", "state_crps"])
+def test_a_crps_is_compared_over_its_starts(metric: str, tmp_path: Path) -> None:
+    """The interval of a mean over starts counts these starts; those without a value (no object found) are left out."""
+    (tmp_path / "mine.yaml").write_text(
+        "question: x\nprotocol: world_model\ngames: [Pong]\nseeds: 5\naxes: {n: {key: sampler.num_steps, values: [1, 2]}}\n"
+        f"primary: {{metric: {metric}, baseline: {{n: 1}}}}\n"
+    )
+    plan = plan_study(str(tmp_path / "mine.yaml"), ["scale=tiny", "data=random", "metrics=[drift,state]"])
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    for spec in plan.jobs.values():
+        values = np.random.default_rng(int(spec.ref.id[:8], 16)).normal(size=12)
+        values[0] = np.nan if metric == "state_crps" else 0.0
+        arrays = {"drift": np.full((12, HORIZON), 0.1), f"samples_{metric}": values, "episodes": EPISODES, "sample_episodes": EPISODES}
+        scores = {metric: float(np.nanmean(values))} if spec.kind == "evaluate_world_model" else None
+        finish(store, spec, scores=scores, arrays=arrays)
+    (row,) = compared(save_plan(plan, store.root), store, exploratory=False).primary.to_dict("records")
+    assert (row["scope"], row["references"], row["episodes"]) == ("runs and references", 11 if metric == "state_crps" else 12, 6)

@@ -72,9 +72,11 @@ def rank_rows(name: str, counts: NDArray[Any]) -> list[Row]:
     """The deviation of ranks (starts, K + 1) from uniform ones, and its expectation for one independent rank per start.
 
     The ranks of one start (its frames, its blocks or objects) depend on each other. The reference counts a start once, so it is the most
-    that chance gives on average, whatever that dependence is.
+    that chance gives on average, whatever that dependence is. Like the deviation, it leaves out starts without ranks; both are NaN if no
+    start has any.
     """
-    chance = expected_rank_deviation(len(counts), counts.shape[1] - 1)
+    starts = int(counts.any(axis=1).sum())
+    chance = expected_rank_deviation(starts, counts.shape[1] - 1) if starts else float("nan")
     return [Row(name, rank_deviation(rank_shares(counts))), Row(name, chance, baseline=UNIFORM_RANKS)]
 
 

@@ -16,6 +16,8 @@ _WINDOWS = {
     "mode_cramer_distance": ("modes_cramer", "fork_episodes"),
     "mode_energy_distance": ("modes_energy", "fork_episodes"),
     "energy_score": ("samples_energy_score", "sample_episodes"),
+    "luminance_crps": ("samples_luminance_crps", "sample_episodes"),
+    "state_crps": ("samples_state_crps", "sample_episodes"),
     "energy_score_lpips": ("samples_energy_score_lpips", "sample_episodes"),
 }
 """Array of one value per window or start, and the array of the episodes these were cut from."""
@@ -26,7 +28,7 @@ class PerReference:
     """One metric of one evaluation."""
 
     values: Array
-    """(references,), in the metric's unit."""
+    """(references,), in the metric's unit. NaN where a reference has no value: no object of `state_crps` was found in all samples."""
     episodes: NDArray[np.int64] | None
     """(references,): the held-out episode each was cut from. None of an evaluation of revision 1, which did not store it."""
     copied: Array | None

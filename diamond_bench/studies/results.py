@@ -47,15 +47,46 @@ def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult]
     seen: set[tuple[str, ...]] = set()
     rows: list[list[Any]] = []
     of_baselines: list[list[Any]] = []
+    chances: list[tuple[str, list[Any]]] = []
     for point in plan.points:
         for role, ref in point.jobs.items():
             for row in _rows(plan, point, role, found[ref], seen) if ref in found else ():
-                (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
+                if row[COLUMNS.index("metric")] == _OWN_STARTS and row[COLUMNS.index("seed")] is None:
+                    chances.append((point.variant, row))
+                else:
+                    (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
+    of_baselines += _by_variant(chances)
     table = pd.DataFrame([row[: len(COLUMNS)] for row in rows + of_baselines], columns=list(COLUMNS))
     table = table.astype({"seed": "Int64", "value": "float64", "measured": "bool"})
     for i, name in enumerate(plan.axes):
         table[f"axis.{name}"] = _axis_column([row[len(COLUMNS) + i] for row in rows + of_baselines])
     return table
+
+
+_OWN_STARTS = "state_rank_deviation"
+"""The metric whose baseline counts the starts at which this model's samples have ranks: other models have other starts."""
+
+
+def _by_variant(rows: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
+    """Rows of one baseline metric from every evaluation (of a variant): one per baseline where all values agree, else one per variant,
+    the mean over its evaluations."""
+    game, name, value = (COLUMNS.index(column) for column in ("game", "variant", "value"))
+    cells: dict[tuple[str, str], dict[str, list[list[Any]]]] = {}
+    for variant, row in rows:
+        cells.setdefault((row[game], row[name]), {}).setdefault(variant, []).append(row)
+    found = []
+    for (_, baseline), of_variants in cells.items():
+        values = {variant: [float(row[value]) for row in several] for variant, several in of_variants.items()}
+        known = {variant: [one for one in some if one == one] for variant, some in values.items()}  # NaN: no start has ranks
+        every = [one for some in known.values() for one in some]
+        if known == values and max(every) - min(every) <= _SAME:
+            found.append(next(iter(of_variants.values()))[0])
+            continue
+        for variant, several in of_variants.items():
+            row, some = list(several[0]), known[variant]
+            row[name], row[value] = f"{baseline}, {variant}", sum(some) / len(some) if some else float("nan")
+            found.append(row)
+    return found
 
 
 def _axis_column(values: Sequence[Any]) -> "pd.Series[Any]":
@@ -77,7 +108,8 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
         of_all = baseline_variant(plan, point, baseline, row["metric"]) if baseline else ""
         if of_all:
             key = (of_all, row["metric"], point.jobs.get(DATASET, ref).id)
-            if key in seen:  # every evaluation with these settings computes the baseline, up to the last bits; it is shown once
+            # Every evaluation with these settings computes the baseline, up to the last bits; it is shown once.
+            if key in seen and row["metric"] != _OWN_STARTS:
                 continue
             seen.add(key)
         start = [plan.study, of_all or point.variant, point.game, None if of_all else point.seed, plan.scale, plan.protocol]
