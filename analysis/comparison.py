@@ -107,7 +107,7 @@ def effects(rows: pd.DataFrame, baseline: Mapping[str, str]) -> pd.DataFrame:
     check_rows(rows, baseline, None)
     found = []
     for name, data in match_all(rows, baseline, {}).items():
-        kind, weight = effect_name(data.paired), 1.0 / len(data.games)
+        kind, weight = effect_name(data.paired), 1.0 / max(1, len(data.games))
         changes = standardised_change(data.games) if data.paired else [nan] * len(data.games)
         for game, effect, change in zip(data.games, standardised(data.games, data.paired), changes, strict=True):
             value = float(game.variant.mean() - game.baseline.mean())

@@ -231,12 +231,25 @@ def caption_text(num_trajectories: int, num_seeds: int, scale: str, note: str = 
     return f"{trajectories}, {seeds}, scale {scale}{f'; {note}' if note else ''}"
 
 
+DPI = 200
+"""Dots per inch of the PNG files."""
+
+
+def caption_height(figure: Figure, caption: str) -> float:
+    """Inches at the bottom of a figure that `annotate` gives to a caption; 0 without one."""
+    return len(_caption_lines(figure, caption)) * _CAPTION_LINE + 2 * _CAPTION_PAD if caption else 0.0
+
+
+def _caption_lines(figure: Figure, caption: str) -> list[str]:
+    return textwrap.wrap(caption, int(figure.get_size_inches()[0] * 18))
+
+
 def annotate(figure: Figure, caption: str = "", watermark: str = "") -> Figure:
     """Put a caption in small print below the figure, and a pale watermark across its panels (scales that show no finding)."""
     width, height = figure.get_size_inches()
     if caption:  # text, and not supxlabel, which would take the place of one that the figure has
-        lines = textwrap.wrap(caption, int(width * 18))
-        strip = (len(lines) * _CAPTION_LINE + 2 * _CAPTION_PAD) / height
+        lines = _caption_lines(figure, caption)
+        strip = caption_height(figure, caption) / height
         own = next((text for text in figure.texts if text.get_text() and text.get_text() == figure.get_supxlabel()), None)
         above = strip
         if own is not None:  # left to itself it keeps to the edge of the figure
@@ -268,11 +281,11 @@ def annotate(figure: Figure, caption: str = "", watermark: str = "") -> Figure:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `figure` to stem.png (200 dpi) and stem.pdf, each whole or not at all. Returns their paths."""
+    """Write `figure` to stem.png (DPI) and stem.pdf, each whole or not at all. Returns their paths."""
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
     for path in paths:
         with replacing(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(temporary, dpi=200, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+            figure.savefig(temporary, dpi=DPI, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
     return paths
 
 

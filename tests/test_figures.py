@@ -18,6 +18,7 @@ from analysis.curves import band_words, mean_curve, mean_points
 from analysis.figures import (
     DriftPanel,
     annotate,
+    caption_height,
     caption_text,
     draw_drift,
     drift_figure,
@@ -317,3 +318,15 @@ def test_drawing_changes_nothing_global():
     assert dict(matplotlib.rcParams) == before
     code = "import sys, analysis.figures; assert not {'matplotlib.pyplot', 'diamond_bench', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("caption", ["one line", "a long explanation " * 20], ids=["short", "long"])
+def test_a_caption_lies_in_the_strip_that_is_cut_off_on_a_page(caption: str) -> None:
+    figure = annotate(drift_figure([DriftPanel("Pong", {"n = 1": mean_curve(drifts(0))}, None, None)], ordered=True), caption)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    strip = caption_height(figure, caption) * figure.dpi
+    text = figure.texts[-1].get_window_extent(canvas.get_renderer())
+    panel = figure.axes[0].get_tightbbox(canvas.get_renderer())
+    assert panel is not None
+    assert text.y1 <= strip + 1 <= panel.y0 + 2

@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from diamond_bench.report import write_report
 from diamond_bench.report.answers import answers_of, study_answers
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import config_differences, gather, job_rows
+from diamond_bench.report.pictures import small_picture
 from diamond_bench.studies.files import read_json
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.metrics import METRIC_INFO, METRICS, result_metrics
@@ -115,6 +117,15 @@ def test_the_page_stands_alone_and_can_be_read_aloud(tmp_path: Path) -> None:
     assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
 
 
+def test_a_caption_is_printed_once(tmp_path: Path) -> None:
+    """The page prints the caption as text, so its picture is cut off above it; and the game is named once."""
+    Image.fromarray(np.arange(50, dtype=np.uint8)[:, None].repeat(30, axis=1)).save(tmp_path / "figure.png")
+    with Image.open(io.BytesIO(small_picture(tmp_path / "figure.png", below=20)[0])) as shown:
+        assert shown.size == (30, 30)
+    text = page_of(*finished(tmp_path, planned(tmp_path, ["sampler.num_steps=1,2"]))).words
+    assert re.search(r"Drift: Pong\. \d+ trajectories from", text)
+
+
 def test_every_text_is_escaped(tmp_path: Path) -> None:
     nasty = "<script>alert('1')</script><img src=x onerror=alert(2)> & \"</title>"
     plan = study(tmp_path, question=nasty)
@@ -186,7 +197,7 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
     )
     assert re.search(r"p = \S+ \(permutation test, Holm\)\. Equivalence: p = \S+ \(TOST\)\.", answer)
     assert "equivalence by TOST with the same tests, which assumes that differences between runs are symmetric" in answer
-    assert "do not mean by more than that margin" in answer
+    assert "do not mean by more than the margin" in answer
     assert "In simulations with 5 seeds and 1 game where differences between runs are symmetric" in words
     assert "as skewed as a lognormal distribution: up to 2" in words
     assert "2 × the denoiser calls" in answer
@@ -217,8 +228,10 @@ def test_a_planned_look_has_its_own_level_everywhere(tmp_path: Path) -> None:
     register(saved, lambda ref: False)
     saved, store = swept(tmp_path, plan, by_steps(0.2, 0.1))
     words = page_of(saved, store).words
-    assert "Planned look 1 of 2" in words
     assert "Student's t test, and TOST for equivalence, which assume that means over runs are normally distributed" in words
+    assert "These results are planned look 1 of 2, at 4 seeds, tested at a level of 2.5%." in words
+    assert "Planned looks: at 4 and 8 seeds, tested at levels of 2.5% and 2.5%, 5% in all." in words
+    assert "that of the first look that is not undecided" in words
     assert "variant minus baseline with 97.5% interval" in words
     assert "(97.5% interval" in words
     assert re.match(r"n=2 against n=1: better.* \(97\.5% interval", study_answers(saved, store, gather(saved, store))[0])

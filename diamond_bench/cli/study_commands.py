@@ -66,9 +66,11 @@ def sweep(
     if dry_run:
         print_plan(out, plan, store, as_json)
         on_slurm = isinstance(plan.cluster, SlurmCluster) and not as_json
+        states = store.states()
         if not as_json:
-            out.print(foreseen(as_saved(plan, store.root), lambda ref: store.state(ref).status == "done"), markup=False)
-        readable = partial(store.require_readable, plan.jobs, store.states())
+            done = {ref for ref, state in states.items() if state.status == "done"}
+            out.print(foreseen(as_saved(plan, store.root), done.__contains__), markup=False)
+        readable = partial(store.require_readable, plan.jobs, states)
         there = [] if isinstance(plan.cluster, SlurmCluster) else [partial(check_there, plan.execution.device)]
         submission = [lambda: show_submission(plan, store)] if on_slurm else []
         say_refusals(*there, readable, lambda: require(plan.metrics), store.require_writable, *submission)

@@ -26,6 +26,8 @@ class Drawn:
 
     figure: "Figure"
     caption: str
+    caption_pixels: int
+    """Height of the caption at the bottom of the PNG file."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class StudyFigure:
 
 def annotated(figure: "Figure", plan: SavedPlan, *caption: str) -> Drawn:
     """The figure with its caption below it, and a watermark at scales that show no finding."""
-    from analysis.figures import annotate
+    from analysis.figures import DPI, annotate, caption_height
 
     watermark = "" if is_finding(plan.scale) else f"scale {plan.scale}: shows the plumbing, not a finding"
     text = "; ".join(part for part in caption if part)
-    return Drawn(annotate(figure, text, watermark), text)
+    return Drawn(annotate(figure, text, watermark), text, round(caption_height(figure, text) * DPI))
 
 
 def is_finding(scale: str) -> bool:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 MOST_ROWS, MOST_COLUMNS, MOST_CHARACTERS = 300, 24, 160
 """What of a table is shown: a page is to be read; the whole of it is in the CSV beside it."""
 
-_LONG = 40
+_WORDY, _LONG = 16, 40
+"""Characters from which a cell of text is given more width."""
 _VOID = ("img", "meta", "br", "link")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -65,7 +66,9 @@ def _cell(value: Any, heads: bool, number: bool) -> Html:
     text = value if isinstance(value, Html) else str(value)
     if not isinstance(text, Html) and len(text) > MOST_CHARACTERS:
         text = f"{text[: MOST_CHARACTERS - 1]}…"
-    looks = [name for name, wanted in (("number", number), ("long", not isinstance(text, Html) and len(text) > _LONG)) if wanted]
+    length = 0 if isinstance(text, Html) else len(text)
+    width = "long" if length > _LONG else "wordy" if length > _WORDY else ""
+    looks = [name for name in ("number" if number else "", width) if name]
     return el("th" if heads else "td", text, scope="row" if heads else None, class_=" ".join(looks) or None)
 
 

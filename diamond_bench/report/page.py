@@ -32,10 +32,11 @@ _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure that was drawn: what it is of, its caption, its files (PNG first)."""
+    """A figure that was drawn: what it is of, its caption and the caption's height in the PNG, its files (PNG first)."""
 
     figure: StudyFigure
     caption: str
+    caption_pixels: int
     files: tuple[Path, ...]
 
 
@@ -141,12 +142,14 @@ def _pictures(report: Report, budget: Budget) -> dict[str, Html]:
 
 
 def _figure(shown: Shown, budget: Budget, left_out: list[str]) -> Html:
-    uri = budget.data_uri(*small_picture(shown.files[0]))
+    uri = budget.data_uri(*small_picture(shown.files[0], shown.caption_pixels))
     if uri is None:
         left_out.append(shown.files[0].name)
         return Html("")
-    picture = el("img", src=uri, alt=f"{shown.figure.title}. {shown.caption}")
-    return el("figure", picture, el("figcaption", f"{shown.figure.title}. {shown.caption}."))
+    picture = el("img", src=uri, alt=f"{shown.figure.title}: a figure that the text below describes")
+    first, _, rest = shown.caption.partition("; ")
+    caption = rest if rest and first in shown.figure.title else shown.caption  # the game, which the title names
+    return el("figure", picture, el("figcaption", f"{shown.figure.title}. {caption[:1].upper()}{caption[1:]}."))
 
 
 def _clips(report: Report, budget: Budget, left_out: list[str]) -> Html:

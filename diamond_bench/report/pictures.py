@@ -47,15 +47,17 @@ class ClipShown:
     """What is seen, beside the name."""
 
 
-def small_picture(png: Path) -> tuple[bytes, str]:
-    """A PNG's pixels in fewer bytes, without loss, and their MIME type."""
+def small_picture(png: Path, below: int = 0) -> tuple[bytes, str]:
+    """A PNG's pixels without the `below` lowest rows (its caption, which the page prints as text), without loss, and their MIME type."""
     from PIL import Image
 
     with Image.open(png) as picture:
-        buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, "WEBP", lossless=True, quality=20, method=2)
-    packed, plain = buffer.getvalue(), png.read_bytes()
-    return (packed, "image/webp") if len(packed) < len(plain) else (plain, "image/png")
+        found = picture.convert("RGB").crop((0, 0, picture.width, max(1, picture.height - below)))
+        webp, plain = io.BytesIO(), io.BytesIO()
+        found.save(webp, "WEBP", lossless=True, quality=20, method=2)
+        found.save(plain, "PNG")
+    packed, whole = webp.getvalue(), plain.getvalue()
+    return (packed, "image/webp") if len(packed) < len(whole) else (whole, "image/png")
 
 
 def clips(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShown | str]:

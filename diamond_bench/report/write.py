@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 8
+_VERSION = 9
 """Raised when the report changes, so that reports are written anew."""
 _MOST_VIEWS = 8
 """Figures of one kind, game and group that a report draws, one a combination of the other axes' values; the API draws any."""
@@ -118,7 +118,7 @@ def _draw(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], Non
             notes.append(f"{figure.stem} is left out: {reason}")
             say(notes[-1])
         elif made is not None:
-            shown.append(Shown(figure, made.caption, tuple(save_figure(made.figure, folder / figure.stem))))
+            shown.append(Shown(figure, made.caption, made.caption_pixels, tuple(save_figure(made.figure, folder / figure.stem))))
     for family, stems in skipped.items():
         notes.append(
             f"{len(stems)} more figures like {family}, at other values, are drawn by diamond_bench.api.figure: {', '.join(stems[:5])}"
