@@ -15,6 +15,7 @@ from diamond_bench.studies.files import DamagedFile, read_json
 from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import as_saved
+from diamond_bench.studies.registration import foreseen
 from diamond_bench.studies.registration_files import registrations
 from diamond_bench.studies.registration_files import sealed as sealed_registration
 from diamond_bench.studies.states import sealed
@@ -73,6 +74,10 @@ def test_merge_brings_the_changes_that_were_noted(lab: Lab, other: Lab) -> None:
 def test_a_copied_study_with_another_setting_is_not_registered_in_time(lab: Lab, other: Lab) -> None:
     lab.sweep()
     lab.file = lab.file.with_name("copy.yaml")
+    assert foreseen(as_saved(lab.plan(PSNR, "evaluation.horizon=3"), lab.store.root), lab.finished) == (
+        "Not registered yet: a sweep registers this comparison before its first job. Already finished: 6 evaluations of the same trainings "
+        "under other settings (6 by mine (scale tiny)). All results are exploratory."
+    )
     saved = lab.sweep(PSNR, "evaluation.horizon=3")
     assert registrations(saved.folder)[0].content["finished"] == []
     assert len(registrations(saved.folder)[0].content["related"]) == 6

@@ -107,8 +107,12 @@ def foreseen(plan: SavedPlan, is_finished: Callable[[JobRef], bool]) -> str:
         changed = "; ".join([*_changes(last, plan), *filter(None, [_seeds_added(last, plan)])])
         known = "no evaluation of its seeds has finished" if content["other_seeds"] else "no evaluation has finished"
         return f"A sweep amends the registration of {last.words}, since {known}: {changed}."
-    seen = len({*content["finished"], *content["related"]})
-    late = f" It comes late: {seen} evaluation{' has' if seen == 1 else 's have'} finished already. {_EXPLORATORY}" if seen else ""
+    before = {
+        "of the study": {JobRef.parse(text) for text in content["finished"]},
+        "of the same trainings under other settings": {JobRef.parse(text) for text in content["related"]},
+    }
+    seen = [f"{_count(len(refs))} {what}{_by(_root(plan), refs, plan)}" for what, refs in before.items() if refs]
+    late = f" Already finished: {', and '.join(seen)}. {_EXPLORATORY}" if seen else ""
     return f"Not registered yet: a sweep registers this comparison before its first job.{late}"
 
 
