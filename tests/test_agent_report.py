@@ -168,7 +168,7 @@ def test_one_variant_has_results_and_no_missing_answer(tmp_path: Path) -> None:
     saved, store = played(tmp_path, study(tmp_path, "seeds=2", steps="[3]"), rising)
     words = words_of(saved, store)
     assert "No answer" not in words
-    assert "The study has one variant, n=3, so there is nothing to compare" in words
+    assert "Nothing to compare: the study has one variant, n=3." in words
     assert "2 × 2" in words
     assert "0 is random play" in words
 
@@ -270,6 +270,6 @@ def test_a_margin_that_is_none_is_a_user_s_mistake(margin: Any, tmp_path: Path) 
 
 def test_one_run_is_one_run(tmp_path: Path) -> None:
     saved, store = played(tmp_path, study(tmp_path, "seeds=1", primary="{metric: hns, baseline: {n: 1}}"), rising)
-    assert "2 runs against 2;" in words_of(saved, store)
+    assert "2 runs against 2." in words_of(saved, store)
     saved, store = played(tmp_path / "one", study(tmp_path, "seeds=1", "games=[Pong]", primary="{metric: hns, baseline: {n: 1}}"), rising)
-    assert "1 run against 1;" in words_of(saved, store)
+    assert "1 run against 1." in words_of(saved, store)

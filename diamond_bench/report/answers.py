@@ -57,7 +57,7 @@ def no_answer(plan: SavedPlan, found: Comparison) -> tuple[str, str] | None:
     """Why a study has no answer, in two parts of a sentence; None where it has one."""
     variants = dict.fromkeys(point.variant for point in plan.points)
     if len(variants) == 1:
-        return "No answer:", f"the study has one variant, {next(iter(variants))}, so there is nothing to compare; its results stand alone."
+        return "Nothing to compare:", f"the study has one variant, {next(iter(variants))}."
     if found.problem:
         return "No answer:", f"{found.problem}."
     return None if len(found.primary) else ("No answer yet:", "no variant can be compared.")
