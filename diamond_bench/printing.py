@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diamond_bench.studies.answerable import limits
-from diamond_bench.studies.estimate import estimate
+from diamond_bench.studies.estimate import estimate, time_range
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.older import older_sentence
@@ -94,7 +94,7 @@ def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
     if cost.jobs:
         passing = f" (and up to {cost.passing_gigabytes:.3g} GB while a job runs)" if cost.passing_gigabytes else ""
         size = f"{cost.gigabytes:.3g} GB of disk{passing}"
-        out.print(f"to run: {cost.jobs} jobs, about {_hours(cost.device_hours)} of one device and {size} ({cost.basis})")
+        out.print(f"to run: {cost.jobs} jobs, {time_range(cost.low_hours, cost.high_hours)} of one device and {size} ({cost.basis})")
     else:
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):
@@ -105,10 +105,6 @@ def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{seeds[0]}, {seeds[1]}, ... {seeds[-1]} ({len(seeds)} in all)"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.0f} hours"
 
 
 def status_table(studies: Iterable[StudyStatus]) -> Table:

@@ -1,15 +1,13 @@
-"""What a plan would cost: device hours and disk, from counted arithmetic and rates that are measured where they can be."""
+"""What a plan would cost: device hours as a range, and disk. From counted arithmetic and the speeds in speed.py."""
 
 import json
-import statistics
-from collections import defaultdict
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from diamond_bench.data.leaks import SPREAD
 from diamond_bench.diffusion.schedules import nfe
-from diamond_bench.errors import UserError
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
 from diamond_bench.models.inception_flops import INCEPTION_FLOPS
 from diamond_bench.models.probe_flops import LAYERS, probe_flops
@@ -26,13 +24,13 @@ from diamond_bench.studies.kinds import (
     TrainStateProbe,
     TrainWorldModel,
 )
+from diamond_bench.studies.speed import START_SECONDS, Like, Speed, fixed_seconds, measured, slowness, unmeasured
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import identity_fields
 
 ASSUMED = {"cpu": 6e10, "cuda": 3e13}
-"""FLOP/s assumed where the store holds no finished job like it: two laptop cores, a data-centre GPU. Orders of magnitude."""
-_EMULATOR_STEPS_PER_SECOND = 1500.0
+"""FLOP/s assumed of trainings of which no job like them is finished: two laptop cores, a data-centre GPU. Orders of magnitude."""
 _PAIRS_PER_SECOND = {"ssim": 5000.0, "state": 2000.0, "lpips": 1500.0, "lpips_vgg": 100.0}
 """Pairs of 64 x 64 frames compared a second on two CPU cores; orders of magnitude."""
 _FID_IMAGES_PER_SECOND = 9.0
@@ -50,18 +48,17 @@ _CURVES = 16
 _PICTURED = 4
 """Trajectories whose frames every evaluation keeps."""
 _FEATURE_BYTES = 2048 * 4
-_MOST_READ = 200
-
-_Like = tuple[str, str, str, str]
-"""What jobs of one speed have in common: kind, type of device, network, precision."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of jobs still to run."""
+    """The cost of jobs still to run, one after the other on one device."""
 
     jobs: int
     device_hours: float
+    """Expected time, between the two that follow."""
+    low_hours: float
+    high_hours: float
     gigabytes: float
     """Disk taken when all is done."""
     passing_gigabytes: float
@@ -80,15 +77,20 @@ def estimate(
     todo = [specs[ref] for ref in missing]
     specs = {**specs, **{need: store.spec(need) for spec in todo for need in spec.inputs.values() if need not in specs}}
     likes = [_like(spec, specs) for spec in todo]
-    rates = _measured_rates(set(likes), store, store.states() if states is None and todo else states or {})
-    seconds = size = passing = 0.0
+    speeds = _measured(set(likes), store, store.states() if states is None and todo else states or {})
+    seconds = START_SECONDS * slowness() if todo else 0.0
+    low, high, size, passing = seconds / 3, seconds * 3, 0.0, 0.0
     for spec, like in zip(todo, likes, strict=True):
-        device = like[1]
-        default = ASSUMED[device] if like[2] else _EMULATOR_STEPS_PER_SECOND
-        seconds += job_work(spec, specs) / rates.get(like, default) + _metric_seconds(spec, device)
+        if like not in speeds:
+            speeds[like] = unmeasured(like, _width(spec, specs))
+        work, speed = job_work(spec, specs), speeds[like]
+        expected = work / speed.rate + speed.fixed * _fixed(spec, like[1])
+        seconds += expected
+        low += expected / speed.spread(work)
+        high += expected * speed.spread(work)
         size += _bytes(spec, specs)
         passing = max(passing, _passing_bytes(spec))
-    return Estimate(len(todo), seconds / 3600, size / 1e9, passing / 1e9, _basis(likes, rates))
+    return Estimate(len(todo), seconds / 3600, low / 3600, high / 3600, size / 1e9, passing / 1e9, _basis(likes, speeds))
 
 
 def checkpoint_intervals(
@@ -107,27 +109,71 @@ def checkpoint_intervals(
         elif isinstance(config, TrainAgent):
             every[ref] = "agent.checkpoint_every", config.agent.checkpoint_every, num_epochs(config)
     likes = {ref: _like(specs[ref], specs, "cuda" if on_gpu(ref.kind) else "cpu") for ref in every}
-    rates = _measured_rates(set(likes.values()), store, states)
+    speeds = _measured(set(likes.values()), store, states)
     found = {}
     for ref, (key, steps, total) in every.items():
-        seconds = job_work(specs[ref], specs) / rates.get(likes[ref], ASSUMED[likes[ref][1]]) * min(1.0, steps / total)
-        found[ref] = seconds, f"{key}={steps}", _basis([likes[ref]], rates)
+        like = likes[ref]
+        speed = speeds.get(like, Speed(ASSUMED[like[1]], 1.0, "assumed"))
+        found[ref] = job_work(specs[ref], specs) / speed.rate * min(1.0, steps / total), f"{key}={steps}", _basis([like], {like: speed})
     return found
 
 
-def _basis(likes: Iterable[_Like], rates: Mapping[_Like, float]) -> str:
+def _basis(likes: Iterable[Like], speeds: Mapping[Like, Speed]) -> str:
     likes = list(dict.fromkeys(likes))
-    measured = sorted({like[0] for like in likes if like in rates})
-    assumed = [like for like in likes if like not in rates]
-    parts = [f"rates of {', '.join(measured)} measured on jobs in this store"] if measured else []
-    if assumed:
-        speeds = [f"{ASSUMED[device]:.0e} FLOP/s on {device}" for device in sorted({like[1] for like in assumed if like[2]})]
-        speeds += [f"{_EMULATOR_STEPS_PER_SECOND:.0f} game steps/s"] * any(not like[2] for like in assumed)
-        kinds = sorted({f"{like[0]} of another network or device" if like[0] in measured else like[0] for like in assumed})
-        parts.append(f"rates of {', '.join(kinds)} assumed ({', '.join(speeds)})")
-    if any(like[0] == "evaluate_world_model" for like in likes):
-        parts.append("those of the metrics assumed")
+    words = {
+        "measured": "measured on jobs in this store",
+        "timed": "from a timing of this machine",
+        "assumed": f"assumed ({ASSUMED['cuda']:.0e} FLOP/s on a GPU)",
+    }
+    if any(like[1] == "cpu" and speeds[like].basis == "assumed" for like in likes):
+        words["assumed"] = f"assumed ({ASSUMED['cpu']:.0e} FLOP/s on the CPU)"
+    seen = {like[0] for like in likes if speeds[like].basis == "measured"}
+    parts = []
+    for basis, how in words.items():
+        names = {like[0] for like in likes if speeds[like].basis == basis}
+        other = {f"{name} of another network or device" if basis != "measured" and name in seen else name for name in names}
+        parts += [f"speed of {', '.join(sorted(other))} {how}"] if other else []
     return "; ".join(parts)
+
+
+def _measured(likes: set[Like], store: Store, states: Mapping[JobRef, JobState]) -> dict[Like, Speed]:
+    return measured(likes, store, states, _like, lambda spec: job_work(spec, {}), _fixed)
+
+
+def _fixed(spec: JobSpec, device: str) -> float:
+    """Seconds of a job beside its networks and games, on the reference core: a part that its size does not change, and the metrics."""
+    return fixed_seconds(spec.kind) + _metric_seconds(spec, device)
+
+
+def _width(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
+    """Mean channels of the network that a job runs."""
+    config = spec.config
+    if isinstance(config, TrainStateProbe):
+        return config.probe.channels
+    if not isinstance(config, (TrainWorldModel, TrainAgent, EvaluateWorldModel)):
+        return 64.0
+    channels = (config if isinstance(config, TrainAgent) else _training(spec, specs)).network.channels
+    return sum(channels) / len(channels)
+
+
+def time_range(low: float, high: float) -> str:
+    """Hours between two values in words, such as "2 to 6 minutes": the lower rounded down and the upper up, to two digits."""
+    unit = _unit(high)
+    of_low = unit if low * _UNITS[unit] >= 1 else _unit(low)
+    least, most = _two_digits(low * _UNITS[of_low], up=False), _two_digits(high * _UNITS[unit], up=True)
+    return f"{least:,} to {most:,} {unit}" if of_low == unit else f"{least:,} {of_low} to {most:,} {unit}"
+
+
+_UNITS = {"seconds": 3600.0, "minutes": 60.0, "hours": 1.0}
+
+
+def _unit(hours: float) -> str:
+    return "seconds" if hours * 3600 < 120 else "minutes" if hours * 60 < 120 else "hours"
+
+
+def _two_digits(value: float, up: bool) -> int:
+    step = 10 ** max(0, math.floor(math.log10(max(1.0, value))) - 1)
+    return step * int(math.ceil(value / step) if up else math.floor(value / step))
 
 
 def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
@@ -228,7 +274,7 @@ def _frame_size(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> int:
     return dataset.config.env.frame_size
 
 
-def _like(spec: JobSpec, specs: Mapping[JobRef, JobSpec], device: str = "") -> _Like:
+def _like(spec: JobSpec, specs: Mapping[JobRef, JobSpec], device: str = "") -> Like:
     if isinstance(spec.config, (CollectDataset, ImportDataset, ImportAgent)):
         return spec.kind, "cpu", "", ""
     if isinstance(spec.config, EvaluateAgent):
@@ -245,21 +291,3 @@ def _like(spec: JobSpec, specs: Mapping[JobRef, JobSpec], device: str = "") -> _
         trained = spec.config if isinstance(spec.config, TrainAgent) else _training(spec, specs)
         network = json.dumps(identity_fields(trained.network), sort_keys=True)
     return spec.kind, device.partition(":")[0] if device.startswith("cuda") else "cpu", network, execution.precision
-
-
-def _measured_rates(likes: set[_Like], store: Store, states: Mapping[JobRef, JobState]) -> dict[_Like, float]:
-    """Median work per second of finished jobs like those asked for, as they recorded it in their facts (`work`, `work_seconds`)."""
-    kinds = {like[0] for like in likes}
-    done = [ref for ref, state in states.items() if ref.kind in kinds and state.status == "done"]
-    found: dict[_Like, list[float]] = defaultdict(list)
-    for ref in done[-_MOST_READ:]:
-        try:
-            result, spec = store.result(ref), store.spec(ref)
-            inputs = {need: store.spec(need) for name, need in spec.inputs.items() if name == "world_model"}
-        except UserError:  # damaged or of another version: no measure, and the sweep says so itself
-            continue
-        work, seconds = result.info.get("work", 0), result.info.get("work_seconds", 0)
-        if work > 0 and seconds > 0:
-            like = _like(spec, inputs, str(result.recorded.get("device", "cpu")))
-            found[like].append(work / seconds)
-    return {like: statistics.median(rates) for like, rates in found.items() if like in likes}

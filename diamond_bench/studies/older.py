@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from diamond_bench.studies.estimate import estimate
+from diamond_bench.studies.estimate import estimate, time_range
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import KINDS, job_id
 from diamond_bench.studies.states import JobState
@@ -51,7 +51,7 @@ def _earlier_ids(spec: JobSpec) -> list[str]:
 
 
 def older_sentence(specs: Mapping[JobRef, JobSpec], store: Store, states: Mapping[JobRef, JobState]) -> str:
-    """Such as "7 evaluations of an earlier revision exist and are kept; 3 trainings are reused; the rest takes about 12 minutes of one
+    """Such as "7 evaluations of an earlier revision exist and are kept; 3 trainings are reused; the rest takes 8 to 20 minutes of one
     device". Empty where there are no results of an earlier revision."""
     older = older_results(list(specs.values()), states)
     if not older:
@@ -61,8 +61,8 @@ def older_sentence(specs: Mapping[JobRef, JobSpec], store: Store, states: Mappin
     parts = [f"{_counted(older)} of an earlier revision {_verbs(older, 'exists and is', 'exist and are')} kept"]
     if reused:
         parts.append(f"{_counted(reused)} {_verbs(reused, 'is', 'are')} reused")
-    hours = estimate(specs, missing, store, states).device_hours
-    return f"{'; '.join(parts)}; the rest takes about {_time(hours)} of one device"
+    cost = estimate(specs, missing, store, states)
+    return f"{'; '.join(parts)}; the rest takes {time_range(cost.low_hours, cost.high_hours)} of one device"
 
 
 def _counted(numbers: Counter[str]) -> str:
@@ -72,7 +72,3 @@ def _counted(numbers: Counter[str]) -> str:
 
 def _verbs(numbers: Counter[str], one: str, several: str) -> str:
     return one if numbers.total() == 1 else several
-
-
-def _time(hours: float) -> str:
-    return f"{max(1, round(hours * 60))} minutes" if hours < 2 else f"{hours:,.0f} hours"

@@ -1,0 +1,127 @@
+"""How fast jobs run: learned from the finished jobs of a store, else from a short timing of this machine, else assumed. No torch."""
+
+import functools
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from diamond_bench.errors import UserError
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.states import JobState
+from diamond_bench.studies.store import Store
+
+Like = tuple[str, str, str, str]
+"""What jobs of one speed have in common: kind, type of device, network, precision."""
+CORE_FLOPS = 9e10
+"""FLOP/s of one CPU core in small matrix products, where nothing else runs: the core on which the numbers below were measured."""
+NETWORK_FLOPS = 3e10
+"""FLOP/s of a network of 64 channels on two of those cores. Narrower ones are slower in proportion: 3e9 at 8 channels, 8e9 at 16."""
+START_SECONDS = 8.0
+"""Time until a worker has begun its first job, on such a core: it imports torch."""
+FIXED_SECONDS = {"collect_dataset": 3.0, "train_world_model": 3.0, "evaluate_world_model": 4.0, "train_agent": 12.0}
+"""By kind, time of a job that does not depend on its size, on such a core: imports, pictures, files."""
+OTHER_FIXED_SECONDS = 3.0
+STEPS_PER_SECOND = 1500.0
+"""Game steps on such a core."""
+_TIMING_SECONDS = 0.1
+_MOST_READ = 200
+_SPREADS = {"measured": 1.6, "extrapolated": 2.5, "timed": 3.0, "assumed": 5.0}
+"""By where a rate comes from: how many times longer or shorter a job may take (docs/studies.md says how that was found)."""
+_FAR = 10.0
+"""A job this many times larger or smaller than those measured is extrapolated to."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the jobs of one likeness run."""
+
+    rate: float
+    """Work per second: floating-point operations, or game steps."""
+    fixed: float
+    """Factor by which the fixed part of a job takes longer than on the reference core."""
+    basis: str
+    """measured, timed or assumed."""
+    least: float = 0.0
+    """Work of the smallest measured job."""
+    most: float = float("inf")
+
+    def spread(self, work: float) -> float:
+        """How many times longer or shorter than expected a job of so much work may take."""
+        near = self.least / _FAR <= work <= self.most * _FAR
+        return _SPREADS["extrapolated" if self.basis == "measured" and not near else self.basis]
+
+
+def fixed_seconds(kind: str) -> float:
+    """Time of a job of a kind that does not depend on its size, on the reference core."""
+    return FIXED_SECONDS.get(kind, OTHER_FIXED_SECONDS)
+
+
+@functools.cache
+def slowness() -> float:
+    """How many times slower this machine is just now than an idle reference core, from a timing of 0.1 s; 1 at least.
+
+    What else runs on the machine counts, as it will when the jobs run. The products are small: a library then takes one thread.
+    """
+    import numpy as np
+
+    matrix = np.random.default_rng(0).random((64, 64), np.float32)
+    matrix @ matrix
+    began, products = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - began) < _TIMING_SECONDS:
+        for _ in range(20):
+            matrix @ matrix
+        products += 20
+    return max(1.0, CORE_FLOPS / (2 * 64**3 * products / seconds))
+
+
+def unmeasured(like: Like, width: float) -> Speed:
+    """The speed of jobs like which none is finished; `width`: mean channels of the network."""
+    if like[1] == "cuda":
+        return Speed(3e13, 1.0, "assumed")
+    slow = slowness()
+    return Speed(NETWORK_FLOPS * min(1.0, width / 64) / slow if like[2] else STEPS_PER_SECOND / slow, slow, "timed")
+
+
+def measured(
+    likes: set[Like],
+    store: Store,
+    states: Mapping[JobRef, JobState],
+    like_of: Callable[[JobSpec, Mapping[JobRef, JobSpec], str], Like],
+    work_of: Callable[[JobSpec], float],
+    fixed_of: Callable[[JobSpec, str], float],
+) -> dict[Like, Speed]:
+    """The speed of jobs of these likenesses, from what finished ones recorded.
+
+    A job recorded the work and time of its networks (`work`, `work_seconds`) and its whole time. The rest is its fixed part, compared to
+    what `fixed_of` (spec, type of device) expects on the reference core. Of a job that recorded no work, `work_of` tells it and the fixed
+    part is taken off its time. Medians over jobs; of a store's jobs, at most 200 are read.
+    """
+    kinds = {like[0] for like in likes}
+    done = [ref for ref, state in states.items() if ref.kind in kinds and state.status == "done"]
+    found: dict[Like, list[tuple[float, float, float]]] = defaultdict(list)
+    for ref in done[-_MOST_READ:]:
+        try:
+            result, spec = store.result(ref), store.spec(ref)
+            inputs = {need: store.spec(need) for name, need in spec.inputs.items() if name == "world_model"}
+        except (UserError, PermissionError):  # damaged, unreadable or of another version: no measure, and the sweep says so itself
+            continue
+        like = like_of(spec, inputs, str(result.recorded.get("device", "cpu")))
+        total, expected = _number(result.recorded.get("seconds")), fixed_of(spec, like[1])
+        work, seconds = _number(result.info.get("work")), _number(result.info.get("work_seconds"))
+        if work > 0 and seconds > 0:
+            found[like].append((work, work / seconds, max(0.0, total - seconds) / expected if total > seconds else 1.0))
+        elif not like[2] and total > 0:
+            work = work_of(spec)
+            found[like].append((work, work / max(total - expected, 0.3 * total), 1.0))
+    return {like: _median(jobs) for like, jobs in found.items() if like in likes}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _median(jobs: Iterable[tuple[float, float, float]]) -> Speed:
+    works, rates, fixed = zip(*jobs, strict=True)
+    return Speed(statistics.median(rates), statistics.median(fixed), "measured", min(works), max(works))

@@ -1,0 +1,110 @@
+"""What a sweep will take: a range, learned from the store, else from a timing of this machine."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_report import finish, planned
+
+from diamond_bench.studies import estimate as estimating
+from diamond_bench.studies import speed as speeds
+from diamond_bench.studies.estimate import estimate, job_work, time_range
+from diamond_bench.studies.files import write_json
+from diamond_bench.studies.plan import Plan
+from diamond_bench.studies.speed import Speed
+from diamond_bench.studies.states import sealed
+from diamond_bench.studies.store import Store
+
+TIMING = speeds.slowness
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (20 / 3600, 69.2 / 3600, "20 to 70 seconds"),
+        (2 / 60, 6 / 60, "2 to 6 minutes"),
+        (1.49 / 60, 131.1 / 60, "89 seconds to 3 hours"),
+        (99.1 / 60, 119 / 60, "99 to 120 minutes"),
+        (0.4, 3.2, "24 minutes to 4 hours"),
+        (356.2, 1234.0, "350 to 1,300 hours"),
+    ],
+)
+def test_a_range_is_rounded_outwards_to_two_digits(low: float, high: float, words: str) -> None:
+    assert time_range(low, high) == words
+
+
+@pytest.fixture(autouse=True)
+def slowness(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A machine half as fast as the reference core."""
+    for module in (speeds, estimating):
+        monkeypatch.setattr(module, "slowness", lambda: 2.0)
+    return 2.0
+
+
+def run(store: Store, plan: Plan, rate: float, beside: float) -> float:
+    """Finishes a plan's jobs as a machine does that makes `rate` FLOP/s and takes `beside` seconds beside that; returns the seconds."""
+    total = 0.0
+    for spec in plan.jobs.values():
+        finish(store, spec)
+        work = job_work(spec, plan.jobs)
+        seconds = work / rate if spec.inputs else 1.0
+        file = store.folder(spec.ref) / "result.json"
+        content: dict[str, Any] = {"rows": [], "files": {}, "id": spec.id, "info": {"work": work, "work_seconds": seconds}}
+        write_json(file, sealed({**content, "recorded": {"device": "cpu", "seconds": seconds + beside}}))
+        total += seconds + beside
+    return total
+
+
+@pytest.mark.parametrize(("rate", "beside"), [(1e8, 0.5), (1e9, 5.0), (1e7, 60.0)])
+def test_what_the_store_has_seen_is_expected_again(rate: float, beside: float, tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    actual = run(store, planned(tmp_path, ["execution.device=cpu"]), rate, beside)
+    other = planned(tmp_path, ["execution.device=cpu", "data.seed=1"])
+    found = estimate(other.jobs, other.jobs, store)
+    start = speeds.START_SECONDS * 2.0
+    assert found.device_hours * 3600 == pytest.approx(actual + start, rel=0.05)
+    assert found.low_hours * 3600 < actual + start < found.high_hours * 3600
+    assert found.high_hours / found.low_hours < 4  # wider than a job's own range: the start of the worker is not measured
+    assert "measured on jobs in this store" in found.basis
+    assert "timing" not in found.basis
+
+
+def test_without_finished_jobs_a_timing_of_the_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "outputs")
+    plan = planned(tmp_path, ["execution.device=cpu"])
+    found = estimate(plan.jobs, plan.jobs, store)
+    assert "from a timing of this machine" in found.basis
+    for module in (speeds, estimating):
+        monkeypatch.setattr(module, "slowness", lambda: 6.0)
+    slower = estimate(plan.jobs, plan.jobs, store)
+    assert slower.device_hours == pytest.approx(3 * found.device_hours)
+    assert slower.low_hours == pytest.approx(3 * found.low_hours)
+    assert not store.root.exists()
+
+
+def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ["execution.device=cuda"])
+    trainings = [ref for ref in plan.jobs if ref.kind == "train_world_model"]
+    found = estimate(plan.jobs, trainings, Store(tmp_path / "outputs"))
+    assert "assumed (3e+13 FLOP/s on a GPU)" in found.basis
+    assert found.high_hours / found.low_hours > 8
+
+
+def test_a_narrow_network_is_slower_per_operation() -> None:
+    like = ("train_world_model", "cpu", "network", "fp32")
+    narrow, wide = (speeds.unmeasured(like, width).rate for width in (8.0, 64.0))
+    assert wide == 8 * narrow == speeds.NETWORK_FLOPS / 2
+
+
+def test_far_from_what_was_measured_the_range_is_wider() -> None:
+    near = Speed(1e9, 1.0, "measured", least=1e10, most=1e11)
+    assert near.spread(5e9) == near.spread(5e11) < near.spread(5e12) == near.spread(5e8)
+    assert near.spread(5e12) < dataclasses.replace(near, basis="timed").spread(1.0)
+
+
+def test_the_timing_is_short_and_at_least_that_of_the_reference_core() -> None:
+    began = time.monotonic()
+    assert 1.0 <= TIMING.__wrapped__() < 1000.0
+    assert time.monotonic() - began < 10
