@@ -4,7 +4,6 @@ Which frames these are depends on the dataset and on settings of the evaluation 
 """
 
 import time
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from diamond_bench.evaluation.rollouts import FID_STREAM
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.parts import Arrays, Parts, save_arrays
 from diamond_bench.models.inception_flops import INCEPTION_FLOPS
+from diamond_bench.studies.files import read_arrays
 from diamond_bench.studies.kinds import ExtractFeatures
 
 FEATURES_FILE = "features.npz"
@@ -98,9 +98,9 @@ def load_features(folder: Path, weights: str) -> tuple[NDArray[np.float32], NDAr
     """
     file = folder / FEATURES_FILE
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            true, other, found = stored["true"], stored["other"], str(stored["weights"])
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        stored = read_arrays(file)
+        true, other, found = stored["true"], stored["other"], str(stored["weights"])
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} cannot be read ({error}); remove {folder} and run the sweep again") from error
     if found != weights:
         raise UserError(

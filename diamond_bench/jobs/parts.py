@@ -1,7 +1,6 @@
 """A long computation in parts: each stored when it is finished, so that an interrupted job goes on with the next."""
 
 import io
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.studies.files import write_atomic
+from diamond_bench.studies.files import read_arrays, write_atomic
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -46,11 +45,10 @@ class Parts:
 
     def _read(self, file: Path) -> Arrays | None:
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
+            return read_arrays(file)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             self._context.say(f"{file} is damaged ({error}); computed anew")
             return None
 

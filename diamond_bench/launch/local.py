@@ -129,6 +129,7 @@ class _Sweep:
         self.open -= done
         for ref in self.specs:
             if ref in done:
+                self.store.restore_config(self.specs[ref])
                 self.skipped(ref)
         for ref, spec in self.specs.items():
             state = states.get(ref)

@@ -1,15 +1,13 @@
 """What all figures of a report share: their type, their caption and watermark, and the arrays they are drawn from."""
 
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diamond_bench.studies.files import DamagedFile
+from diamond_bench.studies.files import DamagedFile, read_arrays
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.store import Store
@@ -72,8 +70,10 @@ def stored_arrays(store: Store, ref: JobRef, file: str, *names: str, optional: b
     """Arrays of a job's file (`optional`: those that are there). Raises DamagedFile, and sets the job aside, where it cannot be read."""
     path = store.folder(ref) / file
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names if not optional or name in stored.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        stored = read_arrays(path)
+        return {name: stored[name] for name in names if not optional or name in stored}
+    except PermissionError:  # of another user, and no damage
+        raise
+    except (OSError, ValueError, KeyError) as error:
         store.set_aside(ref, f"{path} is damaged ({error})")
         raise DamagedFile(path, f"cannot be read ({error}); run the sweep again, which makes it anew") from None

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import pwd
@@ -10,10 +11,13 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
 from diamond_bench.reading import load_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TEMPORARY = ".tmp"
 """Suffix of files and folders being written; what carries it after a crash is rubbish."""
@@ -135,6 +139,21 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
         return load_json(data)
     except ValueError as error:
         raise DamagedFile(path, str(error)) from None
+
+
+def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
+    """All arrays of an .npz file. Raises OSError as the system does, and ValueError for a file that is not whole.
+
+    A damaged archive makes zipfile and zlib raise a dozen kinds of errors, NotImplementedError among them.
+    """
+    import numpy as np
+
+    data = path.read_bytes()
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:
+        raise ValueError(f"not a whole archive of arrays: {type(error).__name__}: {error}") from None
 
 
 def digest(content: Any) -> str:

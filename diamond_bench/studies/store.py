@@ -219,6 +219,12 @@ class Store:
         except OSError as error:
             raise unwritable(self.root, error) from None
 
+    def restore_config(self, spec: JobSpec) -> None:
+        """Writes the config of a done job again where it was lost: the plan holds it, and jobs that need this one read it."""
+        if not os.path.lexists(self.folder(spec.ref) / "config.yaml"):
+            with contextlib.suppress(UserError):  # a store that cannot be written: this job is not to be run anyway
+                self.prepare(spec)
+
     def claim(self, ref: JobRef) -> Claim | None:
         """The right to run a prepared job, or None: somebody else has it, or it is done (see `state`)."""
         lock = self.lock(ref)
