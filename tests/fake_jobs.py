@@ -60,6 +60,9 @@ def run(config: Count, context: JobContext) -> Result:
     if config.end == "orphan" and os.fork() == 0:
         note(config, config.steps)
         time.sleep(600)
+    if config.end == "hungry" and not (context.folder / "mended").exists():
+        kept = [b"1" * 2**20 for _ in range(4000)]  # 4 GB, where a limit of the system does not end it before
+        raise MemoryError(len(kept))
     if config.end in ("killed", "orphan"):
         os.kill(os.getpid(), signal.SIGKILL)
     if config.end == "stuck":

@@ -35,7 +35,7 @@ def test_a_sweep_says_what_is_older_what_is_reused_and_what_the_rest_costs(tmp_p
         finish(store, earlier(spec))
     said = older_sentence(plan.jobs, store, store.states())
     assert said.startswith("3 evaluations of an earlier revision exist and are kept; 1 dataset and 2 trainings are reused; the rest takes ")
-    assert re.fullmatch(r".* takes [\d,]+ to [\d,]+ (seconds|minutes|hours) of one device", said)
+    assert re.fullmatch(r".* takes [\d,]+( \w+)? to [\d,]+ (seconds|minutes|hours) of one device", said)
     shown = in_this_process("sweep", "mine.yaml", "scale=tiny", "data=random", *tokens, "--dry-run", cwd=tmp_path).stdout
     assert "3 evaluations of an earlier revision exist and are kept" in " ".join(shown.split())
     finish(store, evaluations[0])

@@ -10,7 +10,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from test_import_dataset import foreign
 
+from diamond_bench.cli.cluster_commands import retry_tokens
 from diamond_bench.cli.common import print_results
 from diamond_bench.config import Resources, SlurmCluster
 from diamond_bench.data.foreign_lengths import check_length
@@ -63,9 +65,9 @@ def test_a_dataset_is_too_short_where_no_split_gives_enough_windows(
 
 
 def test_a_plan_on_data_too_short_for_its_scale_is_refused(tmp_path: Path) -> None:
-    data = dataset(tmp_path, *[300] * 8)
-    asked = ["games=[]", f"data.dataset={data.parent}", f"output_dir={tmp_path / 'outputs'}"][1:]
-    with pytest.raises(UserError, match=r"too short for this scale. Its 8 episodes have up to 301 frames.*lower .* by 707 or more"):
+    data = foreign(tmp_path / "own", shape=(8, 8, 3), lengths=(20,) * 8) / "data"
+    asked = [f"data.dataset={data.parent}", f"output_dir={tmp_path / 'outputs'}"]
+    with pytest.raises(UserError, match=r"too short for this scale. Its 8 episodes have up to 21 frames.*lower .* by 987 or more"):
         plan_study("sampling_steps", ["scale=paper", "metrics=[drift]", *asked])
     assert plan_study("sampling_steps", ["scale=tiny", *asked]).jobs
 
@@ -164,17 +166,34 @@ def test_a_preemption_is_no_time_limit(
 
 # SLURM's nodes
 
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "named", "planned"),
+    [
+        ("sweep s scale=tiny cluster=slurm", [], [], ["scale=tiny", "cluster=slurm"]),
+        ("sweep s cluster=slurm cluster.exclude=a1", ["cluster.exclude=a2"], [], ["cluster=slurm", "cluster.exclude=a2"]),
+        ("sweep s scale=tiny", ["scale=tiny", "cluster.memory=32G"], ["scale=tiny"], ["scale=tiny", "cluster.memory=32G"]),
+        ("sweep s", ["output_dir=o", "cluster.time=1:00:00"], ["output_dir=o"], ["output_dir=o", "cluster.time=1:00:00"]),
+    ],
+)
+def test_a_retry_asks_slurm_for_something_else(command: str, overrides: list[str], named: list[str], planned: list[str]) -> None:
+    assert retry_tokens(command.split()[2:], overrides) == (named, planned)
+
+
 SINFO = """\
-gpu*|8|64000|gpu:a100:4(S:0-1),nvme:1|2
-gpu*|32|16000|gpu:h100:1|1
-small|2|7000|(null)|3
-empty|64|999999|gpu:8|0
+a1|gpu*|8|64000|gpu:a100:4(S:0-1),nvme:1
+a2|gpu*|8|64000|gpu:a100:4(S:0-1),nvme:1
+h1|gpu*|32|16000|gpu:h100:1
+s1|small|2|7000|(null)
 """
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(nodes, "slurm", lambda *command: SINFO)
+    def slurm(*command: str) -> str:
+        return "a1\na2\nh1\n" if command[:3] == ("scontrol", "show", "hostnames") else SINFO
+
+    monkeypatch.setattr(nodes, "slurm", slurm)
     return []
 
 
@@ -190,6 +209,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"gres": "gpu:v100"}, r"cluster\.gres=gpu:v100: "),
         ({"gres": "gpu:a100:1,nvme:2"}, r"cluster\.gres="),
         ({"cpus": 9, "memory": "32G"}, r"cluster\.cpus=9, cluster\.memory=32G, cluster\.gpus=1: no node .* has all of it"),
+        ({"exclude": "a[1-2],h1"}, r"cluster\.exclude=a\[1-2\],h1: no node of the default partition is left for a train_agent"),
         ({"train_agent": Resources(cpus=40)}, r"cluster\.train_agent\.cpus=40: "),
     ],
 )
@@ -209,6 +229,7 @@ def test_what_no_node_can_serve_is_refused_and_the_key_named(asked: dict[str, ob
         {"partition": "small,gpu", "cpus": 32},
         {"partition": "small", "cpus": 2, "memory": "7000", "gpus": 0},
         {"cpus": 40, "train_agent": Resources(cpus=4)},
+        {"partition": "small", "cpus": 2, "memory": "6G", "gpus": 0, "exclude": "a[1-2],h1"},
     ],
 )
 def test_what_a_node_can_serve_passes(asked: dict[str, object], said: list[str]) -> None:
@@ -219,7 +240,7 @@ def test_what_a_node_can_serve_passes(asked: dict[str, object], said: list[str])
 def test_where_slurm_does_not_show_its_nodes_it_says_that_nothing_was_checked(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     check_nodes(SlurmCluster(partition="empty", cpus=99), ["train_agent"], said.append)
     assert said.pop() == "not checked whether a node of partition empty can serve a train_agent: SLURM shows none of its nodes"
-    for answer in ("gpu*|many|64000|(null)|2\n", SlurmError("sinfo", "sinfo: error: access denied")):
+    for answer in ("a1|gpu*|many|64000|(null)\n", SlurmError("sinfo", "sinfo: error: access denied")):
 
         def sinfo(*command: str, answer: str | SlurmError = answer) -> str:
             if isinstance(answer, SlurmError):

@@ -131,6 +131,15 @@ def logs(
             out.file.write(file.read_text(errors="replace"))
 
 
+def retry_tokens(words: list[str], overrides: list[str]) -> tuple[list[str], list[str]]:
+    """(the overrides that name the plan, the overrides of the plan to submit) of a retry; `words` are those of the plan's own command."""
+    profile = [token for token in overrides if token.startswith("cluster.")]
+    keys = {token.partition("=")[0] for token in profile}
+    kept = [word for word in words if word.partition("=")[0] not in keys]
+    given = [token for token in overrides if token.startswith("output_dir=") and token not in words]
+    return [token for token in overrides if token not in profile], [*kept, *given, *profile]
+
+
 @app.command()
 def retry(
     study: Study,
@@ -138,7 +147,10 @@ def retry(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a swept study's failed, cancelled and lost jobs again, and those that wait for them; nothing that was never begun."""
+    """Submit a swept study's failed, cancelled and lost jobs again, and those that wait for them; nothing that was never begun.
+
+    Keys of the profile may be set anew, as in cluster.exclude=node03 for a broken node or cluster.memory=32G.
+    """
     import shlex
 
     from diamond_bench.config import SlurmCluster
@@ -147,13 +159,12 @@ def retry(
     from diamond_bench.studies.single import plan_train
 
     store = open_store(overrides)
-    saved = find_plan(store.root, study, overrides or [])
+    saved = find_plan(store.root, study, retry_tokens([], overrides or [])[0])
     _, command, *words = shlex.split(saved.command)
-    given = [token for token in overrides or [] if token.startswith("output_dir=") and token not in words]
     if command == "sweep":
-        plan = plan_study(words[0], [*words[1:], *given])
+        plan = plan_study(words[0], retry_tokens(words[1:], overrides or [])[1])
     elif command == "train":
-        plan = plan_train([*words, *given])
+        plan = plan_train(retry_tokens(words, overrides or [])[1])
     else:
         raise UserError(f"retry {study}: repeat the command that made it: {saved.command}")
     if not isinstance(plan.cluster, SlurmCluster):

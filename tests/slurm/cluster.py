@@ -38,6 +38,12 @@ SchedulerType=sched/backfill SchedulerParameters=batch_sched_delay=0,sched_inter
 EnforcePartLimits=ALL PreemptMode=OFF MaxArraySize={max_array_size} MaxJobCount={max_job_count} MinJobAge=300
 JobRequeue=1 KillWait=5 KillOnBadExit=0 CompleteWait=0 InactiveLimit=0 ReturnToService=2
 """
+_CGROUP_CONF = """
+ProctrackType=proctrack/cgroup TaskPlugin=task/cgroup JobAcctGatherType=jobacct_gather/cgroup JobAcctGatherFrequency=1
+"""
+_CGROUPS = """
+CgroupPlugin=cgroup/v1 CgroupMountpoint=/sys/fs/cgroup CgroupAutomount=no ConstrainRAMSpace=yes ConstrainSwapSpace=yes AllowedSwapSpace=0
+"""
 _ACCOUNTING_CONF = """
 AccountingStorageType=accounting_storage/slurmdbd AccountingStorageHost=127.0.0.1 AccountingStoragePort={slurmdbd}
 AccountingStoragePass={folder}/munge.socket AccountingStorageEnforce=associations JobAcctGatherType=jobacct_gather/linux
@@ -73,6 +79,19 @@ def missing_reason(accounting: bool = False) -> str:
     return ""
 
 
+def cgroups_missing_reason() -> str:
+    """Why SLURM cannot limit memory on this machine; "" where it can. Needs the version 1 hierarchy, writable."""
+    if Path("/proc/swaps").read_text().count("\n") > 1:
+        return "swap would take what a memory limit is to refuse"
+    trial = Path(f"/sys/fs/cgroup/memory/diamond-bench-{os.getpid()}")
+    try:
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        return f"no memory cgroup can be made: {error}"
+    return ""
+
+
 def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Waits until the condition holds; ClusterError naming `what` after `seconds`."""
     start = time.monotonic()
@@ -98,6 +117,8 @@ class Cluster:
     max_array_size: int = 1001
     max_job_count: int = 20_000
     accounting: bool = False
+    cgroups: bool = False
+    """Whether the kernel limits the memory of tasks (see `cgroups_missing_reason`)."""
     extra_conf: str = ""
     env: dict[str, str] = field(default_factory=dict)
     """The environment of client commands, once started: SLURM_CONF is all that they need, and no SLURM variable of ours leaks in."""
@@ -155,6 +176,10 @@ class Cluster:
         if self._watchdog is not None:
             self._watchdog.communicate(timeout=30)  # closes its input, which tells it that we are gone: it ends what is left
             self._watchdog = None
+        if self.cgroups:
+            for folder in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{NODE}/**/"), reverse=True):
+                with contextlib.suppress(OSError):  # still in use: by another cluster
+                    folder.rmdir()
         self._reservation.close()
 
     def call(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -230,6 +255,17 @@ class Cluster:
         time.sleep(pause)
         self.start_node()
 
+    def kill_node(self) -> None:
+        """The end of the node's machine: slurmd, the steps and the jobs are gone at once, and nobody tells the controller."""
+        others = {daemon.pid for name, daemon in self._daemons.items() if name != "slurmd"}
+        if self._watchdog is not None:
+            others.add(self._watchdog.pid)
+        for process in (found for found in processes_of(self.folder) if found not in others):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        if "slurmd" in self._daemons:
+            self._daemons["slurmd"].wait()
+
     def set_node(self, state: str, reason: str = "a test") -> None:
         """The node's state as an administrator sets it: DRAIN, DOWN, RESUME, ..."""
         self.run("scontrol", "update", f"NodeName={NODE}", f"State={state}", *([] if state == "RESUME" else [f"Reason={reason}"]))
@@ -281,6 +317,9 @@ class Cluster:
         host = socket.gethostname().partition(".")[0]
         settings = _pairs(_SLURM_CONF, host=host, **self._ports, **vars(self))
         settings |= _pairs(_ACCOUNTING_CONF if self.accounting else "", **self._ports, **vars(self))
+        if self.cgroups:
+            settings |= _pairs(_CGROUP_CONF)
+            (self.folder / "cgroup.conf").write_text(_lines(_pairs(_CGROUPS)))
         settings |= dict(line.split("=", 1) for line in self.extra_conf.split("\n") if line.strip())
         counted = f"CPUs={self.cpus} RealMemory={self.memory_mb}" + (f" Gres=gpu:{self.gpus}" if self.gpus else "")
         nodes = (

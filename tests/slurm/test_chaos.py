@@ -20,7 +20,7 @@ from pathlib import Path
 
 import fake_jobs
 import pytest
-from cluster import Cluster, ClusterError, missing_reason, processes_of, until
+from cluster import Cluster, ClusterError, cgroups_missing_reason, missing_reason, processes_of, until
 from fake_jobs import add, count
 
 from diamond_bench.config import SlurmCluster
@@ -215,6 +215,50 @@ def kill_controller(chaos: Chaos) -> None:
     chaos.count("kill -9 of slurmctld", "a sweep meanwhile")
 
 
+def kill_for_memory(chaos: Chaos) -> None:
+    """The kernel's out-of-memory killer at the limit that SLURM has set for a task. A process that it spares takes all of that memory.
+
+    Without cgroups, all processes of a task are killed at once, as SLURM does.
+    """
+    target = chaos.target()
+    if not chaos.cluster.cgroups:
+        for process in processes(chaos.cluster):
+            if process.task == target.task:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        chaos.count("memory kill", f"kill -9 of all of {target.task}")
+        return
+    lines: list[str] = []
+    while not lines:
+        with contextlib.suppress(OSError):  # it may just have ended
+            lines = Path(f"/proc/{target.pid}/cgroup").read_text().splitlines()
+        target = target if lines else chaos.target()
+    group = next(line.split(":", 2)[2] for line in lines if line.split(":", 2)[1] == "memory")
+    members = f"/sys/fs/cgroup/memory{group}/cgroup.procs"
+    take_all = f"import time; kept = b'1' * {2 * 2**30}; time.sleep(60)"
+    take = f'echo -1000 > /proc/$$/oom_score_adj; echo $$ > {members} && exec python3 -c "{take_all}"'
+    hog = subprocess.Popen(["sh", "-c", take], stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: not Path(f"/proc/{target.pid}/cmdline").exists() or hog.poll() is not None, "a killed worker", 60)
+    finally:
+        hog.kill()
+        hog.wait()
+    chaos.count("memory kill", f"by the kernel, in {group}")
+
+
+def kill_node(chaos: Chaos) -> None:
+    """Its machine dies for good. An administrator says so to SLURM, and later puts another one in its place."""
+    chaos.target()
+    chaos.cluster.kill_node()
+    chaos.cluster.set_node("DOWN", "it died")
+    chaos.sweep()
+    time.sleep(chaos.rng.uniform(0, 4))
+    chaos.cluster.start_node()
+    if set(chaos.cluster.run("sinfo", "--noheader", "--format=%T").split()) & {"down", "drained", "draining"}:  # it may resume by itself
+        chaos.cluster.set_node("RESUME")
+    chaos.count("node died", "another in its place")
+
+
 FAULTS: dict[Callable[[Chaos], None], int] = {
     usr2: 3,
     scancel: 3,
@@ -223,6 +267,8 @@ FAULTS: dict[Callable[[Chaos], None], int] = {
     restart_node: 2,
     restart_controller: 2,
     kill_controller: 2,
+    kill_for_memory: 3,
+    kill_node: 2,
 }
 """How many of each."""
 
@@ -245,8 +291,8 @@ def processes(cluster: Cluster) -> list[Running]:
 
 
 def jobs_of(name: str, ledger: Path, rng: random.Random) -> list[JobSpec]:
-    """6 jobs of 10 to 20 seconds, and 6 that need one of them each, of 2 to 4."""
-    left = [count(f"{name}-count{i}", steps=rng.randint(40, 80), pause=STEP_SECONDS, ledger=str(ledger)) for i in range(6)]
+    """6 jobs of 14 to 26 seconds, and 6 that need one of them each, of 2 to 4."""
+    left = [count(f"{name}-count{i}", steps=rng.randint(55, 105), pause=STEP_SECONDS, ledger=str(ledger)) for i in range(6)]
     right = [add(f"{name}-add{i}", left[i].ref, steps=rng.randint(8, 16), pause=STEP_SECONDS, ledger=str(ledger)) for i in range(6)]
     return [*left, *right]
 
@@ -291,7 +337,7 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster of this test's own, since it kills the daemons."""
     if reason := missing_reason():
         pytest.skip(reason)
-    with Cluster(tmp_path_factory.mktemp("slurm"), extra_conf=CONF) as cluster:
+    with Cluster(tmp_path_factory.mktemp("slurm"), extra_conf=CONF, cgroups=not cgroups_missing_reason()) as cluster:
         yield cluster
 
 
@@ -312,6 +358,37 @@ def chaos(own_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         for name, profile in studies.items()
     ]
     return Chaos(own_cluster, store, orders, rng, tell)
+
+
+@pytest.mark.slurm_chaos
+@pytest.mark.timeout(600)
+def test_a_job_that_takes_more_memory_than_its_task_has(own_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel kills its worker at the limit that SLURM has set. It is tried again, fails, and its neighbour goes on."""
+    if not own_cluster.cgroups:
+        pytest.skip(cgroups_missing_reason())
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, own_cluster.env[name])
+    monkeypatch.setenv("PYTHONPATH", str(Path(fake_jobs.__file__).parent), prepend=os.pathsep)
+    store = Store(tmp_path / "outputs", kinds=fake_jobs.KINDS, say=lambda text: None)
+    hungry, neighbour = count("hungry", end="hungry"), count("neighbour", steps=20, pause=0.5, ledger=str(tmp_path / "ledger"))
+    after = add("after", hungry.ref)
+    order = Order(
+        {spec.ref: spec for spec in (hungry, neighbour, after)},
+        replace(PROFILE, memory="700M", packed=2, retry_seconds=0.0),
+        "memory",
+        device="cpu",
+        kinds="fake_jobs:KINDS",
+    )
+    submit(store, order, lambda text: None)
+    states = wait(store, [hungry.ref, neighbour.ref, after.ref], lambda states: None, every=0.5)
+    assert {ref: states[ref].status for ref in states} == {hungry.ref: "failed", neighbour.ref: "done", after.ref: "cancelled"}, states
+    assert "out of memory" in states[hungry.ref].error
+    assert store.state(hungry.ref).attempt == 2
+    (store.folder(hungry.ref) / "mended").touch()
+    submit(store, order, lambda text: None)
+    states = wait(store, [hungry.ref, after.ref], lambda states: None, every=0.5)
+    assert {state.status for state in states.values()} == {"done"}, states
+    assert [int(line.split()[1]) for line in (tmp_path / "ledger").read_text().splitlines()] == list(range(20))
 
 
 @pytest.mark.slurm_chaos

@@ -12,9 +12,10 @@ _UNITS = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 
 
 @dataclass(frozen=True)
-class Nodes:
-    """Nodes of one partition that are alike."""
+class Node:
+    """One node of one partition."""
 
+    name: str
     partition: str
     default: bool
     cpus: int
@@ -23,15 +24,14 @@ class Nodes:
     """Generic resources: name, type (empty where there is none), number."""
 
 
-def nodes() -> list[Nodes]:
-    """All partitions' nodes. Raises SlurmError, also where an answer of sinfo's cannot be read."""
-    text = slurm("sinfo", "--all", "--exact", "--noheader", "--format=%P|%c|%m|%G|%D")
+def nodes() -> list[Node]:
+    """The nodes of each partition. Raises SlurmError, also where an answer of sinfo's cannot be read."""
+    text = slurm("sinfo", "--all", "--Node", "--exact", "--noheader", "--format=%N|%P|%c|%m|%G")
     try:
         found = [line.strip().split("|") for line in text.splitlines() if line.strip()]
         return [
-            Nodes(name.rstrip("*"), name.endswith("*"), int(cpus), int(memory), _gres(gres))
-            for name, cpus, memory, gres, number in found
-            if int(number)
+            Node(name, partition.rstrip("*"), partition.endswith("*"), int(cpus), int(memory), _gres(gres))
+            for name, partition, cpus, memory, gres in found
         ]
     except ValueError as error:
         raise SlurmError("sinfo", f"unexpected answer: {error}") from None
@@ -41,6 +41,7 @@ def check_nodes(cluster: SlurmCluster, kinds: Iterable[str], say: Callable[[str]
     """Raises UserError where no node of its partition can serve a kind's request; tells `say` where SLURM does not show the nodes."""
     try:
         there = nodes()
+        excluded = set(slurm("scontrol", "show", "hostnames", cluster.exclude).split()) if cluster.exclude else set()
     except SlurmError as error:
         if error.transient:
             raise
@@ -49,18 +50,21 @@ def check_nodes(cluster: SlurmCluster, kinds: Iterable[str], say: Callable[[str]
     for kind in kinds:
         asked = resources(cluster, kind)
         names = set((asked.partition or "").split(",")) - {""}
-        of_partition = [group for group in there if group.partition in names or (not names and group.default)]
-        if of_partition:
-            _check(cluster, kind, asked, of_partition)
+        where = f"partition {asked.partition}" if names else "the default partition"
+        of_partition = [node for node in there if node.partition in names or (not names and node.default)]
+        kept = [node for node in of_partition if node.name not in excluded]
+        if kept:
+            _check(cluster, kind, asked, kept)
+        elif of_partition:
+            raise UserError(f"cluster.exclude={cluster.exclude}: no node of {where} is left for a {kind}")
         else:
-            where = f"partition {asked.partition}" if names else "the default partition"
             say(f"not checked whether a node of {where} can serve a {kind}: SLURM shows none of its nodes")
 
 
-def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Nodes]) -> None:
+def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Node]) -> None:
     wanted_gres = _wanted_gres(cluster, asked)
     memory = _megabytes(asked.memory)
-    tests: dict[str, tuple[str, Callable[[Nodes], bool], str]] = {
+    tests: dict[str, tuple[str, Callable[[Node], bool], str]] = {
         "cpus": (str(asked.cpus), lambda node: node.cpus >= (asked.cpus or 1), f"at most {max(node.cpus for node in there)} CPUs"),
         "memory": (
             str(asked.memory),
@@ -96,11 +100,11 @@ def _wanted_gres(cluster: SlurmCluster, asked: Resources) -> tuple[tuple[str, st
     return _gres(cluster.gres) if cluster.gres is not None else (("gpu", "", asked.gpus),)
 
 
-def _number(node: Nodes, name: str, model: str) -> int:
+def _number(node: Node, name: str, model: str) -> int:
     return sum(count for other, kind, count in node.gres if other == name and model in ("", kind))
 
 
-def _offered(there: Iterable[Nodes]) -> str:
+def _offered(there: Iterable[Node]) -> str:
     shown = {",".join(f"{name}{f':{model}' if model else ''}:{count}" for name, model, count in node.gres) for node in there}
     return " or ".join(sorted(text or "none" for text in shown)) + " as generic resources"
 
