@@ -1,6 +1,7 @@
 """How fast jobs run: learned from the finished jobs of a store, else from a short timing of this machine, else assumed. No torch."""
 
 import functools
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -60,9 +61,11 @@ def fixed_seconds(kind: str) -> float:
 
 @functools.cache
 def slowness() -> float:
-    """How many times slower this machine is just now than an idle reference core, from a timing of 0.1 s; 1 at least.
+    """How many times slower than on an idle reference core jobs are expected to be, from a timing of 0.1 s; 1 at least.
 
-    What else runs on the machine counts, as it will when the jobs run. The products are small: a library then takes one thread.
+    It is the square root of what is measured: a moment says more of what else runs now than of the time when the jobs run. Measured
+    against sweeps on a machine with a load of 12 to 18 on two cores, all of the slowness promised 1.8 to 2.7 times their time.
+    The products are small: a library then takes one thread.
     """
     import numpy as np
 
@@ -73,7 +76,7 @@ def slowness() -> float:
         for _ in range(20):
             matrix @ matrix
         products += 20
-    return max(1.0, CORE_FLOPS / (2 * 64**3 * products / seconds))
+    return math.sqrt(max(1.0, CORE_FLOPS / (2 * 64**3 * products / seconds)))
 
 
 def unmeasured(like: Like, width: float) -> Speed:
