@@ -78,6 +78,21 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from unchanged(made_once(tmp_path_factory, "trained", train) / "outputs")
 
 
+PROFILE = ("profile", "scale=tiny", "env.frame_size=16", "actor_critic.channels=[8]", "actor_critic.down=[true]", "execution.num_threads=1")
+
+
+@pytest.fixture(scope="session")
+def profiled_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store that holds one small profile, compared with plain. The folder above it holds the output in `printed.json` and `said`."""
+
+    def profile(folder: Path) -> None:
+        done = diamond_bench(*PROFILE, "--compare", "plain", "--json", cwd=folder)
+        (folder / "printed.json").write_text(done.stdout)
+        (folder / "said").write_text(done.stderr)
+
+    yield from unchanged(made_once(tmp_path_factory, "profiled", profile) / "outputs")
+
+
 def unchanged(store: Path) -> Iterator[Path]:
     """Hands out a store that is only to be read."""
     before = listing(store)

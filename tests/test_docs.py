@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from command_line import ROOT, diamond_bench, in_this_process
+from conftest import PROFILE
 from test_floors import FLOORS
 
 from diamond_bench.compose import groups
@@ -57,15 +58,21 @@ def commands(elsewhere: bool = False) -> list[Command]:
 _MAKES_ANEW = ("data.", "evaluation.", "metrics=")
 """What a sweep says that shares no evaluation with the swept store: one number of denoising steps does for its mechanism."""
 _SMALLER = {
-    "profile": ("env.frame_size=16", "actor_critic.channels=[8]", "actor_critic.down=[true]"),
+    "profile": PROFILE[2:],
     "sweep": ("sampler.num_steps=1", "metrics=[drift]"),
 }
 """What makes something anew at less cost than scale tiny; each unless the command says it itself."""
 
 
+_RUN_ELSEWHERE = ("data.policy=AGENT", "evaluation.world_model=AGENT", "metrics=[drift,state]")
+"""Sweeps with one of these run whole in test_agent_commands.py and test_state_study.py. Here they are planned."""
+
+
 def at_test_scale(command: Command) -> Command:
     if "--dry-run" in command:
         return command
+    if command[0] == "sweep" and not set(_RUN_ELSEWHERE).isdisjoint(command):
+        return (*command, "--dry-run")
     words = tuple("scale=tiny" if word.startswith("scale=") else word for word in command)
     if words[0] == "evaluate" and "scale=tiny" not in words:
         return (*words, "scale=tiny")  # whole games of an agent that has learned nothing are long
@@ -87,10 +94,11 @@ def names(cell: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tiny_store: Path, trained_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with a swept study, a trained agent, the documentation's own files, and the dataset that its Python code makes."""
+def workspace(tiny_store: Path, trained_store: Path, profiled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with a swept study, a trained agent, a profile, the documentation's files, and the dataset its Python code makes."""
     folder = shutil.copytree(tiny_store.parent, tmp_path_factory.mktemp("docs") / "folder")
-    shutil.copytree(trained_store, folder / "outputs", dirs_exist_ok=True)
+    for store in (trained_store, profiled_store):
+        shutil.copytree(store, folder / "outputs", dirs_exist_ok=True)
     prepare(folder)
     return folder
 

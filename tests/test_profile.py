@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import signal
 import subprocess
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import SCRIPT, clean_environment, diamond_bench
+from conftest import PROFILE
 
 from diamond_bench.cli import main
 from diamond_bench.cli.profile_commands import asked_of_torch
@@ -27,7 +29,7 @@ from diamond_bench.studies.store import Store
 from paper_figures.parts import Inputs
 from paper_figures.table5 import differences, make
 
-SMALL = ("scale=tiny", "env.frame_size=16", "actor_critic.channels=[8]", "actor_critic.down=[true]")
+SMALL = PROFILE[1:-1]
 
 
 # Whose it is
@@ -102,13 +104,9 @@ def test_mistakes_are_one_message_and_nothing_is_created(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store in which a profile was compared with plain, and the JSON that was printed."""
-    made = tmp_path_factory.mktemp("profile")
-    done = diamond_bench("profile", *SMALL, "execution.num_threads=1", "--compare", "plain", "--json", cwd=made)
-    (made / "printed.json").write_text(done.stdout)
-    (made / "said").write_text(done.stderr)
-    return made
+def folder(profiled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the folder of `profiled_store`."""
+    return shutil.copytree(profiled_store.parent, tmp_path_factory.mktemp("profile") / "folder")
 
 
 @pytest.fixture
@@ -219,7 +217,7 @@ def test_the_same_command_shows_the_table_and_measures_nothing(
     folder: Path, store: Store, ref: JobRef, lines: dict[str, dict[str, Any]]
 ) -> None:
     before = (store.folder(ref) / "result.json").stat().st_mtime_ns
-    done = diamond_bench("profile", *SMALL, "execution.num_threads=1", "--compare", "plain", cwd=folder)
+    done = diamond_bench(*PROFILE, "--compare", "plain", cwd=folder)
     assert (store.folder(ref) / "result.json").stat().st_mtime_ns == before
     for word in ("one update of the denoiser", "quartiles", "of peak", "times as fast as plain", "not measured here", "one run at most"):
         assert word in done.stdout
@@ -261,7 +259,7 @@ def test_a_profile_of_another_version_is_refused_in_words(store: Store, ref: Job
 
 
 def test_a_stopped_profile_says_how_to_begin_anew(tmp_path: Path) -> None:
-    command = [SCRIPT, "profile", *SMALL, "execution.num_threads=1"]
+    command = [SCRIPT, *PROFILE]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=clean_environment())
     assert running.stderr is not None
     said = []
