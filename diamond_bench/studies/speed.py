@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -26,7 +27,7 @@ FIXED_SECONDS = {"collect_dataset": 3.0, "train_world_model": 3.0, "evaluate_wor
 OTHER_FIXED_SECONDS = 3.0
 STEPS_PER_SECOND = 1500.0
 """Game steps on such a core."""
-_TIMING_SECONDS = 0.1
+_TIMING_SECONDS = 0.05
 _MOST_READ = 200
 _SPREADS = {"measured": 1.6, "extrapolated": 2.5, "timed": 3.0, "assumed": 5.0}
 """By where a rate comes from: how many times longer or shorter a job may take (docs/studies.md says how that was found)."""
@@ -61,22 +62,22 @@ def fixed_seconds(kind: str) -> float:
 
 @functools.cache
 def slowness() -> float:
-    """How many times slower than on an idle reference core jobs are expected to be, from a timing of 0.1 s; 1 at least.
+    """How many times slower than on an idle reference core jobs are expected to be; 1 at least.
 
-    It is the square root of what is measured: a moment says more of what else runs now than of the time when the jobs run. Measured
-    against sweeps on a machine with a load of 12 to 18 on two cores, all of the slowness promised 1.8 to 2.7 times their time.
-    The products are small: a library then takes one thread.
+    That is the speed of this machine's core, from small matrix products of 0.05 s of its time, and the square root of the load of the last
+    minute per core: what else runs may end before the jobs do. The products are small, so that a library takes one thread.
     """
     import numpy as np
 
     matrix = np.random.default_rng(0).random((64, 64), np.float32)
     matrix @ matrix
-    began, products = time.perf_counter(), 0
-    while (seconds := time.perf_counter() - began) < _TIMING_SECONDS:
+    began, products = time.process_time(), 0
+    while (seconds := time.process_time() - began) < _TIMING_SECONDS:
         for _ in range(20):
             matrix @ matrix
         products += 20
-    return math.sqrt(max(1.0, CORE_FLOPS / (2 * 64**3 * products / seconds)))
+    crowd = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    return max(1.0, CORE_FLOPS / (2 * 64**3 * products / seconds)) * math.sqrt(crowd)
 
 
 def unmeasured(like: Like, width: float) -> Speed:
