@@ -66,6 +66,7 @@ def scale_keys(scale: str) -> frozenset[str]:
 def parse(tokens: Sequence[str]) -> list[Override]:
     """Overrides in Hydra's grammar (a=1, a=1,2, a=[1,2], a=null). Raises UserError on all it does not take."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
@@ -84,19 +85,19 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             continue
         try:
             parsed = parser.parse_override(token)
+            if parsed.is_sweep_override():
+                if not parsed.is_discrete_sweep() or isinstance(parsed.value(), Glob):
+                    raise UserError(f"{token!r}: only lists of values can sweep, such as {key}=1,2,3")
+                swept = itertools.islice(parsed.sweep_iterator(transformer=lambda v: v), MOST_SWEPT + 1)
+                values = tuple(_plain(v) for v in swept)
+            else:
+                values = (_plain(parsed.value()),)
         except HydraException as error:
             raise UserError(f"{token!r}: cannot be read ({str(error).splitlines()[0]}); quote texts with special characters") from None
         except (ValueError, OverflowError, RecursionError):  # conversions of the parser
             raise UserError(f"{token!r}: cannot be read; quote texts with special characters") from None
-        if parsed.is_sweep_override():
-            if not parsed.is_discrete_sweep():
-                raise UserError(f"{token!r}: only lists of values can sweep, such as {key}=1,2,3")
-            swept = itertools.islice(parsed.sweep_iterator(transformer=lambda v: v), MOST_SWEPT + 1)
-            values = tuple(_plain(v) for v in swept)
-            if len(values) > MOST_SWEPT:
-                raise UserError(f"{key}: more than {MOST_SWEPT:,} values")
-        else:
-            values = (_plain(parsed.value()),)
+        if len(values) > MOST_SWEPT:
+            raise UserError(f"{key}: more than {MOST_SWEPT:,} values")
         override = Override(parsed.key_or_group, values)
         _check_key(override)
         overrides.append(override)

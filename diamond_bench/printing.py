@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from diamond_bench.studies.overview import StudyStatus, job_variants
 from diamond_bench.studies.plan import PER_GAME, Plan
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
+from diamond_bench.terminal import SafeConsole
 
 _PARTS = ("artifact", "checkpoint", "frames")
 _COLOURS = {
@@ -38,10 +38,10 @@ def table(*columns: str) -> Table:
     return Table(*columns, box=None, header_style="bold", pad_edge=False)
 
 
-def print_json(out: Console, content: list[Any]) -> None:
+def print_json(out: SafeConsole, content: list[Any]) -> None:
     """A list as plain JSON, whatever the terminal, a line an item; numbers that JSON cannot hold become null."""
     lines = (json.dumps(_finite(item), allow_nan=False) for item in content)  # json's own indenting takes seconds for 10,000 jobs
-    out.file.write("[" + ",\n ".join(lines) + "]\n")
+    out.write("[" + ",\n ".join(lines) + "]\n")
 
 
 def _finite(value: Any) -> Any:
@@ -73,7 +73,7 @@ def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, A
     ]
 
 
-def print_plan(out: Console, plan: Plan, store: Store, as_json: bool) -> None:
+def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool) -> None:
     """The jobs of a plan, what is missing of them, and what that would cost."""
     states = store.states()
     rows = plan_rows(plan, states)
@@ -132,7 +132,7 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def print_usage(out: Console, usages: Iterable[Usage], as_json: bool) -> None:
+def print_usage(out: SafeConsole, usages: Iterable[Usage], as_json: bool) -> None:
     """Disk by kind of job."""
     if as_json:
         print_json(out, [{"id": u.ref.id, "kind": u.ref.kind, **{name: getattr(u, name) for name in _PARTS}} for u in usages])
@@ -146,7 +146,7 @@ def print_usage(out: Console, usages: Iterable[Usage], as_json: bool) -> None:
     out.print(shown)
 
 
-def print_frame(out: Console, frame: Any) -> None:
+def print_frame(out: SafeConsole, frame: Any) -> None:
     """A DataFrame of texts, all columns, as a table."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in frame.columns:

@@ -1,7 +1,8 @@
 """What reaches a terminal: no control characters of somebody's data, and one message where the output cannot be written."""
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -27,11 +28,23 @@ class SafeConsole(Console):
             shown = segment.text if segment.control else visible(segment.text)
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
+    def write(self, text: str) -> None:
+        """Writes a text as `visible` shows it, without rich's markup, wrapping and colours."""
+        with _writing():
+            self.file.write(visible(text))
+            self.file.flush()
+
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints as rich does."""
-        try:
+        with _writing():
             super().print(*objects, **options)
-        except BrokenPipeError:  # the reader of our output left
-            raise
-        except OSError as error:
-            raise UserError(f"the output cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output left
+        raise
+    except OSError as error:
+        raise UserError(f"the output cannot be written: {error.strerror or error}") from None

@@ -65,7 +65,7 @@ def load(plan: SavedPlan, store: Store) -> StudyResults:
             raise UserError(f"{damage}; make it anew with: {plan.command}")
     results = finished_results(plan, store)
     table = collect(plan, store, results)
-    return StudyResults(plan, table, {ref.id: result for ref, result in results.items()}, tuple(mixtures(table)))
+    return StudyResults(plan, table, {ref.id: result for ref, result in results.items()}, (*plan.notes, *mixtures(table)))
 
 
 def read(file: Path) -> UserScores:

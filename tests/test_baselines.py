@@ -15,10 +15,9 @@ from diamond_bench.studies.baselines import (
     baseline_variant,
     shared_variant,
 )
-from diamond_bench.studies.files import read_json, write_json
+from diamond_bench.studies.files import read_json, sealed, write_json
 from diamond_bench.studies.plan import Plan, SavedPlan, load_plans, save_plan
 from diamond_bench.studies.results import collect, finished_results, pivot
-from diamond_bench.studies.states import sealed
 from diamond_bench.studies.store import Store
 
 

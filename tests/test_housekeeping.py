@@ -9,10 +9,10 @@ from fake_jobs import add, count
 from test_store import finished, make_store
 
 from diamond_bench.errors import UserError
+from diamond_bench.studies.files import sealed
 from diamond_bench.studies.housekeeping import du, gc, merge, planned, remember
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.kinds import KINDS
-from diamond_bench.studies.states import sealed
 from diamond_bench.studies.store import Store
 
 

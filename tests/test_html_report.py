@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from rewritten import rewrite_arrays
 from test_report import finish, finished, planned
 
 from analysis.comparison import UNDECIDED
@@ -341,7 +342,7 @@ def test_a_page_is_never_larger_than_it_may_be(tmp_path: Path, monkeypatch: pyte
     saved, store = finished(tmp_path, plan)
     noise = np.random.default_rng(0).integers(0, 255, (2, 8, 64, 64, 3), dtype=np.uint8)
     for point in plan.points:
-        np.savez(store.folder(point.jobs["evaluation"]) / "media" / "frames.npz", true=noise, imagined=noise)
+        rewrite_arrays(store, point.jobs["evaluation"], "media/frames.npz", true=noise, imagined=noise)
     file = write_report(saved, store, lambda text: None)[0]
     assert file.stat().st_size <= 232_000
     page = Page(file.read_text())

@@ -11,14 +11,13 @@ from test_registration import STATED, Lab
 from diamond_bench.errors import UserError
 from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.evaluated import finish_time
-from diamond_bench.studies.files import DamagedFile, read_json
+from diamond_bench.studies.files import DamagedFile, read_json, sealed
 from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import as_saved
 from diamond_bench.studies.registration import foreseen
 from diamond_bench.studies.registration_files import registrations
 from diamond_bench.studies.registration_files import sealed as sealed_registration
-from diamond_bench.studies.states import sealed
 
 PSNR = "metric: psnr, baseline: {n: 1}, margin: 0.5"
 

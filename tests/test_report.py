@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from rich.console import Console
+from rewritten import rewrite_arrays
 
 import analysis.figures
 import analysis.variant_figures
@@ -20,12 +20,13 @@ from diamond_bench.cli.common import print_results
 from diamond_bench.printing import print_json
 from diamond_bench.report import write_report
 from diamond_bench.studies.estimate import estimate
-from diamond_bench.studies.files import read_json, write_json
+from diamond_bench.studies.files import read_json, sealed, write_json
 from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
 from diamond_bench.studies.results import _by_variant, collect, pivot, save_results
-from diamond_bench.studies.states import result_stamp, sealed
+from diamond_bench.studies.states import result_stamp
 from diamond_bench.studies.store import Store
+from diamond_bench.terminal import SafeConsole
 
 HORIZON = 8
 
@@ -146,8 +147,8 @@ def test_more_figures_than_anybody_looks_at_are_named_and_not_drawn(tmp_path: Pa
 def test_a_figure_that_cannot_be_drawn_is_left_out_and_said(tmp_path: Path) -> None:
     plan = planned(tmp_path, ["sampler.num_steps=1,2"])
     saved, store = finished(tmp_path, plan)
-    media = store.folder(plan.points[1].jobs["evaluation"]) / "media" / "frames.npz"
-    np.savez(media, true=np.ones((2, HORIZON, 8, 8, 3), np.uint8), imagined=np.zeros((2, HORIZON, 8, 8, 3), np.uint8))
+    ones, zeros = (make((2, HORIZON, 8, 8, 3), np.uint8) for make in (np.ones, np.zeros))
+    rewrite_arrays(store, plan.points[1].jobs["evaluation"], "media/frames.npz", true=ones, imagined=zeros)
     said: list[str] = []
     assert stems(write_report(saved, store, said.append)) == {"drift-Pong", "quality-Pong"}
     assert "trajectories-Pong is left out" in " ".join(said)
@@ -292,7 +293,7 @@ def test_the_chance_level_of_object_ranks_counts_the_starts_of_its_own_variant(t
 
 
 def test_json_holds_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json(Console(), [{"a": [float("nan"), float("inf"), 1.5]}, {"b": ({"c": -float("inf")},)}])
+    print_json(SafeConsole(), [{"a": [float("nan"), float("inf"), 1.5]}, {"b": ({"c": -float("inf")},)}])
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [{"a": [None, None, 1.5]}, {"b": [{"c": None}]}]
 
 

@@ -15,10 +15,11 @@ from fake_jobs import add, count
 
 from diamond_bench.errors import UserError
 from diamond_bench.launch.attempt import run_job
+from diamond_bench.studies.files import sealed
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import KINDS, CollectDataset, TrainWorldModel
 from diamond_bench.studies.locks import ClaimLost, Timing
-from diamond_bench.studies.states import result_stamp, sealed
+from diamond_bench.studies.states import result_stamp
 from diamond_bench.studies.store import Store
 
 TESTS = Path(__file__).parent

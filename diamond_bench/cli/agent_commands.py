@@ -78,16 +78,16 @@ def export(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[output_dir=DIR]")] = None,
 ) -> None:
     """Write a finished agent as a checkpoint in the authors' format (.pt state dict)."""
-    from diamond_bench.agent import load_agent
+    from diamond_bench.api import load_agent
     from diamond_bench.models.authors_checkpoint import write_authors_checkpoint
-    from diamond_bench.studies.agents import AGENT_FOLDER, find_agent
+    from diamond_bench.studies.agents import find_agent
 
     store = open_store(overrides)
     ref = find_agent(store, checkpoint)
     if file.exists():
         raise UserError(f"{file}: exists already; name another file, or remove it first")
     with writing(store):
-        for lost in write_authors_checkpoint(load_agent(store.folder(ref) / AGENT_FOLDER), file):
+        for lost in write_authors_checkpoint(load_agent(str(ref), output_dir=store.root), file):
             say(f"not in the file: {lost}")
     out.print(str(file), markup=False)
 

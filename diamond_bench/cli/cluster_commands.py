@@ -115,6 +115,7 @@ def logs(
     """Show what a job printed, here or on a cluster."""
     from diamond_bench.launch.slurm.follow import follow as followed
     from diamond_bench.launch.slurm.follow import logs as logs_of
+    from diamond_bench.launch.slurm.follow import printed
 
     store = open_store(overrides)
     ref = store.find(job)
@@ -124,11 +125,11 @@ def logs(
     for file in files:
         say(f"--- {file}")
         if follow and file is files[0]:
-            for line in followed(store, ref, file):
-                out.file.write(line)
-                out.file.flush()
+            for part in followed(store, ref, file):
+                out.write(part)
         else:
-            out.file.write(file.read_text(errors="replace"))
+            for part in printed(file, say):
+                out.write(part)
 
 
 def retry_tokens(words: list[str], overrides: list[str]) -> tuple[list[str], list[str]]:

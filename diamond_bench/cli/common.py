@@ -171,7 +171,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     from diamond_bench.report.facts import gather
     from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot, unreadable
 
-    for note in unreadable(plan, store):
+    for note in [*plan.notes, *unreadable(plan, store)]:
         say(f"note: {note}")
     if as_json:
         print_json(out, collect(plan, store).to_dict(orient="records"))

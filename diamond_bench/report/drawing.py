@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diamond_bench.studies.files import DamagedFile, read_arrays
+from diamond_bench.studies.files import DamagedFile, arrays_in
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.store import Store
@@ -67,13 +68,24 @@ def range_words(numbers: Iterable[int], one: str, many: str) -> str:
 
 
 def stored_arrays(store: Store, ref: JobRef, file: str, *names: str, optional: bool = False) -> dict[str, np.ndarray]:
-    """Arrays of a job's file (`optional`: those that are there). Raises DamagedFile, and sets the job aside, where it cannot be read."""
-    path = store.folder(ref) / file
+    """Arrays of a job's file (`optional`: those that are there). Raises DamagedFile as `stored_file` does."""
     try:
-        stored = read_arrays(path)
+        stored = arrays_in(stored_file(store, ref, file))
         return {name: stored[name] for name in names if not optional or name in stored}
+    except (ValueError, KeyError) as error:
+        raise _set_aside(store, ref, store.folder(ref) / file, str(error)) from None
+
+
+def stored_file(store: Store, ref: JobRef, file: str) -> bytes:
+    """A file that a done job left. Raises DamagedFile, and sets the job aside, where it is not what the job wrote."""
+    try:
+        return store.artifact(ref, file)
     except PermissionError:  # of another user, and no damage
         raise
-    except (OSError, ValueError, KeyError) as error:
-        store.set_aside(ref, f"{path} is damaged ({error})")
-        raise DamagedFile(path, f"cannot be read ({error}); run the sweep again, which makes it anew") from None
+    except (OSError, DamagedFile) as error:
+        raise _set_aside(store, ref, store.folder(ref) / file, getattr(error, "reason", str(error))) from None
+
+
+def _set_aside(store: Store, ref: JobRef, path: Path, reason: str) -> DamagedFile:
+    store.set_aside(ref, f"{path} is damaged: {reason}")
+    return DamagedFile(path, f"{reason}; run the sweep again, which repeats the job")

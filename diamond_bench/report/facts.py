@@ -43,7 +43,7 @@ class StudyFacts:
     protocol: Sequence[str] = ()
     """`studies.results.protocol_records`."""
     unverified: Sequence[str] = ()
-    """A note where results have no checksum (`studies.results.unverified`)."""
+    """Notes where the plan or results have no checksum (`SavedPlan.notes`, `studies.results.unverified`)."""
 
     @property
     def done(self) -> Collection[JobRef]:
@@ -61,7 +61,7 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
     said = {ref: conditions(record, games[ref]) for ref, record in records.items() if record}
     protocol = protocol_records(plan, store, results)
     configs, table = dict(_configs(plan, store)), collect(plan, store, results)
-    return StudyFacts(table, recorded, states, configs, said, dict(_agent_nfe(plan, store)), protocol, unverified(results))
+    return StudyFacts(table, recorded, states, configs, said, dict(_agent_nfe(plan, store)), protocol, [*plan.notes, *unverified(results)])
 
 
 def _configs(plan: SavedPlan, store: Store) -> Iterator[tuple[str, dict[str, Any]]]:

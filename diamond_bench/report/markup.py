@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.terminal import visible
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -14,7 +16,7 @@ MOST_ROWS, MOST_COLUMNS, MOST_CHARACTERS = 300, 24, 160
 _WORDY, _LONG = 16, 40
 """Characters from which a cell of text is given more width."""
 _VOID = ("img", "meta", "br", "link")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Html(str):
@@ -22,8 +24,8 @@ class Html(str):
 
 
 def escaped(text: Any) -> Html:
-    """A text as it may stand in an element or an attribute; markup as it is."""
-    return text if isinstance(text, Html) else Html(html.escape(_CONTROL.sub("�", str(text))))
+    """A text as it may stand in an element or an attribute, characters that `visible` hides written as escapes; markup as it is."""
+    return text if isinstance(text, Html) else Html(html.escape(visible(_SURROGATE.sub("�", str(text)))))
 
 
 def joined(parts: Iterable[Any], by: str = "") -> Html:

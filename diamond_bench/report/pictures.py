@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from diamond_bench.report.drawing import stored_file
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.figures import finished_points, groups_of, main_lines, picture_of, shared_seed
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -101,6 +102,10 @@ def _episodes(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[Clip
         if film.stat().st_size > CLIP_BYTES:
             yield f"The clip of {game}, {variant} is left out: it is larger than {CLIP_BYTES / 1e6:g} MB. It is {film}."
         else:
-            yield ClipShown(f"{game}, {variant}", film.read_bytes(), f"seed {point.seed}: the beginning of its first final episode")
+            yield ClipShown(
+                f"{game}, {variant}",
+                stored_file(store, point.jobs["evaluation"], "media/episode.mp4"),
+                f"seed {point.seed}: the beginning of its first final episode",
+            )
     if len(films) > MOST_CLIPS:
         yield f"{len(films) - MOST_CLIPS} more clips are left out; evaluations keep their own in media/episode.mp4."

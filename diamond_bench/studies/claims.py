@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from diamond_bench.studies.evaluated import now
-from diamond_bench.studies.files import TEMPORARY, DamagedFile, encodable, sha256, write_json
+from diamond_bench.studies.files import TEMPORARY, DamagedFile, encodable, sealed, sha256, write_json
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.locks import ClaimLost, Lock
-from diamond_bench.studies.states import read_job_state, result_stamp, sealed
+from diamond_bench.studies.states import read_job_state, result_stamp
 
 REMOVABLE = ("checkpoint", "frames.npy")
 """What a finished artifact is whole without: the means to resume it, and imagined frames kept on request."""

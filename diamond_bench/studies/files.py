@@ -9,7 +9,7 @@ import pwd
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,13 +142,17 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
-    """All arrays of an .npz file. Raises OSError as the system does, and ValueError for a file that is not whole.
+    """All arrays of an .npz file. Raises OSError as the system does, and ValueError as `arrays_in` does."""
+    return arrays_in(path.read_bytes())
+
+
+def arrays_in(data: bytes) -> "dict[str, NDArray[Any]]":
+    """All arrays of an .npz archive. Raises ValueError for an archive that is not whole.
 
     A damaged archive makes zipfile and zlib raise a dozen kinds of errors, NotImplementedError among them.
     """
     import numpy as np
 
-    data = path.read_bytes()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -159,6 +163,21 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
 def digest(content: Any) -> str:
     """Hex SHA-256 of canonical JSON: sorted keys, no spaces, ASCII. Raises ValueError for NaN or infinity."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its checksum under the key `sha256`: the SHA-256 of all the rest, as canonical JSON."""
+    plain = json.loads(json.dumps({key: value for key, value in content.items() if key != "sha256"}, allow_nan=False))
+    return {**plain, "sha256": digest(plain)}
+
+
+def has_seal(content: Mapping[str, Any], path: Path | str) -> bool:
+    """Whether an object carries the checksum that `sealed` adds. Raises DamagedFile, naming the file, where it does not fit the rest."""
+    if "sha256" not in content:
+        return False
+    if digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
+        raise DamagedFile(path, "it was edited by hand (its checksum does not fit)")
+    return True
 
 
 def sha256(path: Path) -> str:

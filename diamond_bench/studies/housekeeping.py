@@ -16,7 +16,11 @@ from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
+<<<<<<< HEAD
     may,
+=======
+    has_seal,
+>>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
     not_a_folder,
     owner,
     read_bytes,
@@ -165,8 +169,7 @@ def require_store(store: Store) -> None:
 def remember(folder: Path, refs: Iterable[JobRef]) -> None:
     """Notes in a study's `folder` the jobs of a plan that was swept: plan.json holds the last plan alone, `gc` spares them all."""
     jobs = sorted(refs)
-    digest = hashlib.sha256(" ".join(map(str, jobs)).encode()).hexdigest()[:16]
-    record = folder / "jobs" / f"{digest}.json"
+    record = folder / "jobs" / f"{_digest(jobs)}.json"
     require_folders(folder.parents[2], record.parent)
     if not record.exists():
         write_json(record, {"jobs": [list(ref) for ref in jobs]})
@@ -185,8 +188,18 @@ def _records(folder: Path) -> list[Path]:
 
 def _recorded(file: Path) -> list[JobRef]:
     content = read_json(file)
-    fit(content, JOBS, file, "; sweep the study again, or remove the file")
-    return [JobRef(*ref) for ref in content["jobs"]]
+    advice = "; sweep the study again, or remove the file"
+    fit(content, JOBS, file, advice)
+    jobs = [JobRef(*ref) for ref in content["jobs"]]
+    if file.name == "plan.json":
+        has_seal(content, file)
+    elif file.stem != _digest(jobs):
+        raise DamagedFile(file, f"it was edited by hand (its name is not the checksum of its jobs){advice}")
+    return jobs
+
+
+def _digest(jobs: Iterable[JobRef]) -> str:
+    return hashlib.sha256(" ".join(map(str, jobs)).encode()).hexdigest()[:16]
 
 
 def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:

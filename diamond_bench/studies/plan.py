@@ -15,7 +15,11 @@ from diamond_bench.studies.baselines import differing_settings
 from diamond_bench.studies.bounds import is_study_name
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
+<<<<<<< HEAD
 from diamond_bench.studies.files import DamagedFile, read_json, refusal, require_folders, write_json
+=======
+from diamond_bench.studies.files import DamagedFile, has_seal, read_json, require_folders, sealed, write_json
+>>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import (
     CollectDataset,
@@ -233,13 +237,21 @@ class SavedPlan:
     folder: Path
     baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By id of an evaluation: its values of the settings in which evaluations of its game differ (studies/baselines.py)."""
+    verified: bool = True
+    """Whether a checksum says that this is what a sweep wrote; earlier versions wrote plans without one."""
+
+    @property
+    def notes(self) -> list[str]:
+        """A note for whoever reads the plan's results, where no checksum covers the plan."""
+        file = self.folder / "plan.json"
+        return [] if self.verified else [f"the plan is unverified: {file} has no checksum; the same sweep again writes one: {self.command}"]
 
 
 def save_plan(plan: Plan, root: Path) -> SavedPlan:
     """Writes plan.json: the points and their jobs, so that status and results need not plan again."""
     folder = study_folder(root, plan.study.name, plan.scale)
     require_folders(root, folder)
-    write_json(folder / "plan.json", _content(plan))
+    write_json(folder / "plan.json", sealed(_content(plan)))
     return as_saved(plan, root)
 
 
@@ -300,7 +312,11 @@ def load_plan(folder: Path) -> SavedPlan:
     fit(content, PLAN, file, advice)
     if any(len(point[2]) != len(content["axes"]) for point in content["points"]):
         raise DamagedFile(file, f"a point has not one value for each axis{advice}")
-    return _from_content(content, folder)
+    try:
+        verified = has_seal(content, file)
+    except DamagedFile as error:
+        raise DamagedFile(file, f"{error.reason}{advice}") from None
+    return replace(_from_content(content, folder), verified=verified)
 
 
 def study_folders(root: Path, refuse: Callable[[str], None] | None = None, study: str | None = None) -> list[Path]:

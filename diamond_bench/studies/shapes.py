@@ -149,7 +149,7 @@ PLAN = record(
         "jobs": listing(job),
         "points": listing(row(text, text, listing(anything), text, whole, text, mapping(job))),
     },
-    {"baseline_settings": mapping(mapping(anything))},
+    {"baseline_settings": mapping(mapping(anything)), "sha256": digest},
 )
 """plan.json"""
 REGISTRATION = record(

@@ -305,9 +305,11 @@ def games_of(value: Any) -> tuple[str, ...]:
     names = value if isinstance(value, (list, tuple)) else [value]
     if not names:
         raise UserError("games=[]: at least one game is needed")
-    for name in names:
+    for place, name in enumerate(names):
         environment_id(str(name))
-    return tuple(dict.fromkeys(map(str, names)))
+        if name in names[:place]:
+            raise UserError(f"games=[{','.join(map(str, names))}]: {name} is given twice")
+    return tuple(map(str, names))
 
 
 def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:

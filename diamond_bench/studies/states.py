@@ -1,15 +1,17 @@
 """What the store knows of a job, read fast and never wrongly: state.json is a hint, result.json and the claim are the truth."""
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+<<<<<<< HEAD
 from diamond_bench.studies.files import DamagedFile, digest, not_a_folder, read_bytes, read_json, refusal, size_of
+=======
+from diamond_bench.studies.files import DamagedFile, has_seal, not_a_folder, read_bytes, read_json, size_of
+>>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
 from diamond_bench.studies.locks import Timing, newest_owner
 from diamond_bench.studies.shapes import RESULT, STATE, fit
 
@@ -127,12 +129,6 @@ def result_stamp(folder: str | Path) -> dict[str, int]:
     return {"result_bytes": found.st_size, "result_time": max(0, found.st_mtime_ns // 1000)}
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a result.json with its checksum: the SHA-256 of all the rest, as canonical JSON."""
-    plain = json.loads(json.dumps({key: value for key, value in content.items() if key != "sha256"}, allow_nan=False))
-    return {**plain, "sha256": digest(plain)}
-
-
 def check_result(folder: str | Path, job: str) -> dict[str, Any]:
     """The content of a job's result.json, whose checksum fits. Raises DamagedFile, FileNotFoundError.
 
@@ -143,10 +139,7 @@ def check_result(folder: str | Path, job: str) -> dict[str, Any]:
     fit(content, RESULT, path)
     if content["id"] != job:
         raise DamagedFile(path, f"it is of job {content['id'][:100]!r}")
-    if "sha256" in content:
-        if digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
-            raise DamagedFile(path, "it was edited by hand (its checksum does not fit)")
-    elif store_format(folder) >= FORMAT:
+    if not has_seal(content, path) and store_format(folder) >= FORMAT:
         raise DamagedFile(path, "it has no checksum")
     return content
 

@@ -32,7 +32,11 @@ from diamond_bench.studies.files import (
     DamagedFile,
     first_link,
     not_a_folder,
+<<<<<<< HEAD
     refusal,
+=======
+    read_bytes,
+>>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
     require_folders,
     require_writable,
     sha256,
@@ -60,6 +64,7 @@ from diamond_bench.typed import build, to_plain
 COMPILED = "compiled"
 """Folder of compiled code."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_ANOTHER = "its content is not what the job wrote (SHA-256 differs)"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -167,6 +172,17 @@ class Store:
             raise UserError(f"job {ref} is not done: {self.folder(ref)} holds no result.json") from None
         rows = [{"measured": False, **row, "value": float(row["value"])} for row in content["rows"]]
         return StoredResult(rows, content["info"], content["recorded"], content["files"], "sha256" in content)
+
+    def artifact(self, ref: JobRef, name: str) -> bytes:
+        """The content of one file that a done job left. Raises UserError where it is not what the job wrote."""
+        path, listed = self.folder(ref) / name, self.result(ref).files.get(name)
+        if listed is None:
+            raise DamagedFile(path, "the job's result does not list it")
+        check_files(self.folder(ref), {name: listed}, contents=False)
+        data = read_bytes(path, listed[0])
+        if hashlib.sha256(data).hexdigest() != listed[1]:
+            raise DamagedFile(path, _ANOTHER)
+        return data
 
     def damage(self, ref: JobRef, contents: bool = False) -> str:
         """What is wrong with a job's files, or nothing: a link among them, config, result, and the artifact's sizes (with `contents`, its
@@ -330,7 +346,7 @@ def check_files(folder: Path, files: Mapping[str, list[Any]], contents: bool) ->
         if found != size:
             raise DamagedFile(path, f"it has {found} bytes instead of {size}")
         if contents and sha256(Path(path)) != digest:
-            raise DamagedFile(path, "its content is not what the job wrote (SHA-256 differs)")
+            raise DamagedFile(path, _ANOTHER)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

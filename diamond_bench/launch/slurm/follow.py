@@ -1,6 +1,8 @@
 """Watching and steering what was submitted: waiting for it, ending it, finding what it printed."""
 
+import io
 import math
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,6 +20,8 @@ from diamond_bench.studies.store import Store
 
 _LOOK_SECONDS = 10.0
 _READ_SECONDS = 0.5
+_MOST_SHOWN = 8 * 2**20
+_PART = 2**16
 
 
 def wait(
@@ -87,17 +91,27 @@ def logs(store: Store, ref: JobRef) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
+def printed(file: Path, say: Callable[[str], None]) -> Iterator[str]:
+    """The text of a log in parts, at most its last _MOST_SHOWN bytes; `say` is told how many are left out."""
+    with file.open("rb") as log:
+        left = log.seek(0, os.SEEK_END) - _MOST_SHOWN
+        log.seek(max(0, left))
+        if left > 0:
+            say(f"its first {left:,} bytes are left out; read them in the file")
+        yield from io.TextIOWrapper(log, errors="replace")
+
+
 def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
     """What a log holds, and then what is added to it, until the job neither waits nor runs."""
     asked = -math.inf
     with file.open(errors="replace") as lines:
         while True:
-            yield from iter(lines.readline, "")
+            yield from iter(lambda: lines.readline(_PART), "")
             now = time.monotonic()
             if store.state(ref).status != "running" and now - asked >= _LOOK_SECONDS:
                 asked = now
                 if standing(store).states[ref].status not in OPEN:
-                    yield from iter(lines.readline, "")
+                    yield from iter(lambda: lines.readline(_PART), "")
                     return
             time.sleep(_READ_SECONDS)
 
