@@ -16,11 +16,8 @@ from diamond_bench.studies.files import (
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
-<<<<<<< HEAD
-    may,
-=======
     has_seal,
->>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
+    may,
     not_a_folder,
     owner,
     read_bytes,

@@ -15,11 +15,7 @@ from diamond_bench.studies.baselines import differing_settings
 from diamond_bench.studies.bounds import is_study_name
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
-<<<<<<< HEAD
-from diamond_bench.studies.files import DamagedFile, read_json, refusal, require_folders, write_json
-=======
-from diamond_bench.studies.files import DamagedFile, has_seal, read_json, require_folders, sealed, write_json
->>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
+from diamond_bench.studies.files import DamagedFile, has_seal, read_json, refusal, require_folders, sealed, write_json
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import (
     CollectDataset,

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-<<<<<<< HEAD
-from diamond_bench.studies.files import DamagedFile, digest, not_a_folder, read_bytes, read_json, refusal, size_of
-=======
-from diamond_bench.studies.files import DamagedFile, has_seal, not_a_folder, read_bytes, read_json, size_of
->>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
+from diamond_bench.studies.files import DamagedFile, has_seal, not_a_folder, read_bytes, read_json, refusal, size_of
 from diamond_bench.studies.locks import Timing, newest_owner
 from diamond_bench.studies.shapes import RESULT, STATE, fit
 

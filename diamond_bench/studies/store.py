@@ -32,11 +32,8 @@ from diamond_bench.studies.files import (
     DamagedFile,
     first_link,
     not_a_folder,
-<<<<<<< HEAD
-    refusal,
-=======
     read_bytes,
->>>>>>> f982deb (A soak of hostile inputs; plans, records of jobs and artifacts are checked before use; logs print no raw characters)
+    refusal,
     require_folders,
     require_writable,
     sha256,
