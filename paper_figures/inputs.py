@@ -6,7 +6,7 @@ from pathlib import Path
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.files import sha256
 from diamond_bench.studies.plan import SavedPlan, load_plans
-from diamond_bench.studies.results import collect, finished_results, mixtures
+from diamond_bench.studies.results import collect, finished_results, mixtures, unverified_plan
 from diamond_bench.studies.spec import SCALES, study_files
 from diamond_bench.studies.store import Store
 from paper_figures.methods import asked_for
@@ -65,7 +65,7 @@ def load(plan: SavedPlan, store: Store) -> StudyResults:
             raise UserError(f"{damage}; make it anew with: {plan.command}")
     results = finished_results(plan, store)
     table = collect(plan, store, results)
-    return StudyResults(plan, table, {ref.id: result for ref, result in results.items()}, (*plan.notes, *mixtures(table)))
+    return StudyResults(plan, table, {ref.id: result for ref, result in results.items()}, (*unverified_plan(plan), *mixtures(table)))
 
 
 def read(file: Path) -> UserScores:

@@ -98,12 +98,10 @@ def no_lies(template: Template) -> Callable[[Case, list[str], Outcome], str]:
             return f"{len(more)} rows that nobody computed: {sorted(more)[:2]}" if more else ""
         if command[:2] == ["results", STUDY] and registered(outcome) not in ("", template.standing):
             return f"registration: {registered(outcome)}"
-        if (
-            command[0] == "show"
-            and "\nchecksum: " in outcome.out
-            and (shown := outcome.out.replace(str(case.folder), "")) != template.shown[command[1]]
-        ):
-            return "shown: " + "\n".join(sorted(set(shown.splitlines()) ^ set(template.shown[command[1]].splitlines()))[:6])
+        if command[0] == "show" and "\nchecksum: " in outcome.out:
+            before, shown = template.shown[command[1]], outcome.out.replace(str(case.folder), "")
+            lines = sorted(set(shown.splitlines()) ^ set(before.splitlines()))
+            return f"shown: {lines[:6]}" if shown != before else ""
         if command[0] == "gc" and "in no study's plan" in outcome.out:
             return "gc would remove a planned job"
         if command[0] in ("report", "export"):

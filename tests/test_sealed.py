@@ -19,6 +19,7 @@ from diamond_bench.report.markup import escaped
 from diamond_bench.studies.files import DamagedFile, has_seal, sealed
 from diamond_bench.studies.housekeeping import merge, planned, remember
 from diamond_bench.studies.plan import SavedPlan, load_plan, plan_study, save_plan
+from diamond_bench.studies.results import unverified_plan
 from diamond_bench.studies.store import Store
 from diamond_bench.terminal import SafeConsole
 
@@ -40,7 +41,7 @@ def edit(file: Path, old: str, new: str) -> None:
 def test_an_edited_plan_is_refused_by_every_reader(tmp_path: Path) -> None:
     saved = swept(tmp_path)
     assert load_plan(saved.folder) == saved
-    assert saved.notes == []
+    assert unverified_plan(saved) == []
     edit(saved.folder / "plan.json", '"n=1"', '"n=2"')  # the numbers of one variant under the name of another
     with pytest.raises(DamagedFile, match="its checksum does not fit"):
         load_plan(saved.folder)
@@ -59,7 +60,7 @@ def test_a_plan_of_an_earlier_version_is_read_with_a_note(tmp_path: Path) -> Non
     (saved.folder / "plan.json").write_text(json.dumps(content))
     found = load_plan(saved.folder)
     assert found.points == saved.points
-    assert "the plan is unverified" in found.notes[0]
+    assert "the plan is unverified" in unverified_plan(found)[0]
     assert "the plan is unverified" in in_this_process("results", "sampling_steps", "--json", cwd=tmp_path).stderr
 
 

@@ -12,7 +12,7 @@ from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.kinds import KINDS, TrainAgent
 from diamond_bench.studies.overview import job_labels
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.results import collect, conditions, finished_results, protocol_records, unverified
+from diamond_bench.studies.results import collect, conditions, finished_results, protocol_records, unverified, unverified_plan
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import to_plain
@@ -43,7 +43,7 @@ class StudyFacts:
     protocol: Sequence[str] = ()
     """`studies.results.protocol_records`."""
     unverified: Sequence[str] = ()
-    """Notes where the plan or results have no checksum (`SavedPlan.notes`, `studies.results.unverified`)."""
+    """Notes where the plan or results have no checksum (`studies.results.unverified_plan`, `unverified`)."""
 
     @property
     def done(self) -> Collection[JobRef]:
@@ -61,7 +61,9 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
     said = {ref: conditions(record, games[ref]) for ref, record in records.items() if record}
     protocol = protocol_records(plan, store, results)
     configs, table = dict(_configs(plan, store)), collect(plan, store, results)
-    return StudyFacts(table, recorded, states, configs, said, dict(_agent_nfe(plan, store)), protocol, [*plan.notes, *unverified(results)])
+    return StudyFacts(
+        table, recorded, states, configs, said, dict(_agent_nfe(plan, store)), protocol, [*unverified_plan(plan), *unverified(results)]
+    )
 
 
 def _configs(plan: SavedPlan, store: Store) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -236,12 +236,6 @@ class SavedPlan:
     verified: bool = True
     """Whether a checksum says that this is what a sweep wrote; earlier versions wrote plans without one."""
 
-    @property
-    def notes(self) -> list[str]:
-        """A note for whoever reads the plan's results, where no checksum covers the plan."""
-        file = self.folder / "plan.json"
-        return [] if self.verified else [f"the plan is unverified: {file} has no checksum; the same sweep again writes one: {self.command}"]
-
 
 def save_plan(plan: Plan, root: Path) -> SavedPlan:
     """Writes plan.json: the points and their jobs, so that status and results need not plan again."""

@@ -136,6 +136,12 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
     return notes
 
 
+def unverified_plan(plan: SavedPlan) -> list[str]:
+    """A note where no checksum covers the plan, as earlier versions wrote it; none otherwise."""
+    words = f"the plan is unverified: {plan.folder / 'plan.json'} has no checksum; the same sweep again writes one: {plan.command}"
+    return [] if plan.verified else [words]
+
+
 def unverified(results: Mapping[JobRef, StoredResult]) -> list[str]:
     """A note of how many results have no checksum; none where all have one."""
     number = sum(not result.verified for result in results.values())
