@@ -24,7 +24,7 @@ from diamond_bench.launch.attempt import run_job
 from diamond_bench.launch.slurm.follow import logs
 from diamond_bench.reading import DEEPEST
 from diamond_bench.studies.batches import Batch, read_batches, write_batch
-from diamond_bench.studies.files import DEEPEST, DamagedFile, digest, read_json, sealed
+from diamond_bench.studies.files import DamagedFile, digest, read_json, sealed
 from diamond_bench.studies.housekeeping import du, gc, merge, planned, remember
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.overview import describe, overview
