@@ -1,4 +1,4 @@
-"""Arrays of a finished job replaced, as if the job had written others."""
+"""Files of a finished job replaced, as if the job had written others."""
 
 import json
 from typing import Any
@@ -12,8 +12,13 @@ from diamond_bench.studies.store import Store
 
 def rewrite_arrays(store: Store, ref: JobRef, name: str, **arrays: Any) -> None:
     """Writes an .npz of a job, and its size and SHA-256 into result.json."""
+    np.savez(store.folder(ref) / name, **arrays)
+    list_again(store, ref, name)
+
+
+def list_again(store: Store, ref: JobRef, name: str) -> None:
+    """Puts size and SHA-256 of a job's file into its result.json."""
     file, result = store.folder(ref) / name, store.folder(ref) / "result.json"
-    np.savez(file, **arrays)
     content = json.loads(result.read_text())
     content["files"][name] = [file.stat().st_size, sha256(file)]
     write_json(result, sealed(content))

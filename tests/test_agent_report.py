@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from rewritten import list_again, rewrite_arrays
 from test_html_report import Page
 
 from analysis.aggregates import corrected_intervals, intervals, point_estimates
@@ -192,6 +193,7 @@ def test_agents_have_figures_and_the_clips_that_were_filmed(tmp_path: Path) -> N
         media = store.folder(point.jobs["evaluation"]) / "media"
         media.mkdir()
         (media / "episode.mp4").write_bytes(data)
+        list_again(store, point.jobs["evaluation"], "media/episode.mp4")
     files = write_report(saved, store, lambda text: None)
     assert {file.stem for file in files if file.suffix == ".png"} == {"scores", "learning"}
     page = Page(files[0].read_text())
@@ -208,7 +210,7 @@ def test_agents_that_were_never_tested_have_no_learning_curve_and_no_damage(tmp_
     plan = study(tmp_path, "seeds=1")
     saved, store = played(tmp_path, plan, rising)
     for point in plan.points:
-        np.savez(store.folder(point.jobs["agent"]) / "arrays.npz")
+        rewrite_arrays(store, point.jobs["agent"], "arrays.npz")
     files = write_report(saved, store, lambda text: None)
     assert {file.stem for file in files if file.suffix == ".png"} == {"scores"}
     assert store.state(plan.points[0].jobs["agent"]).status == "done"
