@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ class Template:
             ref = result.parent.relative_to(self.root).as_posix()
             self.jobs.setdefault(result.parent.parent.name, []).append(ref)
             self.bytes_of[ref] = result.read_bytes()
-            self.shown[ref] = run_command(["show", ref], folder, self.environment).out.replace(str(folder), "")
+            self.shown[ref] = run_command(["show", ref], folder, self.environment).out
+            self.shown[ref] = lasting(self.shown[ref], folder)
         for study in (STUDY, AGENT_STUDY):
             self.rows[study] = rows(run_command(["results", study, "--json"], folder, self.environment).out)
             assert self.rows[study], study
@@ -70,6 +72,11 @@ class Template:
     @property
     def all_jobs(self) -> list[str]:
         return [job for jobs in self.jobs.values() for job in jobs]
+
+
+def lasting(shown: str, folder: Path) -> str:
+    """What `show` prints, without the state, which no checksum covers, and the folder."""
+    return re.sub(r"^state:\n(  .*\n)+", "", shown.replace(str(folder), ""), flags=re.MULTILINE)
 
 
 def rows(printed: str) -> set[str]:
@@ -99,7 +106,7 @@ def no_lies(template: Template) -> Callable[[Case, list[str], Outcome], str]:
         if command[:2] == ["results", STUDY] and registered(outcome) not in ("", template.standing):
             return f"registration: {registered(outcome)}"
         if command[0] == "show" and "\nchecksum: " in outcome.out:
-            before, shown = template.shown[command[1]], outcome.out.replace(str(case.folder), "")
+            before, shown = template.shown[command[1]], lasting(outcome.out, case.folder)
             lines = sorted(set(shown.splitlines()) ^ set(before.splitlines()))
             return f"shown: {lines[:6]}" if shown != before else ""
         if command[0] == "gc" and "in no study's plan" in outcome.out:
