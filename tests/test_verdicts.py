@@ -21,8 +21,9 @@ from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, failed_words, gates, section
 from diamond_bench.report.power import study_power
 from diamond_bench.report.scores import Scores, shares_of
-from diamond_bench.studies.answerable import limits
-from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.studies.answerable import limits, measured_settings, repetitions
+from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
 from diamond_bench.studies.registration import standing
 from diamond_bench.studies.results import collect, finished_results
@@ -304,3 +305,37 @@ def test_a_crps_is_compared_over_its_starts(metric: str, tmp_path: Path) -> None
         finish(store, spec, scores=scores, arrays=arrays)
     (row,) = compared(save_plan(plan, store.root), store, exploratory=False).primary.to_dict("records")
     assert (row["scope"], row["references"], row["episodes"]) == ("runs and references", 11 if metric == "state_crps" else 12, 6)
+
+
+def test_two_samplers_on_the_world_model_of_an_agent_are_two_measurements(tmp_path: Path) -> None:
+    """The agent's config names a sampler too, and the seeds of two agents are no setting: the jobs tell them apart."""
+    saved, store = swept(tmp_path, noisy(0.01, 0.01, 0.1), "{metric: drift, baseline: {n: 1}}", seeds=3)
+    agents = [JobSpec("train_agent", TrainAgent("Pong", seed)) for seed in range(3)]
+    for spec in agents:
+        store.prepare(spec)
+    points = tuple(replace(point, jobs={**point.jobs, "world_model": agents[point.seed].ref}) for point in saved.points)
+    saved = replace(saved, points=points)
+    facts = gather(saved, store)
+    assert [facts.configs[name]["sampler.num_steps"] for name in ("n=1", "n=2")] == [1, 2]
+    assert list(compare_study(saved, store, facts).primary["variant"]) == ["n=2"]
+    names = {point.variant: point for point in points if not point.seed}
+    other = replace(names["n=1"], variant="other", jobs={**names["n=1"].jobs, "world_model": agents[1].ref})
+    measured = measured_settings([*names.values(), other], lambda ref: store.spec(ref).config)
+    assert repetitions("drift", {"n=2": "n=1", "other": "n=1"}, measured) == {}
+
+
+def test_a_config_that_may_not_be_read_leaves_its_settings_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, store = swept(tmp_path, noisy(0.01, 0.01, 0.1), "{metric: drift, baseline: {n: 1}}", seeds=3)
+    barred = saved.points[0].jobs["world_model"]
+    read = Store.spec
+
+    def spec(self: Store, ref: JobRef) -> JobSpec:
+        if ref == barred:
+            raise PermissionError(13, "Permission denied", str(self.folder(ref) / "config.yaml"))
+        return read(self, ref)
+
+    monkeypatch.setattr(Store, "spec", spec)
+    facts = gather(saved, store)
+    assert "training.learning_rate" not in facts.configs["n=1"]
+    assert facts.configs["n=1"]["sampler.num_steps"] == 1
+    assert list(compare_study(saved, store, facts).primary["variant"]) == ["n=2"]

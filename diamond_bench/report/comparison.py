@@ -98,8 +98,8 @@ def compare_study(
     over them. The others are exploratory and a family of their own. Seconds are compared only where they were measured on one kind of
     device, and scores of several games only where they can be pooled. `metrics`, `baseline` and `margin` in place of the file's make every
     row exploratory. `alpha` is the level of the primary comparison at this look. Without `exploratory`, the headline metrics are not
-    compared. Raises UserError for a baseline or metric that is not in
-    the plan, a metric that cannot be pooled, or something that is no margin.
+    compared. Raises UserError for a baseline or metric that is not in the plan, a metric that cannot be pooled, or something that is no
+    margin.
     """
     import pandas as pd
 
@@ -131,14 +131,14 @@ def compare_study(
         for status, of_status in ((PRIMARY if ours else EXPLORATORY, answering if ours else pairs), (EXPLORATORY, rest)):
             if of_status:
                 level = alpha if status == PRIMARY else ALPHA
-                repeated = repetitions(name, of_status, facts.configs)
+                repeated = repetitions(name, of_status, facts.measured)
                 parts.append(_of_metric(plan, scores, name, of_status, limit, level, costs, repeated).assign(status=status))
     kept = [part for part in parts if len(part)]
     merged = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(COLUMNS))
     merged = merged.sort_values("status", key=lambda column: column != PRIMARY, kind="stable", ignore_index=True)
     problem = _problem(plan, table, primary, wanted, pairs, answering) if metrics is None else ""
     by_game = _effects(scores, primary, answering, least) if primary in set(merged["metric"]) else pd.DataFrame()
-    repeated = repetitions(primary, answering, facts.configs)
+    repeated = repetitions(primary, answering, facts.measured)
     return Comparison(merged.reindex(columns=list(COLUMNS)), primary, least, answering, by_game, problem, alpha, repeated)
 
 

@@ -1,13 +1,15 @@
 """What a report rests on, read from the store once: how jobs stand, where and how they ran, what sets variants apart."""
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
+from diamond_bench.studies.answerable import measured_settings
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.kinds import KINDS, TrainAgent
 from diamond_bench.studies.overview import job_labels
@@ -36,6 +38,8 @@ class StudyFacts:
     states: Mapping[JobRef, JobState]
     configs: Mapping[str, Mapping[str, Any]]
     """Of each variant: its settings by dotted key, as far as its jobs' config.yaml tell; not those that cannot change a result."""
+    measured: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Of each variant: what decides its measurements (`studies.answerable.measured_settings`)."""
     conditions: Mapping[JobRef, str] = dataclasses.field(default_factory=dict)
     """Of each finished evaluation of an agent: what its protocol record says of the conditions (`studies.results.conditions`)."""
     nfe: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -60,44 +64,48 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
     records = {ref: results[ref].info.get("protocol_record") for ref in games if ref in results}
     said = {ref: conditions(record, games[ref]) for ref, record in records.items() if record}
     protocol = protocol_records(plan, store, results)
-    configs, table = dict(_configs(plan, store)), collect(plan, store, results)
+    few = len({point.variant for point in plan.points}) <= MOST_CONFIGS
+    config_of = functools.cache(lambda ref: _config(store, ref) if few else None)
     return StudyFacts(
-        table, recorded, states, configs, said, dict(_agent_nfe(plan, store)), protocol, [*unverified_plan(plan), *unverified(results)]
+        collect(plan, store, results),
+        recorded,
+        states,
+        configs=_configs(plan, config_of) if few else {},
+        measured=measured_settings(plan.points, config_of),
+        conditions=said,
+        nfe=_agent_nfe(plan, config_of),
+        protocol=protocol,
+        unverified=[*unverified_plan(plan), *unverified(results)],
     )
 
 
-def _configs(plan: SavedPlan, store: Store) -> Iterator[tuple[str, dict[str, Any]]]:
+def _config(store: Store, ref: JobRef) -> Any:
+    """A job's config; None where it is not prepared yet, of another version, or may not be read."""
+    try:
+        return store.spec(ref).config
+    except (UserError, PermissionError):
+        return None
+
+
+def _configs(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, dict[str, Any]]:
     first = {point.variant: point for point in reversed(plan.points)}
-    if len(first) > MOST_CONFIGS:
-        return
-    read: dict[JobRef, dict[str, Any]] = {}
+    found = {}
     for variant in dict.fromkeys(point.variant for point in plan.points):
         settings: dict[str, Any] = {}
-        for ref in first[variant].jobs.values():
-            if ref not in read:
-                read[ref] = _settings(store, ref)
-            settings = {**read[ref], **settings}  # the training's word first: an evaluation leaves neutral what it has no use for
-        yield variant, settings
+        for role, ref in first[variant].jobs.items():
+            config = config_of(ref)
+            own = {} if config is None else {key: to_plain(value) for key, value in _leaves(config, "") if key not in _NOT_A_VARIANT_S}
+            settings = {**own, **settings}  # the training's word first: an evaluation leaves neutral what it has no use for
+            if role == "evaluation" and plan.protocol == "world_model":  # an agent has a sampler of its own
+                settings |= {key: value for key, value in own.items() if key.startswith("sampler.")}
+        found[variant] = settings
+    return found
 
 
-def _agent_nfe(plan: SavedPlan, store: Store) -> Iterator[tuple[str, float]]:
-    first = {point.variant: point for point in reversed(plan.points) if "agent" in point.jobs}
-    for variant, point in first.items() if len(first) <= MOST_CONFIGS else ():
-        try:
-            config = store.spec(point.jobs["agent"]).config
-        except UserError:
-            continue
-        if isinstance(config, TrainAgent) and not config.agent.model_free:
-            yield variant, float(nfe(config.sampler))
-
-
-def _settings(store: Store, ref: JobRef) -> dict[str, Any]:
-    """Dotted keys and values of a job's config that may change its result."""
-    try:
-        config = store.spec(ref).config
-    except UserError:  # not prepared yet, or of another version: the table says "–"
-        return {}
-    return {key: to_plain(value) for key, value in _leaves(config, "") if key not in _NOT_A_VARIANT_S}
+def _agent_nfe(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, float]:
+    agents = {point.variant: config_of(point.jobs["agent"]) for point in reversed(plan.points) if "agent" in point.jobs}
+    trained = {name: config for name, config in agents.items() if isinstance(config, TrainAgent) and not config.agent.model_free}
+    return {name: float(nfe(config.sampler)) for name, config in trained.items()}
 
 
 def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,12 +1,13 @@
 """What a study's stated comparison is between, and whether the runs planned can answer it at all. No pandas: planning asks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.studies.baselines import flat
+from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.looks import ALPHA, look_level
 from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools, unused_settings
 from diamond_bench.studies.plan import Plan, Point
@@ -43,9 +44,9 @@ def family(points: Sequence[Point], pairs: Mapping[str, str], groups: Sequence[M
 def repetitions(metric: str, pairs: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Variants whose comparison of `metric` repeats another one: the variant of that other comparison, the first of its kind.
 
-    `settings` holds each variant's settings by dotted key. Two comparisons are one where both sides differ only in settings that cannot
-    change the metric, such as the horizon for PSNR one step ahead. A variant that equals its own baseline in this way is compared to
-    itself: it repeats its baseline. Variants without settings repeat nothing.
+    `settings` are those of `measured_settings`. Two comparisons are one if both sides differ only in settings that cannot change the
+    metric, such as the horizon for PSNR one step ahead. A variant that equals its own baseline in this way repeats its baseline: it would be
+    compared to itself. Variants without settings repeat nothing.
     """
     unused = unused_settings(metric)
 
@@ -60,6 +61,20 @@ def repetitions(metric: str, pairs: Mapping[str, str], settings: Mapping[str, Ma
         same = base if one == other else first.setdefault((one, other), name)
         if same != name:
             found[name] = same
+    return found
+
+
+def measured_settings(points: Iterable[Point], config_of: Callable[[JobRef], Any]) -> dict[str, dict[str, Any]]:
+    """What decides each variant's measurements: the settings of its evaluation by dotted key, and its other jobs by role.
+
+    Both are those of the variant's first point. `config_of` returns a job's config, or None where it cannot be read: then the variant is
+    left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, point in {point.variant: point for point in reversed(list(points))}.items():
+        config = config_of(point.jobs["evaluation"])
+        if config is not None:
+            found[name] = {**flat(to_plain(config)), **{role: ref for role, ref in point.jobs.items() if role != "evaluation"}}
     return found
 
 
@@ -115,7 +130,7 @@ def _unanswerable(plan: Plan) -> list[str]:
     if not stated.baseline:
         return ["the study names no baseline, so its report compares nothing"]
     pairs = family(plan.points, baselines(plan.points, [axis.name for axis in plan.study.axes], stated.baseline), stated.variants)
-    repeated = repetitions(stated.metric, pairs, _settings(plan))
+    repeated = repetitions(stated.metric, pairs, measured_settings(plan.points, lambda ref: plan.jobs[ref].config))
     pairs = {name: base for name, base in pairs.items() if name not in repeated}
     if not pairs:
         return ["the baseline that the study names, or every variant it is for, is not among these variants: there will be no answer"]
@@ -123,15 +138,6 @@ def _unanswerable(plan: Plan) -> list[str]:
     if len(games) > 1 and not pools(stated.metric):
         return [f"{metric} of several games cannot be pooled, so there will be no answer"]
     return _too_few(plan, pairs)
-
-
-def _settings(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Each variant's settings of evaluation by dotted key, and the other jobs of its first point."""
-    first = {point.variant: point for point in reversed(plan.points)}
-    return {
-        name: {**flat(to_plain(plan.jobs[point.jobs["evaluation"]].config)), **{k: v for k, v in point.jobs.items() if k != "evaluation"}}
-        for name, point in first.items()
-    }
 
 
 def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:

@@ -146,8 +146,8 @@ _OF_SAMPLES = ("energy_score", "luminance_crps", "rank_deviation", "state_crps",
 
 
 def unused_settings(name: str) -> frozenset[str]:
-    """Dotted keys of an evaluation's sizes, such as `evaluation.horizon`, that cannot change the number `name`; none of a number that
-    METRIC_INFO lacks, or of a cost."""
+    """Keys of `answerable.measured_settings` that cannot change the number `name`: sizes of an evaluation, such as `evaluation.horizon`, and
+    the job `true_features`. Empty for a cost and for a number that METRIC_INFO lacks."""
     if name not in METRIC_INFO or METRIC_INFO[name].cost or METRIC_INFO[name].protocol != "world_model":
         return frozenset()
     if name.startswith(_OF_SAMPLES) or name.endswith(("_best_of_k", "_mean_of_k")):
@@ -158,7 +158,8 @@ def unused_settings(name: str) -> frozenset[str]:
         used = {"num_one_step", "num_samples"}
     else:
         used = {*_ROLLOUTS, "num_fid_images"} if measured_with(name) == "fid" else _ROLLOUTS
-    return frozenset(f"evaluation.{setting}" for setting in _SIZES - used)
+    unused = {f"evaluation.{setting}" for setting in _SIZES - used}
+    return frozenset(unused if measured_with(name) == "fid" else {*unused, "true_features"})
 
 
 def pools(name: str) -> bool:
