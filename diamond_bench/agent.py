@@ -1,7 +1,7 @@
 """The agent: a world model, a model of rewards and ends, a policy; built, kept, read back, and exchanged with the authors' format."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from diamond_bench.world_model import WorldModel, build_world_model, load_world_
 __all__ = ["Agent", "AgentDescription", "build_agent", "import_agent", "load_agent", "read_checkpoint_of", "save_agent"]
 
 DESCRIPTION_FILE = "agent.json"
-_PAPERS = FactoredObjective()
+_PAPER_OBJECTIVE = FactoredObjective()
 DENOISER_FOLDER = "denoiser"
 _WEIGHTS: dict[Component, str] = {"rew_end_model": "reward_end.safetensors", "actor_critic": "actor_critic.safetensors"}
 
@@ -137,27 +137,28 @@ def _load_weights(network: nn.Module, file: Path) -> None:
     network.load_state_dict(state)
 
 
-def read_checkpoint_of(game: str, file: Path, frame_size: int | None = None, objective: FactoredObjective = _PAPERS) -> AuthorsCheckpoint:
+def read_checkpoint_of(game: str, file: Path, frame_size: int | None = None) -> AuthorsCheckpoint:
     """`read_authors_checkpoint`, and that it plays this game.
 
     Raises UserError, naming the file, where it is not such a checkpoint or has another number of actions than the game.
     """
     actions = num_actions(game)
-    checkpoint = read_authors_checkpoint(file, game, frame_size, objective)
+    checkpoint = read_authors_checkpoint(file, game, frame_size)
     if checkpoint.description.num_actions != actions:
         raise UserError(f"{file}: an agent with {checkpoint.description.num_actions} actions, but {game} has {actions}: name its own game")
     return checkpoint
 
 
 def import_agent(
-    file: Path, game: str, frame_size: int | None = None, objective: FactoredObjective = _PAPERS
+    file: Path, game: str, frame_size: int | None = None, objective: FactoredObjective = _PAPER_OBJECTIVE
 ) -> tuple[Agent, AuthorsCheckpoint]:
     """The agent in a checkpoint file of the authors' format, on the CPU, and what the file said.
 
     Such a file does not hold the constants of the `objective` that its weights were trained with. Other settings that it does not hold are
     the paper's. `frame_size` is needed where its tensors fit frames of several sizes. Raises UserError as `read_checkpoint_of`.
     """
-    checkpoint = read_checkpoint_of(game, file, frame_size, objective)
+    checkpoint = read_checkpoint_of(game, file, frame_size)
+    checkpoint = replace(checkpoint, description=replace(checkpoint.description, objective=objective))
     agent = build_agent(checkpoint.description)
     for component, network in agent.networks.items():
         network.load_state_dict(checkpoint.states[component])

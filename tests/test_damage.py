@@ -14,7 +14,7 @@ from diamond_bench import api
 from diamond_bench.errors import UserError
 from diamond_bench.launch.local import run_local
 from diamond_bench.report.drawing import stored_arrays
-from diamond_bench.studies.files import DamagedFile, read_arrays
+from diamond_bench.studies.files import DamagedFile, arrays_in, read_arrays
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import load_plans
 from diamond_bench.studies.results import collect, save_results
@@ -124,3 +124,17 @@ def test_a_lost_config_of_a_done_job_is_written_again(tmp_path: Path) -> None:
     assert run_local(store, [count("a")], device="cpu").skipped == (ref,)
     assert store.spec(ref).ref == ref
     assert store.state(ref).attempt == 1
+
+
+def test_arrays_that_nobody_asked_for_are_not_read_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "arrays.npz"
+    np.savez(file, drift=np.arange(9.0), frames=np.zeros(1000))
+    data = file.read_bytes()
+    at = data.index(b"frames.npy") + 300  # a flipped bit in the array that is not asked for
+    file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert arrays_in(file.read_bytes(), ["drift", "absent"]).keys() == {"drift"}
+    with pytest.raises(ValueError, match="not a whole archive of arrays"):
+        read_arrays(file)
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(OSError, match="FIFO"):
+        read_arrays(tmp_path / "pipe.npz")

@@ -1,6 +1,7 @@
 """What cannot come to a good end is refused before anything runs or is submitted, with advice that works."""
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -10,11 +11,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from test_import_dataset import foreign
+from test_import_dataset import foreign as written
 
 from diamond_bench.cli.cluster_commands import retry_tokens
 from diamond_bench.cli.common import print_results
 from diamond_bench.config import Resources, SlurmCluster
+from diamond_bench.data import foreign
 from diamond_bench.data.foreign_lengths import check_length
 from diamond_bench.errors import UserError
 from diamond_bench.launch import devices
@@ -22,6 +24,7 @@ from diamond_bench.launch.devices import check_there
 from diamond_bench.launch.slurm import nodes, task
 from diamond_bench.launch.slurm.client import SlurmError
 from diamond_bench.launch.slurm.nodes import check_nodes
+from diamond_bench.reading import read_json
 from diamond_bench.studies.batches import Batch
 from diamond_bench.studies.plan import plan_study
 
@@ -33,7 +36,12 @@ def dataset(folder: Path, *steps: int) -> Path:
     data = folder / "data"
     data.mkdir(parents=True)
     total = {"total_episodes": len(steps), "total_steps": sum(steps)}
-    (data / "metadata.json").write_text(json.dumps({"data_format": "hdf5", **total}))
+    spaces = {
+        "observation_space": {"type": "Box", "dtype": "uint8", "shape": [8, 8, 3]},
+        "action_space": {"type": "Discrete", "n": 4, "start": 0},
+    }
+    texts = {name: json.dumps(space) for name, space in spaces.items()}
+    (data / "metadata.json").write_text(json.dumps({"data_format": "hdf5", **total, **texts}))
     with h5py.File(data / "main_data.hdf5", "w") as file:
         for index, length in enumerate(steps):
             file[f"episode_{index}/rewards"] = np.zeros(length, np.float32)
@@ -46,7 +54,6 @@ def dataset(folder: Path, *steps: int) -> Path:
         ((9, 9), 1, None, True),  # 10 frames are one window; the other episode trains
         ((8, 9), 1, None, True),
         ((8, 8), 1, None, False),
-        ((9,), 1, None, False),
         ((29, 19, 9), 5, None, True),
         ((29, 19, 9), 6, None, False),
         ((29, 29, 29), 2, 1, True),
@@ -65,17 +72,51 @@ def test_a_dataset_is_too_short_where_no_split_gives_enough_windows(
 
 
 def test_a_plan_on_data_too_short_for_its_scale_is_refused(tmp_path: Path) -> None:
-    data = foreign(tmp_path / "own", shape=(8, 8, 3), lengths=(20,) * 8) / "data"
+    data = written(tmp_path / "own", shape=(8, 8, 3), lengths=(20,) * 8) / "data"
     asked = [f"data.dataset={data.parent}", f"output_dir={tmp_path / 'outputs'}"]
     with pytest.raises(UserError, match=r"too short for this scale. Its 8 episodes have up to 21 frames.*lower .* by 987 or more"):
         plan_study("sampling_steps", ["scale=paper", "metrics=[drift]", *asked])
     assert plan_study("sampling_steps", ["scale=tiny", *asked]).jobs
 
 
+def test_one_episode_is_too_few_whatever_is_lowered(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its one episode is for training, and none is left for references: bring more episodes"):
+        check_length(dataset(tmp_path, 500), 1, 10, None)
+
+
 def test_what_the_files_do_not_state_is_left_to_the_import(tmp_path: Path) -> None:
     data = dataset(tmp_path, 3, 3)
     (data / "main_data.hdf5").write_bytes(b"not HDF5")
     check_length(data, 1, 10, None)
+
+
+def test_planning_follows_no_link_out_of_a_dataset_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    linked = dataset(tmp_path / "linked", 3, 3)
+    os.mkfifo(tmp_path / "pipe.hdf5")  # opening it would wait for ever
+    with h5py.File(linked / "main_data.hdf5", "r+") as file:
+        del file["episode_1/rewards"]
+        file["episode_1/rewards"] = h5py.ExternalLink(str(tmp_path / "pipe.hdf5"), "rewards")
+    check_length(linked, 1, 10, None)
+    arrow = dataset(tmp_path / "arrow", 3, 3)
+    metadata = json.loads((arrow / "metadata.json").read_text())
+    (arrow / "metadata.json").write_text(json.dumps({**metadata, "data_format": "arrow"}))
+    for index in range(2):
+        (arrow / str(index)).mkdir()
+        os.mkfifo(arrow / str(index) / "metadata.json")
+    check_length(arrow, 1, 10, None)
+
+
+def test_a_plan_reads_the_metadata_of_a_dataset_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan asks for it at every point, and that of large images takes half a second."""
+    data, reads = dataset(tmp_path, 30, 30), list[Path]()
+    monkeypatch.setattr(foreign, "read_json", lambda file, most: reads.append(file) or read_json(file, most))
+    for _ in range(3):
+        assert foreign.find_dataset(str(data)) == data.resolve()
+    assert len(reads) == 1
+    metadata = json.loads((data / "metadata.json").read_text())
+    (data / "metadata.json").write_text(json.dumps({**metadata, "total_episodes": 0}))
+    with pytest.raises(UserError, match="has no episodes"):
+        foreign.find_dataset(str(data))
 
 
 # Metrics

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import Plan, SavedPlan, as_saved, plan_study, save_plan
 from diamond_bench.studies.registration import Standing, register, registrations, standing
+from diamond_bench.studies.registration_files import export_file
 from diamond_bench.studies.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -322,6 +324,34 @@ def test_a_change_that_is_reverted_leaves_a_trace(lab: Lab) -> None:
     changed = lab.standing(lab.sweep("metric: psnr, baseline: {n: 1}, margin: 0.5"))
     assert (changed.kind, changed.trace) == ("changed", (sentence,))
     assert len(lab.standing(lab.sweep()).trace) == 2
+
+
+def test_a_return_is_noted_where_the_name_of_its_file_is_taken(lab: Lab) -> None:
+    """A pilot study's return has the name, or a file that was damaged since."""
+    saved = lab.sweep()
+    (saved.folder / "change-reverted-1.json").write_text("{")
+    lab.sweep("metric: drift, baseline: {n: 1}, margin: 0.5")
+    (sentence,) = lab.standing(lab.sweep()).trace
+    assert "; reverted at " in sentence
+    assert (saved.folder / "change-reverted-2.json").exists()
+
+
+def test_a_dry_run_follows_no_link_in_place_of_the_study(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = lab.sweep()
+    saved.folder.rename(lab.file.parent / "away")
+    saved.folder.symlink_to(lab.file.parent / "away")
+    app(["sweep", str(lab.file), "scale=tiny", "data=random", f"output_dir={lab.store.root}", "--dry-run"], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert "Registered on" not in shown.out
+    assert "would be refused" in shown.err
+    assert "symbolic link" in " ".join(shown.err.split())
+
+
+def test_an_export_waits_for_no_pipe(lab: Lab, tmp_path: Path) -> None:
+    saved = lab.sweep()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="there is another file of this name"):
+        export_file(registrations(saved.folder), tmp_path / "pipe")
 
 
 def test_the_page_shows_the_registered_seeds(lab: Lab) -> None:

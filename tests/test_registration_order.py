@@ -9,6 +9,7 @@ import pytest
 from test_registration import STATED, Lab
 
 from diamond_bench.errors import UserError
+from diamond_bench.studies import registration_files
 from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.evaluated import finish_time
 from diamond_bench.studies.files import DamagedFile, read_json, sealed
@@ -16,7 +17,7 @@ from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import as_saved
 from diamond_bench.studies.registration import foreseen
-from diamond_bench.studies.registration_files import registrations
+from diamond_bench.studies.registration_files import registrations, studies_of
 from diamond_bench.studies.registration_files import sealed as sealed_registration
 
 PSNR = "metric: psnr, baseline: {n: 1}, margin: 0.5"
@@ -186,3 +187,16 @@ def test_a_result_without_a_time_has_that_of_its_state_or_none(lab: Lab) -> None
     stands = lab.standing(saved)
     assert (stands.kind, stands.confirmatory) == ("late", False)
     assert "1 evaluation with no record of the time may have finished" in stands.sentence
+
+
+def test_studies_that_may_not_be_read_or_are_links_give_no_name(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = lab.sweep()
+    seen = {point.jobs["evaluation"] for point in saved.points}
+    (saved.folder.parents[1] / "linked").symlink_to(saved.folder.parent)
+    assert studies_of(lab.store.root, seen) == {"mine (scale tiny)": 6}
+
+    def barred(folder: Path) -> list[JobRef]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(registration_files, "swept", barred)
+    assert studies_of(lab.store.root, seen) == {}

@@ -69,7 +69,7 @@ def sweep(
         states = store.states()
         if not as_json:
             done = {ref for ref, state in states.items() if state.status == "done"}
-            out.print(foreseen(as_saved(plan, store.root), done.__contains__), markup=False)
+            say_refusals(lambda: out.print(foreseen(as_saved(plan, store.root), done.__contains__), markup=False))
         readable = partial(store.require_readable, plan.jobs, states)
         there = [] if isinstance(plan.cluster, SlurmCluster) else [partial(check_there, plan.execution.device)]
         submission = [lambda: show_submission(plan, store)] if on_slurm else []

@@ -1,6 +1,7 @@
 """Finding somebody's Minari dataset and its identity. No torch, no Minari: planning calls this for every study."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -77,6 +78,17 @@ class Metadata:
 
 def read_metadata(data_folder: Path) -> Metadata:
     """What a dataset's metadata claims. Raises UserError naming the file where it is no such metadata, or beyond the limits."""
+    file = data_folder / METADATA
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise UserError(f"{file}: not the metadata of a Minari dataset ({error.strerror})") from None
+    return _read_metadata(data_folder, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
+    """`read_metadata`, once for a file of this time and size: large images have a megabyte of bounds, and a plan asks for each point."""
     file = data_folder / METADATA
     try:
         content = read_json(file, _MOST_BYTES)

@@ -1,15 +1,23 @@
 """Whether somebody's Minari dataset is long enough for what a plan asks of it; read from its files' headers. No torch, no Minari."""
 
 import functools
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diamond_bench.data.foreign import METADATA
+from diamond_bench.data.foreign import METADATA, Metadata, read_metadata
 from diamond_bench.errors import UserError
+from diamond_bench.reading import read_json
+from diamond_bench.shapes import count, record
+
+if TYPE_CHECKING:
+    import h5py
 
 _MOST_READ = 20_000
-"""Episodes whose lengths are read; of a larger dataset only the total is known."""
+"""Episodes whose lengths are read; a dataset with more is left to the import."""
+_MOST_BYTES = 1_000_000
+"""Bytes of an episode's metadata file, which has a few hundred."""
+_EPISODE = record({"total_steps": count})
 
 
 def check_length(folder: Path, references: int, window: int, per_episode: int | None) -> None:
@@ -18,9 +26,12 @@ def check_length(folder: Path, references: int, window: int, per_episode: int | 
     `references` windows of `window` frames must lie in whole episodes, at most `per_episode` of them in each, and at least one episode
     must be left to train on. Passing is no promise: the import also refuses windows that occur in training.
     """
-    lengths = _lengths(folder, (folder / METADATA).stat().st_mtime_ns)
+    metadata = read_metadata(folder)
+    lengths = _lengths(folder, metadata, (folder / METADATA).stat().st_mtime_ns)
     if lengths is None:
         return
+    if len(lengths) == 1:
+        raise UserError(f"data.dataset={folder}: its one episode is for training, and none is left for references: bring more episodes")
     windows = [length // window if per_episode is None else min(length // window, per_episode) for length in lengths]
     possible = sum(windows) - min(windows)
     if possible >= references:
@@ -37,21 +48,35 @@ def check_length(folder: Path, references: int, window: int, per_episode: int | 
 
 
 @functools.lru_cache(maxsize=64)
-def _lengths(folder: Path, changed: int) -> Sequence[int] | None:
-    """Frames of each episode, its last included, as the files state them; None where they do not: the import says what is wrong.
+def _lengths(folder: Path, metadata: Metadata, changed: int) -> Sequence[int] | None:
+    """Frames of each episode, the last one included, as the files state them. None where they do not: the import says what is wrong.
 
     `changed`: when the metadata were last written, so that a dataset that grows is read again.
     """
+    if metadata.num_episodes > _MOST_READ:
+        return None
     try:
-        episodes = json.loads((folder / METADATA).read_text())
-        if not 0 < int(episodes["total_episodes"]) <= _MOST_READ:
-            return None
-        if episodes["data_format"] == "arrow":
-            files = (folder / str(index) / METADATA for index in range(int(episodes["total_episodes"])))
-            return tuple(int(json.loads(file.read_text())["total_steps"]) + 1 for file in files)
+        if metadata.data_format == "arrow":
+            return tuple(_stated(folder / str(index) / METADATA) for index in range(metadata.num_episodes))
         import h5py
 
         with h5py.File(folder / "main_data.hdf5") as file:
-            return tuple(int(file[f"episode_{index}/rewards"].shape[0]) + 1 for index in range(int(episodes["total_episodes"])))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            return tuple(_stored(file, metadata.num_episodes))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
+
+
+def _stated(file: Path) -> int:
+    content = read_json(file, _MOST_BYTES)
+    _EPISODE(content)
+    return int(content["total_steps"]) + 1
+
+
+def _stored(file: "h5py.File", num_episodes: int) -> Iterator[int]:
+    import h5py
+
+    for index in range(num_episodes):
+        names = f"episode_{index}", f"episode_{index}/rewards"
+        if any(not isinstance(file.get(name, getlink=True), h5py.HardLink) for name in names):  # never follows a link to another file
+            raise KeyError(names[1])
+        yield int(file[names[1]].shape[0]) + 1

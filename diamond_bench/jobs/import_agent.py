@@ -5,15 +5,15 @@ from pathlib import Path
 from diamond_bench.agent import import_agent, save_agent
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
-from diamond_bench.studies.agents import AGENT_FOLDER, assumed
+from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.files import sha256
 from diamond_bench.studies.kinds import ImportAgent
 from diamond_bench.typed import to_plain
 
 
 def run(config: ImportAgent, context: JobContext) -> Result:
-    """Writes agent/ from the file `config.file`. Sizes are inferred from its tensors and checked; the objective is the paper's EDM with the
-    constants of the config, since the file does not hold them.
+    """Writes agent/ from the file `config.file`. Sizes are inferred from its tensors and checked. The objective is the paper's EDM with the
+    constants of the config, since the file does not hold them; the command says so.
 
     Raises UserError where the file is not there, changed since it was planned, or is not a checkpoint of this game's agent.
     """
@@ -21,7 +21,6 @@ def run(config: ImportAgent, context: JobContext) -> Result:
     if file.is_file() and sha256(file) != config.digest:
         raise UserError(f"{file} has changed since it was planned: run the command again")
     agent, checkpoint = import_agent(file, config.game, config.frame_size, config.objective)
-    context.say(f"{file}: {assumed(config)}")
     if checkpoint.widened_from:
         context.say(f"{file}: tensors stored as {checkpoint.widened_from} were cast to float32")
     context.check_owner()

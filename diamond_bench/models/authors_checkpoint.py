@@ -44,8 +44,6 @@ _WEIGHTS_MEANING = (
 _CONDITIONING = ("frames", "actions", "action_width", "action_dropout", "frame_noise")
 """What of a conditioning decides which tensors there are."""
 
-_PAPERS = FactoredObjective()
-
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -60,20 +58,16 @@ class AuthorsCheckpoint:
     """The narrower type some tensors were stored in ("float16"); they were cast to float32, which loses nothing."""
 
 
-def read_authors_checkpoint(
-    file: Path, game: str = "", frame_size: int | None = None, objective: FactoredObjective = _PAPERS
-) -> AuthorsCheckpoint:
+def read_authors_checkpoint(file: Path, game: str = "", frame_size: int | None = None) -> AuthorsCheckpoint:
     """The agent in a checkpoint file. Only tensors are unpickled; no code of the file's is run.
 
-    `frame_size` is needed where the tensors fit frames of several sizes. The file does not hold the constants of the `objective`. Raises
-    UserError naming the file and what is wrong with it:
-    absent, truncated, not a state dict, tensors missing, unknown, misshapen, not finite or not floating point, networks that do not
-    fit together.
+    `frame_size` is needed where the tensors fit frames of several sizes. The file does not hold the constants of its objective: the
+    description has the paper's. Raises UserError naming the file and what is wrong with it: absent, truncated, not a state dict, tensors
+    missing, unknown, misshapen, not finite or not floating point, networks that do not fit together.
     """
     state, widened_from = read_state_dict(file)
     try:
         description = _describe({name: tuple(tensor.shape) for name, tensor in state.items()}, game, frame_size)
-        description = replace(description, objective=objective)
         states = _sorted_out(state, description)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None

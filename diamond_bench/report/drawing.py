@@ -70,7 +70,7 @@ def range_words(numbers: Iterable[int], one: str, many: str) -> str:
 def stored_arrays(store: Store, ref: JobRef, file: str, *names: str, optional: bool = False) -> dict[str, np.ndarray]:
     """Arrays of a job's file (`optional`: those that are there). Raises DamagedFile as `stored_file` does."""
     try:
-        stored = arrays_in(stored_file(store, ref, file))
+        stored = arrays_in(stored_file(store, ref, file), names)
         return {name: stored[name] for name in names if not optional or name in stored}
     except (ValueError, KeyError) as error:
         raise _set_aside(store, ref, store.folder(ref) / file, str(error)) from None

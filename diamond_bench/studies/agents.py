@@ -123,10 +123,11 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None, **co
 
 
 def assumed(config: ImportAgent) -> str:
-    """What an import takes for granted because the file does not hold it."""
+    """What an import assumes because the file does not say it."""
     return (
-        f"the file does not hold the constants of its denoiser's objective; taken are sigma_data={config.sigma_data:g} and "
-        f"sigma_offset_noise={config.sigma_offset_noise:g} (the paper has 0.5 and 0.3); others can be given to import"
+        "the file does not hold two constants of its denoiser's objective; the import uses "
+        f"sigma_data={config.sigma_data:g} and sigma_offset_noise={config.sigma_offset_noise:g} (in the paper 0.5 and 0.3); "
+        "give others as sigma_data=... or sigma_offset_noise=..."
     )
 
 

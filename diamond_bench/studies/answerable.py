@@ -45,8 +45,8 @@ def repetitions(metric: str, pairs: Mapping[str, str], settings: Mapping[str, Ma
     """Variants whose comparison of `metric` repeats another one: the variant of that other comparison, the first of its kind.
 
     `settings` are those of `measured_settings`. Two comparisons are one if both sides differ only in settings that cannot change the
-    metric, such as the horizon for PSNR one step ahead. A variant that equals its own baseline in this way repeats its baseline: it would be
-    compared to itself. Variants without settings repeat nothing.
+    metric, such as the horizon for PSNR one step ahead. A variant that equals its own baseline in this way would be compared to itself,
+    so it repeats its baseline. Variants without settings repeat nothing.
     """
     unused = unused_settings(metric)
 

@@ -9,12 +9,12 @@ import pwd
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
-from diamond_bench.reading import load_json
+from diamond_bench.reading import load_json, read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,8 @@ RUBBISH_AFTER_SECONDS = 24 * 3600.0
 """Age after which nobody can be writing it any more."""
 MOST_BYTES = 64 * 2**20
 """Size up to which a JSON file is read."""
+_MOST_ARRAYS = 64 * 2**30
+"""Size up to which a file of arrays is read."""
 IS_A_LINK = "it is a symbolic link, and nothing in a store may be one"
 
 
@@ -142,12 +144,12 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
-    """All arrays of an .npz file. Raises OSError as the system does, and ValueError as `arrays_in` does."""
-    return arrays_in(path.read_bytes())
+    """All arrays of an .npz file. Raises OSError as `reading.read_file` does, and ValueError as `arrays_in` does."""
+    return arrays_in(read_file(path, _MOST_ARRAYS))
 
 
-def arrays_in(data: bytes) -> "dict[str, NDArray[Any]]":
-    """All arrays of an .npz archive. Raises ValueError for an archive that is not whole.
+def arrays_in(data: bytes, names: Collection[str] | None = None) -> "dict[str, NDArray[Any]]":
+    """The arrays of an .npz archive: all of them, or those of `names` that it holds. Raises ValueError for an archive that is not whole.
 
     A damaged archive makes zipfile and zlib raise a dozen kinds of errors, NotImplementedError among them.
     """
@@ -155,7 +157,7 @@ def arrays_in(data: bytes) -> "dict[str, NDArray[Any]]":
 
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            return {name: stored[name] for name in stored.files if names is None or name in names}
     except Exception as error:
         raise ValueError(f"not a whole archive of arrays: {type(error).__name__}: {error}") from None
 

@@ -146,8 +146,10 @@ _OF_SAMPLES = ("energy_score", "luminance_crps", "rank_deviation", "state_crps",
 
 
 def unused_settings(name: str) -> frozenset[str]:
-    """Keys of `answerable.measured_settings` that cannot change the number `name`: sizes of an evaluation, such as `evaluation.horizon`, and
-    the job `true_features`. Empty for a cost and for a number that METRIC_INFO lacks."""
+    """Keys of `answerable.measured_settings` that cannot change the number `name`, such as `evaluation.horizon` or the job `true_features`.
+
+    Empty for a cost and for a number that METRIC_INFO lacks.
+    """
     if name not in METRIC_INFO or METRIC_INFO[name].cost or METRIC_INFO[name].protocol != "world_model":
         return frozenset()
     if name.startswith(_OF_SAMPLES) or name.endswith(("_best_of_k", "_mean_of_k")):

@@ -3,6 +3,7 @@
 The files are those of registration_files.py.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -95,7 +96,11 @@ def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds
 
 
 def foreseen(plan: SavedPlan, is_finished: Callable[[JobRef], bool]) -> str:
-    """How a sweep of the plan would stand to its registration, in a sentence or two. Writes nothing."""
+    """How a sweep of the plan would stand to its registration, in a sentence or two. Writes nothing.
+
+    Raises UserError where a folder on the way is a link, which a sweep refuses.
+    """
+    require_folders(_root(plan), plan.folder)
     finished = {ref for ref in _evaluations(plan).values() if is_finished(ref)}
     try:
         last, content, _ = _due(plan, registrations(plan.folder), is_finished, False)
@@ -273,7 +278,8 @@ def _note_return(plan: SavedPlan, last: Registration) -> None:
     """Notes that a sweep uses the registered statement again, where the last note of this registration is of a change."""
     changed, returned = notes(plan.folder, last), notes(plan.folder, last, reverted=True)
     if changed and (not returned or returned[-1][1]["time"] < changed[-1][1]["time"]):
-        write_note(plan.folder / f"{REVERTED}{len(returned) + 1}.json", _statement(plan), [], last)
+        names = (f"{REVERTED}{count}.json" for count in itertools.count(1))  # of other registrations, or damaged, some are taken
+        next(name for name in names if write_note(plan.folder / name, _statement(plan), [], last))
 
 
 def _changed(kind: Kind, last: Registration, plan: SavedPlan, finished: Collection[JobRef], changes: tuple[str, ...]) -> Standing:

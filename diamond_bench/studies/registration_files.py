@@ -1,9 +1,10 @@
 """The files of a study's registration. No torch, no pandas.
 
-outputs/studies/<study>/<scale>/registration.json     written once, before the first job of the first sweep
-                                registration-2.json   an amendment, written while no evaluation of its seeds had finished
-                                change-<digest>.json  when a sweep first used another statement, and which evaluations had finished by then
-                                change-reverted-1.json  when a sweep used the registered statement again
+outputs/studies/<study>/<scale>/
+  registration.json       written once, before the first job of the first sweep
+  registration-2.json     an amendment, written while no evaluation of its seeds had finished
+  change-<digest>.json    when a sweep first used another statement, and which evaluations had finished by then
+  change-reverted-1.json  when a sweep used the registered statement again
 """
 
 import json
@@ -16,9 +17,10 @@ from typing import Any
 
 from diamond_bench.errors import UserError
 from diamond_bench.studies.evaluated import now, read_time
-from diamond_bench.studies.files import DamagedFile, digest, read_bytes, read_json, write_exclusive
+from diamond_bench.studies.files import DamagedFile, digest, read_json, write_exclusive
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.looks import seed_order
+from diamond_bench.studies.plan import study_folders
 from diamond_bench.studies.shapes import JOBS, REGISTRATION, fit
 
 CHANGES = "change-*.json"
@@ -74,10 +76,10 @@ def swept(folder: Path) -> list[JobRef]:
 def studies_of(root: Path, evaluations: Collection[JobRef]) -> dict[str, int]:
     """How many of some evaluations each study's sweeps planned, by the study's name and scale; most first."""
     found: Counter[str] = Counter()
-    for folder in sorted(root.glob("studies/*/*")):
+    for folder in study_folders(root, refuse=lambda reason: None):
         try:
             planned = set(swept(folder))
-        except DamagedFile:
+        except (DamagedFile, PermissionError):  # another study's file, which only gives a name here
             continue
         found[f"{folder.parent.name} (scale {folder.name})"] += len(planned & set(evaluations))
     return {name: count for name, count in found.most_common() if count}
@@ -86,23 +88,26 @@ def studies_of(root: Path, evaluations: Collection[JobRef]) -> dict[str, int]:
 def notes(folder: Path, registration: Registration, reverted: bool = False) -> list[tuple[Path, dict[str, Any]]]:
     """The changes of a registration that sweeps noted, or the returns to it (`reverted`), oldest first: each file and its content.
 
-    A damaged file counts as none.
+    A file that is damaged or may not be read counts as none.
     """
     found = []
     for file in folder.glob(CHANGES):
         try:
             content = opened(file)
-        except (DamagedFile, FileNotFoundError):
+        except (DamagedFile, FileNotFoundError, PermissionError):
             continue
         if content.get("registration") == registration.sha256 and file.name.startswith(REVERTED) == reverted:
             found.append((file, content))
     return sorted(found, key=lambda one: str(one[1]["time"]))
 
 
-def write_note(file: Path, statement: Mapping[str, Any], finished: Sequence[JobRef], registration: Registration) -> None:
-    """Notes what a sweep stated instead of a registration, or again, and which evaluations had finished; an existing note stays."""
+def write_note(file: Path, statement: Mapping[str, Any], finished: Sequence[JobRef], registration: Registration) -> bool:
+    """Notes what a sweep stated instead of a registration, or again, and which evaluations had finished.
+
+    Returns whether this call wrote the note: an existing file stays as it is.
+    """
     content = {**statement, "finished": list(map(str, finished)), "time": now(), "registration": registration.sha256}
-    write_exclusive(file, sealed(content))
+    return write_exclusive(file, sealed(content))
 
 
 def moment(time: str) -> str:
@@ -115,10 +120,10 @@ def export_file(found: Sequence[Registration], target: Path) -> None:
 
     Raises UserError where another file is there, or nothing can be written.
     """
-    each = [json.loads(read_bytes(registration.file)) for registration in found]
+    each = [{"content": registration.content, "sha256": registration.sha256} for registration in found]
     data = json.dumps({"registrations": each}, indent=1).encode() + b"\n"
     try:
-        if not write_exclusive(target, data) and target.read_bytes() != data:
+        if not write_exclusive(target, data) and not (target.is_file() and target.read_bytes() == data):
             raise UserError(f"{target}: there is another file of this name, which is not overwritten; choose another name")
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from None
