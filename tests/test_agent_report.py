@@ -20,6 +20,7 @@ from diamond_bench import api
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
 from diamond_bench.report.aggregates import _below, _intervals
+from diamond_bench.report.answers import study_answers
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import config_differences, gather
 from diamond_bench.report.pictures import CLIP_BYTES
@@ -170,6 +171,8 @@ def test_one_variant_has_results_and_no_missing_answer(tmp_path: Path) -> None:
     words = words_of(saved, store)
     assert "No answer" not in words
     assert "Nothing to compare: the study has one variant, n=3." in words
+    said = study_answers(saved, store, gather(saved, store))  # as the page, which says nothing of a registration here
+    assert said == ["Nothing to compare: the study has one variant, n=3."]
     assert "2 × 2" in words
     assert "0 is random play" in words
 

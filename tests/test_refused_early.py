@@ -165,7 +165,14 @@ def test_a_dry_run_says_that_the_gpu_is_not_there(
 
 def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     plan = SimpleNamespace(
-        study="s", scale="tiny", jobs=(), points=(), primary={"metric": "drift"}, command="diamond-bench sweep s scale=tiny"
+        study="s",
+        scale="tiny",
+        jobs=(),
+        points=(),
+        primary={"metric": "drift"},
+        command="diamond-bench sweep s scale=tiny",
+        folder=Path("s/tiny"),
+        verified=True,
     )
     row = {"game": "Pong", "variant": "dataset", "metric": "seen_by_nobody", "value": 1.0, "seed": pd.NA}
     facts = SimpleNamespace(table=pd.DataFrame([row]).astype({"seed": "Int64"}), protocol=[])

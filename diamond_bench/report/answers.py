@@ -16,6 +16,7 @@ from diamond_bench.studies.registration import Standing, standing
 from diamond_bench.studies.store import Store
 
 _MOST_ANSWERS = 40
+_ONE_VARIANT = "Nothing to compare:"
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ def study_answers(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[str]
     """The answers of a study and how they stand to its registration, as lines for the terminal. Their words are those of the page."""
     stands = standing(plan, facts.done)
     found = compare_study(plan, store, facts, alpha=level(stands), exploratory=False)
-    lines = [one.sentence for one in answers_of(found, gates(plan, store, facts))]
     if words := no_answer(plan, found):
         lines = [" ".join(words)]
-    elif not stands.confirmatory:
+        return lines if words[0] == _ONE_VARIANT else [*lines, stands.sentence, *stands.trace]
+    lines = [one.sentence for one in answers_of(found, gates(plan, store, facts))]
+    if not stands.confirmatory:
         lines = [f"Exploratory: {line}" for line in lines]
     if len(lines) > _MOST_ANSWERS:
         lines = [*lines[:_MOST_ANSWERS], f"{len(lines) - _MOST_ANSWERS} more answers are in comparison.csv."]
@@ -57,7 +59,7 @@ def no_answer(plan: SavedPlan, found: Comparison) -> tuple[str, str] | None:
     """Why a study has no answer, in two parts of a sentence; None where it has one."""
     variants = dict.fromkeys(point.variant for point in plan.points)
     if len(variants) == 1:
-        return "Nothing to compare:", f"the study has one variant, {next(iter(variants))}."
+        return _ONE_VARIANT, f"the study has one variant, {next(iter(variants))}."
     if found.problem:
         return "No answer:", f"{found.problem}."
     return None if len(found.primary) else ("No answer yet:", "no variant can be compared.")
@@ -77,7 +79,7 @@ def _answer(row: Mapping[Any, Any], alpha: float, checked: Sequence[Gate]) -> An
 def section(plan: SavedPlan, found: Comparison, stands: Standing, checked: Sequence[Gate] = ()) -> Html:
     """The answers on a study's page, and how the study was registered."""
     if words := no_answer(plan, found):
-        one = len({point.variant for point in plan.points}) == 1
+        one = words[0] == _ONE_VARIANT
         box = el("div", el("p", el("strong", words[0]), f" {words[1]}"), class_="box" if one else "box wrong")
         return box if one else joined([box, registered(plan, stands)])
     every = answers_of(found, checked)
