@@ -12,7 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: at these sizes,
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # and where a job has two after all, they do not wait by spinning: thirty times as long
 
 import pytest
-from command_line import ROOT, diamond_bench
+from command_line import PROFILE, ROOT, diamond_bench
 from made_once import listing, made_once
 
 
@@ -76,9 +76,6 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "printed").write_text(done.stdout + done.stderr)
 
     yield from unchanged(made_once(tmp_path_factory, "trained", train) / "outputs")
-
-
-PROFILE = ("profile", "scale=tiny", "env.frame_size=16", "actor_critic.channels=[8]", "actor_critic.down=[true]", "execution.num_threads=1")
 
 
 @pytest.fixture(scope="session")

@@ -34,12 +34,13 @@ def imported(folder: Path) -> str:
     return diamond_bench("import", str(GOLDEN), "game=Pong", cwd=folder).stdout.splitlines()[-1]
 
 
-def test_train_reports_a_return_with_its_protocol(folder: Path) -> None:
-    printed = (folder / "printed").read_text()
+def test_train_reports_a_return_with_its_protocol(trained_store: Path) -> None:
+    printed = (trained_store.parent / "printed").read_text()
+    evaluation = only(trained_store / "evaluate_agent")
     for part in ("test_return", "hns", "<game>NoFrameskip-v4", "sticky actions: 0.0", "no ops: 1-30", "real steps: 60", "temperature 1"):
         assert part in printed
-    result = json.loads((only(folder / "outputs" / "evaluate_agent") / "result.json").read_text())
-    returns = np.load(only(folder / "outputs" / "evaluate_agent") / "arrays.npz")["test_return"]
+    result = json.loads((evaluation / "result.json").read_text())
+    returns = np.load(evaluation / "arrays.npz")["test_return"]
     rows = {row["metric"]: row["value"] for row in result["rows"]}
     assert rows["test_return"] == returns.mean()
     assert rows["hns"] == pytest.approx((returns.mean() - 1.7) / (30.5 - 1.7))

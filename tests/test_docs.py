@@ -17,8 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from command_line import ROOT, diamond_bench, in_this_process
-from conftest import PROFILE
+from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from test_floors import FLOORS
 
 from diamond_bench.compose import groups

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import SCRIPT, clean_environment, diamond_bench
-from conftest import PROFILE
+from command_line import PROFILE, SCRIPT, clean_environment, diamond_bench
 
 from diamond_bench.cli import main
 from diamond_bench.cli.profile_commands import asked_of_torch

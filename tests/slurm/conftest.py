@@ -20,6 +20,12 @@ def _need(accounting: bool) -> None:
 
 
 @pytest.fixture(scope="session")
+def slurm_installed() -> None:
+    """Skips where no cluster can be started. Fails there in CI."""
+    _need(accounting=False)
+
+
+@pytest.fixture(scope="session")
 def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A node with two GPUs and no accounting."""
     _need(accounting=False)

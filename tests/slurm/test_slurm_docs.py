@@ -70,6 +70,7 @@ def test_the_page_s_table_of_keys_is_the_profile(cluster: Cluster) -> None:
     assert listed == {f.name for f in fields(SlurmCluster)} - {"name", *KINDS}
 
 
+@pytest.mark.usefixtures("slurm_installed")
 def test_the_cluster_starts_by_hand_as_the_page_says(tmp_path: Path) -> None:
     (line,) = (line for line in PAGE.splitlines() if "cluster.py" in line)
     script = ROOT / line.split()[1]
