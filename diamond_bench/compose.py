@@ -256,8 +256,11 @@ def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, An
 
 
 def output_root(overrides: Sequence[Override]) -> Path:
-    """The store's folder: output_dir=, else $DIAMOND_BENCH_OUTPUTS, else ./outputs."""
+    """The store's folder: output_dir=, else $DIAMOND_BENCH_OUTPUTS, else ./outputs. Raises UserError where it is a file."""
     given = next((str(o.value) for o in overrides if o.key == "output_dir"), None)
     with contextlib.suppress(RuntimeError):
-        return Path(given or os.environ.get("DIAMOND_BENCH_OUTPUTS") or "outputs").expanduser()
+        root = Path(given or os.environ.get("DIAMOND_BENCH_OUTPUTS") or "outputs").expanduser()
+        if root.exists() and not root.is_dir():
+            raise UserError(f"the store {root} is a file, not a folder; choose another with output_dir=FOLDER")
+        return root
     raise UserError(f"output_dir={given}: no such home folder")

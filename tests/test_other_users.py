@@ -23,7 +23,7 @@ from diamond_bench.studies.housekeeping import du, gc, merge, remember
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.overview import describe, overview
 from diamond_bench.studies.plan import load_plans
-from diamond_bench.studies.results import unreadable
+from diamond_bench.studies.results import left_out
 from diamond_bench.studies.store import Store
 
 NOBODY = 65534
@@ -107,7 +107,7 @@ def test_a_job_that_may_not_be_read_stands_as_unreadable(shared: Store, bar: str
     assert bar in states[CLOSED].error
     assert set(shown.notable) == {CLOSED}
     with another_user():
-        (note,) = unreadable(load_plans(shared.root)[0], shared)
+        (note,) = left_out(load_plans(shared.root)[0], shared)
     assert note.startswith(f"{CLOSED} is left out: {bar}")
 
 

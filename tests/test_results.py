@@ -183,6 +183,21 @@ def test_results_as_csv_and_json(tiny_store: Path, tmp_path: Path) -> None:
     shown = json.loads(in_this_process("results", "sampling_steps", *here, "--json", cwd=tmp_path).stdout)
     assert len(shown) == len(table)
     in_this_process("results", "sampling_steps", *here, "--csv", "no/such/folder.csv", cwd=tmp_path, exit_code=2)
+    in_this_process("results", "sampling_steps", *here, "--csv", "all.csv", cwd=tmp_path)  # the same table again
+    (tmp_path / "mine.yaml").write_text("question: mine?")
+    done = in_this_process("results", "sampling_steps", *here, "--csv", "mine.yaml", cwd=tmp_path, exit_code=2)
+    assert "mine.yaml: there is another file of this name" in done.stderr
+    assert (tmp_path / "mine.yaml").read_text() == "question: mine?"
+
+
+def test_results_name_the_damaged_jobs_that_they_lack(tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "outputs")
+    store = Store(tmp_path / "outputs")
+    ref = load_plans(store.root)[0].points[0].jobs["evaluation"]
+    file = store.folder(ref) / "result.json"
+    file.write_text(file.read_text().replace('"value": 0.', '"value": 9.', 1))
+    for options in ([], ["--json"], ["--csv", "table.csv"]):
+        assert f"note: {ref} is left out: " in in_this_process("results", "sampling_steps", *options, cwd=tmp_path).stderr
 
 
 def test_json_of_status_and_results_is_json(store: Store) -> None:

@@ -169,9 +169,9 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
-    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, mixtures, pivot, unreadable, unverified_plan
+    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
 
-    for note in [*unverified_plan(plan), *unreadable(plan, store)]:
+    for note in [*unverified_plan(plan), *left_out(plan, store)]:
         say(f"note: {note}")
     if as_json:
         print_json(out, collect(plan, store).to_dict(orient="records"))

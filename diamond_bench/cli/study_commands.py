@@ -99,6 +99,8 @@ def register(
     from diamond_bench.studies.registration import register as write_registration
     from diamond_bench.studies.registration_files import export_file, registrations
 
+    if export is not None and export.is_dir():
+        raise UserError(f"--export {export}: is a folder; give the name of a file")
     store = open_store(overrides)
     plan = plan_study(study, overrides or [])
     saved = as_saved(plan, store.root)
@@ -106,7 +108,7 @@ def register(
     with writing(store):
         registration, _ = write_registration(saved, lambda ref: store.state(ref).status == "done", fewer_seeds=True)
     stands = standing_of(saved, store)
-    unchanged = f"{registration.file} stays as it is, since evaluations of it have finished. {stands.sentence}"
+    unchanged = f"{registration.file} stays as it is, since evaluations that it covers have finished. {stands.sentence}"
     if stands.changes and export is None:
         raise UserError(unchanged)
     say_limits(plan, store)
@@ -171,14 +173,13 @@ def results(
 ) -> None:
     """Show the numbers of a study's finished jobs."""
     from diamond_bench import api
-    from diamond_bench.spreadsheet import csv_text
+    from diamond_bench.studies.results import collect, left_out, write_csv
 
     if csv is not None:
-        table = api.results(study, *(overrides or []), say=say)
-        try:
-            csv.write_text(csv_text(table))
-        except OSError as error:
-            raise UserError(f"--csv {csv}: cannot be written ({error.strerror or error})") from None
+        plan, store = api.find_study(study, *(overrides or []), say=say)
+        for note in left_out(plan, store):
+            say(f"note: {note}")
+        write_csv(collect(plan, store), csv)
         say(f"wrote {csv}")
     else:
         print_results(*api.find_study(study, *(overrides or []), say=say), as_json)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
+from diamond_bench.errors import UserError
 from diamond_bench.studies.baselines import DATASET, baseline_variant
 from diamond_bench.studies.files import write_atomic
 from diamond_bench.studies.jobspec import JobRef
@@ -32,10 +33,29 @@ def finished_results(plan: SavedPlan, store: Store) -> dict[JobRef, StoredResult
     return {ref: store.result(ref) for ref in plan.jobs if store.state(ref).status == "done"}
 
 
-def unreadable(plan: SavedPlan, store: Store) -> list[str]:
-    """A line for each of the plan's jobs that this user may not read, and whose numbers are therefore missing."""
+def write_csv(table: "pd.DataFrame", target: Path) -> None:
+    """Writes the tidy table as CSV in place of nothing or of such a table.
+
+    Raises UserError where the file holds something else, which stays as it is, or cannot be written.
+    """
+    from diamond_bench.spreadsheet import csv_text
+
+    start = ",".join(COLUMNS[:3])
+    try:
+        if target.is_file() and target.stat().st_size:
+            with target.open("rb") as file:
+                if file.read(len(start)) != start.encode():
+                    raise UserError(f"--csv {target}: there is another file of this name, which is not overwritten; choose another name")
+        target.write_text(csv_text(table))
+    except OSError as error:
+        raise UserError(f"--csv {target}: cannot be written ({error.strerror or error})") from None
+
+
+def left_out(plan: SavedPlan, store: Store) -> list[str]:
+    """A line for each of the plan's jobs that is damaged or that this user may not read, and whose numbers are therefore missing."""
+    advice = {"unreadable": "", "damaged": "; the same sweep sets the job aside and repeats it"}
     states = {ref: store.state(ref) for ref in plan.jobs}
-    return [f"{ref} is left out: {state.error}" for ref, state in states.items() if state.status == "unreadable"]
+    return [f"{ref} is left out: {state.error}{advice[state.status]}" for ref, state in states.items() if state.status in advice]
 
 
 def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult] | None = None) -> "pd.DataFrame":
