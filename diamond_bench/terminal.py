@@ -20,7 +20,11 @@ def visible(text: str) -> str:
 
 
 class SafeConsole(Console):
-    """A rich console that prints every text as `visible` shows it. Raises UserError where its file cannot be written."""
+    """A rich console that prints every text as `visible` shows it, and no `:name:` as an emoji. Raises UserError where its file cannot be
+    written."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"emoji": False, **options})
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         """The segments of what is printed, colours apart from texts."""

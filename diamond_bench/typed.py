@@ -84,7 +84,7 @@ def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> A
     if hint is float and ((isinstance(value, int) and not isinstance(value, bool)) or value in ("inf", ".inf")):
         value = float(str(value).removeprefix("."))
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool) or value != value:  # the last is NaN
-        raise UserError(f"{path}={value!r}: expected {wanted}")
+        raise UserError(f"{path}={value!r}: expected {'a finite number' if value != value else wanted}")
     _check_bounded(value, path, metadata)
     least, most = metadata.get("least"), metadata.get("most")
     if (least is not None and value < least) or (most is not None and value > most):

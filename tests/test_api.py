@@ -117,7 +117,7 @@ def test_mistakes_are_named(tiny_store: Path, evaluation: str, tmp_path: Path) -
         (lambda: api.load_agent(training, **here), "has no agent"),
         (lambda: api.load_world_model(dataset, **here), "has no world model"),
         (lambda: api.load_world_model(training, 0.3, **here), "milestone=0.3"),
-        (lambda: api.load_world_model("ffff", **here), "names 0 jobs"),
+        (lambda: api.load_world_model("ffff", **here), "names no job"),
         (lambda: api.held_out(training, **here), "evaluate_world_model"),
         (lambda: api.held_out(evaluation, 99, **here), "0 to 2"),
         (lambda: api.sampler("eulr"), "euler"),

@@ -1,5 +1,6 @@
 """What is too large, too deep or infinite is refused in one short message, before any work is done with it."""
 
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -109,8 +110,9 @@ def test_a_message_keeps_its_beginning_and_end() -> None:
 
 def test_infinity_is_a_value_only_where_it_is_the_neutral_one() -> None:
     assert build(RunConfig, {"sampler": {"name": "heun", "s_tmax": "inf"}}).sampler.s_tmax == float("inf")  # type: ignore[union-attr]
-    with pytest.raises(UserError, match=r"sampler\.s_noise=inf: expected a finite number"):
-        build(RunConfig, {"sampler": {"name": "heun", "s_noise": "inf"}})
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(UserError, match=rf"sampler\.s_noise={value}: expected a finite number"):
+            build(RunConfig, {"sampler": {"name": "heun", "s_noise": value}})
 
 
 def test_seeds_keep_their_order() -> None:
@@ -123,13 +125,16 @@ def test_a_study_of_ones_own_swept_at_two_scales_says_which(tmp_path: Path) -> N
     for scale in ("tiny", "smoke"):
         save_plan(plan_study(str(file), [f"scale={scale}"]), root)
     for study in ("mine", str(file)):
-        with pytest.raises(UserError, match="at the scales smoke, tiny"):
+        with pytest.raises(UserError, match="at scales smoke, tiny"):
             find_plan(root, study, [])
         assert find_plan(root, study, ["scale=smoke"]).scale == "smoke"
-    with pytest.raises(UserError, match="at the scales smoke, tiny: name one"):
+    with pytest.raises(UserError, match="at scales smoke, tiny: name one"):
         find_plan(root, "mine", ["scale=paper"])
     with pytest.raises(UserError, match="other overrides need the path of its YAML file"):
         find_plan(root, "mine", ["scale=tiny", "seeds=1"])
+    shutil.rmtree(root / "studies" / "mine" / "smoke")
+    with pytest.raises(UserError, match="mine was swept at scale tiny: name one with scale="):
+        find_plan(root, "mine", ["scale=paper"])
     for unknown in ("absent", "..", "x" * 300):
         with pytest.raises(UserError, match="unknown study"):
             find_plan(root, unknown, [])

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import SCRIPT, clean_environment, diamond_bench
+from command_line import SCRIPT, clean_environment, diamond_bench, in_this_process
 from typer.testing import CliRunner
 
 from diamond_bench.cli.common import app, writing
@@ -127,3 +127,30 @@ def test_a_report_that_cannot_be_written_is_one_message(tiny_store: Path, tmp_pa
     done = diamond_bench("report", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
     assert "report: it is not a folder; move it away" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_in_place_of_the_store_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for command in (["status"], ["results", "sampling_steps"], ["du"], ["sweep", "sampling_steps", "scale=tiny", "--dry-run"]):
+        done = in_this_process(*command, cwd=tmp_path, env={"DIAMOND_BENCH_OUTPUTS": "notes.txt"}, exit_code=2)
+        assert "the store notes.txt is a file, not a folder" in done.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_cancel_says_that_nothing_was_submitted(tiny_store: Path, tmp_path: Path) -> None:
+    done = in_this_process("cancel", "sampling_steps", f"output_dir={tiny_store}", cwd=tmp_path, exit_code=2)
+    assert f"nothing of {tiny_store} was submitted to SLURM" in done.stderr
+
+
+def test_names_of_swept_studies_are_offered(tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "outputs")
+    studies = tmp_path / "outputs" / "studies"
+    (studies / "sampling_steps").rename(studies / "my_study")
+    assert "did you mean my_study?" in in_this_process("status", "my_stdy", cwd=tmp_path, exit_code=2).stderr
+    next(studies.glob("my_study/*/plan.json")).unlink()
+    assert "my_study holds no plan.json" in in_this_process("results", "my_study", cwd=tmp_path, exit_code=2).stderr
+
+
+def test_two_equal_jobs_differ_in_nothing(tiny_store: Path, tmp_path: Path) -> None:
+    job = Store(tiny_store).refs()[0].id
+    assert "have the same settings" in in_this_process("diff", job, job, f"output_dir={tiny_store}", cwd=tmp_path).stderr

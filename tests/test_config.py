@@ -26,7 +26,7 @@ from diamond_bench.typed import build, identity_fields, to_plain
         ({"sampler.num_steps": True}, ["True", "whole number"]),
         ({"sampler.num_steps": 2.5}, ["2.5", "whole number"]),
         ({"training.learning_rate": "fast"}, ["training.learning_rate", "a number"]),
-        ({"training.learning_rate": math.nan}, ["training.learning_rate", "a number"]),
+        ({"training.learning_rate": math.nan}, ["training.learning_rate", "a finite number"]),
         ({"execution.precision": "fp61"}, ["execution.precision", "fp32"]),
         ({"sampler.start_noise": "units"}, ["sampler.start_noise", "did you mean unit?"]),
         ({"network.depths": 2}, ["network.depths=2", "list"]),

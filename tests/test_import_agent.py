@@ -241,6 +241,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: int):
         (b"PK\x03\x04 not a zip", "damaged, or no checkpoint"),
         (b"cbuiltins\nprint\n(S'code'\ntR.", "it asks for print, which is not run"),
         (b"just text", "damaged, or no checkpoint"),
+        (b"junk\n", "checkpoint.pt: damaged, or no checkpoint"),
         (b"\x80\x02}q\x00.", "damaged, or no checkpoint"),
     ],
 )

@@ -112,6 +112,12 @@ def test_a_name_with_dollar_signs_is_drawn_as_it_is() -> None:
     assert rendered(figure, "png").startswith(b"\x89PNG")
 
 
+def test_a_name_between_colons_is_no_emoji() -> None:
+    for markup in (False, True):
+        SafeConsole(file=(shown := io.StringIO()), soft_wrap=True).print("root:x:0 :smile:", markup=markup)
+        assert shown.getvalue() == "root:x:0 :smile:\n"
+
+
 def test_output_that_cannot_be_written_is_a_user_error() -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:

@@ -107,7 +107,7 @@ def test_find_by_the_beginning_of_an_id(store: Store) -> None:
     spec = count("a")
     store.prepare(spec)
     assert store.find(spec.id[:6]) == store.find(f"count/{spec.id[:4]}") == spec.ref
-    with pytest.raises(UserError, match="names 0 jobs"):
+    with pytest.raises(UserError, match="names no job"):
         store.find("zzzz")
 
 

@@ -86,10 +86,13 @@ def cancel(
     """Take a study's jobs out of SLURM's queue; those that run save and stop. What is done stays."""
     from diamond_bench.errors import nearest
     from diamond_bench.launch.slurm.follow import cancel_jobs
+    from diamond_bench.studies.batches import read_batches
     from diamond_bench.studies.plan import find_plan, load_plans
 
     store = open_store(overrides)
     plan = find_plan(store.root, study, overrides or [])
+    if not read_batches(store.root):
+        raise UserError(f"nothing of {store.root} was submitted to SLURM; a sweep of this machine ends with Ctrl-C")
     names = {point.variant for point in plan.points}
     for name in variant or []:
         if name not in names:

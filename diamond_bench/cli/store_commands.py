@@ -28,8 +28,12 @@ def diff(job: str, other: str, overrides: Overrides = None) -> None:
     from diamond_bench.studies.overview import differences
 
     store = open_store(overrides)
+    found = list(differences(store, store.find(job), store.find(other)))
+    if not found:
+        say(f"{job} and {other} have the same settings")
+        return
     shown = table("key", job, other)
-    for row in differences(store, store.find(job), store.find(other)):
+    for row in found:
         shown.add_row(*row)
     out.print(shown)
 

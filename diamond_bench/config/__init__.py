@@ -221,7 +221,7 @@ class ExecutionConfig:
     is part of an identity."""
     device: str = setting("auto", recorded=True)
     """auto (cuda where there is one), cpu, cuda or cuda:N."""
-    num_threads: int = setting(2, least=1, recorded=True)
+    num_threads: int = setting(2, least=1, most=1024, recorded=True)
     """CPU threads of a job; fixed, never taken from the free cores, since it moves the numbers' last bits."""
 
 

@@ -37,7 +37,8 @@ def check_length(folder: Path, references: int, window: int, per_episode: int | 
     if possible >= references:
         return
     longest = max(lengths)
-    shorter = "lower data.reference_horizon" if longest >= window else f"lower data.reference_horizon by {window - longest} or more"
+    both = f"data.reference_context + data.reference_horizon by {window - longest} or more"
+    shorter = f"lower {'data.reference_horizon' if longest >= window else both}"
     more = "" if per_episode is None else "raise data.windows_per_episode, "
     raise UserError(
         f"data.dataset={folder}: too short for this scale. Its {len(lengths)} episodes have up to {longest} frames. One is "

@@ -89,6 +89,7 @@ def _unpickled(file: Path, data: bytes) -> Any:
         if wanted:
             raise UserError(f"{file}: holds more than tensors: it asks for {wanted[1]}, which is not run") from None
         told = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()  # torch's is a page of advice
+        told = told if re.search("[a-z]", told) else ""  # a number alone is torch's, and says nothing
         raise UserError(f"{file}: damaged, or no checkpoint{f' ({told})' * bool(told)}") from None
 
 

@@ -177,14 +177,14 @@ def _problem(
     if not answering:
         return "none of the variants that the study's question is about (primary.variants) is in this plan"
     if metric not in METRIC_INFO:
-        return f"its primary metric {metric} is not measured any more by this version of the evaluation"
+        return f"the study's primary metric {metric} is not measured any more by this version of the evaluation"
     of_variants = table[table["seed"].notna() & table["metric"].eq(metric)]
     if of_variants.empty:
-        return f"its primary metric {metric} was not measured by any finished job (is it in metrics=?)"
+        return f"the study's primary metric {metric} was not measured by any finished job (is it in metrics=?)"
     if comparable(metric, table["value"]) is None:
-        return f"its primary metric {metric} has no better side"
+        return f"the study's primary metric {metric} has no better side"
     if not _poolable(plan, metric):
-        return f"its primary metric {metric} has another scale in each game, which cannot be pooled (hns can)"
+        return f"the study's primary metric {metric} has another scale in each game, which cannot be pooled (hns can)"
     return ""
 
 

@@ -108,16 +108,16 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None, **co
     `constants`: sigma_data and sigma_offset_noise, where they are not the paper's. Raises UserError where the file cannot be read, the game
     is unknown or not said, or a constant is out of range.
     """
-    if game is None:
-        game = next((known for known in games() if known.lower() == file.stem.lower()), None)
-        if game is None:
-            raise UserError(f"{file}: which game is it of? Say so: diamond-bench import {file} game=Breakout")
-    num_actions(game)
     try:
         with os.fdopen(open_file(file), "rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    if game is None:
+        game = next((known for known in games() if known.lower() == file.stem.lower()), None)
+        if game is None:
+            raise UserError(f"{file}: which game is it of? Say so: diamond-bench import {file} game=Breakout")
+    num_actions(game)
     config = {"digest": digest, "game": game, "file": str(file.absolute()), "frame_size": frame_size, **constants}
     return JobSpec("import_agent", build(ImportAgent, config))
 
@@ -154,7 +154,8 @@ def _by_id(store: Store, name: str) -> JobRef:
     found = [ref for ref in known if ref.id.startswith(name) or str(ref).startswith(name)] if name else []
     if len(found) != 1:
         hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(name, map(str, known)) if known else "there is none yet"
-        raise UserError(f"{name!r} names {len(found)} agents of {store.root}: {hint} (see `diamond-bench train`, `diamond-bench import`)")
+        count = f"{len(found)} agents" if found else "no agent"
+        raise UserError(f"{name!r} names {count} of {store.root}; {hint} (see `diamond-bench train`, `diamond-bench import`)")
     return found[0]
 
 

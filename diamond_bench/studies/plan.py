@@ -26,7 +26,7 @@ from diamond_bench.studies.kinds import (
     TrainWorldModel,
 )
 from diamond_bench.studies.shapes import PLAN, fit
-from diamond_bench.studies.spec import Study, load_study, points, study_files, with_overrides
+from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study, with_overrides
 from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
@@ -255,8 +255,8 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     other overrides the plan they make. Raises UserError where there is none, or several."""
     overrides = [override for override in parse(tokens) if override.key != "output_dir"]
     name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
-    swept = load_plans(root, name) if is_study_name(name) else []
-    saved = swept
+    swept = saved = load_plans(root, name) if is_study_name(name) else []
+    scales = ", ".join(plan.scale for plan in swept)
     has_file = name != study or study in study_files()
     if [override.key for override in overrides] == ["scale"]:
         saved = [plan for plan in saved if plan.scale.rstrip("*") == overrides[0].value]
@@ -266,15 +266,16 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
         return saved[0]
     if swept and not has_file:
         file = f" (other overrides need the path of its YAML file, in place of {study})" if overrides else ""
-        raise UserError(f"{study} was swept at the scales {', '.join(plan.scale for plan in swept)}: name one, as in scale=tiny{file}")
+        raise UserError(f"{study} was swept at scale{'s' * (len(swept) > 1)} {scales}: name one with scale={file}")
+    if not has_file:
+        raise unknown_study(study, root, {folder.parent.name for folder in study_folders(root, lambda reason: None)})
     if overrides:
         return as_saved(plan_study(study, tokens), root)
     if not swept:
-        load_study(study, "paper")  # a wrong name is the likelier mistake
+        load_study(study, "paper")  # a mistake in the file is the likelier one
         raise UserError(f"{study} has not been swept into {root}; run: diamond-bench sweep {study}")
     commands = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in swept)
-    scales = ", ".join(plan.scale for plan in swept)
-    raise UserError(f"{study} was swept several times, at the scales {scales}; repeat the overrides of one: {commands}")
+    raise UserError(f"{study} was swept several times, at scales {scales}; repeat the overrides of one: {commands}")
 
 
 def load_plans(root: Path, study: str | None = None, refuse: Callable[[str], None] | None = None) -> list[SavedPlan]:

@@ -5,7 +5,7 @@ import functools
 import importlib.resources
 import itertools
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,13 @@ def study_files() -> dict[str, Path]:
     return {file.stem: file for file in sorted(studies_folder().glob("*.yaml"))}
 
 
+def unknown_study(name: str, root: Path, swept: Collection[str]) -> UserError:
+    """The refusal of a study's name; `swept`: the names of the studies in the store `root`, where the command takes those."""
+    if name in swept:
+        return UserError(f"{root / 'studies' / name} holds no plan.json; sweep the study's YAML file again, which repeats no finished job")
+    return UserError(f"unknown study {name!r}: {nearest(name, [*study_files(), *swept])} (or give the path of a YAML file)")
+
+
 def load_study(name: str, scale: str) -> Study:
     """The study of this name, or of a YAML file's path, as it is at a scale. Raises UserError.
 
@@ -111,7 +118,7 @@ def load_study(name: str, scale: str) -> Study:
     files = study_files()
     own = name.endswith((".yaml", ".yml"))
     if not own and name not in files:
-        raise UserError(f"unknown study {name!r}: {nearest(name, files)} (or give the path of a YAML file)")
+        raise unknown_study(name, Path(), ())
     file = Path(name) if own else files[name]
     stem = study_name(file)
     try:
@@ -189,7 +196,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
 
 def _mapping(value: Any, where: str, keys: Sequence[str] | Mapping[str, Any] | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"study {where}: expected a group of keys, got {value!r}")
+        raise UserError(f"study {where}: expected a group of keys, got {'nothing' if value is None else repr(value)}")
     for key in value:
         if not isinstance(key, str):
             raise UserError(f"study {where}: the key {key!r} is no text; put it in quotes")

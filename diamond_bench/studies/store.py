@@ -139,7 +139,7 @@ class Store:
         found = [ref for ref in self.refs() if ref.id.startswith(identity) and kind in ("", ref.kind)]
         if len(found) != 1:
             hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(identity, (ref.id for ref in self.refs()))
-            raise UserError(f"{prefix!r} names {len(found)} jobs of {self.root}: {hint}")
+            raise UserError(f"{prefix!r} names {f'{len(found)} jobs' if found else 'no job'} of {self.root}; {hint}")
         return found[0]
 
     def spec(self, ref: JobRef) -> JobSpec:
