@@ -28,10 +28,11 @@ from command_line import SCRIPT, clean_environment, descendants
 
 from diamond_bench.studies.store import Store
 
+FLOW = ("objective=flow", "sampler=flow_euler")
 RUNS = (
     ("sweep", "sampling_steps", "scale=smoke", "sampler.num_steps=1,3"),
     ("sweep", "sampling_steps", "scale=smoke", "sampler.num_steps=2", "games=[Boxing]", "seeds=[1]", "metrics=[drift,state]"),
-    ("sweep", "frame_noise", "scale=smoke", "seeds=[2]"),
+    ("sweep", "sampling_steps", "scale=smoke", *FLOW, "sampler.num_steps=3", "games=[Pong]", "seeds=[2]", "metrics=[drift]"),
     ("train", "game=Breakout", "seed=0", "scale=smoke"),
     ("sweep", "sampling_steps_agent", "scale=smoke", "sampler.num_steps=3", "games=[Pong]", "seeds=[1]"),
 )
