@@ -21,7 +21,7 @@ from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.import_dataset import run
-from diamond_bench.studies.kinds import ImportDataset
+from diamond_bench.studies.kinds import KINDS, ImportDataset
 
 LENGTHS = (30, 45, 12, 60, 33, 21)
 
@@ -228,7 +228,7 @@ def swapped_out(file: h5py.File) -> None:
         (stored("observations", lambda v: np.full(v.shape, np.nan, np.float32)), "its observations are float32 (48, 40, 3), and metadata"),
         (stored("observations", lambda v: v[:, :24]), "its observations are uint8 (24, 40, 3), and metadata.json says uint8 (48, 40, 3)"),
         (stored("observations", lambda _: 7), "its observations are no array"),
-        (stored("actions", at_step_3(0.5)), "its actions are float64 (12,), such as "),
+        (stored("actions", at_step_3(2.5)), "its actions are float64 (12,), such as "),
         (stored("actions", at_step_3(2**40)), "such as 1099511627776 at step 3; outside its action space, 2 to 6"),
         (stored("rewards", at_step_3(np.nan)), "its rewards are float64 (12,), such as nan at step 3; expected finite numbers"),
         (stored("rewards", at_step_3(-np.inf)), "such as -inf at step 3; expected finite numbers"),
@@ -373,6 +373,10 @@ def test_a_part_of_another_episode_is_never_held_out_from_it(tmp_path: Path, see
     run(planned, JobContext(tmp_path / "job"))
     train, heldout = load_split(tmp_path / "job", "train"), load_split(tmp_path / "job", "heldout")
     assert count_leaks(train, reference_windows(heldout, 5, 4, 11, seed=0, train=train)) == 0
+
+
+def test_datasets_that_were_imported_without_the_checks_are_imported_again() -> None:
+    assert KINDS["import_dataset"].revision == 2
 
 
 def test_damage_and_change_are_refused(tmp_path: Path) -> None:

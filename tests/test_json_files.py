@@ -7,12 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_refused_early import dataset
 
 from diamond_bench.data import replay_file
+from diamond_bench.data.foreign import find_dataset
 from diamond_bench.data.replay_file import DamagedReplay, read_blocks
 from diamond_bench.data.static import load_info
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.evaluate_agent import _read
+from diamond_bench.report.write import _made
 from diamond_bench.studies.agents import trained_with
 from diamond_bench.studies.jobspec import JobRef, JobSpec
 from diamond_bench.studies.kinds import ImportAgent
@@ -72,6 +75,42 @@ def test_what_an_imported_agent_says_of_itself(tmp_path: Path, text: str) -> Non
     (tmp_path / "agent" / "agent.json").write_text(text)
     with pytest.raises(UserError, match=r"agent\.json.*import the checkpoint again"):
         trained_with(store, JobRef("import_agent", "0" * 16))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, "[]"),
+        (None, DEEP),
+        ("total_episodes", float("inf")),
+        ("total_episodes", 10**9),
+        ("total_steps", "60"),
+        ("action_space", "[]"),
+        ("action_space", DEEP),
+        ("action_space", '{"type": "Discrete", "n": 1000000000, "start": 0}'),
+        ("action_space", '{"type": "Discrete", "n": "4", "start": 0}'),
+        ("observation_space", '{"type": "Box", "dtype": "uint8", "shape": [8, 8, Infinity]}'),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_the_metadata_of_own_data_say(tmp_path: Path, key: str | None, value: Any) -> None:
+    data = dataset(tmp_path, 30, 30)
+    assert find_dataset(str(data)) == data.resolve()
+    file = data / "metadata.json"
+    file.write_text(value if key is None else replaced(json.loads(file.read_text()), key, value=value))
+    with pytest.raises(UserError, match=r"metadata\.json: (not the metadata of a Minari dataset|the dataset has 1000000000 )"):
+        find_dataset(str(data))
+
+
+@pytest.mark.parametrize(
+    "text", [*ODD, '{"results": 5, "files": []}', '{"results": "a", "files": 7}', '{"results": "a", "files": [1]}', '{"files": null}']
+)
+def test_a_report_that_says_something_else_of_itself_is_written_again(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "report.json"
+    file.write_text('{"results": "a", "files": ["index.html"]}')
+    assert _made(file)["files"] == ["index.html"]
+    file.write_text(text)
+    assert _made(file) == {"results": "", "files": []}
 
 
 GAMES = {"games": [{"score": 1.0, "length": 2, "index": 0, "cut": False}]}

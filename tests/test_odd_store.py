@@ -202,6 +202,15 @@ def test_json_is_bounded(tmp_path: Path) -> None:
         file.touch()
 
 
+@pytest.mark.parametrize("line", ["x: !!int abc", "x: &a [1, *a]", "kind: count", "format: " + "1" * 5001], ids=lambda line: line[:12])
+def test_a_config_is_read_as_all_yaml_is(store: Store, line: str) -> None:
+    file = store.folder(count("a").ref) / "config.yaml"
+    body = file.read_bytes().partition(b"\n")[2] + line.encode() + b"\n"
+    file.write_bytes(CHECKSUM + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    with pytest.raises(DamagedFile, match=r"config\.yaml is damaged"):
+        store.spec(count("a").ref)
+
+
 def test_a_claim_that_is_a_folder_or_a_link_or_from_the_future_holds_nobody_up(store: Store, tmp_path: Path) -> None:
     ref = count("f").ref
     folder = store.folder(ref)

@@ -1,5 +1,6 @@
 """What reaches terminals, spreadsheets and figures: no control characters, no formulas, no mathtext of a user's name."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from analysis.figures import RC
+from diamond_bench import cli
 from diamond_bench.errors import UserError
 from diamond_bench.spreadsheet import csv_text, with_mark, without_mark
+from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.store import Store
 from diamond_bench.terminal import SafeConsole, visible
 from paper_figures.build import rendered
 from paper_figures.tables import Cell, Head, to_csv
@@ -66,6 +70,19 @@ def test_a_full_device_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -
     narrow = command("status", f"output_dir={tmp_path}/é", PYTHONIOENCODING="ascii")
     assert narrow.returncode == 2
     assert r"\xe9" in narrow.stderr
+
+
+def test_printing_in_a_narrow_encoding_shows_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, jobs = Store(tmp_path / "é"), plan_study("sampling_steps", ["scale=tiny"]).jobs
+    ref, spec = next(iter(jobs.items()))
+    store.prepare(spec)
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stdout)
+    monkeypatch.setattr("sys.argv", ["diamond-bench", "show", str(ref), f"output_dir={store.root}"])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    stdout.flush()
+    assert f"{tmp_path}/\\xe9/{ref}".encode() in stdout.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 def test_hostile_and_overlong_arguments_are_one_message(tmp_path: Path) -> None:

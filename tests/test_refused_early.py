@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import in_this_process
 from test_import_dataset import foreign as written
 
 from diamond_bench.cli.cluster_commands import retry_tokens
@@ -78,6 +79,8 @@ def test_a_plan_on_data_too_short_for_its_scale_is_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match=rf"too short for this scale. Its 8 episodes have up to 21 frames.*{lower}"):
         plan_study("sampling_steps", ["scale=paper", "metrics=[drift]", *asked])
     assert plan_study("sampling_steps", ["scale=tiny", *asked]).jobs
+    in_this_process("sweep", "sampling_steps", "scale=paper", "metrics=[drift]", *asked, cwd=tmp_path, exit_code=2)
+    assert not (tmp_path / "outputs").exists(), "nothing is stored that `paper` would recommend"
 
 
 def test_one_episode_is_too_few_whatever_is_lowered(tmp_path: Path) -> None:
