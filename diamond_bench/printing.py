@@ -11,6 +11,7 @@ from rich.table import Table
 
 from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.estimate import estimate, time_range
+from diamond_bench.studies.files import free_bytes
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.older import older_sentence
@@ -95,6 +96,9 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool) -> Non
         passing = f" (and up to {cost.passing_gigabytes:.3g} GB while a job runs)" if cost.passing_gigabytes else ""
         size = f"{cost.gigabytes:.3g} GB of disk{passing}"
         out.print(f"to run: {cost.jobs} jobs, {time_range(cost.low_hours, cost.high_hours)} of one device and {size} ({cost.basis})")
+        free = free_bytes(store.root) / 1e9
+        if cost.gigabytes + cost.passing_gigabytes > free:
+            out.print(f"note: the disk of the store has only {free:.3g} GB free", highlight=False)
     else:
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):

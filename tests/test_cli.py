@@ -137,6 +137,19 @@ def test_a_file_in_place_of_the_store_is_one_message(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_dry_run_says_that_the_disk_is_too_small(tmp_path: Path) -> None:
+    command = ["sweep", "sampling_steps", "scale=tiny", "--dry-run"]
+    assert "GB free" not in in_this_process(*command, cwd=tmp_path).stdout
+    assert "note: the disk of the store has only " in in_this_process(*command, "data.num_train_frames=100000000000", cwd=tmp_path).stdout
+
+
+def test_a_file_is_not_said_to_point_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "studies").touch()
+    done = in_this_process("results", "my_study", cwd=tmp_path, exit_code=2)
+    assert done.stderr.endswith("studies: it is not a folder; move it away\n")
+
+
 def test_cancel_says_that_nothing_was_submitted(tiny_store: Path, tmp_path: Path) -> None:
     done = in_this_process("cancel", "sampling_steps", f"output_dir={tiny_store}", cwd=tmp_path, exit_code=2)
     assert f"nothing of {tiny_store} was submitted to SLURM" in done.stderr

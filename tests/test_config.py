@@ -21,6 +21,7 @@ from diamond_bench.typed import build, identity_fields, to_plain
     [
         ({"sampler.num_step": 3}, ["sampler.num_step", "num_steps"]),
         ({"sampler.num_steps": 0}, ["sampler.num_steps=0", "between 1"]),
+        ({"execution.num_threads": 100_000}, ["execution.num_threads=100000", "between 1 and 1024"]),
         ({"sampler.num_steps": [1, 2]}, ["sampler.num_steps=[1, 2]", "whole number"]),
         ({"sampler.num_steps": "three"}, ["'three'", "whole number"]),
         ({"sampler.num_steps": True}, ["True", "whole number"]),

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -207,11 +208,17 @@ def not_a_folder(path: Path | str) -> str:
     return IS_A_LINK if stat.S_ISLNK(mode) else "it is not a folder"
 
 
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder, or of the nearest folder above it that exists."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free
+
+
 def require_folders(root: Path, folder: Path) -> None:
     """Raises UserError where `folder`, or a folder between `root` and it, is a link or a file. The root itself may be a link."""
     for path in reversed([folder, *folder.parents][: len(folder.relative_to(root).parts)]):
         if reason := not_a_folder(path):
-            raise UserError(f"{path}: {reason}; move it away, or put what it points to in its place")
+            raise UserError(f"{path}: {reason}; move it away{', or put what it points to in its place' * (reason == IS_A_LINK)}")
 
 
 def first_link(folder: Path | str) -> str | None:
