@@ -87,7 +87,8 @@ def test_a_file_whose_name_no_study_can_have_is_refused(tmp_path: Path, name: st
             {
                 "axes": {
                     key: {"key": f"training.{key}", "values": list(range(1, 40))} for key in ("num_steps", "batch_size", "warmup_steps")
-                }
+                },
+                "primary": {"metric": "drift", "baseline": {"num_steps": 1, "batch_size": 1, "warmup_steps": 1}},
             },
             "make 59,319 variants; expected at most 10,000",
         ),
