@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pinned_ids import FILE, SCALES, digests, plan_at
 from rich.console import Console
 
 from diamond_bench.config import FactoredObjective
@@ -327,12 +328,13 @@ def test_of_several_sweeps_the_overrides_of_one_are_asked_for(tmp_path: Path) ->
     assert find_plan(tmp_path, "sampling_steps", ["scale=tiny"]).scale == "tiny"
 
 
-def test_every_shipped_study_plans_at_every_scale() -> None:
+def test_every_shipped_study_plans_at_every_scale_with_the_ids_it_had() -> None:
+    found = {}
     for name in study_files():
-        for scale in ("paper", "small", "smoke", "tiny"):
-            plan = plan_study(name, [f"scale={scale}", *(["seeds=[0]"] if scale == "paper" else [])])  # else thousands of jobs
-            assert plan.points
-            assert load_study(name, scale).question
+        plans = {scale: plan_at(name, scale) for scale in SCALES}
+        assert all(plan.points and load_study(name, scale).question for scale, plan in plans.items())
+        found[name] = {scale: digests(plan) for scale, plan in plans.items()}
+    assert found == json.loads(FILE.read_text())
 
 
 def test_a_plan_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
