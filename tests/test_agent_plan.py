@@ -155,7 +155,7 @@ def test_import_takes_the_constants_that_the_file_does_not_hold(tmp_path: Path) 
         ("sigma_data=0", "must be at least"),
         ("sigma_offset_noise=-1", "must be at least"),
         ("sigma_data=half", "sigma_data=half: expected a number"),
-        ("sigma_data=nan", "expected a number"),
+        ("sigma_data=nan", "sigma_data=nan: expected a finite number"),
         ("sigma_offset_noise=1e999", "expected a finite number"),
         ("frame_size=" + "9" * 5001, "expected a whole number of pixels"),
     ):
@@ -167,7 +167,7 @@ def test_import_takes_the_constants_that_the_file_does_not_hold(tmp_path: Path) 
 def test_evaluate_wants_a_finished_agent(tmp_path: Path) -> None:
     (tmp_path / "o" / "studies").mkdir(parents=True)
     for name in ("abc", "train_agent/0123456789abcdef", str(tmp_path / "nothing")):
-        with pytest.raises(UserError, match=r"agents of|not finished"):
+        with pytest.raises(UserError, match=r"names no agent of|not finished"):
             plan_evaluate(name, [f"output_dir={tmp_path / 'o'}"], None, False)
     assert json.dumps(sorted(p.name for p in (tmp_path / "o").iterdir())) == '["studies"]'
 

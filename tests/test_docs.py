@@ -130,6 +130,8 @@ def run(command: Command, folder: Path, other_store: Path, start: Start = diamon
     words = [placeholders.get(word, word) for word in command]
     if any(word.endswith("AGENT") for word in words):
         words = [word.removesuffix("AGENT") + trained_agent(folder) if word.endswith("AGENT") else word for word in words]
+    if words[0] == "import" and not (folder / words[1]).exists():
+        run(("export", "AGENT", words[1]), folder, other_store)  # as the page does before it
     return start(*words, cwd=folder, env=environment(folder))
 
 
