@@ -142,3 +142,5 @@ def test_output_that_cannot_be_written_is_a_user_error() -> None:
 
     with pytest.raises(UserError, match="the output cannot be written: No space left on device"):
         SafeConsole(file=Full()).print("x")
+    with pytest.raises(UserError, match="the output cannot be written: No space left on device"):  # JSON
+        SafeConsole(file=Full()).write("x")

@@ -130,12 +130,3 @@ def test_logs_show_control_characters_and_their_end(tmp_path: Path, monkeypatch:
 
 def test_the_report_shows_changes_of_direction() -> None:
     assert escaped("a\u202eb<\x1b") == r"a\u202eb&lt;\x1b"
-
-
-def test_json_on_a_full_device_is_a_user_error() -> None:
-    class Full(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match="the output cannot be written: No space left on device"):
-        SafeConsole(file=Full()).write("x")

@@ -153,7 +153,7 @@ def retry(
 ) -> None:
     """Submit a swept study's failed, cancelled and lost jobs again, and those that wait for them; nothing that was never begun.
 
-    Keys of the profile may be set anew, as in cluster.exclude=node03 for a broken node or cluster.memory=32G.
+    Keys of the profile can be changed, as in cluster.exclude=node03 for a broken node or cluster.memory=32G.
     """
     import shlex
 

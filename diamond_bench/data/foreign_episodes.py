@@ -24,7 +24,7 @@ _COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
 def check_stored(folder: Path, metadata: Metadata) -> None:
-    """Checks what is told without reading an episode: how many there are and, in HDF5, how large each is and that it lies in this file.
+    """Checks what is known before an episode is read: how many there are and, in HDF5, how large each is and that it lies in this file.
 
     Raises UserError naming the episode.
     """

@@ -88,9 +88,9 @@ def _unpickled(file: Path, data: bytes) -> Any:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted:
             raise UserError(f"{file}: holds more than tensors: it asks for {wanted[1]}, which is not run") from None
-        told = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()  # torch's is a page of advice
-        told = told if re.search("[a-z]", told) else ""  # a number alone is torch's, and says nothing
-        raise UserError(f"{file}: damaged, or no checkpoint{f' ({told})' * bool(told)}") from None
+        reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()  # torch's is a page of advice
+        reason = reason if re.search("[a-z]", reason) else ""  # a number alone is torch's, and says nothing
+        raise UserError(f"{file}: damaged, or no checkpoint{f' ({reason})' * bool(reason)}") from None
 
 
 def _float32(file: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:

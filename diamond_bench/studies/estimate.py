@@ -24,13 +24,11 @@ from diamond_bench.studies.kinds import (
     TrainStateProbe,
     TrainWorldModel,
 )
-from diamond_bench.studies.speed import START_SECONDS, Like, Speed, fixed_seconds, measured, slowness, unmeasured
+from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Like, Speed, fixed_seconds, measured, slowness, unmeasured
 from diamond_bench.studies.states import JobState
 from diamond_bench.studies.store import Store
 from diamond_bench.typed import identity_fields
 
-ASSUMED = {"cpu": 6e10, "cuda": 3e13}
-"""FLOP/s assumed of trainings of which no job like them is finished: two laptop cores, a data-centre GPU. Orders of magnitude."""
 _PAIRS_PER_SECOND = {"ssim": 5000.0, "state": 2000.0, "lpips": 1500.0, "lpips_vgg": 100.0}
 """Pairs of 64 x 64 frames compared a second on two CPU cores; orders of magnitude."""
 _FID_IMAGES_PER_SECOND = 9.0

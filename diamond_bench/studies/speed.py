@@ -16,6 +16,8 @@ from diamond_bench.studies.store import Store
 
 Like = tuple[str, str, str, str]
 """What jobs of one speed have in common: kind, type of device, network, precision."""
+ASSUMED = {"cpu": 6e10, "cuda": 3e13}
+"""FLOP/s where nothing was measured: two laptop cores, a data-centre GPU. Orders of magnitude."""
 CORE_FLOPS = 9e10
 """FLOP/s of one CPU core in small matrix products, where nothing else runs: the core on which the numbers below were measured."""
 NETWORK_FLOPS = 3e10
@@ -83,7 +85,7 @@ def slowness() -> float:
 def unmeasured(like: Like, width: float) -> Speed:
     """The speed of jobs like which none is finished; `width`: mean channels of the network."""
     if like[1] == "cuda":
-        return Speed(3e13, 1.0, "assumed")
+        return Speed(ASSUMED["cuda"], 1.0, "assumed")
     slow = slowness()
     return Speed(NETWORK_FLOPS * min(1.0, width / 64) / slow if like[2] else STEPS_PER_SECOND / slow, slow, "timed")
 
@@ -99,7 +101,7 @@ def measured(
     """The speed of jobs of these likenesses, from what finished ones recorded.
 
     A job recorded the work and time of its networks (`work`, `work_seconds`) and its whole time. The rest is its fixed part, compared to
-    what `fixed_of` (spec, type of device) expects on the reference core. Of a job that recorded no work, `work_of` tells it and the fixed
+    what `fixed_of` (spec, type of device) expects on the reference core. Where a job recorded no work, `work_of` gives it, and the fixed
     part is taken off its time. Medians over jobs; of a store's jobs, at most 200 are read.
     """
     kinds = {like[0] for like in likes}

@@ -92,7 +92,7 @@ def logs(store: Store, ref: JobRef) -> list[Path]:
 
 
 def printed(file: Path, say: Callable[[str], None]) -> Iterator[str]:
-    """The text of a log in parts, at most its last _MOST_SHOWN bytes; `say` is told how many are left out."""
+    """The text of a log in parts, at most its last _MOST_SHOWN bytes. `say` gets a sentence on how many are left out."""
     with file.open("rb") as log:
         left = log.seek(0, os.SEEK_END) - _MOST_SHOWN
         log.seek(max(0, left))

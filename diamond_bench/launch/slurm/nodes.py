@@ -38,7 +38,7 @@ def nodes() -> list[Node]:
 
 
 def check_nodes(cluster: SlurmCluster, kinds: Iterable[str], say: Callable[[str], None]) -> None:
-    """Raises UserError where no node of its partition can serve a kind's request; tells `say` where SLURM does not show the nodes."""
+    """Raises UserError where no node of its partition can serve a kind's request. Calls `say` where SLURM does not show the nodes."""
     try:
         there = nodes()
         excluded = set(slurm("scontrol", "show", "hostnames", cluster.exclude).split()) if cluster.exclude else set()
@@ -54,14 +54,14 @@ def check_nodes(cluster: SlurmCluster, kinds: Iterable[str], say: Callable[[str]
         of_partition = [node for node in there if node.partition in names or (not names and node.default)]
         kept = [node for node in of_partition if node.name not in excluded]
         if kept:
-            _check(cluster, kind, asked, kept)
+            _check(cluster, kind, asked, kept, where)
         elif of_partition:
             raise UserError(f"cluster.exclude={cluster.exclude}: no node of {where} is left for a {kind}")
         else:
             say(f"not checked whether a node of {where} can serve a {kind}: SLURM shows none of its nodes")
 
 
-def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Node]) -> None:
+def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Node], where: str) -> None:
     wanted_gres = _wanted_gres(cluster, asked)
     memory = _megabytes(asked.memory)
     tests: dict[str, tuple[str, Callable[[Node], bool], str]] = {
@@ -77,16 +77,15 @@ def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Node]
             f"{_offered(there)}",
         ),
     }
-    partition = f"partition {asked.partition}" if asked.partition else "the default partition"
     for key, (value, serves, has) in tests.items():
         if not any(map(serves, there)):
             raise UserError(
-                f"{_key(cluster, kind, key)}={value}: no node of {partition} can serve a {kind}, since each has {has}; lower it, or take "
+                f"{_key(cluster, kind, key)}={value}: no node of {where} can serve a {kind}, since each has {has}; lower it, or take "
                 "another cluster.partition"
             )
     if not any(all(serves(node) for _, serves, _ in tests.values()) for node in there):
         together = ", ".join(f"{_key(cluster, kind, key)}={value}" for key, (value, _, _) in tests.items() if value not in ("None", "0"))
-        raise UserError(f"{together}: no node of {partition} has all of it for a {kind}; lower one, or take another cluster.partition")
+        raise UserError(f"{together}: no node of {where} has all of it for a {kind}; lower one, or take another cluster.partition")
 
 
 def _key(cluster: SlurmCluster, kind: str, name: str) -> str:

@@ -154,7 +154,7 @@ def _check_comment(batch: Batch) -> None:
 def check_order(store: Store, order: Order, say: Callable[[str], None] = print) -> None:
     """Raises UserError where SLURM would refuse what an order asks for, or never run it; creates and submits nothing.
 
-    Tells `say` what could not be checked.
+    Calls `say` with what could not be checked.
     """
     _test(store.root, order, requested(store, order).requests, say)
 
