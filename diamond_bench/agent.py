@@ -18,7 +18,7 @@ from diamond_bench.models.authors_checkpoint import AuthorsCheckpoint, read_auth
 from diamond_bench.models.authors_names import Component
 from diamond_bench.models.description import AgentDescription
 from diamond_bench.models.reward_end_model import RewardEndModel
-from diamond_bench.studies.files import read_json, temporary_name, write_json
+from diamond_bench.store.files import read_json, temporary_name, write_json
 from diamond_bench.typed import build, to_plain
 from diamond_bench.world_model import WorldModel, build_world_model, load_world_model, save_world_model
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from diamond_bench.compose import base, output_root, parse, with_values
 from diamond_bench.config import RunConfig, Sampler
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.agents import AGENT_FOLDER, AGENT_KINDS
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import SavedPlan, find_plan
-from diamond_bench.studies.store import Store
 from diamond_bench.typed import build
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def open_store(*overrides: str, output_dir: Folder = None, say: Say = print) -> 
 
 def results(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
     """The tidy table of a study's finished jobs, one row a number (columns: docs/studies.md); empty where none is finished."""
-    from diamond_bench.studies.results import collect
+    from diamond_bench.results.table import collect
 
     return collect(*find_study(study, *overrides, output_dir=output_dir, say=say))
 
@@ -121,7 +121,7 @@ def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, sa
 
 def _figures(plan: SavedPlan, store: Store) -> dict[str, Any]:
     from diamond_bench.report.figures import study_figures
-    from diamond_bench.studies.results import collect, finished_results, mixtures
+    from diamond_bench.results.table import collect, finished_results, mixtures
 
     stored = finished_results(plan, store)
     table = collect(plan, store, stored)

@@ -9,16 +9,16 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from diamond_bench.results.older import older_sentence
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import free_bytes
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.states import JobState
 from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.estimate import estimate, time_range
-from diamond_bench.studies.files import free_bytes
 from diamond_bench.studies.housekeeping import Usage
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.older import older_sentence
 from diamond_bench.studies.overview import StudyStatus, job_variants
 from diamond_bench.studies.plan import PER_GAME, Plan
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
 from diamond_bench.terminal import SafeConsole
 
 _PARTS = ("artifact", "checkpoint", "frames")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
 from diamond_bench.spreadsheet import csv_text
-from diamond_bench.studies.files import require_writable, write_atomic
-from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import require_writable, write_atomic
+from diamond_bench.store.provenance import provenance
 from paper_figures import latex
 from paper_figures.index import Entry, as_json, as_markdown, read_index
 from paper_figures.inputs import load_inputs

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.files import DamagedFile, read_json
+from diamond_bench.store.files import DamagedFile, read_json
 from paper_figures.tables import markdown_escape
 
 Entry = Mapping[str, Any]

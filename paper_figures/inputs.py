@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.studies.files import sha256
+from diamond_bench.results.table import collect, finished_results, mixtures, unverified_plan
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import sha256
 from diamond_bench.studies.plan import SavedPlan, load_plans
-from diamond_bench.studies.results import collect, finished_results, mixtures, unverified_plan
 from diamond_bench.studies.spec import SCALES, study_files
-from diamond_bench.studies.store import Store
 from paper_figures.methods import asked_for
 from paper_figures.parts import Inputs, StudyResults, UserScores
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.report import drawing
+from diamond_bench.store.artifacts import Store, StoredResult
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.spec import study_files
-from diamond_bench.studies.store import Store, StoredResult
 from paper_figures.methods import Method
 from paper_figures.tables import Table
 

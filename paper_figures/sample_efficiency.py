@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
 from diamond_bench.report.drawing import range_words
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
 from paper_figures.attained import BASIS
 from paper_figures.columns import PROTOCOL
 from paper_figures.efficiency import Found, numbers, pooled

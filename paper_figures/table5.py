@@ -6,12 +6,12 @@ from typing import Any
 
 from diamond_bench.errors import UserError
 from diamond_bench.report.profile_table import lines_of
+from diamond_bench.store.artifacts import Store, StoredResult
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import Profile, TrainAgent
 from diamond_bench.studies.agents import training_job
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import Profile, TrainAgent
 from diamond_bench.studies.plan import run_config
 from diamond_bench.studies.single import TIMED_GROUPS, TIMELESS
-from diamond_bench.studies.store import Store, StoredResult
 from diamond_bench.typed import to_plain
 from paper_figures.parts import Inputs, Lack, Made, paper_source
 from paper_figures.tables import Cell, Head, Table, number, words

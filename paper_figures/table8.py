@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
 from diamond_bench.report.facts import device_name
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from paper_figures.parts import Inputs, Lack, Made, StudyResults, paper_source, study_source
 from paper_figures.tables import Cell, Head, Table, number, words
 

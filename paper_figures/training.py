@@ -8,10 +8,10 @@ from diamond_bench.models.description import AgentDescription
 from diamond_bench.models.flops import actor_critic_parameters, denoiser_parameters, reward_end_parameters
 from diamond_bench.report.drawing import stored_arrays
 from diamond_bench.report.facts import device_name
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import DamagedFile, read_json
 from diamond_bench.studies.agents import AGENT_FOLDER
-from diamond_bench.studies.files import DamagedFile, read_json
 from diamond_bench.studies.plan import Point
-from diamond_bench.studies.store import Store
 from diamond_bench.typed import build
 from paper_figures.parts import StudyResults
 from paper_figures.tables import Cell, number

@@ -10,9 +10,9 @@ from pathlib import Path
 from diamond_bench.config import setting
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.studies.files import write_atomic
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import Kind
+from diamond_bench.store.files import write_atomic
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import Kind
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from diamond_bench.studies.files import sealed, sha256, write_json
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import sealed, sha256, write_json
+from diamond_bench.store.jobspec import JobRef
 
 
 def rewrite_arrays(store: Store, ref: JobRef, name: str, **arrays: Any) -> None:

@@ -1,6 +1,6 @@
 """The smallest agents that have every part."""
 
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.single import plan_train
 
 _POLICY = ("scale=tiny", "env.frame_size=16", "agent.test_every=0", "actor_critic.channels=[8]", "actor_critic.down=[true]")

@@ -28,9 +28,9 @@ from soak_inputs import (
 )
 from soak_run import Case, Outcome, replace_file, run_command
 
-from diamond_bench.studies.files import sealed
+from diamond_bench.store.files import sealed
+from diamond_bench.store.states import CHECKSUM
 from diamond_bench.studies.registration_files import sealed as sealed_registration
-from diamond_bench.studies.states import CHECKSUM
 
 STUDY, AGENT_STUDY = "sampling_steps", "train-Breakout-seed0"
 SWEEP = ["sweep", STUDY, "scale=tiny"]

@@ -17,7 +17,7 @@ from soak_classes import SWEEP, Template
 from soak_inputs import NUMBERS, TEXTS, damage_bytes, dump, mutate, other_kind, value
 from soak_run import JOB, Case, replace_file
 
-from diamond_bench.studies.files import sealed
+from diamond_bench.store.files import sealed
 
 GOLDEN = Path(__file__).parent / "golden" / "agent_small.pt"
 

@@ -126,8 +126,8 @@ def run_the_job(kind: str, words: Sequence[str], outcome: Outcome) -> None:
     """Prepares and runs one job of a study's plan. A job that ends with anything but a UserError has crashed."""
     from diamond_bench.errors import UserError
     from diamond_bench.launch.attempt import run_job
+    from diamond_bench.store.artifacts import Store
     from diamond_bench.studies.plan import plan_study
-    from diamond_bench.studies.store import Store
 
     store, printed = Store("outputs", say=lambda text: None), io.StringIO()  # a job's log holds the traceback of a UserError too
     try:

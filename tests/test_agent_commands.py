@@ -75,9 +75,9 @@ def test_export_and_import_give_identical_tensors(folder: Path, imported: str, t
     from diamond_bench.agent import load_agent
     from diamond_bench.jobs import import_agent
     from diamond_bench.jobs.context import JobContext
+    from diamond_bench.store.files import sha256
+    from diamond_bench.store.kinds import ImportAgent
     from diamond_bench.studies.agents import AGENT_FOLDER
-    from diamond_bench.studies.files import sha256
-    from diamond_bench.studies.kinds import ImportAgent
 
     first = folder / "first.pt"
     in_this_process("export", imported, str(first), cwd=folder)
@@ -169,8 +169,8 @@ def test_a_filmed_evaluation_goes_on_after_its_filmed_game_was_played(tmp_path: 
     from diamond_bench.config import AgentEvaluationConfig, EnvConfig
     from diamond_bench.jobs import evaluate_agent, import_agent
     from diamond_bench.jobs.context import Interrupted, JobContext
-    from diamond_bench.studies.files import sha256
-    from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent
+    from diamond_bench.store.files import sha256
+    from diamond_bench.store.kinds import EvaluateAgent, ImportAgent
 
     for name in ("agent", "whole", "stopped"):
         (tmp_path / name).mkdir()

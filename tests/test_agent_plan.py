@@ -7,13 +7,13 @@ import pytest
 
 from diamond_bench.config import ActorCriticConfig, AgentConfig, EnvConfig, NetworkConfig, RewardEndConfig
 from diamond_bench.errors import UserError
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import ImportAgent, TrainAgent
 from diamond_bench.studies import single
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import ImportAgent, TrainAgent
 from diamond_bench.studies.plan import Plan, plan_study
 from diamond_bench.studies.single import plan_evaluate, plan_import, plan_train, trained_at
 from diamond_bench.studies.spec import SCALES
-from diamond_bench.studies.store import Store
 
 
 def trainings(plan: Plan) -> list[TrainAgent]:

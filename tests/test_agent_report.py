@@ -24,11 +24,11 @@ from diamond_bench.report.answers import study_answers
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import config_differences, gather
 from diamond_bench.report.pictures import CLIP_BYTES
-from diamond_bench.studies.files import read_json
-from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.results.table import protocol_records
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import read_json
+from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
-from diamond_bench.studies.results import protocol_records
-from diamond_bench.studies.store import Store
 
 Hns = Callable[[str, int, int], float]
 """Of a game, a number of steps and a seed."""

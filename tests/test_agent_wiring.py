@@ -16,7 +16,7 @@ from diamond_bench.jobs import agent_learners, train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.means import Means
 from diamond_bench.training.rollout import collect_rollout, sampled, start

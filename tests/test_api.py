@@ -14,10 +14,10 @@ from command_line import ROOT
 from diamond_bench import api
 from diamond_bench.errors import UserError
 from diamond_bench.report.comparison import COLUMNS
-from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.results.table import collect
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, load_plans, plan_study
-from diamond_bench.studies.results import collect
-from diamond_bench.studies.store import Store
 
 STUDY = "sampling_steps"
 

@@ -6,6 +6,9 @@ import pytest
 from test_report import finish, planned
 
 from diamond_bench.report.figures import study_figures
+from diamond_bench.results.table import collect, finished_results, pivot
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import read_json, sealed, write_json
 from diamond_bench.studies.baselines import (
     COPY_LAST,
     DATASET,
@@ -15,10 +18,7 @@ from diamond_bench.studies.baselines import (
     baseline_variant,
     shared_variant,
 )
-from diamond_bench.studies.files import read_json, sealed, write_json
 from diamond_bench.studies.plan import Plan, SavedPlan, load_plans, save_plan
-from diamond_bench.studies.results import collect, finished_results, pivot
-from diamond_bench.studies.store import Store
 
 
 def swept(plan: Plan, folder: Path) -> tuple[SavedPlan, Store]:

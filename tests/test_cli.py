@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from diamond_bench.cli.common import app, writing
 from diamond_bench.errors import UserError
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.housekeeping import planned
-from diamond_bench.studies.store import Store
 
 AS_SOME_LIBRARIES_DO = (
     "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\nexcept KeyboardInterrupt:\n    raise ImportError('half')\n"

@@ -19,7 +19,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.collect_dataset import run
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.dataset_artifact import EpisodeShelf
-from diamond_bench.studies.kinds import CollectDataset
+from diamond_bench.store.kinds import CollectDataset
 
 DATA = DataConfig(
     policy="random", epsilon=1.0, num_train_frames=300, num_references=5, reference_context=4, reference_horizon=26, random_start_steps=10

@@ -25,7 +25,7 @@ from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.models.actor_critic import ActorCritic
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.single import plan_train
 from diamond_bench.training.checkpoint import load_checkpoint
 from diamond_bench.training.means import Means

@@ -12,7 +12,7 @@ from diamond_bench import config as c
 from diamond_bench.compose import base, parse, with_values
 from diamond_bench.config import DataConfig, RunConfig
 from diamond_bench.errors import UserError
-from diamond_bench.studies.kinds import KINDS, CollectDataset, EvaluateWorldModel, TrainWorldModel, job_id
+from diamond_bench.store.kinds import KINDS, CollectDataset, EvaluateWorldModel, TrainWorldModel, job_id
 from diamond_bench.typed import build, identity_fields, to_plain
 
 

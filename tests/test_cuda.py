@@ -25,7 +25,7 @@ from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.models.graphs import Graphed
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NETWORKS = ("denoiser", "reward_end", "actor_critic")

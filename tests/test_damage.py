@@ -14,11 +14,11 @@ from diamond_bench import api
 from diamond_bench.errors import UserError
 from diamond_bench.launch.local import run_local
 from diamond_bench.report.drawing import stored_arrays
-from diamond_bench.studies.files import DamagedFile, arrays_in, read_arrays
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.results.table import collect, save_results
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import DamagedFile, arrays_in, read_arrays
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import load_plans
-from diamond_bench.studies.results import collect, save_results
-from diamond_bench.studies.store import Store
 
 OURS = ("log.txt", "state.json")
 """Files that say how it went. Without them the artifact is whole."""

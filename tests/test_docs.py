@@ -21,9 +21,9 @@ from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from test_floors import FLOORS
 
 from diamond_bench.compose import groups
-from diamond_bench.studies.kinds import KINDS
+from diamond_bench.results.table import COLUMNS
+from diamond_bench.store.kinds import KINDS
 from diamond_bench.studies.metrics import METRICS
-from diamond_bench.studies.results import COLUMNS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = ("extending.md", "slurm.md")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from test_report import finish, planned
 
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import sealed, write_json
 from diamond_bench.studies import estimate as estimating
 from diamond_bench.studies import speed as speeds
 from diamond_bench.studies.estimate import estimate, job_work, time_range
-from diamond_bench.studies.files import sealed, write_json
 from diamond_bench.studies.plan import Plan
 from diamond_bench.studies.speed import Speed
-from diamond_bench.studies.store import Store
 
 TIMING = speeds.slowness
 

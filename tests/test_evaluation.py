@@ -16,7 +16,7 @@ from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
-from diamond_bench.studies.kinds import EvaluateWorldModel
+from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.world_model import Description
 
 CONTEXT, HORIZON = 3, 6

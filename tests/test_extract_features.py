@@ -17,11 +17,11 @@ from diamond_bench.evaluation.perceptual import LearnedMetric
 from diamond_bench.jobs import evaluate_world_model, extract_features
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.extract_features import fid_positions, load_features
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import ExtractFeatures
 from diamond_bench.studies.estimate import estimate, job_work
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import ExtractFeatures
 from diamond_bench.studies.plan import plan_study
-from diamond_bench.studies.store import Store
 
 IMAGES = 20
 FEATURES = ExtractFeatures(SETTINGS.seed, SETTINGS.num_trajectories, HORIZON, IMAGES)

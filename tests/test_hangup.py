@@ -36,7 +36,7 @@ _SWEEP = """
 import sys, fake_jobs
 from diamond_bench.launch.local import run_local
 from diamond_bench.launch.progress import LineDisplay
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
 spec = fake_jobs.count("a", steps=600, pause=0.1, ledger=sys.argv[2])
 with LineDisplay({}, sys.stderr) as display:
     summary = run_local(Store(sys.argv[1], kinds=fake_jobs.KINDS), [spec], device="cpu", on_event=display,

@@ -25,7 +25,7 @@ from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.models import graphs
 from diamond_bench.models.graphs import Graphed, Outputs, Recording
-from diamond_bench.studies.kinds import TrainAgent, TrainWorldModel
+from diamond_bench.store.kinds import TrainAgent, TrainWorldModel
 from diamond_bench.training import checkpoint
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.means import Means

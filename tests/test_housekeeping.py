@@ -9,11 +9,11 @@ from fake_jobs import add, count
 from test_store import finished, make_store
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.files import sealed
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import sealed
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import KINDS
 from diamond_bench.studies.housekeeping import du, gc, merge, planned, remember
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import KINDS
-from diamond_bench.studies.store import Store
 
 
 def plan_of(jobs: list[JobRef]) -> dict[str, object]:

@@ -26,12 +26,12 @@ from diamond_bench.report.answers import answers_of, study_answers
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import config_differences, gather, job_rows
 from diamond_bench.report.pictures import small_picture
-from diamond_bench.studies.files import read_json
-from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import read_json
+from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.studies.metrics import METRIC_INFO, METRICS, result_metrics
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
 from diamond_bench.studies.registration import register
-from diamond_bench.studies.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Score = Callable[[JobSpec], dict[str, float]]

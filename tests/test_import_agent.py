@@ -31,8 +31,8 @@ from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.import_agent import run
 from diamond_bench.models import tensor_file
 from diamond_bench.models.authors_checkpoint import authors_state, read_authors_checkpoint, write_authors_checkpoint
-from diamond_bench.studies.files import sha256
-from diamond_bench.studies.kinds import ImportAgent
+from diamond_bench.store.files import sha256
+from diamond_bench.store.kinds import ImportAgent
 
 CHECKPOINT = GOLDEN / "agent_small.pt"
 State = dict[str, Any]

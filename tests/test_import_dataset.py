@@ -21,7 +21,7 @@ from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.import_dataset import run
-from diamond_bench.studies.kinds import KINDS, ImportDataset
+from diamond_bench.store.kinds import KINDS, ImportDataset
 
 LENGTHS = (30, 45, 12, 60, 33, 21)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from command_line import SCRIPT, clean_environment, descendants, diamond_bench
 
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import load_plans
-from diamond_bench.studies.store import Store
 
 SWEEP = ("sweep", "sampling_steps", "scale=tiny", "sampler.num_steps=1,3")
 """Its jobs are of those that made the store of all tests, where nobody was killed: 12 updates, a checkpoint after each fourth."""

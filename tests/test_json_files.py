@@ -16,9 +16,9 @@ from diamond_bench.data.static import load_info
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.evaluate_agent import _read
 from diamond_bench.report.write import _made
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import ImportAgent
 from diamond_bench.studies.agents import trained_with
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import ImportAgent
 from diamond_bench.training.log import _cut
 from diamond_bench.world_model import load_world_model
 

@@ -23,8 +23,8 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.events import Event
 from diamond_bench.launch.local import Summary, _Sweep, run_local
 from diamond_bench.launch.progress import progress_display
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
 
 TESTS = Path(__file__).parent
 WORKER = ("--kinds", "fake_jobs:KINDS", "--grace", "1")
@@ -32,7 +32,7 @@ WORKER = ("--kinds", "fake_jobs:KINDS", "--grace", "1")
 SWEEP = """
 import fake_jobs, json, sys
 from diamond_bench.launch.local import run_local
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
 store = Store(sys.argv[1], kinds=fake_jobs.KINDS)
 options = json.loads(sys.argv[2])
 specs = [fake_jobs.count(f"job{i}", **options) for i in range(int(sys.argv[3]))]

@@ -23,7 +23,7 @@ from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.imagination.env import GeneratorDraws
 from diamond_bench.jobs import agent_learners, agent_play, train_agent
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 
 SEEDS = (0, 1, 2, 3, 4)
 GAMES = 300

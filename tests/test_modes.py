@@ -10,11 +10,11 @@ from test_report import finish
 from analysis.mode_figures import modes_figure, threshold_figure
 from analysis.modes import ModeScores, measure, score, share_within
 from diamond_bench.report.mode_figures import mode_figures
+from diamond_bench.results.table import collect
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import plan_study, save_plan
-from diamond_bench.studies.results import collect
 from diamond_bench.studies.spec import load_study
-from diamond_bench.studies.store import Store
 
 P = 0.2
 WINDOWS, SAMPLES = 400, 8

@@ -23,16 +23,16 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.attempt import run_job
 from diamond_bench.launch.slurm.follow import logs
 from diamond_bench.reading import DEEPEST
-from diamond_bench.studies.batches import Batch, read_batches, write_batch
-from diamond_bench.studies.files import DamagedFile, digest, read_json, sealed
+from diamond_bench.results.table import unverified
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch, read_batches, write_batch
+from diamond_bench.store.files import DamagedFile, digest, read_json, sealed
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.states import CHECKSUM
 from diamond_bench.studies.housekeeping import du, gc, merge, planned, remember
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.overview import describe, overview
 from diamond_bench.studies.plan import load_plans
 from diamond_bench.studies.registration import registrations
-from diamond_bench.studies.results import unverified
-from diamond_bench.studies.states import CHECKSUM
-from diamond_bench.studies.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from command_line import in_this_process
 from test_report import finish, planned
 
 from diamond_bench.config import EvaluationConfig
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import KINDS, EvaluateWorldModel, job_id
-from diamond_bench.studies.older import older_results, older_sentence
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
+from diamond_bench.results.older import older_results, older_sentence
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS, EvaluateWorldModel, job_id
+from diamond_bench.store.states import JobState
 
 
 def earlier(spec: JobSpec) -> JobSpec:

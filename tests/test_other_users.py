@@ -17,14 +17,14 @@ from test_store import finished, make_store
 from diamond_bench import cli
 from diamond_bench.errors import UserError
 from diamond_bench.launch.local import run_local
-from diamond_bench.studies.batches import Batch, read_batches, write_batch
-from diamond_bench.studies.files import refusal
+from diamond_bench.results.table import left_out
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch, read_batches, write_batch
+from diamond_bench.store.files import refusal
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.housekeeping import du, gc, merge, remember
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.overview import describe, overview
 from diamond_bench.studies.plan import load_plans
-from diamond_bench.studies.results import left_out
-from diamond_bench.studies.store import Store
 
 NOBODY = 65534
 

@@ -17,8 +17,8 @@ from analysis.figures import RC
 from diamond_bench import cli
 from diamond_bench.errors import UserError
 from diamond_bench.spreadsheet import csv_text, with_mark, without_mark
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import plan_study
-from diamond_bench.studies.store import Store
 from diamond_bench.terminal import SafeConsole, visible
 from paper_figures.build import rendered
 from paper_figures.tables import Cell, Head, to_csv

@@ -18,18 +18,18 @@ from small_agents import small_agent_config
 
 from diamond_bench.config import LocalCluster, Resources, SlurmCluster
 from diamond_bench.errors import UserError
-from diamond_bench.jobs import packing
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
-from diamond_bench.jobs.packing import Measured, Packing, epochs_of_a_run, lines_of, measure, member, notes
-from diamond_bench.jobs.packing_group import Group, threads_each
-from diamond_bench.jobs.packing_member import Member, cycle, cycles_of, loading_often, mixture
-from diamond_bench.jobs.profile_lines import Line
 from diamond_bench.launch.local import run_local
 from diamond_bench.launch.mps import PROGRAM, check_mps, check_packed_mps, service
-from diamond_bench.studies.jobspec import JobSpec
-from diamond_bench.studies.kinds import KINDS as ALL_KINDS
-from diamond_bench.studies.kinds import Kind, TrainAgent
-from diamond_bench.studies.store import Store
+from diamond_bench.profiling import packing
+from diamond_bench.profiling.lines import Line
+from diamond_bench.profiling.packing import Measured, Packing, epochs_of_a_run, lines_of, measure, member, notes
+from diamond_bench.profiling.packing_group import Group, threads_each
+from diamond_bench.profiling.packing_member import Member, cycle, cycles_of, loading_often, mixture
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobSpec
+from diamond_bench.store.kinds import KINDS as ALL_KINDS
+from diamond_bench.store.kinds import Kind, TrainAgent
 
 TESTS = Path(__file__).parent
 
@@ -187,7 +187,7 @@ def test_processes_leave_when_their_parent_is_dead() -> None:
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from small_agents import small_agent_config\n"
-        "from diamond_bench.jobs.packing_group import Group, Member\n"
+        "from diamond_bench.profiling.packing_group import Group, Member\n"
         "group = Group([Member(small_agent_config(), 'cpu', 1)], lambda: None)\n"
         "print(group._processes[0]._process.pid, flush=True)\n"
         "time.sleep(600)\n"

@@ -15,11 +15,11 @@ from diamond_bench.agent import build_agent
 from diamond_bench.envs.games import num_actions
 from diamond_bench.errors import UserError
 from diamond_bench.models.description import AgentDescription
-from diamond_bench.studies.files import write_json
-from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.results.table import COLUMNS
+from diamond_bench.store.artifacts import Store, StoredResult
+from diamond_bench.store.files import write_json
+from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, as_saved, plan_study, save_plan
-from diamond_bench.studies.results import COLUMNS
-from diamond_bench.studies.store import Store, StoredResult
 from diamond_bench.typed import to_plain
 from paper_figures.build import build_paper
 from paper_figures.parts import Inputs, StudyResults

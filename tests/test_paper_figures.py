@@ -27,9 +27,9 @@ from analysis.score_figures import (
     side_by_side_figure,
 )
 from analysis.scores import human_random
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.single import plan_profile
-from diamond_bench.studies.store import Store
 from paper_figures.build import build_paper
 from paper_figures.index import as_markdown
 from paper_figures.parts import Inputs, slug
@@ -292,7 +292,8 @@ def test_earlier_artifacts_stay_in_the_index_and_the_document(tmp_path: Path) ->
 
 def test_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from diamond_bench.studies.store import Store; from paper_figures.build import build_paper\n"
+        "import sys; from pathlib import Path; from paper_figures.build import build_paper\n"
+        "from diamond_bench.store.artifacts import Store\n"
         f"build_paper(['table1', 'figure7'], [], None, Path({str(tmp_path / 'paper')!r}), Store({str(tmp_path)!r}), print, print)\n"
         "print('TORCH', 'torch' in sys.modules)"
     )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.scores import human_random
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
 from paper_figures.build import build_paper
 from paper_figures.latex import escape
 from paper_figures.tables import MOST_ROWS, Table, number, to_latex, words

@@ -12,9 +12,9 @@ from command_line import diamond_bench
 
 from analysis.scores import human_random
 from diamond_bench.errors import UserError
-from diamond_bench.studies.jobspec import JobSpec
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
-from diamond_bench.studies.store import Store
 from paper_figures.build import build_paper
 from paper_figures.inputs import read
 from paper_figures.parts import Inputs

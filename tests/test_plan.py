@@ -15,10 +15,10 @@ from rich.console import Console
 from diamond_bench.config import FactoredObjective
 from diamond_bench.errors import UserError
 from diamond_bench.printing import print_plan
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.answerable import baselines, family, limits
 from diamond_bench.studies.plan import find_plan, load_plans, plan_study, save_plan
 from diamond_bench.studies.spec import load_study, study_files
-from diamond_bench.studies.store import Store
 
 UNTRUE = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
 N = "{key: sampler.num_steps, values: [1, 2]}"

@@ -24,9 +24,9 @@ from analysis.power_figures import power_figure
 from diamond_bench.report.facts import gather
 from diamond_bench.report.power import finished_power, plain, seed_cost
 from diamond_bench.report.power_section import sentences
-from diamond_bench.studies.files import read_json
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import read_json
 from diamond_bench.studies.plan import Plan, SavedPlan, save_plan
-from diamond_bench.studies.store import Store
 
 
 def known(

@@ -13,20 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_bench.data.replay import Replay
 from diamond_bench.errors import UserError
-from diamond_bench.jobs import profile as profile_job
-from diamond_bench.jobs import profile_parts
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.execution import PLAIN, Execution
-from diamond_bench.jobs.profile import COMPARISONS
-from diamond_bench.jobs.profile_lines import LABELS, Told, notes, of_a_run, of_an_epoch
-from diamond_bench.jobs.profile_machine import host_synchronisations, product_peak
-from diamond_bench.jobs.profile_parts import Parts, Recorded, flop_of, random_replay
-from diamond_bench.jobs.timing import MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, spread
 from diamond_bench.models.compilation import Compiled
 from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
 from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.profiling import parts as profile_parts
+from diamond_bench.profiling import profile as profile_job
+from diamond_bench.profiling.lines import LABELS, Told, notes, of_a_run, of_an_epoch
+from diamond_bench.profiling.machine import host_synchronisations, product_peak
+from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_replay
+from diamond_bench.profiling.profile import COMPARISONS
+from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, spread
+from diamond_bench.store.kinds import PROFILED, Profile, TrainAgent
 from diamond_bench.studies.agent_cost import agent_work
-from diamond_bench.studies.kinds import PROFILED, Profile, TrainAgent
 from diamond_bench.studies.single import COMPARED, plan_train
 from diamond_bench.training import rollout as rollout_module
 from diamond_bench.training.rollout import Carry, collect_rollout, start

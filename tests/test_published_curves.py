@@ -29,9 +29,9 @@ from analysis.scores import (
     with_hns,
 )
 from diamond_bench.errors import UserError
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.answerable import MOST_SEEDS, limits
 from diamond_bench.studies.plan import as_saved, plan_study
-from diamond_bench.studies.store import Store
 from paper_figures.build import build_paper
 from paper_figures.inputs import load
 from paper_figures.methods import MORE_RUNS, asked_for

@@ -26,7 +26,7 @@ from diamond_bench.launch.slurm import nodes, task
 from diamond_bench.launch.slurm.client import SlurmError
 from diamond_bench.launch.slurm.nodes import check_nodes
 from diamond_bench.reading import read_json
-from diamond_bench.studies.batches import Batch
+from diamond_bench.store.batches import Batch
 from diamond_bench.studies.plan import plan_study
 
 # Data

@@ -18,13 +18,13 @@ from test_report import finish
 from diamond_bench.cli.common import app, planned
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
-from diamond_bench.studies.files import DamagedFile, read_json, write_exclusive
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import DamagedFile, read_json, write_exclusive
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.housekeeping import merge
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import Plan, SavedPlan, as_saved, plan_study, save_plan
 from diamond_bench.studies.registration import Standing, register, registrations, standing
 from diamond_bench.studies.registration_files import export_file
-from diamond_bench.studies.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 STATED = "metric: drift, baseline: {n: 1}, margin: 0.005"

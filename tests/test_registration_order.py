@@ -9,12 +9,12 @@ import pytest
 from test_registration import STATED, Lab
 
 from diamond_bench.errors import UserError
+from diamond_bench.store.evaluated import finish_time
+from diamond_bench.store.files import DamagedFile, read_json, sealed
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies import registration_files
 from diamond_bench.studies.answerable import limits
-from diamond_bench.studies.evaluated import finish_time
-from diamond_bench.studies.files import DamagedFile, read_json, sealed
 from diamond_bench.studies.housekeeping import merge
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.plan import as_saved
 from diamond_bench.studies.registration import foreseen
 from diamond_bench.studies.registration_files import registrations, studies_of

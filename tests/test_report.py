@@ -19,13 +19,13 @@ import analysis.variant_figures
 from diamond_bench.cli.common import print_results
 from diamond_bench.printing import print_json
 from diamond_bench.report import write_report
+from diamond_bench.results.table import _by_variant, collect, pivot, save_results
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import read_json, sealed, write_json
+from diamond_bench.store.jobspec import JobSpec
+from diamond_bench.store.states import result_stamp
 from diamond_bench.studies.estimate import estimate
-from diamond_bench.studies.files import read_json, sealed, write_json
-from diamond_bench.studies.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
-from diamond_bench.studies.results import _by_variant, collect, pivot, save_results
-from diamond_bench.studies.states import result_stamp
-from diamond_bench.studies.store import Store
 from diamond_bench.terminal import SafeConsole
 
 HORIZON = 8

@@ -12,12 +12,12 @@ from command_line import diamond_bench, in_this_process
 
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
-from diamond_bench.studies.files import sealed
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.results.table import COLUMNS, collect, curves_file, mixtures, pivot, seed_means
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import sealed
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import load_plans
-from diamond_bench.studies.results import COLUMNS, collect, curves_file, mixtures, pivot, seed_means
-from diamond_bench.studies.store import Store
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from diamond_bench.launch.interrupts import Interrupts
 from diamond_bench.launch.local import run_local
 from diamond_bench.launch.scratch import on_node
 from diamond_bench.launch.slurm.task import _run
-from diamond_bench.studies.batches import Batch
-from diamond_bench.studies.jobspec import JobSpec
-from diamond_bench.studies.kinds import Kind
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch
+from diamond_bench.store.jobspec import JobSpec
+from diamond_bench.store.kinds import Kind
 
 KINDS = {"collect_dataset": Kind(Count, "fake_jobs:run", 1), "add": fake_jobs.KINDS["add"]}
 """For the workers too: a counting job in place of a dataset."""

@@ -16,11 +16,11 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm import follow
 from diamond_bench.report.drawing import stored_arrays
 from diamond_bench.report.markup import escaped
-from diamond_bench.studies.files import DamagedFile, has_seal, sealed
+from diamond_bench.results.table import unverified_plan
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import DamagedFile, has_seal, sealed
 from diamond_bench.studies.housekeeping import merge, planned, remember
 from diamond_bench.studies.plan import SavedPlan, load_plan, plan_study, save_plan
-from diamond_bench.studies.results import unverified_plan
-from diamond_bench.studies.store import Store
 from diamond_bench.terminal import SafeConsole
 
 

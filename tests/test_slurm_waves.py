@@ -15,9 +15,9 @@ from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.request import check_limits, check_profile, limit_of, minutes
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
-from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.plan import plan_study
-from diamond_bench.studies.store import Store
 
 Specs = dict[JobRef, JobSpec]
 

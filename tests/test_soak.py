@@ -22,8 +22,8 @@ from soak_classes import Template
 from soak_run import Case, Report, run_case, run_command, table, workspace
 
 from diamond_bench.evaluation.weights import folder as weights_folder
-from diamond_bench.studies.batches import Batch, write_batch
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.batches import Batch, write_batch
+from diamond_bench.store.jobspec import JobRef
 
 CLASSES: dict[str, tuple[Callable[[Case, Template], None], int]] = {
     "command line": (user.arguments, 300),

@@ -24,9 +24,9 @@ from diamond_bench.jobs import collect_dataset, train_state_probe
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.models.probe_flops import probe_flops
 from diamond_bench.models.state_probe import StateProbe, decode, probe_loss, probe_targets
-from diamond_bench.studies.kinds import CollectDataset, TrainStateProbe
+from diamond_bench.store.kinds import CollectDataset, TrainStateProbe
+from diamond_bench.store.rows import Row
 from diamond_bench.studies.plan import plan_study
-from diamond_bench.studies.rows import Row
 
 # ------------------------------------------------------------------------------------------------ memory against colours
 

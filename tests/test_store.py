@@ -15,12 +15,12 @@ from fake_jobs import add, count
 
 from diamond_bench.errors import UserError
 from diamond_bench.launch.attempt import run_job
-from diamond_bench.studies.files import sealed
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import KINDS, CollectDataset, TrainWorldModel
-from diamond_bench.studies.locks import ClaimLost, Timing
-from diamond_bench.studies.states import result_stamp
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import sealed
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS, CollectDataset, TrainWorldModel
+from diamond_bench.store.locks import ClaimLost, Timing
+from diamond_bench.store.states import result_stamp
 
 TESTS = Path(__file__).parent
 
@@ -38,7 +38,7 @@ def finished(store: Store, spec: JobSpec) -> JobRef:
 def in_another_process(root: Path, code: str) -> subprocess.Popen[str]:
     """A process with `store` and `spec` (the job count("a")) in scope."""
     setup = (
-        "import sys, time, fake_jobs; from pathlib import Path; from diamond_bench.studies.store import Store\n"
+        "import sys, time, fake_jobs; from pathlib import Path; from diamond_bench.store.artifacts import Store\n"
         "store = Store(sys.argv[1], kinds=fake_jobs.KINDS); spec = fake_jobs.count('a')\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}

@@ -15,7 +15,7 @@ from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_world_model as job
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.studies.kinds import TrainWorldModel
+from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from diamond_bench.training.log import NotFinite, TrainingLog
 from diamond_bench.training.optimizer import make_optimizer, parameter_groups, set_learning_rate

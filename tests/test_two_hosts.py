@@ -16,15 +16,15 @@ import pytest
 from fake_jobs import count
 from test_store import TESTS, make_store
 
-from diamond_bench.studies.locks import Timing
+from diamond_bench.store.locks import Timing
 
 TIMING = Timing(beat_seconds=0.3, takeover_seconds=3.0)
 JOB = count("a", steps=40, pause=0.1)
 _CODE = """
 import sys, fake_jobs
 from diamond_bench.launch.attempt import run_job
-from diamond_bench.studies.locks import Timing
-from diamond_bench.studies.store import Store
+from diamond_bench.store.locks import Timing
+from diamond_bench.store.artifacts import Store
 store = Store(sys.argv[1], kinds=fake_jobs.KINDS, timing=Timing(0.3, 3.0), say=lambda text: None)
 spec = fake_jobs.count("a", steps=40, pause=0.1, ledger=sys.argv[2])
 store.prepare(spec)

@@ -7,7 +7,7 @@ from presets import objective
 
 from diamond_bench.config import ConditioningConfig, DataConfig, EnvConfig, FactoredObjective, RunConfig, TrainingConfig
 from diamond_bench.errors import UserError
-from diamond_bench.studies.kinds import CollectDataset, EvaluateAgent, TrainAgent
+from diamond_bench.store.kinds import CollectDataset, EvaluateAgent, TrainAgent
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.unread import check_read, in_effect
 

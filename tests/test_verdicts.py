@@ -21,13 +21,13 @@ from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, failed_words, gates, section
 from diamond_bench.report.power import study_power
 from diamond_bench.report.scores import Scores, shares_of
+from diamond_bench.results.table import collect, finished_results
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.answerable import limits, measured_settings, repetitions
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
 from diamond_bench.studies.registration import standing
-from diamond_bench.studies.results import collect, finished_results
-from diamond_bench.studies.store import Store
 
 COPIED = {"Pong": 0.04, "Boxing": 0.002}
 EPISODES = np.repeat(np.arange(6), 2)

@@ -96,7 +96,7 @@ def _run() -> None:
         if interrupted:  # what it was raised in the middle of (an import) made another exception of it
             sys.exit(130)
         if isinstance(error, PermissionError) and error.filename:
-            from diamond_bench.studies.files import refusal
+            from diamond_bench.store.files import refusal
 
             _complain(refusal(error))
             sys.exit(2)

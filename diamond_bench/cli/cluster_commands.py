@@ -86,7 +86,7 @@ def cancel(
     """Take a study's jobs out of SLURM's queue; those that run save and stop. What is done stays."""
     from diamond_bench.errors import nearest
     from diamond_bench.launch.slurm.follow import cancel_jobs
-    from diamond_bench.studies.batches import read_batches
+    from diamond_bench.store.batches import read_batches
     from diamond_bench.studies.plan import find_plan, load_plans
 
     store = open_store(overrides)

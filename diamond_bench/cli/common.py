@@ -69,7 +69,7 @@ def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> 
 
 def planned(plan: Any, store: Any) -> tuple[Any, Any]:
     """(what writes the plan down, the plan as it will be saved): called once it is sure that something is run or submitted."""
-    from diamond_bench.studies.files import DamagedFile
+    from diamond_bench.store.files import DamagedFile
     from diamond_bench.studies.housekeeping import remember
     from diamond_bench.studies.plan import as_saved, load_plan, save_plan
 
@@ -95,7 +95,7 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
 
 def say_registration(saved: Any, store: Any) -> None:
     """Registers a plan where that is still possible, and says so; of a plan that was registered otherwise, how it stands."""
-    from diamond_bench.studies.files import DamagedFile
+    from diamond_bench.store.files import DamagedFile
     from diamond_bench.studies.registration import register
 
     try:
@@ -112,8 +112,8 @@ def say_registration(saved: Any, store: Any) -> None:
 
 def say_limits(plan: Any, store: Any) -> None:
     """Says what is odd about the runs planned, what they can never tell, and which results of earlier code there are."""
+    from diamond_bench.results.older import older_sentence
     from diamond_bench.studies.answerable import limits
-    from diamond_bench.studies.older import older_sentence
 
     for limit in limits(plan):
         say(f"note: {limit}")
@@ -169,7 +169,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
-    from diamond_bench.studies.results import HEADLINES, INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
+    from diamond_bench.results.table import HEADLINES, INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
 
     for note in [*unverified_plan(plan), *left_out(plan, store)]:
         say(f"note: {note}")
@@ -198,7 +198,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
 @contextlib.contextmanager
 def writing(store: Any) -> Iterator[None]:
     """Turns what the file system refuses into a message that names the place."""
-    from diamond_bench.studies.files import refusal, unwritable
+    from diamond_bench.store.files import refusal, unwritable
 
     try:
         yield
@@ -215,6 +215,6 @@ def writing(store: Any) -> Iterator[None]:
 def open_store(tokens: list[str] | None) -> Any:
     """The store that overrides, or the environment, name."""
     from diamond_bench.compose import output_root, parse
-    from diamond_bench.studies.store import Store
+    from diamond_bench.store.artifacts import Store
 
     return Store(output_root(parse(tokens or [])), say=say)

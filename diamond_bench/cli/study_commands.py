@@ -173,7 +173,7 @@ def results(
 ) -> None:
     """Show the numbers of a study's finished jobs."""
     from diamond_bench import api
-    from diamond_bench.studies.results import collect, left_out, write_csv
+    from diamond_bench.results.table import collect, left_out, write_csv
 
     if csv is not None:
         plan, store = api.find_study(study, *(overrides or []), say=say)

@@ -16,8 +16,8 @@ from diamond_bench.envs.games import SYNTHETIC
 from diamond_bench.envs.synthetic import next_frames
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.rollouts import Key, Tick, imagine, stretch
+from diamond_bench.store.rows import Row
 from diamond_bench.studies.baselines import TRUE_DISTRIBUTION
-from diamond_bench.studies.rows import Row
 from diamond_bench.world_model import WorldModel
 
 THRESHOLDS = {"mode_within_16th": 1 / 16, "mode_within_8th": 1 / 8}

@@ -12,8 +12,8 @@ from analysis.pixels import LUMINANCE
 from analysis.proper_scores import crps, energy_score, expected_rank_deviation, rank_deviation, rank_shares, ranks
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.evaluation.rollouts import Key, unit
+from diamond_bench.store.rows import Row
 from diamond_bench.studies.baselines import COPY_LAST, UNIFORM_RANKS
-from diamond_bench.studies.rows import Row
 
 BLOCKS = 4
 """Blocks per side of the grid whose mean luminance is scored."""

@@ -23,9 +23,9 @@ from diamond_bench.envs.ram_state import object_names, read_states
 from diamond_bench.errors import UserError
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.models.state_probe import StateProbe, decode
+from diamond_bench.store.files import DamagedFile, read_json, write_atomic, write_json
+from diamond_bench.store.rows import Row
 from diamond_bench.studies.baselines import STATE_PROBE
-from diamond_bench.studies.files import DamagedFile, read_json, write_atomic, write_json
-from diamond_bench.studies.rows import Row
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from analysis.proper_scores import crps, ranks
 from diamond_bench.evaluation.proper_scores import rank_rows
 from diamond_bench.evaluation.rollouts import Key, Stretch
 from diamond_bench.evaluation.state import StateMeter, read_frames
+from diamond_bench.store.rows import Row
 from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE
-from diamond_bench.studies.rows import Row
 
 CRPS, SCORED, RANKS = "state_crps", "state_scored_share", "state_ranks"
 _TIES = 2

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from analysis.pixels import psnr
 from diamond_bench.evaluation.measures import distribution_distances
+from diamond_bench.store.rows import Row
 from diamond_bench.studies.baselines import COPY_LAST, TRUE_FRAMES
-from diamond_bench.studies.rows import Row
 
 Arrays = Mapping[str, NDArray[np.floating]]
 

@@ -22,7 +22,7 @@ from diamond_bench.envs.games import vector_env
 from diamond_bench.envs.play import Collected, Collector, Player, State, Steps
 from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.jobs.agent_learners import Learners
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.means import Means
 
 

@@ -16,7 +16,7 @@ from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve_for
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.graphs import Graphed, Outputs
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.reward_end import reward_end_loss

@@ -10,7 +10,7 @@ from diamond_bench.envs.play import Collected, Collector
 from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.jobs.agent_beside import BesidePlay
 from diamond_bench.jobs.agent_learners import Learners
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.means import Means
 from diamond_bench.training.rollout import Carry, RealEnv, collect_rollout, sampled, start

@@ -15,8 +15,8 @@ from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import WatchingPolicy
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
+from diamond_bench.store.kinds import CollectDataset
 from diamond_bench.studies.agents import AGENT_FOLDER
-from diamond_bench.studies.kinds import CollectDataset
 
 MOST_BARREN_GAMES = 20
 """After this many held-out games in a row without a usable reference the collection gives up."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.studies.rows import Row
+from diamond_bench.store.rows import Row
 
 __all__ = ["Interrupted", "JobContext", "Result", "Row"]
 

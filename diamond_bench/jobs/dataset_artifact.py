@@ -13,7 +13,7 @@ from diamond_bench.data.leaks import Hashes, pair_hashes
 from diamond_bench.data.minari_io import Episode, write_dataset, write_episode
 from diamond_bench.data.static import INFO_FILE
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.studies.files import read_json, temporary_name, write_json
+from diamond_bench.store.files import read_json, temporary_name, write_json
 
 _GROUP = "episode"
 _PARTIAL = "partial"

@@ -19,10 +19,10 @@ from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.evaluation.rollouts import Stretch, imagine
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.parts import save_arrays
+from diamond_bench.store.files import DamagedFile, read_json, write_json
+from diamond_bench.store.kinds import EvaluateAgent
+from diamond_bench.store.shapes import GAMES, RESULT, fit
 from diamond_bench.studies.agents import AGENT_FOLDER
-from diamond_bench.studies.files import DamagedFile, read_json, write_json
-from diamond_bench.studies.kinds import EvaluateAgent
-from diamond_bench.studies.shapes import GAMES, RESULT, fit
 
 _VIDEO_STEPS = 300
 """Steps of the first episode that are filmed."""

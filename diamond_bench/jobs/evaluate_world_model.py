@@ -48,9 +48,9 @@ from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.shape import IMAGE_CHANNELS
+from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, UNRELATED
-from diamond_bench.studies.kinds import EvaluateWorldModel
 from diamond_bench.world_model import WorldModel, load_world_model
 
 PICTURED = 4

@@ -14,9 +14,9 @@ from diamond_bench.diffusion.samplers import Sampling, sample
 from diamond_bench.diffusion.side_by_side import SideBySide, group_sizes
 from diamond_bench.jobs.context import Row
 from diamond_bench.models.compilation import Compilable
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.execution import check_execution, has_compiler
-from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.world_model import WorldModel
 
 Extent = Literal["none", "imagination", "all"]

@@ -5,9 +5,9 @@ from pathlib import Path
 from diamond_bench.agent import import_agent, save_agent
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
+from diamond_bench.store.files import sha256
+from diamond_bench.store.kinds import ImportAgent
 from diamond_bench.studies.agents import AGENT_FOLDER
-from diamond_bench.studies.files import sha256
-from diamond_bench.studies.kinds import ImportAgent
 from diamond_bench.typed import to_plain
 
 

@@ -19,7 +19,7 @@ from diamond_bench.data.minari_io import Episode, open_dataset
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
-from diamond_bench.studies.kinds import ImportDataset
+from diamond_bench.store.kinds import ImportDataset
 
 
 def run(config: ImportDataset, context: JobContext) -> Result:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.studies.files import read_arrays, write_atomic
+from diamond_bench.store.files import read_arrays, write_atomic
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -27,9 +27,9 @@ from diamond_bench.jobs.agent_play import Play, play_for
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, compile_rows, facts_of, made_on, resolve_for
 from diamond_bench.jobs.parts import save_arrays
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.agent_cost import Updates, agent_work, num_epochs
 from diamond_bench.studies.agents import AGENT_FOLDER
-from diamond_bench.studies.kinds import TrainAgent
 from diamond_bench.training.agent_quality import drift_quality, reward_end_quality
 from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoints, set_aside_checkpoint, set_aside_checkpoints
 from diamond_bench.training.log import Journal, NotFinite

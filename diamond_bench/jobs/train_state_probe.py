@@ -17,7 +17,7 @@ from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.models.probe_flops import probe_flops
 from diamond_bench.models.state_probe import StateProbe, probe_loss, probe_targets
-from diamond_bench.studies.kinds import TrainStateProbe
+from diamond_bench.store.kinds import TrainStateProbe
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
 from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
 

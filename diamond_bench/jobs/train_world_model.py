@@ -15,7 +15,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import apply, compile_rows, facts_of, made_on, resolve
 from diamond_bench.models.flops import denoiser_flops
-from diamond_bench.studies.kinds import TrainWorldModel
+from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoint, set_aside_checkpoints
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.log import NotFinite, TrainingLog

@@ -21,12 +21,12 @@ from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.launch.devices import device_name, processor
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.scratch import DATASETS, on_node
-from diamond_bench.studies.claims import Claim, last_line
-from diamond_bench.studies.files import encodable, require_folders
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.locks import ClaimLost
-from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.store import COMPILED, Store
+from diamond_bench.store.artifacts import COMPILED, Store
+from diamond_bench.store.claims import Claim, last_line
+from diamond_bench.store.files import encodable, require_folders
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.locks import ClaimLost
+from diamond_bench.store.provenance import provenance
 
 _PROGRESS_EVERY_SECONDS = 0.5
 

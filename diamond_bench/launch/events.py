@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.jobspec import JobRef
 
 Name = Literal["ready", "refused", "planned", "started", "progress", "said", "done", "failed", "crashed", "interrupted", "taken", "blocked"]
 

@@ -13,11 +13,11 @@ from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
 from diamond_bench.launch.mps import check_mps, service
 from diamond_bench.launch.process import WorkerProcess
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS
+from diamond_bench.store.states import JobState
 from diamond_bench.studies.estimate import job_work
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import KINDS
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
 
 _TICK_SECONDS = 0.2
 _POLL_SECONDS = (0.25, 2.0)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diamond_bench.launch.events import Event
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.jobspec import JobRef
 
 
 class WorkerProcess:

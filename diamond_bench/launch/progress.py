@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diamond_bench.launch.events import Event
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.states import remaining_seconds
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.states import remaining_seconds
 from diamond_bench.terminal import SafeConsole, visible
 
 _LINE_EVERY_SECONDS = 10.0

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.studies.files import DamagedFile
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.store import Store, check_files
+from diamond_bench.store.artifacts import Store, check_files
+from diamond_bench.store.files import DamagedFile
+from diamond_bench.store.jobspec import JobRef
 
 DATASETS = ("collect_dataset", "import_dataset")
 

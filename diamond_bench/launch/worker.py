@@ -24,9 +24,9 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.attempt import run_job
 from diamond_bench.launch.devices import resolve_device
 from diamond_bench.launch.events import Event
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import Kind
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import Kind
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="diamond_bench.launch.worker", description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--kinds", default="diamond_bench.studies.kinds:KINDS", help="module:table of the kinds of jobs")
+    parser.add_argument("--kinds", default="diamond_bench.store.kinds:KINDS", help="module:table of the kinds of jobs")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for the job to save after the parent's death")
     parser.add_argument("--scratch", type=Path, help="a folder of this machine to copy datasets to before they are read")
     arguments = parser.parse_args()

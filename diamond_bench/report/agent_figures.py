@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, stored_arrays
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,11 +9,11 @@ from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.gate import Gate, failed_words, gates
 from diamond_bench.report.markup import Html, el, items, joined
 from diamond_bench.report.registered import level, registered
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing, standing
-from diamond_bench.studies.store import Store
 
 _MOST_ANSWERS = 40
 _ONE_VARIANT = "Nothing to compare:"

@@ -9,12 +9,12 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.report.cost_ratios import CostRatios
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.scores import Scores
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.answerable import baselines, family, repetitions
 from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.margin import COPYABLE, Margin, parse_margin
 from diamond_bench.studies.metrics import METRIC_INFO, comparable, pools
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

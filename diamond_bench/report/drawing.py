@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diamond_bench.studies.files import DamagedFile, arrays_in
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import DamagedFile, arrays_in
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
+from diamond_bench.results.table import collect, conditions, finished_results, protocol_records, unverified, unverified_plan
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import KINDS, TrainAgent
+from diamond_bench.store.states import JobState
 from diamond_bench.studies.answerable import measured_settings
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import KINDS, TrainAgent
 from diamond_bench.studies.overview import job_labels
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.results import collect, conditions, finished_results, protocol_records, unverified, unverified_plan
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
 from diamond_bench.typed import to_plain
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_wo
 from diamond_bench.report.mode_figures import group_of, mode_figures, threshold_figures
 from diamond_bench.report.rank_figures import RANKED, rank_figures
 from diamond_bench.report.state_figures import draw_states
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import COPY_LAST, shared_variant
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import METRIC_INFO, metric_label, within_bounds
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

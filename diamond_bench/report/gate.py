@@ -13,9 +13,9 @@ from diamond_bench.envs.games import SYNTHETIC
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.references import per_reference
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import numpy as np

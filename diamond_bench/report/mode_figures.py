@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import TRUE_DISTRIBUTION, shared_variant
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import metric_label, within_bounds
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import Profile
-from diamond_bench.studies.store import Store, StoredResult
+from diamond_bench.store.artifacts import Store, StoredResult
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import Profile
 
 if TYPE_CHECKING:
     from rich.table import Table

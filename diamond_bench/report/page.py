@@ -14,9 +14,9 @@ from diamond_bench.report.gate import Gate
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, small_picture
 from diamond_bench.report.power import Power
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from pathlib import Path
 from diamond_bench.report.drawing import stored_file
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.figures import finished_points, groups_of, main_lines, picture_of, shared_seed
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 CLIP_BYTES = 1_500_000
 """Most bytes of one clip (2 MB as a data URI)."""

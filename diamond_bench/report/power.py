@@ -15,11 +15,11 @@ from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, slug
 from diamond_bench.report.facts import StudyFacts, device_name, gather
 from diamond_bench.report.registered import level
 from diamond_bench.report.scores import Scores
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import PER_GAME, SavedPlan
 from diamond_bench.studies.registration import standing
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

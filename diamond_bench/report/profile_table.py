@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
-from diamond_bench.jobs.profile_lines import Line
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.kinds import Profile
-from diamond_bench.studies.store import Store, StoredResult
+from diamond_bench.profiling.lines import Line
+from diamond_bench.store.artifacts import Store, StoredResult
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import Profile
 
 if TYPE_CHECKING:
     from rich.table import Table

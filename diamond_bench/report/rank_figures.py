@@ -8,9 +8,9 @@ import numpy as np
 
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.mode_figures import group_of, line_of, steps_of
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 
 @dataclass(frozen=True)

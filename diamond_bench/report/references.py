@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diamond_bench.report.drawing import stored_arrays
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 
 Array = NDArray[np.float64]
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.references import Array, PerReference, per_reference
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.margin import COPYABLE, LARGEST_SHARE
 from diamond_bench.studies.metrics import METRIC_INFO, comparable
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

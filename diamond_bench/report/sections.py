@@ -9,10 +9,10 @@ from analysis.runs import MIN_RUNS
 from diamond_bench.report.comparison import OF_COPYING, Comparison
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, escaped, items, joined, table
+from diamond_bench.results.table import seed_means
+from diamond_bench.store.provenance import provenance
 from diamond_bench.studies.metrics import METRIC_INFO, metric_label
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.results import seed_means
 
 if TYPE_CHECKING:
     import pandas as pd

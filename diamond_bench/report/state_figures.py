@@ -7,9 +7,9 @@ import numpy as np
 
 from diamond_bench.envs.ram_state import OBJECTS
 from diamond_bench.report.drawing import Drawn, annotated, range_words, stored_arrays
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, shared_variant
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     from analysis.state_figures import StatePanel

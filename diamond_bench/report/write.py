@@ -17,13 +17,13 @@ from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, gates
 from diamond_bench.report.power import Power, plain, power_figures, power_frame, study_power
 from diamond_bench.report.registered import level
+from diamond_bench.results.table import mixtures, pivot, save_results
 from diamond_bench.spreadsheet import csv_text
-from diamond_bench.studies.files import IS_A_LINK, DamagedFile, first_link, read_json, require_folders, write_atomic, write_json
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import IS_A_LINK, DamagedFile, first_link, read_json, require_folders, write_atomic, write_json
+from diamond_bench.store.shapes import REPORT, fit
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing, standing
-from diamond_bench.studies.results import mixtures, pivot, save_results
-from diamond_bench.studies.shapes import REPORT, fit
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,1 +1,1 @@
-"""Studies: their specs, the plan of jobs they expand to, the store of artifacts, the table of results. No torch here."""
+"""Studies: their specs, the plan of jobs they expand to, registration, estimates. No torch."""

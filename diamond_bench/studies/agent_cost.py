@@ -11,7 +11,7 @@ from diamond_bench.models.flops import (
     reward_end_flops,
     reward_end_parameters,
 )
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 
 _MOST_ACTIONS = 18
 _STORED_FRAME = 500 / 64**2

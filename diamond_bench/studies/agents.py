@@ -23,12 +23,12 @@ from diamond_bench.envs.experts import POLICIES
 from diamond_bench.envs.games import games, num_actions
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import open_file, read_yaml
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import DamagedFile, read_json
+from diamond_bench.store.jobspec import ID, JobRef, JobSpec
+from diamond_bench.store.kinds import EvaluateAgent, ImportAgent, TrainAgent
+from diamond_bench.store.shapes import AGENT, fit
 from diamond_bench.studies.execution import of_no_compilation
-from diamond_bench.studies.files import DamagedFile, read_json
-from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
-from diamond_bench.studies.kinds import EvaluateAgent, ImportAgent, TrainAgent
-from diamond_bench.studies.shapes import AGENT, fit
-from diamond_bench.studies.store import Store
 from diamond_bench.typed import build
 
 AGENT_FOLDER = "agent"

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import EvaluationConfig
-from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.metrics import measured_with
 from diamond_bench.typed import to_plain
 

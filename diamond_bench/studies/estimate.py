@@ -11,9 +11,9 @@ from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
 from diamond_bench.models.inception_flops import INCEPTION_FLOPS
 from diamond_bench.models.probe_flops import LAYERS, probe_flops
-from diamond_bench.studies.agent_cost import agent_bytes, agent_work, num_epochs
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import (
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import (
     CollectDataset,
     EvaluateAgent,
     EvaluateWorldModel,
@@ -24,9 +24,9 @@ from diamond_bench.studies.kinds import (
     TrainStateProbe,
     TrainWorldModel,
 )
+from diamond_bench.store.states import JobState
+from diamond_bench.studies.agent_cost import agent_bytes, agent_work, num_epochs
 from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Like, Speed, fixed_seconds, measured, slowness, unmeasured
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
 from diamond_bench.typed import identity_fields
 
 _PAIRS_PER_SECOND = {"ssim": 5000.0, "state": 2000.0, "lpips": 1500.0, "lpips_vgg": 100.0}

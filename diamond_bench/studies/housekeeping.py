@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.batches import batch_folder, read_batches
-from diamond_bench.studies.claims import REMOVABLE
-from diamond_bench.studies.files import (
+from diamond_bench.store.artifacts import COMPILED, Store, check_files
+from diamond_bench.store.batches import batch_folder, read_batches
+from diamond_bench.store.claims import REMOVABLE
+from diamond_bench.store.files import (
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
@@ -30,12 +31,11 @@ from diamond_bench.studies.files import (
     write_exclusive,
     write_json,
 )
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.shapes import JOBS, fit
+from diamond_bench.store.states import check_result
 from diamond_bench.studies.plan import load_plan, study_folders
 from diamond_bench.studies.registration_files import CHANGES, registrations
-from diamond_bench.studies.shapes import JOBS, fit
-from diamond_bench.studies.states import check_result
-from diamond_bench.studies.store import COMPILED, Store, check_files
 
 _QUIET_SECONDS = 600.0
 """After which nothing of a finished task writes into its batch's folder any more."""

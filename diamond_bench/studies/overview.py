@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.states import JobState
 from diamond_bench.studies.plan import PER_GAME, Point, SavedPlan, find_plan, load_plans
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
 from diamond_bench.typed import to_plain
 
 _MISSING = JobState("missing")

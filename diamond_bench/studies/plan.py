@@ -10,14 +10,10 @@ from typing import Any
 from diamond_bench.compose import Override, base, groups, output_root, parse, scale_keys, with_values
 from diamond_bench.config import Cluster, DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.studies import agents
-from diamond_bench.studies.baselines import differing_settings
-from diamond_bench.studies.bounds import is_study_name
-from diamond_bench.studies.check import check_run
-from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
-from diamond_bench.studies.files import DamagedFile, has_seal, read_json, refusal, require_folders, sealed, write_json
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import (
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import DamagedFile, has_seal, read_json, refusal, require_folders, sealed, write_json
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import (
     CollectDataset,
     EvaluateWorldModel,
     ExtractFeatures,
@@ -25,9 +21,13 @@ from diamond_bench.studies.kinds import (
     TrainStateProbe,
     TrainWorldModel,
 )
-from diamond_bench.studies.shapes import PLAN, fit
+from diamond_bench.store.shapes import PLAN, fit
+from diamond_bench.studies import agents
+from diamond_bench.studies.baselines import differing_settings
+from diamond_bench.studies.bounds import is_study_name
+from diamond_bench.studies.check import check_run
+from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study, with_overrides
-from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
 

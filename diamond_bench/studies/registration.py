@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diamond_bench.studies.evaluated import evaluations_of, finish_time, now, read_time, seed_of, training_of
-from diamond_bench.studies.files import DamagedFile, digest, require_folders, write_exclusive
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.evaluated import evaluations_of, finish_time, now, read_time, seed_of, training_of
+from diamond_bench.store.files import DamagedFile, digest, require_folders, write_exclusive
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.provenance import provenance
 from diamond_bench.studies.looks import ALPHA, look_level, look_words, seed_order
 from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.provenance import provenance
 from diamond_bench.studies.registration_files import (
     REVERTED,
     Registration,

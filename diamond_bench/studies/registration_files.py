@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.evaluated import now, read_time
-from diamond_bench.studies.files import DamagedFile, digest, read_json, write_exclusive
-from diamond_bench.studies.jobspec import JobRef
+from diamond_bench.store.evaluated import now, read_time
+from diamond_bench.store.files import DamagedFile, digest, read_json, write_exclusive
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.shapes import JOBS, REGISTRATION, fit
 from diamond_bench.studies.looks import seed_order
 from diamond_bench.studies.plan import study_folders
-from diamond_bench.studies.shapes import JOBS, REGISTRATION, fit
 
 CHANGES = "change-*.json"
 """Files of the changes that sweeps noted after evaluations had finished, and of the returns from them."""

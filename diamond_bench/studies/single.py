@@ -10,15 +10,15 @@ from pathlib import Path
 from diamond_bench.compose import groups, output_root, parse
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import PROFILED, Profile, TrainAgent
+from diamond_bench.store.provenance import provenance, source_digest
 from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, per_game, trained_with, training_job
 from diamond_bench.studies.execution import check_execution, has_compiler
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import PROFILED, Profile, TrainAgent
 from diamond_bench.studies.margin import Margin
 from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
-from diamond_bench.studies.provenance import provenance, source_digest
 from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
-from diamond_bench.studies.store import Store
 from diamond_bench.studies.unread import in_effect
 from diamond_bench.typed import to_plain
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.states import JobState
 
 Like = tuple[str, str, str, str]
 """What jobs of one speed have in common: kind, type of device, network, precision."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from diamond_bench.studies.files import TEMPORARY, DamagedFile, read_bytes, write_atomic
+from diamond_bench.store.files import TEMPORARY, DamagedFile, read_bytes, write_atomic
 
 MOST_BYTES = 64 * 2**30
 """Largest checkpoint that is read."""

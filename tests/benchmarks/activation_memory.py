@@ -16,7 +16,7 @@ from torch import nn
 from diamond_bench.agent import build_agent
 from diamond_bench.jobs.agent_learners import describe
 from diamond_bench.models.precision import Precision
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.single import plan_train
 
 PARTS = 8

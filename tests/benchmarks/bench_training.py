@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from diamond_bench.jobs.profile_parts import Parts, random_replay
 from diamond_bench.launch.devices import resolve_device
-from diamond_bench.studies.kinds import PROFILED, Profile
+from diamond_bench.profiling.parts import Parts, random_replay
+from diamond_bench.store.kinds import PROFILED, Profile
 from diamond_bench.studies.single import plan_profile
 
 pytest.importorskip("pytest_benchmark")

@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from command_line import SCRIPT, clean_environment, descendants
 
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
 
 FLOW = ("objective=flow", "sampler=flow_euler")
 RUNS = (

@@ -8,7 +8,7 @@ import pytest
 from cluster import Cluster, missing_reason
 from stores import make_store, use
 
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
 
 
 def _need(accounting: bool) -> None:

@@ -7,7 +7,7 @@ import fake_jobs
 import pytest
 from cluster import Cluster
 
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
 
 TESTS = Path(__file__).parents[1]
 

@@ -11,8 +11,8 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm import standing as joining
 from diamond_bench.launch.slurm.client import accounted, slurm
 from diamond_bench.launch.slurm.standing import standing
-from diamond_bench.studies.batches import read_batches
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import read_batches
 
 pytestmark = [pytest.mark.slurm_accounting, pytest.mark.timeout(300)]
 

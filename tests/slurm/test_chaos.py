@@ -28,10 +28,10 @@ from diamond_bench.launch.local import run_local
 from diamond_bench.launch.slurm.client import SlurmError
 from diamond_bench.launch.slurm.follow import wait
 from diamond_bench.launch.slurm.submit import Order, submit
-from diamond_bench.studies.batches import read_batches
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import read_batches
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.states import JobState
 
 SEED = int(os.environ.get("DIAMOND_BENCH_CHAOS_SEED", "0"))
 STEP_SECONDS = 0.25

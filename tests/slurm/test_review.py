@@ -17,9 +17,9 @@ from diamond_bench.launch.slurm.client import queue
 from diamond_bench.launch.slurm.follow import cancel_jobs, wait
 from diamond_bench.launch.slurm.standing import standing
 from diamond_bench.launch.slurm.submit import _send, requested, submit
-from diamond_bench.studies.batches import read_batches, write_batch
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import read_batches, write_batch
+from diamond_bench.store.jobspec import JobRef, JobSpec
 
 HELD = {"extra": ("hold",)}
 

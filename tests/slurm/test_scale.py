@@ -14,9 +14,9 @@ from cluster import Cluster
 from command_line import diamond_bench
 
 from diamond_bench.launch.slurm.client import array_limit
-from diamond_bench.studies.batches import Batch, read_batches
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch, read_batches
+from diamond_bench.store.jobspec import JobRef
 
 SEEDS = 1010
 """More trainings than an array may have elements (MaxArraySize), so that each wave is cut."""

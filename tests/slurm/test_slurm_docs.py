@@ -63,7 +63,7 @@ def test_the_page_s_table_of_keys_is_the_profile(cluster: Cluster) -> None:
     from dataclasses import fields
 
     from diamond_bench.config import SlurmCluster
-    from diamond_bench.studies.kinds import KINDS
+    from diamond_bench.store.kinds import KINDS
 
     table = PAGE.partition("| Key |")[2].partition("\n\n")[0]
     listed = {name for row in table.splitlines()[2:] for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}

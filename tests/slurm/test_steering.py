@@ -17,10 +17,10 @@ from diamond_bench.launch.slurm.client import NEVER, QueueEntry, queue
 from diamond_bench.launch.slurm.follow import cancel_jobs, follow, logs
 from diamond_bench.launch.slurm.standing import _joined, standing
 from diamond_bench.launch.slurm.submit import requested, sbatch_files, submit
-from diamond_bench.studies.batches import batch_folder, new_name, read_batches, write_batch
-from diamond_bench.studies.jobspec import JobSpec
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import batch_folder, new_name, read_batches, write_batch
+from diamond_bench.store.jobspec import JobSpec
+from diamond_bench.store.states import JobState
 
 HELD = {"extra": ("hold",)}
 

@@ -23,11 +23,11 @@ from diamond_bench.launch.slurm.follow import wait
 from diamond_bench.launch.slurm.standing import standing
 from diamond_bench.launch.slurm.submit import Order, Requests, submit
 from diamond_bench.launch.slurm.task import TaskMemory, _learned
-from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
-from diamond_bench.studies.files import read_json
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch, batch_folder, newest, read_batches
+from diamond_bench.store.files import read_json
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.states import JobState
 
 PIECE = Batch("piece", "fake/count", "fake", "count", ((),), minutes=60, signal_seconds=120, retries=2, retry_seconds=30.0)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.batches import Batch, read_batches
+from diamond_bench.store.batches import Batch, read_batches
 
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 _ANSWER_SECONDS = 120.0

@@ -12,11 +12,11 @@ from pathlib import Path
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import SlurmError, cancel, entry_of, queue, submitted_batches
 from diamond_bench.launch.slurm.standing import OPEN, standing
-from diamond_bench.studies.batches import Batch, batch_folder, newest, note_cancelled, read_batches
-from diamond_bench.studies.files import IS_A_LINK, require_folders
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch, batch_folder, newest, note_cancelled, read_batches
+from diamond_bench.store.files import IS_A_LINK, require_folders
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.states import JobState
 
 _LOOK_SECONDS = 10.0
 _READ_SECONDS = 0.5

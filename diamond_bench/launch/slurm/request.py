@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.config import SlurmCluster, resources
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.launch.mps import check_packed_mps
-from diamond_bench.studies.batches import Batch
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS
+from diamond_bench.store.states import JobState
 from diamond_bench.studies.estimate import checkpoint_intervals
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import KINDS
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor

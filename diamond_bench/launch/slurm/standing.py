@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from diamond_bench.launch.slurm.client import NEVER, NOT_LAUNCHED, WAITING, QueueEntry, accounted, entry_of, queue, submitted_batches
-from diamond_bench.studies.batches import Batch, batch_folder, newest, read_batches
-from diamond_bench.studies.files import DamagedFile, read_json
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.shapes import TASK, fit
-from diamond_bench.studies.states import JobState, Status
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch, batch_folder, newest, read_batches
+from diamond_bench.store.files import DamagedFile, read_json
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.shapes import TASK, fit
+from diamond_bench.store.states import JobState, Status
 
 OPEN = ("pending", "running", "requeued")
 """Of the joined states, those that change without anybody doing anything."""

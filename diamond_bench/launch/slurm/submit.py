@@ -30,9 +30,9 @@ from diamond_bench.launch.slurm.nodes import check_nodes
 from diamond_bench.launch.slurm.request import check_limits, check_partition, check_profile, check_root, executor, limit_of, sbatch_file
 from diamond_bench.launch.slurm.task import run_task
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
-from diamond_bench.studies.batches import FOLDER, Batch, batch_folder, new_name, newest, write_batch
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import FOLDER, Batch, batch_folder, new_name, newest, write_batch
+from diamond_bench.store.jobspec import JobRef, JobSpec
 
 _PAUSES = (2.0, 5.0, 15.0, 30.0)
 """Seconds before each further try of a submission that SLURM had no time for."""
@@ -53,7 +53,7 @@ class Order:
     device: str = "auto"
     only: Callable[[JobRef], bool] = lambda ref: True
     """Chooses among the jobs that are missing."""
-    kinds: str = "diamond_bench.studies.kinds:KINDS"
+    kinds: str = "diamond_bench.store.kinds:KINDS"
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from diamond_bench.launch.mps import shared
 from diamond_bench.launch.progress import LineDisplay
 from diamond_bench.launch.slurm.client import SlurmError, requeue, slurm
 from diamond_bench.launch.worker import load_kinds
-from diamond_bench.studies.batches import Batch, batch_folder, read_batch
-from diamond_bench.studies.files import DamagedFile, read_json, write_json
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.shapes import TASK, fit
-from diamond_bench.studies.store import Store
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch, batch_folder, read_batch
+from diamond_bench.store.files import DamagedFile, read_json, write_json
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.shapes import TASK, fit
 
 _LONGEST_PAUSE_SECONDS = 600.0
 _MOST_FRUITLESS = 2

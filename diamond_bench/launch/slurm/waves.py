@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from diamond_bench.studies.jobspec import JobRef, JobSpec
+from diamond_bench.store.jobspec import JobRef, JobSpec
 
 Element = tuple[int, int]
 """(number of the array in the list, number of its element)"""

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from diamond_bench.errors import UserError
-from diamond_bench.jobs import packing
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import PLAIN, Execution, facts_of
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
-from diamond_bench.jobs.profile_lines import LABELS, Line, Told, each, notes, rows_of
-from diamond_bench.jobs.profile_machine import Product, host_synchronisations, product_peak
-from diamond_bench.jobs.profile_parts import GRAPH_CALLS, Parts, flop_of, random_replay
-from diamond_bench.jobs.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, MOST_CALLS, Timings, alternate, warm_up
 from diamond_bench.models.precision import Precision
+from diamond_bench.profiling import packing
+from diamond_bench.profiling.lines import LABELS, Line, Told, each, notes, rows_of
+from diamond_bench.profiling.machine import Product, host_synchronisations, product_peak
+from diamond_bench.profiling.parts import GRAPH_CALLS, Parts, flop_of, random_replay
+from diamond_bench.profiling.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, MOST_CALLS, Timings, alternate, warm_up
+from diamond_bench.store.kinds import PROFILED, PROFILED_UPDATES, Profile
 from diamond_bench.studies.agent_cost import num_epochs, updates
-from diamond_bench.studies.kinds import PROFILED, PROFILED_UPDATES, Profile
 
 _TICKS = 10_000
 """Progress of a whole profile, in shares of the seconds that are expected."""

@@ -19,12 +19,12 @@ from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.execution import Execution
-from diamond_bench.jobs.timing import MOST_CALLS, MOST_ROUNDS, Work
 from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import NUM_REWARDS
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Work
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.actor_critic import Rollout, actor_critic_loss
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.means import Means

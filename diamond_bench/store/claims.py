@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from diamond_bench.studies.evaluated import now
-from diamond_bench.studies.files import TEMPORARY, DamagedFile, encodable, sealed, sha256, write_json
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.locks import ClaimLost, Lock
-from diamond_bench.studies.states import read_job_state, result_stamp
+from diamond_bench.store.evaluated import now
+from diamond_bench.store.files import TEMPORARY, DamagedFile, encodable, sealed, sha256, write_json
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.locks import ClaimLost, Lock
+from diamond_bench.store.states import read_job_state, result_stamp
 
 REMOVABLE = ("checkpoint", "frames.npy")
 """What a finished artifact is whole without: the means to resume it, and imagined frames kept on request."""

@@ -1,4 +1,4 @@
-"""One of several runs that share a device while `jobs.packing` measures them: `python -P -m diamond_bench.jobs.packing_member`.
+"""One of several runs that share a device while `jobs.packing` measures them: `python -P -m diamond_bench.profiling.packing_member`.
 
 Its parent writes JSON lines to stdin and reads JSON lines from stdout. First what it is (`Member`'s fields), answered by `ready`; then
 {"start": seconds on the monotonic clock, "cycles": number}, answered by the `seconds` that these cycles took, after which it works on
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diamond_bench.studies.kinds import TrainAgent
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.typed import build, to_plain
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def works_of(config: TrainAgent, device: "torch.device") -> Mapping[str, Callabl
     from diamond_bench.data.replay import Replay
     from diamond_bench.jobs.agent_learners import Learners
     from diamond_bench.jobs.agent_play import RealPlay
-    from diamond_bench.jobs.profile_parts import never_end, random_replay
+    from diamond_bench.profiling.parts import never_end, random_replay
     from diamond_bench.training.means import Means
 
     torch.manual_seed(config.seed)

@@ -9,12 +9,12 @@ from typing import Any
 
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.packing_group import Group, threads_each
-from diamond_bench.jobs.packing_member import UPDATES, Member, cycles_of, mixture
-from diamond_bench.jobs.profile_lines import Line
-from diamond_bench.jobs.timing import spread
+from diamond_bench.profiling.lines import Line
+from diamond_bench.profiling.packing_group import Group, threads_each
+from diamond_bench.profiling.packing_member import UPDATES, Member, cycles_of, mixture
+from diamond_bench.profiling.timing import spread
+from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.agent_cost import Updates, agent_work
-from diamond_bench.studies.kinds import TrainAgent
 
 PAIRS = 6
 """Even: each way is as often the first of a pair as the second."""

@@ -38,8 +38,8 @@ from functools import partial
 from pathlib import Path
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.files import DamagedFile, read_json, temporary_name
-from diamond_bench.studies.shapes import CLAIM, fit
+from diamond_bench.store.files import DamagedFile, read_json, temporary_name
+from diamond_bench.store.shapes import CLAIM, fit
 
 _CLAIM = re.compile(r"claim-([0-9]{6}|[1-9][0-9]{6,8})")
 _MOST_CLAIMS = 10**9 - 1

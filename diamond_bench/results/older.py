@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS, job_id
+from diamond_bench.store.states import JobState
 from diamond_bench.studies.estimate import estimate, time_range
-from diamond_bench.studies.jobspec import JobRef, JobSpec
-from diamond_bench.studies.kinds import KINDS, job_id
-from diamond_bench.studies.states import JobState
-from diamond_bench.studies.store import Store
 
 _WORDS = {
     "collect_dataset": ("dataset", "datasets"),

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from diamond_bench.errors import UserError
-from diamond_bench.studies.kinds import job_id
+from diamond_bench.store.kinds import job_id
 
 ID = re.compile(r"[0-9a-f]{16}")
 

@@ -135,7 +135,7 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
     """The JSON object in `path`. Raises FileNotFoundError where there is none, DamagedFile where it is something else.
 
     This is the only way in which JSON enters from the store. An object it returns holds at most `DEEPEST` levels, finite numbers, and text
-    that can be encoded; it has no more than `most` bytes. studies/shapes.py holds what each file must contain.
+    that can be encoded; it has no more than `most` bytes. store/shapes.py holds what each file must contain.
     """
     data = read_bytes(path, most)
     try:

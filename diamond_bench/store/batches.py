@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from diamond_bench.studies.files import (
+from diamond_bench.store.files import (
     DamagedFile,
     not_a_folder,
     read_json,
@@ -20,8 +20,8 @@ from diamond_bench.studies.files import (
     unwritable,
     write_json,
 )
-from diamond_bench.studies.jobspec import JobRef
-from diamond_bench.studies.shapes import BATCH, fit
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.shapes import BATCH, fit
 
 FOLDER = "slurm"
 _ADVICE = "; was it written by another version of diamond-bench? Remove its folder to forget the batch"
@@ -47,7 +47,7 @@ class Batch:
     scratch: str | None = None
     mps: bool = False
     """Whether the jobs of an element, where they share a GPU, share CUDA's Multi-Process Service."""
-    kinds: str = "diamond_bench.studies.kinds:KINDS"
+    kinds: str = "diamond_bench.store.kinds:KINDS"
     array: str | None = None
     """SLURM's id; none until it is known to have been submitted."""
     cancelled: tuple[int, ...] = ()

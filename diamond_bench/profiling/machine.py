@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from diamond_bench.jobs.timing import Work, alternate, spread, warm_up
 from diamond_bench.models.precision import Precision, arithmetic
+from diamond_bench.profiling.timing import Work, alternate, spread, warm_up
 
 _SIDES = {"cpu": (512, 1024, 1536), "cuda": (4096, 8192)}
 """Sides of the square matrices whose product is timed."""

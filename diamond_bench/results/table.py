@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError
+from diamond_bench.store.artifacts import Store, StoredResult
+from diamond_bench.store.files import write_atomic
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import DATASET, baseline_variant
-from diamond_bench.studies.files import write_atomic
-from diamond_bench.studies.jobspec import JobRef
 from diamond_bench.studies.metrics import within_bounds
 from diamond_bench.studies.plan import Point, SavedPlan
-from diamond_bench.studies.store import Store, StoredResult
 
 if TYPE_CHECKING:
     import pandas as pd

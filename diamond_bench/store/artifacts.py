@@ -24,8 +24,8 @@ import yaml
 
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import load_yaml
-from diamond_bench.studies.claims import Claim
-from diamond_bench.studies.files import (
+from diamond_bench.store.claims import Claim
+from diamond_bench.store.files import (
     IS_A_LINK,
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
@@ -42,11 +42,11 @@ from diamond_bench.studies.files import (
     write_atomic,
     write_json,
 )
-from diamond_bench.studies.jobspec import ID, JobRef, JobSpec
-from diamond_bench.studies.kinds import KINDS, Kind
-from diamond_bench.studies.locks import Lock, Timing, acquire, newest_owner, this_host
-from diamond_bench.studies.provenance import provenance
-from diamond_bench.studies.states import (
+from diamond_bench.store.jobspec import ID, JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS, Kind
+from diamond_bench.store.locks import Lock, Timing, acquire, newest_owner, this_host
+from diamond_bench.store.provenance import provenance
+from diamond_bench.store.states import (
     CHECKSUM,
     FORMAT,
     JobState,

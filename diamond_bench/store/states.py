@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diamond_bench.studies.files import DamagedFile, has_seal, not_a_folder, read_bytes, read_json, refusal, size_of
-from diamond_bench.studies.locks import Timing, newest_owner
-from diamond_bench.studies.shapes import RESULT, STATE, fit
+from diamond_bench.store.files import DamagedFile, has_seal, not_a_folder, read_bytes, read_json, refusal, size_of
+from diamond_bench.store.locks import Timing, newest_owner
+from diamond_bench.store.shapes import RESULT, STATE, fit
 
 Status = Literal["missing", "pending", "running", "done", "failed", "preempted", "lost", "damaged", "requeued", "cancelled", "unreadable"]
 

@@ -220,7 +220,7 @@ KINDS: dict[str, Kind] = {
     "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 2, keeps_checkpoint=True),
     "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),
     "evaluate_agent": Kind(EvaluateAgent, "diamond_bench.jobs.evaluate_agent:run", 1, ("agent",)),
-    "profile": Kind(Profile, "diamond_bench.jobs.profile:run", 2),
+    "profile": Kind(Profile, "diamond_bench.profiling.profile:run", 2),
 }
 
 

@@ -25,7 +25,7 @@ from diamond_bench.shapes import (
     text,
     whole,
 )
-from diamond_bench.studies.files import DamagedFile
+from diamond_bench.store.files import DamagedFile
 
 _MOST_NAME, _MOST_PATH = 255, 1000
 """Bytes of a file's name on common file systems, and of a path below a job's folder."""

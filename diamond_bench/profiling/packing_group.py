@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from diamond_bench.errors import UserError
-from diamond_bench.jobs.packing_member import Member
+from diamond_bench.profiling.packing_member import Member
 
 _POLL_SECONDS = 0.2
 _HEAD_START_SECONDS = 0.1
@@ -22,7 +22,7 @@ _HEAD_START_SECONDS = 0.1
 _LEAVE_SECONDS = 20.0
 _WORDS = 6
 """Lines of what a dead process printed that are repeated."""
-_MODULE = "diamond_bench.jobs.packing_member"
+_MODULE = "diamond_bench.profiling.packing_member"
 
 
 class Group:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.studies.files import DamagedFile, read_bytes, read_json
-from diamond_bench.studies.jobspec import ID, JobRef
+from diamond_bench.store.files import DamagedFile, read_bytes, read_json
+from diamond_bench.store.jobspec import ID, JobRef
 
 _KINDS = ("evaluate_world_model", "evaluate_agent")
 _INPUT = re.compile(rb"^  (?:world_model|agent): ([a-z_]+/[0-9a-f]{16})$", re.MULTILINE)

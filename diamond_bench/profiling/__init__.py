@@ -1,0 +1,1 @@
+"""Where the time of a training goes, and how many trainings one device holds."""

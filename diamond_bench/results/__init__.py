@@ -1,0 +1,1 @@
+"""The results table: finished jobs joined to the points of a plan."""
