@@ -34,6 +34,7 @@ FLOORS = [  # top floor first; rooms of one floor do not import each other
     {"diamond_bench.compose"},
     {"diamond_bench.typed"},
     {"diamond_bench.config"},
+    {"diamond_bench.spaces"},
     {"diamond_bench.reading", "diamond_bench.shapes", "diamond_bench.spreadsheet", "diamond_bench.terminal"},
     {"diamond_bench.errors"},
     {"analysis"},
