@@ -21,11 +21,10 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.launch.local import run_local
 from diamond_bench.launch.mps import PROGRAM, check_mps, check_packed_mps, service
-from diamond_bench.profiling import packing
+from diamond_bench.profiling import packed_run, packing
 from diamond_bench.profiling.lines import Line
-from diamond_bench.profiling.packing import Measured, Packing, epochs_of_a_run, lines_of, measure, member, notes
-from diamond_bench.profiling.packing_group import Group, threads_each
-from diamond_bench.profiling.packing_member import Member, cycle, cycles_of, loading_often, mixture
+from diamond_bench.profiling.packed_run import PackedRun, cycle, cycles_of, loading_often, mixture
+from diamond_bench.profiling.packing import Measured, Packing, epochs_of_a_run, jobs, lines_of, measure, notes
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.store.kinds import KINDS as ALL_KINDS
@@ -76,10 +75,19 @@ def test_kinds_take_turns_and_runs_begin_at_different_points() -> None:
     assert Counter(turned) == Counter(whole)
 
 
-def test_a_member_is_told_what_it_is(small: TrainAgent) -> None:
-    made = member(small, "cuda:1", 3, 1, 4)
-    assert made == Member(replace(small, seed=small.seed + 1), "cuda:1", 3, 0.25)
-    assert Member.parse(made.line()) == made
+@pytest.mark.parametrize(
+    ("device", "threads", "processes", "each"),
+    [("cpu", 2, 2, [1, 1, 2]), ("cpu", 8, 3, [2, 2, 2, 8]), ("cpu", 1, 4, [1, 1, 1, 1]), ("cuda:0", 8, 2, [8, 8])],
+)
+def test_runs_have_their_own_seeds_and_places_and_divide_the_threads(
+    small: TrainAgent, device: str, threads: int, processes: int, each: list[int]
+) -> None:
+    specs = jobs(replace(small, execution=replace(small.execution, num_threads=threads)), device, processes)
+    configs: list[PackedRun] = [spec.config for spec in specs]
+    assert [config.execution.num_threads for config in configs] == each
+    assert [config.training.seed for config in configs] == [small.seed + number for number in range(len(each))]
+    assert [config.turn for config in configs[:processes]] == [number / processes for number in range(processes)]
+    assert len({spec.ref for spec in specs}) == len(specs)
 
 
 @pytest.mark.parametrize(("preload", "loaded"), [(256, 17), (16, 16)])
@@ -93,7 +101,7 @@ def test_start_segments_are_loaded_every_few_updates(small: TrainAgent, preload:
 
 
 def measured(**changes: object) -> Measured:
-    made = Measured(4, (8, 2), (2.0, 2.0, 4.0), (3.0, 6.0, 8.0), (5, 3), "appaap", 1000)
+    made = Measured(4, (8, 2), (2.0, 2.0, 4.0), (3.0, 6.0, 8.0), "appaap", 1000)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -109,7 +117,7 @@ def test_runs_a_day_and_updates_a_second(small: TrainAgent) -> None:
     assert (runs.ratio, runs.ratio_low, runs.ratio_high) == (2.0, 1.75, 2.5), "of the pairs' ratios 1.5, 3 and 2"
     assert (lines["packed_4_memory"].median, lines["packed_4_threads"].median, lines["packed_4_threads"].other) == (1000, 2, 8)
     assert all(isinstance(line, Line) for line in lines.values())
-    said = " ".join(notes(Packing(small, (4,), "a GPU"), [measured()]))
+    said = " ".join(notes(Packing(small, (4,)), [measured()]))
     assert "2 CPU threads each, against 8 CPU threads of the one alone; 3 pairs" in said
 
 
@@ -126,77 +134,86 @@ def test_a_run_is_so_many_epochs_as_its_arithmetic(small: TrainAgent) -> None:
     assert epochs_of_a_run(small) > epochs_of_a_run(replace(small, agent=alike))
 
 
-@pytest.mark.parametrize(("threads", "processes", "each"), [(2, 2, 1), (8, 2, 4), (8, 3, 2), (1, 4, 1)])
-def test_threads_are_divided(threads: int, processes: int, each: int) -> None:
-    assert threads_each(threads, processes) == each
-
-
 # Real processes
 
 
 def children() -> list[int]:
-    return [pid for pid in descendants(os.getpid()) if b"packing_member" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in descendants(os.getpid()) if b"launch.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_two_runs_at_once(small: TrainAgent) -> None:
+def works_by_name(config: TrainAgent, device: object) -> Mapping[str, Callable[[int], object]]:
+    """Work that takes known times, in place of that of networks."""
+    return {name: lambda times: time.sleep(0.002 * times) for name in mixture(config)}
+
+
+def job(config: PackedRun, context: JobContext) -> Result:
+    """The job `packed_run` with such work; with the game Pong it fails."""
+    if config.training.game == "Pong":
+        raise UserError("there is no ball")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_run, "works_of", works_by_name)
+        return packed_run.run(config, context)
+
+
+PACKED_KINDS = {"packed_run": Kind(PackedRun, "test_packing:job", 1)}
+
+
+@pytest.fixture
+def sleeping(small: TrainAgent, monkeypatch: pytest.MonkeyPatch) -> TrainAgent:
+    """A training whose packed runs are real processes, and sleep in place of computing."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+    monkeypatch.setattr(packing, "_KINDS", "test_packing:PACKED_KINDS")
+    agent = replace(small.agent, denoiser_updates=2, reward_end_updates=1, actor_critic_updates=1, steps_per_epoch=6)
+    return replace(small, agent=agent)
+
+
+def test_two_runs_at_once(sleeping: TrainAgent) -> None:
     seen: list[str] = []
-    agent = replace(small.agent, denoiser_updates=1, reward_end_updates=1, actor_critic_updates=1, steps_per_epoch=2)
-    config = Packing(replace(small, agent=agent), (2,), "", seconds=0.0)
-    found = measure(config, 2, "cpu", lambda share, text: seen.append(text), pairs=2)
+    found = measure(Packing(sleeping, (2,), seconds=0.2), 2, "cpu", lambda share, text: seen.append(text), pairs=2)
     assert found.order == "appa"
     assert len(found.alone) == len(found.packed) == 2
-    assert all(rate > 0 for rate in (*found.alone, *found.packed))
-    assert sum(found.packed) < 4 * sum(found.alone), "two cannot do four times the work of one"
-    assert found.cycles == (2, 2)
+    assert all(20 < rate <= 50 for rate in found.alone), "a cycle sleeps 10 times 2 ms"
+    assert sum(found.packed) / sum(found.alone) == pytest.approx(2, rel=0.5)
     assert found.threads == (1, 1)
     assert found.bytes > 2 * 100e6
-    assert seen[0] == "random data and networks"
+    assert seen[0] == "networks and warm-up"
+    assert seen[-1] == "alone, pair 2 of 2"
     assert not children()
 
 
-def test_a_process_that_dies_is_one_message_with_what_it_printed(small: TrainAgent, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"process 1 of 1 .* ended with exit code 1; it printed: .*Error"):
-        measure_on_no_gpu(small)
-    assert "Traceback" in capfd.readouterr().out, "all of it is in the job's log"
+def test_a_run_works_with_its_networks_until_it_is_stopped(small: TrainAgent, tmp_path: Path) -> None:
+    files = packed_run.RunFiles(tmp_path)
+    agent = replace(small.agent, denoiser_updates=1, reward_end_updates=1, actor_critic_updates=1, steps_per_epoch=2)
+    context = JobContext(tmp_path, should_stop=lambda: len(files.read_ends()) == 2)
+    begun = time.monotonic()
+    result = packed_run.run(PackedRun(replace(small, agent=agent)), context)
+    first, second = files.read_ends()
+    assert begun < first < second < time.monotonic()
+    assert result.info["bytes"] > 100e6
+
+
+def test_a_run_that_fails_is_one_message_with_its_log(sleeping: TrainAgent, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"run [12] of 2 that share the device failed: there is no ball; its log ends: .*no ball"):
+        measure(Packing(replace(sleeping, game="Pong"), (2,)), 2, "cpu")
+    assert "Traceback" in capfd.readouterr().out, "all of it is in the profile's log"
     assert not children()
 
 
-def measure_on_no_gpu(small: TrainAgent) -> None:
-    with Group([Member(small, "cuda:7", 1)], lambda: None) as group:
-        group.ready()
-
-
-def test_a_killed_process_ends_all(small: TrainAgent) -> None:
-    def kill_one() -> None:
-        if len(children()) == 2:
+def test_a_killed_process_ends_all(sleeping: TrainAgent) -> None:
+    def kill_one(share: float, text: str) -> None:
+        if text.startswith("packed") and len(children()) == 2:
             os.kill(children()[1], signal.SIGKILL)
 
-    with pytest.raises(UserError, match=r"process 2 of 2 .* was killed by signal 9 \(out of memory\?\); it printed: nothing"):
-        measure(Packing(small, (2,), "", seconds=0.0), 2, "cpu", lambda share, text: kill_one())
+    with pytest.raises(UserError, match=r"run [12] of 2 .* failed: killed by signal 9 \(out of memory\?\); its log ends: .*attempt 1"):
+        measure(Packing(sleeping, (2,), seconds=0.1), 2, "cpu", kill_one)
     assert not children()
 
 
-def test_a_stop_ends_all(small: TrainAgent, tmp_path: Path) -> None:
+def test_a_stop_ends_all(sleeping: TrainAgent, tmp_path: Path) -> None:
     context = JobContext(tmp_path, should_stop=lambda: len(children()) == 2)
     with pytest.raises(Interrupted):
-        packing.run(Packing(small, (2,), ""), context)
+        packing.run(Packing(sleeping, (2,)), context)
     assert not children()
-
-
-def test_processes_leave_when_their_parent_is_dead() -> None:
-    script = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from small_agents import small_agent_config\n"
-        "from diamond_bench.profiling.packing_group import Group, Member\n"
-        "group = Group([Member(small_agent_config(), 'cpu', 1)], lambda: None)\n"
-        "print(group._processes[0]._process.pid, flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    with subprocess.Popen([sys.executable, "-P", "-c", script, str(TESTS)], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        parent.kill()
-    until(lambda: not alive(pid))
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -216,7 +233,7 @@ def alive(pid: int) -> bool:
 def test_the_service_must_be_there_where_it_is_asked_for(small: TrainAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     with pytest.raises(UserError, match="none is running"):
-        packing.run(Packing(small, (2,), "", mps=True), JobContext(tmp_path))
+        packing.run(Packing(small, (2,), mps=True), JobContext(tmp_path))
 
 
 # CUDA's Multi-Process Service

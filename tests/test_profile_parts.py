@@ -20,7 +20,7 @@ from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, rewar
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.profiling import parts as profile_parts
 from diamond_bench.profiling import profile as profile_job
-from diamond_bench.profiling.lines import LABELS, Told, notes, of_a_run, of_an_epoch
+from diamond_bench.profiling.lines import LABELS, ProfileReport, notes, of_a_run, of_an_epoch
 from diamond_bench.profiling.machine import host_synchronisations, product_peak
 from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_replay
 from diamond_bench.profiling.profile import COMPARISONS
@@ -345,7 +345,7 @@ def test_the_other_way_is_compiled_where_authors_are_meant() -> None:
 def test_lines_are_what_the_timings_come_to(small: TrainAgent) -> None:
     times = {name: 1.0 + number for number, name in enumerate(PARTS)}
     timings = {name: Timings(((t, 1.2 * t, 0.8 * t, t), (3 * t, 3 * t, 2 * t, 5 * t)), (0, 1, 1, 0) * 2) for name, t in times.items()}
-    lines = {line.name: line for line in Told(Profile("x", "y", small, "authors"), timings, {}, 1e9).lines()}
+    lines = {line.name: line for line in ProfileReport(Profile("x", "y", small, "authors"), timings, {}, 1e9).lines()}
     assert [name for name in lines if lines[name].unit == "s"] == list(LABELS)
     epoch, rate, b = lines["epoch"], lines["frames_per_second"], small.actor_critic.batch_size
     assert epoch.ratio == epoch.other / epoch.median == pytest.approx(3.0)  # type: ignore[operator]
@@ -358,12 +358,12 @@ def test_lines_are_what_the_timings_come_to(small: TrainAgent) -> None:
         times["actor_critic_update"] - steps * (times["imagination_step"] + times["renewal"]) - times["loss_and_backward"]
     )
     recorded = replace(small, execution=replace(small.execution, cuda_graphs="all"))
-    assert "remainder" not in [line.name for line in Told(Profile("x", "y", recorded), timings, {}, 1e9).lines()]
+    assert "remainder" not in [line.name for line in ProfileReport(Profile("x", "y", recorded), timings, {}, 1e9).lines()]
     beside = replace(small, agent=replace(small.agent, collection="beside"))
     assert any("agent.collection=beside" in note for note in notes(Profile("x", "y", beside), [], (0.0, 0.0)))
     assert any("one CUDA graph" in note for note in notes(Profile("x", "y", recorded), [], (0.0, 0.0)))
     del timings["real_step"], timings["renewal"]
-    left = [line.name for line in Told(Profile("x", "y", small), timings, {}, 1e9).lines()]
+    left = [line.name for line in ProfileReport(Profile("x", "y", small), timings, {}, 1e9).lines()]
     assert not {"epoch", "run", "remainder", "renewal"} & set(left)
 
 

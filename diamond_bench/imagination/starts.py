@@ -10,7 +10,8 @@ from torch import Tensor
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import Segments, read_segments, segment_places
 
-_TOGETHER = 128  # segments burnt in at once
+BURNT_IN_AT_ONCE = 128
+"""Start segments that the imagination burns in at once."""
 
 
 class StartSegments(Protocol):
@@ -158,7 +159,7 @@ class StartRing:
     @torch.no_grad()
     def _load(self, count: int) -> None:
         places = self._starts.draw(count)
-        parts = [self._burn_in(self._starts.read(part)) for part in places.split(_TOGETHER)]
+        parts = [self._burn_in(self._starts.read(part)) for part in places.split(BURNT_IN_AT_ONCE)]
         memories = tuple(torch.cat(memory) for memory in zip(*parts, strict=True))
         if self._slots is None:
             self._slots = _Slots(*_empty(places, memories, self._size))

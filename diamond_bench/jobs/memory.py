@@ -26,3 +26,8 @@ def peak_bytes(device: torch.device) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reserved_bytes(device: torch.device) -> int:
+    """As `peak_bytes`, but on a GPU all that torch reserved, which no other process can use."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes(device)

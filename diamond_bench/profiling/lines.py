@@ -64,7 +64,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Told:
+class ProfileReport:
     """Timings of a profile, and what they are divided by."""
 
     config: Profile

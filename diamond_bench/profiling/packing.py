@@ -1,29 +1,41 @@
-"""What it brings to run several trainings on one device at once: `diamond-bench profile --packed N`, in runs a day of the device."""
+"""How much running several trainings on one device at once brings: `diamond-bench profile --packed N`, in runs per day of the device."""
 
-import math
 import os
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.launch.events import Event
+from diamond_bench.launch.interrupts import Interrupts
+from diamond_bench.launch.local import run_local
 from diamond_bench.profiling.lines import Line
-from diamond_bench.profiling.packing_group import Group, threads_each
-from diamond_bench.profiling.packing_member import UPDATES, Member, cycles_of, mixture
+from diamond_bench.profiling.packed_run import KINDS, UPDATES, PackedRun, RunFiles, cycles_of, mixture
 from diamond_bench.profiling.timing import spread
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.agent_cost import Updates, agent_work
 
 PAIRS = 6
 """Even: each way is as often the first of a pair as the second."""
 SLICE_SECONDS = 5.0
-"""That a slice lasts, at least."""
-_LEAST_CYCLES = 2
+"""A slice lasts at least this long."""
+_LEAST_ENDS = 3
+"""Ends of cycles in a slice, at least: the time between the first and the last of them is what counts."""
+_WARM_CYCLES = 2
+"""The first may compile and record."""
 _DAY = 86400.0
-_WARM_SLICES = 2
-"""The first may compile and record; the second tells how long a cycle takes."""
+_POLL_SECONDS = 0.05
+_KINDS = "diamond_bench.profiling.packed_run:KINDS"
+_LAST_LINES = 6
+"""Lines of the log of a run that failed, which the message repeats."""
 
 
 @dataclass(frozen=True)
@@ -32,45 +44,50 @@ class Packing:
 
     training: TrainAgent
     packed: tuple[int, ...]
-    """Numbers of processes, 2 at least, one after the other."""
-    device_name: str
-    """Model of the device."""
+    """Numbers of processes, 2 at least, measured one after the other."""
     mps: bool = False
-    """Whether CUDA's Multi-Process Service is on for the time of the run."""
+    """Whether the runs share the device through CUDA's Multi-Process Service."""
     seconds: float = SLICE_SECONDS
-    """Of a slice, at least."""
+    """The shortest slice."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Alone against some number of processes at once."""
+    """One run alone against some number of runs at once."""
 
     processes: int
     threads: tuple[int, int]
-    """CPU threads of the one alone, and of each of those packed."""
+    """CPU threads of the one alone, and of each of the packed runs."""
     alone: tuple[float, ...]
     packed: tuple[float, ...]
-    """Cycles a second, pair by pair; of all processes together."""
-    cycles: tuple[int, int]
-    """In a slice."""
+    """Cycles per second, pair by pair, of all runs together."""
     order: str
+    """The slices in turn: a for alone, p for packed."""
     bytes: int
-    """Memory of all packed processes together."""
+    """Memory of all packed runs together."""
+
+
+Tick = Callable[[float, str], object]
 
 
 def run(config: Packing, context: JobContext) -> Result:
     """Measures and leaves no file: `lines` in the facts (see `Line`) and rows. Nothing of it outlives an interruption.
 
-    Raises Interrupted; UserError where a process dies, the device is not the one the job is of, or the Multi-Process Service that the
-    config asks for is not there.
+    Raises Interrupted; UserError where a run fails, or the Multi-Process Service that the config asks for is not running.
     """
     service = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "")
     if config.mps and not service:
         raise UserError("this profile is of a device under CUDA's Multi-Process Service, and none is running: run the command anew")
-    found = []
-    for i, processes in enumerate(config.packed):
-        step = _Progress(context, i, len(config.packed), processes)
-        found.append(measure(config, processes, context.device, step))
+
+    def tick(share: float, text: str) -> None:
+        processes = config.packed[len(found)]
+        context.progress(int(1000 * (len(found) + share)), 1000 * len(config.packed), f"{processes} at once: {text}")
+        if context.should_stop():
+            raise Interrupted("a profile is measured in one go; the same command begins it anew")
+
+    found: list[Measured] = []
+    for processes in config.packed:
+        found.append(measure(config, processes, context.device, tick))
     context.check_owner()
     lines = [line for measured in found for line in lines_of(config.training, measured)]
     info: dict[str, Any] = {
@@ -83,55 +100,128 @@ def run(config: Packing, context: JobContext) -> Result:
     return Result([row for line in lines for row in _rows(line)], info)
 
 
-def measure(
-    config: Packing, processes: int, device: str, tick: Callable[[float, str], object] = lambda share, text: None, pairs: int = PAIRS
-) -> Measured:
-    """Slices of one process alone and of several at once, in turn and every other pair backwards.
+def measure(config: Packing, processes: int, device: str, tick: Tick = lambda share, text: None, pairs: int = PAIRS) -> Measured:
+    """Slices of one run alone and of several at once, in turn and every other pair backwards.
 
-    On the CPU, where threads would be divided, the one alone is a further process, with all threads of the config; else it is one of the
-    packed. `tick` is told the share that is done and what is going on, several times a second, and may raise to end it.
+    On the CPU, where threads are divided, the one alone is a further run with all threads of the config. Otherwise it is one of the
+    packed runs. `tick` is called several times per second with the share that is done and what is going on, and may raise to end it.
+    Raises UserError, with the end of its log, where a run fails.
     """
-    all_threads = config.training.execution.num_threads
-    each = threads_each(all_threads, processes) if device == "cpu" else all_threads
-    members = [member(config.training, device, each, i, processes) for i in range(processes)]
-    if each != all_threads:
-        members.append(member(config.training, device, all_threads, 0, 1))
-    packed, alone = range(processes), [0 if each == all_threads else processes]
-    state = (0.0, "")
-
-    def going_on(share: float, text: str) -> None:
-        nonlocal state
-        state = share, text
-
-    with ExitStack() as stack:
-        going_on(0.0, "random data and networks")
-        group = stack.enter_context(Group(members, lambda: tick(*state)))
-        names = set(group.ready())
-        if device != "cpu" and names != {config.device_name}:
-            raise UserError(f"this profile is of {config.device_name}, and {device} here is {', '.join(names)}; run the command anew")
-        cycles, slowest = {}, {}
-        for name, who in (("packed", packed), ("alone", alone)):
-            for _ in range(_WARM_SLICES):
-                going_on(0.0, f"warm-up, {name}")
-                slowest[name] = min(group.work(1, who))
-            cycles[name] = max(_LEAST_CYCLES, math.ceil(config.seconds * slowest[name]))
-        slices = ", ".join(f"{name} {cycles[name] / rate:.0f} s" for name, rate in slowest.items())
-        rates: dict[str, list[float]] = {"alone": [], "packed": []}
-        order, most = "", 0
+    specs = jobs(config.training, device, processes)
+    packed, alone = range(processes), [processes if len(specs) > processes else 0]
+    rates: dict[str, list[float]] = {"alone": [], "packed": []}
+    order = ""
+    with _Runs(specs, device, lambda: tick(len(order) / (2 * pairs), text)) as runs:
+        text = "networks and warm-up"
+        runs.warm_up()
         for pair in range(pairs):
             for name in ("alone", "packed") if pair % 2 == 0 else ("packed", "alone"):
-                going_on(len(order) / (2 * pairs), f"{name}, pair {pair + 1} of {pairs} (slices: {slices})")
-                rates[name].append(sum(group.work(cycles[name], packed if name == "packed" else alone)))
-                most = max(most, group.bytes) if name == "packed" else most
+                text = f"{name}, pair {pair + 1} of {pairs}"
+                rates[name].append(sum(runs.rates(packed if name == "packed" else alone, config.seconds)))
                 order += name[0]
-    return Measured(
-        processes, (all_threads, each), tuple(rates["alone"]), tuple(rates["packed"]), (cycles["alone"], cycles["packed"]), order, most
-    )
+        memory = sum(runs.bytes()[:processes])
+    threads = (config.training.execution.num_threads, specs[0].config.execution.num_threads)
+    return Measured(processes, threads, tuple(rates["alone"]), tuple(rates["packed"]), order, memory)
 
 
-def member(training: TrainAgent, device: str, threads: int, number: int, processes: int) -> Member:
-    """The process of this number: a seed of its own, and its own place in the cycle."""
-    return Member(replace(training, seed=training.seed + number), device, threads, number / processes)
+def jobs(training: TrainAgent, device: str, processes: int) -> Sequence[JobSpec]:
+    """The packed runs, each with a seed and a place in the cycle of its own. On the CPU they divide the config's threads. If that gives
+    each of them fewer, the last job is the one alone, with all threads."""
+    threads = training.execution.num_threads
+    each = max(1, threads // processes) if device == "cpu" else threads
+
+    def job(number: int, threads: int, turn: float) -> JobSpec:
+        execution = replace(training.execution, num_threads=threads)
+        config = PackedRun(replace(training, seed=training.seed + number, execution=execution), turn)
+        return JobSpec("packed_run", config, {}, revision=KINDS["packed_run"].revision)
+
+    packed = [job(number, each, number / processes) for number in range(processes)]
+    return packed if each == threads else [*packed, job(processes, threads, 0.0)]
+
+
+class _Runs:
+    """Runs that share a device: an ordinary sweep, in a store that is removed with it. `tick` is called while they are waited for, and may
+    raise to end them. A context; if it is left by an exception, the workers are killed."""
+
+    def __init__(self, specs: Sequence[JobSpec], device: str, tick: Callable[[], object]) -> None:
+        self._tick = tick
+        self._folder = tempfile.TemporaryDirectory(prefix="packed-")
+        self._store = Store(Path(self._folder.name) / "runs", kinds=KINDS, say=print)
+        self._refs = [spec.ref for spec in specs]
+        self._files = [RunFiles(self._store.folder(ref)) for ref in self._refs]
+        self._failed: dict[JobRef, str] = {}
+        self._stop = Interrupts()
+        self._sweeper = ThreadPoolExecutor(1)
+        self._sweep = self._sweeper.submit(
+            run_local,
+            self._store,
+            specs,
+            num_workers=len(specs),
+            device="cuda:0" if device == "cuda" else device,
+            on_event=self._hear,
+            worker_arguments=("--kinds", _KINDS, "--grace", "15"),
+            interrupts=self._stop,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.count = max(self._stop.count, 2 if error else 1)
+        self._sweeper.shutdown()
+        self._folder.cleanup()
+
+    def warm_up(self) -> None:
+        """Lets all of them work until they neither compile nor record."""
+        self._until(lambda: all(len(files.read_ends()) >= _WARM_CYCLES for files in self._files))
+
+    def rates(self, who: Sequence[int], seconds: float) -> Sequence[float]:
+        """Cycles per second of each of `who` while just these work, for `seconds` at least: from the first end of a cycle to the last."""
+        waiting = [files for number, files in enumerate(self._files) if number not in who]
+        for number in who:
+            self._files[number].pause.unlink(missing_ok=True)
+        for files in waiting:
+            files.pause.touch()
+        self._until(lambda: all(files.paused.exists() for files in waiting))
+        start = time.monotonic()
+
+        def ends() -> list[list[float]]:
+            return [[end for end in self._files[number].read_ends() if end >= start] for number in who]
+
+        self._until(lambda: time.monotonic() >= start + seconds and min(map(len, ends())) >= _LEAST_ENDS)
+        return [(len(found) - 1) / (found[-1] - found[0]) for found in ends()]
+
+    def bytes(self) -> Sequence[int]:
+        """Ends the runs. The most memory that each has held."""
+        self._stop.count = 1
+        while not self._sweep.done():
+            self._tick()
+            time.sleep(_POLL_SECONDS)
+        if len(self._sweep.result().done) < len(self._refs):
+            raise UserError(self._failure())
+        return [int(self._store.result(ref).info["bytes"]) for ref in self._refs]
+
+    def _hear(self, event: Event) -> None:
+        if event.name == "failed" and event.ref is not None:
+            self._failed[event.ref] = event.text
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._tick()
+            if self._failed or self._sweep.done():
+                raise UserError(self._failure())
+            time.sleep(_POLL_SECONDS)
+
+    def _failure(self) -> str:
+        """What is wrong with the first run that failed; prints its log. Raises what the sweep raised."""
+        if not self._failed:
+            return f"the runs that share the device ended early: {self._sweep.result()}"
+        ref, error = next(iter(self._failed.items()))
+        name, log = f"run {self._refs.index(ref) + 1} of {len(self._refs)}", self._store.folder(ref) / "log.txt"
+        text = log.read_text(errors="replace").strip() if log.exists() else ""
+        print(f"--- {name}: {error}; its log:\n{text}", flush=True)
+        last = " | ".join(line.strip() for line in text.splitlines()[-_LAST_LINES:])
+        return f"{name} that share the device failed: {error}; its log ends: {last or 'empty'}"
 
 
 def epochs_of_a_run(config: TrainAgent) -> float:
@@ -192,13 +282,9 @@ def notes(config: Packing, found: Sequence[Measured], service: str = "") -> Sequ
         "The work is an epoch's: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) + "; a run counts as "
         f"{epochs_of_a_run(config.training):.3g} of them, by its arithmetic. Test games, checkpoints and logs are left out.",
     ]
-    pieces = f" of 1/{cycles_of(counts)} epoch" if cycles_of(counts) > 1 else ""
     for m in found:
         alone, each = m.threads
-        said.append(
-            f"{m.processes} at once: {_threads(each)} each, against {_threads(alone)} of the one alone; {len(m.packed)} pairs, "
-            f"in a slice {m.cycles[0]} cycles{pieces} alone, and {m.cycles[1]} of each when packed."
-        )
+        said.append(f"{m.processes} at once: {_threads(each)} each, against {_threads(alone)} of the one alone; {len(m.packed)} pairs.")
     if service:
         said.append("CUDA's Multi-Process Service was on, for the one alone too." if config.mps else f"A service of {service} was in use.")
     return said
@@ -213,16 +299,3 @@ def _rows(line: Line) -> list[Row]:
     assert line.median is not None
     found = [Row(f"{line.name}_{units[line.unit]}" if line.unit in units else line.name, line.median, measured=True)]
     return [*found, *([] if line.ratio is None else [Row(f"{line.name}_ratio", line.ratio, measured=True)])]
-
-
-class _Progress:
-    """Tells the job's progress, and stops it where it is asked to."""
-
-    def __init__(self, context: JobContext, number: int, count: int, processes: int) -> None:
-        self._context, self._number, self._count, self._processes = context, number, count, processes
-
-    def __call__(self, share: float, text: str) -> None:
-        done = int(1000 * (self._number + share))
-        self._context.progress(done, 1000 * self._count, f"{self._processes} at once: {text}")
-        if self._context.should_stop():
-            raise Interrupted("a profile is measured in one go; the same command begins it anew")

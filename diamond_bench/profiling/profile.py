@@ -11,10 +11,10 @@ import torch
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import PLAIN, Execution, facts_of
-from diamond_bench.jobs.memory import peak_bytes, reset_peak
+from diamond_bench.jobs.memory import peak_bytes, reserved_bytes, reset_peak
 from diamond_bench.models.precision import Precision
 from diamond_bench.profiling import packing
-from diamond_bench.profiling.lines import LABELS, Line, Told, each, notes, rows_of
+from diamond_bench.profiling.lines import LABELS, Line, ProfileReport, each, notes, rows_of
 from diamond_bench.profiling.machine import Product, host_synchronisations, product_peak
 from diamond_bench.profiling.parts import GRAPH_CALLS, Parts, flop_of, random_replay
 from diamond_bench.profiling.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, MOST_CALLS, Timings, alternate, warm_up
@@ -44,8 +44,10 @@ def run(config: Profile, context: JobContext) -> Result:
 
     Nothing of a profile outlives an interruption. Raises Interrupted; UserError where the device is not the one the job is of.
     """
+    if context.device.startswith("cuda") and (found := torch.cuda.get_device_name(context.device)) != config.device_name:
+        raise UserError(f"this profile is of {config.device_name}, and {context.device} here is {found}; run the command anew")
     if config.packed:
-        return packing.run(packing.Packing(config.training, config.packed, config.device_name, config.mps), context)
+        return packing.run(packing.Packing(config.training, config.packed, config.mps), context)
     return _Profiling(config, context).run()
 
 
@@ -53,8 +55,6 @@ class _Profiling:
     def __init__(self, config: Profile, context: JobContext) -> None:
         self.config, self.context, self.training = config, context, config.training
         self.device = torch.device(context.device)
-        if self.device.type == "cuda" and (found := torch.cuda.get_device_name(self.device)) != config.device_name:
-            raise UserError(f"this profile is of {config.device_name}, and {context.device} here is {found}; run the command anew")
         self.flop = flop_of(config.training, self.device.type)
         self.timed = [name for name in PROFILED if name in config.measures and name in LABELS]
         self.ways: list[Parts] = []
@@ -140,7 +140,7 @@ class _Profiling:
         what = "memory at most, with the replay" + ("" if self._cuda else " and the process")
         found = [Line("peak_memory", what, 0, "bytes", float(peak_bytes(self.device)))]
         if self._cuda:
-            reserved = float(torch.cuda.max_memory_reserved(self.device))
+            reserved = float(reserved_bytes(self.device))
             found.append(Line("peak_memory_reserved", "the same, as torch reserved it, its context apart", 0, "bytes", reserved))
         return found
 
@@ -214,7 +214,7 @@ class _Profiling:
 
     def _result(self, memory: Sequence[Line], waits: Sequence[Line], load: tuple[float, float]) -> Result:
         rate, side, precision = self.peak
-        lines = Told(self.config, self.timings, self.flop, rate).lines()
+        lines = ProfileReport(self.config, self.timings, self.flop, rate).lines()
         lines.append(Line("product_peak", f"matrix product of {side} x {side}, {precision}", 0, "FLOP/s", rate))
         lines += [*self._compile_seconds(), *memory, *waits]
         ways = [{"precision": p, **facts_of(way.learners.execution)} for p, way in zip(self.precisions, self.ways, strict=True)]
