@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Wait, app, open_store, out, run_jobs, run_plan, say, writing
+from diamond_bench.cli.common import AsJson, Wait, app, open_store, out, run_jobs, say, writing
+from diamond_bench.cli.running import run_plan, show_submission
 from diamond_bench.errors import UserError
 
 Overrides = Annotated[
@@ -97,7 +98,6 @@ def _own_store(tokens: list[str] | None) -> Any:
 
 
 def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, wait: bool, as_json: bool) -> None:
-    from diamond_bench.cli.cluster_commands import show_submission
     from diamond_bench.config import SlurmCluster
     from diamond_bench.launch.devices import check_devices
     from diamond_bench.printing import print_plan

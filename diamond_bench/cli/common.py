@@ -38,23 +38,6 @@ def say(text: str) -> None:
     err.print(text, markup=False)
 
 
-def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_report: bool = True) -> int:
-    """Runs what is missing of a plan, or submits it to its cluster; then draws its report and prints its results. Returns the exit code."""
-    from diamond_bench.config import SlurmCluster
-    from diamond_bench.studies.plan import as_saved
-
-    if isinstance(plan.cluster, SlurmCluster):
-        from diamond_bench.cli.cluster_commands import submit_plan
-
-        return submit_plan(plan, store, as_json, wait, with_report)
-    if wait:
-        raise UserError("--wait: a sweep of this machine always waits; it is for cluster=slurm")
-    summary, saved = run_jobs(plan, store), as_saved(plan, store.root)
-    if not summary.stopped:
-        report_results(saved, store, as_json, with_report)
-    return int(summary.exit_code)
-
-
 def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> None:
     """Draws a plan's report and prints its results, where any evaluation is done."""
     from diamond_bench.report import write_report

@@ -17,13 +17,13 @@ from diamond_bench.cli.common import (
     open_store,
     out,
     print_results,
-    run_plan,
     say,
     say_limits,
     say_refusals,
     standing_of,
     writing,
 )
+from diamond_bench.cli.running import run_plan, show_submission
 from diamond_bench.errors import UserError
 
 
@@ -52,7 +52,6 @@ def sweep(
 
     With cluster=slurm the jobs are submitted and the command returns at once.
     """
-    from diamond_bench.cli.cluster_commands import show_submission
     from diamond_bench.config import SlurmCluster
     from diamond_bench.evaluation.weights import require
     from diamond_bench.launch.devices import check_devices, check_there

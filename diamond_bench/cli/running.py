@@ -1,0 +1,89 @@
+"""How commands run a plan: on this machine, or by submitting it to a cluster."""
+
+from typing import Any
+
+from diamond_bench.cli.common import err, out, planned, report_results, run_jobs, say
+from diamond_bench.errors import UserError
+
+
+def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_report: bool = True) -> int:
+    """Runs what is missing of a plan, or submits it to its cluster; then draws its report and prints its results. Returns the exit code."""
+    from diamond_bench.config import SlurmCluster
+    from diamond_bench.studies.plan import as_saved
+
+    if isinstance(plan.cluster, SlurmCluster):
+        return submit_plan(plan, store, as_json, wait, with_report)
+    if wait:
+        raise UserError("--wait: a sweep of this machine always waits; it is for cluster=slurm")
+    summary, saved = run_jobs(plan, store), as_saved(plan, store.root)
+    if not summary.stopped:
+        report_results(saved, store, as_json, with_report)
+    return int(summary.exit_code)
+
+
+def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: bool, only: Any = None) -> int:
+    """Submits what is missing of a plan to SLURM, and with `wait` follows it and reports. Returns the exit code."""
+    from diamond_bench.launch.slurm.submit import submit
+
+    begin, saved = planned(plan, store)
+    order = _order(plan, only)
+    sent = submit(store, order, say, begin)
+    if sent.requests:
+        say(f"submitted {sent.jobs} jobs in {len(sent.requests)} arrays; {sent.done} were done, {sent.in_flight} were in the queue already")
+        target = f"{saved.study} scale={saved.scale.rstrip('*')}" if with_report else saved.study
+        say(f"watch them with `diamond-bench status {target} --watch`, end them with `diamond-bench cancel {target}`")
+    elif sent.in_flight:
+        say(f"nothing to submit: {sent.done} jobs are done, {sent.in_flight} are in the queue or run")
+    if sent.left:
+        say(f"{sent.left} jobs were left: they need jobs that run outside of SLURM; the same command submits them later")
+    if sent.requests or sent.in_flight:
+        return _wait(plan, saved, store, as_json, with_report) if wait else 0
+    report_results(saved, store, as_json, with_report)
+    return 0
+
+
+def show_submission(plan: Any, store: Any) -> None:
+    """Prints the files that submitting a plan would hand to sbatch."""
+    from diamond_bench.launch.slurm.submit import check_order, requested, sbatch_files
+
+    order = _order(plan, None)
+    for number, (label, text) in enumerate(sbatch_files(store, order, requested(store, order).requests)):
+        out.print(f"\n# ARRAY{number}: {label}\n{text}", markup=False)
+    check_order(store, order, say)
+
+
+def _order(plan: Any, only: Any) -> Any:
+    from diamond_bench.launch.slurm.submit import Order
+    from diamond_bench.studies.overview import job_variants
+
+    variants = {ref: tuple(names) for ref, names in job_variants(plan.points).items()}
+    return Order(plan.jobs, plan.cluster, plan.study.name, variants, plan.execution.device, only or (lambda ref: True))
+
+
+def _wait(plan: Any, saved: Any, store: Any, as_json: bool, with_report: bool) -> int:
+    from rich.live import Live
+
+    from diamond_bench.launch.slurm.follow import counted, wait
+    from diamond_bench.printing import status_table
+    from diamond_bench.studies.overview import status_of
+
+    told = ""
+    try:
+        with Live(console=err, auto_refresh=False, transient=True) as live:
+
+            def show(states: Any) -> None:
+                nonlocal told
+                if err.is_terminal:
+                    live.update(status_table([status_of(saved, states)]), refresh=True)
+                elif told != (told := counted(states.values())):
+                    say(told)
+
+            states = wait(store, list(plan.jobs), show)
+    except KeyboardInterrupt:
+        say(f"no longer waiting; the jobs go on (diamond-bench status {saved.study})")
+        return 130
+    report_results(saved, store, as_json, with_report)
+    for ref, state in states.items():
+        if state.status != "done" and (state.error or state.text):
+            say(f"{state.status}: {ref}: {state.error or state.text}{f' (log: {state.log})' if state.log else ''}")
+    return 0 if all(state.status == "done" for state in states.values()) else 1
