@@ -27,6 +27,7 @@ FLOORS = [  # top floor first; rooms of one floor do not import each other
     {"diamond_bench.world_model"},
     {"diamond_bench.results"},
     {"diamond_bench.studies"},
+    {"diamond_bench.costs"},
     {"diamond_bench.store"},
     {"diamond_bench.data"},
     {"diamond_bench.envs"},

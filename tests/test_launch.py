@@ -25,6 +25,7 @@ from diamond_bench.launch.local import Summary, _Sweep, run_local
 from diamond_bench.launch.progress import progress_display
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS as STUDY_KINDS
 
 TESTS = Path(__file__).parent
 WORKER = ("--kinds", "fake_jobs:KINDS", "--grace", "1")
@@ -376,7 +377,7 @@ def test_of_evaluations_of_one_training_the_longest_is_begun_first() -> None:
     from diamond_bench.studies.plan import plan_study
 
     jobs = plan_study("sampling_steps", ["scale=tiny", "seeds=2"]).jobs
-    order = _order(jobs)
+    order = _order(jobs, STUDY_KINDS)
     begun = [jobs[ref] for ref in sorted(order, key=lambda ref: order[ref])]
     assert [spec.config.sampler.num_steps for spec in begun if spec.kind == "evaluate_world_model"] == [10, 5, 3, 2, 1] * 2
     assert [spec.kind for spec in begun][:2] == ["collect_dataset", "train_world_model"], "the first training's evaluations do not wait"

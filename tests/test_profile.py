@@ -15,6 +15,7 @@ from command_line import PROFILE, SCRIPT, clean_environment, diamond_bench
 
 from diamond_bench.cli import main
 from diamond_bench.cli.profile_commands import asked_of_torch
+from diamond_bench.costs.train_agent import num_epochs
 from diamond_bench.errors import UserError
 from diamond_bench.launch.devices import device_name
 from diamond_bench.profiling.lines import Line
@@ -23,7 +24,6 @@ from diamond_bench.report.profile_table import amount, lines_of, profile_records
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import PROFILED, PROFILED_UPDATES, TrainAgent
-from diamond_bench.studies.agent_cost import num_epochs
 from diamond_bench.studies.single import plan_profile
 from paper_figures.parts import Inputs
 from paper_figures.table5 import differences, make

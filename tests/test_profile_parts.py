@@ -11,6 +11,7 @@ import torch
 from small_agents import small_agent_config
 from torch.utils.flop_counter import FlopCounterMode
 
+from diamond_bench.costs.train_agent import agent_work
 from diamond_bench.data.replay import Replay
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext
@@ -26,7 +27,6 @@ from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_repla
 from diamond_bench.profiling.profile import COMPARISONS
 from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, spread
 from diamond_bench.store.kinds import PROFILED, Profile, TrainAgent
-from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.single import COMPARED, plan_train
 from diamond_bench.training import rollout as rollout_module
 from diamond_bench.training.rollout import Carry, collect_rollout, start

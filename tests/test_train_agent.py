@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from small_agents import small_agent_config as with_long_segments
 
+from diamond_bench.costs.train_agent import num_epochs, updates
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.store.kinds import TrainAgent
-from diamond_bench.studies.agent_cost import num_epochs, updates
 
 _SHORT = ("reward_end.segment_length=8", "training.batch_size=2")
 _NO_UPDATES = tuple(f"agent.{first}{name}_updates=0" for first in ("first_", "") for name in ("denoiser", "reward_end", "actor_critic"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diamond_bench.config.agent import ActorCriticConfig, AgentConfig, AgentEvaluationConfig, RewardEndConfig
-from diamond_bench.config.cluster import Cluster, LocalCluster, Resources, SlurmCluster, resources
+from diamond_bench.config.cluster import Cluster, LocalCluster, Resources, SlurmCluster
 from diamond_bench.config.conditioning import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, WITHHELD, ConditioningConfig
 from diamond_bench.config.diffusion import (
     OBJECTIVES,
@@ -77,7 +77,6 @@ __all__ = [
     "chosen",
     "imported",
     "option_of",
-    "resources",
     "setting",
 ]
 

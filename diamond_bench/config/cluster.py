@@ -1,6 +1,6 @@
 """Where jobs run: on this machine, or as arrays of a SLURM cluster. Nothing of it enters an identity."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from diamond_bench.config.fields import setting
 
@@ -82,10 +82,3 @@ class SlurmCluster:
 Cluster = LocalCluster | SlurmCluster
 ONLY_IN_PROFILES = ("setup", "extra")
 """What runs, or asks for, anything at all: taken from a file of the user's alone, never from a study or a command line."""
-
-
-def resources(cluster: SlurmCluster, kind: str) -> Resources:
-    """What the jobs of a kind ask for, the profile's values filled in."""
-    own = getattr(cluster, kind, Resources())
-    asked = {f.name: getattr(own, f.name) for f in fields(Resources)}
-    return Resources(**{name: getattr(cluster, name) if value is None else value for name, value in asked.items()})

@@ -8,6 +8,7 @@ import torch
 
 from diamond_bench.agent import Agent
 from diamond_bench.config import ExecutionConfig
+from diamond_bench.costs.train_agent import agent_work
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.graphed import GraphedSampling
 from diamond_bench.diffusion.samplers import Sampling, sample
@@ -15,7 +16,6 @@ from diamond_bench.diffusion.side_by_side import SideBySide, group_sizes
 from diamond_bench.jobs.context import Row
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.store.kinds import TrainAgent
-from diamond_bench.studies.agent_cost import agent_work
 from diamond_bench.studies.execution import check_execution, has_compiler
 from diamond_bench.world_model import WorldModel
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from diamond_bench.agent import save_agent
+from diamond_bench.costs.train_agent import Updates, agent_work, num_epochs
 from diamond_bench.data.replay import Replay
 from diamond_bench.envs.atari import Frame
 from diamond_bench.envs.games import make_env
@@ -28,7 +29,6 @@ from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, compile_rows, facts_of, made_on, resolve_for
 from diamond_bench.jobs.parts import save_arrays
 from diamond_bench.store.kinds import TrainAgent
-from diamond_bench.studies.agent_cost import Updates, agent_work, num_epochs
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.training.agent_quality import drift_quality, reward_end_quality
 from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoints, set_aside_checkpoint, set_aside_checkpoints

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diamond_bench.costs.train_state_probe import training_flops
 from diamond_bench.data.ram import load_ram
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.diffusion.quantization import from_bytes
@@ -15,8 +16,8 @@ from diamond_bench.errors import UserError
 from diamond_bench.evaluation.state import ProbeDescription, probe_rows, read_frames, save_probe
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.models.precision import arithmetic
-from diamond_bench.models.probe_flops import probe_flops
 from diamond_bench.models.state_probe import StateProbe, probe_loss, probe_targets
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import TrainStateProbe
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
 from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
@@ -45,7 +46,7 @@ def run(config: TrainStateProbe, context: JobContext) -> Result:
         "game": game,
         "heldout_frames": len(heldout.frames),
         "of_objects": {name: {row.metric: row.value for row in rows} for name, rows in of_object.items()},
-        "work": 3 * probe_flops(len(objects), config.probe.channels, (height, width)) * config.probe.batch_size * config.probe.num_steps,
+        "work": training_flops(config, FrameSpec(height, width), len(objects)),
         "work_seconds": state.seconds,
     }
     return Result(probe_rows(places, seen, positions, truth.present), facts)

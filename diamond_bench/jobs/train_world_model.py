@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from diamond_bench.costs.train_world_model import training_flops
 from diamond_bench.data.segments import Segments, sample_segments, tensors_of, to_float
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import apply, compile_rows, facts_of, made_on, resolve
-from diamond_bench.models.flops import denoiser_flops
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoint, set_aside_checkpoints
 from diamond_bench.training.learner import Learner
@@ -86,7 +87,8 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     assert isinstance(denoiser, Denoiser)
     found = load_checkpoint(context.folder / "checkpoint", context.say)
     begun = None if found is None else found[1].get("compile", "none")
-    execution = resolve(config.execution, device, _work(config, episodes.frames.shape[-1]), begun)
+    work = training_flops(config, FrameSpec(*episodes.frames.shape[-2:]))
+    execution = resolve(config.execution, device, work, begun)
     apply(execution, {denoiser: {training.batch_size}} if execution.compile == "all" else {})
     generator = torch.Generator(device).manual_seed(config.seed)
     pending, recent = torch.zeros(0, len(_LOGGED), device=device), torch.zeros(min(_RECENT, training.num_steps), device=device)
@@ -138,13 +140,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     ]
     facts = {"updates": state.step, "train_frames": dataset.num_train_frames, "execution": facts_of(execution)}
     rows += compile_rows([denoiser])
-    return Result(rows, {**facts, "work": _work(config, episodes.frames.shape[-1]), "work_seconds": state.seconds})
-
-
-def _work(config: TrainWorldModel, frame_size: int) -> float:
-    """FLOP of all updates."""
-    terms = (config.training.num_autoregressive_steps + 1) * config.training.batch_size * config.training.num_steps
-    return 3.0 * denoiser_flops(config.network, config.conditioning, frame_size) * terms
+    return Result(rows, {**facts, "work": work, "work_seconds": state.seconds})
 
 
 def _resume(state: _Run, step: int, saved: dict[str, Any], context: JobContext) -> None:

@@ -14,10 +14,10 @@ from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
 from diamond_bench.launch.mps import check_mps, service
 from diamond_bench.launch.process import WorkerProcess
 from diamond_bench.store.artifacts import Store
+from diamond_bench.store.cost import InputConfigs
 from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.store.kinds import KINDS
+from diamond_bench.store.kinds import Kind
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.estimate import job_work
 
 _TICK_SECONDS = 0.2
 _POLL_SECONDS = (0.25, 2.0)
@@ -106,7 +106,7 @@ class _Sweep:
         """Jobs another process has: when to look again, and how long to wait after that."""
         self._attempts: dict[JobRef, int] = {}
         """How often each job had been begun when we looked."""
-        self._order = _order(specs)
+        self._order = _order(specs, store.kinds)
         self._ready: list[tuple[int, JobRef]] = []
         self._offered: set[JobRef] = set()
         """Jobs that have been among the ready: each is offered once, and comes back only by `again`."""
@@ -249,23 +249,24 @@ class _Sweep:
             self.again(ref)
 
 
-def _order(specs: Mapping[JobRef, JobSpec]) -> dict[JobRef, int]:
-    """In which order jobs that may be begun are: as planned, save that of jobs of one kind and input the longest comes first, so that it
-    does not run alone at the end."""
+def _order(specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Kind]) -> dict[JobRef, int]:
+    """The order in which jobs begin: as planned, but among jobs of one kind and input the longest comes first, so that it does not run
+    alone at the end."""
     first: dict[tuple[str, tuple[JobRef, ...]], int] = {}
     for position, (ref, spec) in enumerate(specs.items()):
         first.setdefault((ref.kind, tuple(spec.inputs.values())), position)
 
     def key(ref: JobRef) -> tuple[int, float]:
         spec = specs[ref]
-        return first[ref.kind, tuple(spec.inputs.values())], -_work(spec, specs) if spec.inputs else 0.0
+        return first[ref.kind, tuple(spec.inputs.values())], -_work(spec, specs, kinds) if spec.inputs else 0.0
 
     return {ref: place for place, ref in enumerate(sorted(specs, key=key))}
 
 
-def _work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
-    known = spec.kind in KINDS and all(need in specs for need in spec.inputs.values())
-    return job_work(spec, specs) if known else 0.0
+def _work(spec: JobSpec, specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Kind]) -> float:
+    if not all(need in specs for need in spec.inputs.values()):
+        return 0.0
+    return kinds[spec.kind].costs.work(spec.config, InputConfigs(spec.inputs, lambda need: specs[need].config))
 
 
 class _Pool:

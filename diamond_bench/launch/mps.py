@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from diamond_bench.config import SlurmCluster, resources
+from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError
 from diamond_bench.launch.devices import has_gpu
+from diamond_bench.launch.resources import resources
 
 PROGRAM = "nvidia-cuda-mps-control"
 _SECONDS = 60.0

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from diamond_bench.costs.train_agent import updates
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.jobs.context import Row
 from diamond_bench.profiling.timing import Spread, Timings, ratios, spread
 from diamond_bench.store.kinds import PROFILED_UPDATES, Profile, TrainAgent
-from diamond_bench.studies.agent_cost import updates
 
 LABELS = {
     "denoiser_update": (0, "one update of the denoiser"),

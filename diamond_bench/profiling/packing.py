@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from diamond_bench.costs.train_agent import Updates, agent_work
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.launch.events import Event
@@ -21,7 +22,6 @@ from diamond_bench.profiling.timing import spread
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import TrainAgent
-from diamond_bench.studies.agent_cost import Updates, agent_work
 
 PAIRS = 6
 """Even: each way is as often the first of a pair as the second."""

@@ -33,7 +33,7 @@ from diamond_bench.training.rollout import Carry, collect_rollout, renew, sample
 _EPISODE = 200
 """Steps of a random episode."""
 _TRAINED = 3.0
-"""FLOP of an update, in forward passes: a backward pass counts as two, as in `studies.agent_cost`."""
+"""FLOP of an update, in forward passes: a backward pass counts as two, as in `costs.train_agent`."""
 _BACKWARD = 2.0
 _LOADED = {"cpu": 128, "cuda": 1024}
 """Start segments that are loaded in a timing, 128 burnt in at once (`imagination.starts`): as many as make the fixed cost small."""

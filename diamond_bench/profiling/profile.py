@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from diamond_bench.costs.train_agent import num_epochs, updates
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import PLAIN, Execution, facts_of
@@ -19,7 +20,6 @@ from diamond_bench.profiling.machine import Product, host_synchronisations, prod
 from diamond_bench.profiling.parts import GRAPH_CALLS, Parts, flop_of, random_replay
 from diamond_bench.profiling.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, MOST_CALLS, Timings, alternate, warm_up
 from diamond_bench.store.kinds import PROFILED, PROFILED_UPDATES, Profile
-from diamond_bench.studies.agent_cost import num_epochs, updates
 
 _TICKS = 10_000
 """Progress of a whole profile, in shares of the seconds that are expected."""

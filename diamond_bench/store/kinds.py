@@ -20,11 +20,14 @@ from diamond_bench.config import (
     Objective,
     OdeSampler,
     ProbeConfig,
+    Resources,
     RewardEndConfig,
     Sampler,
     TrainingConfig,
+    imported,
     setting,
 )
+from diamond_bench.store.cost import JobCost
 from diamond_bench.typed import identity_fields
 
 
@@ -202,25 +205,81 @@ class Kind:
     """Names of artifacts it takes where they are given."""
     keeps_checkpoint: bool = False
     """Whether a done job keeps its checkpoint/ until `gc` (a training's holds the optimiser; the others' are of no more use)."""
+    cost: str = "diamond_bench.store.cost:NOTHING"
+    """ "module:object", a `JobCost` without torch: work, disk, speed, and how often the job saves. Planning and launching ask for it."""
+    resources: Resources = Resources()
+    """What its jobs ask of a cluster in place of the profile's general values. The profile's own group for the kind comes first."""
+
+    @property
+    def costs(self) -> JobCost:
+        """What `cost` names."""
+        found: JobCost = imported(self.cost)
+        return found
 
 
+_ON_CPU = Resources(gpus=0)
 KINDS: dict[str, Kind] = {
-    "collect_dataset": Kind(CollectDataset, "diamond_bench.jobs.collect_dataset:run", 1, optional=("agent",)),
-    "import_dataset": Kind(ImportDataset, "diamond_bench.jobs.import_dataset:run", 2),
-    "train_world_model": Kind(TrainWorldModel, "diamond_bench.jobs.train_world_model:run", 2, ("dataset",), keeps_checkpoint=True),
-    "train_state_probe": Kind(TrainStateProbe, "diamond_bench.jobs.train_state_probe:run", 1, ("dataset",)),
-    "extract_features": Kind(ExtractFeatures, "diamond_bench.jobs.extract_features:run", 1, ("dataset",)),
+    "collect_dataset": Kind(
+        CollectDataset,
+        "diamond_bench.jobs.collect_dataset:run",
+        revision=1,
+        optional=("agent",),
+        cost="diamond_bench.costs.dataset:COST",
+        resources=_ON_CPU,
+    ),
+    "import_dataset": Kind(
+        ImportDataset,
+        "diamond_bench.jobs.import_dataset:run",
+        revision=2,
+        cost="diamond_bench.costs.dataset:COST",
+        resources=_ON_CPU,
+    ),
+    "train_world_model": Kind(
+        TrainWorldModel,
+        "diamond_bench.jobs.train_world_model:run",
+        revision=2,
+        inputs=("dataset",),
+        keeps_checkpoint=True,
+        cost="diamond_bench.costs.train_world_model:COST",
+    ),
+    "train_state_probe": Kind(
+        TrainStateProbe,
+        "diamond_bench.jobs.train_state_probe:run",
+        revision=1,
+        inputs=("dataset",),
+        cost="diamond_bench.costs.train_state_probe:COST",
+    ),
+    "extract_features": Kind(
+        ExtractFeatures,
+        "diamond_bench.jobs.extract_features:run",
+        revision=1,
+        inputs=("dataset",),
+        cost="diamond_bench.costs.extract_features:COST",
+    ),
     "evaluate_world_model": Kind(
         EvaluateWorldModel,
         "diamond_bench.jobs.evaluate_world_model:run",
-        2,
-        ("dataset", "world_model"),
+        revision=2,
+        inputs=("dataset", "world_model"),
         optional=("state_probe", "true_features"),
+        cost="diamond_bench.costs.evaluate_world_model:COST",
     ),
-    "train_agent": Kind(TrainAgent, "diamond_bench.jobs.train_agent:run", 2, keeps_checkpoint=True),
-    "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", 1),
-    "evaluate_agent": Kind(EvaluateAgent, "diamond_bench.jobs.evaluate_agent:run", 1, ("agent",)),
-    "profile": Kind(Profile, "diamond_bench.profiling.profile:run", 2),
+    "train_agent": Kind(
+        TrainAgent,
+        "diamond_bench.jobs.train_agent:run",
+        revision=2,
+        keeps_checkpoint=True,
+        cost="diamond_bench.costs.train_agent:COST",
+    ),
+    "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", revision=1, resources=_ON_CPU),
+    "evaluate_agent": Kind(
+        EvaluateAgent,
+        "diamond_bench.jobs.evaluate_agent:run",
+        revision=1,
+        inputs=("agent",),
+        cost="diamond_bench.costs.evaluate_agent:COST",
+    ),
+    "profile": Kind(Profile, "diamond_bench.profiling.profile:run", revision=2),
 }
 
 

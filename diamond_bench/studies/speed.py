@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from diamond_bench.errors import UserError
 from diamond_bench.store.artifacts import Store
+from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
 
 Like = tuple[str, str, str, str]
@@ -24,9 +26,6 @@ NETWORK_FLOPS = 3e10
 """FLOP/s of a network of 64 channels on two of those cores. Narrower ones are slower in proportion: 3e9 at 8 channels, 8e9 at 16."""
 START_SECONDS = 8.0
 """Time until a worker has begun its first job, on such a core: it imports torch."""
-FIXED_SECONDS = {"collect_dataset": 3.0, "train_world_model": 3.0, "evaluate_world_model": 4.0, "train_agent": 12.0}
-"""By kind, time of a job that does not depend on its size, on such a core: imports, pictures, files."""
-OTHER_FIXED_SECONDS = 3.0
 STEPS_PER_SECOND = 1500.0
 """Game steps on such a core."""
 _TIMING_SECONDS = 0.05
@@ -55,11 +54,6 @@ class Speed:
         """How many times longer or shorter than expected a job of so much work may take."""
         near = self.least / _FAR <= work <= self.most * _FAR
         return _SPREADS["extrapolated" if self.basis == "measured" and not near else self.basis]
-
-
-def fixed_seconds(kind: str) -> float:
-    """Time of a job of a kind that does not depend on its size, on the reference core."""
-    return FIXED_SECONDS.get(kind, OTHER_FIXED_SECONDS)
 
 
 @functools.cache
@@ -91,18 +85,14 @@ def unmeasured(like: Like, width: float) -> Speed:
 
 
 def measured(
-    likes: set[Like],
-    store: Store,
-    states: Mapping[JobRef, JobState],
-    like_of: Callable[[JobSpec, Mapping[JobRef, JobSpec], str], Like],
-    work_of: Callable[[JobSpec], float],
-    fixed_of: Callable[[JobSpec, str], float],
+    likes: set[Like], store: Store, states: Mapping[JobRef, JobState], like_of: Callable[[JobSpec, Inputs, str], Like]
 ) -> dict[Like, Speed]:
     """The speed of jobs of these likenesses, from what finished ones recorded.
 
     A job recorded the work and time of its networks (`work`, `work_seconds`) and its whole time. The rest is its fixed part, compared to
-    what `fixed_of` (spec, type of device) expects on the reference core. Where a job recorded no work, `work_of` gives it, and the fixed
-    part is taken off its time. Medians over jobs; of a store's jobs, at most 200 are read.
+    what its kind expects on the reference core. Where a job recorded no work, its kind gives it, and the fixed part is taken off its
+    time. `like_of` takes a job, the configs of its inputs and the device it ran on. Medians over jobs; of a store's jobs, at most 200
+    are read.
     """
     kinds = {like[0] for like in likes}
     done = [ref for ref, state in states.items() if ref.kind in kinds and state.status == "done"]
@@ -110,16 +100,16 @@ def measured(
     for ref in done[-_MOST_READ:]:
         try:
             result, spec = store.result(ref), store.spec(ref)
-            inputs = {need: store.spec(need) for name, need in spec.inputs.items() if name == "world_model"}
+            inputs, cost = InputConfigs(spec.inputs, lambda need: store.spec(need).config), KINDS[spec.kind].costs
+            like = like_of(spec, inputs, str(result.recorded.get("device", "cpu")))
         except (UserError, PermissionError):  # damaged, unreadable or of another version: no measure, and the sweep says so itself
             continue
-        like = like_of(spec, inputs, str(result.recorded.get("device", "cpu")))
-        total, expected = _number(result.recorded.get("seconds")), fixed_of(spec, like[1])
+        total, expected = _number(result.recorded.get("seconds")), cost.fixed_seconds(spec.config, like[1])
         work, seconds = _number(result.info.get("work")), _number(result.info.get("work_seconds"))
         if work > 0 and seconds > 0:
             found[like].append((work, work / seconds, max(0.0, total - seconds) / expected if total > seconds else 1.0))
         elif not like[2] and total > 0:
-            work = work_of(spec)
+            work = cost.work(spec.config, inputs)
             found[like].append((work, work / max(total - expected, 0.3 * total), 1.0))
     return {like: _median(jobs) for like, jobs in found.items() if like in likes}
 

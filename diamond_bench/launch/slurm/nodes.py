@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from diamond_bench.config import Resources, SlurmCluster, resources
+from diamond_bench.config import Resources, SlurmCluster
 from diamond_bench.errors import UserError
+from diamond_bench.launch.resources import resources
 from diamond_bench.launch.slurm.client import SlurmError, slurm
 
 _UNITS = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}

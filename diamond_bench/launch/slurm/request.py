@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.config import SlurmCluster, resources
+from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.launch.mps import check_packed_mps
+from diamond_bench.launch.resources import resources
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch
 from diamond_bench.store.jobspec import JobRef, JobSpec

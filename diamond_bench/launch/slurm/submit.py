@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from diamond_bench.config import SlurmCluster, resources
+from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError
+from diamond_bench.launch.resources import resources
 from diamond_bench.launch.slurm.client import (
     NOT_LAUNCHED,
     QueueEntry,

@@ -1,23 +1,12 @@
-"""What an agent costs, from its config alone: arithmetic, game steps and disk. No torch."""
+"""The cost of `train_agent`: updates, the imagination they take, and disk."""
 
 from dataclasses import dataclass
 
-from diamond_bench.diffusion.schedules import nfe
-from diamond_bench.models.flops import (
-    actor_critic_flops,
-    actor_critic_parameters,
-    denoiser_flops,
-    denoiser_parameters,
-    reward_end_flops,
-    reward_end_parameters,
-)
+from diamond_bench.costs import ADAM, MOST_ACTIONS, STORED_PIXEL_BYTES, frames_of
+from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
+from diamond_bench.models.flops import actor_critic_flops, actor_critic_parameters, reward_end_flops, reward_end_parameters
+from diamond_bench.store.cost import Checkpoint, Inputs, JobCost
 from diamond_bench.store.kinds import TrainAgent
-
-_MOST_ACTIONS = 18
-_STORED_FRAME = 500 / 64**2
-"""Bytes a pixel of the replay on disk."""
-_ADAM = 3
-"""Weights and two moments."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +46,34 @@ def updates(config: TrainAgent) -> Updates:
 
 def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
     """FLOP of the updates (those `made`, or of a whole run) and of the imagination they take; a backward pass counts as two forward."""
-    size, policy = config.env.frame_size, actor_critic_flops(config.actor_critic, _MOST_ACTIONS, config.env.frame_size)
+    frames = frames_of(config)
+    policy = actor_critic_flops(config.actor_critic, MOST_ACTIONS, frames.height)
     count, trained = made or updates(config), config.actor_critic
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
-    denoise = denoiser_flops(config.network, config.conditioning, size)
-    judge = reward_end_flops(config.reward_end, size)
-    terms = config.training.num_autoregressive_steps + 1
+    judge = reward_end_flops(config.reward_end, frames.height)
     return (
-        3.0 * denoise * terms * config.training.batch_size * count.denoiser
+        update_flops(config, frames) * count.denoiser
         + 3.0 * judge * (config.reward_end.segment_length - 1) * config.reward_end.batch_size * count.reward_end
-        + (nfe(config.sampler) * denoise + judge + 3.0 * policy) * steps * count.actor_critic
+        + (frame_flops(config, config.sampler, frames) + judge + 3.0 * policy) * steps * count.actor_critic
     )
 
 
-def agent_bytes(config: TrainAgent) -> float:
-    """Disk of a finished run: its agent, two resumable states of networks, optimisers and start segments, and the replay."""
-    size = config.env.frame_size
-    weights, ring = actor_critic_parameters(config.actor_critic, _MOST_ACTIONS, size), 0.0
+def _disk(config: TrainAgent, inputs: Inputs) -> float:
+    """A finished run: its agent, two resumable states of networks, optimisers and start segments, and the replay."""
+    frames = frames_of(config)
+    weights, ring = actor_critic_parameters(config.actor_critic, MOST_ACTIONS, frames.height), 0.0
     if not config.agent.model_free:
-        weights += denoiser_parameters(config.network, config.conditioning, _MOST_ACTIONS)
-        weights += reward_end_parameters(config.reward_end, _MOST_ACTIONS, size)
+        weights += parameters(config) + reward_end_parameters(config.reward_end, MOST_ACTIONS, frames.height)
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
-    return 4.0 * weights * (1 + 2 * _ADAM) + 2 * ring + config.agent.budget * size**2 * _STORED_FRAME
+    return 4.0 * weights * (1 + 2 * ADAM) + 2 * ring + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES
+
+
+COST = JobCost(
+    work=lambda config, inputs: agent_work(config),
+    arithmetic=lambda config, inputs: arithmetic(config, config.execution),
+    fixed_seconds=lambda config, device: 12.0,
+    disk=_disk,
+    checkpoint=lambda config: Checkpoint("agent.checkpoint_every", config.agent.checkpoint_every, num_epochs(config)),
+)

@@ -1,0 +1,32 @@
+"""The cost of `train_state_probe`."""
+
+from diamond_bench.costs import frames_of
+from diamond_bench.models.probe_flops import LAYERS, probe_flops
+from diamond_bench.spaces import FrameSpec
+from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
+from diamond_bench.store.kinds import TrainStateProbe
+
+_OBJECTS = 3
+"""Objects of a game with a table (envs/ram_state.py), at most; the cost hardly depends on them."""
+
+
+def training_flops(config: TrainStateProbe, frames: FrameSpec, num_objects: int = _OBJECTS) -> float:
+    """FLOP of all updates; a backward pass counts as two forward passes."""
+    return 3 * probe_flops(num_objects, config.probe.channels, frames.sides) * config.probe.batch_size * config.probe.num_steps
+
+
+def _disk(config: TrainStateProbe, inputs: Inputs) -> float:
+    return 4.0 * config.probe.channels * (5 * 25 + LAYERS * 9 * config.probe.channels)
+
+
+def _arithmetic(config: TrainStateProbe, inputs: Inputs) -> Arithmetic:
+    channels, execution = config.probe.channels, config.execution
+    return Arithmetic(f"{channels} channels", channels, execution.precision, execution.device)
+
+
+COST = JobCost(
+    work=lambda config, inputs: training_flops(config, frames_of(inputs["dataset"])),
+    arithmetic=_arithmetic,
+    disk=_disk,
+    checkpoint=lambda config: Checkpoint("probe.checkpoint_every", config.probe.checkpoint_every, config.probe.num_steps),
+)

@@ -1,0 +1,25 @@
+"""The cost of `train_world_model`."""
+
+from diamond_bench.costs import ADAM, frames_of
+from diamond_bench.costs.world_model import arithmetic, parameters, update_flops
+from diamond_bench.spaces import FrameSpec
+from diamond_bench.store.cost import Checkpoint, Inputs, JobCost
+from diamond_bench.store.kinds import TrainWorldModel
+
+
+def training_flops(config: TrainWorldModel, frames: FrameSpec) -> float:
+    """FLOP of all updates."""
+    return update_flops(config, frames) * config.training.num_steps
+
+
+def _disk(config: TrainWorldModel, inputs: Inputs) -> float:
+    """A model per milestone, and two resumable states."""
+    return 4.0 * parameters(config) * (len(config.training.milestones) + 2 * ADAM)
+
+
+COST = JobCost(
+    work=lambda config, inputs: training_flops(config, frames_of(inputs["dataset"])),
+    arithmetic=lambda config, inputs: arithmetic(config, config.execution),
+    disk=_disk,
+    checkpoint=lambda config: Checkpoint("training.checkpoint_every", config.training.checkpoint_every, config.training.num_steps),
+)

@@ -1,0 +1,54 @@
+"""What a world model costs. Every kind of job that trains or runs one asks here, so another kind of world model is added here."""
+
+import functools
+import json
+
+from diamond_bench.config import ExecutionConfig, NetworkConfig, Sampler
+from diamond_bench.costs import MOST_ACTIONS
+from diamond_bench.diffusion.schedules import nfe
+from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.spaces import FrameSpec
+from diamond_bench.store.cost import Arithmetic
+from diamond_bench.store.kinds import ImportAgent, TrainAgent, TrainWorldModel
+from diamond_bench.typed import identity_fields
+
+MadeBy = TrainWorldModel | TrainAgent | ImportAgent
+"""Config of the job that makes a world model. An imported agent's is assumed to have the paper's size."""
+
+
+def frame_flops(made_by: MadeBy, sampler: Sampler, frames: FrameSpec) -> float:
+    """FLOP to imagine one frame."""
+    return nfe(sampler) * call_flops(made_by, frames)
+
+
+def update_flops(made_by: TrainWorldModel | TrainAgent, frames: FrameSpec) -> float:
+    """FLOP of one update: a forward and a backward pass, which counts as two, for each predicted frame of the batch."""
+    terms = made_by.training.num_autoregressive_steps + 1
+    return 3 * call_flops(made_by, frames) * terms * made_by.training.batch_size
+
+
+def call_flops(made_by: MadeBy, frames: FrameSpec) -> float:
+    """FLOP of one forward pass of the network for one row."""
+    trained = _trained(made_by)
+    return denoiser_flops(trained.network, trained.conditioning, frames.height)
+
+
+def parameters(made_by: MadeBy) -> int:
+    """Trained parameters."""
+    trained = _trained(made_by)
+    return denoiser_parameters(trained.network, trained.conditioning, MOST_ACTIONS)
+
+
+def arithmetic(made_by: MadeBy, execution: ExecutionConfig) -> Arithmetic:
+    """What sets the speed of a job that trains or runs the world model, executed as `execution` asks."""
+    network = _trained(made_by).network
+    return Arithmetic(_name(network), sum(network.channels) / len(network.channels), execution.precision, execution.device)
+
+
+@functools.cache
+def _name(network: NetworkConfig) -> str:
+    return json.dumps(identity_fields(network), sort_keys=True)
+
+
+def _trained(made_by: MadeBy) -> TrainWorldModel | TrainAgent:
+    return TrainAgent(made_by.game, 0) if isinstance(made_by, ImportAgent) else made_by

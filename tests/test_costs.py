@@ -1,0 +1,117 @@
+"""What each kind of job says of its cost, and who asks it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diamond_bench.config import Resources, SlurmCluster
+from diamond_bench.launch.local import _order
+from diamond_bench.launch.resources import resources
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.cost import NOTHING, Checkpoint, Inputs, JobCost
+from diamond_bench.store.jobspec import JobSpec
+from diamond_bench.store.kinds import KINDS, Kind
+from diamond_bench.studies.estimate import checkpoint_intervals, estimate, input_configs
+from diamond_bench.studies.plan import plan_study
+
+PINNED: dict[tuple[str, ...], dict[str, tuple[float, float, float, float]]] = {
+    ("sampling_steps", "scale=paper", "seeds=[0]", "games=[Pong]"): {
+        "collect_dataset": (704800.0, 352400000.0, 0.0, 3.0),
+        "train_world_model": (1.16945584128e17, 158646636.0, 0.0, 3.0),
+        "extract_features": (456000000000000.0, 327680000.0, 327680000.0, 3.0),
+        "evaluate_world_model": (1.1287685234688e17, 448512000.0, 983040000.0, 20211.73333333333),
+    },
+    ("sampling_steps", "scale=smoke"): {
+        "collect_dataset": (3342.0, 1671000.0, 0.0, 3.0),
+        "train_world_model": (4468978483200.0, 6836652.0, 0.0, 3.0),
+        "evaluate_world_model": (2312696365056.0, 7430400.0, 0.0, 22.753999999999998),
+    },
+    ("sampling_steps_agent", "scale=smoke"): {
+        "train_agent": (3708385310720.0, 34878832.0, 0.0, 24.0),
+        "evaluate_agent": (16000.0, 0.0, 0.0, 6.0),
+    },
+    ("conditioning_frames", "scale=paper", "seeds=[0]", "games=[Pong]"): {
+        "collect_dataset": (704800.0, 352400000.0, 0.0, 3.0),
+        "train_world_model": (4.675199827968e17, 643408560.0, 0.0, 12.0),
+        "train_state_probe": (37446746112000.0, 126592.0, 0.0, 3.0),
+        "evaluate_world_model": (3.3018598785024e16, 299008000.0, 0.0, 7049.6),
+    },
+}
+"""By study and overrides, summed by kind: work, bytes, passing bytes, fixed seconds on the CPU; of the commit before kinds had costs."""
+
+
+@pytest.mark.parametrize("words", PINNED, ids=" ".join)
+def test_sums_over_a_study_are_those_of_earlier_versions(words: tuple[str, ...]) -> None:
+    plan = plan_study(words[0], words[1:])
+    found: dict[str, list[float]] = {}
+    for spec in plan.jobs.values():
+        cost, inputs = KINDS[spec.kind].costs, input_configs(spec, plan.jobs)
+        numbers = (cost.work(spec.config, inputs), cost.disk(spec.config, inputs), cost.passing_disk(spec.config, inputs))
+        of_kind = found.setdefault(spec.kind, [0.0] * 4)
+        found[spec.kind] = [a + b for a, b in zip(of_kind, (*numbers, cost.fixed_seconds(spec.config, "cpu")), strict=True)]
+    assert found.keys() == PINNED[words].keys()
+    for kind, numbers in PINNED[words].items():
+        assert found[kind] == pytest.approx(numbers, rel=1e-12), kind
+
+
+def test_every_kind_that_a_study_plans_has_a_cost_of_its_own() -> None:
+    without = {name for name, kind in KINDS.items() if kind.costs is NOTHING}
+    assert without == {"import_agent", "profile"}, "an import takes seconds, and a profile is run at once"
+
+
+# ------------------------------------------------------------------------------------------------ a kind of one's own
+
+
+@dataclass(frozen=True)
+class Brew:
+    cups: int
+
+
+def _cups(config: Brew, inputs: Inputs) -> float:
+    return float(config.cups + (inputs["water"].cups if "water" in inputs else 0))
+
+
+BREW = JobCost(
+    _cups,
+    fixed_seconds=lambda config, device: 60.0,
+    disk=lambda config, inputs: 1e9 * config.cups,
+    passing_disk=lambda config, inputs: 3e9 * config.cups,
+    checkpoint=lambda config: Checkpoint("brew.every", 1, config.cups),
+)
+
+
+@pytest.fixture
+def brews(monkeypatch: pytest.MonkeyPatch) -> dict[Any, JobSpec]:
+    monkeypatch.setitem(KINDS, "brew", Kind(Brew, "nowhere:run", 1, optional=("water",), cost=f"{__name__}:BREW"))
+    water = JobSpec("brew", Brew(2))
+    cups = [JobSpec("brew", Brew(number), {"water": water.ref}) for number in (10, 30, 20)]
+    return {spec.ref: spec for spec in (water, *cups)}
+
+
+def test_a_new_kind_is_estimated_by_its_row_alone(brews: dict[Any, JobSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("estimate", "speed"):
+        monkeypatch.setattr(f"diamond_bench.studies.{module}.slowness", lambda: 1.0)
+    found = estimate(brews, brews, Store(tmp_path), {})
+    assert found.gigabytes == 62
+    assert found.passing_gigabytes == 90
+    frames = 2 + 12 + 32 + 22
+    assert found.device_hours * 3600 == pytest.approx(8.0 + 4 * 60.0 + frames / 1500.0)
+    every = checkpoint_intervals(brews, list(brews)[2:3], Store(tmp_path), {}, lambda kind: False)
+    (interval,) = every.values()
+    assert interval[:2] == (pytest.approx(32 / 6e10 / 30), "brew.every=1")
+
+
+def test_the_longest_of_one_kind_and_input_begins_first(brews: dict[Any, JobSpec]) -> None:
+    order = _order(brews, KINDS)
+    assert [brews[ref].config.cups for ref in sorted(order, key=order.__getitem__)] == [2, 30, 20, 10]
+
+
+def test_resources_come_from_the_group_then_the_row_then_the_profile(brews: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = replace(KINDS["train_agent"], resources=Resources(gpus=2, memory="64G"))
+    monkeypatch.setitem(KINDS, "train_agent", row)
+    cluster = SlurmCluster(gpus=1, memory="16G", cpus=4, train_agent=Resources(memory="32G"))
+    asked = resources(cluster, "train_agent")
+    assert (asked.gpus, asked.memory, asked.cpus) == (2, "32G", 4)
+    assert [resources(cluster, kind).gpus for kind in ("brew", "collect_dataset", "evaluate_agent")] == [1, 0, 1]
