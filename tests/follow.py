@@ -60,6 +60,6 @@ class Follow(gymnasium.Env[Frame, int]):
 
 
 def follow_vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> SyncVectorEnv:
-    """In place of `envs.atari.vector_env`."""
+    """In place of `envs.games.vector_env`."""
     makers: list[Callable[[], gymnasium.Env[Frame, int]]] = [Follow] * num_envs
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from diamond_bench.config import EnvConfig
-from diamond_bench.envs.atari import AtariEnv, LifeLossEnds, SavedState, vector_env
-from diamond_bench.envs.games import action_meanings, games, num_actions
+from diamond_bench.envs.atari import AtariEnv, SavedState
+from diamond_bench.envs.games import actions, games, num_actions, vector_env
+from diamond_bench.envs.lives import LifeLossEnds
 from diamond_bench.errors import UserError
+from diamond_bench.spaces import ActionSpec
 
 GOLDEN = Path(__file__).parent / "golden_atari"
 
@@ -269,7 +271,7 @@ def test_sticky_actions_repeat() -> None:
 
 def test_games_and_actions() -> None:
     assert {"Breakout", "Pong", "Freeway", "Boxing", "MsPacman", "UpNDown"} <= set(games())
-    assert action_meanings("Breakout") == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert actions("Breakout") == ActionSpec.discrete(4, ("NOOP", "FIRE", "RIGHT", "LEFT"))
     assert num_actions("Boxing") == 18
     with pytest.raises(UserError, match="did you mean Breakout"):
         AtariEnv("breakuot", EnvConfig())

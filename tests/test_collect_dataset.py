@@ -19,6 +19,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.collect_dataset import run
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.dataset_artifact import EpisodeShelf
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import CollectDataset
 
 DATA = DataConfig(
@@ -50,8 +51,8 @@ def test_sizes_are_exact_and_the_last_episode_is_cut(collected: Path) -> None:
     assert heldout.lengths[-1] % 30 == 0
     assert count_leaks(train, reference_windows(heldout, 5, 4, 26, seed=0, train=train)) == 0
     info = load_info(collected)
-    assert (info.num_actions, info.num_train_frames, info.num_heldout_frames) == (4, 300, len(heldout.frames))
-    assert info.action_meanings == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert (info.num_train_frames, info.num_heldout_frames) == (300, len(heldout.frames))
+    assert info.spec == WorldSpec(FrameSpec(32, 32), ActionSpec.discrete(4, ("NOOP", "FIRE", "RIGHT", "LEFT")))
     assert sorted(path.name for path in collected.iterdir()) == ["dataset.json", "heldout", "train"]
 
 

@@ -5,15 +5,18 @@ import pytest
 
 from diamond_bench.config import EnvConfig
 from diamond_bench.envs.atari import AtariEnv
-from diamond_bench.envs.experts import EXPERTS, EpsilonGreedy, Ram, check_policy
+from diamond_bench.envs.experts import EXPERTS
+from diamond_bench.envs.games import check_policy
+from diamond_bench.envs.policies import EpsilonGreedy, Ram
 from diamond_bench.errors import UserError
+from diamond_bench.spaces import ActionSpec
 
 
 def play(game: str, epsilon: float, steps: int, seed: int = 0) -> float:
     env = AtariEnv(game, EnvConfig(frame_size=16))
     rng = np.random.default_rng(seed)
     _, info = env.reset(seed=seed)
-    policy = EpsilonGreedy(EXPERTS[game](), epsilon, 0, int(env.action_space.n), rng)  # type: ignore[attr-defined]
+    policy = EpsilonGreedy(EXPERTS[game](), epsilon, 0, ActionSpec.of_space(env.action_space), rng)
     total = 0.0
     for _ in range(steps):
         _, reward, terminated, truncated, info = env.step(policy(info["ram"]))
@@ -48,13 +51,13 @@ def test_epsilon_and_random_start() -> None:
         told.append(last)
         return 9
 
-    policy = EpsilonGreedy(always_nine, 0.2, 50, 9, rng)
+    policy = EpsilonGreedy(always_nine, 0.2, 50, ActionSpec.discrete(9), rng)
     actions = [policy(ram) for _ in range(5050)]
     assert 9 not in actions[:50]
     assert set(actions[:50]) == set(range(9))
     assert np.mean(np.array(actions[50:]) != 9) == pytest.approx(0.2, abs=0.02)
     assert told == [0, *actions[:-1]], "a policy is told what was really played"
-    greedy = EpsilonGreedy(always_nine, 0.0, 0, 9, rng)
+    greedy = EpsilonGreedy(always_nine, 0.0, 0, ActionSpec.discrete(9), rng)
     assert {greedy(ram) for _ in range(50)} == {9}
 
 

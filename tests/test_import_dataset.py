@@ -21,6 +21,7 @@ from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.import_dataset import run
+from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.kinds import KINDS, ImportDataset
 
 LENGTHS = (30, 45, 12, 60, 33, 21)
@@ -100,7 +101,7 @@ def test_images_of_every_layout_become_square_rgb(tmp_path: Path, shape: tuple[i
                 np.testing.assert_array_equal(part.frames[start + t], rgb)
     assert bool(train.truncations[-2]), "the last training episode is cut"
     info = load_info(tmp_path / "job")
-    assert (info.num_actions, info.action_meanings) == (5, None)
+    assert info.spec.actions == ActionSpec.discrete(5)
     assert count_leaks(train, reference_windows(heldout, 5, 4, 11, seed=0, train=train)) == 0
 
 

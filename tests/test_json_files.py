@@ -36,7 +36,10 @@ def replaced(content: dict[str, Any], *keys: str, value: Any) -> str:
     return json.dumps(changed)
 
 
-INFO = {"num_actions": 4, "action_meanings": ["NOOP"], "train": {"frames": 9}, "heldout": {"frames": 9, "reference_starts": [0]}}
+INFO = {
+    **{"num_actions": 1, "action_meanings": ["NOOP"], "frame_size": 16},
+    **{"train": {"frames": 9}, "heldout": {"frames": 9, "reference_starts": [0]}},
+}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from torch import Tensor
 from toy_game import CountGame, toy_vector_env
 
 from diamond_bench.config import EnvConfig
-from diamond_bench.envs.atari import AtariEnv, LifeLossEnds, vector_env
+from diamond_bench.envs.atari import AtariEnv
+from diamond_bench.envs.games import vector_env
+from diamond_bench.envs.lives import LifeLossEnds
 from diamond_bench.envs.play import Collected, Collector, Game, State, Steps, TestGame, draw_actions, play_test_games
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from diamond_bench.training.rollout import RealEnv

@@ -11,7 +11,7 @@ from diamond_bench.config import EnvConfig
 from diamond_bench.data.replay import REPLAY_FILE, Replay
 from diamond_bench.data.replay_file import DamagedReplay
 from diamond_bench.data.segments import read_segments, sample_segments
-from diamond_bench.envs.atari import vector_env
+from diamond_bench.envs.games import vector_env
 from diamond_bench.envs.play import Steps
 
 SIZE = 8

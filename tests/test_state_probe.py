@@ -15,9 +15,10 @@ from diamond_bench.data.ram import load_ram
 from diamond_bench.data.references import Windows
 from diamond_bench.data.static import load_split
 from diamond_bench.envs.atari import AtariEnv
-from diamond_bench.envs.experts import EXPERTS, EpsilonGreedy
-from diamond_bench.envs.games import num_actions
-from diamond_bench.envs.ram_state import OBJECTS, object_names, read_states
+from diamond_bench.envs.experts import EXPERTS
+from diamond_bench.envs.games import actions, object_names, read_states
+from diamond_bench.envs.policies import EpsilonGreedy
+from diamond_bench.envs.ram_state import OBJECTS
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.state import StateMeter, load_probe, make_state_meter, probe_rows, read_frames, state_rows
 from diamond_bench.jobs import collect_dataset, train_state_probe
@@ -47,7 +48,7 @@ STEPS = 400
 def play(game: str) -> tuple[np.ndarray, np.ndarray]:
     """The last screens (STEPS, 210, 160, 3) of steps of a careless expert, and their memories; the game begins anew when it is over."""
     env, rng = AtariEnv(game, EnvConfig(frame_skip=1)), np.random.default_rng(0)  # a screen that is one frame, not two
-    policy = EpsilonGreedy(EXPERTS[game](), 0.4, 30, num_actions(game), rng)
+    policy = EpsilonGreedy(EXPERTS[game](), 0.4, 30, actions(game), rng)
     _, info = env.reset(seed=1)
     screens, memories = [], []
     for _ in range(STEPS):
@@ -357,7 +358,7 @@ def test_a_damaged_probe_is_refused(breakout: Path, tmp_path: Path) -> None:
 
 
 def test_games_and_datasets_without_memory_are_refused(breakout: Path) -> None:
-    with pytest.raises(UserError, match="table there is for Breakout, Pong, Boxing, Freeway, not for Alien"):
+    with pytest.raises(UserError, match="table there is for Boxing, Breakout, Freeway, Pong, not for Alien"):
         plan_study("sampling_steps", ["scale=tiny", "metrics=[state]", "games=[Alien]", "data=random"])
     with pytest.raises(UserError, match="state needs the console's memory"):
         plan_study("sampling_steps", ["scale=tiny", "metrics=[state]", f"data.dataset={breakout / 'train'}"])

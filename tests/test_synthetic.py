@@ -10,8 +10,8 @@ import torch
 from diamond_bench.config import EnvConfig
 from diamond_bench.data.references import Windows
 from diamond_bench.data.static import EpisodeSet
-from diamond_bench.envs.experts import EXPERTS
-from diamond_bench.envs.games import SYNTHETIC, action_meanings, make_env, num_actions, vector_env
+from diamond_bench.envs.games import actions as actions_of
+from diamond_bench.envs.games import family_of, make_env, num_actions, vector_env
 from diamond_bench.envs.play import Player, State, play_test_games
 from diamond_bench.envs.saves import load_env, save_env
 from diamond_bench.envs.synthetic import EPISODE_STEPS, WORLDS, SyntheticEnv, decode, next_frames
@@ -23,7 +23,7 @@ from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.studies.plan import Plan, plan_study
 from diamond_bench.studies.single import plan_train
 
-GAMES = pytest.mark.parametrize("game", SYNTHETIC)
+GAMES = pytest.mark.parametrize("game", WORLDS)
 CONFIG = EnvConfig(frame_size=16)
 _TINY = (
     "network.channels=[8,8,8]",
@@ -49,10 +49,10 @@ def played(game: str, steps: int, seed: int = 0, config: EnvConfig = CONFIG) -> 
     return np.stack(frames).transpose(0, 3, 1, 2), np.array(actions), np.stack(rams)
 
 
-def test_the_table_of_games_names_every_world() -> None:
-    assert set(SYNTHETIC) == set(WORLDS)
-    assert all(game in EXPERTS for game in SYNTHETIC)
-    assert action_meanings("synthetic/turn") == ("NOOP", "RIGHT", "LEFT")
+def test_the_family_names_every_world() -> None:
+    assert set(family_of("synthetic/turn").names()) == set(WORLDS)
+    assert all(game in family_of(game).experts for game in WORLDS)
+    assert actions_of("synthetic/turn").names == ("NOOP", "RIGHT", "LEFT")
 
 
 @GAMES
@@ -165,7 +165,7 @@ def test_there_is_something_to_learn(game: str) -> None:
 
     env, total = SyntheticEnv(game, CONFIG), 0.0
     _, info = env.reset(seed=0)
-    follower = EXPERTS[game]()
+    follower = family_of(game).experts[game]()
     for _ in range(500):
         _, reward, _, _, info = env.step(follower(info["ram"], 0))
         total += reward

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from diamond_bench.envs.atari import LifeLossEnds
+from diamond_bench.envs.lives import LifeLossEnds
 
 SIZE = 8
 

@@ -11,18 +11,27 @@ from torch import Tensor
 from diamond_bench.data.minari_io import open_dataset, read_own_episodes
 from diamond_bench.errors import UserError
 from diamond_bench.reading import read_json
-from diamond_bench.shapes import count, listing, nullable, number, record, text
+from diamond_bench.shapes import count, flag, listing, nullable, number, record, row, text
+from diamond_bench.spaces import ACTIONS, ActionSpec, FrameSpec, WorldSpec
 
 INFO_FILE = "dataset.json"
 _MOST_INFO = 64 * 2**20
 _INFO = record(
     {
-        "num_actions": count,
-        "action_meanings": nullable(listing(text)),
         "train": record({"frames": count}),
         "heldout": record({"frames": count}, {"reference_starts": listing(count), "reference_context": count, "reference_horizon": count}),
     },
-    {"game": text, "minority_share": number},
+    {
+        "game": text,
+        "minority_share": number,
+        "num_actions": count,
+        "action_meanings": nullable(listing(text)),
+        "actions": ACTIONS,
+        "frame_size": count,
+        "frames": row(count, count),
+        "rewards": flag,
+        "ends": flag,
+    },
 )
 """What is read of dataset.json"""
 
@@ -63,13 +72,38 @@ class EpisodeSet:
 class DatasetInfo:
     """What dataset.json says of a collected or imported dataset."""
 
-    num_actions: int
-    action_meanings: tuple[str, ...] | None
-    """Names of the actions; None where a foreign dataset does not tell."""
+    spec: WorldSpec
+    """Its frames and actions, and whether it has rewards and ends."""
     num_train_frames: int
     num_heldout_frames: int
     content: dict[str, Any]
     """The whole file."""
+
+    @property
+    def num_actions(self) -> int:
+        """Number of Discrete actions."""
+        return self.spec.actions.sizes[0]
+
+
+def spec_facts(spec: WorldSpec) -> dict[str, Any]:
+    """What dataset.json says of a spec, in the keys that it has had since there were only Discrete actions and square frames."""
+    actions, frames = spec.actions, spec.frames
+    discrete = {"num_actions": actions.sizes[0], "action_meanings": actions.names or None}
+    return {
+        **(discrete if actions.kind == "Discrete" else {"actions": actions.to_plain()}),
+        **({"frame_size": frames.height} if frames.height == frames.width else {"frames": list(frames.sides)}),
+        **({} if spec.rewards else {"rewards": False}),
+        **({} if spec.ends else {"ends": False}),
+    }
+
+
+def _spec(content: dict[str, Any]) -> WorldSpec:
+    if "actions" in content:
+        actions = ActionSpec.from_plain(content["actions"])
+    else:
+        actions = ActionSpec.discrete(content["num_actions"], tuple(content.get("action_meanings") or ()))
+    frames = FrameSpec(*content["frames"]) if "frames" in content else FrameSpec.square(content["frame_size"])
+    return WorldSpec(actions=actions, frames=frames, rewards=content.get("rewards", True), ends=content.get("ends", True))
 
 
 def load_info(folder: Path) -> DatasetInfo:
@@ -77,15 +111,13 @@ def load_info(folder: Path) -> DatasetInfo:
     try:
         content = read_json(folder / INFO_FILE, _MOST_INFO)
         _INFO(content)
-        meanings = content["action_meanings"]
         return DatasetInfo(
-            content["num_actions"],
-            None if meanings is None else tuple(meanings),
+            _spec(content),
             content["train"]["frames"],
             content["heldout"]["frames"],
             content,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder / INFO_FILE}: missing or damaged ({error}); delete the folder and make the dataset again") from error
 
 

@@ -1,10 +1,9 @@
-"""Atari as DIAMOND plays it (paper appendix; method section 6): preprocessing, lost lives as ends, vector environment, saved states.
+"""Atari as DIAMOND plays it (paper appendix; method section 6): preprocessing and saved states.
 
 What a *lost life* is, everywhere in this project: the emulator's counter of lives is lower after the step than before it. (The
 authors compare with the lowest count since the reset, and so miss a life lost right after one was won.)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,10 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from diamond_bench.config import EnvConfig
-from diamond_bench.envs.games import environment_id
-
-Frame = npt.NDArray[np.uint8]
-"""(h, w, 3) bytes, RGB."""
+from diamond_bench.envs.atari_games import environment_id
+from diamond_bench.envs.lives import Frame
 
 
 @dataclass(frozen=True)
@@ -133,49 +129,3 @@ class AtariEnv(gymnasium.Env[Frame, int]):
             "ram": self._ale.getRAM(),
             "frame_number": self._ale.getEpisodeFrameNumber(),
         }
-
-
-class LifeLossEnds(gymnasium.Wrapper[Frame, int, Frame, int]):
-    """Training's rule: a lost life terminates the episode but not the game.
-
-    The reset after such an end leaves the emulator alone: the next episode's first frame is the last one's final observation.
-    A reset with a seed, or after a real game over, starts a new game. info gains `game_over` (bool): the game itself ended
-    (game over or the emulator's frame limit).
-    """
-
-    def __init__(self, env: gymnasium.Env[Frame, int]) -> None:
-        super().__init__(env)
-        self.resume: tuple[Frame, dict[str, Any]] | None = None
-        """What the next reset returns, where the game goes on."""
-
-    def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:  # type: ignore[override]
-        """As `AtariEnv.step`, with terminated also true where a life is lost."""
-        frame, reward, terminated, truncated, info = self.env.step(action)
-        info["game_over"] = terminated or truncated
-        self.resume = (frame, {**info, "life_loss": False}) if info["life_loss"] and not info["game_over"] else None
-        return frame, float(reward), terminated or info["life_loss"], truncated, info
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """Begin the next episode: in the same game after a lost life, else in a new one."""
-        resume, self.resume = self.resume, None
-        if resume is not None and seed is None:
-            return resume
-        frame, info = self.env.reset(seed=seed, options=options)
-        return frame, {**info, "game_over": False}
-
-
-def vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> SyncVectorEnv:
-    """`num_envs` games stepped together, each reset within the step that ends it (AutoresetMode.SAME_STEP).
-
-    Observations (num_envs, frame_size, frame_size, 3) uint8. Where an episode ends, the observation is the next episode's first
-    frame, `infos["final_obs"][i]` the true final observation, `infos["_final_obs"]` its mask, and `infos["final_info"]` the
-    final step's info; every environment has its own buffers, so each is exactly what it would be alone. `reset(seed=s)` gives
-    environment i the seed s + i. `life_loss_ends` applies `LifeLossEnds`: on in training, off in test.
-    """
-
-    def make() -> gymnasium.Env[Frame, int]:
-        env = AtariEnv(game, config)
-        return LifeLossEnds(env) if life_loss_ends else env
-
-    makers: list[Callable[[], gymnasium.Env[Frame, int]]] = [make] * num_envs
-    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)

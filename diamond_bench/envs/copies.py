@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
-from diamond_bench.envs.atari import Frame
+from diamond_bench.envs.lives import Frame
 
 
 class CopiedFrames(gymnasium.Wrapper[Frame, int, Frame, int]):

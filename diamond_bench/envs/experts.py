@@ -1,25 +1,13 @@
-"""Policies that collect static data: uniformly random, and scripted experts that read the game's memory. No torch.
+"""Scripted experts of Atari games, which read the console's memory. No torch.
 
-A policy is made afresh for each game and called once a step with the (128,) uint8 RAM and the action played before (with epsilon,
-not always its own); it returns an action of the game's minimal set. The RAM addresses were found by watching them; they agree with
-those of Anand et al. 2019 (AtariARI).
+The RAM addresses were found by watching them; they agree with those of Anand et al. 2019 (AtariARI).
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
-from diamond_bench.config import EnvConfig
-from diamond_bench.envs.synthetic import WORLDS, State, world_of
-from diamond_bench.errors import UserError, nearest
-
-Ram = npt.NDArray[np.uint8]
-Policy = Callable[[Ram, int], int]
-"""(RAM, action really played in the step before; 0 at first) -> action."""
+from diamond_bench.envs.policies import Policy, Ram
 
 
 class Breakout:
@@ -127,19 +115,6 @@ class Boxing:
         return self._ACTIONS[horizontal, vertical][self._punch]
 
 
-class Follower:
-    """Goes to where the walker of a synthetic game will most likely be."""
-
-    def __init__(self, game: str) -> None:
-        self._world = world_of(game)
-
-    def __call__(self, ram: Ram, last_action: int) -> int:
-        """NOOP 0, RIGHT 1, LEFT 2."""
-        state = State(*map(int, ram[:4]))
-        _, likeliest = self._world.outcomes(state, 0, EnvConfig().minority_share)[-1]
-        return (0, 1, 2)[_direction(likeliest.column - state.player, 0.5)]
-
-
 def _between_walls(position: float, low: float, high: float) -> float:
     """Where something that flew on straight to `position` is, if it bounces between two walls."""
     width = high - low
@@ -157,55 +132,5 @@ EXPERTS: dict[str, Callable[[], Policy]] = {
     "Pong": Pong,
     "Freeway": Freeway,
     "Boxing": Boxing,
-    **{game: functools.partial(Follower, game) for game in WORLDS},
 }
 """Scripted experts by game."""
-
-
-def _random(game: str, num_actions: int, rng: np.random.Generator) -> Policy:
-    return lambda ram, last_action: int(rng.integers(num_actions))
-
-
-def _expert(game: str, num_actions: int, rng: np.random.Generator) -> Policy:
-    return EXPERTS[game]()
-
-
-POLICIES: dict[str, Callable[[str, int, np.random.Generator], Policy]] = {
-    "random": _random,
-    "expert": _expert,
-}
-"""Policies by name, made for one game: (game, number of actions, random generator)."""
-
-
-def check_policy(policy: str, game: str) -> str:
-    """The policy's name if it can play the game, else UserError naming those that can."""
-    if policy not in POLICIES:
-        raise UserError(
-            f"data.policy={policy!r}: {nearest(policy, POLICIES)} (or the id of a finished agent in the store; "
-            f"or bring your own episodes as a Minari dataset: data.dataset=FOLDER)"
-        )
-    if policy == "expert" and game not in EXPERTS:
-        raise UserError(
-            f"data.policy=expert: no scripted expert for {game}; there are experts for {', '.join(sorted(EXPERTS))}; "
-            f"use data.policy=random, or bring your own episodes: data.dataset=FOLDER"
-        )
-    return policy
-
-
-class EpsilonGreedy:
-    """A policy of which each action is replaced, with probability epsilon and always in the first steps, by a uniformly random one."""
-
-    def __init__(self, policy: Policy, epsilon: float, random_start: int, num_actions: int, rng: np.random.Generator) -> None:
-        """`random_start`: number of random steps at the start."""
-        self._policy, self._epsilon, self._random_left = policy, epsilon, random_start
-        self._num_actions, self._rng = num_actions, rng
-        self._last = 0
-
-    def __call__(self, ram: Ram) -> int:
-        """The action to play; the policy sees every step, also those it does not decide."""
-        action = self._policy(ram, self._last)
-        coin, other = self._rng.random(), int(self._rng.integers(self._num_actions))
-        at_random = self._random_left > 0 or coin < self._epsilon
-        self._random_left -= 1
-        self._last = other if at_random else action
-        return self._last

@@ -1,136 +1,202 @@
-"""The games there are, Atari's and the synthetic ones, and where to play them. What planning asks takes no torch and no emulator."""
+"""The games there are, by family, and where to play them. What planning asks takes no torch and no emulator."""
 
 import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.config import EnvConfig
+from diamond_bench.config import EnvConfig, imported
+from diamond_bench.envs.family import EnvFamily, Truth
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 
 if TYPE_CHECKING:
-    import gymnasium
     import numpy as np
     import numpy.typing as npt
     from gymnasium.vector import SyncVectorEnv
 
-    Env = gymnasium.Env[npt.NDArray[np.uint8], int]
+    from diamond_bench.envs.family import Env
+    from diamond_bench.envs.policies import Policy
+    from diamond_bench.envs.ram_state import States
 
-SYNTHETIC = ("synthetic/turn", "synthetic/opponent")
-"""Those of envs/synthetic.py, whose randomness is known."""
-_SUFFIX = "NoFrameskip-v4"
+ENV_FAMILIES: dict[str, str] = {
+    "": "diamond_bench.envs.atari_games:FAMILY",
+    "synthetic/": "diamond_bench.envs.synthetic:FAMILY",
+}
+"""Families by the prefix of their games' names, up to and including a slash: "module:object" of an `EnvFamily`."""
+
+POLICIES = ("random", "expert")
+"""Policies that collect data, by the value of `data.policy`; an agent of the store is another."""
+
+_UNREAD = ("frame_size", "pooling")
+"""Fields of `EnvConfig` that conf/env or a scale set for all games: a family that does not read them ignores them. Others it refuses."""
 
 
-@functools.cache
+def family_of(game: str) -> EnvFamily:
+    """The family that the game's name belongs to. UserError with the nearest games where there is no such family."""
+    head, slash, _ = game.partition("/")
+    prefix = f"{head}/" if slash else ""
+    if prefix not in ENV_FAMILIES:
+        raise UserError(f"game={game!r}: unknown game: {nearest(game, games())}")
+    family: EnvFamily = imported(ENV_FAMILIES[prefix])
+    return family
+
+
 def games() -> list[str]:
-    """Names of all Atari games, in CamelCase as in the paper ("Breakout", "MsPacman"), sorted."""
-    import ale_py
-    import gymnasium
-
-    gymnasium.register_envs(ale_py)
-    return sorted(name.removesuffix(_SUFFIX) for name in gymnasium.registry if name.endswith(_SUFFIX))
+    """Names of all games, family by family."""
+    return [name for path in ENV_FAMILIES.values() for name in imported(path).names()]
 
 
 def check_game(game: str) -> str:
-    """The name itself if there is such a game, else UserError with the nearest names."""
-    if game not in SYNTHETIC and game not in games():
-        raise UserError(f"game={game!r}: unknown game: {nearest(game, (*SYNTHETIC, *games()))}")
+    """The name itself if there is such a game, else UserError with the nearest names of all families."""
+    if game not in family_of(game).names():
+        raise UserError(f"game={game!r}: unknown game: {nearest(game, games())}")
     return game
 
 
-def check_env(game: str, config: EnvConfig) -> None:
-    """Raises UserError where settings of the environment do not fit the game, or would change nothing in it."""
-    if game in SYNTHETIC:
-        from diamond_bench.envs.synthetic import check_synthetic
+def check_env(game: str | None, config: EnvConfig) -> None:
+    """Raises UserError where settings of the environment do not fit the game, or would change nothing in it.
 
-        check_synthetic(game, config)
-    elif config.minority_share != EnvConfig().minority_share:
-        raise UserError(f"env.minority_share={config.minority_share}: {game} has none; it is of the games {', '.join(SYNTHETIC)}")
-
-
-def check_policy(policy: str, game: str) -> str:
-    """The policy's name if it can collect data in the game, else UserError naming those that can."""
-    from diamond_bench.envs import experts
-
-    return experts.check_policy(policy, game)
-
-
-def environment_id(game: str) -> str:
-    """The gymnasium id of a game's raw environment; of a synthetic one, which gymnasium does not know, its name.
-
-    UserError with the nearest names for an unknown game.
+    None is a dataset of one's own, whose frames are prepared as Atari's.
     """
-    return game if game in SYNTHETIC else f"{check_game(game)}{_SUFFIX}"
+    family = family_of(game or "")
+    for key in (f.name for f in fields(EnvConfig) if f.name not in (*family.reads, *_UNREAD)):
+        if getattr(config, key) != getattr(EnvConfig(), key):
+            whose = game or "a dataset of your own"
+            raise UserError(f"env.{key}={getattr(config, key)}: {whose} has none, so it would change nothing; leave it out")
+    if game is not None:
+        family.check(game, config)
+
+
+def unread_settings(game: str, config: EnvConfig) -> Iterator[tuple[str, str]]:
+    """(name, why) of the fields of `EnvConfig` that are ignored in this game."""
+    family = family_of(game)
+    yield from ((name, f"games=[{game}]") for name in _UNREAD if name not in family.reads)
+    yield from family.unread(config).items()
+
+
+def frames(game: str, config: EnvConfig) -> FrameSpec:
+    """Height and width of a game's frames."""
+    return family_of(game).frames(game, config)
 
 
 @functools.cache
-def action_meanings(game: str) -> tuple[str, ...]:
-    """Names of a game's minimal action set, in the order of its action numbers (loads the ROM: about 10 ms).
+def actions(game: str) -> ActionSpec:
+    """A game's actions, with their names (an Atari game loads its ROM: about 10 ms). UserError for an unknown game."""
+    return family_of(check_game(game)).actions(game)
 
-    UserError with the nearest names for an unknown game.
-    """
-    if game in SYNTHETIC:
-        from diamond_bench.envs.synthetic import ACTIONS
 
-        return ACTIONS
-    import ale_py
-    import ale_py.roms
-    import gymnasium
-
-    rom = gymnasium.spec(environment_id(game)).kwargs["game"]
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    emulator = ale_py.ALEInterface()
-    emulator.loadROM(str(ale_py.roms.get_rom_path(rom)))
-    return tuple(action.name for action in emulator.getMinimalActionSet())
+def spec(game: str, config: EnvConfig) -> WorldSpec:
+    """What a game shows, takes and tells. UserError for an unknown game."""
+    family = family_of(game)
+    return WorldSpec(family.frames(game, config), actions(game), family.rewards, family.ends)
 
 
 def num_actions(game: str) -> int:
-    """Size of a game's minimal action set. UserError with the nearest names for an unknown game."""
-    return len(action_meanings(game))
+    """How many actions an agent chooses from. UserError for an unknown game, and for one whose actions are not Discrete."""
+    if actions(game).kind != "Discrete":
+        raise UserError(f"{game}: its actions are {actions(game)}; an agent needs Discrete ones")
+    return actions(game).sizes[0]
 
 
 def make_env(game: str, config: EnvConfig) -> "Env":
     """The environment in which a game is played, whole games long. UserError with the nearest names for an unknown game."""
-    if game in SYNTHETIC:
-        from diamond_bench.envs.synthetic import SyntheticEnv
-
-        return SyntheticEnv(game, config)
-    from diamond_bench.envs.atari import AtariEnv
-
-    return AtariEnv(game, config)
+    return family_of(check_game(game)).make(game, config)
 
 
 def vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> "SyncVectorEnv":
-    """`num_envs` games stepped together; see `envs.atari.vector_env`. A synthetic game has no lives to lose."""
-    if game not in SYNTHETIC:
-        from diamond_bench.envs import atari
+    """`num_envs` games stepped together, each reset within the step that ends it (AutoresetMode.SAME_STEP).
 
-        return atari.vector_env(game, config, num_envs, life_loss_ends)
+    Observations (num_envs, h, w, 3) uint8. Where an episode ends, the observation is the next episode's first frame,
+    `infos["final_obs"][i]` the true final observation, `infos["_final_obs"]` its mask, and `infos["final_info"]` the final step's info;
+    every environment has its own buffers, so each is exactly what it would be alone. `reset(seed=s)` gives environment i the seed s + i.
+    `life_loss_ends` applies `LifeLossEnds` where the game has lives: on in training, off in test.
+    """
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-    return SyncVectorEnv([lambda: make_env(game, config)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    from diamond_bench.envs.lives import LifeLossEnds
+
+    def make() -> "Env":
+        env = make_env(game, config)
+        return LifeLossEnds(env) if life_loss_ends and family_of(game).lives else env
+
+    makers: list[Callable[[], Env]] = [make] * num_envs
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-def score_conditions(game: str, config: EnvConfig) -> dict[str, Any]:
+def score_conditions(game: str, config: EnvConfig) -> Mapping[str, Any]:
     """How a game is played, as a score's protocol record says it."""
-    if game in SYNTHETIC:
-        from diamond_bench.envs.synthetic import EPISODE_STEPS
+    return family_of(game).conditions(game, config)
 
-        return {
-            "environment": f"{game}, minority share {config.minority_share:g}",
-            "sticky_actions": 0.0,
-            "no_ops": "none",
-            "life_rule": f"no lives; an episode is cut after {EPISODE_STEPS} steps",
-            "frame_skip": 1,
-            "pooling": "none",
-            "resize": f"drawn at {config.frame_size}x{config.frame_size} RGB",
-            "action_set": f"all {num_actions(game)}",
-        }
-    return {
-        "environment": environment_id(game),
-        "sticky_actions": config.sticky_actions,
-        "no_ops": f"1-{config.max_noops}" if config.max_noops else "none",
-        "life_rule": "a lost life does not end the episode",
-        "frame_skip": config.frame_skip,
-        "pooling": "max of the last 2 frames",
-        "resize": f"{config.frame_size}x{config.frame_size} RGB, area, after the max",
-        "action_set": "minimal",
-    }
+
+def truth(game: str) -> Truth:
+    """What is known of a game besides its frames."""
+    return family_of(game).truth(game)
+
+
+def games_with(known: Callable[[Truth], object]) -> list[str]:
+    """The games of all families of which something is known, such as `lambda truth: truth.objects`."""
+    return [game for game in games() if known(truth(game))]
+
+
+def object_names(game: str) -> tuple[str, ...]:
+    """The objects whose places a game's memory tells, in order. UserError naming the games where they are known."""
+    objects = truth(game).objects
+    if not objects:
+        known = ", ".join(games_with(lambda truth: truth.objects))
+        raise UserError(
+            f"metrics: state reads objects from a game's memory, whose table there is for {known}, not for {game}; leave "
+            f"state out of metrics, or choose one of these games"
+        )
+    return objects
+
+
+def read_states(game: str, ram: "npt.NDArray[np.uint8]") -> "States":
+    """Where a game's objects are, from memories (..., 128). UserError as `object_names`."""
+    object_names(game)
+    states = truth(game).states
+    assert states is not None, f"{game}: objects without a way to read them"
+    return states(ram)
+
+
+def is_random(game: str, settings: Mapping[str, Any]) -> bool | None:
+    """Whether a game's next frame is random, given a variant's settings by dotted key; None where they do not say."""
+    env = {key.removeprefix("env."): value for key, value in settings.items() if key.startswith("env.")}
+    return family_of(game).random(env)
+
+
+def check_policy(policy: str, game: str) -> str:
+    """The policy's name if it can collect data in the game, else UserError naming those that can."""
+    if policy not in POLICIES:
+        raise UserError(
+            f"data.policy={policy!r}: {nearest(policy, POLICIES)} (or the id of a finished agent in the store; "
+            f"or bring your own episodes as a Minari dataset: data.dataset=FOLDER)"
+        )
+    if policy == "expert" and game not in family_of(game).experts:
+        known = sorted(name for path in ENV_FAMILIES.values() for name in imported(path).experts)
+        raise UserError(
+            f"data.policy=expert: no scripted expert for {game}; there are experts for {', '.join(known)}; "
+            f"use data.policy=random, or bring your own episodes: data.dataset=FOLDER"
+        )
+    return policy
+
+
+def make_policy(policy: str, game: str, rng: "np.random.Generator") -> "Policy":
+    """A policy for one episode. UserError as `check_policy`."""
+    from diamond_bench.envs.policies import random_policy
+
+    check_policy(policy, game)
+    return family_of(game).experts[game]() if policy == "expert" else random_policy(actions(game), rng)
+
+
+def environments_table() -> str:
+    """The families as a Markdown table, as docs/data.md shows it: one row per family."""
+    lines = ["| Games | What they are | Frames | Actions | Rewards | Ends |", "| --- | --- | --- | --- | --- | --- |"]
+    for prefix, path in ENV_FAMILIES.items():
+        family: EnvFamily = imported(path)
+        first = family.names()[0]
+        size = "env.frame_size, square" if "frame_size" in family.reads else str(family.frames(first, EnvConfig()))
+        told = ("yes" if given else "no" for given in (family.rewards, family.ends))
+        cells = (f"`{prefix}...`" if prefix else f"`{first}`, ...", family.about, size, family.actions(first).kind, *told)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

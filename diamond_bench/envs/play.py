@@ -12,8 +12,8 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
-from diamond_bench.envs.atari import Frame, LifeLossEnds
 from diamond_bench.envs.copies import CopiedFrames, copy_frames
+from diamond_bench.envs.lives import Frame, LifeLossEnds
 from diamond_bench.envs.saves import layers, load_env, save_env
 
 _BLOCK = 100  # steps handed on together

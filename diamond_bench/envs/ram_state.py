@@ -1,4 +1,4 @@
-"""Where the ball, the paddles and the players of a game are, read from the console's memory.
+"""Where the ball, the paddles and the players of an Atari game are, read from the console's memory.
 
 Planning looks into the table: no torch, and numpy only where memories are read.
 
@@ -10,8 +10,6 @@ observation is the maximum over the last two, so a moving thing's middle lies up
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from diamond_bench.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,28 +73,13 @@ class States:
     """(..., K)."""
 
 
-def check_state_game(game: str) -> str:
-    """The name itself if the game's memory is known, else UserError naming the games whose is."""
-    if game not in OBJECTS:
-        raise UserError(
-            f"metrics: state reads objects from a game's memory, whose table there is for {', '.join(OBJECTS)}, not for {game}; leave "
-            f"state out of metrics, or choose one of these games"
-        )
-    return game
-
-
-def object_names(game: str) -> tuple[str, ...]:
-    """The objects of a game, in order. UserError for a game without a table."""
-    return tuple(OBJECTS[check_state_game(game)])
-
-
 def read_states(game: str, ram: "npt.NDArray[np.uint8]") -> States:
-    """The states that memories (..., 128) tell. UserError for a game without a table, ValueError for another shape."""
+    """The states that memories (..., 128) tell. KeyError for a game without a table, ValueError for another shape."""
     import numpy as np
 
     if ram.shape[-1] != 128:
         raise ValueError(f"expected memories of 128 bytes, got the shape {ram.shape}")
-    read = [_read(thing, ram) for thing in OBJECTS[check_state_game(game)].values()]
+    read = [_read(thing, ram) for thing in OBJECTS[game].values()]
     return States(np.stack([position for position, _ in read], axis=-2), np.stack([present for _, present in read], axis=-1))
 
 

@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from diamond_bench.envs.atari import AtariEnv, Frame, LifeLossEnds, SavedState
+from diamond_bench.envs.atari import AtariEnv, SavedState
+from diamond_bench.envs.lives import Frame, LifeLossEnds
 
 
 def layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:

@@ -4,8 +4,9 @@ A world is a board of 8 x 8 cells. A walker (white) moves at random; the player 
 of a world, `outcomes`, is both what the environment draws from and what `next_frames` says, so the two cannot differ. No torch.
 """
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +16,12 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from diamond_bench.config import EnvConfig
+from diamond_bench.envs.family import EnvFamily, Truth
+from diamond_bench.envs.lives import Frame
+from diamond_bench.envs.policies import Ram
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.spaces import ActionSpec, FrameSpec
 
-Frame = npt.NDArray[np.uint8]
-"""(h, w, 3) bytes, RGB."""
 CELLS = 8
 """Cells a side of the board; frames are a multiple of it."""
 EPISODE_STEPS = 2015
@@ -117,14 +120,9 @@ one way it goes the other. opponent: in its row the walker goes one cell left wi
 side (paper, figure 4)."""
 
 
-def check_synthetic(game: str, config: EnvConfig) -> None:
-    """Raises UserError where a setting fits no synthetic world, or would change nothing there."""
+def _check(game: str, config: EnvConfig) -> None:
     if config.frame_size % CELLS:
         raise UserError(f"env.frame_size={config.frame_size}: {game} is a board of {CELLS} x {CELLS} cells; say a multiple of {CELLS}")
-    neutral = EnvConfig()
-    for key in ("frame_skip", "max_noops", "sticky_actions"):
-        if getattr(config, key) != getattr(neutral, key):
-            raise UserError(f"env.{key}={getattr(config, key)}: an emulator's, {game} has none, so it would change nothing; leave it out")
 
 
 def render(state: State, frame_size: int) -> Frame:
@@ -195,9 +193,9 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
     render_mode = "rgb_array"
 
     def __init__(self, game: str, config: EnvConfig) -> None:
-        """UserError for an unknown name or settings that do not fit."""
+        """UserError for an unknown name, or a frame size that does not fit."""
         self._world = world_of(game)
-        check_synthetic(game, config)
+        _check(game, config)
         self._config = config
         self._state, self._steps = State(0, 0, 0, 0), 0
         self.action_space = spaces.Discrete(len(ACTIONS))  # type: ignore[assignment]
@@ -238,3 +236,55 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
     def _info(self) -> dict[str, Any]:
         return {"lives": 0, "life_loss": False, "ram": self._ram(), "frame_number": self._steps}
+
+
+class Follower:
+    """A policy that goes to where the walker will most likely be."""
+
+    def __init__(self, game: str) -> None:
+        self._world = world_of(game)
+
+    def __call__(self, ram: Ram, last_action: int) -> int:
+        """NOOP 0, RIGHT 1, LEFT 2."""
+        state = State(*map(int, ram[:4]))
+        _, likeliest = self._world.outcomes(state, 0, EnvConfig().minority_share)[-1]
+        return (0, 1, 2)[int(np.sign(likeliest.column - state.player))]
+
+
+def _conditions(game: str, config: EnvConfig) -> Mapping[str, Any]:
+    return {
+        "environment": f"{game}, minority share {config.minority_share:g}",
+        "sticky_actions": 0.0,
+        "no_ops": "none",
+        "life_rule": f"no lives; an episode is cut after {EPISODE_STEPS} steps",
+        "frame_skip": 1,
+        "pooling": "none",
+        "resize": f"drawn at {config.frame_size}x{config.frame_size} RGB",
+        "action_set": f"all {len(ACTIONS)}",
+    }
+
+
+def _next_frames(
+    game: str, past: npt.NDArray[np.uint8], action: int, facts: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    return next_frames(game, past, action, facts["minority_share"])
+
+
+def _truth(game: str) -> Truth:
+    return Truth(next_frames=functools.partial(_next_frames, game), past_frames=world_of(game).past_frames)
+
+
+FAMILY = EnvFamily(
+    about="small pixel worlds whose randomness is known ([synthetic.md](synthetic.md))",
+    names=lambda: tuple(WORLDS),
+    frames=lambda game, config: FrameSpec.square(config.frame_size),
+    actions=lambda game: ActionSpec.discrete(len(ACTIONS), ACTIONS),
+    make=SyntheticEnv,
+    conditions=_conditions,
+    reads=frozenset({"frame_size", "minority_share"}),
+    check=_check,
+    facts=lambda config: {"minority_share": config.minority_share},
+    random=lambda env: bool(env.get("minority_share", EnvConfig().minority_share)),
+    experts={game: functools.partial(Follower, game) for game in WORLDS},
+    truth=_truth,
+)

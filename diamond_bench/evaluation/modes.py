@@ -1,4 +1,4 @@
-"""The metric `modes`: samples of a next frame whose true distribution is known, since the game is a synthetic one."""
+"""The metric `modes`: samples of a next frame whose true distribution is known."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from analysis.modes import measure, score, share_within
 from diamond_bench.config import Sampler
 from diamond_bench.data.references import Windows
-from diamond_bench.envs.games import SYNTHETIC
-from diamond_bench.envs.synthetic import next_frames
+from diamond_bench.envs.games import games_with, truth
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.rollouts import Key, Tick, imagine, stretch
 from diamond_bench.store.rows import Row
@@ -43,14 +42,16 @@ class Forks:
 def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
     """Those of held-out one-step windows (on the CPU) whose true next frame has two modes, told from their frames and action alone.
 
-    `dataset`: what dataset.json says. UserError where the dataset is of no synthetic game, or no window forks.
+    `dataset`: what dataset.json says. UserError where the true next frames of its game are not known, or no window forks.
     """
     game = str(dataset.get("game"))
-    if game not in SYNTHETIC:
-        raise UserError(f"metric modes: the dataset is of {game}; the true next frames are known of {', '.join(SYNTHETIC)} alone")
+    next_frames = truth(game).next_frames
+    if next_frames is None:
+        known = ", ".join(games_with(lambda truth: truth.next_frames))
+        raise UserError(f"metric modes: the dataset is of {game}; the true next frames are known of {known} alone")
     frames, actions = one_step.frames().numpy(), one_step.actions().numpy()
     context = one_step.context
-    found = [next_frames(game, f[:context], a[context - 1], dataset["minority_share"]) for f, a in zip(frames, actions, strict=True)]
+    found = [next_frames(f[:context], a[context - 1], dataset) for f, a in zip(frames, actions, strict=True)]
     forking = [i for i, (modes, _) in enumerate(found) if len(modes) == 2]
     if not forking:
         raise UserError(f"metric modes: at none of {len(found)} one-step windows can {game} go two ways; raise evaluation.num_one_step")

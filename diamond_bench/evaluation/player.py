@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from diamond_bench.diffusion.quantization import from_bytes
-from diamond_bench.envs.atari import Frame
-from diamond_bench.envs.experts import Ram
+from diamond_bench.envs.lives import Frame
 from diamond_bench.envs.play import State, draw_actions
+from diamond_bench.envs.policies import Ram
 from diamond_bench.models.actor_critic import ActorCritic
 
 
@@ -32,7 +32,7 @@ class PolicyPlayer:
 
 
 class WatchingPolicy:
-    """An agent that collects data (an `envs.experts.Policy`): it is shown each frame before it is asked for an action."""
+    """An agent that collects data (an `envs.policies.Policy`): it is shown each frame before it is asked for an action."""
 
     def __init__(self, actor_critic: ActorCritic, rng: np.random.Generator) -> None:
         self._player, self._rng = PolicyPlayer(actor_critic), rng

@@ -19,7 +19,7 @@ from torch import Tensor
 from diamond_bench.data.ram import load_ram
 from diamond_bench.data.references import Windows
 from diamond_bench.diffusion.quantization import from_bytes
-from diamond_bench.envs.ram_state import object_names, read_states
+from diamond_bench.envs.games import object_names, read_states
 from diamond_bench.errors import UserError
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.models.state_probe import StateProbe, decode

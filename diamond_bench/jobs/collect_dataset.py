@@ -7,10 +7,11 @@ import numpy as np
 from diamond_bench.agent import load_agent
 from diamond_bench.data.leaks import SPREAD, TrainingRuns, spread_windows
 from diamond_bench.data.minari_io import Episode
-from diamond_bench.envs.atari import Frame
+from diamond_bench.data.static import spec_facts
 from diamond_bench.envs.copies import CopiedFrames
-from diamond_bench.envs.experts import POLICIES, EpsilonGreedy, Policy, check_policy
-from diamond_bench.envs.games import SYNTHETIC, action_meanings, make_env
+from diamond_bench.envs.games import check_policy, family_of, make_env, make_policy, spec
+from diamond_bench.envs.lives import Frame
+from diamond_bench.envs.policies import EpsilonGreedy, Policy
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import WatchingPolicy
 from diamond_bench.jobs.context import JobContext, Result
@@ -44,7 +45,7 @@ class _Collection:
         else:
             check_policy(config.data.policy, config.game)
         self._config, self._context, self._data = config, context, config.data
-        self._actions = action_meanings(config.game)
+        self._spec = spec(config.game, config.env)
         self._env = CopiedFrames(make_env(config.game, config.env))
         self._shelf = EpisodeShelf(context)
         self._window = config.data.reference_context + config.data.reference_horizon
@@ -55,13 +56,11 @@ class _Collection:
         heldout, starts, refused = self._heldout(TrainingRuns([game.pairs for game in train]))
         facts = {
             "game": self._config.game,
-            **({"minority_share": self._config.env.minority_share} if self._config.game in SYNTHETIC else {}),
+            **family_of(self._config.game).facts(self._config.env),
             "policy": self._data.policy,
             "epsilon": self._data.epsilon,
             "random_start_steps": self._data.random_start_steps,
-            "num_actions": len(self._actions),
-            "action_meanings": self._actions,
-            "frame_size": self._config.env.frame_size,
+            **spec_facts(self._spec),
             "lost_life": "recorded, not an end: an episode is a whole game",
             "heldout": {
                 "references": len(starts),
@@ -124,7 +123,7 @@ class _Collection:
     def _policy(self, rng: np.random.Generator) -> tuple[Policy, Callable[[Frame], None]]:
         """The policy of one game, and where it is shown each frame."""
         if self._agent is None:
-            return POLICIES[self._data.policy](self._config.game, len(self._actions), rng), lambda frame: None
+            return make_policy(self._data.policy, self._config.game, rng), lambda frame: None
         watching = WatchingPolicy(self._agent.actor_critic, rng)
         return watching, watching.see
 
@@ -136,7 +135,7 @@ class _Collection:
         rng = np.random.default_rng(seeds.spawn(1)[0])
         random_start = int(rng.integers(data.random_start_steps + 1))
         policy, show = self._policy(rng)
-        play = EpsilonGreedy(policy, data.epsilon, random_start, len(self._actions), rng)
+        play = EpsilonGreedy(policy, data.epsilon, random_start, self._spec.actions, rng)
         total = data.num_train_frames + data.num_references * self._window
 
         frame, info = self._env.reset(seed=seed)

@@ -11,8 +11,8 @@ import torch
 from analysis.media import replacing, side_by_side, write_video
 from analysis.scores import human_random
 from diamond_bench.agent import Agent, load_agent
-from diamond_bench.envs.atari import Frame
 from diamond_bench.envs.games import make_env, score_conditions
+from diamond_bench.envs.lives import Frame
 from diamond_bench.envs.play import TestGame, play_test_games
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import PolicyPlayer

@@ -18,8 +18,8 @@ import torch
 from diamond_bench.agent import save_agent
 from diamond_bench.costs.train_agent import Updates, agent_work, num_epochs
 from diamond_bench.data.replay import Replay
-from diamond_bench.envs.atari import Frame
 from diamond_bench.envs.games import make_env
+from diamond_bench.envs.lives import Frame
 from diamond_bench.envs.play import Game, play_test_games
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import PolicyPlayer

@@ -11,7 +11,8 @@ from diamond_bench.costs.train_state_probe import training_flops
 from diamond_bench.data.ram import load_ram
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.diffusion.quantization import from_bytes
-from diamond_bench.envs.ram_state import States, object_names, read_states
+from diamond_bench.envs.games import object_names, read_states
+from diamond_bench.envs.ram_state import States
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.state import ProbeDescription, probe_rows, read_frames, save_probe
 from diamond_bench.jobs.context import Interrupted, JobContext, Result

@@ -5,11 +5,11 @@ error (drift). In games with random dynamics it compares the energy score of sam
 copying, or a blur, to samples of the true distribution (Gneiting and Raftery 2007).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from diamond_bench.envs.games import SYNTHETIC
+from diamond_bench.envs.games import is_random
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.references import per_reference
@@ -55,19 +55,11 @@ def gates(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[Gate]:
     return [_of_world_models(store, facts, variant, game, points) for (variant, game), points in cells.items()]
 
 
-def stochastic(game: str, settings: Mapping[str, Any]) -> bool | None:
-    """Whether the game's next frame is random, given a variant's settings by dotted key; None where they do not say."""
-    if game in SYNTHETIC:
-        return bool(settings.get("env.minority_share", 0.2))
-    sticky = settings.get("env.sticky_actions")
-    return None if sticky is None else bool(sticky)
-
-
 def _of_world_models(store: Store, facts: StudyFacts, variant: str, game: str, points: Sequence[Point]) -> Gate:
     import numpy as np
 
     imported = any(ref.kind == "import_dataset" for ref in points[0].jobs.values())
-    random = None if imported else stochastic(game, facts.configs.get(variant, {}))
+    random = None if imported else is_random(game, facts.configs.get(variant, {}))
     if random is None:
         why = "nothing says whether the game's next frame is random, and so which error to compare"
         return Gate(variant, game, "drift", "unknown", why)

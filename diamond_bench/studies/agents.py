@@ -19,8 +19,7 @@ from diamond_bench.config import (
     TrainingConfig,
 )
 from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig, RewardEndConfig
-from diamond_bench.envs.experts import POLICIES
-from diamond_bench.envs.games import games, num_actions
+from diamond_bench.envs.games import POLICIES, games, num_actions
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import open_file, read_yaml
 from diamond_bench.store.artifacts import Store

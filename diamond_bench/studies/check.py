@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
-from diamond_bench.envs.games import SYNTHETIC, check_env
+from diamond_bench.envs.games import check_env, check_policy, games_with, object_names, truth
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
 from diamond_bench.studies.agents import check_agent, is_agent
@@ -21,7 +21,7 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     check_network(config.network, config.conditioning)
     check_guidance(config.sampler, config.conditioning)
     _check_seeds(config)
-    check_env(config.game if config.data.dataset is None else "a dataset of your own", config.env)
+    check_env(config.game if config.data.dataset is None else None, config.env)
     _check_streams(config, protocol)
     if protocol == "agent":
         check_reward_end(config.reward_end, config.env.frame_size)
@@ -33,8 +33,6 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     _check_evaluation(config)
     check_sampler(config.sampler, config.objective)
     if config.data.dataset is None and not is_agent(config.data.policy):
-        from diamond_bench.envs.games import check_policy  # reads the games of ale-py
-
         check_policy(config.data.policy, config.game)
 
 
@@ -121,32 +119,30 @@ def _without(metrics: Sequence[str], name: str) -> str:
 
 
 def _check_modes(config: RunConfig) -> None:
-    if config.data.dataset is not None or config.game not in SYNTHETIC:
+    known = truth(config.game)
+    if config.data.dataset is not None or known.next_frames is None:
         whose = config.game if config.data.dataset is None else f"your dataset {config.data.dataset}"
+        games = ",".join(games_with(lambda truth: truth.next_frames))
         raise UserError(
             f"metrics: modes needs the true distribution of the next frame, which nobody knows of {whose}; it is known of "
-            f"games=[{','.join(SYNTHETIC)}]; or leave it out with {_without(config.evaluation.metrics, 'modes')}"
+            f"games=[{games}]; or leave it out with {_without(config.evaluation.metrics, 'modes')}"
         )
-    from diamond_bench.envs.synthetic import WORLDS
-
     if config.env.minority_share == 0:
         raise UserError("env.minority_share=0.0: the metric modes needs frames that can go two ways; set it above 0")
-    needed = WORLDS[config.game].past_frames
-    if config.data.reference_context < needed:
+    if config.data.reference_context < known.past_frames:
         raise UserError(
-            f"data.reference_context={config.data.reference_context}: the state of {config.game} is told from {needed} frames; raise it"
+            f"data.reference_context={config.data.reference_context}: the state of {config.game} is read from {known.past_frames} "
+            f"frames; raise it"
         )
 
 
 def _check_state(config: RunConfig) -> None:
-    from diamond_bench.envs.ram_state import check_state_game
-
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: state needs the console's memory at each frame, and your dataset {config.data.dataset} is not known to hold it; "
             f"leave state out of metrics, or collect a dataset here (data.dataset=null)"
         )
-    check_state_game(config.game)
+    object_names(config.game)
     if config.probe.seed > MOST_SEED:
         raise UserError(f"probe.seed={config.probe.seed}: a seed is at most {MOST_SEED}")
 

@@ -306,14 +306,14 @@ def _primary(
 
 
 def games_of(value: Any) -> tuple[str, ...]:
-    """A list of games from games=[A,B] or games=A, each a game ale-py has. Raises UserError naming the nearest."""
-    from diamond_bench.envs.games import environment_id
+    """A list of games from games=[A,B] or games=A, each a game of a family of environments. Raises UserError naming the nearest."""
+    from diamond_bench.envs.games import check_game
 
     names = value if isinstance(value, (list, tuple)) else [value]
     if not names:
         raise UserError("games=[]: at least one game is needed")
     for place, name in enumerate(names):
-        environment_id(str(name))
+        check_game(str(name))
         if name in names[:place]:
             raise UserError(f"games=[{','.join(map(str, names))}]: {name} is given twice")
     return tuple(map(str, names))

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from diamond_bench.config import OBJECTIVES, ConditioningConfig, EnvConfig, FactoredObjective, ProbeConfig, RunConfig, option_of
-from diamond_bench.envs.games import SYNTHETIC
+from diamond_bench.envs.games import unread_settings
 from diamond_bench.errors import UserError
 
 _TIMESTEPS = ("num_train_timesteps", "beta_start", "beta_end")
@@ -70,7 +70,5 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.stacked_frames", "a game to collect data from (data.dataset=null)"
     if config.data.dataset is not None:
         yield "env.pooling", "a dataset of your own (data.dataset)"
-    elif config.game in SYNTHETIC:
-        yield "env.pooling", f"games=[{config.game}]"
-    elif config.env.frame_skip == 1:
-        yield "env.pooling", "env.frame_skip=1"
+    else:
+        yield from ((f"env.{name}", why) for name, why in unread_settings(config.game, config.env))

@@ -1,0 +1,100 @@
+"""The Atari games, without their emulator: what planning asks of them."""
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.config import EnvConfig
+from diamond_bench.envs.experts import EXPERTS
+from diamond_bench.envs.family import EnvFamily, Truth
+from diamond_bench.envs.ram_state import OBJECTS, read_states
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.spaces import ActionSpec, FrameSpec
+
+if TYPE_CHECKING:
+    from diamond_bench.envs.family import Env
+
+_SUFFIX = "NoFrameskip-v4"
+
+
+@functools.cache
+def names() -> list[str]:
+    """Names of all Atari games, in CamelCase as in the paper ("Breakout", "MsPacman"), sorted."""
+    import ale_py
+    import gymnasium
+
+    gymnasium.register_envs(ale_py)
+    return sorted(name.removesuffix(_SUFFIX) for name in gymnasium.registry if name.endswith(_SUFFIX))
+
+
+def environment_id(game: str) -> str:
+    """The gymnasium id of a game's raw environment. UserError with the nearest names for an unknown game."""
+    if game not in names():
+        raise UserError(f"game={game!r}: unknown game: {nearest(game, names())}")
+    return f"{game}{_SUFFIX}"
+
+
+def _frames(game: str, config: EnvConfig) -> FrameSpec:
+    return FrameSpec.square(config.frame_size)
+
+
+def _actions(game: str) -> ActionSpec:
+    """The minimal action set, in the order of its action numbers."""
+    import ale_py
+    import ale_py.roms
+    import gymnasium
+
+    rom = gymnasium.spec(environment_id(game)).kwargs["game"]
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    emulator = ale_py.ALEInterface()
+    emulator.loadROM(str(ale_py.roms.get_rom_path(rom)))
+    meanings = tuple(action.name for action in emulator.getMinimalActionSet())
+    return ActionSpec.discrete(len(meanings), meanings)
+
+
+def _make(game: str, config: EnvConfig) -> "Env":
+    from diamond_bench.envs.atari import AtariEnv
+
+    return AtariEnv(game, config)
+
+
+def _conditions(game: str, config: EnvConfig) -> Mapping[str, Any]:
+    return {
+        "environment": environment_id(game),
+        "sticky_actions": config.sticky_actions,
+        "no_ops": f"1-{config.max_noops}" if config.max_noops else "none",
+        "life_rule": "a lost life does not end the episode",
+        "frame_skip": config.frame_skip,
+        "pooling": "max of the last 2 frames",
+        "resize": f"{config.frame_size}x{config.frame_size} RGB, area, after the max",
+        "action_set": "minimal",
+    }
+
+
+def _unread(config: EnvConfig) -> Mapping[str, str]:
+    return {"pooling": "env.frame_skip=1"} if config.frame_skip == 1 else {}
+
+
+def _random(env: Mapping[str, Any]) -> bool | None:
+    sticky = env.get("sticky_actions")
+    return None if sticky is None else bool(sticky)
+
+
+def _truth(game: str) -> Truth:
+    return Truth(objects=tuple(OBJECTS[game]), states=functools.partial(read_states, game)) if game in OBJECTS else Truth()
+
+
+FAMILY = EnvFamily(
+    about="Atari 2600 games of ale-py, with the authors' preprocessing",
+    names=names,
+    frames=_frames,
+    actions=_actions,
+    make=_make,
+    conditions=_conditions,
+    reads=frozenset({"frame_skip", "pooling", "frame_size", "max_noops", "sticky_actions"}),
+    lives=True,
+    unread=_unread,
+    random=_random,
+    experts=EXPERTS,
+    truth=_truth,
+)

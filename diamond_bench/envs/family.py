@@ -1,0 +1,99 @@
+"""What the toolkit asks of a family of environments. Plain data and functions: nothing here loads an emulator, gymnasium or torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.config import EnvConfig
+from diamond_bench.spaces import ActionSpec, FrameSpec
+
+if TYPE_CHECKING:
+    import gymnasium
+    import numpy as np
+    import numpy.typing as npt
+
+    from diamond_bench.envs.policies import Policy
+    from diamond_bench.envs.ram_state import States
+
+    Env = gymnasium.Env[npt.NDArray[np.uint8], Any]
+    NextFrames = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a game besides its frames."""
+
+    next_frames: "Callable[[npt.NDArray[np.uint8], Any, Mapping[str, Any]], NextFrames] | None" = None
+    """next_frames(past, action, facts): the distribution of the next frame after `past`, true frames (L, 3, h, w) uint8, oldest first.
+    It returns the modes (m, 3, h, w) uint8 and their probabilities (m,), the less likely first. `facts`: those of dataset.json."""
+    past_frames: int = 0
+    """The fewest past frames from which `next_frames` can tell the state."""
+    objects: tuple[str, ...] = ()
+    """Names of the objects whose places `states` reads."""
+    states: "Callable[[npt.NDArray[np.uint8]], States] | None" = None
+    """Places of the objects, from the memories (..., 128) that `info["ram"]` gives."""
+
+
+def _no_check(game: str, config: EnvConfig) -> None:
+    pass
+
+
+def _nothing_unread(config: EnvConfig) -> Mapping[str, str]:
+    return {}
+
+
+def _no_facts(config: EnvConfig) -> Mapping[str, Any]:
+    return {}
+
+
+def _unknown(env: Mapping[str, Any]) -> bool | None:
+    return None
+
+
+def _no_truth(game: str) -> Truth:
+    return Truth()
+
+
+@dataclass(frozen=True)
+class EnvFamily:
+    """A family of environments: one module and one line of `ENV_FAMILIES` in envs/games.py.
+
+    Planning imports the module, so it must load torch and emulators inside its functions only. The environments that `make` returns have
+    observations (height, width, 3) uint8, RGB, and the actions of `actions`. Their info may have `ram` ((128,) uint8, the state as the
+    family's experts and `truth` read it) and `life_loss` (bool). They may have `save_state()`, which returns plain data (numbers, text
+    and tensors), and `load_state(data)`, which goes on exactly from there: a training of an agent needs both to be resumed.
+    """
+
+    about: str
+    """One sentence for tables of the documentation."""
+    names: Callable[[], Sequence[str]]
+    """Names of all its games, each beginning with the family's prefix."""
+    frames: Callable[[str, EnvConfig], FrameSpec]
+    """frames(game, config): height and width of its frames."""
+    actions: Callable[[str], ActionSpec]
+    """actions(game): its actions, with their names."""
+    make: "Callable[[str, EnvConfig], Env]"
+    """make(game, config): the environment in which whole games are played."""
+    conditions: Callable[[str, EnvConfig], Mapping[str, Any]]
+    """conditions(game, config): how the game is played, as a score's protocol record says it."""
+    reads: frozenset[str] = frozenset()
+    """Names of the fields of `EnvConfig` that its games read; each other field must have its neutral value."""
+    rewards: bool = True
+    """Whether its games give rewards. If not, what `step` returns as one is ignored."""
+    ends: bool = True
+    """Whether an episode can end by itself."""
+    lives: bool = False
+    """Whether a lost life ends an episode of an agent's training (info["life_loss"], `LifeLossEnds`)."""
+    check: Callable[[str, EnvConfig], None] = _no_check
+    """check(game, config): raises UserError where settings do not fit the game."""
+    unread: Callable[[EnvConfig], Mapping[str, str]] = _nothing_unread
+    """unread(config): fields of `reads` that change nothing given the others, each with the reason."""
+    facts: Callable[[EnvConfig], Mapping[str, Any]] = _no_facts
+    """facts(config): what dataset.json says of such an environment."""
+    random: Callable[[Mapping[str, Any]], bool | None] = _unknown
+    """random(env): whether the next frame is random given frames and actions; `env` holds the settings of a variant that are known, by
+    the names of `EnvConfig`. None where they do not say."""
+    experts: "Mapping[str, Callable[[], Policy]]" = field(default_factory=dict)
+    """Scripted experts by game."""
+    truth: Callable[[str], Truth] = _no_truth
+    """truth(game): what is known of it."""

@@ -1,0 +1,52 @@
+"""Policies that collect static data: uniformly random, scripted, and with a share of random actions. No torch.
+
+A policy is made for each episode and called once per step with the environment's memory (`info["ram"]`, None where it has none) and
+the action played before (with epsilon, not always its own). It returns an action.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diamond_bench.spaces import ActionSpec
+
+Ram = npt.NDArray[np.uint8]
+Action = Any
+"""An int of a Discrete space, else an array (k,)."""
+Policy = Callable[[Any, Action], Action]
+"""(memory, action really played in the step before; zeros at first) -> action."""
+
+
+def random_action(actions: ActionSpec, rng: np.random.Generator) -> Action:
+    """An action drawn uniformly."""
+    if actions.kind == "Discrete":
+        return int(rng.integers(actions.sizes[0]))
+    if actions.kind == "MultiDiscrete":
+        return rng.integers(actions.sizes)
+    return rng.uniform(actions.low, actions.high).astype(np.float32)
+
+
+def random_policy(actions: ActionSpec, rng: np.random.Generator) -> Policy:
+    """A policy that draws each action uniformly."""
+    return lambda ram, last_action: random_action(actions, rng)
+
+
+class EpsilonGreedy:
+    """A policy of which each action is replaced, with probability epsilon and always in the first steps, by a uniformly random one."""
+
+    def __init__(self, policy: Policy, epsilon: float, random_start: int, actions: ActionSpec, rng: np.random.Generator) -> None:
+        """`random_start`: number of random steps at the start."""
+        self._policy, self._epsilon, self._random_left = policy, epsilon, random_start
+        self._actions, self._rng = actions, rng
+        self._last: Action = 0 if actions.kind == "Discrete" else np.zeros(actions.shape, np.float32 if actions.low else np.int64)
+
+    def __call__(self, ram: Ram | None) -> Action:
+        """The action to play; the policy sees every step, also those it does not decide."""
+        action = self._policy(ram, self._last)
+        coin, other = self._rng.random(), random_action(self._actions, self._rng)
+        at_random = self._random_left > 0 or coin < self._epsilon
+        self._random_left -= 1
+        self._last = other if at_random else action
+        return self._last
