@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from diamond_bench.config import EnvConfig
-from diamond_bench.envs.atari_games import environment_id
+from diamond_bench.envs.atari_names import environment_id
 from diamond_bench.envs.lives import Frame
 
 

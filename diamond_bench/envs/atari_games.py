@@ -5,33 +5,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import EnvConfig
+from diamond_bench.envs.atari_names import environment_id, names
 from diamond_bench.envs.experts import EXPERTS
 from diamond_bench.envs.family import EnvFamily, Truth
 from diamond_bench.envs.ram_state import OBJECTS, read_states
-from diamond_bench.errors import UserError, nearest
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
     from diamond_bench.envs.family import Env
-
-_SUFFIX = "NoFrameskip-v4"
-
-
-@functools.cache
-def names() -> list[str]:
-    """Names of all Atari games, in CamelCase as in the paper ("Breakout", "MsPacman"), sorted."""
-    import ale_py
-    import gymnasium
-
-    gymnasium.register_envs(ale_py)
-    return sorted(name.removesuffix(_SUFFIX) for name in gymnasium.registry if name.endswith(_SUFFIX))
-
-
-def environment_id(game: str) -> str:
-    """The gymnasium id of a game's raw environment. UserError with the nearest names for an unknown game."""
-    if game not in names():
-        raise UserError(f"game={game!r}: unknown game: {nearest(game, names())}")
-    return f"{game}{_SUFFIX}"
 
 
 def _frames(game: str, config: EnvConfig) -> FrameSpec:
