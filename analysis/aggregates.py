@@ -245,7 +245,8 @@ def ranked_wins(x: Indices, y: Indices) -> Array:
     ranks = int(max(x.max(), y.max())) + 1
     of_x, of_y = _histogram(x, ranks), _histogram(y, ranks)
     below = of_y.cumsum(axis=2) - 0.5 * of_y
-    return (of_x * below).sum(axis=2) / (x.shape[1] * y.shape[1])
+    won: Array = (of_x * below).sum(axis=2) / (x.shape[1] * y.shape[1])
+    return won
 
 
 def aggregate(runs: Array) -> Array:
@@ -267,7 +268,8 @@ def _iqm(values: Array) -> Array:
     cut = int(0.25 * size)
     ends = (cut, size - cut - 1)
     ordered = np.partition(values, ends, axis=-1) if size > _SORTED else np.sort(values, axis=-1)
-    return ordered[..., cut : size - cut].mean(axis=-1)
+    means: Array = ordered[..., cut : size - cut].mean(axis=-1)
+    return means
 
 
 def _draws(shape: tuple[int, ...], seed: int, replicates: int, size: int | None = None) -> Iterator[Indices]:

@@ -187,7 +187,7 @@ def _interaction(clustered: Array, weights: Array) -> float:
     runs, episodes = clustered.shape
     by_run = clustered @ weights
     rest = clustered - by_run[:, None] - clustered.mean(axis=0) + by_run.mean()
-    return float((rest**2 @ weights**2).sum()) / runs**2 * runs / (runs - 1) * episodes / (episodes - 1)
+    return float((rest**2 @ weights**2).sum() / runs**2 * runs / (runs - 1) * episodes / (episodes - 1))
 
 
 def mean(values: Array, episodes: NDArray[np.int64]) -> tuple[Difference, Random] | None:

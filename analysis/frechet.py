@@ -86,7 +86,8 @@ def _unbiased_mmd(x: Array, y: Array) -> float:
     n, d = x.shape
 
     def kernel(u: Array, v: Array) -> Array:
-        return (u @ v.T / d + 1.0) ** 3
+        cubed: Array = (u @ v.T / d + 1.0) ** 3
+        return cubed
 
     def off_diagonal_mean(k: Array) -> float:
         return float((k.sum() - np.trace(k)) / (n * (n - 1)))

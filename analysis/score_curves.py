@@ -66,7 +66,7 @@ def runs_of_curve(frame: pd.DataFrame, games: Sequence[str]) -> tuple[dict[str, 
         raise ScoreError(f"expected the curves of one method and one kind of episodes, got {len(kinds)}")
     ends = shown.groupby(["game", "seed"])["real_steps"].max()
     stopped = ends[ends < _WHOLE * ends.max()]
-    notes = [f"{game}, seed {seed}: left out, it stops after {end:,.0f} steps" for (game, seed), end in stopped.items()]  # type: ignore[misc]
+    notes = [f"{game}, seed {seed}: left out, it stops after {end:,.0f} steps" for (game, seed), end in stopped.items()]
     points = shown.groupby(["game", "seed", "real_steps"])["score"].mean().reset_index()  # sorted by all three
     found: dict[str, list[tuple[Array, Array]]] = {game: [] for game in games}
     for (game, seed), run in points.groupby(["game", "seed"]):

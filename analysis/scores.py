@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.aggregates import MIN_RUNS, ScoreError
+from analysis.aggregates import MIN_RUNS
+from analysis.aggregates import ScoreError as ScoreError  # what the functions below raise
 from analysis.score_curves import not_rankable, published_curves, refuse_curves, training_only
 from analysis.score_files import COLUMNS, Fields, nearest, nearest_game, read_fields
 from analysis.score_files import ScoreFileError as ScoreFileError  # what read_scores raises

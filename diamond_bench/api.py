@@ -116,7 +116,8 @@ def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, sa
         raise UserError(f"{name} cannot be drawn: {error}") from None
     if drawn is None:
         raise UserError(f"{name}: the finished jobs of {plan.study} hold nothing to draw it from")
-    return drawn.figure
+    figure: Figure = drawn.figure
+    return figure
 
 
 def _figures(plan: SavedPlan, store: Store) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def _grid(steps: "Sequence[np.ndarray]") -> "np.ndarray":
     shared = every[(every >= first) & (every <= last)]
     if len(shared) <= _MOST_POINTS:
         return shared
-    return shared[np.linspace(0, len(shared) - 1, _MOST_POINTS).round().astype(int)]
+    chosen: np.ndarray = shared[np.linspace(0, len(shared) - 1, _MOST_POINTS).round().astype(int)]
+    return chosen
 
 
 def numbers(found: Found, study: str, scale: str, variant: str, episodes: str) -> "pd.DataFrame":

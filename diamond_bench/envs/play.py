@@ -211,7 +211,8 @@ class Collector:
 def draw_actions(logits: Tensor, temperature: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """One action a row, drawn from softmax(logits / temperature); (n, actions) -> (n,)."""
     scaled = logits.detach().to("cpu", torch.float64).numpy() / temperature
-    return np.argmax(scaled + rng.gumbel(size=scaled.shape), axis=1)
+    actions: npt.NDArray[np.int64] = np.argmax(scaled + rng.gumbel(size=scaled.shape), axis=1)
+    return actions
 
 
 @dataclass(frozen=True)

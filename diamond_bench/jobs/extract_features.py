@@ -3,6 +3,7 @@
 Which frames these are depends on the dataset and on settings of the evaluation alone, so all variants and seeds of a study share them.
 """
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ def run(config: ExtractFeatures, context: JobContext) -> Result:
         "true": (heldout.frames, (references.first[:, None] + times)[chosen]),
         "other": (train, torch.from_numpy(others)),
     }
-    parts = Parts(context, sum(-(-len(part) // _BATCH) for _, rows in sets.values() for part in rows.split(_PART)))
+    parts = Parts(context, sum(math.ceil(len(part) / _BATCH) for _, rows in sets.values() for part in rows.split(_PART)))
     seconds, found = 0.0, {}
 
     def features(frames: torch.Tensor, rows: torch.Tensor) -> Arrays:

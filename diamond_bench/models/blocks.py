@@ -49,7 +49,8 @@ class SelfAttention(nn.Module):
         # channels are all queries, all keys, all values, each ordered by head: (b, 3, heads, pixels, c / heads)
         q, k, v = self.qkv(x).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(3, 4).unbind(1)
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
+        added: Tensor = self.out(y.transpose(2, 3).reshape(b, c, h, w))
+        return x + added
 
 
 class Attended(NamedTuple):
@@ -93,7 +94,8 @@ class CrossAttention(nn.Module):
         q = self.query(placed).reshape(b, self.heads, c // self.heads, h * w).transpose(2, 3)
         k, v = self.key_value(attended.tokens).unflatten(2, (2, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4).unbind()
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(y.transpose(2, 3).reshape(b, c, h, w))
+        added: Tensor = self.out(y.transpose(2, 3).reshape(b, c, h, w))
+        return x + added
 
 
 class ResidualBlock(nn.Module):
@@ -114,10 +116,12 @@ class ResidualBlock(nn.Module):
         self.cross_attention = CrossAttention(out_channels, history) if history else None
 
     def forward(self, x: Tensor, cond: Tensor, attended: Attended | None = None) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x, cond)))
+        y: Tensor = self.conv1(F.silu(self.norm1(x, cond)))
         y = self.conv2(F.silu(self.norm2(y, cond)))
         y = self.attention(self.skip(x) + y)
-        return y if self.cross_attention is None else self.cross_attention(y, attended)
+        if self.cross_attention is not None:
+            y = self.cross_attention(y, attended)
+        return y
 
 
 class Downsample(nn.Module):
@@ -129,7 +133,8 @@ class Downsample(nn.Module):
         nn.init.orthogonal_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out
 
 
 class Upsample(nn.Module):
@@ -140,4 +145,5 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out

@@ -38,12 +38,14 @@ class Compiled:
         gradient = torch.is_grad_enabled()
         if len(x) not in self._sizes or (gradient and not self._with_gradient):
             self.calls["eager"] += 1
-            return self._network(x, *rest, **told)
+            eager: Tensor = self._network(x, *rest, **told)
+            return eager
         self.calls["compiled"] += 1
         if (len(x), gradient) in self._seen:
-            return self._compiled(x, *rest, **told)
+            compiled: Tensor = self._compiled(x, *rest, **told)
+            return compiled
         started = time.perf_counter()
-        output = self._compiled(x, *rest, **told)
+        output: Tensor = self._compiled(x, *rest, **told)
         self.seconds += time.perf_counter() - started
         self._seen.add((len(x), gradient))
         return output

@@ -46,7 +46,8 @@ class FrameNoiseFeatures(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, level: Tensor) -> Tensor:
-        return self.projection(self.features(level / self.most))
+        out: Tensor = self.projection(self.features(level / self.most))
+        return out
 
 
 class DenoiserNetwork(nn.Module):
@@ -103,7 +104,8 @@ class DenoiserNetwork(nn.Module):
         elif frame_noise is not None:
             raise ValueError("noise in the past frames of a network that has no place to be told of it (conditioning.frame_noise=0)")
         y = self.unet(self.conv_in(torch.cat((*planes, x), dim=1)), self.condition(cond), history)
-        return self.conv_out(F.silu(self.norm_out(y)))
+        out: Tensor = self.conv_out(F.silu(self.norm_out(y)))
+        return out
 
 
 def _joined_widths(conditioning: ConditioningConfig, ways: Iterable[Sequence[int]]) -> list[int]:

@@ -312,4 +312,5 @@ def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "p
 
     points = pd.DataFrame({"metric": panel, "group": group, "nfe": x, "seed": shown["seed"], "value": shown["value"]})
     order = {metric: i for i, metric in enumerate(panels)}
-    return points[np.isfinite(points["value"])].sort_values("metric", key=lambda column: column.map(order), kind="stable")
+    finite: pd.DataFrame = points[np.isfinite(points["value"])]
+    return finite.sort_values("metric", key=lambda column: column.map(order), kind="stable")

@@ -45,7 +45,12 @@ def per_reference(store: Store, ref: JobRef, metric: str) -> PerReference | None
     found = stored_arrays(store, ref, "arrays.npz", name, where, copy, optional=True)
     if name not in found:
         return None
-    over = (lambda a: a[:, -1] if metric.endswith("_final") else a.mean(axis=1)) if base in _FRAMES else (lambda a: a)
-    values, copied = (over(found[key].astype(np.float64)) if key in found else None for key in (name, copy))
-    assert values is not None
-    return PerReference(values, found[where].astype(np.int64) if where in found else None, copied)
+
+    def over(key: str) -> Array:
+        """The array with one value per reference, the mean over time or the last one where it has a value at each time."""
+        a: Array = found[key].astype(np.float64)
+        if base not in _FRAMES:
+            return a
+        return np.asarray(a[:, -1] if metric.endswith("_final") else a.mean(axis=1))
+
+    return PerReference(over(name), found[where].astype(np.int64) if where in found else None, over(copy) if copy in found else None)

@@ -166,7 +166,8 @@ def shares_of(values: "Array", copied: "Array") -> "Array":
     the same references: R + (value - R copied) / mean copied.
     """
     ratio = values.mean() / copied.mean()
-    return (values - ratio * copied) / copied.mean() + ratio
+    shares: Array = (values - ratio * copied) / copied.mean() + ratio
+    return shares
 
 
 _Revisions = Mapping[str, set[str]]

@@ -222,7 +222,7 @@ def _at_limit(batch: Batch, began: float) -> bool:
         shown = dict(re.findall(r"\b(StartTime|PreemptTime)=(\d\S*)", slurm("scontrol", "--oneliner", "show", "job", _address())))
     except SlurmError:
         return True
-    return shown.get("PreemptTime", "") < shown.get("StartTime", "0")  # one from before the start is of an earlier run
+    return bool(shown.get("PreemptTime", "") < shown.get("StartTime", "0"))  # one from before the start is of an earlier run
 
 
 def _pause(until: float, signals: _Signals) -> None:
