@@ -110,6 +110,11 @@ class ActionSpec:
         return (len(self.sizes),) if self.trailing else ()
 
     @property
+    def dtype(self) -> Literal["int64", "float32"]:
+        """Of arrays and tensors of actions."""
+        return "float32" if self.low else "int64"
+
+    @property
     def withheld(self) -> float:
         """The value that stands for "no action": NaN where continuous, else -1, in every column."""
         return math.nan if self.low else -1
@@ -166,7 +171,10 @@ class ActionSpec:
 
 
 def _as_float32(values: tuple[float, ...]) -> tuple[float, ...]:
-    return struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))
+    try:
+        return struct.unpack(f"{len(values)}f", struct.pack(f"{len(values)}f", *values))
+    except OverflowError:
+        raise ValueError(f"bounds {str(values)[:60]}: float32 does not hold them") from None
 
 
 ACTIONS = record({"kind": text, "sizes": listing(count, 1)}, {"names": listing(text), "low": listing(number), "high": listing(number)})

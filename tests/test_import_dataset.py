@@ -21,7 +21,7 @@ from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.import_dataset import run
-from diamond_bench.spaces import ActionSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import KINDS, ImportDataset
 
 LENGTHS = (30, 45, 12, 60, 33, 21)
@@ -158,13 +158,47 @@ def one_short(i: int, episode: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("space", "spec"),
+    [
+        (spaces.MultiDiscrete([3, 5], start=[0, 2]), ActionSpec.columns((3, 5))),
+        (spaces.Box(np.array([-1, 0.1]), np.array([1, 0.3]), dtype=np.float64), ActionSpec.continuous((-1.0, 0.1), (1.0, 0.3))),
+    ],
+    ids=["MultiDiscrete", "Box"],
+)
+def test_other_actions_are_imported_from_zero_and_checked(tmp_path: Path, space: spaces.Space[Any], spec: ActionSpec) -> None:
+    played: dict[int, Any] = {}
+
+    def sampled(i: int, episode: dict[str, Any]) -> None:
+        space.seed(i)
+        episode["actions"] = played[i] = [space.sample() for _ in episode["actions"]]
+
+    source = foreign(tmp_path / "source", action_space=space, change=sampled)
+    (tmp_path / "job").mkdir()
+    run(config(source), JobContext(tmp_path / "job"))
+    assert load_info(tmp_path / "job").spec == WorldSpec(FrameSpec(16, 16), spec)
+    heldout, first = load_split(tmp_path / "job", "heldout"), getattr(space, "start", np.zeros(2))
+    number = int(np.random.default_rng(3).permutation(6)[0])
+    expected = (np.stack(played[number]) - first).astype(spec.dtype)
+    np.testing.assert_array_equal(heldout.actions[: len(expected)], expected)
+
+    def beyond(i: int, episode: dict[str, Any]) -> None:
+        sampled(i, episode)
+        episode["actions"][4] = episode["actions"][4] + np.array([0, 3]).astype(episode["actions"][4].dtype)
+
+    source = foreign(tmp_path / "beyond", action_space=space, change=beyond)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"episode 0: its actions are .* at step 4; outside its action space, "):
+        run(config(source), JobContext(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
     ("made", "message"),
     [
         ({"change": repeat}, "episodes 1 and 4 are the same"),
         ({"change": goes_on}, "episode 0 goes on after its end at step 5"),
         ({"change": outside}, "episode 0: its actions are int64 .30,., such as 7 at step 0; outside its action space, 2 to 6"),
         ({"change": one_short}, "30 observations and 30 rewards for 30 actions; expected one observation more"),
-        ({"action_space": spaces.MultiDiscrete([3, 3])}, "only discrete actions"),
+        ({"action_space": spaces.MultiBinary(3)}, "actions are MultiBinary; Discrete, MultiDiscrete, Box can be imported"),
         ({"observation_space": spaces.Box(0, 1, (4,), np.float32)}, "expected uint8 images"),
         ({"shape": (48, 40, 4)}, "expected uint8 images"),
         ({"lengths": (100,)}, "1 episodes hold 0 usable held-out windows"),

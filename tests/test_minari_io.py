@@ -20,18 +20,22 @@ from episode_sets import episode, episode_set
 
 from diamond_bench.data.foreign import dataset_digest, find_dataset
 from diamond_bench.data.minari_io import Episode, open_dataset, read_own_episodes, write_dataset, write_episode
+from diamond_bench.data.segments import read_segments
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+
+DISCRETE = ActionSpec.discrete(4)
 
 
-def written(folder: Path, episodes: list[Episode]) -> Path:
+def written(folder: Path, episodes: list[Episode], actions: ActionSpec = DISCRETE) -> Path:
     files = []
     for i, one in enumerate(episodes):
         files.append(folder / f"{i}.h5")
         with h5py.File(files[-1], "w") as file:
             write_episode(file.create_group("episode"), one)
-    size = episodes[0].frames.shape[1]
-    write_dataset(folder / "train" / "data", "diamond_bench/test-train-v0", files, "episode", size, 4)
+    spec = WorldSpec(FrameSpec(*episodes[0].frames.shape[1:3]), actions)
+    write_dataset(folder / "train" / "data", "diamond_bench/test-train-v0", files, "episode", spec)
     return folder / "train" / "data"
 
 
@@ -55,6 +59,31 @@ def test_what_is_read_equals_what_was_written(tmp_path: Path) -> None:
         for field in dataclasses.fields(Episode):
             if field.name != "seed":
                 np.testing.assert_array_equal(getattr(got, field.name), getattr(expected, field.name))
+
+
+@pytest.mark.parametrize("actions", [ActionSpec.columns((2, 5)), ActionSpec.continuous((-1.0, 0.1), (1.0, 0.3))], ids=str)
+def test_other_actions_wide_frames_and_no_rewards_come_back(tmp_path: Path, actions: ActionSpec) -> None:
+    space = actions.space()
+    episodes = []
+    for seed, steps in ((0, 5), (1, 3)):
+        space.seed(seed)
+        frames = np.random.default_rng(seed).integers(0, 256, (steps + 1, 24, 40, 3), dtype=np.uint8)
+        taken = np.stack([space.sample() for _ in range(steps)])
+        episodes.append(Episode(frames, taken, None, terminated=True, truncated=False))
+    folder = written(tmp_path, episodes, actions)
+    assert [str(one.rewards.dtype) for one in minari.MinariDataset(folder).iterate_episodes()] == ["float32"] * 2
+    split = load_split(tmp_path, "train")
+    assert split.rewards is None
+    assert split.frames.shape == (10, 3, 24, 40)
+    assert split.actions.shape == (10, 2)
+    for one, start in zip(episodes, split.starts.tolist(), strict=True):
+        steps = len(one.actions)
+        np.testing.assert_array_equal(split.actions[start : start + steps], one.actions)
+        assert not split.actions[start + steps].any()
+    segments = read_segments(split, torch.tensor([[-1, 0, 1], [6, 7, 8]]))
+    assert segments.actions.dtype == split.actions.dtype
+    padded = split.actions[[0, 0, 1]] * torch.tensor([[0], [1], [1]])
+    np.testing.assert_array_equal(segments.actions, torch.stack([padded, split.actions[6:9]]))
 
 
 def test_plain_minari_reads_it(tmp_path: Path) -> None:

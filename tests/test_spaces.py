@@ -42,6 +42,7 @@ def test_withheld_is_a_value_no_action_has() -> None:
     [
         gymnasium.spaces.Discrete(3, start=1),
         gymnasium.spaces.Box(-np.inf, np.inf, (2,)),
+        gymnasium.spaces.Box(-1e200, 1e200, (2,), np.float64),
         gymnasium.spaces.Box(0, 1, (2, 2)),
         gymnasium.spaces.MultiBinary(3),
     ],

@@ -11,7 +11,8 @@ from typing import Any
 
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import load_json, read_json
-from diamond_bench.shapes import Unfit, anything, count, flag, listing, mapping, record, text, whole
+from diamond_bench.shapes import Unfit, anything, count, flag, listing, mapping, number, record, row, text, whole
+from diamond_bench.spaces import ActionSpec
 
 METADATA = "metadata.json"
 """The file of a Minari dataset that tells what the others hold."""
@@ -56,12 +57,17 @@ _METADATA = record(
 )
 _SPACE = record({"type": text})
 _BOX = record({"dtype": text, "shape": listing(count)})
-_DISCRETE = record({"n": count, "start": whole})
+_ACTIONS = {
+    "Discrete": record({"n": count, "start": whole}),
+    "MultiDiscrete": record({"nvec": listing(count, 1)}, {"start": listing(whole)}),
+    "Box": record({"dtype": text, "shape": row(count), "low": listing(number), "high": listing(number)}),
+}
+"""Shapes of the action spaces that are imported."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What metadata.json claims about a dataset of images and discrete actions."""
+    """What metadata.json claims about a dataset of images."""
 
     data_format: str
     """hdf5 or arrow."""
@@ -72,8 +78,9 @@ class Metadata:
     """Actions of all episodes."""
     frame_shape: tuple[int, ...]
     """Shape of an observation, uint8: (h, w), (h, w, 1 or 3) or (1 or 3, h, w)."""
-    num_actions: int
-    first_action: int
+    actions: ActionSpec
+    first_action: tuple[int, ...]
+    """The least value of each column; zeros where continuous."""
 
 
 def read_metadata(data_folder: Path) -> Metadata:
@@ -96,36 +103,58 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
         if not {"observation_space", "action_space"} <= content.keys():
             raise ValueError("it names no spaces, and its environment is not built to learn them")
         observations, actions = (load_json(content[name]) for name in ("observation_space", "action_space"))
-        for space, name, shape in ((observations, "Box", _BOX), (actions, "Discrete", _DISCRETE)):
+        for space, shapes in ((observations, {"Box": _BOX}), (actions, _ACTIONS)):
             _SPACE(space)
-            if space["type"] == name:
-                shape(space)
+            if space["type"] in shapes:
+                shapes[space["type"]](space)
+        spec = _action_spec(actions)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not the metadata of a Minari dataset ({getattr(error, 'strerror', None) or error})") from None
-    if actions["type"] != "Discrete":
-        raise UserError(f"{data_folder}: its actions are {actions['type'][:60]}; only discrete actions (Discrete) can be imported")
+    if spec is None:
+        kind = actions["type"][:60]
+        raise UserError(f"{data_folder}: its actions are {kind}; {', '.join(_ACTIONS)} can be imported")
     if observations["type"] != "Box" or not _is_image(observations["dtype"], observations["shape"]):
         claimed = " ".join(str(observations.get(key, ""))[:60] for key in ("type", "dtype", "shape"))
         raise UserError(
             f"{data_folder}: its observations are {claimed.strip()}; expected uint8 images: (h, w), (h, w, 1 or 3) or (1 or 3, h, w), "
             f"sides of at most {MOST_SIDE}"
         )
-    for number, least, most, what in (
+    for found, least, most, what in (
         (content["total_episodes"], 1, MOST_EPISODES, "episodes"),
         (content["total_steps"], 1, MOST_STEPS, "steps"),
-        (actions["n"], 1, MOST_ACTIONS, "actions"),
+        (spec.width, 1, MOST_ACTIONS, "actions"),
     ):
-        if not least <= number <= most:
-            raise UserError(f"{file}: the dataset has {number or 'no'} {what}; from {least} to {most:,} can be imported")
+        if not least <= found <= most:
+            raise UserError(f"{file}: the dataset has {found or 'no'} {what}; from {least} to {most:,} can be imported")
     return Metadata(
         content["data_format"],
         content.get("jpeg_encoding", True),  # as Minari takes it
         content["total_episodes"],
         content["total_steps"],
         tuple(observations["shape"]),
-        actions["n"],
-        actions["start"],
+        spec,
+        _first_action(actions, spec),
     )
+
+
+def _action_spec(space: dict[str, Any]) -> ActionSpec | None:
+    """None for a kind that is not imported. ValueError for a space without actions, or a Box of whole numbers."""
+    if 0 in (space.get("n"), *space.get("nvec", ())):
+        raise ValueError(f"the dataset has no actions; from 1 to {MOST_ACTIONS:,} can be imported")
+    if space["type"] == "Discrete":
+        return ActionSpec.discrete(space["n"])
+    if space["type"] == "MultiDiscrete":
+        return ActionSpec.columns(tuple(space["nvec"]))
+    if space["type"] != "Box":
+        return None
+    if not space["dtype"].startswith("float") or [len(space["low"]), len(space["high"])] != space["shape"] * 2:
+        raise ValueError(f"actions: a Box of {space['dtype'][:60]} with {len(space['low'])} low and {len(space['high'])} high bounds")
+    return ActionSpec.continuous(tuple(space["low"]), tuple(space["high"]))
+
+
+def _first_action(space: dict[str, Any], spec: ActionSpec) -> tuple[int, ...]:
+    start = space.get("start", [0] * len(spec.sizes))
+    return tuple(start) if isinstance(start, list) else (start,)
 
 
 def _is_image(dtype: str, shape: list[int]) -> bool:

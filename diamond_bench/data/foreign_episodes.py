@@ -1,4 +1,5 @@
-"""Episodes of somebody's Minari dataset, checked against the metadata. No cast changes a value, except that rewards become float32."""
+"""Episodes of somebody's Minari dataset, checked against the metadata. No cast changes a value, except that rewards and
+continuous actions become float32."""
 
 import io
 import itertools
@@ -86,7 +87,7 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
     where = f"{storage.data_path}: episode {index}"
     stored = read_episode(storage, index)
     frames, actions, rewards, *ends = (_array(where, name, stored.get(name)) for name in _COLUMNS)
-    if actions.ndim == 2 and actions.shape[1] == 1:
+    if metadata.actions.kind == "Discrete" and actions.ndim == 2 and actions.shape[1] == 1:
         actions = actions[:, 0]
     steps = len(actions)
     if steps < 1 or len(frames) != steps + 1 or len(rewards) != steps:
@@ -98,17 +99,18 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
         raise UserError(
             f"{where}: its observations are {frames.dtype} {frames.shape[1:]}, and {METADATA} says uint8 {metadata.frame_shape}"
         )
+    shape, continuous = metadata.actions.shape, metadata.actions.kind == "Box"
+    if actions.shape[1:] != shape or actions.dtype.kind not in ("fiu" if continuous else "iu"):
+        each = f"{shape[0]} numbers" if continuous else f"{shape[0]} whole numbers" if shape else "a whole number"
+        _refuse(where, "actions", actions, np.ones(steps, np.bool_), f"expected {each} per step")
     for name, array, kinds, expected in (
-        ("actions", actions, "iu", "whole numbers"),
         ("rewards", rewards, "biuf", "numbers"),
         ("terminations", ends[0], "biu", "true or false"),
         ("truncations", ends[1], "biu", "true or false"),
     ):
         if array.shape != (steps,) or array.dtype.kind not in kinds:
             _refuse(where, name, array, np.ones(len(array), np.bool_), f"expected {steps} {expected}")
-    last = metadata.first_action + metadata.num_actions - 1
-    outside = (actions < metadata.first_action) | (actions > last)
-    _refuse_any(where, "actions", actions, outside, f"outside its action space, {metadata.first_action} to {last}")
+    ours = _checked_actions(where, actions, metadata)
     with np.errstate(over="ignore"):  # a value beyond float32 is refused as infinite
         narrow = rewards.astype(np.float32)
     _refuse_any(where, "rewards", rewards, ~np.isfinite(narrow), "expected finite numbers")
@@ -118,8 +120,28 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
     if over[:-1].any():
         raise UserError(f"{where} goes on after its end at step {int(over.argmax())}")
     terminated = bool(ends[0][-1])
-    from_zero = actions.astype(np.int64) - metadata.first_action
-    return Episode(_channels_last(where, frames, stacked), from_zero, narrow, terminated=terminated, truncated=not terminated)
+    return Episode(_channels_last(where, frames, stacked), ours, narrow, terminated=terminated, truncated=not terminated)
+
+
+def _checked_actions(where: str, actions: npt.NDArray[Any], metadata: Metadata) -> npt.NDArray[Any]:
+    """Actions as an `ActionSpec` has them: from 0, or float32."""
+    spec = metadata.actions
+    found: npt.NDArray[Any]
+    outside: npt.NDArray[np.bool_]
+    if spec.kind == "Box":
+        with np.errstate(over="ignore"):
+            found = actions.astype(np.float32)
+        outside = np.logical_not(np.logical_and(found >= spec.low, found <= spec.high))  # NaN lies outside
+        low, high = spec.low, spec.high
+    else:
+        first = np.array(metadata.first_action, np.int64)
+        last = first + np.array(spec.sizes) - 1
+        outside = np.logical_or(actions < first, actions > last)
+        found = actions.astype(np.int64) - first
+        low, high = tuple(first.tolist()), tuple(last.tolist())
+    bounds = f"{low[0]} to {high[0]}" if len(low) == 1 else f"{str(low)[:60]} to {str(high)[:60]}"
+    _refuse_any(where, "actions", actions, np.any(outside.reshape(len(actions), -1), axis=1), f"outside its action space, {bounds}")
+    return found
 
 
 def _array(where: str, name: str, values: Any) -> npt.NDArray[Any]:

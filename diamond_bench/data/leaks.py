@@ -9,6 +9,7 @@ occurs is always found; a run that does not is mistaken for one only by a collis
 import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +27,19 @@ def run_length(window: int) -> int:
     return max(1, min(_LONGEST_RUN, window - 1))
 
 
-def pair_hashes(frames: npt.NDArray[np.uint8], actions: npt.NDArray[np.int64]) -> Hashes:
-    """One hash for each (frame, action) pair. frames (T or T + 1, ...) bytes, actions (T,); a final frame has no action, so no pair.
+def pair_hashes(frames: npt.NDArray[np.uint8], actions: npt.NDArray[Any]) -> Hashes:
+    """One hash for each (frame, action) pair. frames (T or T + 1, ...) bytes, actions (T,) int64, or (T, k) of several columns; a final
+    frame has no action, so no pair.
 
     The layout of a frame counts: compare hashes only of frames in the same one.
     """
     hashes = np.empty(len(actions), np.uint64)
-    for t, action in enumerate(actions):
-        digest = hashlib.blake2b(frames[t].tobytes(), digest_size=8, salt=int(action).to_bytes(8, "little", signed=True))
+    columns = actions + 0.0 if actions.dtype.kind == "f" else actions  # -0.0 is the same action as 0.0
+    for t, action in enumerate(columns):
+        if actions.ndim == 1:
+            digest = hashlib.blake2b(frames[t].tobytes(), digest_size=8, salt=int(action).to_bytes(8, "little", signed=True))
+        else:
+            digest = hashlib.blake2b(frames[t].tobytes() + action.tobytes(), digest_size=8)
         hashes[t] = int.from_bytes(digest.digest(), "little")
     return hashes
 

@@ -19,6 +19,7 @@ from minari.dataset.minari_storage import MinariStorage
 
 from diamond_bench.data.foreign import read_metadata
 from diamond_bench.errors import UserError
+from diamond_bench.spaces import WorldSpec
 
 MAIN_FILE = "main_data.hdf5"
 _CHUNK = 32  # frames compressed together: a third smaller than one by one, and faster
@@ -30,10 +31,10 @@ class Episode:
 
     frames: npt.NDArray[np.uint8]
     """(T + 1, h, w, 3) RGB; the last is the final observation."""
-    actions: npt.NDArray[np.int64]
-    """(T,)."""
-    rewards: npt.NDArray[np.float32]
-    """(T,), raw."""
+    actions: npt.NDArray[Any]
+    """(T,) int64 if Discrete, else (T, k) int64 or float32 (`ActionSpec`)."""
+    rewards: npt.NDArray[np.float32] | None
+    """(T,), raw. None: the game gives none."""
     terminated: bool
     """The game was over after the last step."""
     truncated: bool
@@ -53,7 +54,7 @@ class Episode:
             self,
             frames=self.frames[:num_frames],
             actions=self.actions[:steps],
-            rewards=self.rewards[:steps],
+            rewards=None if self.rewards is None else self.rewards[:steps],
             terminated=False,
             truncated=True,
             life_losses=None if self.life_losses is None else self.life_losses[:steps],
@@ -62,7 +63,10 @@ class Episode:
 
 
 def write_episode(group: h5py.Group, episode: Episode) -> None:
-    """Store an episode as Minari lays one out. Infos have T + 1 entries, the first of the reset, as Minari's collector has them."""
+    """Store an episode as Minari lays one out. Infos have T + 1 entries, the first of the reset, as Minari's collector has them.
+
+    Minari needs rewards: an episode that has none stores NaN in their place.
+    """
     steps = len(episode.actions)
     group.attrs["total_steps"] = steps
     if episode.seed is not None:
@@ -70,7 +74,7 @@ def write_episode(group: h5py.Group, episode: Episode) -> None:
     last = np.arange(steps) == steps - 1
     _compressed(group, "observations", episode.frames)
     group.create_dataset("actions", data=episode.actions)
-    group.create_dataset("rewards", data=episode.rewards)
+    group.create_dataset("rewards", data=np.full(steps, np.nan, np.float32) if episode.rewards is None else episode.rewards)
     group.create_dataset("terminations", data=last & episode.terminated)
     group.create_dataset("truncations", data=last & episode.truncated)
     infos = group.create_group("infos")
@@ -85,15 +89,15 @@ def _compressed(group: h5py.Group, name: str, data: npt.NDArray[np.uint8]) -> No
     group.create_dataset(name, data=data, chunks=chunks, compression="gzip", compression_opts=1)
 
 
-def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], group: str, frame_size: int, num_actions: int) -> None:
+def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], group: str, spec: WorldSpec) -> None:
     """Put episodes together to a Minari dataset at `data_folder`, which must not exist (its parents are made).
 
     Each of `files` holds one episode in the HDF5 group named `group` (by `write_episode`); compressed bytes are copied as they are,
     so equal episodes give an equal file.
     """
     data_folder.parent.mkdir(parents=True, exist_ok=True)
-    frames = spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
-    storage = MinariStorage.new(data_folder, frames, spaces.Discrete(num_actions), data_format="hdf5", jpeg_encoding=False)
+    frames = spaces.Box(0, 255, (*spec.frames.sides, 3), np.uint8)
+    storage = MinariStorage.new(data_folder, frames, spec.actions.space(), data_format="hdf5", jpeg_encoding=False)
     total_steps = total_episodes = 0
     with h5py.File(data_folder / MAIN_FILE, "w", track_order=True) as target:
         for path in files:
@@ -114,7 +118,7 @@ def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], gro
 
 
 def open_dataset(data_folder: Path) -> MinariStorage:
-    """A Minari dataset of images and discrete actions, for reading. Raises UserError where it is something else or damaged, or its
+    """A Minari dataset of images and actions, for reading. Raises UserError where it is something else or damaged, or its
     metadata is beyond the limits of `read_metadata`."""
     read_metadata(data_folder)
     try:
@@ -137,10 +141,11 @@ def read_own_episodes(data_folder: Path) -> Iterator[Episode]:
     for index in range(storage.total_episodes):
         stored = read_episode(storage, index)
         infos = stored["infos"] or {}
+        rewards = stored["rewards"]
         yield Episode(
             frames=stored["observations"],
             actions=stored["actions"],
-            rewards=stored["rewards"],
+            rewards=None if np.isnan(rewards).all() else rewards,
             terminated=bool(stored["terminations"][-1]),
             truncated=bool(stored["truncations"][-1]),
             life_losses=infos["life_loss"][1:] if "life_loss" in infos else None,

@@ -36,7 +36,7 @@ class Windows:
         return self.episodes.frames[self._rows(which)]
 
     def actions(self, which: slice | Tensor = slice(None)) -> Tensor:
-        """(k, context + horizon) int64, action t taken after frame t; nothing depends on the last one."""
+        """(k, context + horizon, ...), action t taken after frame t; nothing depends on the last one."""
         return self.episodes.actions[self._rows(which)]
 
     def episode_numbers(self) -> NDArray[np.int64]:

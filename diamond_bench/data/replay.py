@@ -27,6 +27,8 @@ class ReplayEpisodes(EpisodeSet):
     the denoiser or the policy holds it (as with the authors). The rows of n environments take turns: an episode's lie n apart.
     """
 
+    rewards: Tensor
+    """(N,) float32, raw."""
     finals: Tensor
     """(E or more, 3, h, w) uint8, the frame the last step of each episode led to, whether it ended, was cut or goes on."""
     offsets: Tensor

@@ -32,7 +32,7 @@ class Rows(Protocol):
 
     @property
     def actions(self) -> Tensor:
-        """(N,) int64."""
+        """(N,) int64, or (N, k) of several columns."""
         ...
 
 
@@ -43,7 +43,7 @@ class Segments:
     frames: Tensor
     """(b, t, 3, h, w) uint8; padding holds zeros, which are not its value: use `to_float`."""
     actions: Tensor
-    """(b, t) int64; 0 where padded, and at an episode's final observation."""
+    """(b, t) int64 if Discrete, else (b, t, k) int64 or float32; 0 where padded, and at an episode's final observation."""
     mask: Tensor
     """(b, t) bool; false where padded."""
 
@@ -100,7 +100,8 @@ def read_segments(rows: Rows, places: Tensor) -> Segments:
     """The segments at `places`, (b, t) rows as `segment_places` gives them."""
     mask = places >= 0
     index = places.clamp(min=0)
-    return Segments(rows.frames[index] * mask[:, :, None, None, None], rows.actions[index] * mask, mask)
+    actions = rows.actions[index]
+    return Segments(rows.frames[index] * mask[:, :, None, None, None], actions * mask.view(*mask.shape, *[1] * (actions.dim() - 2)), mask)
 
 
 def sample_reward_end_segments(

@@ -48,9 +48,9 @@ class EpisodeSet:
     frames: Tensor
     """(N, 3, h, w) uint8, RGB, contiguous."""
     actions: Tensor
-    """(N,) int64."""
-    rewards: Tensor
-    """(N,) float32, raw."""
+    """(N,) int64 if Discrete, else (N, k) int64 or float32 (`ActionSpec`)."""
+    rewards: Tensor | None
+    """(N,) float32, raw. None: the game gives none."""
     terminations: Tensor
     """(N,) bool: game over after this row's action, so the next row is the last of its episode."""
     truncations: Tensor
@@ -65,7 +65,8 @@ class EpisodeSet:
 
     def to(self, device: torch.device | str) -> "EpisodeSet":
         """The same episodes on another device."""
-        return EpisodeSet(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        moved: dict[str, Any] = {name: None if tensor is None else tensor.to(device) for name, tensor in vars(self).items()}
+        return EpisodeSet(**moved)
 
 
 @dataclass(frozen=True)
@@ -129,20 +130,25 @@ def load_split(folder: Path, split: Literal["train", "heldout"]) -> EpisodeSet:
     if storage.total_episodes == 0 or storage.observation_space.shape is None:
         raise UserError(f"{data_folder}: no episodes in it")
     height, width, _ = storage.observation_space.shape
+    spec = ActionSpec.of_space(storage.action_space)
     frames = torch.empty((num_frames, 3, height, width), dtype=torch.uint8)
-    actions = torch.zeros(num_frames, dtype=torch.int64)
+    actions = torch.zeros((num_frames, *spec.shape), dtype=torch.float32 if spec.low else torch.int64)
     rewards = torch.zeros(num_frames, dtype=torch.float32)
     terminations, truncations = torch.zeros(num_frames, dtype=torch.bool), torch.zeros(num_frames, dtype=torch.bool)
     lengths: list[int] = []
-    row = 0
+    row, rewarded = 0, True
     for episode in read_own_episodes(data_folder):
         steps = len(episode.actions)
         frames[row : row + steps + 1] = torch.from_numpy(episode.frames).permute(0, 3, 1, 2)
         actions[row : row + steps] = torch.from_numpy(episode.actions)
-        rewards[row : row + steps] = torch.from_numpy(episode.rewards)
+        if episode.rewards is None:
+            rewarded = False
+        else:
+            rewards[row : row + steps] = torch.from_numpy(episode.rewards)
         terminations[row + steps - 1] = episode.terminated
         truncations[row + steps - 1] = episode.truncated
         lengths.append(steps + 1)
         row += steps + 1
     starts = np.cumsum([0, *lengths[:-1]])
-    return EpisodeSet(frames, actions, rewards, terminations, truncations, torch.from_numpy(starts), torch.tensor(lengths))
+    begins = torch.from_numpy(starts)
+    return EpisodeSet(frames, actions, rewards if rewarded else None, terminations, truncations, begins, torch.tensor(lengths))

@@ -40,7 +40,7 @@ class EpsilonGreedy:
         """`random_start`: number of random steps at the start."""
         self._policy, self._epsilon, self._random_left = policy, epsilon, random_start
         self._actions, self._rng = actions, rng
-        self._last: Action = 0 if actions.kind == "Discrete" else np.zeros(actions.shape, np.float32 if actions.low else np.int64)
+        self._last: Action = 0 if actions.kind == "Discrete" else np.zeros(actions.shape, actions.dtype)
 
     def __call__(self, ram: Ram | None) -> Action:
         """The action to play; the policy sees every step, also those it does not decide."""

@@ -1,6 +1,7 @@
 """The job `collect_dataset`: a policy plays a game; its episodes become a training split and a held-out one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class _Collection:
                 **({} if self._data.windows_per_episode is None else {"windows_per_episode": self._data.windows_per_episode}),
             },
         }
-        return publish(self._context, self._config.game.lower().replace("/", "-"), facts, train, heldout)
+        return publish(self._context, self._config.game.lower().replace("/", "-"), self._spec, facts, train, heldout)
 
     def _train(self) -> list[StoredEpisode]:
         games: list[StoredEpisode] = []
@@ -139,28 +140,29 @@ class _Collection:
         total = data.num_train_frames + data.num_references * self._window
 
         frame, info = self._env.reset(seed=seed)
-        frames, rams, actions, rewards, losses = [frame], [info["ram"]], [], [], []
+        frames, actions, rewards, losses = [frame], [], [], []
+        rams: list[Any] = [info.get("ram")]
         terminated = truncated = False
         while not (terminated or truncated) and len(frames) != most_frames:
             stop_if_asked(context)
             show(frame)
-            action = play(info["ram"])
+            action = play(info.get("ram"))
             frame, reward, terminated, truncated, info = self._env.step(action)
             frames.append(frame)
-            rams.append(info["ram"])
+            rams.append(info.get("ram"))
             actions.append(action)
             rewards.append(float(reward))
-            losses.append(info["life_loss"])
+            losses.append(info.get("life_loss"))
             context.progress(min(self._frames_done + len(frames), total), total, f"{split} game {index}")
         whole = terminated or truncated
         episode = Episode(
             frames=np.stack(frames),
-            actions=np.array(actions, np.int64),
-            rewards=np.array(rewards, np.float32),
+            actions=np.array(actions, self._spec.actions.dtype),
+            rewards=np.array(rewards, np.float32) if self._spec.rewards else None,
             terminated=terminated,
             truncated=not terminated,
-            life_losses=np.array(losses, np.bool_),
-            ram=np.stack(rams),
+            life_losses=None if None in losses else np.array(losses, np.bool_),
+            ram=None if any(ram is None for ram in rams) else np.stack(rams),
             seed=seed,
         )
         if split == "train" and most_frames == len(frames) + 1:  # the one frame left would make an episode without a step

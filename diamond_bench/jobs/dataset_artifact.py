@@ -1,5 +1,6 @@
 """What the two jobs that make datasets share: episodes kept one by one as they come, then published together as an artifact."""
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from diamond_bench.data.leaks import Hashes, pair_hashes
 from diamond_bench.data.minari_io import Episode, write_dataset, write_episode
 from diamond_bench.data.static import INFO_FILE
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
+from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.files import read_json, temporary_name, write_json
 
 _GROUP = "episode"
@@ -25,7 +27,8 @@ class StoredEpisode:
 
     path: Path
     pairs: Hashes
-    total_return: float
+    total_return: float | None
+    """None where the game gives no rewards."""
     lives_lost: int | None
     whole: bool
     """It ended by itself; false where it was cut to meet a number of frames."""
@@ -57,7 +60,7 @@ class EpisodeShelf:
         with h5py.File(temporary, "w") as file:
             write_episode(file.create_group(_GROUP), episode)
             file["pairs"] = pair_hashes(episode.frames, episode.actions)
-            file.attrs["return"] = float(episode.rewards.sum(dtype=np.float64))
+            file.attrs["return"] = math.nan if episode.rewards is None else float(episode.rewards.sum(dtype=np.float64))
             file.attrs["lives_lost"] = -1 if episode.life_losses is None else int(episode.life_losses.sum())
             file.attrs["whole"] = whole
         temporary.replace(path)
@@ -69,11 +72,11 @@ class EpisodeShelf:
 
     def _look_up(self, path: Path) -> StoredEpisode:
         with h5py.File(path, "r") as file:
-            lost = int(file.attrs["lives_lost"])
+            lost, total_return = int(file.attrs["lives_lost"]), float(file.attrs["return"])
             return StoredEpisode(
                 path=path,
                 pairs=file["pairs"][()],
-                total_return=float(file.attrs["return"]),
+                total_return=None if math.isnan(total_return) else total_return,
                 lives_lost=None if lost < 0 else lost,
                 whole=bool(file.attrs["whole"]),
             )
@@ -86,11 +89,16 @@ def stop_if_asked(context: JobContext) -> None:
 
 
 def publish(
-    context: JobContext, dataset_name: str, facts: dict[str, Any], train: Sequence[StoredEpisode], heldout: Sequence[StoredEpisode]
+    context: JobContext,
+    dataset_name: str,
+    spec: WorldSpec,
+    facts: dict[str, Any],
+    train: Sequence[StoredEpisode],
+    heldout: Sequence[StoredEpisode],
 ) -> Result:
     """Write train/ and heldout/ under temporary names, then rename them, then write dataset.json, which makes the artifact whole.
 
-    `facts`: what dataset.json says besides the counts; `num_actions` and `frame_size` must be among them.
+    `facts`: what dataset.json says besides the counts.
     """
     splits = {"train": train, "heldout": heldout}
     temporary = {split: context.folder / f".{split}.tmp" for split in splits}
@@ -101,14 +109,13 @@ def publish(
             f"diamond_bench/{dataset_name}-{split}-v0",
             [episode.path for episode in episodes],
             _GROUP,
-            facts["frame_size"],
-            facts["num_actions"],
+            spec,
         )
     context.check_owner()
     for split in splits:
         shutil.rmtree(context.folder / split, ignore_errors=True)
         temporary[split].rename(context.folder / split)
-    whole = [episode.total_return for episode in (*train, *heldout) if episode.whole]
+    whole = _returns((*train, *heldout))
     content = {
         **facts,
         "train": _counts(train),
@@ -134,12 +141,17 @@ def finished_result(context: JobContext) -> Result | None:
 
 
 def _counts(episodes: Sequence[StoredEpisode]) -> dict[str, Any]:
-    whole = [episode.total_return for episode in episodes if episode.whole]
+    whole = _returns(episodes)
     lost = [episode.lives_lost for episode in episodes]
     return {
         "episodes": len(episodes),
         "frames": sum(episode.num_frames for episode in episodes),
-        "whole_games": len(whole),
+        "whole_games": sum(episode.whole for episode in episodes),
         "mean_return": float(np.mean(whole)) if whole else None,
         "lives_lost": None if None in lost else sum(number for number in lost if number is not None),
     }
+
+
+def _returns(episodes: Sequence[StoredEpisode]) -> list[float]:
+    """Of the whole games that have one."""
+    return [episode.total_return for episode in episodes if episode.whole and episode.total_return is not None]

@@ -16,9 +16,11 @@ from diamond_bench.data.foreign import METADATA, Metadata, dataset_digest, find_
 from diamond_bench.data.foreign_episodes import check_stored, read_foreign
 from diamond_bench.data.leaks import TrainingRuns, spread_windows, window_starts
 from diamond_bench.data.minari_io import Episode, open_dataset
+from diamond_bench.data.static import spec_facts
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
+from diamond_bench.spaces import FrameSpec, WorldSpec
 from diamond_bench.store.kinds import ImportDataset
 
 
@@ -50,7 +52,11 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
     except UserError:
         shelf.discard()
         raise
-    return publish(context, "imported", facts, train, heldout)
+    return publish(context, "imported", _spec(config, metadata), facts, train, heldout)
+
+
+def _spec(config: ImportDataset, metadata: Metadata) -> WorldSpec:
+    return WorldSpec(FrameSpec.square(config.env.frame_size), metadata.actions)
 
 
 def _converted(
@@ -82,9 +88,7 @@ def _converted(
         left -= episode.num_frames
     facts = {
         "source": config.digest,
-        "num_actions": metadata.num_actions,
-        "action_meanings": None,
-        "frame_size": config.env.frame_size,
+        **spec_facts(_spec(config, metadata)),
         "lost_life": "as in the source",
         "heldout": {
             "references": len(starts),
