@@ -7,16 +7,17 @@ from diamond_bench.config import ConditioningConfig, FactoredObjective, NetworkC
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.objectives import Factored
 from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.spaces import ActionSpec
 
 L, ACTIONS = 3, 5
 NETWORK = NetworkConfig(depths=(1, 1), channels=(8, 16), attention=(False, True), cond_channels=12)
 LIGHT = ConditioningConfig(L, history_depths=(1, 2), history_channels=(8, 12), attended_levels=(False, True))
 
 
-def awake(conditioning: ConditioningConfig, network: NetworkConfig = NETWORK) -> DenoiserNetwork:
+def awake(conditioning: ConditioningConfig, network: NetworkConfig = NETWORK, actions: ActionSpec | int = ACTIONS) -> DenoiserNetwork:
     """A network without the zeros it starts with."""
     torch.manual_seed(0)
-    built = DenoiserNetwork(network, conditioning, ACTIONS)
+    built = DenoiserNetwork(network, conditioning, actions)
     for parameter in built.parameters():
         nn.init.normal_(parameter, std=0.2)
     return built

@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from diamond_bench.config import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, ConditioningConfig, FactoredObjective, OdeSampler
 from diamond_bench.errors import UserError
 from diamond_bench.models.authors_checkpoint import authors_state
-from diamond_bench.models.conditioning import Told
+from diamond_bench.models.conditioning import Told, withheld
 from diamond_bench.models.denoiser_network import DenoiserNetwork, FourierFeatures
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
 from diamond_bench.models.shape import check_network
 from diamond_bench.models.unet import UNet
+from diamond_bench.spaces import ActionSpec
 from diamond_bench.world_model import build_world_model, load_world_model, save_world_model
 
 WAYS = [replace(LIGHT, frames=frames, actions=actions) for frames, actions in product(FRAME_CONDITIONINGS, ACTION_CONDITIONINGS)]
@@ -249,13 +250,67 @@ def test_what_the_authors_format_cannot_say_is_not_exported(changes):
     assert authors_state(replace(agent.description, conditioning=unused), states).keys()
 
 
+COLUMNS, CONTINUOUS = ActionSpec.columns((2, 3)), ActionSpec.continuous((-1.0, 0.0), (1.0, 4.0))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@torch.no_grad()
+def test_columns_of_actions_enter_as_a_linear_map_of_their_one_hots_or_numbers(dropout: float) -> None:
+    """Computed again from the definition; every column of every past action changes the network's output, and so does withholding it."""
+    discrete, numbers = torch.tensor([[1, 0], [0, 2], [1, 1]]), torch.tensor([[-1.0, 1.0], [0.5, 4.0], [1.0, 0.0]])
+    one_hots = torch.tensor([[0.0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0]])
+    scaled = torch.tensor([[-1.0, -0.5], [0.5, 1.0], [1.0, -1.0]])
+    for spec, actions, rows in ((COLUMNS, discrete, one_hots), (CONTINUOUS, numbers, scaled)):
+        for ways in ("group_norm", "planes"):
+            conditioning = replace(LIGHT, actions=ways, action_dropout=dropout)
+            network = awake(conditioning, actions=spec)
+            table = network.action_embedding
+            assert len(table.weight) == spec.width + (dropout > 0)
+            expected = rows @ table.weight[: spec.width] / 2**0.5
+            torch.testing.assert_close(table(actions[None])[0], expected)
+            x, c_noise, past, _ = inputs(size=(24, 40), b=1)
+            base = network(x, c_noise, past, actions[None])
+            assert base.shape == x.shape
+            for step, column in product(range(L), range(2)):
+                changed = actions.clone()
+                changed[step, column] = spec.low[column] + 0.1 if spec.low else (actions[step, column] + 1) % spec.sizes[column]
+                assert (network(x, c_noise, past, changed[None]) - base).abs().max() > 1e-4, (ways, step, column)
+            missing = actions.clone()
+            missing[1] = withheld(actions)
+            if dropout:
+                torch.testing.assert_close(table(missing[None])[0, 1], table.weight[-1])
+            elif spec.low:
+                assert network(x, c_noise, past, missing[None]).isnan().any()
+            else:
+                with pytest.raises(IndexError):
+                    network(x, c_noise, past, missing[None])
+
+
+@pytest.mark.parametrize("spec", [COLUMNS, CONTINUOUS], ids=str)
+def test_columns_of_actions_are_withheld_together(spec: ActionSpec) -> None:
+    """With a dropout of nearly 1 the loss is that of withheld actions; without, it depends on every column."""
+    frames, _, mask = segments()
+    actions = torch.tensor([[1.0, 1.0]]).expand(4, frames.shape[1], 2).to(torch.float32 if spec.low else torch.int64)
+    free = torch.full_like(actions, withheld(actions))
+    conditioning = replace(LIGHT, action_dropout=0.99)
+    denoiser = denoiser_of(conditioning, awake(conditioning, actions=spec))
+
+    def loss(actions: torch.Tensor) -> torch.Tensor:
+        return denoiser.training_loss(frames, actions, mask, torch.Generator().manual_seed(1))[0]
+
+    assert torch.equal(loss(actions), loss(free))
+    denoiser.action_dropout = 1e-9
+    assert not torch.equal(loss(actions), loss(free))
+    assert loss(actions).isfinite()
+
+
 class LastFrame(nn.Module):
     """Somebody's own way: the last frame alone."""
 
     num_planes = 3
     history_widths: tuple[int, ...] = ()
 
-    def __init__(self, network, conditioning, num_actions, image_channels):
+    def __init__(self, network, conditioning, actions, image_channels):
         super().__init__()
 
     def tell(self, past, actions):
@@ -267,10 +322,10 @@ class AttendedActions(nn.Module):
 
     num_planes = 0
 
-    def __init__(self, network, conditioning, num_actions, image_channels):
+    def __init__(self, network, conditioning, actions, image_channels):
         super().__init__()
         self.history_widths = (*[0] * (len(network.channels) - 1), 6)
-        self.table = nn.Embedding(num_actions, 6)
+        self.table = nn.Embedding(actions.width, 6)
 
     def tell(self, past, actions):
         return Told(history=(*[None] * (len(self.history_widths) - 1), self.table(actions)))

@@ -24,7 +24,7 @@ def batch(network_frames: int, size: tuple[int, int], b: int = 2):
 
 def awake(network: NetworkConfig, num_frames: int = 4) -> DenoiserNetwork:
     """A network without the zeros it starts with."""
-    built = DenoiserNetwork(network, ConditioningConfig(num_frames), num_actions=8)
+    built = DenoiserNetwork(network, ConditioningConfig(num_frames), 8)
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return built
@@ -79,11 +79,11 @@ def test_a_fresh_network_says_a_constant_per_channel():
 
 @pytest.mark.parametrize(("network", "num_frames", "size"), [(small_network(), 4, 32), (UNEVEN, 3, 30), (UNEVEN, 4, 64)])
 def test_counted_flops_and_parameters(network, num_frames, size):
-    built = DenoiserNetwork(network, ConditioningConfig(num_frames), num_actions=8)
+    built = DenoiserNetwork(network, ConditioningConfig(num_frames), 8)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         built(*batch(num_frames, (size, size), b=2))
     assert counter.get_total_flops() == 2 * denoiser_flops(network, ConditioningConfig(num_frames), size)
-    assert sum(p.numel() for p in built.parameters()) == denoiser_parameters(network, ConditioningConfig(num_frames), num_actions=8)
+    assert sum(p.numel() for p in built.parameters()) == denoiser_parameters(network, ConditioningConfig(num_frames), 8)
 
 
 def test_full_size_cost():

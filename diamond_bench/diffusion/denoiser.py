@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import WITHHELD
 from diamond_bench.diffusion.objectives import Draws, Objective, ObjectiveStep
 from diamond_bench.models.compilation import Compilable
+from diamond_bench.models.conditioning import withheld
 from diamond_bench.models.precision import Precision, arithmetic
 
 __all__ = ["Denoiser", "Precision"]
@@ -65,7 +65,7 @@ class Denoiser(Compilable):
             x: clean + sigma * noise, (b, 3, h, w).
             sigma: (b,), or 0-d.
             past: in [-1, 1], oldest first, (b, L, 3, h, w).
-            actions: taken after each past frame, (b, L) int64; WITHHELD where the network was trained with action dropout.
+            actions: taken after each past frame, (b, L) or (b, L, k); withheld ones where the network was trained with action dropout.
         """
         return self.objective.denoise(self._run, x, sigma, past, actions)
 
@@ -79,13 +79,13 @@ class Denoiser(Compilable):
 
         Args:
             frames: (b, L + 1 + k, 3, h, w) in [-1, 1], exactly 0 where padded.
-            actions: (b, L + 1 + k) int64, action t taken after frame t (the last is not used).
+            actions: (b, L + 1 + k), or with a last axis of columns, action t taken after frame t (the last is not used).
             mask: (b, L + 1 + k), 1 (or True) where the frame is real.
             generator: on the frames' device.
         """
         if self.action_dropout > 0:  # without, nothing is drawn: the stream of random numbers is that of earlier models
-            withheld = torch.rand(len(frames), generator=generator, device=frames.device) < self.action_dropout
-            actions = torch.where(withheld[:, None], WITHHELD, actions)
+            dropped = torch.rand(len(frames), generator=generator, device=frames.device) < self.action_dropout
+            actions = torch.where(dropped.view(-1, *[1] * (actions.dim() - 1)), withheld(actions), actions)
         noise = self._draw_frame_noise(frames, generator) if self.frame_noise > 0 else None
         steps = self.unroll(frames, actions, mask, lambda clean: self.objective.draw(clean, generator), noise)
         loss = torch.stack([step.loss for step in steps]).mean()

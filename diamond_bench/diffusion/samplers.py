@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diamond_bench.config import WITHHELD, AncestralSampler, MultistepSampler, OdeSampler, Sampler, chosen
+from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler, Sampler, chosen
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.diffusion.schedules import churn_factor, sigmas
+from diamond_bench.models.conditioning import withheld
 
 Denoise = Callable[[Tensor, float], Tensor]
 """denoise(x, sigma) -> the clean frames, of x's shape."""
@@ -106,7 +107,7 @@ def sample(
     Args:
         denoiser: its noise range must hold the sampler's (`check_sampler`); for guidance it takes withheld actions.
         past: frames in [-1, 1], oldest first, (b, L, 3, h, w).
-        actions: taken after each past frame, (b, L) int64.
+        actions: taken after each past frame, (b, L) or (b, L, k).
         sampler: which sampler, and its settings.
         noise: fresh N(0, 1) of shape (b, 3, h, w), on past's device; called first for the start, then for each stochastic step.
         callback: told of every denoiser call; guidance takes two for one.
@@ -124,7 +125,7 @@ def sample(
     def denoise(x: Tensor, sigma: float) -> Tensor:
         denoised = call(x, sigma, actions)
         if sampler.guidance != 1:
-            free = call(x, sigma, torch.full_like(actions, WITHHELD))
+            free = call(x, sigma, torch.full_like(actions, withheld(actions)))
             denoised = free + sampler.guidance * (denoised - free)
         return quantize(denoised, sampler.quantization) if every_call else denoised
 

@@ -1,25 +1,60 @@
 """How the actions enter the denoiser: `conditioning.actions`."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from diamond_bench.config import WITHHELD, ConditioningConfig, NetworkConfig
 from diamond_bench.models.conditioning import Told
 from diamond_bench.models.shape import action_rows, action_width
+from diamond_bench.spaces import ActionSpec
 
 
 class _ActionTable(nn.Embedding):
-    """An embedding of each action; with action dropout its last row stands for an action that is withheld."""
+    """An embedding of each action; with action dropout its last row stands for an action that is withheld.
 
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int) -> None:
-        super().__init__(action_rows(conditioning, num_actions), action_width(network, conditioning))
-        self.withheld_row = num_actions if conditioning.action_dropout > 0 else None
+    Discrete: a row per action. Otherwise a linear map of the action's concatenated columns, divided by the square root of their number so
+    that the variance at the start is 1: a row per value of a MultiDiscrete column, and a row per Box column, whose number is first mapped
+    from its bounds to [-1, 1].
+    """
+
+    offsets: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec) -> None:
+        super().__init__(action_rows(conditioning, actions.width), action_width(network, conditioning))
+        self.actions = actions
+        self.withheld_row = actions.width if conditioning.action_dropout > 0 else None
+        if actions.trailing:
+            first_rows = torch.tensor([0, *actions.sizes[:-1]]).cumsum(0)
+            for name, values in {"offsets": first_rows, "low": torch.tensor(actions.low), "high": torch.tensor(actions.high)}.items():
+                self.register_buffer(name, values, persistent=False)
 
     def forward(self, actions: Tensor) -> Tensor:
-        """(b, L) to (b, L, width). A table without that row has none for WITHHELD and fails on it."""
+        """(b, L), or (b, L, k) of several columns, to (b, L, width).
+
+        A table without the last row has none for a withheld action: it fails on WITHHELD, and gives NaN for NaN.
+        """
+        if not self.actions.trailing:
+            if self.withheld_row is not None:
+                actions = torch.where(actions == WITHHELD, self.withheld_row, actions)
+            return super().forward(actions)
+        missing = actions.isnan() if self.actions.kind == "Box" else actions == WITHHELD
         if self.withheld_row is not None:
-            actions = torch.where(actions == WITHHELD, self.withheld_row, actions)
-        return super().forward(actions)
+            actions = torch.where(missing, 0, actions)
+        embedded = self._of_columns(actions, missing) / math.sqrt(len(self.actions.sizes))
+        return embedded if self.withheld_row is None else torch.where(missing.any(-1, keepdim=True), self.weight[-1], embedded)
+
+    def _of_columns(self, actions: Tensor, missing: Tensor) -> Tensor:
+        if self.actions.kind == "Box":
+            scaled = (actions - self.low) / (self.high - self.low) * 2 - 1
+            return scaled @ self.weight[: len(self.actions.sizes)]
+        rows = actions + self.offsets
+        if self.withheld_row is None:
+            rows = torch.where(missing, WITHHELD, rows)  # no row of another column
+        return super().forward(rows).sum(-2)
 
 
 class EmbeddedActions(_ActionTable):
@@ -32,8 +67,8 @@ class EmbeddedActions(_ActionTable):
     num_planes = 0
     history_widths: tuple[int, ...] = ()
 
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
-        super().__init__(network, conditioning, num_actions)
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
+        super().__init__(network, conditioning, actions)
         width = conditioning.num_frames * self.embedding_dim
         self.projection = nn.Linear(width, network.cond_channels) if conditioning.action_width else nn.Identity()
 
@@ -47,8 +82,8 @@ class ActionPlanes(_ActionTable):
 
     history_widths: tuple[int, ...] = ()
 
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
-        super().__init__(network, conditioning, num_actions)
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
+        super().__init__(network, conditioning, actions)
         self.num_planes = conditioning.num_frames * self.embedding_dim
 
     def tell(self, past: Tensor, actions: Tensor) -> Told:
@@ -62,7 +97,7 @@ class NoActions(nn.Module):
     num_planes = 0
     history_widths: tuple[int, ...] = ()
 
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
         super().__init__()
 
     def tell(self, past: Tensor, actions: Tensor) -> Told:

@@ -1,9 +1,17 @@
 """What every way of conditioning the denoiser has in common: what it is built from and what it hands to the network."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+from diamond_bench.config import WITHHELD
+
+
+def withheld(actions: Tensor) -> float:
+    """The value that stands for an action the network is not to know, in every column: NaN among floats, else WITHHELD."""
+    return math.nan if actions.is_floating_point() else WITHHELD
 
 
 class Told(NamedTuple):
@@ -20,7 +28,7 @@ class Told(NamedTuple):
 class Conditioning(Protocol):
     """A module registered in FRAME_CONDITIONINGS or ACTION_CONDITIONINGS.
 
-    It is built from (NetworkConfig, ConditioningConfig, num_actions, image_channels); the random numbers of its start are drawn then,
+    It is built from (NetworkConfig, ConditioningConfig, ActionSpec, image_channels); the random numbers of its start are drawn then,
     from torch's global generator.
     """
 
@@ -30,5 +38,6 @@ class Conditioning(Protocol):
 
     def tell(self, past: Tensor, actions: Tensor) -> Told:
         """What to tell of past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w), and of the
-        actions taken after each of them, (b, L) int64, WITHHELD where the network is not to know them."""
+        actions taken after each of them, (b, L) or (b, L, k) as their `ActionSpec` says, `withheld` where the network is not to know
+        them."""
         ...

@@ -13,6 +13,7 @@ from diamond_bench.models.blocks import group_norm
 from diamond_bench.models.conditioning import Conditioning, Told
 from diamond_bench.models.shape import IMAGE_CHANNELS, check_network
 from diamond_bench.models.unet import UNet
+from diamond_bench.spaces import ActionSpec
 
 
 class FourierFeatures(nn.Module):
@@ -58,12 +59,13 @@ class DenoiserNetwork(nn.Module):
     """
 
     def __init__(
-        self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int = IMAGE_CHANNELS
+        self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec | int, image_channels: int = IMAGE_CHANNELS
     ) -> None:
+        """`actions`: a number n stands for Discrete(n)."""
         super().__init__()
         check_network(network, conditioning)
         width, cond_channels = network.channels[0], network.cond_channels
-        given = (network, conditioning, num_actions, image_channels)
+        given = (network, conditioning, ActionSpec.discrete(actions) if isinstance(actions, int) else actions, image_channels)
         # the order in which parts are made is that of their random numbers: a change of it changes what a seed trains
         self.noise_features = FourierFeatures(cond_channels)
         self.action_embedding = imported(ACTION_CONDITIONINGS[conditioning.actions])(*given)  # whichever way: stored models have this name
@@ -84,7 +86,7 @@ class DenoiserNetwork(nn.Module):
             x: the noisy frame as the objective scales it, (b, 3, h, w).
             c_noise: the noise level as the objective tells it, (b,).
             past: past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w).
-            actions: taken after each past frame, (b, L) int64; WITHHELD where the conditioning has action dropout.
+            actions: taken after each past frame, (b, L) or (b, L, k); withheld ones where the conditioning has action dropout.
             frame_noise: standard deviation of the noise in the past frames, (b,), from 0 to conditioning.frame_noise; None is 0.
 
         Returns:

@@ -8,6 +8,7 @@ from diamond_bench.models.blocks import Downsample, group_norm, pixel_positions
 from diamond_bench.models.conditioning import Told
 from diamond_bench.models.shape import down_blocks, history_network, history_widths
 from diamond_bench.models.unet import DownLevel, pad_to_levels, residual_blocks
+from diamond_bench.spaces import ActionSpec
 
 
 class StackedFrames(nn.Module):
@@ -15,7 +16,7 @@ class StackedFrames(nn.Module):
 
     history_widths: tuple[int, ...] = ()
 
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
         super().__init__()
         self.num_planes = conditioning.num_frames * image_channels
 
@@ -35,7 +36,7 @@ class AttendedFrames(nn.Module):
 
     num_planes = 0
 
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
         super().__init__()
         self.network = network
         self.history_widths = history_widths(network, conditioning)
@@ -69,8 +70,8 @@ class AttendedFrames(nn.Module):
 class StackedAndAttendedFrames(AttendedFrames):
     """Both: past frames on channels, and their encoder's activations to attend to."""
 
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, num_actions: int, image_channels: int) -> None:
-        super().__init__(network, conditioning, num_actions, image_channels)
+    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
+        super().__init__(network, conditioning, actions, image_channels)
         self.num_planes = conditioning.num_frames * image_channels
 
     def tell(self, past: Tensor, actions: Tensor) -> Told:
