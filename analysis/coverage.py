@@ -1,6 +1,6 @@
 """How often an interval of an aggregate holds the true value, simulated from a model of the scores themselves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,6 @@ Method = Literal["percentile", "corrected"]
 Shape = Literal["normal", "t3", "lognormal"]
 
 SHAPES: tuple[Shape, ...] = ("normal", "t3", "lognormal")
-SHAPE_WORDS: Mapping[Shape, str] = {"normal": "normal", "t3": "heavy-tailed (Student's t, 3 degrees of freedom)", "lognormal": "skewed"}
 REPETITIONS, REPLICATES = 1000, 200
 MOST_RUNS = 20
 """More runs are simulated as this many: coverage commonly rises with the number of runs, so the result is then a cautious one."""

@@ -224,13 +224,6 @@ def trajectory_figure(true: NDArray[np.uint8], imagined: Mapping[str, NDArray[np
     return figure
 
 
-def caption_text(num_trajectories: int, num_seeds: int, scale: str, note: str = "") -> str:
-    """What a figure's numbers rest on, such as "400 trajectories, 3 seeds, scale small; band: 95% interval of the mean"."""
-    trajectories = f"{num_trajectories} {'trajectory' if num_trajectories == 1 else 'trajectories'}"
-    seeds = f"{num_seeds} {'seed' if num_seeds == 1 else 'seeds'}"
-    return f"{trajectories}, {seeds}, scale {scale}{f'; {note}' if note else ''}"
-
-
 DPI = 200
 """Dots per inch of the PNG files."""
 

@@ -1,8 +1,8 @@
 """Texts in CSV files that a spreadsheet must not take for formulas.
 
 A text that begins with =, +, -, @, a tab, a carriage return, a newline or an apostrophe gets an apostrophe before it, as spreadsheets'
-guides advise. Numbers stay as they are, and so do single characters. Whoever reads such a file with a program removes one apostrophe from
-the beginning of each text that has one: `without_mark`.
+guides advise. Numbers stay as they are, and so do single characters. A program that reads such a file removes one apostrophe from the
+beginning of each text that has one: `text.removeprefix("'")`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,6 @@ def with_mark(value: Any) -> Any:
     except ValueError:
         return f"'{value}"
     return value
-
-
-def without_mark(text: str) -> str:
-    """The text that `with_mark` was given."""
-    return text.removeprefix("'")
 
 
 def csv_text(frame: "pd.DataFrame", **options: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.results.table import conditions
 from paper_figures.methods import Method
 from paper_figures.parts import Inputs, StudyResults, published_source, study_source, watermark
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRIC, PROTOCOL = "test_return", "agent"
-_OUTCOMES = ("episodes_cut", "real_steps")
-"""Of a protocol record: what a run came to, and no condition of it."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _of_study(study: StudyResults) -> Iterator[Column]:
             left = ", ".join(sorted(set(of_variant["game"]) - set(human_random().index)))
             notes.append(f"{study.label(variant)}: {left} has no published human score and is left out.")
         scores = known[["game", "seed", "scale", "revision"]].assign(method=variant, score=known["value"], source=study.name)
-        records = [_conditions(study, job, game) for job, game in zip(known["job"], known["game"], strict=True)]
+        records = [conditions(_record(study, job), game) for job, game in zip(known["job"], known["game"], strict=True)]
         if all(records):
             scores = scores.assign(protocol_record=records)
             notes += [f"{study.label(variant)}: {record}." for record in dict.fromkeys(records)]
@@ -141,13 +140,6 @@ def _of_study(study: StudyResults) -> Iterator[Column]:
         label = f"{study.plan.study}\n{variant}\n(scale {study.plan.scale})"
         origin = (study_source(study, list(of_variant["job"])),)
         yield Column(label, cells, frame, tuple(notes), origin, study=study, variant=str(variant))
-
-
-def _conditions(study: StudyResults, job: str, game: str) -> str:
-    """The conditions under which an agent's score was made, the same for every game and run of one protocol; empty where none are kept."""
-    record = _record(study, job)
-    kept = {name: value for name, value in record.items() if name not in _OUTCOMES}
-    return "; ".join(f"{name.replace('_', ' ')}: {str(value).replace(game, '<game>')}" for name, value in kept.items())
 
 
 def _outcomes(study: StudyResults, jobs: Iterable[str]) -> Iterator[str]:

@@ -40,7 +40,7 @@ def make(inputs: Inputs) -> Made:
     """The printed numbers, then those of each finished profile."""
     profiles, lacks = _profiles(inputs.store)
     heads = [Head("What"), Head("RTX 4090\n(as printed)", "printed_rtx_4090")]
-    heads += [_head(ref, config, result) for ref, config, result in profiles]
+    heads += [_head(ref, config) for ref, config, _ in profiles]
     rows = []
     for what, name, printed, unit in _ROWS:
         level = (len(what) - len(what.lstrip())) // 2
@@ -83,7 +83,7 @@ def _profiles(store: Store) -> tuple[list[_Found], list[Lack]]:
     return sorted(found, key=lambda one: (one[1].device_name, one[1].execution.precision, one[1].scale, one[0])), lacks
 
 
-def _head(ref: JobRef, config: Profile, result: StoredResult) -> Head:
+def _head(ref: JobRef, config: Profile) -> Head:
     """Device and precision, and what the reader must know of this column."""
     notes = [f"Job {ref.id}, game {config.training.game}, seed {config.training.seed}, {config.executed}, scale {config.scale}."]
     different = "; ".join(f"{key} {mine} (the paper: {theirs})" for key, mine, theirs in differences(config.training))

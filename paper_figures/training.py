@@ -10,7 +10,7 @@ from diamond_bench.report.drawing import stored_arrays
 from diamond_bench.report.facts import device_name
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, read_json
-from diamond_bench.studies.agents import AGENT_FOLDER
+from diamond_bench.studies.agents import AGENT_FOLDER, DESCRIPTION_FILE
 from diamond_bench.studies.plan import Point
 from diamond_bench.typed import build
 from paper_figures.parts import StudyResults
@@ -19,7 +19,6 @@ from paper_figures.tables import Cell, number
 if TYPE_CHECKING:
     import numpy as np
 
-_DESCRIPTION = "agent.json"
 _DAY = 86400.0
 
 
@@ -44,7 +43,7 @@ def size_cell(study: StudyResults, variant: str, store: Store) -> Cell:
 
 
 def _parameters(store: Store, point: Point) -> int:
-    file = store.folder(point.jobs["agent"]) / AGENT_FOLDER / _DESCRIPTION
+    file = store.folder(point.jobs["agent"]) / AGENT_FOLDER / DESCRIPTION_FILE
     try:
         agent = build(AgentDescription, read_json(file))
     except (OSError, TypeError, DamagedFile, UserError) as error:

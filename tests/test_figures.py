@@ -19,7 +19,6 @@ from analysis.figures import (
     DriftPanel,
     annotate,
     caption_height,
-    caption_text,
     draw_drift,
     drift_figure,
     quality_figure,
@@ -249,12 +248,13 @@ def all_figures():
 
 @pytest.mark.parametrize("name", ["drift", "quality", "trajectories", "variants"])
 def test_nothing_overlaps_or_falls_off(name):
-    figure = annotate(all_figures()[name], caption_text(400, 3, "smoke", "band: " + "a long explanation " * 8), "scale smoke: no finding")
+    caption = f"400 trajectories, 3 seeds, scale smoke; band: {'a long explanation ' * 8}"
+    figure = annotate(all_figures()[name], caption, "scale smoke: no finding")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    caption, watermark = (text.get_window_extent(renderer) for text in figure.texts)
-    boxes = [caption]
+    caption_box, watermark = (text.get_window_extent(renderer) for text in figure.texts)
+    boxes = [caption_box]
     for ax in figure.axes:
         texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *shown_ticks(ax.xaxis), *shown_ticks(ax.yaxis)]
         texts += ax.get_legend().get_texts() if ax.get_legend() else []
@@ -272,11 +272,6 @@ def test_nothing_overlaps_or_falls_off(name):
 def shown_ticks(axis):
     low, high = sorted(axis.get_view_interval())
     return [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-
-
-def test_captions_count():
-    assert caption_text(1, 1, "tiny") == "1 trajectory, 1 seed, scale tiny"
-    assert caption_text(400, 3, "small*", "band: 95%") == "400 trajectories, 3 seeds, scale small*; band: 95%"
 
 
 def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from rich.table import Table
 from analysis.figures import RC
 from diamond_bench import cli
 from diamond_bench.errors import UserError
-from diamond_bench.spreadsheet import csv_text, with_mark, without_mark
+from diamond_bench.spreadsheet import csv_text, with_mark
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.terminal import SafeConsole, visible
@@ -98,7 +98,7 @@ def test_hostile_and_overlong_arguments_are_one_message(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 def test_a_text_in_csv_is_no_formula_and_comes_back(text: str) -> None:
     written = with_mark(text)
-    assert without_mark(written) == text
+    assert written.removeprefix("'") == text
     if written[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and written[:1]:
         assert len(written) == 1 or float(written) is not None
 

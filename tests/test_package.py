@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from command_line import ROOT, diamond_bench
 
 pytestmark = pytest.mark.timeout(1200)  # a sweep at scale tiny: seconds on a quiet machine, minutes on a busy one
 STUDY = Path("studies/sampling_steps/tiny")
+
+
+def test_the_extra_dev_includes_every_other_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (own,) = [requirement for requirement in extras["dev"] if requirement.startswith("diamond-bench[")]
+    assert set(own.removeprefix("diamond-bench[").removesuffix("]").split(",")) == set(extras) - {"dev"}
 
 
 def test_the_wheel_holds_configs_and_studies(wheel: Path) -> None:

@@ -12,7 +12,7 @@ from command_line import diamond_bench, in_this_process
 
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
-from diamond_bench.results.table import COLUMNS, collect, curves_file, mixtures, pivot, seed_means
+from diamond_bench.results.table import COLUMNS, collect, mixtures, pivot, seed_means
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import sealed
 from diamond_bench.store.jobspec import JobRef
@@ -64,7 +64,7 @@ def test_curves_are_reached_from_the_table_and_give_its_numbers(tiny_store: Path
     store = Store(tiny_store)
     table = collect(load_plans(tiny_store)[0], store)
     for row in table[(table["metric"] == "drift") & table["seed"].notna()].itertuples():
-        with np.load(curves_file(store, row.job)) as arrays:  # type: ignore[arg-type]
+        with np.load(store.folder(JobRef("evaluate_world_model", str(row.job))) / "arrays.npz") as arrays:
             assert arrays["drift"].shape == (3, 8)
             assert float(arrays["drift"].mean()) == pytest.approx(row.value, rel=1e-5)
 

@@ -29,7 +29,6 @@ _PEAK_SECONDS = 3.0
 """Expected for measuring the matrix product, and for random data."""
 _HEAVY_SECONDS = 20.0
 """An update of the policy that takes longer on a CPU is warmed up once: it does everything but its loss many times over."""
-_FIRST_SIDE_FLOP = 2.0 * 512**3
 
 COMPARISONS: Mapping[str, tuple[Precision, Execution, bool]] = {
     "plain": ("fp32", PLAIN, True),

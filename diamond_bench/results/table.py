@@ -59,8 +59,7 @@ def left_out(plan: SavedPlan, store: Store) -> list[str]:
 
 
 def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult] | None = None) -> "pd.DataFrame":
-    """The tidy table of what is finished (`stored`, where it was read before). Curves over t are in each row's job:
-    `curves_file(store, job)`."""
+    """The tidy table of what is finished; `stored` are results that were read before. Curves over t are in arrays.npz of each row's job."""
     import pandas as pd
 
     found = finished_results(plan, store) if stored is None else stored
@@ -213,11 +212,6 @@ def save_results(table: "pd.DataFrame", folder: Path) -> Path:
     table.to_parquet(buffer, index=False)
     write_atomic(folder / "results.parquet", buffer.getvalue(), durable=False)
     return folder / "results.parquet"
-
-
-def curves_file(store: Store, job: str) -> Path:
-    """arrays.npz of an evaluation named in the table's `job` column."""
-    return store.folder(JobRef("evaluate_world_model", job)) / "arrays.npz"
 
 
 HEADLINES = (

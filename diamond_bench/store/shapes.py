@@ -26,11 +26,11 @@ from diamond_bench.shapes import (
     whole,
 )
 from diamond_bench.store.files import DamagedFile
+from diamond_bench.store.jobspec import ID
 
 _MOST_NAME, _MOST_PATH = 255, 1000
 """Bytes of a file's name on common file systems, and of a path below a job's folder."""
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,99}")
-_ID = re.compile(r"[0-9a-f]{16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,7 +73,7 @@ def job(value: Any) -> None:
     """A job as `[kind, id]`."""
     if not (isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)):
         raise Unfit("a job as [kind, id]", value)
-    if not _KIND.fullmatch(value[0]) or not _ID.fullmatch(value[1]):
+    if not _KIND.fullmatch(value[0]) or not ID.fullmatch(value[1]):
         raise Unfit("a job as [kind, 16 hex digits]", value)
 
 
@@ -81,7 +81,7 @@ def job_text(value: Any) -> None:
     """A job as `kind/id`."""
     text(value)
     kind, _, identity = value.partition("/")
-    if not _KIND.fullmatch(kind) or not _ID.fullmatch(identity):
+    if not _KIND.fullmatch(kind) or not ID.fullmatch(identity):
         raise Unfit("a job as <kind>/<16 hex digits>", value)
 
 

@@ -57,10 +57,10 @@ def arrays(
     dependents = Counter(need for needs in waits.values() for need in needs)
     made: list[Array] = []
     where: dict[JobRef, Condition] = dict(in_flight)
-    for kind, refs in _waves(specs, todo, waits):
+    for kind, refs in _waves(todo, waits):
         tasks = _tasks(refs, waits, where, packed(kind))
         tasks.sort(key=lambda task: -sum(dependents[ref] for ref in task.jobs))
-        for array in _arrays(kind, tasks, made, most):
+        for array in _arrays(kind, tasks, most):
             for element, jobs in enumerate(array.tasks):
                 where.update(dict.fromkeys(jobs, (len(made), element)))
             made.append(array)
@@ -79,9 +79,7 @@ def _ancestors(specs: Mapping[JobRef, JobSpec], ref: JobRef) -> set[JobRef]:
     return direct | {further for need in direct for further in _ancestors(specs, need)}
 
 
-def _waves(
-    specs: Mapping[JobRef, JobSpec], todo: Sequence[JobRef], waits: Mapping[JobRef, frozenset[JobRef]]
-) -> list[tuple[str, list[JobRef]]]:
+def _waves(todo: Sequence[JobRef], waits: Mapping[JobRef, frozenset[JobRef]]) -> list[tuple[str, list[JobRef]]]:
     """The jobs by kind and by how many jobs must come before; needs first."""
     depth: dict[JobRef, int] = {}
 
@@ -106,7 +104,7 @@ def _tasks(
     return [_Task(tuple(jobs[i : i + packed]), after) for after, jobs in alike.items() for i in range(0, len(jobs), packed)]
 
 
-def _arrays(kind: str, tasks: Sequence[_Task], made: Sequence[Array], most: int) -> list[Array]:
+def _arrays(kind: str, tasks: Sequence[_Task], most: int) -> list[Array]:
     together: dict[frozenset[Condition], list[_Task]] = defaultdict(list)
     for task in tasks:
         together[task.after].append(task)
@@ -115,12 +113,12 @@ def _arrays(kind: str, tasks: Sequence[_Task], made: Sequence[Array], most: int)
         for after, alike in together.items()
         for first in range(0, len(alike), most)
     ]
-    other = _aligned(kind, tasks, made)
+    other = _aligned(kind, tasks)
     return other if other is not None and len(other) < len(one_way) else one_way
 
 
-def _aligned(kind: str, tasks: Sequence[_Task], made: Sequence[Array]) -> list[Array] | None:
-    """The tasks in arrays that stand beside those they wait for, or None where they cannot."""
+def _aligned(kind: str, tasks: Sequence[_Task]) -> list[Array] | None:
+    """The tasks in arrays whose elements match those of the arrays they wait for, or None if that is impossible."""
     ranks: dict[tuple[int, frozenset[Condition], int], dict[int, tuple[JobRef, ...]]] = defaultdict(dict)
     seen: Counter[tuple[frozenset[Condition], Element]] = Counter()
     for task in tasks:
