@@ -1,8 +1,10 @@
 """The agent: a world model, a model of rewards and ends, a policy; built, kept, read back, and exchanged with the authors' format."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -10,17 +12,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diamond_bench.config import FactoredObjective
-from diamond_bench.diffusion.denoiser import Denoiser, Precision
 from diamond_bench.envs.games import num_actions
 from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.authors_checkpoint import AuthorsCheckpoint, read_authors_checkpoint
 from diamond_bench.models.authors_names import Component
 from diamond_bench.models.description import AgentDescription
+from diamond_bench.models.precision import Precision
 from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.files import read_json, temporary_name, write_json
 from diamond_bench.typed import build, to_plain
-from diamond_bench.world_model import WorldModel, build_world_model, load_world_model, save_world_model
+from diamond_bench.worlds.contract import TrainedWorld
+from diamond_bench.worlds.families import build_world_model, load_world_model
 
 __all__ = ["Agent", "AgentDescription", "build_agent", "import_agent", "load_agent", "read_checkpoint_of", "save_agent"]
 
@@ -34,7 +38,7 @@ _WEIGHTS: dict[Component, str] = {"rew_end_model": "reward_end.safetensors", "ac
 class Agent:
     """Plays a game, and imagines it where it has a world model (paper section 3)."""
 
-    world_model: WorldModel | None
+    world_model: TrainedWorld | None
     """None, as reward_end, where the agent is model-free."""
     reward_end: RewardEndModel | None
     actor_critic: ActorCritic
@@ -42,11 +46,10 @@ class Agent:
 
     @property
     def networks(self) -> dict[Component, nn.Module]:
-        """What is trained, by component; the denoiser's entry is the network inside it."""
+        """What is trained, by component."""
         networks: dict[Component, nn.Module] = {}
         if self.world_model is not None:
-            assert isinstance(self.world_model.denoiser, Denoiser), "an agent of a stand-in world model has no weights to keep"
-            networks["denoiser"] = self.world_model.denoiser.network
+            networks |= cast(Mapping[Component, nn.Module], self.world_model.networks)
         if self.reward_end is not None:
             networks["rew_end_model"] = self.reward_end
         return {**networks, "actor_critic": self.actor_critic}
@@ -60,7 +63,8 @@ def build_agent(description: AgentDescription, precision: Precision = "fp32", de
     d = description
     world_model = reward_end = None
     if not d.model_free:
-        world_model = build_world_model(d.objective, d.conditioning, d.network, d.num_actions, precision, device)
+        frames = FrameSpec.square(d.frame_size)
+        world_model = build_world_model(d.objective, d.conditioning, d.network, d.num_actions, frames, precision, device)
         reward_end = RewardEndModel(d.reward_end, d.num_actions, d.frame_size, precision=precision).to(device)
     actor_critic = ActorCritic(d.actor_critic, d.num_actions, d.frame_size, precision=precision).to(device)
     if torch.device(device).type == "cpu":  # narrow networks train in about three quarters of the time
@@ -71,7 +75,7 @@ def build_agent(description: AgentDescription, precision: Precision = "fp32", de
 
 
 def save_agent(agent: Agent, folder: Path) -> None:
-    """Writes an agent's folder in one piece: denoiser/ as `save_world_model` does, a .safetensors a network, agent.json.
+    """Writes an agent's folder in one piece: denoiser/ as `TrainedWorld.save` does, a .safetensors a network, agent.json.
 
     A folder that is there already is replaced once the new one is whole.
     """
@@ -80,7 +84,7 @@ def save_agent(agent: Agent, folder: Path) -> None:
     try:
         if agent.world_model is not None:
             (temporary / DENOISER_FOLDER).mkdir()
-            save_world_model(agent.world_model, temporary / DENOISER_FOLDER)
+            agent.world_model.save(temporary / DENOISER_FOLDER)
         for component, name in _WEIGHTS.items():
             if component in agent.networks:
                 state = agent.networks[component].state_dict()
@@ -107,7 +111,7 @@ def load_agent(folder: Path, precision: Precision = "fp32", device: torch.device
             _load_weights(agent.networks[component], folder / name)
     if agent.world_model is None:
         return agent
-    world_model = load_world_model(folder / DENOISER_FOLDER, precision, device)
+    world_model = load_world_model(folder / DENOISER_FOLDER, FrameSpec.square(description.frame_size), precision, device)
     if world_model.description != agent.world_model.description:
         raise UserError(f"{folder / DENOISER_FOLDER}: not the world model that {DESCRIPTION_FILE} beside it describes")
     return Agent(world_model, agent.reward_end, agent.actor_critic, description)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from diamond_bench.agent import Agent
-    from diamond_bench.world_model import WorldModel
+    from diamond_bench.worlds.contract import TrainedWorld
 
 Say = Callable[[str], None]
 Folder = Path | str | None
@@ -147,7 +147,7 @@ def load_world_model(
     output_dir: Folder = None,
     device: str = "cpu",
     precision: Literal["fp32", "tf32", "bf16"] = "fp32",
-) -> "WorldModel":
+) -> "TrainedWorld":
     """The world model of a training, an agent, or an evaluation of either (a job's id, or its beginning), its files checked against their
     SHA-256.
 
@@ -156,7 +156,8 @@ def load_world_model(
     that learned without a world model.
     """
     from diamond_bench.jobs.train_world_model import model_folder
-    from diamond_bench.world_model import load_world_model as load
+    from diamond_bench.spaces import FrameSpec
+    from diamond_bench.worlds.families import load_world_model as load
 
     store = open_store(output_dir=output_dir)
     training, own = _training(store, store.find(job))
@@ -172,7 +173,9 @@ def load_world_model(
     kept = store.spec(training).config.training.milestones
     if share not in kept:
         raise UserError(f"milestone={share}: {training} kept {', '.join(map(str, kept))}")
-    return load(model_folder(store.folder(training), share), precision, device)
+    spec = store.spec(training)
+    frames = FrameSpec.square(store.spec(spec.inputs["dataset"]).config.env.frame_size)
+    return load(model_folder(store.folder(training), share), frames, precision, device)
 
 
 def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", precision: Literal["fp32", "tf32", "bf16"] = "fp32") -> "Agent":
@@ -269,7 +272,7 @@ _sampler = sampler  # `imagine` has an argument of that name
 
 
 def imagine(
-    model: "WorldModel",
+    model: "TrainedWorld",
     past: "ArrayLike",
     actions: "ArrayLike",
     sampler: Sampler | str = "euler",
@@ -279,7 +282,7 @@ def imagine(
 
     Args:
         model: of `load_world_model`.
-        past: uint8 frames (P, h, w, 3), oldest first, at least as many as the model sees (`model.num_frames`); it sees the last ones.
+        past: uint8 frames (P, h, w, 3), oldest first, at least as many as the model sees (`model.context`); it sees the last ones.
         actions: (P - 1 + T,): action i is taken after frame i, so the last P-th leads to the first imagined frame.
         sampler: of `sampler(...)`, or the name of one with its defaults; refused (UserError) where it asks for noise levels that the
             model was not trained on.
@@ -291,23 +294,22 @@ def imagine(
     import torch
 
     from diamond_bench.diffusion.quantization import from_bytes, to_bytes
-    from diamond_bench.evaluation.rollouts import seeded_noise
+    from diamond_bench.evaluation.rollouts import seeded_draw
+    from diamond_bench.worlds.contract import imagined_frames
 
     frames, taken = np.asarray(past), np.asarray(actions)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < model.num_frames:
-        raise ValueError(f"past: expected uint8 frames (at least {model.num_frames}, h, w, 3), got {frames.dtype} {frames.shape}")
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < model.context:
+        raise ValueError(f"past: expected uint8 frames (at least {model.context}, h, w, 3), got {frames.dtype} {frames.shape}")
     if taken.ndim != 1 or not np.issubdtype(taken.dtype, np.integer) or len(taken) < len(frames):
         raise ValueError(
             f"actions: expected at least {len(frames)} whole numbers, one after each past frame, got {taken.dtype} {taken.shape}"
         )
-    if taken.min() < 0 or taken.max() >= model.description.num_actions:
-        raise ValueError(f"actions: must lie in 0..{model.description.num_actions - 1}, got {taken.min()}..{taken.max()}")
+    (num_actions,) = model.spec.actions.sizes
+    if taken.min() < 0 or taken.max() >= num_actions:
+        raise ValueError(f"actions: must lie in 0..{num_actions - 1}, got {taken.min()}..{taken.max()}")
     chosen = _sampler(sampler) if isinstance(sampler, str) else sampler
-    assert isinstance(model.denoiser, torch.nn.Module), "only a loaded model imagines here"
-    device = next(model.denoiser.parameters()).device
-    first = len(frames) - model.num_frames
-    seen = from_bytes(torch.from_numpy(frames[first:].copy()).permute(0, 3, 1, 2)[None].to(device))
-    steps = torch.from_numpy(taken[first:].astype(np.int64))[None].to(device)
-    noise = seeded_noise([(seed,) if isinstance(seed, int) else seed], seen.shape[2:], device)
-    imagined = [to_bytes(frame)[0] for frame in model.imagine(seen, steps, chosen, noise)]
+    seen = from_bytes(torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].to(model.device))
+    steps = torch.from_numpy(taken.astype(np.int64))[None].to(model.device)
+    draw = seeded_draw([(seed,) if isinstance(seed, int) else seed], model.device)
+    imagined = [to_bytes(frame)[0] for frame in imagined_frames(model.bound(chosen), seen, steps, draw)]
     return torch.stack(imagined).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -16,17 +16,17 @@ from torch.utils._pytree import tree_leaves
 from diamond_bench.config import ActorCriticConfig, ConditioningConfig, EnvConfig, FactoredObjective, NetworkConfig, RewardEndConfig
 from diamond_bench.config import TrainingConfig as Training
 from diamond_bench.diffusion.denoiser import Denoiser
-from diamond_bench.diffusion.graphed import GraphedSampling
 from diamond_bench.diffusion.quantization import from_bytes
-from diamond_bench.diffusion.samplers import sample
-from diamond_bench.diffusion.side_by_side import SideBySide
 from diamond_bench.envs.synthetic import SyntheticEnv
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.training.learner import Learner
-from diamond_bench.world_model import WorldModel, build_world_model
+from diamond_bench.worlds.contract import WorldModel
+from diamond_bench.worlds.diamond.world import Description, DiamondWorld, build_diamond
+from diamond_bench.worlds.recorded import recorded
 
 L, ACTIONS, SIZE, BATCH = 2, 3, 16, 4
 ONE_LEVEL = NetworkConfig(depths=(1,), channels=(8,), attention=(False,), cond_channels=8)  # has attention in the middle all the same
@@ -65,20 +65,23 @@ def _ready(network: Any, option: Option, sizes: set[int]) -> Any:
     return network
 
 
-def world_model(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVEL) -> WorldModel:
+def world_model(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVEL) -> DiamondWorld:
     """A world model of weights that the seed decides alone."""
     torch.manual_seed(seed)
-    model = build_world_model(FactoredObjective(), ConditioningConfig(num_frames=L), network, ACTIONS, option.precision)
-    _ready(model.denoiser, option, {BATCH})
-    sampling = sample if option.streams == 1 else SideBySide(option.streams)
-    return WorldModel(model.denoiser, model.description, GraphedSampling(record_tape, sampling) if option.recorded else sampling)
+    description = Description(FactoredObjective(), ConditioningConfig(num_frames=L), network, ACTIONS)
+    world = build_diamond(description, FrameSpec.square(SIZE), option.precision)
+    _ready(world.denoiser, option, {BATCH})
+    return world.in_streams(option.streams)
+
+
+def executed(option: Option, world: DiamondWorld) -> WorldModel:
+    """The same, recorded where the option says so."""
+    return recorded(world, record_tape) if option.recorded else world
 
 
 def denoiser(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVEL) -> Denoiser:
     """Its denoiser."""
-    found = world_model(option, seed, network).denoiser
-    assert isinstance(found, Denoiser)
-    return found
+    return world_model(option, seed, network).denoiser
 
 
 def judge(option: Option, seed: int = 0) -> RewardEndModel:

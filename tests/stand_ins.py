@@ -1,17 +1,19 @@
 """Stand-ins for a world model, a reward/end model and start segments that imagination and rollouts are tested with."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from golden_files import golden
 from torch import Tensor
 
-from diamond_bench.config import Sampler
 from diamond_bench.data.segments import Segments
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
-from diamond_bench.diffusion.samplers import Noise
 from diamond_bench.imagination import GeneratorDraws
 from diamond_bench.models.reward_end_model import RewardEndOutput
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+from diamond_bench.worlds.contract import Draw
+from diamond_bench.worlds.stacked import StackedWorld
 
 NO, YES = -1e4, 1e4
 
@@ -67,17 +69,30 @@ class GoldenDraws(GeneratorDraws):
         return golden("imagination.npz")["end_flag"][:, self.step - 1].bool()
 
 
-class SavedFrames:
+class StandIn(StackedWorld):
+    """A world model without a network."""
+
+    context = 4
+    pure = True
+    device = torch.device("cpu")
+    calls_per_frame = 3
+    flops_per_frame = 0.0
+    networks: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, size: int = 8, num_actions: int = 3) -> None:
+        self.spec = WorldSpec(FrameSpec.square(size), ActionSpec.discrete(num_actions), rewards=False, ends=False)
+
+
+class SavedFrames(StandIn):
     """Predicts the frames of imagination.npz, whatever it is asked."""
 
-    num_frames = 4
-
     def __init__(self) -> None:
-        self.step = 0
+        super().__init__(32, 6)
+        self.steps = 0
 
-    def predict(self, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise) -> Tensor:
-        self.step += 1
-        return golden("imagination.npz")["next_obs"][:, self.step - 1]
+    def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
+        self.steps += 1
+        return golden("imagination.npz")["next_obs"][:, self.steps - 1]
 
 
 def counting_frames(counts: Tensor, size: int = 8) -> Tensor:
@@ -85,14 +100,14 @@ def counting_frames(counts: Tensor, size: int = 8) -> Tensor:
     return counts.to(torch.uint8)[..., None, None, None].expand(*counts.shape, 3, size, size)
 
 
-@dataclass
-class CountingWorld:
+class CountingWorld(StandIn):
     """An oracle of `CounterEnv`: the next frame shows the last one's count plus the last action; strict about the earlier ones."""
 
-    num_frames: int = 4
-    calls: int = 0
+    def __init__(self, context: int = 4) -> None:
+        super().__init__()
+        self.context, self.calls = context, 0  # type: ignore[misc]
 
-    def predict(self, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise) -> Tensor:
+    def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
         self.calls += 1
         counts = to_bytes(past).long()[:, :, 0, 0, 0]
         real = (past != 0).flatten(2).any(dim=2)  # padding is exactly 0.0, which no byte is

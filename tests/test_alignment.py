@@ -1,21 +1,20 @@
 """Fault 3: rewards, actions and ends are those of the same step in the game, the replay, the training segments and imagination."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from stand_ins import NO, YES, generator
+from stand_ins import NO, YES, StandIn, generator
 from test_play import Watcher
 from torch import Tensor
 from toy_game import SIZE, toy_vector_env
 
-from diamond_bench.config import OdeSampler
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import sample_reward_end_segments, sample_segments, to_float, transition_frames
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
 from diamond_bench.envs.play import Collector
-from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ReplayStarts
+from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ImaginationSettings, ReplayStarts
 from diamond_bench.models.reward_end_model import RewardEndOutput
+from diamond_bench.worlds.contract import Draw
 
 
 def rules(frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,15 +32,14 @@ def collected(num_envs: int = 1, num_steps: int = 400) -> Replay:
     return replay
 
 
-@dataclass
-class Oracle:
+class Oracle(StandIn):
     """The game itself in the place of the world model and of the reward/end model; both check what they are given."""
 
-    num_frames: int = 4
-    checked: int = 0
-    steps: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__(SIZE)
+        self.checked = 0
 
-    def predict(self, past: Tensor, actions: Tensor, sampler: Any, noise: Any) -> Tensor:
+    def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
         self.check(past[:, :-1], actions[:, :-1], past[:, 1:])
         return rules(past[:, -1], actions[:, -1])[0].contiguous()
 
@@ -75,9 +73,8 @@ def test_segments_follow_the_rules_of_the_game() -> None:
 
 def test_imagination_from_replay_follows_the_rules_of_the_game() -> None:
     oracle, replay = Oracle(), collected()
-    env = ImaginationEnv(
-        oracle, oracle.reward_end, ReplayStarts(replay, 4, generator(1)), GeneratorDraws(generator(2)), OdeSampler(), 5, 3, SIZE, 7, 3
-    )
+    starts, draws = ReplayStarts(replay, 4, generator(1)), GeneratorDraws(generator(2))
+    env = ImaginationEnv(oracle, oracle.reward_end, starts, draws, ImaginationSettings(5, horizon=7, preload=3))
     frames, _ = env.reset()
     ends = cuts = 0
     for _ in range(60):

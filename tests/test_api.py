@@ -86,7 +86,7 @@ def test_the_seed_decides_what_is_imagined(tiny_store: Path, evaluation: str) ->
     one, same, other = (api.imagine(model, play.past, play.actions, "euler", seed) for seed in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
-    shorter = api.imagine(model, play.past[-model.num_frames :], play.actions[len(play.past) - model.num_frames :], "euler", 1)
+    shorter = api.imagine(model, play.past[-model.context :], play.actions[len(play.past) - model.context :], "euler", 1)
     assert np.array_equal(one, shorter)  # the model sees no more of the past than its last frames
 
 
@@ -175,8 +175,8 @@ def test_an_agent_is_loaded_by_its_job_or_its_evaluation_s(agents: tuple[Store, 
     assert one.world_model is not None
     model = api.load_world_model(evaluation, output_dir=store.root)
     assert model.description == one.world_model.description
-    past = np.random.default_rng(0).integers(0, 256, (model.num_frames, 16, 16, 3), dtype=np.uint8)
-    frames = api.imagine(model, past, np.zeros(model.num_frames + 1, np.int64), "euler")
+    past = np.random.default_rng(0).integers(0, 256, (model.context, 16, 16, 3), dtype=np.uint8)
+    frames = api.imagine(model, past, np.zeros(model.context + 1, np.int64), "euler")
     assert frames.shape == (2, 16, 16, 3)
     with pytest.raises(UserError, match=r"milestone=0\.5: .* kept 1\.0 alone"):
         api.load_world_model(training, 0.5, output_dir=store.root)

@@ -237,10 +237,11 @@ def test_an_evaluation_samples_in_groups_too(recorded: bool, monkeypatch: pytest
     network: Any = model.denoiser
     original = network.denoise
     monkeypatch.setattr(network, "denoise", lambda x, *rest: batches.append(len(x)) or original(x, *rest))
-    executed = apply_to_world_model(Execution(cuda_graphs="imagination" if recorded else "none", sampling_streams=2), model, 5)
-    past, actions = torch.zeros(5, model.num_frames, 3, 16, 16), torch.zeros(5, model.num_frames, dtype=torch.int64)
+    execution = Execution(cuda_graphs="imagination" if recorded else "none", sampling_streams=2)
+    executed = apply_to_world_model(execution, model.bound(OdeSampler(num_steps=1)), 5)
+    past, actions = torch.zeros(5, model.context, 3, 16, 16), torch.zeros(5, model.context, dtype=torch.int64)
     for _ in range(Graphed.WARM_UP + 3):
-        executed.predict(past, actions, OdeSampler(num_steps=1), lambda: torch.zeros(5, 3, 16, 16))
+        executed.step((past, actions), actions[:, 0], torch.zeros_like)
     assert batches == [3, 2] * (Graphed.WARM_UP + 3)
 
 

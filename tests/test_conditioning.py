@@ -19,8 +19,8 @@ from diamond_bench.models.denoiser_network import DenoiserNetwork, FourierFeatur
 from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
 from diamond_bench.models.shape import check_network
 from diamond_bench.models.unet import UNet
-from diamond_bench.spaces import ActionSpec
-from diamond_bench.world_model import build_world_model, load_world_model, save_world_model
+from diamond_bench.spaces import ActionSpec, FrameSpec
+from diamond_bench.worlds.families import build_world_model, load_world_model
 
 WAYS = [replace(LIGHT, frames=frames, actions=actions) for frames, actions in product(FRAME_CONDITIONINGS, ACTION_CONDITIONINGS)]
 ATTENDING = [replace(LIGHT, frames=frames) for frames in ("cross_attention", "both")]
@@ -188,15 +188,15 @@ def test_the_encoder_ends_at_the_deepest_attended_level():
 
 @pytest.mark.parametrize("conditioning", [EVERYTHING, replace(EVERYTHING, actions="planes", frames="cross_attention")], ids=named)
 def test_kept_and_read_back(conditioning, tmp_path):
-    model = build_world_model(FactoredObjective(), conditioning, NETWORK, ACTIONS)
+    model = build_world_model(FactoredObjective(), conditioning, NETWORK, ACTIONS, FrameSpec.square(8))
     for parameter in model.denoiser.parameters():
         nn.init.normal_(parameter, std=0.2)
-    save_world_model(model, tmp_path)
-    back = load_world_model(tmp_path)
+    model.save(tmp_path)
+    back = load_world_model(tmp_path, FrameSpec.square(8))
     assert back.description == model.description
     assert (back.denoiser.action_dropout, back.denoiser.frame_noise) == (0.5, 0.5)
-    given = (torch.rand(2, L, 3, 8, 8), torch.ones(2, L).long(), OdeSampler(guidance=1.5), lambda: torch.ones(2, 3, 8, 8))
-    assert torch.equal(back.predict(*given), model.predict(*given))
+    given, sampler = (torch.rand(2, L, 3, 8, 8), torch.ones(2, L).long(), torch.ones_like), OdeSampler(guidance=1.5)
+    assert torch.equal(back.bound(sampler).predict(*given), model.bound(sampler).predict(*given))
 
 
 @pytest.mark.parametrize(

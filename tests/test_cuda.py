@@ -18,7 +18,6 @@ from small_agents import small_agent_config
 from torch import Tensor
 
 from diamond_bench.data.replay import Replay
-from diamond_bench.diffusion.graphed import GraphedSampling
 from diamond_bench.diffusion.samplers import sample
 from diamond_bench.envs.play import Steps
 from diamond_bench.jobs.agent_learners import Learners
@@ -26,6 +25,7 @@ from diamond_bench.jobs.execution import Execution
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.store.kinds import TrainAgent
+from diamond_bench.worlds.recorded import recorded
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NETWORKS = ("denoiser", "reward_end", "actor_critic")
@@ -124,15 +124,15 @@ def test_compiled_updates_are_near_eager_ones(execution: Execution) -> None:
 def test_recorded_sampling_gives_the_frames_of_sampling_in_turn() -> None:
     """Also after the denoiser was trained on: the graph must read the weights' own memory."""
     made = learners("cuda:0")
-    in_turn: Any = made.agent.world_model
-    graphed = replace(in_turn, sampling=GraphedSampling())
-    shape = (3, in_turn.num_frames)
+    in_turn: Any = made.world
+    graphed = recorded(in_turn)
+    shape = (3, in_turn.context)
     for call in range(UPDATES):
         made.update("denoiser")
         generator = torch.Generator("cuda:0").manual_seed(call)
         past = torch.rand(*shape, 3, 16, 16, generator=generator, device="cuda:0") * 2 - 1
         actions, noise = torch.full(shape, call % 4, device="cuda:0"), torch.randn(3, 3, 16, 16, generator=generator, device="cuda:0")
-        a, b = (model.predict(past, actions, made.config.sampler, lambda noise=noise: noise) for model in (in_turn, graphed))
+        a, b = (world.step((past, actions), actions[:, 0], lambda like, x=noise: x)[1].frame for world in (in_turn, graphed))
         assert not b.is_inference()
         assert ((a - b).abs() > 1e-6).float().mean() < 0.01, "all but pixels on the edge of a level are equal"
     assert in_turn.sampling is sample

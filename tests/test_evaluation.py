@@ -1,6 +1,5 @@
 """The evaluation job, with predictors whose errors are known beforehand in place of a trained model."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stand_ins import StandIn
 
 from analysis.pixels import noise_level
-from diamond_bench.config import ConditioningConfig, EvaluationConfig, FactoredObjective, NetworkConfig
+from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.store.kinds import EvaluateWorldModel
-from diamond_bench.world_model import Description
+from diamond_bench.worlds.contract import Draw
 
 CONTEXT, HORIZON = 3, 6
 STARTS = [row + offset for row in (0, 20, 40) for offset in (0, 9)]
@@ -46,22 +46,21 @@ def episodes(num: int, rows: int, first: int) -> EpisodeSet:
     return EpisodeSet(frames, actions, torch.zeros(len(frames)), flags, flags, torch.arange(num) * rows, torch.full((num,), rows))
 
 
-class Predictor:
+class Predictor(StandIn):
     """In place of a trained world model: each frame is a function of the last one and of the noise."""
 
-    num_frames = 2
-    denoiser = None  # nothing is trained
-    description = Description(FactoredObjective(), ConditioningConfig(num_frames=2), NetworkConfig(), 4)
+    context = 2
 
     def __init__(self, level: float = 0.0, noise: float = 0.0) -> None:
+        super().__init__(16, 4)
         self.level, self.noise = level, noise
 
-    def imagine(self, past: torch.Tensor, actions: torch.Tensor, sampler: object, noise: Any) -> Iterator[torch.Tensor]:
+    def bound(self, sampler: object) -> "Predictor":
+        return self
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
         assert past.shape[1] == 2
-        frame = past[:, -1]
-        for _ in range(actions.shape[1] - 1):
-            frame = quantize(frame + self.level + self.noise * noise(), "round")
-            yield frame
+        return quantize(past[:, -1] + self.level + self.noise * draw(past[:, -1]), "round")
 
 
 @pytest.fixture

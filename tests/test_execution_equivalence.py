@@ -25,6 +25,7 @@ from execution_options import (
     L,
     Option,
     denoiser,
+    executed,
     gradients,
     judge,
     played,
@@ -41,6 +42,7 @@ from diamond_bench.diffusion.quantization import to_bytes
 from diamond_bench.diffusion.samplers import sample
 from diamond_bench.training.actor_critic import Rollout, actor_critic_loss
 from diamond_bench.training.reward_end import reward_end_loss
+from diamond_bench.worlds.contract import imagined_frames
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ SAMPLERS: dict[str, Sampler] = {
 @cache
 def learned(option: Option) -> Any:
     model = world_model(option)
-    model.denoiser.load_state_dict(train(PLAIN, 200)[1])  # type: ignore[attr-defined]
+    model.denoiser.load_state_dict(train(PLAIN, 200)[1])
     return model
 
 
@@ -236,7 +238,8 @@ def test_trajectories_of_a_sampler(option: Option, bounds: Bounds, sampler: Samp
 def imagined(option: Option, sampler: Sampler, steps: int = 7) -> Tensor:
     frames, _, _ = segments(8, option.device)
     actions = torch.randint(ACTIONS, (BATCH, L - 1 + steps), generator=torch.Generator().manual_seed(2)).to(option.device)
-    return torch.stack(list(learned(option).imagine(frames[:, :L], actions, sampler, draws(12, option.device))), dim=1)
+    world, noise = executed(option, learned(option).bound(sampler)), draws(12, option.device)
+    return torch.stack(list(imagined_frames(world, frames[:, :L], actions, lambda like: noise())), dim=1)
 
 
 ROLLOUTS = [

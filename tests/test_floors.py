@@ -24,7 +24,7 @@ FLOORS = [  # top floor first; rooms of one floor do not import each other
     {"diamond_bench.evaluation"},
     {"diamond_bench.imagination"},
     {"diamond_bench.agent"},
-    {"diamond_bench.world_model"},
+    {"diamond_bench.worlds"},
     {"diamond_bench.results"},
     {"diamond_bench.studies"},
     {"diamond_bench.costs"},
@@ -125,6 +125,34 @@ def test_an_import_that_goes_up_is_noticed() -> None:
 def test_every_module_has_a_room() -> None:
     homeless = [m for m, _ in modules() if room_of(m) is None and m != "diamond_bench"]
     assert not homeless
+
+
+def denoisers_in(source: str) -> list[str]:
+    """What a file says of denoisers in code: imports of their modules, the classes' names, attributes called `denoiser`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in _DENOISERS:
+            found.append(node.module)
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name in _DENOISERS]
+        elif isinstance(node, ast.Name) and node.id in ("Denoiser", "DenoiserNetwork", "SupportsDenoise"):
+            found.append(node.id)
+        elif isinstance(node, ast.Attribute) and node.attr in ("denoiser", "denoise", "training_loss"):
+            found.append(f".{node.attr}")
+    return found
+
+
+_DENOISERS = ("diamond_bench.diffusion.denoiser", "diamond_bench.models.denoiser_network", "diamond_bench.worlds.diamond.world")
+
+
+def test_who_uses_a_world_model_knows_no_denoiser() -> None:
+    """Outside of the family, of diffusion/ and of models/. `worlds.families` opens a family by its name."""
+    apart = ("diamond_bench.worlds.diamond", "diamond_bench.diffusion", "diamond_bench.models", "diamond_bench.worlds.families")
+    found = {m: denoisers_in(file.read_text()) for m, file in modules() if not m.startswith(apart)}
+    counts = ("diamond_bench.costs.train_agent", "diamond_bench.profiling.lines")  # Updates.denoiser is a number of updates
+    assert not {module: said for module, said in found.items() if said and module not in counts}
+    told = denoisers_in("from diamond_bench.diffusion.denoiser import Denoiser\nisinstance(model.denoiser, Denoiser)")
+    assert sorted(told) == [".denoiser", "Denoiser", "diamond_bench.diffusion.denoiser"]
 
 
 def test_no_file_grows_past_one_sitting() -> None:

@@ -11,11 +11,11 @@ from tape import record_tape
 from test_agent_wiring import CPU, replay
 
 from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler, Sampler
-from diamond_bench.diffusion.graphed import GraphedSampling
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.models import graphs
 from diamond_bench.models.graphs import Graphed
+from diamond_bench.worlds.recorded import recorded
 
 
 def made(execution: Execution) -> Learners:
@@ -28,8 +28,6 @@ def unrecorded() -> Learners:
     learners = made(Execution(cuda_graphs="all"))
     for learner in learners._learners.values():
         learner._recorded = False
-    env: Any = learners._imagination
-    env._recorded = None
     return learners
 
 
@@ -69,13 +67,13 @@ def test_imagined_steps_alone_through_a_graph_are_the_same_training() -> None:
 def test_a_recorded_update_of_the_policy_is_recorded_anew_where_start_segments_moved() -> None:
     """The ring that is enlarged lies elsewhere; a replay on the old memory would go on with segments that were used before."""
     eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
-    recordings = []
+    recordings: list[Any] = []
     for updates in (Graphed.WARM_UP + 2, Graphed.WARM_UP + 1):
         for _ in range(updates):
             one, other = eager.update("actor_critic"), graphed.update("actor_critic")
             assert {k: float(v) for k, v in one["actor_critic"].items()} == {k: float(v) for k, v in other["actor_critic"].items()}
             assert {k: float(v) for k, v in one["imagined"].items()} == {k: float(v) for k, v in other["imagined"].items()}
-        recordings.append(graphed._learners["actor_critic"]._graphed)
+        recordings.append(graphed._learners["actor_critic"]._graphed._recording)  # type: ignore[union-attr]
         for learners in (eager, graphed):
             learners.prepare(50)
     assert None not in recordings
@@ -119,20 +117,23 @@ def test_sampling_through_a_graph_gives_the_same_frames_from_the_same_noise(samp
     model = made(Execution()).agent.world_model
     assert model is not None
     with torch.no_grad():
-        for parameter in model.denoiser.parameters():  # type: ignore[attr-defined]
+        for parameter in model.networks["denoiser"].parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
     draws = torch.Generator().manual_seed(3)
     eager, taped = (torch.Generator().manual_seed(5) for _ in range(2))
-    sampling = GraphedSampling(record_tape)
+    in_turn = model.bound(sampler)
+    through = recorded(in_turn, record_tape)
     frames = []
     for _ in range(Graphed.WARM_UP + 4):
-        past = torch.rand(2, model.num_frames, 3, 16, 16, generator=draws) * 2 - 1
-        actions = torch.randint(4, (2, model.num_frames), generator=draws)
-        with torch.inference_mode():
-            wanted = model.predict(past, actions, sampler, lambda: torch.randn(2, 3, 16, 16, generator=eager))
-            found = sampling(model.denoiser, past, actions, sampler, lambda: torch.randn(2, 3, 16, 16, generator=taped))
-        assert torch.equal(wanted, found)
-        frames.append(found)
+        past = torch.rand(2, model.context, 3, 16, 16, generator=draws) * 2 - 1
+        actions = torch.randint(4, (2, model.context), generator=draws)
+        (after, wanted), (after_taped, found) = (
+            world.step((past, actions), actions[:, -1], lambda like, of=of: torch.randn(like.shape, generator=of))  # type: ignore[misc]
+            for world, of in ((in_turn, eager), (through, taped))
+        )
+        assert torch.equal(wanted.frame, found.frame)
+        assert all(torch.equal(a, b) for a, b in zip(after, after_taped, strict=True))
+        frames.append(found.frame)
     assert len({frame.sum().item() for frame in frames}) == len(frames), "an output is never overwritten by a later one"
     assert torch.equal(eager.get_state(), taped.get_state())
 

@@ -12,8 +12,9 @@ from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.diffusion.samplers import sample
 from diamond_bench.errors import UserError
 from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.studies.check import check_run
-from diamond_bench.world_model import build_world_model
+from diamond_bench.worlds.families import build_world_model
 
 
 class Recorder(nn.Module):
@@ -144,6 +145,6 @@ def test_guidance_without_action_dropout_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"sampler.guidance=2.0: .*conditioning.action_dropout"):
         check_run(run)
     check_run(replace(run, conditioning=ConditioningConfig(action_dropout=0.1)))
-    model = build_world_model(FactoredObjective(), LIGHT, NETWORK, ACTIONS)
+    model = build_world_model(FactoredObjective(), LIGHT, NETWORK, ACTIONS, FrameSpec.square(8))
     with pytest.raises(UserError, match=r"conditioning\.action_dropout"):
-        model.predict(torch.zeros(1, L, 3, 8, 8), torch.zeros(1, L).long(), run.sampler, lambda: torch.zeros(1, 3, 8, 8))
+        model.bound(run.sampler)

@@ -15,7 +15,6 @@ from torch import Tensor
 from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler, Sampler
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.static import DatasetInfo, EpisodeSet
-from diamond_bench.diffusion.graphed import GraphedSampling
 from diamond_bench.envs.play import Steps
 from diamond_bench.evaluation.measures import Metrics, frame_errors
 from diamond_bench.evaluation.rollouts import Stretch, imagine
@@ -30,6 +29,7 @@ from diamond_bench.training import checkpoint
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.means import Means
 from diamond_bench.training.rollout import collect_rollout, start
+from diamond_bench.worlds.recorded import recorded
 
 SIZE, STEPS = 16, 2
 FEW = (
@@ -215,12 +215,13 @@ def test_sampling_holds_nothing_that_a_capture_forbids(sampler: Sampler, monkeyp
     monkeypatch.setattr(Graphed, "WARM_UP", 0)  # a stream of its own is nothing that can be had here
     made = learners(config("conditioning.action_dropout=0.1"))
     captures = Captures()
-    model = replace(made.agent.world_model, sampling=GraphedSampling(captures))  # type: ignore[type-var]
-    past = torch.zeros(3, model.num_frames, 3, SIZE, SIZE, device=CUDA)
-    actions = torch.zeros(3, model.num_frames, dtype=torch.int64, device=CUDA)
+    world = recorded(made.agent.world_model.bound(sampler), captures)  # type: ignore[union-attr]
+    past = torch.zeros(3, world.context, 3, SIZE, SIZE, device=CUDA)
+    actions = torch.zeros(3, world.context, dtype=torch.int64, device=CUDA)
     with counted() as seen:
         for _ in range(3):
-            frame = model.predict(past, actions, sampler, lambda: torch.randn(past[:, 0].shape, device=CUDA))
+            _, step = world.step((past, actions), actions[:, 0], lambda like: torch.randn(like.shape, device=CUDA))
+    frame = step.frame
     assert_all_on_device(seen)
     assert len(captures.seen) == 1, "recorded once"
     assert_all_on_device(captures.seen[0])
@@ -371,14 +372,14 @@ def test_the_loop_of_a_world_model_s_training_waits_at_its_end_and_for_its_log_a
 @pytest.mark.usefixtures("gpu")
 def test_imagining_trajectories_reads_back_once_a_batch_and_not_once_a_frame() -> None:
     made = learners(config())
-    model: Any = made.agent.world_model
+    world: Any = made.world
 
     def waits(horizon: int) -> dict[str, int]:
-        length = model.num_frames + horizon
+        length = world.context + horizon
         frames = torch.zeros(2, length, 3, SIZE, SIZE, dtype=torch.uint8, device=CUDA)
-        play = Stretch(frames, torch.zeros(2, length, dtype=torch.int64, device=CUDA), model.num_frames)
+        play = Stretch(frames, torch.zeros(2, length, dtype=torch.int64, device=CUDA), world.context)
         with counted() as seen:
-            imagined = imagine(model, play, made.config.sampler, [(0, 1), (0, 2)])
+            imagined = imagine(world, play, [(0, 1), (0, 2)])
         assert_all_on_device(seen)
         with counted() as seen:
             frame_errors(Metrics((), {}), imagined, play.true)

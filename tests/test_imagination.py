@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diamond_bench.config import KarrasSchedule, OdeSampler
 from diamond_bench.data.segments import Segments
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
-from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, StartRing, categorical
+from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ImaginationSettings, StartRing, categorical
 
 L = 4
 SAMPLER = OdeSampler(schedule=KarrasSchedule(sigma_min=2e-3, sigma_max=5.0, rho=7.0))
@@ -22,22 +22,12 @@ def golden_env(teacher_forced: bool) -> ImaginationEnv:
     g, agent = golden("imagination.npz"), small_agent()
     horizon, _, preload, num_steps, order = g["settings"].tolist()
     assert (num_steps, order) == (SAMPLER.num_steps, 1)
-    world_model: Any = SavedFrames() if teacher_forced else agent.world_model
+    assert agent.world_model is not None
+    world: Any = SavedFrames() if teacher_forced else agent.world_model.bound(SAMPLER)
     starts = ListedStarts(g["init_obs_u8"], g["init_act"], g["init_mask"].bool())
     assert agent.reward_end is not None
-    return ImaginationEnv(
-        world_model,
-        agent.reward_end,
-        starts,
-        GoldenDraws(),
-        SAMPLER,
-        num_envs=3,
-        num_actions=6,
-        frame_size=32,
-        horizon=horizon,
-        preload=preload,
-        discard_left_overs=True,
-    )
+    settings = ImaginationSettings(3, horizon, preload, discard_left_overs=True)
+    return ImaginationEnv(world, agent.reward_end, starts, GoldenDraws(), settings)
 
 
 @pytest.mark.parametrize("teacher_forced", [True, False], ids=["teacher-forced", "free-running"])
@@ -64,8 +54,8 @@ def test_every_step_equals_the_authors(teacher_forced: bool) -> None:
         assert_near(infos["reward_logits"], g["logits_rew"][:, step], atol=atol)
         assert_near(infos["end_logits"], g["logits_end"][:, step], atol=atol)
     state = env.state_dict()
-    assert_frames(state["frames"], g["final_obs_buffer"])
-    assert torch.equal(state["actions"], g["final_act_buffer"])
+    assert_frames(state["world"][0], g["final_obs_buffer"])
+    assert torch.equal(state["world"][1], g["final_act_buffer"])
     assert torch.equal(state["steps"], g["final_ep_len"])
     assert_near(state["state"][0], g["final_hx_rew_end"], atol=atol)
     assert_near(state["state"][1], g["final_cx_rew_end"], atol=atol)
@@ -84,11 +74,10 @@ def counting_starts(count: int = 40, size: int = 8) -> ListedStarts:
 
 
 def counting_env(starts: ListedStarts | None = None, num_envs: int = 3, num_frames: int = L, **options: Any) -> ImaginationEnv:
-    settings = {"horizon": 5, "preload": 2, **options}
+    settings = ImaginationSettings(num_envs, **{"horizon": 5, "preload": 2, **options})
     draws = GeneratorDraws(generator(1))
     starts = starts or counting_starts()
-    world = CountingWorld(num_frames)
-    return ImaginationEnv(world, CountingReward(), starts, draws, SAMPLER, num_envs, num_actions=3, frame_size=8, **settings)
+    return ImaginationEnv(CountingWorld(num_frames), CountingReward(), starts, draws, settings)
 
 
 def shown(frames: Tensor) -> Tensor:
@@ -141,15 +130,15 @@ def test_only_finished_episodes_start_anew_each_from_a_fresh_segment_burnt_in(di
                 expected = from_bytes(segment.frames) * segment.mask[:, None, None, None]
                 assert torch.equal(frames[i], expected[-1])
                 assert torch.equal(infos["burn_in"][i], expected[:-1])
-                assert torch.equal(after["frames"][i], expected[-num_frames:])
-                assert torch.equal(after["actions"][i], segment.actions[-num_frames:])
+                assert torch.equal(after["world"][0][i], expected[-num_frames:])
+                assert torch.equal(after["world"][1][i], segment.actions[-num_frames:])
                 assert after["state"][0][0, i, 0] == L - 1, "burnt in on L - 1 transitions, padding included"
                 known[i] = segment.mask[:-1].sum()
                 assert after["state"][1][0, i, 0] == known[i], "burnt in on another segment's frames"
                 age[i] = 0
                 taken += 1
             else:
-                assert torch.equal(after["frames"][i, :-1], before["frames"][i, 1:])
+                assert torch.equal(after["world"][0][i, :-1], before["world"][0][i, 1:])
                 assert torch.equal(frames[i], infos["final_obs"][i])
                 assert after["state"][0][0, i, 0] == before["state"][0][0, i, 0] + 1
     assert torch.equal(infos["_burn_in"], done)
@@ -171,7 +160,8 @@ def test_the_ring_hands_out_every_segment_once_in_order_however_it_is_refilled()
         loads = len(starts.drawn)
         for _ in range(1 + rollout % 7):
             which = torch.rand(2, generator=draws) < 0.4
-            segments, (memory,) = source.take(which)
+            start = source.take(which)
+            segments, (memory,) = start.segments, start.memories
             for row in which.nonzero().flatten().tolist():
                 assert segments.actions[row, 0] == expected
                 assert memory[row, 0] == expected
@@ -185,7 +175,7 @@ def test_left_overs_are_thrown_away_where_asked() -> None:
     source, _ = ring(5, discard=True)
     handed = []
     for which in ([1, 1], [1, 1], [1, 1], [0, 1], [0, 1], [1, 1], [0, 0], [1, 1]):
-        segments, _ = source.take(torch.tensor(which) == 1)
+        segments = source.take(torch.tensor(which) == 1).segments
         handed.append([int(segments.actions[row, 0]) for row in range(2) if which[row]])
     assert handed == [[0, 1], [2, 3], [5, 6], [7], [8], [10, 11], [], [12, 13]]
 
@@ -209,7 +199,8 @@ def test_a_resumed_environment_goes_on_bit_for_bit() -> None:
         assert agent.reward_end is not None
         starts = ListedStarts(g["init_obs_u8"], g["init_act"], g["init_mask"].bool())
         draws = GeneratorDraws(generator(4))
-        return ImaginationEnv(agent.world_model, agent.reward_end, starts, draws, OdeSampler(num_steps=1), 3, 6, 32, horizon=3, preload=2)
+        world = agent.world_model.bound(OdeSampler(num_steps=1))
+        return ImaginationEnv(world, agent.reward_end, starts, draws, ImaginationSettings(3, horizon=3, preload=2))
 
     actions = torch.randint(6, (8, 3), generator=generator(6))
     env = agent_env()
@@ -267,9 +258,8 @@ def test_somebody_elses_policy_trains_in_it() -> None:
             return said
 
     torch.manual_seed(0)
-    env = ImaginationEnv(
-        CountingWorld(), Bandit(), counting_starts(), GeneratorDraws(generator(1)), SAMPLER, 16, 3, 8, preload=4, arrays="numpy"
-    )
+    settings = ImaginationSettings(16, preload=4, arrays="numpy")
+    env = ImaginationEnv(CountingWorld(), Bandit(), counting_starts(), GeneratorDraws(generator(1)), settings)
     body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16), nn.Tanh())
     actor, critic = nn.Linear(16, 3), nn.Linear(16, 1)
     optimizer = torch.optim.Adam([*body.parameters(), *actor.parameters(), *critic.parameters()], lr=1e-2)
@@ -306,7 +296,8 @@ def test_no_step_waits_for_the_device() -> None:
     agent = small_agent()
     assert agent.world_model is not None
     assert agent.reward_end is not None
-    agent.world_model.denoiser.to("cuda")  # type: ignore[attr-defined]
+    world = agent.world_model.bound(SAMPLER)
+    world.networks["denoiser"].to("cuda")
     g = golden("imagination.npz")
 
     class OnDevice(ListedStarts):
@@ -316,7 +307,7 @@ def test_no_step_waits_for_the_device() -> None:
     starts = OnDevice(g["init_obs_u8"], g["init_act"], g["init_mask"].bool())
     starts.segments = Segments(*(column.cuda() for column in vars(starts.segments).values()))
     draws = GeneratorDraws(torch.Generator("cuda").manual_seed(0))
-    env = ImaginationEnv(agent.world_model, agent.reward_end.cuda(), starts, draws, SAMPLER, 3, 6, 32, horizon=3, preload=20, device="cuda")
+    env = ImaginationEnv(world, agent.reward_end.cuda(), starts, draws, ImaginationSettings(3, horizon=3, preload=20))
     env.reset()
     actions = torch.ones(3, dtype=torch.int64, device="cuda")
     env.step(actions)

@@ -16,11 +16,12 @@ from diamond_bench.data.static import load_info
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.evaluate_agent import _read
 from diamond_bench.report.write import _made
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import ImportAgent
 from diamond_bench.studies.agents import trained_with
 from diamond_bench.training.log import _cut
-from diamond_bench.world_model import load_world_model
+from diamond_bench.worlds.families import load_world_model
 
 DEEP = '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}"
 ODD = ["", "[]", "3", '{"a": Infinity}', '{"a": 1e999}', DEEP, "{}"]
@@ -65,7 +66,7 @@ def test_what_a_dataset_says_of_itself(tmp_path: Path, text: str) -> None:
 def test_what_a_world_model_says_of_itself(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(UserError, match=r"model\.json: damaged"):
-        load_world_model(tmp_path)
+        load_world_model(tmp_path, FrameSpec.square(8))
 
 
 @pytest.mark.parametrize("text", [*ODD, '{"frame_size": "64"}', '{"frame_size": 64.5}', '{"frame_size": null}'])

@@ -128,7 +128,7 @@ def test_plain_is_eager_fp32_in_the_plain_layout(small: TrainAgent, replay: Repl
     plain_config = replace(fast, execution=replace(fast.execution, precision=precision))
     as_plain = parts(plain_config, replay, execution, contiguous)
     configured = parts(fast, replay)
-    assert {as_plain._policy.precision, as_plain._reward_end.precision, as_plain._world_model.denoiser.precision} == {"fp32"}  # type: ignore[attr-defined]
+    assert {as_plain._policy.precision, as_plain._reward_end.precision, as_plain._world.denoiser.precision} == {"fp32"}  # type: ignore[attr-defined]
     assert configured._policy.precision == "bf16"
     convolutions = [(a, b) for a, b in zip(weights(as_plain), weights(configured), strict=True) if a.dim() == 4 and a.shape[2] > 1]
     assert all(a.is_contiguous() for a, _ in convolutions)

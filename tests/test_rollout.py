@@ -15,10 +15,11 @@ from toy_game import CountGame, toy_vector_env
 
 from diamond_bench.config import ActorCriticConfig, KarrasSchedule, OdeSampler
 from diamond_bench.diffusion.quantization import from_bytes
-from diamond_bench.imagination import GeneratorDraws, ImaginationEnv
+from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ImaginationSettings
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.rollout import Carry, RealEnv, collect_rollout, sampled, start
+from diamond_bench.worlds.contract import Draw
 
 SAMPLER = OdeSampler(schedule=KarrasSchedule(sigma_min=2e-3, sigma_max=5.0, rho=7.0))
 TINY = ActorCriticConfig(channels=(8, 8), down=(True, True), lstm_dim=8)
@@ -29,10 +30,11 @@ TINY = ActorCriticConfig(channels=(8, 8), down=(True, True), lstm_dim=8)
 def test_rollouts_losses_and_gradients_are_the_authors(teacher_forced: bool, all_rows: bool) -> None:
     g, agent = golden("imagination.npz"), small_agent()
     horizon, num_steps, preload, _, _ = g["settings"].tolist()
-    world_model: Any = SavedFrames() if teacher_forced else agent.world_model
+    assert agent.world_model is not None
     assert agent.reward_end is not None
+    world: Any = SavedFrames() if teacher_forced else agent.world_model.bound(SAMPLER)
     starts = ListedStarts(g["init_obs_u8"], g["init_act"], g["init_mask"].bool())
-    env = ImaginationEnv(world_model, agent.reward_end, starts, GoldenDraws(), SAMPLER, 3, 6, 32, horizon, preload, discard_left_overs=True)
+    env = ImaginationEnv(world, agent.reward_end, starts, GoldenDraws(), ImaginationSettings(3, horizon, preload, discard_left_overs=True))
     policy, atol = agent.actor_critic, 1e-4 if teacher_forced else 0.06
     discount, trace_decay, value_weight, entropy_weight = golden("actor_critic.npz")["loss_hparams"].tolist()
     config = ActorCriticConfig(discount=discount, trace_decay=trace_decay, value_weight=value_weight, entropy_weight=entropy_weight)
@@ -67,7 +69,7 @@ def awake_policy(num_actions: int = 3, frame_size: int = 8) -> ActorCritic:
 
 def counting_env(seed: int = 1, horizon: int = 6) -> ImaginationEnv:
     draws = GeneratorDraws(generator(seed))
-    return ImaginationEnv(CountingWorld(), CountingReward(), counting_starts(), draws, SAMPLER, 4, 3, 8, horizon, preload=4)
+    return ImaginationEnv(CountingWorld(), CountingReward(), counting_starts(), draws, ImaginationSettings(4, horizon, preload=4))
 
 
 def test_masked_rows_give_the_same_rollout_and_gradients() -> None:
@@ -206,8 +208,10 @@ def test_a_rollout_never_waits_for_the_device() -> None:
     assert agent.reward_end is not None
 
     class Saved(SavedFrames):
-        def predict(self, past: Tensor, actions: Tensor, sampler: Any, noise: Any) -> Tensor:
-            return noise().clamp(-1, 1)
+        device = torch.device("cuda")
+
+        def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
+            return draw(past[:, 0]).clamp(-1, 1)
 
     class OnDevice(ListedStarts):
         def draw(self, count: int) -> Tensor:
@@ -216,7 +220,7 @@ def test_a_rollout_never_waits_for_the_device() -> None:
     starts = OnDevice(g["init_obs_u8"], g["init_act"], g["init_mask"].bool())
     starts.segments = type(starts.segments)(*(column.cuda() for column in vars(starts.segments).values()))
     draws = GeneratorDraws(torch.Generator("cuda").manual_seed(0))
-    env = ImaginationEnv(Saved(), agent.reward_end.cuda(), starts, draws, SAMPLER, 3, 6, 32, horizon=3, preload=50, device="cuda")
+    env = ImaginationEnv(Saved(), agent.reward_end.cuda(), starts, draws, ImaginationSettings(3, horizon=3, preload=50))
     policy, draw = agent.actor_critic.cuda(), sampled(torch.Generator("cuda").manual_seed(1))
     _, carry = collect_rollout(policy, env, start(policy, env), 3, draw)
     env.prepare(6)

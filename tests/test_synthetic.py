@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stand_ins import StandIn
+from torch import Tensor
 
 from diamond_bench.config import EnvConfig
 from diamond_bench.data.references import Windows
@@ -22,6 +24,7 @@ from diamond_bench.jobs import collect_dataset, evaluate_agent, evaluate_world_m
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.studies.plan import Plan, plan_study
 from diamond_bench.studies.single import plan_train
+from diamond_bench.worlds.contract import Draw
 
 GAMES = pytest.mark.parametrize("game", WORLDS)
 CONFIG = EnvConfig(frame_size=16)
@@ -193,24 +196,25 @@ def heldout(game: str) -> tuple[Windows, dict[str, object]]:
     return Windows(episodes, torch.arange(0, 390, 2), 4, 1), {"game": game, "minority_share": 0.2}
 
 
-class Oracle:
+class Oracle(StandIn):
     """In place of a world model: samples of the true next frame, its mean, or its likelier mode."""
 
-    num_frames = 2
+    context = 2
 
     def __init__(self, forks: Forks, how: str) -> None:
+        super().__init__()
         self.forks, self.how, self.at = forks, how, 0
 
-    def imagine(self, past, actions, sampler, noise):  # type: ignore[no-untyped-def]
+    def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
         rows = len(past) // 4  # K = 4
         modes, p = self.forks.modes[self.at : self.at + rows], self.forks.probabilities[self.at : self.at + rows]
         self.at += rows
         modes = np.repeat(modes, 4, axis=0) / 127.5 - 1
-        coin = torch.special.ndtr(noise()[:, 0, 0, 0]).numpy()  # uniform
+        coin = torch.special.ndtr(draw(past[:, -1])[:, 0, 0, 0]).numpy()  # uniform
         likelier = {"truth": coin >= 0.2, "mean": np.full(len(coin), 0.8), "majority": np.ones(len(coin))}[self.how]
         assert (p[:, 0] == 0.2).all()
         weight = likelier.astype(np.float64)[:, None, None, None]
-        yield torch.from_numpy(modes[:, 0] * (1 - weight) + modes[:, 1] * weight).float()
+        return torch.from_numpy(modes[:, 0] * (1 - weight) + modes[:, 1] * weight).float()
 
 
 @GAMES
@@ -221,7 +225,7 @@ def test_oracles_are_scored_from_held_out_windows_alone(game: str, how: str) -> 
     parts = []
     for rows in (range(0, 60), range(60, len(forks))):
         keys = [(0, 4, i, k) for i in rows for k in range(4)]
-        parts.append(fork_samples(model, forks, rows, None, keys, lambda: None))  # type: ignore[arg-type]
+        parts.append(fork_samples(model, forks, rows, keys, lambda: None))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = mode_rows(arrays)
     own = {row.metric: row.value for row in rows if not row.baseline}

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from analysis.frechet import FeatureStatistics, frechet_distance, kernel_distance
 from analysis.pixels import absolute_error, noise_level, sharpness, squared_error, ssim
-from diamond_bench.config import Sampler
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.evaluation.proper_scores import Distance, sample_scores
 from diamond_bench.evaluation.rollouts import Key, Stretch, Tick, imagine, unit
 from diamond_bench.models.precision import arithmetic
-from diamond_bench.world_model import WorldModel
+from diamond_bench.worlds.contract import WorldModel
 
 Array = NDArray[np.float64]
 Features = Callable[[Tensor], Tensor]
@@ -57,17 +56,16 @@ def copy_last(play: Stretch) -> Tensor:
     return play.frames[:, play.context - 1 : play.context].expand_as(play.true)
 
 
-def one_step_errors(model: WorldModel, play: Stretch, sampler: Sampler, keys: Sequence[Key], tick: Tick) -> dict[str, Array]:
+def one_step_errors(world: WorldModel, play: Stretch, keys: Sequence[Key], tick: Tick) -> dict[str, Array]:
     """Mean squared error (n,) of each row's one frame predicted from true frames, and of copying the last."""
-    pairs = {"mse": imagine(model, play, sampler, keys, tick), "copy_mse": copy_last(play)}
+    pairs = {"mse": imagine(world, play, keys, tick), "copy_mse": copy_last(play)}
     return {name: squared_error(unit(frames[:, 0]), unit(play.true[:, 0])).double().cpu().numpy() for name, frames in pairs.items()}
 
 
 def sample_errors(
-    model: WorldModel,
+    world: WorldModel,
     metrics: Metrics,
     play: Stretch,
-    sampler: Sampler,
     keys: Sequence[Key],
     num_samples: int,
     tick: Tick,
@@ -79,7 +77,7 @@ def sample_errors(
     `keys`: n * K, the K of a row side by side. `states`: more scores of the futures (n, K, T, 3, h, w) uint8, arrays (n, ...).
     """
     repeated = play.repeated(num_samples)
-    imagined = imagine(model, repeated, sampler, keys, tick)
+    imagined = imagine(world, repeated, keys, tick)
     errors = frame_errors(metrics, imagined, repeated.true)
     found: dict[str, NDArray[Any]] = {name: values.mean(axis=1).reshape(len(play), num_samples) for name, values in errors.items()}
     futures = imagined.reshape(len(play), num_samples, *imagined.shape[1:])

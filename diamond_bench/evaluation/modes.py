@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.modes import measure, score, share_within
-from diamond_bench.config import Sampler
 from diamond_bench.data.references import Windows
 from diamond_bench.envs.games import games_with, truth
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.rollouts import Key, Tick, imagine, stretch
 from diamond_bench.store.rows import Row
 from diamond_bench.studies.baselines import TRUE_DISTRIBUTION
-from diamond_bench.world_model import WorldModel
+from diamond_bench.worlds.contract import WorldModel
 
 THRESHOLDS = {"mode_within_16th": 1 / 16, "mode_within_8th": 1 / 8}
 """Rows that say which share of samples lies at most so far from a mode, in units of the distance between the modes."""
@@ -59,7 +58,7 @@ def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
     return Forks(windows, np.stack([found[i][0] for i in forking]), np.stack([found[i][1] for i in forking]))
 
 
-def fork_samples(model: WorldModel, forks: Forks, rows: Sequence[int], sampler: Sampler, keys: Sequence[Key], tick: Tick) -> Arrays:
+def fork_samples(world: WorldModel, forks: Forks, rows: Sequence[int], keys: Sequence[Key], tick: Tick) -> Arrays:
     """Draws K samples of the next frame at each of the chosen forks, and as many from the true distribution (prefix `true_`).
 
     Returns the arrays of `analysis.modes.measure`, and `cramer` and `energy` (rows,), the distances to the true distribution per window.
@@ -67,7 +66,7 @@ def fork_samples(model: WorldModel, forks: Forks, rows: Sequence[int], sampler: 
     """
     num_samples = len(keys) // len(rows)
     play = stretch(forks.windows, rows, 1).repeated(num_samples)
-    frames = imagine(model, play, sampler, keys, tick)[:, 0].cpu().numpy()
+    frames = imagine(world, play, keys, tick)[:, 0].cpu().numpy()
     modes, chosen = forks.modes[list(rows)], forks.probabilities[list(rows)]
     samples = frames.reshape(len(rows), num_samples, *frames.shape[1:])
     draws = np.array([np.random.default_rng([*key, 1]).random() for key in keys]).reshape(len(rows), num_samples)

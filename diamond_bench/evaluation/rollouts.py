@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_bench.config import Sampler
 from diamond_bench.data.references import Windows
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
-from diamond_bench.diffusion.samplers import Noise, trajectory_noise
-from diamond_bench.world_model import WorldModel
+from diamond_bench.diffusion.samplers import trajectory_noise
+from diamond_bench.worlds.contract import Draw, WorldModel, imagined_frames
 
 Key = tuple[int, ...]
 """What seeds the noise of one trajectory."""
@@ -29,6 +28,8 @@ class Stretch:
     actions: Tensor
     """(n, context + horizon) int64; action t is taken after frame t."""
     context: int
+    origin: Tensor | None = None
+    """(episode, step) of each row's last context frame in the play that it is a stretch of, (n, 2) int64; None where nobody says it."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -40,32 +41,35 @@ class Stretch:
 
     def repeated(self, times: int) -> "Stretch":
         """Every row `times` times, side by side."""
-        return Stretch(self.frames.repeat_interleave(times, 0), self.actions.repeat_interleave(times, 0), self.context)
+        origin = None if self.origin is None else self.origin.repeat_interleave(times, 0)
+        return Stretch(self.frames.repeat_interleave(times, 0), self.actions.repeat_interleave(times, 0), self.context, origin)
 
 
 def stretch(windows: Windows, rows: Sequence[int], horizon: int) -> Stretch:
     """The chosen windows, cut to `horizon` frames after their context."""
     which = torch.tensor(rows, dtype=torch.int64, device=windows.first.device)
-    stop = windows.context + horizon
-    return Stretch(windows.frames(which)[:, :stop], windows.actions(which)[:, :stop], windows.context)
+    stop, last = windows.context + horizon, windows.first[which] + windows.context - 1
+    episode = torch.searchsorted(windows.episodes.starts, last, right=True) - 1
+    origin = torch.stack((episode, last - windows.episodes.starts[episode]), dim=1)
+    return Stretch(windows.frames(which)[:, :stop], windows.actions(which)[:, :stop], windows.context, origin)
 
 
-def seeded_noise(keys: Sequence[Key], frame: torch.Size, device: torch.device) -> Noise:
+def seeded_draw(keys: Sequence[Key], device: torch.device) -> Draw:
     """Noise for one batch: row i comes from a generator seeded by keys[i] alone."""
     seeds = [int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)) for key in keys]
-    return trajectory_noise([torch.Generator(device).manual_seed(seed) for seed in seeds], tuple(frame), device)
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    return lambda like: trajectory_noise(generators, tuple(like.shape[1:]), device)()
 
 
-def imagine(model: WorldModel, play: Stretch, sampler: Sampler, keys: Sequence[Key], tick: Tick = lambda: None) -> Tensor:
+def imagine(world: WorldModel, play: Stretch, keys: Sequence[Key], tick: Tick = lambda: None) -> Tensor:
     """Imagines what came after each row's context under its true actions, in one batch. (n, horizon, 3, h, w) uint8.
 
     `keys` seed each row's noise; `tick` is called after every imagined frame. Frames already lie on the 8-bit grid, so bytes lose nothing.
     """
-    first = play.context - model.num_frames
-    past = from_bytes(play.frames[:, first : play.context])
-    noise = seeded_noise(keys, past.shape[2:], past.device)
+    past, draw = from_bytes(play.frames[:, : play.context]), seeded_draw(keys, play.frames.device)
     imagined = torch.empty_like(play.true)
-    for t, frame in enumerate(model.imagine(past, play.actions[:, first:-1], sampler, noise)):
+    for t, frame in enumerate(imagined_frames(world, past, play.actions[:, :-1], draw, play.origin)):
         imagined[:, t] = to_bytes(frame)
         tick()
     return imagined

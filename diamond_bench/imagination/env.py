@@ -1,6 +1,7 @@
 """The world model as an environment of the field: any library that trains in a gymnasium VectorEnv can train in it (paper section 3.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import gymnasium
@@ -11,28 +12,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from diamond_bench.config import Sampler
 from diamond_bench.data.segments import Segments, to_float
-from diamond_bench.diffusion.samplers import Noise
-from diamond_bench.diffusion.schedules import nfe
-from diamond_bench.imagination.starts import StartRing, StartSegments
-from diamond_bench.models.graphs import Outputs
-
-State = tuple[Tensor, ...]
-"""Memory of the reward/end model, (1, b, k) each."""
-
-
-class Predictor(Protocol):
-    """What imagines frames; `WorldModel` is one."""
-
-    @property
-    def num_frames(self) -> int:
-        """L, past frames and actions a prediction is made from."""
-        ...
-
-    def predict(self, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise) -> Tensor:
-        """As `WorldModel.predict`."""
-        ...
+from diamond_bench.imagination.starts import Start, StartRing, StartSegments
+from diamond_bench.models.graphs import Graphed, Outputs
+from diamond_bench.worlds.contract import State, Step, WorldModel
 
 
 class RewardEndPrediction(Protocol):
@@ -54,11 +37,15 @@ class RewardEndPrediction(Protocol):
         ...
 
 
+RewardEnd = Callable[[Tensor, Tensor, Tensor, Any], RewardEndPrediction]
+"""A `RewardEndModel`: (frames, actions, next frames, memory) -> logits and memory, (1, b, k) each."""
+
+
 class Draws(Protocol):
     """Everything an imagination environment leaves to chance, its start segments apart."""
 
     def noise(self, like: Tensor) -> Tensor:
-        """N(0, 1) of the shape and on the device of `like`, for the sampler."""
+        """N(0, 1) of the shape and on the device of `like`, for the world model."""
         ...
 
     def reward_class(self, logits: Tensor) -> Tensor:
@@ -70,7 +57,7 @@ class Draws(Protocol):
         ...
 
     def manual_seed(self, seed: int) -> object:
-        """Begin anew from a seed."""
+        """Begin again from a seed."""
         ...
 
     def get_state(self) -> Tensor:
@@ -110,88 +97,83 @@ def categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
     return (logits.float() - waits.log()).argmax(dim=-1)
 
 
+@dataclass(frozen=True)
+class ImaginationSettings:
+    """How games are imagined."""
+
+    num_envs: int
+    """b, games imagined at once."""
+    horizon: int = 15
+    """H, steps after which an episode is truncated."""
+    preload: int = 256
+    """Batches of b start segments that are loaded, and burnt in, at once."""
+    discard_left_overs: bool = False
+    """The authors' rule, see `StartRing`."""
+    arrays: Literal["torch", "numpy"] = "torch"
+    """What is taken and given: tensors on the device, or arrays."""
+
+
 class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """b games imagined side by side, each for at most `horizon` steps; frames (b, 3, h, w) float32 in [-1, 1].
 
-    A step imagines the next frame from the last L frames and actions, then draws reward (-1, 0 or 1) and end from the reward/end
-    model, which remembers the episode. terminations: it said the episode ended; truncations: `horizon` steps were done (in one step
-    both may be true). Where an episode ends, the same step begins another (AutoresetMode.SAME_STEP) from a segment of real play:
-    the observation is then the segment's last frame.
+    A step imagines the next frame, then draws reward (-1, 0 or 1) and end from what the reward/end model says, which remembers the episode,
+    or the world model itself. terminations: the episode ended by itself; truncations: `horizon` steps were done (in one step both may be
+    true). Where an episode ends, the same step begins another (AutoresetMode.SAME_STEP) from a segment of real play: the observation is
+    then the segment's last frame.
 
     infos of a step: `final_obs` (b, 3, h, w), the frame each action led to, with `_final_obs` (b,) bool, the episodes that ended;
     `burn_in` (b, s-1, 3, h, w) of segments of s frames, with the mask `_burn_in`, the frames before the first observation of each new
-    episode, oldest first, padding 0.0, for policies with memory (rows of other episodes mean nothing); `nfe` (b,) int64, denoiser calls;
+    episode, oldest first, padding 0.0, for policies with memory (rows of other episodes mean nothing); `nfe` (b,) int64, network calls;
     `reward_logits` (b, 3) and `end_logits` (b, 2).
 
-    Nothing in a step waits for the device, as long as `prepare` was called for so many steps. No gradient passes through it.
+    Nothing in a step of a pure world model waits for the device, as long as `prepare` was called for so many steps. No gradient passes
+    through it.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # type: ignore[misc]
 
     def __init__(
-        self,
-        world_model: Predictor,
-        reward_end: Callable[[Tensor, Tensor, Tensor, Any], RewardEndPrediction],
-        starts: StartSegments,
-        draws: Draws,
-        sampler: Sampler,
-        num_envs: int,
-        num_actions: int,
-        frame_size: int,
-        horizon: int = 15,
-        preload: int = 256,
-        discard_left_overs: bool = False,
-        device: torch.device | str = "cpu",
-        arrays: Literal["torch", "numpy"] = "torch",
-        recorded: Callable[[Callable[..., Outputs]], Callable[..., Outputs]] | None = None,
+        self, world: WorldModel, reward_end: RewardEnd | None, starts: StartSegments, draws: Draws, settings: ImaginationSettings
     ) -> None:
         """Args:
-        world_model: imagines frames.
-        reward_end: a `RewardEndModel`: (frames, actions, next frames, state) -> logits and state.
-        starts: real play to start from, segments of s >= L frames (`ReplayStarts`); the denoiser sees the last L.
+        world: imagines frames, on its device.
+        reward_end: tells rewards and ends from frames; None where the world model does.
+        starts: real play to start from, segments of s >= `world.context` frames (`ReplayStarts`).
         draws: noise, rewards and ends (`GeneratorDraws`).
-        sampler: of frames.
-        num_envs: b.
-        num_actions: of the game.
-        frame_size: h = w.
-        horizon: H, steps after which an episode is truncated.
-        preload: batches of b start segments that are loaded, and burnt in, at once.
-        discard_left_overs: the authors' rule, see `StartRing`.
-        device: where everything lies.
-        arrays: "torch" takes and gives tensors on the device, "numpy" arrays.
-        recorded: makes the device's part of a step a CUDA graph (`Graphed`, told of the generator of `draws`); `starts` must then read
-            from memory that stays where it is.
+        settings: how many games, and for how long.
         """
-        self.num_envs = num_envs
-        self.single_observation_space = spaces.Box(-1.0, 1.0, (3, frame_size, frame_size), np.float32)
-        self.single_action_space = spaces.Discrete(num_actions)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.device = torch.device(device)
-        self._world_model, self._reward_end, self._starts, self._draws = world_model, reward_end, starts, draws
-        self._sampler, self._horizon, self._arrays = sampler, horizon, arrays
-        self._nfe = torch.full((num_envs,), nfe(sampler), device=self.device)
-        self._ring = StartRing(starts, self._burn_in, num_envs, preload * num_envs, discard_left_overs, self.device)
-        self._all = torch.ones(num_envs, dtype=torch.bool, device=self.device)
-        self._recorded = recorded
-        self._memory: object = None
+        b, frames = settings.num_envs, world.spec.frames
+        self.num_envs = b
+        self.single_observation_space = spaces.Box(-1.0, 1.0, (3, *frames.sides), np.float32)
+        self.single_action_space = world.spec.actions.space()
+        self.observation_space = batch_space(self.single_observation_space, b)
+        self.action_space = batch_space(self.single_action_space, b)
+        self.device = world.device
+        self._world, self._reward_end, self._starts, self._draws, self._settings = world, reward_end, starts, draws, settings
+        self._nfe = torch.full((b,), world.calls_per_frame, device=self.device)
+        self._ring = StartRing(starts, self._burn_in, b, settings.preload * b, settings.discard_left_overs, self.device)
+        self._all = torch.ones(b, dtype=torch.bool, device=self.device)
+        self._state: State = ()
+        self._memory: State = ()
         self.advance: Callable[..., Outputs] = self._advance
-        """Actions (b,) and a position to what a step tells and the position after it; as a CUDA graph, where steps are recorded."""
-
-    @property
-    def num_frames(self) -> int:
-        """L."""
-        return self._world_model.num_frames
+        """Actions and a position to what a step tells and the position after it: a function of tensors, which `record_steps` records."""
 
     @property
     def position(self) -> Outputs:
-        """Where all episodes are: frames, actions (b, L, ...), steps done (b,), start segments taken (), the reward/end model's state."""
-        return (self._frames, self._actions, self._steps, self._ring.taken, *self._state)
+        """Where all episodes are: the frames they show (b, 3, h, w), steps done (b,), start segments taken (), the world model's state,
+        the reward/end model's memory."""
+        return (self._shown, self._steps, self._ring.taken, *self._state, *self._memory)
 
     @position.setter
     def position(self, position: Outputs) -> None:
-        self._frames, self._actions, self._steps, self._ring.taken, *state = position
-        self._state: State = tuple(state)
+        self._shown, self._steps, self._ring.taken, *rest = position
+        size = len(self._state)
+        self._state, self._memory = tuple(rest[:size]), tuple(rest[size:])
+
+    @property
+    def held(self) -> Outputs:
+        """What `advance` reads beside its inputs and what may come to lie elsewhere."""
+        return self._ring.held
 
     def prepare(self, num_steps: int) -> None:
         """Make sure that start segments for `num_steps` steps are loaded, so that none of them waits for the device.
@@ -200,16 +182,9 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """
         self._ring.prepare(num_steps)
 
-    def reserve(self, num_steps: int) -> object:
-        """The host's part of `num_steps` steps that `ReservedSteps` are to take.
-
-        Returns what stands for the memory that they read beside their position: another thing once it moved, so that what was recorded is
-        to be recorded anew.
-        """
-        memory = self._ring.reserve(num_steps)
-        if memory is not self._memory:
-            self._memory, self.advance = memory, self._advance if self._recorded is None else self._recorded(self._advance)
-        return memory
+    def reserve(self, num_steps: int) -> None:
+        """The host's part of `num_steps` steps that `ReservedSteps` are to take."""
+        self._ring.reserve(num_steps)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin all episodes from fresh segments. A seed also restarts all draws, and drops start segments drawn before."""
@@ -218,11 +193,12 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._draws.manual_seed(seed)
             self._starts.manual_seed(seed + 1)
             self._ring.clear()
-        segments, states = self._ring.take(self._all)
-        frames, actions = to_float(segments)[:, -self.num_frames :], segments.actions[:, -self.num_frames :]
-        steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self.position = (frames, actions, steps, self._ring.taken, *(state[None] for state in states))
-        return self._out(self._frames[:, -1]), {}
+        start = self._ring.take(self._all)
+        frames = to_float(start.segments)
+        self._shown, self._state = frames[:, -1].contiguous(), self._begin(frames, start)
+        self._memory = tuple(memory[None] for memory in start.memories)
+        self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        return self._out(self._shown), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Imagine one step of every episode; see the class for what comes back. `actions`: (b,) int."""
@@ -235,33 +211,45 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return frames, rewards, terminations, truncations, {name: out(tensor) for name, tensor in infos.items()}
 
     @torch.no_grad()
-    def _advance(self, taken: Tensor, frames: Tensor, actions: Tensor, steps: Tensor, segments_taken: Tensor, *state: Tensor) -> Outputs:
-        """The device's part of a step: a function of tensors alone, so that it may be a CUDA graph."""
-        acted = torch.cat((actions[:, :-1], taken[:, None]), dim=1)
-        frame = self._world_model.predict(frames, acted, self._sampler, lambda: self._draws.noise(frames[:, -1]))
-        said = self._reward_end(frames[:, -1:], acted[:, -1:], frame[:, None], state)
-        rewards = self._draws.reward_class(said.reward_logits[:, 0]).float() - 1
-        terminations = self._draws.end(said.end_logits[:, 0])
+    def _advance(self, actions: Tensor, shown: Tensor, steps: Tensor, segments_taken: Tensor, *rest: Tensor) -> Outputs:
+        """The device's part of a step. The order of draws is the world model's, reward, end, new starts."""
+        size = len(self._state)
+        state, step = self._world.step(tuple(rest[:size]), actions, self._draws.noise)
+        reward_logits, end_logits, memory = self._said(shown, actions, step, tuple(rest[size:]))
+        rewards = self._draws.reward_class(reward_logits).float() - 1
+        terminations = self._draws.end(end_logits)
         steps = steps + 1
-        truncations = steps >= self._horizon
+        truncations = steps >= self._settings.horizon
 
         done = terminations | truncations
-        fresh, states, segments_taken = self._ring.hand_out(done, segments_taken)
-        fresh_frames = to_float(fresh)
-        going_on, last = torch.cat((frames[:, 1:], frame[:, None]), dim=1), slice(-self.num_frames, None)
-        frames = torch.where(done[:, None, None, None, None], fresh_frames[:, last], going_on)
-        actions = torch.where(done[:, None], fresh.actions[:, last], acted.roll(-1, dims=1))
-        state = tuple(torch.where(done[:, None], new, old) for new, old in zip(states, said.state, strict=True))
+        start, segments_taken = self._ring.hand_out(done, segments_taken)
+        frames = to_float(start.segments)
+        state = tuple(_where(done, new, old) for new, old in zip(self._begin(frames, start), state, strict=True))
+        memory = tuple(torch.where(done[:, None], new, old) for new, old in zip(start.memories, memory, strict=True))
         steps = torch.where(done, 0, steps)
-        imagined = (frame, rewards, terminations, truncations, done, fresh_frames[:, :-1], said.reward_logits[:, 0], said.end_logits[:, 0])
-        return (*imagined, frames, actions, steps, segments_taken, *state)
+        imagined = (step.frame, rewards, terminations, truncations, done, frames[:, :-1], reward_logits, end_logits)
+        shown = _where(done, frames[:, -1], step.frame).contiguous()  # always of the same strides, for what is compiled
+        return (*imagined, shown, steps, segments_taken, *state, *memory)
+
+    def _said(self, shown: Tensor, actions: Tensor, step: Step, memory: State) -> tuple[Tensor, Tensor, State]:
+        """Logits of rewards and of ends, and the reward/end model's memory after the step."""
+        if self._reward_end is None:
+            assert step.reward_logits is not None, "the world model tells no rewards, and there is no reward/end model"
+            assert step.end_logits is not None, "the world model tells no ends, and there is no reward/end model"
+            return step.reward_logits, step.end_logits, memory
+        said = self._reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
+        return said.reward_logits[:, 0], said.end_logits[:, 0], tuple(said.state)
+
+    def _begin(self, frames: Tensor, start: Start) -> State:
+        origin = torch.stack((torch.zeros_like(start.places), start.places), dim=1)  # a replay is one recording
+        return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, origin)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly so, tensors and numbers only; models and replay are not in it. Call it after a reset."""
         return {
-            "frames": self._frames,
-            "actions": self._actions,
-            "state": list(self._state),
+            "shown": self._shown,
+            "world": list(self._state),
+            "state": list(self._memory),
             "steps": self._steps,
             "ring": self._ring.state_dict(),
             "draws": self._draws.get_state(),
@@ -270,16 +258,20 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`, with no reset, over the same replay. ValueError for another number of environments."""
-        if len(state["frames"]) != self.num_envs:
-            raise ValueError(f"saved with {len(state['frames'])} environments, restored with {self.num_envs}")
-        self._frames, self._actions, self._steps = (state[key].to(self.device) for key in ("frames", "actions", "steps"))
-        self._state = tuple(tensor.to(self.device) for tensor in state["state"])
+        if "world" not in state:  # a checkpoint of an earlier version
+            state = {**state, "shown": state["frames"][:, -1].contiguous(), "world": [state["frames"], state["actions"]]}
+        if len(state["shown"]) != self.num_envs:
+            raise ValueError(f"saved with {len(state['shown'])} environments, restored with {self.num_envs}")
+        self._shown, self._steps = state["shown"].to(self.device), state["steps"].to(self.device)
+        self._state, self._memory = (tuple(tensor.to(self.device) for tensor in state[key]) for key in ("world", "state"))
         self._ring.load_state_dict(state["ring"])
         self._draws.set_state(state["draws"].cpu())
         self._starts.set_state(state["starts"].cpu())
 
     def _burn_in(self, segments: Segments) -> State:
         """The reward/end model's memory (n, k) of the transitions of `segments`, padding included."""
+        if self._reward_end is None:
+            return ()
         frames = to_float(segments)
         if frames.shape[1] == 1:  # no transition: the memory of one, emptied
             said = self._reward_end(frames, segments.actions, frames, None)
@@ -288,7 +280,18 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return tuple(state[0] for state in said.state)
 
     def _out(self, tensor: Tensor) -> Any:
-        return tensor if self._arrays == "torch" else tensor.cpu().numpy()
+        return tensor if self._settings.arrays == "torch" else tensor.cpu().numpy()
+
+
+def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` in the rows where `rows` (b,) is true, `old` in the others."""
+    return torch.where(rows.view(-1, *[1] * (old.dim() - 1)), new, old)
+
+
+def record_steps(env: ImaginationEnv, generators: Sequence[torch.Generator]) -> None:
+    """Records the environment's steps as a CUDA graph. `generators`: those of its draws. Its starts must read from memory that stays
+    where it is."""
+    env.advance = Graphed(env.advance, generators, held=lambda: env.held)
 
 
 class ReservedSteps:
@@ -306,7 +309,7 @@ class ReservedSteps:
     @property
     def frames(self) -> Tensor:
         """The frame that each game shows now, (b, 3, h, w)."""
-        return self.position[0][:, -1]
+        return self.position[0]
 
     def prepare(self, num_steps: int) -> None:
         """Nothing to do: they are reserved."""

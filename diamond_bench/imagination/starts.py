@@ -60,6 +60,17 @@ class ReplayStarts:
         return read_segments(self._replay.room, places)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where b imagined episodes begin."""
+
+    segments: Segments
+    memories: tuple[Tensor, ...]
+    """The reward/end model's memory after them, (b, k) each."""
+    places: Tensor
+    """(b,) int64: the last frame's place in the replay."""
+
+
 @dataclass
 class _Slots:
     """Of each loaded segment its place and the reward/end model's memory, (n, L) and (n, k)."""
@@ -115,21 +126,24 @@ class StartRing:
         first_needed = self._taken_at_most // self._block * self._block
         self._load(first_needed + self._size - self._loaded)
 
-    def reserve(self, num_steps: int) -> object:
-        """The host's part of `num_steps` calls of `take`. Returns what stands for the memory that segments lie in: another thing once it
-        moved."""
+    def reserve(self, num_steps: int) -> None:
+        """The host's part of `num_steps` calls of `take`."""
         self.prepare(num_steps)
         self._taken_at_most += num_steps * self._most_a_step
-        return self._slots
 
-    def take(self, which: Tensor) -> tuple[Segments, tuple[Tensor, ...]]:
-        """A fresh segment and its memory for each row where `which` (b,) bool is true, in order; the other rows mean nothing."""
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """The memory that segments lie in: `hand_out` reads it; a larger ring lies in other memory."""
+        return () if self._slots is None else (self._slots.places, *self._slots.memories)
+
+    def take(self, which: Tensor) -> "Start":
+        """A fresh segment for each row where `which` (b,) bool is true, in order; the other rows mean nothing."""
         self.reserve(1)
-        segments, memories, self.taken = self.hand_out(which, self.taken)
-        return segments, memories
+        start, self.taken = self.hand_out(which, self.taken)
+        return start
 
     @torch.no_grad()
-    def hand_out(self, which: Tensor, taken: Tensor) -> tuple[Segments, tuple[Tensor, ...], Tensor]:
+    def hand_out(self, which: Tensor, taken: Tensor) -> tuple["Start", Tensor]:
         """The device's part of a `take`; also how many segments were taken since the beginning: `taken` before this."""
         assert self._slots is not None
         count = which.sum()
@@ -137,7 +151,8 @@ class StartRing:
             left = self._block - taken % self._block
             taken = torch.where(count > left, taken + left, taken)
         slot = (taken + (which.cumsum(0) - 1).clamp(min=0)) % self._size
-        return self._starts.read(self._slots.places[slot]), tuple(memory[slot] for memory in self._slots.memories), taken + count
+        places = self._slots.places[slot]
+        return Start(self._starts.read(places), tuple(memory[slot] for memory in self._slots.memories), places[:, -1]), taken + count
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""

@@ -97,7 +97,7 @@ class _Evaluation:
 
     def _tick_video(self) -> None:
         self.filmed += 1
-        total = len(self.film) - (self.agent.world_model.num_frames if self.agent.world_model else 0)
+        total = len(self.film) - (self.agent.world_model.context if self.agent.world_model else 0)
         self.context.progress(self.filmed, total, "imagining beside the film")
         if self.context.should_stop():
             raise Interrupted("stopped while imagining beside the film; the episodes played are kept")
@@ -126,15 +126,15 @@ class _Evaluation:
         frames = np.stack([frame for frame, _ in self.film])
         path = self.context.folder / "media" / "episode.mp4"
         world_model = self.agent.world_model
-        if world_model is None or len(frames) <= world_model.num_frames:
+        if world_model is None or len(frames) <= world_model.context:
             self.context.say("no imagination beside the video: the agent has no world model, or the episode was too short")
             shown = frames.repeat(4, axis=1).repeat(4, axis=2)
         else:
             on_device = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].to(self.context.device)
             actions = torch.tensor([[action for _, action in self.film]], device=self.context.device)
-            true = Stretch(on_device, actions, world_model.num_frames)
-            imagined = imagine(world_model, true, self.config.sampler, [(self.settings.seed,)], self._tick_video)
-            both = torch.cat((on_device[:, : world_model.num_frames], imagined), dim=1)
+            true = Stretch(on_device, actions, world_model.context)
+            imagined = imagine(world_model.bound(self.config.sampler), true, [(self.settings.seed,)], self._tick_video)
+            both = torch.cat((on_device[:, : world_model.context], imagined), dim=1)
             shown = side_by_side([frames], [both[0].permute(0, 2, 3, 1).cpu().numpy()])
         with replacing(path) as temporary:
             write_video(shown, temporary)

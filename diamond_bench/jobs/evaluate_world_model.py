@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from analysis.media import side_by_side, write_video
 from analysis.pixels import noise_level, sharpness
@@ -21,7 +20,6 @@ from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
-from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.evaluation.measures import Metrics, copy_last, frame_errors, one_step_errors, sample_errors
 from diamond_bench.evaluation.modes import Forks, find_forks, fork_samples, mode_rows
 from diamond_bench.evaluation.perceptual import inception_features, lpips_network
@@ -45,13 +43,14 @@ from diamond_bench.jobs.extract_features import fid_positions, load_features
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.jobs.train_world_model import model_folder
-from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.shape import IMAGE_CHANNELS
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, UNRELATED
-from diamond_bench.world_model import WorldModel, load_world_model
+from diamond_bench.worlds.contract import TrainedWorld, WorldModel
+from diamond_bench.worlds.families import load_world_model
 
 PICTURED = 4
 """Trajectories whose frames are kept for pictures and the video."""
@@ -67,7 +66,7 @@ class _Work:
 
     config: EvaluateWorldModel
     parts: Parts
-    model: WorldModel
+    world: WorldModel
     metrics: Metrics
     references: Windows
     one_step: Windows
@@ -131,14 +130,14 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
         curves[f"{prefix}samples_{name.removeprefix(prefix)}"] = kept
     save_arrays(context.folder / "arrays.npz", curves | _episodes(work))
     _keep_frames(work, rolled["frames"], context.folder)
-    forward = denoiser_flops(work.model.description.network, work.model.description.conditioning, train.frames.shape[-1])
-    return Result(rows, {**facts, "work": forward * nfe(config.sampler) * frames, "work_seconds": seconds})
+    return Result(rows, {**facts, "work": work.world.flops_per_frame * frames, "work_seconds": seconds})
 
 
 def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet, device: torch.device) -> tuple[_Work, dict[str, Any]]:
     settings, dataset = config.evaluation, context.inputs["dataset"]
     context.progress(0, 1, "loading the model and the references")
-    model = load_world_model(_model_folder(context.inputs["world_model"], settings.milestone), config.execution.precision, device)
+    folder, frames = _model_folder(context.inputs["world_model"], settings.milestone), FrameSpec(*train.frames.shape[-2:])
+    loaded = load_world_model(folder, frames, config.execution.precision, device).bound(config.sampler)
     distances = {name: lpips_network(net, device) for name, net in _LPIPS.items() if name in settings.metrics}
     inception = {"fid": inception_features(device)} if "fid" in settings.metrics else {}
     networks = {**distances, **inception}
@@ -156,7 +155,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     on_device = heldout.to(device)
     on_references = replace(references, episodes=on_device, first=references.first.to(device))
     meter = make_state_meter(context.inputs["state_probe"], dataset, on_references) if "state" in settings.metrics else None
-    model, execution = _executed(model, config, len(one_step), train.frames.shape[-1], device)
+    world, execution = _executed(loaded, config, len(one_step), device)
     work = _Work(
         config,
         Parts(
@@ -164,7 +163,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
             _ticks(settings, len(one_step)) + len(_batches(len(forks or ()), _starts_a_batch(settings))),
             made_on(device.type, execution.compile),
         ),
-        model,
+        world,
         metrics,
         on_references,
         replace(one_step, episodes=on_device, first=one_step.first.to(device)),
@@ -186,24 +185,22 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet,
     return work, facts
 
 
-def _executed(
-    model: WorldModel, config: EvaluateWorldModel, num_windows: int, frame_size: int, device: torch.device
-) -> tuple[WorldModel, Execution]:
+def _executed(loaded: TrainedWorld, config: EvaluateWorldModel, num_windows: int, device: torch.device) -> tuple[WorldModel, Execution]:
     """The model as `execution` asks for it: full batches of the rollouts compiled and recorded, before any of them is timed."""
-    settings, of_model = config.evaluation, model.description
+    settings = config.evaluation
     frames = settings.num_trajectories * settings.horizon + num_windows
     frames += settings.num_sample_starts * settings.num_samples * settings.sample_horizon
-    forward = denoiser_flops(of_model.network, of_model.conditioning, frame_size)
-    execution = resolve(config.execution, device, forward * nfe(config.sampler) * frames)
+    execution = resolve(config.execution, device, loaded.flops_per_frame * frames)
     if execution == Execution():
-        return model, execution
+        return loaded, execution
     b = min(settings.batch_size, settings.num_trajectories)
-    model = apply_to_world_model(execution, model, b)
-    past = torch.zeros(b, model.num_frames, IMAGE_CHANNELS, frame_size, frame_size, device=device)
-    actions = torch.zeros(b, model.num_frames, dtype=torch.int64, device=device)
+    world = apply_to_world_model(execution, loaded, b)
+    past = torch.zeros(b, world.context, IMAGE_CHANNELS, *world.spec.frames.sides, device=device)
+    actions = torch.zeros(b, world.context, dtype=torch.int64, device=device)
+    state = world.start(past, actions, torch.ones_like(actions, dtype=torch.bool), torch.zeros_like)
     for _ in range(Graphed.WARM_UP + 2):
-        model.predict(past, actions, config.sampler, lambda: torch.zeros_like(past[:, 0]))
-    return model, execution
+        world.step(state, actions[:, 0], torch.zeros_like)
+    return world, execution
 
 
 def _model_folder(made_by: Path, milestone: float) -> Path:
@@ -234,7 +231,7 @@ def _rollout(work: _Work, rows: range) -> Arrays:
         play = stretch(work.references, rows, work.settings.horizon)
         keys: list[Key] = [(work.settings.seed, ROLLOUT_STREAM, i) for i in rows]
         started = time.perf_counter()
-        imagined = imagine(work.model, play, work.config.sampler, keys, work.parts.tick)
+        imagined = imagine(work.world, play, keys, work.parts.tick)
         if imagined.is_cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
@@ -274,7 +271,7 @@ def _baselines(work: _Work, rows: range) -> Arrays:
 def _one_step(work: _Work, rows: range) -> Arrays:
     def compute() -> Arrays:
         keys: list[Key] = [(work.settings.seed, ONE_STEP_STREAM, i) for i in rows]
-        return one_step_errors(work.model, stretch(work.one_step, rows, 1), work.config.sampler, keys, work.parts.tick)
+        return one_step_errors(work.world, stretch(work.one_step, rows, 1), keys, work.parts.tick)
 
     return work.parts.get(f"one-step-{rows.start:06d}", "predicting one step", 1, compute)
 
@@ -286,7 +283,7 @@ def _samples(work: _Work, rows: range) -> Arrays:
         states, k = None, work.settings.num_samples
         if work.meter is not None:
             states = partial(state_scores, work.meter, play=play, rows=rows, keys=keys[::k])
-        return sample_errors(work.model, work.metrics, play, work.config.sampler, keys, k, work.parts.tick, states)
+        return sample_errors(work.world, work.metrics, play, keys, k, work.parts.tick, states)
 
     return work.parts.get(f"samples-{rows.start:06d}", "sampling futures", work.settings.sample_horizon, compute)
 
@@ -298,7 +295,7 @@ def _fork_batches(work: _Work) -> list[range]:
 def _modes(work: _Work, forks: Forks, rows: range) -> Arrays:
     def compute() -> Arrays:
         keys: list[Key] = [(work.settings.seed, MODES_STREAM, i, k) for i in rows for k in range(work.settings.num_samples)]
-        return fork_samples(work.model, forks, rows, work.config.sampler, keys, work.parts.tick)
+        return fork_samples(work.world, forks, rows, keys, work.parts.tick)
 
     return work.parts.get(f"modes-{rows.start:06d}", "sampling next frames", 1, compute)
 
@@ -320,10 +317,9 @@ def _features(work: _Work, frames: torch.Tensor) -> NDArray[np.float32]:
 
 
 def _cost_rows(work: _Work, frames_per_second: float, seconds: float, device: torch.device) -> list[Row]:
-    denoiser = work.model.denoiser
-    trained = sum(weights.numel() for weights in denoiser.parameters()) if isinstance(denoiser, nn.Module) else 0  # an oracle has none
+    trained = sum(weights.numel() for network in work.world.networks.values() for weights in network.parameters())
     return [
-        Row("nfe_per_frame", float(nfe(work.config.sampler))),
+        Row("nfe_per_frame", float(work.world.calls_per_frame)),
         Row("parameters", float(trained)),
         Row("frames_per_second", frames_per_second, measured=True),
         Row("imagination_seconds", seconds, measured=True),

@@ -9,15 +9,13 @@ import torch
 from diamond_bench.agent import Agent
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.costs.train_agent import agent_work
-from diamond_bench.diffusion.denoiser import Denoiser
-from diamond_bench.diffusion.graphed import GraphedSampling
-from diamond_bench.diffusion.samplers import Sampling, sample
-from diamond_bench.diffusion.side_by_side import SideBySide, group_sizes
+from diamond_bench.diffusion.side_by_side import group_sizes
 from diamond_bench.jobs.context import Row
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.execution import check_execution, has_compiler
-from diamond_bench.world_model import WorldModel
+from diamond_bench.worlds.contract import TrainedWorld, WorldModel
+from diamond_bench.worlds.recorded import recorded
 
 Extent = Literal["none", "imagination", "all"]
 
@@ -42,13 +40,8 @@ class Execution:
         """Whether updates go through CUDA graphs."""
         return self.cuda_graphs == "all"
 
-    @property
-    def sampling(self) -> Sampling:
-        """What samples frames in turn, or as a part of what is recorded."""
-        return sample if self.sampling_streams == 1 else SideBySide(self.sampling_streams)
-
     def sampled_sizes(self, num_games: int) -> set[int]:
-        """The denoiser's batch sizes when frames of so many games are sampled."""
+        """The world model's batch sizes when frames of so many games are sampled."""
         return set(group_sizes(num_games, self.sampling_streams))
 
 
@@ -86,11 +79,11 @@ def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) ->
             network.compile_core(sizes, with_gradient=execution.compile == "all")
 
 
-def apply_to_world_model(execution: Execution, model: WorldModel, num_games: int) -> WorldModel:
+def apply_to_world_model(execution: Execution, world: TrainedWorld, num_games: int) -> WorldModel:
     """The same world model, executed so, for the imagination of so many games."""
-    assert isinstance(model.denoiser, Denoiser)
-    apply(execution, {model.denoiser: execution.sampled_sizes(num_games)})
-    return replace(model, sampling=execution.sampling if execution.cuda_graphs == "none" else GraphedSampling(sampling=execution.sampling))
+    apply(execution, dict.fromkeys(world.compilable, execution.sampled_sizes(num_games)))
+    world = world.in_streams(execution.sampling_streams)
+    return world if execution.cuda_graphs == "none" else recorded(world)
 
 
 def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Agent:
@@ -101,10 +94,9 @@ def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Ag
     if agent.world_model is None or agent.reward_end is None:
         return agent
     apply(execution, {agent.reward_end: {imagined, settings.batch_size * (settings.segment_length - 1)}})
-    denoiser = agent.world_model.denoiser
-    assert isinstance(denoiser, Denoiser)
-    apply(execution, {denoiser: execution.sampled_sizes(imagined) | {config.training.batch_size}})
-    return replace(agent, world_model=replace(agent.world_model, sampling=execution.sampling))
+    sizes = execution.sampled_sizes(imagined) | {config.training.batch_size}
+    apply(execution, dict.fromkeys(agent.world_model.compilable, sizes))
+    return replace(agent, world_model=agent.world_model.in_streams(execution.sampling_streams))
 
 
 def facts_of(execution: Execution) -> dict[str, str]:

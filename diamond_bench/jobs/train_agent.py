@@ -209,11 +209,11 @@ class _Training:
         found = {"epoch": float(self.at.epoch + 1), "real_steps": float(self.play.real_steps)}
         found["return"] = float(np.mean([game.score for game in games]))
         found["length"] = float(np.mean([game.length for game in games]))
-        if learners.agent.world_model is not None and learners.agent.reward_end is not None:
+        if learners.world is not None and learners.agent.reward_end is not None:
             settings = config.reward_end
             found |= reward_end_quality(learners.agent.reward_end, seen.episodes, settings.segment_length, settings.batch_size)
-            horizon = settings.segment_length - config.conditioning.num_frames  # the same for every imagination horizon
-            drift = drift_quality(learners.agent.world_model, config.sampler, seen.episodes, horizon, self.device, seed=config.seed)
+            horizon = settings.segment_length - learners.world.context  # the same for every imagination horizon
+            drift = drift_quality(learners.world, seen.episodes, horizon, self.device, seed=config.seed)
             found |= {} if drift is None else {"drift": drift}
         self.at.tests.append(found)
         return True

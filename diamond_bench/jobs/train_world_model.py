@@ -1,4 +1,4 @@
-"""The job `train_world_model`: a denoiser trained on the segments of a static dataset, resumable bit for bit."""
+"""The job `train_world_model`: a world model trained on the segments of a static dataset, resumable bit for bit."""
 
 import shutil
 import time
@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from diamond_bench.costs.train_world_model import training_flops
-from diamond_bench.data.segments import Segments, sample_segments, tensors_of, to_float
+from diamond_bench.data.segments import Segments, sample_segments, tensors_of
 from diamond_bench.data.static import load_info, load_split
-from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import apply, compile_rows, facts_of, made_on, resolve
@@ -20,7 +19,8 @@ from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoint, set_aside_checkpoints
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.log import NotFinite, TrainingLog
-from diamond_bench.world_model import WorldModel, build_world_model, save_world_model
+from diamond_bench.worlds.contract import TrainedWorld
+from diamond_bench.worlds.families import build_world_model
 
 _LOGGED = ("loss", "grad_norm")
 _RECENT = 100
@@ -79,30 +79,34 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     training, device = config.training, torch.device(context.device)
     dataset = load_info(context.inputs["dataset"])
     episodes = load_split(context.inputs["dataset"], "train").to(device)
+    frames = FrameSpec(*episodes.frames.shape[-2:])
     torch.manual_seed(config.seed)  # the weights' start; one job at a time runs in a worker
     model = build_world_model(
-        config.objective, config.conditioning, config.network, dataset.num_actions, precision=config.execution.precision, device=device
+        config.objective,
+        config.conditioning,
+        config.network,
+        dataset.num_actions,
+        frames,
+        config.execution.precision,
+        device,
     )
-    denoiser = model.denoiser
-    assert isinstance(denoiser, Denoiser)
+    (trainable,) = model.trainables(training)
     found = load_checkpoint(context.folder / "checkpoint", context.say)
     begun = None if found is None else found[1].get("compile", "none")
-    work = training_flops(config, FrameSpec(*episodes.frames.shape[-2:]))
+    work = training_flops(config, frames)
     execution = resolve(config.execution, device, work, begun)
-    apply(execution, {denoiser: {training.batch_size}} if execution.compile == "all" else {})
+    apply(execution, {trainable.network: {training.batch_size}} if execution.compile == "all" else {})
     generator = torch.Generator(device).manual_seed(config.seed)
     pending, recent = torch.zeros(0, len(_LOGGED), device=device), torch.zeros(min(_RECENT, training.num_steps), device=device)
-    learner = Learner(denoiser, training, execution.fused, execution.records_updates)
+    learner = Learner(trainable.network, training, execution.fused, execution.records_updates)
     state = _Run(learner, generator, pending, recent, execution.compile)
     if found is not None:
         _resume(state, *found, context)
 
     def loss_of(*batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        drawn = Segments(*batch)
-        loss, _ = denoiser.training_loss(to_float(drawn), drawn.actions, drawn.mask, generator)
+        loss, _ = trainable.loss(Segments(*batch), generator)
         return loss, {"loss": loss.detach()}
 
-    segment = config.conditioning.num_frames + 1 + training.num_autoregressive_steps
     due = {training.milestone_step(m) for m in training.milestones}
     checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner, saved=Interrupted)
     log = TrainingLog(context.folder, _LOGGED, training.log_every, state.step, state.pending)
@@ -110,7 +114,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     try:
         with checkpoints:
             while state.step < training.num_steps:
-                segments = sample_segments(episodes, training.batch_size, segment, generator)
+                segments = sample_segments(episodes, training.batch_size, trainable.segment_length, generator)
                 told = learner.learn(loss_of, tensors_of(segments), [generator])
                 recent[(state.step - 1) % len(recent)] = told["loss"]
                 log.add(told["loss"], told["grad_norm"])
@@ -139,7 +143,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
         Row("updates_per_second", training.num_steps / state.seconds, measured=True),
     ]
     facts = {"updates": state.step, "train_frames": dataset.num_train_frames, "execution": facts_of(execution)}
-    rows += compile_rows([denoiser])
+    rows += compile_rows([trainable.network])
     return Result(rows, {**facts, "work": work, "work_seconds": state.seconds})
 
 
@@ -154,11 +158,11 @@ def _resume(state: _Run, step: int, saved: dict[str, Any], context: JobContext) 
     context.say(f"resumed after update {step}")
 
 
-def _keep(model: WorldModel, folder: Path) -> None:
+def _keep(model: TrainedWorld, folder: Path) -> None:
     """Publishes a milestone's model under its final name only when it is whole."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_world_model(model, partial)
+    model.save(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

@@ -58,16 +58,22 @@ class Graphed:
     """A function of tensors, called as it is at first, and then recorded and replayed.
 
     The first calls are done in turn on a stream of their own, as recording asks for; they count, so that nothing is done twice.
-    A call of other shapes than the first's is a ValueError.
+    A call of other shapes than the first's is a ValueError. Inputs are copied to where the recorded work reads them. Large memory that the
+    function reads without being given it is named by `held`: where it lies elsewhere, the function is recorded again.
     """
 
     WARM_UP = 3
 
     def __init__(
-        self, function: Callable[..., Outputs], generators: Sequence[torch.Generator] = (), record: Recorder | None = None
+        self,
+        function: Callable[..., Outputs],
+        generators: Sequence[torch.Generator] = (),
+        record: Recorder | None = None,
+        held: Callable[[], Outputs] = tuple,
     ) -> None:
-        """`generators`: those the function draws from."""
+        """`generators`: those the function draws from; `held`: the tensors that it reads beside its inputs and that may be replaced."""
         self._function, self._generators, self._record = function, generators, record or record_cuda_graph
+        self._held, self._read = held, held()
         self._recording: Recording | None = None
         self._inputs: Outputs = ()
         self._shapes: list[tuple[torch.Size, torch.dtype]] | None = None
@@ -81,6 +87,9 @@ class Graphed:
             self._shapes = shapes
         if shapes != self._shapes:
             raise ValueError(f"recorded for inputs of {self._shapes}, called with {shapes}")
+        held = self._held()
+        if [id(tensor) for tensor in held] != [id(tensor) for tensor in self._read]:
+            self._read, self._recording, self._calls = held, None, 0
         self._calls += 1
         if self._calls <= self.WARM_UP:
             return self._on_side_stream(inputs) if inputs[0].is_cuda else self._function(*inputs)

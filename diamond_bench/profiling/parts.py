@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import to_float
-from diamond_bench.diffusion.denoiser import Denoiser
-from diamond_bench.diffusion.schedules import nfe, sigmas
+from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.envs.games import num_actions
 from diamond_bench.envs.play import Steps
-from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv
+from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, record_steps
 from diamond_bench.imagination.starts import ReplayStarts
-from diamond_bench.jobs.agent_learners import Learners
+from diamond_bench.jobs.agent_learners import Learners, imagination_settings
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
@@ -116,13 +115,13 @@ class Parts:
         torch.manual_seed(config.seed)
         self.learners = Learners(self._config, device, replay, torch.Generator(device).manual_seed(config.seed), execution)
         agent = self.learners.agent
-        assert agent.world_model is not None
+        assert self.learners.world is not None
         assert agent.reward_end is not None
         if contiguous:
             for network in agent.networks.values():
                 network.to(memory_format=torch.contiguous_format)
         never_end(agent.reward_end)
-        self._policy, self._world_model, self._reward_end = agent.actor_critic, agent.world_model, agent.reward_end
+        self._policy, self._world, self._reward_end = agent.actor_critic, self.learners.world, agent.reward_end
         own = torch.Generator(device).manual_seed(config.seed)  # which the imagination below reseeds
         self._own, self._draws, self._draw = own, GeneratorDraws(own), sampled(own)
         self._env = self._imagination(replay)
@@ -178,21 +177,11 @@ class Parts:
         blocks = 2 if settings.discard_left_overs else 1
         preload = max(blocks * MOST_CALLS, -(-_LOADED[self._device.type] // settings.batch_size))
         self._loaded = blocks * preload * settings.batch_size
-        return ImaginationEnv(
-            self._world_model,
-            self._reward_end,
-            ReplayStarts(replay, _start_length(config), self._own),
-            self._draws,
-            config.sampler,
-            settings.batch_size,
-            num_actions(config.game),
-            config.env.frame_size,
-            settings.horizon,
-            preload,
-            settings.discard_left_overs,
-            self._device,
-            recorded=self.learners.recorded_step(self._own),
-        )
+        starts = ReplayStarts(replay, _start_length(config), self._own)
+        env = ImaginationEnv(self._world, self._reward_end, starts, self._draws, imagination_settings(replace(settings, preload=preload)))
+        if self.learners.execution.cuda_graphs != "none":
+            record_steps(env, [self._own])
+        return env
 
     def prepare(self, steps: int) -> None:
         """Loads the start segments of so many imagined steps."""
@@ -210,15 +199,10 @@ class Parts:
         starts = ReplayStarts(replay, config.conditioning.num_frames, self._own)
         segments = starts.read(starts.draw(b))
         past, actions, frames = to_float(segments), segments.actions, to_float(segments)[:, -1]
-        denoiser, level = self._world_model.denoiser, torch.full((b,), float(sigmas(config.sampler)[0]), device=self._device)
-        assert isinstance(denoiser, Denoiser)
+        world = self._world.start(past, actions, segments.mask, self._draws.noise)
         with torch.no_grad():
             memory = self._reward_end(past[:, -1:], actions[:, -1:], past[:, -1:], None).state
         state = self._policy.initial_state(b, self._device)
-
-        @torch.inference_mode()
-        def denoiser_call() -> None:
-            denoiser.denoise(frames, level, past, actions)
 
         @torch.no_grad()
         def reward_and_end() -> None:
@@ -230,8 +214,8 @@ class Parts:
             self._draw(self._policy(frames, state).logits.detach())
 
         return {
-            "next_frame": Work(lambda: self._world_model.predict(past, actions, config.sampler, lambda: self._draws.noise(frames))),
-            "denoiser_call": Work(denoiser_call),
+            "next_frame": Work(lambda: self._world.step(world, actions[:, -1], self._draws.noise)),
+            "denoiser_call": Work(lambda: self._world.call(world)),
             "reward_and_end": Work(reward_and_end),
             "action": Work(action),
         }

@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
-from diamond_bench.config import Sampler
 from diamond_bench.data.replay import ReplayEpisodes
 from diamond_bench.data.segments import RewardEndSegments
 from diamond_bench.evaluation.rollouts import Stretch, imagine
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.training.reward_end import precision_recall_f1, reward_end_loss
-from diamond_bench.world_model import WorldModel
+from diamond_bench.worlds.contract import WorldModel
 
 _FEWEST_STEPS = 2
 
@@ -47,8 +46,7 @@ def reward_end_quality(model: RewardEndModel, episodes: ReplayEpisodes, length: 
 
 
 def drift_quality(
-    world_model: WorldModel,
-    sampler: Sampler,
+    world: WorldModel,
     episodes: ReplayEpisodes,
     horizon: int,
     device: torch.device,
@@ -59,7 +57,7 @@ def drift_quality(
 
     None where no episode is long enough. Each stretch has its own noise seed.
     """
-    window = world_model.num_frames + horizon
+    window = world.context + horizon
     starts = [(e, t) for e, rows in enumerate(episodes.lengths.tolist()) for t in range(0, rows - window + 1, window)]
     starts = starts[:: max(1, -(-len(starts) // most))]
     if not starts:
@@ -67,8 +65,8 @@ def drift_quality(
     place = torch.tensor(starts, device=episodes.frames.device)
     position = place[:, 1, None] + torch.arange(window, device=place.device)
     index = episodes.starts[place[:, 0], None] + episodes.stride * position
-    true = Stretch(episodes.frames[index].to(device), episodes.actions[index].to(device), world_model.num_frames)
-    imagined = imagine(world_model, true, sampler, [(seed, i) for i in range(len(starts))])
+    true = Stretch(episodes.frames[index].to(device), episodes.actions[index].to(device), world.context)
+    imagined = imagine(world, true, [(seed, i) for i in range(len(starts))])
     return float((imagined.float() - true.true.float()).abs().mean() / 255)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.models.graphs import Graphed, Recorder
+from diamond_bench.models.graphs import Graphed, Outputs, Recorder
 from diamond_bench.training.optimizer import OptimizerSettings, load_optimizer_state, make_optimizer, set_learning_rate
 
 
@@ -21,6 +21,8 @@ class LearnerSettings(OptimizerSettings, Protocol):
 
 LossOf = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 """Tensors of a batch to its loss, and to what else is to be told of it, by name."""
+CarryingLossOf = Callable[..., tuple[Tensor, dict[str, Tensor], Outputs]]
+"""The same, and the tensors with which the next update goes on."""
 
 
 class Learner:
@@ -40,7 +42,6 @@ class Learner:
         self._optimizer = make_optimizer(network, settings, fused, on_device=True if recorded else None)
         self._parameters = list(network.parameters())
         self._graphed: Graphed | None = None
-        self._memory: object = None
         self._names: list[str] = []
 
     def update(self, loss: Tensor) -> Tensor:
@@ -50,33 +51,37 @@ class Learner:
         self.updates += 1
         return norm
 
-    def learn(
-        self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = (), memory: object = None
-    ) -> dict[str, Tensor]:
-        """One update on a batch: what `loss_of(*batch)` tells and `grad_norm`, on the device.
+    def learn(self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
+        """One update on a batch. Returns the metrics of `loss_of(*batch)` and `grad_norm`, on the device.
 
         `loss_of` must be the same function at every call, and `generators` those that it draws from: where updates are recorded, it
-        is called a few times and then never again, until `memory` is another thing: what stands for that which it reads beside the batch.
+        is called a few times and then never again.
         """
+        return self.carry(lambda *inputs: (*loss_of(*inputs), ()), batch, generators)[0]
+
+    def carry(
+        self,
+        loss_of: CarryingLossOf,
+        batch: Sequence[Tensor],
+        generators: Sequence[torch.Generator] = (),
+        held: Callable[[], Outputs] = tuple,
+    ) -> tuple[dict[str, Tensor], Outputs]:
+        """As `learn`; also returns the tensors with which the next update goes on. `held`: as for `Graphed`."""
         self._begin()
-        if memory is not self._memory:
-            self._graphed, self._memory = None, memory
         if not self._recorded:
-            loss, metrics = loss_of(*batch)
-            found = {**metrics, "grad_norm": self._descend(loss)}
+            values = self._recordable(loss_of, batch)
         else:
             if self._graphed is None:
-                self._graphed = Graphed(lambda *inputs: self._recordable(loss_of, inputs), generators, self._record)
+                self._graphed = Graphed(lambda *inputs: self._recordable(loss_of, inputs), generators, self._record, held)
             values = self._graphed(*batch)
-            found = dict(zip(self._names, values, strict=True))
         self.updates += 1
-        return found
+        return dict(zip(self._names, values, strict=False)), values[len(self._names) :]
 
-    def _recordable(self, loss_of: LossOf, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        loss, metrics = loss_of(*inputs)
+    def _recordable(self, loss_of: CarryingLossOf, inputs: Sequence[Tensor]) -> Outputs:
+        loss, metrics, after = loss_of(*inputs)
         found = {**metrics, "grad_norm": self._descend(loss)}
         self._names = list(found)
-        return tuple(found.values())
+        return (*found.values(), *after)
 
     def _begin(self) -> None:
         self.rate = set_learning_rate(self._optimizer, self._settings, self.updates)

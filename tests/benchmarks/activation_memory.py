@@ -49,7 +49,7 @@ def main(precision: Precision = "fp32") -> None:
     b = config.training.batch_size // PARTS
     frames, actions = drawn(b, past + 1 + config.training.num_autoregressive_steps)
     everywhere = torch.ones_like(actions, dtype=torch.bool)
-    denoiser = agent.world_model.denoiser
+    denoiser = agent.world_model.compilable[0]
     of_denoiser = PARTS * kept(denoiser, lambda: denoiser.training_loss(frames, actions, everywhere, generator))
     seen, acted = drawn(config.reward_end.batch_size // PARTS, config.reward_end.segment_length - 1)
     of_judge = PARTS * kept(agent.reward_end, lambda: agent.reward_end(seen, acted, seen, None))

@@ -1,0 +1,1 @@
+"""World models: the contract that every family keeps, and one folder for each family."""

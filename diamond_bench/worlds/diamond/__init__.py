@@ -1,0 +1,1 @@
+"""The family `diamond`: a denoiser that predicts the next frame from the last frames and actions."""

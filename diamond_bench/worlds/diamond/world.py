@@ -1,0 +1,182 @@
+"""DIAMOND's world model: a denoiser and what is needed to imagine with it, keep it and read it back."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, TrainingConfig, chosen
+from diamond_bench.data.segments import Segments, to_float
+from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.diffusion.samplers import Sampling, sample
+from diamond_bench.diffusion.schedules import check_sampler, nfe, sigmas
+from diamond_bench.diffusion.side_by_side import SideBySide
+from diamond_bench.errors import UserError
+from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.models.flops import denoiser_flops
+from diamond_bench.models.precision import Precision
+from diamond_bench.models.shape import check_guidance
+from diamond_bench.reading import read_json
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+from diamond_bench.typed import build, to_plain
+from diamond_bench.worlds.contract import Draw, State, Trainable
+from diamond_bench.worlds.stacked import StackedWorld
+
+WEIGHTS_FILE = "model.safetensors"
+DESCRIPTION_FILE = "model.json"
+_MOST_DESCRIPTION = 1_000_000
+"""Bytes of model.json; it has about 2,000."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is needed to build a world model again, its weights apart."""
+
+    objective: Objective
+    conditioning: ConditioningConfig
+    network: NetworkConfig
+    num_actions: int
+
+
+@dataclass(frozen=True)
+class DiamondWorld(StackedWorld):
+    """Predicts frame after frame of a game from the frames and actions before (paper section 3); a `TrainedWorld`."""
+
+    denoiser: Denoiser
+    description: Description
+    frames: FrameSpec
+    sampler: Sampler | None = None
+    """None before `bound`: nothing can be imagined then."""
+    sampling: Sampling = sample
+    """How a batch is sampled: `sample`, or in groups (`SideBySide`)."""
+
+    pure = True
+
+    @property
+    def spec(self) -> WorldSpec:
+        """As `WorldModel.spec`; rewards and ends are another model's."""
+        return WorldSpec(self.frames, ActionSpec.discrete(self.description.num_actions), rewards=False, ends=False)
+
+    @property
+    def context(self) -> int:
+        """L, past frames (and actions) a prediction is made from."""
+        return self.description.conditioning.num_frames
+
+    @property
+    def device(self) -> torch.device:
+        """As `WorldModel.device`."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def calls_per_frame(self) -> int:
+        """As `WorldModel.calls_per_frame`."""
+        return nfe(self._sampler)
+
+    @property
+    def flops_per_frame(self) -> float:
+        """As `WorldModel.flops_per_frame`; frames are taken to be square."""
+        return denoiser_flops(self.description.network, self.description.conditioning, self.frames.height) * self.calls_per_frame
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """As `WorldModel.networks`."""
+        return {"denoiser": self.denoiser.network}
+
+    @property
+    def compilable(self) -> Sequence[Denoiser]:
+        """As `TrainedWorld.compilable`."""
+        return (self.denoiser,)
+
+    @property
+    def _sampler(self) -> Sampler:
+        if self.sampler is None:
+            raise ValueError("no sampler is bound to this world model; say which with bound(sampler)")
+        return self.sampler
+
+    def bound(self, sampler: Sampler) -> "DiamondWorld":
+        """As `TrainedWorld.bound`. Raises UserError where the sampler leaves the levels that the objective was trained on, or guides a
+        model that was trained without action dropout."""
+        check_sampler(sampler, self.description.objective)
+        check_guidance(sampler, self.description.conditioning)
+        return replace(self, sampler=sampler)
+
+    def in_streams(self, count: int) -> "DiamondWorld":
+        """As `TrainedWorld.in_streams`."""
+        return replace(self, sampling=sample if count == 1 else SideBySide(count))
+
+    def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
+        """As `StackedWorld.predict`."""
+        if past.shape[1] != self.context or actions.shape[1] != self.context:
+            raise ValueError(f"expected {self.context} past frames and actions, got {past.shape[1]} and {actions.shape[1]}")
+        with torch.inference_mode():
+            frame = self.sampling(self.denoiser, past, actions, self._sampler, lambda: draw(past[:, -1]))
+        return frame.clone()  # an ordinary tensor again, which a network that is being trained may be fed
+
+    def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
+        """As `TrainedWorld.trainables`: the denoiser alone."""
+
+        def loss(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            return self.denoiser.training_loss(to_float(segments), segments.actions, segments.mask, generator)
+
+        return (Trainable("denoiser", self.denoiser, self.context + 1 + training.num_autoregressive_steps, loss),)
+
+    @torch.inference_mode()
+    def call(self, state: State) -> None:
+        """As `TrainedWorld.call`: the first denoiser call of a step."""
+        past, actions = state
+        level = torch.full((len(past),), float(sigmas(self._sampler)[0]), device=past.device)
+        self.denoiser.denoise(past[:, -1], level, past, actions)
+
+    def save(self, folder: Path) -> None:
+        """As `TrainedWorld.save`: model.safetensors and model.json (a reader never sees half a file)."""
+        state = {name: tensor.contiguous() for name, tensor in self.denoiser.state_dict().items()}
+        weights, description = folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE
+        save_file(state, weights.with_suffix(".tmp"))
+        weights.with_suffix(".tmp").replace(weights)
+        description.with_suffix(".tmp").write_text(json.dumps(to_plain(self.description), indent=1) + "\n")
+        description.with_suffix(".tmp").replace(description)
+
+
+def build_diamond(
+    description: Description, frames: FrameSpec, precision: Precision = "fp32", device: torch.device | str = "cpu"
+) -> DiamondWorld:
+    """A world model with fresh weights, drawn from torch's global CPU generator whatever the device.
+
+    Raises UserError when the network's widths do not fit together.
+    """
+    d, c = description, description.conditioning
+    parts = DenoiserNetwork(d.network, c, d.num_actions)
+    denoiser = Denoiser(parts, chosen(d.objective)(d.objective), c.num_frames, precision, c.action_dropout, c.frame_noise).to(device)
+    if torch.device(device).type == "cpu":
+        denoiser.to(memory_format=torch.channels_last)  # a narrow network trains in two thirds of the time
+    return DiamondWorld(denoiser, description, frames)
+
+
+def load_diamond(folder: Path, frames: FrameSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> DiamondWorld:
+    """The world model saved in `folder`. Raises UserError naming the file that is missing, damaged or does not fit."""
+    description = _read(folder / DESCRIPTION_FILE, lambda file: build(Description, read_json(file, _MOST_DESCRIPTION)))
+    state = _read(folder / WEIGHTS_FILE, load_file)
+    world = build_diamond(description, frames, precision, device)
+    expected = world.denoiser.state_dict()
+    if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in expected.items()}:
+        raise UserError(f"{folder / WEIGHTS_FILE}: its tensors are not those of the network that {DESCRIPTION_FILE} describes")
+    world.denoiser.load_state_dict(state)
+    return world
+
+
+T = TypeVar("T")
+
+
+def _read(file: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; a world model is {DESCRIPTION_FILE} and {WEIGHTS_FILE} in one folder") from None
+    except (OSError, UserError, ValueError, TypeError, SafetensorError) as error:
+        raise UserError(f"{file}: damaged, or not what it should be: {error}") from error
