@@ -249,7 +249,7 @@ def test_a_run_that_is_stopped_leaves_no_thread_behind(tmp_path: Path, monkeypat
 
     before_each_step(monkeypatch, slows)
     settings = config("agent.steps_per_epoch=10000", "agent.budget=10030")
-    with pytest.raises(Interrupted, match="saved in epoch 1, 30 real steps done"):
+    with pytest.raises(Interrupted, match="saved in epoch 1, after 30 real steps"):
         train_agent.run(settings, JobContext(tmp_path, should_stop=told.is_set))
     assert threads() == before
 

@@ -306,19 +306,21 @@ def context(folder: Path) -> JobContext:
 @pytest.mark.usefixtures("gpu")
 def test_the_loop_of_an_agent_s_training_waits_for_nothing_between_updates(tmp_path: Path) -> None:
     settings = config("agent.denoiser_updates=9", "agent.reward_end_updates=9", "agent.actor_critic_updates=9")
-    training: Any = train_agent._Training(settings, context(tmp_path))
-    training._build(replay(CUDA), Execution())
+    training: Any = train_agent._Training(settings, context(tmp_path), Execution(), replay(CUDA), None)
     training.at.epoch = 1
     training.replay.episodes  # noqa: B018
     for number, phase in enumerate(("denoiser", "reward_end", "actor_critic"), start=1):
         training.at.phase, training.at.unit = number, 0
+        units = training.units()
+        next(units)
         if phase == "actor_critic":
-            training._unit(phase)
+            next(units)
             training.learners._imagination.prepare(STEPS)
         with counted() as seen:
-            training._progress()
-            assert not training._unit(phase)
+            training.progress()
+            next(units)
         assert_all_on_device(seen)
+        assert (training.at.phase, training.at.unit) == (number, 2 if phase == "actor_critic" else 1)
 
 
 @pytest.mark.usefixtures("gpu")

@@ -169,7 +169,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(data: EpisodeSet, tmp_
     train(tmp_path / "whole")
     with pytest.raises(Interrupted, match=f"update {stop_after} of 9"):
         train(tmp_path / "parts", stop_after)
-    assert train(tmp_path / "parts")[0] == stop_after + 1
+    assert train(tmp_path / "parts")[:2] == [stop_after, stop_after + 1]
     whole, parts = artifact(tmp_path / "whole"), artifact(tmp_path / "parts")
     assert set(whole) >= {"models/0.5/model.safetensors", "models/1/model.safetensors", "metrics.jsonl"}
     assert parts == whole
@@ -223,9 +223,16 @@ def test_train_loss_does_not_depend_on_how_often_lines_are_logged(data: EpisodeS
     assert losses[0]["train_loss"] == pytest.approx(sum(lines) / len(lines), rel=1e-6)
 
 
+def test_a_checkpoint_holds_what_earlier_versions_wrote_so_that_theirs_are_resumed(data: EpisodeSet, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path / "t", 4)
+    (_, state) = load_checkpoint(tmp_path / "t" / "checkpoint", print) or (0, {})
+    assert set(state) == {"device", "compile", "pending", "recent", "denoiser", "optimizer", "generator", "seconds"}
+
+
 def test_a_checkpoint_of_another_kind_of_device_is_not_gone_on_with(data: EpisodeSet, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(tmp_path / "t", 4)
     (step, state) = load_checkpoint(tmp_path / "t" / "checkpoint", print) or (0, {})
     save_checkpoint(tmp_path / "t" / "checkpoint", step + 1, {**state, "device": "cuda"})
-    assert train(tmp_path / "t")[0] == 1
+    assert train(tmp_path / "t")[:2] == [0, 1]

@@ -38,7 +38,7 @@ from diamond_bench.evaluation.state import StateMeter, make_state_meter, state_r
 from diamond_bench.evaluation.state_scores import state_score_rows, state_scores
 from diamond_bench.evaluation.summary import fid_rows, one_step_rows, rollout_rows, sample_rows
 from diamond_bench.jobs.context import JobContext, Result, Row
-from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, made_on, resolve
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, resolve
 from diamond_bench.jobs.extract_features import fid_positions, load_features
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
@@ -49,6 +49,7 @@ from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, UNRELATED
+from diamond_bench.training.checkpoint import made_on
 from diamond_bench.worlds.contract import TrainedWorld, WorldModel
 from diamond_bench.worlds.families import load_world_model
 

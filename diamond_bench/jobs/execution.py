@@ -67,11 +67,6 @@ def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = No
     return Execution() if config.agent.model_free else resolve(config.execution, device, agent_work(config), begun)
 
 
-def made_on(device_type: str, compile: str) -> str:
-    """Whose arithmetic a checkpoint holds."""
-    return device_type if compile == "none" else f"{device_type} with compile={compile}"
-
-
 def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) -> None:
     """Compiles networks for the batch sizes that they will see, where the execution says so."""
     if execution.compile != "none":

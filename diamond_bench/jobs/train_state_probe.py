@@ -1,12 +1,13 @@
 """The job `train_state_probe`: a small network learns to read, from true frames, what the console's memory says."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
+from diamond_bench.config.probe import ProbeConfig
 from diamond_bench.costs.train_state_probe import training_flops
 from diamond_bench.data.ram import load_ram
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
@@ -16,11 +17,13 @@ from diamond_bench.envs.ram_state import States
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.state import ProbeDescription, probe_rows, read_frames, save_probe
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.jobs.execution import Execution
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.models.state_probe import StateProbe, probe_loss, probe_targets
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import TrainStateProbe
-from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint, set_aside_checkpoints
+from diamond_bench.training.log import NotFinite
+from diamond_bench.training.loop import Loop, Saved
 from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
 
 
@@ -34,95 +37,92 @@ def run(config: TrainStateProbe, context: JobContext) -> Result:
     if game is None:
         raise UserError(f"{dataset}: the dataset does not say which game it is of; leave state out of metrics")
     objects = object_names(game)
-    state = _train(config, context, load_split(dataset, "train").to(device), read_states(game, load_ram(dataset, "train")))
+    episodes, states = load_split(dataset, "train").to(device), read_states(game, load_ram(dataset, "train"))
+    loop = Loop(context, config.probe.checkpoint_every, "try a lower probe.learning_rate")
+    training = loop.begin(lambda begun: Execution(), lambda execution, saved: _Training(config.probe, episodes, states, execution, saved))
+    if not loop.run(training):
+        raise Interrupted(f"saved {training.where()}")
+    network, seconds = training.network.eval(), training.seconds
 
     context.check_owner()
-    save_probe(state.network, ProbeDescription(game, objects, config.probe.channels), context.folder)
+    save_probe(network, ProbeDescription(game, objects, config.probe.channels), context.folder)
     heldout, truth = load_split(dataset, "heldout"), read_states(game, load_ram(dataset, "heldout"))
     height, width = heldout.frames.shape[-2:]
     positions = truth.positions.astype(np.float64) * (width, height)
-    places, seen = read_frames(state.network.eval(), heldout.frames.to(device))
+    places, seen = read_frames(network, heldout.frames.to(device))
     of_object = {name: probe_rows(places[:, [k]], seen[:, [k]], positions[:, [k]], truth.present[:, [k]]) for k, name in enumerate(objects)}
     facts = {
         "game": game,
         "heldout_frames": len(heldout.frames),
         "of_objects": {name: {row.metric: row.value for row in rows} for name, rows in of_object.items()},
         "work": training_flops(config, FrameSpec(height, width), len(objects)),
-        "work_seconds": state.seconds,
+        "work_seconds": seconds,
     }
     return Result(probe_rows(places, seen, positions, truth.present), facts)
 
 
-@dataclass
-class _Run:
-    """What changes from update to update; all of it is in a checkpoint."""
+class _Training:
+    """Updates of a probe. One generator, seeded by the probe's seed, feeds all draws but those of the first weights."""
 
-    network: StateProbe
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    step: int = 0
-    seconds: float = 0.0
+    def __init__(self, probe: ProbeConfig, episodes: EpisodeSet, states: States, execution: Execution, saved: Saved | None) -> None:
+        self.probe, self.frames, self.execution = probe, episodes.frames, execution
+        device = self.frames.device
+        self.positions, self.present = (torch.from_numpy(values).to(device) for values in (states.positions, states.present))
+        torch.manual_seed(probe.seed)  # for the first weights; a worker runs one job at a time
+        self.network = StateProbe(self.present.shape[1], probe.channels).to(device)
+        self.optimizer = make_optimizer(self.network, probe)
+        self.generator = torch.Generator(device).manual_seed(probe.seed)
+        self.loss = torch.zeros((), device=device)
+        self.done, seconds = 0, 0.0
+        if saved is not None:
+            self.done, seconds = saved.done, saved.state["seconds"]
+            self.network.load_state_dict(saved.state["network"])
+            self.optimizer.load_state_dict(saved.state["optimizer"])
+            self.generator.set_state(saved.state["generator"])
+        self.started = time.perf_counter() - seconds
 
-    def save(self, context: JobContext) -> None:
-        content: dict[str, Any] = {
-            "device": torch.device(context.device).type,
+    @property
+    def seconds(self) -> float:
+        """Since the training began, all attempts together."""
+        return time.perf_counter() - self.started
+
+    def units(self) -> Iterator[bool]:
+        """The updates, each on frames drawn with replacement and with noise on them."""
+        probe, device, shape = self.probe, self.frames.device, (self.frames.shape[-2], self.frames.shape[-1])
+        while self.done < probe.num_steps:
+            yield False
+            set_learning_rate(self.optimizer, probe, self.done)
+            chosen = torch.randint(len(self.frames), (probe.batch_size,), generator=self.generator, device=device)
+            frames = from_bytes(self.frames[chosen])
+            if probe.pixel_noise:
+                level = torch.rand((len(frames), 1, 1, 1), generator=self.generator, device=device) * probe.pixel_noise
+                frames = frames + level * torch.randn(frames.shape, generator=self.generator, device=device)
+            with arithmetic(device.type, "fp32"):
+                targets = probe_targets(self.positions[chosen], self.present[chosen], shape)
+                self.loss = probe_loss(self.network(frames), targets, shape)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.loss.backward()
+            self.optimizer.step()
+            self.done += 1
+
+    def where(self) -> str:
+        """As `loop.Training.where`."""
+        return f"after update {self.done} of {self.probe.num_steps}"
+
+    def progress(self) -> tuple[int, int, str]:
+        """As `loop.Training.progress`."""
+        return self.done, self.probe.num_steps, "training the state probe"
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `loop.Training.state_dict`."""
+        if not torch.isfinite(self.loss):
+            raise NotFinite(f"the loss of update {self.done} is {float(self.loss)}")
+        return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "seconds": self.seconds,
         }
-        save_checkpoint(context.folder / "checkpoint", self.step, content)
 
-    def resume(self, context: JobContext) -> None:
-        found = load_checkpoint(context.folder / "checkpoint", context.say)
-        if found is None:
-            return
-        step, saved = found
-        if saved["device"] != torch.device(context.device).type:  # another device draws other numbers
-            context.say(f"the checkpoint after update {step} was made on {saved['device']}; begun anew on {context.device}")
-            set_aside_checkpoints(context.folder / "checkpoint")
-            return
-        self.network.load_state_dict(saved["network"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.generator.set_state(saved["generator"])
-        self.step, self.seconds = step, saved["seconds"]
-        context.say(f"resumed after update {step}")
-
-
-def _train(config: TrainStateProbe, context: JobContext, episodes: EpisodeSet, states: States) -> _Run:
-    """The probe after the last update. Frames and noise come from one generator, kept in every checkpoint."""
-    probe, device = config.probe, episodes.frames.device
-    shape = (episodes.frames.shape[-2], episodes.frames.shape[-1])
-    positions, present = (torch.from_numpy(values).to(device) for values in (states.positions, states.present))
-    torch.manual_seed(probe.seed)  # the weights' start; one job at a time runs in a worker
-    network = StateProbe(present.shape[1], probe.channels).to(device)
-    state = _Run(network, make_optimizer(network, probe), torch.Generator(device).manual_seed(probe.seed))
-    state.resume(context)
-    started = time.perf_counter() - state.seconds
-    loss = torch.zeros((), device=device)
-    while state.step < probe.num_steps:
-        set_learning_rate(state.optimizer, probe, state.step)
-        chosen = torch.randint(len(episodes.frames), (probe.batch_size,), generator=state.generator, device=device)
-        frames = from_bytes(episodes.frames[chosen])
-        if probe.pixel_noise:
-            level = torch.rand((len(frames), 1, 1, 1), generator=state.generator, device=device) * probe.pixel_noise
-            frames = frames + level * torch.randn(frames.shape, generator=state.generator, device=device)
-        with arithmetic(device.type, "fp32"):
-            loss = probe_loss(network(frames), probe_targets(positions[chosen], present[chosen], shape), shape)
-            state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        state.optimizer.step()
-        state.step += 1
-        context.progress(state.step, probe.num_steps, "training the state probe")
-        stopping = context.should_stop() and state.step < probe.num_steps
-        if stopping or state.step % probe.checkpoint_every == 0 or state.step == probe.num_steps:
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"training of the state probe: the loss of update {state.step} is {float(loss)}; try a lower probe.learning_rate"
-                )
-            state.seconds = time.perf_counter() - started
-            context.check_owner()
-            state.save(context)
-        if stopping:
-            raise Interrupted(f"saved after update {state.step} of {probe.num_steps}")
-    return state
+    def close(self) -> None:
+        """As `loop.Training.close`: there is nothing to end."""

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,14 @@ import torch
 
 from diamond_bench.costs.train_world_model import training_flops
 from diamond_bench.data.segments import Segments, sample_segments, tensors_of
-from diamond_bench.data.static import load_info, load_split
-from diamond_bench.errors import UserError
+from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import apply, compile_rows, facts_of, made_on, resolve
+from diamond_bench.jobs.execution import Execution, apply, compile_rows, facts_of, resolve
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import TrainWorldModel
-from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoint, set_aside_checkpoints
 from diamond_bench.training.learner import Learner
-from diamond_bench.training.log import NotFinite, TrainingLog
+from diamond_bench.training.log import TrainingLog
+from diamond_bench.training.loop import Loop, Saved
 from diamond_bench.worlds.contract import TrainedWorld
 from diamond_bench.worlds.families import build_world_model
 
@@ -32,29 +31,127 @@ def model_folder(training: Path, milestone: float) -> Path:
     return training / "models" / f"{milestone:g}"
 
 
-@dataclass
-class _Run:
-    """What changes from update to update; all of it is in a checkpoint."""
+def run(config: TrainWorldModel, context: JobContext) -> Result:
+    """Trains for `training.num_steps` updates and keeps a model at each milestone (models/0.25/, ...).
 
-    learner: Learner
-    generator: torch.Generator
-    pending: torch.Tensor
-    """Logged scalars that are in no line of metrics.jsonl yet."""
-    recent: torch.Tensor
-    """The last losses, that of update i at i % len: what train_loss is the mean of, however often lines are logged."""
-    compile: str
-    seconds: float = 0.0
+    Raises Interrupted with a checkpoint saved, and UserError where the loss is not finite (the last checkpoint stays).
+    """
+    dataset = load_info(context.inputs["dataset"])
+    episodes = load_split(context.inputs["dataset"], "train").to(context.device)
+    frames = FrameSpec(*episodes.frames.shape[-2:])
+    work = training_flops(config, frames)
+    loop = Loop(context, config.training.checkpoint_every)
+    training = loop.begin(
+        lambda begun: resolve(config.execution, torch.device(context.device), work, begun),
+        lambda execution, saved: _Training(config, context, dataset.num_actions, episodes, execution, saved),
+    )
+    if not loop.run(training):
+        raise Interrupted(f"saved {training.where()}")
+    seconds = training.seconds
+    rows = [
+        Row("train_loss", float(training.recent.double().mean())),
+        Row("training_seconds", seconds, measured=True),
+        Row("updates_per_second", training.done / seconds, measured=True),
+        *compile_rows([training.trainable.network]),
+    ]
+    facts = {"updates": training.done, "train_frames": dataset.num_train_frames, "execution": facts_of(training.execution)}
+    return Result(rows, {**facts, "work": work, "work_seconds": seconds})
+
+
+class _Training:
+    """Updates of a world model. One generator, seeded by the run's seed, feeds all draws but those of the first weights."""
+
+    def __init__(
+        self,
+        config: TrainWorldModel,
+        context: JobContext,
+        num_actions: int,
+        episodes: EpisodeSet,
+        execution: Execution,
+        saved: Saved | None,
+    ) -> None:
+        self.config, self.context, self.episodes, self.execution = config, context, episodes, execution
+        training, device = config.training, torch.device(context.device)
+        torch.manual_seed(config.seed)  # for the first weights; a worker runs one job at a time
+        self.model = build_world_model(
+            config.objective,
+            config.conditioning,
+            config.network,
+            num_actions,
+            FrameSpec(*episodes.frames.shape[-2:]),
+            config.execution.precision,
+            device,
+        )
+        (self.trainable,) = self.model.trainables(training)
+        network = self.trainable.network
+        apply(execution, {network: {training.batch_size}} if execution.compile == "all" else {})
+        self.learner = Learner(network, training, execution.fused, execution.records_updates)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.recent = torch.zeros(min(_RECENT, training.num_steps), device=device)
+        """The last losses, that of update i at i % len. train_loss is their mean, however often lines are logged."""
+        pending, seconds = torch.zeros(0, len(_LOGGED), device=device), 0.0
+        if saved is not None:
+            state = saved.state
+            self.learner.load_state_dict({"network": state["denoiser"], "optimizer": state["optimizer"], "updates": saved.done})
+            self.generator.set_state(state["generator"])
+            self.recent.copy_(state["recent"])
+            pending, seconds = state["pending"].to(device), state["seconds"]
+        self.log = TrainingLog(context.folder, _LOGGED, training.log_every, self.done, pending)
+        self.milestones = {training.milestone_step(milestone) for milestone in training.milestones}
+        self.started = time.perf_counter() - seconds
 
     @property
-    def step(self) -> int:
+    def done(self) -> int:
+        """Updates."""
         return self.learner.updates
 
-    def state(self) -> dict[str, Any]:
+    @property
+    def seconds(self) -> float:
+        """Since the training began, all attempts together."""
+        return time.perf_counter() - self.started
+
+    def units(self) -> Iterator[bool]:
+        """The updates (method section 5)."""
+        training = self.config.training
+        while self.done < training.num_steps:
+            yield self.done in self.milestones
+            segments = sample_segments(self.episodes, training.batch_size, self.trainable.segment_length, self.generator)
+            found = self.learner.learn(self.loss, tensors_of(segments), [self.generator])
+            self.recent[(self.done - 1) % len(self.recent)] = found["loss"]
+            self.log.add(*(found[name] for name in _LOGGED))
+            self.keep_milestones()
+        self.log.write()
+
+    def keep_milestones(self) -> None:
+        """Keep the model where it is at a milestone. Raises NotFinite."""
+        reached = [
+            milestone for milestone in self.config.training.milestones if self.config.training.milestone_step(milestone) == self.done
+        ]
+        if reached:
+            self.log.pending()  # refuses a loss that is not finite
+            self.context.check_owner()
+            for milestone in reached:
+                _keep(self.model, model_folder(self.context.folder, milestone))
+
+    def loss(self, *batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a batch, given as the tensors of `Segments`."""
+        loss, _ = self.trainable.loss(Segments(*batch), self.generator)
+        return loss, {"loss": loss.detach()}
+
+    def where(self) -> str:
+        """As `loop.Training.where`."""
+        return f"after update {self.done} of {self.config.training.num_steps}"
+
+    def progress(self) -> tuple[int, int, str]:
+        """As `loop.Training.progress`."""
+        last = f"loss {self.log.last['loss']:.4f}" if self.log.last else f"learning rate {self.learner.rate:.1e}"
+        return self.done, self.config.training.num_steps, last
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `loop.Training.state_dict`."""
         learned = self.learner.state_dict()
         return {
-            "device": self.recent.device.type,
-            "compile": self.compile,
-            "pending": self.pending,
+            "pending": self.log.pending(),
             "recent": self.recent,
             "denoiser": learned["network"],
             "optimizer": learned["optimizer"],
@@ -62,100 +159,9 @@ class _Run:
             "seconds": self.seconds,
         }
 
-    def restore(self, step: int, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict({"network": state["denoiser"], "optimizer": state["optimizer"], "updates": step})
-        self.generator.set_state(state["generator"])
-        self.pending = state["pending"].to(self.pending.device)
-        self.recent.copy_(state["recent"])
-        self.seconds = state["seconds"]
-
-
-def run(config: TrainWorldModel, context: JobContext) -> Result:
-    """Trains for `training.num_steps` updates and keeps a model at each milestone (models/0.25/, ...).
-
-    Random numbers come from one generator, seeded by the run's seed and stored in every checkpoint, and the weights' own start.
-    Raises Interrupted with a checkpoint saved; NotFinite where the loss stops being a number (the last checkpoint stays).
-    """
-    training, device = config.training, torch.device(context.device)
-    dataset = load_info(context.inputs["dataset"])
-    episodes = load_split(context.inputs["dataset"], "train").to(device)
-    frames = FrameSpec(*episodes.frames.shape[-2:])
-    torch.manual_seed(config.seed)  # the weights' start; one job at a time runs in a worker
-    model = build_world_model(
-        config.objective,
-        config.conditioning,
-        config.network,
-        dataset.num_actions,
-        frames,
-        config.execution.precision,
-        device,
-    )
-    (trainable,) = model.trainables(training)
-    found = load_checkpoint(context.folder / "checkpoint", context.say)
-    begun = None if found is None else found[1].get("compile", "none")
-    work = training_flops(config, frames)
-    execution = resolve(config.execution, device, work, begun)
-    apply(execution, {trainable.network: {training.batch_size}} if execution.compile == "all" else {})
-    generator = torch.Generator(device).manual_seed(config.seed)
-    pending, recent = torch.zeros(0, len(_LOGGED), device=device), torch.zeros(min(_RECENT, training.num_steps), device=device)
-    learner = Learner(trainable.network, training, execution.fused, execution.records_updates)
-    state = _Run(learner, generator, pending, recent, execution.compile)
-    if found is not None:
-        _resume(state, *found, context)
-
-    def loss_of(*batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        loss, _ = trainable.loss(Segments(*batch), generator)
-        return loss, {"loss": loss.detach()}
-
-    due = {training.milestone_step(m) for m in training.milestones}
-    checkpoints = CheckpointWriter(context.folder / "checkpoint", context.check_owner, saved=Interrupted)
-    log = TrainingLog(context.folder, _LOGGED, training.log_every, state.step, state.pending)
-    started = time.perf_counter() - state.seconds
-    try:
-        with checkpoints:
-            while state.step < training.num_steps:
-                segments = sample_segments(episodes, training.batch_size, trainable.segment_length, generator)
-                told = learner.learn(loss_of, tensors_of(segments), [generator])
-                recent[(state.step - 1) % len(recent)] = told["loss"]
-                log.add(told["loss"], told["grad_norm"])
-                last = f"loss {log.last['loss']:.4f}" if log.last else f"learning rate {learner.rate:.1e}"
-                context.progress(state.step, training.num_steps, last)
-                stopping = context.should_stop() and state.step < training.num_steps
-                if stopping or state.step in due or state.step % training.checkpoint_every == 0:
-                    state.pending = log.pending()  # refuses to save a state that is not finite
-                    state.seconds = time.perf_counter() - started
-                    context.check_owner()
-                    for milestone in training.milestones:
-                        if training.milestone_step(milestone) == state.step:
-                            _keep(model, model_folder(context.folder, milestone))
-                    checkpoints.save(state.step, state.state())
-                if stopping:
-                    raise Interrupted(f"saved after update {state.step} of {training.num_steps}")
-            log.write()
-    except NotFinite as error:
-        newest = max((p.name for p in (context.folder / "checkpoint").glob("step-*.pt")), default="none was due yet")
-        raise UserError(f"training stopped at {error}; last good checkpoint: {newest}; try a lower training.learning_rate") from error
-    finally:
-        log.close()
-    rows = [
-        Row("train_loss", float(recent.double().mean())),
-        Row("training_seconds", state.seconds, measured=True),
-        Row("updates_per_second", training.num_steps / state.seconds, measured=True),
-    ]
-    facts = {"updates": state.step, "train_frames": dataset.num_train_frames, "execution": facts_of(execution)}
-    rows += compile_rows([trainable.network])
-    return Result(rows, {**facts, "work": work, "work_seconds": state.seconds})
-
-
-def _resume(state: _Run, step: int, saved: dict[str, Any], context: JobContext) -> None:
-    """Goes on from a checkpoint, or sets it aside: another device draws other numbers, and other code rounds otherwise."""
-    theirs, ours = made_on(saved["device"], saved.get("compile", "none")), made_on(state.recent.device.type, state.compile)
-    if theirs != ours:
-        context.say(f"the checkpoint after update {step} was made on {theirs}; begun anew on {ours}")
-        set_aside_checkpoints(context.folder / "checkpoint")
-        return
-    state.restore(step, saved)
-    context.say(f"resumed after update {step}")
+    def close(self) -> None:
+        """As `loop.Training.close`."""
+        self.log.close()
 
 
 def _keep(model: TrainedWorld, folder: Path) -> None:

@@ -19,6 +19,11 @@ MOST_BYTES = 64 * 2**30
 _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 
 
+def made_on(device_type: str, compile: str) -> str:
+    """The arithmetic that a checkpoint was made with, for comparison and for people."""
+    return device_type if compile == "none" else f"{device_type} with compile={compile}"
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
     """Writes the state of a training after `step` updates; its digest is in its name. Older ones beyond `keep` go."""
     buffer = io.BytesIO()
@@ -35,15 +40,14 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 
 class CheckpointWriter:
-    """`save_checkpoint` beside the training: a save returns once the state is copied; hashing and writing go on in a thread.
+    """Calls `save_checkpoint` in a thread: a save returns once the state is copied, and the training goes on while it is written.
 
-    One is written at a time, in order. What goes wrong with one is raised by the next `save`, or at the end of the context.
+    One is written at a time, in order. An error in writing one is raised by the next `save`, or at the end of the context.
     """
 
-    def __init__(self, folder: Path, check_owner: Callable[[], None] = lambda: None, saved: type[BaseException] | tuple[()] = ()) -> None:
-        """`check_owner` raises where the folder is another process's by now; asked before a file appears in it. `saved`: an exception that
-        says that all was saved, so that a write that failed must be raised in its place."""
-        self._folder, self._check_owner, self._saved = folder, check_owner, saved
+    def __init__(self, folder: Path, check_owner: Callable[[], None] = lambda: None) -> None:
+        """`check_owner` raises where another process owns the folder by now. It is called before a file appears in the folder."""
+        self._folder, self._check_owner = folder, check_owner
         self._writing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
@@ -63,11 +67,11 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """As `wait`, and no more will come. What ended the training otherwise is not hidden by a write that failed too."""
+        """As `wait`, and no more will come. Where an error ended the training, a write that fails too is only printed."""
         try:
             self.wait()
         except Exception as failed:
-            if error is None or isinstance(error, self._saved):
+            if error is None:
                 raise
             print(f"the last checkpoint could not be written: {failed}", flush=True)
         finally:

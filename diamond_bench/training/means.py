@@ -1,7 +1,11 @@
 """Means over an epoch, summed on the device and read once."""
 
+import math
+
 import torch
 from torch import Tensor
+
+from diamond_bench.training.log import NotFinite
 
 
 class Means:
@@ -20,17 +24,26 @@ class Means:
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def read(self) -> dict[str, float]:
-        """The means since the last call; the device is waited for."""
+        """The means since the last call. Waits for the device. Raises NotFinite naming those that are not finite."""
         names = list(self._sums)
         values = torch.stack([self._sums[name] / self._counts[name] for name in names]).tolist() if names else []
         self._sums, self._counts = {}, {}
-        return dict(zip(names, values, strict=True))
+        return _finite(dict(zip(names, values, strict=True)))
 
     def state_dict(self) -> dict[str, tuple[Tensor, int]]:
-        """For a checkpoint."""
-        return {name: (self._sums[name].cpu(), self._counts[name]) for name in self._sums}
+        """For a checkpoint. Raises NotFinite naming the sums that are not finite."""
+        sums = {name: total.cpu() for name, total in self._sums.items()}
+        _finite({name: float(total) for name, total in sums.items()})
+        return {name: (total, self._counts[name]) for name, total in sums.items()}
 
     def load_state_dict(self, state: dict[str, tuple[Tensor, int]]) -> None:
         """Go on from `state_dict`."""
         self._sums = {name: total.to(self._device) for name, (total, _) in state.items()}
         self._counts = {name: count for name, (_, count) in state.items()}
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    wrong = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
+    if wrong:
+        raise NotFinite(f"not finite ({wrong})")
+    return values

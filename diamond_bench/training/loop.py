@@ -1,0 +1,177 @@
+"""The loop of every training: it resumes, saves, stops where it is asked to, reports, and refuses numbers that are not finite."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from diamond_bench.errors import UserError
+from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoints, made_on, set_aside_checkpoint, set_aside_checkpoints
+from diamond_bench.training.log import NotFinite
+
+
+class StoppedWithin(Exception):
+    """A unit was left because the training was asked to stop; the training is as it was before the unit."""
+
+
+class Unusable(Exception):
+    """A checkpoint that is sound, but lacks a file which it needs; the message says which."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint."""
+
+    done: int
+    """Units done when it was saved."""
+    state: dict[str, Any]
+    """`Training.state_dict`, tensors on the CPU."""
+
+
+class Training(Protocol):
+    """A training as a sequence of units, such as an update. It can be saved between any two of them."""
+
+    @property
+    def done(self) -> int:
+        """Units done since the beginning of the first attempt."""
+        ...
+
+    @property
+    def execution(self) -> "Compiled":
+        """How its arithmetic is done."""
+        ...
+
+    def units(self) -> Iterator[bool]:
+        """Do the units that are left. Yields before each of them, and true where a checkpoint is due there in any case."""
+        ...
+
+    def where(self) -> str:
+        """How far it is, as words that follow "resumed" and "saved": "after update 3 of 9"."""
+        ...
+
+    def progress(self) -> tuple[int, int, str]:
+        """Done, total, and what is being done."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later units read: tensors and plain values. Raises NotFinite rather than save a state that is of no use."""
+        ...
+
+    def close(self) -> None:
+        """End what it opened or started; called once, however the training ends."""
+        ...
+
+
+class Surroundings(Protocol):
+    """What a loop needs of a job's context; `JobContext` has it all."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def progress(self) -> Callable[[int, int, str], None]: ...
+    @property
+    def should_stop(self) -> Callable[[], bool]: ...
+    @property
+    def say(self) -> Callable[[str], None]: ...
+    @property
+    def check_owner(self) -> Callable[[], None]: ...
+
+
+class Compiled(Protocol):
+    """How arithmetic is done; `Execution` is one."""
+
+    @property
+    def compile(self) -> str:
+        """none, or what of the networks is compiled."""
+        ...
+
+
+E = TypeVar("E", bound=Compiled)
+T = TypeVar("T", bound=Training)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Runs a training in a job's folder. Checkpoints lie in its checkpoint/, and the newest two are kept."""
+
+    context: Surroundings
+    every: int
+    """Units between checkpoints."""
+    remedy: str = "try a lower training.learning_rate"
+    """What a user can do about a loss that is not finite."""
+
+    def begin(self, resolve: Callable[[str | None], E], build: Callable[[E, Saved | None], T]) -> T:
+        """The training as the newest usable checkpoint has it, or a new one.
+
+        `resolve`: how arithmetic is to be done, given what the checkpoint says was compiled (None: there is no checkpoint). A checkpoint
+        of other arithmetic (another device, or other compiled code) is set aside, since going on with it would mix two kinds of
+        rounding. `build` makes the training; it raises Unusable for a checkpoint that it cannot go on with, and the one before is tried.
+        """
+        folder, say = self._folder, self.context.say
+        for done, state, file in load_checkpoints(folder, say):
+            begun = state.pop("compile", "none")
+            execution = resolve(begun)
+            theirs, ours = made_on(state.pop("device"), begun), made_on(self._device_type, execution.compile)
+            if theirs != ours:
+                say(f"the checkpoint was made on {theirs}; begun anew on {ours}")
+                break
+            try:
+                training = build(execution, Saved(done, state))
+            except Unusable as error:
+                say(f"{error}; the checkpoint after unit {done} is of no use without it, the one before it is tried")
+                set_aside_checkpoint(file)
+                continue
+            say(f"resumed {training.where()}")
+            return training
+        set_aside_checkpoints(folder)  # of no use to a run that begins anew
+        return build(resolve(None), None)
+
+    def run(self, training: Training) -> bool:
+        """Do the units that are left: true when none is, false where the training was asked to stop (it is saved then).
+
+        Raises UserError where a loss is not finite, saying what can be done; the last good checkpoint stays.
+        """
+        context, saved = self.context, training.done
+        try:
+            with CheckpointWriter(self._folder, context.check_owner) as writer:
+                try:
+                    for due in training.units():
+                        context.progress(*training.progress())
+                        if training.done == saved:
+                            continue  # nothing is new
+                        stopping = context.should_stop()
+                        if stopping or due or training.done - saved >= self.every:
+                            saved = self._save(training, writer)
+                        if stopping:
+                            return False
+                except StoppedWithin:
+                    if training.done > saved:
+                        self._save(training, writer)
+                    return False
+                context.progress(*training.progress())
+                if training.done > saved:
+                    self._save(training, writer)
+                return True
+        except NotFinite as error:
+            newest = max((path.name for path in self._folder.glob("step-*.pt")), default="none was due yet")
+            raise UserError(f"training stopped {training.where()}: {error}; last good checkpoint: {newest}; {self.remedy}") from error
+        finally:
+            training.close()
+
+    def _save(self, training: Training, writer: CheckpointWriter) -> int:
+        self.context.check_owner()
+        state = {"device": self._device_type, "compile": training.execution.compile, **training.state_dict()}
+        writer.save(training.done, state)
+        return training.done
+
+    @property
+    def _folder(self) -> Path:
+        return self.context.folder / "checkpoint"
+
+    @property
+    def _device_type(self) -> str:
+        return torch.device(self.context.device).type
