@@ -24,6 +24,7 @@ from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.models import graphs
 from diamond_bench.models.graphs import Graphed, Outputs, Recording
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import TrainAgent, TrainWorldModel
 from diamond_bench.training import checkpoint
 from diamond_bench.training.actor_critic import actor_critic_loss
@@ -339,7 +340,8 @@ def test_the_loop_of_a_world_model_s_training_waits_at_its_end_and_for_its_log_a
         lengths=torch.zeros(3, dtype=torch.int64),
     )
     monkeypatch.setattr(train_world_model, "load_split", lambda folder, split: episodes)
-    monkeypatch.setattr(train_world_model, "load_info", lambda folder: DatasetInfo(4, None, 60, 60, {}))
+    spec = WorldSpec(FrameSpec(SIZE, SIZE), ActionSpec.discrete(4))
+    monkeypatch.setattr(train_world_model, "load_info", lambda folder: DatasetInfo(spec, 60, 60, {}))
     monkeypatch.setattr(train_world_model, "_keep", lambda model, folder: None)
     monkeypatch.setattr(checkpoint, "save_checkpoint", lambda folder, step, state: None)
 
