@@ -23,10 +23,14 @@ def test_the_wheel_holds_configs_and_studies(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     packages = [file for top in ("diamond_bench", "analysis", "paper_figures") for file in (ROOT / top).rglob("*")]
-    expected = {file.relative_to(ROOT).as_posix() for file in packages if file.suffix in (".py", ".yaml", ".csv")}
+    expected = {file.relative_to(ROOT).as_posix() for file in packages if file.suffix in (".py", ".yaml", ".csv", ".typed")}
     studies = {f"diamond_bench/experiments/{file.name}" for file in (ROOT / "experiments").glob("*.yaml")}
     assert len(studies) > 1
-    assert {"diamond_bench/conf/sampler/schedule/karras.yaml", "analysis/published/published_curves.csv"} <= expected
+    assert {
+        "diamond_bench/py.typed",
+        "diamond_bench/conf/sampler/schedule/karras.yaml",
+        "analysis/published/published_curves.csv",
+    } <= expected
     assert not (expected | studies) - names
     assert not {name for name in names if name.startswith(("tests/", "experiments/"))}
 
