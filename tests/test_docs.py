@@ -25,7 +25,7 @@ from diamond_bench.results.table import COLUMNS
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.studies.metrics import METRICS
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = ("extending.md", "slurm.md")
 """The one changes the package: test_extending.py follows it, in a copy. The other needs a cluster: tests/slurm/test_slurm_docs.py."""
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,105 @@
+"""The documentation's site: its reference has everything that the code has, its links lead somewhere, its notebook runs.
+
+`.ci/run` builds the site itself; a broken link or a page that needs the network ends the build.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import yaml
+from command_line import ROOT
+from test_docs import _BLOCK, registered, text
+
+sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+import reference_pages
+import site_hooks
+from mkdocs.exceptions import PluginError
+
+from diamond_bench.compose import known_keys
+from diamond_bench.config import OPTIONS
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, str]:
+    return reference_pages.reference_pages()
+
+
+def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
+    page = reference["reference/config.md"]
+    listed = set(re.findall(r"^\| `([\w.]+)`(?:<br>.*?)? \| [^|]+ \| `", page, re.MULTILINE))
+    assert {key for key in known_keys() if not key.endswith("name")} <= listed
+    options = [(group, option.settings_type()) for group, registry in OPTIONS.items() for option in registry.values()]
+    fields = {(group, name) for group, settings in options for name in settings.__dataclass_fields__ if name not in ("name", "schedule")}
+    assert all(any(key.endswith(f"{group}.{name}") for key in listed) for group, name in fields)
+    assert re.search(r"^\| `env.pooling`<br>What .* \| `raw`, `in_place` \| `in_place` \| `raw` \| yes \|$", page, re.MULTILINE)
+    assert re.search(r"^\| `execution.num_threads`<br>.* \| whole number, 1 to 1024 \| `2` \| `2` \| no \|$", page, re.MULTILINE)
+    assert re.search(r"^\| `sampler.eta`<br>.* \| number, 0 to 1 \| `1.0` \| `1.0` \| yes \|$", page, re.MULTILINE)
+    assert "| `training.num_steps` | `100000` | `8000` | `1400` | `12` |" in page  # the scales
+
+
+def test_the_reference_lists_every_command_metric_and_study(reference: dict[str, str]) -> None:
+    commands = reference["reference/commands.md"]
+    assert set(re.findall(r"^## (.+)$", commands, re.MULTILINE)) == registered()
+    assert "diamond-bench import FILE [game=GAME] [sigma_data=0.5] [sigma_offset_noise=0.3]\n" in commands
+    assert "| `--dry-run` | Show the jobs and what they would cost; run nothing. |" in commands
+    assert "| `one_step_psnr` | PSNR one step ahead | dB | higher |  | world model |" in reference["reference/metrics.md"]
+    studies = set(re.findall(r"^## (.+)$", reference["reference/studies.md"], re.MULTILINE))
+    assert studies == {file.stem for file in (ROOT / "experiments").glob("*.yaml")}
+
+
+def test_links_lead_to_the_site_s_pages() -> None:
+    assert site_hooks.site_link("../experiments/solver.yaml", "docs/studies.md", "studies.md") == "source/experiments/solver.yaml.md"
+    assert site_hooks.site_link("docs/api.md", "README.md", "index.md") == "api.md"
+    assert site_hooks.site_link("../../README.md", "docs/tutorials/first_study.md", "tutorials/first_study.md") == "../index.md"
+    assert site_hooks.site_link("../no_such_file.md", "docs/api.md", "api.md") == "../no_such_file.md"  # the strict build refuses it
+
+
+@pytest.mark.parametrize(
+    "fetched", ["<script src=https://host/x.js>", '<link rel="stylesheet" href="//host/x.css">', "<img src='http://host/x'>"]
+)
+def test_a_page_that_needs_the_network_is_refused(fetched: str) -> None:
+    page: Any = type("Page", (), {"file": type("File", (), {"src_uri": "api.md"})})
+    with pytest.raises(PluginError, match=r"api\.md: fetches"):
+        site_hooks.on_post_page(fetched, page, site_hooks.MkDocsConfig())
+    links = '<a href="https://host/">a link that the reader may follow</a><script src="assets/x.js">'
+    assert site_hooks.on_post_page(links, page, site_hooks.MkDocsConfig()) == links
+
+
+def test_the_notebook_runs(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIAMOND_BENCH_OUTPUTS", str(tiny_store))
+    names: dict[str, Any] = {}
+    for code in notebook_code(ROOT / "docs" / "notebooks" / "finished_study.ipynb"):
+        exec(code, names)
+    assert list(names["drift"].index) == ["n=1", "n=2", "n=3", "n=5", "n=10"]
+    assert set(names["compared"]["baseline"]) == {"n=1"}
+    assert len(names["own"].axes[0].patches) == 5
+    plt.close("all")
+
+
+def notebook_code(file: Path) -> Iterator[str]:
+    for cell in json.loads(file.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "clear the outputs before the notebook is committed"
+            yield "".join(cell["source"])
+
+
+def test_the_makefile_runs_the_readme_s_commands() -> None:
+    recipes = dict(re.findall(r"^([a-z-]+):.*\n\t(.+)$", text("Makefile"), re.MULTILINE))
+    lines = [line for _, block in _BLOCK.findall(text("README.md")) for line in block.splitlines()]
+    parts = [recipes[target].replace("$(BIN)", ".venv/bin") for target in ("install", "check", "docs", "test")]
+    assert " && ".join(parts) in lines
+    demo = recipes["demo"].replace("$(BIN)", ".venv/bin")
+    assert any(line.endswith(demo) for line in lines)
+
+
+def test_the_version_stands_in_citation_and_changelog() -> None:
+    version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
+    assert yaml.safe_load(text("CITATION.cff"))["version"] == version
+    assert f"## {version}" in text("CHANGELOG.md")
