@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
+from diamond_bench.models.actor_critic_cost import actor_critic_cost
+from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.description import AgentDescription
-from diamond_bench.models.flops import actor_critic_parameters, denoiser_parameters, reward_end_parameters
+from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.report.drawing import stored_arrays
 from diamond_bench.report.facts import device_name
+from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, read_json
 from diamond_bench.studies.agents import AGENT_FOLDER, DESCRIPTION_FILE
@@ -48,11 +51,11 @@ def _parameters(store: Store, point: Point) -> int:
         agent = build(AgentDescription, read_json(file))
     except (OSError, TypeError, DamagedFile, UserError) as error:
         raise UserError(f"{file} is damaged ({error}); run the study's sweep again, which makes it anew") from None
-    policy = actor_critic_parameters(agent.actor_critic, agent.num_actions, agent.frame_size)
+    given = ActionSpec.discrete(agent.num_actions), FrameSpec.square(agent.frame_size)
+    policy = actor_critic_cost(agent.actor_critic, *given)
     if agent.model_free:
-        return policy
-    dynamics = denoiser_parameters(agent.network, agent.conditioning, agent.num_actions)
-    return dynamics + reward_end_parameters(agent.reward_end, agent.num_actions, agent.frame_size) + policy
+        return policy.parameters
+    return (denoiser_cost(agent.network, agent.conditioning, *given) + reward_end_cost(agent.reward_end, *given) + policy).parameters
 
 
 def days_cell(study: StudyResults, variant: str) -> Cell:

@@ -12,9 +12,10 @@ from diamond_bench.config import ActorCriticConfig
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.authors_names import authors_names
-from diamond_bench.models.flops import actor_critic_flops, actor_critic_parameters
 from diamond_bench.models.shape import actor_critic_features
+from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.training.actor_critic import Rollout, actor_critic_loss, lambda_returns
 from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
 
@@ -204,18 +205,20 @@ def test_names_shapes_and_parameters_of_the_published_network(num_actions):
     names = authors_names("actor_critic", state, ActorCriticConfig().down)
     assert [(f"actor_critic.{theirs}", list(state[ours].shape)) for theirs, ours in names.items()] == expected, "names, shapes and order"
     counted = sum(p.numel() for p in network.parameters())
-    assert counted == actor_critic_parameters(ActorCriticConfig(), num_actions, 64) == facts["parameter_counts"]["actor_critic"]
+    cost = actor_critic_cost(ActorCriticConfig(), ActionSpec.discrete(num_actions), FrameSpec.square(64))
+    assert counted == cost.parameters == facts["parameter_counts"]["actor_critic"]
 
 
 def test_counted_parameters_and_flops_of_an_uneven_shape():
-    network = awake(UNEVEN, 27)
-    assert sum(p.numel() for p in network.parameters()) == actor_critic_parameters(UNEVEN, 5, 27)
+    network, seen = awake(UNEVEN, 27), FrameSpec.square(27)
+    cost = actor_critic_cost(UNEVEN, ActionSpec.discrete(5), seen)
+    assert sum(p.numel() for p in network.parameters()) == cost.parameters
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.encoder(frames(1, 27)[:, 0])
         network.actor(torch.zeros(2, UNEVEN.lstm_dim))
         network.critic(torch.zeros(2, UNEVEN.lstm_dim))
-    lstm = 2 * 4 * UNEVEN.lstm_dim * (actor_critic_features(UNEVEN, 27) + UNEVEN.lstm_dim)  # fused kernels are not in torch's table
-    assert counter.get_total_flops() == 2 * (actor_critic_flops(UNEVEN, 5, 27) - lstm)
+    lstm = 2 * 4 * UNEVEN.lstm_dim * (actor_critic_features(UNEVEN, seen) + UNEVEN.lstm_dim)  # fused kernels are not in torch's table
+    assert counter.get_total_flops() == 2 * (cost.flops - lstm)
 
 
 @torch.no_grad()

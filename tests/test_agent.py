@@ -20,8 +20,11 @@ from diamond_bench.config import (
     TrainingConfig,
 )
 from diamond_bench.errors import UserError
+from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.authors_names import PREFIXES, Component, authors_names
-from diamond_bench.models.flops import actor_critic_parameters, denoiser_parameters, reward_end_parameters
+from diamond_bench.models.denoiser_cost import denoiser_cost
+from diamond_bench.models.reward_end_cost import reward_end_cost
+from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.training.optimizer import OptimizerSettings, make_optimizer, set_learning_rate
 
 FULL = AgentDescription(
@@ -164,10 +167,11 @@ def test_damage_is_named_and_never_loaded(tmp_path: Path, damage, says: str):
 
 def test_the_papers_agent_has_13_55_million_parameters():
     counts = golden_json("state_dict_shapes_full.json")["num_actions_18"]["parameter_counts"]
+    given = ActionSpec.discrete(18), FrameSpec.square(64)
     counted = {
-        "denoiser": denoiser_parameters(FULL.network, FULL.conditioning, 18),
-        "rew_end_model": reward_end_parameters(FULL.reward_end, 18, 64),
-        "actor_critic": actor_critic_parameters(FULL.actor_critic, 18, 64),
+        "denoiser": denoiser_cost(FULL.network, FULL.conditioning, *given).parameters,
+        "rew_end_model": reward_end_cost(FULL.reward_end, *given).parameters,
+        "actor_critic": actor_critic_cost(FULL.actor_critic, *given).parameters,
     }
     with torch.device("meta"):
         agent = build_agent(FULL, device="meta")

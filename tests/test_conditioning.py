@@ -11,12 +11,20 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_bench.config import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, ConditioningConfig, FactoredObjective, OdeSampler
+from diamond_bench.config import (
+    ACTION_CONDITIONINGS,
+    FRAME_CONDITIONINGS,
+    ConditioningConfig,
+    ConditioningOption,
+    FactoredObjective,
+    OdeSampler,
+)
 from diamond_bench.errors import UserError
 from diamond_bench.models.authors_checkpoint import authors_state
 from diamond_bench.models.conditioning import Told, withheld
+from diamond_bench.models.cost import ConditioningCost, embedding
+from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.denoiser_network import DenoiserNetwork, FourierFeatures
-from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
 from diamond_bench.models.shape import check_network
 from diamond_bench.models.unet import UNet
 from diamond_bench.spaces import ActionSpec, FrameSpec
@@ -24,6 +32,8 @@ from diamond_bench.worlds.families import build_world_model, load_world_model
 
 WAYS = [replace(LIGHT, frames=frames, actions=actions) for frames, actions in product(FRAME_CONDITIONINGS, ACTION_CONDITIONINGS)]
 ATTENDING = [replace(LIGHT, frames=frames) for frames in ("cross_attention", "both")]
+COLUMNS, CONTINUOUS = ActionSpec.columns((2, 3)), ActionSpec.continuous((-1.0, 0.0), (1.0, 4.0))
+GIVEN = ActionSpec.discrete(ACTIONS), FrameSpec(9, 14)
 EVERYTHING = replace(LIGHT, frames="both", action_width=5, action_dropout=0.5, frame_noise=0.5)
 
 
@@ -169,11 +179,26 @@ def test_runs_and_trains_under_bf16_autocast(conditioning):
 @pytest.mark.parametrize("conditioning", WAYS, ids=named)
 def test_counted_flops_and_parameters(conditioning, extras):
     conditioning = replace(conditioning, **({**extras, "action_dropout": 0.0} if conditioning.actions == "none" else extras))
-    built = DenoiserNetwork(NETWORK, conditioning, ACTIONS)
+    check_cost(conditioning)
+
+
+@pytest.mark.parametrize("actions", ACTION_CONDITIONINGS)
+def test_counted_flops_and_parameters_of_columns_of_actions(actions):
+    for spec in (COLUMNS, CONTINUOUS):
+        check_cost(replace(LIGHT, actions=actions, action_width=7), spec)
+
+
+def check_cost(conditioning, spec=ActionSpec.discrete(ACTIONS)):
+    """The stated cost is what torch counts of the network: FLOP of two rows, and parameters."""
+    built = DenoiserNetwork(NETWORK, conditioning, spec)
+    x, c_noise, past, actions = inputs((9, 14))
+    if spec.trailing:
+        actions = torch.ones(*actions.shape, 2).to(torch.float32 if spec.low else torch.int64)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        built(*inputs((9, 9)))
-    assert counter.get_total_flops() == 2 * denoiser_flops(NETWORK, conditioning, 9)
-    assert sum(p.numel() for p in built.parameters()) == denoiser_parameters(NETWORK, conditioning, ACTIONS)
+        built(x, c_noise, past, actions)
+    cost = denoiser_cost(NETWORK, conditioning, spec, FrameSpec(9, 14))
+    assert counter.get_total_flops() == 2 * cost.flops
+    assert sum(p.numel() for p in built.parameters()) == cost.parameters
 
 
 def test_the_encoder_ends_at_the_deepest_attended_level():
@@ -248,9 +273,6 @@ def test_what_the_authors_format_cannot_say_is_not_exported(changes):
         authors_state(replace(agent.description, conditioning=conditioning), states)
     unused = replace(agent.description.conditioning, history_depths=(2, 2))  # of no use where frames are stacked
     assert authors_state(replace(agent.description, conditioning=unused), states).keys()
-
-
-COLUMNS, CONTINUOUS = ActionSpec.columns((2, 3)), ActionSpec.continuous((-1.0, 0.0), (1.0, 4.0))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -331,10 +353,20 @@ class AttendedActions(nn.Module):
         return Told(history=(*[None] * (len(self.history_widths) - 1), self.table(actions)))
 
 
+def last_frame_cost(network, conditioning, actions, frames):
+    return ConditioningCost(planes=3)
+
+
+def attended_actions_cost(network, conditioning, actions, frames):
+    others = [0] * (len(network.channels) - 1)
+    return ConditioningCost(embedding(actions.width, 6), 0, (*others, 6), (*others, conditioning.num_frames))
+
+
 @torch.no_grad()
 def test_a_registered_way_is_one_line(monkeypatch):
-    monkeypatch.setitem(FRAME_CONDITIONINGS, "last", f"{__name__}:LastFrame")
-    monkeypatch.setitem(ACTION_CONDITIONINGS, "attended", f"{__name__}:AttendedActions")
+    monkeypatch.setitem(FRAME_CONDITIONINGS, "last", ConditioningOption(f"{__name__}:LastFrame", f"{__name__}:last_frame_cost"))
+    attended = ConditioningOption(f"{__name__}:AttendedActions", f"{__name__}:attended_actions_cost")
+    monkeypatch.setitem(ACTION_CONDITIONINGS, "attended", attended)
     conditioning = replace(LIGHT, frames="last", actions="attended")
     network, (x, c_noise, past, actions) = awake(conditioning), inputs()
     base = network(x, c_noise, past, actions)
@@ -343,9 +375,17 @@ def test_a_registered_way_is_one_line(monkeypatch):
     assert torch.equal(network(x, c_noise, earlier, actions), base)
     assert not torch.equal(network(x, c_noise, past + 1, actions), base)
     assert not torch.equal(network(x, c_noise, past, actions + 1), base)
-    assert 0 < denoiser_parameters(NETWORK, conditioning, ACTIONS) < sum(p.numel() for p in network.parameters())
+    check_cost(conditioning)
+    check_cost(replace(LIGHT, frames="both", actions="attended", attended_levels=(True, False)))
     both = awake(replace(LIGHT, frames="both", actions="attended", attended_levels=(True, False)))
     assert not torch.equal(both(x, c_noise, past, actions + 1), both(x, c_noise, past, actions))
     assert not torch.equal(both(x, c_noise, past + 1, actions), both(x, c_noise, past, actions))
-    with pytest.raises(UserError, match="same level"):
-        DenoiserNetwork(NETWORK, replace(LIGHT, frames="both", actions="attended"), ACTIONS)
+    for build in (DenoiserNetwork, denoiser_cost):
+        with pytest.raises(UserError, match="same level"):
+            build(NETWORK, replace(LIGHT, frames="both", actions="attended"), *((ACTIONS,) if build is DenoiserNetwork else GIVEN))
+
+
+def test_a_conditioning_that_states_no_cost_is_refused(monkeypatch):
+    monkeypatch.setitem(FRAME_CONDITIONINGS, "last", f"{__name__}:LastFrame")
+    with pytest.raises(UserError, match=r"conditioning\.frames=last: .*does not say what it costs"):
+        check_network(NETWORK, replace(LIGHT, frames="last"))

@@ -35,7 +35,7 @@ PINNED: dict[tuple[str, ...], dict[str, tuple[float, float, float, float]]] = {
     ("conditioning_frames", "scale=paper", "seeds=[0]", "games=[Pong]"): {
         "collect_dataset": (704800.0, 352400000.0, 0.0, 3.0),
         "train_world_model": (4.675199827968e17, 643408560.0, 0.0, 12.0),
-        "train_state_probe": (37446746112000.0, 126592.0, 0.0, 3.0),
+        "train_state_probe": (37446746112000.0, 127512.0, 0.0, 3.0),
         "evaluate_world_model": (3.3018598785024e16, 299008000.0, 0.0, 7049.6),
     },
 }

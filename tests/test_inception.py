@@ -19,7 +19,7 @@ from diamond_bench.evaluation import weights, weights_download
 from diamond_bench.evaluation.inception_archive import MEMBER, MEMBER_SHA256, convert_inception, read_archive
 from diamond_bench.evaluation.perceptual import inception_features
 from diamond_bench.evaluation.weights_download import fetch
-from diamond_bench.models.inception_flops import INCEPTION_FLOPS
+from diamond_bench.models.inception_cost import INCEPTION_FLOPS
 
 
 @pytest.fixture(scope="session")

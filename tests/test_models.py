@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from diamond_bench.config import ConditioningConfig, NetworkConfig
 from diamond_bench.errors import UserError
 from diamond_bench.models.authors_names import network_name, network_state
+from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.denoiser_network import DenoiserNetwork
-from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.spaces import ActionSpec, FrameSpec
 
 UNEVEN = NetworkConfig(depths=(1, 2, 1), channels=(16, 32, 64), attention=(False, True, True), cond_channels=24)
 
@@ -38,7 +39,8 @@ def test_names_shapes_and_parameters_of_the_published_network(num_actions):
     network = DenoiserNetwork(NetworkConfig(), ConditioningConfig(), num_actions)
     assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == expected
     trained = sum(p.numel() for p in network.parameters())
-    assert trained == denoiser_parameters(NetworkConfig(), ConditioningConfig(), num_actions) == facts["parameter_counts"]["denoiser"]
+    cost = denoiser_cost(NetworkConfig(), ConditioningConfig(), ActionSpec.discrete(num_actions), FrameSpec.square(64))
+    assert trained == cost.parameters == facts["parameter_counts"]["denoiser"]
 
 
 def test_a_foreign_state_dict_is_refused():
@@ -82,12 +84,14 @@ def test_counted_flops_and_parameters(network, num_frames, size):
     built = DenoiserNetwork(network, ConditioningConfig(num_frames), 8)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         built(*batch(num_frames, (size, size), b=2))
-    assert counter.get_total_flops() == 2 * denoiser_flops(network, ConditioningConfig(num_frames), size)
-    assert sum(p.numel() for p in built.parameters()) == denoiser_parameters(network, ConditioningConfig(num_frames), 8)
+    cost = denoiser_cost(network, ConditioningConfig(num_frames), ActionSpec.discrete(8), FrameSpec.square(size))
+    assert counter.get_total_flops() == 2 * cost.flops
+    assert sum(p.numel() for p in built.parameters()) == cost.parameters
 
 
 def test_full_size_cost():
-    assert 32 * denoiser_flops(NetworkConfig(), ConditioningConfig(), 64) == pytest.approx(195e9, rel=0.01)
+    cost = denoiser_cost(NetworkConfig(), ConditioningConfig(), ActionSpec.discrete(4), FrameSpec.square(64))
+    assert 32 * cost.flops == pytest.approx(195e9, rel=0.01)
 
 
 @torch.no_grad()

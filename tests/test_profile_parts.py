@@ -16,8 +16,10 @@ from diamond_bench.data.replay import Replay
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.execution import PLAIN, Execution
+from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.compilation import Compiled
-from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
+from diamond_bench.models.denoiser_cost import denoiser_cost
+from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.profiling import parts as profile_parts
 from diamond_bench.profiling import profile as profile_job
@@ -26,6 +28,7 @@ from diamond_bench.profiling.machine import host_synchronisations, product_peak
 from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_replay
 from diamond_bench.profiling.profile import COMPARISONS
 from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, spread
+from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.store.kinds import PROFILED, Profile, TrainAgent
 from diamond_bench.studies.single import COMPARED, plan_train
 from diamond_bench.training import rollout as rollout_module
@@ -143,11 +146,12 @@ def weights(made: Parts) -> list[torch.Tensor]:
     return [p.detach() for network in made.learners.agent.networks.values() for p in network.parameters()]
 
 
-def test_flop_are_those_of_models_flops() -> None:
+def test_flop_are_those_of_the_networks_costs() -> None:
     config = next(spec.config for spec in plan_train(["game=Breakout"]).jobs.values() if isinstance(spec.config, TrainAgent))
     found, on_cuda = flop_of(config, "cpu"), flop_of(config, "cuda")
-    denoise, judge = denoiser_flops(config.network, config.conditioning, 64), reward_end_flops(config.reward_end, 64)
-    act = actor_critic_flops(config.actor_critic, 4, 64)
+    given = ActionSpec.discrete(4), FrameSpec.square(64)
+    denoise = denoiser_cost(config.network, config.conditioning, *given).flops
+    judge, act = reward_end_cost(config.reward_end, *given).flops, actor_critic_cost(config.actor_critic, *given).flops
     assert found["denoiser_update"] == 3 * 32 * 2 * denoise
     assert found["reward_end_update"] == 3 * 32 * 18 * judge
     # on the CPU memories are renewed where a horizon ends: a final value and three frames burnt in, here at a rollout's last step

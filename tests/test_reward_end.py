@@ -16,9 +16,10 @@ from diamond_bench.data.segments import RewardEndSegments
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.errors import UserError
 from diamond_bench.models.authors_names import authors_names
-from diamond_bench.models.flops import reward_end_flops, reward_end_parameters
+from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import reward_end_features, reward_end_stages
+from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.training.optimizer import make_optimizer
 from diamond_bench.training.reward_end import precision_recall_f1, reward_end_loss
 
@@ -234,18 +235,20 @@ def test_names_shapes_and_parameters_of_the_published_model(num_actions):
     found = [(f"rew_end_model.{theirs}", list(state[ours].shape)) for theirs, ours in authors_names("rew_end_model", state).items()]
     assert found == expected, "names, shapes and order"
     counted = sum(p.numel() for p in model.parameters())
-    assert counted == reward_end_parameters(RewardEndConfig(), num_actions, 64) == facts["parameter_counts"]["rew_end_model"]
+    cost = reward_end_cost(RewardEndConfig(), ActionSpec.discrete(num_actions), FrameSpec.square(64))
+    assert counted == cost.parameters == facts["parameter_counts"]["rew_end_model"]
 
 
 def test_counted_parameters_and_flops_of_an_uneven_shape():
-    model = awake(UNEVEN, 27)
-    assert sum(p.numel() for p in model.parameters()) == reward_end_parameters(UNEVEN, 5, 27)
+    model, seen = awake(UNEVEN, 27), FrameSpec.square(27)
+    cost = reward_end_cost(UNEVEN, ActionSpec.discrete(5), seen)
+    assert sum(p.numel() for p in model.parameters()) == cost.parameters
     frames, actions, next_frames = steps(27, b=1, t=2)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.encoder(torch.cat((frames, next_frames), dim=2).flatten(0, 1), model.action_embedding(actions).flatten(0, 1))
         model.head(torch.zeros(2, UNEVEN.lstm_dim))
-    lstm = 2 * 4 * UNEVEN.lstm_dim * (reward_end_features(UNEVEN, 27) + UNEVEN.lstm_dim)  # fused kernels are not in torch's table
-    assert counter.get_total_flops() == 2 * (reward_end_flops(UNEVEN, 27) - lstm)
+    lstm = 2 * 4 * UNEVEN.lstm_dim * (reward_end_features(UNEVEN, seen) + UNEVEN.lstm_dim)  # fused kernels are not in torch's table
+    assert counter.get_total_flops() == 2 * (cost.flops - lstm)
 
 
 def test_a_stage_of_another_width_begins_with_a_projection():

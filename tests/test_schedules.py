@@ -281,7 +281,7 @@ def test_every_sampler_and_schedule_has_its_file():
 
 
 def test_planning_imports_no_torch():
-    modules = "diamond_bench.diffusion.schedules, diamond_bench.models.flops, diamond_bench.models.shape"
+    modules = "diamond_bench.diffusion.schedules, diamond_bench.models.denoiser_cost, diamond_bench.models.shape"
     code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

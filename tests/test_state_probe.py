@@ -23,8 +23,9 @@ from diamond_bench.errors import UserError
 from diamond_bench.evaluation.state import StateMeter, load_probe, make_state_meter, probe_rows, read_frames, state_rows
 from diamond_bench.jobs import collect_dataset, train_state_probe
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.models.probe_flops import probe_flops
 from diamond_bench.models.state_probe import StateProbe, decode, probe_loss, probe_targets
+from diamond_bench.models.state_probe_cost import state_probe_cost
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import CollectDataset, TrainStateProbe
 from diamond_bench.store.rows import Row
 from diamond_bench.studies.plan import plan_study
@@ -192,7 +193,9 @@ def test_the_cost_is_that_of_the_built_network() -> None:
         if isinstance(layer, torch.nn.Conv2d):
             layer.register_forward_hook(count)
     probe(torch.zeros(1, 3, *shape))
-    assert probe_flops(3, 10, shape) == 2 * macs
+    cost = state_probe_cost(3, 10, FrameSpec(*shape))
+    assert cost.flops == 2 * macs
+    assert cost.parameters == sum(p.numel() for p in probe.parameters())
 
 
 # ------------------------------------------------------------------------------------------------ the metric

@@ -10,7 +10,7 @@ from typing import Literal
 
 from diamond_bench.config.agent import ActorCriticConfig, AgentConfig, AgentEvaluationConfig, RewardEndConfig
 from diamond_bench.config.cluster import Cluster, LocalCluster, Resources, SlurmCluster
-from diamond_bench.config.conditioning import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, WITHHELD, ConditioningConfig
+from diamond_bench.config.conditioning import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, WITHHELD, ConditioningConfig, ConditioningOption
 from diamond_bench.config.diffusion import (
     OBJECTIVES,
     OPTIONS,
@@ -50,6 +50,7 @@ __all__ = [
     "AncestralSampler",
     "Cluster",
     "ConditioningConfig",
+    "ConditioningOption",
     "DataConfig",
     "DdpmLeadingSchedule",
     "EnvConfig",

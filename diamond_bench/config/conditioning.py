@@ -4,19 +4,31 @@ from dataclasses import dataclass
 
 from diamond_bench.config.fields import setting
 
-FRAME_CONDITIONINGS: dict[str, str] = {
-    "stack": "diamond_bench.models.frame_conditioning:StackedFrames",
-    "cross_attention": "diamond_bench.models.frame_conditioning:AttendedFrames",
-    "both": "diamond_bench.models.frame_conditioning:StackedAndAttendedFrames",
-}
-"""How past frames enter, by the value of `conditioning.frames`: "module:class"."""
 
-ACTION_CONDITIONINGS: dict[str, str] = {
-    "group_norm": "diamond_bench.models.action_conditioning:EmbeddedActions",
-    "planes": "diamond_bench.models.action_conditioning:ActionPlanes",
-    "none": "diamond_bench.models.action_conditioning:NoActions",
+@dataclass(frozen=True)
+class ConditioningOption:
+    """A registered conditioning: its code and its cost, each "module:name" and imported when used."""
+
+    module: str
+    """Builds it: a `models.conditioning.Conditioning`."""
+    cost: str
+    """Counts it, without torch: a `models.cost.ConditioningCostFunction`. Plans import it, so its file imports no torch at the top."""
+
+
+_FRAMES, _ACTIONS = "diamond_bench.models.frame_conditioning", "diamond_bench.models.action_conditioning"
+FRAME_CONDITIONINGS: dict[str, ConditioningOption] = {
+    "stack": ConditioningOption(f"{_FRAMES}:StackedFrames", f"{_FRAMES}_cost:stacked"),
+    "cross_attention": ConditioningOption(f"{_FRAMES}:AttendedFrames", f"{_FRAMES}_cost:attended"),
+    "both": ConditioningOption(f"{_FRAMES}:StackedAndAttendedFrames", f"{_FRAMES}_cost:both"),
 }
-"""How actions enter, by the value of `conditioning.actions`: "module:class"."""
+"""How past frames enter, by the value of `conditioning.frames`."""
+
+ACTION_CONDITIONINGS: dict[str, ConditioningOption] = {
+    "group_norm": ConditioningOption(f"{_ACTIONS}:EmbeddedActions", f"{_ACTIONS}_cost:embedded"),
+    "planes": ConditioningOption(f"{_ACTIONS}:ActionPlanes", f"{_ACTIONS}_cost:planes"),
+    "none": ConditioningOption(f"{_ACTIONS}:NoActions", f"{_ACTIONS}_cost:none"),
+}
+"""How actions enter, by the value of `conditioning.actions`."""
 
 WITHHELD = -1
 """The action that stands for "not told": what a network trained with action dropout is fed for guidance."""

@@ -1,6 +1,6 @@
 """The cost of `extract_features`."""
 
-from diamond_bench.models.inception_flops import INCEPTION_FLOPS
+from diamond_bench.models.inception_cost import INCEPTION_FLOPS
 from diamond_bench.store.cost import Arithmetic, Inputs, JobCost
 from diamond_bench.store.kinds import ExtractFeatures
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from diamond_bench.costs import ADAM, MOST_ACTIONS, STORED_PIXEL_BYTES, frames_of
 from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
-from diamond_bench.models.flops import actor_critic_flops, actor_critic_parameters, reward_end_flops, reward_end_parameters
+from diamond_bench.models.actor_critic_cost import actor_critic_cost
+from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.store.cost import Checkpoint, Inputs, JobCost
 from diamond_bench.store.kinds import TrainAgent
 
@@ -47,25 +48,25 @@ def updates(config: TrainAgent) -> Updates:
 def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
     """FLOP of the updates (those `made`, or of a whole run) and of the imagination they take; a backward pass counts as two forward."""
     frames = frames_of(config)
-    policy = actor_critic_flops(config.actor_critic, MOST_ACTIONS, frames.height)
+    policy = actor_critic_cost(config.actor_critic, MOST_ACTIONS, frames).flops
     count, trained = made or updates(config), config.actor_critic
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
-    judge = reward_end_flops(config.reward_end, frames.height)
+    signals = reward_end_cost(config.reward_end, MOST_ACTIONS, frames).flops
     return (
         update_flops(config, frames) * count.denoiser
-        + 3.0 * judge * (config.reward_end.segment_length - 1) * config.reward_end.batch_size * count.reward_end
-        + (frame_flops(config, config.sampler, frames) + judge + 3.0 * policy) * steps * count.actor_critic
+        + 3.0 * signals * (config.reward_end.segment_length - 1) * config.reward_end.batch_size * count.reward_end
+        + (frame_flops(config, config.sampler, frames) + signals + 3.0 * policy) * steps * count.actor_critic
     )
 
 
 def _disk(config: TrainAgent, inputs: Inputs) -> float:
     """A finished run: its agent, two resumable states of networks, optimisers and start segments, and the replay."""
     frames = frames_of(config)
-    weights, ring = actor_critic_parameters(config.actor_critic, MOST_ACTIONS, frames.height), 0.0
+    weights, ring = actor_critic_cost(config.actor_critic, MOST_ACTIONS, frames).parameters, 0.0
     if not config.agent.model_free:
-        weights += parameters(config) + reward_end_parameters(config.reward_end, MOST_ACTIONS, frames.height)
+        weights += parameters(config) + reward_end_cost(config.reward_end, MOST_ACTIONS, frames).parameters
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
     return 4.0 * weights * (1 + 2 * ADAM) + 2 * ring + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES
 

@@ -1,7 +1,7 @@
 """The cost of `train_state_probe`."""
 
 from diamond_bench.costs import frames_of
-from diamond_bench.models.probe_flops import LAYERS, probe_flops
+from diamond_bench.models.state_probe_cost import state_probe_cost
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
 from diamond_bench.store.kinds import TrainStateProbe
@@ -12,11 +12,11 @@ _OBJECTS = 3
 
 def training_flops(config: TrainStateProbe, frames: FrameSpec, num_objects: int = _OBJECTS) -> float:
     """FLOP of all updates; a backward pass counts as two forward passes."""
-    return 3 * probe_flops(num_objects, config.probe.channels, frames.sides) * config.probe.batch_size * config.probe.num_steps
+    return 3 * state_probe_cost(num_objects, config.probe.channels, frames).flops * config.probe.batch_size * config.probe.num_steps
 
 
 def _disk(config: TrainStateProbe, inputs: Inputs) -> float:
-    return 4.0 * config.probe.channels * (5 * 25 + LAYERS * 9 * config.probe.channels)
+    return 4.0 * state_probe_cost(_OBJECTS, config.probe.channels, frames_of(inputs["dataset"])).parameters
 
 
 def _arithmetic(config: TrainStateProbe, inputs: Inputs) -> Arithmetic:

@@ -2,18 +2,34 @@
 
 import functools
 import json
+from typing import Protocol
 
-from diamond_bench.config import ExecutionConfig, NetworkConfig, Sampler
+from diamond_bench.config import ConditioningConfig, ExecutionConfig, NetworkConfig, Sampler
 from diamond_bench.costs import MOST_ACTIONS
 from diamond_bench.diffusion.schedules import nfe
-from diamond_bench.models.flops import denoiser_flops, denoiser_parameters
+from diamond_bench.models.cost import Cost
+from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.cost import Arithmetic
 from diamond_bench.store.kinds import ImportAgent, TrainAgent, TrainWorldModel
 from diamond_bench.typed import identity_fields
 
-MadeBy = TrainWorldModel | TrainAgent | ImportAgent
-"""Config of the job that makes a world model. An imported agent's is assumed to have the paper's size."""
+
+class Described(Protocol):
+    """What describes a world model: the config of a training, or what is stored with its weights."""
+
+    @property
+    def network(self) -> NetworkConfig: ...
+    @property
+    def conditioning(self) -> ConditioningConfig: ...
+
+
+MadeBy = Described | ImportAgent
+"""An imported agent's world model is assumed to have the paper's size."""
+
+
+_ANY = FrameSpec.square(64)
+"""The number of parameters does not depend on the frames' size."""
 
 
 def frame_flops(made_by: MadeBy, sampler: Sampler, frames: FrameSpec) -> float:
@@ -29,14 +45,12 @@ def update_flops(made_by: TrainWorldModel | TrainAgent, frames: FrameSpec) -> fl
 
 def call_flops(made_by: MadeBy, frames: FrameSpec) -> float:
     """FLOP of one forward pass of the network for one row."""
-    trained = _trained(made_by)
-    return denoiser_flops(trained.network, trained.conditioning, frames.height)
+    return _network_cost(made_by, frames).flops
 
 
 def parameters(made_by: MadeBy) -> int:
     """Trained parameters."""
-    trained = _trained(made_by)
-    return denoiser_parameters(trained.network, trained.conditioning, MOST_ACTIONS)
+    return _network_cost(made_by, _ANY).parameters
 
 
 def arithmetic(made_by: MadeBy, execution: ExecutionConfig) -> Arithmetic:
@@ -50,5 +64,15 @@ def _name(network: NetworkConfig) -> str:
     return json.dumps(identity_fields(network), sort_keys=True)
 
 
-def _trained(made_by: MadeBy) -> TrainWorldModel | TrainAgent:
+def _network_cost(made_by: MadeBy, frames: FrameSpec) -> Cost:
+    trained = _trained(made_by)
+    return _denoiser_cost(trained.network, trained.conditioning, frames)
+
+
+@functools.cache
+def _denoiser_cost(network: NetworkConfig, conditioning: ConditioningConfig, frames: FrameSpec) -> Cost:
+    return denoiser_cost(network, conditioning, MOST_ACTIONS, frames)
+
+
+def _trained(made_by: MadeBy) -> Described:
     return TrainAgent(made_by.game, 0) if isinstance(made_by, ImportAgent) else made_by

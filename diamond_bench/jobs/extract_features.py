@@ -19,7 +19,7 @@ from diamond_bench.evaluation.perceptual import inception_features
 from diamond_bench.evaluation.rollouts import FID_STREAM
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.parts import Arrays, Parts, save_arrays
-from diamond_bench.models.inception_flops import INCEPTION_FLOPS
+from diamond_bench.models.inception_cost import INCEPTION_FLOPS
 from diamond_bench.store.files import read_arrays
 from diamond_bench.store.kinds import ExtractFeatures
 

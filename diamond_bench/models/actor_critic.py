@@ -12,6 +12,7 @@ from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.lstm import LstmState, init_lstm
 from diamond_bench.models.precision import Precision, arithmetic
 from diamond_bench.models.shape import IMAGE_CHANNELS, actor_critic_features, check_actor_critic
+from diamond_bench.spaces import FrameSpec
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class ActorCritic(Compilable):
         check_actor_critic(config, frame_size)
         self.precision = precision
         self.encoder = ActorCriticEncoder(config)
-        self.lstm = nn.LSTMCell(actor_critic_features(config, frame_size), config.lstm_dim)
+        self.lstm = nn.LSTMCell(actor_critic_features(config, FrameSpec.square(frame_size)), config.lstm_dim)
         self.critic = nn.Linear(config.lstm_dim, 1)
         self.actor = nn.Linear(config.lstm_dim, num_actions)
         init_lstm(self.lstm)

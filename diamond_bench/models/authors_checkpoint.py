@@ -24,6 +24,7 @@ from diamond_bench.models.description import AgentDescription
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import IMAGE_CHANNELS, actor_critic_features, check_network, reward_end_features
 from diamond_bench.models.tensor_file import read_state_dict
+from diamond_bench.spaces import FrameSpec
 
 States = dict[Component, dict[str, Tensor]]
 """State dicts of the three networks, under our names."""
@@ -269,11 +270,11 @@ def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int |
         poolings = [(*(gap == 2 for gap in gaps), last) for last in (True, False)]
     else:
         poolings = [(True,) * count + (False,) * (len(places) - count) for count in range(len(places), -1, -1)]
-    sizes = [size for size in FRAME_SIZES if reward_end_features(reward_end, size) == fed_reward_end]
+    sizes = [size for size in FRAME_SIZES if reward_end_features(reward_end, FrameSpec.square(size)) == fed_reward_end]
     fits = [
         (config, size)
         for down, size in product(poolings, sizes)
-        if actor_critic_features(config := ActorCriticConfig(channels, down, lstm_dim), size) == fed
+        if actor_critic_features(config := ActorCriticConfig(channels, down, lstm_dim), FrameSpec.square(size)) == fed
     ]
     possible = sorted({size for _, size in fits})
     if not possible:

@@ -1,16 +1,15 @@
 """The trainable part of the denoiser: a U-Net told the noise level, the past frames and the actions."""
 
 import math
-from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diamond_bench.config import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, ConditioningConfig, NetworkConfig, imported
-from diamond_bench.errors import UserError
 from diamond_bench.models.blocks import group_norm
 from diamond_bench.models.conditioning import Conditioning, Told
+from diamond_bench.models.denoiser_cost import joined
 from diamond_bench.models.shape import IMAGE_CHANNELS, check_network
 from diamond_bench.models.unet import UNet
 from diamond_bench.spaces import ActionSpec
@@ -68,12 +67,13 @@ class DenoiserNetwork(nn.Module):
         given = (network, conditioning, ActionSpec.discrete(actions) if isinstance(actions, int) else actions, image_channels)
         # the order in which parts are made is that of their random numbers: a change of it changes what a seed trains
         self.noise_features = FourierFeatures(cond_channels)
-        self.action_embedding = imported(ACTION_CONDITIONINGS[conditioning.actions])(*given)  # whichever way: stored models have this name
-        self.frame_conditioning = imported(FRAME_CONDITIONINGS[conditioning.frames])(*given)
+        # stored models have this name, whichever conditioning it is
+        self.action_embedding = imported(ACTION_CONDITIONINGS[conditioning.actions].module)(*given)
+        self.frame_conditioning = imported(FRAME_CONDITIONINGS[conditioning.frames].module)(*given)
         ways: tuple[Conditioning, ...] = (self.frame_conditioning, self.action_embedding)
         self.condition = nn.Sequential(nn.Linear(cond_channels, cond_channels), nn.SiLU(), nn.Linear(cond_channels, cond_channels))
         self.conv_in = nn.Conv2d(sum(way.num_planes for way in ways) + image_channels, width, 3, padding=1)
-        self.unet = UNet(network, _joined_widths(conditioning, [way.history_widths for way in ways]))
+        self.unet = UNet(network, joined(conditioning, [way.history_widths for way in ways]))
         self.norm_out = group_norm(width)
         self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
@@ -108,14 +108,3 @@ class DenoiserNetwork(nn.Module):
         y = self.unet(self.conv_in(torch.cat((*planes, x), dim=1)), self.condition(cond), history)
         out: Tensor = self.conv_out(F.silu(self.norm_out(y)))
         return out
-
-
-def _joined_widths(conditioning: ConditioningConfig, ways: Iterable[Sequence[int]]) -> list[int]:
-    """The widths of all ways' tokens, of which a level attends to one."""
-    given = [widths for widths in ways if widths]
-    if any(sum(width > 0 for width in level) > 1 for level in zip(*given, strict=True)):
-        raise UserError(
-            f"conditioning.frames={conditioning.frames} and conditioning.actions={conditioning.actions}: both have the U-Net attend to "
-            f"them at the same level, which attends to one"
-        )
-    return [max(level) for level in zip(*given, strict=True)]

@@ -18,6 +18,7 @@ from diamond_bench.models.shape import (
     reward_end_features,
     reward_end_stages,
 )
+from diamond_bench.spaces import FrameSpec
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class RewardEndModel(Compilable):
         self.precision = precision
         self.action_embedding = nn.Embedding(num_actions, config.cond_channels)
         self.encoder = RewardEndEncoder(config, image_channels)
-        self.lstm = nn.LSTM(reward_end_features(config, frame_size), config.lstm_dim, batch_first=True)
+        self.lstm = nn.LSTM(reward_end_features(config, FrameSpec.square(frame_size)), config.lstm_dim, batch_first=True)
         self.head = nn.Sequential(
             nn.Linear(config.lstm_dim, config.lstm_dim),
             nn.SiLU(),

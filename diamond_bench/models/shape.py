@@ -1,4 +1,4 @@
-"""The networks' shapes as plain numbers, without torch: what their blocks are built from and what planning counts."""
+"""The networks' shapes as plain numbers, without torch: what their blocks are built from and what their costs are counted from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ from diamond_bench.config import (
     FRAME_CONDITIONINGS,
     ActorCriticConfig,
     ConditioningConfig,
+    ConditioningOption,
     NetworkConfig,
     RewardEndConfig,
     Sampler,
 )
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.spaces import FrameSpec
 
 NORM_EPS = 1e-5
 IMAGE_CHANNELS = 3
@@ -87,13 +89,6 @@ def action_width(network: NetworkConfig, conditioning: ConditioningConfig) -> in
     return conditioning.action_width or unsaid
 
 
-def input_planes(network: NetworkConfig, conditioning: ConditioningConfig) -> int:
-    """Channels stacked before the noisy frame, without those of ways to condition that are not the project's own."""
-    frames = IMAGE_CHANNELS if conditioning.frames in ("stack", "both") else 0
-    actions = action_width(network, conditioning) if conditioning.actions == "planes" else 0
-    return conditioning.num_frames * (frames + actions)
-
-
 def attends(conditioning: ConditioningConfig) -> bool:
     """Whether past frames go through the history encoder."""
     return conditioning.frames in ("cross_attention", "both")
@@ -164,6 +159,11 @@ def _check_conditioning(network: NetworkConfig, conditioning: ConditioningConfig
     ):
         if name not in known:
             raise UserError(f"conditioning.{key}={name!r}: {nearest(name, known)}")
+        if not isinstance(known[name], ConditioningOption):
+            raise UserError(
+                f"conditioning.{key}={name}: it is registered as {known[name]!r}, which does not say what it costs; register a "
+                f"ConditioningOption of its class and its cost (docs/extending.md)"
+            )
     if conditioning.action_dropout > 0 and conditioning.actions == "none":
         raise UserError(
             f"conditioning.action_dropout={conditioning.action_dropout}: conditioning.actions=none tells the network no actions that could "
@@ -201,30 +201,30 @@ def reward_end_stages(config: RewardEndConfig) -> list[list[Block]]:
     return [*stages, [Block(config.channels[-1], config.channels[-1], True)] * NUM_MIDDLE_BLOCKS]
 
 
-def reward_end_sides(config: RewardEndConfig, frame_size: int) -> list[int]:
-    """A picture's side in each stage of the reward/end model: halved and rounded up, as a convolution of stride 2 does."""
-    sides = [frame_size]
+def reward_end_sizes(config: RewardEndConfig, frames: FrameSpec) -> list[FrameSpec]:
+    """A picture's size in each stage of the reward/end model: halved and rounded up, as a convolution of stride 2 does."""
+    sizes = [frames]
     for _ in config.channels[1:]:
-        sides.append(-(-sides[-1] // 2))
-    return [*sides, sides[-1]]
+        sizes.append(FrameSpec(-(-sizes[-1].height // 2), -(-sizes[-1].width // 2)))
+    return [*sizes, sizes[-1]]
 
 
-def reward_end_features(config: RewardEndConfig, frame_size: int) -> int:
+def reward_end_features(config: RewardEndConfig, frames: FrameSpec) -> int:
     """Width of what the reward/end model's LSTM is fed."""
-    return config.channels[-1] * reward_end_sides(config, frame_size)[-1] ** 2
+    return config.channels[-1] * reward_end_sizes(config, frames)[-1].pixels
 
 
-def actor_critic_sides(config: ActorCriticConfig, frame_size: int) -> list[int]:
-    """A picture's side in each stage of the actor-critic, and after the last: halved and rounded down by each max-pooling."""
-    sides = [frame_size]
+def actor_critic_sizes(config: ActorCriticConfig, frames: FrameSpec) -> list[FrameSpec]:
+    """A picture's size in each stage of the actor-critic, and after the last: halved and rounded down by each max-pooling."""
+    sizes = [frames]
     for down in config.down:
-        sides.append(sides[-1] // 2 if down else sides[-1])
-    return sides
+        sizes.append(FrameSpec(sizes[-1].height // 2, sizes[-1].width // 2) if down else sizes[-1])
+    return sizes
 
 
-def actor_critic_features(config: ActorCriticConfig, frame_size: int) -> int:
+def actor_critic_features(config: ActorCriticConfig, frames: FrameSpec) -> int:
     """Width of what the actor-critic's LSTM cell is fed."""
-    return config.channels[-1] * actor_critic_sides(config, frame_size)[-1] ** 2
+    return config.channels[-1] * actor_critic_sizes(config, frames)[-1].pixels
 
 
 def _same_length(group: str, part: str, **fields: tuple[object, ...]) -> None:
@@ -258,7 +258,7 @@ def check_actor_critic(config: ActorCriticConfig, frame_size: int) -> None:
             raise UserError(
                 f"actor_critic.channels={config.channels}: a stage is {width} wide, not divisible by its {num_groups(width)} groups"
             )
-    if actor_critic_sides(config, frame_size)[-1] < 1:
+    if actor_critic_sizes(config, FrameSpec.square(frame_size))[-1].pixels < 1:
         raise UserError(
             f"actor_critic.down={config.down}: {sum(config.down)} max-poolings leave nothing of a frame of side {frame_size}; "
             f"use fewer of them or a larger env.frame_size"

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diamond_bench.models.state_probe_cost import DILATIONS, INPUTS
+
 _REACH = 2
 """Cells around the likeliest one over which its place is averaged: a second, unlikelier thing elsewhere does not pull it away."""
 _SURROUNDINGS = 3
 """Cells on each side of an object that say nothing about it being elsewhere."""
-_DILATIONS = (1, 2, 4)
 
 
 class StateProbe(nn.Module):
@@ -20,8 +21,8 @@ class StateProbe(nn.Module):
 
     def __init__(self, num_objects: int, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(5, channels, 5, stride=2, padding=2)
-        self.deeper = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in _DILATIONS)
+        self.first = nn.Conv2d(INPUTS, channels, 5, stride=2, padding=2)
+        self.deeper = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in DILATIONS)
         self.maps = nn.Conv2d(channels, num_objects, 1)
         self.absent = nn.Parameter(torch.zeros(num_objects))
 

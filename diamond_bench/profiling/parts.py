@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diamond_bench.costs import frames_of
+from diamond_bench.costs.world_model import call_flops
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import to_float
 from diamond_bench.diffusion.schedules import nfe
@@ -18,11 +20,13 @@ from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.agent_learners import Learners, imagination_settings
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.execution import Execution
-from diamond_bench.models.flops import actor_critic_flops, denoiser_flops, reward_end_flops
+from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.graphs import Graphed
+from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import NUM_REWARDS
 from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Work
+from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.actor_critic import Rollout, actor_critic_loss
 from diamond_bench.training.learner import Learner
@@ -57,15 +61,15 @@ def random_replay(config: TrainAgent, device: torch.device) -> Replay:
 
 
 def flop_of(config: TrainAgent, device_type: str) -> dict[str, float]:
-    """FLOP of each part that networks make up, by the part's name, counted by `models.flops`; what is no network's is not counted.
+    """FLOP of each part that networks make up, by the part's name, counted as planning does; what is no network's is not counted.
 
     On CUDA a rollout renews the policy's memory of all games at every step, finished or not (`collect_rollout`'s all_rows); elsewhere
     only where their horizon ends. Gradient flows through the burn-in of a renewal, unless it is a rollout's last step.
     """
-    c, size, actions = config, config.env.frame_size, num_actions(config.game)
-    denoise = denoiser_flops(c.network, c.conditioning, size)
-    judge = reward_end_flops(c.reward_end, size)
-    act = actor_critic_flops(c.actor_critic, actions, size)
+    c, frames, actions = config, frames_of(config), ActionSpec.discrete(num_actions(config.game))
+    denoise = call_flops(c, frames)
+    judge = reward_end_cost(c.reward_end, actions, frames).flops
+    act = actor_critic_cost(c.actor_critic, actions, frames).flops
     imagined, steps, horizon, calls = c.actor_critic.batch_size, c.actor_critic.steps_per_update, c.actor_critic.horizon, nfe(c.sampler)
     terms, burnt_in = c.training.num_autoregressive_steps + 1, _start_length(c) - 1
     step = imagined * (calls * denoise + judge + act)

@@ -18,8 +18,8 @@ from diamond_bench.diffusion.samplers import Sampling, sample
 from diamond_bench.diffusion.schedules import check_sampler, nfe, sigmas
 from diamond_bench.diffusion.side_by_side import SideBySide
 from diamond_bench.errors import UserError
+from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.denoiser_network import DenoiserNetwork
-from diamond_bench.models.flops import denoiser_flops
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.shape import check_guidance
 from diamond_bench.reading import read_json
@@ -80,8 +80,9 @@ class DiamondWorld(StackedWorld):
 
     @property
     def flops_per_frame(self) -> float:
-        """As `WorldModel.flops_per_frame`; frames are taken to be square."""
-        return denoiser_flops(self.description.network, self.description.conditioning, self.frames.height) * self.calls_per_frame
+        """As `WorldModel.flops_per_frame`."""
+        described = self.description
+        return denoiser_cost(described.network, described.conditioning, self.spec.actions, self.frames).flops * self.calls_per_frame
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
