@@ -1,6 +1,7 @@
 """Published learning curves, shipped as data: scores along training. They are no final scores, so rankings refuse them."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,11 @@ def published_curves() -> pd.DataFrame:
 
     `episodes` is `test` (an evaluation apart from training) or `training` (returns of the episodes that were trained on).
     """
+    return _curves().copy()
+
+
+@cache
+def _curves() -> pd.DataFrame:
     types = {"method": str, "game": str, "seed": "Int64", "real_steps": np.float64, "score": np.float64, "episodes": str, "source": str}
     return pd.read_csv(_FILE, dtype=types)[list(CURVE_COLUMNS)]  # type: ignore[arg-type]
 

@@ -5,7 +5,9 @@ HNS = (score - random) / (human - random). Data and their sources: published/REA
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,15 +56,20 @@ class ScoreFile:
     flags: list[str]
 
 
+@cache
+def _read(name: str, **types: Any) -> pd.DataFrame:
+    """A shipped table with the types of its columns, read once per process: nothing may change it."""
+    return pd.read_csv(_DATA / name, dtype=types or None)
+
+
 def published() -> pd.DataFrame:
     """The shipped scores in COLUMNS; seed is Int64, missing where one number a game was published."""
-    types = {"method": str, "game": str, "seed": "Int64", "score": np.float64, "source": str}
-    return pd.read_csv(_DATA / "published_scores.csv", dtype=types)[list(COLUMNS)]  # type: ignore[arg-type]
+    return _read("published_scores.csv", method=str, game=str, seed="Int64", score=np.float64, source=str)[list(COLUMNS)].copy()
 
 
 def human_random() -> pd.DataFrame:
     """Columns random and human, index game: the 26 games, alphabetical."""
-    return pd.read_csv(_DATA / "human_random.csv").set_index("game").sort_index().astype(np.float64)
+    return _read("human_random.csv").set_index("game").sort_index().astype(np.float64)
 
 
 def with_hns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +151,7 @@ def score_matrix(frame: pd.DataFrame, column: str = "hns", games: Sequence[str] 
 
 def footnotes(method: str, source: str, iqm: bool = True) -> list[str]:
     """Sentences that belong under any table or figure with this entry; none for a user's own. Without `iqm`, where it shows no IQM."""
-    notes = pd.read_csv(_DATA / "footnotes.csv", dtype=str)
+    notes = _read("footnotes.csv", method=str, source=str, topic=str, text=str)
     shown = (notes["method"] == method) & (notes["source"] == source) & (iqm | ~notes["topic"].isin(_OF_IQM))
     return notes["text"][shown].tolist()
 
@@ -190,7 +197,7 @@ def protocol(method: str, source: str) -> dict[str, str] | None:
     Points that its code does not settle are missing. A user's own scores of a method of that name, from another source, may come from any
     code: None.
     """
-    table = pd.read_csv(_DATA / "protocols.csv", dtype=str)
+    table = _read("protocols.csv", method=str, point=str, value=str)
     rows = table[table["method"] == method]
     if len(rows) and Entry(method, source) not in (*entries(published()), *entries(published_curves())):
         return None

@@ -2,7 +2,8 @@
 
 Commands in code blocks marked `sh` are run at scale tiny in place of the scale that is written, and those that make new artifacts at
 less cost still (dry runs as they are); `pytest -m slow` runs them literally. What `sweep` and `train` make at scale tiny is the store that
-all tests share, made by these very commands: here they find it done.
+all tests share, made by these very commands: here they find it done. Commands run in this process, which saves seconds of imports each; the
+jobs that they start run in workers of their own.
 """
 
 import re
@@ -124,7 +125,7 @@ def environment(folder: Path) -> dict[str, str]:
 Start = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run(command: Command, folder: Path, other_store: Path, start: Start = diamond_bench) -> subprocess.CompletedProcess[str]:
+def run(command: Command, folder: Path, other_store: Path, start: Start = in_this_process) -> subprocess.CompletedProcess[str]:
     evaluations = sorted((folder / "outputs" / "evaluate_world_model").glob("*"))
     placeholders = {"JOB": evaluations[0].name, "OTHER": evaluations[1].name, "FOLDER": str(other_store)} if evaluations else {}
     words = [placeholders.get(word, word) for word in command]
@@ -145,7 +146,7 @@ def trained_agent(folder: Path) -> str:
 
 @pytest.mark.parametrize("command", list(dict.fromkeys(map(at_test_scale, commands()))), ids=" ".join)
 def test_a_documented_command_runs(command: Command, workspace: Path, tiny_store: Path) -> None:
-    done = run(command, workspace, tiny_store, in_this_process if "--dry-run" in command else diamond_bench)
+    done = run(command, workspace, tiny_store)
     assert done.stdout or done.stderr
     assert "Traceback" not in done.stderr
 
@@ -160,7 +161,7 @@ def test_the_main_command_and_the_kinds_of_commands_are_documented() -> None:
 def test_documented_commands_run_literally(tiny_store: Path, tmp_path: Path) -> None:
     prepare(tmp_path)
     for command in commands():
-        run(command, tmp_path, tiny_store)
+        run(command, tmp_path, tiny_store, diamond_bench)
     assert (tmp_path / "outputs/studies/sampling_steps/smoke/report/drift-Breakout.png").stat().st_size > 0
 
 
