@@ -14,11 +14,11 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.estimate import estimate, time_range
 from diamond_bench.studies.housekeeping import Usage
+from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.overview import StudyStatus, job_variants
-from diamond_bench.studies.plan import PER_GAME, Plan
+from diamond_bench.studies.plan import PER_GAME
 from diamond_bench.terminal import SafeConsole
 
 _PARTS = ("artifact", "checkpoint", "frames")
@@ -74,8 +74,8 @@ def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, A
     ]
 
 
-def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool) -> None:
-    """The jobs of a plan, what is missing of them, and what that would cost."""
+def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes: Iterable[str] = ()) -> None:
+    """The jobs of a plan, what is missing of them, what that would cost, and further `notes`."""
     states = store.states()
     rows = plan_rows(plan, states)
     if as_json:
@@ -86,9 +86,9 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool) -> Non
         of_kind = [row for row in rows if row["kind"] == kind]
         done = sum(row["state"] == "done" for row in of_kind)
         shown.add_row(kind, str(len(of_kind)), str(done), str(len(of_kind) - done))
-    out.print(f"[bold]{escape(plan.study.name)}[/bold] at scale {plan.scale}: {escape(plan.study.question)}")
+    out.print(f"[bold]{escape(plan.name)}[/bold] at scale {plan.scale}: {escape(plan.question)}")
     games = escape(", ".join(dict.fromkeys(point.game for point in plan.points)))
-    out.print(f"games {games}; seeds {_seeds(plan.study.seeds)}; store {escape(str(store.root))}")
+    out.print(f"games {games}; seeds {_seeds(list(dict.fromkeys(point.seed for point in plan.points)))}; store {escape(str(store.root))}")
     out.print(shown)
     missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
     cost = estimate(plan.jobs, missing, store, states)
@@ -103,7 +103,7 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool) -> Non
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
-    for sentence in limits(plan):
+    for sentence in notes:
         out.print(f"note: {escape(sentence)}", highlight=False)
 
 

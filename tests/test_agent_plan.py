@@ -11,7 +11,8 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import ImportAgent, TrainAgent
 from diamond_bench.studies import single
-from diamond_bench.studies.plan import Plan, plan_study
+from diamond_bench.studies.job_plan import Plan
+from diamond_bench.studies.plan import plan_study, save_plan
 from diamond_bench.studies.single import plan_evaluate, plan_import, plan_train, trained_at
 from diamond_bench.studies.spec import SCALES
 
@@ -49,6 +50,19 @@ def test_studies_and_single_agents_share_trainings() -> None:
     alone = plan_train(["scale=tiny", "game=Breakout", "seed=0"])
     assert set(study.jobs) == set(alone.jobs) <= set(steps.jobs)
     assert len(steps.jobs) == 4
+
+
+def test_the_plan_of_one_agent_is_no_study_and_is_saved_as_ever(tmp_path: Path) -> None:
+    plan = plan_train(["game=Pong", "seed=3", "scale=smoke"])
+    assert not hasattr(plan, "study")
+    save_plan(plan, tmp_path)
+    saved = json.loads((tmp_path / "studies" / "train-Pong-seed3" / "smoke" / "plan.json").read_text())
+    compared = {"baseline": {}, "holm_equivalence": False, "looks": [], "margin": 0.0, "metric": "test_return", "test": "permutation"}
+    assert saved["primary"] == {**compared, "variants": []}
+    assert (saved["axes"], saved["note"], saved["protocol"]) == ({}, "", "agent")
+    assert saved["question"] == "How well does this agent play?"
+    roles = {"agent": ["train_agent", "a1eb4675724f16de"], "evaluation": ["evaluate_agent", "c6ee4b7951e2195e"]}
+    assert saved["points"] == [["default", "", [], "Pong", 3, "fp32", roles]]
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import in_this_process
 from pinned_ids import FILE, SCALES, digests, plan_at
 from rich.console import Console
 
@@ -397,9 +398,7 @@ def test_the_shipped_studies_can_be_answered_with_the_runs_they_plan() -> None:
     ],
 )
 def test_a_dry_run_says_what_the_planned_runs_can_never_tell(study: str, tokens: list[str], words: str, tmp_path: Path) -> None:
-    out = io.StringIO()
-    print_plan(Console(file=out, width=1000), plan_study(study, tokens), Store(tmp_path, say=print), as_json=False)
-    assert words in out.getvalue()
+    assert words in in_this_process("sweep", study, *tokens, "--dry-run", cwd=tmp_path).stdout
 
 
 def test_saying_what_cannot_be_told_takes_no_pandas() -> None:

@@ -92,12 +92,14 @@ def retry(
 
     from diamond_bench.config import SlurmCluster
     from diamond_bench.launch.slurm.standing import standing
+    from diamond_bench.studies.job_plan import Plan
     from diamond_bench.studies.plan import find_plan, plan_study
     from diamond_bench.studies.single import plan_train
 
     store = open_store(overrides)
     saved = find_plan(store.root, study, retry_tokens([], overrides or [])[0])
     _, command, *words = shlex.split(saved.command)
+    plan: Plan
     if command == "sweep":
         plan = plan_study(words[0], retry_tokens(words[1:], overrides or [])[1])
     elif command == "train":

@@ -67,7 +67,7 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
             say(f"note: {error}")
             before = plan.command
         if before != plan.command:
-            say(f"status, results and report of {plan.study.name} spoke of `{before}`; from now on they speak of this command")
+            say(f"status, results and report of {plan.name} spoke of `{before}`; from now on they speak of this command")
         if plan.command.startswith(_SWEEP):
             say_registration(saved, store)
         save_plan(plan, store.root)

@@ -57,7 +57,7 @@ def _order(plan: Any, only: Any) -> Any:
     from diamond_bench.studies.overview import job_variants
 
     variants = {ref: tuple(names) for ref, names in job_variants(plan.points).items()}
-    return Order(plan.jobs, plan.cluster, plan.study.name, variants, plan.execution.device, only or (lambda ref: True))
+    return Order(plan.jobs, plan.cluster, plan.name, variants, plan.execution.device, only or (lambda ref: True))
 
 
 def _wait(plan: Any, saved: Any, store: Any, as_json: bool, with_report: bool) -> int:

@@ -56,6 +56,7 @@ def sweep(
     from diamond_bench.evaluation.weights import require
     from diamond_bench.launch.devices import check_devices, check_there
     from diamond_bench.printing import print_plan
+    from diamond_bench.studies.answerable import limits
     from diamond_bench.studies.plan import as_saved, plan_study
     from diamond_bench.studies.registration import foreseen
 
@@ -63,7 +64,7 @@ def sweep(
     plan, store = plan_study(study, tokens), open_store(tokens)
     check_devices(plan.executions(), here=not isinstance(plan.cluster, SlurmCluster))
     if dry_run:
-        print_plan(out, plan, store, as_json)
+        print_plan(out, plan, store, as_json, limits(plan))
         on_slurm = isinstance(plan.cluster, SlurmCluster) and not as_json
         states = store.states()
         if not as_json:

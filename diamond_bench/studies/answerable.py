@@ -10,7 +10,7 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import flat
 from diamond_bench.studies.looks import ALPHA, look_level
 from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools, unused_settings
-from diamond_bench.studies.plan import Plan, Point
+from diamond_bench.studies.plan import Point, StudyPlan
 from diamond_bench.typed import to_plain
 
 
@@ -95,12 +95,12 @@ MOST_SEEDS = 50
 """Seeds a game above which a study is asked whether it means them (analysis.scores.MOST_RUNS, which planning cannot import)."""
 
 
-def limits(plan: Plan) -> list[str]:
+def limits(plan: StudyPlan) -> list[str]:
     """Sentences on what is odd about the runs planned: implausibly many seeds, and what they can never tell, however they come out."""
     return [*_many_seeds(plan), *_between_looks(plan), *_unanswerable(plan)]
 
 
-def _between_looks(plan: Plan) -> list[str]:
+def _between_looks(plan: StudyPlan) -> list[str]:
     looks, seeds = plan.study.primary.looks, len({point.seed for point in plan.points})
     if not looks or seeds in looks:
         return []
@@ -109,14 +109,14 @@ def _between_looks(plan: Plan) -> list[str]:
     return [f"there is no planned look at {seeds} seeds (primary.looks: [{listed}]): results stay exploratory until there are {following}"]
 
 
-def _many_seeds(plan: Plan) -> list[str]:
+def _many_seeds(plan: StudyPlan) -> list[str]:
     if (seeds := len({point.seed for point in plan.points})) <= MOST_SEEDS:
         return []
     key = "agent_evaluation.episodes" if plan.study.protocol == "agent" else "evaluation.num_trajectories"
     return [f"{seeds} seeds a game, more than {MOST_SEEDS}: each seed is a whole training; to evaluate each of them on more, raise {key}"]
 
 
-def _unanswerable(plan: Plan) -> list[str]:
+def _unanswerable(plan: StudyPlan) -> list[str]:
     """What the runs planned can never tell; none for a study of one variant."""
     stated, variants = plan.study.primary, dict.fromkeys(point.variant for point in plan.points)
     if len(variants) < 2:
@@ -140,7 +140,7 @@ def _unanswerable(plan: Plan) -> list[str]:
     return _too_few(plan, pairs)
 
 
-def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
+def _too_few(plan: StudyPlan, pairs: Mapping[str, str]) -> list[str]:
     runs: dict[str, dict[str, dict[int, tuple[Any, ...]]]] = {}
     for point in plan.points:
         runs.setdefault(point.variant, {}).setdefault(point.game, {})[point.seed] = _checkpoint(plan, point)
@@ -170,7 +170,7 @@ def _too_few(plan: Plan, pairs: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _checkpoint(plan: Plan, point: Point) -> tuple[Any, ...]:
+def _checkpoint(plan: StudyPlan, point: Point) -> tuple[Any, ...]:
     """What is evaluated: runs that share it are paired."""
     trainings = [ref for ref in point.jobs.values() if ref.kind.startswith("train_")]
     evaluation = plan.jobs[point.jobs["evaluation"]].config.evaluation

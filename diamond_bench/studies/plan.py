@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.compose import Override, base, groups, output_root, parse, scale_keys, with_values
-from diamond_bench.config import Cluster, DataConfig, ExecutionConfig, RunConfig
+from diamond_bench.config import DataConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, has_seal, read_json, refusal, require_folders, sealed, write_json
@@ -27,6 +27,8 @@ from diamond_bench.studies.baselines import differing_settings
 from diamond_bench.studies.bounds import is_study_name
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
+from diamond_bench.studies.job_plan import Plan, plain_primary
+from diamond_bench.studies.job_plan import Point as Point
 from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study, with_overrides
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
@@ -36,37 +38,10 @@ PER_GAME = ("dataset", "state_probe", "true_features")
 
 
 @dataclass(frozen=True)
-class Point:
-    """One cell of a study: a variant on a game with a seed, and the jobs that answer it."""
-
-    variant: str
-    arm: str
-    axes: Mapping[str, Any]
-    game: str
-    seed: int
-    precision: str
-    jobs: Mapping[str, JobRef]
-    """By role: dataset, world_model, evaluation, and if needed state_probe and true_features. In the protocol agent: agent, evaluation."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a study asks for at a scale, in dependency order."""
+class StudyPlan(Plan):
+    """The plan of a study at a scale: its jobs, and what it compares."""
 
     study: Study
-    scale: str
-    """The scale's name, with a star where overrides changed what it sets."""
-    command: str
-    """The command that makes this plan again."""
-    jobs: Mapping[JobRef, JobSpec]
-    points: tuple[Point, ...]
-    execution: ExecutionConfig
-    cluster: Cluster
-
-    def executions(self) -> tuple[ExecutionConfig, ...]:
-        """Every way in which its jobs are to be executed, as asked for first."""
-        of_jobs = (job.config.execution for job in self.jobs.values() if hasattr(job.config, "execution"))
-        return tuple(dict.fromkeys((self.execution, *of_jobs)))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -74,8 +49,17 @@ class Plan:
         evaluations = (job.config.evaluation.metrics for job in self.jobs.values() if job.kind == "evaluate_world_model")
         return tuple(dict.fromkeys(metric for metrics in evaluations for metric in metrics))
 
+    def comparison(self) -> dict[str, Any]:
+        """As `Plan.comparison`."""
+        return {
+            "note": self.study.note,
+            "protocol": self.study.protocol,
+            "axes": {axis.name: {"key": axis.key, "title": axis.title} for axis in self.study.axes},
+            "primary": plain_primary(self.study.primary),
+        }
 
-def plan_study(name: str, tokens: Sequence[str] = ()) -> Plan:
+
+def plan_study(name: str, tokens: Sequence[str] = ()) -> StudyPlan:
     """The plan of a study with overrides as typed on the command line. Raises UserError; creates nothing."""
     overrides = parse(tokens)
     study = load_study(name, scale_of(overrides))
@@ -87,7 +71,7 @@ def scale_of(overrides: Sequence[Override]) -> str:
     return str(next((o.value for o in overrides if o.key == "scale"), "paper"))
 
 
-def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Plan:
+def make_plan(study: Study, overrides: Sequence[Override], command: str) -> StudyPlan:
     """The plan of a study as overridden; `command` makes it again. Raises UserError; creates nothing."""
     chosen = {o.key: o.value for o in overrides if o.key in ("scale", "cluster")}
     scale = scale_of(overrides)
@@ -112,7 +96,8 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Plan
             on_game = in_effect(on_game)
             point = _agent_point if study.protocol == "agent" else _point
             cells += [point(variant, arm, axes, replace(on_game, seed=seed), jobs, known) for seed in study.seeds]
-    return Plan(study, f"{scale}*" if starred else scale, command, jobs, tuple(cells), config.execution, config.cluster)
+    scale = f"{scale}*" if starred else scale
+    return StudyPlan(study.name, study.question, scale, command, jobs, tuple(cells), config.execution, config.cluster, study)
 
 
 def _check_dataset(data: DataConfig) -> None:
@@ -239,7 +224,7 @@ class SavedPlan:
 
 def save_plan(plan: Plan, root: Path) -> SavedPlan:
     """Writes plan.json: the points and their jobs, so that status and results need not plan again."""
-    folder = study_folder(root, plan.study.name, plan.scale)
+    folder = study_folder(root, plan.name, plan.scale)
     require_folders(root, folder)
     write_json(folder / "plan.json", sealed(_content(plan)))
     return as_saved(plan, root)
@@ -247,7 +232,7 @@ def save_plan(plan: Plan, root: Path) -> SavedPlan:
 
 def as_saved(plan: Plan, root: Path) -> SavedPlan:
     """The plan as `save_plan` would leave it, without writing it."""
-    return _from_content(_content(plan), study_folder(root, plan.study.name, plan.scale))
+    return _from_content(_content(plan), study_folder(root, plan.name, plan.scale))
 
 
 def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
@@ -348,24 +333,12 @@ def _real(folders: Iterable[Path], root: Path, refuse: Callable[[str], None] | N
 
 
 def _content(plan: Plan) -> dict[str, Any]:
-    study = plan.study
     return {
-        "study": study.name,
-        "question": study.question,
-        "note": study.note,
-        "protocol": study.protocol,
+        "study": plan.name,
+        "question": plan.question,
         "scale": plan.scale,
         "command": plan.command,
-        "axes": {axis.name: {"key": axis.key, "title": axis.title} for axis in study.axes},
-        "primary": {
-            "metric": study.primary.metric,
-            "baseline": dict(study.primary.baseline),
-            "margin": study.primary.margin.plain(),
-            "variants": [{key: list(values) for key, values in group.items()} for group in study.primary.variants],
-            "test": study.primary.test,
-            "looks": list(study.primary.looks),
-            "holm_equivalence": study.primary.holm_equivalence,
-        },
+        **plan.comparison(),
         "baseline_settings": differing_settings(plan.jobs, plan.points),
         "jobs": [list(ref) for ref in plan.jobs],
         "points": [

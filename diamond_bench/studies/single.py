@@ -7,22 +7,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
-from diamond_bench.compose import groups, output_root, parse
+from diamond_bench.compose import Override, groups, output_root, parse, scale_keys
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import PROFILED, Profile, TrainAgent
 from diamond_bench.store.provenance import provenance, source_digest
-from diamond_bench.studies.agents import check_agent, evaluation_job, find_agent, import_job, per_game, trained_with, training_job
+from diamond_bench.studies.agents import (
+    check_agent,
+    check_model_free,
+    evaluation_job,
+    find_agent,
+    import_job,
+    per_game,
+    trained_with,
+    training_job,
+    with_agents,
+)
+from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import check_execution, has_compiler
-from diamond_bench.studies.margin import Margin
-from diamond_bench.studies.plan import Plan, Point, make_plan, run_config
-from diamond_bench.studies.spec import SCALES, Primary, Study, games_of, seeds_of
-from diamond_bench.studies.unread import in_effect
+from diamond_bench.studies.job_plan import Plan, Point
+from diamond_bench.studies.plan import run_config, scale_of
+from diamond_bench.studies.spec import SCALES, check_use, games_of, seeds_of
+from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import to_plain
 
-_METRIC = "test_return"
+_QUESTION = "How well does this agent play?"
 
 
 def plan_train(tokens: Sequence[str]) -> Plan:
@@ -45,9 +56,30 @@ def _plan_one(tokens: Sequence[str], what: str, for_more: str) -> Plan:
     )
     if len(game) > 1 or len(seeds) > 1:
         raise UserError(rule)
-    study = _study(f"train-{game[0].replace('/', '-')}-seed{seeds[0]}", "How well does this agent play?", game, seeds)
-    rest = [override for override in overrides if override.key not in ("games", "seeds")]
-    return make_plan(study, rest, " ".join(["diamond-bench train", *map(shlex.quote, tokens)]))
+    command = " ".join(["diamond-bench train", *map(shlex.quote, tokens)])
+    return _training_plan(game[0], seeds[0], [override for override in overrides if override.key not in ("games", "seeds")], command)
+
+
+def _training_plan(game: str, seed: int, overrides: Sequence[Override], command: str) -> Plan:
+    """The jobs that train an agent and play its final episodes."""
+    scale, chosen = scale_of(overrides), {o.key: o.value for o in overrides if o.key in ("scale", "cluster")}
+    keys = {"evaluation.metrics" if o.key == "metrics" else o.key: o.value for o in overrides if o.key not in (*chosen, "output_dir")}
+    for key in keys:
+        check_use(key, "agent", key)
+    settings = {**per_game(game), **keys}
+    check_model_free(keys)
+    config = with_agents(replace(run_config({"scale": scale, **chosen}, settings), game=game, seed=seed), Store(output_root(overrides)))
+    check_read(keys, config)
+    check_run(config, "agent")
+    execution, cluster = config.execution, config.cluster
+    config = in_effect(config)
+    training = training_job(config)
+    evaluation = evaluation_job(config, training.ref)
+    roles = {"agent": training.ref, "evaluation": evaluation.ref}
+    point = Point("default", "", {}, game, seed, config.execution.precision, roles)
+    name, scale = f"train-{game.replace('/', '-')}-seed{seed}", f"{scale}*" if keys.keys() & scale_keys(scale) else scale
+    jobs = {training.ref: training, evaluation.ref: evaluation}
+    return Plan(name, _QUESTION, scale, command, jobs, (point,), execution, cluster)
 
 
 _RENAMED = {"game": "games", "seed": "seeds"}
@@ -64,11 +96,11 @@ def plan_import(file: Path, tokens: Sequence[str]) -> Plan:
         raise UserError(f"frame_size={size[:40]}: expected a whole number of pixels")
     constants = {key: _number(key, options[key]) for key in _CONSTANTS if key in options}
     spec = import_job(file, options.get("game"), None if size is None else int(size), **constants)
-    study = _study(f"import-{spec.config.game.replace('/', '-')}", "", (spec.config.game,), (0,))
     config = run_config({"scale": "paper"}, {})
     point = Point("imported", "", {}, spec.config.game, 0, "", {"agent": spec.ref, "evaluation": spec.ref})
     command = " ".join(["diamond-bench import", shlex.quote(str(file)), *map(shlex.quote, tokens)])
-    return Plan(study, "imported", command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+    name = f"import-{spec.config.game.replace('/', '-')}"
+    return Plan(name, "", "imported", command, {spec.ref: spec}, (point,), config.execution, config.cluster)
 
 
 _CONSTANTS = ("sigma_data", "sigma_offset_noise")
@@ -119,11 +151,10 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     check_agent(config)
     config = replace(config, game=game, seed=seed)
     spec = evaluation_job(config, agent)
-    study = _study(f"evaluate-{agent.id}", "How well does this agent play?", (game,), (seed,))
     point = Point("evaluated", "", {}, game, seed, config.execution.precision, {"agent": agent, "evaluation": spec.ref})
     options = [*(["--episodes", str(episodes)] if episodes is not None else []), *(["--video"] if video else [])]
     command = " ".join(["diamond-bench evaluate", shlex.quote(checkpoint), *options, *map(shlex.quote, tokens)])
-    return Plan(study, label, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+    return Plan(f"evaluate-{agent.id}", _QUESTION, label, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
 
 
 COMPARED = ("plain", "authors")
@@ -186,12 +217,12 @@ def plan_profile(
     numbers = tuple(sorted(set(packed))) or None
     profile = Profile(model, executed, training, compare or "", measured, _software(), _host(), numbers, plan.cluster.mps, plan.scale)
     spec = JobSpec("profile", profile)
-    study = _study(f"profile-{spec.id}", "Where does the time of a training go?", (training.game,), (training.seed,))
     point = Point("profiled", "", {}, training.game, training.seed, execution.precision, {"evaluation": spec.ref})
     asked = [*tokens, *(["--compare", compare] if compare else []), *(["--parts", measured] if measured else [])]
     asked += ["--packed", ",".join(map(str, numbers))] if numbers else []
     command = " ".join(["diamond-bench profile", *map(shlex.quote, asked)])
-    return Plan(study, plan.scale, command, {spec.ref: spec}, (point,), execution, plan.cluster)
+    question = "Where does the time of a training go?"
+    return Plan(f"profile-{spec.id}", question, plan.scale, command, {spec.ref: spec}, (point,), execution, plan.cluster)
 
 
 def _timed(training: TrainAgent) -> TrainAgent:
@@ -226,7 +257,3 @@ def trained_at(store: Store, agent: JobRef) -> str:
         if training_job(in_effect(replace(of_scale, game=config.game, seed=config.seed))).ref == agent:
             return scale
     return "own"
-
-
-def _study(name: str, question: str, games: tuple[str, ...], seeds: tuple[int, ...]) -> Study:
-    return Study(name, question, "agent", games, seeds, {}, {"": {}}, (), Primary(_METRIC, {}, Margin(0.0)))

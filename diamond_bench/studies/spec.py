@@ -219,7 +219,8 @@ def _arms_at_scale(names: Any, arms: dict[str, Any], primary: Primary, where: st
     return {arm: keys for arm, keys in arms.items() if arm in names}
 
 
-def _check_use(key: str, protocol: str, where: str) -> None:
+def check_use(key: str, protocol: str, where: str) -> None:
+    """Raises UserError for a key that would change nothing in a protocol; `where`: how the message begins."""
     if any(key == unused or key.startswith(f"{unused}.") for unused in _NO_USE[protocol]):
         raise UserError(f"{where}: the protocol {protocol} has no use for {key}: it would change nothing")
 
@@ -227,7 +228,7 @@ def _check_use(key: str, protocol: str, where: str) -> None:
 def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:
     """Keys of a run's config that variants set."""
     for key in _mapping(value, where):
-        _check_use(key, protocol, f"study {where}")
+        check_use(key, protocol, f"study {where}")
         if key in _NOT_A_VARIANT_S or key.startswith("cluster."):
             how = "write evaluation.metrics" if key == "metrics" else "it is said for the whole study, or on the command line"
             raise UserError(f"study {where}: {key} cannot be set by variants: {how}")
@@ -342,7 +343,7 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
 def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
     if key in study.overridden:
         raise UserError(f"{key}: given twice")
-    _check_use(key, study.protocol, key)
+    check_use(key, study.protocol, key)
     taken = {axis.name for axis in study.axes}
     short = key.rsplit(".", 1)[-1]
     added = Axis(key if short in taken else short, key, values, key)

@@ -1,0 +1,63 @@
+"""What a plan of any command is: jobs, what they are for, and how to run them. Studies add their comparison (plan.py). No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diamond_bench.config import Cluster, ExecutionConfig
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.studies.margin import Margin
+from diamond_bench.studies.spec import Primary
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a plan: a variant on a game with a seed, and the jobs that answer it."""
+
+    variant: str
+    arm: str
+    axes: Mapping[str, Any]
+    game: str
+    seed: int
+    precision: str
+    jobs: Mapping[str, JobRef]
+    """By role: dataset, world_model, evaluation, and if needed state_probe and true_features. In the protocol agent: agent, evaluation."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Jobs in dependency order, what they are for, and how to run them: all that launching, estimating and showing them needs."""
+
+    name: str
+    """Names its folder below studies/."""
+    question: str
+    scale: str
+    """The scale's name, with a star where overrides changed what it sets."""
+    command: str
+    """The command that makes this plan again."""
+    jobs: Mapping[JobRef, JobSpec]
+    points: tuple[Point, ...]
+    execution: ExecutionConfig
+    cluster: Cluster
+
+    def executions(self) -> tuple[ExecutionConfig, ...]:
+        """Every way in which its jobs are to be executed, as asked for first."""
+        of_jobs = (job.config.execution for job in self.jobs.values() if hasattr(job.config, "execution"))
+        return tuple(dict.fromkeys((self.execution, *of_jobs)))
+
+    def comparison(self) -> dict[str, Any]:
+        """The part of plan.json on what is compared. One agent is compared to nothing; its results show the test return first."""
+        return {"note": "", "protocol": "agent", "axes": {}, "primary": plain_primary(Primary("test_return", {}, Margin(0.0)))}
+
+
+def plain_primary(primary: Primary) -> dict[str, Any]:
+    """A stated comparison as plan.json holds it."""
+    return {
+        "metric": primary.metric,
+        "baseline": dict(primary.baseline),
+        "margin": primary.margin.plain(),
+        "variants": [{key: list(values) for key, values in group.items()} for group in primary.variants],
+        "test": primary.test,
+        "looks": list(primary.looks),
+        "holm_equivalence": primary.holm_equivalence,
+    }
