@@ -24,6 +24,7 @@ def test_a_family_plays_what_it_says(prefix: str) -> None:
     assert all(name.startswith(prefix) and ("/" in name) == bool(prefix) for name in family.names())
     spec, env = games.spec(game, config), games.make_env(game, config)
     assert games.family_of(game) is family
+    assert spec.actions.kind == family.action_kind
     assert env.observation_space.shape == (*spec.frames.sides, 3)
     assert ActionSpec.of_space(env.action_space, spec.actions.names) == spec.actions
     frame, _ = env.reset(seed=1)

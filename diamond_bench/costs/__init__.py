@@ -1,5 +1,6 @@
 """What each kind of job costs (`store.cost.JobCost`): one file per kind, without torch. Here is what several of them share."""
 
+from diamond_bench.envs.games import frames
 from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.store.kinds import CollectDataset, ImportDataset, TrainAgent
 
@@ -13,4 +14,4 @@ ADAM = 3
 
 def frames_of(played: CollectDataset | ImportDataset | TrainAgent) -> FrameSpec:
     """The frames that a dataset holds, or that an agent sees."""
-    return FrameSpec.square(played.env.frame_size)
+    return FrameSpec.square(played.env.frame_size) if isinstance(played, ImportDataset) else frames(played.game, played.env)

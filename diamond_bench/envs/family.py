@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import EnvConfig
-from diamond_bench.spaces import ActionSpec, FrameSpec
+from diamond_bench.spaces import ActionKind, ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
     import gymnasium
@@ -78,6 +78,8 @@ class EnvFamily:
     """conditions(game, config): how the game is played, as a score's protocol record says it."""
     reads: frozenset[str] = frozenset()
     """Names of the fields of `EnvConfig` that its games read; each other field must have its neutral value."""
+    action_kind: ActionKind = "Discrete"
+    """The kind of the actions of all its games, which planning asks for: `actions` may take long."""
     rewards: bool = True
     """Whether its games give rewards. If not, what `step` returns as one is ignored."""
     ends: bool = True

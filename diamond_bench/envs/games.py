@@ -82,7 +82,7 @@ def frames(game: str, config: EnvConfig) -> FrameSpec:
 
 @functools.cache
 def actions(game: str) -> ActionSpec:
-    """A game's actions, with their names (an Atari game loads its ROM: about 10 ms). UserError for an unknown game."""
+    """A game's actions, with their names (an Atari game loads its ROM). UserError for an unknown game."""
     return family_of(check_game(game)).actions(game)
 
 
@@ -197,6 +197,6 @@ def environments_table() -> str:
         first = family.names()[0]
         size = "env.frame_size, square" if "frame_size" in family.reads else str(family.frames(first, EnvConfig()))
         told = ("yes" if given else "no" for given in (family.rewards, family.ends))
-        cells = (f"`{prefix}...`" if prefix else f"`{first}`, ...", family.about, size, family.actions(first).kind, *told)
+        cells = (f"`{prefix}...`" if prefix else f"`{first}`, ...", family.about, size, family.action_kind, *told)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

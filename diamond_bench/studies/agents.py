@@ -19,7 +19,7 @@ from diamond_bench.config import (
     TrainingConfig,
 )
 from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig, RewardEndConfig
-from diamond_bench.envs.games import POLICIES, games, num_actions
+from diamond_bench.envs import games
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import open_file, read_yaml
 from diamond_bench.store.artifacts import Store
@@ -113,10 +113,10 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None, **co
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if game is None:
-        game = next((known for known in games() if known.lower() == file.stem.lower()), None)
+        game = next((known for known in games.games() if known.lower() == file.stem.lower()), None)
         if game is None:
             raise UserError(f"{file}: which game is it of? Say so: diamond-bench import {file} game=Breakout")
-    num_actions(game)
+    games.num_actions(game)
     config = {"digest": digest, "game": game, "file": str(file.absolute()), "frame_size": frame_size, **constants}
     return JobSpec("import_agent", build(ImportAgent, config))
 
@@ -168,7 +168,7 @@ def with_agents(config: RunConfig, store: Store) -> RunConfig:
 
     Raises UserError where there is no such finished agent, or it does not fit the run's game or frames.
     """
-    if config.data.dataset is None and config.data.policy not in POLICIES:
+    if config.data.dataset is None and config.data.policy not in games.POLICIES:
         agent = _fitting(config, store, "data.policy", config.data.policy)
         config = replace(config, data=replace(config.data, policy=str(agent)))
     if config.evaluation.world_model is not None:
@@ -181,7 +181,7 @@ def _fitting(config: RunConfig, store: Store, key: str, name: str) -> JobRef:
     try:
         ref = find_agent(store, name)
     except UserError as error:
-        named = f" ({nearest(name, POLICIES)}; or the id of a finished agent)" if key == "data.policy" else ""
+        named = f" ({nearest(name, games.POLICIES)}; or the id of a finished agent)" if key == "data.policy" else ""
         raise UserError(f"{key}={name!r}{named}: {error}") from None
     game, _, env = trained_with(store, ref)
     if config.data.dataset is None and game != config.game:
@@ -211,8 +211,21 @@ def per_game(game: str) -> Mapping[str, Any]:
     return found
 
 
+def _check_playable(config: RunConfig) -> None:
+    family, frames = games.family_of(config.game), games.frames(config.game, config.env)
+    lacks = [] if family.action_kind == "Discrete" else [f"its actions are {family.action_kind}"]
+    lacks += [] if family.rewards else ["it gives no rewards"]
+    lacks += [] if frames.height == frames.width else [f"its frames are {frames}"]
+    if lacks:
+        raise UserError(
+            f"games=[{config.game}]: {' and '.join(lacks)}; an agent needs Discrete actions, rewards and square frames. "
+            "Train and evaluate a world model of it instead (diamond-bench sweep, protocol world_model)"
+        )
+
+
 def check_agent(config: RunConfig) -> None:
-    """Raises UserError naming the first pair of an agent's settings that cannot go together."""
+    """Raises UserError naming the first pair of an agent's settings that cannot go together, or a game that no agent can play."""
+    _check_playable(config)
     agent: AgentConfig = config.agent
     evaluation: AgentEvaluationConfig = config.agent_evaluation
     if agent.budget < agent.initial_steps and not agent.model_free:

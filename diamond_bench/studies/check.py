@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
+from diamond_bench.envs.family import Truth
 from diamond_bench.envs.games import check_env, check_policy, games_with, object_names, truth
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
@@ -119,8 +120,8 @@ def _without(metrics: Sequence[str], name: str) -> str:
 
 
 def _check_modes(config: RunConfig) -> None:
-    known = truth(config.game)
-    if config.data.dataset is not None or known.next_frames is None:
+    known = truth(config.game) if config.data.dataset is None else Truth()
+    if known.next_frames is None:
         whose = config.game if config.data.dataset is None else f"your dataset {config.data.dataset}"
         games = ",".join(games_with(lambda truth: truth.next_frames))
         raise UserError(
