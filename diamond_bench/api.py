@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from diamond_bench.agent import Agent
+    from diamond_bench.spaces import ActionSpec, FrameSpec
     from diamond_bench.worlds.contract import TrainedWorld
 
 Say = Callable[[str], None]
@@ -156,7 +157,6 @@ def load_world_model(
     that learned without a world model.
     """
     from diamond_bench.jobs.train_world_model import model_folder
-    from diamond_bench.spaces import FrameSpec
     from diamond_bench.worlds.families import load_world_model as load
 
     store = open_store(output_dir=output_dir)
@@ -173,9 +173,20 @@ def load_world_model(
     kept = store.spec(training).config.training.milestones
     if share not in kept:
         raise UserError(f"milestone={share}: {training} kept {', '.join(map(str, kept))}")
-    spec = store.spec(training)
-    frames = FrameSpec.square(store.spec(spec.inputs["dataset"]).config.env.frame_size)
-    return load(model_folder(store.folder(training), share), frames, precision, device)
+    frames, actions = _played(store, store.spec(training).inputs["dataset"])
+    return load(model_folder(store.folder(training), share), frames, precision, device, actions)
+
+
+def _played(store: "Store", dataset: "JobRef") -> "tuple[FrameSpec, ActionSpec | None]":
+    """Frames and actions of a dataset; None for actions that are Discrete."""
+    from diamond_bench.costs import frames_of
+    from diamond_bench.data.static import load_info
+    from diamond_bench.envs import games
+
+    config = store.spec(dataset).config
+    if dataset.kind == "import_dataset":
+        return frames_of(config), load_info(store.folder(dataset)).spec.actions
+    return frames_of(config), None if games.family_of(config.game).action_kind == "Discrete" else games.actions(config.game)
 
 
 def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", precision: Literal["fp32", "tf32", "bf16"] = "fp32") -> "Agent":
@@ -283,7 +294,8 @@ def imagine(
     Args:
         model: of `load_world_model`.
         past: uint8 frames (P, h, w, 3), oldest first, at least as many as the model sees (`model.context`); it sees the last ones.
-        actions: (P - 1 + T,): action i is taken after frame i, so the last P-th leads to the first imagined frame.
+        actions: (P - 1 + T,), or (P - 1 + T, k) of several columns: action i is taken after frame i, so the last P-th leads to the first
+            imagined frame.
         sampler: of `sampler(...)`, or the name of one with its defaults; refused (UserError) where it asks for noise levels that the
             model was not trained on.
         seed: what the noise is drawn from; that of `held_out` gives the very frames of the evaluation, on the same kind of machine.
@@ -300,16 +312,18 @@ def imagine(
     frames, taken = np.asarray(past), np.asarray(actions)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < model.context:
         raise ValueError(f"past: expected uint8 frames (at least {model.context}, h, w, 3), got {frames.dtype} {frames.shape}")
-    if taken.ndim != 1 or not np.issubdtype(taken.dtype, np.integer) or len(taken) < len(frames):
-        raise ValueError(
-            f"actions: expected at least {len(frames)} whole numbers, one after each past frame, got {taken.dtype} {taken.shape}"
-        )
-    (num_actions,) = model.spec.actions.sizes
-    if taken.min() < 0 or taken.max() >= num_actions:
-        raise ValueError(f"actions: must lie in 0..{num_actions - 1}, got {taken.min()}..{taken.max()}")
+    spec = model.spec.actions
+    if taken.shape[1:] != spec.shape or not taken.ndim or taken.dtype.kind not in ("iuf" if spec.low else "iu") or len(taken) < len(frames):
+        what = "numbers" if spec.low else "whole numbers"
+        each = f"{what}, one" if not spec.trailing else f"rows of {spec.shape[0]} {what}, one row"
+        raise ValueError(f"actions: expected at least {len(frames)} {each} after each past frame, got {taken.dtype} {taken.shape}")
+    low, high = (spec.low, spec.high) if spec.low else ((0,) * len(spec.sizes), tuple(size - 1 for size in spec.sizes))
+    if not ((taken >= low) & (taken <= high)).all():
+        bounds = ", ".join(f"{a}..{b}" for a, b in zip(low, high, strict=True))
+        raise ValueError(f"actions: must lie in {bounds}, got {taken.min()}..{taken.max()}")
     chosen = _sampler(sampler) if isinstance(sampler, str) else sampler
     seen = from_bytes(torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].to(model.device))
-    steps = torch.from_numpy(taken.astype(np.int64))[None].to(model.device)
+    steps = torch.from_numpy(taken.astype(spec.dtype))[None].to(model.device)
     draw = seeded_draw([(seed,) if isinstance(seed, int) else seed], model.device)
     imagined = [to_bytes(frame)[0] for frame in imagined_frames(model.bound(chosen), seen, steps, draw)]
     return torch.stack(imagined).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -16,6 +16,7 @@ from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.worlds.contract import Draw
 
@@ -70,9 +71,10 @@ def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, EpisodeSet]:
         "Info",
         (),
         {
+            "spec": WorldSpec(FrameSpec(16, 16), ActionSpec.discrete(4)),
             "content": {
                 "heldout": {"reference_context": CONTEXT, "reference_horizon": HORIZON, "reference_starts": STARTS, "refused_as_leaks": 0}
-            }
+            },
         },
     )
     monkeypatch.setattr(job, "load_split", lambda folder, split: splits[split])

@@ -15,6 +15,7 @@ from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_world_model as job
 from diamond_bench.jobs.context import Interrupted, JobContext
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from diamond_bench.training.log import NotFinite, TrainingLog
@@ -139,7 +140,8 @@ def data(monkeypatch: pytest.MonkeyPatch) -> EpisodeSet:
         torch.tensor([25, 15]),
     )
     monkeypatch.setattr(job, "load_split", lambda folder, split: episodes)
-    monkeypatch.setattr(job, "load_info", lambda folder: type("Info", (), {"num_actions": 4, "num_train_frames": 40}))
+    spec = WorldSpec(FrameSpec(*episodes.frames.shape[2:]), ActionSpec.discrete(4))
+    monkeypatch.setattr(job, "load_info", lambda folder: type("Info", (), {"spec": spec, "num_train_frames": 40}))
     return episodes
 
 

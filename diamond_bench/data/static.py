@@ -80,11 +80,6 @@ class DatasetInfo:
     content: dict[str, Any]
     """The whole file."""
 
-    @property
-    def num_actions(self) -> int:
-        """Number of Discrete actions."""
-        return self.spec.actions.sizes[0]
-
 
 def spec_facts(spec: WorldSpec) -> dict[str, Any]:
     """What dataset.json says of a spec, in the keys that it has had since there were only Discrete actions and square frames."""
@@ -132,7 +127,7 @@ def load_split(folder: Path, split: Literal["train", "heldout"]) -> EpisodeSet:
     height, width, _ = storage.observation_space.shape
     spec = ActionSpec.of_space(storage.action_space)
     frames = torch.empty((num_frames, 3, height, width), dtype=torch.uint8)
-    actions = torch.zeros((num_frames, *spec.shape), dtype=torch.float32 if spec.low else torch.int64)
+    actions = torch.zeros((num_frames, *spec.shape), dtype=getattr(torch, spec.dtype))
     rewards = torch.zeros(num_frames, dtype=torch.float32)
     terminations, truncations = torch.zeros(num_frames, dtype=torch.bool), torch.zeros(num_frames, dtype=torch.bool)
     lengths: list[int] = []

@@ -45,7 +45,6 @@ from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.shape import IMAGE_CHANNELS
-from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, UNRELATED
@@ -137,8 +136,8 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
 def _prepare(config: EvaluateWorldModel, context: JobContext, train: EpisodeSet, device: torch.device) -> tuple[_Work, dict[str, Any]]:
     settings, dataset = config.evaluation, context.inputs["dataset"]
     context.progress(0, 1, "loading the model and the references")
-    folder, frames = _model_folder(context.inputs["world_model"], settings.milestone), FrameSpec(*train.frames.shape[-2:])
-    loaded = load_world_model(folder, frames, config.execution.precision, device).bound(config.sampler)
+    folder, spec = _model_folder(context.inputs["world_model"], settings.milestone), load_info(dataset).spec
+    loaded = load_world_model(folder, spec.frames, config.execution.precision, device, spec.actions).bound(config.sampler)
     distances = {name: lpips_network(net, device) for name, net in _LPIPS.items() if name in settings.metrics}
     inception = {"fid": inception_features(device)} if "fid" in settings.metrics else {}
     networks = {**distances, **inception}
@@ -197,8 +196,9 @@ def _executed(loaded: TrainedWorld, config: EvaluateWorldModel, num_windows: int
     b = min(settings.batch_size, settings.num_trajectories)
     world = apply_to_world_model(execution, loaded, b)
     past = torch.zeros(b, world.context, IMAGE_CHANNELS, *world.spec.frames.sides, device=device)
-    actions = torch.zeros(b, world.context, dtype=torch.int64, device=device)
-    state = world.start(past, actions, torch.ones_like(actions, dtype=torch.bool), torch.zeros_like)
+    taken = world.spec.actions
+    actions = torch.zeros(b, world.context, *taken.shape, dtype=getattr(torch, taken.dtype), device=device)
+    state = world.start(past, actions, past.new_ones(past.shape[:2], dtype=torch.bool), torch.zeros_like)
     for _ in range(Graphed.WARM_UP + 2):
         world.step(state, actions[:, 0], torch.zeros_like)
     return world, execution

@@ -13,7 +13,7 @@ from diamond_bench.data.segments import Segments, sample_segments, tensors_of
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, apply, compile_rows, facts_of, resolve
-from diamond_bench.spaces import FrameSpec
+from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.log import TrainingLog
@@ -38,12 +38,11 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     """
     dataset = load_info(context.inputs["dataset"])
     episodes = load_split(context.inputs["dataset"], "train").to(context.device)
-    frames = FrameSpec(*episodes.frames.shape[-2:])
-    work = training_flops(config, frames)
+    work = training_flops(config, dataset.spec.frames)
     loop = Loop(context, config.training.checkpoint_every)
     training = loop.begin(
         lambda begun: resolve(config.execution, torch.device(context.device), work, begun),
-        lambda execution, saved: _Training(config, context, dataset.num_actions, episodes, execution, saved),
+        lambda execution, saved: _Training(config, context, dataset.spec, episodes, execution, saved),
     )
     if not loop.run(training):
         raise Interrupted(f"saved {training.where()}")
@@ -65,7 +64,7 @@ class _Training:
         self,
         config: TrainWorldModel,
         context: JobContext,
-        num_actions: int,
+        spec: WorldSpec,
         episodes: EpisodeSet,
         execution: Execution,
         saved: Saved | None,
@@ -77,8 +76,8 @@ class _Training:
             config.objective,
             config.conditioning,
             config.network,
-            num_actions,
-            FrameSpec(*episodes.frames.shape[-2:]),
+            spec.actions,
+            spec.frames,
             config.execution.precision,
             device,
         )

@@ -6,8 +6,10 @@ from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs.family import Truth
 from diamond_bench.envs.games import check_env, check_policy, games_with, object_names, truth
+from diamond_bench.envs.games import frames as frames_of
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.studies.agents import check_agent, is_agent
 from diamond_bench.studies.metrics import METRICS
 
@@ -71,6 +73,7 @@ def _check_training(config: RunConfig) -> None:
 
 def _check_evaluation(config: RunConfig) -> None:
     evaluation, data = config.evaluation, config.data
+    frames = frames_of(config.game, config.env) if data.dataset is None else FrameSpec.square(config.env.frame_size)
     if evaluation.world_model is not None and evaluation.milestone != 1.0:
         raise UserError(f"evaluation.milestone={evaluation.milestone}: an agent (evaluation.world_model) keeps only its final world model")
     for metric in evaluation.metrics:
@@ -78,10 +81,10 @@ def _check_evaluation(config: RunConfig) -> None:
             raise UserError(f"metrics: unknown metric {metric!r}: {nearest(metric, METRICS)}")
         if evaluation.metrics.count(metric) > 1:
             raise UserError(f"metrics: {metric} is given twice")
-        if metric.startswith("lpips") and config.env.frame_size < LEAST_LPIPS_SIZE:
+        if metric.startswith("lpips") and min(frames.sides) < LEAST_LPIPS_SIZE:
             raise UserError(
-                f"env.frame_size={config.env.frame_size}: {metric} needs frames of at least {LEAST_LPIPS_SIZE} pixels; raise it, or leave "
-                f"{metric} out with {_without(evaluation.metrics, 'lpips')}"
+                f"env.frame_size={config.env.frame_size}: {metric} needs frames of at least {LEAST_LPIPS_SIZE} pixels, and these are "
+                f"{frames}; raise it, or leave {metric} out with {_without(evaluation.metrics, 'lpips')}"
             )
     if "modes" in evaluation.metrics:
         _check_modes(config)
@@ -92,7 +95,7 @@ def _check_evaluation(config: RunConfig) -> None:
     _at_most("evaluation.sample_horizon", evaluation.sample_horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.num_trajectories", evaluation.num_trajectories, "data.num_references", data.num_references)
     _at_most("evaluation.num_sample_starts", evaluation.num_sample_starts, "data.num_references", data.num_references)
-    frames = evaluation.num_trajectories * evaluation.horizon
+    imagined = evaluation.num_trajectories * evaluation.horizon
     if "fid" not in evaluation.metrics:
         return
     without_fid = _without(evaluation.metrics, "fid")
@@ -106,11 +109,11 @@ def _check_evaluation(config: RunConfig) -> None:
             f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of FID takes as many frames of the training data, "
             f"which has {data.num_train_frames} (data.num_train_frames); raise that, or leave FID out with {without_fid}"
         )
-    if evaluation.num_fid_images > frames:
-        mend = "lower it" if frames >= LEAST_FID_IMAGES else "raise evaluation.num_trajectories or evaluation.horizon"
+    if evaluation.num_fid_images > imagined:
+        mend = "lower it" if imagined >= LEAST_FID_IMAGES else "raise evaluation.num_trajectories or evaluation.horizon"
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
-            f"frames give {frames}; {mend}, or leave FID out with {without_fid}"
+            f"frames give {imagined}; {mend}, or leave FID out with {without_fid}"
         )
 
 

@@ -6,7 +6,7 @@ import torch
 
 from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective
 from diamond_bench.models.precision import Precision
-from diamond_bench.spaces import FrameSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.worlds.contract import TrainedWorld
 from diamond_bench.worlds.diamond.world import Description, build_diamond, load_diamond
 
@@ -15,18 +15,28 @@ def build_world_model(
     objective: Objective,
     conditioning: ConditioningConfig,
     network: NetworkConfig,
-    num_actions: int,
+    actions: ActionSpec | int,
     frames: FrameSpec,
     precision: Precision = "fp32",
     device: torch.device | str = "cpu",
 ) -> TrainedWorld:
     """A world model with fresh weights, drawn from torch's global CPU generator whatever the device.
 
-    Raises UserError when the network's widths do not fit together.
+    `actions`: a number n stands for Discrete(n). Raises UserError when the network's widths do not fit together.
     """
-    return build_diamond(Description(objective, conditioning, network, num_actions), frames, precision, device)
+    spec = ActionSpec.discrete(actions) if isinstance(actions, int) else actions
+    return build_diamond(Description(objective, conditioning, network, spec.width), frames, precision, device, spec)
 
 
-def load_world_model(folder: Path, frames: FrameSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> TrainedWorld:
-    """The world model saved in `folder`. Raises UserError naming the file that is missing, damaged or does not fit."""
-    return load_diamond(folder, frames, precision, device)
+def load_world_model(
+    folder: Path,
+    frames: FrameSpec,
+    precision: Precision = "fp32",
+    device: torch.device | str = "cpu",
+    actions: ActionSpec | None = None,
+) -> TrainedWorld:
+    """The world model saved in `folder`. `actions`: None is Discrete, of the number that the folder says.
+
+    Raises UserError naming the file that is missing, damaged or does not fit.
+    """
+    return load_diamond(folder, frames, precision, device, actions)

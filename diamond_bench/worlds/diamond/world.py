@@ -42,6 +42,7 @@ class Description:
     conditioning: ConditioningConfig
     network: NetworkConfig
     num_actions: int
+    """Number of Discrete actions; of others the width of their one-hots."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class DiamondWorld(StackedWorld):
     denoiser: Denoiser
     description: Description
     frames: FrameSpec
+    actions: ActionSpec | None = None
+    """None is Discrete(description.num_actions)."""
     sampler: Sampler | None = None
     """None before `bound`: nothing can be imagined then."""
     sampling: Sampling = sample
@@ -61,7 +64,8 @@ class DiamondWorld(StackedWorld):
     @property
     def spec(self) -> WorldSpec:
         """As `WorldModel.spec`; rewards and ends are another model's."""
-        return WorldSpec(self.frames, ActionSpec.discrete(self.description.num_actions), rewards=False, ends=False)
+        actions = self.actions or ActionSpec.discrete(self.description.num_actions)
+        return WorldSpec(self.frames, actions, rewards=False, ends=False)
 
     @property
     def context(self) -> int:
@@ -145,25 +149,40 @@ class DiamondWorld(StackedWorld):
 
 
 def build_diamond(
-    description: Description, frames: FrameSpec, precision: Precision = "fp32", device: torch.device | str = "cpu"
+    description: Description,
+    frames: FrameSpec,
+    precision: Precision = "fp32",
+    device: torch.device | str = "cpu",
+    actions: ActionSpec | None = None,
 ) -> DiamondWorld:
     """A world model with fresh weights, drawn from torch's global CPU generator whatever the device.
 
-    Raises UserError when the network's widths do not fit together.
+    `actions`: None is Discrete(description.num_actions). Raises UserError when they, or the network's widths, do not fit together.
     """
     d, c = description, description.conditioning
-    parts = DenoiserNetwork(d.network, c, d.num_actions)
+    if actions is not None and actions.width != d.num_actions:
+        raise UserError(f"a world model of {d.num_actions} actions, but the game's are {actions}")
+    parts = DenoiserNetwork(d.network, c, actions or d.num_actions)
     denoiser = Denoiser(parts, chosen(d.objective)(d.objective), c.num_frames, precision, c.action_dropout, c.frame_noise).to(device)
     if torch.device(device).type == "cpu":
         denoiser.to(memory_format=torch.channels_last)  # a narrow network trains in two thirds of the time
-    return DiamondWorld(denoiser, description, frames)
+    return DiamondWorld(denoiser, description, frames, actions)
 
 
-def load_diamond(folder: Path, frames: FrameSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> DiamondWorld:
-    """The world model saved in `folder`. Raises UserError naming the file that is missing, damaged or does not fit."""
+def load_diamond(
+    folder: Path,
+    frames: FrameSpec,
+    precision: Precision = "fp32",
+    device: torch.device | str = "cpu",
+    actions: ActionSpec | None = None,
+) -> DiamondWorld:
+    """The world model saved in `folder`. `actions`: as in `build_diamond`.
+
+    Raises UserError naming the file that is missing, damaged or does not fit.
+    """
     description = _read(folder / DESCRIPTION_FILE, lambda file: build(Description, read_json(file, _MOST_DESCRIPTION)))
     state = _read(folder / WEIGHTS_FILE, load_file)
-    world = build_diamond(description, frames, precision, device)
+    world = build_diamond(description, frames, precision, device, actions)
     expected = world.denoiser.state_dict()
     if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in expected.items()}:
         raise UserError(f"{folder / WEIGHTS_FILE}: its tensors are not those of the network that {DESCRIPTION_FILE} describes")
