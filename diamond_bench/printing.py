@@ -1,4 +1,4 @@
-"""What the command line prints: tables for people, JSON for programs."""
+"""Prints tables for people and JSON for programs."""
 
 import json
 import math
@@ -31,16 +31,16 @@ _COLOURS = {
 
 _SHOWN_FIRST = ("running", "failed", "damaged", "unreadable", "lost", "requeued", "preempted", "cancelled")
 _MOST_SHOWN = 40
-"""Jobs of a study that `status` gives a line each."""
+"""Most jobs of a study that `status` lists one by one."""
 
 
 def table(*columns: str) -> Table:
-    """A table without lines, in the house's look."""
+    """A borderless table in the style of all commands."""
     return Table(*columns, box=None, header_style="bold", pad_edge=False)
 
 
 def print_json(out: SafeConsole, content: list[Any]) -> None:
-    """A list as plain JSON, whatever the terminal, a line an item; numbers that JSON cannot hold become null."""
+    """Prints a list as JSON, one item per line, independent of the terminal. Numbers that JSON cannot hold become null."""
     lines = (json.dumps(_finite(item), allow_nan=False) for item in content)  # json's own indenting takes seconds for 10,000 jobs
     out.write("[" + ",\n ".join(lines) + "]\n")
 
@@ -54,7 +54,7 @@ def _finite(value: Any) -> Any:
 
 
 def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, Any]]:
-    """The jobs of a plan as `sweep --dry-run --json` prints them: id, kind, variants, game, seed, needs, state."""
+    """The jobs of a plan in the format of `sweep --dry-run --json`: id, kind, variants, game, seed, needs, state."""
     variants = job_variants(plan.points)
     where: dict[Any, tuple[str, int | None]] = {}
     for point in plan.points:
@@ -75,7 +75,7 @@ def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, A
 
 
 def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes: Iterable[str] = ()) -> None:
-    """The jobs of a plan, what is missing of them, what that would cost, and further `notes`."""
+    """Prints the jobs of a plan, how many are missing, the cost of running them, and further `notes`."""
     states = store.states()
     rows = plan_rows(plan, states)
     if as_json:
@@ -112,7 +112,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def status_table(studies: Iterable[StudyStatus]) -> Table:
-    """How swept studies stand: a line a study, a line for each job that runs or needs attention."""
+    """The status of swept studies: one line per study, and one for each job that is running or needs attention."""
     shown = table("study", "scale", "jobs", "")
     for study in studies:
         counts = ", ".join(f"[{_COLOURS.get(name, 'default')}]{count} {name}[/]" for name, count in study.counts.items())
@@ -132,12 +132,12 @@ def status_table(studies: Iterable[StudyStatus]) -> Table:
 
 
 def gigabytes(size: int) -> str:
-    """Bytes for people."""
+    """A number of bytes in a readable unit."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def print_usage(out: SafeConsole, usages: Iterable[Usage], as_json: bool) -> None:
-    """Disk by kind of job."""
+    """Disk usage by kind of job."""
     if as_json:
         print_json(out, [{"id": u.ref.id, "kind": u.ref.kind, **{name: getattr(u, name) for name in _PARTS}} for u in usages])
         return
@@ -151,7 +151,7 @@ def print_usage(out: SafeConsole, usages: Iterable[Usage], as_json: bool) -> Non
 
 
 def print_frame(out: SafeConsole, frame: Any) -> None:
-    """A DataFrame of texts, all columns, as a table."""
+    """Prints all columns of a DataFrame of texts as a table."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in frame.columns:
         shown.add_column(str(name), no_wrap=True, justify="left" if name in ("game", "variant") else "right")

@@ -1,4 +1,4 @@
-"""What reaches a terminal: no control characters of somebody's data, and one message where the output cannot be written."""
+"""Output to a terminal: control characters in data are escaped, and output that cannot be written gives one message."""
 
 import contextlib
 import re
@@ -15,25 +15,25 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 
 def visible(text: str) -> str:
-    """The text with control characters and changes of direction written as escapes, such as \\x1b; newlines and tabs stay."""
+    """The text with control characters and changes of direction as escapes, such as \\x1b; newlines and tabs stay."""
     return _HIDDEN.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
 
 
 class SafeConsole(Console):
-    """A rich console that prints every text as `visible` shows it, and no `:name:` as an emoji. Raises UserError where its file cannot be
-    written."""
+    """A rich console that prints every text as `visible` shows it, without replacing `:name:` by an emoji. Raises UserError if its file
+    cannot be written."""
 
     def __init__(self, **options: Any):
         super().__init__(**{"emoji": False, **options})
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        """The segments of what is printed, colours apart from texts."""
+        """The segments of the output, with styles separate from texts."""
         for segment in super().render(renderable, options):
             shown = segment.text if segment.control else visible(segment.text)
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
     def write(self, text: str) -> None:
-        """Writes a text as `visible` shows it, without rich's markup, wrapping and colours."""
+        """Writes a text as `visible` shows it, without rich's markup, wrapping and styles."""
         with _writing():
             self.file.write(visible(text))
             self.file.flush()

@@ -74,7 +74,7 @@ def test_every_swept_plan_is_remembered(stopped: Path) -> None:
     assert len(list(root.glob("studies/sampling_steps/tiny/jobs/*.json"))) == 1
     assert len(planned(root)) == 7
     assert Store(root).refs()
-    assert "freed 0" in diamond_bench("gc", "--unplanned", cwd=stopped).stderr
+    assert "freed 0" in in_this_process("gc", "--unplanned", cwd=stopped).stderr
     assert Store(root).refs()
 
 
@@ -86,14 +86,14 @@ def test_the_version() -> None:
 @pytest.mark.parametrize("command", [["du"], ["gc"], ["gc", "--unplanned"], ["merge", "file"], ["merge", "nowhere"]], ids=" ".join)
 def test_a_wrong_place_is_one_message(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = diamond_bench(*command, cwd=tmp_path, exit_code=2)
+    done = in_this_process(*command, cwd=tmp_path, exit_code=2)
     assert "is no store" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:9"])
 def test_a_refused_device_leaves_nothing(device: str, tmp_path: Path) -> None:
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", f"execution.device={device}", cwd=tmp_path, exit_code=2)
+    done = in_this_process("sweep", "sampling_steps", "scale=tiny", f"execution.device={device}", cwd=tmp_path, exit_code=2)
     assert device in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -101,7 +101,7 @@ def test_a_refused_device_leaves_nothing(device: str, tmp_path: Path) -> None:
 def test_a_place_within_the_store_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "studies").touch()
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
+    done = in_this_process("sweep", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
     assert "outputs cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["studies"]
@@ -124,7 +124,7 @@ def test_a_report_that_cannot_be_written_is_one_message(tiny_store: Path, tmp_pa
     for report in (tmp_path / "outputs").glob("studies/*/*/report"):
         shutil.rmtree(report)
         report.touch()
-    done = diamond_bench("report", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
+    done = in_this_process("report", "sampling_steps", "scale=tiny", cwd=tmp_path, exit_code=2)
     assert "report: it is not a folder; move it away" in done.stderr
     assert "Traceback" not in done.stderr
 

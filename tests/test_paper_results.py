@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import diamond_bench
+from command_line import in_this_process
 
 from analysis.scores import human_random
 from diamond_bench.errors import UserError
@@ -114,7 +114,7 @@ def test_a_command_that_lacks_name_makes_what_lacks(tmp_path: Path) -> None:
     assert [shlex.split(command)[:2] for command in commands] == [["diamond-bench", "paper"]] * 2
     assert all("'sampling_steps:tiny*'" in command for command in commands)  # a shell would look for files of such names
     for command in commands:
-        diamond_bench(*shlex.split(command)[1:], cwd=tmp_path)
+        in_this_process(*shlex.split(command)[1:], cwd=tmp_path)
     assert "figure4-sampling-steps-tiny-changed-Breakout.png" in index(out)["figure4"]["files"]
     assert "sampling_steps: n=1" in (out / "table8.csv").read_text()
 

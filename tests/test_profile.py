@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import PROFILE, SCRIPT, clean_environment, diamond_bench
+from command_line import PROFILE, SCRIPT, clean_environment, diamond_bench, in_this_process
 
 from diamond_bench.cli import main
 from diamond_bench.cli.profile_commands import asked_of_torch
@@ -216,7 +216,7 @@ def test_the_same_command_shows_the_table_and_measures_nothing(
     folder: Path, store: Store, ref: JobRef, lines: dict[str, dict[str, Any]]
 ) -> None:
     before = (store.folder(ref) / "result.json").stat().st_mtime_ns
-    done = diamond_bench(*PROFILE, "--compare", "plain", cwd=folder)
+    done = in_this_process(*PROFILE, "--compare", "plain", cwd=folder)
     assert (store.folder(ref) / "result.json").stat().st_mtime_ns == before
     for word in ("one update of the denoiser", "quartiles", "of peak", "times as fast as plain", "not measured here", "one run at most"):
         assert word in done.stdout
@@ -282,7 +282,7 @@ def test_torch_is_asked_of_a_device_in_a_process_of_its_own() -> None:
 
 @pytest.mark.parametrize("command", ["status", "results", "report"])
 def test_a_profile_is_seen_by_the_other_commands(folder: Path, ref: JobRef, command: str) -> None:
-    done = diamond_bench(command, f"profile-{ref.id}", cwd=folder)
+    done = in_this_process(command, f"profile-{ref.id}", cwd=folder)
     assert f"profile-{ref.id}" in done.stdout + done.stderr
 
 

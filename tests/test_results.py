@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import diamond_bench, in_this_process
+from command_line import in_this_process
 
 from diamond_bench.errors import UserError
 from diamond_bench.report import write_report
@@ -144,7 +144,7 @@ def test_the_report_is_drawn_once_and_anew_when_results_change(store: Store) -> 
 
 def test_the_same_sweep_again_runs_no_job(store: Store) -> None:
     before = {ref: state.attempt for ref, state in store.states().items()}
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=store.root.parent)
+    done = in_this_process("sweep", "sampling_steps", "scale=tiny", cwd=store.root.parent)
     assert {ref: state.attempt for ref, state in store.states().items()} == before
     assert "n=10" in done.stdout
 

@@ -34,11 +34,11 @@ def _show_version(wanted: bool) -> None:
 def common(
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
 ) -> None:
-    """Options of no command."""
+    """Options that belong to no command."""
 
 
 def main() -> None:
-    """The console script. A mistake of the user's is one message and exit code 2; Ctrl-C is 130; output that cannot be written is 1."""
+    """The console script. A user's mistake gives one message and exit code 2. Ctrl-C gives 130, and output that cannot be written 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an encoding without a character shows its escape
@@ -67,7 +67,7 @@ def _complain(problem: object) -> None:
 
 
 def _discard(descriptor: int) -> None:
-    """Sends what is still buffered for a standard stream to nowhere: Python would try to write it again, and show a traceback."""
+    """Redirects a standard stream to nowhere: otherwise Python would try again to write what is still buffered, and print a traceback."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

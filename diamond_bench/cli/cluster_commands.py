@@ -69,7 +69,7 @@ def logs(
 
 
 def retry_tokens(words: list[str], overrides: list[str]) -> tuple[list[str], list[str]]:
-    """(the overrides that name the plan, the overrides of the plan to submit) of a retry; `words` are those of the plan's own command."""
+    """(overrides that identify the plan, overrides of the plan to submit) of a retry. `words` are those of the plan's own command."""
     profile = [token for token in overrides if token.startswith("cluster.")]
     keys = {token.partition("=")[0] for token in profile}
     kept = [word for word in words if word.partition("=")[0] not in keys]

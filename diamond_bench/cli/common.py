@@ -1,4 +1,4 @@
-"""What commands share: the application, its consoles, the store, and the run of a plan."""
+"""Shared parts of commands: the application, its consoles, the store, and running the jobs of a plan."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or the path of a YAML file.")]
 
 _SWEEP = "diamond-bench sweep "
-"""How the command of a study begins. Other commands run an agent on its own, which answers no question and is not registered."""
+"""Start of the command of a study. Other commands run a single agent, which answers no question and is not registered."""
 
 out = SafeConsole(soft_wrap=True, highlight=False)
 out.width = max(out.width, 240)  # a table's numbers are never cut: a narrow terminal wraps its lines, a file takes them as they are
@@ -34,12 +34,12 @@ err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """A line for the person at the keyboard, apart from what a program would read."""
+    """Prints a line for the user on stderr, separate from output that a program may read."""
     err.print(text, markup=False)
 
 
 def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> None:
-    """Draws a plan's report and prints its results, where any evaluation is done."""
+    """Writes a plan's report and prints its results, if any evaluation is done."""
     from diamond_bench.report import write_report
 
     if not any(store.state(point.jobs["evaluation"]).status == "done" for point in saved.points):
@@ -51,7 +51,8 @@ def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> 
 
 
 def planned(plan: Any, store: Any) -> tuple[Any, Any]:
-    """(what writes the plan down, the plan as it will be saved): called once it is sure that something is run or submitted."""
+    """(a function that saves the plan, the plan as it will be saved). Call the function once it is certain that something is run or
+    submitted."""
     from diamond_bench.store.files import DamagedFile
     from diamond_bench.studies.housekeeping import remember
     from diamond_bench.studies.plan import as_saved, load_plan, save_plan
@@ -77,7 +78,7 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
 
 
 def say_registration(saved: Any, store: Any) -> None:
-    """Registers a plan where that is still possible, and says so; of a plan that was registered otherwise, how it stands."""
+    """Registers a plan if that is still possible, and reports it. If the study was registered with another plan, reports the difference."""
     from diamond_bench.store.files import DamagedFile
     from diamond_bench.studies.registration import register
 
@@ -94,7 +95,7 @@ def say_registration(saved: Any, store: Any) -> None:
 
 
 def say_limits(plan: Any, store: Any) -> None:
-    """Says what is odd about the runs planned, what they can never tell, and which results of earlier code there are."""
+    """Prints what is unusual about the planned runs, what they can never show, and which results of earlier code exist."""
     from diamond_bench.results.older import older_sentence
     from diamond_bench.studies.answerable import limits
 
@@ -105,7 +106,7 @@ def say_limits(plan: Any, store: Any) -> None:
 
 
 def say_refusals(*checks: Any) -> None:
-    """Says why a sweep would be refused, for each check that raises UserError."""
+    """Prints why a sweep would be refused, for each check that raises UserError."""
     for check in checks:
         try:
             check()
@@ -114,7 +115,7 @@ def say_refusals(*checks: Any) -> None:
 
 
 def standing_of(saved: Any, store: Any) -> Any:
-    """How a plan and its finished evaluations stand to the study's registration."""
+    """How a plan and its finished evaluations relate to the study's registration."""
     from diamond_bench.studies.registration import standing
 
     evaluations = {point.jobs["evaluation"] for point in saved.points}
@@ -122,7 +123,7 @@ def standing_of(saved: Any, store: Any) -> Any:
 
 
 def run_jobs(plan: Any, store: Any) -> Any:
-    """Runs what is missing of a plan, with progress, and says what failed. Returns the `launch.local.Summary`."""
+    """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`."""
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
     from diamond_bench.studies.overview import job_labels
@@ -148,7 +149,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
 
 
 def print_results(plan: Any, store: Any, as_json: bool) -> None:
-    """The numbers of a plan's finished jobs, as a table for people or as JSON; for people also the answer to a study's question."""
+    """Prints the results of a plan's finished jobs, as a table or as JSON. The table is followed by the answer to the study's question."""
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
@@ -180,7 +181,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def writing(store: Any) -> Iterator[None]:
-    """Turns what the file system refuses into a message that names the place."""
+    """Turns errors of the file system into messages that name the path."""
     from diamond_bench.store.files import refusal, unwritable
 
     try:
@@ -196,7 +197,7 @@ def writing(store: Any) -> Iterator[None]:
 
 
 def open_store(tokens: list[str] | None) -> Any:
-    """The store that overrides, or the environment, name."""
+    """The store that the overrides or the environment name."""
     from diamond_bench.compose import output_root, parse
     from diamond_bench.store.artifacts import Store
 

@@ -1,4 +1,4 @@
-"""The command that measures where the time of a training goes."""
+"""The command that measures how long the parts of a training take."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ def _numbers(text: str | None) -> list[int]:
 
 
 def _model_of(device: str) -> tuple[str, str]:
-    """The device that execution.device means, and its model. Torch is asked only where the machine shows a GPU."""
+    """The resolved device and its model. Asks torch only if the machine shows a GPU."""
     from diamond_bench.launch.devices import device_name, has_gpu, worker_devices
 
     worker_devices(device, 1)  # refuses what is no device, or not there
@@ -90,9 +90,9 @@ except UserError as error:
 
 
 def asked_of_torch(device: str) -> tuple[str, str]:
-    """As `_model_of`, by torch in a short process of its own: the context that asking makes is not held while the profile measures.
+    """As `_model_of`, but asks torch in a short-lived process, so that the CUDA context of the question does not exist during the profile.
 
-    Raises UserError where torch finds no such device, or cannot be asked.
+    Raises UserError if torch finds no such device, or cannot be asked.
     """
     done = subprocess.run([sys.executable, "-P", "-c", _ASK, device], capture_output=True, text=True)
     if done.returncode:

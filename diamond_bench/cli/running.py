@@ -7,7 +7,8 @@ from diamond_bench.errors import UserError
 
 
 def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_report: bool = True) -> int:
-    """Runs what is missing of a plan, or submits it to its cluster; then draws its report and prints its results. Returns the exit code."""
+    """Runs the missing jobs of a plan, or submits them to its cluster; then writes its report and prints its results. Returns the exit
+    code."""
     from diamond_bench.config import SlurmCluster
     from diamond_bench.studies.plan import as_saved
 
@@ -22,7 +23,7 @@ def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_repo
 
 
 def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: bool, only: Any = None) -> int:
-    """Submits what is missing of a plan to SLURM, and with `wait` follows it and reports. Returns the exit code."""
+    """Submits the missing jobs of a plan to SLURM. With `wait`, follows them and reports. Returns the exit code."""
     from diamond_bench.launch.slurm.submit import submit
 
     begin, saved = planned(plan, store)
@@ -43,7 +44,7 @@ def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: b
 
 
 def show_submission(plan: Any, store: Any) -> None:
-    """Prints the files that submitting a plan would hand to sbatch."""
+    """Prints the sbatch files for submitting a plan."""
     from diamond_bench.launch.slurm.submit import check_order, requested, sbatch_files
 
     order = _order(plan, None)

@@ -92,9 +92,10 @@ class AtariEnv(gymnasium.Env[Frame, int]):
         terminated, truncated = self._ale.game_over(with_truncation=False), self._ale.game_truncated()
         return self._observe(), reward, terminated, truncated, self._info(life_loss=self._lives < lives_before)
 
-    def render(self) -> Frame:  # type: ignore[override]
+    def render(self) -> Frame:
         """The observation before resizing: (210, 160, 3) uint8, maximum over the last two screens."""
-        return self._screens.max(axis=0) if self._config.frame_skip > 1 else self._screens[1].copy()
+        frame: Frame = self._screens.max(axis=0) if self._config.frame_skip > 1 else self._screens[1].copy()
+        return frame
 
     def save_state(self) -> SavedState:
         """The state now; `load_state` brings it back exactly, in this process or another (same game and config)."""

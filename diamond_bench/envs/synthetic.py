@@ -216,7 +216,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
         reward = float(self._state.player == self._state.column)
         return self.render(), reward, False, self._steps >= EPISODE_STEPS, self._info()
 
-    def render(self) -> Frame:  # type: ignore[override]
+    def render(self) -> Frame:
         """The frame as it is seen."""
         return render(self._state, self._config.frame_size)
 

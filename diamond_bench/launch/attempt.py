@@ -1,4 +1,4 @@
-"""One attempt at one job: taken from the store, run, its end written down. Every launcher runs jobs through here."""
+"""One attempt at one job: it is taken from the store and run, and its outcome is recorded. Every launcher runs jobs through this module."""
 
 import contextlib
 import gc
@@ -40,13 +40,19 @@ def run_job(
     should_stop: Callable[[], bool] = lambda: False,
     scratch: Path | None = None,
 ) -> Event:
-    """Runs a prepared job on a resolved `device` (see `resolve_device`) and returns how it ended, as an event.
+    """Runs a prepared job on a resolved `device` (see `resolve_device`) and returns its outcome as an event.
 
-    done; failed (a mistake the user can mend: an input not done or damaged, a UserError of the job); crashed (any other exception; the
-    process should be replaced before it runs another job); interrupted (`should_stop` became true, the job has saved); taken
-    (another process has it or has done it). The state in the store says the same. While the job runs, what this process and its children
-    print goes to the job's log.txt. `on_event` hears of start, progress and lines to be said. Datasets are read from a copy in `scratch`,
-    where that is given. Raises UserError where the store is not writable.
+    The outcome is one of the following, and the state in the store says the same:
+
+    - done
+    - failed: a mistake that the user can correct, such as an input that is not done or is damaged, or a UserError of the job
+    - crashed: any other exception. The process should be replaced before it runs another job.
+    - interrupted: `should_stop` became true, and the job has saved its progress
+    - taken: another process is running the job or has finished it
+
+    While the job runs, everything that this process and its children print goes to the job's log.txt. `on_event` receives the start, the
+    progress and lines to be shown. If `scratch` is given, datasets are read from a copy there. Raises UserError if the store is not
+    writable.
     """
     claim = store.claim(ref)
     if claim is None:
@@ -73,7 +79,8 @@ def run_job(
 def _attempt(
     store: Store, claim: Claim, device: str, on_event: Callable[[Event], None], should_stop: Callable[[], bool], scratch: Path | None
 ) -> Event:
-    """Runs the job's code; done has been published, every other end is still to be written down. Raises ClaimLost."""
+    """Runs the job's code. If it succeeds, the result is already published; every other outcome is still to be recorded. Raises
+    ClaimLost."""
     ref = claim.ref
     try:
         spec = store.spec(ref)
@@ -126,8 +133,8 @@ def _attempt(
 
 
 def _share_compiled(store: Store, threads: int) -> None:
-    """Compiled code is shared by the store's jobs of one kind of processor and number of threads, for which it was made; torch reads where
-    it lies when it compiles. Where the user chose a folder, it is that."""
+    """Shares compiled code among the store's jobs on the same kind of processor with the same number of threads, which it is specific to.
+    torch reads this folder when it compiles. A folder that the user has chosen is left as it is."""
     require_folders(store.root, store.root / COMPILED)
     root = str((store.root / COMPILED).resolve())
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", root).startswith(root):
@@ -136,7 +143,7 @@ def _share_compiled(store: Store, threads: int) -> None:
 
 
 def _use_device(device: str) -> None:
-    """What names no device, such as streams and graphs, means the job's own."""
+    """Makes the job's device the default of CUDA calls that name none, such as streams and graphs."""
     if device.startswith("cuda"):
         import torch
 
@@ -145,7 +152,7 @@ def _use_device(device: str) -> None:
 
 
 def _check_revision(store: Store, spec: JobSpec) -> None:
-    """A job prepared by one version of the code must not be run by another: its result would lie under an identity that is not its own."""
+    """Refuses a job that another revision of the code prepared: the result would be stored under the wrong identity."""
     ours = store.kinds[spec.kind].revision
     if spec.revision not in (None, ours):
         raise UserError(
@@ -155,7 +162,8 @@ def _check_revision(store: Store, spec: JobSpec) -> None:
 
 
 def _inputs(store: Store, spec: JobSpec, scratch: Path | None) -> dict[str, Path]:
-    """The folders of the job's inputs, each seen to be done and to hold what its job wrote; datasets in `scratch`. Raises UserError."""
+    """The folders of the job's inputs, after checking that each is done and undamaged. Datasets are copied to `scratch`. Raises
+    UserError."""
     kind = store.kinds[spec.kind]
     expected = kind.inputs
     if set(spec.inputs) - set(kind.optional) != set(expected):
@@ -176,7 +184,7 @@ def _inputs(store: Store, spec: JobSpec, scratch: Path | None) -> dict[str, Path
 
 
 def _set_threads(spec: JobSpec) -> int:
-    """CPU threads are a function of the config alone (their number moves the last bits of results)."""
+    """Sets the number of CPU threads, which depends on the config alone because it changes the last bits of results."""
     threads = getattr(spec.config, "execution", ExecutionConfig()).num_threads
     torch: Any = sys.modules.get("torch")
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by a torch that is imported later, and by children
@@ -186,7 +194,7 @@ def _set_threads(spec: JobSpec) -> int:
 
 
 def _allocation() -> dict[str, str]:
-    """SLURM's name of the task we run in, and the GPUs it was given; nothing outside of SLURM."""
+    """SLURM's id of the current task and the GPUs it was given; empty outside SLURM."""
     array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
     if job is None:
         return {}
@@ -217,7 +225,7 @@ def _speaker(ref: JobRef, on_event: Callable[[Event], None]) -> Callable[[str], 
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: NaN and infinities as text, arrays and array scalars as lists and numbers, paths as text."""
+    """`value` in a form that JSON can hold: NaN and infinities as text, arrays and array scalars as lists and numbers, paths as text."""
     if isinstance(value, Mapping):
         return {encodable(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -233,7 +241,7 @@ def plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _printing_to(log: Path) -> Iterator[None]:
-    """Sends descriptors 1 and 2 to the end of `log`, for this process's native code and its children too."""
+    """Appends everything written to descriptors 1 and 2 to `log`, including output of native code and child processes."""
     saved = [os.dup(1), os.dup(2)]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -252,7 +260,7 @@ def _printing_to(log: Path) -> Iterator[None]:
 
 
 def _clean_up() -> None:
-    """Gives the job's memory back before the next job of this process."""
+    """Frees the job's memory before the next job of this process."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""Which devices there are: asked of the driver by the parent, which imports no torch, and of torch by the worker."""
+"""Lists the available devices. The parent asks the driver, so that it need not import torch; the worker asks torch."""
 
 import os
 import platform
@@ -15,10 +15,10 @@ from diamond_bench.studies.execution import check_execution
 
 
 def worker_devices(device: str, num_workers: int) -> list[str]:
-    """The device of each worker: `num_workers` of them (0: one a GPU, or one where there is none), spread over the GPUs in turn.
+    """The device of each worker: `num_workers` of them, spread over the GPUs in turn. 0 means one per GPU, or one if there is no GPU.
 
-    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and where a GPU is asked of a machine that does not show it
-    (whether torch can use it is for the worker to say).
+    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and for a GPU that the machine does not show. Whether torch
+    can use the GPU is checked by the worker.
     """
     check_there(device)
     if device == "cpu" or device.startswith("cuda:"):
@@ -30,7 +30,7 @@ def worker_devices(device: str, num_workers: int) -> list[str]:
 
 
 def check_there(device: str) -> None:
-    """Raises UserError where a GPU is asked of a machine that shows none, or not so many."""
+    """Raises UserError if `device` is a GPU that this machine does not show."""
     if not valid_device(device).startswith("cuda"):
         return
     if not has_gpu():
@@ -43,7 +43,8 @@ def check_there(device: str) -> None:
 
 
 def check_devices(executions: Iterable[ExecutionConfig], here: bool) -> None:
-    """Refuses what is no device, and what it (where jobs run `here`, `auto` is one of this machine's) cannot do. Raises UserError."""
+    """Raises UserError for an invalid device, and for settings of execution that a CPU does not support. `here` says whether jobs run on
+    this machine, so that `auto` can be resolved."""
     for execution in executions:
         device = valid_device(execution.device)
         if device == "cpu" or (device == "auto" and here and not has_gpu()):
@@ -51,7 +52,8 @@ def check_devices(executions: Iterable[ExecutionConfig], here: bool) -> None:
 
 
 def resolve_device(device: str) -> str:
-    """torch's name of the device meant by `device`. Raises UserError where it asks for a GPU that is not there. Imports torch for GPUs."""
+    """torch's name of the device that `device` means. Raises UserError for a GPU that is not available. Imports torch unless it is the
+    CPU."""
     if valid_device(device) == "cpu":
         return "cpu"
     import torch
@@ -69,7 +71,7 @@ def resolve_device(device: str) -> str:
 
 
 def _promised_gpu() -> bool:
-    """Whether we run in a SLURM task that was given one of the machine's GPUs."""
+    """Whether this process runs in a SLURM task that was given one of the machine's GPUs."""
     given = os.environ.get("SLURM_JOB_ID") and os.environ.get("CUDA_VISIBLE_DEVICES")
     return bool(given) and any(Path("/dev").glob("nvidia[0-9]*"))
 
@@ -88,7 +90,7 @@ def device_name(device: str) -> str:
 
 
 def processor() -> str:
-    """Model and instruction sets of the processor, as the system tells them."""
+    """Model and instruction sets of the processor, as the operating system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -97,7 +99,7 @@ def processor() -> str:
 
 
 def valid_device(device: str) -> str:
-    """`device` itself. Raises UserError where it is no name of a device."""
+    """Returns `device`. Raises UserError if it is not a valid name of a device."""
     name, colon, index = device.partition(":")
     if device in ("auto", "cpu", "cuda") or (name == "cuda" and colon and index.isdecimal()):
         return device
@@ -105,7 +107,7 @@ def valid_device(device: str) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether the machine shows this process a GPU (NVIDIA, AMD or WSL); asked of the system, not of torch."""
+    """Whether this process sees a GPU (NVIDIA, AMD or WSL). Asks the operating system, not torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and _count_gpus() == 0:
         return False
     return shutil.which("nvidia-smi") is not None or any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd", "dxg"))

@@ -1,4 +1,4 @@
-"""What is told of a sweep while it runs: by a worker to its parent (one JSON line each), by the parent to a display."""
+"""Events of a running sweep. A worker sends them to its parent as JSON lines; the parent passes them to a display."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,12 +11,15 @@ Name = Literal["ready", "refused", "planned", "started", "progress", "said", "do
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened.
+    """One event.
 
-    Of a worker: ready (`text`: its device), refused (`text`: why it cannot work). Of a job: started, progress, said, done, failed
-    (`text`: the error), crashed (failed, and the worker's process may be unsound), interrupted (stopped and saved), taken (another
-    process has it, or has done it), blocked (`text`: the job it needs and will not get). Of the sweep: planned (`done` of `total` jobs
-    are done already), said.
+    Events of a worker are ready (`text`: its device) and refused (`text`: why it cannot work).
+
+    Events of a job are started, progress, said, done, failed (`text`: the error), crashed (failed, and the worker's process may be in a bad
+    state), interrupted (stopped after saving), taken (another process is running it or has finished it) and blocked (`text`: the job that
+    it needs and will not get).
+
+    Events of the sweep are planned (`done` of `total` jobs are done already) and said.
     """
 
     name: Name
@@ -38,4 +41,4 @@ class Event:
 
 
 def ignore(event: Event) -> None:
-    """For callers who do not want to be told."""
+    """An event handler that does nothing."""

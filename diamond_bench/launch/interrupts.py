@@ -1,4 +1,4 @@
-"""Ctrl-C as a question the main loop asks, instead of an exception anywhere."""
+"""Counts requests to stop (Ctrl-C), which the main loop polls, so that no exception is raised in the middle of its work."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Interrupts:
-    """How often the process was asked to stop."""
+    """Counts how often the process was asked to stop."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -21,9 +21,10 @@ class Interrupts:
 
 @contextlib.contextmanager
 def counted_interrupts() -> Iterator[Interrupts]:
-    """Counts SIGINT, SIGTERM and SIGHUP instead of dying of them, inside the context (outside the main thread: does nothing).
+    """Inside the context, counts SIGINT, SIGTERM and SIGHUP instead of letting them end the process. Does nothing outside the main thread.
 
-    A SIGHUP that the caller ignores, as under nohup, stays ignored. After another one nothing is written to the terminal, which is gone.
+    A SIGHUP that the caller ignores, as under nohup, stays ignored. After any other SIGHUP the terminal is gone and nothing more is written
+    to it.
     """
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
@@ -45,7 +46,7 @@ def counted_interrupts() -> Iterator[Interrupts]:
 
 
 def _leave_the_terminal() -> None:
-    """Sends what is still to be printed to nowhere where it would go to a terminal: writing to one that is gone raises an error."""
+    """Discards later output to a terminal: writing to a terminal that is gone raises an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         if stat.S_ISCHR(os.fstat(stream).st_mode):

@@ -1,4 +1,4 @@
-"""Jobs on this machine: in dependency order, one a device at a time, shared with other sweeps of the same store."""
+"""Runs jobs on this machine in dependency order, one per device at a time. Other sweeps may work on the same store."""
 
 import contextlib
 import queue
@@ -21,33 +21,33 @@ from diamond_bench.store.states import JobState
 
 _TICK_SECONDS = 0.2
 _POLL_SECONDS = (0.25, 2.0)
-"""Until a job that another process has is looked at again: at first, and after a while."""
+"""Interval at which a job of another process is polled: at first, and at most."""
 _LEAVE_SECONDS = 20.0
 _MOST_FALSE_STARTS = 3
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended; every job is in exactly one of the collections."""
+    """The outcome of a sweep. Every job is in exactly one of the collections."""
 
     done: tuple[JobRef, ...]
-    """Run here, now."""
+    """Jobs that this sweep ran."""
     skipped: tuple[JobRef, ...]
-    """Done before, or meanwhile by another sweep."""
+    """Jobs that were done before, or that another sweep has finished meanwhile."""
     failed: Mapping[JobRef, str]
-    """With the error's last line; the traceback is in the job's log.txt."""
+    """Failed jobs with the last line of the error; the traceback is in the job's log.txt."""
     blocked: Mapping[JobRef, JobRef]
-    """Not run because a job it needs, named here, failed or was stopped."""
+    """Jobs that were not run because a job that they need, given here, failed or was stopped."""
     interrupted: tuple[JobRef, ...]
-    """Begun and stopped: resumed by the same command."""
+    """Jobs that were stopped while running; the same command resumes them."""
     left: tuple[JobRef, ...]
-    """Not begun (or left to another sweep) when the sweep was stopped."""
+    """Jobs that were not begun, or were left to another sweep, when the sweep was stopped."""
     stopped: bool
     """Whether the sweep was asked to stop (Ctrl-C)."""
 
     @property
     def exit_code(self) -> int:
-        """0 when all is done, though it was asked to stop; 130 after Ctrl-C, else 1."""
+        """0 if all jobs are done, even after a request to stop; otherwise 130 after Ctrl-C, else 1."""
         if self.failed or self.blocked or self.interrupted or self.left:
             return 130 if self.stopped else 1
         return 0
@@ -66,16 +66,18 @@ def run_local(
     interrupts: Interrupts | None = None,
     mps: bool = False,
 ) -> Summary:
-    """Runs what is not done of `specs` (each input among them, or done in the store) and returns when nothing more can be.
+    """Runs the jobs of `specs` that are not done, and returns when no more can be run. Each input must be among `specs` or done in the
+    store.
 
-    A failing job stops only those that need it. Jobs that another sweep holds are left to it and waited for. Jobs that failed
-    earlier are tried again, unless `retry_failed` is false. The first SIGINT or SIGTERM lets the running jobs save and
-    stop, the second kills them. `worker_arguments` are further options of the worker (see worker.py). `begin` is called once, before
-    the first job is prepared: when a worker has found its device, or there is nothing to run. `interrupts`: signals that the caller counts
-    itself, in place of SIGINT and SIGTERM. `mps`: CUDA's Multi-Process Service (mps.py) while the workers are there.
+    A failing job stops only the jobs that need it. Jobs that another sweep is running are waited for. Jobs that failed earlier are tried
+    again unless `retry_failed` is false. On the first SIGINT or SIGTERM the running jobs save and stop; the second kills them.
 
-    Raises UserError where the store cannot be written, the device is not there, or `mps` is asked of what it would do nothing for;
-    nothing is created then, and `begin` not called.
+    `worker_arguments` are further options of the worker (worker.py). `begin` is called once, before the first job is prepared, when a
+    worker has found its device or there is nothing to run. `interrupts` replaces SIGINT and SIGTERM by requests that the caller counts.
+    `mps` starts CUDA's Multi-Process Service (mps.py) while the workers run.
+
+    Raises UserError if the store is not writable, the device is not available, or `mps` would have no effect. Nothing is created then, and
+    `begin` is not called.
     """
     valid_device(device)
     sweep = _Sweep(store, {spec.ref: spec for spec in specs}, on_event)
@@ -94,22 +96,22 @@ def run_local(
 
 
 class _Sweep:
-    """What is to be done, what may be begun, and how each job ended."""
+    """Tracks which jobs are to be run, which are ready, and how each ended."""
 
     def __init__(self, store: Store, specs: Mapping[JobRef, JobSpec], on_event: Callable[[Event], None]):
         self.store = store
         self.specs = specs
         self.tell = on_event
         self.open = set(specs)
-        """Jobs whose end is not known yet."""
+        """Jobs without an outcome so far."""
         self.held: dict[JobRef, tuple[float, float]] = {}
-        """Jobs another process has: when to look again, and how long to wait after that."""
+        """Jobs that another process is running: when to poll again, and the interval after that."""
         self._attempts: dict[JobRef, int] = {}
-        """How often each job had been begun when we looked."""
+        """Number of attempts of each job at the first look."""
         self._order = _order(specs, store.kinds)
         self._ready: list[tuple[int, JobRef]] = []
         self._offered: set[JobRef] = set()
-        """Jobs that have been among the ready: each is offered once, and comes back only by `again`."""
+        """Jobs that have been ready: each is offered once, and returns only by `again`."""
         self._missing = {ref: {need for need in spec.inputs.values() if need in specs} for ref, spec in specs.items()}
         self._dependents: dict[JobRef, list[JobRef]] = {ref: [] for ref in specs}
         for ref, needs in self._missing.items():
@@ -120,7 +122,8 @@ class _Sweep:
         self._blocked: dict[JobRef, JobRef] = {}
 
     def look(self, retry_failed: bool) -> None:
-        """Takes over from the store what is done, or failed and not to be tried again; the rest may be begun as its inputs are done."""
+        """Takes over from the store which jobs are done, and which failed and are not tried again. The rest becomes ready as its inputs are
+        done."""
         states = self.store.states()
         self.store.require_readable(self.specs, states)
         self._attempts = {ref: states[ref].attempt for ref in self.specs if ref in states}
@@ -146,7 +149,7 @@ class _Sweep:
             self._offer(ref)
 
     def next(self) -> JobRef | None:
-        """A job that may be begun now, prepared; None while there is none."""
+        """A ready job, prepared; None if there is none at the moment."""
         while self._ready:
             _, ref = heappop(self._ready)
             if ref not in self.open:
@@ -161,11 +164,11 @@ class _Sweep:
 
     @property
     def num_ready(self) -> int:
-        """How many jobs may be begun now."""
+        """Number of ready jobs."""
         return len(self._ready)
 
     def poll(self) -> None:
-        """Looks again at jobs that other processes have."""
+        """Polls jobs that other processes are running."""
         now = time.monotonic()
         for ref in [ref for ref, (due, _) in self.held.items() if due <= now]:
             state = self.store.state(ref)
@@ -178,7 +181,7 @@ class _Sweep:
                 self.again(ref)
 
     def hold(self, ref: JobRef) -> None:
-        """Leaves a job to the process that has it (or has just ended it)."""
+        """Leaves a job to the process that is running it or has just finished it."""
         state = self.store.state(ref)
         if self._ended_elsewhere(ref, state):
             return
@@ -187,7 +190,7 @@ class _Sweep:
         self.tell(Event("taken", ref, text=owner))
 
     def again(self, ref: JobRef) -> None:
-        """Puts a job that nobody has back among those that may be begun."""
+        """Makes a job ready again that no process is running."""
         heappush(self._ready, (self._order[ref], ref))
 
     def done(self, ref: JobRef) -> None:
@@ -208,12 +211,12 @@ class _Sweep:
         self._fell(ref)
 
     def summary(self, stopped: bool) -> Summary:
-        """How it ended."""
+        """The outcome."""
         ended = {name: tuple(refs) for name, refs in self._ended.items()}
         return Summary(failed=self._failed, blocked=self._blocked, left=tuple(sorted(self.open)), stopped=stopped, **ended)
 
     def _ended_elsewhere(self, ref: JobRef, state: JobState) -> bool:
-        """Whether a job needs no more of us; notes what another sweep has made of it since we looked: done, or failed anew."""
+        """Whether a job has an outcome. Takes over what another sweep has done since the last look: the job is done, or failed again."""
         if ref not in self.open:
             return True
         if state.status == "done" and not self.store.damage(ref):
@@ -270,14 +273,14 @@ def _work(spec: JobSpec, specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Ki
 
 
 class _Pool:
-    """The workers, at most one for each entry of `devices`, started when there is work for them."""
+    """The workers, at most one per entry of `devices`. They are started when there is work for them."""
 
     def __init__(self, sweep: _Sweep, devices: Sequence[str], arguments: Sequence[str], interrupts: Interrupts, begin: Callable[[], None]):
         self._sweep = sweep
         self._devices = devices
         self._arguments = arguments
         self._interrupts = interrupts
-        """Signals that asked the sweep to stop."""
+        """Requests to stop."""
         self._begin = begin
         self._begun = False
         self._stops_told = 0
@@ -287,7 +290,7 @@ class _Pool:
         self._retired: list[WorkerProcess] = []
 
     def run(self) -> None:
-        """Until every job has ended, or the sweep was stopped and its workers have left."""
+        """Runs until every job has an outcome, or the sweep was stopped and its workers have exited."""
         try:
             while self._sweep.open and not (self._interrupts.count and not self._busy()):
                 if self._interrupts.count > self._stops_told:
@@ -313,7 +316,7 @@ class _Pool:
         return any(worker.job is not None for worker in self._workers())
 
     def _hand_out(self) -> None:
-        """Gives waiting workers jobs, and starts workers while there are more jobs than those that are about to wait."""
+        """Sends jobs to idle workers, and starts workers while more jobs are ready than workers are starting."""
         for worker in self._workers():
             if worker.ready and worker.job is None:
                 ref = self._sweep.next()
@@ -354,7 +357,7 @@ class _Pool:
                 self._retired.append(worker)
 
     def _ended(self, worker: WorkerProcess) -> None:
-        """A worker's process is gone: its job, if it had one, failed of it (but was only stopped, where that was asked for)."""
+        """Handles the death of a worker process. Its job, if any, failed; if the sweep was asked to stop, the job was only interrupted."""
         worker.wait(_LEAVE_SECONDS)
         self._drop(worker)
         ref, worker.job = worker.job, None

@@ -1,7 +1,7 @@
-"""CUDA's Multi-Process Service for the time of a run: kernels of processes that share a GPU run side by side instead of by turns.
+"""Starts CUDA's Multi-Process Service for the duration of a run, so that kernels of processes that share a GPU run concurrently.
 
-The service is a daemon of our own, in a private folder, that nobody else's processes find and beside which any other daemon goes on. A
-guard, a process that outlives its parent, starts it and ends it: when the run says so, and when the run is dead (`kill -9`).
+The service is a private daemon in a private folder: other processes do not find it, and other daemons are not affected. A guard process
+outlives its parent. It starts the daemon, and ends it when the run says so or has died (`kill -9`).
 """
 
 import contextlib
@@ -24,17 +24,20 @@ from diamond_bench.launch.resources import resources
 
 PROGRAM = "nvidia-cuda-mps-control"
 _SECONDS = 60.0
-"""For the daemon to start, and for it to end."""
+"""Time limit for the daemon to start, and to end."""
 _SAVING_SECONDS = 35.0
-"""After the death of a run: its workers notice, and have half a minute to save (`launch.worker`)."""
+"""Time between the death of a run and the end of the service: workers notice the death and have half a minute to save (`launch.worker`)."""
 _LONGEST_FOLDER = 60
-"""Characters of a temporary folder; the names of the daemon's sockets, below it, may have 107 in all."""
+"""Longest path of a temporary folder: the daemon's sockets below it may have 107 characters in all."""
 _END = b"end\n"
 
 
 def check_mps(devices: Sequence[str], processes: int = 1) -> None:
-    """Raises UserError where the service cannot be, or would change nothing: on the CPU, without its program, or where no two processes
-    share a GPU. `devices`: one a worker; `processes`: how many a job starts at most."""
+    """Raises UserError if the service cannot run or would change nothing: on the CPU, without its program, or if no two processes share a
+    GPU.
+
+    `devices` has one entry per worker. `processes` is the largest number of processes that one job starts.
+    """
     if set(devices) == {"cpu"} or not has_gpu():
         raise UserError("cluster.mps=true: CUDA's Multi-Process Service is for GPUs, and these jobs run on the CPU; leave it false")
     if shutil.which(PROGRAM) is None:
@@ -46,12 +49,12 @@ def check_mps(devices: Sequence[str], processes: int = 1) -> None:
 
 
 def shared(devices: Sequence[str]) -> bool:
-    """Whether two workers have one device."""
+    """Whether two workers share a device."""
     return max(Counter(devices).values(), default=0) > 1
 
 
 def check_packed_mps(cluster: SlurmCluster, kinds: Sequence[str]) -> None:
-    """Raises UserError where a cluster's profile asks for the service and for no kind that packs jobs on GPUs: it would change nothing."""
+    """Raises UserError if a cluster profile asks for the service although no kind of job shares a GPU: it would change nothing."""
     asked = [resources(cluster, kind) for kind in kinds]
     if cluster.mps and not any(one.gpus and (one.packed or 1) > one.gpus for one in asked):
         raise UserError("cluster.mps=true: no two jobs share a GPU (cluster.packed), so that it would change nothing; leave it false")
@@ -59,11 +62,12 @@ def check_packed_mps(cluster: SlurmCluster, kinds: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def service(wanted: bool = True, saving_seconds: float = _SAVING_SECONDS) -> Iterator[None]:
-    """The service, for every process that is started inside the context (its two variables are in this process's environment, which had
-    better not be changed by others meanwhile). Does nothing where it is not `wanted`. Where this process is killed, the service goes on for
-    `saving_seconds`.
+    """Runs the service for every process that is started inside the context. Does nothing unless `wanted`.
 
-    Raises UserError, with what it printed, where the daemon does not start; nothing is left of it then.
+    The service's two variables are set in this process's environment, which should not be changed elsewhere meanwhile. If this process is
+    killed, the service continues for `saving_seconds`.
+
+    Raises UserError with the daemon's output if it does not start; nothing is left behind then.
     """
     if not wanted:
         yield
@@ -91,7 +95,7 @@ def service(wanted: bool = True, saving_seconds: float = _SAVING_SECONDS) -> Ite
 
 
 def main() -> None:
-    """The guard: starts the daemon, says its variables (or the error), and ends it when stdin does."""
+    """The guard: starts the daemon, prints its variables or the error, and ends the daemon when stdin ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the run, whose end ends us
         signal.signal(number, lambda number, frame: None)  # SIG_IGN would be handed on to the daemon
     folder = Path(tempfile.mkdtemp(prefix="mps-", dir=_short_folder()))
@@ -115,7 +119,7 @@ def _short_folder() -> str:
 
 
 def _start(environment: Mapping[str, str]) -> str:
-    """Starts the daemon; what is wrong, or nothing."""
+    """Starts the daemon. Returns an error message, or an empty string."""
     with tempfile.TemporaryFile() as printed:  # not a pipe, which the daemon might keep open
         try:
             code = subprocess.run(
@@ -129,7 +133,7 @@ def _start(environment: Mapping[str, str]) -> str:
 
 
 def _quit(environment: Mapping[str, str], pipes: Path) -> None:
-    """Ends the daemon of this folder; by a signal where it does not listen."""
+    """Ends the daemon of this folder, by a signal if it does not respond."""
     pid = _pid_of(pipes)
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run([PROGRAM], env=environment, input=b"quit\n", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_SECONDS)

@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: started, given jobs, listened to, ended with everything it started."""
+"""A worker process as its parent sees it. The parent starts it, sends it jobs, receives its events, and ends it with all its children."""
 
 import contextlib
 import json
@@ -18,16 +18,17 @@ from diamond_bench.store.jobspec import JobRef
 
 
 class WorkerProcess:
-    """`python -P -m diamond_bench.launch.worker` in a session of its own, so that a terminal's Ctrl-C reaches the parent alone.
+    """Runs `python -P -m diamond_bench.launch.worker` in its own session, so that Ctrl-C in a terminal reaches the parent alone.
 
-    Its events go to `heard` as (worker, event); (worker, None) when its stdout has ended, which `reap` sees to after a death.
+    Its events are put into `heard` as (worker, event). When its stdout has ended, (worker, None) follows; after a death, `reap` ensures
+    that stdout ends.
     """
 
     def __init__(self, store: Path, device: str, heard: "queue.Queue[tuple[WorkerProcess, Event | None]]", arguments: Sequence[str] = ()):
         self.device = device
         self.ready = False
         self.job: JobRef | None = None
-        """The job it was given and has not ended."""
+        """The job that it is running, or None."""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         command = [sys.executable, "-P", "-m", "diamond_bench.launch.worker", "--store", str(store), "--device", device, *arguments]
         self._process = subprocess.Popen(
@@ -40,33 +41,33 @@ class WorkerProcess:
         return self._process.pid
 
     def run(self, ref: JobRef) -> None:
-        """Gives it a job."""
+        """Sends it a job."""
         self.job = ref
         self._order({"job": str(ref)})
 
     def stop(self) -> None:
-        """Asks it to save its job at the next step boundary and to leave."""
+        """Asks it to save its job at the next step boundary and to exit."""
         self._order({"stop": True})
 
     def retire(self) -> None:
-        """Lets it leave after what it is doing."""
+        """Lets it exit after its current job."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def kill(self) -> None:
-        """Ends it and its children at once."""
+        """Kills it and its children immediately."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def reap(self) -> None:
-        """If it is dead, ends the children it left, so that its stdout ends too."""
+        """If it has died, ends the children that it left, so that its stdout ends too."""
         if self._process.returncode is None and os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             self.kill()  # while the zombie keeps its process group's number from being used again
             self._process.wait()
 
     def wait(self, seconds: float) -> None:
-        """Waits for its end; kills it when that does not come in time."""
+        """Waits for it to exit, and kills it after `seconds`."""
         end = time.monotonic() + seconds
         while self._process.returncode is None:
             if time.monotonic() > end:
@@ -76,11 +77,11 @@ class WorkerProcess:
 
     @property
     def killed(self) -> bool:
-        """Whether a signal ended it."""
+        """Whether it was ended by a signal."""
         return self._process.wait() < 0
 
     def death(self) -> str:
-        """How the process ended, in words."""
+        """Describes how the process ended."""
         code = self._process.wait()
         if code < 0:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
@@ -88,7 +89,7 @@ class WorkerProcess:
         return f"the worker process ended with exit code {code}"
 
     def last_words(self) -> str:
-        """The end of what it wrote outside of any job's log."""
+        """The last lines that it wrote outside any job's log."""
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return "\n".join(lines[-20:])

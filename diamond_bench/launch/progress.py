@@ -1,4 +1,4 @@
-"""How a sweep looks while it runs: a live table on a terminal, a line now and then elsewhere. Always on stderr."""
+"""Shows the progress of a sweep on stderr: a live table on a terminal, and occasional lines elsewhere."""
 
 import sys
 import time
@@ -19,12 +19,12 @@ _SHOWN_DIGITS = 8
 
 
 class Display(Protocol):
-    """What `run_local` tells its events to: call it with each, inside its context."""
+    """The object that receives the events of `run_local`: call it with each event, inside its context."""
 
     def __call__(self, event: Event) -> None: ...
 
     def say(self, text: str) -> None:
-        """Shows a line that is of no job."""
+        """Shows a line that belongs to no job."""
 
     def __enter__(self) -> Self: ...
 
@@ -32,13 +32,13 @@ class Display(Protocol):
 
 
 def progress_display(labels: Mapping[JobRef, str], stream: TextIO | None = None) -> Display:
-    """The display for `stream` (stderr): live on a terminal, else lines. `labels` name jobs by their variant, game and seed."""
+    """The display for `stream` (stderr): live on a terminal, lines elsewhere. `labels` describe jobs by their variant, game and seed."""
     stream = stream or sys.stderr
     return LiveDisplay(labels, stream) if stream.isatty() else LineDisplay(labels, stream)
 
 
 class _Counts:
-    """How far the whole sweep is, from its events."""
+    """Tracks the progress of the whole sweep from its events."""
 
     def __init__(self, labels: Mapping[JobRef, str]):
         self._labels = labels
@@ -60,7 +60,7 @@ class _Counts:
         return f"{ref.kind} {self._labels.get(ref, ref.id[:_SHOWN_DIGITS])}"
 
     def line(self, event: Event) -> str | None:
-        """The event as a line to be kept, or None where it is not worth one."""
+        """The event as a line to be kept, or None if it is not notable."""
         if event.ref is None:
             return event.text if event.name == "said" else None
         texts = {
@@ -75,7 +75,7 @@ class _Counts:
 
 
 class LineDisplay:
-    """One line an event worth keeping, and every ten seconds one for each running job."""
+    """Prints one line per notable event, and one per running job every ten seconds."""
 
     def __init__(self, labels: Mapping[JobRef, str], stream: TextIO):
         self._counts = _Counts(labels)
@@ -103,7 +103,7 @@ class LineDisplay:
             self.say(self._counts.overall())
 
     def say(self, text: str) -> None:
-        """Writes a line, with how far the sweep is."""
+        """Writes a line with the progress of the sweep."""
         print(f"[{self._counts.done}/{self._counts.total}] {visible(text)}", file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
@@ -114,7 +114,7 @@ class LineDisplay:
 
 
 class LiveDisplay:
-    """A bar a running job, one for the sweep; lines worth keeping scroll above."""
+    """Shows a bar per running job and one for the sweep; notable lines scroll above."""
 
     def __init__(self, labels: Mapping[JobRef, str], stream: TextIO):
         self._counts = _Counts(labels)
@@ -158,13 +158,13 @@ class LiveDisplay:
 
 
 def amount(event: Event) -> str:
-    """How far a job is, in words."""
+    """Describes how far a job is."""
     share = f"{event.done}/{event.total} ({event.done / event.total:.0%})" if event.total else str(event.done)
     return f"{share}, {event.text}" if event.text else share
 
 
 def duration(seconds: float) -> str:
-    """A time span as people say it: 45 s, 12 min, 3 h 20 min."""
+    """A time span in words, such as 45 s, 12 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

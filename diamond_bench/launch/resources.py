@@ -1,4 +1,4 @@
-"""What the jobs of a kind ask of a cluster."""
+"""The resources that each kind of job requests from a cluster."""
 
 from dataclasses import fields
 

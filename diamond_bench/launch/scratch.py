@@ -1,4 +1,5 @@
-"""Datasets copied to a disk of the node before they are read: a hundred jobs that start at once would read one file server."""
+"""Copies datasets to a local disk of the node before they are read, so that a hundred jobs that start at once do not all read from one file
+server."""
 
 import shutil
 import tempfile
@@ -14,8 +15,8 @@ DATASETS = ("collect_dataset", "import_dataset")
 
 
 def on_node(store: Store, ref: JobRef, scratch: Path, say: Callable[[str], None]) -> Path:
-    """The folder to read a finished dataset from: its copy below `scratch`, made where there is none; the store's own, saying so, where
-    the node's disk does not take it. A copy is left for the jobs that come after."""
+    """The folder from which to read a finished dataset. This is a copy below `scratch`, created if missing. If the node's disk cannot hold
+    it, this is the store's own folder, and `say` reports that. The copy is kept for later jobs."""
     folder = store.folder(ref)
     files = store.result(ref).files
     copy = scratch / "diamond_bench" / ref.kind / ref.id

@@ -1,8 +1,8 @@
 """The process that runs the jobs of one device, one after the other: `python -P -m diamond_bench.launch.worker`.
 
-Its parent writes JSON lines to stdin, {"job": "kind/id"} or {"stop": true}, and reads events (events.py) from stdout. End of
-stdin means that the parent wants no more, or is dead: the worker stops its job at the next step boundary and leaves. SIGINT,
-SIGTERM and SIGUSR2 only ask it to stop likewise. `-P` keeps the working folder's own modules from being imported in place of ours.
+Its parent writes JSON lines to its stdin, {"job": "kind/id"} or {"stop": true}, and reads events (events.py) from its stdout. When stdin
+ends, the parent has no more jobs or has died: the worker stops its job at the next step boundary and exits. SIGINT, SIGTERM and SIGUSR2
+request the same. `-P` prevents modules of the working folder from being imported in place of the package's own.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from diamond_bench.store.kinds import Kind
 
 
 def main() -> None:
-    """Serves jobs until stdin ends."""
+    """Runs jobs until stdin ends."""
     parser = argparse.ArgumentParser(prog="diamond_bench.launch.worker", description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--device", default="auto")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def load_kinds(name: str) -> Mapping[str, Kind]:
-    """The table of job kinds called "module:table"."""
+    """Loads the table of job kinds that is named "module:table"."""
     module, _, table = name.partition(":")
     kinds: Mapping[str, Kind] = getattr(importlib.import_module(module), table)
     return kinds
@@ -106,7 +106,7 @@ class _Worker:
 
 
 def _take_streams() -> tuple[int, int]:
-    """Private copies of stdin and stdout: what a job reads or prints must not touch the protocol."""
+    """Private copies of stdin and stdout, so that what a job reads or prints cannot disturb the protocol."""
     orders, events = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

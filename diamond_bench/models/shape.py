@@ -112,7 +112,7 @@ def history_network(network: NetworkConfig, conditioning: ConditioningConfig) ->
 
 def padded(size: int, network: NetworkConfig) -> int:
     """A picture's side after padding to a multiple of 2^(levels - 1)."""
-    multiple = 2 ** (len(network.depths) - 1)
+    multiple: int = 2 ** (len(network.depths) - 1)
     return -(-size // multiple) * multiple
 
 

@@ -1,4 +1,4 @@
-"""The report of a study: its figures, its summary and comparison tables, and one page that shows them all."""
+"""The report of a study: figures, summary and comparison tables, and one page that shows them all."""
 
 from diamond_bench.report.write import write_report
 

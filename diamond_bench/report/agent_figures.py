@@ -1,4 +1,4 @@
-"""The figures of a study of agents: every game's human-normalised score, and the course of the test returns."""
+"""Figures of a study of agents: human-normalised scores by game, and test returns during training."""
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_VARIANTS = 12
-"""Bars or lines of one panel that can be told apart."""
+"""Most bars or lines per panel that remain distinguishable."""
 _ROLE = "agent"
 
 
 def agent_figures(
     plan: SavedPlan, store: Store, table: "pd.DataFrame", done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
-    """Those that the finished jobs (`done`) of a plan of agents offer; none for another protocol."""
+    """The figures that the finished jobs (`done`) of a plan of agents allow; none for another protocol."""
     said = "; ".join(notes)
     scores = table[(table["metric"] == "hns") & table["seed"].notna()]
     if len(scores):
@@ -64,7 +64,7 @@ def _learning(plan: SavedPlan, store: Store, trained: Sequence[Point], notes: st
 
 
 def courses(store: Store, trained: Sequence[Point]) -> "pd.DataFrame":
-    """A row a test of a training: game, variant, seed, test (its number), real_steps, value (mean raw return)."""
+    """One row per test of a training: game, variant, seed, test (its number), real_steps, value (mean raw return)."""
     import pandas as pd
 
     names = ("test_real_steps", "test_return")

@@ -1,4 +1,4 @@
-"""The aggregates of a study of agents: each variant's human-normalised scores over all games, as Atari 100k results are aggregated."""
+"""Aggregates of a study of agents: each variant's human-normalised scores over all games, as for Atari 100k."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 0
-"""Seeds the bootstrap and the simulation of its coverage."""
+"""Seed of the bootstrap and of the simulation of its coverage."""
 LEVELS = (0.93, 0.97)
 """Attained levels of a 95% interval that need no remark."""
 _WITHHELD = 0.80
-"""An interval that attains less is not printed."""
+"""Intervals below this attained level are not printed."""
 _REPETITIONS = 500
 Intervals = Mapping[str, tuple[float, float, float, float]]
 _METRIC = "hns"
@@ -23,7 +23,8 @@ _HEADS = {"mean": "mean ↑", "median": "median ↑", "iqm": "IQM ↑", "optimal
 
 
 def aggregates(plan: SavedPlan, facts: StudyFacts) -> Html:
-    """The table of aggregates, a row a variant, and a sentence for what cannot be computed honestly; nothing where no job has an HNS."""
+    """The table of aggregates with one row per variant, and a sentence for everything that cannot be computed honestly. Empty if no job has
+    an HNS."""
     import pandas as pd
 
     from analysis.aggregates import MIN_RUNS, ScoreError, point_estimates
@@ -59,7 +60,7 @@ def aggregates(plan: SavedPlan, facts: StudyFacts) -> Html:
 
 
 def _frame(plan: SavedPlan, facts: StudyFacts, rows: "pd.DataFrame", variant: str) -> "pd.DataFrame":
-    """A variant's runs as `analysis.scores` takes them, with the conditions that must be one."""
+    """A variant's runs in the format of `analysis.scores`, with the conditions that must agree."""
     said = {ref.id: words for ref, words in facts.conditions.items()}
     records = [said.get(job, "not recorded") for job in rows["job"]]
     runs = rows[["game", "seed", "revision"]].assign(method=variant, source=plan.study, protocol_record=records)
@@ -67,7 +68,8 @@ def _frame(plan: SavedPlan, facts: StudyFacts, rows: "pd.DataFrame", variant: st
 
 
 def _intervals(matrix: Any) -> Intervals:
-    """By aggregate, the ends of its interval and the lowest and highest level that it attains over the simulated shapes of runs."""
+    """For each aggregate, the ends of its interval, and the lowest and highest level that it attains over the simulated distributions of
+    runs."""
     from analysis.aggregates import ScoreError, corrected_intervals
     from analysis.coverage import SHAPES, attained_coverage
 
@@ -87,7 +89,7 @@ def _cell(name: str, values: Mapping[str, float], ends: Intervals) -> Html:
 
 
 def _below(low: float, high: float, least: float, most: float) -> list[str]:
-    """The lines below a value: its interval, and the levels attained where they are not near 95%."""
+    """The lines below a value: its interval, and the attained levels if they are not close to 95%."""
     reached = f"attains {100 * least:.0f} to {100 * most:.0f}%" if f"{least:.2f}" != f"{most:.2f}" else f"attains {100 * least:.0f}%"
     if least < _WITHHELD:
         return [f"interval withheld: {reached}"]

@@ -1,4 +1,4 @@
-"""The cost of a variant over that of its baseline: denoiser calls, seconds to imagine a frame, seconds of training."""
+"""The cost of a variant relative to its baseline: denoiser calls, seconds to imagine a frame, and seconds of training."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from diamond_bench.report.facts import StudyFacts, device_name
 
 
 class CostRatios:
-    """Ratios of means over finished runs, over the games that both variants have, with equal weights of the games."""
+    """Ratios of means over finished runs, for the games that both variants have, all games weighted equally."""
 
     def __init__(self, facts: StudyFacts) -> None:
         runs = facts.table[facts.table["seed"].notna()]
@@ -23,7 +23,8 @@ class CostRatios:
             self._devices.setdefault((variant, metric, game), set()).add(devices.get(job, ""))
 
     def of(self, variant: str, base: str) -> dict[str, float]:
-        """nfe_ratio, seconds_ratio and training_ratio; NaN where a side has none, or seconds were measured on several kinds of device."""
+        """nfe_ratio, seconds_ratio and training_ratio. NaN if a side has no value, or if seconds were measured on several kinds of
+        device."""
         frames = self._ratio("frames_per_second", variant, base, measured=True)
         return {
             "nfe_ratio": self._ratio("nfe_per_frame", variant, base, measured=False),

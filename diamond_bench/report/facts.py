@@ -1,4 +1,4 @@
-"""What a report rests on, read from the store once: how jobs stand, where and how they ran, what sets variants apart."""
+"""Everything a report needs, read from the store once: the states of jobs, where and how they ran, and how variants differ."""
 
 import dataclasses
 import functools
@@ -23,40 +23,41 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CONFIGS = 400
-"""Variants whose settings are read (three files each); of a study with more, arm and axes must do."""
+"""Most variants whose settings are read (three files each). For studies with more, arm and axes must suffice."""
 _NOT_A_VARIANT_S = ("seed", "game")
 _UNSETTLED = ("failed", "damaged", "lost", "preempted")
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """A plan's finished results and all that the store tells of its jobs."""
+    """A plan's finished results, and everything that the store records about its jobs."""
 
     table: "pd.DataFrame"
     recorded: Mapping[JobRef, Mapping[str, Any]]
-    """Of each done job: versions, commit, device, seconds."""
+    """Versions, commit, device and seconds of each finished job."""
     states: Mapping[JobRef, JobState]
     configs: Mapping[str, Mapping[str, Any]]
-    """Of each variant: its settings by dotted key, as far as its jobs' config.yaml tell; not those that cannot change a result."""
+    """Settings of each variant by dotted key, as far as its jobs' config.yaml has them. Settings that cannot change a result are left
+    out."""
     measured: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """Of each variant: what decides its measurements (`studies.answerable.measured_settings`)."""
+    """For each variant, the settings that determine its measurements (`studies.answerable.measured_settings`)."""
     conditions: Mapping[JobRef, str] = dataclasses.field(default_factory=dict)
-    """Of each finished evaluation of an agent: what its protocol record says of the conditions (`studies.results.conditions`)."""
+    """Conditions in the protocol record of each finished evaluation of an agent (`results.table.conditions`)."""
     nfe: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Of each variant of trained agents: denoiser calls a frame of the imagination they learned in."""
+    """Denoiser calls per frame of the imagination that each variant of trained agents learned in."""
     protocol: Sequence[str] = ()
-    """`studies.results.protocol_records`."""
+    """See `results.table.protocol_records`."""
     unverified: Sequence[str] = ()
-    """Notes where the plan or results have no checksum (`studies.results.unverified_plan`, `unverified`)."""
+    """Notes on a plan or results without a checksum (`results.table.unverified_plan`, `unverified`)."""
 
     @property
     def done(self) -> Collection[JobRef]:
-        """The jobs that are done."""
+        """The finished jobs."""
         return self.recorded.keys()
 
 
 def gather(plan: SavedPlan, store: Store) -> StudyFacts:
-    """Reads everything. Raises DamagedFile for a result that is not what was written."""
+    """Reads everything. Raises DamagedFile if a result was changed since it was written."""
     results = finished_results(plan, store)
     recorded = {ref: result.recorded for ref, result in results.items()}
     states = {ref: JobState("done") if ref in results else store.state(ref) for ref in plan.jobs}
@@ -80,7 +81,7 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
 
 
 def _config(store: Store, ref: JobRef) -> Any:
-    """A job's config; None where it is not prepared yet, of another version, or may not be read."""
+    """A job's config. None if it is not prepared yet, belongs to another version, or may not be read."""
     try:
         return store.spec(ref).config
     except (UserError, PermissionError):
@@ -120,7 +121,8 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def config_differences(plan: SavedPlan, facts: StudyFacts) -> "pd.DataFrame":
-    """A row a variant: its name, and every setting in which the variants differ (arm and axes, where no settings could be read)."""
+    """One row per variant: its name, and every setting in which the variants differ. If settings could not be read, arm and axes replace
+    them."""
     import pandas as pd
 
     known: list[Mapping[str, Any]] = [settings for settings in facts.configs.values() if settings]
@@ -138,7 +140,8 @@ def config_differences(plan: SavedPlan, facts: StudyFacts) -> "pd.DataFrame":
 
 
 def job_rows(plan: SavedPlan, facts: StudyFacts) -> "pd.DataFrame":
-    """A row a job: kind, id, what it is of, status, error, seconds. A job that waits for one that failed is `blocked`, saying which."""
+    """One row per job: kind, id, description, status, error, seconds. A job that waits for a failed one is `blocked`, with the failed
+    job."""
     import pandas as pd
 
     needs: dict[JobRef, dict[JobRef, None]] = {ref: {} for ref in plan.jobs}
@@ -164,7 +167,7 @@ def job_rows(plan: SavedPlan, facts: StudyFacts) -> "pd.DataFrame":
 
 
 def device_hours(facts: StudyFacts) -> "pd.DataFrame":
-    """Kind of job, device, number of finished jobs, hours they took (interrupted attempts included)."""
+    """Kind of job, device, number of finished jobs, and the hours they took, including interrupted attempts."""
     import pandas as pd
 
     count: Counter[tuple[str, str]] = Counter()
@@ -178,12 +181,12 @@ def device_hours(facts: StudyFacts) -> "pd.DataFrame":
 
 
 def device_name(recorded: Mapping[str, Any]) -> str:
-    """The device a finished job ran on, as its driver calls it."""
+    """The device a finished job ran on, by the driver's name."""
     return str(recorded.get("device_name") or recorded.get("device") or "unknown")
 
 
 def versions(facts: StudyFacts) -> dict[str, list[str]]:
-    """Of commit, Python and each library: the versions the finished jobs ran under, most frequent first."""
+    """For the commit, Python and each library, the versions that the finished jobs ran under, most frequent first."""
     seen: dict[str, Counter[str]] = {}
     for recorded in facts.recorded.values():
         found = {"commit": recorded.get("commit") or "not a checkout", "python": recorded.get("python"), **recorded.get("versions", {})}
@@ -194,5 +197,5 @@ def versions(facts: StudyFacts) -> dict[str, list[str]]:
 
 
 def version_mixtures(found: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence for each thing of which the jobs ran under several versions."""
+    """A sentence for each component of which the jobs used several versions."""
     return [f"jobs ran under several versions of {name}: {', '.join(several)}" for name, several in found.items() if len(several) > 1]

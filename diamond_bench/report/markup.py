@@ -1,4 +1,4 @@
-"""HTML by construction: every text is escaped unless it is markup already, every table has a caption and headers."""
+"""Builds HTML: every text is escaped unless it is marked as markup, and every table has a caption and headers."""
 
 import html
 import re
@@ -11,30 +11,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ROWS, MOST_COLUMNS, MOST_CHARACTERS = 300, 24, 160
-"""What of a table is shown: a page is to be read; the whole of it is in the CSV beside it."""
+"""Most rows and columns of a table on a page, and characters of a cell. The CSV file in the same folder has all rows."""
 
 _WORDY, _LONG = 16, 40
-"""Characters from which a cell of text is given more width."""
+"""Cells with at least this many characters are given more width."""
 _VOID = ("img", "meta", "br", "link")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Html(str):
-    """Markup, not to be escaped again."""
+    """Markup, which is not escaped again."""
 
 
 def escaped(text: Any) -> Html:
-    """A text as it may stand in an element or an attribute, characters that `visible` hides written as escapes; markup as it is."""
+    """A text escaped for an element or an attribute, with hidden characters (see `visible`) as escapes. Markup is unchanged."""
     return text if isinstance(text, Html) else Html(html.escape(visible(_SURROGATE.sub("�", str(text)))))
 
 
 def joined(parts: Iterable[Any], by: str = "") -> Html:
-    """Parts side by side."""
+    """Joins parts."""
     return Html(by.join(escaped(part) for part in parts))
 
 
 def el(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """An element. `class_` is class, aria_label is aria-label; True is an attribute without a value, None leaves it out."""
+    """An element. `class_` means class and aria_label means aria-label. True makes an attribute without a value; None omits the
+    attribute."""
     written = []
     for key, value in attributes.items():
         shown = key.rstrip("_").replace("_", "-")
@@ -45,9 +46,9 @@ def el(name: str, /, *children: Any, **attributes: Any) -> Html:
 
 
 def table(frame: "pd.DataFrame", caption: str, numeric: Sequence[str] = (), rest: str = "") -> Html:
-    """A DataFrame as a table that scrolls sideways by itself; its first column names the rows. `numeric` columns stand to the right.
+    """A DataFrame as a table that scrolls horizontally. Its first column names the rows. `numeric` columns are aligned to the right.
 
-    `rest` says where the rows are that are not shown.
+    `rest` names the place of the rows that are not shown.
     """
     columns = list(frame.columns)[:MOST_COLUMNS]
     head = el("tr", *(el("th", column, scope="col", class_="number" if column in numeric else None) for column in columns))
@@ -75,7 +76,7 @@ def _cell(value: Any, heads: bool, number: bool) -> Html:
 
 
 def details(summary: str, *children: Any) -> Html:
-    """What is shown when asked for."""
+    """A collapsed section."""
     return el("details", el("summary", summary), *children)
 
 

@@ -1,4 +1,4 @@
-"""A profile of many runs on one device as people and programs read it, from the stored result of its job."""
+"""The profile of several concurrent runs on one device, for people and for programs, from the stored result of its job."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def packing_records(store: Store, ref: JobRef) -> list[dict[str, Any]]:
-    """A record a line of a finished profile: `jobs.profile_lines.Line`'s fields (`other` is one run alone), and of what they are."""
+    """One record per line of a finished profile, with the fields of `profiling.lines.Line` (`other` is one run alone) and a description of
+    the profile."""
     spec, result = store.spec(ref), store.result(ref)
     config: Profile = spec.config
     about = {
@@ -29,7 +30,7 @@ def packing_records(store: Store, ref: JobRef) -> list[dict[str, Any]]:
 
 
 def packing_table(result: StoredResult) -> "Table":
-    """The lines of a profile: several runs at once, one alone, and how many times as much the several do."""
+    """The lines of a profile: several concurrent runs, one run alone, and their ratio."""
     from rich.table import Table
 
     shown = Table(box=None, header_style="bold", pad_edge=False)

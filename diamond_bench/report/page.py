@@ -1,4 +1,4 @@
-"""One self-contained page of a study: no network, no script, no file beside it."""
+"""A study's page in one file, which needs no network, script or other file."""
 
 import importlib.resources
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAGE_BYTES = 15_000_000
-"""Most bytes of a page. Pictures that do not fit any more are named instead; they lie beside the page."""
+"""Most bytes of a page. Further pictures are only named; their files are in the same folder."""
 SECTION_BYTES = 1_200_000
 """Most bytes of a section's words and tables."""
 _FRAME_BYTES = 200_000
@@ -32,7 +32,7 @@ _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure that was drawn: what it is of, its caption and the caption's height in the PNG, its files (PNG first)."""
+    """A finished figure: its subject, its caption and the caption's height in the PNG, and its files (PNG first)."""
 
     figure: StudyFigure
     caption: str
@@ -42,7 +42,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows."""
+    """Everything a page shows."""
 
     plan: SavedPlan
     store: Store
@@ -124,7 +124,7 @@ def _header(report: Report) -> Html:
 
 
 def _pictures(report: Report, budget: Budget) -> dict[str, Html]:
-    """Figures at the main values first, then clips, then figures at other values, as far as the page has room."""
+    """Figures at the main values come first, then clips, then figures at other values, as far as the page has room."""
     left_out: list[str] = []
     main = [shown for shown in report.figures if not shown.figure.view]
     aside = [shown for shown in report.figures if shown.figure.view]

@@ -1,4 +1,4 @@
-"""Pictures and clips inside the page: as data URIs, never more bytes than the page may have."""
+"""Pictures and clips inside the page as data URIs, within the page's limit of bytes."""
 
 import base64
 import io
@@ -19,17 +19,17 @@ CLIP_FRAMES = 150
 MOST_CLIPS = 24
 _UPSCALE = 3
 _BESIDES = 2_000
-"""Bytes set aside for the words around a picture."""
+"""Bytes reserved for the text around a picture."""
 
 
 @dataclass
 class Budget:
-    """The bytes that pictures may still take."""
+    """The number of bytes that remain for pictures."""
 
     left: int
 
     def data_uri(self, data: bytes, mime: str) -> str | None:
-        """The data as a URI, or None where it would not fit."""
+        """The data as a URI; None if it does not fit."""
         uri = f"data:{mime};base64,{base64.b64encode(data).decode()}"
         if len(uri) + _BESIDES > self.left:
             return None
@@ -42,14 +42,15 @@ class ClipShown:
     """A looping clip of one variant: the true trajectory on the left, the imagined one on the right."""
 
     name: str
-    """Game and variant, for people."""
+    """Game and variant, as shown on the page."""
     data: bytes
     words: str
-    """What is seen, beside the name."""
+    """What the clip shows, apart from the name."""
 
 
 def small_picture(png: Path, below: int = 0) -> tuple[bytes, str]:
-    """A PNG's pixels without the `below` lowest rows (its caption, which the page prints as text), without loss, and their MIME type."""
+    """A PNG's pixels without the `below` lowest rows, losslessly compressed, and their MIME type. These rows hold the caption, which the
+    page shows as text."""
     from PIL import Image
 
     with Image.open(png) as picture:
@@ -62,8 +63,8 @@ def small_picture(png: Path, below: int = 0) -> tuple[bytes, str]:
 
 
 def clips(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShown | str]:
-    """A clip for each row of the trajectory grids (the first trajectory kept), of agents for each variant and game (the first episode), or
-    a sentence on one that is left out."""
+    """A clip for each row of the trajectory grids (the first trajectory kept) or, for agents, for each variant and game (the first
+    episode). A clip that is left out has a sentence instead."""
     from analysis.media import side_by_side, small_clip
 
     yield from _episodes(plan, store, facts)
@@ -91,8 +92,8 @@ def clips(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShow
 
 
 def _episodes(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShown | str]:
-    """The film of the first episode that evaluations of agents kept (evaluation.video), of each game's and variant's first seed that has
-    one."""
+    """The film of the first episode that evaluations of agents kept (evaluation.video), for each game and variant from the first seed that
+    has one."""
     films: dict[tuple[str, str], tuple[Point, Path]] = {}
     for point in plan.points:
         film = store.folder(point.jobs["evaluation"]) / "media" / "episode.mp4"

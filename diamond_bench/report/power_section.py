@@ -1,4 +1,4 @@
-"""The words and tables that answer "how many seeds do I need?", for the page and for the terminal."""
+"""Text and tables that answer "how many seeds do I need?", for the page and for the terminal."""
 
 import math
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ _FEW_RUNS = (
 
 
 def sentences(power: Power) -> list[str]:
-    """The answer: first the comparison that needs most seeds, then the cost of a seed, then what cannot be planned."""
+    """The answer: first the comparison that needs the most seeds, then the cost of a seed, then everything that cannot be planned."""
     found = []
     if power.known:
         found.append(_reach(power))
@@ -81,7 +81,8 @@ def _cost_words(power: Power) -> str:
 
 
 def power_table(power: Power) -> "pd.DataFrame":
-    """Texts: detectable differences, a row per comparison and number of episodes, a column per number of seeds; then device hours."""
+    """Detectable differences as texts, one row per comparison and number of episodes and one column per number of seeds; then device
+    hours."""
     import pandas as pd
 
     crossed = any(planner.episodes for _, planner in power.known)
@@ -118,7 +119,7 @@ def _needed(power: Power, planner: "Planner", times: int) -> dict[str, str]:
 
 
 def components_table(power: Power) -> "pd.DataFrame":
-    """Texts: the standard deviations of one draw behind each comparison and game, estimated and at their upper limits."""
+    """The standard deviations of one draw for each comparison and game as texts, estimated and at their upper limits."""
     import pandas as pd
 
     rows = []
@@ -135,7 +136,7 @@ def components_table(power: Power) -> "pd.DataFrame":
 
 
 def section(power: Power) -> Html:
-    """The part of a study's page, without its figure."""
+    """The section of a study's page, without its figure."""
     said = sentences(power)
     if not power.known:
         return joined([el("p", text) for text in said])

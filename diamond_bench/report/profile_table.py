@@ -1,4 +1,4 @@
-"""A profile as people and programs read it, from the stored result of its job."""
+"""A profile for people and for programs, from the stored result of its job."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _TIMES = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _MANY = 1000
-"""From which on a number is shown whole."""
+"""Numbers from here on are shown without decimals."""
 
 
 def profile_records(store: Store, ref: JobRef) -> list[dict[str, Any]]:
-    """A record a line of a finished profile: `jobs.profile_lines.Line`'s fields, and what is known of the profile, in each."""
+    """One record per line of a finished profile: the fields of `profiling.lines.Line`, and in each record a description of the profile."""
     spec, result = store.spec(ref), store.result(ref)
     config, info, recorded = spec.config, result.info, result.recorded
     assert isinstance(config, Profile)
@@ -45,7 +45,7 @@ def profile_records(store: Store, ref: JobRef) -> list[dict[str, Any]]:
 
 
 def lines_of(result: StoredResult) -> dict[str, Mapping[str, Any]]:
-    """The lines of a profile's result by name, in its order. Raises UserError where another version of the code wrote them."""
+    """The lines of a profile's result by name, in its order. Raises UserError if another version of the code wrote them."""
     lines, fields = result.info.get("lines"), {field.name for field in dataclasses.fields(Line)}
     if not isinstance(lines, list) or any(not isinstance(line, Mapping) or set(line) != fields for line in lines):
         raise UserError("this profile was written by another version of diamond-bench; measure anew with seed=1")
@@ -53,12 +53,12 @@ def lines_of(result: StoredResult) -> dict[str, Mapping[str, Any]]:
 
 
 def made_with(config: Profile, result: StoredResult) -> str:
-    """When and on what a profile was measured, and with which software."""
+    """The time, the device and the software of a profile."""
     return f"measured {result.info['measured']} on {config.host}; {config.software}"
 
 
 def profile_table(result: StoredResult, compared: str) -> "Table":
-    """The lines of a profile: median and quartiles, arithmetic, and against what it was `compared` with, if anything."""
+    """The lines of a profile: median and quartiles, arithmetic, and the ratio to what it was `compared` with, if anything."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -75,7 +75,7 @@ def profile_table(result: StoredResult, compared: str) -> "Table":
 
 
 def amount(value: float | None, unit: str) -> str:
-    """A number with its unit, as large a one as leaves the rounded number at 1 or more."""
+    """A number with the largest unit in which the rounded number is 1 or more."""
     if value is None:
         return "not measured here"
     if unit.startswith("syncs/"):

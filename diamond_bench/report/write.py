@@ -1,4 +1,4 @@
-"""Writes a study's report/, and only where its results changed."""
+"""Writes a study's report/ if its results have changed."""
 
 import hashlib
 import json
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from diamond_bench.report.page import Shown
 
 _VERSION = 9
-"""Raised when the report changes, so that reports are written anew."""
+"""Increased when the report changes, so that reports are written again."""
 _MOST_VIEWS = 8
-"""Figures of one kind, game and group that a report draws, one a combination of the other axes' values; the API draws any."""
+"""Most figures of one kind, game and group in a report, one per combination of the other axes' values. The API draws any of them."""
 
 
 def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> list[Path]:
-    """Writes results.parquet and report/ of what is there: index.html, figures (PNG and PDF), CSV files, report.json.
+    """Writes results.parquet and report/ from the finished jobs: index.html, figures (PNG and PDF), CSV files, report.json.
 
-    Returns the files, index.html first. Does nothing where the report was already made of these results and states. Raises UserError
-    where no evaluation is finished and no job has failed.
+    Returns the files, index.html first. Does nothing if the report was already written from these results and states. Raises UserError if
+    no evaluation is finished and no job has failed.
     """
     facts = gather(plan, store)
     jobs = job_rows(plan, facts)
@@ -83,7 +83,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
 
 
 def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: Standing) -> str:
-    """Of all that the report shows, progress and times apart."""
+    """A digest of everything that the report shows, except progress and times."""
     planned = [point.variant for point in plan.points]
     about = [_VERSION, plan.scale, planned, plan.question, plan.note, plan.command, dict(plan.primary), stands.plain()]
     text = [json.dumps(about, default=str), jobs[["id", "status", "error"]].to_csv(index=False), facts.table.to_csv(index=False)]
@@ -100,7 +100,7 @@ def _made(file: Path) -> dict[str, Any]:
 
 
 def _draw(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], None]) -> "tuple[list[Shown], list[str]]":
-    """The figures drawn and saved, and a sentence for each that was not."""
+    """Draws and saves the figures. Returns them, and a sentence for each that could not be drawn."""
     from analysis.figures import save_figure
     from diamond_bench.report.page import Shown
 
@@ -164,7 +164,7 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    """A cell as JSON holds it: missing and infinite numbers become null."""
+    """A cell as JSON: missing and infinite numbers become null."""
     if isinstance(value, Mapping):
         return {key: _json(inner) for key, inner in value.items()}
     value = value.item() if hasattr(value, "item") else value

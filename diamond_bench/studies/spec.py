@@ -227,12 +227,13 @@ def check_use(key: str, protocol: str, where: str) -> None:
 
 def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:
     """Keys of a run's config that variants set."""
-    for key in _mapping(value, where):
+    settings = _mapping(value, where)
+    for key in settings:
         check_use(key, protocol, f"study {where}")
         if key in _NOT_A_VARIANT_S or key.startswith("cluster."):
             how = "write evaluation.metrics" if key == "metrics" else "it is said for the whole study, or on the command line"
             raise UserError(f"study {where}: {key} cannot be set by variants: {how}")
-    return value
+    return settings
 
 
 def _check_axis(axis: Axis, where: str) -> None:

@@ -1,4 +1,4 @@
-"""SLURM's own commands: what is asked of them, and their answers in words."""
+"""Runs SLURM's commands and parses their answers."""
 
 import contextlib
 import os
@@ -15,19 +15,19 @@ from diamond_bench.store.batches import Batch, read_batches
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 _ANSWER_SECONDS = 120.0
 _MOST_NAMED = 500
-"""Ids given to one command: its line has a limit."""
+"""Most ids per command: the length of a command line is limited."""
 WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 ACTIVE = WAITING | {"RUNNING", "COMPLETING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
-"""States in which SLURM still means to run a task, or runs it."""
+"""States of a task that waits, runs, or will run again."""
 NEVER = "DependencyNeverSatisfied"
 NOT_LAUNCHED = "launch failed requeued held"
-"""Reason of a task that a node could not begin: SLURM puts it back into the queue and holds it there until somebody releases it."""
+"""Reason that SLURM gives for a task that a node failed to start. SLURM requeues such a task and holds it until somebody releases it."""
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "Comment")
 _UNREACHABLE = ("unable to contact", "socket timed out", "connection refused", "temporarily unable", "communication", "zero bytes were")
 
 
 class SlurmError(UserError):
-    """SLURM refused, or did not answer; `transient` where the same may work in a while."""
+    """SLURM refused a request or did not answer. If `transient`, the same request may succeed later."""
 
     def __init__(self, command: str, answer: str):
         said = [line.partition("error: ")[2] or line for line in answer.splitlines() if line.strip()]
@@ -44,23 +44,23 @@ class QueueEntry:
     state: str
     """SLURM's long name, such as PENDING."""
     reason: str = ""
-    """Why it waits, or did not run."""
+    """Why it waits, or why it did not run."""
     nodes: str = ""
-    """Where it runs or ran."""
+    """The nodes it runs on, or ran on."""
     restarts: int = 0
     exit_code: str = "0:0"
-    """Exit code and signal, as sacct writes them."""
+    """Exit code and signal, in sacct's format."""
     comment: str | None = None
-    """By which the batch is told; none where the database was asked."""
+    """Identifies the batch; None if the answer came from the accounting database."""
 
     @property
     def active(self) -> bool:
-        """Whether SLURM still means to run it."""
+        """Whether it waits, runs, or will run again."""
         return self.state in ACTIVE and self.reason != NEVER
 
 
 def require_slurm() -> None:
-    """Raises UserError where this machine cannot submit to a cluster."""
+    """Raises UserError if this machine cannot submit to a cluster."""
     absent = [command for command in _COMMANDS if shutil.which(command) is None]
     if absent:
         raise UserError(
@@ -70,7 +70,8 @@ def require_slurm() -> None:
 
 
 def slurm(*command: str) -> str:
-    """What a command of SLURM's prints, whatever filters and formats the user's environment sets. Raises SlurmError with its complaint."""
+    """The output of a SLURM command, unaffected by filters and formats in the user's environment. Raises SlurmError with SLURM's
+    message."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_"))}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, env={**plain, "LC_ALL": "C"})
@@ -84,8 +85,8 @@ def slurm(*command: str) -> str:
 
 
 def partitions() -> dict[str, str]:
-    """The cluster's partitions and the longest time limit of each, as SLURM writes it (`infinite` where there is none); the default's has
-    the name "" besides."""
+    """The cluster's partitions and the longest time limit of each, in SLURM's format (`infinite` if there is none). The default partition
+    is also listed under the name ""."""
     found = {}
     for line in slurm("sinfo", "--all", "--noheader", "--format=%P|%l").splitlines():
         name, limit = line.strip().split("|")
@@ -102,19 +103,22 @@ def array_limit() -> int:
 
 
 def queue() -> dict[str, QueueEntry]:
-    """This user's tasks that the controller remembers, by id (`12_3`, or `12` outside of an array), ended ones included."""
+    """This user's tasks that the controller remembers, including ended ones, by id (`12_3`, or `12` outside an array)."""
     return _entries(slurm("squeue", "--noheader", "--array", "--states=all", "--user", str(os.getuid()), "--Format", _format()))
 
 
 def submitted_batches(root: Path, entries: Mapping[str, QueueEntry]) -> list[Batch]:
-    """All batches of a store; one whose id was never written down, because the submission was killed, is told by its name in the queue."""
+    """All batches of a store. A batch whose id was never recorded, because the submission was killed, is found by its name in the queue."""
     ids = {entry.comment: address.partition("_")[0] for address, entry in entries.items() if entry.active}
     return [replace(batch, array=ids.get(batch.comment)) if batch.array is None else batch for batch in read_batches(root)]
 
 
 def entry_of(entries: Mapping[str, QueueEntry], batch: Batch, element: int) -> QueueEntry | None:
-    """What SLURM says of an element of a batch. An id alone may be another's: on another cluster, or after a crash of the controller, which
-    gives ids again. Of an array that was cancelled before it began, one line is left for all of it."""
+    """SLURM's entry for an element of a batch.
+
+    An id alone is not enough: it may belong to a task on another cluster, or to a later task, since the controller may reuse ids after a
+    crash. If an array was cancelled before it began, SLURM keeps one line for the whole array.
+    """
     for address in (batch.address(element), str(batch.array)):
         entry = entries.get(address)
         if entry is not None and entry.comment in (batch.comment, None):
@@ -139,7 +143,7 @@ def _entries(text: str) -> dict[str, QueueEntry]:
 
 
 def accounted(arrays: Collection[str]) -> dict[str, QueueEntry]:
-    """What the accounting database knows of the tasks of these arrays; nothing where the cluster has none. Raises SlurmError."""
+    """The accounting database's entries for the tasks of these arrays; empty if the cluster has no database. Raises SlurmError."""
     from submitit.slurm.slurm import read_job_id
 
     if not arrays or shutil.which("sacct") is None:
@@ -163,19 +167,19 @@ def accounted(arrays: Collection[str]) -> dict[str, QueueEntry]:
 
 
 def cancel(addresses: Iterable[str]) -> None:
-    """Ends tasks, whether they wait or run; those that run are told to save first (SIGTERM, then SLURM's KillWait)."""
+    """Cancels tasks that wait or run. Running tasks can save first (SIGTERM, then SLURM's KillWait)."""
     for some in _portions(sorted(addresses)):
         slurm("scancel", *some)
 
 
 def release(addresses: Iterable[str]) -> None:
-    """Lets held tasks start."""
+    """Releases held tasks."""
     for some in _portions(sorted(addresses)):
         slurm("scontrol", "release", ",".join(some))
 
 
 def requeue(address: str) -> None:
-    """Puts a running task back into the queue; SLURM ends its processes."""
+    """Requeues a running task; SLURM ends its processes."""
     slurm("scontrol", "requeue", address)
 
 
@@ -186,8 +190,8 @@ def _portions(names: list[str]) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def profile_alone() -> Iterator[None]:
-    """Hides from sbatch what would say otherwise than the profile: SBATCH_* variables, which win over a file's lines, and an allocation
-    that we are in ourselves."""
+    """Removes variables that would override the profile: SBATCH_* variables, which take precedence over lines of the file, and those of an
+    allocation that this process runs in."""
     inside = "SLURM_JOB_ID" in os.environ
     hidden = {
         name: value

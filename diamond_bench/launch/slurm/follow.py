@@ -1,4 +1,4 @@
-"""Watching and steering what was submitted: waiting for it, ending it, finding what it printed."""
+"""Follows submitted jobs: waits for them, cancels them, and finds what they printed."""
 
 import io
 import math
@@ -27,7 +27,7 @@ _PART = 2**16
 def wait(
     store: Store, refs: Collection[JobRef], show: Callable[[Mapping[JobRef, JobState]], None], every: float = _LOOK_SECONDS
 ) -> Mapping[JobRef, JobState]:
-    """Looks every so many seconds until none of the jobs waits or runs; returns their states. An answer SLURM owes us is waited for."""
+    """Polls SLURM until none of the jobs waits or runs, and returns their states. If SLURM does not answer, polling continues."""
     while True:
         try:
             found = standing(store)
@@ -48,11 +48,11 @@ class Cancelled:
 
     jobs: tuple[JobRef, ...]
     shared: tuple[JobRef, ...]
-    """Left alone, because a job that was not to be cancelled is in the same task."""
+    """Jobs that were not cancelled because their task also has a job that must not be cancelled."""
 
 
 def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
-    """Ends the SLURM tasks of jobs, waiting or running, where all jobs of the task are among `refs`. Those that run save first."""
+    """Cancels the SLURM tasks of jobs, waiting or running, if all jobs of the task are among `refs`. Running jobs save first."""
     entries = queue()
     tasks: dict[tuple[str, int], list[JobRef]] = defaultdict(list)
     batches: dict[str, Batch] = {}
@@ -75,9 +75,9 @@ def cancel_jobs(store: Store, refs: Collection[JobRef]) -> Cancelled:
 
 
 def logs(store: Store, ref: JobRef) -> list[Path]:
-    """Files that tell what a job printed: its own log, and what its last SLURM task printed around it; those that there are.
+    """The existing files with a job's output: its own log, and what its last SLURM task printed around it.
 
-    Raises UserError where one of them is a symbolic link.
+    Raises UserError if one of them is a symbolic link.
     """
     files = [store.folder(ref) / "log.txt"]
     given = newest(read_batches(store.root)).get(ref)
@@ -92,7 +92,7 @@ def logs(store: Store, ref: JobRef) -> list[Path]:
 
 
 def printed(file: Path, say: Callable[[str], None]) -> Iterator[str]:
-    """The text of a log in parts, at most its last _MOST_SHOWN bytes. `say` gets a sentence on how many are left out."""
+    """The text of a log in parts, limited to its last _MOST_SHOWN bytes. `say` reports how many bytes are left out."""
     with file.open("rb") as log:
         left = log.seek(0, os.SEEK_END) - _MOST_SHOWN
         log.seek(max(0, left))
@@ -102,7 +102,7 @@ def printed(file: Path, say: Callable[[str], None]) -> Iterator[str]:
 
 
 def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
-    """What a log holds, and then what is added to it, until the job neither waits nor runs."""
+    """Yields the content of a log and then everything that is added, until the job neither waits nor runs."""
     asked = -math.inf
     with file.open(errors="replace") as lines:
         while True:
@@ -117,5 +117,5 @@ def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
 
 
 def counted(states: Iterable[JobState]) -> str:
-    """How many jobs stand how, in words."""
+    """The number of jobs in each state, in words."""
     return ", ".join(f"{number} {status}" for status, number in sorted(Counter(state.status for state in states).items()))

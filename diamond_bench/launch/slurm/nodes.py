@@ -1,4 +1,4 @@
-"""Whether any node of a partition can serve what the jobs of a kind ask for: SLURM would let such a job wait for ever."""
+"""Checks whether any node of a partition can run the jobs of a kind: SLURM would let an impossible job wait forever."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -22,11 +22,11 @@ class Node:
     cpus: int
     memory_mb: int
     gres: tuple[tuple[str, str, int], ...]
-    """Generic resources: name, type (empty where there is none), number."""
+    """Generic resources as name, type (empty if there is none) and number."""
 
 
 def nodes() -> list[Node]:
-    """The nodes of each partition. Raises SlurmError, also where an answer of sinfo's cannot be read."""
+    """The nodes of each partition. Raises SlurmError, also if sinfo's answer cannot be parsed."""
     text = slurm("sinfo", "--all", "--Node", "--exact", "--noheader", "--format=%N|%P|%c|%m|%G")
     try:
         found = [line.strip().split("|") for line in text.splitlines() if line.strip()]
@@ -39,7 +39,7 @@ def nodes() -> list[Node]:
 
 
 def check_nodes(cluster: SlurmCluster, kinds: Iterable[str], say: Callable[[str], None]) -> None:
-    """Raises UserError where no node of its partition can serve a kind's request. Calls `say` where SLURM does not show the nodes."""
+    """Raises UserError if no node of its partition can serve a kind's request. Calls `say` if SLURM does not show the nodes."""
     try:
         there = nodes()
         excluded = set(slurm("scontrol", "show", "hostnames", cluster.exclude).split()) if cluster.exclude else set()
@@ -110,7 +110,7 @@ def _offered(there: Iterable[Node]) -> str:
 
 
 def _gres(text: str) -> tuple[tuple[str, str, int], ...]:
-    """What SLURM writes as `gpu:a100:4(S:0-1),gpu:2,nvme`; `(null)` is nothing. Raises ValueError for a number it cannot read."""
+    """Parses generic resources such as `gpu:a100:4(S:0-1),gpu:2,nvme`; `(null)` means none. Raises ValueError for an invalid number."""
     found = []
     for part in re.sub(r"\([^)]*\)", "", text).split(","):
         name, *rest = part.strip().removeprefix("gres/").split(":")
@@ -128,7 +128,7 @@ def _gres(text: str) -> tuple[tuple[str, str, int], ...]:
 
 
 def _megabytes(text: str | None) -> float | None:
-    """Memory as sbatch reads it (a number without a unit is of megabytes); None where nothing, or all of a node's (0), is asked for."""
+    """Parses memory as sbatch does; a number without a unit counts megabytes. None if no memory, or all of a node's (0), is requested."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", str(text or "").strip(), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
         return None

@@ -1,4 +1,4 @@
-"""What is asked of SLURM for the jobs of a kind: the profile as submitit's parameters, and refusals before anything is submitted."""
+"""Turns a cluster profile into submitit's parameters for each kind of job, and refuses invalid profiles before anything is submitted."""
 
 import math
 import re
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 _OURS = ("array", "comment", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue", "output", "requeue", "signal", "wrap")
-"""Options of sbatch that a profile may not set: the submission says them itself."""
+"""Options of sbatch that a profile may not set, because the submission sets them."""
 _KEYS = {
     "account": "account",
     "constraint": "constraint",
@@ -38,22 +38,22 @@ _KEYS = {
     "qos": "qos",
     "time": "time",
 }
-"""Options of sbatch that the profile has a key for."""
+"""Options of sbatch that correspond to keys of the profile."""
 _SETUP = ("export SLURM_EXPORT_ENV=ALL", "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
-"""Shell lines before the task: srun hands on the environment whatever the site's default, and all of the allocation's CPUs."""
+"""Shell lines before the task: srun passes on the environment whatever the site's default is, and all CPUs of the allocation."""
 _TEARDOWN = (
     "status=$?",
     "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",  # the last element's own id is the array's
     f"if [ $status -eq {128 + signal.SIGUSR2} ]; then scontrol requeue $task && sleep 120; fi",
     "exit $status",
 )
-"""Shell lines after the task: where SLURM's signal met it before Python could hear it, the shell asks for the requeue in its place."""
+"""Shell lines after the task: if SLURM's signal arrived before Python could handle it, the shell requests the requeue instead."""
 
 
 def minutes(text: str, key: str) -> int:
-    """A time limit as SLURM writes it (minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS) in whole minutes, rounded up.
+    """Parses a time limit in SLURM's format (minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS) to whole minutes, rounded up.
 
-    Raises UserError naming `key`.
+    Raises UserError that names `key`.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
@@ -83,7 +83,7 @@ def limit_of(cluster: SlurmCluster, kind: str) -> int:
 
 
 def check_profile(cluster: SlurmCluster) -> None:
-    """Raises UserError for values of a profile that cannot be, or cannot go together."""
+    """Raises UserError for values of a profile that are impossible or inconsistent."""
     for kind in KINDS:
         if limit_of(cluster, kind) * 60 <= cluster.signal_seconds:
             raise UserError(
@@ -101,8 +101,8 @@ def check_profile(cluster: SlurmCluster) -> None:
 
 
 def check_root(root: Path) -> None:
-    """Raises UserError where SLURM would read the store's name otherwise than it is: in the names of logs % and \\ stand for something, and
-    a line break ends a line of the file for sbatch."""
+    r"""Raises UserError if SLURM would misread the store's name: % and \ are placeholders in names of logs, and a line break ends a line of
+    the file for sbatch."""
     if re.search(r"[%\\\x00-\x1f]", str(root)):
         raise UserError(
             f"output_dir={str(root)!r}: SLURM cannot write logs below a folder with % or \\ or a line break in its name; take another"
@@ -110,8 +110,8 @@ def check_root(root: Path) -> None:
 
 
 def check_partition(cluster: SlurmCluster, kind: str, limits: Mapping[str, str]) -> None:
-    """Raises UserError where a kind's partition is none of the cluster's `limits`, or allows less time than is asked for: SLURM would let
-    such a job wait for ever."""
+    """Raises UserError if a kind's partition is not among the cluster's `limits`, or allows less time than requested: SLURM would let such
+    a job wait forever."""
     asked = resources(cluster, kind)
     for name in (asked.partition or "").split(","):
         if name not in limits:
@@ -127,7 +127,7 @@ def check_partition(cluster: SlurmCluster, kind: str, limits: Mapping[str, str])
 def check_limits(
     cluster: SlurmCluster, specs: Mapping[JobRef, JobSpec], todo: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState]
 ) -> None:
-    """Raises UserError where a training's checkpoints lie further apart than its time limit: killed, it would never get on."""
+    """Raises UserError if the interval between a training's checkpoints exceeds its time limit: such a job would never make progress."""
     on_gpu = {kind: bool(resources(cluster, kind).gpus) for kind in KINDS}
     apart_of = checkpoint_intervals(specs, (ref for ref in todo if ref.kind in KINDS), store, states, on_gpu.__getitem__)
     for ref, (apart, key, basis) in apart_of.items():
@@ -140,7 +140,7 @@ def check_limits(
 
 
 def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str | None) -> "SlurmExecutor":
-    """submitit's executor for a batch, whose own `folder` lies in the store. Nothing is submitted or written."""
+    """submitit's executor for a batch, with its own `folder` in the store. Nothing is submitted or written."""
     import submitit
 
     asked = resources(cluster, batch.kind)
@@ -178,7 +178,7 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
 
 
 def sbatch_file(made: "SlurmExecutor", num_tasks: int) -> str:
-    """The file that submitting `num_tasks` tasks would hand to sbatch."""
+    """The sbatch file for submitting `num_tasks` tasks."""
     made.parameters["map_count"] = num_tasks if num_tasks > 1 else None
     text = made._make_submission_file_text(made._submitit_command_str, "")
     del made.parameters["map_count"]
@@ -186,7 +186,7 @@ def sbatch_file(made: "SlurmExecutor", num_tasks: int) -> str:
 
 
 def _seen(folder: Path) -> str:
-    """A shell line that stops a task on a node which does not see the store."""
+    """A shell line that stops a task on a node that cannot see the store."""
     record = shlex.quote(str(folder / "batch.json"))
     where = f'"diamond-bench: node $(hostname) does not see" {shlex.quote(str(folder))}'
     return f"test -e {record} || {{ echo {where}: output_dir must lie on a file system shared with the nodes >&2; exit 66; }}"

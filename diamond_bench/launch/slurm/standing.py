@@ -1,4 +1,4 @@
-"""How jobs stand when SLURM is asked too: the store tells what a job has done, SLURM what it means to do with it."""
+"""The states of jobs, from the store and from SLURM: the store records what a job has done, SLURM what will happen to it."""
 
 import errno
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from diamond_bench.store.shapes import TASK, fit
 from diamond_bench.store.states import JobState, Status
 
 OPEN = ("pending", "running", "requeued")
-"""Of the joined states, those that change without anybody doing anything."""
+"""Joined states that change without any user action."""
 _ENDS: dict[str, tuple[Status, str]] = {
     "CANCELLED": ("cancelled", "cancelled in SLURM"),
     "TIMEOUT": ("failed", "time limit: killed before it had saved; raise cluster.time or cluster.signal_seconds"),
@@ -24,22 +24,22 @@ _ENDS: dict[str, tuple[Status, str]] = {
     "PREEMPTED": ("preempted", "preempted, and not requeued by SLURM"),
 }
 _DISK_FULL = f"{errno.ENOSPC}:0"
-"""Exit code of a task that could write nothing more."""
+"""Exit code of a task that could not write any more."""
 _CANNOT_WRITE = ":53"
-"""How the exit code ends of a task whose output SLURM could not open."""
+"""End of the exit code of a task whose output SLURM could not open."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The states of a store's jobs, and of which SLURM tasks they are."""
+    """The states of a store's jobs, and the SLURM tasks that they belong to."""
 
     states: Mapping[JobRef, JobState]
     tasks: Mapping[JobRef, str]
-    """SLURM's id of the task that was last given a job."""
+    """SLURM's id of the latest task that was given the job."""
 
 
 def standing(store: Store) -> Standing:
-    """The states of all jobs, joined with SLURM's where any were submitted. Raises SlurmError where SLURM does not answer."""
+    """The states of all jobs, joined with SLURM's if any were submitted. Raises SlurmError if SLURM does not answer."""
     states = store.states()
     batches = read_batches(store.root)
     if all(_done(states, ref) for batch in batches for task in batch.tasks for ref in task):
@@ -99,7 +99,7 @@ def _joined(store: Store, ref: JobRef, state: JobState, batch: Batch, element: i
 
 
 def _last_try(store: Store, ref: JobRef, batch: Batch, element: int) -> bool:
-    """Whether a packed job that has just failed is not tried again, while its neighbours run on."""
+    """Whether a packed job that has just failed will not be tried again although its neighbours are still running."""
     file = batch_folder(store.root, batch.name) / f"task-{element}.json"
     try:
         content = read_json(file)

@@ -1,4 +1,4 @@
-"""Submission: what is missing of a plan, as arrays, each recorded in the store before and after SLURM has it."""
+"""Submits the missing jobs of a plan as arrays. Each array is recorded in the store before and after SLURM accepts it."""
 
 import contextlib
 import fcntl
@@ -36,24 +36,24 @@ from diamond_bench.store.batches import FOLDER, Batch, batch_folder, new_name, n
 from diamond_bench.store.jobspec import JobRef, JobSpec
 
 _PAUSES = (2.0, 5.0, 15.0, 30.0)
-"""Seconds before each further try of a submission that SLURM had no time for."""
+"""Seconds of waiting before each repetition of a submission that SLURM was too busy for."""
 _EACH_ITS_OWN = re.compile(r"#SBATCH --(array|comment|dependency|job-name|output|error)\b")
-"""What differs between arrays that ask for the same."""
+"""What distinguishes arrays that request the same resources."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be run, and on what."""
+    """The jobs to run, and the cluster to run them on."""
 
     specs: Mapping[JobRef, JobSpec]
-    """Needs before what needs them, as a plan lists its jobs."""
+    """In dependency order, as a plan lists its jobs."""
     cluster: SlurmCluster
     study: str
     variants: Mapping[JobRef, tuple[str, ...]] = field(default_factory=dict)
-    """By which the arrays are called."""
+    """Part of the arrays' names."""
     device: str = "auto"
     only: Callable[[JobRef], bool] = lambda ref: True
-    """Chooses among the jobs that are missing."""
+    """Selects among the missing jobs."""
     kinds: str = "diamond_bench.store.kinds:KINDS"
 
 
@@ -67,14 +67,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Requests:
-    """What an order comes to, given what the store and SLURM have."""
+    """What has to be submitted for an order, given the states of the store and of SLURM."""
 
     requests: tuple[Request, ...]
     done: int
     in_flight: int
-    """Jobs that SLURM has already, or that another process runs."""
+    """Jobs that are in SLURM's queue already, or that another process runs."""
     left: int
-    """Jobs that need one which runs outside of SLURM, or was not chosen: for the same command, later."""
+    """Jobs left for a later submission: they need a job that runs outside SLURM or was not selected."""
 
     @property
     def jobs(self) -> int:
@@ -83,9 +83,9 @@ class Requests:
 
 
 def requested(store: Store, order: Order) -> Requests:
-    """What `submit` would submit: what is not done, not in SLURM's queue, and runs nowhere. Creates nothing.
+    """Everything that `submit` would submit: jobs that are not done, not in SLURM's queue, and not running. Creates nothing.
 
-    Raises UserError where there is no SLURM, or a profile cannot be.
+    Raises UserError if SLURM is not available or the profile is invalid.
     """
     require_slurm()
     check_profile(order.cluster)
@@ -114,10 +114,10 @@ def requested(store: Store, order: Order) -> Requests:
 
 
 def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin: Callable[[], None] = lambda: None) -> Requests:
-    """Submits what is missing of an order and returns at once; `begin` is called before the first job is prepared.
+    """Submits the missing jobs of an order and returns immediately. `begin` is called before the first job is prepared.
 
-    Where SLURM refuses an array midway, those submitted stay recorded, and the same call later submits the rest. Raises UserError where
-    there is no SLURM, or it refuses what the profile asks for: then nothing has been created or submitted.
+    If SLURM refuses an array midway, those submitted before stay recorded, and the same call submits the rest later. Raises UserError if
+    SLURM is not available, or if it refuses the profile's request; nothing has been created or submitted then.
     """
     store.require_writable()
     check_order(store, order, say)
@@ -143,7 +143,7 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
 
 
 def _check_comment(batch: Batch) -> None:
-    """Raises UserError, with the array ended, where the site changes comments: a task is known as ours by its."""
+    """Cancels the array and raises UserError if the site changes comments, by which tasks are recognised."""
     entries = queue()
     if batch.address(0) in entries and entry_of(entries, batch, 0) is None:
         cancel([str(batch.array)])
@@ -153,15 +153,15 @@ def _check_comment(batch: Batch) -> None:
 
 
 def check_order(store: Store, order: Order, say: Callable[[str], None] = print) -> None:
-    """Raises UserError where SLURM would refuse what an order asks for, or never run it; creates and submits nothing.
+    """Raises UserError if SLURM would refuse an order's request or could never run it. Creates and submits nothing.
 
-    Calls `say` with what could not be checked.
+    Calls `say` with anything that could not be checked.
     """
     _test(store.root, order, requested(store, order).requests, say)
 
 
 def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Iterator[tuple[str, str]]:
-    """(the array's name, the file for sbatch) of each array; ARRAY0, ARRAY1, ... stand for ids that SLURM will give."""
+    """(name, sbatch file) of each array. ARRAY0, ARRAY1, ... stand for ids that SLURM will assign."""
     pretended = [replace(request.batch, array=f"ARRAY{number}") for number, request in enumerate(requests)]
     for request in requests:
         made = executor(order.cluster, request.batch, batch_folder(store.root, request.batch.name), _dependency(request.array, pretended))
@@ -169,7 +169,7 @@ def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Ite
 
 
 def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
-    """Jobs that SLURM still means to run, or runs, by the id of their task."""
+    """Jobs that wait or run in SLURM, by the id of their task."""
     given = newest(submitted_batches(root, entries))
     kept = {ref: at for ref, at in given.items() if at[1] not in at[0].cancelled}  # a cancelled one may still be saving
     found = {ref: entry_of(entries, batch, element) for ref, (batch, element) in kept.items()}
@@ -177,7 +177,7 @@ def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
 
 
 def _release(root: Path, order: Order, say: Callable[[str], None]) -> None:
-    """Releases those of the order's tasks that SLURM holds because a node failed to launch them; what a person holds stays held."""
+    """Releases tasks of the order that SLURM holds because a node failed to launch them. Tasks that a person holds stay held."""
     entries = queue()
     given = (at for ref, at in newest(submitted_batches(root, entries)).items() if ref in order.specs)
     found = {batch.address(element): entry_of(entries, batch, element) for batch, element in given}
@@ -206,14 +206,14 @@ def _batch(order: Order, array: Array) -> Batch:
 
 
 def _label(order: Order, array: Array) -> str:
-    """Study, kind, and the variant, or how many of them there are, as squeue shows it."""
+    """Study, kind, and the variant or the number of variants, as squeue shows it."""
     named = {variant for task in array.tasks for ref in task for variant in order.variants.get(ref, ())}
     variant = [next(iter(named)).replace(", ", ",")] if len(named) == 1 else [f"{len(named)}-variants"] if named else []
     return re.sub(r"[^\w.,=+/-]", "_", "/".join([order.study, array.kind, *variant]))
 
 
 def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | None) -> Batch:
-    """Submits one array; returns its record with SLURM's id. A record without an id is what a death in between leaves."""
+    """Submits one array and returns its record with SLURM's id. A record without an id remains if this process dies in between."""
     write_batch(root, batch)
     payloads = [(str(root), batch.name, [str(ref) for ref in task]) for task in batch.tasks]
     made = executor(cluster, batch, batch_folder(root, batch.name), dependency)
@@ -239,7 +239,8 @@ def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | Non
 
 
 def _end_unknown(batch: Batch) -> None:
-    """Ends what SLURM may have of an array whose submission was not answered. Raises SlurmError where SLURM does not answer at all."""
+    """Cancels whatever SLURM may have accepted of an array whose submission was not answered. Raises SlurmError if SLURM does not answer at
+    all."""
     for pause in (*_PAUSES, None):
         try:
             found = {address.partition("_")[0] for address, entry in queue().items() if entry.comment == batch.comment and entry.active}
@@ -252,7 +253,7 @@ def _end_unknown(batch: Batch) -> None:
 
 
 def _test(root: Path, order: Order, requests: Sequence[Request], say: Callable[[str], None]) -> None:
-    """Raises UserError where SLURM would refuse an array, or never run it; asks once for each kind of request."""
+    """Raises UserError if SLURM would refuse an array or could never run it. Asks once per kind of request."""
     limits = partitions()
     kinds = list(dict.fromkeys(request.batch.kind for request in requests))
     for kind in kinds:
@@ -292,7 +293,7 @@ def _dependency(array: Array, submitted: Sequence[Batch]) -> str | None:
 
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """One submission at a time: two would submit the same jobs."""
+    """Allows one submission at a time: two would submit the same jobs."""
     path = root / FOLDER / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

@@ -1,8 +1,9 @@
-"""What runs in an allocation: a small sweep over the task's jobs, a process each, that saves when SLURM says so and goes back in line.
+"""Runs in an allocation: a small sweep over the task's jobs, one process each. When SLURM asks for it, the jobs save and the task is
+requeued.
 
-SLURM sends SIGUSR2 before the time limit (and on preemption, where the cluster is set up so): the jobs save at their next step boundary
-and the task is requeued, as often as needed. SIGTERM (scancel, or preemption that requeues by itself) lets them save, no more. A job that
-failed is tried again `retries` times, after a pause that doubles.
+SLURM sends SIGUSR2 before the time limit, and on preemption if the cluster is set up for it: the jobs save at their next step boundary, and
+the task is requeued as often as necessary. On SIGTERM (scancel, or preemption that requeues by itself) the jobs only save. A failed job is
+tried again `retries` times, after a pause that doubles each time.
 """
 
 import errno
@@ -34,37 +35,37 @@ from diamond_bench.store.shapes import TASK, fit
 
 _LONGEST_PAUSE_SECONDS = 600.0
 _MOST_FRUITLESS = 2
-"""Time limits in a row after which a job that resumes where it resumed before is given up."""
+"""A job is given up after this many time limits in a row without progress beyond the step where it resumed."""
 _REQUEUE_TRIES = 8
 _EARLY_SECONDS = 30.0
 _END_SECONDS = 120.0
-"""How long SLURM may take to end a task it has requeued."""
+"""Time limit for SLURM to end a task that it has requeued."""
 
 
 @dataclass(frozen=True)
 class TaskMemory:
-    """What a task tells itself across requeues."""
+    """State that a task keeps across requeues."""
 
     failures: Mapping[str, int] = field(default_factory=dict)
-    """By job, how often it has failed in this task."""
+    """Number of failures of each job in this task."""
     begun_at: Mapping[str, int] = field(default_factory=dict)
-    """By job, the step it last resumed at."""
+    """Step at which each job last resumed."""
     fruitless: Mapping[str, int] = field(default_factory=dict)
-    """By job, how many time limits in a row have passed since it last resumed further on."""
+    """Number of time limits in a row since each job last resumed at a later step."""
     given_up: tuple[str, ...] = ()
-    """Jobs that the task does not try again: its other jobs go on without them."""
+    """Jobs that the task has given up; its other jobs continue."""
     not_before: float = 0.0
     """When the jobs may be tried again."""
 
 
 class _Signals(Interrupts):
-    """SIGUSR2 and SIGTERM, counted as one request to stop: SLURM itself kills what does not end in time."""
+    """Counts SIGUSR2 and SIGTERM as one request to stop: SLURM itself kills processes that do not end in time."""
 
     def __init__(self) -> None:
         self.requeue = False
         self.asked = False
         self.ended = False
-        """Whether SLURM wants the process gone (SIGTERM)."""
+        """Whether SLURM asked the process to end (SIGTERM)."""
         signal.signal(signal.SIGUSR2, self._on_signal)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -81,13 +82,14 @@ class _Signals(Interrupts):
 
 
 class TaskFailed(Exception):
-    """Some of the task's jobs are not done: SLURM is told by the exit code, so that nothing that needs them begins."""
+    """Some of the task's jobs are not done. The exit code tells SLURM, so that jobs which depend on them do not start."""
 
 
 def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
-    """Runs the jobs (`kind/id`) of a task of the batch `name`, whose configs lie in the store `root`. Called by submitit on the node.
+    """Runs the jobs (`kind/id`) of a task of the batch `name`, whose configs are in the store `root`. Called by submitit on the node.
 
-    Returns when all are done. Raises TaskFailed where they are not, and will not be by this task; does not return where it was requeued.
+    Returns when all are done. Raises TaskFailed if some are not done and this task will not finish them. Does not return if the task was
+    requeued.
     """
     try:
         _run_task(root, name, jobs)
@@ -163,7 +165,7 @@ def _remembered(file: Path) -> TaskMemory:
 
 
 def _learned(memory: TaskMemory, batch: Batch, store: Store, summary: Summary, at_limit: bool) -> TaskMemory:
-    """What the task knows after an attempt; jobs it gives up for want of progress are failed here."""
+    """The task's state after an attempt. Jobs that it gives up for lack of progress are recorded as failed."""
     failures, begun_at, fruitless = dict(memory.failures), dict(memory.begun_at), dict(memory.fruitless)
     given_up = list(memory.given_up)
     for ref in summary.failed:
@@ -189,13 +191,13 @@ def _learned(memory: TaskMemory, batch: Batch, store: Store, summary: Summary, a
 
 
 def _fail(store: Store, ref: JobRef, error: str) -> None:
-    """Records a job as failed, where its own process has not."""
+    """Records a job as failed if its own process has not."""
     if store.state(ref).status != "failed" and (claim := store.claim(ref)) is not None:
         claim.fail(error)
 
 
 def _may_go_on(signals: _Signals, stopped: bool) -> bool:
-    """Whether the task asks to be requeued: not where it was cancelled."""
+    """Whether the task should be requeued; False if it was cancelled."""
     if not signals.ended:
         return signals.requeue or not stopped
     try:  # SIGTERM: in the grace time before preemption the task still counts as running; at its limit, and cancelled, it does not
@@ -212,9 +214,9 @@ def _address() -> str:
 
 
 def _at_limit(batch: Batch, began: float) -> bool:
-    """Whether it is the time limit that stops the task, and not preemption, of which SLURM notes the time.
+    """Whether the task is stopped by its time limit rather than by preemption, whose time SLURM records.
 
-    SLURM looks for tasks near their limit every 30 seconds, and so sends its signal up to 30 seconds early.
+    SLURM checks time limits every 30 seconds, and therefore sends its signal up to 30 seconds early.
     """
     if time.time() - began < batch.minutes * 60 - batch.signal_seconds - _EARLY_SECONDS:
         return False
@@ -226,13 +228,13 @@ def _at_limit(batch: Batch, began: float) -> bool:
 
 
 def _pause(until: float, signals: _Signals) -> None:
-    """Waits what SLURM's own delay has left of the pause after a failure."""
+    """Waits for the part of the pause after a failure that SLURM's own delay leaves."""
     while time.time() < until and not signals.asked:
         time.sleep(0.5)
 
 
 def _go_back_in_line(reason: str, signals: _Signals) -> None:
-    """Has SLURM requeue this task, and waits for the end that SLURM makes of it. Raises TaskFailed where SLURM does not."""
+    """Requeues this task and waits for SLURM to end it. Raises TaskFailed if SLURM does not."""
     address = _address()
     print(f"{reason}: requeued as {address}", flush=True)
     for attempt in range(_REQUEUE_TRIES):

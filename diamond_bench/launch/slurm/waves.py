@@ -1,13 +1,13 @@
-"""From jobs to SLURM's arrays and what they wait for. Pure: nothing is asked of SLURM here.
+"""Turns jobs into SLURM arrays and their dependencies. Pure: SLURM is not asked.
 
-submitit writes only arrays numbered from 0, with one dependency for the whole array. Two forms of it are enough:
+submitit supports only arrays numbered from 0, with one dependency for the whole array. Two forms are enough:
 
-- *together*: all elements wait for the same tasks (`afterok:7_2`), as the trainings of one dataset do;
-- *aligned*: element i waits for element i of another array (`aftercorr:7`), as one evaluation of each training does. The k-th
-  evaluations of all trainings are an array each, so that an evaluation starts when its own training is done.
+- *together*: all elements wait for the same tasks (`afterok:7_2`), as the trainings on one dataset do
+- *aligned*: element i waits for element i of another array (`aftercorr:7`), as one evaluation of each training does. The k-th evaluations
+  of all trainings form one array each, so that an evaluation starts when its own training is done.
 
-Of the two, whichever makes fewer arrays is taken. So that the k-th dependents of an array are always those of its first elements, an
-array's tasks with the most dependents come first.
+Whichever form needs fewer arrays is used. Tasks with the most dependents come first in an array, so that the k-th dependents of an array
+always belong to its first elements.
 """
 
 from collections import Counter, defaultdict
@@ -19,12 +19,12 @@ from diamond_bench.store.jobspec import JobRef, JobSpec
 Element = tuple[int, int]
 """(number of the array in the list, number of its element)"""
 Condition = Element | str
-"""A task to wait for: one of these arrays', or SLURM's id of one submitted earlier."""
+"""A task to wait for: an element of one of these arrays, or SLURM's id of a task submitted earlier."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """Tasks to be submitted at once."""
+    """Tasks to be submitted together."""
 
     kind: str
     tasks: tuple[tuple[JobRef, ...], ...]
@@ -47,10 +47,10 @@ def arrays(
     packed: Callable[[str], int],
     most: int,
 ) -> list[Array]:
-    """The arrays that run `todo`, each after those it waits for.
+    """The arrays that run `todo`, in dependency order.
 
-    `in_flight`: SLURM's ids of tasks submitted earlier that still have a job. `packed`: how many jobs of a kind share a task. `most`: the
-    elements of the largest array.
+    `in_flight` has SLURM's ids of tasks submitted earlier that still have a job. `packed` gives how many jobs of a kind share a task.
+    `most` is the number of elements of the largest array.
     """
     pending = {*todo, *in_flight}
     waits = {ref: _direct(specs, ref, pending) for ref in todo}
@@ -68,7 +68,7 @@ def arrays(
 
 
 def _direct(specs: Mapping[JobRef, JobSpec], ref: JobRef, pending: set[JobRef]) -> frozenset[JobRef]:
-    """The inputs that a job waits for, without those that another of them waits for anyhow."""
+    """The inputs that a job waits for, except those that another of its inputs waits for anyway."""
     needs = {need for need in specs[ref].inputs.values() if need in pending}
     implied = {further for need in needs for further in _ancestors(specs, need)}
     return frozenset(needs - implied)
@@ -80,7 +80,7 @@ def _ancestors(specs: Mapping[JobRef, JobSpec], ref: JobRef) -> set[JobRef]:
 
 
 def _waves(todo: Sequence[JobRef], waits: Mapping[JobRef, frozenset[JobRef]]) -> list[tuple[str, list[JobRef]]]:
-    """The jobs by kind and by how many jobs must come before; needs first."""
+    """The jobs grouped by kind and by the length of the chain of jobs before them, in dependency order."""
     depth: dict[JobRef, int] = {}
 
     def depth_of(ref: JobRef) -> int:
@@ -97,7 +97,7 @@ def _waves(todo: Sequence[JobRef], waits: Mapping[JobRef, frozenset[JobRef]]) ->
 def _tasks(
     refs: Iterable[JobRef], waits: Mapping[JobRef, frozenset[JobRef]], where: Mapping[JobRef, Condition], packed: int
 ) -> list[_Task]:
-    """Jobs that wait for the same, packed."""
+    """Packs jobs that wait for the same tasks."""
     alike: dict[frozenset[Condition], list[JobRef]] = defaultdict(list)
     for ref in refs:
         alike[frozenset(where[need] for need in waits[ref])].append(ref)
