@@ -1,10 +1,12 @@
 """What each kind of job says of its cost, and who asks it."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_floors import ROOT, imports
 
 from diamond_bench.config import Resources, SlurmCluster
 from diamond_bench.launch.local import _order
@@ -58,7 +60,7 @@ def test_sums_over_a_study_are_those_of_earlier_versions(words: tuple[str, ...])
 
 def test_every_kind_that_a_study_plans_has_a_cost_of_its_own() -> None:
     without = {name for name, kind in KINDS.items() if kind.costs is NOTHING}
-    assert without == {"import_agent", "profile"}, "an import takes seconds, and a profile is run at once"
+    assert without == {"import_agent"}, "an import takes seconds"
 
 
 # ------------------------------------------------------------------------------------------------ a kind of one's own
@@ -115,3 +117,25 @@ def test_resources_come_from_the_group_then_the_row_then_the_profile(brews: obje
     asked = resources(cluster, "train_agent")
     assert (asked.gpus, asked.memory, asked.cpus) == (2, "32G", 4)
     assert [resources(cluster, kind).gpus for kind in ("brew", "collect_dataset", "evaluate_agent")] == [1, 0, 1]
+
+
+# ------------------------------------------------------------------------------------------------ who knows what
+
+
+def test_what_estimates_and_launches_names_no_kind_and_no_network() -> None:
+    package = ROOT / "diamond_bench"
+    asking = [*(package / "launch").rglob("*.py"), package / "studies" / "estimate.py", package / "studies" / "speed.py"]
+    known = {f"diamond_bench.store.kinds.{kind.config.__name__}" for kind in KINDS.values()}
+    rooms = ("diamond_bench.models", "diamond_bench.costs", "diamond_bench.worlds", "diamond_bench.diffusion")
+    found = [f"{file.name}: {name}" for file in asking for name in imports(file) if name in known or name.startswith(rooms)]
+    assert found == []
+
+
+def test_from_the_study_file_to_the_sampler_no_cost_code_is_passed() -> None:
+    """The files that docs/architecture.md names on this way."""
+    section = (ROOT / "docs" / "architecture.md").read_text().partition("## From the study file to the sampler\n")[2].partition("\n## ")[0]
+    files = [ROOT / "docs" / link for link in re.findall(r"\]\((\.\./diamond_bench/[^)]+\.py)\)", section)]
+    assert len(files) >= 8
+    names = [f"{file.name}: {name}" for file in files for name in imports(file)]
+    passed = [name for name in names if "diamond_bench.costs" in name or "_cost" in name]
+    assert passed == []

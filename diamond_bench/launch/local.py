@@ -81,8 +81,8 @@ def run_local(
     """
     valid_device(device)
     sweep = _Sweep(store, {spec.ref: spec for spec in specs}, on_event)
-    if mps:  # a profile of packed runs starts processes of its own
-        processes = max((max(getattr(spec.config, "packed", None) or (1,)) for spec in sweep.specs.values()), default=1)
+    if mps:
+        processes = max((store.kinds[spec.kind].costs.processes(spec.config) for spec in sweep.specs.values()), default=1)
         check_mps(worker_devices(device, num_workers), processes)
     sweep.look(retry_failed)
     if sweep.open:

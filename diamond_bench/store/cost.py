@@ -45,6 +45,10 @@ def _short(config: Any, device: str) -> float:
     return 3.0
 
 
+def _one(config: Any) -> int:
+    return 1
+
+
 @dataclass(frozen=True)
 class JobCost:
     """The cost of a kind's jobs. Every function takes the job's config; most also take the configs of its inputs."""
@@ -61,6 +65,8 @@ class JobCost:
     """Bytes that the job takes in addition while it runs, and gives back."""
     checkpoint: Callable[[Any], Checkpoint] | None = None
     """None where finished parts are kept as they come."""
+    processes: Callable[[Any], int] = _one
+    """Processes of the job that use the device at once."""
 
 
 NOTHING = JobCost()

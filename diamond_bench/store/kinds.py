@@ -279,7 +279,7 @@ KINDS: dict[str, Kind] = {
         inputs=("agent",),
         cost="diamond_bench.costs.evaluate_agent:COST",
     ),
-    "profile": Kind(Profile, "diamond_bench.profiling.profile:run", revision=2),
+    "profile": Kind(Profile, "diamond_bench.profiling.profile:run", revision=2, cost="diamond_bench.costs.profile:COST"),
 }
 
 
