@@ -41,6 +41,7 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     assert re.search(r"^\| `env.pooling`<br>What .* \| `raw`, `in_place` \| `in_place` \| `raw` \| yes \|$", page, re.MULTILINE)
     assert re.search(r"^\| `execution.num_threads`<br>.* \| whole number, 1 to 1024 \| `2` \| `2` \| no \|$", page, re.MULTILINE)
     assert re.search(r"^\| `sampler.eta`<br>.* \| number, 0 to 1 \| `1.0` \| `1.0` \| yes \|$", page, re.MULTILINE)
+    assert not re.findall(r"^\| `([\w.]+)` \| (?:whole number|number|text|list|`).*\| (?:yes|no) \|$", page, re.MULTILINE)  # no meaning
     assert "| `training.num_steps` | `100000` | `8000` | `1400` | `12` |" in page  # the scales
 
 

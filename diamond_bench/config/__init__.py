@@ -150,9 +150,13 @@ class TrainingConfig:
     num_steps: int = setting(100_000, least=1)
     """Optimiser updates."""
     batch_size: int = setting(32, least=1)
+    """Windows of frames per update."""
     learning_rate: float = setting(1e-4, least=0.0)
+    """Learning rate of AdamW after the warm-up."""
     weight_decay: float = setting(1e-2, least=0.0)
+    """Decoupled weight decay of AdamW."""
     adam_epsilon: float = setting(1e-8, least=0.0)
+    """Epsilon in the denominator of AdamW."""
     adam_beta2: float = setting(0.999, least=0.0, most=0.99999)
     """Decay of the average of squared gradients; the authors keep PyTorch's."""
     warmup_steps: int = setting(100, least=0)
@@ -160,6 +164,7 @@ class TrainingConfig:
     cooldown: float = setting(0.0, least=0.0, most=1.0)
     """Last share of the updates over which the rate falls linearly to 0; the authors keep it constant."""
     max_grad_norm: float = setting(1.0, least=0.0)
+    """Gradients are clipped to this norm."""
     num_autoregressive_steps: int = setting(1, least=0)
     """k further steps trained on the model's own quantised frames: k + 1 loss terms."""
     milestones: tuple[float, ...] = setting((0.25, 0.5, 1.0), least=0.0, most=1.0)
@@ -179,6 +184,7 @@ class EvaluationConfig:
     """What is imagined and measured (paper section 5 and appendix K)."""
 
     metrics: tuple[str, ...] = setting(("drift", "psnr", "ssim", "lpips", "fid"))
+    """The metrics that are measured. A study sets them with `metrics=`."""
     num_trajectories: int = setting(400, least=1)
     """Held-out reference trajectories imagined."""
     horizon: int = setting(1000, least=1)
@@ -192,6 +198,7 @@ class EvaluationConfig:
     num_samples: int = setting(8, least=2)
     """K, samples drawn from each start for the stochastic quality (best and mean of K)."""
     num_sample_starts: int = setting(100, least=1)
+    """Starts from which samples are drawn."""
     sample_horizon: int = setting(10, least=1)
     """Frames imagined per sample."""
     num_fid_images: int = setting(10_000, least=2)
@@ -230,7 +237,9 @@ class RunConfig:
     """One point of a study: everything a run needs to know."""
 
     game: str = "Breakout"
+    """Name of the game, such as `Breakout` or `synthetic/turn`. A study sets it with `games=`."""
     seed: int = setting(0, least=0)
+    """Seed of the initial weights, of the order of the training data and of an agent's play. A study sets it with `seeds=`."""
     env: EnvConfig = EnvConfig()
     data: DataConfig = DataConfig()
     objective: Objective = FactoredObjective()

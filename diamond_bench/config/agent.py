@@ -13,23 +13,31 @@ class RewardEndConfig:
     depths: tuple[int, ...] = setting((2, 2, 2, 2), least=1)
     """Residual blocks per stage."""
     channels: tuple[int, ...] = setting((32, 32, 32, 32), least=1)
+    """Channels per stage."""
     attention: tuple[bool, ...] = setting((False, False, False, False))
     """Whether a stage's residual blocks have self-attention (the last stage, of two blocks, always has)."""
     cond_channels: int = setting(128, least=1)
     """Width of the action embedding, which is the whole condition."""
     lstm_dim: int = setting(512, least=1)
+    """Width of the LSTM."""
     segment_length: int = setting(19, least=2)
     """Frames of a training segment; the authors take L + H = 4 + 15."""
     final_frames: Literal["ends", "all"] = setting("ends")
     """Where the true final frame stands in for padding: at true ends (the authors), or also where an episode was cut or still runs."""
     batch_size: int = setting(32, least=1)
+    """Segments per update."""
     learning_rate: float = setting(1e-4, least=0.0)
+    """Learning rate of AdamW after the warm-up."""
     weight_decay: float = setting(1e-2, least=0.0)
+    """Decoupled weight decay of AdamW."""
     adam_epsilon: float = setting(1e-8, least=0.0)
+    """Epsilon in the denominator of AdamW."""
     adam_beta2: float = setting(0.999, least=0.0, most=0.99999)
     """Decay of the average of squared gradients; the authors keep PyTorch's."""
     warmup_steps: int = setting(100, least=0)
+    """Updates over which the learning rate rises linearly from 0."""
     max_grad_norm: float = setting(100.0, least=0.0)
+    """Gradients are clipped to this norm."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class ActorCriticConfig:
     down: tuple[bool, ...] = setting((True, True, True, True))
     """Whether a stage ends in 2x2 max-pooling."""
     lstm_dim: int = setting(512, least=1)
+    """Width of the LSTM."""
     batch_size: int = setting(32, least=1)
     """Imagination environments."""
     steps_per_update: int = setting(15, least=1)
@@ -52,14 +61,21 @@ class ActorCriticConfig:
     trace_decay: float = setting(0.95, least=0.0, most=1.0)
     """lambda of the lambda-returns."""
     value_weight: float = setting(1.0, least=0.0)
+    """Weight of the value loss."""
     entropy_weight: float = setting(0.001, least=0.0)
+    """Weight of the entropy bonus."""
     learning_rate: float = setting(1e-4, least=0.0)
+    """Learning rate of AdamW after the warm-up."""
     weight_decay: float = setting(0.0, least=0.0)
+    """Decoupled weight decay of AdamW."""
     adam_epsilon: float = setting(1e-8, least=0.0)
+    """Epsilon in the denominator of AdamW."""
     adam_beta2: float = setting(0.999, least=0.0, most=0.99999)
     """Decay of the average of squared gradients; the authors keep PyTorch's."""
     warmup_steps: int = setting(100, least=0)
+    """Updates over which the learning rate rises linearly from 0."""
     max_grad_norm: float = setting(100.0, least=0.0)
+    """Gradients are clipped to this norm."""
     start_frames: int = setting(0, least=0)
     """Frames of real play that an imagined episode starts from, on which policy and reward/end model are burnt in; 0, or fewer than L, is
     the denoiser's own L."""
@@ -79,6 +95,7 @@ class AgentConfig:
     initial_steps: int = setting(5000, least=1)
     """Steps played with the untrained policy before anything is trained, at least."""
     initial_steps_most: int = setting(10_000, least=1)
+    """Steps played before anything is trained, at most."""
     initial_rare_rewards: int = setting(10, least=0)
     """The initial collection goes on, up to initial_steps_most, until so many rewards of the rarer two signs were seen."""
     steps_per_epoch: int = setting(100, least=1)
@@ -91,13 +108,17 @@ class AgentConfig:
     temperature: float = setting(1.0, least=1e-3)
     """Softmax temperature of the policy in collection."""
     first_denoiser_updates: int = setting(10_000, least=0)
+    """Denoiser updates of the first epoch, after the initial collection."""
     first_reward_end_updates: int = setting(10_000, least=0)
+    """Updates of the reward/end model in the first epoch."""
     first_actor_critic_updates: int = setting(5_000, least=0)
-    """Updates of the first epoch, after the initial collection."""
+    """Updates of the actor-critic in the first epoch."""
     denoiser_updates: int = setting(400, least=0)
+    """Denoiser updates of every later epoch."""
     reward_end_updates: int = setting(400, least=0)
+    """Updates of the reward/end model in every later epoch."""
     actor_critic_updates: int = setting(400, least=0)
-    """Updates of every later epoch."""
+    """Updates of the actor-critic in every later epoch."""
     final_epochs: int = setting(50, least=0)
     """Epochs without collection at the end."""
     model_free: bool = setting(False)
@@ -105,6 +126,7 @@ class AgentConfig:
     test_every: int = setting(50, least=0)
     """Epochs between test episodes while training, which select nothing; 0 plays none."""
     test_episodes: int = setting(4, least=1)
+    """Test episodes each time."""
     test_max_steps: int = setting(27_000, least=1)
     """Steps after which a test game is cut: the emulator's own 108,000 frames at frame skip 4."""
     checkpoint_every: int = setting(1, least=1, recorded=True)
@@ -118,7 +140,9 @@ class AgentEvaluationConfig:
     """The final test of a policy (method section 6)."""
 
     episodes: int = setting(100, least=1)
+    """Episodes played."""
     epsilon: float = setting(0.0, least=0.0, most=1.0)
+    """Share of uniformly random actions."""
     temperature: float = setting(1.0, least=1e-3)
     """The policy is sampled, never its best action taken."""
     num_envs: int = setting(10, least=1)
@@ -126,5 +150,6 @@ class AgentEvaluationConfig:
     max_steps: int = setting(27_000, least=1)
     """Steps after which an episode is cut: the emulator's own 108,000 frames at frame skip 4."""
     seed: int = setting(0, least=0)
+    """Seed of the games and of the policy's samples."""
     video: bool = setting(False)
     """Also write a video of an episode beside the agent's imagination of it."""

@@ -21,11 +21,17 @@ class Resources:
     """What the jobs of one kind ask for where it differs from the profile; none takes the profile's."""
 
     partition: str | None = setting(None, recorded=True)
+    """Partition of the allocation."""
     gpus: int | None = setting(None, least=0, recorded=True)
+    """GPUs of an allocation."""
     cpus: int | None = setting(None, least=1, recorded=True)
+    """CPU cores of an allocation."""
     memory: str | None = setting(None, recorded=True)
+    """Memory of an allocation, such as 16G."""
     time: str | None = setting(None, recorded=True)
+    """Limit of an allocation, as SLURM writes it."""
     packed: int | None = setting(None, least=1, recorded=True)
+    """Jobs that share one allocation."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,13 @@ class SlurmCluster:
 
     name: str = "slurm"
     partition: str | None = setting(None, recorded=True)
+    """Partition of the allocation."""
     account: str | None = setting(None, recorded=True)
+    """Account that is charged."""
     qos: str | None = setting(None, recorded=True)
+    """Quality of service."""
     constraint: str | None = setting(None, recorded=True)
+    """Features that a node must have."""
     exclude: str | None = setting(None, recorded=True)
     """Nodes not to be used, such as node03,node[10-12]."""
     gpus: int = setting(1, least=0, recorded=True)
@@ -44,6 +54,7 @@ class SlurmCluster:
     gres: str | None = setting(None, recorded=True)
     """A generic resource in place of `gpus`, such as gpu:a100:1, for the kinds that want a GPU."""
     cpus: int = setting(4, least=1, recorded=True)
+    """CPU cores of an allocation."""
     memory: str | None = setting(None, recorded=True)
     """Memory of an allocation, such as 16G."""
     time: str = setting("4:00:00", recorded=True)

@@ -31,6 +31,7 @@ class FactoredObjective:
     """Whose squared error is the loss: the network's output, the clean frame, the noise; the clean frame's as EDM weighs it; or the clean
     frame's times min(1 / sigma^2, min_snr) (Hang et al. 2023)."""
     min_snr: float = setting(5.0, least=1e-3)
+    """The bound of the loss weight `min_snr`."""
     noise_levels: Literal["log_normal", "log_uniform", "cosine", "timesteps", "flow_time"] = setting("log_normal")
     """Distribution of sigma in training: log-normal (clipped), uniform in log sigma, uniform in atan sigma (Nichol and Dhariwal's cosine
     schedule), uniform over DDPM's timesteps, or uniform in flow time sigma / (1 + sigma). Log-normal is logit-normal in flow time."""
@@ -41,10 +42,13 @@ class FactoredObjective:
     sigma_min: float = setting(2e-3, least=1e-6)
     """Training noise levels lie in [sigma_min, sigma_max], but for timesteps, which have levels of their own."""
     sigma_max: float = setting(20.0, least=1e-6)
+    """The largest noise level in training."""
     num_train_timesteps: int = setting(1000, least=2)
     """T, of timesteps with linear betas from beta_start to beta_end."""
     beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    """Beta of the first timestep."""
     beta_end: float = setting(0.02, least=0.0, most=1.0)
+    """Beta of the last timestep."""
     sigma_data: float = setting(0.5, least=1e-6)
     """Assumed standard deviation of frames in [-1, 1]."""
     sigma_offset_noise: float = setting(0.3, least=0.0)
@@ -69,8 +73,11 @@ class KarrasSchedule:
 
     name: str = "karras"
     sigma_min: float = setting(2e-3, least=1e-6)
+    """The last noise level before 0."""
     sigma_max: float = setting(5.0, least=1e-6)
+    """The first noise level."""
     rho: float = setting(7.0, least=1e-3)
+    """Exponent of the interpolation; larger values put more levels near sigma_min."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ class RangeSchedule:
 
     name: str = "linear"
     sigma_min: float = setting(2e-3, least=1e-6)
+    """The last noise level before 0."""
     sigma_max: float = setting(5.0, least=1e-6)
+    """The first noise level."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class FlowSchedule:
 
     name: str = "flow"
     sigma_max: float = setting(5.0, least=1e-6)
+    """The first noise level."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +106,11 @@ class DdpmLeadingSchedule:
 
     name: str = "ddpm_leading"
     num_train_timesteps: int = setting(1000, least=2)
+    """T, the number of timesteps in training."""
     beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    """Beta of the first timestep."""
     beta_end: float = setting(0.02, least=0.0, most=1.0)
+    """Beta of the last timestep."""
 
 
 Schedule = KarrasSchedule | RangeSchedule | FlowSchedule | DdpmLeadingSchedule
@@ -116,6 +129,7 @@ class SamplerSettings:
     quantize: Literal["every_call", "final"] = setting("every_call")
     """Where a denoised frame is clamped and put on the 8-bit grid: each denoiser call (the authors), or the finished frame."""
     quantization: Quantization = setting("truncate")
+    """How a denoised frame is put on the 8-bit grid."""
     guidance: float = setting(1.0, least=0.0)
     """w of classifier-free guidance on actions (Ho and Salimans 2022): unguided + w * (told - unguided). 1 is no guidance; any other
     takes two denoiser calls for one, and a model trained with conditioning.action_dropout."""
@@ -126,9 +140,13 @@ class OdeSampler(SamplerSettings):
     """Euler or Heun in EDM's variance-exploding coordinates, with optional churn (Karras et al. 2022, algorithm 2)."""
 
     s_churn: float = setting(0.0, least=0.0)
+    """Noise added over all steps; each step raises sigma by at most the factor sqrt(2)."""
     s_tmin: float = setting(0.0, least=0.0)
+    """The lowest noise level at which noise is added."""
     s_tmax: float = setting(math.inf, least=0.0)
+    """The highest noise level at which noise is added."""
     s_noise: float = setting(1.0, least=0.0)
+    """Standard deviation of the added noise."""
     churn_sigma: Literal["sigma", "sigma_hat"] = setting("sigma")
     """The level the network is told in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
 

@@ -16,11 +16,15 @@ class ProbeConfig:
     batch_size: int = setting(64, least=1)
     """Frames an update, of the training split."""
     learning_rate: float = setting(2e-3, least=0.0)
+    """Learning rate of AdamW after the warm-up."""
     weight_decay: float = setting(1e-2, least=0.0)
+    """Decoupled weight decay of AdamW."""
     adam_epsilon: float = setting(1e-8, least=0.0)
+    """Epsilon in the denominator of AdamW."""
     adam_beta2: float = setting(0.99, least=0.0, most=0.99999)
     """Decay of the average of squared gradients."""
     warmup_steps: int = setting(20, least=0)
+    """Updates over which the learning rate rises linearly from 0."""
     cooldown: float = setting(0.5, least=0.0, most=1.0)
     """Last share of the updates over which the rate falls linearly to 0."""
     pixel_noise: float = setting(0.0, least=0.0)
