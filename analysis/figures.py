@@ -74,8 +74,9 @@ def draw_drift(
     unrelated: float | None = None,
     copy_last: ArrayLike | None = None,
     ordered: bool = False,
+    ylabel: str = "error",
 ) -> Axes:
-    """Drift against t, a line and band a variant (in the mapping's order).
+    """Drift, or another error, against t, a line and band a variant (in the mapping's order).
 
     `unrelated`: the error between unrelated true frames, the level at which nothing of the trajectory is left. `copy_last` (t,): the
     error of repeating the last true frame.
@@ -97,7 +98,7 @@ def draw_drift(
             ax.plot(np.arange(1, len(copied) + 1), copied, color="0.45", linewidth=1.0, linestyle="-.", label="copy last frame")
         if unrelated is not None:
             ax.axhline(unrelated, color="0.45", linewidth=1.0, linestyle=":", label="unrelated true frames")
-        ax.set(xlabel="imagined frame t", ylabel="drift (mean absolute pixel error)")
+        ax.set(xlabel="imagined frame t", ylabel=ylabel)
         ax.set_ylim(bottom=0.0, auto=None)  # a shared axis goes on growing with the panels to come
         ax.margins(x=0.01)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.0)
@@ -114,8 +115,8 @@ class DriftPanel:
     copy_last: ArrayLike | None = None
 
 
-def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False) -> Figure:
-    """Drift against t, a panel an arm of the study, all on one scale."""
+def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False, ylabel: str = "error") -> Figure:
+    """Drift, or another error, against t, a panel an arm of the study, all on one scale."""
     if not panels:
         raise ValueError("no panels to draw")
     columns = min(2, len(panels))
@@ -124,7 +125,7 @@ def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False) -> Figu
         figure = Figure(figsize=(6.4 * columns, 3.0 * rows + 0.3), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
         for panel, ax in zip(panels, axes, strict=False):
-            draw_drift(panel.curves, ax, unrelated=panel.unrelated, copy_last=panel.copy_last, ordered=ordered)
+            draw_drift(panel.curves, ax, unrelated=panel.unrelated, copy_last=panel.copy_last, ordered=ordered, ylabel=ylabel)
             ax.set_title(panel.title)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)

@@ -248,7 +248,7 @@ def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut
     """Reference trajectory `number` (from 0) of an evaluation job. Raises UserError for another kind of job or a number it has not."""
     from diamond_bench.data.references import reference_windows
     from diamond_bench.data.static import load_info, load_split
-    from diamond_bench.evaluation.rollouts import stretch
+    from diamond_bench.metrics.play import stretch
 
     store = open_store(output_dir=output_dir)
     ref = store.find(job)

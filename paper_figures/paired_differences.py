@@ -27,9 +27,9 @@ def make(inputs: Inputs) -> Made:
         )
     from analysis.figures import annotate
     from analysis.score_figures import Interval, IntervalPanel, interval_figure
+    from diamond_bench.metrics.columns import metric_label
     from diamond_bench.report.comparison import OF_COPYING, compare_study
     from diamond_bench.report.facts import gather
-    from diamond_bench.studies.metrics import metric_label
 
     rows: list[tuple[Cell, ...]] = []
     figures: dict[str, Figure] = {}

@@ -5,19 +5,12 @@ from pathlib import Path
 import pytest
 from test_report import finish, planned
 
+from diamond_bench.metrics.baselines import COPY_LAST, DATASET, STATE_PROBE, TRUE_DISTRIBUTION, TRUE_FRAMES
 from diamond_bench.report.figures import study_figures
 from diamond_bench.results.table import collect, finished_results, pivot
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import read_json, sealed, write_json
-from diamond_bench.studies.baselines import (
-    COPY_LAST,
-    DATASET,
-    STATE_PROBE,
-    TRUE_DISTRIBUTION,
-    TRUE_FRAMES,
-    baseline_variant,
-    shared_variant,
-)
+from diamond_bench.studies.baselines import baseline_variant, shared_variant
 from diamond_bench.studies.plan import Plan, SavedPlan, load_plans, save_plan
 
 

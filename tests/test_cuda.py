@@ -253,7 +253,8 @@ def test_a_profile_of_a_tiny_agent(tmp_path: Path, graphs: str) -> None:
 
 def test_evaluation_on_a_gpu_measures_in_fp32_whatever_ran_before() -> None:
     """SSIM is a convolution: torch's own default, and a network in tf32 before it, would round its inputs."""
-    from diamond_bench.evaluation.measures import Metrics, frame_errors
+    from diamond_bench.metrics.frames import pair_scores
+    from diamond_bench.metrics.ssim import similarity
 
     generator = torch.Generator("cuda:0").manual_seed(0)
     true = torch.randint(256, (2, 3, 3, 32, 32), generator=generator, device="cuda:0", dtype=torch.uint8)
@@ -263,5 +264,5 @@ def test_evaluation_on_a_gpu_measures_in_fp32_whatever_ran_before() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-        found.append(frame_errors(Metrics(("ssim",), {}), near, true)["ssim"])
+        found.append(pair_scores({"ssim": similarity}, near, true)["ssim"])
     assert np.abs(found[0] - found[1]).max() < 1e-6

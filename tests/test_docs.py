@@ -22,9 +22,9 @@ from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from test_floors import FLOORS
 
 from diamond_bench.compose import groups
+from diamond_bench.metrics import askable
 from diamond_bench.results.table import COLUMNS
 from diamond_bench.store.kinds import KINDS
-from diamond_bench.studies.metrics import METRICS
 
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = ("extending.md", "slurm.md")
@@ -208,7 +208,7 @@ def test_studies_md_lists_all_columns_and_metrics(tiny_store: Path) -> None:
     metrics = {name for row in rows("docs/studies.md", "Metric") for name in names(row[0])}
     found = pd.read_parquet(tiny_store / "studies" / "sampling_steps" / "tiny" / "results.parquet")
     assert {re.sub("_(best|mean)_of_k$", "", metric) for metric in found["metric"]} <= metrics
-    assert {name for row in rows("docs/studies.md", "Metric") for name in names(row[1])} == set(METRICS)
+    assert {name for row in rows("docs/studies.md", "Metric") for name in names(row[1])} == set(askable())
     baselines = {name for row in rows("docs/studies.md", "Baseline") for name in names(row[0])}
     assert set(found["variant"][found["seed"].isna()]) <= baselines
 

@@ -12,11 +12,11 @@ from test_evaluation import data as data  # a fixture
 
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.measures import distribution_distances
-from diamond_bench.evaluation.perceptual import LearnedMetric
 from diamond_bench.jobs import evaluate_world_model, extract_features
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
-from diamond_bench.jobs.extract_features import fid_positions, load_features
+from diamond_bench.metrics import perceptual
+from diamond_bench.metrics.fid import distribution_distances, fid_positions, load_features
+from diamond_bench.metrics.perceptual import LearnedMetric
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import ExtractFeatures
@@ -38,8 +38,7 @@ def eight_features(images: torch.Tensor) -> torch.Tensor:
 def network(data: dict[str, EpisodeSet], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(extract_features, "load_split", evaluate_world_model.load_split)
     monkeypatch.setattr(extract_features, "load_info", evaluate_world_model.load_info)
-    for module in (extract_features, evaluate_world_model):
-        monkeypatch.setattr(module, "inception_features", lambda device: LearnedMetric(eight_features, "a" * 64))
+    monkeypatch.setattr(perceptual, "inception_features", lambda device: LearnedMetric(eight_features, "a" * 64))
     return
 
 
@@ -106,7 +105,7 @@ def test_finished_parts_survive_an_interruption(network: None, tmp_path: Path, m
         extract(tmp_path / "f", should_stop=lambda: next(asked))
     seen: list[int] = []
     monkeypatch.setattr(
-        extract_features,
+        perceptual,
         "inception_features",
         lambda device: LearnedMetric(lambda images: seen.append(len(images)) or eight_features(images), "a" * 64),
     )

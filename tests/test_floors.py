@@ -28,6 +28,7 @@ FLOORS = [  # top floor first; rooms of one floor do not import each other
     {"diamond_bench.results"},
     {"diamond_bench.studies"},
     {"diamond_bench.costs"},
+    {"diamond_bench.metrics"},
     {"diamond_bench.store"},
     {"diamond_bench.data"},
     {"diamond_bench.envs"},

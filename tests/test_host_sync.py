@@ -16,12 +16,15 @@ from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler,
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.static import DatasetInfo, EpisodeSet
 from diamond_bench.envs.play import Steps
-from diamond_bench.evaluation.measures import Metrics, frame_errors
-from diamond_bench.evaluation.rollouts import Stretch, imagine
+from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.jobs import train_agent, train_world_model
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution
+from diamond_bench.metrics.drift import drift
+from diamond_bench.metrics.frames import pair_scores
+from diamond_bench.metrics.play import Stretch
+from diamond_bench.metrics.psnr import squared
 from diamond_bench.models import graphs
 from diamond_bench.models.graphs import Graphed, Outputs, Recording
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
@@ -386,7 +389,7 @@ def test_imagining_trajectories_reads_back_once_a_batch_and_not_once_a_frame() -
             imagined = imagine(world, play, [(0, 1), (0, 2)])
         assert_all_on_device(seen)
         with counted() as seen:
-            frame_errors(Metrics((), {}), imagined, play.true)
+            pair_scores({"drift": drift, "mse": squared}, imagined, play.true)
         return seen.places
 
     once = waits(1)

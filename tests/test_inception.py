@@ -15,10 +15,11 @@ from safetensors.numpy import load
 
 from analysis.frechet import FeatureStatistics, frechet_distance, kernel_distance
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation import weights, weights_download
-from diamond_bench.evaluation.inception_archive import MEMBER, MEMBER_SHA256, convert_inception, read_archive
-from diamond_bench.evaluation.perceptual import inception_features
-from diamond_bench.evaluation.weights_download import fetch
+from diamond_bench.metrics import weights, weights_download
+from diamond_bench.metrics.inception_archive import MEMBER, MEMBER_SHA256, convert_inception, read_archive
+from diamond_bench.metrics.perceptual import inception_features
+from diamond_bench.metrics.planning import require_weights
+from diamond_bench.metrics.weights_download import fetch
 from diamond_bench.models.inception_cost import INCEPTION_FLOPS
 
 
@@ -134,7 +135,7 @@ def test_an_archive_without_one_of_the_units_is_refused():
 
 def test_the_package_gives_the_pinned_file(network_file):
     assert weights.status_of("inception").state == "found"
-    weights.require(["fid"])
+    require_weights(["fid"])
     if network_file.suffix != ".safetensors":
         pytest.skip("the network was fetched from the library's own address")
     tensors = load(network_file.read_bytes())

@@ -9,10 +9,11 @@ from test_report import finish
 
 from analysis.mode_figures import modes_figure, threshold_figure
 from analysis.modes import ModeScores, measure, score, share_within
+from diamond_bench.metrics import all_metrics
+from diamond_bench.metrics.columns import metric_label
 from diamond_bench.report.mode_figures import mode_figures
 from diamond_bench.results.table import collect
 from diamond_bench.store.artifacts import Store
-from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import plan_study, save_plan
 from diamond_bench.studies.spec import load_study
 
@@ -167,7 +168,7 @@ def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str
         scores = {"nfe_per_frame": 2.0 * n - 1, "mode_cramer_distance": 0.1 * n + 0.02 * seeds.get(ref, 0), "mode_commitment": 0.2 * n}
         finish(store, spec, scores=scores)
     saved = save_plan(plan, store.root)
-    (offered,) = mode_figures(saved, collect(saved, store))
+    (offered,) = mode_figures(all_metrics()["modes"].figures[0], saved, collect(saved, store))
     drawn = offered.draw()
     assert drawn is not None
     assert "dash-dotted: as many samples" in drawn.caption

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from analysis.proper_scores import crps, energy_score, expected_rank_deviation, rank_deviation, rank_shares, ranks, uniform_band
 from analysis.rank_figures import rank_figure
 from diamond_bench.envs.synthetic import State, next_frames, render
-from diamond_bench.evaluation.proper_scores import block_luminance, sample_scores, score_rows
+from diamond_bench.metrics.sample_scores import block_luminance, sample_scores, score_rows
 
 N = 40_000
 GAME, SIZE = "synthetic/opponent", 16

@@ -11,12 +11,12 @@ import pytest
 from command_line import in_this_process
 
 from diamond_bench.errors import UserError
+from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.report import write_report
 from diamond_bench.results.table import COLUMNS, collect, mixtures, pivot, seed_means
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import sealed
 from diamond_bench.store.jobspec import JobRef
-from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import load_plans
 
 

@@ -21,7 +21,7 @@ from made_once import listing
 from soak_classes import Template
 from soak_run import Case, Report, run_case, run_command, table, workspace
 
-from diamond_bench.evaluation.weights import folder as weights_folder
+from diamond_bench.metrics.weights import folder as weights_folder
 from diamond_bench.store.batches import Batch, write_batch
 from diamond_bench.store.jobspec import JobRef
 

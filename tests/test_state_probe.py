@@ -20,9 +20,9 @@ from diamond_bench.envs.games import actions, object_names, read_states
 from diamond_bench.envs.policies import EpsilonGreedy
 from diamond_bench.envs.ram_state import OBJECTS
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.state import StateMeter, load_probe, make_state_meter, probe_rows, read_frames, state_rows
 from diamond_bench.jobs import collect_dataset, train_state_probe
 from diamond_bench.jobs.context import Interrupted, JobContext
+from diamond_bench.metrics.state_meter import StateMeter, load_probe, make_state_meter, probe_rows, read_frames, state_rows
 from diamond_bench.models.state_probe import StateProbe, decode, probe_loss, probe_targets
 from diamond_bench.models.state_probe_cost import state_probe_cost
 from diamond_bench.spaces import FrameSpec

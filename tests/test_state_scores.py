@@ -6,9 +6,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diamond_bench.evaluation import state_scores as module
-from diamond_bench.evaluation.rollouts import Stretch
-from diamond_bench.evaluation.state import StateMeter
+from diamond_bench.metrics import state_scores as module
+from diamond_bench.metrics.play import Stretch
+from diamond_bench.metrics.state_meter import StateMeter
 from diamond_bench.models.state_probe import StateProbe
 
 N, K = 4000, 4

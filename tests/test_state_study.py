@@ -11,8 +11,8 @@ from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import reference_windows
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.state import STATE_PROBE, make_state_meter, state_rows
-from diamond_bench.studies.metrics import METRIC_INFO
+from diamond_bench.metrics.columns import METRIC_INFO
+from diamond_bench.metrics.state_meter import STATE_PROBE, make_state_meter, state_rows
 from diamond_bench.studies.plan import plan_study
 
 

@@ -19,9 +19,12 @@ from diamond_bench.envs.saves import load_env, save_env
 from diamond_bench.envs.synthetic import EPISODE_STEPS, WORLDS, SyntheticEnv, decode, next_frames
 from diamond_bench.envs.synthetic import State as WalkerState
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.modes import Forks, find_forks, fork_samples, mode_rows
+from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.jobs import collect_dataset, evaluate_agent, evaluate_world_model, train_agent, train_world_model
 from diamond_bench.jobs.context import JobContext, Result
+from diamond_bench.metrics.forks import find_forks, measure_forks, mode_rows
+from diamond_bench.metrics.modes import THRESHOLDS
+from diamond_bench.metrics.play import Forks, stretch
 from diamond_bench.studies.plan import Plan, plan_study
 from diamond_bench.studies.single import plan_train
 from diamond_bench.worlds.contract import Draw
@@ -225,9 +228,10 @@ def test_oracles_are_scored_from_held_out_windows_alone(game: str, how: str) -> 
     parts = []
     for rows in (range(0, 60), range(60, len(forks))):
         keys = [(0, 4, i, k) for i in rows for k in range(4)]
-        parts.append(fork_samples(model, forks, rows, keys, lambda: None))
+        frames = imagine(model, stretch(forks.windows, rows, 1).repeated(4), keys)[:, 0].numpy()
+        parts.append(measure_forks(forks, rows, frames.reshape(len(rows), 4, *frames.shape[1:]), keys))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    rows = mode_rows(arrays)
+    rows = mode_rows(arrays, THRESHOLDS)
     own = {row.metric: row.value for row in rows if not row.baseline}
     truth = {row.metric: row.value for row in rows if row.baseline}
     assert own["mode_windows"] == len(forks) > 60

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation import perceptual, weights, weights_download
-from diamond_bench.evaluation.perceptual import inception_features, lpips_network
-from diamond_bench.evaluation.weights_download import CONVERTED, ArraysOnly, convert, fetch
+from diamond_bench.metrics import perceptual, weights, weights_download
+from diamond_bench.metrics.perceptual import inception_features, lpips_network
+from diamond_bench.metrics.planning import require_weights
+from diamond_bench.metrics.weights_download import CONVERTED, ArraysOnly, convert, fetch
 
 GOLDEN = Path(__file__).parent / "golden_lpips"
 
@@ -62,23 +63,23 @@ class Malicious:
 
 def test_planning_takes_no_torch():
     code = (
-        "import sys; from diamond_bench.evaluation.weights import require, status; from diamond_bench.evaluation import weights_download;"
-        "require(['drift', 'psnr', 'ssim']); status(); assert not {'torch', 'numpy'} & set(sys.modules)"
+        "import sys; from diamond_bench.metrics.weights import status; from diamond_bench.metrics import planning, weights_download;"
+        "planning.require_weights(['drift', 'psnr', 'ssim']); status(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_require_names_the_metric_the_command_and_the_way_around(places):
-    weights.require(["drift", "psnr", "ssim"])
+    require_weights(["drift", "psnr", "ssim"])
     with pytest.raises(UserError) as caught:
-        weights.require(["drift", "lpips", "ssim", "fid"])
+        require_weights(["drift", "lpips", "ssim", "fid"])
     message = str(caught.value)
     assert "metric lpips needs" in message
     assert "`diamond-bench weights fetch lpips`" in message
     assert "`diamond-bench weights fetch fid`" in message
     assert "leave lpips and fid out: metrics=[drift,ssim]" in message
     with pytest.raises(UserError, match="unknown metric 'lpisp': did you mean lpips"):
-        weights.require(["lpisp"])
+        require_weights(["lpisp"])
 
 
 @pytest.mark.parametrize("variables", [{"TORCH_HOME": "{}/t"}, {"XDG_CACHE_HOME": "{}/x"}, {"HOME": "{}/h"}])
@@ -114,7 +115,7 @@ def test_a_corrupt_file_is_refused_everywhere(name, file, metric, load, places):
     path.write_bytes(b"not these weights")
     status = {s.name: s for s in weights.status()}[name]
     assert (status.state, status.path, status.size, status.sha256) == ("corrupt", path, 17, sha256(path))
-    for refuse in (load, lambda: weights.require([metric])):
+    for refuse in (load, lambda: require_weights([metric])):
         with pytest.raises(UserError) as caught:
             refuse()
         assert str(path) in str(caught.value)

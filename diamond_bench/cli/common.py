@@ -150,10 +150,11 @@ def run_jobs(plan: Any, store: Any) -> Any:
 
 def print_results(plan: Any, store: Any, as_json: bool) -> None:
     """Prints the results of a plan's finished jobs, as a table or as JSON. The table is followed by the answer to the study's question."""
+    from diamond_bench.metrics.columns import headlines
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
-    from diamond_bench.results.table import HEADLINES, INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
+    from diamond_bench.results.table import INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
 
     for note in [*unverified_plan(plan), *left_out(plan, store)]:
         say(f"note: {note}")
@@ -168,7 +169,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
         seeds = sorted({point.seed for point in plan.points})
         say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
-        shown = pivot(table, [*dict.fromkeys([plan.primary["metric"], *HEADLINES])])
+        shown = pivot(table, [*dict.fromkeys([plan.primary["metric"], *headlines()])])
         if shown.empty:
             say(f"no evaluation is finished yet; go on with: {plan.command}")
             return

@@ -84,7 +84,7 @@ def merge(other: Annotated[Path, typer.Argument(help="The other store's folder."
 @weights_app.command("list")
 def weights_list(as_json: AsJson = False) -> None:
     """List the weights: found where, or how to get them."""
-    from diamond_bench.evaluation.weights import status as weights_status
+    from diamond_bench.metrics.weights import status as weights_status
     from diamond_bench.printing import print_json, table
 
     if as_json:
@@ -99,6 +99,6 @@ def weights_list(as_json: AsJson = False) -> None:
 @weights_app.command("fetch")
 def weights_fetch(name: Annotated[str, typer.Argument(help="lpips, lpips-vgg or inception; see `weights list`.")] = "lpips") -> None:
     """Fetch weights into the local folder, checked against their SHA-256."""
-    from diamond_bench.evaluation.weights_download import fetch
+    from diamond_bench.metrics.weights_download import fetch
 
     out.print(str(fetch(name, say)), markup=False)

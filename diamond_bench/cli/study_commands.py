@@ -53,8 +53,8 @@ def sweep(
     With cluster=slurm the jobs are submitted and the command returns at once.
     """
     from diamond_bench.config import SlurmCluster
-    from diamond_bench.evaluation.weights import require
     from diamond_bench.launch.devices import check_devices, check_there
+    from diamond_bench.metrics.planning import require_weights
     from diamond_bench.printing import print_plan
     from diamond_bench.studies.answerable import limits
     from diamond_bench.studies.plan import as_saved, plan_study
@@ -73,9 +73,9 @@ def sweep(
         readable = partial(store.require_readable, plan.jobs, states)
         there = [] if isinstance(plan.cluster, SlurmCluster) else [partial(check_there, plan.execution.device)]
         submission = [lambda: show_submission(plan, store)] if on_slurm else []
-        say_refusals(*there, readable, lambda: require(plan.metrics), store.require_writable, *submission)
+        say_refusals(*there, readable, lambda: require_weights(plan.metrics), store.require_writable, *submission)
         return
-    require(plan.metrics)
+    require_weights(plan.metrics)
     say_limits(plan, store)
     with writing(store):
         exit_code = run_plan(plan, store, as_json, wait)
@@ -94,7 +94,7 @@ def register(
 
     `--export` works after the study has changed, too: it copies what was registered.
     """
-    from diamond_bench.evaluation.weights import require
+    from diamond_bench.metrics.planning import require_weights
     from diamond_bench.studies.plan import as_saved, plan_study
     from diamond_bench.studies.registration import register as write_registration
     from diamond_bench.studies.registration_files import export_file, registrations
@@ -112,7 +112,7 @@ def register(
     if stands.changes and export is None:
         raise UserError(unchanged)
     say_limits(plan, store)
-    say_refusals(lambda: require(plan.metrics))
+    say_refusals(lambda: require_weights(plan.metrics))
     for sentence in (f"note: {unchanged}" if stands.changes else stands.sentence, *stands.trace):
         say(sentence)
     if export is not None:

@@ -1,30 +1,27 @@
 """The cost of `evaluate_world_model`: imagined frames, and the metrics on them."""
 
 from diamond_bench.costs import frames_of
-from diamond_bench.costs.extract_features import FEATURE_BYTES
 from diamond_bench.costs.world_model import arithmetic, frame_flops
+from diamond_bench.metrics.header import PICTURED, sampled_frames
+from diamond_bench.metrics.planning import measures, measuring_seconds, part_bytes
 from diamond_bench.store.cost import Inputs, JobCost
 from diamond_bench.store.kinds import EvaluateWorldModel
 
-_PAIRS_PER_SECOND = {"ssim": 5000.0, "state": 2000.0, "lpips": 1500.0, "lpips_vgg": 100.0}
-"""Pairs of 64 x 64 frames compared per second on two CPU cores; orders of magnitude."""
-_FID_IMAGES_PER_SECOND = 9.0
 _GPU_SPEEDUP = 50.0
 """How much faster than two CPU cores a GPU runs the networks of the metrics."""
 _CURVES = 16
 """Arrays of (trajectories, t) that an evaluation keeps, float32."""
-_PICTURED = 4
-"""Trajectories whose frames every evaluation keeps."""
 
 
 def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
-    evaluation = config.evaluation
-    sampled = evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
-    windows = _num_windows(config, inputs)
-    if "modes" in evaluation.metrics:
-        sampled += windows * evaluation.num_samples  # at most: those where the game goes two ways
-    imagined = evaluation.num_trajectories * evaluation.horizon + windows + sampled
-    return frame_flops(inputs["world_model"], config.sampler, frames_of(inputs["dataset"])) * imagined
+    return frame_flops(inputs["world_model"], config.sampler, frames_of(inputs["dataset"])) * _imagined(config, inputs)
+
+
+def _imagined(config: EvaluateWorldModel, inputs: Inputs) -> int:
+    """Frames of all play; of forks at most, since only some windows fork."""
+    evaluation, windows = config.evaluation, _num_windows(config, inputs)
+    forks = windows * evaluation.num_samples if measures(evaluation.metrics, "forks") else 0
+    return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks
 
 
 def _num_windows(config: EvaluateWorldModel, inputs: Inputs) -> int:
@@ -35,28 +32,21 @@ def _num_windows(config: EvaluateWorldModel, inputs: Inputs) -> int:
 
 
 def _fixed_seconds(config: EvaluateWorldModel, device: str) -> float:
-    """Also the time in the metrics: the model and two baselines against the true frames, the samples, and the images for FID."""
-    evaluation = config.evaluation
-    samples = evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
-    pairs = 3 * evaluation.num_trajectories * evaluation.horizon + samples
-    seconds = sum(pairs / rate for metric, rate in _PAIRS_PER_SECOND.items() if metric in evaluation.metrics)
-    if "lpips" in evaluation.metrics:  # pairs of samples, for the energy score
-        seconds += samples * (evaluation.num_samples - 1) / 2 / _PAIRS_PER_SECOND["lpips"]
-    if "fid" in evaluation.metrics:
-        seconds += evaluation.num_fid_images / _FID_IMAGES_PER_SECOND
-    return 4.0 + seconds / (_GPU_SPEEDUP if device == "cuda" else 1.0)
+    """Also the time in the metrics."""
+    return 4.0 + measuring_seconds(config.evaluation) / (_GPU_SPEEDUP if device == "cuda" else 1.0)
 
 
 def _disk(config: EvaluateWorldModel, inputs: Inputs) -> float:
     evaluation, pixels = config.evaluation, frames_of(inputs["dataset"]).pixels
     steps = evaluation.num_trajectories * evaluation.horizon
-    pictures = min(_PICTURED, evaluation.num_trajectories) * evaluation.horizon * 3 * pixels  # true and imagined, compressed, and a video
-    return float(steps * (_CURVES * 4 + (3 * pixels if evaluation.keep_frames else 0)) + pictures)
+    pictures = min(PICTURED, evaluation.num_trajectories) * evaluation.horizon * 3 * pixels  # true and imagined, compressed, and a video
+    kept = 3 * pixels * _imagined(config, inputs) if evaluation.keep_frames else 0
+    return float(steps * _CURVES * 4 + kept + pictures)
 
 
 def _passing_disk(config: EvaluateWorldModel, inputs: Inputs) -> float:
-    """Features of imagined frames in finished parts."""
-    return float(FEATURE_BYTES * config.evaluation.num_fid_images) if "fid" in config.evaluation.metrics else 0.0
+    """What the metrics hold in finished parts, such as features of imagined frames."""
+    return part_bytes(config.evaluation)
 
 
 COST = JobCost(

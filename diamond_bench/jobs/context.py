@@ -1,11 +1,12 @@
 """What a job is given besides its config, and what it gives back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diamond_bench.store.rows import Row
+from diamond_bench.store.twins import Twin
 
 __all__ = ["Interrupted", "JobContext", "Result", "Row"]
 
@@ -43,3 +44,5 @@ class JobContext:
     """A line a person should see (a damaged file set aside, a resume)."""
     check_owner: Callable[[], None] = lambda: None
     """Raises when another process has taken this job over; called before anything is published in the folder."""
+    twin: Callable[[Callable[[Any], Any], Sequence[str], Sequence[str]], Twin | None] = lambda same, inputs, files: None
+    """A finished job of this kind whose files may be read in place of making them: store.twins.find_twin(..., same, inputs, files)."""

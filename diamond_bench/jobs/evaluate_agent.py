@@ -16,9 +16,10 @@ from diamond_bench.envs.lives import Frame
 from diamond_bench.envs.play import TestGame, play_test_games
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import PolicyPlayer
-from diamond_bench.evaluation.rollouts import Stretch, imagine
+from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.parts import save_arrays
+from diamond_bench.metrics.play import Stretch
 from diamond_bench.store.files import DamagedFile, read_json, write_json
 from diamond_bench.store.kinds import EvaluateAgent
 from diamond_bench.store.shapes import GAMES, RESULT, fit

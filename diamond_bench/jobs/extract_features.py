@@ -6,34 +6,24 @@ Which frames these are depends on the dataset and on settings of the evaluation 
 import math
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from diamond_bench.data.references import reference_windows
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.perceptual import inception_features
-from diamond_bench.evaluation.rollouts import FID_STREAM
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.parts import Arrays, Parts, save_arrays
+from diamond_bench.metrics import perceptual
+from diamond_bench.metrics.fid import FEATURES_FILE, fid_positions
+from diamond_bench.metrics.play import FID_STREAM
 from diamond_bench.models.inception_cost import INCEPTION_FLOPS
-from diamond_bench.store.files import read_arrays
 from diamond_bench.store.kinds import ExtractFeatures
 
-FEATURES_FILE = "features.npz"
 _BATCH = 64
 _PART = 1024
 """Images of a part, which is stored when it is finished."""
-
-
-def fid_positions(seed: int, num_trajectories: int, horizon: int, num_images: int) -> NDArray[np.bool_]:
-    """(num_trajectories, horizon): at which references and times a frame enters FID. `num_images` of them are True, drawn by `seed`."""
-    positions = np.zeros(num_trajectories * horizon, bool)
-    positions[np.random.default_rng([seed, FID_STREAM]).permutation(len(positions))[:num_images]] = True
-    return positions.reshape(num_trajectories, horizon)
 
 
 def run(config: ExtractFeatures, context: JobContext) -> Result:
@@ -45,7 +35,7 @@ def run(config: ExtractFeatures, context: JobContext) -> Result:
     """
     dataset, device = context.inputs["dataset"], torch.device(context.device)
     context.progress(0, 1, "loading the network and the frames")
-    network = inception_features(device)
+    network = perceptual.inception_features(device)
     layout = load_info(dataset).content["heldout"]
     train, heldout = load_split(dataset, "train").frames, load_split(dataset, "heldout")
     if len(train) < config.num_images:
@@ -90,22 +80,3 @@ def run(config: ExtractFeatures, context: JobContext) -> Result:
     images = sum(len(values) for values in found.values())
     facts = {"images": images, "weights": {"fid": network.sha256}, "work": INCEPTION_FLOPS * images, "work_seconds": seconds}
     return Result([], facts)
-
-
-def load_features(folder: Path, weights: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(true, other), each (num_images, 2048), as `run` left them in `folder`.
-
-    Raises UserError if they were computed with another weights file than the one whose SHA-256 is `weights`.
-    """
-    file = folder / FEATURES_FILE
-    try:
-        stored = read_arrays(file)
-        true, other, found = stored["true"], stored["other"], str(stored["weights"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{file} cannot be read ({error}); remove {folder} and run the sweep again") from error
-    if found != weights:
-        raise UserError(
-            f"{file}: its features were computed with the weights {found}, this machine has {weights}; use the same file of weights "
-            f"(`diamond-bench weights list` shows it), or remove {folder} and run the sweep again"
-        )
-    return true, other

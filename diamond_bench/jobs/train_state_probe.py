@@ -15,9 +15,9 @@ from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.envs.games import object_names, read_states
 from diamond_bench.envs.ram_state import States
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.state import ProbeDescription, probe_rows, read_frames, save_probe
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import Execution
+from diamond_bench.metrics.state_meter import ProbeDescription, probe_rows, read_frames, save_probe
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.models.state_probe import StateProbe, probe_loss, probe_targets
 from diamond_bench.spaces import FrameSpec

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from diamond_bench.store.files import encodable, require_folders
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.locks import ClaimLost
 from diamond_bench.store.provenance import provenance
+from diamond_bench.store.twins import find_twin
 
 _PROGRESS_EVERY_SECONDS = 0.5
 
@@ -91,6 +93,8 @@ def _attempt(
         threads = _set_threads(spec)
         _use_device(device)
         _share_compiled(store, threads)
+        made_by, name = provenance(), device_name(device)
+        place = {"device": device.partition(":")[0], "device_name": name, "num_threads": threads, "torch": made_by["versions"].get("torch")}
         context = JobContext(
             folder=claim.folder,
             inputs=inputs,
@@ -99,13 +103,14 @@ def _attempt(
             should_stop=lambda: should_stop() or claim.lost,
             say=_speaker(ref, on_event),
             check_owner=claim.check,
+            twin=partial(find_twin, store, spec, place),
         )
         result: Result = run(spec.config, context)
         recorded = {
-            **provenance(),
+            **made_by,
             "revision": spec.revision,
             "device": device,
-            "device_name": device_name(device),
+            "device_name": name,
             "host": platform.node(),
             **_allocation(),
             "num_threads": threads,

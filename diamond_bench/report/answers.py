@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.gate import Gate, failed_words, gates
@@ -11,7 +12,6 @@ from diamond_bench.report.markup import Html, el, items, joined
 from diamond_bench.report.registered import level, registered
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.looks import ALPHA
-from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing, standing
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.metrics.columns import METRIC_INFO, comparable, pools
 from diamond_bench.report.cost_ratios import CostRatios
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.scores import Scores
@@ -13,7 +14,6 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.answerable import baselines, family, repetitions
 from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.margin import COPYABLE, Margin, parse_margin
-from diamond_bench.studies.metrics import METRIC_INFO, comparable, pools
 from diamond_bench.studies.plan import SavedPlan
 
 if TYPE_CHECKING:
@@ -32,24 +32,6 @@ kind of device. The other columns are those of `analysis.comparison.compare`."""
 PRIMARY, EXPLORATORY = "primary", "exploratory"
 OF_COPYING = "share of copy-last-frame's error"
 """The unit of differences where the margin is relative: every game in units of its own error of copying the last frame."""
-_HEADLINES = (
-    "hns",
-    "test_return",
-    "one_step_psnr",
-    "drift",
-    "psnr",
-    "ssim",
-    "lpips",
-    "lpips_vgg",
-    "fid",
-    "state_presence_error",
-    "mode_cramer_distance",
-    "mode_energy_distance",
-    "mode_off_axis",
-    "mode_commitment",
-    "sharpness_ratio",
-)
-"""Metrics compared in a report, the primary one apart; `api.compare` takes any."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +133,9 @@ def _effects(scores: Scores, metric: str, pairs: Mapping[str, str], margin: Marg
 
 
 def _headlines(plan: SavedPlan, present: set[str]) -> list[str]:
-    """Those that are there; of returns, the human-normalised one where there is one: of one game it says the same."""
-    return [name for name in _HEADLINES if name in present and _poolable(plan, name) and not (name == "test_return" and "hns" in present)]
+    """The columns to compare, the primary one apart: of returns, the human-normalised one where there is one, which says the same."""
+    found = [name for name, column in METRIC_INFO.items() if column.compared and name in present and _poolable(plan, name)]
+    return [name for name in found if not (name == "test_return" and "hns" in present)]
 
 
 def _poolable(plan: SavedPlan, metric: str) -> bool:

@@ -35,7 +35,8 @@ class StudyFigure:
 
     stem: str
     kind: str
-    """drift, trajectories, quality, training, modes, thresholds, ranks or power; of agents scores or learning."""
+    """trajectories, quality, training or power; of a metric, the stem or kind of its figure (drift, state, modes, thresholds, ranks); of
+    agents scores or learning."""
     title: str
     view: str
     """Values of the other axes, where they are not the last ones."""

@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diamond_bench.metrics import all_metrics
+from diamond_bench.metrics.baselines import COPY_LAST
+from diamond_bench.metrics.columns import METRIC_INFO, metric_label, within_bounds
+from diamond_bench.metrics.header import Figure
+from diamond_bench.metrics.metric import Metric
 from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.mode_figures import group_of, mode_figures, threshold_figures
-from diamond_bench.report.rank_figures import RANKED, rank_figures
+from diamond_bench.report.rank_figures import rank_figures
 from diamond_bench.report.state_figures import draw_states
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
-from diamond_bench.studies.baselines import COPY_LAST, shared_variant
-from diamond_bench.studies.metrics import METRIC_INFO, metric_label, within_bounds
+from diamond_bench.studies.baselines import shared_variant
 from diamond_bench.studies.plan import Point, SavedPlan
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_STATES = ("state_position_error", "state_presence_error")
-_QUALITY = ("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", *_STATES, "sharpness_ratio")
 _STEPS, _MILESTONE = "sampler.num_steps", "evaluation.milestone"
 _DRAWN_KIND = "evaluate_world_model"
 
@@ -76,12 +78,11 @@ def study_figures(
         others = list(plan.axes)[1:]
         last = _last_values(plan, others)
         for view in _views(plan, of_game, others):
-            lines = lines_at(plan, of_game, view)
-            if lines:
-                yield figure("drift", game, "", view, last, partial(_drift_figure, plan, store, lines, view, said))
-            probed = [line for line in lines if all("state_probe" in point.jobs for point in line.points)]
-            if probed:
-                yield figure("state", game, "", view, last, partial(_state_figure, plan, store, probed, view, said))
+            for metric, shown in _curves():
+                lines = _measured_lines(metric, shown, table, lines_at(plan, of_game, view))
+                if lines:
+                    against_t = _curve_figure if shown.kind == "curve" else _state_figure
+                    yield figure(shown.stem, game, "", view, last, partial(against_t, shown, plan, store, lines, view, said))
         for group in groups_of(of_game):
             of_group = [point for point in of_game if group_of(point.arm) == group]
             for view in _views(plan, of_group, others):
@@ -94,17 +95,34 @@ def study_figures(
                 yield figure("quality", game, group, view, _last_values(plan, beside), draw)
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
-    yield from mode_figures(plan, table, notes)
-    for metric in ("mode_windows", *RANKED):
-        measured = set(table.loc[table["metric"] == metric, "job"])
-        offered = partial(rank_figures, metric) if metric in RANKED else threshold_figures
-        yield from offered(plan, store, {ref for ref in done if ref.id in measured}, notes)
+    for shown in (shown for metric in all_metrics().values() for shown in metric.figures):
+        measured = {ref for ref in done if ref.id in _jobs_with(table, shown.column)}
+        if shown.kind == "modes":
+            yield from mode_figures(shown, plan, table, notes)
+        elif shown.kind in ("thresholds", "ranks"):
+            yield from (rank_figures if shown.kind == "ranks" else threshold_figures)(shown, plan, store, measured, notes)
     yield from agent_figures(plan, store, table, done, notes)
 
 
+def _curves() -> list[tuple[Metric, Figure]]:
+    """The figures against t."""
+    return [(metric, shown) for metric in all_metrics().values() for shown in metric.figures if shown.kind in ("curve", "objects")]
+
+
+def _jobs_with(table: "pd.DataFrame", column: str) -> set[str]:
+    return set(table.loc[table["metric"] == column, "job"])
+
+
+def _measured_lines(metric: Metric, shown: Figure, table: "pd.DataFrame", lines: list["Line"]) -> list["Line"]:
+    """The lines whose evaluations all measured the metric."""
+    if metric.always:
+        return lines
+    jobs = _jobs_with(table, shown.column)
+    return [line for line in lines if all(point.jobs["evaluation"].id in jobs for point in line.points)]
+
+
 _TITLES = {
-    "drift": "Drift",
-    "state": "Objects, as the state probe reads them",
+    **{shown.stem: shown.title for _, shown in _curves()},
     "trajectories": "Trajectories",
     "quality": "Quality against denoiser calls",
     "training": "Drift against the training",
@@ -180,7 +198,7 @@ def picture_of(line: Line, store: Store, seed: int | None) -> dict[str, np.ndarr
     return stored_arrays(store, point.jobs["evaluation"], "media/frames.npz", "true", "imagined")
 
 
-def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
+def _curve_figure(shown: Figure, plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
     from analysis.curves import band_words, mean_curve
     from analysis.figures import DriftPanel, drift_figure
 
@@ -191,8 +209,8 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
         of_panel = [line for line in lines if (line.arm if by_arm else group_of(line.arm)) == panel]
         for line in of_panel:
             jobs = [point.jobs["evaluation"] for point in line.points]
-            stored = [stored_arrays(store, job, "arrays.npz", "drift", "episodes", optional=True) for job in jobs]
-            curve = mean_curve(np.stack([one["drift"] for one in stored]), episodes=stored[0].get("episodes"))
+            stored = [stored_arrays(store, job, "arrays.npz", shown.array, "episodes", optional=True) for job in jobs]
+            curve = mean_curve(np.stack([one[shown.array] for one in stored]), episodes=stored[0].get("episodes"))
             curves[line.label if by_arm else ", ".join(line.words)] = curve
             trajectories.add(curve.num_trajectories)
             episodes.add(curve.num_episodes)
@@ -200,18 +218,18 @@ def _drift_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: Vi
         copied = unrelated = None
         if shared_variant(plan, [point for line in of_panel for point in line.points], COPY_LAST):
             evaluation = first.jobs["evaluation"]
-            copied = stored_arrays(store, evaluation, "arrays.npz", "copy_drift")["copy_drift"].mean(axis=0)
-            others = stored_arrays(store, evaluation, "arrays.npz", "unrelated_drift", optional=True)  # one reference alone has none
-            unrelated = float(others["unrelated_drift"].mean()) if others else None
+            copied = stored_arrays(store, evaluation, "arrays.npz", f"copy_{shown.array}")[f"copy_{shown.array}"].mean(axis=0)
+            others = stored_arrays(store, evaluation, "arrays.npz", f"unrelated_{shown.array}", optional=True)  # one reference has none
+            unrelated = float(others[f"unrelated_{shown.array}"].mean()) if others else None
         panels.append(DriftPanel(f"{first.game}{f': {panel}' if panel else ''}", curves, unrelated, copied))
     band = band_words(curve for panel in panels for curve in panel.curves.values())
     seeds = [len(line.seeds) for line in lines]
     origin = f"{range_words(trajectories, 'trajectory', 'trajectories')} from {range_words(episodes, 'episode', 'episodes')}"
     basis = f"{origin}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
-    return annotated(drift_figure(panels, ordered=by_arm), plan, _at(view), basis, band, notes)
+    return annotated(drift_figure(panels, ordered=by_arm, ylabel=shown.words), plan, _at(view), basis, band, notes)
 
 
-def _state_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
+def _state_figure(shown: Figure, plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
     by_arm: dict[str, list[tuple[str, Sequence[Point]]]] = {}
     for line in lines:
         by_arm.setdefault(line.arm, []).append((line.label, line.points))
@@ -256,7 +274,7 @@ def _quality_figure(
         point.variant: ", ".join(part for part in (point.arm, _at({name: point.axes[name] for name in first})) if part) or plan.study
         for point in points
     }
-    metrics = list(dict.fromkeys([plan.primary["metric"], *_QUALITY]))
+    metrics = list(dict.fromkeys([plan.primary["metric"], *(name for name, column in METRIC_INFO.items() if column.drawn)]))
     shared = {metric: shared_variant(plan, points, COPY_LAST, metric) for metric in metrics}
     copied: dict[Any, float] = baselines[baselines["variant"] == baselines["metric"].map(shared)].set_index("metric")["value"].to_dict()
     nfe = scores[scores["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"]

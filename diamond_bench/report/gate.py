@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from diamond_bench.envs.games import is_random
+from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.references import per_reference
 from diamond_bench.store.artifacts import Store
-from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import Point, SavedPlan
 
 if TYPE_CHECKING:

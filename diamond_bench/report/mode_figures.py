@@ -6,21 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diamond_bench.metrics import all_metrics
+from diamond_bench.metrics.baselines import TRUE_DISTRIBUTION
+from diamond_bench.metrics.columns import metric_label, within_bounds
+from diamond_bench.metrics.header import Figure
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
-from diamond_bench.studies.baselines import TRUE_DISTRIBUTION, shared_variant
-from diamond_bench.studies.metrics import metric_label, within_bounds
+from diamond_bench.studies.baselines import shared_variant
 from diamond_bench.studies.plan import Point, SavedPlan
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MODES = ("mode_cramer_distance", "mode_minority_share", "mode_off_axis", "mode_commitment", "mode_energy_distance")
+_MODES = tuple(name for name, column in all_metrics()["modes"].columns.items() if column.compared or column.headline)
 _STEPS = "sampler.num_steps"
 
 
-def mode_figures(plan: SavedPlan, table: "pd.DataFrame", notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
+def mode_figures(shown: Figure, plan: SavedPlan, table: "pd.DataFrame", notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
     """One a game and group of arms, where evaluations measured modes."""
     scores = table[table["metric"].isin(_MODES) & table["seed"].notna()]
     nfe = table[table["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"].to_dict()
@@ -34,20 +37,22 @@ def mode_figures(plan: SavedPlan, table: "pd.DataFrame", notes: Sequence[str] = 
             of_truth = truths[(truths["game"] == game) & (truths["variant"] == shared)]
             truth = of_truth.set_index("metric")["value"].to_dict()
             if len(chosen):
-                stem = "-".join(part for part in ("modes", slug(game), slug(group)) if part)
-                title = ", ".join(part for part in (f"Modes of the next frame: {game}", group) if part)
+                stem = "-".join(part for part in (shown.stem, slug(game), slug(group)) if part)
+                title = ", ".join(part for part in (f"{shown.title}: {game}", group) if part)
                 yield StudyFigure(stem, "modes", title, "", partial(_draw, plan, chosen, lines, nfe, truth, game, "; ".join(notes)))
 
 
-def threshold_figures(plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
+def threshold_figures(
+    shown: Figure, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()
+) -> Iterator[StudyFigure]:
     """One per game and group of arms: the share of samples within a threshold of the nearest mode, against that threshold."""
     measured = [point for point in plan.points if point.jobs["evaluation"] in done]
     for game in dict.fromkeys(point.game for point in measured):
         of_game = [point for point in measured if point.game == game]
         for group in dict.fromkeys(group_of(point.arm) for point in of_game):
             points = [point for point in of_game if group_of(point.arm) == group]
-            stem = "-".join(part for part in ("thresholds", slug(game), slug(group)) if part)
-            title = ", ".join(part for part in (f"Samples near a true next frame: {game}", group) if part)
+            stem = "-".join(part for part in (shown.stem, slug(game), slug(group)) if part)
+            title = ", ".join(part for part in (f"{shown.title}: {game}", group) if part)
             yield StudyFigure(stem, "thresholds", title, "", partial(_draw_thresholds, plan, store, points, "; ".join(notes)))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
+from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, slug
 from diamond_bench.report.facts import StudyFacts, device_name, gather
@@ -17,7 +18,6 @@ from diamond_bench.report.registered import level
 from diamond_bench.report.scores import Scores
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
-from diamond_bench.studies.metrics import METRIC_INFO
 from diamond_bench.studies.plan import PER_GAME, SavedPlan
 from diamond_bench.studies.registration import standing
 

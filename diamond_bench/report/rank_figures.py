@@ -1,11 +1,11 @@
 """The figures of rank histograms: which rank the true block-mean luminance, or position of an object, has among the sampled futures."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from diamond_bench.metrics.header import Figure
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.mode_figures import group_of, line_of, steps_of
 from diamond_bench.store.artifacts import Store
@@ -13,33 +13,10 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
 
 
-@dataclass(frozen=True)
-class _Ranked:
-    """What is ranked, for the figure's file, title and caption."""
-
-    array: str
-    stem: str
-    title: str
-    caption: str
-
-
-RANKED = {
-    "rank_deviation": _Ranked(
-        "samples_ranks", "ranks", "Ranks of the truth among samples", "mean luminance of 16 blocks of each sampled frame"
-    ),
-    "state_rank_deviation": _Ranked(
-        "samples_state_ranks",
-        "ranks-state",
-        "Ranks of true object positions among samples",
-        "x and y of objects as the state probe reads them, where it finds them in all samples and the true frame",
-    ),
-}
-"""By the metric whose row shows that an evaluation counted such ranks."""
-
-
-def rank_figures(metric: str, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()) -> Iterator[StudyFigure]:
-    """One per game and group of arms, from the finished evaluations `done` that counted the ranks of `metric`, a key of RANKED."""
-    ranked = RANKED[metric]
+def rank_figures(
+    ranked: Figure, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()
+) -> Iterator[StudyFigure]:
+    """One per game and group of arms, from the finished evaluations `done` that counted these ranks."""
     counted = [point for point in plan.points if point.jobs["evaluation"] in done]
     for game in dict.fromkeys(point.game for point in counted):
         of_game = [point for point in counted if point.game == game]
@@ -50,7 +27,7 @@ def rank_figures(metric: str, plan: SavedPlan, store: Store, done: Collection[Jo
             yield StudyFigure(stem, "ranks", title, "", partial(_draw, ranked, plan, store, points, "; ".join(notes)))
 
 
-def _draw(ranked: _Ranked, plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:
+def _draw(ranked: Figure, plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:
     from analysis.proper_scores import rank_shares
     from analysis.rank_figures import rank_figure
 
@@ -70,7 +47,7 @@ def _draw(ranked: _Ranked, plan: SavedPlan, store: Store, points: Sequence[Point
         return None  # other numbers of samples have other ranks
     means = {panel: {label: np.mean(rows, axis=0) for label, rows in lines.items()} for panel, lines in panels.items()}
     basis = range_words((len(rows) for lines in panels.values() for rows in lines.values()), "seed", "seeds")
-    what = f"{ranked.caption}, equal values ranked at random; dotted: samples of the true distribution"
+    what = f"{ranked.words}, equal values ranked at random; dotted: samples of the true distribution"
     band = (
         f"band: 95% by chance with as many independent ranks as starts ({min(starts)}), since the ranks of one start depend on each other"
     )

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diamond_bench.metrics.columns import metric_label
 from diamond_bench.report.markup import Html, el, items, joined
 from diamond_bench.studies.looks import ALPHA, look_words
 from diamond_bench.studies.margin import parse_margin
-from diamond_bench.studies.metrics import metric_label
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.registration import Standing
 

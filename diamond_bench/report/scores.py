@@ -4,12 +4,12 @@ import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.metrics.columns import METRIC_INFO, comparable
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.references import Array, PerReference, per_reference
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.margin import COPYABLE, LARGEST_SHARE
-from diamond_bench.studies.metrics import METRIC_INFO, comparable
 from diamond_bench.studies.plan import Point, SavedPlan
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
+from diamond_bench.metrics.columns import METRIC_INFO, metric_label
 from diamond_bench.report.comparison import OF_COPYING, Comparison
 from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, escaped, items, joined, table
 from diamond_bench.results.table import seed_means
 from diamond_bench.store.provenance import provenance
-from diamond_bench.studies.metrics import METRIC_INFO, metric_label
 from diamond_bench.studies.plan import SavedPlan
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _MOST_LINES = 40
 _EFFECTS = "Effect sizes are Hedges' g_av of paired runs and g_s of independent ones (Lakens 2013)."
-_HEADLINE_PARTS = ("_final", "_best_of_k", "_mean_of_k")
 _ORDER = ("failed", "damaged", "lost", "preempted", "blocked", "running", "not begun", "done")
 _TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", "blocked": "warn", "done": "good"}
 
@@ -111,7 +110,7 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
     import pandas as pd
 
     scores = facts.table[facts.table["kind"].astype(str).str.startswith("evaluate_") | facts.table["seed"].isna()]
-    metrics = [name for name, metric in METRIC_INFO.items() if not metric.cost and not name.endswith(_HEADLINE_PARTS)]
+    metrics = [name for name, column in METRIC_INFO.items() if not column.cost and not column.detail]
     extra = [name for name in dict.fromkeys(scores["metric"]) if name not in METRIC_INFO]
     present = [name for name in (*metrics, *extra) if (scores["metric"] == name).any()]
     scores = scores[scores["metric"].isin(present)]

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diamond_bench.envs.ram_state import OBJECTS
+from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
 from diamond_bench.report.drawing import Drawn, annotated, range_words, stored_arrays
 from diamond_bench.store.artifacts import Store
-from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE, shared_variant
+from diamond_bench.studies.baselines import shared_variant
 from diamond_bench.studies.plan import Point, SavedPlan
 
 if TYPE_CHECKING:

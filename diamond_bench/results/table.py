@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError
+from diamond_bench.metrics.baselines import DATASET
+from diamond_bench.metrics.columns import METRIC_INFO, within_bounds
 from diamond_bench.store.artifacts import Store, StoredResult
 from diamond_bench.store.files import write_atomic
 from diamond_bench.store.jobspec import JobRef
-from diamond_bench.studies.baselines import DATASET, baseline_variant
-from diamond_bench.studies.metrics import within_bounds
+from diamond_bench.studies.baselines import baseline_variant
 from diamond_bench.studies.plan import Point, SavedPlan
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult]
     for point in plan.points:
         for role, ref in point.jobs.items():
             for row in _rows(plan, point, role, found[ref], seen) if ref in found else ():
-                if row[COLUMNS.index("metric")] == _OWN_STARTS and row[COLUMNS.index("seed")] is None:
+                if _own_starts(row[COLUMNS.index("metric")]) and row[COLUMNS.index("seed")] is None:
                     chances.append((point.variant, row))
                 else:
                     (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
@@ -82,8 +83,9 @@ def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult]
     return table
 
 
-_OWN_STARTS = "state_rank_deviation"
-"""The metric whose baseline counts the starts at which this model's samples have ranks: other models have other starts."""
+def _own_starts(metric: str) -> bool:
+    """Whether a baseline of the metric counts the starts at which this model has values: other models have other starts."""
+    return metric in METRIC_INFO and METRIC_INFO[metric].own_starts
 
 
 def _by_variant(rows: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
@@ -128,7 +130,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
         if of_all:
             key = (of_all, row["metric"], point.jobs.get(DATASET, ref).id)
             # Every evaluation with these settings computes the baseline, up to the last bits; it is shown once.
-            if key in seen and row["metric"] != _OWN_STARTS:
+            if key in seen and not _own_starts(row["metric"]):
                 continue
             seen.add(key)
         start = [plan.study, of_all or point.variant, point.game, None if of_all else point.seed, plan.scale, plan.protocol]
@@ -212,15 +214,6 @@ def save_results(table: "pd.DataFrame", folder: Path) -> Path:
     table.to_parquet(buffer, index=False)
     write_atomic(folder / "results.parquet", buffer.getvalue(), durable=False)
     return folder / "results.parquet"
-
-
-HEADLINES = (
-    *("test_return", "hns", "test_length", "real_steps"),
-    *("one_step_psnr", "drift", "psnr", "ssim", "lpips", "lpips_vgg", "fid", "fid_images"),
-    *("state_position_error", "state_presence_error", "mode_cramer_distance", "mode_minority_share", "mode_off_axis"),
-    *("sharpness_ratio", "nfe_per_frame", "frames_per_second"),
-)
-"""Metrics shown first; the whole table is in results.parquet, or by `results --csv`."""
 
 
 def seed_means(table: "pd.DataFrame") -> "pd.DataFrame":

@@ -6,10 +6,10 @@ from typing import Any
 from analysis.multiplicity import holm, smallest_p
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.metrics.columns import METRIC_INFO, measured_with, pools, unused_settings
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import flat
 from diamond_bench.studies.looks import ALPHA, look_level
-from diamond_bench.studies.metrics import METRIC_INFO, measured_with, pools, unused_settings
 from diamond_bench.studies.plan import Point, StudyPlan
 from diamond_bench.typed import to_plain
 

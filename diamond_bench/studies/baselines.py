@@ -9,41 +9,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import EvaluationConfig
+from diamond_bench.metrics.baselines import COPY_LAST, DEPENDS, PROBE
+from diamond_bench.metrics.columns import inputs_of
 from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.studies.metrics import measured_with
 from diamond_bench.typed import to_plain
 
 if TYPE_CHECKING:
     from diamond_bench.studies.plan import Point, SavedPlan
 
-COPY_LAST = "copy-last-frame"
-"""Predictor that repeats the last true frame it was shown."""
-UNRELATED = "unrelated-frames"
-"""The true future of another reference: the level at which nothing of the start is left."""
-TRUE_FRAMES = "true-frames"
-"""Other true frames: the floor of FID and KID at this number of images."""
-TRUE_DISTRIBUTION = "true-distribution"
-"""As many samples of the true distribution: what a perfect model would score with so many."""
-UNIFORM_RANKS = "uniform-ranks"
-"""As many independent, uniform ranks as there are starts: how far chance alone takes a histogram of ranks from the uniform one."""
-STATE_PROBE = "state-probe"
-"""Predictor that is shown the true frames themselves: the probe's own error, the floor of the metric state."""
-DATASET = "dataset"
-"""The variant's name in rows about a dataset itself."""
-
-_ROLLOUTS = ("horizon", "num_trajectories", "seed")
-_PROBE = "probe."
-"""All settings of the state probe."""
-_DEPENDS: Mapping[str, tuple[str, ...]] = {
-    COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon"),
-    UNRELATED: _ROLLOUTS,
-    TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images"),
-    TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
-    UNIFORM_RANKS: ("num_samples", "num_sample_starts"),
-    STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", _PROBE),
-    DATASET: (),
-}
-"""Settings of an evaluation that change a baseline's numbers; besides, all baselines depend on the dataset (data.*, env.*)."""
 _NEVER = ("metrics", "batch_size", "milestone", "world_model", "keep_frames")
 
 
@@ -95,9 +68,9 @@ def baseline_variant(plan: "SavedPlan", point: "Point", baseline: str, metric: s
     The state probe reads the objects of copied frames too, so copy-last-frame depends on its settings in the rows of the metric state.
     """
     own = plan.baseline_settings.get(point.jobs["evaluation"].id, {})
-    depends = _DEPENDS.get(baseline, tuple(f.name for f in fields(EvaluationConfig)))
-    if baseline == COPY_LAST and measured_with(metric) == "state":
-        depends = (*depends, _PROBE)
+    depends = DEPENDS.get(baseline, tuple(f.name for f in fields(EvaluationConfig)))
+    if baseline == COPY_LAST and "state_probe" in inputs_of(metric):
+        depends = (*depends, PROBE)
     prefixes = ("data.", "env.", *(name for name in depends if name.endswith(".")))
     parts = [f"{key}={value}" for key, value in own.items() if key.startswith(prefixes) or key in depends]
     return ", ".join([baseline, *parts])

@@ -1,21 +1,13 @@
 """Refusals at planning: settings that are each valid but do not fit together. No torch."""
 
-from collections.abc import Sequence
-
 from diamond_bench.config import RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
-from diamond_bench.envs.family import Truth
-from diamond_bench.envs.games import check_env, check_policy, games_with, object_names, truth
-from diamond_bench.envs.games import frames as frames_of
-from diamond_bench.errors import UserError, nearest
+from diamond_bench.envs.games import check_env, check_policy
+from diamond_bench.errors import UserError
+from diamond_bench.metrics.planning import check_metrics
 from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
-from diamond_bench.spaces import FrameSpec
 from diamond_bench.studies.agents import check_agent, is_agent
-from diamond_bench.studies.metrics import METRICS
 
-LEAST_FID_IMAGES = 2048
-LEAST_LPIPS_SIZE = 32
-"""Frames smaller than this vanish in AlexNet and VGG16."""
 MOST_SEED = 2**63 - 1
 
 
@@ -54,6 +46,7 @@ def _check_seeds(config: RunConfig) -> None:
         ("data.seed", config.data.seed),
         ("evaluation.seed", config.evaluation.seed),
         ("agent_evaluation.seed", config.agent_evaluation.seed),
+        ("probe.seed", config.probe.seed),
     ):
         if seed > MOST_SEED:
             raise UserError(f"{key}={seed}: a seed is at most {MOST_SEED}")
@@ -73,82 +66,14 @@ def _check_training(config: RunConfig) -> None:
 
 def _check_evaluation(config: RunConfig) -> None:
     evaluation, data = config.evaluation, config.data
-    frames = frames_of(config.game, config.env) if data.dataset is None else FrameSpec.square(config.env.frame_size)
     if evaluation.world_model is not None and evaluation.milestone != 1.0:
         raise UserError(f"evaluation.milestone={evaluation.milestone}: an agent (evaluation.world_model) keeps only its final world model")
-    for metric in evaluation.metrics:
-        if metric not in METRICS:
-            raise UserError(f"metrics: unknown metric {metric!r}: {nearest(metric, METRICS)}")
-        if evaluation.metrics.count(metric) > 1:
-            raise UserError(f"metrics: {metric} is given twice")
-        if metric.startswith("lpips") and min(frames.sides) < LEAST_LPIPS_SIZE:
-            raise UserError(
-                f"env.frame_size={config.env.frame_size}: {metric} needs frames of at least {LEAST_LPIPS_SIZE} pixels, and these are "
-                f"{frames}; raise it, or leave {metric} out with {_without(evaluation.metrics, 'lpips')}"
-            )
-    if "modes" in evaluation.metrics:
-        _check_modes(config)
-    if "state" in evaluation.metrics:
-        _check_state(config)
+    check_metrics(config)
     _at_most("conditioning.num_frames", config.conditioning.num_frames, "data.reference_context", data.reference_context)
     _at_most("evaluation.horizon", evaluation.horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.sample_horizon", evaluation.sample_horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.num_trajectories", evaluation.num_trajectories, "data.num_references", data.num_references)
     _at_most("evaluation.num_sample_starts", evaluation.num_sample_starts, "data.num_references", data.num_references)
-    imagined = evaluation.num_trajectories * evaluation.horizon
-    if "fid" not in evaluation.metrics:
-        return
-    without_fid = _without(evaluation.metrics, "fid")
-    if evaluation.num_fid_images < LEAST_FID_IMAGES:
-        raise UserError(
-            f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {LEAST_FID_IMAGES} images "
-            f"(with fewer, the covariance of its 2048 features is singular); raise it, or leave FID out with {without_fid}"
-        )
-    if evaluation.num_fid_images > data.num_train_frames:
-        raise UserError(
-            f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of FID takes as many frames of the training data, "
-            f"which has {data.num_train_frames} (data.num_train_frames); raise that, or leave FID out with {without_fid}"
-        )
-    if evaluation.num_fid_images > imagined:
-        mend = "lower it" if imagined >= LEAST_FID_IMAGES else "raise evaluation.num_trajectories or evaluation.horizon"
-        raise UserError(
-            f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
-            f"frames give {imagined}; {mend}, or leave FID out with {without_fid}"
-        )
-
-
-def _without(metrics: Sequence[str], name: str) -> str:
-    """The override that measures the same without one metric and its variants; drift, which costs nothing, where no other is left."""
-    return f"metrics=[{','.join(metric for metric in metrics if not metric.startswith(name)) or 'drift'}]"
-
-
-def _check_modes(config: RunConfig) -> None:
-    known = truth(config.game) if config.data.dataset is None else Truth()
-    if known.next_frames is None:
-        whose = config.game if config.data.dataset is None else f"your dataset {config.data.dataset}"
-        games = ",".join(games_with(lambda truth: truth.next_frames))
-        raise UserError(
-            f"metrics: modes needs the true distribution of the next frame, which nobody knows of {whose}; it is known of "
-            f"games=[{games}]; or leave it out with {_without(config.evaluation.metrics, 'modes')}"
-        )
-    if config.env.minority_share == 0:
-        raise UserError("env.minority_share=0.0: the metric modes needs frames that can go two ways; set it above 0")
-    if config.data.reference_context < known.past_frames:
-        raise UserError(
-            f"data.reference_context={config.data.reference_context}: the state of {config.game} is read from {known.past_frames} "
-            f"frames; raise it"
-        )
-
-
-def _check_state(config: RunConfig) -> None:
-    if config.data.dataset is not None:
-        raise UserError(
-            f"metrics: state needs the console's memory at each frame, and your dataset {config.data.dataset} is not known to hold it; "
-            f"leave state out of metrics, or collect a dataset here (data.dataset=null)"
-        )
-    object_names(config.game)
-    if config.probe.seed > MOST_SEED:
-        raise UserError(f"probe.seed={config.probe.seed}: a seed is at most {MOST_SEED}")
 
 
 def _at_most(key: str, value: int, limit_key: str, limit: int) -> None:

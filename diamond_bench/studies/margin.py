@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 
 from diamond_bench.errors import UserError
+from diamond_bench.metrics.columns import METRIC_INFO
 
-_ROLLOUT_ERRORS = tuple(f"{metric}{part}" for metric in ("drift", "lpips", "lpips_vgg") for part in ("", "_final"))
-COPYABLE = (*_ROLLOUT_ERRORS, "energy_score", "energy_score_lpips")
+COPYABLE = tuple(name for name, column in METRIC_INFO.items() if column.copyable)
 """Errors that copy-last-frame has as well, so that a margin may be a share of its error."""
 LARGEST_SHARE = 0.5
 """The largest share of copy-last-frame's error that a margin may be."""

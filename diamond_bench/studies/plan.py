@@ -10,15 +10,14 @@ from typing import Any
 from diamond_bench.compose import Override, base, groups, output_root, parse, scale_keys, with_values
 from diamond_bench.config import DataConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.metrics.planning import input_jobs, roles
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, has_seal, read_json, refusal, require_folders, sealed, write_json
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import (
     CollectDataset,
     EvaluateWorldModel,
-    ExtractFeatures,
     ImportDataset,
-    TrainStateProbe,
     TrainWorldModel,
 )
 from diamond_bench.store.shapes import PLAN, fit
@@ -33,7 +32,7 @@ from diamond_bench.studies.spec import Study, load_study, points, study_files, u
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
 
-PER_GAME = ("dataset", "state_probe", "true_features")
+PER_GAME = ("dataset", *roles())
 """Roles whose job serves all seeds of a game."""
 
 
@@ -169,14 +168,8 @@ def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, j
     given = config.evaluation.world_model
     world_model = add(JobSpec("train_world_model", training, {"dataset": dataset})) if given is None else JobRef.parse(given)
     evaluating = EvaluateWorldModel(config.sampler, config.evaluation, of_imagination(config.execution))
-    of_dataset: dict[str, JobRef] = {}
     execution = replace(of_no_compilation(config.execution), precision="fp32")  # one job per dataset, whatever the precision
-    if "state" in config.evaluation.metrics:
-        of_dataset["state_probe"] = add(JobSpec("train_state_probe", TrainStateProbe(config.probe, execution), {"dataset": dataset}))
-    if "fid" in config.evaluation.metrics:
-        e = config.evaluation
-        extracting = ExtractFeatures(e.seed, e.num_trajectories, e.horizon, e.num_fid_images, execution)
-        of_dataset["true_features"] = add(JobSpec("extract_features", extracting, {"dataset": dataset}))
+    of_dataset = {role: add(JobSpec(kind, making, {"dataset": dataset})) for role, kind, making in input_jobs(config, execution)}
     evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model, **of_dataset}))
     roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation, **of_dataset}
     return Point(variant, arm, dict(axes), config.game, config.seed, config.execution.precision, roles)

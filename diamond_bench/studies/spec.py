@@ -13,11 +13,11 @@ from typing import Any
 from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.metrics.columns import METRIC_INFO, pools, result_metrics
 from diamond_bench.reading import MOST_BYTES, load_yaml, read_file
 from diamond_bench.studies.bounds import check_key, check_text, check_variants, seeds_of, study_name
 from diamond_bench.studies.looks import check_seeds, read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
-from diamond_bench.studies.metrics import METRIC_INFO, pools, result_metrics
 from diamond_bench.typed import to_plain
 
 SCALES = ("paper", "small", "smoke", "tiny")

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from diamond_bench.data.replay import ReplayEpisodes
 from diamond_bench.data.segments import RewardEndSegments
-from diamond_bench.evaluation.rollouts import Stretch, imagine
+from diamond_bench.evaluation.rollouts import imagine
+from diamond_bench.metrics.play import Stretch
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.training.reward_end import precision_recall_f1, reward_end_loss
 from diamond_bench.worlds.contract import WorldModel

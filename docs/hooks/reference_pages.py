@@ -11,13 +11,13 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from diamond_bench.studies.metrics import METRIC_INFO, METRICS
 from typer.main import get_command
 
 from diamond_bench.cli import app
 from diamond_bench.compose import CONF, base, groups
 from diamond_bench.config import OPTIONS, RunConfig
 from diamond_bench.reading import read_yaml
-from diamond_bench.studies.metrics import METRIC_INFO, METRICS
 from diamond_bench.studies.spec import SCALES, Study, load_study, study_files
 from diamond_bench.typed import to_plain
 

@@ -1,8 +1,8 @@
-"""The metric `modes`: samples of a next frame whose true distribution is known."""
+"""Forks: windows whose next frame can go two ways, and samples of it against the known distribution."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,29 +13,9 @@ from analysis.modes import measure, score, share_within
 from diamond_bench.data.references import Windows
 from diamond_bench.envs.games import games_with, truth
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.rollouts import Key, Tick, imagine, stretch
+from diamond_bench.metrics.baselines import TRUE_DISTRIBUTION
+from diamond_bench.metrics.play import Arrays, Forks, Key
 from diamond_bench.store.rows import Row
-from diamond_bench.studies.baselines import TRUE_DISTRIBUTION
-from diamond_bench.worlds.contract import WorldModel
-
-THRESHOLDS = {"mode_within_16th": 1 / 16, "mode_within_8th": 1 / 8}
-"""Rows that say which share of samples lies at most so far from a mode, in units of the distance between the modes."""
-
-Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Forks:
-    """The one-step windows at which the next frame can go two ways."""
-
-    windows: Windows
-    modes: NDArray[np.uint8]
-    """(n, 2, 3, h, w), the less likely first."""
-    probabilities: NDArray[np.float64]
-    """(n, 2)."""
-
-    def __len__(self) -> int:
-        return len(self.modes)
 
 
 def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
@@ -58,17 +38,17 @@ def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
     return Forks(windows, np.stack([found[i][0] for i in forking]), np.stack([found[i][1] for i in forking]))
 
 
-def fork_samples(world: WorldModel, forks: Forks, rows: Sequence[int], keys: Sequence[Key], tick: Tick) -> Arrays:
-    """Draws K samples of the next frame at each of the chosen forks, and as many from the true distribution (prefix `true_`).
+def measure_forks(forks: Forks, rows: Sequence[int], samples: NDArray[np.uint8], keys: Sequence[Key]) -> Arrays:
+    """Measures K samples of the next frame at each of the chosen forks, and as many from the true distribution (prefix `true_`).
+
+    Args:
+        samples: (rows, K, 3, h, w).
+        keys: K per row, side by side; they seed the draws from the true distribution.
 
     Returns the arrays of `analysis.modes.measure`, and `cramer` and `energy` (rows,), the distances to the true distribution per window.
-    `keys`: K per row, side by side. They seed the samples' noise and the draws from the true distribution.
     """
-    num_samples = len(keys) // len(rows)
-    play = stretch(forks.windows, rows, 1).repeated(num_samples)
-    frames = imagine(world, play, keys, tick)[:, 0].cpu().numpy()
+    num_samples = samples.shape[1]
     modes, chosen = forks.modes[list(rows)], forks.probabilities[list(rows)]
-    samples = frames.reshape(len(rows), num_samples, *frames.shape[1:])
     draws = np.array([np.random.default_rng([*key, 1]).random() for key in keys]).reshape(len(rows), num_samples)
     true = np.take_along_axis(modes, (draws >= chosen[:, :1]).astype(np.intp)[:, :, None, None, None], axis=1)
     found: Arrays = {"modes_probabilities": chosen}
@@ -80,8 +60,11 @@ def fork_samples(world: WorldModel, forks: Forks, rows: Sequence[int], keys: Seq
     return found
 
 
-def mode_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
-    """Rows of the results table from the joined arrays of `fork_samples`. A score without a value has no row."""
+def mode_rows(arrays: Mapping[str, NDArray[Any]], thresholds: Mapping[str, float]) -> list[Row]:
+    """Rows of the results table from the joined arrays of `fork_samples`. A score without a value has no row.
+
+    `thresholds`: by column, the distance to a mode within which it counts samples, in units of the distance between the modes.
+    """
     rows = [Row("mode_windows", float(len(arrays["modes_spread"])))]
     for prefix, baseline in (("modes_", ""), ("true_modes_", TRUE_DISTRIBUTION)):
         measured = {name: arrays[prefix + name] for name in ("distances", "position", "off_axis", "spread")}
@@ -92,7 +75,7 @@ def mode_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
             "mode_commitment": scores.commitment,
             "mode_minority_share": scores.true_minority_share if baseline else scores.minority_share,
             "mode_off_axis": scores.off_axis,
-            **dict(zip(THRESHOLDS, share_within(measured["distances"], list(THRESHOLDS.values())).tolist(), strict=True)),
+            **dict(zip(thresholds, share_within(measured["distances"], list(thresholds.values())).tolist(), strict=True)),
         }
         rows += [Row(name, value, baseline=baseline) for name, value in values.items() if math.isfinite(value)]
     return rows

@@ -9,13 +9,11 @@ file is besides never unpickled freely, and a result records the whole digest th
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diamond_bench.errors import UserError, nearest
-from diamond_bench.studies.metrics import METRICS
+from diamond_bench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -139,20 +137,3 @@ def status_of(name: str) -> WeightsStatus:
     digest = digest_of(path)
     state: Literal["found", "corrupt"] = "found" if digest.startswith(_pins(name, path)) else "corrupt"
     return WeightsStatus(name, metric, state, path, path.stat().st_size, digest, command(name))
-
-
-def require(metrics: Sequence[str]) -> None:
-    """Raises UserError for an unknown metric, and for weights that are missing or corrupt. Takes no torch: planning calls it."""
-    for metric in metrics:
-        if metric not in METRICS:
-            raise UserError(f"unknown metric {metric!r}: {nearest(metric, METRICS)}")
-    needed = {metric: status_of(name) for metric in metrics if (name := METRICS[metric])}
-    wanting = {metric: s for metric, s in needed.items() if s.state != "found"}
-    if wanting:
-        lines = [
-            f"metric {metric} needs the weights {s.name}, which are {f'corrupt ({s.path})' if s.path else 'not on this machine'}: "
-            f"get them with `{s.command}`"
-            for metric, s in wanting.items()
-        ]
-        kept = ",".join(metric for metric in metrics if metric not in wanting) or "drift"
-        raise UserError("\n".join([*lines, f"or leave {' and '.join(wanting)} out: metrics=[{kept}]"]))

@@ -11,9 +11,9 @@ from torch import Tensor
 from analysis.pixels import LUMINANCE
 from analysis.proper_scores import crps, energy_score, expected_rank_deviation, rank_deviation, rank_shares, ranks
 from diamond_bench.diffusion.quantization import from_bytes
-from diamond_bench.evaluation.rollouts import Key, unit
+from diamond_bench.metrics.baselines import COPY_LAST, UNIFORM_RANKS
+from diamond_bench.metrics.play import Arrays, Key, unit
 from diamond_bench.store.rows import Row
-from diamond_bench.studies.baselines import COPY_LAST, UNIFORM_RANKS
 
 BLOCKS = 4
 """Blocks per side of the grid whose mean luminance is scored."""
@@ -22,7 +22,6 @@ RANKS = "ranks"
 _TIES = 1
 """Last entry of the seed that breaks ties between ranks."""
 
-Arrays = dict[str, NDArray[Any]]
 Distance = Callable[[Tensor, Tensor], Tensor]
 """A perceptual distance of two batches of frames (n, 3, h, w) in [-1, 1] -> (n,)."""
 
@@ -104,7 +103,7 @@ def _rms(a: Tensor, b: Tensor) -> NDArray[np.float64]:
     """RMS pixel error in [0, 1] of every pair. uint8 (T, m, 3, h, w) and (T, n, 3, h, w) -> (T, m, n)."""
     a, b = unit(a).flatten(2), unit(b).flatten(2)
     distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") / a.shape[-1] ** 0.5
-    return distance.double().cpu().numpy()
+    return np.asarray(distance.double().cpu().numpy())
 
 
 def _energy_lpips(x: Tensor, y: Tensor, lpips: Distance) -> float:

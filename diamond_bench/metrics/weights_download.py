@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.evaluation.inception_archive import MEMBER, convert_inception
-from diamond_bench.evaluation.weights import WEIGHTS, checked, digest_of, folder, status_of
+from diamond_bench.metrics.inception_archive import MEMBER, convert_inception
+from diamond_bench.metrics.weights import WEIGHTS, checked, digest_of, folder, status_of
 
 Progress = Callable[[str], None]
 

@@ -21,11 +21,11 @@ from diamond_bench.data.references import Windows
 from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.envs.games import object_names, read_states
 from diamond_bench.errors import UserError
+from diamond_bench.metrics.baselines import STATE_PROBE
 from diamond_bench.models.precision import arithmetic
 from diamond_bench.models.state_probe import StateProbe, decode
 from diamond_bench.store.files import DamagedFile, read_json, write_atomic, write_json
 from diamond_bench.store.rows import Row
-from diamond_bench.studies.baselines import STATE_PROBE
 
 Array = NDArray[np.float64]
 

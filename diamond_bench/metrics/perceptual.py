@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diamond_bench.errors import UserError
-from diamond_bench.evaluation.weights import checked, command, digest_of
+from diamond_bench.metrics.weights import checked, command, digest_of
 
 BATCH_SIZE = 64
 """Images a network sees at once, whatever number it is given."""

@@ -8,19 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.proper_scores import crps, ranks
-from diamond_bench.evaluation.proper_scores import rank_rows
-from diamond_bench.evaluation.rollouts import Key, Stretch
-from diamond_bench.evaluation.state import StateMeter, read_frames
+from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
+from diamond_bench.metrics.play import Arrays, Key, Stretch
+from diamond_bench.metrics.sample_scores import rank_rows
+from diamond_bench.metrics.state_meter import StateMeter, read_frames
 from diamond_bench.store.rows import Row
-from diamond_bench.studies.baselines import COPY_LAST, STATE_PROBE
 
 CRPS, SCORED, RANKS = "state_crps", "state_scored_share", "state_ranks"
 _TIES = 2
 """Last entry of the seed that breaks ties between ranks."""
 _DECIMALS = 3
 """Positions are ranked to a thousandth of a pixel: equal frames read in other batches differ in their last bits."""
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def state_scores(meter: StateMeter, imagined: Tensor, play: Stretch, rows: Sequence[int], keys: Sequence[Key]) -> Arrays:
@@ -71,4 +69,4 @@ def state_score_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """Sums of each start over those of another array, both (n, T, O) -> (n,); NaN where the latter is 0."""
     above, below = part.sum(axis=(1, 2), dtype=np.float64), whole.sum(axis=(1, 2), dtype=np.float64)
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))

@@ -1,0 +1,56 @@
+"""Where the frames of an evaluation come from: a world model imagines them, or an evaluation that differs only in its metrics kept them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_bench.evaluation.rollouts import imagine
+from diamond_bench.metrics.header import Play
+from diamond_bench.metrics.play import Key, Stretch, Tick
+from diamond_bench.worlds.contract import WorldModel
+
+KEPT_FILES: Mapping[Play, str] = {"rollouts": "frames.npy", "one_step": "one_step.npy", "samples": "samples.npy", "forks": "forks.npy"}
+"""What evaluation.keep_frames leaves: uint8 (rows, [K,] T, 3, h, w)."""
+
+
+class Frames(Protocol):
+    """The frames of one kind of play."""
+
+    def __call__(self, rows: range, play: Stretch, keys: Sequence[Key]) -> Tensor:
+        """(n, T, 3, h, w) uint8 on the device of `play`: what follows the context of its n rows, under the noise of `keys`.
+
+        `rows` are the numbers of the references, windows or forks; `play` and `keys` have K rows for each, of samples and forks.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Frames that a world model imagines."""
+
+    world: WorldModel
+    tick: Tick
+
+    def __call__(self, rows: range, play: Stretch, keys: Sequence[Key]) -> Tensor:
+        return imagine(self.world, play, keys, self.tick)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Frames read from a file of KEPT_FILES, whose checksum was checked."""
+
+    file: Path
+
+    def __call__(self, rows: range, play: Stretch, keys: Sequence[Key]) -> Tensor:
+        frames = np.load(self.file, mmap_mode="r")[rows.start : rows.stop]
+        return torch.from_numpy(np.array(frames)).to(play.frames.device).reshape(play.true.shape)
+
+
+def kept_in(folder: Path, files: Collection[str], kinds: Collection[Play]) -> dict[Play, Kept]:
+    """Of these kinds of play, those that a finished evaluation kept in its `folder`, of whose artifact `files` are the names."""
+    return {kind: Kept(folder / KEPT_FILES[kind]) for kind in kinds if KEPT_FILES[kind] in files}

@@ -1,0 +1,43 @@
+"""What an evaluation measures: one file a metric, and the registry of all of them. Planning imports the headers, which take no torch."""
+
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diamond_bench.metrics.metric import Metric
+
+METRICS: dict[str, str] = {
+    "one_step": "diamond_bench.metrics.one_step:METRIC",
+    "drift": "diamond_bench.metrics.drift:METRIC",
+    "psnr": "diamond_bench.metrics.psnr:METRIC",
+    "ssim": "diamond_bench.metrics.ssim:METRIC",
+    "lpips": "diamond_bench.metrics.lpips:METRIC",
+    "lpips_vgg": "diamond_bench.metrics.lpips_vgg:METRIC",
+    "proper_scores": "diamond_bench.metrics.proper_scores:METRIC",
+    "state": "diamond_bench.metrics.state:METRIC",
+    "modes": "diamond_bench.metrics.modes:METRIC",
+    "fid": "diamond_bench.metrics.fid:METRIC",
+    "sharpness": "diamond_bench.metrics.sharpness:METRIC",
+}
+"""By name, "module:object" of each metric's header (metric.Metric), in the order of tables, figures and docs."""
+
+
+@cache
+def all_metrics() -> dict[str, "Metric"]:
+    """Every header, in the order of the registry."""
+    found = {}
+    for name, place in METRICS.items():
+        module, _, attribute = place.partition(":")
+        found[name] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def askable() -> tuple[str, ...]:
+    """The metrics that `evaluation.metrics` may name."""
+    return tuple(name for name, metric in all_metrics().items() if metric.asked)
+
+
+def measured(asked: tuple[str, ...]) -> dict[str, "Metric"]:
+    """The metrics that an evaluation measures if it is asked for these, in the order of the registry."""
+    return {name: metric for name, metric in all_metrics().items() if name in asked or metric.always or not metric.asked}

@@ -1,0 +1,129 @@
+"""Every number of the results table: its title, unit and better side, from the headers of the metrics and of what jobs record besides."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from diamond_bench.metrics import all_metrics
+from diamond_bench.metrics.header import Column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RECORDED: dict[str, Column] = {
+    "train_loss": Column("training loss", low=0.0, definition="mean loss over the last logged updates; not comparable between objectives"),
+    "dataset_return": Column(
+        "return of the dataset",
+        unit="game score",
+        of_game=True,
+        definition="of the dataset: mean return of its whole games; no row where it has none",
+    ),
+    "test_return": Column("return", "higher", "game score", protocol="agent", of_game=True, headline=True, compared=True),
+    "hns": Column("human-normalised score", "higher", protocol="agent", headline=True, compared=True),
+    "test_length": Column("episode length", unit="steps", protocol="agent", low=0.0, headline=True),
+    "real_steps": Column("real environment steps", protocol="agent", headline=True),
+    "denoiser_loss": Column("denoising loss, last epoch", protocol="agent", low=0.0),
+    "reward_end_loss": Column("reward/end loss, last epoch", protocol="agent", low=0.0),
+    "reward_f1": Column("F1 of non-zero rewards, test episodes", "higher", protocol="agent", low=0.0, high=1.0),
+    "end_f1": Column("F1 of ends, test episodes", "higher", protocol="agent", low=0.0, high=1.0),
+    "nfe_per_frame": Column(
+        "denoiser calls a frame (NFE)",
+        "lower",
+        cost=True,
+        low=0.0,
+        headline=True,
+        definition="denoiser calls for one frame: n, for Heun 2n - 1, with guidance twice that",
+    ),
+    "parameters": Column("parameters", cost=True, low=0.0, definition="trained parameters of the denoiser"),
+    "frames_per_second": Column(
+        "imagined frames a second", "higher", cost=True, low=0.0, headline=True, definition="measured: imagined frames a second of part 1"
+    ),
+    "imagination_seconds": Column("imagination", "lower", "s", cost=True, low=0.0, definition="measured: the time that part 1 took"),
+    "training_seconds": Column(
+        "training", "lower", "s", cost=True, low=0.0, definition="measured: time of the training, interruptions left out"
+    ),
+    "updates_per_second": Column("updates a second", "higher", cost=True, low=0.0, definition="measured: updates of the training a second"),
+    "peak_memory_mb": Column(
+        "peak memory",
+        "lower",
+        "MB",
+        cost=True,
+        low=0.0,
+        definition="measured: most memory held at once by the evaluation: tensors on a GPU, the whole process on the CPU",
+    ),
+}
+"""What jobs record besides their metrics."""
+
+
+def _of_metrics() -> dict[str, Column]:
+    return {
+        name: column if column.needs or not metric.asked else replace(column, needs=metric.name)
+        for metric in all_metrics().values()
+        for name, column in metric.columns.items()
+    }
+
+
+METRIC_INFO: dict[str, Column] = {**_of_metrics(), **_RECORDED}
+"""Every column, in the order of the report."""
+
+
+def headlines() -> tuple[str, ...]:
+    """The columns that are shown first; the whole table is in results.parquet, or by `results --csv`."""
+    return tuple(name for name, column in METRIC_INFO.items() if column.headline)
+
+
+def result_metrics(protocol: str) -> tuple[str, ...]:
+    """The metrics that the primary comparison of a study of this protocol may be of."""
+    return tuple(name for name, column in METRIC_INFO.items() if column.protocol == protocol)
+
+
+def measured_with(name: str) -> str | None:
+    """The metric an evaluation must be asked for so that its results hold the number `name`; None where every evaluation has it."""
+    return METRIC_INFO[name].needs or None if name in METRIC_INFO else None
+
+
+def inputs_of(name: str) -> tuple[str, ...]:
+    """The artifacts, by role, from which the column `name` is measured, besides the dataset and the world model."""
+    needed = measured_with(name)
+    return tuple(all_metrics()[needed].inputs) if needed else ()
+
+
+def unused_settings(name: str) -> frozenset[str]:
+    """Keys of `answerable.measured_settings` that cannot change the number `name`, such as `evaluation.horizon` or the job `true_features`.
+
+    Empty for a cost and for a number that METRIC_INFO lacks.
+    """
+    if name not in METRIC_INFO or METRIC_INFO[name].cost or METRIC_INFO[name].protocol != "world_model":
+        return frozenset()
+    sizes = {size for column in METRIC_INFO.values() for size in column.sizes} - {*METRIC_INFO[name].sizes}
+    roles = {role for metric in all_metrics().values() for role in metric.inputs} - {*inputs_of(name)}
+    return frozenset({*(f"evaluation.{size}" for size in sizes), *roles})
+
+
+def pools(name: str) -> bool:
+    """Whether one number may speak of several games: game scores may not, human-normalised ones may."""
+    return name not in METRIC_INFO or not METRIC_INFO[name].of_game
+
+
+def metric_label(name: str) -> str:
+    """How axes and columns call a metric; one that the table lacks, by its own name."""
+    return METRIC_INFO[name].label if name in METRIC_INFO else name
+
+
+def within_bounds(means: "pd.DataFrame") -> "pd.DataFrame":
+    """Means with intervals (columns metric, mean, low, high), cut where the metric's values end, but never before the mean."""
+    known = {name: METRIC_INFO[name] for name in set(means["metric"]) if name in METRIC_INFO}
+    lows = means["metric"].map({name: column.low for name, column in known.items() if column.low is not None}).astype("float64")
+    highs = means["metric"].map({name: column.high for name, column in known.items() if column.high is not None}).astype("float64")
+    low, high = means["low"].clip(lower=lows), means["high"].clip(upper=highs)
+    return means.assign(low=low.clip(upper=means["mean"]), high=high.clip(lower=means["mean"]))  # a mean may round past a bound
+
+
+def comparable(name: str, values: "pd.Series[float]") -> "tuple[pd.Series[float], bool] | None":
+    """Values as a comparison takes them, and whether higher is better; None where the metric has no better side.
+
+    Where the best value is 1, the distance to it is compared: lower is better.
+    """
+    better = METRIC_INFO[name].better if name in METRIC_INFO else ""
+    if not better:
+        return None
+    return ((values - 1.0).abs(), False) if better == "near 1" else (values, better == "higher")

@@ -1,0 +1,57 @@
+"""LPIPS (Zhang et al. 2018) with AlexNet. The energy score of its features is in proper_scores.py."""
+
+from typing import TYPE_CHECKING, Literal
+
+from diamond_bench.config import EvaluationConfig, RunConfig
+from diamond_bench.envs.games import frames
+from diamond_bench.errors import UserError
+from diamond_bench.metrics.frames import Score, of_frames
+from diamond_bench.metrics.header import Column, pairs_compared, sampled_frames, without
+from diamond_bench.metrics.metric import Metric
+from diamond_bench.spaces import FrameSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diamond_bench.metrics.play import Setting
+
+LEAST_SIZE = 32
+"""Frames smaller than this vanish in AlexNet and VGG16."""
+_PAIRS_PER_SECOND = 1500.0
+
+
+def lpips_metric(
+    name: str, net: Literal["alex", "vgg"], title: str, definition: str, pairs_per_second: float, pairs_of_samples: bool = False
+) -> Metric:
+    """LPIPS with a backbone. `pairs_of_samples`: whether samples are also compared with each other."""
+
+    def network(setting: "Setting") -> tuple[Score, str]:
+        from diamond_bench.diffusion.quantization import from_bytes
+
+        loaded = setting.lpips(net)
+
+        def score(imagined: "Tensor", true: "Tensor") -> "Tensor":
+            return loaded(from_bytes(imagined), from_bytes(true))
+
+        return score, loaded.sha256
+
+    def check(config: RunConfig) -> None:
+        collected = config.data.dataset is None
+        sides = frames(config.game, config.env) if collected else FrameSpec.square(config.env.frame_size)
+        if min(sides.sides) < LEAST_SIZE:
+            raise UserError(
+                f"env.frame_size={config.env.frame_size}: {name} needs frames of at least {LEAST_SIZE} pixels, and these are {sides}; "
+                f"raise it, or leave {name} out with {without(config.evaluation.metrics, 'lpips')}"
+            )
+
+    def seconds(evaluation: EvaluationConfig) -> float:
+        between = sampled_frames(evaluation) * (evaluation.num_samples - 1) / 2 if pairs_of_samples else 0.0
+        return (pairs_compared(evaluation) + between) / pairs_per_second
+
+    column = Column(
+        title, "lower", low=0.0, definition=definition, headline=True, compared=True, drawn=True, copyable=True
+    )  # fmt: skip
+    return of_frames(name, column, network=network, weights=f"lpips-{net}", check=check, seconds=seconds)
+
+
+METRIC = lpips_metric("lpips", "alex", "LPIPS, AlexNet", "LPIPS v0.1, AlexNet, learned heads", _PAIRS_PER_SECOND, pairs_of_samples=True)

@@ -1,0 +1,67 @@
+"""What planning asks of the metrics: refusals, the jobs that they need first, and their cost. No torch."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
+from diamond_bench.errors import UserError, nearest
+from diamond_bench.metrics import all_metrics, askable, measured
+from diamond_bench.metrics.header import Play
+from diamond_bench.metrics.weights import status_of
+
+
+def check_metrics(config: RunConfig) -> None:
+    """Raises UserError for an unknown or repeated metric, and where one does not go together with the config or the game."""
+    metrics = config.evaluation.metrics
+    for name in metrics:
+        if name not in askable():
+            raise UserError(f"metrics: unknown metric {name!r}: {nearest(name, askable())}")
+        if metrics.count(name) > 1:
+            raise UserError(f"metrics: {name} is given twice")
+    for metric in measured(metrics).values():
+        if metric.name in metrics or not metric.asked:
+            metric.check(config)
+
+
+def input_jobs(config: RunConfig, execution: ExecutionConfig) -> Iterator[tuple[str, str, Any]]:
+    """(role, kind, config) of the jobs that make, from the dataset, what the metrics asked for need."""
+    for metric in measured(config.evaluation.metrics).values():
+        for role, job in metric.inputs.items() if metric.name in config.evaluation.metrics else ():
+            yield (role, *job(config, execution))
+
+
+def roles() -> tuple[str, ...]:
+    """Every role of such a job."""
+    return tuple(role for metric in all_metrics().values() for role in metric.inputs)
+
+
+def measures(metrics: Sequence[str], play: Play) -> bool:
+    """Whether an evaluation that is asked for these metrics imagines this kind of play."""
+    return any(play in metric.play for metric in measured(tuple(metrics)).values())
+
+
+def measuring_seconds(evaluation: EvaluationConfig) -> float:
+    """Time in the metrics, on two CPU cores."""
+    return sum(metric.seconds(evaluation) for metric in measured(evaluation.metrics).values())
+
+
+def part_bytes(evaluation: EvaluationConfig) -> float:
+    """Disk that the metrics' finished parts take while the job runs, besides its curves and pictures."""
+    return sum(metric.part_bytes(evaluation) for metric in measured(evaluation.metrics).values())
+
+
+def require_weights(metrics: Sequence[str]) -> None:
+    """Raises UserError for an unknown metric, and for weights that are missing or corrupt. Takes no torch: planning calls it."""
+    for metric in metrics:
+        if metric not in askable():
+            raise UserError(f"unknown metric {metric!r}: {nearest(metric, askable())}")
+    needed = {metric: status_of(name) for metric in metrics if (name := all_metrics()[metric].weights)}
+    wanting = {metric: s for metric, s in needed.items() if s.state != "found"}
+    if wanting:
+        lines = [
+            f"metric {metric} needs the weights {s.name}, which are {f'corrupt ({s.path})' if s.path else 'not on this machine'}: "
+            f"get them with `{s.command}`"
+            for metric, s in wanting.items()
+        ]
+        kept = ",".join(metric for metric in metrics if metric not in wanting) or "drift"
+        raise UserError("\n".join([*lines, f"or leave {' and '.join(wanting)} out: metrics=[{kept}]"]))
