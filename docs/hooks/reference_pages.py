@@ -11,12 +11,13 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diamond_bench.studies.metrics import METRIC_INFO, METRICS
 from typer.main import get_command
 
 from diamond_bench.cli import app
 from diamond_bench.compose import CONF, base, groups
 from diamond_bench.config import OPTIONS, RunConfig
+from diamond_bench.metrics import all_metrics, askable
+from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.reading import read_yaml
 from diamond_bench.studies.spec import SCALES, Study, load_study, study_files
 from diamond_bench.typed import to_plain
@@ -250,7 +251,8 @@ def argument(param: Any) -> str:
 
 def metrics_page() -> str:
     """What an evaluation may be asked for, and every number of the results table."""
-    asked = [[f"`{name}`", f"`{weights}`" if weights else "none"] for name, weights in METRICS.items()]
+    weights = {name: all_metrics()[name].weights for name in askable()}
+    asked = [[f"`{name}`", f"`{file}`" if file else "none"] for name, file in weights.items()]
     rows = []
     for name, metric in METRIC_INFO.items():
         kind = "cost" if metric.cost else metric.protocol.replace("_", " ")
