@@ -65,7 +65,13 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
             return None
         if all(dataclasses.is_dataclass(a) for a in args):
             return _build_named(args, value, path)
-        return _convert(next(a for a in args if a is not type(None)), value, path, metadata)
+        words = [word for arg in args if typing.get_origin(arg) is Literal for word in typing.get_args(arg)]
+        if value in words:
+            return value
+        try:
+            return _convert(next(a for a in args if a is not type(None) and typing.get_origin(a) is not Literal), value, path, metadata)
+        except UserError as error:
+            raise UserError(", or ".join((str(error), *words))) from None
     if origin is Literal:
         if value not in args:
             raise UserError(f"{path}={value!r}: {nearest(str(value), args)}")

@@ -23,7 +23,7 @@ from presets import sampler as sampler_preset
 from diamond_bench.config import WITHHELD, FactoredObjective, chosen
 from diamond_bench.diffusion.objectives import Factored
 from diamond_bench.diffusion.quantization import to_bytes
-from diamond_bench.diffusion.samplers import ancestral, dpm_solver_pp_2m, euler, heun, sample
+from diamond_bench.diffusion.samplers import SupportsDenoise, ancestral, dpm_solver_pp_2m, euler, heun, sample
 from diamond_bench.diffusion.schedules import check_sampler, sigmas
 
 LOW, HIGH, WIDTH, SHARE = -0.55, 0.45, 0.2, 0.7  # the modes' means and standard deviation, and the share of the higher one
@@ -86,7 +86,7 @@ SAID = {
 }
 
 
-class Perfect:
+class Perfect(SupportsDenoise):
     """A denoiser of an objective whose network says what follows from the exact posterior mean."""
 
     def __init__(self, config: FactoredObjective, believes: Callable = lambda x, s, actions: belief(x, s)) -> None:

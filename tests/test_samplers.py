@@ -18,7 +18,7 @@ from diamond_bench.config import (
     chosen,
 )
 from diamond_bench.diffusion.quantization import from_bytes, quantize
-from diamond_bench.diffusion.samplers import sample, trajectory_noise
+from diamond_bench.diffusion.samplers import SupportsDenoise, sample, trajectory_noise
 from diamond_bench.diffusion.schedules import denoiser_sigmas, nfe, sigmas
 
 PAST, ACTIONS = torch.zeros(2, 4, 3, 8, 8), torch.ones(2, 4, dtype=torch.long)
@@ -36,7 +36,7 @@ def randn(seed: int = 0, shape: tuple[int, ...] = (2, 3, 8, 8)):
     return lambda: torch.randn(shape, generator=generator)
 
 
-class Oracle:
+class Oracle(SupportsDenoise):
     """Answers every question with `clean`."""
 
     def __init__(self, clean):
@@ -47,7 +47,7 @@ class Oracle:
         return self.clean
 
 
-class Gaussian:
+class Gaussian(SupportsDenoise):
     """The exact denoiser of pixels ~ N(mean, std^2); the mean follows the newest action, and withheld actions have one of their own."""
 
     std = 0.3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler, Sampler
 from diamond_bench.diffusion import side_by_side
-from diamond_bench.diffusion.samplers import sample
+from diamond_bench.diffusion.samplers import SupportsDenoise, sample
 from diamond_bench.diffusion.side_by_side import SideBySide, group_sizes
 
 ROWS = 5
@@ -23,7 +23,7 @@ SAMPLERS: tuple[Sampler, ...] = (
 )
 
 
-class ByRow:
+class ByRow(SupportsDenoise):
     """A denoiser of which each row is a function of its own past, action and level, exactly, whatever the batch."""
 
     def __init__(self) -> None:

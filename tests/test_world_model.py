@@ -9,7 +9,7 @@ from presets import objective as objective_preset
 
 from diamond_bench.config import AncestralSampler, ConditioningConfig, FactoredObjective, NetworkConfig, OdeSampler
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
-from diamond_bench.diffusion.samplers import trajectory_noise
+from diamond_bench.diffusion.samplers import SupportsDenoise, trajectory_noise
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.worlds.contract import imagined_frames
@@ -43,7 +43,7 @@ def start(b=2, size=8):
     return torch.rand(b, L, 3, size, size, generator=generator) * 2 - 1, torch.randint(6, (b, L - 1 + 5), generator=generator)
 
 
-class Counter:
+class Counter(SupportsDenoise):
     """An oracle of a game whose frame shows the sum of the actions so far; strict about which actions go with which frames."""
 
     def denoise(self, x, sigma, past, actions):

@@ -12,6 +12,7 @@ from diamond_bench.config.agent import ActorCriticConfig, AgentConfig, AgentEval
 from diamond_bench.config.cluster import Cluster, LocalCluster, Resources, SlurmCluster
 from diamond_bench.config.conditioning import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, WITHHELD, ConditioningConfig, ConditioningOption
 from diamond_bench.config.diffusion import (
+    FRAME_RMS,
     OBJECTIVES,
     OPTIONS,
     SAMPLERS,
@@ -39,6 +40,7 @@ from diamond_bench.config.probe import ProbeConfig
 __all__ = [
     "ACTION_CONDITIONINGS",
     "FRAME_CONDITIONINGS",
+    "FRAME_RMS",
     "OBJECTIVES",
     "OPTIONS",
     "SAMPLERS",

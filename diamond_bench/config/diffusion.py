@@ -8,6 +8,8 @@ from typing import Any, Literal
 from diamond_bench.config.fields import setting
 
 Quantization = Literal["truncate", "round"]
+FRAME_RMS = 0.5
+"""The authors' sigma_data: what they assume of frames in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,18 @@ class FactoredObjective:
     """Beta of the first timestep."""
     beta_end: float = setting(0.02, least=0.0, most=1.0)
     """Beta of the last timestep."""
-    sigma_data: float = setting(0.5, least=1e-6)
-    """Assumed standard deviation of frames in [-1, 1]."""
+    coordinate: Literal["frame", "change"] = setting("frame")
+    """Origin of x and of the clean frame: 0 (frame), or the last past frame (change), so that the network predicts what changes."""
+    sigma_data: float | Literal["measured"] = setting(0.5, least=1e-6)
+    """Root mean square that frames in [-1, 1] are assumed to have in the coordinate: a number, or measured once from the training data.
+    It enters c_in, c_skip, c_out and EDM's loss weight."""
     sigma_offset_noise: float = setting(0.3, least=0.0)
     """Standard deviation of the noise that is constant over an image channel."""
     offset_noise: Literal["added", "scaled"] = setting("added")
     """Offset noise of one standard deviation at every level, which then enters the coefficients (the authors' EDM), or scaled by sigma as
     a part of the unit noise (their DDPM)."""
     rescale_past_frames: bool = setting(True)
-    """Past frames enter the network divided by sigma_data."""
+    """Past frames enter the network divided by sigma_data, or by 0.5 where sigma_data is measured or belongs to changes."""
     quantization: Literal["truncate", "round", "none"] = setting("truncate")
     """8-bit quantisation of frames fed back between autoregressive training steps (the authors truncate)."""
 
@@ -65,6 +70,13 @@ class FactoredObjective:
     def uses_timesteps(self) -> bool:
         """Whether DDPM's table of timesteps plays a part."""
         return self.noise_levels == "timesteps" or self.noise_told == "timestep"
+
+    @property
+    def past_scale(self) -> float:
+        """What past frames are divided by: the number sigma_data where it describes frames, else that of the authors' frames."""
+        if self.sigma_data == "measured" or self.coordinate == "change":
+            return FRAME_RMS
+        return self.sigma_data
 
 
 @dataclass(frozen=True)

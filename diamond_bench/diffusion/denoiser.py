@@ -69,6 +69,10 @@ class Denoiser(Compilable):
         """
         return self.objective.denoise(self._run, x, sigma, past, actions)
 
+    def centre(self, past: Tensor) -> Tensor | None:
+        """The frame that sampling's first noise is added to; see `Objective.centre`."""
+        return self.objective.centre(past)
+
     def training_loss(
         self, frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -54,6 +54,10 @@ class Objective(Protocol):
         """
         ...
 
+    def centre(self, past: Tensor) -> Tensor | None:
+        """The frame that sampling's first noise is added to, (b, 3, h, w), from past frames (b, L, 3, h, w); None is a frame of zeros."""
+        return None
+
     def draw(self, clean: Tensor, generator: torch.Generator | None) -> Draws:
         """Noise level, offset noise and Gaussian noise, drawn in this order."""
         ...
@@ -92,19 +96,40 @@ class Coefficients(NamedTuple):
 
 
 class Factored(nn.Module):
-    """Denoising with any `FactoredObjective`. A module only for DDPM's tables to follow the device."""
+    """Denoising with any `FactoredObjective`.
+
+    A module, so that DDPM's tables follow the device and a measured sigma_data is saved and restored with the weights.
+    """
 
     sigmas: Tensor
     log_midpoints: Tensor
+    measured: Tensor
 
     def __init__(self, config: FactoredObjective) -> None:
         super().__init__()
         self.config = config
+        if config.sigma_data == "measured":
+            self.register_buffer("measured", torch.tensor(math.nan))  # so that nothing passes for measured before it is
         if config.uses_timesteps:
             sigmas = torch.from_numpy(timestep_sigmas(config.num_train_timesteps, config.beta_start, config.beta_end))
             logs = sigmas.log()
             self.register_buffer("sigmas", sigmas.float(), persistent=False)  # (T,), increasing
             self.register_buffer("log_midpoints", ((logs[1:] + logs[:-1]) / 2).float(), persistent=False)
+
+    @property
+    def sigma_data(self) -> float | Tensor:
+        """The number of the settings, or the measured one, a 0-d tensor that is NaN until `set_sigma_data`."""
+        return self.measured if self.config.sigma_data == "measured" else self.config.sigma_data
+
+    def set_sigma_data(self, value: float) -> None:
+        """Sets the measured sigma_data. Raises ValueError unless it is finite and above 0, and where the settings have a number."""
+        if not 0 < value < math.inf or self.config.sigma_data != "measured":
+            raise ValueError(f"sigma_data={value}: expected a number above 0, and settings with sigma_data=measured")
+        self.measured.fill_(value)
+
+    def centre(self, past: Tensor) -> Tensor | None:
+        """See `Objective.centre`."""
+        return past[:, -1] if self.config.coordinate == "change" else None
 
     def nearest_timestep(self, sigma: Tensor) -> Tensor:
         """The timestep whose level is nearest in log sigma, in 0..T-1; of sigma's shape."""
@@ -112,7 +137,7 @@ class Factored(nn.Module):
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Of sigma's shape. With offset noise added at every level they see the level it raises sigma to, in sampling too."""
-        s, sd = self._raised(sigma), self.config.sigma_data
+        s, sd = self._raised(sigma), self.sigma_data
         total, unit = s.square() + sd**2, 1 + s.square()
         c_in = {
             "edm": lambda: total.rsqrt(),
@@ -144,8 +169,11 @@ class Factored(nn.Module):
 
     def denoise(self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """See `Objective.denoise`."""
-        c = self.coefficients(_per_pixel(sigma, x))
-        return c.c_skip * x + c.c_out * self._predict(network, c.c_in * x, sigma, past, actions)
+        c, centre = self.coefficients(_per_pixel(sigma, x)), self.centre(past)
+        if centre is not None:
+            x = x - centre
+        clean = c.c_skip * x + c.c_out * self._predict(network, c.c_in * x, sigma, past, actions)
+        return clean if centre is None else centre + clean
 
     def draw(self, clean: Tensor, generator: torch.Generator | None) -> Draws:
         """See `Objective.draw`."""
@@ -179,13 +207,17 @@ class Factored(nn.Module):
 
     def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
         """See `Objective.step`."""
+        centre = self.centre(past)
+        if centre is not None:
+            clean = clean - centre
         level, offset = _per_pixel(draws.level, clean), self.config.sigma_offset_noise * draws.offset
         noise = level * (offset + draws.gauss) if self.config.offset_noise == "scaled" else offset + level * draws.gauss
         x = clean + noise
         c = self.coefficients(level)
         prediction = self._predict(network, c.c_in * x, draws.level, past, actions)
         target = (c.removed * clean - c.c_skip * noise) / c.c_out  # of c_skip * x + c_out * target = clean
-        denoised = quantize(c.c_skip * x + c.c_out * prediction.detach(), self.config.quantization)
+        estimate = c.c_skip * x + c.c_out * prediction.detach()
+        denoised = quantize(estimate if centre is None else centre + estimate, self.config.quantization)
         return ObjectiveStep(masked_mean_square(prediction - target, mask, self._weight(draws.level)), denoised, prediction, target)
 
     def _raised(self, sigma: Tensor) -> Tensor:
@@ -195,14 +227,14 @@ class Factored(nn.Module):
 
     def _predict(self, network: Network, fed: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         if self.config.rescale_past_frames:
-            past = past / self.config.sigma_data
+            past = past / self.config.past_scale
         return network(fed, self.noise_told(sigma.to(fed.dtype)).expand(len(fed)), past.flatten(1, 2), actions)
 
     def _weight(self, sigma: Tensor) -> Tensor | None:
         """What an example's squared output error counts, (b,): the output error is the clean frame's divided by c_out."""
         if self.config.loss_weight == "output":
             return None
-        s, sd = self._raised(sigma), self.config.sigma_data
+        s, sd = self._raised(sigma), self.sigma_data
         clean = {
             "clean": lambda: torch.ones_like(s),
             "noise": lambda: 1 / s.square(),

@@ -35,6 +35,10 @@ class SupportsDenoise(Protocol):
         """The clean frame, (b, 3, h, w)."""
         ...
 
+    def centre(self, past: Tensor) -> Tensor | None:
+        """The frame that the first noise is added to, (b, 3, h, w); None is a frame of zeros."""
+        return None
+
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise) -> Tensor:
     """Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 2 without its correction).
@@ -130,7 +134,8 @@ def sample(
         return quantize(denoised, sampler.quantization) if every_call else denoised
 
     start_scale = {"unit": 1.0, "sigma_max": levels[0], "variance_preserving": math.sqrt(1 + levels[0] ** 2)}[sampler.start_noise]
-    x = chosen(sampler)(denoise, noise() * start_scale, levels, sampler, noise)
+    start, centre = noise() * start_scale, denoiser.centre(past)
+    x = chosen(sampler)(denoise, start if centre is None else centre + start, levels, sampler, noise)
     # A frame made of quantised parts is on the grid but for rounding errors, which truncating would turn into whole levels.
     return quantize(x, "round" if every_call else sampler.quantization)
 

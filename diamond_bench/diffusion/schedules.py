@@ -188,6 +188,11 @@ def check_sampler(sampler: Sampler, objective: Objective) -> None:
     Raises UserError naming the level, the range, and overrides that would fit.
     """
     low, high = trained_sigma_range(objective)
+    if getattr(objective, "coordinate", "frame") == "change" and sampler.quantization == "truncate":
+        raise UserError(
+            "sampler.quantization=truncate: with objective.coordinate=change each frame is the last one plus a change, so truncation would "
+            "darken a rollout by half a level per frame; say sampler.quantization=round"
+        )
     if isinstance(sampler, OdeSampler) and sampler.s_tmin > sampler.s_tmax:
         raise UserError(f"sampler.s_tmin={sampler.s_tmin:g}: must be at most sampler.s_tmax={sampler.s_tmax:g}")
     outside = [sigma for sigma in denoiser_sigmas(sampler) if not _within(sigma, low, high)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diamond_bench.config import (
+    FRAME_RMS,
     ActorCriticConfig,
     AgentConfig,
     AgentEvaluationConfig,
@@ -123,7 +124,7 @@ class ImportAgent:
     """Where the file lay."""
     frame_size: int | None = setting(None, least=1)
     """Side of its frames, where the file's tensors fit several; none tells it from the tensors."""
-    sigma_data: float = setting(FactoredObjective().sigma_data, least=1e-6)
+    sigma_data: float = setting(FRAME_RMS, least=1e-6)
     sigma_offset_noise: float = setting(FactoredObjective().sigma_offset_noise, least=0.0)
     """Constants of the objective that the file does not hold, though its weights mean something only with them."""
 

@@ -15,6 +15,7 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     """Raises UserError naming the first pair of settings that cannot go together."""
     check_network(config.network, config.conditioning)
     check_guidance(config.sampler, config.conditioning)
+    _check_coordinate(config)
     _check_seeds(config)
     check_env(config.game if config.data.dataset is None else None, config.env)
     _check_streams(config, protocol)
@@ -38,6 +39,23 @@ def _check_streams(config: RunConfig, protocol: str) -> None:
         key, games = "evaluation.batch_size", min(config.evaluation.batch_size, config.evaluation.num_trajectories)
     if streams > games:
         raise UserError(f"execution.sampling_streams={streams}: {games} games are imagined at once ({key}), and a group has one at least")
+
+
+def _check_coordinate(config: RunConfig) -> None:
+    """Refuses the authors' offset noise and truncation where the model predicts changes."""
+    objective = config.objective
+    if getattr(objective, "coordinate", "frame") != "change":
+        return
+    needed = {
+        "objective.sigma_offset_noise=0": objective.sigma_offset_noise > 0,
+        "objective.quantization=round": objective.quantization == "truncate" and config.training.num_autoregressive_steps > 0,
+        "sampler.quantization=round": config.sampler.quantization == "truncate",
+    }
+    if any(needed.values()):
+        raise UserError(
+            "objective.coordinate=change: offset noise and truncation are larger than most changes of a frame; add "
+            + " ".join(override for override, missing in needed.items() if missing)
+        )
 
 
 def _check_seeds(config: RunConfig) -> None:

@@ -58,6 +58,9 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         if not o.uses_timesteps:
             why = f"objective.noise_levels={o.noise_levels} and objective.noise_told={o.noise_told}"
             yield from ((f"objective.{name}", why) for name in _TIMESTEPS)
+        new = o.coordinate == "change" or o.sigma_data == "measured"  # in others an identity holds what nothing reads
+        if new and "edm" not in (o.parameterization, o.input_scaling, o.loss_weight):
+            yield "objective.sigma_data", f"objective.parameterization={o.parameterization} and objective.input_scaling={o.input_scaling}"
         if o.loss_weight != "min_snr":
             yield "objective.min_snr", f"objective.loss_weight={o.loss_weight}"
     if "state" not in config.evaluation.metrics:
