@@ -44,6 +44,8 @@ def _check_streams(config: RunConfig, protocol: str) -> None:
 def _check_coordinate(config: RunConfig) -> None:
     """Refuses the authors' offset noise and truncation where the model predicts changes."""
     objective = config.objective
+    if getattr(objective, "sigma_data", None) == "measured":
+        raise UserError("objective.sigma_data=measured: no training measures it yet; give a number")
     if getattr(objective, "coordinate", "frame") != "change":
         return
     needed = {
