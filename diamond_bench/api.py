@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diamond_bench.compose import base, output_root, parse, with_values
-from diamond_bench.config import RunConfig, Sampler
+from diamond_bench.config import EvaluationConfig, RunConfig, Sampler
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
@@ -153,7 +153,8 @@ def load_world_model(
     SHA-256.
 
     `milestone` is the share of the training it comes from; by default the evaluation's own, of a training the whole. An agent keeps the
-    last one alone. Raises UserError for a job of another kind, an unfinished or damaged one, a milestone that was not kept, or an agent
+    last one alone. An evaluation with evaluation.weights=ema gives the averaged weights, all others the last ones. Raises
+    UserError for a job of another kind, an unfinished or damaged one, a milestone that was not kept, or an agent
     that learned without a world model.
     """
     from diamond_bench.jobs.train_world_model import model_folder
@@ -161,7 +162,7 @@ def load_world_model(
 
     store = open_store(output_dir=output_dir)
     training, own = _training(store, store.find(job))
-    share = own if milestone is None else milestone
+    share = own.milestone if milestone is None else milestone
     if training.kind in AGENT_KINDS:
         if milestone not in (None, 1.0):
             raise UserError(f"milestone={milestone}: {training} kept 1.0 alone")
@@ -174,7 +175,7 @@ def load_world_model(
     if share not in kept:
         raise UserError(f"milestone={share}: {training} kept {', '.join(map(str, kept))}")
     frames, actions = _played(store, store.spec(training).inputs["dataset"])
-    return load(model_folder(store.folder(training), share), frames, precision, device, actions)
+    return load(model_folder(store.folder(training), share, own.weights), frames, precision, device, actions)
 
 
 def _played(store: "Store", dataset: "JobRef") -> "tuple[FrameSpec, ActionSpec | None]":
@@ -211,16 +212,16 @@ def _agent_of(store: Store, ref: JobRef, device: str, precision: Literal["fp32",
     return load(store.folder(ref) / AGENT_FOLDER, precision, device)
 
 
-def _training(store: Store, ref: JobRef) -> tuple[JobRef, float]:
-    """The training (of a world model or an agent) behind a job, and the milestone the job is of."""
+def _training(store: Store, ref: JobRef) -> tuple[JobRef, EvaluationConfig]:
+    """The training (of a world model or an agent) behind a job, and how an evaluation chooses among its models (milestone, weights)."""
     if ref.kind == "train_world_model" or ref.kind in AGENT_KINDS:
-        return ref, 1.0
+        return ref, EvaluationConfig()
     spec = store.spec(ref)
     if ref.kind == "evaluate_agent":
-        return spec.inputs["agent"], 1.0
+        return spec.inputs["agent"], EvaluationConfig()
     if ref.kind != "evaluate_world_model":
         raise UserError(f"{ref}: has no world model; name a training of one, an agent, or an evaluation of either")
-    return spec.inputs["world_model"], spec.config.evaluation.milestone
+    return spec.inputs["world_model"], spec.config.evaluation
 
 
 def _require_whole(store: Store, ref: JobRef) -> None:

@@ -9,7 +9,10 @@ from appearing import CHANGE_RMS, LAST, LENGTH, OBJECT, SHARE, expected_share, s
 from presets import objective as objective_preset
 from presets import sampler as sampler_preset
 
-from diamond_bench.config import FactoredObjective, KarrasSchedule, OdeSampler, RunConfig, TrainingConfig
+from diamond_bench.config import EvaluationConfig, FactoredObjective, KarrasSchedule, OdeSampler, RunConfig, TrainingConfig
+from diamond_bench.data.replay import ReplayEpisodes
+from diamond_bench.data.rms import change_rms, frame_rms
+from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.objectives import Draws, Factored
 from diamond_bench.diffusion.quantization import from_bytes
@@ -17,6 +20,7 @@ from diamond_bench.diffusion.samplers import sample
 from diamond_bench.errors import UserError
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.unread import check_read, in_effect
+from diamond_bench.training.average import WeightAverage
 from diamond_bench.typed import build, identity_fields, to_plain
 
 PRESETS = ["edm", "edm_clean", "ddpm", "ddpm_velocity", "ddpm_clean", "flow"]
@@ -175,3 +179,83 @@ def test_a_sigma_data_that_nothing_reads_is_refused_and_in_no_identity():
     read = RunConfig(objective=objective_preset("edm_clean", sigma_data="measured"))
     check_read(["objective.sigma_data"], read)
     assert in_effect(read).objective.sigma_data == "measured"
+
+
+# Measuring
+
+
+def play_of(*episodes):
+    """Episodes of frames (T, 3, 8, 8) uint8, one after the other."""
+    lengths = torch.tensor([len(frames) for frames in episodes])
+    frames = torch.cat(episodes)
+    none = torch.zeros(len(frames), dtype=torch.bool)
+    return EpisodeSet(
+        frames, torch.zeros(len(frames), dtype=torch.long), torch.zeros(len(frames)), none, none, lengths.cumsum(0) - lengths, lengths
+    )
+
+
+def test_what_is_measured_is_the_root_mean_square_about_the_coordinates_origin():
+    """Episodes longer than a chunk; between two of them there is no change."""
+    generator = torch.Generator().manual_seed(0)
+    episodes = [torch.randint(0, top, (t, 3, 8, 8), dtype=torch.uint8, generator=generator) for t, top in ((600, 40), (257, 256), (1, 256))]
+    values = [from_bytes(frames).double() for frames in episodes]
+    changes = torch.cat([(frames[1:] - frames[:-1]).flatten() for frames in values])
+    assert change_rms(play_of(*episodes)) == pytest.approx(changes.square().mean().sqrt().item(), rel=1e-6)
+    assert frame_rms(play_of(*episodes)) == pytest.approx(torch.cat(values).square().mean().sqrt().item(), rel=1e-6)
+    with pytest.raises(UserError, match="no two frames in a row that differ"):
+        change_rms(play_of(episodes[0][:1].expand(4, -1, -1, -1)))
+
+
+def test_rows_of_a_replay_take_turns():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=generator) for _ in range(2))
+    rows = torch.stack((a, b), dim=1).flatten(0, 1)
+    columns = vars(play_of(rows)) | {"starts": torch.tensor([0, 1]), "lengths": torch.tensor([5, 4])}
+    replay = ReplayEpisodes(**columns, finals=rows[:2], offsets=torch.tensor([0, 5]), num_rows=9, stride=2)
+    assert change_rms(replay) == change_rms(play_of(a, b[:4]))
+    assert frame_rms(replay) == frame_rms(play_of(a, b[:4]))
+
+
+def test_a_change_from_padding_is_not_trained_on():
+    """The first target's last frame is padding, so only the second step counts."""
+    denoiser = Denoiser(SaysNothing(), Factored(FactoredObjective(**CHANGE)), 3)
+    frames, actions = frames_of(2, 5, 3, 8, 8), torch.zeros(2, 5, dtype=torch.long)
+    mask = torch.tensor([[0, 0, 0, 1, 1]]).expand(2, 5)
+    _, found = denoiser.training_loss(frames * mask[:, :, None, None, None], actions, mask, torch.Generator().manual_seed(0))
+    assert found["loss_step_0"] == 0
+    assert found["loss_step_1"] > 0
+    _, found = replace_coordinate(denoiser).training_loss(frames, actions, mask, torch.Generator().manual_seed(0))
+    assert found["loss_step_0"] > 0
+
+
+def replace_coordinate(denoiser):
+    """The same denoiser of frames."""
+    return Denoiser(denoiser.network, Factored(FactoredObjective()), denoiser.num_frames)
+
+
+def test_averages_are_refused_where_none_is_kept():
+    config = RunConfig(evaluation=EvaluationConfig(weights="ema"))
+    with pytest.raises(UserError, match=r"evaluation.weights=ema: the training keeps no average of its weights; add training.ema=0.999"):
+        check_run(config)
+    averaged = replace(config, training=TrainingConfig(ema=0.9))
+    check_run(averaged)
+    with pytest.raises(UserError, match=r"evaluation.weights=ema: an agent \(evaluation.world_model\) keeps no average"):
+        check_run(replace(averaged, evaluation=replace(averaged.evaluation, world_model="an agent")))
+    with pytest.raises(UserError, match="training.ema=0.9: an agent keeps no average"):
+        check_run(averaged, "agent")
+
+
+def test_an_average_weighs_updates_exponentially_without_the_first_weights():
+    layer, decay = torch.nn.Linear(2, 1), 0.75
+    average, seen = WeightAverage(layer, decay), []
+    generator = torch.Generator().manual_seed(0)
+    for update in range(1, 6):
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(1, 2, generator=generator))
+        seen.append(layer.weight.detach().clone())
+        average.update(update)
+        weights = [decay ** (update - i) for i in range(1, update + 1)]
+        expected = sum(w * x for w, x in zip(weights, seen, strict=True)) / sum(weights)
+        with average.in_place():
+            torch.testing.assert_close(layer.weight.detach(), expected)
+        assert torch.equal(layer.weight, seen[-1])

@@ -11,6 +11,7 @@ from golden_files import GOLDEN
 from torch import nn
 
 from diamond_bench.config import FactoredObjective, NetworkConfig, TrainingConfig
+from diamond_bench.data.rms import change_rms
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_world_model as job
@@ -20,6 +21,7 @@ from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from diamond_bench.training.log import NotFinite, TrainingLog
 from diamond_bench.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from diamond_bench.worlds.families import load_world_model
 
 TRAINING = TrainingConfig(
     num_steps=9, batch_size=2, learning_rate=1e-3, milestones=(0.5, 1.0), checkpoint_every=3, log_every=2, warmup_steps=4
@@ -162,7 +164,7 @@ def train(folder: Path, stop_after: int | None = None, config: TrainWorldModel =
 
 
 def artifact(folder: Path) -> dict[str, bytes]:
-    files = [*folder.glob("models/*/*"), folder / "metrics.jsonl"]
+    files = [*(path for path in folder.glob("models/**/*") if path.is_file()), folder / "metrics.jsonl"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
@@ -175,6 +177,29 @@ def test_an_interrupted_training_ends_with_the_same_bytes(data: EpisodeSet, tmp_
     whole, parts = artifact(tmp_path / "whole"), artifact(tmp_path / "parts")
     assert set(whole) >= {"models/0.5/model.safetensors", "models/1/model.safetensors", "metrics.jsonl"}
     assert parts == whole
+
+
+def test_a_measured_sigma_data_and_averaged_weights_survive_an_interruption(
+    data: EpisodeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = FactoredObjective(coordinate="change", sigma_data="measured", sigma_offset_noise=0.0, quantization="round")
+    config = replace(CONFIG, objective=objective, training=replace(TRAINING, ema=0.5))
+    train(tmp_path / "whole", config=config)
+    with pytest.raises(Interrupted, match="update 5 of 9"):
+        train(tmp_path / "parts", 5, config)
+    with monkeypatch.context() as patched:
+        patched.setattr("diamond_bench.worlds.diamond.world.change_rms", lambda episodes: 1 / 0)  # it is not measured again
+        train(tmp_path / "parts", config=config)
+    whole = artifact(tmp_path / "whole")
+    assert artifact(tmp_path / "parts") == whole
+    model = load_world_model(tmp_path / "parts" / "models" / "1", FrameSpec.square(16))
+    average = load_world_model(job.model_folder(tmp_path / "parts", 1.0, "ema"), FrameSpec.square(16))
+    described = json.loads(whole["models/1/model.json"])
+    assert described["objective"]["sigma_data"] == "measured"
+    assert model.measured == average.measured == {"sigma_data": described["sigma_data"]}
+    assert described["sigma_data"] == pytest.approx(change_rms(data))
+    first, last = (dict(world.networks["denoiser"].named_parameters()) for world in (average, model))
+    assert any(not torch.equal(first[name], last[name]) for name in last)
 
 
 def test_another_seed_gives_other_weights(data: EpisodeSet, tmp_path: Path) -> None:

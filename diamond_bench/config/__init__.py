@@ -169,6 +169,9 @@ class TrainingConfig:
     """Gradients are clipped to this norm."""
     num_autoregressive_steps: int = setting(1, least=0)
     """k further steps trained on the model's own quantised frames: k + 1 loss terms."""
+    ema: float | None = setting(None, least=0.0, most=0.999999)
+    """Decay of a bias-corrected exponential average of the weights, kept next to the last ones for evaluation; none keeps no average.
+    A training of a world model has one, an agent none."""
     milestones: tuple[float, ...] = setting((0.25, 0.5, 1.0), least=0.0, most=1.0)
     """Fractions of num_steps at which a model is kept for evaluation; the last is 1."""
     checkpoint_every: int = setting(1000, least=1, recorded=True)
@@ -195,6 +198,8 @@ class EvaluationConfig:
     """Trajectories imagined at once; also the unit in which an interrupted evaluation resumes."""
     milestone: float = setting(1.0, least=0.0, most=1.0)
     """Which of the training's kept models is evaluated."""
+    weights: Literal["last", "ema"] = setting("last")
+    """Its last weights, or their average, where training.ema keeps one."""
     num_one_step: int = setting(0, least=0)
     """Held-out windows predicted one step ahead from true frames; 0 takes all."""
     num_samples: int = setting(8, least=2)

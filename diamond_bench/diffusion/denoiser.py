@@ -125,7 +125,10 @@ class Denoiser(Compilable):
             if frame_noise is not None:
                 scale = frame_noise.level[:, None] * mask[:, i : n + i]
                 shown = past + scale[:, :, None, None, None] * frame_noise.gauss(past)
-            step = self.objective.step(run, clean, shown, actions[:, i : n + i], mask[:, n + i], draw(clean))
+            counts = mask[:, n + i]
+            if self.centre(shown) is not None:  # from padding to a game's first frame is no change, and no model is asked for it
+                counts = counts * mask[:, n + i - 1]
+            step = self.objective.step(run, clean, shown, actions[:, i : n + i], counts, draw(clean))
             steps.append(step)
             past = torch.cat((past[:, 1:], step.denoised[:, None]), dim=1)
         return steps

@@ -183,7 +183,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     kept = {} if twin is None else kept_in(twin.folder, twin.result.files, kinds)
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
     if len(kept) < len(kinds):
-        folder, spec = _model_folder(context.inputs["world_model"], settings.milestone), load_info(dataset).spec
+        folder, spec = _model_folder(context.inputs["world_model"], settings), load_info(dataset).spec
         loaded = load_world_model(folder, spec.frames, config.execution.precision, device, spec.actions).bound(config.sampler)
         world, execution = _executed(loaded, config, len(one_step), device)
         way = facts_of(execution)
@@ -244,9 +244,10 @@ def _executed(loaded: TrainedWorld, config: EvaluateWorldModel, num_windows: int
     return world, execution
 
 
-def _model_folder(made_by: Path, milestone: float) -> Path:
+def _model_folder(made_by: Path, settings: EvaluationConfig) -> Path:
     """The world model in a training's folder, or in that of an agent."""
-    return made_by / AGENT_FOLDER / DENOISER_FOLDER if (made_by / AGENT_FOLDER).is_dir() else model_folder(made_by, milestone)
+    of_agent = made_by / AGENT_FOLDER
+    return of_agent / DENOISER_FOLDER if of_agent.is_dir() else model_folder(made_by, settings.milestone, settings.weights)
 
 
 def _batches(total: int, size: int) -> list[range]:

@@ -112,6 +112,8 @@ class _Training:
             while not self.enough():
                 yield min(agent.steps_per_epoch, self.steps_left(), agent.initial_steps_most - self.play.real_steps)
             at.initial_steps = self.play.real_steps
+            if self.learners.world is not None:
+                self.learners.world.measure(self.replay.episodes)
         self.play.begin(min(agent.steps_per_epoch, self.steps_left()))
 
     def enough(self) -> bool:
@@ -232,6 +234,7 @@ def _result(training: _Training) -> Result:
         "work": agent_work(config),
         "work_seconds": seconds,
         "execution": facts_of(training.execution),
+        **({} if training.learners.world is None else training.learners.world.measured),
     }
     return Result(rows + compile_rows(training.learners.compilable), facts)
 

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, apply, compile_rows, facts_of, resolve
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
+from diamond_bench.training.average import WeightAverage
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.log import TrainingLog
 from diamond_bench.training.loop import Loop, Saved
@@ -26,9 +27,13 @@ _RECENT = 100
 """Updates whose losses train_loss averages."""
 
 
-def model_folder(training: Path, milestone: float) -> Path:
-    """Where a training keeps the model of a milestone (a fraction of its updates)."""
-    return training / "models" / f"{milestone:g}"
+_AVERAGE_FOLDER = "ema"
+
+
+def model_folder(training: Path, milestone: float, weights: Literal["last", "ema"] = "last") -> Path:
+    """Where a training keeps the model of a milestone (a fraction of its updates), with its last weights or their average."""
+    folder = training / "models" / f"{milestone:g}"
+    return folder if weights == "last" else folder / _AVERAGE_FOLDER
 
 
 def run(config: TrainWorldModel, context: JobContext) -> Result:
@@ -53,7 +58,12 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
         Row("updates_per_second", training.done / seconds, measured=True),
         *compile_rows([training.trainable.network]),
     ]
-    facts = {"updates": training.done, "train_frames": dataset.num_train_frames, "execution": facts_of(training.execution)}
+    facts = {
+        "updates": training.done,
+        "train_frames": dataset.num_train_frames,
+        "execution": facts_of(training.execution),
+        **training.model.measured,
+    }
     return Result(rows, {**facts, "work": work, "work_seconds": seconds})
 
 
@@ -85,13 +95,18 @@ class _Training:
         network = self.trainable.network
         apply(execution, {network: {training.batch_size}} if execution.compile == "all" else {})
         self.learner = Learner(network, training, execution.fused, execution.records_updates)
+        self.average = None if training.ema is None else WeightAverage(network, training.ema)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.recent = torch.zeros(min(_RECENT, training.num_steps), device=device)
         """The last losses, that of update i at i % len. train_loss is their mean, however often lines are logged."""
         pending, seconds = torch.zeros(0, len(_LOGGED), device=device), 0.0
-        if saved is not None:
+        if saved is None:
+            self.model.measure(episodes)
+        else:
             state = saved.state
             self.learner.load_state_dict({"network": state["denoiser"], "optimizer": state["optimizer"], "updates": saved.done})
+            if self.average is not None:
+                self.average.load_state_dict(state["ema"])
             self.generator.set_state(state["generator"])
             self.recent.copy_(state["recent"])
             pending, seconds = state["pending"].to(device), state["seconds"]
@@ -116,6 +131,8 @@ class _Training:
             yield self.done in self.milestones
             segments = sample_segments(self.episodes, training.batch_size, self.trainable.segment_length, self.generator)
             found = self.learner.learn(self.loss, tensors_of(segments), [self.generator])
+            if self.average is not None:
+                self.average.update(self.done)
             self.recent[(self.done - 1) % len(self.recent)] = found["loss"]
             self.log.add(*(found[name] for name in _LOGGED))
             self.keep_milestones()
@@ -130,7 +147,7 @@ class _Training:
             self.log.pending()  # refuses a loss that is not finite
             self.context.check_owner()
             for milestone in reached:
-                _keep(self.model, model_folder(self.context.folder, milestone))
+                _keep(self.model, self.average, model_folder(self.context.folder, milestone))
 
     def loss(self, *batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a batch, given as the tensors of `Segments`."""
@@ -154,6 +171,7 @@ class _Training:
             "recent": self.recent,
             "denoiser": learned["network"],
             "optimizer": learned["optimizer"],
+            **({} if self.average is None else {"ema": self.average.state_dict()}),
             "generator": self.generator.get_state(),
             "seconds": self.seconds,
         }
@@ -163,11 +181,15 @@ class _Training:
         self.log.close()
 
 
-def _keep(model: TrainedWorld, folder: Path) -> None:
+def _keep(model: TrainedWorld, average: WeightAverage | None, folder: Path) -> None:
     """Publishes a milestone's model under its final name only when it is whole."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model.save(partial)
+    if average is not None:
+        (partial / _AVERAGE_FOLDER).mkdir()
+        with average.in_place():
+            model.save(partial / _AVERAGE_FOLDER)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

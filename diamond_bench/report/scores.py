@@ -156,7 +156,8 @@ class Scores:
         """The checkpoint that was evaluated, where that is known: evaluations of one checkpoint are paired."""
         trainings = [ref.id for ref in point.jobs.values() if ref.kind.startswith("train_")]
         settings = self._facts.configs.get(point.variant)
-        return " ".join([*trainings, str(settings.get("evaluation.milestone"))]) if trainings and settings else ""
+        chosen = (str(settings.get(f"evaluation.{key}", "")) for key in ("milestone", "weights"))
+        return " ".join([*trainings, *chosen]) if trainings and settings else ""
 
 
 def shares_of(values: "Array", copied: "Array") -> "Array":

@@ -23,6 +23,8 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
         check_reward_end(config.reward_end, config.env.frame_size)
         check_actor_critic(config.actor_critic, config.env.frame_size)
         check_agent(config)
+        if config.training.ema is not None:
+            raise UserError(f"training.ema={config.training.ema:g}: an agent keeps no average of its weights; say training.ema=null")
         check_sampler(config.sampler, config.objective)
         return
     _check_training(config)
@@ -44,8 +46,6 @@ def _check_streams(config: RunConfig, protocol: str) -> None:
 def _check_coordinate(config: RunConfig) -> None:
     """Refuses the authors' offset noise and truncation where the model predicts changes."""
     objective = config.objective
-    if getattr(objective, "sigma_data", None) == "measured":
-        raise UserError("objective.sigma_data=measured: no training measures it yet; give a number")
     if getattr(objective, "coordinate", "frame") != "change":
         return
     needed = {
@@ -88,6 +88,12 @@ def _check_evaluation(config: RunConfig) -> None:
     evaluation, data = config.evaluation, config.data
     if evaluation.world_model is not None and evaluation.milestone != 1.0:
         raise UserError(f"evaluation.milestone={evaluation.milestone}: an agent (evaluation.world_model) keeps only its final world model")
+    if evaluation.weights == "ema" and evaluation.world_model is not None:
+        raise UserError(
+            "evaluation.weights=ema: an agent (evaluation.world_model) keeps no average of its weights; say evaluation.weights=last"
+        )
+    if evaluation.weights == "ema" and config.training.ema is None:
+        raise UserError("evaluation.weights=ema: the training keeps no average of its weights; add training.ema=0.999, or another decay")
     check_metrics(config)
     _at_most("conditioning.num_frames", config.conditioning.num_frames, "data.reference_context", data.reference_context)
     _at_most("evaluation.horizon", evaluation.horizon, "data.reference_horizon", data.reference_horizon)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diamond_bench.config import Sampler, TrainingConfig
 from diamond_bench.data.segments import Segments
+from diamond_bench.data.static import EpisodeSet
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.spaces import WorldSpec
 
@@ -122,6 +123,18 @@ class TrainedWorld(WorldModel, Protocol):
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """Its networks in the order in which they are trained."""
+        ...
+
+    def measure(self, episodes: EpisodeSet) -> None:
+        """Measures what its settings leave to be measured of the play that it will be trained on; called once, before the first update.
+
+        Raises UserError where there is nothing to measure.
+        """
+        ...
+
+    @property
+    def measured(self) -> Mapping[str, float]:
+        """The measured values by name; they are saved with the weights."""
         ...
 
     def call(self, state: State) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, TrainingConfig, chosen
+from diamond_bench.data.rms import change_rms, frame_rms
 from diamond_bench.data.segments import Segments, to_float
+from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.diffusion.objectives import Factored
 from diamond_bench.diffusion.samplers import Sampling, sample
 from diamond_bench.diffusion.schedules import check_sampler, nfe, sigmas
 from diamond_bench.diffusion.side_by_side import SideBySide
@@ -43,6 +46,8 @@ class Description:
     network: NetworkConfig
     num_actions: int
     """Number of Discrete actions; of others the width of their one-hots."""
+    sigma_data: float | None = field(default=None, compare=False)
+    """The measured value, for people; the one that is used lies with the weights. None where objective.sigma_data is a number."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,19 @@ class DiamondWorld(StackedWorld):
 
         return (Trainable("denoiser", self.denoiser, self.context + 1 + training.num_autoregressive_steps, loss),)
 
+    def measure(self, episodes: EpisodeSet) -> None:
+        """As `TrainedWorld.measure`: sigma_data, where the objective leaves it to be measured."""
+        objective = self.denoiser.objective
+        if isinstance(objective, Factored) and objective.config.sigma_data == "measured":
+            objective.set_sigma_data((change_rms if objective.config.coordinate == "change" else frame_rms)(episodes))
+
+    @property
+    def measured(self) -> Mapping[str, float]:
+        """As `TrainedWorld.measured`."""
+        objective = self.denoiser.objective
+        found = objective.sigma_data if isinstance(objective, Factored) else None
+        return {"sigma_data": found.item()} if isinstance(found, Tensor) else {}
+
     @torch.inference_mode()
     def call(self, state: State) -> None:
         """As `TrainedWorld.call`: the first denoiser call of a step."""
@@ -144,7 +162,8 @@ class DiamondWorld(StackedWorld):
         weights, description = folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE
         save_file(state, weights.with_suffix(".tmp"))
         weights.with_suffix(".tmp").replace(weights)
-        description.with_suffix(".tmp").write_text(json.dumps(to_plain(self.description), indent=1) + "\n")
+        content = to_plain(replace(self.description, sigma_data=self.measured.get("sigma_data")))
+        description.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
         description.with_suffix(".tmp").replace(description)
 
 

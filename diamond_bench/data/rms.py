@@ -1,0 +1,46 @@
+"""The root mean square of frames, or of their changes, over all play that a world model is trained on."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from diamond_bench.data.replay import ReplayEpisodes
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.errors import UserError
+
+_ROWS = 256
+"""Frames that are converted at once."""
+
+
+def frame_rms(episodes: EpisodeSet) -> float:
+    """Root mean square of all pixels, of frames in [-1, 1]: 0 is mid-grey. Raises UserError where it is 0."""
+    return _rms((2 * rows.int() - 255 for rows in _chunks(episodes, 0)), "frames that are not grey")
+
+
+def change_rms(episodes: EpisodeSet) -> float:
+    """Root mean square of all pixels' differences between a frame in [-1, 1] and the next one of its episode.
+
+    Raises UserError where it is 0.
+    """
+    return _rms((2 * (rows[1:].int() - rows[:-1].int()) for rows in _chunks(episodes, 1)), "two frames in a row that differ")
+
+
+def _rms(values: Iterator[Tensor], missing: str) -> float:
+    """Of whole numbers, 255 of which are 1. Sums are exact, so every device and every order gives the same number."""
+    total, count = 0, 0
+    for value in values:
+        total, count = total + int(value.square().sum(dtype=torch.int64)), count + value.numel()
+    if not total:
+        raise UserError(f"objective.sigma_data=measured: the training data has no {missing}; give a number")
+    return math.sqrt(total / count) / 255
+
+
+def _chunks(episodes: EpisodeSet, overlap: int) -> Iterator[Tensor]:
+    """Frames (n, 3, h, w) in order, up to _ROWS new ones at a time, never of two episodes; `overlap`: repeated from the chunk before."""
+    stride = episodes.stride if isinstance(episodes, ReplayEpisodes) else 1
+    for start, length in zip(episodes.starts.tolist(), episodes.lengths.tolist(), strict=True):
+        for first in range(0, length, _ROWS):
+            begin, end = max(0, first - overlap), min(length, first + _ROWS)
+            yield episodes.frames[start + begin * stride : start + (end - 1) * stride + 1 : stride]
