@@ -241,7 +241,7 @@ def test_averages_are_refused_where_none_is_kept():
     check_run(averaged)
     with pytest.raises(UserError, match=r"evaluation.weights=ema: an agent \(evaluation.world_model\) keeps no average"):
         check_run(replace(averaged, evaluation=replace(averaged.evaluation, world_model="an agent")))
-    with pytest.raises(UserError, match="training.ema=0.9: an agent keeps no average"):
+    with pytest.raises(UserError, match=r"training.ema=0.9: an agent keeps no average"):
         check_run(averaged, "agent")
 
 

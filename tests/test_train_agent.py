@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from small_agents import small_agent_config as with_long_segments
 
 from diamond_bench.costs.train_agent import num_epochs, updates
+from diamond_bench.data.replay import Replay
+from diamond_bench.data.rms import change_rms
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
@@ -119,6 +121,23 @@ def test_the_initial_collection_goes_on_until_rare_rewards_were_seen(tmp_path: P
     config = small_agent_config(f"agent.initial_rare_rewards={rare}", *_NO_UPDATES)
     result, _, _ = run_through(config, tmp_path / "job")
     assert result.info["initial_steps"] == (30 if rare == 0 else 40)
+
+
+def test_sigma_data_is_measured_once_from_the_initial_collection(tmp_path: Path) -> None:
+    keys = (
+        "objective.coordinate=change",
+        "objective.sigma_data=measured",
+        "objective.sigma_offset_noise=0",
+        "objective.quantization=round",
+    )
+    config = small_agent_config(*keys, "sampler.quantization=round", "agent.budget=50", "agent.initial_rare_rewards=0", *_NO_UPDATES)
+    result, attempts, _ = run_through(config, tmp_path, stopping_at([1, 2]))
+    assert attempts == 3
+    assert result.info["initial_steps"] == 30
+    found = result.info["sigma_data"]
+    assert found == pytest.approx(change_rms(Replay.load(tmp_path / "checkpoint", 30, 50, 16).episodes))
+    assert found != pytest.approx(change_rms(Replay.load(tmp_path / "checkpoint", 50, 50, 16).episodes))
+    assert json.loads((tmp_path / "agent" / "denoiser" / "model.json").read_text())["sigma_data"] == found
 
 
 def test_test_games_select_nothing_and_are_not_counted(whole: tuple[Result, Path], tmp_path: Path) -> None:

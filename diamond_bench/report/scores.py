@@ -156,8 +156,9 @@ class Scores:
         """The checkpoint that was evaluated, where that is known: evaluations of one checkpoint are paired."""
         trainings = [ref.id for ref in point.jobs.values() if ref.kind.startswith("train_")]
         settings = self._facts.configs.get(point.variant)
-        chosen = (str(settings.get(f"evaluation.{key}", "")) for key in ("milestone", "weights"))
-        return " ".join([*trainings, *chosen]) if trainings and settings else ""
+        if not trainings or not settings:
+            return ""
+        return " ".join([*trainings, *(str(settings.get(f"evaluation.{key}")) for key in ("milestone", "weights"))])
 
 
 def shares_of(values: "Array", copied: "Array") -> "Array":
