@@ -13,12 +13,13 @@ from analysis.figures import RC, Style, styles
 
 
 def learning_figure(points: pd.DataFrame) -> Figure:
-    """Mean return of the tests against real environment steps: a panel for each game, a line for each variant.
+    """Mean return of the tests against real environment steps: one panel for each game and one line for each variant.
 
-    A line has a band over seeds where there are at least 3.
+    A line has a band over seeds if there are at least 3.
 
-    `points`: columns game, variant, seed, test (its number, from 0), real_steps, value (raw return), one row a test of a run. Seeds are
-    averaged test by test, and stand at their mean number of real steps. Raises ValueError without points, or for a value not finite.
+    `points` has columns game, variant, seed, test (its number, from 0), real_steps, value (raw return), with one row for each test of a
+    run. Seeds are averaged test by test, at their mean number of real steps. Raises ValueError without points, or for a value that is not
+    finite.
     """
     if points.empty:
         raise ValueError("no test returns to draw")

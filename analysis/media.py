@@ -1,4 +1,4 @@
-"""Videos of imagined beside true frames."""
+"""Videos that show imagined and true frames next to each other."""
 
 import contextlib
 import os
@@ -22,7 +22,8 @@ _FEWEST_FRAMES = 8
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` (same suffix) to write to; it becomes `path` when the block ends well, and vanishes otherwise."""
+    """A temporary path in the folder of `path`, with the same suffix. It is renamed to `path` if the block succeeds, and removed
+    otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

@@ -45,11 +45,8 @@ class IntervalPanel:
 def interval_figure(
     panels: Sequence[IntervalPanel], names: Sequence[str], hollow_label: str = "", order: Sequence[str] = (), uniform: bool = False
 ) -> Figure:
-    """Values with intervals: a row a name, from the top; a panel a quantity. A name that a panel lacks has an empty row there.
-
-    `hollow_label`: what a hollow diamond means; shown in a legend where there is one. `order`: names that have the same look in every
-    figure; `uniform`: all rows look the same. Raises ValueError without panels or names.
-    """
+    """Values with intervals: one row for each name, from the top, and one panel for each quantity. A name that a panel lacks has an empty
+    row there."""
     if not panels or not names:
         raise ValueError("no intervals to draw")
     one = styles(["all"])["all"]
@@ -154,10 +151,8 @@ def efficiency_figure(lines: Mapping[str, EfficiencyLine], ylabel: str = "IQM of
 def per_game_figure(
     games: Mapping[str, Mapping[str, Interval]], xlabel: str = "human-normalised score", order: Sequence[str] = ()
 ) -> Figure:
-    """Bars with intervals: a panel a game, each with a scale of its own, a bar a method (the order of their first appearance).
-
-    `order` as in `interval_figure`. Raises ValueError without games.
-    """
+    """Bars with intervals: one panel for each game with its own scale, and one bar for each method, in the order of their first
+    appearance."""
     if not games:
         raise ValueError("no games to draw")
     names = list(dict.fromkeys(name for of_game in games.values() for name in of_game))
@@ -213,11 +208,7 @@ class TrajectoryBlock:
 
 
 def side_by_side_figure(true: Frames, blocks: Sequence[TrajectoryBlock], times: Sequence[int]) -> Figure:
-    """Trajectories of several models beside each other: a block a model, a row a setting, the true frames on top of each block.
-
-    `times` are the columns; 1 is the first imagined frame. A block that lacks a row has an empty one. Raises ValueError at frames of
-    another dtype or shape than the true ones', or a t outside 1..T.
-    """
+    """Trajectories of several models: one block for each model with one row for each setting, and the true frames on top of each block."""
     for block in blocks:
         for name, frames in {"true": true, **block.imagined}.items():
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape != true.shape:

@@ -47,7 +47,7 @@ class StatePanel:
 
     title: str
     label: str
-    """Of the y axis, with its unit."""
+    """Label of the y axis, with its unit."""
     curves: Mapping[str, Curve]
     """A line and band a variant."""
     copy_last: ArrayLike | None = None

@@ -1,4 +1,4 @@
-"""Variants side by side where nothing orders them: a row a variant, a panel a metric."""
+"""Variants without an order next to each other: one row for each variant and one panel for each metric."""
 
 from collections.abc import Mapping
 

@@ -1,1 +1,1 @@
-"""Tables and figures of the paper, each from results."""
+"""Tables and figures of the paper, each built from results."""

@@ -18,14 +18,14 @@ _TITLES = {"mean": "mean", "iqm": "IQM", "median": "median", "optimality_gap": "
 PRINTED = "as printed in the DIAMOND paper, where it differs"
 _SAME = 0.0005
 _OF_MEANS = ("mean", "median")
-"""Aggregates that are the same of the means of games as of their runs."""
+"""Aggregates whose value is the same for means of games as for runs."""
 
 
 def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: bool = False) -> Made:
-    """A panel an aggregate, a row a method; intervals are 95% stratified bootstrap over runs.
+    """One panel per aggregate and one row per method. Intervals are 95% stratified bootstrap over runs.
 
-    Methods of which only means are known get points without intervals for mean and median, which are those of runs, and no IQM or gap
-    of runs; `printed` shows the paper's own number as a hollow diamond where it is another, or the only one.
+    Methods of which only means are known get points without intervals for mean and median, which equal those of runs, and no IQM or gap of
+    runs. `printed` adds the paper's own number as a hollow diamond if it differs, or is the only one.
     """
     from analysis.aggregates import REPLICATES, intervals, point_estimates
     from analysis.figures import annotate

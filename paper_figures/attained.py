@@ -1,4 +1,4 @@
-"""How often rliable's nominal 95% intervals hold the true value, for footnotes and captions of the figures that keep them."""
+"""How often rliable's nominal 95% intervals contain the true value, for footnotes and captions of the figures that use them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -24,7 +24,7 @@ BASIS = (
 
 
 def attained(matrix: "np.ndarray") -> "dict[str, Attained]":
-    """By aggregate, the attained coverage of the percentile interval for HNS (runs, games). Equal matrices are simulated once.
+    """The attained coverage of the percentile interval for HNS (runs, games), by aggregate. Equal matrices are simulated once.
 
     Raises ScoreError below three runs.
     """
@@ -52,7 +52,7 @@ def attained_words(matrix: "np.ndarray", titles: Mapping[str, str]) -> str:
 
 
 def range_of_levels(matrices: Iterable["np.ndarray"], names: Sequence[str]) -> str:
-    """For a caption: the least and the greatest attained level of these aggregates over matrices; empty without matrices."""
+    """For a caption: the lowest and highest attained level of these aggregates over matrices; empty without matrices."""
     levels = [attained(matrix)[name].level for matrix in matrices for name in names]
     if not levels:
         return ""

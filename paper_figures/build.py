@@ -1,4 +1,4 @@
-"""From names of artifacts to files: everything is made in memory first, so that a mistake leaves nothing half done."""
+"""Builds artifacts by name. Everything is made in memory first, so that a mistake leaves nothing half done."""
 
 import importlib.metadata
 import io
@@ -35,13 +35,15 @@ def build_paper(
     progress: Progress,
     methods: Sequence[str] = (),
 ) -> list[Path]:
-    """Makes tables and figures of the paper in `out`; returns the files of the artifacts, then all.tex and the index.
+    """Makes tables and figures of the paper in `out`. Returns the files of the artifacts, then all.tex and the index.
 
-    `artifacts` are names of the registry (`all`, or none: every one), `results` swept studies (STUDY or STUDY:SCALE) whose finished jobs
-    are shown beside the published numbers, `scores` a CSV of a user's own methods, `methods` published methods that the paper lacks.
-    `progress` gets (done, total, what comes next). Artifacts that an earlier call left in `out` stay, in all.tex and index too. Raises
-    UserError, with nothing written, for an unknown artifact or method, scores of training episodes in a ranking, a study unknown or never
-    swept, a damaged file, malformed scores or a folder that cannot be written.
+    `artifacts` are names of the registry; `all`, or none, means every one. `results` are swept studies (STUDY or STUDY:SCALE) whose
+    finished jobs are shown next to the published numbers. `scores` is a CSV file with a user's own methods. `methods` are published methods
+    that the paper lacks. `progress` is called with (done, total, what comes next). Artifacts that an earlier call left in `out` stay, also
+    in all.tex and the index.
+
+    Raises UserError, with nothing written, for an unknown artifact or method, scores of training episodes in a ranking, a study that is
+    unknown or was never swept, a damaged file, malformed scores, or a folder that cannot be written.
     """
     names = wanted(artifacts)
     _require_writable(out)
@@ -140,7 +142,7 @@ def _made_by() -> str:
 
 
 def _write(out: Path, contents: dict[str, bytes], stale: set[str]) -> list[Path]:
-    """Writes what differs; removes files of artifacts made anew that these no longer have."""
+    """Writes the files that differ, and removes files that the artifacts had before and no longer have."""
     try:
         for name, data in contents.items():
             path = out / name

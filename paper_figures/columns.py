@@ -1,4 +1,4 @@
-"""Sets of scores as the score tables and figures use them: published methods, a user's CSV, the agents of studies."""
+"""The sets of scores in score tables and figures: published methods, a user's CSV file, and agents of studies."""
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,29 +24,29 @@ class Column:
     cells: "Mapping[str, float]"
     """Mean raw score by game."""
     frame: "pd.DataFrame | None"
-    """Columns of analysis.scores with hns: runs, or one mean a game."""
+    """Columns of analysis.scores with hns: runs, or one mean per game."""
     notes: tuple[str, ...]
     sources: tuple[Mapping[str, Any], ...]
     method: Method | None = None
-    """None for a user's own and for agents of studies."""
+    """The method; None for a user's own scores and for agents of studies."""
     study: StudyResults | None = None
-    """Of an agent: its study."""
+    """The study of an agent."""
     variant: str = ""
-    """Of an agent: its name in that study."""
+    """The name of an agent in its study."""
 
     @property
     def scale(self) -> str:
-        """Of an agent's study; empty for all else."""
+        """Notes of an agent's study; empty for all other columns."""
         return "" if self.study is None else self.study.plan.scale
 
     @property
     def drawn(self) -> str:
-        """Its label in a figure, beside published methods: no watermark may lie across these."""
+        """Its label in a figure with published methods, which no watermark may cover."""
         return self.one_line + (": no finding" if self.scale and watermark(self.scale) else "")
 
     @property
     def competes(self) -> bool:
-        """Whether its numbers may be the best of a row: not at a scale other than the paper's."""
+        """Whether its numbers may be the best of a row; false at scales other than the paper's."""
         return self.scale in ("", "paper")
 
     @property
@@ -56,11 +56,11 @@ class Column:
 
     @property
     def has_runs(self) -> bool:
-        """Whether scores of single runs are known, of every game there is."""
+        """Whether scores of single runs are known for every game it has."""
         return self.frame is not None and bool(self.frame["seed"].notna().all())
 
     def matrix(self, games: Sequence[str] | None = None) -> "np.ndarray":
-        """HNS (runs, games). Raises ScoreError where games are missing, runs are unequal, or protocols mixed."""
+        """HNS (runs, games). Raises ScoreError if games are missing, numbers of runs differ, or protocols are mixed."""
         from analysis.scores import ScoreError, score_matrix
 
         if self.frame is None:
@@ -69,7 +69,7 @@ class Column:
 
 
 def published(method: Method, iqm: bool = True) -> Column:
-    """A published method; its frame holds runs where there are any, else the means of its cells. `iqm`: whether an IQM is shown."""
+    """A published method. Its frame holds runs if there are any, else the means of its cells. `iqm` says whether an IQM is shown."""
     from analysis.scores import footnotes, select, with_hns
     from analysis.scores import published as shipped
 
@@ -93,9 +93,9 @@ def of_runs(method: Method, iqm: bool = True) -> Column:
 
 
 def own(inputs: Inputs, shown: Collection[Method] = ()) -> list[Column]:
-    """The columns that the user asks for: published methods (but for those `shown` anyway), methods of the score file, agents of studies.
+    """The columns that the user asks for: published methods (except those `shown` anyway), methods of the score file, agents of studies.
 
-    There is a column for each variant of a study.
+    Each variant of a study has its own column.
     """
     asked = [of_runs(method) for method in inputs.methods if method not in shown]
     more = [replace(column, label=f"{column.label}\n({column.method.runs})") for column in asked if column.method is not None]
@@ -143,7 +143,7 @@ def _of_study(study: StudyResults) -> Iterator[Column]:
 
 
 def _outcomes(study: StudyResults, jobs: Iterable[str]) -> Iterator[str]:
-    """What the runs came to, as ranges over them: a score of episodes that were cut, or of fewer real steps, is another score."""
+    """The outcomes of the runs as ranges: a score of episodes that were cut, or of fewer real steps, is a different score."""
     records = [record for job in jobs if (record := _record(study, job))]
     for name, unit in (("episodes_cut", "episodes cut at the most steps"), ("real_steps", "real steps of training")):
         known = [int(record[name]) for record in records if record.get(name) is not None]
@@ -163,9 +163,9 @@ def _record(study: StudyResults, job: str) -> dict[str, Any]:
 def beside(
     columns: Sequence[Column], games: Sequence[str] | None = None, iqm: Collection[Column] = (), intervals: bool = False
 ) -> list[str]:
-    """Footnotes of columns that stand beside each other; those whose scores are mixed have a footnote of their own, that says so.
+    """Footnotes of columns in one table or figure. Columns whose scores are mixed have a footnote of their own about it.
 
-    `iqm` and `intervals` say what is shown: the columns with an IQM, and whether there are intervals.
+    `iqm` has the columns with an IQM, and `intervals` says whether intervals are shown.
     """
     from analysis.scores import ScoreError, between_footnotes, runs_by_game
 
@@ -179,7 +179,7 @@ def beside(
 
 
 def no_findings(columns: Sequence[Column]) -> str:
-    """For the caption of a figure with these columns beside published ones: which of them show no finding; empty where all do."""
+    """For the caption of a figure that shows these columns together with published ones: which of them show no finding. Empty if all do."""
     scales = dict.fromkeys(column.scale for column in columns if column.scale and watermark(column.scale))
     return f" Scale {', '.join(scales)}: shows the plumbing, not a finding." if scales else ""
 

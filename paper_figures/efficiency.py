@@ -1,4 +1,4 @@
-"""From the courses of runs to one line of a sample-efficiency figure: the IQM of human-normalised scores against real steps."""
+"""Computes a line of a sample-efficiency figure from runs: the IQM of human-normalised scores against real steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ _MOST_POINTS = 100
 
 @dataclass(frozen=True)
 class Found:
-    """One line, and what it rests on."""
+    """One line, and the runs it is computed from."""
 
     line: "EfficiencyLine"
     games: int
     runs: int
     problem: str
-    """Why there is no band; empty where there is one."""
+    """Why there is no band; empty if there is one."""
     attained: float = float("nan")
-    """How often the band at the last number of real steps holds the true value, by simulation; NaN where there is no band."""
+    """How often the band at the last number of real steps contains the true value, by simulation; NaN without a band."""
 
 
 def pooled(courses: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> Found:
     """The IQM over runs and games, at numbers of real steps that all runs reached. A run's score holds until its next one.
 
-    `courses` are the runs of each game, each (rising numbers of real steps, raw score at each). Raises ScoreError where the games have
+    `courses` has the runs of each game, each as (rising numbers of real steps, raw score at each). Raises ScoreError if the games have
     unequal numbers of runs, a game has no published human score, or the runs share no number of steps.
     """
     import numpy as np

@@ -1,4 +1,4 @@
-"""Figure 3: trajectories imagined by a DDPM beside those of an EDM world model, a row each number of denoising steps."""
+"""Figure 3: trajectories imagined by a DDPM and by an EDM world model, with one row per number of denoising steps."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Figure 4: what one denoising step imagines, against several: in Boxing the opponent blurs."""
+"""Figure 4: frames imagined with one denoising step and with several. In Boxing the opponent blurs."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -15,14 +15,14 @@ _COLUMNS = 9
 
 
 def _with_boxing(group: Group) -> str:
-    """The study's command with Boxing added to its games: a plan at the same scale takes the earlier one's place."""
+    """The study's command with Boxing added to its games. A plan at the same scale replaces the earlier one."""
     games = dict.fromkeys([*(point.game for point in group.study.plan.points), GAME])
     words = [word for word in shlex.split(group.study.plan.command) if not word.startswith("games=")]
     return shlex.join([*words, f"games=[{','.join(games)}]"])
 
 
 def make(inputs: Inputs) -> Made:
-    """A figure a study: of Boxing where it is finished, else of the game there is, which is said."""
+    """One figure per study: of Boxing if it is finished, else of another game, with a note."""
     from analysis.figures import annotate, trajectory_figure
 
     figures: dict[str, Figure] = {}

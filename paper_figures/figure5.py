@@ -4,6 +4,6 @@ from paper_figures.parts import Inputs, Lack, Made
 
 
 def make(inputs: Inputs) -> Made:
-    """Nothing but the reason."""
+    """Returns only the reason."""
     reason = "frames imagined by IRIS: they need its trained tokenizer and transformer, which this project neither has nor trains"
     return Made(lacks=(Lack(reason),))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def make(inputs: Inputs) -> Made:
-    """A figure for each pair of arms and each game; of studies with one arm, a figure of that arm. Band: one standard deviation."""
+    """One figure for each pair of arms and each game, or for the single arm of a study. The band is one standard deviation."""
     import numpy as np
     import pandas as pd
 
@@ -41,7 +41,7 @@ def make(inputs: Inputs) -> Made:
         figures[name] = annotate(drift_figure(panels, ordered=True), caption, watermark(group.study.plan.scale))
         notes.append(f"{name}: {caption}.")
     shown: list[Group] = [*paired, *single]
-    lacks = [] if paired else [inputs.lack("diffusion_objective", "drift of DDPM beside EDM", "figure8")]
+    lacks = [] if paired else [inputs.lack("diffusion_objective", "drift of DDPM and EDM", "figure8")]
     sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
     data = pd.concat(tidy) if tidy else None
     return Made(figures=figures, data=data, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))

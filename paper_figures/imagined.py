@@ -1,4 +1,4 @@
-"""What studies imagined, as the figures of frames and of drift take it: which jobs, which rows, read from their files."""
+"""Imagined frames and drift of studies for figures: selects jobs and rows, and reads their files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ class Group:
 
     @property
     def arm(self) -> str:
-        """What the arms have in common, such as `controlled/ k=1`."""
+        """The common part of the arms' names, such as `controlled/ k=1`."""
         arms = list(self.arms.values())
         return arms[0] if len(arms) == 1 else arms[0].replace("ddpm", "")
 
     @property
     def caption(self) -> str:
-        """What every figure of it says."""
+        """Notes that every figure of it needs."""
         where = [f"{name} = {value}" for name, value in self.at.items()]
         arms = [f"arms {' and '.join(self.arms.values())}"] if any(self.arms.values()) else []
         return "; ".join([f"{self.study.plan.study}, {self.game}", *arms, *where, f"scale {self.study.plan.scale}", *self.study.notes])
@@ -56,7 +56,8 @@ class Group:
 
 
 def pairs(inputs: Inputs) -> Iterator[Group]:
-    """Groups with an arm of DDPM beside the same arm of EDM: `group/ddpm ...` and `group/edm ...`; samplers crossed (`+`) are apart."""
+    """Groups that pair an arm of DDPM with the corresponding arm of EDM: `group/ddpm ...` and `group/edm ...`. Crossed samplers (`+`) form
+    groups of their own."""
     for study in inputs.studies:
         arms = list(dict.fromkeys(point.arm for point in study.plan.points))
         for arm in arms:
@@ -89,9 +90,9 @@ def _groups(study: StudyResults, arms: Mapping[str, str]) -> Iterator[Group]:
 
 
 def frames(inputs: Inputs, group: Group) -> "tuple[np.ndarray, dict[str, dict[str, np.ndarray]], int]":
-    """The true frames of one held-out trajectory, and what was imagined of it: by title of arm, by row (`n = 3`); and the run's seed.
+    """The true frames of one held-out trajectory, what was imagined by title of arm and by row (`n = 3`), and the run's seed.
 
-    The seed is the lowest that every row has. Raises ValueError where there is none, or rows are of different true trajectories.
+    The seed is the lowest that every row has. Raises ValueError if there is none, or if rows belong to different true trajectories.
     """
     import numpy as np
 
@@ -114,7 +115,7 @@ def frames(inputs: Inputs, group: Group) -> "tuple[np.ndarray, dict[str, dict[st
 
 
 def arrays(inputs: Inputs, point: Point, file: str, *names: str) -> "dict[str, np.ndarray]":
-    """Arrays of an evaluation's file. Where it is damaged, raises UserError and sets the job aside: the next sweep makes it anew."""
+    """Arrays of an evaluation's file. If the file is damaged, raises UserError and sets the job aside; the next sweep repeats it."""
     return stored_arrays(inputs.store, point.jobs["evaluation"], file, *names)
 
 

@@ -1,4 +1,4 @@
-"""index.json and index.md: where every artifact came from, its footnotes, and what is lacking."""
+"""index.json and index.md: the source of every artifact, its footnotes, and what is missing."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _MOST_JOBS = 6
 
 
 def read_index(out: Path) -> dict[str, Entry]:
-    """The entries of an earlier call, by artifact. Raises UserError where index.json is something else."""
+    """The entries of an earlier call, by artifact. Raises UserError if index.json is something else."""
     file = out / "index.json"
     try:
         content = read_json(file)

@@ -1,4 +1,4 @@
-"""What the command line names, looked up and checked before anything is drawn: studies in the store, a user's scores."""
+"""Finds and checks everything that the command line names before anything is drawn: studies in the store, and a user's scores."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def load_inputs(results: Sequence[str], scores: Path | None, store: Store, metho
 
 
 def _sound_plans(store: Store) -> list[SavedPlan]:
-    """Plans nobody asked for: a damaged one is no concern of this call."""
+    """Plans that were not asked for. A damaged one does not matter to this call."""
     found = []
     for file in sorted((store.root / "studies").glob("*/*/plan.json")):
         try:
@@ -37,7 +37,7 @@ def _sound_plans(store: Store) -> list[SavedPlan]:
 
 
 def find(text: str, store: Store) -> SavedPlan:
-    """The swept plan that STUDY, STUDY:SCALE or the path of a study's file names. Raises UserError where there is none, or several."""
+    """The swept plan that STUDY, STUDY:SCALE or the path of a study's file names. Raises UserError if there is none, or several."""
     name, colon, scale = text.rpartition(":")
     if not colon or scale.rstrip("*") not in SCALES:
         name, scale = text, ""
@@ -58,11 +58,11 @@ def find(text: str, store: Store) -> SavedPlan:
 
 
 def load(plan: SavedPlan, store: Store) -> StudyResults:
-    """A study's finished jobs. Raises UserError for a damaged one: figures of what is left would be of another study."""
+    """A study's finished jobs. Raises UserError for a damaged one: figures without it would show a different study."""
     for ref in plan.jobs:
         damage = store.damage(ref)
         if damage:
-            raise UserError(f"{damage}; make it anew with: {plan.command}")
+            raise UserError(f"{damage}; repeat it with: {plan.command}")
     results = finished_results(plan, store)
     table = collect(plan, store, results)
     return StudyResults(plan, table, {ref.id: result for ref, result in results.items()}, (*unverified_plan(plan), *mixtures(table)))

@@ -1,4 +1,4 @@
-"""Text to LaTeX that pdflatex takes with its default encoding, and the document that includes every table and figure."""
+"""Converts text to LaTeX that pdflatex accepts with its default encoding, and writes the document that includes every table and figure."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ _ACCENTS = {
     "\u0328": "k",
 }
 _LIGATURES = "-'"
-"""Characters of which TeX makes another where two follow each other: -- would be an en dash, '' a quotation mark."""
+"""Characters that TeX replaces if two follow each other: -- would become an en dash, and '' a quotation mark."""
 _NO_OGONEK = "\u0328"  # \k is not in the default encoding
 
 

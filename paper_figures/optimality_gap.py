@@ -1,4 +1,4 @@
-"""Median and optimality gap of every published method: the aggregates that the paper does not print."""
+"""Median and optimality gap of every published method, which the paper does not print."""
 
 from paper_figures.aggregate_figure import aggregate_figure
 from paper_figures.columns import of_runs, own, published

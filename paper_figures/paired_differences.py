@@ -20,7 +20,7 @@ _NUMBERS = {
 
 
 def make(inputs: Inputs) -> Made:
-    """One table over all studies asked for, the primary metric of each, and a figure a study."""
+    """One table for all requested studies with the primary metric of each, and one figure per study."""
     if not inputs.studies:
         return Made(
             lacks=(Lack("studies: none was asked for; name swept ones with --results", "diamond-bench sweep sampling_steps scale=small"),)

@@ -1,4 +1,4 @@
-"""What an artifact is made from and what comes out of it: the types that every module of this room shares."""
+"""Inputs and outputs of artifacts: the types that all modules of this package share."""
 
 import itertools
 import shlex
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEED = 0
-"""Of every bootstrap here."""
+"""Seed of every bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class StudyResults:
     table: "pd.DataFrame"
     """The tidy table (`studies.results.collect`)."""
     results: Mapping[str, StoredResult]
-    """By job id, of every job in the table."""
+    """Results by job id, for every job in the table."""
     notes: tuple[str, ...]
-    """Mixed revisions or precisions."""
+    """Notes on mixed revisions or precisions."""
 
     @property
     def name(self) -> str:
-        """As tables and figures call it; the scale is always said."""
+        """The name in tables and figures, which always includes the scale."""
         return f"{self.plan.study} (scale {self.plan.scale})"
 
     @property
@@ -44,13 +44,13 @@ class StudyResults:
         return (*self.notes, *([f"{self.name}: {self.plan.note.strip()}"] if self.plan.note.strip() else []))
 
     def label(self, variant: str) -> str:
-        """A variant's row, column or line."""
+        """Label of a variant's row, column or line."""
         return f"{self.plan.study}: {variant} (scale {self.plan.scale})"
 
 
 @dataclass(frozen=True)
 class Lack:
-    """What an artifact has no data for, why, and the command that would make it (none where there is no such command)."""
+    """Missing data of an artifact, the reason, and the command that would create it (None if there is no such command)."""
 
     what: str
     command: str = ""
@@ -66,12 +66,12 @@ class Inputs:
     methods: tuple[Method, ...] = ()
     """Published methods outside the paper that were asked for: columns of the score tables and figures."""
     curves: tuple[str, ...] = ()
-    """Methods asked for of which only curves of training episodes are published."""
+    """Requested methods with published curves of training episodes only."""
     swept: tuple[tuple[str, str], ...] = ()
     """(study, scale) of every plan in the store, asked for or not."""
 
     def lack(self, study: str, what: str, artifact: str, scale: str = "small") -> Lack:
-        """That a study has not run, or was not asked for, and the command that mends it."""
+        """Reports that a study has not run, or was not requested, with the command that corrects this."""
         scales = [found for name, found in self.swept if name == study]
         asked = [results for results in self.studies if results.plan.study == study]
         if scales and not asked:
@@ -146,7 +146,7 @@ def study_source(results: StudyResults, jobs: "Mapping[str, None] | list[str]") 
 
 
 def watermark(scale: str) -> str:
-    """What stands across figures of scales that show no finding."""
+    """The watermark of figures at scales that show no finding."""
     return "" if drawing.is_finding(scale) else f"scale {scale}: shows the plumbing, not a finding"
 
 

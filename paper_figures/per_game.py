@@ -1,4 +1,4 @@
-"""Every game's human-normalised score, a bar a method, with intervals over runs."""
+"""Human-normalised scores by game, one bar for each method, with intervals over runs."""
 
 from paper_figures.columns import beside, no_findings, of_runs, own, published
 from paper_figures.methods import LOOKS, WORLD_MODELS
@@ -9,7 +9,7 @@ _CONFIDENCE = 0.95
 
 
 def make(inputs: Inputs) -> Made:
-    """The paper's world models, then the user's own; games that a method lacks have no bar of it."""
+    """The paper's world models, then the user's own. A method has no bar for a game that it lacks."""
     import numpy as np
     import pandas as pd
     from scipy import stats

@@ -1,4 +1,4 @@
-"""Every table and figure that `diamond-bench paper` makes: one line an artifact, one module each."""
+"""Every table and figure that `diamond-bench paper` makes: one line and one module per artifact."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class Artifact:
 ARTIFACTS: dict[str, Artifact] = {
     "table1": Artifact("Table 1: scores of world models on 26 Atari games", "table1", ranks=True),
     "figure2": Artifact("Figure 2: mean and IQM of human-normalised scores", "figure2", ranks=True),
-    "figure3": Artifact("Figure 3: imagined trajectories, DDPM beside EDM", "figure3"),
+    "figure3": Artifact("Figure 3: imagined trajectories of DDPM and EDM", "figure3"),
     "figure4": Artifact("Figure 4: one denoising step against several", "figure4"),
     "figure5": Artifact("Figure 5: consecutive frames of IRIS and DIAMOND", "figure5"),
     "table4": Artifact("Table 4: parameters, training time, mean HNS", "table4", ranks=True),

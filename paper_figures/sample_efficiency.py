@@ -18,7 +18,7 @@ from paper_figures.training import rounds, trained
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PUBLISHED = Lack("curves of the other published methods: their scores along training are not at hand, only those at its end")
+_PUBLISHED = Lack("curves of the other published methods: their scores along training are not available, only those at its end")
 _BASIS = (
     "IQM of HNS over runs and games, of the test games played so far at a number of real steps: a run's score holds until its next "
     "round of test games. They select nothing, and are fewer than those of a final score."
@@ -28,10 +28,7 @@ _KINDS_DIFFER = "returns of training episodes do not compare with scores of test
 
 
 def make(inputs: Inputs) -> Made:
-    """A figure a study of agents, a line a variant, and the published curves, in a figure for each kind of episodes.
-
-    Methods that the user asks for are lines of the studies' figures too. Lines that cannot be honestly pooled are left out, with a note.
-    """
+    """One figure per study of agents with a line for each variant, and the published curves in one figure for each kind of episodes."""
     import pandas as pd
 
     figures: dict[str, Figure] = {}

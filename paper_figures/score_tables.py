@@ -1,4 +1,4 @@
-"""A table of scores: a row a game, a column a method, aggregates below, computed here and as printed."""
+"""A table of scores with one row per game and one column per method. Aggregates follow, computed here and as printed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -67,7 +67,7 @@ _Found = tuple[JobRef, Profile, StoredResult]
 
 
 def _profiles(store: Store) -> tuple[list[_Found], list[Lack]]:
-    """The finished profiles of a store, by device and precision; one that is damaged is told as a lack."""
+    """The finished profiles of a store, by device and precision. A damaged one is reported as missing."""
     found, lacks = [], []
     for ref in store.refs():
         if ref.kind != "profile" or store.state(ref).status not in ("done", "damaged"):
@@ -84,7 +84,7 @@ def _profiles(store: Store) -> tuple[list[_Found], list[Lack]]:
 
 
 def _head(ref: JobRef, config: Profile) -> Head:
-    """Device and precision, and what the reader must know of this column."""
+    """Device and precision, and notes on this column."""
     notes = [f"Job {ref.id}, game {config.training.game}, seed {config.training.seed}, {config.executed}, scale {config.scale}."]
     different = "; ".join(f"{key} {mine} (the paper: {theirs})" for key, mine, theirs in differences(config.training))
     if different:

@@ -1,4 +1,4 @@
-"""Table 6: scores of search and model-free methods beside DIAMOND's."""
+"""Table 6: scores of search and model-free methods, with DIAMOND's."""
 
 from paper_figures.columns import own, published
 from paper_figures.methods import DIAMOND, OTHERS

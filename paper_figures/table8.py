@@ -20,7 +20,7 @@ _PRINTED = (
     ("DIAMOND frame-stack", (9.6, 34.8, 0.107), (16.7, 80.3, 0.058), 7.4, 122),
     ("DIAMOND cross-attention", (11.6, 81.4, 0.125), (35.2, 299.9, 0.119), 2.5, 184),
 )
-"""Method; FID, FVD, LPIPS on CS:GO and on motorway driving; frames a second on an A6000; million parameters. As printed."""
+"""The printed rows: method, FID, FVD and LPIPS on CS:GO and on motorway driving, frames per second on an A6000, and million parameters."""
 _SETTING = (
     "Rows of the paper: 64 × 64, 6 past frames, 20 denoising steps, 1024 clips of 16 frames, rate on an A6000. They are other data, "
     "lengths and numbers of images than rows of studies, which FID and FVD depend on: read down one data set, never across."
@@ -30,7 +30,7 @@ _NO_FVD = "FVD of studies: no job measures it yet, so the column is empty there.
 
 
 def make(inputs: Inputs) -> Made:
-    """The printed rows, two a method; then a row for each variant and game of world-model studies."""
+    """The printed rows, two for each method, then a row for each variant and game of world-model studies."""
     rows: list[tuple[Cell, ...]] = []
     for data in (0, 1):
         for name, *both, rate, millions in _PRINTED:
@@ -62,7 +62,7 @@ def _numbers(study: StudyResults) -> "pd.DataFrame":
 
 
 def _batches(store: Store, job: str) -> Iterator[int]:
-    """How many trajectories an evaluation imagined at once; nothing where its config is of another version."""
+    """Number of trajectories that an evaluation imagined at once; None if its config belongs to another version."""
     try:
         config = store.spec(JobRef("evaluate_world_model", job)).config
     except UserError:
@@ -71,7 +71,7 @@ def _batches(store: Store, job: str) -> Iterator[int]:
 
 
 def _rows(study: StudyResults, store: Store) -> list[tuple[Cell, ...]]:
-    """A row a variant and game: means over seeds."""
+    """One row for each variant and game: means over seeds."""
     found: list[tuple[Cell, ...]] = []
     numbers = _numbers(study)
     for (variant, game), of in numbers.groupby(["variant", "game"], sort=False):

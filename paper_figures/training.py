@@ -1,4 +1,4 @@
-"""The trainings behind the agents of a study: which jobs, how large the agents are, how long they took, how they fared on the way."""
+"""The trainings behind the agents of a study: their jobs, the agents' sizes, their durations, and their test scores during training."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def _parameters(store: Store, point: Point) -> int:
     try:
         agent = build(AgentDescription, read_json(file))
     except (OSError, TypeError, DamagedFile, UserError) as error:
-        raise UserError(f"{file} is damaged ({error}); run the study's sweep again, which makes it anew") from None
+        raise UserError(f"{file} is damaged ({error}); run the study's sweep again, which repeats the job") from None
     given = ActionSpec.discrete(agent.num_actions), FrameSpec.square(agent.frame_size)
     policy = actor_critic_cost(agent.actor_critic, *given)
     if agent.model_free:

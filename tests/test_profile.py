@@ -253,7 +253,7 @@ def test_a_profile_of_another_version_is_refused_in_words(store: Store, ref: Job
     result = store.result(ref)
     older = [{name: value for name, value in line.items() if name != "seconds"} for line in result.info["lines"]]
     for info in ({}, {"lines": older}):
-        with pytest.raises(UserError, match="another version of diamond-bench; measure anew with seed=1"):
+        with pytest.raises(UserError, match="another version of diamond-bench; measure again with seed=1"):
             lines_of(replace(result, info=info))
 
 
@@ -270,7 +270,7 @@ def test_a_stopped_profile_says_how_to_begin_anew(tmp_path: Path) -> None:
     said.append(running.stderr.read())
     assert running.wait() == 130
     printed = "".join(said)
-    assert "Stopped. To measure anew: diamond-bench profile scale=tiny" in printed
+    assert "Stopped. Measure again with: diamond-bench profile scale=tiny" in printed
     assert "what was finished is kept" not in printed
 
 

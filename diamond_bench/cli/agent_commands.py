@@ -33,7 +33,7 @@ def evaluate(
     checkpoint: Checkpoint,
     overrides: Overrides = None,
     episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Episodes played; the scale's number where not given.")] = None,
-    video: Annotated[bool, typer.Option("--video", help="Also write a video: the real game beside the agent's imagination of it.")] = False,
+    video: Annotated[bool, typer.Option("--video", help="Also write a video: the real game, and the agent's imagination of it.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job; run nothing.")] = False,
     wait: Wait = False,
     as_json: AsJson = False,

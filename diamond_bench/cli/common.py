@@ -68,7 +68,7 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
             say(f"note: {error}")
             before = plan.command
         if before != plan.command:
-            say(f"status, results and report of {plan.name} spoke of `{before}`; from now on they speak of this command")
+            say(f"status, results and report of {plan.name} showed `{before}`; from now on they show this command")
         if plan.command.startswith(_SWEEP):
             say_registration(saved, store)
         save_plan(plan, store.root)
@@ -142,7 +142,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     if summary.exit_code == 0:
         return summary
     if summary.stopped and all(ref.kind == "profile" for ref in plan.jobs):  # of which nothing is kept that could be gone on with
-        say(f"Stopped. To measure anew: {plan.command}")
+        say(f"Stopped. Measure again with: {plan.command}")
     elif summary.stopped:
         say(f"Stopped; what was finished is kept. Go on with: {plan.command}")
     return summary

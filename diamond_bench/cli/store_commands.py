@@ -51,7 +51,9 @@ def du(overrides: Overrides = None, as_json: AsJson = False) -> None:
 def gc(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; remove nothing.")] = False,
-    keep_frames: Annotated[bool, typer.Option("--keep-frames", help="Keep the frames that evaluations were told to keep.")] = False,
+    keep_frames: Annotated[
+        bool, typer.Option("--keep-frames", help="Keep frames that evaluations saved (evaluation.keep_frames).")
+    ] = False,
     unplanned: Annotated[bool, typer.Option("--unplanned", help="Also remove jobs in no swept study, and damaged ones.")] = False,
 ) -> None:
     """Free disk: checkpoints of finished jobs, and imagined frames."""

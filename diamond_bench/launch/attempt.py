@@ -180,7 +180,7 @@ def _inputs(store: Store, spec: JobSpec, scratch: Path | None) -> dict[str, Path
         damage = store.damage(ref, contents=True)
         if damage:
             aside = store.set_aside(ref, damage)
-            mend = "it was set aside; the sweep, train or import that made it makes it anew" if aside else "another process is using it"
+            mend = "it was set aside; repeat the sweep, train or import that made it" if aside else "another process is using it"
             raise UserError(f"its input {name} is damaged: {damage}; {mend}")
     return {
         name: on_node(store, ref, scratch, print) if scratch is not None and ref.kind in DATASETS else store.folder(ref)

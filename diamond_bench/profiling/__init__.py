@@ -1,1 +1,1 @@
-"""Where the time of a training goes, and how many trainings one device holds."""
+"""Profiles: how long the parts of a training take, and how many trainings one device holds."""

@@ -1,4 +1,4 @@
-"""What a profile says: its lines, what is computed from the timings, what a reader must know. No torch."""
+"""The content of a profile: its lines, the values derived from timings, and notes for the reader. No torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,61 +26,61 @@ LABELS = {
     "epoch": (0, "one later epoch, projected"),
     "run": (0, "one run at most, projected"),
 }
-"""Level and words of each time, in the order in which they are told."""
+"""Level and label of each time, in the order of the table."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was measured; what does not apply to it, or was not measured, is none."""
+    """One measured quantity. Fields that do not apply, or were not measured, are None."""
 
     name: str
     what: str
     level: int
-    """How far below an update it is."""
+    """Depth below an update."""
     unit: str
     """s, frames/s, FLOP/s, bytes, syncs/step or syncs/update."""
     median: float | None
     low: float | None = None
     high: float | None = None
-    """Quartiles; none where it was not repeated."""
+    """Quartiles; None if the measurement was not repeated."""
     timings: int | None = None
     flop: float | None = None
-    """Of one such part."""
+    """FLOP of one occurrence of the part."""
     flop_per_second: float | None = None
     share_of_peak: float | None = None
-    """Of the fastest matrix product on the same device."""
+    """Share of the rate of the fastest matrix product on the same device."""
     other: float | None = None
-    """The median of what it was compared with: plain, or authors."""
+    """Median of the comparison: plain, or authors."""
     other_low: float | None = None
     other_high: float | None = None
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
-    """How many times as fast as the other: median and quartiles of the pairs' ratios."""
+    """Speed relative to the comparison: median and quartiles of the ratios of pairs."""
     order: str = ""
-    """Whose timings followed each other: c for configured, o for the other."""
+    """Order of the timings: c for configured, o for the comparison."""
     seconds: tuple[tuple[float, ...], ...] = ()
-    """Every timing of one such part, in turn: the configured's, and the other's."""
+    """Every timing of one occurrence, in order: those of the configured execution, and those of the comparison."""
 
 
 @dataclass(frozen=True)
 class ProfileReport:
-    """Timings of a profile, and what they are divided by."""
+    """Timings of a profile, and the amounts that rates are computed from."""
 
     config: Profile
     timings: Mapping[str, Timings]
-    """Of each part, seconds of one such part."""
+    """Seconds of one occurrence of each part."""
     flop: Mapping[str, float]
     peak: float
     """FLOP/s of the fastest matrix product."""
 
     @property
     def training(self) -> TrainAgent:
-        """What is profiled."""
+        """The training that is profiled."""
         return self.config.training
 
     def lines(self) -> list[Line]:
-        """Of all parts that were timed, then what is projected from them, then rates."""
+        """The lines of all timed parts, then projections from them, then rates."""
         found = {name: self._part(name) for name in LABELS if name in self.timings}
         found |= {line.name: line for line in (*self._remainder(), *self._projected())}
         return [found[name] for name in LABELS if name in found] + list(self._rates())
@@ -112,8 +112,8 @@ class ProfileReport:
         return replace(line, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
 
     def _remainder(self) -> Iterator[Line]:
-        """Of an update of the actor-critic, what is none of its parts: a difference of medians, which noise can take below 0. Nothing is
-        said where an update is one CUDA graph, and its parts, done alone, are not."""
+        """The part of an actor-critic update that no measured part accounts for: a difference of medians, which noise can make negative.
+        Omitted if an update is one CUDA graph, whose parts take other times when run alone."""
         if not {"actor_critic_update", "imagination_step", "renewal", "loss_and_backward"} <= set(self.timings):
             return
         if self.training.execution.cuda_graphs == "all":
@@ -128,7 +128,7 @@ class ProfileReport:
         yield Line("remainder", what, level, "s", left[0], other=left[1] if len(left) > 1 else None)
 
     def _projected(self) -> Iterator[Line]:
-        """An epoch after the first, and a whole run, from the medians, where all that they are made of was timed."""
+        """Projections of a later epoch and of a whole run from the medians, if all their parts were timed."""
         for name, count in (("epoch", of_an_epoch(self.training)), ("run", of_a_run(self.training))):
             if not set(count) <= set(self.timings):
                 continue
@@ -147,7 +147,7 @@ class ProfileReport:
             yield self._rate("nfe_per_second", "frames denoised a second (games x calls)", calls, "next_frame")
 
     def _rate(self, name: str, what: str, amount: float, part: str) -> Line:
-        """`amount` an occurrence of a part, as so much a second; what is fast there is high here."""
+        """A rate: `amount` per occurrence of a part, per second. Its high quartile is that of the fast timings."""
         own = self._spread(part, 0)
         line = Line(name, what, 0, "frames/s", amount / own.median, amount / own.high, amount / own.low, own.count)
         if not self.config.compare:
@@ -158,19 +158,19 @@ class ProfileReport:
 
 
 def each(timings: Timings, factor: float) -> Timings:
-    """Timings of calls as those of one part, of which a call makes 1 / `factor`."""
+    """Timings of calls converted to timings of one part, if a call makes 1 / `factor` parts."""
     return replace(timings, seconds=tuple(tuple(value * factor for value in way) for way in timings.seconds))
 
 
 def of_an_epoch(config: TrainAgent) -> Mapping[str, float]:
-    """How often each part is done in an epoch after the first that collects."""
+    """Occurrences of each part in a later epoch that collects."""
     agent = config.agent
     return _occurrences(agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates, agent.steps_per_epoch)
 
 
 def of_a_run(config: TrainAgent) -> Mapping[str, float]:
-    """How often each part is done in a whole run at most: the initial collection takes no more than agent.initial_steps, and each step
-    beyond leaves fewer for later epochs."""
+    """Most occurrences of each part in a whole run. The initial collection takes at most agent.initial_steps; each further step leaves
+    fewer for later epochs."""
     made = updates(config)
     return _occurrences(made.denoiser, made.reward_end, made.actor_critic, config.agent.budget)
 
@@ -188,7 +188,7 @@ _WAYS = {
 
 
 def notes(config: Profile, ways: Sequence[Mapping[str, str]], load: tuple[float, float]) -> list[str]:
-    """What a reader of the numbers must know; `load`: of the machine, before and after."""
+    """Notes that a reader of the numbers needs. `load` is the load of the machine before and after."""
     training = config.training
     names = ("configured", config.compare)
     executed = "; ".join(f"{name}: {_executed(way)}" for name, way in zip(names, ways, strict=False))
@@ -208,7 +208,7 @@ def notes(config: Profile, ways: Sequence[Mapping[str, str]], load: tuple[float,
             "collection leaves fewer epochs); test games, checkpoints, logs and the loop's own overhead are left out."
         )
     if training.agent.collection == "beside":
-        found.append("Real steps are played beside updates (agent.collection=beside), and added to them all the same.")
+        found.append("Real steps are played during updates (`agent.collection=beside`); their time is added all the same.")
     if training.execution.cuda_graphs == "all":
         found.append(
             "An update is one CUDA graph, and so is an imagined step where it is timed alone; renewal and loss are timed as they are "
@@ -230,7 +230,7 @@ _PER = {"s": "seconds", "bytes": "bytes", "syncs/step": "per_step", "syncs/updat
 
 
 def rows_of(line: Line) -> list[Row]:
-    """A line's numbers for the results table; a rate's name, and one that ends in its unit, says it already."""
+    """The rows of a line for the results table. The unit becomes part of a row's name, unless the name ends in it already."""
     unit = _PER.get(line.unit)
     name = line.name if unit is None or line.name.endswith(unit) else f"{line.name}_{unit}"
     found = [] if line.median is None else [Row(name, line.median, measured=True)]

@@ -1,4 +1,4 @@
-"""What a device does at best, and how often it is waited for."""
+"""The peak rate of a device, and how often the host waits for it."""
 
 import time
 import warnings
@@ -12,17 +12,17 @@ from diamond_bench.models.precision import Precision, arithmetic
 from diamond_bench.profiling.timing import Work, alternate, spread, warm_up
 
 _SIDES = {"cpu": (512, 1024, 1536), "cuda": (4096, 8192)}
-"""Sides of the square matrices whose product is timed."""
+"""Side lengths of the square matrices whose product is timed."""
 _ENOUGH_SECONDS = 0.3
 _LONGEST_SECONDS = 0.5
-"""A side whose first product takes longer is left out, and those beyond: such as bf16 on a CPU that has no units for it."""
+"""If the first product of a side length takes longer, it and larger ones are left out, as for bf16 on a CPU without units for it."""
 
 
 _FP32: Precision = "fp32"
 
 
 class Product(NamedTuple):
-    """A square matrix product; the fastest compares as the greatest."""
+    """A square matrix product. The fastest one compares as the greatest."""
 
     flop_per_second: float
     side: int
@@ -32,9 +32,9 @@ class Product(NamedTuple):
 def product_peak(
     device: torch.device, precision: Precision, wait: Callable[[], object], tick: Callable[[float], object] = lambda share: None
 ) -> Product:
-    """The fastest square matrix product of this device in this precision or fp32, whichever is faster: the median of its timings.
+    """The fastest square matrix product of this device in this precision or fp32, whichever is faster, by the median of its timings.
 
-    Operands are in the precision. `tick` hears of each product and may raise to end it.
+    Operands are in the precision. `tick` is called for each product and may raise to end the measurement.
     """
     found: list[Product] = []
     for tried in dict.fromkeys((precision, _FP32)):
@@ -61,7 +61,7 @@ def _once(work: Work, wait: Callable[[], object]) -> float:
 
 
 def host_synchronisations(step: Callable[[], object], steps: int, device: torch.device) -> float | None:
-    """How often one step waits for the device, as torch counts it; none on the CPU, where there is nothing to wait for."""
+    """How often one step waits for the device, as torch counts it. None on the CPU, where there is nothing to wait for."""
     if device.type != "cuda":
         return None
     mode = torch.cuda.get_sync_debug_mode()

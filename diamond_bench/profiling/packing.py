@@ -1,4 +1,5 @@
-"""How much running several trainings on one device at once brings: `diamond-bench profile --packed N`, in runs per day of the device."""
+"""Measures the gain from running several trainings on one device at once: `diamond-bench profile --packed N`, in runs per day of the
+device."""
 
 import os
 import tempfile
@@ -77,13 +78,13 @@ def run(config: Packing, context: JobContext) -> Result:
     """
     service = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "")
     if config.mps and not service:
-        raise UserError("this profile is of a device under CUDA's Multi-Process Service, and none is running: run the command anew")
+        raise UserError("this profile is of a device under CUDA's Multi-Process Service, and none is running: run the command again")
 
     def tick(share: float, text: str) -> None:
         processes = config.packed[len(found)]
         context.progress(int(1000 * (len(found) + share)), 1000 * len(config.packed), f"{processes} at once: {text}")
         if context.should_stop():
-            raise Interrupted("a profile is measured in one go; the same command begins it anew")
+            raise Interrupted("a profile cannot be resumed; the same command starts it over")
 
     found: list[Measured] = []
     for processes in config.packed:
@@ -225,14 +226,15 @@ class _Runs:
 
 
 def epochs_of_a_run(config: TrainAgent) -> float:
-    """How many epochs' arithmetic a run has: its first epoch has more updates than later ones, its last ones no real steps."""
+    """The arithmetic of a run as a number of epochs: its first epoch has more updates than later ones, and its last ones have no real
+    steps."""
     agent = config.agent
     epoch = Updates(agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates)
     return agent_work(config) / agent_work(config, epoch)
 
 
 def lines_of(config: TrainAgent, measured: Measured) -> Sequence[Line]:
-    """What a measurement comes to: runs a day of the device, updates and real steps a second, memory."""
+    """The results of a measurement: runs per day of the device, updates and real steps per second, memory."""
     n, counts = measured.processes, mixture(config)
     epochs = 1 / cycles_of(counts)  # a cycle
     lines = [_line(measured, f"packed_{n}", f"{n} runs at once", 0, "runs/day", epochs * _DAY / epochs_of_a_run(config))]
@@ -251,7 +253,7 @@ _WORDS = {"denoiser": "denoiser", "reward_end": "reward/end model", "actor_criti
 
 
 def _line(measured: Measured, name: str, what: str, level: int, unit: str, factor: float) -> Line:
-    """Of cycles a second times `factor`: all kinds of work are done in proportion."""
+    """A line of cycles per second times `factor`: all kinds of work are done in proportion."""
     packed = spread([rate * factor for rate in measured.packed])
     alone = spread([rate * factor for rate in measured.alone])
     ratio = spread([p / a for p, a in zip(measured.packed, measured.alone, strict=True)])
@@ -275,7 +277,7 @@ def _line(measured: Measured, name: str, what: str, level: int, unit: str, facto
 
 
 def notes(config: Packing, found: Sequence[Measured], service: str = "") -> Sequence[str]:
-    """What a reader of the numbers must know."""
+    """Notes that a reader of the numbers needs."""
     counts = mixture(config.training)
     said = [
         "Random frames, actions and rewards, fresh networks; no imagined episode ends before its horizon.",

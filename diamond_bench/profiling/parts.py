@@ -1,4 +1,4 @@
-"""The parts of a training as pieces of work that can be timed: the job's own updates and imagination, over random data."""
+"""The parts of a training as pieces of work that can be timed: the job's own updates and imagination, on random data."""
 
 import math
 from dataclasses import replace
@@ -61,10 +61,10 @@ def random_replay(config: TrainAgent, device: torch.device) -> Replay:
 
 
 def flop_of(config: TrainAgent, device_type: str) -> dict[str, float]:
-    """FLOP of each part that networks make up, by the part's name, counted as planning does; what is no network's is not counted.
+    """FLOP of each part that networks dominate, by the part's name, counted as in planning. Only networks are counted.
 
-    On CUDA a rollout renews the policy's memory of all games at every step, finished or not (`collect_rollout`'s all_rows); elsewhere
-    only where their horizon ends. Gradient flows through the burn-in of a renewal, unless it is a rollout's last step.
+    On CUDA a rollout resets the policy's memory of all games at every step, finished or not (`collect_rollout`'s all_rows); on the CPU only
+    where their horizon ends. Gradient flows through the burn-in of a reset, unless it is a rollout's last step.
     """
     c, frames, actions = config, frames_of(config), ActionSpec.discrete(num_actions(config.game))
     denoise = call_flops(c, frames)
@@ -94,7 +94,7 @@ def flop_of(config: TrainAgent, device_type: str) -> dict[str, float]:
 
 
 def segments_an_update(config: TrainAgent) -> float:
-    """Start segments that an update of the policy uses up where no imagined episode ends before its horizon."""
+    """Start segments that an update of the policy consumes if no imagined episode ends before its horizon."""
     settings = config.actor_critic
     return settings.batch_size * settings.steps_per_update / settings.horizon
 
@@ -147,7 +147,7 @@ class Parts:
             "start_segments": segments_an_update(config) / self._loaded,
             "real_step": 1 / self._collected,
         }
-        """What a call of a work is multiplied by to make one of the part, where that is not 1."""
+        """Factor that converts a call of a work to one occurrence of the part, where it is not 1."""
         self._carry = start(self._policy, self._env)
 
     def first_descent(self) -> None:
@@ -156,18 +156,18 @@ class Parts:
         self.learners.learn_from(output.logits.mean() + output.value.mean())
 
     def rest_of_the_ring(self) -> Tensor:
-        """Memory as large as that of the start segments by which a training's ring exceeds ours."""
+        """Memory of the same size as the start segments by which a training's ring exceeds the one built here."""
         settings, segment = self._config.actor_critic, _start_length(self._config) * 8 + 2 * self._config.reward_end.lstm_dim * 4
         batches = max(0, self._whole_ring - settings.preload) * (2 if settings.discard_left_overs else 1)
         return torch.ones(batches * settings.batch_size * segment, dtype=torch.uint8, device=self._device)
 
     def compiled(self) -> dict[int, int]:
-        """How many first calls each compiled network has had."""
+        """Number of first calls of each compiled network."""
         networks = self.learners.compilable
         return {number: network.compiled.first_calls for number, network in enumerate(networks) if network.compiled is not None}
 
     def compile_seconds(self) -> float | None:
-        """Seconds of those first calls; none where nothing is compiled."""
+        """Seconds of those first calls; None if nothing is compiled."""
         compiled = [network.compiled for network in self.learners.compilable if network.compiled is not None]
         return sum(one.seconds for one in compiled) if compiled else None
 
@@ -176,7 +176,8 @@ class Parts:
         self.learners.prepare(calls)
 
     def _imagination(self, replay: Replay) -> ImaginationEnv:
-        """The same as the learners', with no more start segments than are burnt in at once, or the calls of one timing might take."""
+        """The learners' imagination with fewer start segments: no more than are burnt in at once, or than the calls of one timing may
+        take."""
         config, settings = self._config, self._config.actor_critic
         blocks = 2 if settings.discard_left_overs else 1
         preload = max(blocks * MOST_CALLS, -(-_LOADED[self._device.type] // settings.batch_size))
@@ -273,7 +274,7 @@ class Recorded:
         self._horizon, self._steps = horizon, 0
 
     def prepare(self, num_steps: int) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """As `TensorEnv.reset`."""

@@ -1,4 +1,4 @@
-"""The job `profile`: how long the parts of a training take on this device, as the paper's Table 5 tells it for its authors'."""
+"""The job `profile`: measures how long the parts of a training take on this device, as Table 5 of the paper reports for the authors'."""
 
 import os
 import time
@@ -22,29 +22,29 @@ from diamond_bench.profiling.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_W
 from diamond_bench.store.kinds import PROFILED, PROFILED_UPDATES, Profile
 
 _TICKS = 10_000
-"""Progress of a whole profile, in shares of the seconds that are expected."""
+"""Units of progress of a whole profile, in shares of the expected seconds."""
 _REACHED = 0.5
-"""Of the matrix product's rate, by which seconds are expected; rough."""
+"""Assumed share of the matrix product's rate, for a rough estimate of seconds."""
 _PEAK_SECONDS = 3.0
-"""Expected for measuring the matrix product, and for random data."""
+"""Expected seconds for measuring the matrix product, and for creating random data."""
 _HEAVY_SECONDS = 20.0
-"""An update of the policy that takes longer on a CPU is warmed up once: it does everything but its loss many times over."""
+"""An update of the policy that takes longer on a CPU is warmed up only once: it repeats everything but its loss many times."""
 
 COMPARISONS: Mapping[str, tuple[Precision, Execution, bool]] = {
     "plain": ("fp32", PLAIN, True),
     "authors": ("tf32", Execution(compile="imagination"), True),
 }
-"""What a profile is timed against: precision, execution, and whether weights keep PyTorch's own layout. Device and threads are always
-those of the profile: they are what it runs on, not how."""
+"""Comparisons of a profile: precision, execution, and whether weights keep PyTorch's own layout. Device and threads are always those of the
+profile: they are what it runs on."""
 
 
 def run(config: Profile, context: JobContext) -> Result:
     """Measures and leaves no file: everything is in the result's facts (`lines`, see `Line`) and its rows, in seconds and bytes.
 
-    Nothing of a profile outlives an interruption. Raises Interrupted; UserError where the device is not the one the job is of.
+    A profile that is interrupted starts over. Raises Interrupted, and UserError if the device is not the one that the job is for.
     """
     if context.device.startswith("cuda") and (found := torch.cuda.get_device_name(context.device)) != config.device_name:
-        raise UserError(f"this profile is of {config.device_name}, and {context.device} here is {found}; run the command anew")
+        raise UserError(f"this profile is of {config.device_name}, and {context.device} here is {found}; run the command again")
     if config.packed:
         return packing.run(packing.Packing(config.training, config.packed, config.mps), context)
     return _Profiling(config, context).run()
@@ -59,12 +59,12 @@ class _Profiling:
         self.ways: list[Parts] = []
         self.precisions: list[Precision] = []
         self.warm: dict[str, list[float]] = {}
-        """Of each update the seconds of a call when it was warm, one a way."""
+        """For each update, the seconds of a call after warm-up, one value per way."""
         self.timings: dict[str, Timings] = {}
         self.lines: list[Line] = []
         self.peak = Product(0.0, 0, "fp32")
         self.expected: dict[str, float] = {}
-        """Seconds of each phase, in order."""
+        """Expected seconds of each phase, in order."""
         self.done = 0.0
 
     def run(self) -> Result:
@@ -96,7 +96,7 @@ class _Profiling:
     # Before anything is timed
 
     def _expect(self) -> None:
-        """How long all this will take, by its arithmetic."""
+        """Estimates the duration of each phase from its arithmetic."""
         rate, num_ways, way = _REACHED * self.peak.flop_per_second, 2 if self.config.compare else 1, self.ways[0]
         warm = sum(self._least(name) * self.flop[name] for name in self._warmed())
         self.expected = {"": _PEAK_SECONDS, "warm": num_ways * warm / rate}
@@ -111,7 +111,7 @@ class _Profiling:
         )
 
     def _warmed(self) -> list[str]:
-        """The updates that are called before anything is timed."""
+        """The updates that are warmed up before anything is timed."""
         return [name for name in PROFILED_UPDATES if name in self.timed or "peak_memory" in self.config.measures]
 
     def _heavy(self) -> bool:
@@ -119,14 +119,14 @@ class _Profiling:
         return self.device.type == "cpu" and seconds > _HEAVY_SECONDS
 
     def _least(self, name: str) -> int:
-        """Calls after which an update or part compiles and records no more."""
+        """Number of calls after which an update or part compiles and records no more."""
         if any(way.learners.execution.cuda_graphs != "none" for way in self.ways):
             return GRAPH_CALLS
         return 1 if name == "actor_critic_update" and self._heavy() else LEAST_WARM_CALLS
 
     def _memory(self) -> list[Line]:
-        """The most memory at once while all networks are updated, gradients and Adam's moments of all of them there; before anything
-        that is compared with. These updates are also the warm-up."""
+        """The peak memory of updating all networks with all gradients and Adam's moments allocated, before a comparison is built. These
+        updates are also the warm-up."""
         way = self.ways[0]
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -144,11 +144,11 @@ class _Profiling:
         return found
 
     def _warm_up(self, what: str) -> None:
-        """Calls the updates of the newest way until they neither compile nor record, and before them what they do seldom."""
+        """Calls the updates of the newest way until they neither compile nor record, and before them the work that they rarely do."""
         number, num_ways, way = len(self.ways) - 1, 2 if self.config.compare else 1, self.ways[-1]
         way.works["renewal"].call()
         if way.learners.execution.records_updates:
-            way.learners.prepare(MOST_CALLS)  # or else the first timing would enlarge the ring of start segments, and record anew
+            way.learners.prepare(MOST_CALLS)  # otherwise the first timing would enlarge the ring of start segments and record again
         done, all_of_it = 0.0, sum(self._least(name) * self.flop[name] for name in self._warmed())
         for name in self._warmed():
             tick = self._telling("warm", (number + done / all_of_it) / num_ways, f"{what}, {name}")
@@ -157,7 +157,7 @@ class _Profiling:
             done += self._least(name) * self.flop[name]
 
     def _measure_peak(self, phase: str) -> None:
-        """The better of several times: other work on the machine can only take from it."""
+        """Keeps the best of several measurements: other work on the machine can only slow them down."""
         tick = self._telling(phase, 0.0, "matrix product")
         self.peak = max(self.peak, product_peak(self.device, self.training.execution.precision, self._wait, tick))
 
@@ -178,7 +178,7 @@ class _Profiling:
         return each(timings, self.ways[0].each.get(name, 1.0))
 
     def _synchronisations(self) -> list[Line]:
-        """How often the configured way waits for the device: in an imagined step, and in a whole update of each network."""
+        """How often the configured way waits for the device, in an imagined step and in a whole update of each network."""
         way, steps = self.ways[0], self.training.actor_critic.horizon
         way.prepare(steps)
         count = host_synchronisations(way.imagine, steps, self.device)
@@ -196,20 +196,20 @@ class _Profiling:
             torch.cuda.synchronize(self.device)
 
     def _telling(self, phase: str, share: float, text: str) -> Callable[[object], None]:
-        """Tells where we are, whatever the share of work that it is called with; the steps of a warm-up are not told apart."""
+        """A function that reports this progress, whatever share of work it is called with. Steps of a warm-up are not distinguished."""
         return lambda _: self._tick(phase, share, text)
 
     def _tick(self, phase: str, share: float, text: str) -> None:
-        """Progress: the expected seconds of the phases before this one and of its share, never less than was told before."""
+        """Reports progress: the expected seconds of earlier phases and of the share of this one. It never decreases."""
         if phase in self.expected:
             phases = list(self.expected)
             before = sum(self.expected[name] for name in phases[: phases.index(phase)])
             self.done = max(self.done, (before + share * self.expected[phase]) / sum(self.expected.values()))
         self.context.progress(int(_TICKS * self.done), _TICKS, text.replace("_", " "))
         if self.context.should_stop():
-            raise Interrupted("a profile is measured in one go; the same command begins it anew")
+            raise Interrupted("a profile cannot be resumed; the same command starts it over")
 
-    # What it comes to
+    # Results
 
     def _result(self, memory: Sequence[Line], waits: Sequence[Line], load: tuple[float, float]) -> Result:
         rate, side, precision = self.peak
@@ -233,7 +233,7 @@ class _Profiling:
         return Result([row for line in lines for row in rows_of(line)], info)
 
     def _compile_seconds(self) -> list[Line]:
-        """Where anything was compiled: a way that compiled nothing took 0 s."""
+        """Seconds of compilation, if anything was compiled. A way that compiled nothing took 0 s."""
         seconds = [way.compile_seconds() for way in self.ways]
         if all(value is None for value in seconds):
             return []

@@ -1,4 +1,4 @@
-"""Repeated timings of one piece of work done in several ways, taken in turn; and what they come to. No torch."""
+"""Times one piece of work that is done in several ways, repeatedly and in turn, and summarises the timings. No torch."""
 
 import math
 import statistics
@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 LEAST_ROUNDS = 6
-"""Even, as is every number of rounds: each way is as often the first of a round as the last."""
+"""Even, as every number of rounds is: each way is as often the first of a round as the last."""
 MOST_ROUNDS = 20
 MOST_CALLS = 4
 LEAST_WARM_CALLS = 2
 MOST_WARM_CALLS = 3
 ENOUGH_SECONDS = 1.0
-"""Of timings of one piece of work, all ways together, after which no further round is taken; the least number of rounds always is."""
+"""No further round is taken once the timings of a piece of work, all ways together, have lasted this long. The least number of rounds is
+always taken."""
 _WARM_SECONDS = 0.5
 _SETTLED = 0.7
-"""A warm-up call that took more than this share of the one before has no compilation or recording before it that it lacks itself."""
+"""If a warm-up call takes more than this share of the previous one, the previous one did not compile or record anything."""
 _LEAST_SECONDS = 0.01
-"""A timing that would be shorter is of several calls."""
+"""A shorter timing consists of several calls."""
 
 
 def _nothing(calls: int) -> None: ...
@@ -30,7 +31,7 @@ class Work:
 
     call: Callable[[], object]
     before: Callable[[int], object] = _nothing
-    """Told before each timing how many calls follow; its own time is not counted."""
+    """Called before each timing with the number of calls that follow; its own time is not counted."""
     most_calls: int = MOST_CALLS
 
 
@@ -42,12 +43,12 @@ class Spread:
     low: float
     high: float
     count: int
-    """Of how many values."""
+    """Number of values."""
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of a call in each round, for each way; and the ways in the order in which they were timed."""
+    """Seconds of a call in each round, for each way, and the order in which the ways were timed."""
 
     seconds: tuple[tuple[float, ...], ...]
     order: tuple[int, ...]
@@ -60,10 +61,9 @@ def warm_up(
     clock: Callable[[], float] = time.perf_counter,
     least: int = LEAST_WARM_CALLS,
 ) -> float:
-    """Calls the work `least` times, and once more where it is quick or has not settled. Returns the seconds of the last call.
+    """Calls the work `least` times, and once more if it is quick or has not settled. Returns the seconds of the last call.
 
-    The first call may compile, so that a sum of seconds, or one long call, says nothing of what the next will take. `tick` is as in
-    `alternate`.
+    The first call may compile, so neither a sum of seconds nor one long call predicts the next one. `tick` is as in `alternate`.
     """
     most, took = max(least, MOST_WARM_CALLS), 0.0
     for number in range(1, most + 1):
@@ -82,13 +82,13 @@ def alternate(
     clock: Callable[[], float] = time.perf_counter,
     enough: float = ENOUGH_SECONDS,
 ) -> Timings:
-    """Times each way once a round, in turn and every other round backwards (A B, B A, A B, ...), so that what slows all work down as
-    time goes on falls on all ways alike.
+    """Times each way once per round, in turn and backwards in every other round (A B, B A, A B, ...), so that a gradual slowdown affects
+    all ways equally.
 
-    `warm`: seconds of a call of each, by `warm_up`; how many calls a timing has follows from them. `wait` returns when the device has
-    done all it was given; it is called at the borders of a timing and nowhere else. `tick` is told after each timing which share of
-    the work is done, and may raise to end it. At least LEAST_ROUNDS rounds are taken, and up to MOST_ROUNDS until `enough` seconds
-    were timed.
+    `warm` has the seconds of a call of each way, by `warm_up`; they determine the number of calls per timing. `wait` returns when the
+    device has finished all its work. It is called only at the start and end of a timing. `tick` is called after each timing with the share
+    of the work that is done, and may raise to end it. At least LEAST_ROUNDS rounds are taken, and up to MOST_ROUNDS until `enough` seconds
+    have been timed.
     """
     calls = _calls(ways, warm)
     seconds: list[list[float]] = [[] for _ in ways]
@@ -129,6 +129,6 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(timings: Timings) -> Spread:
-    """How many times as long the second way took as the first, round by round."""
+    """The ratio of the second way's time to the first way's, round by round."""
     first, second = timings.seconds
     return spread([b / a for a, b in zip(first, second, strict=True)])

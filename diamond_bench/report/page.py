@@ -90,7 +90,7 @@ def _anchor(title: str) -> str:
 def _bounded(title: str, body: Html) -> Html:
     if len(body.encode()) <= SECTION_BYTES:
         return body
-    return el("p", f"{title} is too large for the page ({len(body) / 1e6:.1f} MB); the tables beside the page hold it.")
+    return el("p", f"{title} is too large for the page ({len(body) / 1e6:.1f} MB); the tables in the same folder have it.")
 
 
 def _document(title: str, body: Html) -> str:

@@ -48,7 +48,7 @@ def lines_of(result: StoredResult) -> dict[str, Mapping[str, Any]]:
     """The lines of a profile's result by name, in its order. Raises UserError if another version of the code wrote them."""
     lines, fields = result.info.get("lines"), {field.name for field in dataclasses.fields(Line)}
     if not isinstance(lines, list) or any(not isinstance(line, Mapping) or set(line) != fields for line in lines):
-        raise UserError("this profile was written by another version of diamond-bench; measure anew with seed=1")
+        raise UserError("this profile was written by another version of diamond-bench; measure again with seed=1")
     return {str(line["name"]): line for line in lines}
 
 

@@ -87,7 +87,7 @@ def check_profile(cluster: SlurmCluster) -> None:
     for kind in KINDS:
         if limit_of(cluster, kind) * 60 <= cluster.signal_seconds:
             raise UserError(
-                f"{time_key(cluster, kind)}={resources(cluster, kind).time}: the jobs are told to save {cluster.signal_seconds} s before "
+                f"{time_key(cluster, kind)}={resources(cluster, kind).time}: the jobs are asked to save {cluster.signal_seconds} s before "
                 "the limit (cluster.signal_seconds), so that no time would be left to work; raise the one or lower the other"
             )
     check_packed_mps(cluster, tuple(KINDS))

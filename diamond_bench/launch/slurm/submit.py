@@ -123,7 +123,7 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
     check_order(store, order, say)
     with _alone(store.root):
         _release(store.root, order, say)
-        wanted = requested(store, order)  # anew: another command may have been quicker
+        wanted = requested(store, order)  # again: another command may have been quicker
         begin()
         for ref in (ref for request in wanted.requests for task in request.batch.tasks for ref in task):
             store.prepare(order.specs[ref])
