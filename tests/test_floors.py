@@ -74,12 +74,6 @@ def test_imports_only_go_down() -> None:
     assert not wrong
 
 
-_CIRCLES_TO_OPEN = {
-    ("diamond_bench.studies.baselines", "diamond_bench.studies.plan"),
-}
-"""Imports that close a circle today and are left out of the search."""
-
-
 def circle(files: dict[str, Path]) -> list[str]:
     """Modules that import each other in a circle, the first one again at the end; empty if there is none. Imports within functions and for
     type checkers count too."""
@@ -87,10 +81,7 @@ def circle(files: dict[str, Path]) -> list[str]:
     def target(name: str) -> str:
         return name if name in files else name.rpartition(".")[0]
 
-    graph = {
-        module: {there for name in imports(file) if (there := target(name)) != module and (module, there) not in _CIRCLES_TO_OPEN}
-        for module, file in files.items()
-    }
+    graph = {module: {there for name in imports(file) if (there := target(name)) != module} for module, file in files.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -52,5 +52,5 @@ class Kept:
 
 
 def kept_in(folder: Path, files: Collection[str], kinds: Collection[Play]) -> dict[Play, Kept]:
-    """Of these kinds of play, those that a finished evaluation kept in its `folder`, of whose artifact `files` are the names."""
+    """The kinds of play among `kinds` that a finished evaluation kept in its `folder`. `files` are the names of the artifact's files."""
     return {kind: Kept(folder / KEPT_FILES[kind]) for kind in kinds if KEPT_FILES[kind] in files}

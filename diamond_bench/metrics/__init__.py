@@ -1,4 +1,4 @@
-"""What an evaluation measures: one file a metric, and the registry of all of them. Planning imports the headers, which take no torch."""
+"""The metrics of an evaluation: each metric is one file, and this is their registry. Planning imports the headers, which need no torch."""
 
 import importlib
 from functools import cache

@@ -113,7 +113,7 @@ class Meter:
     measure: Callable[[Batch], Arrays]
     """Arrays of a batch, first axis n. Empty for play that the metric does not measure."""
     sha256: str = ""
-    """Of its network's file of weights."""
+    """SHA-256 of its network's file of weights."""
     ticks: Callable[[Sequence[int]], int] = lambda rows: 0
     """Units of progress that it reports for rollouts of these references, besides those of imagining."""
 
@@ -148,7 +148,7 @@ class Measured:
     inputs: Mapping[str, Path]
     rollouts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     baselines: Mapping[Shown, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
-    """Of the same references, by whose frames were shown."""
+    """Rollouts of the same references by baselines, by the frames that were shown."""
     one_step: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     forks: Mapping[str, NDArray[Any]] = field(default_factory=dict)

@@ -43,7 +43,7 @@ METRIC = Metric(
             "lower",
             "RMS pixel error",
             definition="of part 3, fair energy score of the K futures x of a start: mean of \\|x_i - y\\| minus half the mean of "
-            "\\|x_i - x_j\\| over i ≠ j, with RMS pixel error as the distance; mean over frames, then starts; may be negative",
+            "\\|x_i - x_j\\| over i ≠ j, with RMS pixel error as the distance; mean over frames, then starts (may be negative)",
             copyable=True,
             sizes=SAMPLE_SIZES,
             values=_values("energy_score"),

@@ -35,8 +35,8 @@ class StudyFigure:
 
     stem: str
     kind: str
-    """trajectories, quality, training or power; of a metric, the stem or kind of its figure (drift, state, modes, thresholds, ranks); of
-    agents scores or learning."""
+    """The kind of figure: trajectories, quality, training or power, for a metric the stem or kind of its figure (drift, state, modes,
+    thresholds, ranks), and for agents scores or learning."""
     title: str
     view: str
     """Values of the other axes, where they are not the last ones."""

@@ -6,21 +6,19 @@ differ in such settings, the differing ones are part of the baseline's name in e
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.metrics.baselines import COPY_LAST, DEPENDS, PROBE
 from diamond_bench.metrics.columns import inputs_of
 from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.studies.job_plan import Point, SavedPlan
 from diamond_bench.typed import to_plain
-
-if TYPE_CHECKING:
-    from diamond_bench.studies.plan import Point, SavedPlan
 
 _NEVER = ("metrics", "batch_size", "milestone", "world_model", "keep_frames")
 
 
-def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence["Point"]) -> dict[str, dict[str, Any]]:
+def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence[Point]) -> dict[str, dict[str, Any]]:
     """By id of an evaluation: its values of the settings in which the evaluations of its game differ. Evaluations without such settings are
     left out. Settings of the dataset and the state probe have their dotted keys."""
     found: dict[str, dict[str, Any]] = {}
@@ -61,7 +59,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def baseline_variant(plan: "SavedPlan", point: "Point", baseline: str, metric: str = "") -> str:
+def baseline_variant(plan: SavedPlan, point: Point, baseline: str, metric: str = "") -> str:
     """What a table calls a baseline as this point's evaluation computed it, such as "copy-last-frame, horizon=50".
 
     The plain name where all evaluations of the game have the same settings, as far as this baseline's value of `metric` depends on them.
@@ -76,7 +74,7 @@ def baseline_variant(plan: "SavedPlan", point: "Point", baseline: str, metric: s
     return ", ".join([baseline, *parts])
 
 
-def shared_variant(plan: "SavedPlan", points: Sequence["Point"], baseline: str, metric: str = "") -> str | None:
+def shared_variant(plan: SavedPlan, points: Sequence[Point], baseline: str, metric: str = "") -> str | None:
     """The baseline that all these points share, as a table calls it in rows of `metric`; None where their datasets or settings differ."""
     if len({point.jobs.get("dataset") for point in points}) > 1:
         return None

@@ -119,7 +119,7 @@ def _unit(hours: float) -> str:
 
 
 def _two_digits(value: float, up: bool) -> int:
-    step = 10 ** max(0, math.floor(math.log10(max(1.0, value))) - 1)
+    step: int = 10 ** max(0, math.floor(math.log10(max(1.0, value))) - 1)
     return step * int(math.ceil(value / step) if up else math.floor(value / step))
 
 

@@ -1,7 +1,8 @@
 """What a plan of any command is: jobs, what they are for, and how to run them. Studies add their comparison (plan.py). No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from diamond_bench.config import Cluster, ExecutionConfig
@@ -48,6 +49,27 @@ class Plan:
     def comparison(self) -> dict[str, Any]:
         """The part of plan.json on what is compared. One agent is compared to nothing; its results show the test return first."""
         return {"note": "", "protocol": "agent", "axes": {}, "primary": plain_primary(Primary("test_return", {}, Margin(0.0)))}
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """A plan as plan.json holds it: what status, results and report need."""
+
+    study: str
+    question: str
+    note: str
+    protocol: str
+    scale: str
+    command: str
+    axes: Mapping[str, Mapping[str, str]]
+    primary: Mapping[str, Any]
+    jobs: tuple[JobRef, ...]
+    points: tuple[Point, ...]
+    folder: Path
+    baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By id of an evaluation: its values of the settings in which evaluations of its game differ (studies/baselines.py)."""
+    verified: bool = True
+    """Whether a checksum says that this is what a sweep wrote; earlier versions wrote plans without one."""
 
 
 def plain_primary(primary: Primary) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.job_plan import Plan, plain_primary
 from diamond_bench.studies.job_plan import Point as Point
+from diamond_bench.studies.job_plan import SavedPlan as SavedPlan
 from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study, with_overrides
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
@@ -192,27 +193,6 @@ def dataset_job(config: RunConfig) -> JobSpec:
 def study_folder(root: Path, study: str, scale: str) -> Path:
     """Where a study's plan, results and report at a scale lie."""
     return root / "studies" / study / scale.replace("*", "-changed")
-
-
-@dataclass(frozen=True)
-class SavedPlan:
-    """A plan as plan.json holds it: what status, results and report need."""
-
-    study: str
-    question: str
-    note: str
-    protocol: str
-    scale: str
-    command: str
-    axes: Mapping[str, Mapping[str, str]]
-    primary: Mapping[str, Any]
-    jobs: tuple[JobRef, ...]
-    points: tuple[Point, ...]
-    folder: Path
-    baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By id of an evaluation: its values of the settings in which evaluations of its game differ (studies/baselines.py)."""
-    verified: bool = True
-    """Whether a checksum says that this is what a sweep wrote; earlier versions wrote plans without one."""
 
 
 def save_plan(plan: Plan, root: Path) -> SavedPlan:
