@@ -116,7 +116,7 @@ class DriftPanel:
 
 
 def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False, ylabel: str = "error") -> Figure:
-    """Drift, or another error, against t, a panel an arm of the study, all on one scale."""
+    """Drift or another error against t, with one panel for each arm of the study, all on one scale."""
     if not panels:
         raise ValueError("no panels to draw")
     columns = min(2, len(panels))
