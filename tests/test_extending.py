@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```\w+\n# ([^\n]+)\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-SMALLER = ("metrics=[drift]", "env.frame_size=16", "network.depths=[1,1]", "network.channels=[8,8]", "network.attention=[false,false]")
+SMALLER = ("metrics=[drift]", "network.depths=[1,1]", "network.channels=[8,8]", "network.attention=[false,false]")
 """The page's study as it is, at less cost: what it adds does not depend on these."""
 
 
@@ -46,8 +46,8 @@ def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_every_new_thing_is_one_file_and_at_most_one_line(extended: Path) -> None:
     files = [place for place, _ in BLOCKS if ":" not in place]
     lines = [place for place, _ in BLOCKS if ":" in place]
-    assert len(files) == 5
-    assert len(lines) == 4
+    assert len(files) == 6
+    assert len(lines) == 5
 
 
 def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
@@ -56,12 +56,15 @@ def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
         words = command.split()[1:]
         done = run(extended, *words, *(() if "--dry-run" in words else SMALLER))
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "lanes/two" in done.stdout
     (found,) = (extended / "outputs" / "studies" / "extended").glob("*/results.parquet")
     table = pd.read_parquet(found)
     drift = table[(table["metric"] == "drift") & table["seed"].notna()].set_index("variant")["value"]
     assert len(drift) == 10
     assert drift.nunique() == len(drift) - 1, "a step alone is Euler's in both solvers, all else differs"
     assert drift["paper, n=1"] == drift["adams-bashforth, n=1"]
+    assert "dataset_return" not in set(table["metric"]), "a game without rewards has no returns"
+    assert "lanes/two" in found.with_name("report").joinpath("index.html").read_text()
     nfe = table[table["metric"] == "nfe_per_frame"].set_index("variant")["value"]
     assert nfe["adams-bashforth, n=3"] == 3
     torch_free = "import sys, diamond_bench.studies.plan as p; p.plan_study('extended', ['scale=tiny']); assert 'torch' not in sys.modules"
@@ -69,6 +72,13 @@ def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
         [sys.executable, "-P", "-c", torch_free], cwd=extended, env={**os.environ, "PYTHONPATH": str(extended)}, timeout=60
     )
     assert done.returncode == 0, "planning imported torch"
+
+
+def test_the_page_s_environment_has_a_row_in_the_table_of_families(extended: Path) -> None:
+    code = "from diamond_bench.envs.games import environments_table; print(environments_table())"
+    environment = {**os.environ, "PYTHONPATH": str(extended)}
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=extended, env=environment, capture_output=True, text=True, check=True)
+    assert "| `lanes/...` | two cars, one of which is steered | 24 x 40 | MultiDiscrete | no | yes |" in done.stdout
 
 
 def test_a_mistyped_name_gets_the_nearest_of_the_new_ones(extended: Path) -> None:

@@ -195,13 +195,14 @@ def load_diamond(
     device: torch.device | str = "cpu",
     actions: ActionSpec | None = None,
 ) -> DiamondWorld:
-    """The world model saved in `folder`. `actions`: as in `build_diamond`.
+    """The world model saved in `folder`. `actions`: of several columns, as in `build_diamond`; the folder knows the number of Discrete ones.
 
     Raises UserError naming the file that is missing, damaged or does not fit.
     """
     description = _read(folder / DESCRIPTION_FILE, lambda file: build(Description, read_json(file, _MOST_DESCRIPTION)))
     state = _read(folder / WEIGHTS_FILE, load_file)
-    world = build_diamond(description, frames, precision, device, actions)
+    columns = actions if actions is not None and actions.trailing else None
+    world = build_diamond(description, frames, precision, device, columns)
     expected = world.denoiser.state_dict()
     if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in expected.items()}:
         raise UserError(f"{folder / WEIGHTS_FILE}: its tensors are not those of the network that {DESCRIPTION_FILE} describes")
