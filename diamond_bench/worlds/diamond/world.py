@@ -195,7 +195,7 @@ def load_diamond(
     device: torch.device | str = "cpu",
     actions: ActionSpec | None = None,
 ) -> DiamondWorld:
-    """The world model saved in `folder`. `actions`: of several columns, as in `build_diamond`; the folder knows the number of Discrete ones.
+    """The world model saved in `folder`. `actions`: as in `build_diamond`; the folder itself says the number of Discrete ones.
 
     Raises UserError naming the file that is missing, damaged or does not fit.
     """
