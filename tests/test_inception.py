@@ -17,10 +17,10 @@ from analysis.frechet import FeatureStatistics, frechet_distance, kernel_distanc
 from diamond_bench.errors import UserError
 from diamond_bench.metrics import weights, weights_download
 from diamond_bench.metrics.inception_archive import MEMBER, MEMBER_SHA256, convert_inception, read_archive
+from diamond_bench.metrics.inception_cost import INCEPTION_FLOPS
 from diamond_bench.metrics.perceptual import inception_features
 from diamond_bench.metrics.planning import require_weights
 from diamond_bench.metrics.weights_download import fetch
-from diamond_bench.models.inception_cost import INCEPTION_FLOPS
 
 
 @pytest.fixture(scope="session")

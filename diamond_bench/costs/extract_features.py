@@ -1,7 +1,7 @@
 """The cost of `extract_features`."""
 
 from diamond_bench.metrics.fid import FEATURE_BYTES
-from diamond_bench.models.inception_cost import INCEPTION_FLOPS
+from diamond_bench.metrics.inception_cost import INCEPTION_FLOPS
 from diamond_bench.store.cost import Arithmetic, Inputs, JobCost
 from diamond_bench.store.kinds import ExtractFeatures
 

@@ -17,8 +17,8 @@ from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.parts import Arrays, Parts, save_arrays
 from diamond_bench.metrics import perceptual
 from diamond_bench.metrics.fid import FEATURES_FILE, fid_positions
+from diamond_bench.metrics.inception_cost import INCEPTION_FLOPS
 from diamond_bench.metrics.play import FID_STREAM
-from diamond_bench.models.inception_cost import INCEPTION_FLOPS
 from diamond_bench.store.kinds import ExtractFeatures
 
 _BATCH = 64
