@@ -88,7 +88,7 @@ def interval_words(num_seeds: Iterable[int], what: str = "intervals") -> str:
 
 
 def mean_points(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds with a 95% Student interval of scores with columns metric, group, nfe, seed, value: one row a run.
+    """Mean over seeds with a 95% Student interval of scores with columns metric, group, nfe, seed, value: one row per run.
 
     -> metric, group, nfe, mean, low, high, num_seeds; low and high are NaN below MIN_RUNS seeds. Groups and metrics keep the order of
     their first appearance. Raises ValueError for a missing column, a run given twice or a value that is

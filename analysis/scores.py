@@ -166,9 +166,9 @@ def general_footnotes() -> list[str]:
 
 
 def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] | None = None, intervals: bool = True) -> list[str]:
-    """What differs between entries (label -> frame of one entry) that stand beside each other in one table or figure.
+    """What differs between entries (label -> frame of one entry) that stand next to each other in one table or figure.
 
-    IQM of means beside IQM of runs (`iqm`: the labels whose IQM is shown; None: all), too few runs for an interval (`intervals`: whether
+    IQM of means next to IQM of runs (`iqm`: the labels whose IQM is shown; None: all), too few runs for an interval (`intervals`: whether
     any are shown), more runs than MOST_RUNS, other games, other protocols.
     """
     notes = []
@@ -205,7 +205,7 @@ def protocol(method: str, source: str) -> dict[str, str] | None:
 
 
 def read_scores(path: str | Path) -> ScoreFile:
-    """A user's CSV of COLUMNS (in any order), UTF-8, one row a run, or a row without a seed for a mean over runs.
+    """A user's CSV of COLUMNS (in any order), UTF-8, one row per run, or a row without a seed for a mean over runs.
 
     Raw game scores of the 26 games. ScoreFileError at the first mistake, with the line of the file it is in; what is odd but can be
     used is said in `flags`. Nothing is guessed: names must be exact, numbers plain.

@@ -28,7 +28,7 @@ def change_rms(episodes: EpisodeSet) -> float:
 
 
 def _rms(values: Iterator[Tensor], missing: str) -> float:
-    """Of whole numbers, 255 of which are 1. Sums are exact, so every device and every order gives the same number."""
+    """The RMS of whole numbers on a scale where 255 is 1. Sums are exact, so every device and every order gives the same number."""
     total, count = 0, 0
     for value in values:
         total, count = total + int(value.square().sum(dtype=torch.int64)), count + value.numel()

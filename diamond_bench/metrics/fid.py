@@ -150,8 +150,8 @@ METRIC = Metric(
             "lower",
             low=0.0,
             counted="fid_images",
-            definition="Fréchet distance of Inception-v3 (2015) features; biased by the number of images, so compare at equal `fid_images` "
-            "only; refused below 2048",
+            definition="Fréchet distance of Inception-v3 (2015) features. It is biased by the number of images, so compare at equal "
+            "`fid_images` only. Fewer than 2048 images are refused",
             headline=True,
             compared=True,
             drawn=True,

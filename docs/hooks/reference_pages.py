@@ -256,7 +256,9 @@ def metrics_page() -> str:
     rows = []
     for name, metric in METRIC_INFO.items():
         kind = "cost" if metric.cost else metric.protocol.replace("_", " ")
-        rows.append([f"`{name}`", metric.title, metric.unit, metric.better, range_text(metric.low, metric.high), kind])
+        meaning = f"`{name}`<br>{metric.title}{f': {metric.definition}' if metric.definition else ''}"
+        needs = f"`{metric.needs}`" if metric.needs else ""
+        rows.append([meaning, metric.unit, metric.better, range_text(metric.low, metric.high), kind, needs])
     return "\n\n".join(
         [
             "# Metrics",
@@ -266,7 +268,7 @@ def metrics_page() -> str:
             "`metrics=[NAME,...]` chooses among these. Some need downloaded weights.",
             table(["Name", "Weights"], asked),
             "## Numbers of the results table",
-            table(["Metric", "Title", "Unit", "Better", "Range", "Kind"], rows),
+            table(["Metric and meaning", "Unit", "Better", "Range", "Kind", "Asked by"], rows),
             "",
         ]
     )
