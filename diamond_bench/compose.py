@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES
+from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES, WORLD_FAMILIES
 from diamond_bench.config.cluster import ONLY_IN_PROFILES
+from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import MOST_DIGITS, MOST_LEVELS, read_yaml
 from diamond_bench.typed import to_plain
 
 CONF = Path(__file__).parent / "conf"
-_REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES}
+_REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES, "family": WORLD_FAMILIES}
 STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
 """Overrides that speak of the study, not of a run's config."""
 MOST_TOKEN = 100_000
@@ -52,6 +53,7 @@ def groups() -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for file in sorted(CONF.glob("*/**/*.yaml")):
         found.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
+    found["family"] = [DIAMOND]
     for group, registry in _REGISTRIES.items():
         found[group] += [name for name in registry if name not in found[group]]
     return {group: tuple(options) for group, options in found.items()}
@@ -188,7 +190,7 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     plain: dict[str, Any] = {str(key): value for key, value in container.items()}
     schedule = plain["sampler"]["schedule"]
     for group, option in sorted(set(choices) - set(on_file)):  # samplers before their schedules
-        neutral = to_plain(_REGISTRIES[group][option].settings_type()(name=option))
+        neutral = None if (group, option) == ("family", DIAMOND) else to_plain(_REGISTRIES[group][option].settings_type()(name=option))
         plain = with_values(plain, {group.replace("/", "."): neutral})
         if group == "sampler" and any(chosen == "sampler/schedule" for chosen, _ in on_file):
             plain["sampler"]["schedule"] = schedule

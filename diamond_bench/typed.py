@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from diamond_bench.config import OPTIONS, Option
+from diamond_bench.config import REGISTRIES, Option
 from diamond_bench.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -32,9 +32,10 @@ def build(cls: type[T], mapping: Any, path: str = "") -> T:
     values = {}
     for key, value in mapping.items():
         where = _join(path, key)
-        values[key] = (
-            _build_option(OPTIONS[key], value, where) if key in OPTIONS else _convert(hints[key], value, where, fields[key].metadata)
-        )
+        if key in REGISTRIES and not (value is None and type(None) in typing.get_args(hints[key])):
+            values[key] = _build_option(REGISTRIES[key], value, where)
+        else:
+            values[key] = _convert(hints[key], value, where, fields[key].metadata)
     return cls(**values)
 
 
@@ -63,13 +64,14 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        if all(dataclasses.is_dataclass(a) for a in args):
-            return _build_named(args, value, path)
-        words = [word for arg in args if typing.get_origin(arg) is Literal for word in typing.get_args(arg)]
+        kinds = tuple(a for a in args if a is not type(None))
+        if len(kinds) > 1 and all(dataclasses.is_dataclass(a) for a in kinds):
+            return _build_named(kinds, value, path)
+        words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
         if value in words:
             return value
         try:
-            return _convert(next(a for a in args if a is not type(None) and typing.get_origin(a) is not Literal), value, path, metadata)
+            return _convert(next(kind for kind in kinds if typing.get_origin(kind) is not Literal), value, path, metadata)
         except UserError as error:
             raise UserError(", or ".join((str(error), *words))) from None
     if origin is Literal:

@@ -14,6 +14,7 @@ from diamond_bench.config import DataConfig, RunConfig
 from diamond_bench.errors import UserError
 from diamond_bench.store.kinds import KINDS, CollectDataset, EvaluateWorldModel, TrainWorldModel, job_id
 from diamond_bench.typed import build, identity_fields, to_plain
+from diamond_bench.worlds.oracle import Oracle
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,8 @@ def _changes(config: object) -> list[object]:
             out += [replace(config, **{f.name: inner}) for inner in _changes(value)]  # type: ignore[type-var]
         elif isinstance(value, bool):
             out.append(replace(config, **{f.name: not value}))  # type: ignore[type-var]
+        elif f.name == "family":
+            out.append(replace(config, family=Oracle()))  # type: ignore[call-arg]
         elif value is None or isinstance(value, (int, float)):
             out.append(replace(config, **{f.name: 77 if value != 77 else 78}))  # type: ignore[type-var]
         elif isinstance(value, str):

@@ -15,6 +15,7 @@ from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
+from diamond_bench.jobs import loaded_world
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
@@ -79,13 +80,14 @@ def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, EpisodeSet]:
     )
     monkeypatch.setattr(job, "load_split", lambda folder, split: splits[split])
     monkeypatch.setattr(job, "load_info", lambda folder: info)
+    monkeypatch.setattr(loaded_world, "load_info", lambda folder: info)
     return splits
 
 
 def evaluate(
     folder: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, config: EvaluateWorldModel = CONFIG, **context: Any
 ) -> Result:
-    monkeypatch.setattr(job, "load_world_model", lambda *_: predictor)
+    monkeypatch.setattr(loaded_world, "load_world_model", lambda *_: predictor)
     folder.mkdir(exist_ok=True)
     return job.run(config, JobContext(folder, {"dataset": folder, "world_model": folder}, **context))
 

@@ -12,7 +12,7 @@ from test_evaluation import data as data  # a fixture
 
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
-from diamond_bench.jobs import evaluate_world_model, extract_features
+from diamond_bench.jobs import evaluate_world_model, extract_features, loaded_world
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.metrics import perceptual
 from diamond_bench.metrics.fid import distribution_distances, fid_positions, load_features
@@ -71,7 +71,7 @@ def test_an_evaluation_compares_its_frames_with_them(network: None, tmp_path: Pa
     true, other = load_features(tmp_path / "f", "a" * 64)
 
     def run(predictor: Predictor, name: str) -> dict[tuple[str, str], float]:
-        monkeypatch.setattr(evaluate_world_model, "load_world_model", lambda *_: predictor)
+        monkeypatch.setattr(loaded_world, "load_world_model", lambda *_: predictor)
         folder = tmp_path / name
         folder.mkdir()
         inputs = {"dataset": folder, "world_model": folder, "true_features": tmp_path / "f"}

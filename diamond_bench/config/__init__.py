@@ -36,6 +36,7 @@ from diamond_bench.config.diffusion import (
 )
 from diamond_bench.config.fields import setting
 from diamond_bench.config.probe import ProbeConfig
+from diamond_bench.config.worlds import REGISTRIES, WORLD_FAMILIES, WorldSettings, world_family
 
 __all__ = [
     "ACTION_CONDITIONINGS",
@@ -43,9 +44,11 @@ __all__ = [
     "FRAME_RMS",
     "OBJECTIVES",
     "OPTIONS",
+    "REGISTRIES",
     "SAMPLERS",
     "SCHEDULES",
     "WITHHELD",
+    "WORLD_FAMILIES",
     "ActorCriticConfig",
     "AgentConfig",
     "AgentEvaluationConfig",
@@ -77,10 +80,12 @@ __all__ = [
     "Schedule",
     "SlurmCluster",
     "TrainingConfig",
+    "WorldSettings",
     "chosen",
     "imported",
     "option_of",
     "setting",
+    "world_family",
 ]
 
 
@@ -262,3 +267,5 @@ class RunConfig:
     probe: ProbeConfig = ProbeConfig()
     execution: ExecutionConfig = ExecutionConfig()
     cluster: Cluster = LocalCluster()
+    family: WorldSettings | None = None
+    """What kind of world model there is (`WORLD_FAMILIES`); none is diamond."""

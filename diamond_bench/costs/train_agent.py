@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from diamond_bench.config import world_family
 from diamond_bench.costs import ADAM, MOST_ACTIONS, STORED_PIXEL_BYTES, frames_of
 from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
@@ -38,6 +39,8 @@ def updates(config: TrainAgent) -> Updates:
         whole, rest = divmod(agent.budget, agent.steps_per_epoch)
         rollout = config.actor_critic.steps_per_update
         return Updates(0, 0, whole * -(-agent.steps_per_epoch // rollout) + -(-rest // rollout))
+    if config.family is not None:
+        return Updates(0, 0, agent.first_actor_critic_updates + later * agent.actor_critic_updates)
     return Updates(
         agent.first_denoiser_updates + later * agent.denoiser_updates,
         agent.first_reward_end_updates + later * agent.reward_end_updates,
@@ -53,6 +56,9 @@ def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
+    if config.family is not None:
+        imagined = world_family(config.family).cost(config.family, frames).flops_per_frame
+        return (imagined + 3.0 * policy) * steps * count.actor_critic
     signals = reward_end_cost(config.reward_end, MOST_ACTIONS, frames).flops
     return (
         update_flops(config, frames) * count.denoiser
@@ -65,7 +71,7 @@ def _disk(config: TrainAgent, inputs: Inputs) -> float:
     """A finished run: its agent, two resumable states of networks, optimisers and start segments, and the replay."""
     frames = frames_of(config)
     weights, ring = actor_critic_cost(config.actor_critic, MOST_ACTIONS, frames).parameters, 0.0
-    if not config.agent.model_free:
+    if not config.agent.model_free and config.family is None:
         weights += parameters(config) + reward_end_cost(config.reward_end, MOST_ACTIONS, frames).parameters
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
     return 4.0 * weights * (1 + 2 * ADAM) + 2 * ring + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES

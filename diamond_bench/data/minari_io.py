@@ -135,6 +135,16 @@ def read_episode(storage: MinariStorage, index: int) -> dict[str, Any]:
         raise UserError(f"{storage.data_path}: episode {index} cannot be read ({type(error).__name__}: {error})") from error
 
 
+def read_seeds(data_folder: Path) -> tuple[int | None, ...]:
+    """The seed of each episode's first reset, in order; None where `write_episode` was given none. UserError where the file is damaged."""
+    try:
+        with h5py.File(data_folder / MAIN_FILE, "r") as file:
+            found = (file[f"episode_{index}"].attrs.get("seed") for index in range(len(file)))
+            return tuple(None if seed is None else int(seed) for seed in found)
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{data_folder / MAIN_FILE}: damaged ({error}); delete the dataset and make it again") from None
+
+
 def read_own_episodes(data_folder: Path) -> Iterator[Episode]:
     """The episodes of a dataset written by `write_dataset`, in order."""
     storage = open_dataset(data_folder)

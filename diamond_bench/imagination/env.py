@@ -1,5 +1,6 @@
 """The world model as an environment of the field: any library that trains in a gymnasium VectorEnv can train in it (paper section 3.2)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -235,8 +236,8 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Logits of rewards and of ends, and the reward/end model's memory after the step."""
         if self._reward_end is None:
             assert step.reward_logits is not None, "the world model tells no rewards, and there is no reward/end model"
-            assert step.end_logits is not None, "the world model tells no ends, and there is no reward/end model"
-            return step.reward_logits, step.end_logits, memory
+            never = torch.tensor([0.0, -math.inf], device=self.device).expand(len(shown), 2)
+            return step.reward_logits, never if step.end_logits is None else step.end_logits, memory
         said = self._reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
         return said.reward_logits[:, 0], said.end_logits[:, 0], tuple(said.state)
 

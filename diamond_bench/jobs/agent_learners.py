@@ -9,7 +9,7 @@ from diamond_bench.agent import Agent, AgentDescription, build_agent
 from diamond_bench.config import ActorCriticConfig
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import RewardEndSegments, Segments, sample_reward_end_segments, sample_segments, tensors_of
-from diamond_bench.envs.games import num_actions
+from diamond_bench.envs.games import num_actions, spec
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ImaginationSettings, ReservedSteps, record_steps
 from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve_for
@@ -20,7 +20,9 @@ from diamond_bench.training.actor_critic import actor_critic_loss
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.reward_end import reward_end_loss
 from diamond_bench.training.rollout import Carry, collect_rollout, sampled, start
-from diamond_bench.worlds.contract import Trainable, TrainedWorld
+from diamond_bench.worlds.contract import Trainable, WorldModel
+from diamond_bench.worlds.families import open_world
+from diamond_bench.worlds.recordings import RecordedReplay
 
 Logged = dict[str, dict[str, Tensor]]
 """Scalars of an update by group."""
@@ -36,7 +38,7 @@ def describe(config: TrainAgent) -> AgentDescription:
         actor_critic=config.actor_critic,
         num_actions=num_actions(config.game),
         frame_size=config.env.frame_size,
-        model_free=config.agent.model_free,
+        model_free=config.agent.model_free or config.family is not None,  # of a family that is not trained, nothing is kept
         game=config.game,
     )
 
@@ -57,23 +59,29 @@ class Learners:
         self.execution = resolve_for(config, device) if execution is None else execution
         agent = build_agent(describe(config), config.execution.precision, device)
         self.agent: Agent = apply_to_agent(self.execution, agent, config)
-        self.world: TrainedWorld | None = None
+        self.world: WorldModel | None = None
+        """What the policy learns in, bound to its sampler; None where the agent is model-free."""
         self._trainables: tuple[Trainable, ...] = ()
         fused, recorded = self.execution.fused, self.execution.records_updates
         self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic, fused, recorded)}
         self._imagination: ImaginationEnv | None = None
         self._carry: Carry | None = None
         self._draw = sampled(generator)
+        if config.family is not None:
+            played = RecordedReplay(config.game, config.env, config.seed, replay)
+            self.world = open_world(config.family, spec(config.game, config.env), device, played)
         if self.agent.world_model is not None and self.agent.reward_end is not None:
-            self.world = self.agent.world_model.bound(config.sampler)
-            self._trainables = tuple(self.world.trainables(config.training))
+            trained = self.agent.world_model.bound(config.sampler)
+            self.world, self._trainables = trained, tuple(trained.trainables(config.training))
             for trainable in self._trainables:
                 self._learners[trainable.name] = Learner(trainable.network, config.training, fused, recorded)
             self._learners["reward_end"] = Learner(self.agent.reward_end, config.reward_end, fused, recorded)
+        if self.world is not None:
+            num_frames = max(config.conditioning.num_frames, config.actor_critic.start_frames)
             self._imagination = ImaginationEnv(
                 self.world,
                 self.agent.reward_end,
-                ReplayStarts(replay, max(self.world.context, config.actor_critic.start_frames), generator),
+                ReplayStarts(replay, num_frames, generator),
                 GeneratorDraws(generator),
                 imagination_settings(config.actor_critic),
             )
@@ -83,9 +91,8 @@ class Learners:
     @property
     def compilable(self) -> list[Compilable]:
         """The networks of which a part may be compiled."""
-        of_world = () if self.world is None else self.world.compilable
         reward_end = () if self.agent.reward_end is None else (self.agent.reward_end,)
-        return [self.agent.actor_critic, *of_world, *reward_end]
+        return [self.agent.actor_critic, *(trainable.network for trainable in self._trainables), *reward_end]
 
     def prepare(self, num_updates: int) -> None:
         """Loads the start segments of so many updates of the policy, which they else do themselves."""

@@ -17,16 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.media import side_by_side, write_video
-from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.evaluation.play import KEPT_FILES, Frames, Imagined, Kept, kept_in
 from diamond_bench.jobs.context import JobContext, Result, Row
-from diamond_bench.jobs.execution import Execution, apply_to_world_model, facts_of, resolve
+from diamond_bench.jobs.execution import facts_of
+from diamond_bench.jobs.loaded_world import executed_world, loaded_world
 from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
-from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.metrics import measured
 from diamond_bench.metrics.forks import find_forks
 from diamond_bench.metrics.header import PICTURED, Play
@@ -49,14 +48,10 @@ from diamond_bench.metrics.play import (
     copy_last,
     stretch,
 )
-from diamond_bench.models.graphs import Graphed
-from diamond_bench.models.shape import IMAGE_CHANNELS
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.store.twins import Twin
-from diamond_bench.studies.agents import AGENT_FOLDER
 from diamond_bench.training.checkpoint import made_on
-from diamond_bench.worlds.contract import TrainedWorld, WorldModel
-from diamond_bench.worlds.families import load_world_model
+from diamond_bench.worlds.contract import WorldModel
 
 _VIDEO_FRAMES = 300
 _ONE_STEP_BATCH = 64
@@ -183,9 +178,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     kept = {} if twin is None else kept_in(twin.folder, twin.result.files, kinds)
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
     if len(kept) < len(kinds):
-        folder, spec = _model_folder(context.inputs["world_model"], settings), load_info(dataset).spec
-        loaded = load_world_model(folder, spec.frames, config.execution.precision, device, spec.actions).bound(config.sampler)
-        world, execution = _executed(loaded, config, len(one_step), device)
+        world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
         way = facts_of(execution)
     on_device = heldout.to(device)
     references, one_step = _on(on_device, references), _on(on_device, one_step)
@@ -223,31 +216,6 @@ def _without_metrics(config: EvaluateWorldModel) -> EvaluateWorldModel:
 def _on(episodes: EpisodeSet, windows: Windows) -> Windows:
     """The same windows of the same episodes, on the device of `episodes`."""
     return replace(windows, episodes=episodes, first=windows.first.to(episodes.frames.device))
-
-
-def _executed(loaded: TrainedWorld, config: EvaluateWorldModel, num_windows: int, device: torch.device) -> tuple[WorldModel, Execution]:
-    """The model as `execution` asks for it: full batches of the rollouts compiled and recorded, before any of them is timed."""
-    settings = config.evaluation
-    frames = settings.num_trajectories * settings.horizon + num_windows
-    frames += settings.num_sample_starts * settings.num_samples * settings.sample_horizon
-    execution = resolve(config.execution, device, loaded.flops_per_frame * frames)
-    if execution == Execution():
-        return loaded, execution
-    b = min(settings.batch_size, settings.num_trajectories)
-    world = apply_to_world_model(execution, loaded, b)
-    past = torch.zeros(b, world.context, IMAGE_CHANNELS, *world.spec.frames.sides, device=device)
-    taken = world.spec.actions
-    actions = torch.zeros(b, world.context, *taken.shape, dtype=getattr(torch, taken.dtype), device=device)
-    state = world.start(past, actions, past.new_ones(past.shape[:2], dtype=torch.bool), torch.zeros_like)
-    for _ in range(Graphed.WARM_UP + 2):
-        world.step(state, actions[:, 0], torch.zeros_like)
-    return world, execution
-
-
-def _model_folder(made_by: Path, settings: EvaluationConfig) -> Path:
-    """The world model in a training's folder, or in that of an agent."""
-    of_agent = made_by / AGENT_FOLDER
-    return of_agent / DENOISER_FOLDER if of_agent.is_dir() else model_folder(made_by, settings.milestone, settings.weights)
 
 
 def _batches(total: int, size: int) -> list[range]:
@@ -367,7 +335,7 @@ def _speed(work: _Work, frames: int, seconds: float) -> dict[str, float]:
     """Work and time of the imagination, for estimates; nothing where the frames were read."""
     if isinstance(work.frames["rollouts"], Kept) or work.world is None:
         return {}
-    return {"work": work.world.flops_per_frame * frames, "work_seconds": seconds}
+    return {"work": (work.world.flops_per_frame or 1.0) * frames, "work_seconds": seconds}
 
 
 def _keep_frames(work: _Work, frames: Mapping[Play, NDArray[np.uint8]], folder: Path) -> None:

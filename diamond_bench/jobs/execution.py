@@ -63,8 +63,10 @@ def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: st
 
 
 def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = None) -> Execution:
-    """`resolve` for the training of an agent; one without a world model compiles and records nothing."""
-    return Execution() if config.agent.model_free else resolve(config.execution, device, agent_work(config), begun)
+    """`resolve` for the training of an agent; one that learns no world model compiles and records nothing."""
+    if config.agent.model_free or config.family is not None:
+        return Execution()
+    return resolve(config.execution, device, agent_work(config), begun)
 
 
 def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) -> None:

@@ -112,8 +112,8 @@ class _Training:
             while not self.enough():
                 yield min(agent.steps_per_epoch, self.steps_left(), agent.initial_steps_most - self.play.real_steps)
             at.initial_steps = self.play.real_steps
-            if self.learners.world is not None:
-                self.learners.world.measure(self.replay.episodes)
+            if self.learners.agent.world_model is not None:
+                self.learners.agent.world_model.measure(self.replay.episodes)
         self.play.begin(min(agent.steps_per_epoch, self.steps_left()))
 
     def enough(self) -> bool:
@@ -131,13 +131,16 @@ class _Training:
             self.means.add("collect", **_of_game(game, self.device))
 
     def num_updates(self) -> tuple[int, int, int]:
-        """Updates of world model, reward/end model and policy in this epoch. A model-free policy learns while it plays."""
+        """Updates of world model, reward/end model and policy in this epoch. A model-free policy learns while it plays; a family of
+        world models that is not trained has no updates but the policy's."""
         agent = self.config.agent
         if agent.model_free:
             return 0, 0, 0
         if self.at.epoch == 0:
-            return agent.first_denoiser_updates, agent.first_reward_end_updates, agent.first_actor_critic_updates
-        return agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates
+            asked = agent.first_denoiser_updates, agent.first_reward_end_updates, agent.first_actor_critic_updates
+        else:
+            asked = agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates
+        return asked if self.config.family is None else (0, 0, asked[2])
 
     def update(self, network: str) -> Callable[[int], None]:
         """One update of a network, whose scalars go into the epoch's means."""
@@ -234,7 +237,7 @@ def _result(training: _Training) -> Result:
         "work": agent_work(config),
         "work_seconds": seconds,
         "execution": facts_of(training.execution),
-        **({} if training.learners.world is None else training.learners.world.measured),
+        **({} if training.learners.agent.world_model is None else training.learners.agent.world_model.measured),
     }
     return Result(rows + compile_rows(training.learners.compilable), facts)
 

@@ -170,7 +170,7 @@ def _inputs(store: Store, spec: JobSpec, scratch: Path | None) -> dict[str, Path
     """The folders of the job's inputs, after checking that each is done and undamaged. Datasets are copied to `scratch`. Raises
     UserError."""
     kind = store.kinds[spec.kind]
-    expected = kind.inputs
+    expected = kind.needs(spec.config)
     if set(spec.inputs) - set(kind.optional) != set(expected):
         raise UserError(f"job {spec.ref} has the inputs {sorted(spec.inputs)}, its kind needs {sorted(expected)}")
     for name, ref in spec.inputs.items():

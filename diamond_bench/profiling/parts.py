@@ -119,13 +119,13 @@ class Parts:
         torch.manual_seed(config.seed)
         self.learners = Learners(self._config, device, replay, torch.Generator(device).manual_seed(config.seed), execution)
         agent = self.learners.agent
-        assert self.learners.world is not None
+        assert agent.world_model is not None
         assert agent.reward_end is not None
         if contiguous:
             for network in agent.networks.values():
                 network.to(memory_format=torch.contiguous_format)
         never_end(agent.reward_end)
-        self._policy, self._world, self._reward_end = agent.actor_critic, self.learners.world, agent.reward_end
+        self._policy, self._world, self._reward_end = agent.actor_critic, agent.world_model.bound(config.sampler), agent.reward_end
         own = torch.Generator(device).manual_seed(config.seed)  # which the imagination below reseeds
         self._own, self._draws, self._draw = own, GeneratorDraws(own), sampled(own)
         self._env = self._imagination(replay)

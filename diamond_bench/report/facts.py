@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
 from diamond_bench.results.table import collect, conditions, finished_results, protocol_records, unverified, unverified_plan
@@ -106,7 +107,7 @@ def _configs(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, d
 def _agent_nfe(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, float]:
     agents = {point.variant: config_of(point.jobs["agent"]) for point in reversed(plan.points) if "agent" in point.jobs}
     trained = {name: config for name, config in agents.items() if isinstance(config, TrainAgent) and not config.agent.model_free}
-    return {name: float(nfe(config.sampler)) for name, config in trained.items()}
+    return {name: float(nfe(config.sampler)) if config.family is None else 0.0 for name, config in trained.items()}
 
 
 def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -114,7 +115,9 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         value = getattr(config, field.name)
         if field.metadata.get("recorded"):
             continue
-        if dataclasses.is_dataclass(value):
+        if field.name == "family":
+            yield "family", DIAMOND if value is None else value.name
+        elif dataclasses.is_dataclass(value):
             yield from _leaves(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", value

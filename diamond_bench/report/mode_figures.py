@@ -110,7 +110,7 @@ def _draw(
 
     columns = {"metric": scores["metric"], "group": scores["variant"].map(lines), "nfe": scores["job"].map(nfe)}
     points = pd.DataFrame({**columns, "seed": scores["seed"], "value": scores["value"]})
-    points = points[np.isfinite(points["value"]) & np.isfinite(points["nfe"])]
+    points = points[np.isfinite(points["value"]) & (points["nfe"] >= 1)]  # a world without a network has no place on the axis
     if points.empty:
         return None
     order = {metric: number for number, metric in enumerate(_MODES)}

@@ -25,8 +25,10 @@ from diamond_bench.config import (
     RewardEndConfig,
     Sampler,
     TrainingConfig,
+    WorldSettings,
     imported,
     setting,
+    world_family,
 )
 from diamond_bench.store.cost import JobCost
 from diamond_bench.typed import identity_fields
@@ -66,12 +68,14 @@ class TrainWorldModel:
 
 @dataclass(frozen=True)
 class EvaluateWorldModel:
-    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training, or an agent that has one), and for the
-    metric state `state_probe`, for fid `true_features`."""
+    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training, or an agent that has one; none where the
+    family is not trained), and for the metric state `state_probe`, for fid `true_features`."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    family: WorldSettings | None = None
+    """A family that is not trained; none evaluates the input `world_model`."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class TrainAgent:
     actor_critic: ActorCriticConfig = ActorCriticConfig()
     agent: AgentConfig = AgentConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    family: WorldSettings | None = None
+    """A family that is not trained, in which the policy learns; none learns a world model."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +217,11 @@ class Kind:
     resources: Resources = Resources()
     """What its jobs ask of a cluster in place of the profile's general values. The profile's own group for the kind comes first."""
 
+    def needs(self, config: Any) -> tuple[str, ...]:
+        """Names of the artifacts that a job of this config needs."""
+        untrained = getattr(config, "family", None) is not None
+        return tuple(name for name in self.inputs if not (untrained and name == "world_model"))
+
     @property
     def costs(self) -> JobCost:
         """What `cost` names."""
@@ -290,6 +301,9 @@ def job_id(kind: str, config: Any, inputs: Mapping[str, str], revision: int | No
     `revision` is that of the kind's code, by default the present one; artifacts of earlier revisions are checked with theirs.
     """
     revision = KINDS[kind].revision if revision is None else revision
-    content = {"kind": kind, "revision": revision, "config": identity_fields(config), "inputs": dict(inputs)}
+    content: dict[str, Any] = {"kind": kind, "revision": revision, "config": identity_fields(config), "inputs": dict(inputs)}
+    family = getattr(config, "family", None)
+    if family is not None:
+        content["family"] = [family.name, world_family(family).revision]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -69,6 +69,7 @@ def training_job(config: RunConfig) -> JobSpec:
         config.actor_critic,
         config.agent,
         config.execution,
+        config.family,
     )
     if config.agent.model_free:
         world: dict[str, Any] = {

@@ -10,27 +10,22 @@ from typing import Any
 from diamond_bench.compose import Override, base, groups, output_root, parse, scale_keys, with_values
 from diamond_bench.config import DataConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.metrics.planning import input_jobs, roles
+from diamond_bench.metrics.planning import roles
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, has_seal, read_json, refusal, require_folders, sealed, write_json
-from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.store.kinds import (
-    CollectDataset,
-    EvaluateWorldModel,
-    ImportDataset,
-    TrainWorldModel,
-)
+from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.shapes import PLAN, fit
 from diamond_bench.studies import agents
 from diamond_bench.studies.baselines import differing_settings
 from diamond_bench.studies.bounds import is_study_name
+from diamond_bench.studies.cells import Cells
 from diamond_bench.studies.check import check_run
-from diamond_bench.studies.execution import of_imagination, of_no_compilation, of_training
 from diamond_bench.studies.job_plan import Plan, plain_primary
 from diamond_bench.studies.job_plan import Point as Point
 from diamond_bench.studies.job_plan import SavedPlan as SavedPlan
 from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study, with_overrides
 from diamond_bench.studies.unread import check_read, in_effect
+from diamond_bench.studies.untrained import UnreadSettings, of_family
 from diamond_bench.typed import build, to_plain
 
 PER_GAME = ("dataset", *roles())
@@ -78,10 +73,10 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
     study = with_overrides(study, overrides)
     store = Store(output_root(overrides))
     starred = (study.overridden & scale_keys(scale)) - {"evaluation.metrics"}
-    jobs: dict[JobRef, JobSpec] = {}
-    known: _Known = {}
-    cells: list[Point] = []
+    cells = Cells()
+    found: list[Point] = []
     config = RunConfig()
+    unread = UnreadSettings(study.protocol)
     for variant, arm, axes, settings in points(study):
         config = run_config({"scale": scale, **chosen}, settings)
         if study.protocol == "agent":
@@ -89,15 +84,18 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
         for game in _games(study, config):
             special = agents.per_game(game) if study.protocol == "agent" else {}
             on_game = run_config({"scale": scale, **chosen}, {**special, **settings}) if special else config
-            on_game = agents.with_agents(replace(on_game, game=game, seed=max(study.seeds)), store)
-            check_read(settings, on_game)
+            on_game = of_family(replace(on_game, game=game, seed=max(study.seeds)), study.protocol)
+            on_game = agents.with_agents(on_game, store)
+            check_read(unread.of_variant(settings, on_game), on_game)
             check_run(on_game, study.protocol)
             _check_dataset(on_game.data)
             on_game = in_effect(on_game)
-            point = _agent_point if study.protocol == "agent" else _point
-            cells += [point(variant, arm, axes, replace(on_game, seed=seed), jobs, known) for seed in study.seeds]
+            for seed in study.seeds:
+                roles = cells.of(replace(on_game, seed=seed), study.protocol)
+                found.append(Point(variant, arm, dict(axes), game, seed, on_game.execution.precision, roles))
+    unread.check()
     scale = f"{scale}*" if starred else scale
-    return StudyPlan(study.name, study.question, scale, command, jobs, tuple(cells), config.execution, config.cluster, study)
+    return StudyPlan(study.name, study.question, scale, command, cells.jobs, tuple(found), config.execution, config.cluster, study)
 
 
 def _check_dataset(data: DataConfig) -> None:
@@ -139,55 +137,6 @@ def run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunCon
         if key != "cluster" and value not in groups()[key]:
             raise UserError(f"{key}={value}: unknown {key}: {nearest(str(value), groups()[key])}")
     return build(RunConfig, with_values(base(tuple(sorted(groups_chosen.items()))), values))
-
-
-_Known = dict[tuple[Any, ...], JobRef]
-
-
-def _add(spec: JobSpec, jobs: dict[JobRef, JobSpec], known: _Known) -> JobRef:
-    key = (spec.kind, spec.config, *spec.inputs.values())
-    if key not in known:  # variants share most jobs, and an identity costs ten times this look-up
-        known[key] = spec.ref
-        jobs.setdefault(spec.ref, spec)
-    return known[key]
-
-
-def _agent_point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, jobs: dict[JobRef, JobSpec], known: _Known) -> Point:
-    agent = _add(agents.training_job(config), jobs, known)
-    evaluation = _add(agents.evaluation_job(config, agent), jobs, known)
-    return Point(variant, arm, dict(axes), config.game, config.seed, config.execution.precision, {"agent": agent, "evaluation": evaluation})
-
-
-def _point(variant: str, arm: str, axes: Mapping[str, Any], config: RunConfig, jobs: dict[JobRef, JobSpec], known: _Known) -> Point:
-    def add(spec: JobSpec) -> JobRef:
-        return _add(spec, jobs, known)
-
-    dataset = add(dataset_job(config))
-    training = TrainWorldModel(
-        config.seed, config.objective, config.conditioning, config.network, config.training, of_training(config.execution)
-    )
-    given = config.evaluation.world_model
-    world_model = add(JobSpec("train_world_model", training, {"dataset": dataset})) if given is None else JobRef.parse(given)
-    evaluating = EvaluateWorldModel(config.sampler, config.evaluation, of_imagination(config.execution))
-    execution = replace(of_no_compilation(config.execution), precision="fp32")  # one job per dataset, whatever the precision
-    of_dataset = {role: add(JobSpec(kind, making, {"dataset": dataset})) for role, kind, making in input_jobs(config, execution)}
-    evaluation = add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, "world_model": world_model, **of_dataset}))
-    roles = {"dataset": dataset, "world_model": world_model, "evaluation": evaluation, **of_dataset}
-    return Point(variant, arm, dict(axes), config.game, config.seed, config.execution.precision, roles)
-
-
-def dataset_job(config: RunConfig) -> JobSpec:
-    """The job that makes a run's dataset: collected from its game, or imported where `data.dataset` names one."""
-    if config.data.dataset is None:
-        policy = config.data.policy
-        inputs = {"agent": JobRef.parse(policy)} if agents.is_agent(policy) else {}
-        return JobSpec("collect_dataset", CollectDataset(config.game, config.env, config.data), inputs)
-    from diamond_bench.data.foreign import dataset_digest, find_dataset
-
-    digest = dataset_digest(find_dataset(config.data.dataset))
-    neutral = DataConfig()  # how a collection would play is no part of an imported dataset
-    data = replace(config.data, policy=neutral.policy, epsilon=neutral.epsilon, random_start_steps=neutral.random_start_steps)
-    return JobSpec("import_dataset", ImportDataset(digest, config.env, data), {})
 
 
 def study_folder(root: Path, study: str, scale: str) -> Path:

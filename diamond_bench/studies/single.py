@@ -32,6 +32,7 @@ from diamond_bench.studies.job_plan import Plan, Point
 from diamond_bench.studies.plan import run_config, scale_of
 from diamond_bench.studies.spec import SCALES, check_use, games_of
 from diamond_bench.studies.unread import check_read, in_effect
+from diamond_bench.studies.untrained import UnreadSettings, of_family
 from diamond_bench.typed import to_plain
 
 _QUESTION = "How well does this agent play?"
@@ -69,8 +70,11 @@ def _training_plan(game: str, seed: int, overrides: Sequence[Override], command:
         check_use(key, "agent", key)
     settings = {**per_game(game), **keys}
     check_model_free(keys)
-    config = with_agents(replace(run_config({"scale": scale, **chosen}, settings), game=game, seed=seed), Store(output_root(overrides)))
-    check_read(keys, config)
+    config = of_family(replace(run_config({"scale": scale, **chosen}, settings), game=game, seed=seed), "agent")
+    config = with_agents(config, Store(output_root(overrides)))
+    unread = UnreadSettings("agent")
+    check_read(unread.of_variant(keys, config), config)
+    unread.check()
     check_run(config, "agent")
     execution, cluster = config.execution, config.cluster
     config = in_effect(config)
@@ -139,7 +143,7 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
         settings |= {"agent_evaluation.episodes": episodes}
     if video:
         settings["agent_evaluation.video"] = True
-    for key in asked:
+    for key in (*asked, *(key for key in chosen if key == "family")):
         if key.partition(".")[0] not in ("env", "agent_evaluation", "execution", "sampler"):
             raise UserError(f"{key}: an evaluation of an agent takes env.*, agent_evaluation.*, sampler.* and execution.* alone")
         if key == "env.pooling":
@@ -205,6 +209,8 @@ def plan_profile(
     if plan.cluster.mps and not packed:
         raise UserError("cluster.mps=true: one process has the device to itself, so that it would change nothing; use it with --packed")
     training = next(spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent))
+    if training.family is not None:
+        raise UserError(f"family={training.family.name}: a profile measures the networks of a trained world model; leave it out")
     if training.agent.model_free:
         raise UserError("agent.model_free=true: a profile measures the networks of a world model; leave it false")
     device, model = model_of(plan.execution.device)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diamond_bench.config import Sampler, TrainingConfig
+from diamond_bench.config import EnvConfig, Sampler, TrainingConfig
 from diamond_bench.data.segments import Segments
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.models.compilation import Compilable
@@ -143,6 +145,41 @@ class TrainedWorld(WorldModel, Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes weights and description into an existing folder, each file in one piece."""
+        ...
+
+
+class RecordedPlay(Protocol):
+    """Real play that can be replayed: of each recording the seed that began it and every action."""
+
+    @property
+    def game(self) -> str:
+        """The game that was played."""
+        ...
+
+    @property
+    def env(self) -> EnvConfig:
+        """How it was played."""
+        ...
+
+    @property
+    def continues(self) -> bool:
+        """Whether a recording goes on after an episode's end, from a reset without a seed; else it is one episode."""
+        ...
+
+    def name(self, number: int) -> str:
+        """What a message calls the recording."""
+        ...
+
+    def seed(self, number: int) -> int:
+        """The seed of its first reset. UserError where none was recorded."""
+        ...
+
+    def action(self, number: int, step: int) -> Any:
+        """What was done after the frame of this step, as the environment takes it."""
+        ...
+
+    def frame(self, number: int, step: int) -> NDArray[np.uint8]:
+        """(3, h, w): what was seen after so many steps."""
         ...
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective
+from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, WorldSettings, imported, world_family
 from diamond_bench.models.precision import Precision
-from diamond_bench.spaces import ActionSpec, FrameSpec
-from diamond_bench.worlds.contract import TrainedWorld
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+from diamond_bench.worlds.contract import RecordedPlay, TrainedWorld, WorldModel
 from diamond_bench.worlds.diamond.world import Description, build_diamond, load_diamond
 
 
@@ -40,3 +40,12 @@ def load_world_model(
     Raises UserError naming the file that is missing, damaged or does not fit.
     """
     return load_diamond(folder, frames, precision, device, actions)
+
+
+def open_world(family: WorldSettings, spec: WorldSpec, device: torch.device, play: RecordedPlay | None = None) -> WorldModel:
+    """A world of a family that is not trained. `play`: the recorded play that imagination starts from, for families that replay it.
+
+    Raises UserError where the family cannot be used with them.
+    """
+    world: WorldModel = imported(world_family(family).open)(family, spec, device, play)
+    return world

@@ -1,0 +1,60 @@
+"""The world model that an evaluation is of, loaded for use and executed as its config asks."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from diamond_bench.agent import DENOISER_FOLDER
+from diamond_bench.config import EvaluationConfig
+from diamond_bench.data.static import EpisodeSet, load_info
+from diamond_bench.jobs.context import JobContext
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, resolve
+from diamond_bench.jobs.train_world_model import model_folder
+from diamond_bench.models.graphs import Graphed
+from diamond_bench.models.shape import IMAGE_CHANNELS
+from diamond_bench.store.kinds import EvaluateWorldModel
+from diamond_bench.studies.agents import AGENT_FOLDER
+from diamond_bench.worlds.contract import TrainedWorld, WorldModel
+from diamond_bench.worlds.families import load_world_model, open_world
+from diamond_bench.worlds.recordings import recorded_episodes
+
+
+def loaded_world(config: EvaluateWorldModel, context: JobContext, heldout: EpisodeSet, device: torch.device) -> WorldModel:
+    """The input `world_model` with its sampler bound, or a world of the config's family. `heldout`: on the CPU.
+
+    UserError where it cannot be had.
+    """
+    dataset = context.inputs["dataset"]
+    spec = load_info(dataset).spec
+    if config.family is None:
+        folder = _folder(context.inputs["world_model"], config.evaluation)
+        return load_world_model(folder, spec.frames, config.execution.precision, device, spec.actions).bound(config.sampler)
+    return open_world(config.family, spec, device, recorded_episodes(dataset, heldout))
+
+
+def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: int, device: torch.device) -> tuple[WorldModel, Execution]:
+    """The model as `execution` asks for it: full batches of the rollouts compiled and recorded, before any of them is timed."""
+    if config.family is not None:
+        return loaded, Execution()
+    settings = config.evaluation
+    frames = settings.num_trajectories * settings.horizon + num_windows
+    frames += settings.num_sample_starts * settings.num_samples * settings.sample_horizon
+    execution = resolve(config.execution, device, loaded.flops_per_frame * frames)
+    if execution == Execution():
+        return loaded, execution
+    b = min(settings.batch_size, settings.num_trajectories)
+    world = apply_to_world_model(execution, cast(TrainedWorld, loaded), b)
+    past = torch.zeros(b, world.context, IMAGE_CHANNELS, *world.spec.frames.sides, device=device)
+    taken = world.spec.actions
+    actions = torch.zeros(b, world.context, *taken.shape, dtype=getattr(torch, taken.dtype), device=device)
+    state = world.start(past, actions, past.new_ones(past.shape[:2], dtype=torch.bool), torch.zeros_like)
+    for _ in range(Graphed.WARM_UP + 2):
+        world.step(state, actions[:, 0], torch.zeros_like)
+    return world, execution
+
+
+def _folder(made_by: Path, settings: EvaluationConfig) -> Path:
+    """The world model in a training's folder, or in that of an agent."""
+    of_agent = made_by / AGENT_FOLDER
+    return of_agent / DENOISER_FOLDER if of_agent.is_dir() else model_folder(made_by, settings.milestone, settings.weights)

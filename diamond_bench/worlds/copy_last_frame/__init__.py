@@ -1,0 +1,32 @@
+"""The family `copy_last_frame`: every imagined frame is the last real one. Planning imports this file: no torch."""
+
+from dataclasses import dataclass
+
+from diamond_bench.config import RunConfig
+from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
+from diamond_bench.errors import UserError
+from diamond_bench.spaces import FrameSpec
+
+
+@dataclass(frozen=True)
+class CopyLastFrame(WorldSettings):
+    """There is nothing to set."""
+
+    name: str = "copy_last_frame"
+
+
+def _cost(settings: CopyLastFrame, frames: FrameSpec) -> WorldCost:
+    return WorldCost(state_bytes=frames.pixels * 3 * 4 + 8)  # a frame of float32, an action
+
+
+def _check(settings: CopyLastFrame, config: RunConfig, protocol: str) -> None:
+    if protocol == "agent":
+        raise UserError("family=copy_last_frame: it has no rewards, so no agent can be trained in it; family=oracle has them")
+
+
+FAMILY = WorldFamily(
+    about="Repeats the last real frame: the floor for every world model.",
+    open="diamond_bench.worlds.copy_last_frame.world:open_world",
+    cost=_cost,
+    check=_check,
+)

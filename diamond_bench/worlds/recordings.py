@@ -1,0 +1,89 @@
+"""Recorded play that world models may start from by replaying it: a dataset's episodes, and an agent's replay."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diamond_bench.config import EnvConfig
+from diamond_bench.data.minari_io import read_seeds
+from diamond_bench.data.replay import Replay
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.errors import UserError
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import CollectDataset
+
+
+@dataclass(frozen=True)
+class RecordedEpisodes:
+    """The held-out episodes of a collected dataset, each a recording; a `RecordedPlay`."""
+
+    folder: Path
+    """The dataset's."""
+    episodes: EpisodeSet
+    """On the CPU."""
+    game: str
+    env: EnvConfig
+    seeds: tuple[int | None, ...]
+    continues = False
+
+    def name(self, number: int) -> str:
+        """As `RecordedPlay.name`."""
+        return f"held-out episode {number} of {self.folder}"
+
+    def seed(self, number: int) -> int:
+        """As `RecordedPlay.seed`."""
+        seed = self.seeds[number]
+        if seed is None:
+            raise UserError(f"{self.name(number)}: its seed was not recorded, so it cannot be replayed; collect the dataset again")
+        return seed
+
+    def action(self, number: int, step: int) -> Any:
+        """As `RecordedPlay.action`."""
+        return self.episodes.actions[self._row(number, step)].numpy()
+
+    def frame(self, number: int, step: int) -> NDArray[np.uint8]:
+        """As `RecordedPlay.frame`."""
+        return self.episodes.frames[self._row(number, step)].numpy()
+
+    def _row(self, number: int, step: int) -> int:
+        return int(self.episodes.starts[number]) + step
+
+
+def recorded_episodes(folder: Path, heldout: EpisodeSet) -> RecordedEpisodes:
+    """Those of a dataset of the store. UserError where it was not collected from a game here."""
+    ref = JobRef(folder.parent.name, folder.name)
+    config = Store(folder.parent.parent).spec(ref).config
+    if not isinstance(config, CollectDataset):
+        raise UserError(f"{folder}: this dataset was imported, so nobody knows how to replay it; collect one here (data.dataset=null)")
+    return RecordedEpisodes(folder, heldout, config.game, config.env, read_seeds(folder / "heldout" / "data"))
+
+
+@dataclass
+class RecordedReplay:
+    """All steps of an agent's only training environment, one recording; a `RecordedPlay`."""
+
+    game: str
+    env: EnvConfig
+    first_seed: int
+    replay: Replay
+    continues: bool = field(default=True, init=False)
+
+    def name(self, number: int) -> str:
+        """As `RecordedPlay.name`."""
+        return "the agent's replay"
+
+    def seed(self, number: int) -> int:
+        """As `RecordedPlay.seed`."""
+        return self.first_seed
+
+    def action(self, number: int, step: int) -> Any:
+        """As `RecordedPlay.action`."""
+        return self.replay.room.actions[step].cpu().numpy()
+
+    def frame(self, number: int, step: int) -> NDArray[np.uint8]:
+        """As `RecordedPlay.frame`."""
+        return self.replay.room.frames[step].cpu().numpy()
