@@ -103,8 +103,8 @@ class Components:
 def difference(games: Sequence[Game], paired: bool) -> Difference:
     """Variant minus baseline: the mean over games of the difference of means. Needs two runs on each side of every game.
 
-    References count as random where every game has MIN_EPISODES episodes of them; otherwise the standard error is that of the runs alone,
-    and speaks only of these references. Games are fixed: nothing is said about other games.
+    References count as random if every game has references from at least MIN_EPISODES episodes. Otherwise the standard error is that of the
+    runs alone and holds for these references only. Games are fixed: the result does not extend to other games.
     """
     value = sum(float(game.variant.mean() - game.baseline.mean()) for game in games) / len(games)
     return from_components(value, variance_components(games, paired))

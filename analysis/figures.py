@@ -142,12 +142,12 @@ def quality_figure(
     xlabel: str = "NFE per frame",
     shared_scale: bool = False,
 ) -> Figure:
-    """Quality against the number of denoiser calls a frame: a panel a metric, a line a group, intervals where several seeds give one.
+    """Quality against the number of denoiser calls per frame, with one panel for each metric and one line for each group. Several seeds
+    give intervals.
 
-    `points`: columns metric, group, nfe (at least 1; of another quantity where `xlabel` says so), mean, low, high, as
-    `curves.mean_points` returns them. `labels`: titles of panels, where not the metric's own name. `shared_scale`: one y axis for all
-    panels, where they are of one quantity.
-    `baselines`: by metric, the score of what `baseline` names, a level line that puts differences into proportion.
+    `points` has columns metric, group, nfe (at least 1; another quantity if `xlabel` says so), mean, low, high, as `curves.mean_points`
+    returns them. `labels` has titles of panels other than the metric's name. `shared_scale` gives all panels one y axis, for panels of one
+    quantity. `baselines` has, by metric, the score of `baseline`: a horizontal line that puts differences into proportion.
     """
     if points.empty or (points["nfe"] < 1).any():
         raise ValueError("quality against NFE needs points, each with an NFE of at least 1")
@@ -199,9 +199,10 @@ def _draw_line(ax: Axes, points: pd.DataFrame, dodge: float, label: str, style: 
 
 
 def trajectory_figure(true: NDArray[np.uint8], imagined: Mapping[str, NDArray[np.uint8]], times: Sequence[int]) -> Figure:
-    """Frames of one trajectory: the true ones on top, then a row a variant; a column each t in `times` (1 is the first imagined frame).
+    """Frames of one trajectory: the true ones on top, then one row for each variant. Each t in `times` is a column (1 is the first imagined
+    frame).
 
-    Frames uint8 (T, h, w, 3), all of one shape. Raises ValueError at other shapes or dtypes, or a t outside 1..T.
+    Frames are uint8 (T, h, w, 3), all of one shape. Raises ValueError for other shapes or dtypes, or a t outside 1..T.
     """
     for name, frames in {"true": true, **imagined}.items():
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape != true.shape:

@@ -34,9 +34,9 @@ Folder = Path | str | None
 
 
 def find_study(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> tuple[SavedPlan, Store]:
-    """The plan that `status`, `results` and `report` speak of, and its store. `say` is told of damaged files set aside.
+    """The plan that `status`, `results` and `report` show, and its store. `say` is called for damaged files that are set aside.
 
-    Raises UserError where the study was not swept, or several times and no override says which.
+    Raises UserError if the study was not swept, or was swept several times and no override says which is meant.
     """
     store = open_store(*overrides, output_dir=output_dir, say=say)
     return find_plan(store.root, study, overrides), store
@@ -49,7 +49,7 @@ def open_store(*overrides: str, output_dir: Folder = None, say: Say = print) -> 
 
 
 def results(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
-    """The tidy table of a study's finished jobs, one row a number (columns: docs/studies.md); empty where none is finished."""
+    """The tidy table of a study's finished jobs with one row per number (columns: docs/studies.md); empty if none is finished."""
     from diamond_bench.results.table import collect
 
     return collect(*find_study(study, *overrides, output_dir=output_dir, say=say))
@@ -228,12 +228,12 @@ def _require_whole(store: Store, ref: JobRef) -> None:
     store.result(ref)  # refuses what is not done
     damage = store.damage(ref, contents=True)
     if damage:
-        raise UserError(f"{damage}; the next sweep makes it anew")
+        raise UserError(f"{damage}; the next sweep repeats it")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One reference trajectory of an evaluation: what the model may see, what is done, and what truly came of it."""
+    """One reference trajectory of an evaluation: the model's context, the actions, and the true frames that followed."""
 
     past: "NDArray[np.uint8]"
     """(context, h, w, 3): true frames before the first one to imagine, oldest first."""

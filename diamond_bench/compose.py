@@ -20,7 +20,7 @@ from diamond_bench.typed import to_plain
 CONF = Path(__file__).parent / "conf"
 _REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES, "family": WORLD_FAMILIES}
 STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
-"""Overrides that speak of the study, not of a run's config."""
+"""Overrides that configure the study, not a run."""
 MOST_TOKEN = 100_000
 """Longest override, in characters."""
 MOST_SWEPT = 10_000
@@ -49,7 +49,7 @@ class Override:
 
 @functools.cache
 def groups() -> dict[str, tuple[str, ...]]:
-    """Hydra's groups and their options: the files of conf/, and what the registries name beside them."""
+    """Hydra's groups and their options: the files of conf/, and the options that only the registries name."""
     found: dict[str, list[str]] = {}
     for file in sorted(CONF.glob("*/**/*.yaml")):
         found.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
@@ -200,9 +200,9 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 
 
 def cluster_profile(option: str) -> dict[str, Any]:
-    """What cluster=`option` says beside its name: nothing for one of conf/cluster, else the content of a user's own profile, the YAML file
-    of this path or of this name in $XDG_CONFIG_HOME/diamond_bench/clusters (~/.config where that is not set). Raises UserError.
-    """
+    """The content of cluster=`option` in addition to its name: nothing for one of conf/cluster, else the content of the user's own profile.
+    That is the YAML file of this path, or of this name in $XDG_CONFIG_HOME/diamond_bench/clusters (by default ~/.config). Raises
+    UserError."""
     if option in groups()["cluster"]:
         return {"name": option}
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "diamond_bench" / "clusters"

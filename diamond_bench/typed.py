@@ -49,7 +49,7 @@ def _build_option(registry: Mapping[str, Option], value: Any, path: str) -> Any:
 
 
 def _build_named(classes: tuple[Any, ...], value: Any, path: str) -> Any:
-    """One of several dataclasses, told by the value's `name`."""
+    """Builds one of several dataclasses, chosen by the value's `name`."""
     by_name = {str(f.default): cls for cls in classes for f in dataclasses.fields(cls) if f.name == "name"}
     name = value.get("name") if isinstance(value, Mapping) else value
     if name not in by_name:
@@ -144,5 +144,6 @@ def identity_fields(config: Any) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def _group_identity(group: Any) -> dict[str, Any]:
-    """Of a nested group, computed once: the jobs of a plan share most of theirs. Not to be changed by who gets it."""
+    """The identity fields of a nested group, computed once because the jobs of a plan share most groups. Callers must not change the
+    result."""
     return identity_fields(group)

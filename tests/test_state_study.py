@@ -1,11 +1,12 @@
 """The metric `state` in a study: what is planned for it, and from the command line to tables, figures and arrays."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import diamond_bench
+from command_line import in_this_process
 
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import reference_windows
@@ -46,9 +47,11 @@ def test_one_probe_a_dataset_and_no_other_evaluation_changes() -> None:
     assert not any("state_probe" in job.inputs for job in without.jobs.values())
 
 
-def test_the_metric_from_the_command_line(tmp_path: Path) -> None:
+def test_the_metric_from_the_command_line(tiny_store: Path, tmp_path: Path) -> None:
+    for kind in ("collect_dataset", "train_world_model"):  # the sweep finds these done
+        shutil.copytree(tiny_store / kind, tmp_path / "outputs" / kind)
     reads = ("probe.num_steps=40", "probe.learning_rate=0.01")  # the paddle, at least
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", "metrics=[drift,state]", "sampler.num_steps=1,2", *reads, cwd=tmp_path)
+    done = in_this_process("sweep", "sampling_steps", "scale=tiny", "metrics=[drift,state]", "sampler.num_steps=1,2", *reads, cwd=tmp_path)
     assert "5/5 jobs done" in done.stderr
     (study,) = (tmp_path / "outputs" / "studies" / "sampling_steps").iterdir()
     table = pd.read_parquet(study / "results.parquet")

@@ -51,8 +51,8 @@ def _earlier_ids(spec: JobSpec) -> list[str]:
 
 
 def older_sentence(specs: Mapping[JobRef, JobSpec], store: Store, states: Mapping[JobRef, JobState]) -> str:
-    """Such as "7 evaluations of an earlier revision exist and are kept; 3 trainings are reused; the rest takes 8 to 20 minutes of one
-    device". Empty where there are no results of an earlier revision."""
+    """A note such as "7 evaluations of an earlier revision exist and are kept; 3 trainings are reused", with the cost of the rest. Empty if
+    there are no results of an earlier revision."""
     older = older_results(list(specs.values()), states)
     if not older:
         return ""

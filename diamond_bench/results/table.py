@@ -1,4 +1,4 @@
-"""The results table: one row a number, joined from a plan's points and the store's finished jobs."""
+"""The results table: one row per number, joined from a plan's points and the store's finished jobs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -172,7 +172,7 @@ def unverified(results: Mapping[JobRef, StoredResult]) -> list[str]:
 
 
 OUTCOMES = ("episodes_cut", "real_steps")
-"""Of a protocol record: what a run came to, and no condition of it."""
+"""Entries of a protocol record that are outcomes of a run and not conditions."""
 
 
 def conditions(record: Mapping[str, Any], game: str) -> str:

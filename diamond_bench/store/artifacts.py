@@ -81,9 +81,9 @@ class StoredResult:
 
 
 class Store:
-    """The store below `root` (created when first written to). `say` is told of damage set aside.
+    """The store below `root`, which is created when first written to. `say` is called for damage that is set aside.
 
-    `host` and `timing` decide when another owner is dead (see locks.py), `kinds` is the table of job kinds.
+    `host` and `timing` decide when another owner is considered dead (see locks.py). `kinds` is the table of job kinds.
     """
 
     def __init__(
@@ -278,7 +278,7 @@ class Store:
         folder.rename(aside)
         if lock is not None:
             lock.abandon()
-        self.say(f"{reason}; set aside as {aside}, to be made anew")
+        self.say(f"{reason}; set aside as {aside}, to be created again")
         return aside
 
     def _mend_state(self, folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Files that are whole or absent: written under a temporary name, renamed when complete; damage is told from absence."""
+"""Files that are either complete or absent: they are written under a temporary name and renamed when complete. Damage is distinguished from
+absence."""
 
 import errno
 import hashlib
@@ -41,7 +42,7 @@ class DamagedFile(UserError):
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path` that no other process uses."""
+    """A hidden name in the folder of `path` that no other process uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
@@ -62,10 +63,10 @@ def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
 
 
 def write_exclusive(path: Path, data: bytes) -> bool:
-    """Creates `path` (and its folder) with `data`, durably, and returns whether it did: an existing file is never changed.
+    """Creates `path` (and its folder) with `data`, durably, and returns whether it did. An existing file is never changed.
 
-    Of several processes that write one path at the same time, exactly one is told that it did. Where the file system has hard links, no
-    reader sees half a file.
+    If several processes write one path at the same time, exactly one of them gets True. If the file system has hard links, no reader sees
+    half a file.
     """
     temporary = temporary_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""One owner a job: on one host, between hosts, and after an owner's death.
+"""One owner per job: on one host, between hosts, and after an owner's death.
 
 **Taking.** A job's owner is whoever made its newest claim file `claim-<number>`. The file is written and locked (flock) under a
 temporary name, then hard-linked to the number after the newest one: link() fails where the name exists, on NFS too, so of all
 contenders for a number exactly one wins, and nobody ever sees a claim that is half written or not yet locked. Numbers only rise.
 
-**On one host** (one running kernel, told by its boot id) the kernel drops an owner's flock when it dies, however it dies. A
+**On one host** (one running kernel, identified by its boot id) the kernel drops an owner's flock when it dies, however it dies. A
 claim of this host whose flock is free is therefore dead and may be succeeded at once; one whose flock is held is alive, even if
 its process is stopped and misses heartbeats. Contenders and readers only ever test with shared, non-blocking locks, so they never
 stand in each other's way. Forked children drop the descriptor: an orphan of a killed owner does not keep its claim alive.
@@ -16,7 +16,7 @@ numbers rising.
 
 **Fencing.** An owner may be late (a suspended machine, a network cut): it must not publish after it was succeeded. `check` touches
 the claim, which goes to the file server and fails if a successor has removed the file, looks for a higher number, and compares
-inodes (a set-aside job's folder may have been made anew, with numbers from 1). It is called before every publication. What remains
+inodes (a set-aside job's folder may have been created again, with numbers from 1). It is called before every publication. What remains
 is an owner suspended for over `takeover_seconds` between a `check` and the rename that follows it. Its file then replaces
 one of the same identity by a whole, valid file made from the same inputs: the store stays correct, the work was done twice.
 """

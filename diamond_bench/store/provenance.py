@@ -1,4 +1,4 @@
-"""Under which versions and commit something was made: recorded beside artifacts, never part of an identity."""
+"""The versions and the commit that produced an artifact. They are recorded with it and never part of an identity."""
 
 import functools
 import hashlib
@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
 
 
 def source_digest() -> str:
-    """Of the package's code, 12 hex digits: what tells two installations of one version apart where no commit does."""
+    """A digest of the package's code, 12 hex digits. It distinguishes installations of one version that have no commit."""
     package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())

@@ -23,13 +23,20 @@ _MOST_CONFIG = 2**20
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as the store shows it.
+    """A job as the store shows it. `status` is one of the following:
 
-    missing: never prepared. pending: prepared, not begun. running: its owner is alive. done: its result is whole. failed: `error`
-    says why. preempted: stopped and saved. lost: its owner died without a word; it resumes from its last checkpoint. damaged:
-    `error` names the file; the next sweep sets it aside and makes it anew. unreadable: `error` says which path this user may not read.
-    Of jobs given to SLURM (launch/slurm/standing.py) there are two more, requeued: begun, and waiting in its queue to go on; cancelled:
-    taken out of the queue.
+    - missing: never prepared
+    - pending: prepared, not begun
+    - running: its owner is alive
+    - done: its result is complete
+    - failed: `error` says why
+    - preempted: stopped after saving
+    - lost: its owner died without saying so, and the job resumes from its last checkpoint
+    - damaged: `error` names the file, and the next sweep sets the job aside and repeats it
+    - unreadable: `error` says which path this user may not read
+
+    Jobs that were submitted to SLURM (launch/slurm/standing.py) may also be requeued (begun, and waiting in the queue to continue) or
+    cancelled (removed from the queue).
     """
 
     status: Status
