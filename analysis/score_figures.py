@@ -46,7 +46,11 @@ def interval_figure(
     panels: Sequence[IntervalPanel], names: Sequence[str], hollow_label: str = "", order: Sequence[str] = (), uniform: bool = False
 ) -> Figure:
     """Values with intervals: one row for each name, from the top, and one panel for each quantity. A name that a panel lacks has an empty
-    row there."""
+    row there.
+
+    `hollow_label` is the meaning of a hollow diamond, shown in a legend if there is one. `order` has names that look the same in every
+    figure. `uniform` makes all rows look the same. Raises ValueError without panels or names.
+    """
     if not panels or not names:
         raise ValueError("no intervals to draw")
     one = styles(["all"])["all"]
@@ -151,8 +155,10 @@ def efficiency_figure(lines: Mapping[str, EfficiencyLine], ylabel: str = "IQM of
 def per_game_figure(
     games: Mapping[str, Mapping[str, Interval]], xlabel: str = "human-normalised score", order: Sequence[str] = ()
 ) -> Figure:
-    """Bars with intervals: one panel for each game with its own scale, and one bar for each method, in the order of their first
-    appearance."""
+    """Bars with intervals: one panel for each game with its own scale, and one bar for each method, in the order of their first appearance.
+
+    `order` is as in `interval_figure`. Raises ValueError without games.
+    """
     if not games:
         raise ValueError("no games to draw")
     names = list(dict.fromkeys(name for of_game in games.values() for name in of_game))
@@ -208,7 +214,11 @@ class TrajectoryBlock:
 
 
 def side_by_side_figure(true: Frames, blocks: Sequence[TrajectoryBlock], times: Sequence[int]) -> Figure:
-    """Trajectories of several models: one block for each model with one row for each setting, and the true frames on top of each block."""
+    """Trajectories of several models: one block for each model with one row for each setting, and the true frames on top of each block.
+
+    `times` are the columns; 1 is the first imagined frame. A block that lacks a row has an empty one. Raises ValueError for frames whose
+    dtype or shape differs from the true ones', or a t outside 1..T.
+    """
     for block in blocks:
         for name, frames in {"true": true, **block.imagined}.items():
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape != true.shape:

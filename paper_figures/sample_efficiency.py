@@ -28,7 +28,10 @@ _KINDS_DIFFER = "returns of training episodes do not compare with scores of test
 
 
 def make(inputs: Inputs) -> Made:
-    """One figure per study of agents with a line for each variant, and the published curves in one figure for each kind of episodes."""
+    """One figure per study of agents with a line for each variant, and the published curves in one figure for each kind of episodes.
+
+    Methods that the user asks for are lines of the studies' figures too. Lines that cannot be honestly pooled are left out, with a note.
+    """
     import pandas as pd
 
     figures: dict[str, Figure] = {}
