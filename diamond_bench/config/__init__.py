@@ -220,7 +220,7 @@ class EvaluationConfig:
     world_model: str | None = setting(None, recorded=True)
     """An agent of the store (its job id) whose world model is evaluated, in place of training one; its id is what is hashed."""
     keep_frames: bool = setting(False, recorded=True)
-    """Keep all imagined frames (frames.npy) instead of the media alone."""
+    """Keep all imagined frames (frames.npy and others), so that an evaluation with other metrics reads them and imagines nothing."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,12 @@ from torch import Tensor
 from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.metrics.header import Play
 from diamond_bench.metrics.play import Key, Stretch, Tick
+from diamond_bench.store.claims import KEPT_FRAMES
+from diamond_bench.store.twins import Twin
 from diamond_bench.worlds.contract import WorldModel
 
-KEPT_FILES: Mapping[Play, str] = {"rollouts": "frames.npy", "one_step": "one_step.npy", "samples": "samples.npy", "forks": "forks.npy"}
+_KINDS: tuple[Play, ...] = ("rollouts", "one_step", "samples", "forks")
+KEPT_FILES: Mapping[Play, str] = dict(zip(_KINDS, KEPT_FRAMES, strict=True))
 """What evaluation.keep_frames leaves: uint8 (rows, [K,] T, 3, h, w)."""
 
 
@@ -51,6 +54,6 @@ class Kept:
         return torch.from_numpy(np.array(frames)).to(play.frames.device).reshape(play.true.shape)
 
 
-def kept_in(folder: Path, files: Collection[str], kinds: Collection[Play]) -> dict[Play, Kept]:
-    """The kinds of play among `kinds` that a finished evaluation kept in its `folder`. `files` are the names of the artifact's files."""
-    return {kind: Kept(folder / KEPT_FILES[kind]) for kind in kinds if KEPT_FILES[kind] in files}
+def kept_in(twin: Twin, kinds: Collection[Play]) -> dict[Play, Kept]:
+    """The kinds of play among `kinds` whose frames a finished evaluation kept."""
+    return {kind: Kept(twin.files[KEPT_FILES[kind]]) for kind in kinds if KEPT_FILES[kind] in twin.files}

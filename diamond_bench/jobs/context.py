@@ -44,5 +44,5 @@ class JobContext:
     """A line a person should see (a damaged file set aside, a resume)."""
     check_owner: Callable[[], None] = lambda: None
     """Raises when another process has taken this job over; called before anything is published in the folder."""
-    twin: Callable[[Callable[[Any], Any], Sequence[str], Sequence[str]], Twin | None] = lambda same, inputs, files: None
-    """A finished job of this kind whose files may be read in place of making them: store.twins.find_twin(..., same, inputs, files)."""
+    twin: Callable[[Callable[[Any], Any], Sequence[str]], Twin | None] = lambda same, inputs: None
+    """A finished job whose kept frames may be read in place of imagining them: store.twins.find_twin(..., same, inputs)."""

@@ -48,6 +48,7 @@ from diamond_bench.metrics.play import (
     copy_last,
     stretch,
 )
+from diamond_bench.store.files import sha256
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.store.twins import Twin
 from diamond_bench.training.checkpoint import made_on
@@ -120,8 +121,8 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
 
     context.check_owner()
     save_arrays(context.folder / "arrays.npz", _arrays(work, rolled, baselines, sampled, forked))
-    _keep_frames(work, frames, context.folder)
-    return Result(rows, facts | _speed(work, imagined, seconds))
+    kept_frames = _keep_frames(work, frames, context.folder)
+    return Result(rows, facts | kept_frames | _speed(work, imagined, seconds))
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
@@ -174,8 +175,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     reference_episodes = len(np.unique(references.episode_numbers()[: settings.num_trajectories]))
 
     kinds: list[Play] = ["rollouts", "one_step", "samples", *(["forks"] if forks is not None else [])]  # type: ignore[list-item]
-    twin = context.twin(_without_metrics, ("dataset", "world_model"), [KEPT_FILES[kind] for kind in kinds])
-    kept = {} if twin is None else kept_in(twin.folder, twin.result.files, kinds)
+    twin = context.twin(_without_metrics, ("dataset", "world_model"))
+    kept = {} if twin is None else kept_in(twin, kinds)
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
     if len(kept) < len(kinds):
         world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
@@ -338,8 +339,11 @@ def _speed(work: _Work, frames: int, seconds: float) -> dict[str, float]:
     return {"work": (work.world.flops_per_frame or 1.0) * frames, "work_seconds": seconds}
 
 
-def _keep_frames(work: _Work, frames: Mapping[Play, NDArray[np.uint8]], folder: Path) -> None:
-    """media/frames.npz (true and imagined, (PICTURED, horizon, h, w, 3)), media/rollout.mp4 and, where asked for, KEPT_FILES."""
+def _keep_frames(work: _Work, frames: Mapping[Play, NDArray[np.uint8]], folder: Path) -> dict[str, Any]:
+    """media/frames.npz (true and imagined, (PICTURED, horizon, h, w, 3)), media/rollout.mp4 and, where asked for, KEPT_FILES.
+
+    Returns their checksums for the facts of the result.
+    """
     media = folder / "media"
     shutil.rmtree(media, ignore_errors=True)
     media.mkdir()
@@ -348,5 +352,8 @@ def _keep_frames(work: _Work, frames: Mapping[Play, NDArray[np.uint8]], folder: 
     imagined = frames["rollouts"][:PICTURED].transpose(0, 1, 3, 4, 2)
     save_arrays(media / "frames.npz", {"true": true, "imagined": imagined}, compressed=True)
     write_video(side_by_side(list(true[:, :_VIDEO_FRAMES]), list(imagined[:, :_VIDEO_FRAMES])), media / "rollout.mp4")
-    for kind, kept in frames.items() if work.settings.keep_frames else ():
+    if not work.settings.keep_frames:
+        return {}
+    for kind, kept in frames.items():
         np.save(folder / KEPT_FILES[kind], kept)
+    return {"kept_frames": {KEPT_FILES[kind]: sha256(folder / KEPT_FILES[kind]) for kind in frames}}

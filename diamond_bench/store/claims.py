@@ -17,7 +17,9 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.locks import ClaimLost, Lock
 from diamond_bench.store.states import read_job_state, result_stamp
 
-REMOVABLE = ("checkpoint", "frames.npy")
+KEPT_FRAMES = ("frames.npy", "one_step.npy", "samples.npy", "forks.npy")
+"""Imagined frames that an evaluation keeps on request, by kind of play. Their checksums are in its facts (`kept_frames`)."""
+REMOVABLE = ("checkpoint", *KEPT_FRAMES)
 """What a finished artifact is whole without: the means to resume it, and imagined frames kept on request."""
 _OURS = ("config.yaml", "state.json", "result.json", "log.txt")
 _STATE_EVERY_SECONDS = 2.0

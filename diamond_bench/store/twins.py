@@ -6,51 +6,42 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.errors import UserError
-from diamond_bench.store.artifacts import Store, StoredResult, check_files
-from diamond_bench.store.files import DamagedFile
+from diamond_bench.store.artifacts import Store, StoredResult
+from diamond_bench.store.claims import KEPT_FRAMES
+from diamond_bench.store.files import not_a_folder, sha256
 from diamond_bench.store.jobspec import ID, JobRef, JobSpec
 from diamond_bench.typed import identity_fields
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A finished job, with the files that another job may read in place of making them."""
+    """A finished job, and the frames it kept, which another job may read in place of imagining them."""
 
     ref: JobRef
-    folder: Path
     result: StoredResult
+    files: Mapping[str, Path]
+    """By name, those of KEPT_FRAMES that are there and whose checksum is right."""
 
 
-def find_twin(
-    store: Store, spec: JobSpec, place: Mapping[str, Any], same: Callable[[Any], Any], inputs: Sequence[str], files: Sequence[str]
-) -> Twin | None:
-    """A finished job of the kind and revision of `spec` that equals it in what `same` leaves of its config, and in these inputs.
+def find_twin(store: Store, spec: JobSpec, place: Mapping[str, Any], same: Callable[[Any], Any], inputs: Sequence[str]) -> Twin | None:
+    """The finished job, of the kind and revision of `spec`, that equals it in what `same` leaves of its config and in these inputs, and
+    that kept most kinds of frames. None where there is none.
 
-    Args:
-        place: what its record must say of where it ran, since the bits of its files depend on that.
-        same: the config without the settings that do not change the files.
-        files: the first must be there. Those that are there are read and checked against their SHA-256.
-
-    None where there is none; a damaged one is named to `store.say`.
+    `place` is what its record must say of where it ran, since the bits of its frames depend on that. Frames without a checksum in the
+    job's facts, as earlier versions kept them, are not used. A wrong checksum is reported to `store.say`.
     """
-    found = sorted(_finished(store, spec, place, same, inputs, files[0]), key=lambda twin: -len(set(files) & set(twin.result.files)))
-    for twin in found:
-        try:
-            check_files(twin.folder, {name: listed for name, listed in twin.result.files.items() if name in files}, contents=True)
-            return twin
-        except (DamagedFile, OSError) as error:
-            store.say(f"frames kept by {twin.ref} are not used: {error}")
-    return None
+    found = [Twin(ref, result, _whole(store, ref, result)) for ref, result in _finished(store, spec, place, same, inputs)]
+    return max((twin for twin in found if twin.files), key=lambda twin: len(twin.files), default=None)
 
 
 def _finished(
-    store: Store, spec: JobSpec, place: Mapping[str, Any], same: Callable[[Any], Any], inputs: Sequence[str], file: str
-) -> Iterator[Twin]:
+    store: Store, spec: JobSpec, place: Mapping[str, Any], same: Callable[[Any], Any], inputs: Sequence[str]
+) -> Iterator[tuple[JobRef, StoredResult]]:
     wanted = identity_fields(same(spec.config))
-    for path in sorted((store.root / spec.kind).glob(f"*/{file}")):
-        if not ID.fullmatch(path.parent.name) or path.parent.name == spec.id:
-            continue
+    for path in sorted((store.root / spec.kind).glob(f"*/{KEPT_FRAMES[0]}")):
         ref = JobRef(spec.kind, path.parent.name)
+        if not ID.fullmatch(ref.id) or ref.id == spec.id or not_a_folder(store.folder(ref)):
+            continue
         try:
             other, result = store.spec(ref), store.result(ref)
         except (UserError, OSError):  # unfinished, damaged, of another version or another user: no twin
@@ -59,5 +50,18 @@ def _finished(
         ran |= {key: result.recorded.get(key) for key in ("device_name", "num_threads")}
         ran["torch"] = result.recorded.get("versions", {}).get("torch")
         alike = other.revision == spec.revision and all(other.inputs.get(name) == spec.inputs.get(name) for name in inputs)
-        if alike and file in result.files and ran == dict(place) and identity_fields(same(other.config)) == wanted:
-            yield Twin(ref, path.parent, result)
+        if alike and ran == dict(place) and identity_fields(same(other.config)) == wanted:
+            yield ref, result
+
+
+def _whole(store: Store, ref: JobRef, result: StoredResult) -> dict[str, Path]:
+    listed, found = result.info.get("kept_frames", {}), {}
+    for name in KEPT_FRAMES:
+        path = store.folder(ref) / name
+        if name not in listed or path.is_symlink() or not path.is_file():
+            continue
+        if sha256(path) == listed[name]:
+            found[name] = path
+        else:
+            store.say(f"{path} is not used: its content is not what the job wrote (SHA-256 differs)")
+    return found

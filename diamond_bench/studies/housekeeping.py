@@ -12,7 +12,7 @@ from pathlib import Path
 from diamond_bench.errors import UserError
 from diamond_bench.store.artifacts import COMPILED, Store, check_files
 from diamond_bench.store.batches import batch_folder, read_batches
-from diamond_bench.store.claims import REMOVABLE
+from diamond_bench.store.claims import KEPT_FRAMES
 from diamond_bench.store.files import (
     RUBBISH_AFTER_SECONDS,
     TEMPORARY,
@@ -51,7 +51,7 @@ class Usage:
     checkpoint: int
     """What only resuming it would need."""
     frames: int
-    """Imagined frames (frames.npy)."""
+    """Imagined frames (KEPT_FRAMES)."""
 
     @property
     def total(self) -> int:
@@ -92,7 +92,8 @@ def du(store: Store) -> list[Usage]:
         folder = store.folder(ref)
         refused: dict[str, None] = {}
         whole = _size(folder, refused)
-        checkpoint, frames = (0, 0) if refused or not_a_folder(folder) else (_size(folder / name) for name in REMOVABLE)
+        removable = {} if refused or not_a_folder(folder) else {name: _size(folder / name) for name in ("checkpoint", *KEPT_FRAMES)}
+        checkpoint, frames = removable.get("checkpoint", 0), sum(removable.get(name, 0) for name in KEPT_FRAMES)
         usages.append(Usage(ref, whole - checkpoint - frames, checkpoint, frames))
         for reason in refused:
             store.say(f"not counted: {reason}")
@@ -120,7 +121,7 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
         if unplanned and ref not in keep:
             found = [Removal(folder, _size(folder), "in no study's plan")]
         elif state.status == "done":
-            reasons = {"checkpoint": "its job is done", **({"frames.npy": "frames of a done evaluation"} if frames else {})}
+            reasons = {"checkpoint": "its job is done", **dict.fromkeys(KEPT_FRAMES if frames else (), "frames of a done evaluation")}
             found = [Removal(folder / name, _size(folder / name), why) for name, why in reasons.items() if os.path.lexists(folder / name)]
         else:
             continue
@@ -302,7 +303,7 @@ def _copy_job(store: Store, other: Store, ref: JobRef) -> None:
     check_files(source, files, contents=False)
     partial = temporary_name(target)
     try:
-        for name in (*files, "config.yaml", "result.json", "state.json", "log.txt", "frames.npy"):
+        for name in (*files, "config.yaml", "result.json", "state.json", "log.txt", *KEPT_FRAMES):
             if (source / name).is_file() and not (source / name).is_symlink():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / name, partial / name)
