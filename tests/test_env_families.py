@@ -1,5 +1,6 @@
 """The registry of environment families: what each says of its games, and what is refused."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from diamond_bench.config import EnvConfig, imported
+from diamond_bench.data.static import load_info, spec_facts
 from diamond_bench.envs import games
 from diamond_bench.envs.family import EnvFamily
 from diamond_bench.envs.policies import EpsilonGreedy, random_action, random_policy
 from diamond_bench.errors import UserError
-from diamond_bench.spaces import ActionSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,6 +70,17 @@ def test_random_actions_are_of_their_space_and_discrete_ones_keep_their_bits() -
         drawn = np.stack([play(None) for _ in range(50)])
         assert all(spec.space().contains(action) for action in drawn)
         assert len(np.unique(drawn[:, 1])) > 5
+
+
+@pytest.mark.parametrize("rewards", [True, False])
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("actions", [ActionSpec.discrete(3), ActionSpec.discrete(2, ("NOOP", "UP")), ActionSpec.columns((2, 2))], ids=str)
+@pytest.mark.parametrize("frames", [FrameSpec(16, 16), FrameSpec(24, 40)], ids=str)
+def test_a_dataset_says_what_its_game_is_like(frames: FrameSpec, actions: ActionSpec, ends: bool, rewards: bool, tmp_path: Path) -> None:
+    spec = WorldSpec(frames, actions, rewards, ends)
+    counts = {"train": {"frames": 9}, "heldout": {"frames": 9}}
+    (tmp_path / "dataset.json").write_text(json.dumps({**spec_facts(spec), **counts}))
+    assert load_info(tmp_path).spec == spec
 
 
 def test_no_other_room_branches_on_a_family() -> None:
