@@ -34,6 +34,7 @@ def test_a_family_plays_what_it_says(prefix: str) -> None:
     assert {"environment", "life_rule", "action_set"} <= games.score_conditions(game, config).keys()
     assert family.reads <= vars(config).keys()
     assert set(family.experts) <= set(family.names())
+    assert {name for known in family.names() for name in family.truth(known).objects} == set(family.objects)
     assert (family.truth(game).next_frames is None) == (not family.truth(game).past_frames)
 
 

@@ -77,5 +77,6 @@ FAMILY = EnvFamily(
     unread=_unread,
     random=_random,
     experts=EXPERTS,
+    objects=tuple(dict.fromkeys(name for table in OBJECTS.values() for name in table)),
     truth=_truth,
 )

@@ -97,5 +97,7 @@ class EnvFamily:
     the names of `EnvConfig`. None where they do not say."""
     experts: "Mapping[str, Callable[[], Policy]]" = field(default_factory=dict)
     """Scripted experts by game."""
+    objects: tuple[str, ...] = ()
+    """Names of the objects that `truth` of any of its games reads: the metric `state` has columns for each."""
     truth: Callable[[str], Truth] = _no_truth
     """truth(game): what is known of it."""

@@ -139,6 +139,11 @@ def games_with(known: Callable[[Truth], object]) -> list[str]:
     return [game for game in games() if known(truth(game))]
 
 
+def all_object_names() -> list[str]:
+    """The objects of all families' games, each once."""
+    return list(dict.fromkeys(name for path in ENV_FAMILIES.values() for name in imported(path).objects))
+
+
 def object_names(game: str) -> tuple[str, ...]:
     """The objects whose places a game's memory tells, in order. UserError naming the games where they are known."""
     objects = truth(game).objects

@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import ExecutionConfig, RunConfig
-from diamond_bench.envs.games import object_names
-from diamond_bench.envs.ram_state import OBJECTS
+from diamond_bench.envs.games import all_object_names, object_names
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
 from diamond_bench.metrics.header import ROLLOUT_SIZES, SAMPLE_SIZES, Column, Figure, PerReference, pairs_compared
@@ -80,10 +79,9 @@ def _errors() -> dict[str, Column]:
             definition="share of objects that are in truth or in imagination alone",
         ),
     }
-    names = dict.fromkeys(name for table in OBJECTS.values() for name in table)
     found = {}
     for base, column in bases.items():
-        for thing in ("", *names):
+        for thing in ("", *all_object_names()):
             name = f"{base}_{thing}" if thing else base
             for part, words in {"": "", "_final": " at the last frame"}.items():
                 found[f"{name}{part}"] = Column(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diamond_bench.envs.ram_state import OBJECTS
+from diamond_bench.envs.games import object_names
 from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
 from diamond_bench.report.drawing import Drawn, annotated, range_words, stored_arrays
 from diamond_bench.store.artifacts import Store
@@ -25,7 +25,7 @@ def draw_states(plan: SavedPlan, store: Store, arms: Sequence[Sequence[tuple[str
 
     game = arms[0][0][1][0].game
     rows = [
-        [_panel(store, variants, measure, name, plan) for name in OBJECTS[game]]
+        [_panel(store, variants, measure, name, plan) for name in object_names(game)]
         for variants in arms
         for measure in _MEASURES
     ]  # fmt: skip
