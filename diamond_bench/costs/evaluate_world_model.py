@@ -1,11 +1,10 @@
 """The cost of `evaluate_world_model`: imagined frames, and the metrics on them."""
 
-from diamond_bench.config import world_family
 from diamond_bench.costs import frames_of
-from diamond_bench.costs.world_model import arithmetic, frame_flops
+from diamond_bench.costs.world_model import World, arithmetic, frame_flops
 from diamond_bench.metrics.header import PICTURED, sampled_frames
 from diamond_bench.metrics.planning import measures, measuring_seconds, part_bytes
-from diamond_bench.store.cost import Arithmetic, Inputs, JobCost
+from diamond_bench.store.cost import Inputs, JobCost
 from diamond_bench.store.kinds import EvaluateWorldModel
 
 _GPU_SPEEDUP = 50.0
@@ -15,10 +14,12 @@ _CURVES = 16
 
 
 def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
-    frames = frames_of(inputs["dataset"])
-    if config.family is not None:  # without a network, the frames are counted
-        return (world_family(config.family).cost(config.family, frames).flops_per_frame or 1.0) * _imagined(config, inputs)
-    return frame_flops(inputs["world_model"], config.sampler, frames) * _imagined(config, inputs)
+    flops = frame_flops(_world(config, inputs), config.sampler, frames_of(inputs["dataset"]))
+    return (flops or 1.0) * _imagined(config, inputs)  # without a network, the frames are counted
+
+
+def _world(config: EvaluateWorldModel, inputs: Inputs) -> World:
+    return inputs["world_model"] if config.family is None else config.family
 
 
 def _imagined(config: EvaluateWorldModel, inputs: Inputs) -> int:
@@ -53,13 +54,9 @@ def _passing_disk(config: EvaluateWorldModel, inputs: Inputs) -> float:
     return part_bytes(config.evaluation)
 
 
-def _arithmetic(config: EvaluateWorldModel, inputs: Inputs) -> Arithmetic:
-    return Arithmetic() if config.family is not None else arithmetic(inputs["world_model"], config.execution)
-
-
 COST = JobCost(
     work=_work,
-    arithmetic=_arithmetic,
+    arithmetic=lambda config, inputs: arithmetic(_world(config, inputs), config.execution),
     fixed_seconds=_fixed_seconds,
     disk=_disk,
     passing_disk=_passing_disk,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from diamond_bench.config import world_family
 from diamond_bench.costs import ADAM, MOST_ACTIONS, STORED_PIXEL_BYTES, frames_of
 from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
@@ -56,14 +55,14 @@ def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
+    imagined = frame_flops(config.family or config, config.sampler, frames)
     if config.family is not None:
-        imagined = world_family(config.family).cost(config.family, frames).flops_per_frame
         return (imagined + 3.0 * policy) * steps * count.actor_critic
     signals = reward_end_cost(config.reward_end, MOST_ACTIONS, frames).flops
     return (
         update_flops(config, frames) * count.denoiser
         + 3.0 * signals * (config.reward_end.segment_length - 1) * config.reward_end.batch_size * count.reward_end
-        + (frame_flops(config, config.sampler, frames) + signals + 3.0 * policy) * steps * count.actor_critic
+        + (imagined + signals + 3.0 * policy) * steps * count.actor_critic
     )
 
 

@@ -4,7 +4,7 @@ import functools
 import json
 from typing import Protocol
 
-from diamond_bench.config import ConditioningConfig, ExecutionConfig, NetworkConfig, Sampler
+from diamond_bench.config import ConditioningConfig, ExecutionConfig, NetworkConfig, Sampler, WorldSettings, world_family
 from diamond_bench.costs import MOST_ACTIONS
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.models.cost import Cost
@@ -26,15 +26,17 @@ class Described(Protocol):
 
 MadeBy = Described | ImportAgent
 """An imported agent's world model is assumed to have the paper's size."""
-
-
+World = MadeBy | WorldSettings
+"""Which world model: a trained one, or the settings of a family that is not trained."""
 _ANY = FrameSpec.square(64)
 """The number of parameters does not depend on the frames' size."""
 
 
-def frame_flops(made_by: MadeBy, sampler: Sampler, frames: FrameSpec) -> float:
-    """FLOP to imagine one frame."""
-    return nfe(sampler) * call_flops(made_by, frames)
+def frame_flops(world: World, sampler: Sampler, frames: FrameSpec) -> float:
+    """FLOP to imagine one frame; 0 where the family has no network."""
+    if isinstance(world, WorldSettings):
+        return world_family(world).cost(world, frames).flops_per_frame
+    return nfe(sampler) * call_flops(world, frames)
 
 
 def update_flops(made_by: TrainWorldModel | TrainAgent, frames: FrameSpec) -> float:
@@ -53,9 +55,11 @@ def parameters(made_by: MadeBy) -> int:
     return _network_cost(made_by, _ANY).parameters
 
 
-def arithmetic(made_by: MadeBy, execution: ExecutionConfig) -> Arithmetic:
+def arithmetic(world: World, execution: ExecutionConfig) -> Arithmetic:
     """What sets the speed of a job that trains or runs the world model, executed as `execution` asks."""
-    network = _trained(made_by).network
+    if isinstance(world, WorldSettings):
+        return Arithmetic()
+    network = _trained(world).network
     return Arithmetic(_name(network), sum(network.channels) / len(network.channels), execution.precision, execution.device)
 
 
