@@ -23,7 +23,7 @@ import site_hooks
 from mkdocs.exceptions import PluginError
 
 from diamond_bench.compose import known_keys
-from diamond_bench.config import OPTIONS
+from diamond_bench.config import REGISTRIES
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,13 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     page = reference["reference/config.md"]
     listed = set(re.findall(r"^\| `([\w.]+)`(?:<br>.*?)? \| [^|]+ \| `", page, re.MULTILINE))
     assert {key for key in known_keys() if not key.endswith("name")} <= listed
-    options = [(group, option.settings_type()) for group, registry in OPTIONS.items() for option in registry.values()]
+    options = [(group, option.settings_type()) for group, registry in REGISTRIES.items() for option in registry.values()]
     fields = {(group, name) for group, settings in options for name in settings.__dataclass_fields__ if name not in ("name", "schedule")}
     assert all(any(key.endswith(f"{group}.{name}") for key in listed) for group, name in fields)
     assert re.search(r"^\| `env.pooling`<br>What .* \| `raw`, `in_place` \| `in_place` \| `raw` \| yes \|$", page, re.MULTILINE)
     assert re.search(r"^\| `execution.num_threads`<br>.* \| whole number, 1 to 1024 \| `2` \| `2` \| no \|$", page, re.MULTILINE)
     assert re.search(r"^\| `sampler.eta`<br>.* \| number, 0 to 1 \| `1.0` \| `1.0` \| yes \|$", page, re.MULTILINE)
+    assert re.search(r"^\| `family`<br>.* \| `diamond`, `copy_last_frame`, `oracle`.* \| `null` \| `null` \| yes \|$", page, re.MULTILINE)
     assert not re.findall(r"^\| `([\w.]+)` \| (?:whole number|number|text|list|`).*\| (?:yes|no) \|$", page, re.MULTILINE)  # no meaning
     assert "| `training.num_steps` | `100000` | `8000` | `1400` | `12` |" in page  # the scales
 

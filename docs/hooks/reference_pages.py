@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from diamond_bench.cli import app
 from diamond_bench.compose import CONF, base, groups
-from diamond_bench.config import OPTIONS, RunConfig
+from diamond_bench.config import REGISTRIES, RunConfig
 from diamond_bench.metrics import all_metrics, askable
 from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.reading import read_yaml
@@ -100,8 +100,8 @@ def config_groups(settings: type = RunConfig, path: str = "", options: tuple[str
 
 def choices_of(name: str, hint: Any) -> dict[type, tuple[str, ...]]:
     """The dataclasses that a field may hold, each with the names that choose it; empty where the field holds plain values."""
-    if name in OPTIONS:
-        registry = OPTIONS[name]
+    if name in REGISTRIES:
+        registry = REGISTRIES[name]
         found: dict[type, list[str]] = {}
         for option in registry:
             found.setdefault(registry[option].settings_type(), []).append(option)
@@ -140,15 +140,16 @@ def config_rows(group: Group, defaults: Mapping[str, Any]) -> list[list[str]]:
     """A row for each key of a group that holds a plain value."""
     hints, rows = typing.get_type_hints(group.settings), []
     for f in dataclasses.fields(group.settings):
-        if choices_of(f.name, hints[f.name]) or f.name == "name":
+        if f.name == "name" or (choices_of(f.name, hints[f.name]) and f.default is not None):
             continue
+        values = ", ".join(map(shown, groups()[f.name])) if f.name in REGISTRIES else type_text(hints[f.name], f.metadata)
         key = f"{group.path}.{f.name}" if group.path else f.name
         default = shown(defaults.get(f.name, f.default))
         identity = "no" if f.metadata.get("recorded") else "yes"
         meaning = field_docs(group.settings).get(f.name, "")
         cells = [
             f"`{key}`<br>{meaning}" if meaning else f"`{key}`",
-            type_text(hints[f.name], f.metadata),
+            values,
             default,
             shown(f.default),
             identity,
