@@ -28,6 +28,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = copy / name
         if not registry:
             assert not file.exists(), f"{name} is not new"
+            file.parent.mkdir(exist_ok=True)  # a family of world models has a folder
             file.write_text(text)
             continue
         assert text.count("\n") == 1, "a registration is one line"
@@ -46,8 +47,8 @@ def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_every_new_thing_is_one_file_and_at_most_one_line(extended: Path) -> None:
     files = [place for place, _ in BLOCKS if ":" not in place]
     lines = [place for place, _ in BLOCKS if ":" in place]
-    assert len(files) == 6
-    assert len(lines) == 5
+    assert len(files) == 7
+    assert len(lines) == 6
 
 
 def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
@@ -60,13 +61,16 @@ def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
     (found,) = (extended / "outputs" / "studies" / "extended").glob("*/results.parquet")
     table = pd.read_parquet(found)
     drift = table[(table["metric"] == "drift") & table["seed"].notna()].set_index("variant")["value"]
-    assert len(drift) == 10
-    assert drift.nunique() == len(drift) - 1, "a step alone is Euler's in both solvers, all else differs"
+    assert len(drift) == 12
+    assert drift.nunique() == len(drift) - 2, "a step alone is Euler's in both solvers, and fading takes none; all else differs"
     assert drift["paper, n=1"] == drift["adams-bashforth, n=1"]
     assert "dataset_return" not in set(table["metric"]), "a game without rewards has no returns"
-    assert "lanes/two" in found.with_name("report").joinpath("index.html").read_text()
     nfe = table[table["metric"] == "nfe_per_frame"].set_index("variant")["value"]
     assert nfe["adams-bashforth, n=3"] == 3
+    assert nfe["fading, n=3"] == 0
+    page = found.with_name("report").joinpath("index.html").read_text()
+    assert "lanes/two" in page
+    assert "fading" in page
     torch_free = "import sys, diamond_bench.studies.plan as p; p.plan_study('extended', ['scale=tiny']); assert 'torch' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-P", "-c", torch_free], cwd=extended, env={**os.environ, "PYTHONPATH": str(extended)}, timeout=60
@@ -74,10 +78,12 @@ def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
     assert done.returncode == 0, "planning imported torch"
 
 
-def test_the_page_s_environment_has_a_row_in_the_table_of_families(extended: Path) -> None:
-    code = "from diamond_bench.envs.games import environments_table; print(environments_table())"
+def test_the_page_s_families_have_a_row_in_their_tables(extended: Path) -> None:
+    tables = "from diamond_bench.envs.games import environments_table\nfrom diamond_bench.config.worlds import families_table"
+    code = f"{tables}\nprint(environments_table(), families_table())"
     environment = {**os.environ, "PYTHONPATH": str(extended)}
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=extended, env=environment, capture_output=True, text=True, check=True)
+    assert "| `fade` | The last frame, which fades to black. |" in done.stdout
     assert "| `lanes/...` | two cars, one of which is steered | 24 x 40 | MultiDiscrete | no | yes |" in done.stdout
 
 

@@ -14,7 +14,7 @@ from test_train_agent import stopping_at
 
 from diamond_bench.agent import load_agent
 from diamond_bench.config import ConditioningConfig, EnvConfig, FactoredObjective, NetworkConfig, OdeSampler, TrainingConfig, imported
-from diamond_bench.config.worlds import WORLD_FAMILIES, WorldCost, world_family
+from diamond_bench.config.worlds import WORLD_FAMILIES, WorldCost, families_table, world_family
 from diamond_bench.costs.world_model import frame_flops
 from diamond_bench.data.minari_io import read_seeds
 from diamond_bench.data.replay import Replay
@@ -203,6 +203,10 @@ def test_packed_states_come_back() -> None:
     assert torch.equal(back["a"], saved["a"])  # type: ignore[arg-type]
     assert torch.equal(back["b"].pop()["c"], torch.ones(2))
     assert (back["b"], back["d"]) == ([1, "two", None], {})
+
+
+def test_the_table_of_families_in_the_docs_is_that_of_the_registry() -> None:
+    assert families_table() in (Path(__file__).parents[1] / "docs" / "worlds.md").read_text()
 
 
 # In plans and jobs

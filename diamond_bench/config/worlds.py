@@ -74,4 +74,5 @@ def world_family(settings: WorldSettings) -> WorldFamily:
 def families_table() -> str:
     """The families as a Markdown table, as docs/worlds.md shows it."""
     rows = [f"| `{name}` | {imported(option.function).about} |" for name, option in WORLD_FAMILIES.items()]
-    return "\n".join(["| `family` | What it is |", "| --- | --- |", f"| `{DIAMOND}` | A denoiser, trained for each run. |", *rows])
+    learned = f"| `{DIAMOND}` | A denoiser, trained for each run: the family of a study that names none. |"
+    return "\n".join(["| `family` | What it is |", "| --- | --- |", learned, *rows])

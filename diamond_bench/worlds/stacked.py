@@ -1,10 +1,12 @@
 """World models whose memory is the last L frames and actions."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, State, Step
 
 
@@ -38,3 +40,22 @@ class StackedWorld(ABC):
         acted = torch.cat((actions[:, :-1], action[:, None]), dim=1)
         frame = self.predict(frames, acted, draw)
         return (torch.cat((frames[:, 1:], frame[:, None]), dim=1), acted.roll(-1, dims=1)), Step(frame)
+
+
+class UntrainedWorld(StackedWorld):
+    """A `WorldModel` that predicts frames from the last L without a network; a subclass has `predict`."""
+
+    pure = True
+    calls_per_frame = 0
+    flops_per_frame = 0.0
+    networks: Mapping[str, nn.Module] = {}
+
+    def __init__(self, spec: WorldSpec, device: torch.device, context: int = 1) -> None:
+        """`spec`: of the game; the world predicts neither its rewards nor its ends. `context`: L."""
+        self.spec = WorldSpec(spec.frames, spec.actions, rewards=False, ends=False)
+        self.device, self._context = device, context
+
+    @property
+    def context(self) -> int:
+        """L."""
+        return self._context
