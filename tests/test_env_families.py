@@ -29,6 +29,7 @@ def test_a_family_plays_what_it_says(prefix: str) -> None:
     assert spec.actions.kind == family.action_kind
     assert env.observation_space.shape == (*spec.frames.sides, 3)
     assert ActionSpec.of_space(env.action_space, spec.actions.names) == spec.actions
+    assert family.saves == hasattr(env.unwrapped, "save_state") == hasattr(env.unwrapped, "load_state")
     frame, _ = env.reset(seed=1)
     assert frame.shape == (*spec.frames.sides, 3)
     assert {"environment", "life_rule", "action_set"} <= games.score_conditions(game, config).keys()

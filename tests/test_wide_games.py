@@ -125,13 +125,17 @@ def test_a_trained_denoiser_uses_every_column_of_the_action(tmp_path: Path) -> N
 def test_what_does_not_fit_a_wide_game_is_refused_at_planning(tmp_path: Path) -> None:
     everything = "its actions are MultiDiscrete and it gives no rewards and its frames are 24 x 40"
     for game, said in (("columns/tints", everything), ("numbers/tints", "are Box")):
-        with pytest.raises(UserError, match=rf"games=\[{game}\]: .*{said}.*an agent needs Discrete actions, rewards and square frames"):
+        with pytest.raises(UserError, match=rf"games=\[{game}\]: .*{said}.*an agent needs Discrete actions, rewards, square frames"):
             plan_train([f"game={game}", "scale=tiny"])
     study = ["scale=tiny", "games=[columns/tints]"]
     for tokens, said in (
         (["data=expert"], "no scripted expert for columns/tints"),
         (["data=random", "env.frame_size=32"], r"env.frame_size: it would change nothing with games=\[columns/tints\]"),
         (["data=random", "env.sticky_actions=0.25"], "env.sticky_actions=0.25: columns/tints has none"),
+        (
+            ["data=random", "family=oracle"],
+            "it restores saved states of the game, and those of columns/tints cannot",
+        ),
         (["data=random", "metrics=[modes]"], "which nobody knows of columns/tints"),
         (["data=random", "metrics=[state]"], "not for columns/tints"),
         (["data=random", "metrics=[lpips]"], r"frames of at least 32 pixels"),

@@ -73,6 +73,7 @@ FAMILY = EnvFamily(
     make=_make,
     conditions=_conditions,
     reads=frozenset({"frame_skip", "pooling", "frame_size", "max_noops", "sticky_actions"}),
+    saves=True,
     lives=True,
     unread=_unread,
     random=_random,

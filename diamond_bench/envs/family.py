@@ -60,8 +60,7 @@ class EnvFamily:
 
     Planning imports the module, so it must load torch and emulators inside its functions only. The environments that `make` returns have
     observations (height, width, 3) uint8, RGB, and the actions of `actions`. Their info may have `ram` ((128,) uint8, the state as the
-    family's experts and `truth` read it) and `life_loss` (bool). They may have `save_state()`, which returns plain data (numbers, text
-    and tensors), and `load_state(data)`, which goes on exactly from there: a training of an agent needs both to be resumed.
+    family's experts and `truth` read it) and `life_loss` (bool).
     """
 
     about: str
@@ -84,6 +83,9 @@ class EnvFamily:
     """Whether its games give rewards. If not, what `step` returns as one is ignored."""
     ends: bool = True
     """Whether an episode can end by itself."""
+    saves: bool = False
+    """Whether its environments have `save_state()`, which returns plain data (numbers, text and tensors), and `load_state(data)`, which
+    goes on exactly from there. Agents, whose training must be resumable, and the world-model family `oracle` need both."""
     lives: bool = False
     """Whether a lost life ends an episode of an agent's training (info["life_loss"], `LifeLossEnds`)."""
     check: Callable[[str, EnvConfig], None] = _no_check

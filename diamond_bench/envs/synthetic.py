@@ -282,6 +282,7 @@ FAMILY = EnvFamily(
     make=SyntheticEnv,
     conditions=_conditions,
     reads=frozenset({"frame_size", "minority_share"}),
+    saves=True,
     check=_check,
     facts=lambda config: {"minority_share": config.minority_share},
     random=lambda env: bool(env.get("minority_share", EnvConfig().minority_share)),

@@ -217,9 +217,11 @@ def _check_playable(config: RunConfig) -> None:
     lacks = [] if family.action_kind == "Discrete" else [f"its actions are {family.action_kind}"]
     lacks += [] if family.rewards else ["it gives no rewards"]
     lacks += [] if frames.height == frames.width else [f"its frames are {frames}"]
+    lacks += [] if family.saves else ["its state cannot be saved"]
     if lacks:
         raise UserError(
-            f"games=[{config.game}]: {' and '.join(lacks)}; an agent needs Discrete actions, rewards and square frames. "
+            f"games=[{config.game}]: {' and '.join(lacks)}; an agent needs Discrete actions, rewards, square frames and a state that "
+            "can be saved, so that its training can be resumed. "
             "Train and evaluate a world model of it instead (diamond-bench sweep, protocol world_model)"
         )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from diamond_bench.config import RunConfig
 from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
-from diamond_bench.envs.games import games_with, truth
+from diamond_bench.envs.games import family_of, games_with, truth
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import FrameSpec
 
@@ -26,6 +26,8 @@ def _check(settings: Oracle, config: RunConfig, protocol: str) -> None:
             f"family=oracle: it plays the game from recorded seeds and actions, and your dataset {config.data.dataset} holds no seeds; "
             "leave data.dataset out: a dataset is then collected here"
         )
+    if not family_of(config.game).saves:
+        raise UserError(f"family=oracle: it restores saved states of the game, and those of {config.game} cannot be saved; leave it out")
     if config.env.sticky_actions > 0:
         raise UserError(
             f"family=oracle: with env.sticky_actions={config.env.sticky_actions} it would know which actions the emulator is going to "
