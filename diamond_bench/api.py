@@ -221,6 +221,8 @@ def _training(store: Store, ref: JobRef) -> tuple[JobRef, EvaluationConfig]:
         return spec.inputs["agent"], EvaluationConfig()
     if ref.kind != "evaluate_world_model":
         raise UserError(f"{ref}: has no world model; name a training of one, an agent, or an evaluation of either")
+    if spec.config.family is not None:
+        raise UserError(f"{ref}: evaluates the family {spec.config.family.name}, which is not trained: it has no model to load")
     return spec.inputs["world_model"], spec.config.evaluation
 
 

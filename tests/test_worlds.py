@@ -12,6 +12,7 @@ import torch
 from families import CHECKS, CPU, Case, check_learns_actions, draw
 from test_train_agent import stopping_at
 
+from diamond_bench import api
 from diamond_bench.agent import load_agent
 from diamond_bench.config import ConditioningConfig, EnvConfig, FactoredObjective, NetworkConfig, OdeSampler, TrainingConfig, imported
 from diamond_bench.config.worlds import WORLD_FAMILIES, WorldCost, families_table, world_family
@@ -260,6 +261,9 @@ def test_copying_as_an_arm_scores_exactly_as_the_baseline_and_the_oracle_is_meas
     assert {metric: copy[metric, ""] for metric in shared} == {metric: copy[metric, "copy-last-frame"] for metric in shared}
     assert oracle["drift", "copy-last-frame"] == copy["drift", ""] != oracle["drift", ""]
     assert {family[metric, ""] for family in rows.values() for metric in ("nfe_per_frame", "parameters")} == {0.0}
+    evaluation = next(ref for ref in results if ref.kind == "evaluate_world_model")
+    with pytest.raises(UserError, match="which is not trained: it has no model to load"):
+        api.load_world_model(str(evaluation), output_dir=tmp_path / "out")
     (dataset,) = (ref for ref in results if ref.kind == "collect_dataset")
     folder = tmp_path / "out" / dataset.kind / dataset.id
     assert None not in read_seeds(folder / "heldout" / "data")
