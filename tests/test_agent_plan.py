@@ -1,16 +1,26 @@
 """Plans of agents: studies of the protocol agent, and one agent by itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from diamond_bench.config import ActorCriticConfig, AgentConfig, EnvConfig, NetworkConfig, RewardEndConfig
+from diamond_bench.config import (
+    ActorCriticConfig,
+    AgentConfig,
+    EnvConfig,
+    EvaluationConfig,
+    NetworkConfig,
+    OdeSampler,
+    RewardEndConfig,
+    RunConfig,
+)
 from diamond_bench.errors import UserError
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import ImportAgent, TrainAgent
-from diamond_bench.studies import single
+from diamond_bench.studies import agents, single
 from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.plan import plan_study, save_plan
 from diamond_bench.studies.single import plan_evaluate, plan_import, plan_train, trained_at
@@ -71,6 +81,24 @@ def test_an_agent_is_evaluated_at_the_scale_it_was_trained_at(scale: str, tmp_pa
     (training,) = (spec for spec in plan_train([f"scale={scale}", "game=Breakout"]).jobs.values() if spec.kind == "train_agent")
     store.prepare(training)
     assert trained_at(store, training.ref) == scale
+
+
+def test_a_sampler_that_an_agents_world_model_cannot_use_is_refused_at_planning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = (
+        "objective.coordinate=change",
+        "objective.sigma_offset_noise=0",
+        "objective.quantization=round",
+        "sampler.quantization=round",
+    )
+    store, planned = Store(tmp_path), plan_train(["scale=tiny", "game=Pong", *changes]).jobs.values()
+    (training,) = (spec for spec in planned if spec.kind == "train_agent")
+    store.prepare(training)
+    monkeypatch.setattr(agents, "find_agent", lambda store, name: training.ref)
+    config = RunConfig(game="Pong", env=training.config.env, evaluation=EvaluationConfig(world_model=str(training.ref)))
+    with pytest.raises(UserError, match=r"sampler.quantization=truncate: with objective.coordinate=change"):
+        agents.with_agents(config, store)
+    rounded = replace(config, sampler=OdeSampler(quantization="round"))
+    assert agents.with_agents(rounded, store) == rounded
 
 
 def test_an_agent_from_before_env_pooling_keeps_its_scale(tmp_path: Path) -> None:

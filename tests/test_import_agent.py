@@ -339,6 +339,7 @@ def test_another_game_is_refused():
     [
         ({"objective": objective_preset("ddpm")}, "objective.parameterization='noise' gives its weights their meaning"),
         ({"objective": FactoredObjective(sigma_data=0.4)}, "objective.sigma_data=0.4 gives its weights their meaning"),
+        ({"objective": FactoredObjective(coordinate="change")}, "objective.coordinate='change' gives its weights their meaning"),
         ({"objective": FactoredObjective(rescale_past_frames=False)}, "objective.rescale_past_frames=False"),
         ({"model_free": True}, "it is model-free"),
     ],

@@ -33,6 +33,7 @@ FRAME_SIZES = range(16, 513)
 
 _WEIGHTS_MEANING = (
     "parameterization",
+    "coordinate",
     "input_scaling",
     "noise_told",
     "sigma_data",

@@ -19,6 +19,7 @@ from diamond_bench.config import (
     TrainingConfig,
 )
 from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig, RewardEndConfig
+from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs import games
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import open_file, read_yaml
@@ -174,6 +175,9 @@ def with_agents(config: RunConfig, store: Store) -> RunConfig:
         config = replace(config, data=replace(config.data, policy=str(agent)))
     if config.evaluation.world_model is not None:
         agent = _fitting(config, store, "evaluation.world_model", config.evaluation.world_model)
+        trained = store.spec(agent).config
+        if isinstance(trained, TrainAgent):
+            check_sampler(config.sampler, trained.objective)
         config = replace(config, evaluation=replace(config.evaluation, world_model=str(agent)))
     return config
 
