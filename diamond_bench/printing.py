@@ -88,7 +88,9 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
         shown.add_row(kind, str(len(of_kind)), str(done), str(len(of_kind) - done))
     out.print(f"[bold]{escape(plan.name)}[/bold] at scale {plan.scale}: {escape(plan.question)}")
     games = escape(", ".join(dict.fromkeys(point.game for point in plan.points)))
-    out.print(f"games {games}; seeds {_seeds(list(dict.fromkeys(point.seed for point in plan.points)))}; store {escape(str(store.root))}")
+    seeds = _seeds(list(dict.fromkeys(point.seed for point in plan.points)))
+    measured = f"; metrics {', '.join(plan.metrics)}" if plan.metrics else ""
+    out.print(f"games {games}; seeds {seeds}{measured}; store {escape(str(store.root))}")
     out.print(shown)
     missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
     cost = estimate(plan.jobs, missing, store, states)

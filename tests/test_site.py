@@ -46,6 +46,11 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     assert "| `training.num_steps` | `100000` | `8000` | `1400` | `12` |" in page  # the scales
 
 
+def test_the_table_of_metrics_in_the_studies_page_is_that_of_the_registry() -> None:
+    """To write it anew: python -c "import reference_pages; print(reference_pages.metric_table())" in docs/hooks."""
+    assert reference_pages.metric_table() in text("docs/studies.md")
+
+
 def test_the_reference_lists_every_command_metric_and_study(reference: dict[str, str]) -> None:
     commands = reference["reference/commands.md"]
     assert set(re.findall(r"^## (.+)$", commands, re.MULTILINE)) == registered()

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from diamond_bench.metrics.frames import of_frames
-from diamond_bench.metrics.header import Column, Figure
+from diamond_bench.metrics.header import Column
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,5 +32,5 @@ METRIC = of_frames(
     ),
     drift,
     always=True,
-    curve=Figure("curve", "Drift", "drift", "drift", "drift", "drift (mean absolute pixel error)"),
+    curve="Drift",
 )

@@ -60,7 +60,7 @@ def of_frames(
     check: Callable[[RunConfig], None] = lambda config: None,
     seconds: Callable[[EvaluationConfig], float] | None = None,
     pairs_per_second: float | None = None,
-    curve: Figure | None = None,
+    curve: str = "",
 ) -> Metric:
     """A metric of pairs of frames, with its mean over trajectories and t, its mean at the last t, and best and mean of K samples.
 
@@ -72,7 +72,7 @@ def of_frames(
         of_mean: what is reported of a mean of scores, such as PSNR of a mean squared error. Such a column is no mean over references.
         array: name of its array, by default its own.
         pairs_per_second: how many pairs of 64 x 64 frames two CPU cores compare, where that matters for an estimate.
-        curve: the figure of its array against t.
+        curve: the title of a figure of its array against t, which a report draws; empty for none.
     """
     array = array or name
 
@@ -110,8 +110,12 @@ def of_frames(
         weights=weights,
         check=check,
         seconds=seconds or (lambda evaluation: pairs_compared(evaluation) / rate if rate else 0.0),
-        figures=() if curve is None else (curve,),
+        figures=(Figure("curve", curve, name, array, name, _axis(column)),) if curve else (),
     )
+
+
+def _axis(column: Column) -> str:
+    return f"{column.title} ({column.unit})" if column.unit else column.title
 
 
 _STAGES: tuple[tuple[str, Literal["", "copy", "unrelated"], str], ...] = (

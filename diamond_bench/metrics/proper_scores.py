@@ -42,8 +42,8 @@ METRIC = Metric(
             "energy score of sampled futures",
             "lower",
             "RMS pixel error",
-            definition="of part 3, fair energy score of the K futures x of a start: mean of \\|x_i - y\\| minus half the mean of "
-            "\\|x_i - x_j\\| over i ≠ j, with RMS pixel error as the distance; mean over frames, then starts (may be negative)",
+            definition="of part 3, fair energy score of the K futures x of a start: mean of |x_i - y| minus half the mean of "
+            "|x_i - x_j| over i ≠ j, with RMS pixel error as the distance; mean over frames, then starts (may be negative)",
             copyable=True,
             sizes=SAMPLE_SIZES,
             values=_values("energy_score"),

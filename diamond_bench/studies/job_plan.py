@@ -41,6 +41,12 @@ class Plan:
     execution: ExecutionConfig
     cluster: Cluster
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that its evaluations of world models are asked for."""
+        evaluations = (job.config.evaluation.metrics for job in self.jobs.values() if job.kind == "evaluate_world_model")
+        return tuple(dict.fromkeys(metric for metrics in evaluations for metric in metrics))
+
     def executions(self) -> tuple[ExecutionConfig, ...]:
         """Every way in which its jobs are to be executed, as asked for first."""
         of_jobs = (job.config.execution for job in self.jobs.values() if hasattr(job.config, "execution"))

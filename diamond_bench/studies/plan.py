@@ -38,12 +38,6 @@ class StudyPlan(Plan):
 
     study: Study
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics its evaluations measure."""
-        evaluations = (job.config.evaluation.metrics for job in self.jobs.values() if job.kind == "evaluate_world_model")
-        return tuple(dict.fromkeys(metric for metrics in evaluations for metric in metrics))
-
     def comparison(self) -> dict[str, Any]:
         """As `Plan.comparison`."""
         return {

@@ -275,6 +275,24 @@ def metrics_page() -> str:
     )
 
 
+def metric_table() -> str:
+    """The table of metrics in docs/studies.md: a row for each definition, with all columns that share it."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, column in METRIC_INFO.items():
+        if column.protocol != "world_model" or not column.definition:
+            continue
+        key = (column.needs, column.definition)
+        names.setdefault(key, []).append(f"`{column.listed_as or name}`")
+        reach = range_text(column.low, column.high)
+        asked = f"`{column.needs}`" if column.needs else "always"
+        rows.setdefault(key, [asked, column.definition, ", ".join(part for part in (column.unit, reach) if part), column.better])
+    return table(
+        ["Metric", "Asked for by", "Definition", "Unit, range", "Better"],
+        [[", ".join(dict.fromkeys(names[key])), *row] for key, row in rows.items()],
+    )
+
+
 # Studies
 
 
