@@ -342,7 +342,7 @@ def test_the_loop_of_a_world_model_s_training_waits_at_its_end_and_for_its_log_a
         starts=torch.zeros(3, dtype=torch.int64),
         lengths=torch.zeros(3, dtype=torch.int64),
     )
-    monkeypatch.setattr(train_world_model, "load_split", lambda folder, split: episodes)
+    monkeypatch.setattr("diamond_bench.data.sources.load_episodes", lambda folder: episodes)
     spec = WorldSpec(FrameSpec(SIZE, SIZE), ActionSpec.discrete(4))
     monkeypatch.setattr(train_world_model, "load_info", lambda folder: DatasetInfo(spec, 60, 60, {}))
     monkeypatch.setattr(train_world_model, "_keep", lambda model, folder: None)

@@ -12,7 +12,7 @@ from torch import nn
 
 from diamond_bench.config import FactoredObjective, NetworkConfig, TrainingConfig
 from diamond_bench.data.rms import change_rms
-from diamond_bench.data.static import EpisodeSet
+from diamond_bench.data.static import DatasetInfo, EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_world_model as job
 from diamond_bench.jobs.context import Interrupted, JobContext
@@ -141,9 +141,9 @@ def data(monkeypatch: pytest.MonkeyPatch) -> EpisodeSet:
         torch.tensor([0, 25]),
         torch.tensor([25, 15]),
     )
-    monkeypatch.setattr(job, "load_split", lambda folder, split: episodes)
-    spec = WorldSpec(FrameSpec(*episodes.frames.shape[2:]), ActionSpec.discrete(4))
-    monkeypatch.setattr(job, "load_info", lambda folder: type("Info", (), {"spec": spec, "num_train_frames": 40}))
+    monkeypatch.setattr("diamond_bench.data.sources.load_episodes", lambda folder: episodes)
+    spec = WorldSpec(FrameSpec.square(16), ActionSpec.discrete(4))
+    monkeypatch.setattr(job, "load_info", lambda folder: DatasetInfo(spec, 40, 0, {}))
     return episodes
 
 

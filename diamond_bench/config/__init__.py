@@ -36,6 +36,7 @@ from diamond_bench.config.diffusion import (
 )
 from diamond_bench.config.fields import setting
 from diamond_bench.config.probe import ProbeConfig
+from diamond_bench.config.sources import SEGMENT_SOURCES
 from diamond_bench.config.worlds import REGISTRIES, WORLD_FAMILIES, WorldSettings, world_family
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "REGISTRIES",
     "SAMPLERS",
     "SCHEDULES",
+    "SEGMENT_SOURCES",
     "WITHHELD",
     "WORLD_FAMILIES",
     "ActorCriticConfig",
@@ -183,6 +185,9 @@ class TrainingConfig:
     """Updates between resumable checkpoints."""
     log_every: int = setting(50, least=1, recorded=True)
     """Updates between lines of metrics.jsonl."""
+    segments: str = setting("memory", recorded=True)
+    """Where segments are read from: memory (the whole training split lies on the device) or streamed (its frames stay on disk). The
+    numbers are the same."""
 
     def milestone_step(self, milestone: float) -> int:
         """The update after which the model of a milestone is kept."""

@@ -38,6 +38,11 @@ class ReplayEpisodes(EpisodeSet):
     stride: int
     """From a row of an episode to its next."""
 
+    @property
+    def num_frames(self) -> int:
+        """`num_rows`; more rows may be there, for frames to come."""
+        return self.num_rows
+
 
 @dataclass
 class _Episode:

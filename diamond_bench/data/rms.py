@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diamond_bench.data.replay import ReplayEpisodes
+from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 
@@ -14,12 +15,12 @@ _ROWS = 256
 """Frames that are converted at once."""
 
 
-def frame_rms(episodes: EpisodeSet) -> float:
+def frame_rms(episodes: EpisodeSet | SegmentSource) -> float:
     """Root mean square of all pixels, of frames in [-1, 1]: 0 is mid-grey. Raises UserError where it is 0."""
     return _rms((2 * rows.int() - 255 for rows in _chunks(episodes, 0)), "frames that are not grey")
 
 
-def change_rms(episodes: EpisodeSet) -> float:
+def change_rms(episodes: EpisodeSet | SegmentSource) -> float:
     """Root mean square of all pixels' differences between a frame in [-1, 1] and the next one of its episode.
 
     Raises UserError where it is 0.
@@ -37,10 +38,14 @@ def _rms(values: Iterator[Tensor], missing: str) -> float:
     return math.sqrt(total / count) / 255
 
 
-def _chunks(episodes: EpisodeSet, overlap: int) -> Iterator[Tensor]:
+def _chunks(episodes: EpisodeSet | SegmentSource, overlap: int) -> Iterator[Tensor]:
     """Frames (n, 3, h, w) in order, up to _ROWS new ones at a time, never of two episodes; `overlap`: repeated from the chunk before."""
     stride = episodes.stride if isinstance(episodes, ReplayEpisodes) else 1
     for start, length in zip(episodes.starts.tolist(), episodes.lengths.tolist(), strict=True):
         for first in range(0, length, _ROWS):
             begin, end = max(0, first - overlap), min(length, first + _ROWS)
-            yield episodes.frames[start + begin * stride : start + (end - 1) * stride + 1 : stride]
+            if isinstance(episodes, EpisodeSet):
+                yield episodes.frames[start + begin * stride : start + (end - 1) * stride + 1 : stride]
+            else:
+                rows = torch.arange(start + begin, start + end, device=episodes.starts.device)
+                yield episodes.read(rows[None]).frames[0]

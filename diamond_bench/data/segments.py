@@ -1,6 +1,7 @@
-"""Training segments drawn from episodes wholly on their device (method section 4, golden README 3.5).
+"""Training segments: where they begin, and those of episodes that lie wholly on their device (method section 4, golden README 3.5).
 
-No loop over examples, no data loader, and nothing read back by the host: a batch costs a handful of index operations.
+In memory a batch costs a handful of index operations, with no loop over examples and nothing read back by the host. Episodes that stay on
+disk are read by another source of segments (`data/sources.py`); the places are drawn here for all.
 """
 
 from dataclasses import dataclass, fields
@@ -20,6 +21,25 @@ _QUARTER_BOUNDS = (0.1, 0.2, 0.3)  # cumulative weights 0.1, 0.1, 0.1, 0.7, olde
 
 Weighting = Literal["length", "recency"]
 """How an episode is chosen, see `segment_places`."""
+
+
+class Layout(Protocol):
+    """Which rows belong to which episode: an `EpisodeSet` or a source of segments. Its tensors lie on the device that draws places."""
+
+    @property
+    def starts(self) -> Tensor:
+        """(E,) int64, first row of each episode; rising."""
+        ...
+
+    @property
+    def lengths(self) -> Tensor:
+        """(E,) int64, rows of each episode."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """Rows of all episodes."""
+        ...
 
 
 class Rows(Protocol):
@@ -79,7 +99,7 @@ def sample_segments(
     return read_segments(episodes, segment_places(episodes, batch_size, length, generator, weighting))
 
 
-def segment_places(episodes: EpisodeSet, count: int, length: int, generator: torch.Generator, weighting: Weighting = "length") -> Tensor:
+def segment_places(episodes: Layout, count: int, length: int, generator: torch.Generator, weighting: Weighting = "length") -> Tensor:
     """Rows of `count` segments of `length` frames, drawn independently and with replacement: (count, length) int64, -1 for padding.
 
     Of an episode (chosen by `weighting`) a frame t is drawn uniformly; the segment stops at min(rows, t + 1 + U{0..length-1})
@@ -88,7 +108,7 @@ def segment_places(episodes: EpisodeSet, count: int, length: int, generator: tor
     of E // 4, the last with the remainder, of weights 0.1, 0.1, 0.1, 0.7, uniform inside (replay); below 4 episodes, by length.
     `generator` lives on the episodes' device.
     """
-    device = episodes.frames.device
+    device = episodes.starts.device
     episode, frame = _episode_and_frame(episodes, count, generator, weighting)
     start, rows = episodes.starts[episode], episodes.lengths[episode]
     stop = torch.minimum(rows, frame + 1 + torch.randint(length, (count,), generator=generator, device=device))
@@ -99,9 +119,14 @@ def segment_places(episodes: EpisodeSet, count: int, length: int, generator: tor
 def read_segments(rows: Rows, places: Tensor) -> Segments:
     """The segments at `places`, (b, t) rows as `segment_places` gives them."""
     mask = places >= 0
-    index = places.clamp(min=0)
-    actions = rows.actions[index]
-    return Segments(rows.frames[index] * mask[:, :, None, None, None], actions * mask.view(*mask.shape, *[1] * (actions.dim() - 2)), mask)
+    frames = rows.frames[places.clamp(min=0)] * mask[:, :, None, None, None]
+    return Segments(frames, read_actions(rows.actions, places), mask)
+
+
+def read_actions(actions: Tensor, places: Tensor) -> Tensor:
+    """The actions (b, t) or (b, t, k) at `places`, of a table (N,) or (N, k)."""
+    read = actions[places.clamp(min=0)]
+    return read * (places >= 0).view(*places.shape, *[1] * (read.dim() - 2))
 
 
 def sample_reward_end_segments(
@@ -158,22 +183,21 @@ def transition_frames(segments: RewardEndSegments) -> tuple[Tensor, Tensor]:
     return frames[:, :-1], following
 
 
-def _episode_and_frame(episodes: EpisodeSet, count: int, generator: torch.Generator, weighting: Weighting) -> tuple[Tensor, Tensor]:
+def _episode_and_frame(episodes: Layout, count: int, generator: torch.Generator, weighting: Weighting) -> tuple[Tensor, Tensor]:
     """Numbers of `count` episodes, and of a uniform frame in each, (count,) int64."""
-    device = episodes.frames.device
-    if weighting == "recency" and len(episodes) >= 4:
-        episode = _by_recency(len(episodes), count, generator)
+    device, num_episodes = episodes.starts.device, len(episodes.starts)
+    if weighting == "recency" and num_episodes >= 4:
+        episode = _by_recency(num_episodes, count, generator)
         uniform = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         return episode, (uniform * episodes.lengths[episode]).long()
     # a uniform row is an episode in proportion to its length and a uniform frame of it
-    replay = episodes if isinstance(episodes, ReplayEpisodes) else None
-    offsets, num_rows = (episodes.starts, len(episodes.frames)) if replay is None else (replay.offsets, replay.num_rows)
-    row = torch.randint(num_rows, (count,), generator=generator, device=device)
+    offsets = episodes.offsets if isinstance(episodes, ReplayEpisodes) else episodes.starts
+    row = torch.randint(episodes.num_frames, (count,), generator=generator, device=device)
     episode = torch.searchsorted(offsets, row, right=True) - 1
     return episode, row - offsets[episode]
 
 
-def _stride(episodes: EpisodeSet) -> int:
+def _stride(episodes: Layout) -> int:
     return episodes.stride if isinstance(episodes, ReplayEpisodes) else 1
 
 

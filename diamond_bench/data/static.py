@@ -63,6 +63,11 @@ class EpisodeSet:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        return len(self.frames)
+
     def to(self, device: torch.device | str) -> "EpisodeSet":
         """The same episodes on another device."""
         moved: dict[str, Any] = {name: None if tensor is None else tensor.to(device) for name, tensor in vars(self).items()}
@@ -119,7 +124,12 @@ def load_info(folder: Path) -> DatasetInfo:
 
 def load_split(folder: Path, split: Literal["train", "heldout"]) -> EpisodeSet:
     """A split of a dataset artifact, on the CPU. UserError where it is missing, damaged or empty."""
-    data_folder = folder / split / "data"
+    return load_episodes(folder / split)
+
+
+def load_episodes(split_folder: Path) -> EpisodeSet:
+    """As `load_split`, of the split's own folder."""
+    data_folder = split_folder / "data"
     storage = open_dataset(data_folder)
     num_frames = storage.total_steps + storage.total_episodes
     if storage.total_episodes == 0 or storage.observation_space.shape is None:

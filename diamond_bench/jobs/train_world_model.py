@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 
 from diamond_bench.costs.train_world_model import training_flops
-from diamond_bench.data.segments import Segments, sample_segments, tensors_of
-from diamond_bench.data.static import EpisodeSet, load_info, load_split
+from diamond_bench.data.segments import Segments, tensors_of
+from diamond_bench.data.sources import Feed, SegmentSource, open_source
+from diamond_bench.data.static import load_info
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.execution import Execution, apply, compile_rows, facts_of, resolve
 from diamond_bench.spaces import WorldSpec
@@ -42,12 +43,12 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     Raises Interrupted with a checkpoint saved, and UserError where the loss is not finite (the last checkpoint stays).
     """
     dataset = load_info(context.inputs["dataset"])
-    episodes = load_split(context.inputs["dataset"], "train").to(context.device)
+    source = open_source(config.training.segments, context.inputs["dataset"] / "train", context.device)
     work = training_flops(config, dataset.spec.frames)
     loop = Loop(context, config.training.checkpoint_every)
     training = loop.begin(
         lambda begun: resolve(config.execution, torch.device(context.device), work, begun),
-        lambda execution, saved: _Training(config, context, dataset.spec, episodes, execution, saved),
+        lambda execution, saved: _Training(config, context, dataset.spec, source, execution, saved),
     )
     if not loop.run(training):
         raise Interrupted(f"saved {training.where()}")
@@ -75,11 +76,11 @@ class _Training:
         config: TrainWorldModel,
         context: JobContext,
         spec: WorldSpec,
-        episodes: EpisodeSet,
+        source: SegmentSource,
         execution: Execution,
         saved: Saved | None,
     ) -> None:
-        self.config, self.context, self.episodes, self.execution = config, context, episodes, execution
+        self.config, self.context, self.source, self.execution = config, context, source, execution
         training, device = config.training, torch.device(context.device)
         torch.manual_seed(config.seed)  # for the first weights; a worker runs one job at a time
         self.model = build_world_model(
@@ -101,7 +102,7 @@ class _Training:
         """The last losses, that of update i at i % len. train_loss is their mean, however often lines are logged."""
         pending, seconds = torch.zeros(0, len(_LOGGED), device=device), 0.0
         if saved is None:
-            self.model.measure(episodes)
+            self.model.measure(source)
         else:
             state = saved.state
             self.learner.load_state_dict({"network": state["denoiser"], "optimizer": state["optimizer"], "updates": saved.done})
@@ -110,6 +111,7 @@ class _Training:
             self.generator.set_state(state["generator"])
             self.recent.copy_(state["recent"])
             pending, seconds = state["pending"].to(device), state["seconds"]
+        self.feed = Feed(source, training.batch_size, self.trainable.segment_length, self.generator)
         self.log = TrainingLog(context.folder, _LOGGED, training.log_every, self.done, pending)
         self.milestones = {training.milestone_step(milestone) for milestone in training.milestones}
         self.started = time.perf_counter() - seconds
@@ -129,8 +131,8 @@ class _Training:
         training = self.config.training
         while self.done < training.num_steps:
             yield self.done in self.milestones
-            segments = sample_segments(self.episodes, training.batch_size, self.trainable.segment_length, self.generator)
-            found = self.learner.learn(self.loss, tensors_of(segments), [self.generator])
+            found = self.learner.learn(self.loss, tensors_of(next(self.feed)), [self.generator])
+            self.feed.read_ahead()
             if self.average is not None:
                 self.average.update(self.done)
             self.recent[(self.done - 1) % len(self.recent)] = found["loss"]
@@ -152,6 +154,8 @@ class _Training:
     def loss(self, *batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a batch, given as the tensors of `Segments`."""
         loss, _ = self.trainable.loss(Segments(*batch), self.generator)
+        if not self.execution.records_updates:
+            self.feed.read_ahead()  # during the backward pass
         return loss, {"loss": loss.detach()}
 
     def where(self) -> str:
@@ -172,13 +176,15 @@ class _Training:
             "denoiser": learned["network"],
             "optimizer": learned["optimizer"],
             **({} if self.average is None else {"ema": self.average.state_dict()}),
-            "generator": self.generator.get_state(),
+            "generator": self.feed.generator_state(),
             "seconds": self.seconds,
         }
 
     def close(self) -> None:
         """As `loop.Training.close`."""
         self.log.close()
+        self.feed.close()
+        self.source.close()
 
 
 def _keep(model: TrainedWorld, average: WeightAverage | None, folder: Path) -> None:

@@ -1,9 +1,9 @@
 """Refusals at planning: settings that are each valid but do not fit together. No torch."""
 
-from diamond_bench.config import RunConfig
+from diamond_bench.config import SEGMENT_SOURCES, RunConfig
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs.games import check_env, check_policy
-from diamond_bench.errors import UserError
+from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.planning import check_metrics
 from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
 from diamond_bench.studies.agents import check_agent, is_agent
@@ -79,6 +79,8 @@ def _check_training(config: RunConfig) -> None:
     if config.evaluation.milestone not in milestones:
         kept = ", ".join(map(str, milestones))
         raise UserError(f"evaluation.milestone={config.evaluation.milestone}: the training keeps models at {kept} (training.milestones)")
+    if config.training.segments not in SEGMENT_SOURCES:
+        raise UserError(f"training.segments={config.training.segments!r}: {nearest(config.training.segments, SEGMENT_SOURCES)}")
     segment = config.conditioning.num_frames + 1 + config.training.num_autoregressive_steps
     if segment > config.data.num_train_frames:
         raise UserError(f"data.num_train_frames={config.data.num_train_frames}: a training segment alone has {segment} frames")

@@ -168,7 +168,7 @@ TIMELESS = frozenset(
     {"learning_rate", "weight_decay", "adam_epsilon", "adam_beta2", "warmup_steps", "max_grad_norm", "discount", "trace_decay"}
     | {"value_weight", "entropy_weight", "epsilon", "temperature", "sticky_actions", "minority_share", "max_noops", "initial_rare_rewards"}
     | {"pooling"}
-    | {"checkpoint_every", "checkpoint_units", "log_every", "test_every", "test_episodes", "test_max_steps"}
+    | {"checkpoint_every", "checkpoint_units", "log_every", "test_every", "test_episodes", "test_max_steps", "segments"}
 )
 """Settings of a training (last part of the key) that take no time, or none that a profile counts, and no memory."""
 TIMED_GROUPS = ("env", "conditioning", "network", "training", "sampler", "reward_end", "actor_critic", "agent")

@@ -36,6 +36,7 @@ _NO_USE = {
         "training.cooldown",
         "training.checkpoint_every",
         "training.log_every",
+        "training.segments",
     ),
 }
 """Groups and keys that a protocol has no use for: setting one would do nothing, silently."""

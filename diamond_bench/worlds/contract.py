@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diamond_bench.config import EnvConfig, Sampler, TrainingConfig
 from diamond_bench.data.segments import Segments
+from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.spaces import WorldSpec
@@ -127,7 +128,7 @@ class TrainedWorld(WorldModel, Protocol):
         """Its networks in the order in which they are trained."""
         ...
 
-    def measure(self, episodes: EpisodeSet) -> None:
+    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
         """Measures what its settings leave to be measured of the play that it will be trained on; called once, before the first update.
 
         Raises UserError where there is nothing to measure.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, TrainingConfig, chosen
 from diamond_bench.data.rms import change_rms, frame_rms
 from diamond_bench.data.segments import Segments, to_float
+from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.objectives import Factored
@@ -136,7 +137,7 @@ class DiamondWorld(StackedWorld):
 
         return (Trainable("denoiser", self.denoiser, self.context + 1 + training.num_autoregressive_steps, loss),)
 
-    def measure(self, episodes: EpisodeSet) -> None:
+    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
         """As `TrainedWorld.measure`: sigma_data, where the objective leaves it to be measured."""
         objective = self.denoiser.objective
         if isinstance(objective, Factored) and objective.config.sigma_data == "measured":

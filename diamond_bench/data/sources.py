@@ -1,0 +1,124 @@
+"""Where training segments are read from (`training.segments`): the contract, segments in memory, and reading ahead."""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diamond_bench.config import SEGMENT_SOURCES, imported
+from diamond_bench.data.segments import Layout, Segments, read_segments, segment_places, tensors_of
+from diamond_bench.data.static import load_episodes
+
+
+class SegmentSource(Layout, Protocol):
+    """The episodes of one split of a dataset. `segment_places` draws from its layout; a source only reads what was drawn."""
+
+    reads_ahead: bool
+    """Whether reading takes so long that it should go on in a thread while the device computes."""
+
+    def read(self, places: Tensor) -> Segments:
+        """The segments at `places`, (b, t) int64 rows, -1 for padding: on the training device, the same bits as `read_segments` gives.
+
+        It is called in another thread where `reads_ahead`, one call at a time. Raises UserError where a file cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close its files and end its threads."""
+        ...
+
+
+def open_source(name: str, split_folder: Path, device: torch.device | str) -> SegmentSource:
+    """The source registered as `name`, for a split of a dataset artifact. Raises UserError where the split is missing or damaged."""
+    make: Callable[[Path, torch.device], SegmentSource] = imported(SEGMENT_SOURCES[name])
+    return make(split_folder, torch.device(device))
+
+
+class MemorySource:
+    """All episodes on the training device."""
+
+    reads_ahead = False
+
+    def __init__(self, split_folder: Path, device: torch.device) -> None:
+        self.episodes = load_episodes(split_folder).to(device)
+        self.starts, self.lengths, self.num_frames = self.episodes.starts, self.episodes.lengths, self.episodes.num_frames
+
+    def read(self, places: Tensor) -> Segments:
+        """As `SegmentSource.read`."""
+        return read_segments(self.episodes, places)
+
+    def close(self) -> None:
+        """As `SegmentSource.close`: there is nothing to close."""
+
+
+class Feed:
+    """Batches of segments in order.
+
+    Places are drawn by the generator that also feeds the training's noise, so that every source gives the same numbers: at most one batch
+    is drawn ahead, when the noise of the batch before is drawn. A thread reads it. What was read ahead is drawn again after a resume,
+    since `generator_state` is that before it was drawn.
+    """
+
+    def __init__(self, source: SegmentSource, batch_size: int, length: int, generator: torch.Generator) -> None:
+        """Batches of `batch_size` segments of `length` frames."""
+        self._source, self._batch_size, self._length, self._generator = source, batch_size, length, generator
+        self._thread = ThreadPoolExecutor(1, "segments") if source.reads_ahead else None
+        self._stream = torch.cuda.Stream(generator.device) if source.reads_ahead and generator.device.type == "cuda" else None
+        self._before: Tensor | None = None
+        self._next: Future[Segments] | None = None
+
+    def __next__(self) -> Segments:
+        """The next batch. Raises UserError where it cannot be read."""
+        if self._thread is None:
+            return self._source.read(self._places())
+        self.read_ahead()
+        assert self._next is not None
+        segments, self._next, self._before = self._next.result(), None, None
+        if self._stream is not None:  # made on another stream than it is used on
+            for tensor in tensors_of(segments):
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        return segments
+
+    def read_ahead(self) -> None:
+        """Begin to read the next batch, unless that is done. Call it when all noise of the batch before is drawn."""
+        if self._thread is not None and self._next is None:
+            self._before = self._generator.get_state()
+            with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):  # places do not wait for the update
+                places = self._places()
+            self._next = self._thread.submit(self._read, places)
+
+    def generator_state(self) -> Tensor:
+        """The generator's state as if nothing had been read ahead, for a checkpoint."""
+        return self._generator.get_state() if self._before is None else self._before
+
+    def close(self) -> None:
+        """End the thread. The source stays open."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def _places(self) -> Tensor:
+        return segment_places(self._source, self._batch_size, self._length, self._generator)
+
+    def _read(self, places: Tensor) -> Segments:
+        if self._stream is None:
+            return self._source.read(places)
+        with torch.cuda.stream(self._stream):
+            segments = self._source.read(places)
+            self._stream.synchronize()
+        return segments
+
+
+def content_digest(source: SegmentSource, block: int = 256) -> str:
+    """SHA-256 (hex) of all frames and actions in order, read in blocks of rows: equal for all sources of one split."""
+    digest = hashlib.sha256()
+    for first in range(0, source.num_frames, block):
+        rows = torch.arange(first, min(first + block, source.num_frames), device=source.starts.device)
+        segments = source.read(rows[:, None])
+        for tensor in (segments.frames, segments.actions):
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

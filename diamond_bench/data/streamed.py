@@ -1,0 +1,113 @@
+"""Segments read from a dataset's HDF5 file while a training goes on: frames stay on disk, and memory does not grow with their number.
+
+HDF5 lets one thread at a time into a file, and decompresses while it is there. So it is asked only once, for the place of each chunk in the
+file; threads then read and decompress chunks themselves. A chunk holds up to 32 frames (`data/minari_io.py`), the least that can be read.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diamond_bench.data.minari_io import MAIN_FILE, open_dataset
+from diamond_bench.data.segments import Segments, read_actions
+from diamond_bench.errors import UserError
+from diamond_bench.spaces import ActionSpec
+
+_THREADS = 4
+_UNCOMPRESSED = 1
+"""Bit of a chunk's filter mask: HDF5 stores a chunk as it is where compression would make it larger."""
+
+
+class StreamedSource:
+    """The episodes of a split of a dataset artifact; actions and the places of frames lie in memory, about 10 bytes per frame."""
+
+    reads_ahead = True
+
+    def __init__(self, split_folder: Path, device: torch.device) -> None:
+        """Raises UserError where the dataset is missing, damaged, empty, or not stored as dataset jobs store it."""
+        self._path, self._device = split_folder / "data" / MAIN_FILE, device
+        storage = open_dataset(split_folder / "data")
+        if storage.total_episodes == 0 or storage.observation_space.shape is None:
+            raise UserError(f"{split_folder / 'data'}: no episodes in it")
+        height, width, _ = storage.observation_space.shape
+        self._sides = height, width
+        spec = ActionSpec.of_space(storage.action_space)
+        try:
+            with h5py.File(self._path, "r") as file:
+                episodes = [_index(file[f"episode_{number}"]) for number in range(storage.total_episodes)]
+            self._file = os.open(self._path, os.O_RDONLY)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:  # errors of h5py for a damaged file
+            raise UserError(f"{self._path} cannot be read ({error})") from error
+        lengths = torch.tensor([rows for rows, _, _ in episodes])
+        starts = lengths.cumsum(0) - lengths
+        self.starts, self.lengths, self.num_frames = starts.to(device), lengths.to(device), int(lengths.sum())
+        self._actions = torch.zeros((self.num_frames, *spec.shape), dtype=torch.float32 if spec.low else torch.int64)
+        for start, (_, actions, chunks) in zip(starts.tolist(), episodes, strict=True):
+            self._actions[start : start + len(actions)] = torch.from_numpy(actions)
+            chunks[:, 0] += start
+        self._chunks = np.concatenate([chunks for _, _, chunks in episodes])
+        """(n, 5) int64: first row, rows, stored bytes, offset in the file, and filter mask of each chunk."""
+        self._threads = ThreadPoolExecutor(_THREADS, "chunks")
+
+    def read(self, places: Tensor) -> Segments:
+        """As `SegmentSource.read`."""
+        places = places.cpu()
+        rows, mask = places.numpy().ravel(), places >= 0
+        on_gpu = self._device.type == "cuda"
+        frames = torch.zeros((*places.shape, 3, *self._sides), dtype=torch.uint8, pin_memory=on_gpu)
+        target = frames.numpy().reshape(len(rows), 3, *self._sides)
+        list(self._threads.map(lambda part: self._copy(target, rows, *part), self._by_chunk(rows)))
+        read = Segments(frames, read_actions(self._actions, places), mask)
+        return Segments(**{name: tensor.to(self._device, non_blocking=on_gpu) for name, tensor in vars(read).items()})
+
+    def close(self) -> None:
+        """As `SegmentSource.close`."""
+        self._threads.shutdown()
+        os.close(self._file)
+
+    def _by_chunk(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """(chunk, which of `rows` lie in it) for each chunk that is needed; padding is left out."""
+        wanted = np.flatnonzero(rows >= 0)
+        chunks = np.searchsorted(self._chunks[:, 0], rows[wanted], side="right") - 1
+        order = np.argsort(chunks, kind="stable")
+        numbers, first = np.unique(chunks[order], return_index=True)
+        return zip(numbers.tolist(), np.split(wanted[order], first[1:]), strict=True)
+
+    def _copy(self, target: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], chunk: int, which: npt.NDArray[np.int64]) -> None:
+        first, size, stored, offset, mask = self._chunks[chunk].tolist()
+        height, width = self._sides
+        try:
+            data = os.pread(self._file, stored, offset)
+            if not mask & _UNCOMPRESSED:
+                data = zlib.decompress(data, bufsize=size * height * width * 3)
+            frames = np.frombuffer(data, np.uint8).reshape(size, height, width, 3)
+        except (OSError, zlib.error, ValueError) as error:
+            raise UserError(f"{self._path}: the frames from row {first} on cannot be read ({error}); was the file changed?") from error
+        target[which] = frames[rows[which] - first].transpose(0, 3, 1, 2)
+
+
+def _index(group: h5py.Group) -> tuple[int, npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Rows, actions, and chunks (n, 5) of an episode, as in `StreamedSource._chunks` but with rows counted from its own first."""
+    frames: h5py.Dataset = group["observations"]
+    if (
+        frames.dtype != np.uint8
+        or frames.compression != "gzip"
+        or frames.shuffle
+        or frames.fletcher32
+        or frames.chunks[1:] != frames.shape[1:]
+    ):
+        raise ValueError(f"{frames.name} is not stored as gzip chunks of whole frames")
+    chunks: list[tuple[int, int, int, int, int]] = []
+    frames.id.chunk_iter(lambda c: chunks.append((c.chunk_offset[0], frames.chunks[0], c.size, c.byte_offset, c.filter_mask)))
+    if sum(size for _, size, *_ in chunks) < len(frames):
+        raise ValueError(f"{frames.name} lacks chunks")
+    return len(frames), group["actions"][()], np.array(sorted(chunks), np.int64)
