@@ -13,9 +13,10 @@ import torch
 from diamond_bench.config import NetworkConfig, TrainingConfig
 from diamond_bench.data import streamed
 from diamond_bench.data.minari_io import MAIN_FILE, Episode, write_dataset, write_episode
+from diamond_bench.data.rms import change_rms, frame_rms
 from diamond_bench.data.segments import segment_places, tensors_of
 from diamond_bench.data.sources import Feed, content_digest, open_source
-from diamond_bench.data.static import INFO_FILE, spec_facts
+from diamond_bench.data.static import INFO_FILE, load_episodes, spec_facts
 from diamond_bench.data.streamed import StreamedSource
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_world_model
@@ -63,6 +64,9 @@ def test_streamed_segments_are_those_in_memory(tmp_path: Path, spec: WorldSpec) 
     folder = make_dataset(tmp_path / "dataset", spec) / "train"
     memory, disk = (open_source(name, folder, CPU) for name in ("memory", "streamed"))
     assert content_digest(disk) == content_digest(memory)
+    episodes = load_episodes(folder)
+    for rms in (frame_rms, change_rms):
+        assert rms(disk) == rms(episodes)
     places = segment_places(memory, 200, 6, torch.Generator().manual_seed(1))
     assert torch.equal(segment_places(disk, 200, 6, torch.Generator().manual_seed(1)), places)
     assert (places < 0).any(), "segments before an episode's start were to be among them"
