@@ -345,7 +345,7 @@ def test_the_loop_of_a_world_model_s_training_waits_at_its_end_and_for_its_log_a
     monkeypatch.setattr("diamond_bench.data.sources.load_episodes", lambda folder: episodes)
     spec = WorldSpec(FrameSpec(SIZE, SIZE), ActionSpec.discrete(4))
     monkeypatch.setattr(train_world_model, "load_info", lambda folder: DatasetInfo(spec, 60, 60, {}))
-    monkeypatch.setattr(train_world_model, "_keep", lambda model, folder: None)
+    monkeypatch.setattr(train_world_model, "_keep", lambda *given: None)
     monkeypatch.setattr(checkpoint, "save_checkpoint", lambda folder, step, state: None)
 
     def waits(num_steps: int, log_every: int) -> dict[str, int]:
