@@ -22,13 +22,13 @@ from diamond_bench.models.precision import Precision
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.files import read_json, temporary_name, write_json
+from diamond_bench.studies.agents import DESCRIPTION_FILE
 from diamond_bench.typed import build, to_plain
 from diamond_bench.worlds.contract import TrainedWorld
 from diamond_bench.worlds.families import build_world_model, load_world_model
 
 __all__ = ["Agent", "AgentDescription", "build_agent", "import_agent", "load_agent", "read_checkpoint_of", "save_agent"]
 
-DESCRIPTION_FILE = "agent.json"
 _PAPER_OBJECTIVE = FactoredObjective()
 DENOISER_FOLDER = "denoiser"
 _WEIGHTS: dict[Component, str] = {"rew_end_model": "reward_end.safetensors", "actor_critic": "actor_critic.safetensors"}

@@ -291,7 +291,7 @@ class Look:
     packed: tuple[int, ...] | None = None
 
 
-KINDS = {"look": Kind(Look, "test_packing:look", 1)}
+KINDS = {"look": Kind(Look, "test_packing:look", 1, cost="diamond_bench.costs.profile:COST")}
 
 
 def look(config: Look, context: JobContext) -> Result:
