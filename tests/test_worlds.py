@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import CHECKS, CPU, Case, check_learns_actions, draw
+from test_report import finish
 from test_train_agent import stopping_at
 
 from diamond_bench import api
@@ -30,11 +31,13 @@ from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.report.figures import study_figures
+from diamond_bench.results.table import collect
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import KINDS, EvaluateWorldModel, TrainAgent, TrainWorldModel, job_id
-from diamond_bench.studies.plan import Plan, plan_study
+from diamond_bench.studies.plan import Plan, plan_study, save_plan
 from diamond_bench.studies.single import plan_train
 from diamond_bench.training.means import Means
 from diamond_bench.typed import build
@@ -286,6 +289,24 @@ def test_a_study_of_trained_and_untrained_families(tmp_path: Path) -> None:
     assert cost.work(oracle.config, inputs) == 3 * 12 + 12 + 2 * 2 * e.sample_horizon, "frames"
     assert cost.arithmetic(oracle.config, inputs).network == ""
     assert oracle.config.sampler == OdeSampler()
+
+
+def test_figures_against_network_calls_leave_out_worlds_without_a_network(tmp_path: Path) -> None:
+    name = study(tmp_path, "learned: {}, oracle: {family: oracle}")
+    Path(name).write_text(Path(name).read_text() + "axes: {n: {key: sampler.num_steps, values: [1, 3]}}\n")
+    plan = plan_study(name, [*TINY, f"output_dir={tmp_path}/out"])
+    store = Store(tmp_path / "out", say=lambda text: None)
+    for of in plan.jobs.values():
+        untrained = of.kind == "evaluate_world_model" and of.config.family is not None
+        finish(store, of, scores={"nfe_per_frame": 0.0, "drift": 0.1} if untrained else None)
+    saved = save_plan(plan, store.root)
+    offered = study_figures(saved, store, collect(saved, store), plan.jobs.keys())
+    (quality,) = (figure for figure in offered if figure.kind == "quality")
+    drawn = quality.draw()
+    assert drawn is not None
+    assert "without a network, so not drawn: oracle" in drawn.caption
+    lines = [line for ax in drawn.figure.axes for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    assert {str(line.get_label()) for line in lines} == {"learned", "copy last frame"}
 
 
 @pytest.mark.parametrize(

@@ -286,13 +286,16 @@ def _quality_figure(
     basis = range_words(seeds, "seed", "seeds")
     caption = (points[0].game, _at(view), f"{basis}, scale {plan.scale}", interval_words(seeds), notes)
     labels = {metric: metric_label(metric) for metric in metrics}
-    if table["group"].nunique() > 1 and (table.groupby("group")["nfe"].nunique() == 1).all():
+    without = sorted(set(table.loc[table["nfe"] < 1, "group"]))
+    if (table["group"].nunique() > 1 or without) and (table.groupby("group")["nfe"].nunique() == 1).all():
         calls = table["nfe"].map(lambda n: f"{n:g} call{'' if n == 1 else 's'}")
         if calls.nunique() > 1:
             table["group"] = table["group"] + " (" + calls + ")"
         cost = f"denoiser calls per frame: {', '.join(f'{n:g}' for n in sorted(set(table['nfe'])))}"
         return annotated(variant_figure(within_bounds(mean_points(table)), labels=labels, baselines=copied), plan, *caption, cost)
-    return annotated(quality_figure(within_bounds(mean_points(table)), labels=labels, baselines=copied), plan, *caption)
+    left_out = (f"without a network, so not drawn: {', '.join(without)}",) if without else ()
+    means = within_bounds(mean_points(table[table["nfe"] >= 1]))
+    return annotated(quality_figure(means, labels=labels, baselines=copied), plan, *caption, *left_out)
 
 
 def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> Drawn | None:
