@@ -15,7 +15,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.jobs.execution import PAYS_BACK, PLAIN, Execution, apply_to_world_model, compile_rows, resolve
+from diamond_bench.jobs.execution import PAYS_BACK, Execution, apply_to_world_model, compile_rows, resolve
 from diamond_bench.launch.devices import check_devices
 from diamond_bench.models import graphs
 from diamond_bench.models.compilation import Compiled
@@ -145,7 +145,6 @@ def test_auto_is_a_function_of_work_and_device() -> None:
     assert resolve(asked, CUDA, PAYS_BACK["cuda"] * 0.99) == Execution()
     assert resolve(asked, CUDA, PAYS_BACK["cuda"]) == Execution(compile="all")
     assert resolve(ExecutionConfig(compile="none", cuda_graphs="all"), CUDA, 1e30) == Execution(cuda_graphs="all")
-    assert not PLAIN.fused
 
 
 def test_auto_without_a_compiler_compiles_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from diamond_bench.costs.train_agent import agent_work
 from diamond_bench.data.replay import Replay
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.jobs.execution import PLAIN, Execution
+from diamond_bench.jobs.execution import Execution
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.compilation import Compiled
 from diamond_bench.models.denoiser_cost import denoiser_cost
@@ -26,11 +26,10 @@ from diamond_bench.profiling import profile as profile_job
 from diamond_bench.profiling.lines import LABELS, ProfileReport, notes, of_a_run, of_an_epoch
 from diamond_bench.profiling.machine import host_synchronisations, product_peak
 from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_replay
-from diamond_bench.profiling.profile import COMPARISONS
 from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, spread
 from diamond_bench.spaces import ActionSpec, FrameSpec
-from diamond_bench.store.kinds import PROFILED, Profile, TrainAgent
-from diamond_bench.studies.single import COMPARED, plan_train
+from diamond_bench.store.kinds import COMPARED, PROFILED, Compared, Profile, TrainAgent
+from diamond_bench.studies.single import plan_train
 from diamond_bench.training import rollout as rollout_module
 from diamond_bench.training.rollout import Carry, collect_rollout, start
 
@@ -126,10 +125,10 @@ def test_the_policy_s_loss_alone_is_of_whole_rollouts(small: TrainAgent, replay:
 
 def test_plain_is_eager_fp32_in_the_plain_layout(small: TrainAgent, replay: Replay) -> None:
     fast = replace(small, execution=replace(small.execution, precision="bf16", num_threads=3))
-    precision, execution, contiguous = COMPARISONS["plain"]
-    assert execution == PLAIN == Execution("none", "none", fused=False)
+    precision, execution = COMPARED["plain"].precision, Execution(COMPARED["plain"].compile, fused=COMPARED["plain"].fused)
+    assert execution == Execution("none", "none", fused=False)
     plain_config = replace(fast, execution=replace(fast.execution, precision=precision))
-    as_plain = parts(plain_config, replay, execution, contiguous)
+    as_plain = parts(plain_config, replay, execution, True)
     configured = parts(fast, replay)
     assert {as_plain._policy.precision, as_plain._reward_end.precision, as_plain._world.denoiser.precision} == {"fp32"}  # type: ignore[attr-defined]
     assert configured._policy.precision == "bf16"
@@ -286,7 +285,7 @@ def test_what_is_compared_is_built_last_and_as_it_is_described(small: TrainAgent
     fast = replace(small, execution=replace(small.execution, precision="bf16"))
     result = profiling(fast, tmp_path, "plain", "action,peak_memory").run()
     configured = Execution("none", "none", fused=True)
-    assert happened == [("bf16", configured, False), "memory", ("fp32", PLAIN, True)]
+    assert happened == [("bf16", configured, False), "memory", ("fp32", Execution(fused=False), True)]
     assert result.info["ways"] == [
         {"precision": "bf16", "compile": "none", "cuda_graphs": "none"},
         {"precision": "fp32", "compile": "none", "cuda_graphs": "none"},
@@ -336,8 +335,7 @@ def test_a_compilation_within_a_timing_is_no_result(small: TrainAgent, tmp_path:
 
 
 def test_the_other_way_is_compiled_where_authors_are_meant() -> None:
-    assert COMPARISONS["authors"] == ("tf32", Execution(compile="imagination"), True)
-    assert set(COMPARISONS) == set(COMPARED)
+    assert COMPARED["authors"] == Compared("tf32", "imagination", fused=True)
     config = Profile("x", "y", small_agent_config(), "authors")
     said = notes(config, [{"precision": "bf16", "compile": "all"}, {"precision": "tf32", "compile": "imagination"}], (0.0, 0.0))
     assert "Executed: configured: bf16, compile all; authors: tf32, compile imagination." in said

@@ -45,10 +45,6 @@ class Execution:
         return set(group_sizes(num_games, self.sampling_streams))
 
 
-PLAIN = Execution(fused=False)
-"""No option at all: what others are measured against."""
-
-
 def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: str | None = None) -> Execution:
     """What `execution` comes to for a job of `work` FLOP on a device; `begun`: what `compile` came to when the job began, in an earlier
     attempt, which auto keeps to where it can.

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from diamond_bench.costs.train_agent import num_epochs, updates
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
-from diamond_bench.jobs.execution import PLAIN, Execution, facts_of
+from diamond_bench.jobs.execution import Execution, facts_of
 from diamond_bench.jobs.memory import peak_bytes, reserved_bytes, reset_peak
 from diamond_bench.models.precision import Precision
 from diamond_bench.profiling import packing
@@ -19,7 +19,7 @@ from diamond_bench.profiling.lines import LABELS, Line, ProfileReport, each, not
 from diamond_bench.profiling.machine import Product, host_synchronisations, product_peak
 from diamond_bench.profiling.parts import GRAPH_CALLS, Parts, flop_of, random_replay
 from diamond_bench.profiling.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, MOST_CALLS, Timings, alternate, warm_up
-from diamond_bench.store.kinds import PROFILED, PROFILED_UPDATES, Profile
+from diamond_bench.store.kinds import COMPARED, PROFILED, PROFILED_UPDATES, Profile
 
 _TICKS = 10_000
 """Units of progress of a whole profile, in shares of the expected seconds."""
@@ -29,13 +29,6 @@ _PEAK_SECONDS = 3.0
 """Expected seconds for measuring the matrix product, and for creating random data."""
 _HEAVY_SECONDS = 20.0
 """An update of the policy that takes longer on a CPU is warmed up only once: it repeats everything but its loss many times."""
-
-COMPARISONS: Mapping[str, tuple[Precision, Execution, bool]] = {
-    "plain": ("fp32", PLAIN, True),
-    "authors": ("tf32", Execution(compile="imagination"), True),
-}
-"""Comparisons of a profile: precision, execution, and whether weights keep PyTorch's own layout. Device and threads are always those of the
-profile: they are what it runs on."""
 
 
 def run(config: Profile, context: JobContext) -> Result:
@@ -78,8 +71,8 @@ class _Profiling:
         if not memory:
             self._warm_up("warm-up")
         if self.config.compare:
-            precision, execution, contiguous = COMPARISONS[self.config.compare]
-            self._build(replay, precision, execution, contiguous)
+            way = COMPARED[self.config.compare]
+            self._build(replay, way.precision, Execution(compile=way.compile, fused=way.fused), contiguous=True)
             self._warm_up("warm-up")
         for name in self.timed:
             self.timings[name] = self._timed(name)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from diamond_bench.config import (
     FRAME_RMS,
@@ -158,6 +158,23 @@ PROFILED = (
     *("start_segments", "real_step", "peak_memory", "host_synchronisations"),
 )
 """What a profile measures part by part; all else that it says is computed from these."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A way of execution that a profile is timed against. Device and threads are those of the profile; weights keep PyTorch's layout."""
+
+    precision: Literal["fp32", "tf32", "bf16"]
+    compile: Literal["none", "imagination", "all"]
+    fused: bool
+    """Whether the optimiser updates in few kernels."""
+
+
+COMPARED: Mapping[str, Compared] = {
+    "plain": Compared("fp32", "none", fused=False),
+    "authors": Compared("tf32", "imagination", fused=True),
+}
+"""What a profile can be timed against, by the name that --compare takes."""
 
 
 @dataclass(frozen=True)

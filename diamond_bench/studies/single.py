@@ -12,7 +12,7 @@ from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.store.kinds import PROFILED, Profile, TrainAgent
+from diamond_bench.store.kinds import COMPARED, PROFILED, Profile, TrainAgent
 from diamond_bench.store.provenance import provenance, source_digest
 from diamond_bench.studies.agents import (
     check_agent,
@@ -162,8 +162,6 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     return Plan(f"evaluate-{agent.id}", _QUESTION, label, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
 
 
-COMPARED = ("plain", "authors")
-"""What a profile can be timed against."""
 TIMELESS = frozenset(
     {"learning_rate", "weight_decay", "adam_epsilon", "adam_beta2", "warmup_steps", "max_grad_norm", "discount", "trace_decay"}
     | {"value_weight", "entropy_weight", "epsilon", "temperature", "sticky_actions", "minority_share", "max_noops", "initial_rare_rewards"}
