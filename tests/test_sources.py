@@ -59,6 +59,17 @@ def dataset(tmp_path: Path) -> Path:
     return make_dataset(tmp_path / "dataset", DISCRETE)
 
 
+@pytest.mark.parametrize(("sides", "rows"), [((64, 64), 32), ((180, 320), 6), ((1024, 1024), 1)])
+def test_a_chunk_holds_at_most_32_frames_and_a_megabyte_where_it_holds_more_than_one(
+    tmp_path: Path, sides: tuple[int, int], rows: int
+) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        frames = np.zeros((40 if rows > 1 else 2, *sides, 3), np.uint8)
+        steps = len(frames) - 1
+        write_episode(file.create_group("episode"), Episode(frames, np.zeros(steps, np.int64), None, True, False))
+        assert file["episode/observations"].chunks == (rows, *sides, 3)
+
+
 @pytest.mark.parametrize("spec", [DISCRETE, WIDE])
 def test_streamed_segments_are_those_in_memory(tmp_path: Path, spec: WorldSpec) -> None:
     folder = make_dataset(tmp_path / "dataset", spec) / "train"

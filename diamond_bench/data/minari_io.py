@@ -5,6 +5,7 @@ written here, in its layout; it reads them like its own. Atari frames take about
 through MinariStorage, which builds no environment where the metadata names both spaces; this module refuses those that do not.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,10 @@ from diamond_bench.errors import UserError
 from diamond_bench.spaces import WorldSpec
 
 MAIN_FILE = "main_data.hdf5"
-_CHUNK = 32  # frames compressed together: a third smaller than one by one, and faster
+_CHUNK = 32
+"""Most frames that are compressed together: a third smaller than one by one, and faster."""
+_CHUNK_BYTES = 2**20
+"""Most bytes of them before compression: a chunk is the least that can be read. Frames of up to 104 x 104 pixels come 32 to a chunk."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def write_episode(group: h5py.Group, episode: Episode) -> None:
 
 
 def _compressed(group: h5py.Group, name: str, data: npt.NDArray[np.uint8]) -> None:
-    chunks = (min(_CHUNK, len(data)), *data.shape[1:])
+    rows = max(1, min(_CHUNK, len(data), _CHUNK_BYTES // math.prod(data.shape[1:])))
+    chunks = (rows, *data.shape[1:])
     group.create_dataset(name, data=data, chunks=chunks, compression="gzip", compression_opts=1)
 
 
