@@ -50,6 +50,8 @@ def main(folder: Path) -> None:
             axes.plot(*zip(*found, strict=True), colour + marker, label=f"{coordinate}, Euler, n = {steps}")
     axes.axhline(SHARE, color="black", linestyle=":", label="true share")
     axes.set(xscale="log", xlabel="sigma_max of sampling", ylabel="share of frames with the object")
+    axes.set_xticks(LEVELS[:2] + LEVELS[3:4] + LEVELS[5:6] + LEVELS[7:], labels=["0.2", "0.42", "1", "2", "5", "10", "20"])
+    axes.minorticks_off()
     axes.set_title(f"RMS of changes per pixel: {CHANGE_RMS:.3f}", fontsize="medium")
     axes.legend(fontsize="x-small")
     figure.savefig(folder / "rare_object.png", dpi=150)
