@@ -31,6 +31,8 @@ class Metric:
     """The file of weights that it needs (weights.WEIGHTS)."""
     inputs: Mapping[str, Callable[[RunConfig, ExecutionConfig], tuple[str, Any]]] = field(default_factory=dict)
     """By role of an artifact that it needs: kind and config of the job that makes it from the dataset."""
+    reads: tuple[str, ...] = ()
+    """Keys of the config that nothing reads where it is not asked for."""
     check: Callable[[RunConfig], None] = lambda config: None
     """Raises UserError at planning where the config or the game does not allow it."""
     seconds: Callable[[EvaluationConfig], float] = lambda evaluation: 0.0

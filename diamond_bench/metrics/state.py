@@ -1,8 +1,9 @@
 """The metric state: where a game's objects are in imagined frames, as the state probe reads them, against the console's memory."""
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.config import ExecutionConfig, RunConfig
+from diamond_bench.config import ExecutionConfig, ProbeConfig, RunConfig
 from diamond_bench.envs.games import all_object_names, object_names
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
@@ -161,6 +162,7 @@ METRIC = Metric(
     _reduce,
     play=("rollouts", "samples"),
     inputs={"state_probe": _probe},
+    reads=tuple(f"probe.{f.name}" for f in fields(ProbeConfig)),
     check=_check,
     seconds=lambda evaluation: pairs_compared(evaluation) / _PAIRS_PER_SECOND,
     figures=(

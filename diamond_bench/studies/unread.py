@@ -1,13 +1,14 @@
 """Settings that nothing reads, given the others: they are refused where a user sets them, and change no identity."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from diamond_bench.config import OBJECTIVES, ConditioningConfig, EnvConfig, FactoredObjective, ProbeConfig, RunConfig, option_of
+from diamond_bench.config import OBJECTIVES, ConditioningConfig, EnvConfig, FactoredObjective, RunConfig, option_of
 from diamond_bench.envs.games import unread_settings
 from diamond_bench.errors import UserError
+from diamond_bench.metrics import all_metrics
 
 _TIMESTEPS = ("num_train_timesteps", "beta_start", "beta_end")
 _HISTORY = ("history_depths", "history_channels", "attended_levels")
@@ -63,8 +64,9 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield "objective.sigma_data", f"objective.parameterization={o.parameterization} and objective.input_scaling={o.input_scaling}"
         if o.loss_weight != "min_snr":
             yield "objective.min_snr", f"objective.loss_weight={o.loss_weight}"
-    if "state" not in config.evaluation.metrics:
-        yield from ((f"probe.{f.name}", "metrics that leave out state") for f in fields(ProbeConfig))
+    for metric in all_metrics().values():
+        if metric.name not in config.evaluation.metrics:
+            yield from ((key, f"metrics that leave out {metric.name}") for key in metric.reads)
     if c.frames == "stack":
         yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
     if c.actions == "none":
