@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,14 +44,15 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     Raises Interrupted with a checkpoint saved, and UserError where the loss is not finite (the last checkpoint stays).
     """
     dataset = load_info(context.inputs["dataset"])
-    source = open_source(config.training.segments, context.inputs["dataset"] / "train", context.device)
     work = training_flops(config, dataset.spec.frames)
     loop = Loop(context, config.training.checkpoint_every)
-    training = loop.begin(
-        lambda begun: resolve(config.execution, torch.device(context.device), work, begun),
-        lambda execution, saved: _Training(config, context, dataset.spec, source, execution, saved),
-    )
-    if not loop.run(training):
+    with closing(open_source(config.training.segments, context.inputs["dataset"] / "train", context.device)) as source:
+        training = loop.begin(
+            lambda begun: resolve(config.execution, torch.device(context.device), work, begun),
+            lambda execution, saved: _Training(config, context, dataset.spec, source, execution, saved),
+        )
+        finished = loop.run(training)
+    if not finished:
         raise Interrupted(f"saved {training.where()}")
     seconds = training.seconds
     rows = [
@@ -80,7 +82,7 @@ class _Training:
         execution: Execution,
         saved: Saved | None,
     ) -> None:
-        self.config, self.context, self.source, self.execution = config, context, source, execution
+        self.config, self.context, self.execution = config, context, execution
         training, device = config.training, torch.device(context.device)
         torch.manual_seed(config.seed)  # for the first weights; a worker runs one job at a time
         self.model = build_world_model(
@@ -184,7 +186,6 @@ class _Training:
         """As `loop.Training.close`."""
         self.log.close()
         self.feed.close()
-        self.source.close()
 
 
 def _keep(model: TrainedWorld, average: WeightAverage | None, folder: Path) -> None:
