@@ -100,7 +100,7 @@ class Loop:
 
     context: Surroundings
     every: int
-    """Units between checkpoints."""
+    """A checkpoint is due at each multiple of this many units."""
     remedy: str = "try a lower training.learning_rate"
     """What a user can do about a loss that is not finite."""
 
@@ -144,7 +144,7 @@ class Loop:
                         if training.done == saved:
                             continue  # nothing is new
                         stopping = context.should_stop()
-                        if stopping or due or training.done - saved >= self.every:
+                        if stopping or due or training.done // self.every > saved // self.every:
                             saved = self._save(training, writer)
                         if stopping:
                             return False
