@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from test_floors import ROOT, imports
 
-from diamond_bench.config import Resources, SlurmCluster
+from diamond_bench.config import ActorCriticConfig, AgentConfig, Resources, SlurmCluster
 from diamond_bench.launch.local import _order
 from diamond_bench.launch.resources import resources
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import NOTHING, Checkpoint, Inputs, JobCost
 from diamond_bench.store.jobspec import JobSpec
-from diamond_bench.store.kinds import KINDS, Kind
+from diamond_bench.store.kinds import KINDS, Kind, TrainAgent
 from diamond_bench.studies.estimate import checkpoint_intervals, estimate, input_configs
 from diamond_bench.studies.plan import plan_study
+from diamond_bench.worlds.oracle import Oracle
 
 PINNED: dict[tuple[str, ...], dict[str, tuple[float, float, float, float]]] = {
     ("sampling_steps", "scale=paper", "seeds=[0]", "games=[Pong]"): {
@@ -61,6 +62,18 @@ def test_sums_over_a_study_are_those_of_earlier_versions(words: tuple[str, ...])
 def test_every_kind_that_a_study_plans_has_a_cost_of_its_own() -> None:
     without = {name for name, kind in KINDS.items() if kind.costs is NOTHING}
     assert without == {"import_agent"}, "an import takes seconds"
+
+
+def test_an_agent_in_the_true_dynamics_takes_their_time_and_measures_no_other_agent() -> None:
+    agent = AgentConfig(
+        budget=30, initial_steps=10, steps_per_epoch=10, final_epochs=0, first_actor_critic_updates=3, actor_critic_updates=2
+    )
+    learned = TrainAgent("synthetic/turn", 0, agent=agent, actor_critic=ActorCriticConfig(batch_size=20))
+    oracle, cost = replace(learned, family=Oracle()), KINDS["train_agent"].costs
+    assert cost.arithmetic(oracle, {}).network not in ("", cost.arithmetic(learned, {}).network)
+    steps = (3 + 2 * 2) * 15 * 20
+    assert cost.fixed_seconds(oracle, "cpu") == pytest.approx(12.0 + steps / 2000.0)
+    assert cost.fixed_seconds(learned, "cpu") == 12.0
 
 
 # ------------------------------------------------------------------------------------------------ a kind of one's own

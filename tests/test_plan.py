@@ -401,6 +401,16 @@ def test_a_dry_run_says_what_the_planned_runs_can_never_tell(study: str, tokens:
     assert words in in_this_process("sweep", study, *tokens, "--dry-run", cwd=tmp_path).stdout
 
 
+def test_averaged_and_last_weights_of_a_training_are_not_paired_when_it_is_said_what_runs_can_tell(tmp_path: Path) -> None:
+    """As in a report: four unpaired runs on a side have a p-value of 2/70, four paired ones of 2/16 alone."""
+    file = tmp_path / "mine.yaml"
+    primary, axes = "{metric: drift, baseline: {of: last}, margin: 0.01}", "{of: {key: evaluation.weights, values: [last, ema]}}"
+    file.write_text(
+        STUDY.replace("{metric: drift}", primary).replace("seeds: 1", "seeds: 4") + f"set: {{training.ema: 0.9}}\naxes: {axes}\n"
+    )
+    assert limits(plan_study(str(file))) == []
+
+
 def test_saying_what_cannot_be_told_takes_no_pandas() -> None:
     code = (
         "import sys\nfrom diamond_bench.studies.answerable import limits\nfrom diamond_bench.studies.plan import plan_study\n"

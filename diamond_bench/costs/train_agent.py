@@ -6,8 +6,11 @@ from diamond_bench.costs import ADAM, MOST_ACTIONS, STORED_PIXEL_BYTES, frames_o
 from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.reward_end_cost import reward_end_cost
-from diamond_bench.store.cost import Checkpoint, Inputs, JobCost
+from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
 from diamond_bench.store.kinds import TrainAgent
+
+_TRUE_STEPS_PER_SECOND = 2000.0
+"""Steps of the true dynamics on a CPU core: for each row a state is restored, the game takes a step and its state is saved."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,25 @@ def _disk(config: TrainAgent, inputs: Inputs) -> float:
     return 4.0 * weights * (1 + 2 * ADAM) + 2 * ring + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES
 
 
+def _arithmetic(config: TrainAgent, inputs: Inputs) -> Arithmetic:
+    """That of the world model. Where nothing learns one, the policy's: its speed is no measure of other agents'."""
+    if config.family is None:
+        return arithmetic(config, config.execution)
+    channels, execution = config.actor_critic.channels, config.execution
+    return Arithmetic(f"the policy in {config.family.name}", sum(channels) / len(channels), execution.precision, execution.device)
+
+
+def _fixed_seconds(config: TrainAgent, device: str) -> float:
+    """Also the time that true dynamics take, which need no FLOP."""
+    trained = config.actor_critic
+    steps = trained.steps_per_update * trained.batch_size * updates(config).actor_critic if config.family is not None else 0
+    return 12.0 + steps / _TRUE_STEPS_PER_SECOND
+
+
 COST = JobCost(
     work=lambda config, inputs: agent_work(config),
-    arithmetic=lambda config, inputs: arithmetic(config, config.execution),
-    fixed_seconds=lambda config, device: 12.0,
+    arithmetic=_arithmetic,
+    fixed_seconds=_fixed_seconds,
     disk=_disk,
     checkpoint=lambda config: Checkpoint("agent.checkpoint_every", config.agent.checkpoint_every, num_epochs(config)),
 )

@@ -14,9 +14,6 @@ from diamond_bench.data.replay import ReplayEpisodes
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import from_bytes
 
-byte_to_float = from_bytes
-"""Frames come back from bytes here as they do everywhere."""
-
 _QUARTER_BOUNDS = (0.1, 0.2, 0.3)  # cumulative weights 0.1, 0.1, 0.1, 0.7, oldest to newest
 
 Weighting = Literal["length", "recency"]

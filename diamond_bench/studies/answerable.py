@@ -174,4 +174,5 @@ def _checkpoint(plan: StudyPlan, point: Point) -> tuple[Any, ...]:
     """What is evaluated: runs that share it are paired."""
     trainings = [ref for ref in point.jobs.values() if ref.kind.startswith("train_")]
     evaluation = plan.jobs[point.jobs["evaluation"]].config.evaluation
-    return (*trainings, getattr(evaluation, "milestone", None)) if trainings else (point.variant, point.seed)
+    model = (getattr(evaluation, name, None) for name in ("milestone", "weights"))
+    return (*trainings, *model) if trainings else (point.variant, point.seed)
