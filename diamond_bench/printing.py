@@ -9,6 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.results.older import older_sentence
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
@@ -90,7 +91,8 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
     games = escape(", ".join(dict.fromkeys(point.game for point in plan.points)))
     seeds = _seeds(list(dict.fromkeys(point.seed for point in plan.points)))
     measured = f"; metrics {', '.join(plan.metrics)}" if plan.metrics else ""
-    out.print(f"games {games}; seeds {seeds}{measured}; store {escape(str(store.root))}")
+    worlds = f"; families {', '.join(plan.families)}" if plan.families not in ((), (DIAMOND,)) else ""
+    out.print(f"games {games}; seeds {seeds}{measured}{worlds}; store {escape(str(store.root))}")
     out.print(shown)
     missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
     cost = estimate(plan.jobs, missing, store, states)

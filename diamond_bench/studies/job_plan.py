@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.config import Cluster, ExecutionConfig
+from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.margin import Margin
 from diamond_bench.studies.spec import Primary
@@ -46,6 +47,12 @@ class Plan:
         """The metrics that its evaluations of world models are asked for."""
         evaluations = (job.config.evaluation.metrics for job in self.jobs.values() if job.kind == "evaluate_world_model")
         return tuple(dict.fromkeys(metric for metrics in evaluations for metric in metrics))
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families of world models that it evaluates, or that its agents learn in, each once."""
+        configs = (job.config for job in self.jobs.values() if job.kind in ("evaluate_world_model", "train_agent"))
+        return tuple(dict.fromkeys(DIAMOND if config.family is None else config.family.name for config in configs))
 
     def executions(self) -> tuple[ExecutionConfig, ...]:
         """Every way in which its jobs are to be executed, as asked for first."""
