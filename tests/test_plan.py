@@ -411,13 +411,15 @@ def test_averaged_and_last_weights_of_a_training_are_not_paired_when_it_is_said_
     assert limits(plan_study(str(file))) == []
 
 
-@pytest.mark.parametrize(
-    ("study", "families"),
-    [("world_model_family", "; families diamond, oracle, copy_last_frame;"), ("world_model_family_agent", "; families diamond, oracle;")],
-)
-def test_a_dry_run_names_families_where_they_are_not_diamond_alone(study: str, families: str, tmp_path: Path) -> None:
-    assert families in in_this_process("sweep", study, "scale=tiny", "--dry-run", cwd=tmp_path).stdout
-    assert "families" not in in_this_process("sweep", "sampling_steps", "scale=tiny", "--dry-run", cwd=tmp_path).stdout
+def test_a_dry_run_names_families_where_they_are_not_diamond_alone(tmp_path: Path) -> None:
+    for study, families in (
+        ("world_model_family", "; families diamond, oracle, copy_last_frame;"),
+        ("world_model_family_agent", "; families diamond, oracle;"),
+        ("sampling_steps", ""),
+    ):
+        said = " ".join(in_this_process("sweep", study, "scale=tiny", "--dry-run", cwd=tmp_path).stdout.split())
+        assert families in said
+        assert ("; families" in said) == bool(families)
 
 
 def test_saying_what_cannot_be_told_takes_no_pandas() -> None:
