@@ -1,16 +1,16 @@
 """Follow: a small pixel game for proving that an agent learns in imagination (go where the target is)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from diamond_bench.config import EnvConfig
+from diamond_bench.envs.family import EnvFamily
+from diamond_bench.spaces import ActionSpec, FrameSpec
 
+GAME = "follow/target"
 CELLS, PIXELS, STEPS = 4, 4, 8
 SIZE = CELLS * PIXELS
 NUM_ACTIONS = 3
@@ -59,7 +59,11 @@ class Follow(gymnasium.Env[Frame, int]):
         return frame
 
 
-def follow_vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> SyncVectorEnv:
-    """In place of `envs.games.vector_env`."""
-    makers: list[Callable[[], gymnasium.Env[Frame, int]]] = [Follow] * num_envs
-    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+FAMILY = EnvFamily(
+    about="A game of the tests.",
+    names=lambda: (GAME,),
+    frames=lambda game, config: FrameSpec.square(SIZE),
+    actions=lambda game: ActionSpec.discrete(NUM_ACTIONS),
+    make=lambda game, config: Follow(),
+    conditions=lambda game, config: {"environment": game},
+)

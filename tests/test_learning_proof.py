@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from follow import NUM_ACTIONS, SIZE, Follow, follow_vector_env
+from follow import GAME, SIZE, Follow
 from scipy import stats
 from torch import Tensor
 
-from diamond_bench.agent import load_agent
+from diamond_bench.agent import build_agent, load_agent
 from diamond_bench.config import AgentConfig, ConditioningConfig, EnvConfig, ExecutionConfig, NetworkConfig, OdeSampler, TrainingConfig
 from diamond_bench.config.agent import ActorCriticConfig, RewardEndConfig
+from diamond_bench.envs import games
 from diamond_bench.envs.play import play_test_games
 from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.imagination.env import GeneratorDraws
-from diamond_bench.jobs import agent_learners, agent_play, train_agent
+from diamond_bench.jobs import agent_learners, train_agent
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.store.kinds import TrainAgent
 
@@ -31,7 +32,7 @@ GAMES = 300
 
 def settings(seed: int) -> TrainAgent:
     return TrainAgent(
-        game="Follow",
+        game=GAME,
         seed=seed,
         env=EnvConfig(frame_size=SIZE),
         conditioning=ConditioningConfig(num_frames=2),
@@ -81,7 +82,7 @@ def trained(folder: Path, seed: int) -> float:
 
 def untrained(seed: int) -> float:
     """An actor-critic as it starts has a uniform policy."""
-    return mean_return(PolicyPlayer(agent_learners.build_agent(agent_learners.describe(settings(seed))).actor_critic), seed)
+    return mean_return(PolicyPlayer(build_agent(agent_learners.describe(settings(seed))).actor_critic), seed)
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -92,10 +93,9 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 @pytest.fixture
 def follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Follow in the place of Atari."""
+    """Follow as a family of environments."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(agent_play, "vector_env", follow_vector_env)
-    monkeypatch.setattr(agent_learners, "num_actions", lambda game: NUM_ACTIONS)
+    monkeypatch.setitem(games.ENV_FAMILIES, "follow/", "follow:FAMILY")
 
 
 @pytest.mark.slow
