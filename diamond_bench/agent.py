@@ -20,7 +20,7 @@ from diamond_bench.models.authors_names import Component
 from diamond_bench.models.description import AgentDescription
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.reward_end_model import RewardEndModel
-from diamond_bench.spaces import FrameSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.files import read_json, temporary_name, write_json
 from diamond_bench.studies.agents import DESCRIPTION_FILE
 from diamond_bench.typed import build, to_plain
@@ -63,8 +63,8 @@ def build_agent(description: AgentDescription, precision: Precision = "fp32", de
     d = description
     world_model = reward_end = None
     if not d.model_free:
-        frames = FrameSpec.square(d.frame_size)
-        world_model = build_world_model(d.objective, d.conditioning, d.network, d.num_actions, frames, precision, device)
+        spec = WorldSpec(FrameSpec.square(d.frame_size), ActionSpec.discrete(d.num_actions))
+        world_model = build_world_model(d, spec, precision, device)
         reward_end = RewardEndModel(d.reward_end, d.num_actions, d.frame_size, precision=precision).to(device)
     actor_critic = ActorCritic(d.actor_critic, d.num_actions, d.frame_size, precision=precision).to(device)
     if torch.device(device).type == "cpu":  # narrow networks train in about three quarters of the time

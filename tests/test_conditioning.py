@@ -28,7 +28,8 @@ from diamond_bench.models.denoiser_network import DenoiserNetwork, FourierFeatur
 from diamond_bench.models.shape import check_network
 from diamond_bench.models.unet import UNet
 from diamond_bench.spaces import ActionSpec, FrameSpec
-from diamond_bench.worlds.families import build_world_model, load_world_model
+from diamond_bench.worlds.diamond.world import Description, build_diamond
+from diamond_bench.worlds.families import load_world_model
 
 WAYS = [replace(LIGHT, frames=frames, actions=actions) for frames, actions in product(FRAME_CONDITIONINGS, ACTION_CONDITIONINGS)]
 ATTENDING = [replace(LIGHT, frames=frames) for frames in ("cross_attention", "both")]
@@ -213,7 +214,7 @@ def test_the_encoder_ends_at_the_deepest_attended_level():
 
 @pytest.mark.parametrize("conditioning", [EVERYTHING, replace(EVERYTHING, actions="planes", frames="cross_attention")], ids=named)
 def test_kept_and_read_back(conditioning, tmp_path):
-    model = build_world_model(FactoredObjective(), conditioning, NETWORK, ACTIONS, FrameSpec.square(8))
+    model = build_diamond(Description(FactoredObjective(), conditioning, NETWORK, ACTIONS), FrameSpec.square(8))
     for parameter in model.denoiser.parameters():
         nn.init.normal_(parameter, std=0.2)
     model.save(tmp_path)

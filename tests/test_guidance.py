@@ -14,7 +14,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.studies.check import check_run
-from diamond_bench.worlds.families import build_world_model
+from diamond_bench.worlds.diamond.world import Description, build_diamond
 
 
 class Recorder(nn.Module):
@@ -145,6 +145,6 @@ def test_guidance_without_action_dropout_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"sampler.guidance=2.0: .*conditioning.action_dropout"):
         check_run(run)
     check_run(replace(run, conditioning=ConditioningConfig(action_dropout=0.1)))
-    model = build_world_model(FactoredObjective(), LIGHT, NETWORK, ACTIONS, FrameSpec.square(8))
+    model = build_diamond(Description(FactoredObjective(), LIGHT, NETWORK, ACTIONS), FrameSpec.square(8))
     with pytest.raises(UserError, match=r"conditioning\.action_dropout"):
         model.bound(run.sampler)

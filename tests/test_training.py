@@ -35,10 +35,10 @@ def test_decay_is_for_weights_of_linear_convolution_and_lstm_layers_alone() -> N
     from diamond_bench.config import ConditioningConfig
     from diamond_bench.models.authors_names import network_name
     from diamond_bench.spaces import FrameSpec
-    from diamond_bench.worlds.families import build_world_model
+    from diamond_bench.worlds.diamond.world import Description, build_diamond
 
     expected = json.loads((GOLDEN / "optimizer_groups.json").read_text())["denoiser"]
-    model = build_world_model(FactoredObjective(), ConditioningConfig(), NetworkConfig(), 4, FrameSpec.square(64))
+    model = build_diamond(Description(FactoredObjective(), ConditioningConfig(), NetworkConfig(), 4), FrameSpec.square(64))
     network = model.denoiser.network  # type: ignore[attr-defined]
     names = {parameter: name for name, parameter in network.named_parameters()}
     groups = parameter_groups(network, 0.01)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from wide_games import COLUMNS, FAMILIES, HEIGHT, NUMBERS, WIDTH, Tints
 
-from diamond_bench.config import ConditioningConfig, DataConfig, EnvConfig, FactoredObjective, NetworkConfig, TrainingConfig
+from diamond_bench.config import ConditioningConfig, DataConfig, EnvConfig, NetworkConfig, TrainingConfig
 from diamond_bench.data.minari_io import read_own_episodes
 from diamond_bench.data.segments import sample_segments
 from diamond_bench.data.static import load_info, load_split
@@ -22,7 +22,7 @@ from diamond_bench.report import write, write_report
 from diamond_bench.results.table import collect
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.artifacts import Store
-from diamond_bench.store.kinds import CollectDataset
+from diamond_bench.store.kinds import CollectDataset, TrainWorldModel
 from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
 from diamond_bench.studies.single import plan_train
 from diamond_bench.worlds.families import build_world_model
@@ -104,7 +104,9 @@ def test_a_trained_denoiser_uses_every_column_of_the_action(tmp_path: Path) -> N
     episodes = load_split(tmp_path, "train")
     torch.manual_seed(0)
     network = NetworkConfig((1, 1, 1), (8, 8, 8), (False, False, False), 16)
-    world = build_world_model(FactoredObjective(), ConditioningConfig(2), network, COLUMNS, FrameSpec(HEIGHT, WIDTH))
+    world = build_world_model(
+        TrainWorldModel(0, conditioning=ConditioningConfig(2), network=network), WorldSpec(FrameSpec(HEIGHT, WIDTH), COLUMNS)
+    )
     (trainable,) = world.trainables(TrainingConfig(num_autoregressive_steps=0))
     optimizer, generator = torch.optim.AdamW(trainable.network.parameters(), lr=5e-3), torch.Generator().manual_seed(0)
     for _ in range(80):

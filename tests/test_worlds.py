@@ -96,7 +96,7 @@ def case(family: str) -> Case:
     actions = torch.from_numpy(play.actions[:, : seen + 5])
     if family != "diamond":
         settings = WORLD_FAMILIES[family].settings_type()()
-        cost = world_family(settings).cost(settings, FrameSpec.square(16))
+        cost = world_family(settings).cost(settings, spec(TURN, ENV), OdeSampler())
         return Case(lambda: open_world(settings, spec(TURN, ENV), CPU, play), frames, actions, origin, cost)
     objective, conditioning, sampler = FactoredObjective(), ConditioningConfig(num_frames=2), OdeSampler(num_steps=2)
 

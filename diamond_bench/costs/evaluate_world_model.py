@@ -19,7 +19,7 @@ def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
 
 
 def _world(config: EvaluateWorldModel, inputs: Inputs) -> World:
-    return inputs["world_model"] if config.family is None else config.family
+    return config.family or inputs["world_model"]
 
 
 def _imagined(config: EvaluateWorldModel, inputs: Inputs) -> int:

@@ -92,7 +92,8 @@ class Learners:
     def compilable(self) -> list[Compilable]:
         """The networks of which a part may be compiled."""
         reward_end = () if self.agent.reward_end is None else (self.agent.reward_end,)
-        return [self.agent.actor_critic, *(trainable.network for trainable in self._trainables), *reward_end]
+        world_model = () if self.agent.world_model is None else self.agent.world_model.compilable
+        return [self.agent.actor_critic, *world_model, *reward_end]
 
     def prepare(self, num_updates: int) -> None:
         """Loads the start segments of so many updates of the policy, which they else do themselves."""

@@ -65,6 +65,11 @@ def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = No
     return resolve(config.execution, device, agent_work(config), begun)
 
 
+def as_far_as(world: TrainedWorld, execution: Execution) -> Execution:
+    """What of it can be done with a world model: where no network can be compiled, none is."""
+    return execution if world.compilable else replace(execution, compile="none")
+
+
 def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) -> None:
     """Compiles networks for the batch sizes that they will see, where the execution says so."""
     if execution.compile != "none":

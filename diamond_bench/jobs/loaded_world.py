@@ -6,10 +6,10 @@ from typing import cast
 import torch
 
 from diamond_bench.agent import DENOISER_FOLDER
-from diamond_bench.config import EvaluationConfig
+from diamond_bench.config import EvaluationConfig, world_family
 from diamond_bench.data.static import EpisodeSet, load_info
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.jobs.execution import Execution, apply_to_world_model, resolve
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, as_far_as, resolve
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.shape import IMAGE_CHANNELS
@@ -21,30 +21,33 @@ from diamond_bench.worlds.recordings import recorded_episodes
 
 
 def loaded_world(config: EvaluateWorldModel, context: JobContext, heldout: EpisodeSet, device: torch.device) -> WorldModel:
-    """The input `world_model` with its sampler bound, or a world of the config's family. `heldout`: on the CPU.
+    """The input `world_model` with its sampler bound, or a world of the config's family where that is not trained. `heldout`: on the CPU.
 
     UserError where it cannot be had.
     """
     dataset = context.inputs["dataset"]
     spec = load_info(dataset).spec
-    if config.family is None:
+    family = world_family(config.family)
+    if family.trained:
         folder = _folder(context.inputs["world_model"], config.evaluation)
         return load_world_model(folder, spec.frames, config.execution.precision, device, spec.actions).bound(config.sampler)
+    assert config.family is not None
     return open_world(config.family, spec, device, recorded_episodes(dataset, heldout))
 
 
 def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: int, device: torch.device) -> tuple[WorldModel, Execution]:
     """The model as `execution` asks for it: full batches of the rollouts compiled and recorded, before any of them is timed."""
-    if config.family is not None:
+    if not world_family(config.family).trained:
         return loaded, Execution()
+    trained = cast(TrainedWorld, loaded)
     settings = config.evaluation
     frames = settings.num_trajectories * settings.horizon + num_windows
     frames += settings.num_sample_starts * settings.num_samples * settings.sample_horizon
-    execution = resolve(config.execution, device, loaded.flops_per_frame * frames)
+    execution = as_far_as(trained, resolve(config.execution, device, loaded.flops_per_frame * frames))
     if execution == Execution():
         return loaded, execution
     b = min(settings.batch_size, settings.num_trajectories)
-    world = apply_to_world_model(execution, cast(TrainedWorld, loaded), b)
+    world = apply_to_world_model(execution, trained, b)
     past = torch.zeros(b, world.context, IMAGE_CHANNELS, *world.spec.frames.sides, device=device)
     taken = world.spec.actions
     actions = torch.zeros(b, world.context, *taken.shape, dtype=getattr(torch, taken.dtype), device=device)

@@ -2,8 +2,9 @@
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from diamond_bench.data.segments import Segments, tensors_of
 from diamond_bench.data.sources import Feed, SegmentSource, open_source
 from diamond_bench.data.static import load_info
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import Execution, apply, compile_rows, facts_of, resolve
+from diamond_bench.jobs.execution import Execution, apply, as_far_as, compile_rows, facts_of, resolve
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.average import WeightAverage
@@ -59,7 +60,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
         Row("train_loss", float(training.recent.double().mean())),
         Row("training_seconds", seconds, measured=True),
         Row("updates_per_second", training.done / seconds, measured=True),
-        *compile_rows([training.trainable.network]),
+        *compile_rows(training.model.compilable),
     ]
     facts = {
         "updates": training.done,
@@ -71,7 +72,8 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
 
 
 class _Training:
-    """Updates of a world model. One generator, seeded by the run's seed, feeds all draws but those of the first weights."""
+    """Updates of a world model, network after network. One generator, seeded by the run's seed, feeds all draws but those of the first
+    weights."""
 
     def __init__(
         self,
@@ -82,23 +84,16 @@ class _Training:
         execution: Execution,
         saved: Saved | None,
     ) -> None:
-        self.config, self.context, self.execution = config, context, execution
+        self.config, self.context = config, context
         training, device = config.training, torch.device(context.device)
         torch.manual_seed(config.seed)  # for the first weights; a worker runs one job at a time
-        self.model = build_world_model(
-            config.objective,
-            config.conditioning,
-            config.network,
-            spec.actions,
-            spec.frames,
-            config.execution.precision,
-            device,
-        )
-        (self.trainable,) = self.model.trainables(training)
-        network = self.trainable.network
-        apply(execution, {network: {training.batch_size}} if execution.compile == "all" else {})
-        self.learner = Learner(network, training, execution.fused, execution.records_updates)
-        self.average = None if training.ema is None else WeightAverage(network, training.ema)
+        self.model = build_world_model(config, spec, config.execution.precision, device)
+        self.execution = execution = as_far_as(self.model, execution)
+        apply(execution, dict.fromkeys(self.model.compilable, (training.batch_size,)) if execution.compile == "all" else {})
+        self.trainables = self.model.trainables(training)
+        networks = [trainable.network for trainable in self.trainables]
+        self.learners = [Learner(network, training, execution.fused, execution.records_updates) for network in networks]
+        self.averages = [] if training.ema is None else [WeightAverage(network, training.ema) for network in networks]
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.recent = torch.zeros(min(_RECENT, training.num_steps), device=device)
         """The last losses, that of update i at i % len. train_loss is their mean, however often lines are logged."""
@@ -107,21 +102,36 @@ class _Training:
             self.model.measure(source)
         else:
             state = saved.state
-            self.learner.load_state_dict({"network": state["denoiser"], "optimizer": state["optimizer"], "updates": saved.done})
-            if self.average is not None:
-                self.average.load_state_dict(state["ema"])
+            for number, (trainable, learner) in enumerate(zip(self.trainables, self.learners, strict=True)):
+                learner.network.load_state_dict(state[trainable.name])
+                learner.updates = min(max(saved.done - number * training.num_steps, 0), training.num_steps)
+            learner = self.learners[self.number]
+            learner.load_state_dict({**learner.state_dict(), "optimizer": state["optimizer"]})
+            kept = iter(state["ema"]["averages"] if self.averages else ())
+            for average in self.averages:
+                average.load_state_dict({"averages": list(islice(kept, len(average)))})
             self.generator.set_state(state["generator"])
             self.recent.copy_(state["recent"])
             pending, seconds = state["pending"].to(device), state["seconds"]
-        self.feed = Feed(source, training.batch_size, self.trainable.segment_length, self.generator)
+        self.feeds = [Feed(source, training.batch_size, trainable.segment_length, self.generator) for trainable in self.trainables]
         self.log = TrainingLog(context.folder, _LOGGED, training.log_every, self.done, pending)
         self.milestones = {training.milestone_step(milestone) for milestone in training.milestones}
         self.started = time.perf_counter() - seconds
 
     @property
     def done(self) -> int:
-        """Updates."""
-        return self.learner.updates
+        """Updates of all networks."""
+        return sum(learner.updates for learner in self.learners)
+
+    @property
+    def total(self) -> int:
+        """Updates that the training ends after."""
+        return len(self.learners) * self.config.training.num_steps
+
+    @property
+    def number(self) -> int:
+        """The network that is being trained, or was last: its place in `trainables`."""
+        return min(self.done // self.config.training.num_steps, len(self.learners) - 1)
 
     @property
     def seconds(self) -> float:
@@ -130,73 +140,82 @@ class _Training:
 
     def units(self) -> Iterator[bool]:
         """The updates (method section 5)."""
-        training = self.config.training
-        while self.done < training.num_steps:
-            yield self.done in self.milestones
-            found = self.learner.learn(self.loss, tensors_of(next(self.feed)), [self.generator])
-            self.feed.read_ahead()
-            if self.average is not None:
-                self.average.update(self.done)
-            self.recent[(self.done - 1) % len(self.recent)] = found["loss"]
-            self.log.add(*(found[name] for name in _LOGGED))
-            self.keep_milestones()
+        for number in range(len(self.trainables)):
+            yield from self.updates(number)
         self.log.write()
 
-    def keep_milestones(self) -> None:
+    def updates(self, number: int) -> Iterator[bool]:
+        """The updates of one network. The models of milestones are those of the last network's updates."""
+        training, trainable, learner, feed = self.config.training, self.trainables[number], self.learners[number], self.feeds[number]
+        last = number == len(self.learners) - 1
+
+        def loss_of(*batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            loss, _ = trainable.loss(Segments(*batch), self.generator)
+            if not self.execution.records_updates and learner.updates + 1 < training.num_steps:
+                feed.read_ahead()  # during the backward pass
+            return loss, {"loss": loss.detach()}
+
+        while learner.updates < training.num_steps:
+            yield last and learner.updates in self.milestones
+            found = learner.learn(loss_of, tensors_of(next(feed)), [self.generator])
+            if learner.updates < training.num_steps:
+                feed.read_ahead()
+            if self.averages:
+                self.averages[number].update(learner.updates)
+            self.recent[(self.done - 1) % len(self.recent)] = found["loss"]
+            self.log.add(*(found[name] for name in _LOGGED))
+            if last:
+                self.keep_milestones(learner.updates)
+
+    def keep_milestones(self, done: int) -> None:
         """Keep the model where it is at a milestone. Raises NotFinite."""
-        reached = [
-            milestone for milestone in self.config.training.milestones if self.config.training.milestone_step(milestone) == self.done
-        ]
+        reached = [milestone for milestone in self.config.training.milestones if self.config.training.milestone_step(milestone) == done]
         if reached:
             self.log.pending()  # refuses a loss that is not finite
             self.context.check_owner()
             for milestone in reached:
-                _keep(self.model, self.average, model_folder(self.context.folder, milestone))
-
-    def loss(self, *batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a batch, given as the tensors of `Segments`."""
-        loss, _ = self.trainable.loss(Segments(*batch), self.generator)
-        if not self.execution.records_updates:
-            self.feed.read_ahead()  # during the backward pass
-        return loss, {"loss": loss.detach()}
+                _keep(self.model, self.averages, model_folder(self.context.folder, milestone))
 
     def where(self) -> str:
         """As `loop.Training.where`."""
-        return f"after update {self.done} of {self.config.training.num_steps}"
+        return f"after update {self.done} of {self.total}"
 
     def progress(self) -> tuple[int, int, str]:
         """As `loop.Training.progress`."""
-        last = f"loss {self.log.last['loss']:.4f}" if self.log.last else f"learning rate {self.learner.rate:.1e}"
-        return self.done, self.config.training.num_steps, last
+        last = f"loss {self.log.last['loss']:.4f}" if self.log.last else f"learning rate {self.learners[self.number].rate:.1e}"
+        return self.done, self.total, last
 
     def state_dict(self) -> dict[str, Any]:
-        """As `loop.Training.state_dict`."""
-        learned = self.learner.state_dict()
+        """As `loop.Training.state_dict`. A network that is not being trained needs its weights alone."""
+        averages = [tensor for average in self.averages for tensor in average.state_dict()["averages"]]
         return {
             "pending": self.log.pending(),
             "recent": self.recent,
-            "denoiser": learned["network"],
-            "optimizer": learned["optimizer"],
-            **({} if self.average is None else {"ema": self.average.state_dict()}),
-            "generator": self.feed.generator_state(),
+            **{trainable.name: trainable.network.state_dict() for trainable in self.trainables},
+            "optimizer": self.learners[self.number].state_dict()["optimizer"],
+            **({"ema": {"averages": averages}} if self.averages else {}),
+            "generator": self.feeds[self.number].generator_state(),
             "seconds": self.seconds,
         }
 
     def close(self) -> None:
         """As `loop.Training.close`."""
         self.log.close()
-        self.feed.close()
+        for feed in self.feeds:
+            feed.close()
 
 
-def _keep(model: TrainedWorld, average: WeightAverage | None, folder: Path) -> None:
+def _keep(model: TrainedWorld, averages: Sequence[WeightAverage], folder: Path) -> None:
     """Publishes a milestone's model under its final name only when it is whole."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model.save(partial)
-    if average is not None:
+    if averages:
         (partial / _AVERAGE_FOLDER).mkdir()
-        with average.in_place():
+        with ExitStack() as averaged:
+            for average in averages:
+                averaged.enter_context(average.in_place())
             model.save(partial / _AVERAGE_FOLDER)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

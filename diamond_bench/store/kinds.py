@@ -64,6 +64,8 @@ class TrainWorldModel:
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    family: WorldSettings | None = None
+    """The family of the world model; none is diamond, whose settings are the three groups after the seed."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class EvaluateWorldModel:
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = ExecutionConfig()
     family: WorldSettings | None = None
-    """A family that is not trained; none evaluates the input `world_model`."""
+    """The family of the world model; none is diamond. One that is not trained has no input `world_model`."""
 
 
 @dataclass(frozen=True)
@@ -236,8 +238,8 @@ class Kind:
 
     def needs(self, config: Any) -> tuple[str, ...]:
         """Names of the artifacts that a job of this config needs."""
-        untrained = getattr(config, "family", None) is not None
-        return tuple(name for name in self.inputs if not (untrained and name == "world_model"))
+        trained = world_family(getattr(config, "family", None)).trained
+        return tuple(name for name in self.inputs if trained or name != "world_model")
 
     @property
     def costs(self) -> JobCost:

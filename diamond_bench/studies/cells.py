@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from diamond_bench.config import DataConfig, RunConfig
+from diamond_bench.config import DataConfig, RunConfig, world_family
 from diamond_bench.metrics.planning import input_jobs
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import CollectDataset, EvaluateWorldModel, ImportDataset, TrainWorldModel
@@ -37,7 +37,7 @@ class Cells:
 
     def _world_model(self, config: RunConfig) -> dict[str, JobRef]:
         dataset = self._add(dataset_job(config))
-        trained = {} if config.family is not None else {"world_model": self._trained(config, dataset)}
+        trained = {"world_model": self._trained(config, dataset)} if world_family(config.family).trained else {}
         execution = replace(of_no_compilation(config.execution), precision="fp32")  # one job per dataset, whatever the precision
         made = input_jobs(config, execution)
         of_dataset = {role: self._add(JobSpec(kind, making, {"dataset": dataset})) for role, kind, making in made}
@@ -50,7 +50,8 @@ class Cells:
         if config.evaluation.world_model is not None:
             return JobRef.parse(config.evaluation.world_model)
         execution = of_training(config.execution)
-        training = TrainWorldModel(config.seed, config.objective, config.conditioning, config.network, config.training, execution)
+        described = (config.objective, config.conditioning, config.network)
+        training = TrainWorldModel(config.seed, *described, config.training, execution, config.family)
         return self._add(JobSpec("train_world_model", training, {"dataset": dataset}))
 
 

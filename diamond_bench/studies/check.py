@@ -1,6 +1,6 @@
 """Refusals at planning: settings that are each valid but do not fit together. No torch."""
 
-from diamond_bench.config import SEGMENT_SOURCES, RunConfig
+from diamond_bench.config import SEGMENT_SOURCES, RunConfig, world_family
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs.games import check_env, check_policy
 from diamond_bench.errors import UserError, nearest
@@ -81,7 +81,9 @@ def _check_training(config: RunConfig) -> None:
         raise UserError(f"evaluation.milestone={config.evaluation.milestone}: the training keeps models at {kept} (training.milestones)")
     if config.training.segments not in SEGMENT_SOURCES:
         raise UserError(f"training.segments={config.training.segments!r}: {nearest(config.training.segments, SEGMENT_SOURCES)}")
-    segment = config.conditioning.num_frames + 1 + config.training.num_autoregressive_steps
+    _, context = _context(config)
+    further = config.training.num_autoregressive_steps if "training.num_autoregressive_steps" in world_family(config.family).reads else 0
+    segment = context + 1 + further
     if segment > config.data.num_train_frames:
         raise UserError(f"data.num_train_frames={config.data.num_train_frames}: a training segment alone has {segment} frames")
 
@@ -97,11 +99,17 @@ def _check_evaluation(config: RunConfig) -> None:
     if evaluation.weights == "ema" and config.training.ema is None:
         raise UserError("evaluation.weights=ema: the training keeps no average of its weights; add training.ema=0.999, or another decay")
     check_metrics(config)
-    _at_most("conditioning.num_frames", config.conditioning.num_frames, "data.reference_context", data.reference_context)
+    _at_most(*_context(config), "data.reference_context", data.reference_context)
     _at_most("evaluation.horizon", evaluation.horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.sample_horizon", evaluation.sample_horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.num_trajectories", evaluation.num_trajectories, "data.num_references", data.num_references)
     _at_most("evaluation.num_sample_starts", evaluation.num_sample_starts, "data.num_references", data.num_references)
+
+
+def _context(config: RunConfig) -> tuple[str, int]:
+    """Past frames that a prediction is made from, and how a message names their number."""
+    key = "conditioning.num_frames" if config.family is None else f"frames that family={config.family.name} predicts from"
+    return key, world_family(config.family).context(config.family or config)
 
 
 def _at_most(key: str, value: int, limit_key: str, limit: int) -> None:

@@ -28,11 +28,11 @@ from diamond_bench.studies.agents import (
 from diamond_bench.studies.bounds import seeds_of
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import check_execution, has_compiler
+from diamond_bench.studies.families import UnreadSettings, of_family
 from diamond_bench.studies.job_plan import Plan, Point
 from diamond_bench.studies.plan import run_config, scale_of
 from diamond_bench.studies.spec import SCALES, check_use, games_of
 from diamond_bench.studies.unread import check_read, in_effect
-from diamond_bench.studies.untrained import UnreadSettings, of_family
 from diamond_bench.typed import to_plain
 
 _QUESTION = "How well does this agent play?"

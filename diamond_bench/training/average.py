@@ -21,6 +21,10 @@ class WeightAverage:
         self._averages = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._decay = decay
 
+    def __len__(self) -> int:
+        """Number of averaged tensors."""
+        return len(self._averages)
+
     @torch.no_grad()
     def update(self, updates: int) -> None:
         """Take in the weights after so many updates; called after each of them."""

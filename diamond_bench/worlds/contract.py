@@ -41,7 +41,7 @@ class Trainable:
 
     name: str
     """The name of its learner in checkpoints and of its losses in logs."""
-    network: Compilable
+    network: nn.Module
     segment_length: int
     """Frames of the segments that it learns from."""
     loss: Callable[[Segments, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
@@ -125,7 +125,10 @@ class TrainedWorld(WorldModel, Protocol):
         ...
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
-        """Its networks in the order in which they are trained."""
+        """Its networks in the order in which they are trained.
+
+        `train_world_model` updates each one `training.num_steps` times, and begins with the next one when the one before is done.
+        """
         ...
 
     def measure(self, episodes: EpisodeSet | SegmentSource) -> None:

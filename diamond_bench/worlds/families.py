@@ -1,31 +1,26 @@
 """World models by what a config or a folder says, for those who know no family."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, WorldSettings, imported, world_family
+from diamond_bench.config import WorldSettings, imported, world_family
 from diamond_bench.models.precision import Precision
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.worlds.contract import RecordedPlay, TrainedWorld, WorldModel
-from diamond_bench.worlds.diamond.world import Description, build_diamond, load_diamond
+from diamond_bench.worlds.files import family_in, read_description
 
 
-def build_world_model(
-    objective: Objective,
-    conditioning: ConditioningConfig,
-    network: NetworkConfig,
-    actions: ActionSpec | int,
-    frames: FrameSpec,
-    precision: Precision = "fp32",
-    device: torch.device | str = "cpu",
-) -> TrainedWorld:
+def build_world_model(described: Any, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> TrainedWorld:
     """A world model with fresh weights, drawn from torch's global CPU generator whatever the device.
 
-    `actions`: a number n stands for Discrete(n). Raises UserError when the network's widths do not fit together.
+    `described`: the config of a training, or another object with diamond's settings (objective, conditioning, network). UserError when
+    the settings do not fit together.
     """
-    spec = ActionSpec.discrete(actions) if isinstance(actions, int) else actions
-    return build_diamond(Description(objective, conditioning, network, spec.width), frames, precision, device, spec)
+    settings: WorldSettings | None = getattr(described, "family", None)
+    world: TrainedWorld = imported(world_family(settings).build)(settings or described, spec, precision, device)
+    return world
 
 
 def load_world_model(
@@ -39,7 +34,9 @@ def load_world_model(
 
     Raises UserError naming the file that is missing, damaged or does not fit.
     """
-    return load_diamond(folder, frames, precision, device, actions)
+    family = world_family(read_description(folder, family_in))
+    world: TrainedWorld = imported(family.load)(folder, frames, precision, device, actions)
+    return world
 
 
 def open_world(family: WorldSettings, spec: WorldSpec, device: torch.device, play: RecordedPlay | None = None) -> WorldModel:

@@ -1,13 +1,21 @@
 """World models whose memory is the last L frames and actions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from diamond_bench.config import OdeSampler, Sampler, TrainingConfig, WorldSettings, world_family
+from diamond_bench.data.segments import Segments
+from diamond_bench.data.sources import SegmentSource
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.models.compilation import Compilable
 from diamond_bench.spaces import WorldSpec
-from diamond_bench.worlds.contract import Draw, State, Step
+from diamond_bench.worlds.contract import Draw, State, Step, Trainable
+from diamond_bench.worlds.files import save_world
 
 
 class StackedWorld(ABC):
@@ -59,3 +67,69 @@ class UntrainedWorld(StackedWorld):
     def context(self) -> int:
         """L."""
         return self._context
+
+
+class LearnedWorld(StackedWorld):
+    """A `TrainedWorld` that predicts frames from the last L with one call of one network; a subclass has `predict` and `loss`."""
+
+    pure = True
+    calls_per_frame = 1
+    compilable: Sequence[Compilable] = ()
+    measured: Mapping[str, float] = {}
+
+    def __init__(self, settings: WorldSettings, spec: WorldSpec, network: nn.Module) -> None:
+        """`spec`: of the game; the world predicts neither its rewards nor its ends. `network`: on its device."""
+        self.settings, self.network = settings, network
+        self.spec = WorldSpec(spec.frames, spec.actions, rewards=False, ends=False)
+
+    @abstractmethod
+    def loss(self, segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """As `Trainable.loss`, of segments of L + 1 frames."""
+
+    def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
+        """As `TrainedWorld.trainables`."""
+        return (Trainable("network", self.network, self.context + 1, self.loss),)
+
+    @property
+    def context(self) -> int:
+        """L, as the family says."""
+        return world_family(self.settings).context(self.settings)
+
+    @property
+    def device(self) -> torch.device:
+        """As `WorldModel.device`."""
+        return next(self.network.parameters()).device
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """As `WorldModel.networks`."""
+        return {"network": self.network}
+
+    @property
+    def flops_per_frame(self) -> float:
+        """As `WorldModel.flops_per_frame`, as the family says."""
+        return world_family(self.settings).cost(self.settings, self.spec, OdeSampler()).flops_per_frame
+
+    @property
+    def description(self) -> object:
+        """As `TrainedWorld.description`."""
+        return self.settings, self.spec
+
+    def bound(self, sampler: Sampler) -> Self:
+        """The same model: there is nothing to sample."""
+        return self
+
+    def in_streams(self, count: int) -> Self:
+        """The same model: there is nothing to sample."""
+        return self
+
+    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
+        """As `TrainedWorld.measure`: there is nothing to measure."""
+
+    def call(self, state: State) -> None:
+        """As `TrainedWorld.call`."""
+        self.predict(*state, torch.zeros_like)
+
+    def save(self, folder: Path) -> None:
+        """As `TrainedWorld.save`."""
+        save_world(folder, self.settings, self.spec, self.networks)

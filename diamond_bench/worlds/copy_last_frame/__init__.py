@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from diamond_bench.config import RunConfig
+from diamond_bench.config import RunConfig, Sampler
 from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
 from diamond_bench.errors import UserError
-from diamond_bench.spaces import FrameSpec
+from diamond_bench.spaces import WorldSpec
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class CopyLastFrame(WorldSettings):
     name: str = "copy_last_frame"
 
 
-def _cost(settings: CopyLastFrame, frames: FrameSpec) -> WorldCost:
-    return WorldCost(state_bytes=frames.pixels * 3 * 4 + 8)  # a frame of float32, an action
+def _cost(settings: CopyLastFrame, spec: WorldSpec, sampler: Sampler) -> WorldCost:
+    return WorldCost(state_bytes=spec.frames.pixels * 3 * 4 + 8)  # a frame of float32, an action
 
 
 def _check(settings: CopyLastFrame, config: RunConfig, protocol: str) -> None:

@@ -1,14 +1,10 @@
 """DIAMOND's world model: a denoiser and what is needed to imagine with it, keep it and read it back."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, TrainingConfig, chosen
@@ -26,16 +22,12 @@ from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.shape import check_guidance
-from diamond_bench.reading import read_json
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.typed import build, to_plain
 from diamond_bench.worlds.contract import Draw, State, Trainable
+from diamond_bench.worlds.diamond import Settings
+from diamond_bench.worlds.files import load_weights, read_description, write_files
 from diamond_bench.worlds.stacked import StackedWorld
-
-WEIGHTS_FILE = "model.safetensors"
-DESCRIPTION_FILE = "model.json"
-_MOST_DESCRIPTION = 1_000_000
-"""Bytes of model.json; it has about 2,000."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +151,14 @@ class DiamondWorld(StackedWorld):
 
     def save(self, folder: Path) -> None:
         """As `TrainedWorld.save`: model.safetensors and model.json (a reader never sees half a file)."""
-        state = {name: tensor.contiguous() for name, tensor in self.denoiser.state_dict().items()}
-        weights, description = folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE
-        save_file(state, weights.with_suffix(".tmp"))
-        weights.with_suffix(".tmp").replace(weights)
-        content = to_plain(replace(self.description, sigma_data=self.measured.get("sigma_data")))
-        description.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
-        description.with_suffix(".tmp").replace(description)
+        description = replace(self.description, sigma_data=self.measured.get("sigma_data"))
+        write_files(folder, self.denoiser.state_dict(), to_plain(description))
+
+
+def build_world(settings: Settings, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> DiamondWorld:
+    """As `build_diamond`, of the game's frames and actions."""
+    described = Description(settings.objective, settings.conditioning, settings.network, spec.actions.width)
+    return build_diamond(described, spec.frames, precision, device, spec.actions)
 
 
 def build_diamond(
@@ -200,24 +193,8 @@ def load_diamond(
 
     Raises UserError naming the file that is missing, damaged or does not fit.
     """
-    description = _read(folder / DESCRIPTION_FILE, lambda file: build(Description, read_json(file, _MOST_DESCRIPTION)))
-    state = _read(folder / WEIGHTS_FILE, load_file)
+    description = read_description(folder, lambda plain: build(Description, plain))
     columns = actions if actions is not None and actions.trailing else None
     world = build_diamond(description, frames, precision, device, columns)
-    expected = world.denoiser.state_dict()
-    if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in expected.items()}:
-        raise UserError(f"{folder / WEIGHTS_FILE}: its tensors are not those of the network that {DESCRIPTION_FILE} describes")
-    world.denoiser.load_state_dict(state)
+    load_weights(folder, world.denoiser)
     return world
-
-
-T = TypeVar("T")
-
-
-def _read(file: Path, read: Callable[[Path], T]) -> T:
-    try:
-        return read(file)
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; a world model is {DESCRIPTION_FILE} and {WEIGHTS_FILE} in one folder") from None
-    except (OSError, UserError, ValueError, TypeError, SafetensorError) as error:
-        raise UserError(f"{file}: damaged, or not what it should be: {error}") from error

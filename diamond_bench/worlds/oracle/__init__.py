@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from diamond_bench.config import RunConfig
+from diamond_bench.config import RunConfig, Sampler
 from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
 from diamond_bench.envs.games import family_of, games_with, truth
 from diamond_bench.errors import UserError
-from diamond_bench.spaces import FrameSpec
+from diamond_bench.spaces import WorldSpec
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Oracle(WorldSettings):
     name: str = "oracle"
 
 
-def _cost(settings: Oracle, frames: FrameSpec) -> WorldCost:
+def _cost(settings: Oracle, spec: WorldSpec, sampler: Sampler) -> WorldCost:
     return WorldCost(state_bytes=1 << 18)  # an emulator with its two last screens; a synthetic game takes under 1 KB
 
 

@@ -1,26 +1,18 @@
-"""Runs whose family of world models is not trained: what they leave unread, and what they may not ask for. No torch."""
+"""What the family of a run's world model leaves unread, and what the run may not ask of it. No torch."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from diamond_bench.config import (
-    AgentConfig,
-    ConditioningConfig,
-    EvaluationConfig,
-    ExecutionConfig,
-    FactoredObjective,
-    NetworkConfig,
-    OdeSampler,
-    RewardEndConfig,
-    RunConfig,
-    TrainingConfig,
-    world_family,
-)
+from diamond_bench.config import ConditioningConfig, RunConfig, world_family
 from diamond_bench.errors import UserError
-from diamond_bench.studies.execution import of_no_compilation
 
+OPTIONAL = (
+    *("objective", "conditioning", "network", "training.num_autoregressive_steps", "sampler"),
+    *("execution.precision", "execution.compile", "execution.sampling_streams"),
+)
+"""Groups and keys that a trained family reads only where it says so (`WorldFamily.reads`)."""
 _DIAMOND = ("objective", "network", "training", "sampler", "execution.compile", "execution.cuda_graphs", "execution.sampling_streams")
-_UNREAD = {
+_UNTRAINED = {
     "world_model": (
         *_DIAMOND,
         "conditioning",
@@ -37,11 +29,16 @@ _UNREAD = {
         "agent.model_free",
     ),
 }
-"""Groups and keys of a trained world model, by protocol. An agent's start segments have `conditioning.num_frames` frames all the same."""
+"""What no family reads that is not trained, by protocol. An agent's start segments have `conditioning.num_frames` frames all the same."""
+
+
+def _unread(config: RunConfig, protocol: str) -> tuple[str, ...]:
+    family = world_family(config.family)
+    return tuple(key for key in OPTIONAL if key not in family.reads) if family.trained else _UNTRAINED[protocol]
 
 
 class UnreadSettings:
-    """The settings of a study that no variant reads because of its family. Others, of a study with trained variants too, are left alone."""
+    """The settings of a study that no variant reads because of its family. Settings that at least one variant reads are left alone."""
 
     def __init__(self, protocol: str) -> None:
         self._protocol = protocol
@@ -50,10 +47,7 @@ class UnreadSettings:
 
     def of_variant(self, keys: Iterable[str], config: RunConfig) -> list[str]:
         """Those of the keys that a variant sets which its family reads."""
-        if config.family is None:
-            unread: tuple[str, ...] = ()
-        else:
-            unread = _UNREAD[self._protocol]
+        unread = _unread(config, self._protocol)
         ignored = {key for key in keys if any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in unread)}
         read = [key for key in keys if key not in ignored]
         self._read.update(read)
@@ -71,14 +65,21 @@ def of_family(config: RunConfig, protocol: str) -> RunConfig:
     """The config with everything that its family does not read at its neutral value. Raises UserError where the family refuses the run."""
     if config.family is None:
         return config
-    world_family(config.family).check(config.family, config, protocol)
-    config = replace(config, objective=FactoredObjective(), network=NetworkConfig(), training=TrainingConfig(), sampler=OdeSampler())
-    execution = replace(of_no_compilation(config.execution), cuda_graphs="none")
-    if protocol == "agent":
-        plain, names = AgentConfig(), ("first_denoiser_updates", "denoiser_updates", "first_reward_end_updates", "reward_end_updates")
-        agent = replace(config.agent, model_free=False, **{name: getattr(plain, name) for name in names})
-        conditioning = ConditioningConfig(config.conditioning.num_frames)
-        return replace(config, conditioning=conditioning, reward_end=RewardEndConfig(), agent=agent, execution=execution)
-    evaluation = replace(config.evaluation, milestone=1.0, weights=EvaluationConfig().weights, world_model=None)
-    execution = replace(execution, precision=ExecutionConfig().precision)
-    return replace(config, conditioning=ConditioningConfig(num_frames=1), evaluation=evaluation, execution=execution)
+    family, name = world_family(config.family), config.family.name
+    if family.trained and protocol == "agent":
+        raise UserError(f"family={name}: agents cannot learn in it yet, only in family=diamond and family=oracle")
+    if family.trained and config.evaluation.world_model is not None:
+        raise UserError(f"family={name}: the agent of evaluation.world_model has a world model of family=diamond; leave one of the two out")
+    family.check(config.family, config, protocol)
+    for key in _unread(config, protocol):
+        config = _reset(config, key)
+    return config
+
+
+def _reset(config: RunConfig, key: str) -> RunConfig:
+    """The config with a group, or a key of one, at its neutral value."""
+    group, _, name = key.partition(".")
+    neutral = getattr(RunConfig(), group)
+    if name:
+        neutral = replace(getattr(config, group), **{name: getattr(neutral, name)})
+    return replace(config, **{group: neutral})
