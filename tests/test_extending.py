@@ -47,8 +47,8 @@ def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_every_new_thing_is_one_file_and_at_most_one_line(extended: Path) -> None:
     files = [place for place, _ in BLOCKS if ":" not in place]
     lines = [place for place, _ in BLOCKS if ":" in place]
-    assert len(files) == 9
-    assert len(lines) == 8
+    assert len(files) == 10
+    assert len(lines) == 9
 
 
 def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
@@ -62,15 +62,15 @@ def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
     (found,) = (extended / "outputs" / "studies" / "extended").glob("*/results.parquet")
     table = pd.read_parquet(found)
     drift = table[(table["metric"] == "drift") & table["seed"].notna()].set_index("variant")["value"]
-    assert len(drift) == 12
-    assert drift.nunique() == len(drift) - 2, "a step alone is Euler's in both solvers, and fading takes none; all else differs"
+    assert len(drift) == 14
+    assert drift.nunique() == len(drift) - 3, "a step alone is Euler's in both solvers, and two families take none; all else differs"
     assert drift["paper, n=1"] == drift["adams-bashforth, n=1"]
     assert "dataset_return" not in set(table["metric"]), "a game without rewards has no returns"
     report = found.with_name("report")
     page = report.joinpath("index.html").read_text()
     assert "lanes/two" in page
     edges = table[table["metric"] == "edges"]
-    assert len(edges[edges["seed"].notna()]) == 12
+    assert len(edges[edges["seed"].notna()]) == 14
     assert {"copy-last-frame", "unrelated-frames"} <= set(edges["variant"])
     assert {"edges_final", "edges_best_of_k"} <= set(table["metric"])
     assert "edge error (difference) ↓" in page
@@ -78,7 +78,10 @@ def test_the_page_s_study_runs_to_its_report(extended: Path) -> None:
     nfe = table[table["metric"] == "nfe_per_frame"].set_index("variant")["value"]
     assert nfe["adams-bashforth, n=3"] == 3
     assert nfe["fading, n=3"] == 0
+    assert nfe["regression, n=3"] == 1
+    assert table.loc[(table["metric"] == "parameters") & (table["variant"] == "regression, n=1"), "value"].item() == 8 * (5 * 9 + 1) + 3 * 73
     assert "fading" in page
+    assert "regression" in page
     torch_free = "import sys, diamond_bench.studies.plan as p; p.plan_study('extended', ['scale=tiny']); assert 'torch' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-P", "-c", torch_free], cwd=extended, env={**os.environ, "PYTHONPATH": str(extended)}, timeout=60
@@ -94,6 +97,7 @@ def test_the_page_s_families_and_metric_have_a_row_in_their_tables(extended: Pat
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=extended, env=environment, capture_output=True, text=True, check=True)
     assert "| `edges`, `edges_final`, `edges_best_of_k`, `edges_mean_of_k` | `edges` | mean absolute error of" in done.stdout
     assert "| `fade` | The last frame, which fades to black. |" in done.stdout
+    assert "| `regression` | Two convolutions, trained on" in done.stdout
     assert "| `lanes/...` | two cars, one of which is steered | 24 x 40 | MultiDiscrete | no | yes |" in done.stdout
 
 
