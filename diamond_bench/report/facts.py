@@ -117,6 +117,8 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             continue
         if field.name == "family":
             yield "family", DIAMOND if value is None else value.name
+            if value is not None:
+                yield from ((f"family.{key}", own) for key, own in vars(value).items() if key != "name")
         elif dataclasses.is_dataclass(value):
             yield from _leaves(value, f"{prefix}{field.name}.")
         else:
