@@ -69,7 +69,7 @@ class WorldFamily:
     context: Callable[[Any], int] = _one_frame
     """context(settings): the past frames that a prediction is made from. A training segment is longer."""
     reads: tuple[str, ...] = ()
-    """Of the settings in `studies.families.OPTIONAL`, those that a trained family reads. The others are refused, and enter no identity."""
+    """The settings in `studies.families.OPTIONAL` that a trained family reads. The others are refused, and enter no identity."""
     check: Callable[[Any, Any, str], None] = _no_check
     """check(settings, config, protocol) raises UserError where a run cannot use the family. `config`: its `RunConfig`; `protocol`:
     world_model or agent."""

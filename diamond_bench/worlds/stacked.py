@@ -128,7 +128,8 @@ class LearnedWorld(StackedWorld):
 
     def call(self, state: State) -> None:
         """As `TrainedWorld.call`."""
-        self.predict(*state, torch.zeros_like)
+        frames, actions = state
+        self.predict(frames, actions, torch.zeros_like)
 
     def save(self, folder: Path) -> None:
         """As `TrainedWorld.save`."""
