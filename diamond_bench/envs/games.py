@@ -100,8 +100,13 @@ def num_actions(game: str) -> int:
 
 
 def make_env(game: str, config: EnvConfig) -> "Env":
-    """The environment in which a game is played, whole games long. UserError with the nearest names for an unknown game."""
-    return family_of(check_game(game)).make(game, config)
+    """The environment in which a game is played, whole games long.
+
+    UserError with the nearest names for an unknown game, and, here or in a later step, where it does not keep to what its family says.
+    """
+    from diamond_bench.envs.checked import CheckedEnv
+
+    return CheckedEnv(family_of(check_game(game)).make(game, config), game, spec(game, config))
 
 
 def vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> "SyncVectorEnv":

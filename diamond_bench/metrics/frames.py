@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from diamond_bench.config import EvaluationConfig, RunConfig
+from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import COPY_LAST, UNRELATED
 from diamond_bench.metrics.header import ROLLOUT_SIZES, SAMPLE_SIZES, Column, Figure, PerReference, pairs_compared
 from diamond_bench.metrics.metric import Metric
@@ -23,7 +24,10 @@ _CHUNK = 512
 
 
 def pair_scores(scores: Mapping[str, Score], imagined: "Tensor", true: "Tensor") -> "Arrays":
-    """Scores of imagined against true frames, both (n, t, 3, h, w) uint8 -> arrays (n, t) by name."""
+    """Scores of imagined against true frames, both (n, t, 3, h, w) uint8 -> arrays (n, t) by name.
+
+    UserError where a score is not one number per pair of frames.
+    """
     import torch
 
     from diamond_bench.models.precision import arithmetic
@@ -32,7 +36,13 @@ def pair_scores(scores: Mapping[str, Score], imagined: "Tensor", true: "Tensor")
     arithmetic(imagined.device.type, "fp32")  # SSIM convolves, and a network before it may have left TF32 on
     for a, b in zip(imagined.flatten(0, 1).split(_CHUNK), true.flatten(0, 1).split(_CHUNK), strict=True):
         for name, score in scores.items():
-            found[name].append(score(a, b))
+            numbers = score(a, b)
+            if numbers.shape != (len(a),):
+                raise UserError(
+                    f"metric {name}: its function returned the shape {tuple(numbers.shape)} for {len(a)} pairs of frames; "
+                    f"return one number per pair, the shape ({len(a)},)"
+                )
+            found[name].append(numbers)
     return {name: torch.cat(parts).double().reshape(imagined.shape[:2]).cpu().numpy() for name, parts in found.items()}
 
 

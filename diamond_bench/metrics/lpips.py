@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from diamond_bench.config import EvaluationConfig, RunConfig
-from diamond_bench.envs.games import frames
+from diamond_bench.envs.games import family_of, frames
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.frames import Score, of_frames
 from diamond_bench.metrics.header import Column, pairs_compared, sampled_frames, without
@@ -39,9 +39,11 @@ def lpips_metric(
         collected = config.data.dataset is None
         sides = frames(config.game, config.env) if collected else FrameSpec.square(config.env.frame_size)
         if min(sides.sides) < LEAST_SIZE:
+            sized = not collected or "frame_size" in family_of(config.game).reads
+            at_fault, remedy = (f"env.frame_size={config.env.frame_size}", "raise it, or ") if sized else (f"games=[{config.game}]", "")
             raise UserError(
-                f"env.frame_size={config.env.frame_size}: {name} needs frames of at least {LEAST_SIZE} pixels, and these are {sides}; "
-                f"raise it, or leave {name} out with {without(config.evaluation.metrics, 'lpips')}"
+                f"{at_fault}: {name} needs frames of at least {LEAST_SIZE} pixels a side, and these are {sides}; "
+                f"{remedy}leave {name} out with {without(config.evaluation.metrics, 'lpips')}"
             )
 
     def seconds(evaluation: EvaluationConfig) -> float:

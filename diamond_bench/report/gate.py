@@ -61,7 +61,8 @@ def _of_world_models(store: Store, facts: StudyFacts, variant: str, game: str, p
     imported = any(ref.kind == "import_dataset" for ref in points[0].jobs.values())
     random = None if imported else is_random(game, facts.configs.get(variant, {}))
     if random is None:
-        why = "nothing says whether the game's next frame is random, and so which error to compare"
+        teller = "" if imported else " (EnvFamily.random of its family, or a setting that could not be read)"
+        why = f"nothing says whether the next frame of {game} is random{teller}, and so which error to compare"
         return Gate(variant, game, "drift", "unknown", why)
     metric = "energy_score" if random else "drift"
     found = [per_reference(store, point.jobs["evaluation"], metric) for point in points]
