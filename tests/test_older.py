@@ -5,15 +5,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from command_line import in_this_process
 from test_report import finish, planned
 
-from diamond_bench.config import EvaluationConfig
+from diamond_bench.config import EvaluationConfig, world_family
+from diamond_bench.launch.attempt import run_job
 from diamond_bench.results.older import older_results, older_sentence
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS, EvaluateWorldModel, job_id
 from diamond_bench.store.states import JobState
+from diamond_bench.worlds.oracle import Oracle
 
 
 def earlier(spec: JobSpec) -> JobSpec:
@@ -54,3 +57,25 @@ def test_ten_thousand_jobs_are_looked_up_in_about_a_second() -> None:
     began = time.process_time()
     assert older_results(specs, states) == {"evaluate_world_model": 7000}
     assert time.process_time() - began < 2.0
+
+
+def test_jobs_of_an_earlier_revision_of_a_family_are_read_and_named_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    dataset = JobRef("collect_dataset", "0" * 16)
+    finished, begun = (
+        JobSpec("evaluate_world_model", EvaluateWorldModel(evaluation=EvaluationConfig(seed=seed), family=Oracle()), {"dataset": dataset})
+        for seed in (0, 1)
+    )
+    finish(store, finished)
+    store.prepare(begun)
+    assert "family_revision: 1\n" in (store.folder(finished.ref) / "config.yaml").read_text()
+    monkeypatch.setattr("diamond_bench.worlds.oracle.FAMILY", replace(world_family(Oracle()), revision=2))
+    again = replace(finished)
+    assert again.ref != finished.ref
+    assert store.spec(finished.ref) == replace(finished, revision=KINDS[finished.kind].revision, of_family=1)
+    assert older_results([again], store.states()) == {"evaluate_world_model": 1}
+    end = run_job(store, begun.ref, "cpu")
+    assert (end.name, end.text.partition(":")[0]) == (
+        "failed",
+        f"job {begun.ref} was prepared for revision 1 of family=oracle, and this diamond-bench has revision 2",
+    )

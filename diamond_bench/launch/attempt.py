@@ -26,6 +26,7 @@ from diamond_bench.store.artifacts import COMPILED, Store
 from diamond_bench.store.claims import Claim, last_line
 from diamond_bench.store.files import encodable, require_folders
 from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import family_revision
 from diamond_bench.store.locks import ClaimLost
 from diamond_bench.store.provenance import provenance
 from diamond_bench.store.twins import find_twin
@@ -163,6 +164,11 @@ def _check_revision(store: Store, spec: JobSpec) -> None:
         raise UserError(
             f"job {spec.ref} was prepared for revision {spec.revision} of {spec.kind}, and this diamond-bench has revision {ours}: run the "
             "same command again with this version, which makes a job of its own"
+        )
+    if spec.of_family != family_revision(spec.config):
+        raise UserError(
+            f"job {spec.ref} was prepared for revision {spec.of_family} of family={spec.config.family.name}, and this diamond-bench has "
+            f"revision {family_revision(spec.config)}: run the same command again with this version, which makes a job of its own"
         )
 
 

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import product
 
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.store.kinds import KINDS, job_id
+from diamond_bench.store.kinds import KINDS, family_revision, job_id
 from diamond_bench.store.states import JobState
 from diamond_bench.studies.estimate import estimate, time_range
 
@@ -44,9 +45,11 @@ def older_results(specs: Collection[JobSpec], states: Mapping[JobRef, JobState])
 def _earlier_ids(spec: JobSpec) -> list[str]:
     added = _ADDED.get(spec.kind, {})
     ids = []
-    for revision in range(KINDS[spec.kind].revision - 1, 0, -1):
+    present, of_family = KINDS[spec.kind].revision, family_revision(spec.config)
+    of_families = [None] if of_family is None else [*range(of_family, 0, -1)]
+    for revision, family in list(product(range(present, 0, -1), of_families))[1:]:  # the first are the present ones
         inputs = {name: ref.id for name, ref in spec.inputs.items() if added.get(name, 0) <= revision}
-        ids.append(job_id(spec.kind, spec.config, inputs, revision))
+        ids.append(job_id(spec.kind, spec.config, inputs, revision, family))
     return ids
 
 

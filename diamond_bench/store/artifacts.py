@@ -43,7 +43,7 @@ from diamond_bench.store.files import (
     write_json,
 )
 from diamond_bench.store.jobspec import ID, JobRef, JobSpec
-from diamond_bench.store.kinds import KINDS, Kind
+from diamond_bench.store.kinds import KINDS, Kind, family_revision
 from diamond_bench.store.locks import Lock, Timing, acquire, newest_owner, this_host
 from diamond_bench.store.provenance import provenance
 from diamond_bench.store.states import (
@@ -63,6 +63,8 @@ COMPILED = "compiled"
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _ANOTHER = "its content is not what the job wrote (SHA-256 differs)"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_FIRST_FAMILIES = 1
+"""Revision of every family when configs did not say it yet."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,14 @@ class Store:
         try:
             inputs = {name: JobRef.parse(text) for name, text in content["inputs"].items()}
             kind, revision, plain = content["kind"], int(content["revision"]), content["config"]
+            of_family = int(content.get("family_revision", _FIRST_FAMILIES))
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, UserError) as error:
             raise DamagedFile(path, f"unexpected content ({error})") from None
         if not isinstance(kind, str) or kind not in self.kinds:
             raise UserError(f"{path}: unknown kind of job {kind!r}: {nearest(str(kind), self.kinds)}")
         try:
-            spec = JobSpec(kind, build(self.kinds[kind].config, plain), inputs, revision)
+            config: Any = build(self.kinds[kind].config, plain)
+            spec = JobSpec(kind, config, inputs, revision, None if family_revision(config) is None else of_family)
         except (UserError, TypeError) as error:
             raise UserError(f"{path}: {error} (was it written by another version of diamond-bench?)") from None
         if spec.ref != ref:
@@ -217,11 +221,13 @@ class Store:
         self._mend_state(folder)
         if (folder / "config.yaml").exists():
             return
+        of_family = family_revision(spec.config) if spec.of_family is None else spec.of_family
         content = {
             "format": FORMAT,
             "kind": spec.kind,
             "id": spec.id,
             "revision": self.kinds[spec.kind].revision if spec.revision is None else spec.revision,
+            **({} if of_family is None else {"family_revision": of_family}),
             "inputs": {name: str(ref) for name, ref in spec.inputs.items()},
             "config": to_plain(spec.config),
             "recorded": provenance(),

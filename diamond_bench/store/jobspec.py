@@ -41,11 +41,14 @@ class JobSpec:
     """The artifact behind each of the kind's input names."""
     revision: int | None = None
     """Revision of the kind's code; none is the present one. Artifacts of earlier revisions are read back with theirs."""
+    of_family: int | None = None
+    """Revision of the code of the family of world models that the config names; none is the present one."""
 
     @cached_property
     def id(self) -> str:
         """The identity, 16 hex digits (see `kinds.job_id`); computed once."""
-        return job_id(self.kind, self.config, {name: ref.id for name, ref in self.inputs.items()}, self.revision)
+        inputs = {name: ref.id for name, ref in self.inputs.items()}
+        return job_id(self.kind, self.config, inputs, self.revision, self.of_family)
 
     @cached_property
     def ref(self) -> JobRef:

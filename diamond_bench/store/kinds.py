@@ -314,15 +314,22 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def job_id(kind: str, config: Any, inputs: Mapping[str, str], revision: int | None = None) -> str:
+def family_revision(config: Any) -> int | None:
+    """The present revision of the family of world models that a config names; None where it names none."""
+    family = getattr(config, "family", None)
+    return None if family is None else world_family(family).revision
+
+
+def job_id(kind: str, config: Any, inputs: Mapping[str, str], revision: int | None = None, of_family: int | None = None) -> str:
     """The identity of a job: 16 hex digits of the SHA-256 of everything that can change its result.
 
-    `revision` is that of the kind's code, by default the present one; artifacts of earlier revisions are checked with theirs.
+    `revision` is that of the kind's code and `of_family` that of the config's family, by default the present ones. Artifacts of earlier
+    revisions are checked with theirs.
     """
     revision = KINDS[kind].revision if revision is None else revision
     content: dict[str, Any] = {"kind": kind, "revision": revision, "config": identity_fields(config), "inputs": dict(inputs)}
     family = getattr(config, "family", None)
     if family is not None:
-        content["family"] = [family.name, world_family(family).revision]
+        content["family"] = [family.name, family_revision(config) if of_family is None else of_family]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -49,7 +49,8 @@ def _finished(
         ran: dict[str, Any] = {"device": str(result.recorded.get("device")).partition(":")[0]}
         ran |= {key: result.recorded.get(key) for key in ("device_name", "num_threads")}
         ran["torch"] = result.recorded.get("versions", {}).get("torch")
-        alike = other.revision == spec.revision and all(other.inputs.get(name) == spec.inputs.get(name) for name in inputs)
+        same_code = (other.revision, other.of_family) == (spec.revision, spec.of_family)
+        alike = same_code and all(other.inputs.get(name) == spec.inputs.get(name) for name in inputs)
         if alike and ran == dict(place) and identity_fields(same(other.config)) == wanted:
             yield ref, result
 
