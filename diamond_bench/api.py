@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diamond_bench.compose import base, output_root, parse, with_values
-from diamond_bench.config import EvaluationConfig, RunConfig, Sampler
+from diamond_bench.config import EvaluationConfig, RunConfig, Sampler, world_family
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
@@ -221,7 +221,7 @@ def _training(store: Store, ref: JobRef) -> tuple[JobRef, EvaluationConfig]:
         return spec.inputs["agent"], EvaluationConfig()
     if ref.kind != "evaluate_world_model":
         raise UserError(f"{ref}: has no world model; name a training of one, an agent, or an evaluation of either")
-    if spec.config.family is not None:
+    if not world_family(spec.config.family).trained:
         raise UserError(f"{ref}: evaluates the family {spec.config.family.name}, which is not trained: it has no model to load")
     return spec.inputs["world_model"], spec.config.evaluation
 

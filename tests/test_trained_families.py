@@ -14,7 +14,7 @@ from families import CHECKS, Case, check_learns_actions
 from test_training import artifact, data, train
 from test_worlds import ENV, TINY, TURN, case, study
 
-from diamond_bench import compose
+from diamond_bench import api, compose
 from diamond_bench.config import OdeSampler, TrainingConfig
 from diamond_bench.config.diffusion import Option
 from diamond_bench.config.worlds import WORLD_FAMILIES
@@ -26,6 +26,8 @@ from diamond_bench.jobs import train_world_model as job
 from diamond_bench.jobs.context import Interrupted
 from diamond_bench.report.facts import _leaves
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS, EvaluateWorldModel, TrainWorldModel, job_id
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.contract import Trainable
@@ -216,3 +218,11 @@ def test_a_family_that_needs_more_frames_than_there_are_is_refused(page: ModuleT
 def test_agents_do_not_learn_in_it_yet(page: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="family=regression: agents cannot learn in it yet"):
         plan_study(study(tmp_path, "a: {family: regression}", protocol="agent"), ["scale=tiny"])
+
+
+def test_the_api_finds_the_training_behind_an_evaluation_of_it(page: ModuleType, tmp_path: Path) -> None:
+    store, training = Store(tmp_path, say=lambda text: None), JobRef("train_world_model", "1" * 16)
+    inputs = {"dataset": JobRef("collect_dataset", "0" * 16), "world_model": training}
+    evaluation = JobSpec("evaluate_world_model", EvaluateWorldModel(family=page.Regression(channels=4)), inputs)
+    store.prepare(evaluation)
+    assert api._training(store, evaluation.ref) == (training, evaluation.config.evaluation)

@@ -20,11 +20,12 @@ import h5py
 import numpy as np
 import torch
 
-from diamond_bench.config import ConditioningConfig, FactoredObjective, NetworkConfig, TrainingConfig
+from diamond_bench.config import NetworkConfig, TrainingConfig
 from diamond_bench.data.minari_io import Episode, write_dataset, write_episode
 from diamond_bench.data.segments import Segments, segment_places, tensors_of
 from diamond_bench.data.sources import Feed, open_source
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.learner import Learner
 from diamond_bench.worlds.families import build_world_model
 
@@ -66,7 +67,8 @@ def train(name: str, split: Path, updates: int, frames: FrameSpec) -> dict[str, 
         source.read(segment_places(source, 32, 5, places))
         waits.append(time.perf_counter() - started)
     added = resident() - before
-    world = build_world_model(FactoredObjective(), ConditioningConfig(), network, 4, frames, device=device)
+    spec = WorldSpec(frames, ActionSpec.discrete(4), rewards=False, ends=False)
+    world = build_world_model(TrainWorldModel(0, network=network), spec, device=device)
     training, generator = TrainingConfig(batch_size=32, num_autoregressive_steps=0), torch.Generator(device).manual_seed(0)
     (trainable,) = world.trainables(training)
     feed, learner = Feed(source, 32, trainable.segment_length, generator), Learner(trainable.network, training)
