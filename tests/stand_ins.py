@@ -78,6 +78,7 @@ class StandIn(StackedWorld):
     calls_per_frame = 3
     flops_per_frame = 0.0
     networks: dict[str, Any] = {}  # noqa: RUF012
+    compilable = ()
 
     def __init__(self, size: int = 8, num_actions: int = 3) -> None:
         self.spec = WorldSpec(FrameSpec.square(size), ActionSpec.discrete(num_actions), rewards=False, ends=False)
