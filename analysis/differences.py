@@ -234,7 +234,8 @@ def standardised(games: Sequence[Game], paired: bool) -> list[float]:
         else:
             freedom = len(a) + len(b) - 2
             spread = sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
-        found.append(float((a.mean() - b.mean()) / spread * _few_runs(freedom)) if spread > 0 else nan)
+        largest = max(np.abs(a).max(), np.abs(b).max())
+        found.append(float((a.mean() - b.mean()) / spread * _few_runs(freedom)) if _varies(spread, largest) else nan)
     return found
 
 
@@ -245,8 +246,13 @@ def standardised_change(games: Sequence[Game]) -> list[float]:
     for game in games:
         change = game.variant.mean(axis=1) - game.baseline.mean(axis=1)
         spread = change.std(ddof=1) if len(change) > 1 else 0.0
-        found.append(float(change.mean() / spread * _few_runs(len(change) - 1)) if spread > 0 else nan)
+        found.append(float(change.mean() / spread * _few_runs(len(change) - 1)) if _varies(spread, np.abs(change).max()) else nan)
     return found
+
+
+def _varies(spread: float, largest: float) -> bool:
+    """Whether a standard deviation is more than the rounding of equal numbers, whose largest is given."""
+    return spread > 1e-12 * largest
 
 
 def _few_runs(freedom: int) -> float:

@@ -23,7 +23,7 @@ from analysis.comparison import (
     effects,
     equivalent_within,
 )
-from analysis.differences import difference
+from analysis.differences import difference, standardised, standardised_change
 from analysis.matching import Game, Matched
 from analysis.multiplicity import holm, smallest_p
 
@@ -548,3 +548,13 @@ def test_nothing_at_all() -> None:
     found = compare(empty, "a", 0.1, True, variants=["a", "b"])
     assert only(found)["missing"] == "b has no results; a has no results"
     assert compare(table({("a", "Pong"): [1.0]}), "a", 0.1, True).empty
+
+
+def test_runs_that_are_equal_but_for_rounding_have_no_standardised_effect() -> None:
+    """Worlds that are not trained give every seed the same numbers, and the mean of equal numbers may be off by a last bit."""
+    run = np.full((5, 1), 0.007)
+    assert run.mean(axis=1).std() > 0, "the standard deviation of such numbers is not exactly 0"
+    game = Game("Pong", 2 * run, run, None)
+    assert np.isnan(standardised([game], paired=False)).all()
+    assert np.isnan(standardised([game], paired=True)).all()
+    assert np.isnan(standardised_change([game])).all()
