@@ -31,6 +31,8 @@ from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.report.comparison import compare_study
+from diamond_bench.report.facts import gather
 from diamond_bench.report.figures import study_figures
 from diamond_bench.results.table import collect
 from diamond_bench.spaces import FrameSpec
@@ -307,6 +309,9 @@ def test_figures_against_network_calls_leave_out_worlds_without_a_network(tmp_pa
     assert "without a network, so not drawn: oracle" in drawn.caption
     lines = [line for ax in drawn.figure.axes for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     assert {str(line.get_label()) for line in lines} == {"learned", "copy last frame"}
+    (row,) = compare_study(saved, store, gather(saved, store), ["drift"], {"arm": "oracle"}).table.head(1).to_dict("records")
+    assert "oracle, n=1: one evaluation stands for all seeds, so it does not vary between runs" in row["missing"]
+    assert "learned, n=1:" not in row["missing"]
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,13 @@ def _of_metric(
     )
     between = zip(out["variant"], out["baseline"], out["missing"], strict=True)
     notes = [
-        (said, scores.differing_revisions(variant, base), scores.differing_settings(variant, base), too_wide)
+        (
+            said,
+            scores.differing_revisions(variant, base),
+            scores.differing_settings(variant, base),
+            scores.one_for_all_seeds(variant, base),
+            too_wide,
+        )
         for variant, base, said in between
     ]
     out["missing"] = ["; ".join(part for part in parts if part) for parts in notes]

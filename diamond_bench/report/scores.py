@@ -102,6 +102,15 @@ class Scores:
         differing = [f"{key} {one[key]} against {other[key]}" for key in keys if key in one and key in other and one[key] != other[key]]
         return f"the evaluations differ: {', '.join(differing)}" if differing else ""
 
+    def one_for_all_seeds(self, variant: str, base: str) -> str:
+        """The sides whose seeds share one evaluation, since nothing in them is trained; empty where there is none."""
+        said = []
+        for name in (variant, base):
+            of_side = [point for point in self._points.values() if point.variant == name]
+            if len({point.jobs["evaluation"] for point in of_side}) < len(of_side):
+                said.append(f"{name}: one evaluation stands for all seeds, so it does not vary between runs")
+        return "; ".join(said)
+
     def _of(self, point: Point, metric: str) -> PerReference | None:
         key = (point.jobs["evaluation"], metric)
         if key not in self._read:
