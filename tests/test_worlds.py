@@ -312,6 +312,9 @@ def test_figures_against_network_calls_leave_out_worlds_without_a_network(tmp_pa
     (row,) = compare_study(saved, store, gather(saved, store), ["drift"], {"arm": "oracle"}).table.head(1).to_dict("records")
     assert "oracle, n=1: one evaluation stands for all seeds, so it does not vary between runs" in row["missing"]
     assert "learned, n=1:" not in row["missing"]
+    configs = gather(saved, store).configs
+    assert {"network.channels", "sampler.num_steps"} <= configs["learned, n=1"].keys()
+    assert not {"network.channels", "sampler.num_steps"} & configs["oracle, n=1"].keys(), "an oracle reads none of them"
 
 
 @pytest.mark.parametrize(

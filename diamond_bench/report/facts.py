@@ -16,6 +16,7 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import KINDS, TrainAgent
 from diamond_bench.store.states import JobState
 from diamond_bench.studies.answerable import measured_settings
+from diamond_bench.studies.families import reads
 from diamond_bench.studies.overview import job_labels
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.typed import to_plain
@@ -96,12 +97,18 @@ def _configs(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, d
         settings: dict[str, Any] = {}
         for role, ref in first[variant].jobs.items():
             config = config_of(ref)
-            own = {} if config is None else {key: to_plain(value) for key, value in _leaves(config, "") if key not in _NOT_A_VARIANT_S}
+            own = {} if config is None else _own(config, plan.protocol)
             settings = {**own, **settings}  # the training's word first: an evaluation leaves neutral what it has no use for
             if role == "evaluation" and plan.protocol == "world_model":  # an agent has a sampler of its own
                 settings |= {key: value for key, value in own.items() if key.startswith("sampler.")}
         found[variant] = settings
     return found
+
+
+def _own(config: Any, protocol: str) -> dict[str, Any]:
+    """The settings of a job by dotted key, those apart that its family of world models does not read."""
+    family, leaves = getattr(config, "family", None), _leaves(config, "")
+    return {key: to_plain(value) for key, value in leaves if key not in _NOT_A_VARIANT_S and reads(family, key, protocol)}
 
 
 def _agent_nfe(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from diamond_bench.config import ConditioningConfig, RunConfig, world_family
+from diamond_bench.config import ConditioningConfig, RunConfig, WorldSettings, world_family
 from diamond_bench.errors import UserError
 
 OPTIONAL = (
@@ -32,9 +32,14 @@ _UNTRAINED = {
 """What no family reads that is not trained, by protocol. An agent's start segments have `conditioning.num_frames` frames all the same."""
 
 
-def _unread(config: RunConfig, protocol: str) -> tuple[str, ...]:
-    family = world_family(config.family)
+def _unread(settings: WorldSettings | None, protocol: str) -> tuple[str, ...]:
+    family = world_family(settings)
     return tuple(key for key in OPTIONAL if key not in family.reads) if family.trained else _UNTRAINED[protocol]
+
+
+def reads(settings: WorldSettings | None, key: str, protocol: str) -> bool:
+    """Whether a run of this family (None: diamond) reads a setting, given by its dotted key or as group/key."""
+    return not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in _unread(settings, protocol))
 
 
 class UnreadSettings:
@@ -47,8 +52,7 @@ class UnreadSettings:
 
     def of_variant(self, keys: Iterable[str], config: RunConfig) -> list[str]:
         """Those of the keys that a variant sets which its family reads."""
-        unread = _unread(config, self._protocol)
-        ignored = {key for key in keys if any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in unread)}
+        ignored = {key for key in keys if not reads(config.family, key, self._protocol)}
         read = [key for key in keys if key not in ignored]
         self._read.update(read)
         self._unread |= {key: config.family.name for key in ignored if config.family is not None}
@@ -71,7 +75,7 @@ def of_family(config: RunConfig, protocol: str) -> RunConfig:
     if family.trained and config.evaluation.world_model is not None:
         raise UserError(f"family={name}: the agent of evaluation.world_model has a world model of family=diamond; leave one of the two out")
     family.check(config.family, config, protocol)
-    for key in _unread(config, protocol):
+    for key in _unread(config.family, protocol):
         config = _reset(config, key)
     return config
 
