@@ -144,7 +144,8 @@ def test_memory_is_that_of_a_few_chunks_however_long_the_episodes_are(tmp_path: 
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     source.close()
-    assert peak < (streamed._THREADS + 1) * chunk < frames / 7
+    # each thread holds a chunk as it is stored, and its frames
+    assert peak < (2 * streamed._THREADS + 1) * chunk < frames / 4
     assert held < chunk / 4
 
 
