@@ -68,16 +68,16 @@ def _wait(plan: Any, saved: Any, store: Any, as_json: bool, with_report: bool) -
     from diamond_bench.printing import status_table
     from diamond_bench.studies.overview import status_of
 
-    told = ""
+    printed = ""
     try:
         with Live(console=err, auto_refresh=False, transient=True) as live:
 
             def show(states: Any) -> None:
-                nonlocal told
+                nonlocal printed
                 if err.is_terminal:
                     live.update(status_table([status_of(saved, states)]), refresh=True)
-                elif told != (told := counted(states.values())):
-                    say(told)
+                elif printed != (printed := counted(states.values())):
+                    say(printed)
 
             states = wait(store, list(plan.jobs), show)
     except KeyboardInterrupt:

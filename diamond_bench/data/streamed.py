@@ -1,4 +1,4 @@
-"""Segments read from a dataset's HDF5 file while a training goes on: frames stay on disk, and memory does not grow with their number.
+"""Segments read from a dataset's HDF5 file during training: frames stay on disk, and memory does not grow with their number.
 
 HDF5 lets one thread at a time into a file, and decompresses while it is there. So it is asked only once, for the place of each chunk in the
 file. Threads then read and decompress chunks themselves. A chunk, the least that can be read, holds up to 32 frames or 1 MB

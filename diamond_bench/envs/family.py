@@ -85,7 +85,7 @@ class EnvFamily:
     """Whether an episode can end by itself."""
     saves: bool = False
     """Whether its environments have `save_state()`, which returns plain data (numbers, text and tensors), and `load_state(data)`, which
-    goes on exactly from there. Agents, whose training must be resumable, and the world-model family `oracle` need both."""
+    continues exactly from there. Both are needed to resume the training of an agent, and by the world-model family `oracle`."""
     lives: bool = False
     """Whether a lost life ends an episode of an agent's training (info["life_loss"], `LifeLossEnds`)."""
     check: Callable[[str, EnvConfig], None] = _no_check

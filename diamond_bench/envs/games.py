@@ -87,7 +87,7 @@ def actions(game: str) -> ActionSpec:
 
 
 def spec(game: str, config: EnvConfig) -> WorldSpec:
-    """What a game shows, takes and tells. UserError for an unknown game."""
+    """Frames and actions of a game, and whether it has rewards and ends. UserError for an unknown game."""
     family = family_of(game)
     return WorldSpec(family.frames(game, config), actions(game), family.rewards, family.ends)
 
@@ -150,7 +150,7 @@ def all_object_names() -> list[str]:
 
 
 def object_names(game: str) -> tuple[str, ...]:
-    """The objects whose places a game's memory tells, in order. UserError naming the games where they are known."""
+    """The objects whose positions can be read from a game's memory, in order. UserError naming the games where they are known."""
     objects = truth(game).objects
     if not objects:
         known = ", ".join(games_with(lambda truth: truth.objects))
@@ -206,7 +206,7 @@ def environments_table() -> str:
         family: EnvFamily = imported(path)
         first = family.names()[0]
         size = "env.frame_size, square" if "frame_size" in family.reads else str(family.frames(first, EnvConfig()))
-        told = ("yes" if given else "no" for given in (family.rewards, family.ends))
-        cells = (f"`{prefix}...`" if prefix else f"`{first}`, ...", family.about, size, family.action_kind, *told)
+        gives = ("yes" if given else "no" for given in (family.rewards, family.ends))
+        cells = (f"`{prefix}...`" if prefix else f"`{first}`, ...", family.about, size, family.action_kind, *gives)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
