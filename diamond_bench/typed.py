@@ -26,12 +26,15 @@ def build(cls: type[T], mapping: Any, path: str = "") -> T:
         raise UserError(f"{path or cls.__name__}: expected a group of keys, got {mapping!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
+    renamed = {f.metadata["identity"]: f.name for f in fields.values() if f.metadata.get("identity")}
     for key in mapping:
-        if key not in fields:
+        if renamed.get(key) in mapping:
+            raise UserError(f"{_join(path, key)!r} was renamed: write {_join(path, renamed[key])!r}")
+        if key not in fields and key not in renamed:
             raise UserError(f"unknown key {_join(path, key)!r}: {nearest(str(key), fields, within=_join(path, ''))}")
     values = {}
     for key, value in mapping.items():
-        where = _join(path, key)
+        where, key = _join(path, key), renamed.get(key, key)
         if key in REGISTRIES and not (value is None and type(None) in typing.get_args(hints[key])):
             values[key] = _build_option(REGISTRIES[key], value, where)
         else:
@@ -94,16 +97,16 @@ def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> A
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool) or value != value:  # the last is NaN
         raise UserError(f"{path}={value!r}: expected {'a finite number' if value != value else wanted}")
     _check_bounded(value, path, metadata)
-    least, most = metadata.get("least"), metadata.get("most")
-    if (least is not None and value < least) or (most is not None and value > most):
-        bounds = f"at least {least}" if most is None else f"between {least} and {most}" if least is not None else f"at most {most}"
+    low, high = metadata.get("minimum"), metadata.get("maximum")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}" if low is not None else f"at most {high}"
         raise UserError(f"{path}={value!r}: must be {bounds}")
     return value
 
 
 def _check_bounded(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
     """Raises UserError for infinities, integers beyond 64 bits, over-long texts and control characters, which no setting can use."""
-    if isinstance(value, float) and math.isinf(value) and math.inf not in (metadata.get("default"), metadata.get("most")):
+    if isinstance(value, float) and math.isinf(value) and math.inf not in (metadata.get("default"), metadata.get("maximum")):
         raise UserError(f"{path}={value!r}: expected a finite number")
     if isinstance(value, int) and abs(value) >= 2**63:
         raise UserError(f"{path}={value!r}: must be at most {2**63 - 1}")
@@ -127,18 +130,21 @@ def to_plain(value: Any) -> Any:
 
 
 def identity_fields(config: Any) -> dict[str, Any]:
-    """What of a config enters an identity: fields that change results and differ from their neutral value; names always."""
+    """The part of a config that enters an identity: fields that can change results and differ from their neutral value, and all names.
+
+    A renamed field keeps the key that it had (`setting`).
+    """
     kept: dict[str, Any] = {}
     for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
+        value, key = getattr(config, f.name), f.metadata.get("identity") or f.name
         if f.metadata.get("recorded"):
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             inner = _group_identity(value)  # type: ignore[arg-type]
             if inner:
-                kept[f.name] = inner
+                kept[key] = inner
         elif f.name == "name" or f.default is dataclasses.MISSING or value != f.default:
-            kept[f.name] = to_plain(value)
+            kept[key] = to_plain(value)
     return kept
 
 

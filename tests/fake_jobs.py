@@ -24,7 +24,7 @@ class Count:
     pause: float = setting(0.0, recorded=True)
     ledger: str = setting("", recorded=True)
     end: str = setting("well", recorded=True)
-    weight: int = setting(0, least=0, recorded=True)
+    weight: int = setting(0, minimum=0, recorded=True)
     """Bytes of a checkpoint, besides the step it is of."""
 
 

@@ -142,7 +142,7 @@ def test_only_the_horizon_varies_in_imagination_horizon() -> None:
         (["seed=[0,1]"], "one game, one seed"),
         (["agent.epsilon=0.1,0.2"], "one value a key"),
         (["agent.budget=10", "scale=tiny"], r"agent\.budget=10.*initial_steps=30"),
-        (["agent.initial_steps_most=5", "scale=tiny"], "initial_steps_most=5"),
+        (["agent.max_initial_steps=5", "scale=tiny"], "max_initial_steps=5"),
         (["data.policy=random"], r"has no use for data\.policy"),
         (["training.num_steps=5"], r"has no use for training\.num_steps"),
         (["evaluation.horizon=5"], r"has no use for evaluation\.horizon"),

@@ -21,7 +21,7 @@ from diamond_bench.config import (
 )
 from diamond_bench.errors import UserError
 from diamond_bench.models.authors_checkpoint import authors_state
-from diamond_bench.models.conditioning import Told, withheld
+from diamond_bench.models.conditioning import ConditioningInputs, withheld
 from diamond_bench.models.cost import ConditioningCost, embedding
 from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.denoiser_network import DenoiserNetwork, FourierFeatures
@@ -336,8 +336,8 @@ class LastFrame(nn.Module):
     def __init__(self, network, conditioning, actions, image_channels):
         super().__init__()
 
-    def tell(self, past, actions):
-        return Told(planes=past[:, -3:])
+    def encode(self, past, actions):
+        return ConditioningInputs(planes=past[:, -3:])
 
 
 class AttendedActions(nn.Module):
@@ -350,8 +350,8 @@ class AttendedActions(nn.Module):
         self.history_widths = (*[0] * (len(network.channels) - 1), 6)
         self.table = nn.Embedding(actions.width, 6)
 
-    def tell(self, past, actions):
-        return Told(history=(*[None] * (len(self.history_widths) - 1), self.table(actions)))
+    def encode(self, past, actions):
+        return ConditioningInputs(history=(*[None] * (len(self.history_widths) - 1), self.table(actions)))
 
 
 def last_frame_cost(network, conditioning, actions, frames):

@@ -207,3 +207,14 @@ def test_known_identities() -> None:
     assert job_id("collect_dataset", spread, {}) != "d83f13bd495bac22"
     assert job_id("train_world_model", TrainWorldModel(seed=1), {"dataset": "0" * 16}) == "dc97c432d8991838"
     assert job_id("evaluate_world_model", EvaluateWorldModel(), {"dataset": "0" * 16, "world_model": "1" * 16}) == "d54026f442743085"
+
+
+def test_a_renamed_setting_keeps_its_hashed_key_and_old_files_are_read() -> None:
+    flow, agent = c.FactoredObjective(noise_conditioning="flow_time"), c.AgentConfig(max_initial_steps=20)
+    assert identity_fields(flow) == {"name": "edm", "noise_told": "flow_time"}
+    assert identity_fields(agent)["initial_steps_most"] == 20
+    old = to_plain(flow)
+    old["noise_told"] = old.pop("noise_conditioning")
+    assert build(c.FactoredObjective, old) == flow
+    with pytest.raises(UserError, match=r"^'objective.noise_told' was renamed: write 'objective.noise_conditioning'$"):
+        build(RunConfig, with_values(base(()), {"objective.noise_told": "timestep"}))

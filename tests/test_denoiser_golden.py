@@ -34,7 +34,7 @@ def test_preconditioners():
     for name, value in {"c_in": c.c_in, "c_skip": c.c_skip, "c_out": c.c_out}.items():
         assert_near(value, e[name].flatten(), 1e-5, 1e-5)
     assert_near(c.removed, 1 - c.c_skip, 1e-5, 1e-5)
-    assert_near(objective.noise_told(e["sigma"]), e["c_noise"], 1e-5, 1e-5)
+    assert_near(objective.noise_conditioning(e["sigma"]), e["c_noise"], 1e-5, 1e-5)
 
 
 @torch.no_grad()

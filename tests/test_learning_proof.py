@@ -46,7 +46,7 @@ def settings(seed: int) -> TrainAgent:
         agent=AgentConfig(
             budget=1000,
             initial_steps=800,
-            initial_steps_most=800,
+            max_initial_steps=800,
             steps_per_epoch=100,
             first_denoiser_updates=600,
             first_reward_end_updates=300,

@@ -43,9 +43,9 @@ class NextLevel(nn.Module):
 def level_told(objective, c_noise):
     """The sigma behind what the network is told."""
     config = objective.config
-    if config.noise_told == "timestep":
+    if config.noise_conditioning == "timestep":
         return objective.sigmas[(c_noise * config.num_train_timesteps).round().long() - 1]
-    if config.noise_told == "flow_time":
+    if config.noise_conditioning == "flow_time":
         return c_noise / (1 - c_noise)
     raised = (4 * c_noise).exp().square()
     return (raised - config.sigma_offset_noise**2 * (config.offset_noise == "added")).clamp(min=0).sqrt()

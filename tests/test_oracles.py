@@ -93,7 +93,7 @@ class Perfect(SupportsDenoise):
         self.config, self.objective, self.believes = config, Factored(config), believes
 
     def network(self, fed, c_noise, past, actions):
-        s = HEARD[self.config.noise_told](c_noise)[:, None, None, None]
+        s = HEARD[self.config.noise_conditioning](c_noise)[:, None, None, None]
         x = fed / FED[self.config.input_scaling](torch.ones_like(s), s)
         clean = self.believes(x, s, actions)
         return SAID[self.config.parameterization](clean, (x - clean) / s, s)
@@ -108,12 +108,12 @@ def preset(name: str, **values) -> FactoredObjective:
     return objective_preset(name, sigma_offset_noise=0.0, **wide, **values)
 
 
-@pytest.mark.parametrize("noise_told", HEARD)
+@pytest.mark.parametrize("noise_conditioning", HEARD)
 @pytest.mark.parametrize("input_scaling", FED)
 @pytest.mark.parametrize("parameterization", SAID)
-def test_every_factored_objective_finds_the_posterior_mean(parameterization, input_scaling, noise_told):
+def test_every_factored_objective_finds_the_posterior_mean(parameterization, input_scaling, noise_conditioning):
     config = FactoredObjective(
-        parameterization=parameterization, input_scaling=input_scaling, noise_told=noise_told, sigma_offset_noise=0.0
+        parameterization=parameterization, input_scaling=input_scaling, noise_conditioning=noise_conditioning, sigma_offset_noise=0.0
     )
     levels = TABLE[[0, 50, 300, 700, 999]]
     x = torch.linspace(-2, 2, 5 * 48, dtype=torch.float64).reshape(48, 5).T.reshape(5, 3, 4, 4) * (1 + levels[:, None, None, None])
@@ -121,11 +121,11 @@ def test_every_factored_objective_finds_the_posterior_mean(parameterization, inp
     torch.testing.assert_close(denoised, belief(x, levels[:, None, None, None]), rtol=0, atol=1e-6)  # c_noise passes through float32
 
 
-@pytest.mark.parametrize("noise_told", HEARD)
+@pytest.mark.parametrize("noise_conditioning", HEARD)
 @pytest.mark.parametrize("offset_noise", ["added", "scaled"])
-def test_offset_noise_enters_the_conversion_only_where_it_is_added(offset_noise, noise_told):
+def test_offset_noise_enters_the_conversion_only_where_it_is_added(offset_noise, noise_conditioning):
     """Added at every level it makes the network hear and undo sqrt(sigma^2 + 0.3^2)."""
-    config = FactoredObjective(offset_noise=offset_noise, noise_told=noise_told, sigma_offset_noise=0.3)
+    config = FactoredObjective(offset_noise=offset_noise, noise_conditioning=noise_conditioning, sigma_offset_noise=0.3)
     heard = []
     level, x = TABLE[300], torch.linspace(-2, 2, 48, dtype=torch.float64).reshape(1, 3, 4, 4)
     objective = Factored(config).double()
@@ -133,8 +133,8 @@ def test_offset_noise_enters_the_conversion_only_where_it_is_added(offset_noise,
     raised = (level**2 + 0.09).sqrt() if offset_noise == "added" else level
     fed, c_noise = heard[0]
     torch.testing.assert_close(fed, FED["edm"](x, raised), rtol=1e-6, atol=0)
-    told = raised if noise_told == "log_sigma" else level
-    torch.testing.assert_close(HEARD[noise_told](c_noise)[0], told, rtol=1e-5, atol=0)
+    told = raised if noise_conditioning == "log_sigma" else level
+    torch.testing.assert_close(HEARD[noise_conditioning](c_noise)[0], told, rtol=1e-5, atol=0)
 
 
 KARRAS = {"name": "karras", "sigma_min": 0.0101, "sigma_max": 150.0}

@@ -102,7 +102,7 @@ def test_each_rule_finds_its_example(rule: str, tmp_path: Path) -> None:
 
 def test_code_and_plain_text_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text(
-        "The key `noise_told` says so. Two runs are told apart; each has an id.\n\n```text\nwhat it came to\n```\n"
+        "The key `noise_conditioning` says so. Two runs are told apart; each has an id.\n\n```text\nwhat it came to\n```\n"
     )
     assert not [offence for text in prose(tmp_path / "a.md") for offence in offences(text)]
 

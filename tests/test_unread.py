@@ -41,7 +41,7 @@ def test_what_nothing_reads_is_refused_and_changes_nothing(key: str, config: Run
     [
         ("objective.loc", RunConfig()),
         ("objective.sigma_max", RunConfig(objective=FLOW)),
-        ("objective.beta_end", RunConfig(objective=replace(FLOW, noise_told="timestep"))),
+        ("objective.beta_end", RunConfig(objective=replace(FLOW, noise_conditioning="timestep"))),
         ("objective.min_snr", RunConfig(objective=FactoredObjective(loss_weight="min_snr"))),
         ("conditioning.history_channels", RunConfig(conditioning=ConditioningConfig(frames="both"))),
         ("conditioning.action_width", RunConfig(conditioning=ConditioningConfig(actions="planes"))),

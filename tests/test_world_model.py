@@ -126,6 +126,14 @@ def test_saved_and_read_back(tmp_path, objective, sampler):
     assert load_diamond(tmp_path, FRAMES, precision="bf16").denoiser.precision == "bf16"
 
 
+def test_a_model_stored_before_a_setting_was_renamed_is_read(tmp_path):
+    model = tiny(objective_preset("ddpm"))
+    model.save(tmp_path)
+    description = tmp_path / "model.json"
+    description.write_text(description.read_text().replace('"noise_conditioning"', '"noise_told"'))
+    assert load_diamond(tmp_path, FRAMES).description == model.description
+
+
 def test_saved_from_channels_last(tmp_path):
     model = tiny()
     expected = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}

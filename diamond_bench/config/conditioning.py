@@ -38,22 +38,22 @@ WITHHELD = -1
 class ConditioningConfig:
     """What the denoiser is told of the past."""
 
-    num_frames: int = setting(4, least=1)
+    num_frames: int = setting(4, minimum=1)
     """L, the number of past frames (and actions)."""
     frames: str = setting("stack")
     """How past frames enter: stack (on channels, the authors), cross_attention (to a shared light history encoder, appendix M), both."""
     actions: str = setting("group_norm")
     """How actions enter: group_norm (embedded, by adaptive group norm, the authors), planes (as channels of the input), none (withheld)."""
-    action_width: int = setting(0, least=0)
+    action_width: int = setting(0, minimum=0)
     """Width of one action's embedding; 0 is the authors' network.cond_channels / L, which shrinks as L grows."""
-    action_dropout: float = setting(0.0, least=0.0, most=0.99)
+    action_dropout: float = setting(0.0, minimum=0.0, maximum=0.99)
     """Share of training examples whose actions are withheld, so that sampling can be guided by actions (sampler.guidance)."""
-    frame_noise: float = setting(0.0, least=0.0)
+    frame_noise: float = setting(0.0, minimum=0.0)
     """Noise augmentation: in training, noise of a standard deviation drawn from 0 to this is added to the past frames of an example, and
     the network is told how much. Nothing is added while sampling."""
-    history_depths: tuple[int, ...] = setting((1, 1, 1, 1), least=1)
+    history_depths: tuple[int, ...] = setting((1, 1, 1, 1), minimum=1)
     """Residual blocks per level of the history encoder (cross_attention and both)."""
-    history_channels: tuple[int, ...] = setting((32, 32, 32, 32), least=1)
+    history_channels: tuple[int, ...] = setting((32, 32, 32, 32), minimum=1)
     """Channels per level of the history encoder."""
     attended_levels: tuple[bool, ...] = setting((False, False, True, True))
     """Levels of the U-Net, finest first, whose residual blocks attend to the history encoder's activations of that level."""

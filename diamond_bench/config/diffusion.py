@@ -27,36 +27,36 @@ class FactoredObjective:
     flow noise - clean (Liu et al. 2023)."""
     input_scaling: Literal["edm", "variance_preserving", "flow", "none"] = setting("edm")
     """c_in: 1 / sqrt(sigma^2 + sigma_data^2), 1 / sqrt(1 + sigma^2), 1 / (1 + sigma), or 1."""
-    noise_told: Literal["log_sigma", "timestep", "flow_time"] = setting("log_sigma")
+    noise_conditioning: Literal["log_sigma", "timestep", "flow_time"] = setting("log_sigma", identity="noise_told")
     """c_noise: log(sigma) / 4, DDPM's (t + 1) / T with the timestep t nearest in log sigma, or sigma / (1 + sigma)."""
     loss_weight: Literal["output", "clean", "noise", "edm", "min_snr"] = setting("output")
     """Whose squared error is the loss: the network's output, the clean frame, the noise; the clean frame's as EDM weighs it; or the clean
     frame's times min(1 / sigma^2, min_snr) (Hang et al. 2023)."""
-    min_snr: float = setting(5.0, least=1e-3)
+    min_snr: float = setting(5.0, minimum=1e-3)
     """The bound of the loss weight `min_snr`."""
     noise_levels: Literal["log_normal", "log_uniform", "cosine", "timesteps", "flow_time"] = setting("log_normal")
     """Distribution of sigma in training: log-normal (clipped), uniform in log sigma, uniform in atan sigma (Nichol and Dhariwal's cosine
     schedule), uniform over DDPM's timesteps, or uniform in flow time sigma / (1 + sigma). Log-normal is logit-normal in flow time."""
     loc: float = setting(-0.4)
     """Mean of log sigma (log_normal)."""
-    scale: float = setting(1.2, least=0.0)
+    scale: float = setting(1.2, minimum=0.0)
     """Standard deviation of log sigma (log_normal)."""
-    sigma_min: float = setting(2e-3, least=1e-6)
+    sigma_min: float = setting(2e-3, minimum=1e-6)
     """Training noise levels lie in [sigma_min, sigma_max], but for timesteps, which have levels of their own."""
-    sigma_max: float = setting(20.0, least=1e-6)
+    sigma_max: float = setting(20.0, minimum=1e-6)
     """The largest noise level in training."""
-    num_train_timesteps: int = setting(1000, least=2)
+    num_train_timesteps: int = setting(1000, minimum=2)
     """T, of timesteps with linear betas from beta_start to beta_end."""
-    beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    beta_start: float = setting(1e-4, minimum=0.0, maximum=1.0)
     """Beta of the first timestep."""
-    beta_end: float = setting(0.02, least=0.0, most=1.0)
+    beta_end: float = setting(0.02, minimum=0.0, maximum=1.0)
     """Beta of the last timestep."""
     coordinate: Literal["frame", "change"] = setting("frame")
     """Origin of x and of the clean frame: 0 (frame), or the last past frame (change), so that the network predicts what changes."""
-    sigma_data: float | Literal["measured"] = setting(0.5, least=1e-6)
+    sigma_data: float | Literal["measured"] = setting(0.5, minimum=1e-6)
     """Root mean square that frames in [-1, 1] are assumed to have in the coordinate: a number, or measured once from the training data.
     It enters c_in, c_skip, c_out and EDM's loss weight."""
-    sigma_offset_noise: float = setting(0.3, least=0.0)
+    sigma_offset_noise: float = setting(0.3, minimum=0.0)
     """Standard deviation of the noise that is constant over an image channel."""
     offset_noise: Literal["added", "scaled"] = setting("added")
     """Offset noise of one standard deviation at every level, which then enters the coefficients (the authors' EDM), or scaled by sigma as
@@ -69,7 +69,7 @@ class FactoredObjective:
     @property
     def uses_timesteps(self) -> bool:
         """Whether DDPM's table of timesteps plays a part."""
-        return self.noise_levels == "timesteps" or self.noise_told == "timestep"
+        return self.noise_levels == "timesteps" or self.noise_conditioning == "timestep"
 
     @property
     def past_scale(self) -> float:
@@ -84,11 +84,11 @@ class KarrasSchedule:
     """sigma_k interpolated in sigma^(1/rho) (Karras et al. 2022, equation 5)."""
 
     name: str = "karras"
-    sigma_min: float = setting(2e-3, least=1e-6)
+    sigma_min: float = setting(2e-3, minimum=1e-6)
     """The last noise level before 0."""
-    sigma_max: float = setting(5.0, least=1e-6)
+    sigma_max: float = setting(5.0, minimum=1e-6)
     """The first noise level."""
-    rho: float = setting(7.0, least=1e-3)
+    rho: float = setting(7.0, minimum=1e-3)
     """Exponent of the interpolation; larger values put more levels near sigma_min."""
 
 
@@ -97,9 +97,9 @@ class RangeSchedule:
     """Levels from sigma_max to sigma_min, evenly spaced in sigma (linear), log sigma (log_linear) or atan sigma (cosine)."""
 
     name: str = "linear"
-    sigma_min: float = setting(2e-3, least=1e-6)
+    sigma_min: float = setting(2e-3, minimum=1e-6)
     """The last noise level before 0."""
-    sigma_max: float = setting(5.0, least=1e-6)
+    sigma_max: float = setting(5.0, minimum=1e-6)
     """The first noise level."""
 
 
@@ -108,7 +108,7 @@ class FlowSchedule:
     """Evenly spaced in flow time sigma / (1 + sigma), from that of sigma_max to 0: rectified flow's (Liu et al. 2023)."""
 
     name: str = "flow"
-    sigma_max: float = setting(5.0, least=1e-6)
+    sigma_max: float = setting(5.0, minimum=1e-6)
     """The first noise level."""
 
 
@@ -117,11 +117,11 @@ class DdpmLeadingSchedule:
     """DDPM's timesteps k * (T // n), k = n-1..0 ('leading'); for n = 1 the authors' rule t = T // 2."""
 
     name: str = "ddpm_leading"
-    num_train_timesteps: int = setting(1000, least=2)
+    num_train_timesteps: int = setting(1000, minimum=2)
     """T, the number of timesteps in training."""
-    beta_start: float = setting(1e-4, least=0.0, most=1.0)
+    beta_start: float = setting(1e-4, minimum=0.0, maximum=1.0)
     """Beta of the first timestep."""
-    beta_end: float = setting(0.02, least=0.0, most=1.0)
+    beta_end: float = setting(0.02, minimum=0.0, maximum=1.0)
     """Beta of the last timestep."""
 
 
@@ -130,10 +130,10 @@ Schedule = KarrasSchedule | RangeSchedule | FlowSchedule | DdpmLeadingSchedule
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What every sampler is told."""
+    """Settings that all samplers share."""
 
     name: str = "euler"
-    num_steps: int = setting(3, least=1, most=1000)
+    num_steps: int = setting(3, minimum=1, maximum=1000)
     """n, the number of denoising steps."""
     schedule: Schedule = KarrasSchedule()
     start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("unit")
@@ -142,8 +142,8 @@ class SamplerSettings:
     """Where a denoised frame is clamped and put on the 8-bit grid: each denoiser call (the authors), or the finished frame."""
     quantization: Quantization = setting("truncate")
     """How a denoised frame is put on the 8-bit grid."""
-    guidance: float = setting(1.0, least=0.0)
-    """w of classifier-free guidance on actions (Ho and Salimans 2022): unguided + w * (told - unguided). 1 is no guidance; any other
+    guidance: float = setting(1.0, minimum=0.0)
+    """w of classifier-free guidance on actions (Ho and Salimans 2022): unguided + w * (conditioned - unguided). 1 is no guidance; any other
     takes two denoiser calls for one, and a model trained with conditioning.action_dropout."""
 
 
@@ -151,16 +151,16 @@ class SamplerSettings:
 class OdeSampler(SamplerSettings):
     """Euler or Heun in EDM's variance-exploding coordinates, with optional churn (Karras et al. 2022, algorithm 2)."""
 
-    s_churn: float = setting(0.0, least=0.0)
+    s_churn: float = setting(0.0, minimum=0.0)
     """Noise added over all steps; each step raises sigma by at most the factor sqrt(2)."""
-    s_tmin: float = setting(0.0, least=0.0)
+    s_tmin: float = setting(0.0, minimum=0.0)
     """The lowest noise level at which noise is added."""
-    s_tmax: float = setting(math.inf, least=0.0)
+    s_tmax: float = setting(math.inf, minimum=0.0)
     """The highest noise level at which noise is added."""
-    s_noise: float = setting(1.0, least=0.0)
+    s_noise: float = setting(1.0, minimum=0.0)
     """Standard deviation of the added noise."""
     churn_sigma: Literal["sigma", "sigma_hat"] = setting("sigma")
-    """The level the network is told in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
+    """The noise level that the network receives in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class AncestralSampler(SamplerSettings):
     quantize: Literal["every_call", "final"] = setting("final")
     clip_denoised: bool = setting(True)
     """Clip each predicted clean frame to [-1, 1]."""
-    eta: float = setting(1.0, least=0.0, most=1.0)
+    eta: float = setting(1.0, minimum=0.0, maximum=1.0)
     """Noise of a step against that of ancestral sampling: 1 is DDPM, 0 is deterministic DDIM (Song et al. 2021, equation 16)."""
 
 
@@ -196,8 +196,8 @@ class Option:
 
     settings: type | str
     function: str
-    told: str = "diamond_bench.diffusion.schedules:one_call_a_step"
-    """Of a sampler: the levels at which it calls the denoiser, from its settings and its schedule's levels."""
+    call_levels: str = "diamond_bench.diffusion.schedules:one_call_per_step"
+    """For a sampler: the function that lists the noise levels of its denoiser calls, given its settings and its schedule's levels."""
 
     def settings_type(self) -> type:
         """The class of its settings."""

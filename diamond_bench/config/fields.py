@@ -1,12 +1,19 @@
-"""How a field of a config says its neutral value, its range, and whether it enters identities."""
+"""Config fields with a neutral value, a range, and their part in a job's identity."""
 
 import dataclasses
 from typing import Any
 
 
-def setting(default: Any, *, least: float | None = None, most: float | None = None, recorded: bool = False) -> Any:
-    """A dataclass field with its range (inclusive); `recorded` fields are kept out of identities.
+def setting(
+    default: Any, *, minimum: float | None = None, maximum: float | None = None, recorded: bool = False, identity: str | None = None
+) -> Any:
+    """A dataclass field with a neutral value and an inclusive range.
 
-    Infinity is a value only of a field that has it as its neutral value, or as its `most`.
+    recorded: the field is stored but does not enter identities, since it cannot change results.
+    identity: the name before a renaming. The field enters identities under it, so that job ids stay, and stored configs that use it are
+    still read.
+
+    Infinity is accepted only if it is the neutral value or the maximum.
     """
-    return dataclasses.field(default=default, metadata={"default": default, "least": least, "most": most, "recorded": recorded})
+    metadata = {"default": default, "minimum": minimum, "maximum": maximum, "recorded": recorded, "identity": identity}
+    return dataclasses.field(default=default, metadata=metadata)

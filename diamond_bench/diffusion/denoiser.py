@@ -54,9 +54,9 @@ class Denoiser(Compilable):
         """The network."""
         return self.network
 
-    def _run(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, **told: Tensor) -> Tensor:
+    def _run(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, **inputs: Tensor) -> Tensor:
         with arithmetic(x.device.type, self.precision):
-            return self.run_core(x, c_noise, past, actions, **told).float()
+            return self.run_core(x, c_noise, past, actions, **inputs).float()
 
     def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """The clean frame the model believes in, unclamped, (b, 3, h, w) float32.

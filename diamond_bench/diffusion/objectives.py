@@ -157,9 +157,9 @@ class Factored(nn.Module):
             case "flow":
                 return Coefficients(c_in, 1 / (1 + s), s / (1 + s), -s / (1 + s))
 
-    def noise_told(self, sigma: Tensor) -> Tensor:
-        """c_noise, of sigma's shape: how the network is told the level."""
-        match self.config.noise_told:
+    def noise_conditioning(self, sigma: Tensor) -> Tensor:
+        """c_noise: the network's input that encodes the noise level, in the shape of sigma."""
+        match self.config.noise_conditioning:
             case "log_sigma":
                 return self._raised(sigma).log() / 4
             case "timestep":
@@ -228,7 +228,7 @@ class Factored(nn.Module):
     def _predict(self, network: Network, fed: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         if self.config.rescale_past_frames:
             past = past / self.config.past_scale
-        return network(fed, self.noise_told(sigma.to(fed.dtype)).expand(len(fed)), past.flatten(1, 2), actions)
+        return network(fed, self.noise_conditioning(sigma.to(fed.dtype)).expand(len(fed)), past.flatten(1, 2), actions)
 
     def _weight(self, sigma: Tensor) -> Tensor | None:
         """What an example's squared output error counts, (b,): the output error is the clean frame's divided by c_out."""

@@ -114,14 +114,14 @@ def sample(
         actions: taken after each past frame, (b, L) or (b, L, k).
         sampler: which sampler, and its settings.
         noise: fresh N(0, 1) of shape (b, 3, h, w), on past's device; called first for the start, then for each stochastic step.
-        callback: told of every denoiser call; guidance takes two for one.
+        callback: called after every denoiser call; guidance makes two calls in place of one.
     """
     levels: list[float] = sigmas(sampler).tolist()
     every_call = sampler.quantize == "every_call"
 
-    def call(x: Tensor, sigma: float, told: Tensor) -> Tensor:
+    def call(x: Tensor, sigma: float, given_actions: Tensor) -> Tensor:
         # torch.full writes the number on the device; a tensor made from it on the host would have to be copied there
-        denoised = denoiser.denoise(x, torch.full((len(x),), sigma, device=x.device), past, told)
+        denoised = denoiser.denoise(x, torch.full((len(x),), sigma, device=x.device), past, given_actions)
         if callback is not None:
             callback(x, denoised, sigma)
         return denoised

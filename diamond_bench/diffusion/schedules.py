@@ -140,15 +140,15 @@ def most_churn(sampler: OdeSampler) -> float:
     return min(sampler.s_churn / sampler.num_steps, math.sqrt(2) - 1)
 
 
-def one_call_a_step(sampler: SamplerSettings, levels: Sequence[float]) -> list[float]:
+def one_call_per_step(sampler: SamplerSettings, levels: Sequence[float]) -> list[float]:
     """The levels but the last: a sampler that calls the denoiser once a step, at the step's level."""
     return list(levels[:-1])
 
 
 def churned_calls(sampler: OdeSampler, levels: Sequence[float]) -> list[float]:
-    """One call a step, at the level churn raises it to where the denoiser is told that."""
-    told = one_call_a_step(sampler, levels)
-    return told if sampler.churn_sigma == "sigma" else [sigma * (1 + churn_factor(sampler, sigma)) for sigma in told]
+    """One call per step; with churn_sigma=sigma_hat, at the level that churn raises it to."""
+    calls = one_call_per_step(sampler, levels)
+    return calls if sampler.churn_sigma == "sigma" else [sigma * (1 + churn_factor(sampler, sigma)) for sigma in calls]
 
 
 def heun_calls(sampler: OdeSampler, levels: Sequence[float]) -> list[float]:
@@ -158,9 +158,9 @@ def heun_calls(sampler: OdeSampler, levels: Sequence[float]) -> list[float]:
 
 
 def denoiser_sigmas(sampler: Sampler) -> list[float]:
-    """The level the denoiser is told at each of its calls, in call order; guidance's second calls apart."""
-    told: list[float] = imported(option_of(sampler).told)(sampler, sigmas(sampler).tolist())
-    return told
+    """The noise level that the denoiser receives at each of its calls, in call order. Guidance's second calls are not listed."""
+    levels: list[float] = imported(option_of(sampler).call_levels)(sampler, sigmas(sampler).tolist())
+    return levels
 
 
 def nfe(sampler: Sampler) -> int:

@@ -110,7 +110,7 @@ class _Training:
         else:
             yield min(agent.initial_steps, self.steps_left())
             while not self.enough():
-                yield min(agent.steps_per_epoch, self.steps_left(), agent.initial_steps_most - self.play.real_steps)
+                yield min(agent.steps_per_epoch, self.steps_left(), agent.max_initial_steps - self.play.real_steps)
             at.initial_steps = self.play.real_steps
             if self.learners.agent.world_model is not None:
                 self.learners.agent.world_model.measure(self.replay.episodes)
@@ -120,7 +120,7 @@ class _Training:
         """The rule of the initial collection: rewards of the rarer two signs were seen, or it has gone on long enough."""
         agent, rare = self.config.agent, sum(sorted(self.at.signs)[:2])
         done = self.play.real_steps
-        return done >= min(agent.initial_steps_most, agent.budget) or (done >= agent.initial_steps and rare >= agent.initial_rare_rewards)
+        return done >= min(agent.max_initial_steps, agent.budget) or (done >= agent.initial_steps and rare >= agent.initial_rare_rewards)
 
     def collect(self, num_steps: int) -> None:
         """Play a block of real steps into the replay; a model-free policy learns while it plays."""

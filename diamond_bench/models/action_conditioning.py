@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diamond_bench.config import WITHHELD, ConditioningConfig, NetworkConfig
-from diamond_bench.models.conditioning import Told
+from diamond_bench.models.conditioning import ConditioningInputs
 from diamond_bench.models.shape import action_rows, action_width
 from diamond_bench.spaces import ActionSpec
 
@@ -72,9 +72,9 @@ class EmbeddedActions(_ActionTable):
         width = conditioning.num_frames * self.embedding_dim
         self.projection = nn.Linear(width, network.cond_channels) if conditioning.action_width else nn.Identity()
 
-    def tell(self, past: Tensor, actions: Tensor) -> Told:
+    def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
         """See `Conditioning`."""
-        return Told(vector=self.projection(self(actions).flatten(1)))
+        return ConditioningInputs(vector=self.projection(self(actions).flatten(1)))
 
 
 class ActionPlanes(_ActionTable):
@@ -86,9 +86,9 @@ class ActionPlanes(_ActionTable):
         super().__init__(network, conditioning, actions)
         self.num_planes = conditioning.num_frames * self.embedding_dim
 
-    def tell(self, past: Tensor, actions: Tensor) -> Told:
+    def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
         """See `Conditioning`."""
-        return Told(planes=self(actions).flatten(1)[:, :, None, None].expand(-1, -1, *past.shape[-2:]))
+        return ConditioningInputs(planes=self(actions).flatten(1)[:, :, None, None].expand(-1, -1, *past.shape[-2:]))
 
 
 class NoActions(nn.Module):
@@ -100,6 +100,6 @@ class NoActions(nn.Module):
     def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
         super().__init__()
 
-    def tell(self, past: Tensor, actions: Tensor) -> Told:
+    def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
         """See `Conditioning`."""
-        return Told()
+        return ConditioningInputs()

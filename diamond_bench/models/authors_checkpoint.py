@@ -35,7 +35,7 @@ _WEIGHTS_MEANING = (
     "parameterization",
     "coordinate",
     "input_scaling",
-    "noise_told",
+    "noise_conditioning",
     "sigma_data",
     "sigma_offset_noise",
     "offset_noise",

@@ -14,7 +14,7 @@ def withheld(actions: Tensor) -> float:
     return math.nan if actions.is_floating_point() else WITHHELD
 
 
-class Told(NamedTuple):
+class ConditioningInputs(NamedTuple):
     """What the network is told of the past; each part enters at its own place, and a way of conditioning leaves out what it has not."""
 
     planes: Tensor | None = None
@@ -36,8 +36,8 @@ class Conditioning(Protocol):
     history_widths: Sequence[int]
     """Width of the tokens for each level, 0 where the level attends to none; () is none at all."""
 
-    def tell(self, past: Tensor, actions: Tensor) -> Told:
-        """What to tell of past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w), and of the
+    def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
+        """What to encode of past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w), and of the
         actions taken after each of them, (b, L) or (b, L, k) as their `ActionSpec` says, `withheld` where the network is not to know
         them."""
         ...

@@ -1,4 +1,4 @@
-"""The trainable part of the denoiser: a U-Net told the noise level, the past frames and the actions."""
+"""The trainable part of the denoiser: a U-Net conditioned on the noise level, the past frames and the actions."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from diamond_bench.config import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, ConditioningConfig, NetworkConfig, imported
 from diamond_bench.models.blocks import group_norm
-from diamond_bench.models.conditioning import Conditioning, Told
+from diamond_bench.models.conditioning import Conditioning, ConditioningInputs
 from diamond_bench.models.denoiser_cost import joined
 from diamond_bench.models.shape import IMAGE_CHANNELS, check_network
 from diamond_bench.models.unet import UNet
@@ -33,8 +33,8 @@ class FourierFeatures(nn.Module):
 class FrameNoiseFeatures(nn.Module):
     """How much noise was added to the past frames of each example, (b,) from 0 to `most`, as a vector (b, channels) that starts at zero.
 
-    The level is told as it is and not its logarithm: in training it is uniform, so that the 0 of sampling has close neighbours there,
-    which it has not on a logarithmic scale.
+    The features encode the level itself and not its logarithm. Training draws levels uniformly, so that the level 0 used in sampling has
+    close neighbours among them. On a logarithmic scale it would have none.
     """
 
     def __init__(self, channels: int, most: float) -> None:
@@ -53,7 +53,7 @@ class FrameNoiseFeatures(nn.Module):
 class DenoiserNetwork(nn.Module):
     """F in the paper's equation 4: its output is a plain regression target of the objective.
 
-    What it is told of the past, and where that enters, is up to the two modules that the conditioning names (`Conditioning`). Raises
+    The two modules that the conditioning names (`Conditioning`) decide what the network receives of the past, and where. Raises
     UserError when the parts do not fit together (`check_network`).
     """
 
@@ -93,18 +93,18 @@ class DenoiserNetwork(nn.Module):
             (b, 3, h, w), of the dtype of autocast where it is on.
         """
         # frames first: their planes come before those of actions
-        told: list[Told] = [self.frame_conditioning.tell(past, actions), self.action_embedding.tell(past, actions)]
-        planes = [part.planes for part in told if part.planes is not None]
-        histories = [part.history for part in told if part.history]
+        inputs: list[ConditioningInputs] = [self.frame_conditioning.encode(past, actions), self.action_embedding.encode(past, actions)]
+        planes = [part.planes for part in inputs if part.planes is not None]
+        histories = [part.history for part in inputs if part.history]
         history = [next((tokens for tokens in level if tokens is not None), None) for level in zip(*histories, strict=True)]
         cond = self.noise_features(c_noise)
-        for part in told:
+        for part in inputs:
             if part.vector is not None:
                 cond = cond + part.vector
         if self.frame_noise is not None:
             cond = cond + self.frame_noise(torch.zeros_like(c_noise) if frame_noise is None else frame_noise)
         elif frame_noise is not None:
-            raise ValueError("noise in the past frames of a network that has no place to be told of it (conditioning.frame_noise=0)")
+            raise ValueError("noise in the past frames, but this network has no input for its level (conditioning.frame_noise=0)")
         y = self.unet(self.conv_in(torch.cat((*planes, x), dim=1)), self.condition(cond), history)
         out: Tensor = self.conv_out(F.silu(self.norm_out(y)))
         return out

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from diamond_bench.config import ConditioningConfig, NetworkConfig
 from diamond_bench.models.blocks import Downsample, group_norm, pixel_positions
-from diamond_bench.models.conditioning import Told
+from diamond_bench.models.conditioning import ConditioningInputs
 from diamond_bench.models.shape import down_blocks, history_network, history_widths
 from diamond_bench.models.unet import DownLevel, pad_to_levels, residual_blocks
 from diamond_bench.spaces import ActionSpec
@@ -20,9 +20,9 @@ class StackedFrames(nn.Module):
         super().__init__()
         self.num_planes = conditioning.num_frames * image_channels
 
-    def tell(self, past: Tensor, actions: Tensor) -> Told:
+    def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
         """See `Conditioning`."""
-        return Told(planes=past)
+        return ConditioningInputs(planes=past)
 
 
 class AttendedFrames(nn.Module):
@@ -54,7 +54,7 @@ class AttendedFrames(nn.Module):
             group_norm(width) if attended else nn.Identity() for width, attended in zip(light.channels, self.history_widths, strict=False)
         )
 
-    def tell(self, past: Tensor, actions: Tensor) -> Told:
+    def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
         """See `Conditioning`."""
         b, num_frames = len(past), self.time_embedding.num_embeddings
         cond = self.time_embedding.weight.repeat(b, 1)  # (b * L, cond_channels), the frames of an example in a row
@@ -64,7 +64,7 @@ class AttendedFrames(nn.Module):
             x = down(x, cond)[-1]
             if self.history_widths[level]:
                 history[level] = _tokens(norm(x)).unflatten(0, (b, num_frames)).flatten(1, 2)
-        return Told(history=history)
+        return ConditioningInputs(history=history)
 
 
 class StackedAndAttendedFrames(AttendedFrames):
@@ -74,9 +74,9 @@ class StackedAndAttendedFrames(AttendedFrames):
         super().__init__(network, conditioning, actions, image_channels)
         self.num_planes = conditioning.num_frames * image_channels
 
-    def tell(self, past: Tensor, actions: Tensor) -> Told:
+    def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
         """See `Conditioning`."""
-        return super().tell(past, actions)._replace(planes=past)
+        return super().encode(past, actions)._replace(planes=past)
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -130,10 +130,10 @@ class ImportAgent:
     game: str
     file: str = setting("", recorded=True)
     """Where the file lay."""
-    frame_size: int | None = setting(None, least=1)
+    frame_size: int | None = setting(None, minimum=1)
     """Side of its frames, where the file's tensors fit several; none tells it from the tensors."""
-    sigma_data: float = setting(FRAME_RMS, least=1e-6)
-    sigma_offset_noise: float = setting(FactoredObjective().sigma_offset_noise, least=0.0)
+    sigma_data: float = setting(FRAME_RMS, minimum=1e-6)
+    sigma_offset_noise: float = setting(FactoredObjective().sigma_offset_noise, minimum=0.0)
     """Constants of the objective that the file does not hold, though its weights mean something only with them."""
 
     @property

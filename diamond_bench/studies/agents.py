@@ -37,7 +37,7 @@ AGENT_KINDS = ("train_agent", "import_agent")
 """The kinds of job that leave an agent (agent/ in their folder)."""
 DESCRIPTION_FILE = "agent.json"
 _WITH_A_MODEL = (
-    *("initial_steps", "initial_steps_most", "initial_rare_rewards", "collection", "epsilon", "temperature", "final_epochs"),
+    *("initial_steps", "max_initial_steps", "initial_rare_rewards", "collection", "epsilon", "temperature", "final_epochs"),
     *("first_denoiser_updates", "first_reward_end_updates", "first_actor_critic_updates"),
     *("denoiser_updates", "reward_end_updates", "actor_critic_updates"),
 )
@@ -239,8 +239,8 @@ def check_agent(config: RunConfig) -> None:
         raise UserError(
             f"agent.budget={agent.budget}: less than the initial collection alone takes (agent.initial_steps={agent.initial_steps})"
         )
-    if agent.initial_steps_most < agent.initial_steps and not agent.model_free:
-        raise UserError(f"agent.initial_steps_most={agent.initial_steps_most}: below agent.initial_steps={agent.initial_steps}")
+    if agent.max_initial_steps < agent.initial_steps and not agent.model_free:
+        raise UserError(f"agent.max_initial_steps={agent.max_initial_steps}: below agent.initial_steps={agent.initial_steps}")
     if evaluation.num_envs > evaluation.episodes:
         raise UserError(f"agent_evaluation.num_envs={evaluation.num_envs}: more than agent_evaluation.episodes={evaluation.episodes}")
     if agent.model_free and agent.steps_per_epoch < config.actor_critic.steps_per_update:

@@ -57,7 +57,7 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         if o.noise_levels == "timesteps":
             yield from ((f"objective.{name}", "objective.noise_levels=timesteps") for name in ("sigma_min", "sigma_max"))
         if not o.uses_timesteps:
-            why = f"objective.noise_levels={o.noise_levels} and objective.noise_told={o.noise_told}"
+            why = f"objective.noise_levels={o.noise_levels} and objective.noise_conditioning={o.noise_conditioning}"
             yield from ((f"objective.{name}", why) for name in _TIMESTEPS)
         new = o.coordinate == "change" or o.sigma_data == "measured"  # in others an identity holds what nothing reads
         if new and "edm" not in (o.parameterization, o.input_scaling, o.loss_weight):

@@ -132,7 +132,7 @@ def type_text(hint: Any, metadata: Mapping[str, Any]) -> str:
         return ", ".join(f"`{arg}`" for arg in args)
     if origin is tuple:
         return f"list of: {type_text(args[0], metadata)}"
-    limits = range_text(metadata.get("least"), metadata.get("most"))
+    limits = range_text(metadata.get("minimum"), metadata.get("maximum"))
     return ", ".join(filter(None, (_TYPES.get(hint, str(hint)), limits)))
 
 
