@@ -15,10 +15,10 @@ Shape = Literal["normal", "t3", "lognormal"]
 
 SHAPES: tuple[Shape, ...] = ("normal", "t3", "lognormal")
 REPETITIONS, REPLICATES = 1000, 200
-MOST_RUNS = 20
+MAX_RUNS = 20
 """More runs are simulated as this many: coverage commonly rises with the number of runs, so the result is then a cautious one."""
 
-_MOST_VALUES = 40_000_000
+_MAX_VALUES = 40_000_000
 """Numbers resampled in one simulation; larger matrices get fewer repetitions, and a larger Monte Carlo error."""
 _BLOCK = 2_000_000
 _GRID = 4001
@@ -59,8 +59,8 @@ def attained_coverage(
     if len(scores) < MIN_RUNS:
         raise ScoreError(f"a coverage needs at least {MIN_RUNS} runs a game, got {len(scores)}")
     mean, deviation = scores.mean(axis=0), scores.std(axis=0, ddof=1)
-    runs, games = min(len(scores), MOST_RUNS), len(mean)
-    repetitions = max(2, min(repetitions, _MOST_VALUES // (replicates * runs * games)))
+    runs, games = min(len(scores), MAX_RUNS), len(mean)
+    repetitions = max(2, min(repetitions, _MAX_VALUES // (replicates * runs * games)))
     generator = np.random.default_rng(seed)
     truth = true_values(mean, deviation, shape, runs)
 

@@ -17,7 +17,7 @@ GAP = 2
 _QUALITIES = (20, 28, 36)
 """H.264's constant rate factor, from good to coarse."""
 _HOPELESS = 6
-_FEWEST_FRAMES = 8
+_MIN_FRAMES = 8
 
 
 @contextlib.contextmanager
@@ -95,9 +95,9 @@ def small_clip(frames: Frames, most_bytes: int, fps: float = 15.0) -> Clip | Non
                     return Clip(path.read_bytes(), shown)
                 if size > _HOPELESS * most_bytes:  # no quality makes up for that, and each costs seconds
                     break
-            if shown <= _FEWEST_FRAMES:
+            if shown <= _MIN_FRAMES:
                 return None
-            shown = max(_FEWEST_FRAMES, shown // 2)
+            shown = max(_MIN_FRAMES, shown // 2)
 
 
 def _write_mp4(frames: Frames, path: Path, fps: float, quality: int = 16) -> None:

@@ -21,7 +21,7 @@ POWER = 0.8
 """The probability with which a test should detect a difference."""
 CONFIDENCE = 0.8
 """Confidence of the upper limit at which each variance is taken."""
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 """No larger number of seeds is searched for."""
 _LARGE = 1e6
 """Degrees of freedom from which Student's t counts as normal."""
@@ -82,13 +82,13 @@ class Planner:
         return float(np.mean(np.maximum(2.0 * ndtr(room) - 1.0, 0.0)))
 
     def seeds_to_detect(self, difference: float, times: int = 1) -> int | None:
-        """The smallest number of seeds whose MDE is at most `difference`; None where more than MOST_SEEDS are needed."""
+        """The smallest number of seeds whose MDE is at most `difference`; None where more than MAX_SEEDS are needed."""
         return _fewest(lambda seeds: self.detectable(seeds, times) <= difference)
 
     def seeds_for_equivalence(self, margin: float, times: int = 1) -> int | None:
         """The smallest number of seeds with which TOST succeeds with probability POWER where the true difference is 0.
 
-        None where more than MOST_SEEDS are needed.
+        None where more than MAX_SEEDS are needed.
         """
         return _fewest(lambda seeds: self.equivalence_power(margin, seeds, times) >= POWER)
 
@@ -167,12 +167,12 @@ def noncentrality(freedom: float, level: float, power: float = POWER) -> float:
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The smallest number of seeds from MIN_RUNS to MOST_SEEDS that is enough, if every larger one is enough too; None without one."""
+    """The smallest number of seeds from MIN_RUNS to MAX_SEEDS that is enough, if every larger one is enough too; None without one."""
     low, high = MIN_RUNS - 1, MIN_RUNS
     while not enough(high):
-        if high == MOST_SEEDS:
+        if high == MAX_SEEDS:
             return None
-        low, high = high, min(2 * high, MOST_SEEDS)
+        low, high = high, min(2 * high, MAX_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

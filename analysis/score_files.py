@@ -58,8 +58,8 @@ def _decoded(path: Path) -> tuple[str, list[str]]:
     if path.is_dir():
         raise ScoreFileError(f"{path}: a folder, not a CSV file")
     if not path.exists():
-        beside = [file.name for file in path.parent.glob("*.csv")] if path.parent.is_dir() else []
-        raise ScoreFileError(f"{path}: no such file" + (f"; {nearest(path.name, beside)}" if beside else ""))
+        neighbours = [file.name for file in path.parent.glob("*.csv")] if path.parent.is_dir() else []
+        raise ScoreFileError(f"{path}: no such file" + (f"; {nearest(path.name, neighbours)}" if neighbours else ""))
     if not path.is_file():
         raise ScoreFileError(f"{path}: not a regular file")
     try:

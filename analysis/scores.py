@@ -25,10 +25,10 @@ CONDITIONS = ("protocol", "protocol_record", "scale", "revision")
 """Columns that one's own results may carry besides: within one entry each must have one value."""
 
 _DATA = Path(__file__).parent / "published"
-MOST_RUNS = 50
+MAX_RUNS = 50
 """Runs a game above which a claim is doubted: world models publish 5. The 100 runs of CURL, SPR and DrQ(eps) are known and footnoted."""
 
-_MOST_ENTRIES = 10_000
+_MAX_ENTRIES = 10_000
 _FARTHEST_HNS = (-5.0, 100.0)  # every published run lies within -0.8 and 14.4
 _PSEUDO = "Episodes of one training that are counted as runs make intervals far too narrow (pseudo-replication)"
 _SAME_NAME = "of this method returns of training episodes alone are published; rankings need scores of test episodes"
@@ -169,7 +169,7 @@ def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] |
     """What differs between entries (label -> frame of one entry) that stand next to each other in one table or figure.
 
     IQM of means next to IQM of runs (`iqm`: the labels whose IQM is shown; None: all), too few runs for an interval (`intervals`: whether
-    any are shown), more runs than MOST_RUNS, other games, other protocols.
+    any are shown), more runs than MAX_RUNS, other games, other protocols.
     """
     notes = []
     kinds = {label: kind_of(frame) for label, frame in frames.items() if iqm is None or label in iqm}
@@ -229,9 +229,9 @@ def _refuse_clashes(frame: pd.DataFrame, fields: Fields, path: str | Path) -> No
     known = (*entries(published()), *entries(published_curves()))
     shipped = {(entry.method.casefold(), entry.source.casefold()): entry for entry in known}
     given = frame[["method", "source"]].drop_duplicates()
-    if len(given) > _MOST_ENTRIES:
+    if len(given) > _MAX_ENTRIES:
         fields.refuse(
-            path, int(given.index[_MOST_ENTRIES]), f"{len(given)} methods and sources, taken are {_MOST_ENTRIES}: are columns mixed up?"
+            path, int(given.index[_MAX_ENTRIES]), f"{len(given)} methods and sources, taken are {_MAX_ENTRIES}: are columns mixed up?"
         )
     for row, method, source in given.itertuples(name=None):
         if other := shipped.get((method.casefold(), source.casefold())):
@@ -271,7 +271,7 @@ def _oddities(frame: pd.DataFrame, lines: list[int]) -> list[str]:
         *_of_entries(runs & (table["most"] == 1), "one seed only: no intervals"),
         *_of_entries(runs & (table["most"] > 1) & (table["least"] < MIN_RUNS), f"fewer than {MIN_RUNS} runs of a game: no intervals"),
         *_of_entries(runs & (table["least"] < table["most"]), "unequal numbers of runs: aggregates over games are refused"),
-        *_of_entries(table["most"] > MOST_RUNS, f"more than {MOST_RUNS} runs of a game: are these episodes, not training runs? {_PSEUDO}"),
+        *_of_entries(table["most"] > MAX_RUNS, f"more than {MAX_RUNS} runs of a game: are these episodes, not training runs? {_PSEUDO}"),
         *_of_entries(pd.Series(table.index.isin(training_only(), level="method"), table.index), _SAME_NAME),
         *_of_entries(table["tiny"].eq(True), "no score reaches 20 where random play scores hundreds: raw scores are expected, not HNS"),
         *_of_entries(table["flat"], "all runs of a game have one score: it may stand in for missing runs"),
@@ -289,12 +289,12 @@ def _oddities(frame: pd.DataFrame, lines: list[int]) -> list[str]:
 
 
 def _implausible(most: Mapping[str, int], frames: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A sentence on entries with more than MOST_RUNS runs of a game; the shipped ones are checked, and have a footnote of their own."""
-    if not (many := {label: number for label, number in most.items() if number > MOST_RUNS}):
+    """A sentence on entries with more than MAX_RUNS runs of a game; the shipped ones are checked, and have a footnote of their own."""
+    if not (many := {label: number for label, number in most.items() if number > MAX_RUNS}):
         return []
     shipped = set(entries(published()))
     doubted = [f"{label} ({number:,})" for label, number in many.items() if Entry(*_method_and_source(frames[label])) not in shipped]
-    text = f"More than {MOST_RUNS} runs of a game: {', '.join(doubted)}. If these are episodes, do not rank by them. {_PSEUDO}."
+    text = f"More than {MAX_RUNS} runs of a game: {', '.join(doubted)}. If these are episodes, do not rank by them. {_PSEUDO}."
     return [text] if doubted else []
 
 

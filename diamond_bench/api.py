@@ -81,11 +81,11 @@ def compare(
     from diamond_bench.report.comparison import compare_study
     from diamond_bench.report.facts import gather
     from diamond_bench.report.registered import level
-    from diamond_bench.studies.registration import standing
+    from diamond_bench.studies.registration import registration_status
 
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
     facts = gather(plan, store)
-    stands = standing(plan, facts.done)
+    stands = registration_status(plan, facts.done)
     found = compare_study(plan, store, facts, None if metric is None else [metric], baseline, margin, level(stands))
     return found.table.assign(registration=stands.kind)
 
@@ -251,7 +251,7 @@ def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut
     """Reference trajectory `number` (from 0) of an evaluation job. Raises UserError for another kind of job or a number it has not."""
     from diamond_bench.data.references import reference_windows
     from diamond_bench.data.static import load_info, load_split
-    from diamond_bench.metrics.play import stretch
+    from diamond_bench.metrics.play import window_batch
 
     store = open_store(output_dir=output_dir)
     ref = store.find(job)
@@ -267,7 +267,7 @@ def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut
     shape, starts = (layout["reference_context"], layout["reference_horizon"]), layout["reference_starts"]
     num = max(settings.num_trajectories, settings.num_sample_starts)
     references = reference_windows(load_split(dataset, "heldout"), num, *shape, seed=settings.seed, starts=starts)
-    play = stretch(references, [number], settings.horizon)
+    play = window_batch(references, [number], settings.horizon)
     frames = play.frames[0].permute(0, 2, 3, 1).contiguous().numpy()
     return HeldOut(frames[: play.context], play.actions[0, :-1].numpy(), frames[play.context :], (settings.seed, 0, number))
 

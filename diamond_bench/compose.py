@@ -14,16 +14,16 @@ from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES, WORLD_FAMILIES
 from diamond_bench.config.cluster import ONLY_IN_PROFILES
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.reading import MOST_DIGITS, MOST_LEVELS, read_yaml
+from diamond_bench.reading import MAX_DIGITS, MAX_LEVELS, read_yaml
 from diamond_bench.typed import to_plain
 
 CONF = Path(__file__).parent / "conf"
 _REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES, "family": WORLD_FAMILIES}
 STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
 """Overrides that configure the study, not a run."""
-MOST_TOKEN = 100_000
+MAX_TOKEN = 100_000
 """Longest override, in characters."""
-MOST_SWEPT = 10_000
+MAX_SWEPT = 10_000
 """Most values of one override."""
 
 
@@ -90,7 +90,7 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             if parsed.is_sweep_override():
                 if not parsed.is_discrete_sweep() or isinstance(parsed.value(), Glob):
                     raise UserError(f"{token!r}: only lists of values can sweep, such as {key}=1,2,3")
-                swept = itertools.islice(parsed.sweep_iterator(transformer=lambda v: v), MOST_SWEPT + 1)
+                swept = itertools.islice(parsed.sweep_iterator(transformer=lambda v: v), MAX_SWEPT + 1)
                 values = tuple(_plain(v) for v in swept)
             else:
                 values = (_plain(parsed.value()),)
@@ -98,8 +98,8 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             raise UserError(f"{token!r}: cannot be read ({str(error).splitlines()[0]}); quote texts with special characters") from None
         except (ValueError, OverflowError, RecursionError):  # conversions of the parser
             raise UserError(f"{token!r}: cannot be read; quote texts with special characters") from None
-        if len(values) > MOST_SWEPT:
-            raise UserError(f"{key}: more than {MOST_SWEPT:,} values")
+        if len(values) > MAX_SWEPT:
+            raise UserError(f"{key}: more than {MAX_SWEPT:,} values")
         override = Override(parsed.key_or_group, values)
         _check_key(override)
         overrides.append(override)
@@ -113,19 +113,19 @@ def parse(tokens: Sequence[str]) -> list[Override]:
 
 def _check_bounded(token: str, parsed: str) -> None:
     """Refuses what would take the parser minutes or end it; `parsed` is the text that its grammar reads."""
-    if len(token) > MOST_TOKEN or len(parsed.encode(errors="replace")) > MOST_TOKEN:
-        raise UserError(f"{token!r}: {len(token):,} characters; expected at most {MOST_TOKEN:,}")
+    if len(token) > MAX_TOKEN or len(parsed.encode(errors="replace")) > MAX_TOKEN:
+        raise UserError(f"{token!r}: {len(token):,} characters; expected at most {MAX_TOKEN:,}")
     if any(character in token for character in map(chr, (*range(9), *range(11, 32), 127))):
         raise UserError(f"{token!r}: control characters are not taken")
-    if re.search(rf"[0-9_]{{{MOST_DIGITS + 1}}}", parsed):
-        raise UserError(f"{token!r}: a number of more than {MOST_DIGITS} digits")
-    if parsed.count(",") >= MOST_SWEPT:
-        raise UserError(f"{token!r}: more than {MOST_SWEPT:,} values")
+    if re.search(rf"[0-9_]{{{MAX_DIGITS + 1}}}", parsed):
+        raise UserError(f"{token!r}: a number of more than {MAX_DIGITS} digits")
+    if parsed.count(",") >= MAX_SWEPT:
+        raise UserError(f"{token!r}: more than {MAX_SWEPT:,} values")
     level = 0
     for character in parsed:
         level += (character in "([{") - (character in ")]}")
-        if level > MOST_LEVELS:
-            raise UserError(f"{token!r}: brackets more than {MOST_LEVELS} deep")
+        if level > MAX_LEVELS:
+            raise UserError(f"{token!r}: brackets more than {MAX_LEVELS} deep")
 
 
 def _plain(value: Any) -> Any:

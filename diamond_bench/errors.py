@@ -3,15 +3,15 @@
 import difflib
 from collections.abc import Iterable
 
-MOST_CHARACTERS = 2000
+MAX_CHARACTERS = 2000
 """Longest message; a longer one loses its middle, where an over-long value stands."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints the message alone, at most MOST_CHARACTERS long, and exits with code 2."""
+    """A mistake the user can mend. The command line prints the message alone, at most MAX_CHARACTERS long, and exits with code 2."""
 
     def __init__(self, message: object = ""):
-        super().__init__(shortened(str(message), MOST_CHARACTERS))
+        super().__init__(shortened(str(message), MAX_CHARACTERS))
 
 
 def shortened(text: str, most: int) -> str:

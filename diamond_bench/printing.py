@@ -31,7 +31,7 @@ _COLOURS = {
 }
 
 _SHOWN_FIRST = ("running", "failed", "damaged", "unreadable", "lost", "requeued", "preempted", "cancelled")
-_MOST_SHOWN = 40
+_MAX_SHOWN = 40
 """Most jobs of a study that `status` lists one by one."""
 
 
@@ -123,8 +123,8 @@ def status_table(studies: Iterable[StudyStatus]) -> Table:
         waiting = ", ".join(f"{count} pending: {reason}" for reason, count in study.waiting.items())
         shown.add_row(escape(study.study), study.scale, counts, escape(waiting))
         urgent = sorted(study.notable.items(), key=lambda job: _SHOWN_FIRST.index(job[1].status) if job[1].status in _SHOWN_FIRST else 0)
-        hidden = Counter(state.status for _, state in urgent[_MOST_SHOWN:])
-        for ref, state in urgent[:_MOST_SHOWN]:
+        hidden = Counter(state.status for _, state in urgent[_MAX_SHOWN:])
+        for ref, state in urgent[:_MAX_SHOWN]:
             progress = f"{state.done}/{state.total} {state.text}" if state.total else state.text
             left = f"{state.remaining:.0f} s left" if state.remaining is not None else ""
             problem = f"{state.error} (log: {state.log})" if state.error else ""

@@ -14,13 +14,13 @@ import yaml
 
 from diamond_bench.errors import UserError
 
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 """Largest YAML file, in bytes; the largest shipped study has about 5,000."""
-MOST_VALUES = 100_000
+MAX_VALUES = 100_000
 """Most values in a YAML file, each counted as often as aliases repeat it."""
-MOST_LEVELS = 32
+MAX_LEVELS = 32
 """Deepest nesting of a YAML file, aliases followed."""
-MOST_DIGITS = 100
+MAX_DIGITS = 100
 """Longest text of a number."""
 DEEPEST = 64
 """Levels of objects and lists that a JSON file may have."""
@@ -116,7 +116,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 def read_yaml(path: Path) -> Any:
     """The plain data in a YAML file. Raises OSError as `read_file` does, and UserError as `load_yaml` does."""
-    return load_yaml(read_file(path, MOST_BYTES), str(path))
+    return load_yaml(read_file(path, MAX_BYTES), str(path))
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ def load_yaml(content: bytes | str, where: str) -> Any:
 
     This is YAML 1.1 as PyYAML's safe loader reads it, anchors and merge keys (`<<: *name`) included, with these differences: a date is a
     text, a key that is given twice is an error, and so is a cycle, a tag of another type, a number that no float can hold, and more than
-    MOST_BYTES bytes, MOST_VALUES values or MOST_LEVELS levels. Raises UserError, which begins with `where` and names the line.
+    MAX_BYTES bytes, MAX_VALUES values or MAX_LEVELS levels. Raises UserError, which begins with `where` and names the line.
     """
-    if len(content) > MOST_BYTES:
-        raise UserError(f"{where}: it has {len(content):,} bytes; at most {MOST_BYTES:,} are read as YAML")
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{where}: it has {len(content):,} bytes; at most {MAX_BYTES:,} are read as YAML")
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
         text.encode()
@@ -193,10 +193,10 @@ class _Reader:
 
     def count(self, event: Any, values: int, level: int) -> None:
         self.values += values
-        if level > MOST_LEVELS:
-            self.refuse(event, f"nested more than {MOST_LEVELS} levels deep, aliases followed")
-        if self.values > MOST_VALUES:
-            self.refuse(event, f"more than {MOST_VALUES:,} values, each counted as often as aliases repeat it")
+        if level > MAX_LEVELS:
+            self.refuse(event, f"nested more than {MAX_LEVELS} levels deep, aliases followed")
+        if self.values > MAX_VALUES:
+            self.refuse(event, f"more than {MAX_VALUES:,} values, each counted as often as aliases repeat it")
 
     def alias(self, event: Any, level: int) -> _Value:
         if event.anchor not in self.anchors:
@@ -263,8 +263,8 @@ class _Reader:
             return text
         if tag not in ("int", "float", "bool", "null"):
             self.refuse(event, f"the tag {event.tag!r} is not read; write plain texts, numbers, lists and groups")
-        if tag in ("int", "float") and len(text) > MOST_DIGITS:
-            self.refuse(event, f"a number of {len(text):,} characters; at most {MOST_DIGITS} are read, or put it in quotes")
+        if tag in ("int", "float") and len(text) > MAX_DIGITS:
+            self.refuse(event, f"a number of {len(text):,} characters; at most {MAX_DIGITS} are read, or put it in quotes")
         try:
             value = getattr(self.scalars, f"construct_yaml_{tag}")(yaml.ScalarNode(_TAG + tag, text))
         except (ValueError, KeyError, IndexError, OverflowError):

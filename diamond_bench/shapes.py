@@ -1,18 +1,18 @@
-"""Shapes of data read from JSON: a shape is a function that raises `Unfit` for a value it does not accept."""
+"""Shapes of data read from JSON: a shape is a function that raises `Mismatch` for a value it does not accept."""
 
 import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Shape = Callable[[Any], None]
-_MOST_TEXT = 1_000_000
-_MOST_WHOLE = 2**53
-_MOST_NUMBER = 1e300
+_MAX_TEXT = 1_000_000
+_MAX_WHOLE = 2**53
+_MAX_NUMBER = 1e300
 """Work in FLOP is written as a whole number and passes 2**53."""
-_MOST_SECONDS = 1e12
+_MAX_SECONDS = 1e12
 
 
-class Unfit(ValueError):
+class Mismatch(ValueError):
     """A value that a shape does not accept: where it stands, what was expected, what was found."""
 
     def __init__(self, expected: str, found: Any):
@@ -34,35 +34,35 @@ def anything(value: Any) -> None:
 
 
 def text(value: Any) -> None:
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
-        raise Unfit("text", value)
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise Mismatch("text", value)
 
 
 def flag(value: Any) -> None:
     if not isinstance(value, bool):
-        raise Unfit("true or false", value)
+        raise Mismatch("true or false", value)
 
 
 def whole(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _MOST_WHOLE:
-        raise Unfit("a whole number", value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _MAX_WHOLE:
+        raise Mismatch("a whole number", value)
 
 
 def count(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_WHOLE:
-        raise Unfit("a whole number from 0", value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_WHOLE:
+        raise Mismatch("a whole number from 0", value)
 
 
 def number(value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > _MOST_NUMBER:
-        raise Unfit("a number", value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > _MAX_NUMBER:
+        raise Mismatch("a number", value)
 
 
 def seconds(value: Any) -> None:
     """Seconds of a duration or since the epoch. A clock that was set back makes a duration negative."""
     number(value)
-    if abs(value) > _MOST_SECONDS:
-        raise Unfit("seconds", value)
+    if abs(value) > _MAX_SECONDS:
+        raise Mismatch("seconds", value)
 
 
 def measure(value: Any) -> None:
@@ -87,7 +87,7 @@ def listing(shape: Shape, least: int = 0) -> Shape:
 
     def check(value: Any) -> None:
         if not isinstance(value, list) or len(value) < least:
-            raise Unfit(f"a list of at least {least}" if least else "a list", value)
+            raise Mismatch(f"a list of at least {least}" if least else "a list", value)
         for index, inner in enumerate(value):
             _inside(index, shape, inner)
 
@@ -99,7 +99,7 @@ def row(*shapes: Shape) -> Shape:
 
     def check(value: Any) -> None:
         if not isinstance(value, list) or len(value) != len(shapes):
-            raise Unfit(f"a list of {len(shapes)}", value)
+            raise Mismatch(f"a list of {len(shapes)}", value)
         for index, (shape, inner) in enumerate(zip(shapes, value, strict=True)):
             _inside(index, shape, inner)
 
@@ -111,7 +111,7 @@ def mapping(shape: Shape, key: Shape = anything) -> Shape:
 
     def check(value: Any) -> None:
         if not isinstance(value, dict):
-            raise Unfit("an object", value)
+            raise Mismatch("an object", value)
         for name, inner in value.items():
             key(name)
             _inside(name, shape, inner)
@@ -125,10 +125,10 @@ def record(needed: Mapping[str, Shape], optional: Mapping[str, Shape] | None = N
 
     def check(value: Any) -> None:
         if not isinstance(value, dict):
-            raise Unfit("an object", value)
+            raise Mismatch("an object", value)
         for name in needed:
             if name not in value:
-                raise Unfit(f"the key {name!r}", list(value))
+                raise Mismatch(f"the key {name!r}", list(value))
         for name, inner in value.items():
             if name in shapes:
                 _inside(name, shapes[name], inner)
@@ -139,6 +139,6 @@ def record(needed: Mapping[str, Shape], optional: Mapping[str, Shape] | None = N
 def _inside(key: str | int, shape: Shape, value: Any) -> None:
     try:
         shape(value)
-    except Unfit as error:
+    except Mismatch as error:
         error.where.insert(0, key)
         raise

@@ -13,9 +13,9 @@ from diamond_bench.config import REGISTRIES, Option
 from diamond_bench.errors import UserError, nearest
 
 T = TypeVar("T")
-MOST_TEXT = 4096
+MAX_TEXT = 4096
 """Longest text of a setting, in characters: a path of Linux."""
-MOST_ITEMS = 1000
+MAX_ITEMS = 1000
 """Longest list of a setting."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -78,14 +78,15 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
         except UserError as error:
             raise UserError(", or ".join((str(error), *words))) from None
     if origin is Literal:
+        value = metadata.get("former", {}).get(value, value) if isinstance(value, str) else value
         if value not in args:
             raise UserError(f"{path}={value!r}: {nearest(str(value), args)}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or not value:
             raise UserError(f"{path}={value!r}: expected a list that is not empty, such as [1,2]")
-        if len(value) > MOST_ITEMS:
-            raise UserError(f"{path}: a list of {len(value):,} values; expected at most {MOST_ITEMS:,}")
+        if len(value) > MAX_ITEMS:
+            raise UserError(f"{path}: a list of {len(value):,} values; expected at most {MAX_ITEMS:,}")
         return tuple(_convert(args[0], item, f"{path}[{i}]", metadata) for i, item in enumerate(value))
     return _scalar(hint, value, path, metadata)
 
@@ -110,8 +111,8 @@ def _check_bounded(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
         raise UserError(f"{path}={value!r}: expected a finite number")
     if isinstance(value, int) and abs(value) >= 2**63:
         raise UserError(f"{path}={value!r}: must be at most {2**63 - 1}")
-    if isinstance(value, str) and (len(value) > MOST_TEXT or _CONTROL.search(value)):
-        raise UserError(f"{path}={value!r}: expected a text of at most {MOST_TEXT} characters, without control characters")
+    if isinstance(value, str) and (len(value) > MAX_TEXT or _CONTROL.search(value)):
+        raise UserError(f"{path}={value!r}: expected a text of at most {MAX_TEXT} characters, without control characters")
 
 
 def _join(path: str, key: Any) -> str:
@@ -132,7 +133,7 @@ def to_plain(value: Any) -> Any:
 def identity_fields(config: Any) -> dict[str, Any]:
     """The part of a config that enters an identity: fields that can change results and differ from their neutral value, and all names.
 
-    A renamed field keeps the key that it had (`setting`).
+    Renamed fields and words keep their former spelling (`setting`).
     """
     kept: dict[str, Any] = {}
     for f in dataclasses.fields(config):
@@ -144,7 +145,8 @@ def identity_fields(config: Any) -> dict[str, Any]:
             if inner:
                 kept[key] = inner
         elif f.name == "name" or f.default is dataclasses.MISSING or value != f.default:
-            kept[key] = to_plain(value)
+            former = {new: old for old, new in f.metadata.get("former", {}).items()}
+            kept[key] = former[value] if former else to_plain(value)
     return kept
 
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
 from paper_figures.attained import BASIS, attained_words, range_of_levels
-from paper_figures.columns import Column, beside, no_findings
+from paper_figures.columns import Column, notes_between, no_findings
 from paper_figures.methods import LOOKS
-from paper_figures.parts import SEED, Made
+from paper_figures.parts import SEED, Output
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _OF_MEANS = ("mean", "median")
 """Aggregates whose value is the same for means of games as for runs."""
 
 
-def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: bool = False) -> Made:
+def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: bool = False) -> Output:
     """One panel per aggregate and one row per method. Intervals are 95% stratified bootstrap over runs.
 
     Methods of which only means are known get points without intervals for mean and median, which equal those of runs, and no IQM or gap of
@@ -80,7 +80,7 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
     for name in names:
         heads += [Head(f"{_TITLES[name]}{part}", f"{name}{part.replace(' ', '_').replace(',', '')}") for part in _parts(name, printed)]
     basis = f"Intervals: 95% percentile, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}. HNS of 26 games."
-    below = [basis, *([BASIS] if matrices else []), *general_footnotes(), *beside(columns, intervals=True)]
+    below = [basis, *([BASIS] if matrices else []), *general_footnotes(), *notes_between(columns, intervals=True)]
     table = Table(tuple(heads), tuple(rows), notes=tuple(dict.fromkeys(below)))
     lines = {"mean": [(1.0, "human")], "iqm": [(1.0, "human")], "median": [(1.0, "human")]}
     drawn = [IntervalPanel(LABELS[name], panels[name], lines.get(name, [])) for name in names]
@@ -91,7 +91,7 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
     caption = f"{bars} Footnotes stand with the table of this figure."
     figure = annotate(interval_figure(drawn, [c.drawn for c in shown], PRINTED if printed else "", LOOKS), caption + no_findings(shown))
     sources = tuple(dict(source) for column in columns for source in column.sources)
-    return Made(table=table, figures={"": figure}, sources=sources)
+    return Output(table=table, figures={"": figure}, sources=sources)
 
 
 def _has_printed(name: str, printed: bool) -> bool:

@@ -42,12 +42,12 @@ def _simulated(scores: bytes, shape: tuple[int, ...]) -> "Mapping[str, Attained]
 
 def attained_words(matrix: "np.ndarray", titles: Mapping[str, str]) -> str:
     """A footnote: `nominal 95%; attained by simulation for 5 runs x 26 games: mean about 88%, IQM about 86%.`"""
-    from analysis.coverage import MOST_RUNS
+    from analysis.coverage import MAX_RUNS
 
     found = attained(matrix)
     levels = ", ".join(f"{title} about {_percent(found[name].level)}" for name, title in titles.items())
     runs, games = matrix.shape
-    least = f" (simulated with {MOST_RUNS} runs)" if runs > MOST_RUNS else ""
+    least = f" (simulated with {MAX_RUNS} runs)" if runs > MAX_RUNS else ""
     return f"nominal 95%; attained by simulation for {runs} runs × {games} {'game' if games == 1 else 'games'}: {levels}{least}."
 
 

@@ -15,7 +15,7 @@ from diamond_bench.store.provenance import provenance
 from paper_figures import latex
 from paper_figures.index import Entry, as_json, as_markdown, read_index
 from paper_figures.inputs import load_inputs
-from paper_figures.parts import Made
+from paper_figures.parts import Output
 from paper_figures.registry import ARTIFACTS, refuse_training_episodes, wanted
 from paper_figures.tables import markdown_escape, to_csv, to_latex, to_markdown
 
@@ -57,12 +57,12 @@ def build_paper(
     stale: set[str] = set()
     for done, name in enumerate(names):
         progress(done, len(names), ARTIFACTS[name].title)
-        made = ARTIFACTS[name].make(inputs)
-        files = _files(name, made)
+        output = ARTIFACTS[name].make(inputs)
+        files = _files(name, output)
         stale |= set(entries.get(name, {"files": []})["files"])
-        entries[name] = _entry(name, made, command, list(files))
+        entries[name] = _entry(name, output, command, list(files))
         contents |= files
-        for lack in made.lacks:
+        for lack in output.lacks:
             say(f"{name}: {lack.what}" + (f"; make it with: {lack.command}" if lack.command else ""))
     progress(len(names), len(names), "writing")
     entries = {name: entries[name] for name in ARTIFACTS if name in entries}
@@ -86,29 +86,29 @@ def _command(artifacts: Sequence[str], results: Sequence[str], scores: Path | No
     return shlex.join(["diamond-bench", "paper", *(artifacts or ["all"]), *asked])
 
 
-def _files(name: str, made: Made) -> dict[str, bytes]:
+def _files(name: str, output: Output) -> dict[str, bytes]:
     """The files of one artifact, by name."""
-    if made.empty:
+    if output.empty:
         return {}
     title = ARTIFACTS[name].title
     files: dict[str, bytes] = {}
-    stems = [f"{name}-{suffix}" if suffix else name for suffix in made.figures]
-    for stem, figure in zip(stems, made.figures.values(), strict=True):
+    stems = [f"{name}-{suffix}" if suffix else name for suffix in output.figures]
+    for stem, figure in zip(stems, output.figures.values(), strict=True):
         files |= {f"{stem}.{kind}": rendered(figure, kind) for kind in ("png", "pdf")}
-    if made.table is not None:
-        files[f"{name}.csv"] = to_csv(made.table)
-    elif made.data is not None:
-        files[f"{name}.csv"] = csv_text(made.data, float_format="%.12g", lineterminator="\n").encode()
+    if output.table is not None:
+        files[f"{name}.csv"] = to_csv(output.table)
+    elif output.data is not None:
+        files[f"{name}.csv"] = csv_text(output.data, float_format="%.12g", lineterminator="\n").encode()
     pictures = "\n".join(f"![{title}]({stem}.png)\n" for stem in stems)
-    table = "" if made.table is None else to_markdown(made.table)
-    notes = "".join(f"- {markdown_escape(note)}\n" for note in made.footnotes)
+    table = "" if output.table is None else to_markdown(output.table)
+    notes = "".join(f"- {markdown_escape(note)}\n" for note in output.footnotes)
     files[f"{name}.md"] = "\n".join(part for part in (f"# {markdown_escape(title)}\n", pictures, table, notes) if part).encode()
     needs = f"% {title}. Needs booktabs and graphicx.\n"
     drawn = "\n".join(
-        latex.picture(f"{stem}.pdf", float(figure.get_figwidth())) for stem, figure in zip(stems, made.figures.values(), strict=True)
+        latex.picture(f"{stem}.pdf", float(figure.get_figwidth())) for stem, figure in zip(stems, output.figures.values(), strict=True)
     )
-    tabular = "" if made.table is None else to_latex(made.table)
-    files[f"{name}.tex"] = (needs + drawn + tabular + latex.notes([latex.escape(note) for note in made.footnotes])).encode()
+    tabular = "" if output.table is None else to_latex(output.table)
+    files[f"{name}.tex"] = (needs + drawn + tabular + latex.notes([latex.escape(note) for note in output.footnotes])).encode()
     return files
 
 
@@ -122,21 +122,21 @@ def rendered(figure: "Figure", kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _entry(name: str, made: Made, command: str, files: list[str]) -> Entry:
-    footnotes = [*([] if made.table is None else made.table.all_notes()), *made.footnotes]
+def _entry(name: str, output: Output, command: str, files: list[str]) -> Entry:
+    footnotes = [*([] if output.table is None else output.table.all_notes()), *output.footnotes]
     entry: dict[str, Any] = {
         "title": ARTIFACTS[name].title,
         "command": command,
-        "made_by": _made_by(),
+        "made_by": _provenance(),
         "files": files,
-        "sources": [dict(source) for source in made.sources],
+        "sources": [dict(source) for source in output.sources],
         "footnotes": footnotes,
-        "lacks": [{"what": lack.what, "command": lack.command} for lack in made.lacks],
+        "lacks": [{"what": lack.what, "command": lack.command} for lack in output.lacks],
     }
     return entry
 
 
-def _made_by() -> str:
+def _provenance() -> str:
     commit = provenance()["commit"]
     return f"diamond-bench {importlib.metadata.version('diamond-bench')}" + (f", commit {commit}" if commit else "")
 

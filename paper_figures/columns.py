@@ -160,7 +160,7 @@ def _record(study: StudyResults, job: str) -> dict[str, Any]:
     return study.results[job].info.get("protocol_record") or {}
 
 
-def beside(
+def notes_between(
     columns: Sequence[Column], games: Sequence[str] | None = None, iqm: Collection[Column] = (), intervals: bool = False
 ) -> list[str]:
     """Footnotes of columns in one table or figure. Columns whose scores are mixed have a footnote of their own about it.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from analysis.score_figures import EfficiencyLine
 
-_MOST_POINTS = 100
+_MAX_POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Found:
     """How often the band at the last number of real steps contains the true value, by simulation; NaN without a band."""
 
 
-def pooled(courses: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> Found:
+def pooled(runs_by_game: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> Found:
     """The IQM over runs and games, at numbers of real steps that all runs reached. A run's score holds until its next one.
 
     `courses` has the runs of each game, each as (rising numbers of real steps, raw score at each). Raises ScoreError if the games have
@@ -41,14 +41,14 @@ def pooled(courses: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> 
     from analysis.score_figures import EfficiencyLine
     from analysis.scores import ScoreError, human_random
 
-    if len(counts := {len(runs) for runs in courses.values()}) > 1:
+    if len(counts := {len(runs) for runs in runs_by_game.values()}) > 1:
         raise ScoreError(f"its games have unequal numbers of finished trainings ({min(counts)} to {max(counts)})")
     norm = human_random()
-    if unknown := [game for game in courses if game not in norm.index]:
+    if unknown := [game for game in runs_by_game if game not in norm.index]:
         raise ScoreError(f"{', '.join(unknown[:5])} has no published human score")
-    steps = _grid([of_run for runs in courses.values() for of_run, _ in runs])
+    steps = _grid([of_run for runs in runs_by_game.values() for of_run, _ in runs])
     hns = []
-    for game, runs in courses.items():
+    for game, runs in runs_by_game.items():
         low, high = float(norm["random"][game]), float(norm["human"][game])
         held = [scores[np.searchsorted(of_run, steps, side="right") - 1] for of_run, scores in runs]
         hns.append((np.stack(held) - low) / (high - low))
@@ -60,7 +60,7 @@ def pooled(courses: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> 
     except ScoreError as error:
         problem, nothing = str(error), np.full(len(steps), np.nan)
         curve = Curve(iqm_curve(matrix), nothing, nothing)
-    return Found(EfficiencyLine(steps, curve), len(courses), len(matrix), problem, level)
+    return Found(EfficiencyLine(steps, curve), len(runs_by_game), len(matrix), problem, level)
 
 
 def _grid(steps: "Sequence[np.ndarray]") -> "np.ndarray":
@@ -74,9 +74,9 @@ def _grid(steps: "Sequence[np.ndarray]") -> "np.ndarray":
         raise ScoreError(f"its trainings share no number of real steps (one is first tested at {first:g}, another last at {last:g})")
     every = np.unique(np.concatenate(steps))
     shared = every[(every >= first) & (every <= last)]
-    if len(shared) <= _MOST_POINTS:
+    if len(shared) <= _MAX_POINTS:
         return shared
-    chosen: np.ndarray = shared[np.linspace(0, len(shared) - 1, _MOST_POINTS).round().astype(int)]
+    chosen: np.ndarray = shared[np.linspace(0, len(shared) - 1, _MAX_POINTS).round().astype(int)]
     return chosen
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from diamond_bench.report.figures import frame_times
 from paper_figures.imagined import Group, frames, jobs, pairs, remarks
-from paper_figures.parts import Inputs, Made, slug, study_source, watermark
+from paper_figures.parts import Inputs, Output, slug, study_source, watermark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _COLUMNS = 6
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """A figure for each pair of arms and each game, from the frames that evaluations keep."""
     from analysis.figures import annotate
     from analysis.score_figures import TrajectoryBlock, side_by_side_figure
@@ -34,4 +34,4 @@ def make(inputs: Inputs) -> Made:
         notes.append(f"{name}: {caption}.")
     lacks = () if shown else (inputs.lack("diffusion_objective", "imagined trajectories of DDPM and EDM", "figure3"),)
     sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
-    return Made(figures=figures, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=lacks)
+    return Output(figures=figures, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=lacks)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from diamond_bench.report.figures import frame_times
 from paper_figures.imagined import Group, frames, jobs, remarks, singles
-from paper_figures.parts import Inputs, Lack, Made, slug, study_source, watermark
+from paper_figures.parts import Inputs, Lack, Output, slug, study_source, watermark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ def _with_boxing(group: Group) -> str:
     return shlex.join([*words, f"games=[{','.join(games)}]"])
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """One figure per study: of Boxing if it is finished, else of another game, with a note."""
     from analysis.figures import annotate, trajectory_figure
 
@@ -54,4 +54,4 @@ def make(inputs: Inputs) -> Made:
     if not shown:
         lacks.append(inputs.lack("sampling_steps", f"{GAME} imagined with one step and with several", "figure4"))
     sources = tuple(study_source(study, jobs_of) for study, jobs_of in jobs(shown).values())
-    return Made(figures=figures, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))
+    return Output(figures=figures, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))

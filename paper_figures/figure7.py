@@ -1,15 +1,15 @@
 """Figure 7: performance profiles, the share of runs and games above each human-normalised score."""
 
 from paper_figures.attained import NOT_SIMULATED
-from paper_figures.columns import Column, beside, no_findings, of_runs, own
+from paper_figures.columns import Column, notes_between, no_findings, of_runs, own
 from paper_figures.methods import LOOKS, WORLD_MODELS
-from paper_figures.parts import SEED, Inputs, Made
+from paper_figures.parts import SEED, Inputs, Output
 from paper_figures.tables import sentence
 
 _TOP, _POINTS = 8.0, 161
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """The methods of the paper whose runs are published, then the user's own."""
     import numpy as np
     import pandas as pd
@@ -47,5 +47,5 @@ def make(inputs: Inputs) -> Made:
     figure = annotate(profile_figure(drawn, order=LOOKS), caption)
     tidy = [pd.DataFrame({"method": name, "tau": p.taus, "share": p.share, "low": p.low, "high": p.high}) for name, p in profiles.items()]
     sources = tuple(dict(source) for column in shown for source in column.sources)
-    footnotes = tuple(dict.fromkeys([basis, NOT_SIMULATED, *notes, *general_footnotes(), *beside(shown, intervals=True)]))
-    return Made(figures={"": figure}, data=pd.concat(tidy), footnotes=footnotes, sources=sources)
+    footnotes = tuple(dict.fromkeys([basis, NOT_SIMULATED, *notes, *general_footnotes(), *notes_between(shown, intervals=True)]))
+    return Output(figures={"": figure}, data=pd.concat(tidy), footnotes=footnotes, sources=sources)

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from paper_figures.imagined import Group, arrays, jobs, pairs, remarks, singles
-from paper_figures.parts import Inputs, Made, slug, study_source, watermark
+from paper_figures.parts import Inputs, Output, slug, study_source, watermark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """One figure for each pair of arms and each game, or for the single arm of a study. The band is one standard deviation."""
     import numpy as np
     import pandas as pd
@@ -44,4 +44,4 @@ def make(inputs: Inputs) -> Made:
     lacks = [] if paired else [inputs.lack("diffusion_objective", "drift of DDPM and EDM", "figure8")]
     sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
     data = pd.concat(tidy) if tidy else None
-    return Made(figures=figures, data=data, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))
+    return Output(figures=figures, data=data, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))

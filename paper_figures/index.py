@@ -11,7 +11,7 @@ from paper_figures.tables import markdown_escape
 
 Entry = Mapping[str, Any]
 KEYS = ("title", "command", "made_by", "files", "sources", "footnotes", "lacks")
-_MOST_JOBS = 6
+_MAX_JOBS = 6
 
 
 def read_index(out: Path) -> dict[str, Entry]:
@@ -37,14 +37,14 @@ def as_json(entries: Mapping[str, Entry]) -> bytes:
 def as_markdown(entries: Mapping[str, Entry]) -> bytes:
     """The index for people."""
     lines = ["# Tables and figures", ""]
-    made = {name: entry for name, entry in entries.items() if entry["files"]}
+    complete = {name: entry for name, entry in entries.items() if entry["files"]}
     lacking = {name: entry for name, entry in entries.items() if entry["lacks"]}
     lines += ["| Artifact | What | Files | Lacks |", "| --- | --- | --- | --- |"]
     for name, entry in entries.items():
         files = ", ".join(f"[{file}]({file})" for file in entry["files"]) or "none"
         lacks = f"[{len(entry['lacks'])} {'thing' if len(entry['lacks']) == 1 else 'things'}](#what-lacks-data)" if entry["lacks"] else ""
         lines.append(f"| [{name}](#{name}) | {markdown_escape(entry['title'])} | {files} | {lacks} |")
-    if made:
+    if complete:
         lines += ["", "`all.tex` includes every table and figure of this folder: `pdflatex all.tex`."]
     lines += ["", "## What lacks data", ""]
     lines += [f"- {name}: {_lack(lack)}" for name, entry in lacking.items() for lack in entry["lacks"]] or ["Nothing."]
@@ -70,7 +70,7 @@ def _source(source: Mapping[str, Any]) -> str:
     if source["kind"] == "scores file":
         return markdown_escape(f"scores file {source['path']} (SHA-256 {source['sha256'][:16]}): {', '.join(source['methods'])}")
     jobs = source["jobs"]
-    shown = ", ".join(jobs[:_MOST_JOBS]) + (f" and {len(jobs) - _MOST_JOBS} more (index.json)" if len(jobs) > _MOST_JOBS else "")
+    shown = ", ".join(jobs[:_MAX_JOBS]) + (f" and {len(jobs) - _MAX_JOBS} more (index.json)" if len(jobs) > _MAX_JOBS else "")
     commits = ", ".join(commit[:12] + ("-dirty" if commit.endswith("-dirty") else "") for commit in source["commits"]) or "none recorded"
     number = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"
     where = f"study {source['study']}, scale {source['scale']}, {number} ({shown}), commit {commits}"

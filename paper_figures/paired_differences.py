@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paper_figures.parts import Inputs, Lack, Made, StudyResults, slug, study_source, watermark
+from paper_figures.parts import Inputs, Lack, Output, StudyResults, slug, study_source, watermark
 from paper_figures.tables import Cell, Head, Table, number, words
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ _NUMBERS = {
 }
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """One table for all requested studies with the primary metric of each, and one figure per study."""
     if not inputs.studies:
-        return Made(
+        return Output(
             lacks=(Lack("studies: none was asked for; name swept ones with --results", "diamond-bench sweep sampling_steps scale=small"),)
         )
     from analysis.figures import annotate
@@ -62,7 +62,7 @@ def make(inputs: Inputs) -> Made:
             caption = f"{study.name}; against {baseline}{margin}; bars: 95% intervals, where there are enough runs"
             figures[slug(study.plan.study, study.plan.scale, taken=figures)] = annotate(figure, caption, watermark(study.plan.scale))
     if not rows:
-        return Made(lacks=tuple(lacks))
+        return Output(lacks=tuple(lacks))
     heads = [Head("Study"), Head("Metric"), Head("Variant"), Head("Baseline"), Head("Verdict"), *(Head(t, k) for k, t in _NUMBERS.items())]
     heads += [Head("Runs", "runs"), Head("Paired", "paired"), Head("Margin", "margin"), Head("Unit", "unit"), Head("Scope", "scope")]
     notes = [
@@ -72,7 +72,7 @@ def make(inputs: Inputs) -> Made:
         *(note for study in inputs.studies for note in study.remarks),
     ]
     table = Table(tuple(heads), tuple(rows), frozenset(rules - {0}), tuple(dict.fromkeys(notes)))
-    return Made(table=table, figures=figures, sources=tuple(sources), lacks=tuple(lacks))
+    return Output(table=table, figures=figures, sources=tuple(sources), lacks=tuple(lacks))
 
 
 def _row(study: StudyResults, row: Mapping[Any, Any]) -> tuple[Cell, ...]:

@@ -95,7 +95,7 @@ class UserScores:
 
 
 @dataclass(frozen=True)
-class Made:
+class Output:
     """An artifact: a table, figures by the suffix of their file's name (one figure alone has none), numbers for programs."""
 
     table: Table | None = None

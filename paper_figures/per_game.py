@@ -1,14 +1,14 @@
 """Human-normalised scores by game, one bar for each method, with intervals over runs."""
 
-from paper_figures.columns import beside, no_findings, of_runs, own, published
+from paper_figures.columns import notes_between, no_findings, of_runs, own, published
 from paper_figures.methods import LOOKS, WORLD_MODELS
-from paper_figures.parts import Inputs, Made
+from paper_figures.parts import Inputs, Output
 from paper_figures.tables import sentence
 
 _CONFIDENCE = 0.95
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """The paper's world models, then the user's own. A method has no bar for a game that it lacks."""
     import numpy as np
     import pandas as pd
@@ -39,7 +39,7 @@ def make(inputs: Inputs) -> Made:
     basis = "Bars: mean HNS over runs. Lines: 95% Student interval over runs, where runs are published; of 5 runs it is wide."
     caption = f"{basis} Dotted: human. Each panel has its own scale.{no_findings(columns)}"
     figure = annotate(per_game_figure({game: bars for game, bars in games.items() if bars}, order=LOOKS), caption)
-    notes = [basis, *(note for column in columns for note in column.notes), *left, *general_footnotes(), *beside(columns, intervals=True)]
+    notes = [basis, *(note for column in columns for note in column.notes), *left, *general_footnotes(), *notes_between(columns, intervals=True)]
     sources = tuple(dict(source) for column in columns for source in column.sources)
     data = pd.DataFrame(tidy).astype({"runs": "Int64"})
-    return Made(figures={"": figure}, data=data, footnotes=tuple(dict.fromkeys(notes)), sources=sources)
+    return Output(figures={"": figure}, data=data, footnotes=tuple(dict.fromkeys(notes)), sources=sources)

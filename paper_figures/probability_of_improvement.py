@@ -1,13 +1,13 @@
 """The probability that a run of DIAMOND beats a run of each other method on a game, averaged over games."""
 
 from paper_figures.attained import NOT_SIMULATED
-from paper_figures.columns import beside, no_findings, of_runs, own
+from paper_figures.columns import notes_between, no_findings, of_runs, own
 from paper_figures.methods import DIAMOND, LOOKS, WITH_RUNS
-from paper_figures.parts import SEED, Inputs, Made
+from paper_figures.parts import SEED, Inputs, Output
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """DIAMOND's published runs against those of every method that has runs, the user's own included."""
     from analysis.aggregates import REPLICATES, improvement, probability_of_improvement
     from analysis.figures import annotate
@@ -38,10 +38,10 @@ def make(inputs: Inputs) -> Made:
         rows.append((words(column.one_line, notes), *cells))
     heads = (Head("DIAMOND against"), Head("Its runs", "runs"), Head("P(DIAMOND better)", "probability"), Head("low"), Head("high"))
     basis = f"Ties count half. Intervals: 95% percentile, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}."
-    below = [basis, NOT_SIMULATED, *diamond.notes, *general_footnotes(), *beside([diamond, *others], intervals=True)]
+    below = [basis, NOT_SIMULATED, *diamond.notes, *general_footnotes(), *notes_between([diamond, *others], intervals=True)]
     table = Table(heads, tuple(rows), notes=tuple(dict.fromkeys(below)))
     panel = IntervalPanel("P(DIAMOND > the method)", found, [(0.5, "even")])
     caption = f"Bars: 95% stratified bootstrap intervals over runs.{no_findings(others)}"
     figure = annotate(interval_figure([panel], list(found), order=LOOKS), caption)
     sources = tuple(dict(source) for column in (diamond, *others) for source in column.sources)
-    return Made(table=table, figures={"": figure}, sources=sources)
+    return Output(table=table, figures={"": figure}, sources=sources)

@@ -51,9 +51,9 @@ def published_lines(methods: Sequence[str], games: Sequence[str] | None = None) 
         kind, shown = str(of_method["episodes"].iloc[0]), list(games or sorted(set(of_method["game"])))
         label = f"{method}: {KINDS[kind]}"
         try:
-            courses, said = runs_of_curve(of_method, shown)
+            runs, said = runs_of_curve(of_method, shown)
             notes += [f"{method}: {text}." for text in said]
-            found = pooled(courses)
+            found = pooled(runs)
         except ScoreError as error:
             notes.append(f"{method}: left out, {sentence(error)}")
             continue

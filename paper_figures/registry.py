@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from diamond_bench.errors import UserError, nearest
-from paper_figures.parts import Inputs, Made
+from paper_figures.parts import Inputs, Output
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Artifact:
     ranks: bool = False
     """Whether it ranks or aggregates final scores of test episodes."""
 
-    def make(self, inputs: Inputs) -> Made:
+    def make(self, inputs: Inputs) -> Output:
         """The artifact from these inputs."""
-        return cast(Callable[[Inputs], Made], importlib.import_module(f"paper_figures.{self.module}").make)(inputs)
+        return cast(Callable[[Inputs], Output], importlib.import_module(f"paper_figures.{self.module}").make)(inputs)
 
 
 ARTIFACTS: dict[str, Artifact] = {

@@ -10,7 +10,7 @@ from diamond_bench.store.artifacts import Store
 from paper_figures.attained import BASIS
 from paper_figures.columns import PROTOCOL
 from paper_figures.efficiency import Found, numbers, pooled
-from paper_figures.parts import SEED, Inputs, Lack, Made, StudyResults, slug, study_source, watermark
+from paper_figures.parts import SEED, Inputs, Lack, Output, StudyResults, slug, study_source, watermark
 from paper_figures.published_curves import KINDS, PublishedLines, methods_with_curves, published_lines
 from paper_figures.tables import sentence
 from paper_figures.training import rounds, trained
@@ -27,7 +27,7 @@ _HELD = "IQM of HNS over runs and games at a number of real steps: a run's score
 _KINDS_DIFFER = "returns of training episodes do not compare with scores of test episodes"
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """One figure per study of agents with a line for each variant, and the published curves in one figure for each kind of episodes.
 
     Methods that the user asks for are lines of the studies' figures too. Lines that cannot be honestly pooled are left out, with a note.
@@ -46,12 +46,12 @@ def make(inputs: Inputs) -> Made:
         games = list(dict.fromkeys(point.game for point in study.plan.points))
         asked = published_lines([*(method.name for method in inputs.methods), *inputs.curves], games)
         mark = watermark(study.plan.scale)
-        beside = ": no finding" if mark and asked.lines else ""  # no watermark may lie across published numbers
-        lines = {**{(variant or study.plan.study) + beside: f for variant, f in found.items()}, **asked.lines}
+        suffix = ": no finding" if mark and asked.lines else ""  # no watermark may lie across published numbers
+        lines = {**{(variant or study.plan.study) + suffix: f for variant, f in found.items()}, **asked.lines}
         differ = [_KINDS_DIFFER] if "training" in asked.kinds.values() else []
-        caption = _caption(study.name, list(lines.values()), [*([mark] if beside else []), *differ, *study.notes])
+        caption = _caption(study.name, list(lines.values()), [*([mark] if suffix else []), *differ, *study.notes])
         name = slug(study.plan.study, study.plan.scale, taken=figures)
-        figures[name] = _drawn(lines, caption, "" if beside else mark)
+        figures[name] = _drawn(lines, caption, "" if suffix else mark)
         tidy += [numbers(f, study.plan.study, study.plan.scale, variant, "test") for variant, f in found.items()]
         tidy += [numbers(f, "", "", label, asked.kinds[label]) for label, f in asked.lines.items()]
         notes += [f"{name}: {caption}.", *_episodes(study, inputs.store, list(found)), *study.remarks, *asked.notes]
@@ -69,7 +69,7 @@ def make(inputs: Inputs) -> Made:
     distinct = [source for i, source in enumerate(sources) if source not in sources[:i]]
     of_own = any(source["kind"] == "study" for source in sources)
     footnotes = tuple(dict.fromkeys([_BASIS if of_own else _HELD, BASIS, *notes]))
-    return Made(figures=figures, data=data, footnotes=footnotes, sources=tuple(distinct), lacks=tuple(lacks))
+    return Output(figures=figures, data=data, footnotes=footnotes, sources=tuple(distinct), lacks=tuple(lacks))
 
 
 @cache

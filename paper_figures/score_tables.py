@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paper_figures.columns import Column, beside
+from paper_figures.columns import Column, notes_between
 from paper_figures.methods import IQM, MEAN, SUPERHUMAN
-from paper_figures.parts import Made, paper_source
+from paper_figures.parts import Output, paper_source
 from paper_figures.tables import Cell, Head, Table, best, number, sentence, words
 
 TITLES = {SUPERHUMAN: "Superhuman games", MEAN: "Mean HNS", IQM: "IQM HNS"}
@@ -25,7 +25,7 @@ def score_table(
     aggregates: Sequence[str] = (SUPERHUMAN, MEAN, IQM),
     printed: Sequence[str] | None = None,
     notes: Sequence[str] = (),
-) -> Made:
+) -> Output:
     """The table with `games` as rows; `where` is the paper's name of it, `printed` the aggregates that the paper prints (all of them).
 
     Aggregates are computed from runs where those are published. An IQM of means is shown only where the paper prints one, and then
@@ -60,12 +60,12 @@ def score_table(
         *notes,
     ]
     with_iqm = [column for column, of in zip(columns, computed, strict=True) if IQM in of and of[IQM].value is not None]
-    below += [*general_footnotes(), *beside(columns, games, with_iqm)]
+    below += [*general_footnotes(), *notes_between(columns, games, with_iqm)]
     if not all(compete):
         below.append("Best of a row in bold; columns of other scales than the paper's do not compete.")
     sources = [*(source for column in columns for source in column.sources), paper_source(where)]
     table = Table(tuple(heads), tuple(rows), frozenset(rules), tuple(dict.fromkeys(below)))
-    return Made(table=table, sources=tuple(_distinct(sources)))
+    return Output(table=table, sources=tuple(_distinct(sources)))
 
 
 def _computed(column: Column, games: Sequence[str], aggregates: Sequence[str]) -> dict[str, Cell]:

@@ -2,11 +2,11 @@
 
 from paper_figures.columns import own, published
 from paper_figures.methods import WORLD_MODELS
-from paper_figures.parts import Inputs, Made
+from paper_figures.parts import Inputs, Output
 from paper_figures.score_tables import score_table
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """The paper's columns, then the user's own."""
     from analysis.scores import human_random
 

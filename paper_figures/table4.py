@@ -1,8 +1,8 @@
 """Table 4: parameters, days of training and mean human-normalised score."""
 
-from paper_figures.columns import beside, of_runs, own
+from paper_figures.columns import notes_between, of_runs, own
 from paper_figures.methods import WORLD_MODELS
-from paper_figures.parts import Inputs, Made, paper_source
+from paper_figures.parts import Inputs, Output, paper_source
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
 from paper_figures.training import days_cell, size_cell
 
@@ -12,7 +12,7 @@ _HNS_OF = "Mean HNS as printed; over 26 games and the published runs of each met
 _DAYS = "Days of one training of one game, as printed; DIAMOND's on one RTX 4090."
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """The printed rows, then the agents of the studies and the methods asked for: their mean HNS where all 26 games are there."""
     from analysis.aggregates import point_estimates
     from analysis.scores import ScoreError, protocol
@@ -42,5 +42,5 @@ def make(inputs: Inputs) -> Made:
         Head("Mean HNS", "mean"),
     )
     sources = (paper_source("Table 4"), *(dict(source) for column in columns for source in column.sources))
-    notes = (_DAYS, _HNS_OF, *beside([*paper, *columns]))
-    return Made(table=Table(heads, tuple(rows), frozenset({len(_PRINTED)}), notes), sources=sources)
+    notes = (_DAYS, _HNS_OF, *notes_between([*paper, *columns]))
+    return Output(table=Table(heads, tuple(rows), frozenset({len(_PRINTED)}), notes), sources=sources)

@@ -13,7 +13,7 @@ from diamond_bench.studies.agents import training_job
 from diamond_bench.studies.plan import run_config
 from diamond_bench.studies.single import TIMED_GROUPS, TIMELESS
 from diamond_bench.typed import to_plain
-from paper_figures.parts import Inputs, Lack, Made, paper_source
+from paper_figures.parts import Inputs, Lack, Output, paper_source
 from paper_figures.tables import Cell, Head, Table, number, words
 
 _ROWS: tuple[tuple[str, str, float, str], ...] = (
@@ -36,7 +36,7 @@ _UNTIMED = TIMELESS | {"preload"}
 """Settings that take no time, or none that a profile counts; the preload takes memory."""
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """The printed numbers, then those of each finished profile."""
     profiles, lacks = _profiles(inputs.store)
     heads = [Head("What"), Head("RTX 4090\n(as printed)", "printed_rtx_4090")]
@@ -60,7 +60,7 @@ def make(inputs: Inputs) -> Made:
         lacks.append(Lack("a column of this machine: this store has no finished profile", "diamond-bench profile"))
     table = Table((*heads, Head("Unit")), tuple(rows), frozenset({9}), tuple(notes))
     sources = [paper_source("Table 5"), *(_source(ref, config, result) for ref, config, result in profiles)]
-    return Made(table=table, sources=tuple(sources), lacks=tuple(lacks))
+    return Output(table=table, sources=tuple(sources), lacks=tuple(lacks))
 
 
 _Found = tuple[JobRef, Profile, StoredResult]

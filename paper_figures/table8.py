@@ -7,7 +7,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.report.facts import device_name
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
-from paper_figures.parts import Inputs, Lack, Made, StudyResults, paper_source, study_source
+from paper_figures.parts import Inputs, Lack, Output, StudyResults, paper_source, study_source
 from paper_figures.tables import Cell, Head, Table, number, words
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _LPIPS = "LPIPS of studies: AlexNet's. Which network the paper took is not recor
 _NO_FVD = "FVD of studies: no job measures it yet, so the column is empty there."
 
 
-def make(inputs: Inputs) -> Made:
+def make(inputs: Inputs) -> Output:
     """The printed rows, two for each method, then a row for each variant and game of world-model studies."""
     rows: list[tuple[Cell, ...]] = []
     for data in (0, 1):
@@ -50,7 +50,7 @@ def make(inputs: Inputs) -> Made:
     lacks = [Lack("FVD of studies: no job measures it yet")]
     if len(sources) == 1:
         lacks.append(inputs.lack("sampling_steps", "rows of world models of one's own", "table8"))
-    return Made(
+    return Output(
         table=Table(tuple(heads), tuple(rows), frozenset(rules), tuple(dict.fromkeys(notes))), sources=tuple(sources), lacks=tuple(lacks)
     )
 

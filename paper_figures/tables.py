@@ -12,7 +12,7 @@ from paper_figures import latex
 
 Value = float | int | str | None
 
-MOST_ROWS = 46
+MAX_ROWS = 46
 """Rows of one LaTeX tabular; a longer table goes on in another, so that it may break over pages."""
 
 
@@ -160,9 +160,9 @@ def to_latex(table: Table) -> str:
     head = " & ".join(shown(head.text, head.notes) for head in table.heads) + " \\\\"
     columns = "".join("l" if left else "r" for left in _left(table))
     parts = []
-    for start in range(0, max(1, len(table.rows)), MOST_ROWS):
+    for start in range(0, max(1, len(table.rows)), MAX_ROWS):
         lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", head, "\\midrule"]
-        for i, row in enumerate(table.rows[start : start + MOST_ROWS], start):
+        for i, row in enumerate(table.rows[start : start + MAX_ROWS], start):
             lines += ["\\midrule"] if i in table.rules and i > start else []
             lines.append(" & ".join(shown(cell.text, cell.notes, cell.bold) for cell in row) + " \\\\")
         lines += ["\\bottomrule", "\\end{tabular}"]

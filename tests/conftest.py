@@ -13,7 +13,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # and where a job has two after all, 
 
 import pytest
 from command_line import PROFILE, ROOT, diamond_bench
-from made_once import listing, made_once
+from shared_folders import listing, shared_folder
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command = [sys.executable, "-P", "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
 
-    (found,) = made_once(tmp_path_factory, "wheel", build).glob("*.whl")
+    (found,) = shared_folder(tmp_path_factory, "wheel", build).glob("*.whl")
     return found
 
 
@@ -49,7 +49,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         borrowed = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
         (site / "borrowed.pth").write_text("\n".join(borrowed))  # .pth files in there, of an editable install, are not read
 
-    return made_once(tmp_path_factory, "environment", install) / "bin" / "diamond-bench"
+    return shared_folder(tmp_path_factory, "environment", install) / "bin" / "diamond-bench"
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def tiny_store(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=folder, script=installed)
         assert "7/7 jobs done" in done.stderr
 
-    yield from unchanged(made_once(tmp_path_factory, "swept", sweep) / "outputs")
+    yield from unchanged(shared_folder(tmp_path_factory, "swept", sweep) / "outputs")
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         done = diamond_bench("train", "game=Breakout", "seed=0", "scale=tiny", cwd=folder)
         (folder / "printed").write_text(done.stdout + done.stderr)
 
-    yield from unchanged(made_once(tmp_path_factory, "trained", train) / "outputs")
+    yield from unchanged(shared_folder(tmp_path_factory, "trained", train) / "outputs")
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,7 @@ def profiled_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "printed.json").write_text(done.stdout)
         (folder / "said").write_text(done.stderr)
 
-    yield from unchanged(made_once(tmp_path_factory, "profiled", profile) / "outputs")
+    yield from unchanged(shared_folder(tmp_path_factory, "profiled", profile) / "outputs")
 
 
 def unchanged(store: Path) -> Iterator[Path]:

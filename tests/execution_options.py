@@ -84,7 +84,7 @@ def denoiser(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVEL) 
     return world_model(option, seed, network).denoiser
 
 
-def judge(option: Option, seed: int = 0) -> RewardEndModel:
+def rewarder(option: Option, seed: int = 0) -> RewardEndModel:
     """A reward/end model; it is compiled for BATCH pairs of frames."""
     torch.manual_seed(seed)
     return _ready(RewardEndModel(JUDGE, ACTIONS, SIZE, precision=option.precision), option, {BATCH})  # type: ignore[no-any-return]

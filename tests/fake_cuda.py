@@ -78,7 +78,7 @@ def _caller() -> str:
 class _Counting(TorchDispatchMode):
     def __init__(self, any_device: bool) -> None:
         super().__init__()
-        self.told: list[Seen] = []
+        self.reported: list[Seen] = []
         self._any_device = any_device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -89,14 +89,14 @@ class _Counting(TorchDispatchMode):
         if self._any_device:
             if name in _WAITS or (name in _INDEXED and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])):
                 self._note(name)
-            for seen in self.told:
+            for seen in self.reported:
                 seen.operations += 1
             return func(*args, **kwargs)
         if cuda and name in _WAITS and not (name == "aten::repeat_interleave" and kwargs.get("output_size") is not None):
             self._note(name)
-            return _made_up(name, args)
+            return _invented(name, args)
         if name in ("aten::_local_scalar_dense", "aten::nonzero"):
-            return _made_up(name, args)  # of the host's own: no wait
+            return _invented(name, args)  # of the host's own: no wait
         if name in _INDEXED and args[0].device.type == "cuda":
             indices = [index for index in args[1] if index is not None]
             if any(index.device.type == "cpu" and index.dim() for index in indices):
@@ -116,7 +116,7 @@ class _Counting(TorchDispatchMode):
             if {source.device.type, target.device.type} == {"cpu", "cuda"}:
                 self._note(f"{name} from {source.device.type} to {target.device.type}")
         there = {tensor.device.type for tensor in outputs if tensor.dim() or tensor.device.type == "cuda"}
-        for seen in self.told:
+        for seen in self.reported:
             seen.operations += 1
             seen.on_device += "cuda" in there
             if "cpu" in there:
@@ -130,11 +130,11 @@ class _Counting(TorchDispatchMode):
         return True
 
     def _note(self, what: str) -> None:
-        for seen in self.told:
+        for seen in self.reported:
             seen.waits.append(Wait(what, _caller()))
 
 
-def _made_up(name: str, args: Sequence[Any]) -> Any:
+def _invented(name: str, args: Sequence[Any]) -> Any:
     """What an operation whose result depends on numbers gives, where there are none: some number, or one row."""
     of = args[0]
     if name == "aten::_local_scalar_dense":
@@ -153,20 +153,20 @@ def counted(any_device: bool = False) -> Iterator[Seen]:
     with contextlib.ExitStack() as stack:
         there = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, _Counting)]
         counting = there[0] if there else stack.enter_context(_Counting(any_device))  # a mode on a mode would take twice the time
-        counting.told.append(seen)
+        counting.reported.append(seen)
         try:
             yield seen
         finally:
-            counting.told.pop()
+            counting.reported.pop()
 
 
 class _Generator(torch.Generator):
     """A generator that says it lies on a device; a fake draw takes any."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> "_Generator":
-        made = super().__new__(cls)
-        made.said = torch.device(device)
-        return made
+        built = super().__new__(cls)
+        built.said = torch.device(device)
+        return built
 
     said: torch.device
 

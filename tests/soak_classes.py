@@ -225,16 +225,16 @@ def odd_name(case: Case, template: Template) -> None:
     parent = dice.choice(["", "studies", f"studies/{STUDY}", f"studies/{STUDY}/tiny", f"studies/{STUDY}/tiny/jobs", "slurm",
     "slurm/batch", "compiled",
                           "evaluate_world_model", dice.choice(template.all_jobs)])  # fmt: skip
-    made = case.store / parent / name
-    made.parent.mkdir(parents=True, exist_ok=True)
-    if not os.path.lexists(made) and not made.is_dir():
+    built = case.store / parent / name
+    built.parent.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(built) and not built.is_dir():
         if dice.random() < 0.4:
-            (made / "tiny").mkdir(parents=True)
-            (made / "tiny" / "plan.json").write_bytes(dump(value(dice)))
+            (built / "tiny").mkdir(parents=True)
+            (built / "tiny" / "plan.json").write_bytes(dump(value(dice)))
         elif dice.random() < 0.5:
-            made.write_bytes(dump(value(dice)))
+            built.write_bytes(dump(value(dice)))
         else:
-            other_kind(made, case.folder / "outside", dice)
+            other_kind(built, case.folder / "outside", dice)
     case.what = f"new {parent}/{name!r}"
     if parent in template.shown:
         case.touched.add(parent)

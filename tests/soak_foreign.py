@@ -83,9 +83,9 @@ def checkpoint(case: Case, template: Template) -> None:
             file.write_bytes(pickle.dumps(content))
     elif draw < 0.95:
         case.what = "zip " + dice.choice(["of zeros", "with odd names"])
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
-            made.writestr("x/data.pkl" if "zeros" in case.what else "../../owned", bytes(50_000_000 if "zeros" in case.what else 10))
-            made.writestr("x/version", "3")
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as built:
+            built.writestr("x/data.pkl" if "zeros" in case.what else "../../owned", bytes(50_000_000 if "zeros" in case.what else 10))
+            built.writestr("x/version", "3")
     else:
         case.what = other_kind(file, case.folder / "outside", dice)
     game = dice.choice(["game=Pong", "game=Pong", "game=Breakout", f"game={dice.choice(TEXTS[:4])}".replace("\0", "")])
@@ -150,17 +150,17 @@ def changed_hdf5(path: Path, dice: random.Random) -> str:
         episode = file[dice.choice(list(file))]
         name = dice.choice([name for name in ("observations", "actions", "rewards", "terminations", "truncations") if name in episode])
         old = episode[name][()] if isinstance(episode[name], h5py.Dataset) else np.zeros(3)
-        made = {
+        built = {
             "removed": None, "floats": np.asarray(old, np.float64) + 0.5, "NaN": np.full(np.shape(old), np.nan), "short": old[:-1],
             "empty": old[:0],
             "one value": np.float32(1), "infinite": np.full(np.shape(old), np.inf), "texts": np.array([b"a"] * len(old)),
             "negative": -np.asarray(old, np.int64) - 1,
             "one axis more": np.asarray(old)[None], "huge": np.full(np.shape(old), 2**62, np.int64),
         }  # fmt: skip
-        how = dice.choice(list(made))
+        how = dice.choice(list(built))
         del episode[name]
         if how == "removed" and dice.random() < 0.5:
             episode.create_group(name)
-        elif made[how] is not None:
-            episode.create_dataset(name, data=made[how])
+        elif built[how] is not None:
+            episode.create_dataset(name, data=built[how])
         return f"{episode.name} {name}: {how}"

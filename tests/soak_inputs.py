@@ -65,8 +65,8 @@ def mutate(content: Any, dice: random.Random) -> tuple[Any, str]:
     content = json.loads(json.dumps(content))
     known = places(content)
     if not known or dice.random() < 0.04:
-        made = value(dice)
-        return made, f"all of it is {made!r}"
+        built = value(dice)
+        return built, f"all of it is {built!r}"
     shallow = [path for path in known if len(path) <= 2]
     path = dice.choice(shallow if dice.random() < 0.5 else known)
     outer = content
@@ -167,9 +167,9 @@ def other_kind(path: Path, outside: Path, dice: random.Random) -> str:
         (path / "inner" / "file").write_text("x")
         (path / "away").symlink_to(outside)
     elif how == "socket":
-        with socket.socket(socket.AF_UNIX) as made:
+        with socket.socket(socket.AF_UNIX) as built:
             there = os.open(path.parent, os.O_RDONLY)  # a socket's address has at most 108 bytes
-            made.bind(f"/proc/self/fd/{there}/{path.name}")
+            built.bind(f"/proc/self/fd/{there}/{path.name}")
             os.close(there)
     elif how == "sparse":
         with path.open("wb") as file:

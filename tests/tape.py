@@ -77,7 +77,7 @@ class _Noting(TorchDispatchMode):
         super().__init__()
         self.calls: list[Call] = []
         self._known = {generator._cdata for generator in (*generators, torch.default_generator)}
-        self._made: dict[int, torch.UntypedStorage] = {}  # the storages are kept, so that no address comes twice
+        self._built: dict[int, torch.UntypedStorage] = {}  # the storages are kept, so that no address comes twice
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -91,7 +91,7 @@ class _Noting(TorchDispatchMode):
         written = list(_written(func, args, kwargs))
         for tensor in written:
             storage = tensor.untyped_storage()
-            if storage._cdata not in self._made and storage._cdata not in self._before:
+            if storage._cdata not in self._built and storage._cdata not in self._before:
                 self._before[storage._cdata] = (storage, storage.clone())
         result = func(*args, **kwargs)
         outputs = _tensors(result)
@@ -103,7 +103,7 @@ class _Noting(TorchDispatchMode):
             self.calls.append(Call(func, args, kwargs, outputs))
         for tensor, new in zip(outputs, fresh, strict=True):
             if new:
-                self._made[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+                self._built[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return result
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:

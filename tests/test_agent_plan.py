@@ -47,7 +47,7 @@ def test_atari_100k_is_26_games_times_5_seeds() -> None:
     assert (agent.first_denoiser_updates, agent.first_reward_end_updates, agent.first_actor_critic_updates) == (10_000, 10_000, 5000)
 
 
-def test_freeway_is_collected_at_a_lower_temperature_unless_told_otherwise() -> None:
+def test_freeway_is_collected_at_a_lower_temperature_by_default() -> None:
     of_game = {config.game: config.agent.temperature for config in trainings(plan_study("atari_100k", ["seeds=1"]))}
     assert of_game["Freeway"] < 1.0 == of_game["Pong"]
     (config,) = trainings(plan_study("atari_100k", ["games=Freeway", "seeds=1", "agent.temperature=0.7"]))

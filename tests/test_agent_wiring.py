@@ -26,14 +26,14 @@ CPU = torch.device("cpu")
 
 def replay(episodes: int = 6, length: int = 30) -> Replay:
     """Episodes of frames of one level each, the last step of each an end."""
-    made = Replay(episodes * length, 16)
+    built = Replay(episodes * length, 16)
     rng = np.random.default_rng(0)
     for episode in range(episodes):
         frames = np.full((length, 16, 16, 3), 10 * episode + 5, np.uint8)
         ends = np.arange(length) == length - 1
         rewards = rng.choice([-1.0, 0.0, 1.0], length).astype(np.float32)
-        made.append(0, Steps(frames, rng.integers(4, size=length), rewards, ends, np.zeros(length, bool), frames))
-    return made
+        built.append(0, Steps(frames, rng.integers(4, size=length), rewards, ends, np.zeros(length, bool), frames))
+    return built
 
 
 def learners(settings: TrainAgent, over: Replay) -> Learners:
@@ -83,14 +83,14 @@ def test_each_network_has_its_own_optimiser_settings() -> None:
             "actor_critic.warmup_steps=13",
         ),
     )
-    made = learners(settings, replay())
+    built = learners(settings, replay())
     for name, group in {"denoiser": settings.training, "reward_end": settings.reward_end, "actor_critic": settings.actor_critic}.items():
-        learner: Any = made._learners[name]
+        learner: Any = built._learners[name]
         assert learner._settings is group
         assert [g["weight_decay"] for g in learner._optimizer.param_groups] == [group.weight_decay, 0.0]
         for update in range(2):
             before = [p.detach().clone() for p in learner.network.parameters()]
-            made.update(name)
+            built.update(name)
             rate = group.learning_rate * update / group.warmup_steps
             assert {g["lr"] for g in learner._optimizer.param_groups} == {rate}
             moved = any(not torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
@@ -114,10 +114,10 @@ def test_the_denoiser_learns_from_recent_play_and_the_reward_end_model_by_its_ru
     settings = small_agent_config(
         "training.batch_size=3", "training.num_autoregressive_steps=2", "reward_end.batch_size=5", "reward_end.segment_length=11"
     )
-    made = learners(settings, replay())
-    made.update("denoiser")
-    made.update("reward_end")
-    assert asked == {"denoiser": (3, 4 + 1 + 2, made.generator, "recency"), "reward_end": (5, 11, made.generator, "ends")}
+    built = learners(settings, replay())
+    built.update("denoiser")
+    built.update("reward_end")
+    assert asked == {"denoiser": (3, 4 + 1 + 2, built.generator, "recency"), "reward_end": (5, 11, built.generator, "ends")}
     corrected = learners(small_agent_config("reward_end.final_frames=all"), replay())
     corrected.update("reward_end")
     assert asked["reward_end"][3] == "all"
@@ -132,9 +132,9 @@ def test_imagined_games_are_cut_at_the_horizon_not_at_the_update(monkeypatch: py
         return original(rollout, settings)
 
     monkeypatch.setattr(agent_learners, "actor_critic_loss", seen)
-    made = learners(small_agent_config("actor_critic.horizon=2", "actor_critic.steps_per_update=5", "actor_critic.batch_size=4"), replay())
-    monkeypatch.setattr(type(made._imagination._draws), "end", lambda self, logits: torch.zeros(len(logits), dtype=torch.bool))  # type: ignore[union-attr]
-    made.update("actor_critic")
+    built = learners(small_agent_config("actor_critic.horizon=2", "actor_critic.steps_per_update=5", "actor_critic.batch_size=4"), replay())
+    monkeypatch.setattr(type(built._imagination._draws), "end", lambda self, logits: torch.zeros(len(logits), dtype=torch.bool))  # type: ignore[union-attr]
+    built.update("actor_critic")
     (rollout,) = rollouts
     assert rollout.truncations.shape == (4, 5)
     assert rollout.truncations.tolist() == [[False, True, False, True, False]] * 4
@@ -143,25 +143,25 @@ def test_imagined_games_are_cut_at_the_horizon_not_at_the_update(monkeypatch: py
 @pytest.mark.parametrize(("start_frames", "burnt_in"), [(0, 1), (8, 7)])
 def test_start_frames_are_burnt_in_and_the_denoiser_sees_its_own(start_frames: int, burnt_in: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a start segment of s frames, policy and reward/end model are burnt in on what comes before its last; the denoiser sees L = 2."""
-    made = learners(small_agent_config("conditioning.num_frames=2", f"actor_critic.start_frames={start_frames}"), replay())
+    built = learners(small_agent_config("conditioning.num_frames=2", f"actor_critic.start_frames={start_frames}"), replay())
     seen: dict[str, set[tuple[int, ...]]] = {"policy": set(), "denoiser": set(), "reward_end": set()}
-    policy, world_model, reward_end = made.agent.actor_critic, made.agent.world_model, made.agent.reward_end
+    policy, world_model, reward_end = built.agent.actor_critic, built.agent.world_model, built.agent.reward_end
     assert world_model is not None
     assert reward_end is not None
     burn_in, predict = policy.burn_in, type(world_model).predict
 
-    def policy_told(frames: torch.Tensor, state: Any) -> Any:
+    def policy_called(frames: torch.Tensor, state: Any) -> Any:
         seen["policy"].add(tuple(frames.shape[1:]))
         return burn_in(frames, state)
 
-    def denoiser_told(model: Any, past: torch.Tensor, actions: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def denoiser_called(model: Any, past: torch.Tensor, actions: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen["denoiser"] |= {tuple(past.shape[1:]), tuple(actions.shape[1:])}
         return predict(model, past, actions, *rest)
 
-    monkeypatch.setattr(policy, "burn_in", policy_told)
-    monkeypatch.setattr(type(world_model), "predict", denoiser_told)
+    monkeypatch.setattr(policy, "burn_in", policy_called)
+    monkeypatch.setattr(type(world_model), "predict", denoiser_called)
     reward_end.register_forward_pre_hook(lambda model, given: seen["reward_end"].add(tuple(given[1].shape[1:])))
-    made.update("actor_critic")
+    built.update("actor_critic")
     assert seen == {"policy": {(burnt_in, 3, 16, 16)}, "denoiser": {(2, 3, 16, 16), (2,)}, "reward_end": {(burnt_in,), (1,)}}
 
 
@@ -170,10 +170,10 @@ def test_start_frames_are_burnt_in_and_the_denoiser_sees_its_own(start_frames: i
 )
 def test_collection_has_its_own_epsilon_and_temperature(tokens: tuple[str, ...], at_random: bool) -> None:
     settings, into = small_agent_config(*tokens), Replay(200, 16)
-    made = learners(settings, into)
+    built = learners(settings, into)
     with torch.no_grad():
-        made.agent.actor_critic.actor.bias.copy_(torch.tensor([0.0, 0.1, 0.0, 0.0]))  # hardly preferred: a low temperature decides
-    RealPlay(settings, made, into).collect(100, Means(CPU))
+        built.agent.actor_critic.actor.bias.copy_(torch.tensor([0.0, 0.1, 0.0, 0.0]))  # hardly preferred: a low temperature decides
+    RealPlay(settings, built, into).collect(100, Means(CPU))
     actions = into.episodes.actions
     assert (len(actions.unique()) == 4) if at_random else (actions == 1).all()
 

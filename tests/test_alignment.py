@@ -61,13 +61,13 @@ def test_segments_follow_the_rules_of_the_game() -> None:
         replay = collected(num_envs)
         segments = sample_segments(replay.episodes, 500, 6, generator(), "recency")
         Oracle().check(to_float(segments)[:, :-1], segments.actions[:, :-1], to_float(segments)[:, 1:])
-        told = sample_reward_end_segments(replay.episodes, 500, 9, generator(), "all")
-        frames, following = transition_frames(told)
-        mask = told.mask[:, :-1]
-        expected, rewards, lost = rules(frames, told.actions[:, :-1])
+        reported = sample_reward_end_segments(replay.episodes, 500, 9, generator(), "all")
+        frames, following = transition_frames(reported)
+        mask = reported.mask[:, :-1]
+        expected, rewards, lost = rules(frames, reported.actions[:, :-1])
         assert torch.equal(expected[mask], following[mask])
-        assert torch.equal(rewards[mask], told.rewards[:, :-1][mask])
-        assert torch.equal(lost[mask], told.ends[:, :-1][mask])
+        assert torch.equal(rewards[mask], reported.rewards[:, :-1][mask])
+        assert torch.equal(lost[mask], reported.ends[:, :-1][mask])
         assert lost[mask].any()
 
 

@@ -63,7 +63,7 @@ def test_one_setting_keeps_the_plain_names(tmp_path: Path) -> None:
     assert list(table[table["seed"].isna()]["variant"]) == ["dataset", COPY_LAST]
 
 
-def test_two_datasets_of_a_game_are_told_apart(tmp_path: Path) -> None:
+def test_two_datasets_of_a_game_are_distinguished(tmp_path: Path) -> None:
     saved, store = swept(planned(tmp_path, ["data.epsilon=0.5,1.0"]), tmp_path)
     table = collect(saved, store)
     unseeded = set(table[table["seed"].isna()]["variant"])

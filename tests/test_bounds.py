@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from diamond_bench.compose import parse
 from diamond_bench.config import RunConfig
-from diamond_bench.errors import MOST_CHARACTERS, UserError
+from diamond_bench.errors import MAX_CHARACTERS, UserError
 from diamond_bench.studies.bounds import seeds_of
 from diamond_bench.studies.plan import find_plan, plan_study, save_plan
 from diamond_bench.studies.spec import load_study, study_files
@@ -51,7 +51,7 @@ def test_an_override_out_of_bounds_is_one_short_message_at_once(token: str, word
     began = time.process_time()
     with pytest.raises(UserError, match=words) as refused:
         plan_study("sampling_steps", ["scale=tiny", token])
-    assert len(str(refused.value)) < MOST_CHARACTERS + 100
+    assert len(str(refused.value)) < MAX_CHARACTERS + 100
     assert time.process_time() - began < 8
 
 
@@ -98,7 +98,7 @@ def test_a_file_whose_name_no_study_can_have_is_refused(tmp_path: Path, name: st
 def test_a_study_out_of_bounds_is_refused_before_it_is_expanded(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words) as refused:
         load_study(str(own_study(tmp_path, **changes)), "paper")
-    assert len(str(refused.value)) < MOST_CHARACTERS + 100
+    assert len(str(refused.value)) < MAX_CHARACTERS + 100
 
 
 def test_a_message_keeps_its_beginning_and_end() -> None:

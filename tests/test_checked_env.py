@@ -29,7 +29,7 @@ class Faulty(Tints):
         return self._change(*super().step(action))  # type: ignore[return-value]
 
 
-def made(monkeypatch: pytest.MonkeyPatch, env: gymnasium.Env[Any, Any], **said: Any) -> gymnasium.Env[Any, Any]:
+def built(monkeypatch: pytest.MonkeyPatch, env: gymnasium.Env[Any, Any], **said: Any) -> gymnasium.Env[Any, Any]:
     """The environment as the only game of a family that says `said` of it."""
     monkeypatch.setattr(f"{__name__}.FAMILY", replace(COLUMNS_FAMILY, make=lambda game, config: env, **said), raising=False)
     monkeypatch.setitem(games.ENV_FAMILIES, "columns/", f"{__name__}:FAMILY")
@@ -50,7 +50,7 @@ def made(monkeypatch: pytest.MonkeyPatch, env: gymnasium.Env[Any, Any], **said: 
 def test_a_step_against_the_family_is_refused(
     change: Callable[..., tuple[Any, ...]], said: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = made(monkeypatch, Faulty(change), **said)
+    env = built(monkeypatch, Faulty(change), **said)
     env.reset(seed=1)
     with pytest.raises(UserError, match=f"game=columns/tints: its environment does not keep to its EnvFamily: .*{named}"):
         env.step(np.array([1, 1]))
@@ -73,11 +73,11 @@ def test_a_step_against_the_family_is_refused(
 )
 def test_a_space_against_the_family_is_refused(space: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=f"game=columns/tints: .*{named}"):
-        made(monkeypatch, Faulty(**space))
+        built(monkeypatch, Faulty(**space))
 
 
 def test_what_a_game_without_rewards_returns_is_ignored_and_a_sound_game_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = made(monkeypatch, Faulty(lambda frame, reward, *rest: (frame, float("nan"), *rest)))
+    env = built(monkeypatch, Faulty(lambda frame, reward, *rest: (frame, float("nan"), *rest)))
     plain = Tints(COLUMNS)
     assert np.array_equal(env.reset(seed=3)[0], plain.reset(seed=3)[0])
     assert np.array_equal(env.step(np.array([2, 1]))[0], plain.step(np.array([2, 1]))[0])
@@ -91,7 +91,7 @@ def test_a_score_that_is_not_one_number_per_pair_is_refused_by_its_metrics_name(
 
 
 def test_lpips_of_small_frames_names_what_sets_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    made(monkeypatch, Tints(COLUMNS))
+    built(monkeypatch, Tints(COLUMNS))
     check, metrics = all_metrics()["lpips"].check, EvaluationConfig(metrics=("drift", "lpips"))
     with pytest.raises(
         UserError, match=r"^games=\[columns/tints\]: lpips needs .* 32 pixels a side, and these are 24 x 40; leave lpips out"

@@ -18,7 +18,7 @@ from diamond_bench.envs.experts import EXPERTS
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.collect_dataset import run
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.jobs.dataset_artifact import EpisodeShelf
+from diamond_bench.jobs.dataset_artifact import EpisodeCache
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import CollectDataset
 
@@ -139,9 +139,9 @@ def test_games_all_alike_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_windows_that_leak_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    get, games = EpisodeShelf.get, {}
+    get, games = EpisodeCache.get, {}
 
-    def planting(self: EpisodeShelf, name: str, make):  # type: ignore[no-untyped-def]
+    def planting(self: EpisodeCache, name: str, make):  # type: ignore[no-untyped-def]
         episode, whole = make()
         games[name] = episode
         if name == "heldout_00000":  # 40 frames of training in the second window of 30
@@ -151,7 +151,7 @@ def test_windows_that_leak_do_not_count(tmp_path: Path, monkeypatch: pytest.Monk
             episode = dataclasses.replace(episode, frames=frames, actions=actions)
         return get(self, name, lambda: (episode, whole))
 
-    monkeypatch.setattr(EpisodeShelf, "get", planting)
+    monkeypatch.setattr(EpisodeCache, "get", planting)
     result = run(CONFIG, JobContext(tmp_path))
     assert result.info["heldout"]["refused_as_leaks"] == 1
     train, heldout = load_split(tmp_path, "train"), load_split(tmp_path, "heldout")
@@ -160,7 +160,7 @@ def test_windows_that_leak_do_not_count(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_games_shorter_than_a_window_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diamond_bench.jobs.collect_dataset.MOST_BARREN_GAMES", 2)
+    monkeypatch.setattr("diamond_bench.jobs.collect_dataset.MAX_BARREN_GAMES", 2)
     data = dataclasses.replace(DATA, num_train_frames=16, reference_horizon=1004)
     with pytest.raises(UserError, match=r"Breakout games of the random policy last about \d+ steps; a reference needs 1008 frames"):
         run(dataclasses.replace(CONFIG, data=data), JobContext(tmp_path))
@@ -188,7 +188,7 @@ def test_references_from_several_games(tmp_path: Path) -> None:
     assert (heldout.lengths <= 4 * 15).all()
 
 
-def test_spread_windows_are_one_from_each_equal_stretch() -> None:
+def test_spread_windows_are_one_from_each_equal_part() -> None:
     starts = list(range(0, 120, 10))
     for seed in range(20):
         drawn = spread_windows(starts, 3, (seed,))

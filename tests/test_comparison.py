@@ -250,7 +250,7 @@ def test_each_variant_has_a_baseline_of_its_own_and_all_are_one_family() -> None
             compare(table(values), baselines, 0.5, True, variants=None if "a" in baselines else ["b"])
 
 
-def test_that_nothing_can_be_told_is_said_whatever_the_baselines() -> None:
+def test_comparisons_without_power_are_stated_whatever_the_baselines() -> None:
     """Six paired runs of one game: 2/64 would do for one variant, not for two, though each has another baseline."""
     runs = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     shifts = {"a": 0.0, "b": 10.0, "c": 50.0, "d": 20.0}
@@ -379,7 +379,7 @@ def test_unequal_variances_and_numbers_of_runs_are_no_finding() -> None:
     assert rejected / 1000 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 1000)
 
 
-def test_a_registered_t_test_can_speak_with_three_pairs() -> None:
+def test_a_registered_t_test_can_decide_with_three_pairs() -> None:
     frame = table({("a", "Pong"): [1.0, 5.0, 9.0], ("b", "Pong"): [11.0, 15.1, 18.9]}, paired=True)
     assert only(compare(frame, "a", 0.1, True))["verdict"] == UNDECIDED
     row = only(compare(frame, "a", 0.1, True, test="t"))

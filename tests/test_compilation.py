@@ -15,7 +15,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.jobs.execution import PAYS_BACK, Execution, apply_to_world_model, compile_rows, resolve
+from diamond_bench.jobs.execution import COMPILE_PAYS_OFF_FLOPS, Execution, apply_to_world_model, compile_rows, resolve
 from diamond_bench.launch.devices import check_devices
 from diamond_bench.models import graphs
 from diamond_bench.models.compilation import Compiled
@@ -88,29 +88,29 @@ def test_what_cannot_be_captured_whole_is_an_error(backend: Counting) -> None:
 @pytest.mark.parametrize("extent", ["all", "imagination"])
 def test_an_agent_s_training_runs_compiled(backend: Counting, extent: str) -> None:
     settings = small_agent_config(f"execution.compile={extent}")
-    made = learners(settings, replay())
-    assert made.execution == Execution(compile=extent)  # type: ignore[arg-type]
+    built = learners(settings, replay())
+    assert built.execution == Execution(compile=extent)  # type: ignore[arg-type]
     plain = learners(small_agent_config("execution.compile=none"), replay())
     assert plain.compilable[0].compiled is None
     for name in ("denoiser", "reward_end", "actor_critic"):
-        with_it, without = made.update(name), plain.update(name)
+        with_it, without = built.update(name), plain.update(name)
         torch.testing.assert_close(with_it[name]["loss"], without[name]["loss"], rtol=1e-4, atol=1e-5)
-    policy, denoiser, judge = (network.compiled for network in made.compilable)
+    policy, denoiser, reward_end_model = (network.compiled for network in built.compilable)
     assert policy is not None
     assert denoiser is not None
-    assert judge is not None
+    assert reward_end_model is not None
     steps = settings.actor_critic.steps_per_update
     imagined = steps * settings.sampler.num_steps  # type: ignore[union-attr]
     terms = settings.training.num_autoregressive_steps + 1
     if extent == "all":
         assert denoiser.calls == {"compiled": imagined + terms, "eager": 0}
-        assert judge.calls["compiled"] == steps + 1
+        assert reward_end_model.calls["compiled"] == steps + 1
         assert policy.calls["compiled"] >= steps + 1
     else:
         assert denoiser.calls == {"compiled": imagined, "eager": terms}
-        assert judge.calls["compiled"] == steps
+        assert reward_end_model.calls["compiled"] == steps
         assert policy.calls["compiled"] == 2, "without gradient: the value of the last frame, and of the frames at which games were cut"
-    (row,) = compile_rows(made.compilable)
+    (row,) = compile_rows(built.compilable)
     assert (row.metric, row.measured) == ("compile_seconds", True)
     assert row.value > 0
     assert compile_rows(plain.compilable) == []
@@ -140,10 +140,10 @@ def test_an_interrupted_compiled_training_goes_on_with_the_same_numbers(backend:
 
 def test_auto_is_a_function_of_work_and_device() -> None:
     asked = ExecutionConfig()
-    assert resolve(asked, CPU, PAYS_BACK["cpu"] * 0.99) == Execution()
-    assert resolve(asked, CPU, PAYS_BACK["cpu"]) == Execution(compile="all")
-    assert resolve(asked, CUDA, PAYS_BACK["cuda"] * 0.99) == Execution()
-    assert resolve(asked, CUDA, PAYS_BACK["cuda"]) == Execution(compile="all")
+    assert resolve(asked, CPU, COMPILE_PAYS_OFF_FLOPS["cpu"] * 0.99) == Execution()
+    assert resolve(asked, CPU, COMPILE_PAYS_OFF_FLOPS["cpu"]) == Execution(compile="all")
+    assert resolve(asked, CUDA, COMPILE_PAYS_OFF_FLOPS["cuda"] * 0.99) == Execution()
+    assert resolve(asked, CUDA, COMPILE_PAYS_OFF_FLOPS["cuda"]) == Execution(compile="all")
     assert resolve(ExecutionConfig(compile="none", cuda_graphs="all"), CUDA, 1e30) == Execution(cuda_graphs="all")
 
 
@@ -168,7 +168,7 @@ def test_the_compiler_is_looked_for_where_torch_does(monkeypatch: pytest.MonkeyP
 
 
 def test_a_run_that_goes_on_keeps_what_it_began_with_where_it_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    long, short = PAYS_BACK["cpu"], 0.0
+    long, short = COMPILE_PAYS_OFF_FLOPS["cpu"], 0.0
     assert resolve(ExecutionConfig(), CPU, long, begun="none").compile == "none", "a run from before there was compiling"
     assert resolve(ExecutionConfig(), CPU, short, begun="all").compile == "all"
     assert resolve(ExecutionConfig(compile="none"), CPU, long, begun="all").compile == "none"
@@ -213,9 +213,9 @@ def test_streams_need_cuda_and_are_part_of_an_identity_where_frames_are_sampled(
 def test_groups_of_games_are_compiled_in_their_own_sizes(backend: Counting) -> None:
     torch.manual_seed(0)
     settings = small_agent_config("actor_critic.batch_size=5", "training.batch_size=4")
-    made = Learners(settings, CPU, replay(), torch.Generator().manual_seed(7), Execution(compile="all", sampling_streams=2))
-    made.update("actor_critic")
-    denoiser: Any = made.agent.world_model.denoiser  # type: ignore[union-attr]
+    built = Learners(settings, CPU, replay(), torch.Generator().manual_seed(7), Execution(compile="all", sampling_streams=2))
+    built.update("actor_critic")
+    denoiser: Any = built.agent.world_model.denoiser  # type: ignore[union-attr]
     assert denoiser.compiled.calls["eager"] == 0
     assert denoiser.compiled.first_calls == 2, "groups of 3 and of 2"
 
@@ -263,9 +263,9 @@ def test_nothing_of_the_policy_s_update_compiles_while_it_is_recorded(backend: C
 
     monkeypatch.setattr(graphs, "record_cuda_graph", record)
     torch.manual_seed(0)
-    made = Learners(small_agent_config(), CPU, replay(), torch.Generator().manual_seed(7), Execution(compile="all", cuda_graphs="all"))
+    built = Learners(small_agent_config(), CPU, replay(), torch.Generator().manual_seed(7), Execution(compile="all", cuda_graphs="all"))
     for _ in range(Graphed.WARM_UP + 1):
-        made.update("actor_critic")
+        built.update("actor_critic")
     ((before, after),) = compiled
     assert before == after > 0
 

@@ -87,7 +87,7 @@ def test_a_training_step_reaches_every_parameter(conditioning, extras):
 
 @pytest.mark.parametrize("conditioning", WAYS, ids=named)
 @torch.no_grad()
-def test_each_past_frame_and_action_matters_where_it_is_told(conditioning):
+def test_each_past_frame_and_action_matters_where_it_is_an_input(conditioning):
     network, (x, c_noise, past, actions) = awake(conditioning), inputs()
     base = network(x, c_noise, past, actions)
     assert base.shape == x.shape
@@ -101,7 +101,7 @@ def test_each_past_frame_and_action_matters_where_it_is_told(conditioning):
 
 
 @torch.no_grad()
-def test_the_order_of_attended_frames_is_told():
+def test_the_order_of_attended_frames_matters():
     network, (x, c_noise, past, actions) = awake(replace(LIGHT, frames="cross_attention")), inputs()
     swapped = past.unflatten(1, (L, 3))[:, [1, 0, 2]].flatten(1, 2)
     assert (network(x, c_noise, swapped, actions) - network(x, c_noise, past, actions)).abs().max() > 1e-4

@@ -79,7 +79,7 @@ def test_an_override_given_twice_is_refused() -> None:
         parse(["scale=tiny", "scale=smoke"])
 
 
-def test_sweeps_and_lists_are_told_apart() -> None:
+def test_sweeps_and_lists_are_distinguished() -> None:
     found = {o.key: o.values for o in parse(["sampler.num_steps=1,3", "network.channels=[8,8]", "data.policy=random"])}
     assert found == {"sampler.num_steps": (1, 3), "network.channels": ([8, 8],), "data.policy": ("random",)}
 
@@ -210,9 +210,10 @@ def test_known_identities() -> None:
 
 
 def test_a_renamed_setting_keeps_its_hashed_key_and_old_files_are_read() -> None:
-    flow, agent = c.FactoredObjective(noise_conditioning="flow_time"), c.AgentConfig(max_initial_steps=20)
+    flow, agent = c.FactoredObjective(noise_conditioning="flow_time"), c.AgentConfig(max_initial_steps=20, collection="concurrent")
     assert identity_fields(flow) == {"name": "edm", "noise_told": "flow_time"}
-    assert identity_fields(agent)["initial_steps_most"] == 20
+    assert identity_fields(agent) == {"initial_steps_most": 20, "collection": "beside"}
+    assert build(c.AgentConfig, identity_fields(agent)) == agent
     old = to_plain(flow)
     old["noise_told"] = old.pop("noise_conditioning")
     assert build(c.FactoredObjective, old) == flow

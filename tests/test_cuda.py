@@ -46,12 +46,12 @@ def config(precision: str = "fp32") -> TrainAgent:
 
 
 def replay(device: torch.device) -> Replay:
-    made, rng = Replay(180, 16, device), np.random.default_rng(0)
+    built, rng = Replay(180, 16, device), np.random.default_rng(0)
     for _ in range(6):
         frames, ends = rng.integers(256, size=(30, 16, 16, 3), dtype=np.uint8), np.arange(30) == 29
         rewards = rng.choice([-1.0, 0.0, 1.0], 30).astype(np.float32)
-        made.append(0, Steps(frames, rng.integers(4, size=30), rewards, ends, np.zeros(30, bool), frames))
-    return made
+        built.append(0, Steps(frames, rng.integers(4, size=30), rewards, ends, np.zeros(30, bool), frames))
+    return built
 
 
 def learners(device: str, execution: Execution = Execution(), precision: str = "fp32") -> Learners:
@@ -60,12 +60,12 @@ def learners(device: str, execution: Execution = Execution(), precision: str = "
     return Learners(config(precision), on, replay(on), torch.Generator(on).manual_seed(7), execution)
 
 
-def losses(made: Learners, names: tuple[str, ...] = NETWORKS) -> dict[str, list[float]]:
+def losses(built: Learners, names: tuple[str, ...] = NETWORKS) -> dict[str, list[float]]:
     """The losses of some updates of each network."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     for _ in range(UPDATES):
         for name in names:
-            found[name].append(made.update(name)[name]["loss"])
+            found[name].append(built.update(name)[name]["loss"])
     return {name: torch.stack(values).tolist() for name, values in found.items()}
 
 
@@ -96,16 +96,16 @@ def test_recorded_updates_are_the_updates_done_in_turn(device: str, precision: s
         )
 
 
-def weights(made: Learners) -> list[tuple[str, Tensor]]:
-    return [(f"{part}.{name}", p.detach()) for part, network in made.agent.networks.items() for name, p in network.named_parameters()]
+def weights(built: Learners) -> list[tuple[str, Tensor]]:
+    return [(f"{part}.{name}", p.detach()) for part, network in built.agent.networks.items() for name, p in network.named_parameters()]
 
 
 @pytest.mark.parametrize("device", devices())
 def test_random_numbers_of_a_recorded_update_go_on_where_those_of_an_eager_one_do(device: str) -> None:
     """Generators registered with a graph: after as many updates both stand at the same place, so that checkpoints agree."""
     eager, recorded = learners(device), learners(device, RECORDED)
-    for made in (eager, recorded):
-        losses(made)
+    for built in (eager, recorded):
+        losses(built)
     assert torch.equal(eager.generator.get_state(), recorded.generator.get_state())
 
 
@@ -123,12 +123,12 @@ def test_compiled_updates_are_near_eager_ones(execution: Execution) -> None:
 
 def test_recorded_sampling_gives_the_frames_of_sampling_in_turn() -> None:
     """Also after the denoiser was trained on: the graph must read the weights' own memory."""
-    made = learners("cuda:0")
-    in_turn: Any = made.world
+    built = learners("cuda:0")
+    in_turn: Any = built.world
     graphed = recorded(in_turn)
     shape = (3, in_turn.context)
     for call in range(UPDATES):
-        made.update("denoiser")
+        built.update("denoiser")
         generator = torch.Generator("cuda:0").manual_seed(call)
         past = torch.rand(*shape, 3, 16, 16, generator=generator, device="cuda:0") * 2 - 1
         actions, noise = torch.full(shape, call % 4, device="cuda:0"), torch.randn(3, 3, 16, 16, generator=generator, device="cuda:0")
@@ -143,10 +143,10 @@ def test_a_gpu_s_update_is_the_cpu_s() -> None:
     from diamond_bench.data.segments import RewardEndSegments, sample_reward_end_segments, tensors_of
     from diamond_bench.training.reward_end import reward_end_loss
 
-    made = learners("cpu")
-    settings = made.config.reward_end
-    batch = sample_reward_end_segments(made.replay.episodes, settings.batch_size, settings.segment_length, made.generator)
-    ours: Any = made.agent.reward_end
+    built = learners("cpu")
+    settings = built.config.reward_end
+    batch = sample_reward_end_segments(built.replay.episodes, settings.batch_size, settings.segment_length, built.generator)
+    ours: Any = built.agent.reward_end
     theirs = copy.deepcopy(ours).to("cuda:0")
     loss, _ = reward_end_loss(ours, batch)
     on_gpu, _ = reward_end_loss(theirs, RewardEndSegments(*(tensor.cuda() for tensor in tensors_of(batch))))
@@ -157,7 +157,7 @@ def test_a_gpu_s_update_is_the_cpu_s() -> None:
         torch.testing.assert_close(b.grad.cpu(), a.grad, rtol=1e-2, atol=1e-4)
 
 
-def test_a_training_goes_on_from_a_checkpoint_made_another_way() -> None:
+def test_a_training_resumes_from_a_checkpoint_of_another_execution() -> None:
     """`cuda_graphs` is no part of a job's identity: what was saved by eager updates is gone on from by recorded ones, and back."""
     for saves, loads in ((Execution(), RECORDED), (RECORDED, Execution()), (RECORDED, RECORDED)):
         first, second = learners("cuda:0", saves), learners("cuda:0", loads)
@@ -169,14 +169,14 @@ def test_a_training_goes_on_from_a_checkpoint_made_another_way() -> None:
             assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
 
 
-def test_the_policy_s_update_is_recorded_anew_where_start_segments_moved() -> None:
+def test_the_policy_s_update_is_recorded_again_if_start_segments_moved() -> None:
     """A replay on the old memory, or a pool that was let go between two recordings, ends here."""
     eager, recorded = learners("cuda:0"), learners("cuda:0", RECORDED)
     for _ in range(2):
         one, other = losses(eager, ("actor_critic",)), losses(recorded, ("actor_critic",))
         assert other["actor_critic"] == pytest.approx(one["actor_critic"], rel=1e-3, abs=1e-5)
-        for made in (eager, recorded):
-            made.prepare(200)
+        for built in (eager, recorded):
+            built.prepare(200)
 
 
 @pytest.mark.parametrize("graphs", ["none", "imagination", "all"])
@@ -194,15 +194,15 @@ def test_frames_sampled_on_several_streams_are_those_of_one(graphs: Any) -> None
 @pytest.mark.parametrize("execution", [Execution(), RECORDED, BOTH, STREAMS], ids=["eager", "recorded", "compiled and recorded", "streams"])
 def test_no_update_waits_for_the_device(execution: Execution, raises_on_waits: Callable[[], None]) -> None:
     """What test_host_sync.py tells of fake tensors, with torch's own eye on the real kernels, backward passes included."""
-    made = learners("cuda:0", execution)
-    env: Any = made._imagination
+    built = learners("cuda:0", execution)
+    env: Any = built._imagination
     env.reset()
-    env.prepare(2 * UPDATES * made.config.actor_critic.steps_per_update)
-    losses(made)
-    made.replay.episodes  # noqa: B018
+    env.prepare(2 * UPDATES * built.config.actor_critic.steps_per_update)
+    losses(built)
+    built.replay.episodes  # noqa: B018
     raises_on_waits()
     for name in NETWORKS:
-        made.update(name)
+        built.update(name)
 
 
 @pytest.mark.parametrize("device", devices())
@@ -219,11 +219,11 @@ def test_peak_memory_can_be_asked_for_before_anything_else(device: str) -> None:
 
 def test_recording_holds_no_more_memory_with_every_update() -> None:
     """Replays make no memory: neither outputs nor gradients pile up."""
-    made = learners("cuda:0", RECORDED)
-    losses(made)
+    built = learners("cuda:0", RECORDED)
+    losses(built)
     held = []
     for _ in range(2):
-        losses(made)
+        losses(built)
         torch.cuda.synchronize()
         held.append(torch.cuda.memory_reserved(0))
     assert held[0] == held[1]
@@ -232,8 +232,8 @@ def test_recording_holds_no_more_memory_with_every_update() -> None:
 
 
 def test_all_graphs_share_one_memory() -> None:
-    made = learners("cuda:0", RECORDED)
-    losses(made)
+    built = learners("cuda:0", RECORDED)
+    losses(built)
     pools = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()} - {(0, 0)}
     assert len(pools) == 1
 

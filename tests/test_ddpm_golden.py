@@ -45,11 +45,11 @@ def test_training_loss_and_gradients():
     mask = d["loss_mask_padding"]
     frames = from_bytes(d["loss_obs_u8"]) * mask[:, :, None, None, None]
     draws = Draws(denoiser.objective.sigmas[d["loss_timesteps"]], d["loss_offset_noise"], d["loss_gauss_noise"])
-    told = []
-    hook = denoiser.network.register_forward_pre_hook(lambda module, inputs: told.append(inputs[1]))
+    reported = []
+    hook = denoiser.network.register_forward_pre_hook(lambda module, inputs: reported.append(inputs[1]))
     (step,) = denoiser.unroll(frames, d["loss_act"], mask, lambda clean: draws)
     hook.remove()
-    assert_near(told[0], d["loss_c_noise"], 1e-5, 1e-5)
+    assert_near(reported[0], d["loss_c_noise"], 1e-5, 1e-5)
     assert_near(step.prediction, d["loss_predicted_noise"])
     assert_near(step.loss, d["loss"][0], 1e-5, 1e-5)
     step.loss.backward()

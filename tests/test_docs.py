@@ -22,7 +22,7 @@ from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from test_floors import FLOORS
 
 from diamond_bench.compose import groups
-from diamond_bench.metrics import askable
+from diamond_bench.metrics import selectable
 from diamond_bench.results.table import COLUMNS
 from diamond_bench.store.kinds import KINDS
 
@@ -138,10 +138,10 @@ def run(command: Command, folder: Path, other_store: Path, start: Start = in_thi
 
 def trained_agent(folder: Path) -> str:
     """The agent of a documented `train`, made now where it is not there yet."""
-    made = folder / "outputs" / "train_agent"
-    if not made.exists():
+    built = folder / "outputs" / "train_agent"
+    if not built.exists():
         diamond_bench("train", "game=Breakout", "seed=0", "scale=tiny", cwd=folder, env=environment(folder))
-    return f"train_agent/{next(made.iterdir()).name}"
+    return f"train_agent/{next(built.iterdir()).name}"
 
 
 @pytest.mark.parametrize("command", list(dict.fromkeys(map(at_test_scale, commands()))), ids=" ".join)
@@ -208,7 +208,7 @@ def test_studies_md_lists_all_columns_and_metrics(tiny_store: Path) -> None:
     metrics = {name for row in rows("docs/studies.md", "Metric") for name in names(row[0])}
     found = pd.read_parquet(tiny_store / "studies" / "sampling_steps" / "tiny" / "results.parquet")
     assert {re.sub("_(best|mean)_of_k$", "", metric) for metric in found["metric"]} <= metrics
-    assert {name for row in rows("docs/studies.md", "Metric") for name in names(row[1])} == set(askable())
+    assert {name for row in rows("docs/studies.md", "Metric") for name in names(row[1])} == set(selectable())
     baselines = {name for row in rows("docs/studies.md", "Baseline") for name in names(row[0])}
     assert set(found["variant"][found["seed"].isna()]) <= baselines
 

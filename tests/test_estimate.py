@@ -42,7 +42,7 @@ def slowness(monkeypatch: pytest.MonkeyPatch) -> float:
     return 2.0
 
 
-def run(store: Store, plan: Plan, rate: float, beside: float) -> float:
+def run(store: Store, plan: Plan, rate: float, concurrent: float) -> float:
     """Finishes a plan's jobs as a machine does that makes `rate` FLOP/s and takes `beside` seconds beside that; returns the seconds."""
     total = 0.0
     for spec in plan.jobs.values():
@@ -51,15 +51,15 @@ def run(store: Store, plan: Plan, rate: float, beside: float) -> float:
         seconds = work / rate if spec.inputs else 1.0
         file = store.folder(spec.ref) / "result.json"
         content: dict[str, Any] = {"rows": [], "files": {}, "id": spec.id, "info": {"work": work, "work_seconds": seconds}}
-        write_json(file, sealed({**content, "recorded": {"device": "cpu", "seconds": seconds + beside}}))
-        total += seconds + beside
+        write_json(file, sealed({**content, "recorded": {"device": "cpu", "seconds": seconds + concurrent}}))
+        total += seconds + concurrent
     return total
 
 
 @pytest.mark.parametrize(("rate", "beside"), [(1e8, 0.5), (1e9, 5.0), (1e7, 60.0)])
-def test_what_the_store_has_seen_is_expected_again(rate: float, beside: float, tmp_path: Path) -> None:
+def test_what_the_store_has_seen_is_expected_again(rate: float, concurrent: float, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs", say=lambda text: None)
-    actual = run(store, planned(tmp_path, ["execution.device=cpu"]), rate, beside)
+    actual = run(store, planned(tmp_path, ["execution.device=cpu"]), rate, concurrent)
     other = planned(tmp_path, ["execution.device=cpu", "data.seed=1"])
     found = estimate(other.jobs, other.jobs, store)
     start = speeds.START_SECONDS * 2.0

@@ -27,7 +27,7 @@ from execution_options import (
     denoiser,
     executed,
     gradients,
-    judge,
+    reward_end_model,
     played,
     policy,
     segments,
@@ -120,8 +120,8 @@ def denoised(option: Option, seed: int) -> tuple[Tensor, Tensor]:
     return torch.stack(clean), gradients(model, loss)
 
 
-def judged(option: Option, seed: int) -> tuple[Tensor, Tensor]:
-    model, (frames, actions, _) = judge(option, seed), segments(seed, option.device, batch=BATCH // 2)
+def predicted(option: Option, seed: int) -> tuple[Tensor, Tensor]:
+    model, (frames, actions, _) = reward_end_model(option, seed), segments(seed, option.device, batch=BATCH // 2)
     out = model(frames[:, :-1], actions[:, :-1], frames[:, 1:])
     said = torch.cat((out.reward_logits, out.end_logits), dim=-1)
     return said, gradients(model, said.square().mean())
@@ -134,7 +134,7 @@ def acted(option: Option, seed: int) -> tuple[Tensor, Tensor]:
     return said, gradients(model, said.square().mean())
 
 
-NETWORKS = dict(zip(_NAMES, (denoised, judged, acted), strict=True))
+NETWORKS = dict(zip(_NAMES, (denoised, predicted, acted), strict=True))
 
 
 @cache
@@ -180,7 +180,7 @@ def test_bf16_is_really_used(name: str) -> None:
 
 
 @pytest.mark.parametrize(("option", "bounds"), TRAININGS)
-def test_the_course_of_a_training(option: Option, bounds: Bounds) -> None:
+def test_losses_over_a_training(option: Option, bounds: Bounds) -> None:
     plain, found = (train(o, 200)[0].unflatten(0, (4, 50)).mean(1) for o in (plain_of(option), option))
     assert plain[-1] < 0.4 * plain[0], "a training that learns nothing tells nothing"
     assert ((found - plain).abs() / plain).mean() < bounds.curve
@@ -287,7 +287,7 @@ def test_sampling_and_the_loss_of_the_denoiser_are_fp32_islands() -> None:
 
 
 def test_memories_heads_and_losses_are_fp32_islands() -> None:
-    reward_end, actor, (frames, actions, mask) = judge(LOW), policy(LOW), segments(0)
+    reward_end, actor, (frames, actions, mask) = reward_end_model(LOW), policy(LOW), segments(0)
     with Islands(reward_end, actor) as seen:
         given = RewardEndSegments(*(to_bytes(frames), actions, torch.zeros(BATCH, L + 1), ~mask, mask, to_bytes(frames[:, 0]), ~mask))
         loss, _ = reward_end_loss(reward_end, given)

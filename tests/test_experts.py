@@ -45,10 +45,10 @@ def test_experts_win_whole_games(game: str, least: float, epsilon: float) -> Non
 def test_epsilon_and_random_start() -> None:
     rng = np.random.default_rng(0)
     ram: Ram = np.zeros(128, np.uint8)
-    told: list[int] = []
+    reported: list[int] = []
 
     def always_nine(_: Ram, last: int) -> int:
-        told.append(last)
+        reported.append(last)
         return 9
 
     policy = EpsilonGreedy(always_nine, 0.2, 50, ActionSpec.discrete(9), rng)
@@ -56,7 +56,7 @@ def test_epsilon_and_random_start() -> None:
     assert 9 not in actions[:50]
     assert set(actions[:50]) == set(range(9))
     assert np.mean(np.array(actions[50:]) != 9) == pytest.approx(0.2, abs=0.02)
-    assert told == [0, *actions[:-1]], "a policy is told what was really played"
+    assert reported == [0, *actions[:-1]], "a policy is told what was really played"
     greedy = EpsilonGreedy(always_nine, 0.0, 0, ActionSpec.discrete(9), rng)
     assert {greedy(ram) for _ in range(50)} == {9}
 

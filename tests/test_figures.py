@@ -222,7 +222,7 @@ def test_trajectories_show_the_frames_asked_for():
         trajectory_figure(frames, {"n = 1": frames / 255}, times=[1])
 
 
-def test_variants_can_be_told_apart_without_colour():
+def test_variants_are_distinguishable_without_colour():
     names = [f"v{i}" for i in range(20)]
     looks = [(str(s.linestyle), s.marker) for s in styles(names).values()]
     assert len(set(looks)) == len(names)

@@ -143,8 +143,8 @@ def test_who_uses_a_world_model_knows_no_denoiser() -> None:
     found = {m: denoisers_in(file.read_text()) for m, file in modules() if not m.startswith(apart)}
     counts = ("diamond_bench.costs.train_agent", "diamond_bench.profiling.lines")  # Updates.denoiser is a number of updates
     assert not {module: said for module, said in found.items() if said and module not in counts}
-    told = denoisers_in("from diamond_bench.diffusion.denoiser import Denoiser\nisinstance(model.denoiser, Denoiser)")
-    assert sorted(told) == [".denoiser", "Denoiser", "diamond_bench.diffusion.denoiser"]
+    reported = denoisers_in("from diamond_bench.diffusion.denoiser import Denoiser\nisinstance(model.denoiser, Denoiser)")
+    assert sorted(reported) == [".denoiser", "Denoiser", "diamond_bench.diffusion.denoiser"]
 
 
 def test_no_file_grows_past_one_sitting() -> None:

@@ -18,14 +18,14 @@ from diamond_bench.models.graphs import Graphed
 from diamond_bench.worlds.recorded import recorded
 
 
-def made(execution: Execution) -> Learners:
+def built(execution: Execution) -> Learners:
     torch.manual_seed(0)
     return Learners(small_agent_config("actor_critic.warmup_steps=3"), CPU, replay(), torch.Generator().manual_seed(7), execution)
 
 
 def unrecorded() -> Learners:
     """The same in turn, with optimisers whose learning rate lies on the device as theirs does: it is rounded there."""
-    learners = made(Execution(cuda_graphs="all"))
+    learners = built(Execution(cuda_graphs="all"))
     for learner in learners._learners.values():
         learner._recorded = False
     return learners
@@ -41,7 +41,7 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_training_through_graphs_is_the_same_training() -> None:
-    eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
+    eager, graphed = unrecorded(), built(Execution(cuda_graphs="all"))
     for _ in range(Graphed.WARM_UP + 3):
         for name in ("denoiser", "reward_end", "actor_critic"):
             one, other = eager.update(name), graphed.update(name)
@@ -56,7 +56,7 @@ def test_a_training_through_graphs_is_the_same_training() -> None:
 
 def test_imagined_steps_alone_through_a_graph_are_the_same_training() -> None:
     """`cuda_graphs=imagination`: updates in turn, around recorded steps."""
-    eager, graphed = made(Execution()), made(Execution(cuda_graphs="imagination"))
+    eager, graphed = built(Execution()), built(Execution(cuda_graphs="imagination"))
     for _ in range(Graphed.WARM_UP + 2):
         assert float(eager.update("actor_critic")["actor_critic"]["loss"]) == float(graphed.update("actor_critic")["actor_critic"]["loss"])
     step: Any = graphed._imagination.advance  # type: ignore[union-attr]
@@ -64,9 +64,9 @@ def test_imagined_steps_alone_through_a_graph_are_the_same_training() -> None:
     assert graphed._learners["actor_critic"]._graphed is None
 
 
-def test_a_recorded_update_of_the_policy_is_recorded_anew_where_start_segments_moved() -> None:
+def test_a_recorded_update_of_the_policy_is_recorded_again_if_start_segments_moved() -> None:
     """The ring that is enlarged lies elsewhere; a replay on the old memory would go on with segments that were used before."""
-    eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
+    eager, graphed = unrecorded(), built(Execution(cuda_graphs="all"))
     recordings: list[Any] = []
     for updates in (Graphed.WARM_UP + 2, Graphed.WARM_UP + 1):
         for _ in range(updates):
@@ -83,7 +83,7 @@ def test_a_recorded_update_of_the_policy_is_recorded_anew_where_start_segments_m
 
 
 def test_a_graphed_training_goes_on_from_a_checkpoint_of_an_eager_one_and_back() -> None:
-    eager, graphed = unrecorded(), made(Execution(cuda_graphs="all"))
+    eager, graphed = unrecorded(), built(Execution(cuda_graphs="all"))
     names = ("denoiser", "actor_critic")
     for _ in range(Graphed.WARM_UP + 2):
         for name in names:
@@ -114,7 +114,7 @@ def test_a_graphed_training_goes_on_from_a_checkpoint_of_an_eager_one_and_back()
     ids=["euler", "churn", "ancestral", "multistep", "quantised"],
 )
 def test_sampling_through_a_graph_gives_the_same_frames_from_the_same_noise(sampler: Sampler) -> None:
-    model = made(Execution()).agent.world_model
+    model = built(Execution()).agent.world_model
     assert model is not None
     with torch.no_grad():
         for parameter in model.networks["denoiser"].parameters():

@@ -40,7 +40,7 @@ def test_withheld_actions_have_a_row_of_their_own(actions, width):
     network, (x, c_noise, past, _) = awake(replace(LIGHT, actions=actions, action_width=width, action_dropout=0.1)), inputs()
     outputs = [network(x, c_noise, past, torch.full((2, L), action)) for action in (WITHHELD, *range(ACTIONS))]
     assert network.action_embedding.num_embeddings == ACTIONS + 1
-    assert min((outputs[0] - told).abs().max() for told in outputs[1:]) > 1e-4
+    assert min((outputs[0] - reported).abs().max() for reported in outputs[1:]) > 1e-4
     plain = awake(replace(LIGHT, actions=actions, action_width=width))
     assert plain.action_embedding.num_embeddings == ACTIONS
     with pytest.raises(IndexError):
@@ -52,8 +52,8 @@ def test_actions_are_withheld_from_whole_examples():
     denoiser_of(replace(LIGHT, action_dropout=0.3), recorder).training_loss(frames, actions, mask, torch.Generator().manual_seed(0))
     withheld = recorder.actions[0][:, 0] == WITHHELD
     assert abs(withheld.float().mean() - 0.3) < 4 * (0.3 * 0.7 / 400) ** 0.5
-    for i, told in enumerate(recorder.actions):
-        assert torch.equal(told, torch.where(withheld[:, None], WITHHELD, actions[:, i : L + i]))
+    for i, reported in enumerate(recorder.actions):
+        assert torch.equal(reported, torch.where(withheld[:, None], WITHHELD, actions[:, i : L + i]))
     assert recorder.frame_noise == [None] * 3
 
 
@@ -70,7 +70,7 @@ def test_dropout_and_frame_noise_of_zero_draw_nothing():
         assert not torch.equal(generator.get_state(), expected.get_state())
 
 
-def test_frame_noise_is_added_to_past_frames_alone_and_told():
+def test_frame_noise_is_added_to_past_frames_alone_and_its_level_is_an_input():
     recorder, (frames, actions, mask) = Recorder(), segments(b=200, steps=2, size=16)
     mask[::2, 0] = False
     frames[::2, 0] = 0
@@ -104,7 +104,7 @@ def test_frame_noise_reaches_the_models_own_frames_but_not_what_is_kept():
 
 
 @torch.no_grad()
-def test_sampling_is_told_of_no_frame_noise():
+def test_sampling_uses_frame_noise_level_zero():
     network, given = awake(replace(LIGHT, frame_noise=0.4)), inputs()
     assert torch.equal(network(*given), network(*given, frame_noise=torch.zeros(2)))
     assert (network(*given, frame_noise=torch.full((2,), 0.4)) - network(*given)).abs().max() > 1e-4
@@ -128,10 +128,10 @@ def test_guidance_by_actions(w):
     sampler, calls = OdeSampler(num_steps=1, guidance=w, quantize="final"), []
     frame = sample(denoiser, past, actions, sampler, lambda: x, lambda *call: calls.append(call))
     sigma = torch.full((2,), calls[0][2])
-    told = denoiser.denoise(x, sigma, past, actions)
+    reported = denoiser.denoise(x, sigma, past, actions)
     free = denoiser.denoise(x, sigma, past, torch.full_like(actions, WITHHELD))
-    assert (told - free).abs().max() > 1e-3
-    expected = told if w == 1 else free + w * (told - free)
+    assert (reported - free).abs().max() > 1e-3
+    expected = reported if w == 1 else free + w * (reported - free)
     assert (frame - quantize(expected, "truncate")).abs().max() < 0.0079  # a level, where rounding errors meet its border
     assert (frame - quantize(expected, "truncate")).abs().mean() < 1e-3
     assert len(calls) == (1 if w == 1 else 2)

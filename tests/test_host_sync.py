@@ -23,7 +23,7 @@ from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.metrics.drift import drift
 from diamond_bench.metrics.frames import pair_scores
-from diamond_bench.metrics.play import Stretch
+from diamond_bench.metrics.play import WindowBatch
 from diamond_bench.metrics.psnr import squared
 from diamond_bench.models import graphs
 from diamond_bench.models.graphs import Graphed, Outputs, Recording
@@ -68,10 +68,10 @@ def config(*tokens: str) -> TrainAgent:
 
 
 def replay(device: torch.device, episodes: int = 6, length: int = 20) -> Replay:
-    made = Replay(episodes * length, SIZE, device)
+    built = Replay(episodes * length, SIZE, device)
     for _ in range(episodes):
-        add_episode(made, length)
-    return made
+        add_episode(built, length)
+    return built
 
 
 def add_episode(to: Replay, length: int = 20) -> None:
@@ -118,21 +118,21 @@ class Captures:
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("discard", [False, True])
 def test_an_imagined_step_waits_for_nothing(discard: bool) -> None:
-    made = learners(config(f"actor_critic.discard_left_overs={str(discard).lower()}"))
-    env: Any = made._imagination
+    built = learners(config(f"actor_critic.discard_left_overs={str(discard).lower()}"))
+    env: Any = built._imagination
     env.reset()
     env.prepare(STEPS)
     with counted() as seen:
-        told = [env.step(torch.zeros(3, dtype=torch.int64, device=CUDA)) for _ in range(STEPS)]
+        reported = [env.step(torch.zeros(3, dtype=torch.int64, device=CUDA)) for _ in range(STEPS)]
     assert_all_on_device(seen)
-    assert {tensor.device for tensor in tensors(told)} == {CUDA}
-    assert len(tensors(told)) == STEPS * (4 + 10)
+    assert {tensor.device for tensor in tensors(reported)} == {CUDA}
+    assert len(tensors(reported)) == STEPS * (4 + 10)
 
 
 @pytest.mark.usefixtures("gpu")
 def test_loading_start_segments_reads_one_number_for_many_steps() -> None:
-    made = learners(config("actor_critic.preload=4"))
-    env: Any = made._imagination
+    built = learners(config("actor_critic.preload=4"))
+    env: Any = built._imagination
     env.reset()
     for steps in (20, 90):
         with counted() as seen:
@@ -143,13 +143,13 @@ def test_loading_start_segments_reads_one_number_for_many_steps() -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_an_update_of_the_policy_waits_for_nothing() -> None:
-    made = learners(config())
-    policy, env = made.agent.actor_critic, made._imagination
-    made.update("actor_critic")
+    built = learners(config())
+    policy, env = built.agent.actor_critic, built._imagination
+    built.update("actor_critic")
     assert env is not None
     env.prepare(STEPS)
     with counted() as seen:
-        logged = made.update("actor_critic")
+        logged = built.update("actor_critic")
     assert_all_on_device(seen)
     assert {tensor.device for tensor in tensors(logged)} == {CUDA}
     assert all(p.grad is not None and p.grad.device == CUDA for p in policy.parameters()), "the backward pass was reached"
@@ -157,17 +157,17 @@ def test_an_update_of_the_policy_waits_for_nothing() -> None:
 
 def test_what_follows_a_rollout_waits_for_nothing() -> None:
     """Rollout, loss, backward pass, clipping and optimiser, with numbers and on the CPU: operations that wait are the same there."""
-    made = learners(config(), torch.device("cpu"))
-    policy, env = made.agent.actor_critic, made._imagination
+    built = learners(config(), torch.device("cpu"))
+    policy, env = built.agent.actor_critic, built._imagination
     assert env is not None
     carry = start(policy, env)
     env.prepare(2 * STEPS)
     before = [parameter.detach().clone() for parameter in policy.parameters()]
     with counted(any_device=True) as seen:
         for _ in range(2):  # the first rate of the warm-up is 0
-            rollout, carry = collect_rollout(policy, env, carry, STEPS, made._draw, all_rows=True)
-            loss, _ = actor_critic_loss(rollout, made.config.actor_critic)
-            made._learners["actor_critic"].update(loss)
+            rollout, carry = collect_rollout(policy, env, carry, STEPS, built._draw, all_rows=True)
+            loss, _ = actor_critic_loss(rollout, built.config.actor_critic)
+            built._learners["actor_critic"].update(loss)
     assert seen.operations > 500
     assert seen.waits == []
     assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
@@ -179,33 +179,33 @@ def test_what_follows_a_rollout_waits_for_nothing() -> None:
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("tokens", [*CONDITIONINGS, *OBJECTIVES], ids=["plain", "dropout and noise", "attended", "ddpm", "flow"])
 def test_an_update_of_a_model_waits_for_nothing(tokens: tuple[str, ...]) -> None:
-    made = learners(config(*tokens))
+    built = learners(config(*tokens))
     names = ("denoiser", "reward_end") if tokens == CONDITIONINGS[0] else ("denoiser",)
     for name in names:
-        made.replay.episodes  # noqa: B018  told to the device once after each collection
+        built.replay.episodes  # noqa: B018  told to the device once after each collection
         with counted() as seen:
-            logged = made.update(name)
+            logged = built.update(name)
         assert_all_on_device(seen)
         assert {tensor.device for tensor in tensors(logged)} == {CUDA}
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_collection_costs_three_copies_before_the_next_update_and_no_more() -> None:
-    made = learners(config())
-    made.update("denoiser")
-    add_episode(made.replay)
+    built = learners(config())
+    built.update("denoiser")
+    add_episode(built.replay)
     for copies in (3, 0):
         with counted() as seen:
-            made.update("reward_end")
+            built.update("reward_end")
         assert seen.places == ({"replay.episodes": copies} if copies else {})
 
 
 @pytest.mark.parametrize("name", ["denoiser", "reward_end"])
 def test_what_follows_a_model_s_forward_pass_waits_for_nothing(name: str) -> None:
-    made = learners(config("conditioning.action_dropout=0.1", "conditioning.frame_noise=0.3"), torch.device("cpu"))
-    made.update(name)
+    built = learners(config("conditioning.action_dropout=0.1", "conditioning.frame_noise=0.3"), torch.device("cpu"))
+    built.update(name)
     with counted(any_device=True) as seen:
-        made.update(name)
+        built.update(name)
     assert seen.operations > 500
     assert seen.waits == []
 
@@ -217,9 +217,9 @@ def test_what_follows_a_model_s_forward_pass_waits_for_nothing(name: str) -> Non
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: f"{sampler.name}-{sampler.start_noise}")
 def test_sampling_holds_nothing_that_a_capture_forbids(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Graphed, "WARM_UP", 0)  # a stream of its own is nothing that can be had here
-    made = learners(config("conditioning.action_dropout=0.1"))
+    built = learners(config("conditioning.action_dropout=0.1"))
     captures = Captures()
-    world = recorded(made.agent.world_model.bound(sampler), captures)  # type: ignore[union-attr]
+    world = recorded(built.agent.world_model.bound(sampler), captures)  # type: ignore[union-attr]
     past = torch.zeros(3, world.context, 3, SIZE, SIZE, device=CUDA)
     actions = torch.zeros(3, world.context, dtype=torch.int64, device=CUDA)
     with counted() as seen:
@@ -237,17 +237,17 @@ def test_sampling_holds_nothing_that_a_capture_forbids(sampler: Sampler, monkeyp
 @pytest.mark.parametrize("name", ["denoiser", "reward_end", "actor_critic"])
 def test_a_recorded_update_holds_nothing_that_a_capture_forbids(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Graphed, "WARM_UP", 0)
-    made = learners(config(), execution=Execution(cuda_graphs="all"))
-    learner, captures = made._learners[name], Captures()
+    built = learners(config(), execution=Execution(cuda_graphs="all"))
+    learner, captures = built._learners[name], Captures()
     learner._record = captures
-    made.replay.episodes  # noqa: B018
-    made.update(name)  # begins the imagination
-    made.prepare(4)
+    built.replay.episodes  # noqa: B018
+    built.update(name)  # begins the imagination
+    built.prepare(4)
     captures.seen.clear()
     learner._graphed = None
     with counted() as seen:
         for _ in range(3):
-            logged = made.update(name)
+            logged = built.update(name)
     assert_all_on_device(seen)
     assert len(captures.seen) == 1
     assert_all_on_device(captures.seen[0])
@@ -259,14 +259,14 @@ def test_a_recorded_update_holds_nothing_that_a_capture_forbids(name: str, monke
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_recorded_step_holds_nothing_that_a_capture_forbids_and_is_recorded_anew_where_its_memory_moves(
+def test_a_recorded_step_holds_nothing_that_a_capture_forbids_and_is_recorded_again_if_its_memory_moves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     captures = Captures()
     monkeypatch.setattr(Graphed, "WARM_UP", 0)
     monkeypatch.setattr(graphs, "record_cuda_graph", captures)
-    made = learners(config("actor_critic.preload=4"), execution=Execution(cuda_graphs="imagination"))
-    env: Any = made._imagination
+    built = learners(config("actor_critic.preload=4"), execution=Execution(cuda_graphs="imagination"))
+    env: Any = built._imagination
     env.reset()
     actions = torch.zeros(3, dtype=torch.int64, device=CUDA)
     for recordings, steps in ((1, 3), (2, 40)):  # so many that the ring of start segments is made anew, larger
@@ -378,13 +378,13 @@ def test_the_loop_of_a_world_model_s_training_waits_at_its_end_and_for_its_log_a
 
 @pytest.mark.usefixtures("gpu")
 def test_imagining_trajectories_reads_back_once_a_batch_and_not_once_a_frame() -> None:
-    made = learners(config())
-    world: Any = made.world
+    built = learners(config())
+    world: Any = built.world
 
     def waits(horizon: int) -> dict[str, int]:
         length = world.context + horizon
         frames = torch.zeros(2, length, 3, SIZE, SIZE, dtype=torch.uint8, device=CUDA)
-        play = Stretch(frames, torch.zeros(2, length, dtype=torch.int64, device=CUDA), world.context)
+        play = WindowBatch(frames, torch.zeros(2, length, dtype=torch.int64, device=CUDA), world.context)
         with counted() as seen:
             imagined = imagine(world, play, [(0, 1), (0, 2)])
         assert_all_on_device(seen)

@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Store:
     return make_store(tmp_path / "outputs")
 
 
-def test_du_tells_checkpoints_and_frames_apart(store: Store) -> None:
+def test_du_separates_checkpoints_and_frames(store: Store) -> None:
     ref = finished(store, count("a"))
     (usage,) = du(store)
     assert (usage.ref, usage.checkpoint, usage.frames) == (ref, 1, 1000)

@@ -104,7 +104,7 @@ def test_rewards_and_ends_are_those_of_the_step_that_was_taken() -> None:
 
 @pytest.mark.parametrize("num_frames", [1, 3, L])
 @pytest.mark.parametrize("discard", [False, True])
-def test_only_finished_episodes_start_anew_each_from_a_fresh_segment_burnt_in(discard: bool, num_frames: int) -> None:
+def test_only_finished_episodes_restart_each_from_a_fresh_segment_burnt_in(discard: bool, num_frames: int) -> None:
     """Fault 4. The burn-in is the whole segment's, however few of its frames the denoiser sees."""
     starts = counting_starts()
     env = counting_env(starts, num_envs=4, num_frames=num_frames, horizon=5, preload=3, discard_left_overs=discard)

@@ -161,7 +161,7 @@ def test_our_own_agents_come_back(tmp_path: Path, changes: dict[str, Any]):
         assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
-def test_a_file_that_fits_several_sizes_of_frames_needs_to_be_told(tmp_path: Path):
+def test_a_file_that_fits_several_frame_sizes_needs_frame_size(tmp_path: Path):
     agent = build_agent(dataclasses.replace(ODD, frame_size=25))
     write_authors_checkpoint(agent, tmp_path / "agent.pt")
     assert "fit frames of side 25 or 26: " in refusal(tmp_path / "agent.pt", "Breakout")
@@ -375,7 +375,7 @@ def test_an_export_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "older format"])
 def test_a_long_pickle_is_refused_before_it_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: bool):
-    monkeypatch.setattr(tensor_file, "MOST_PICKLE", 10_000)
+    monkeypatch.setattr(tensor_file, "MAX_PICKLE", 10_000)
     file, marks = tmp_path / "agent.pt", b"(" * 100_000
     if archive:
         with zipfile.ZipFile(file, "w") as stored:
@@ -388,7 +388,7 @@ def test_a_long_pickle_is_refused_before_it_is_read_to_its_end(tmp_path: Path, m
 
 
 def test_a_checkpoint_beyond_the_limit_or_a_pipe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tensor_file, "MOST_BYTES", 100)
+    monkeypatch.setattr(tensor_file, "MAX_BYTES", 100)
     assert "it has more than 100 bytes" in refusal(CHECKPOINT)
     os.mkfifo(tmp_path / "agent.pt")
     assert "it is a FIFO, not a regular file" in refusal(tmp_path / "agent.pt")

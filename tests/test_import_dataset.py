@@ -39,7 +39,7 @@ def foreign(
 ) -> Path:
     """A dataset written by Minari itself, lossless; episode i is drawn from seed i. Returns its folder."""
     storage = MinariStorage.new(
-        data_path=_made(folder / "data"),
+        data_path=_built(folder / "data"),
         observation_space=observation_space or spaces.Box(0, 255, shape, np.uint8),
         action_space=action_space or spaces.Discrete(5, start=2),
         data_format=data_format,
@@ -62,7 +62,7 @@ def foreign(
     return folder
 
 
-def _made(folder: Path) -> Path:
+def _built(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -208,8 +208,8 @@ def test_other_actions_are_imported_from_zero_and_checked(tmp_path: Path, space:
         ),
     ],
 )
-def test_what_cannot_be_imported_is_refused(tmp_path: Path, made: dict[str, Any], message: str) -> None:
-    source = foreign(tmp_path / "source", **made)
+def test_what_cannot_be_imported_is_refused(tmp_path: Path, built: dict[str, Any], message: str) -> None:
+    source = foreign(tmp_path / "source", **built)
     (tmp_path / "job").mkdir()
     with pytest.raises(UserError, match=message):
         run(config(source), JobContext(tmp_path / "job"))

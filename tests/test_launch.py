@@ -297,8 +297,8 @@ def test_ctrl_c_saves_and_the_same_command_resumes(store: Store, tmp_path: Path)
     assert [store.state(spec.ref).status for spec in jobs(3)] == ["preempted", "preempted", "missing"]
     summary = sweep(store, jobs(3))
     assert len(summary.done) == 3
-    made = steps(ledger)
-    assert all(made[f"job{job} {step}"] <= 1 for job in range(2) for step in range(3)), "no step was made twice"
+    built = steps(ledger)
+    assert all(built[f"job{job} {step}"] <= 1 for job in range(2) for step in range(3)), "no step was made twice"
 
 
 def test_second_ctrl_c_kills(store: Store, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_second_ctrl_c_kills(store: Store, tmp_path: Path) -> None:
     assert not any(running(pid) for pid in pids(ledger))
 
 
-def test_damaged_artifacts_are_made_anew_by_the_next_sweep(tmp_path: Path) -> None:
+def test_the_next_sweep_repeats_damaged_jobs(tmp_path: Path) -> None:
     said: list[str] = []
     store = Store(tmp_path, kinds=fake_jobs.KINDS, say=said.append)
     specs = jobs(4)

@@ -112,7 +112,7 @@ def test_a_checkpoint_without_what_it_needs_is_set_aside_and_the_one_before_it_u
     assert saved(tmp_path) == [3]
 
 
-def test_a_checkpoint_of_other_arithmetic_is_set_aside_and_the_training_begun_anew(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_arithmetic_is_set_aside_and_the_training_restarts(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint", 6, {"device": "cuda", "compile": "all", "count": 6})
     said: list[str] = []
     assert begin(Loop(JobContext(tmp_path, say=said.append), 100)).done == 0

@@ -35,12 +35,12 @@ class NextLevel(nn.Module):
         past = past * config.sigma_data if config.rescale_past_frames else past
         self.calls.append((past.unflatten(1, (L, 3)), actions))
         clean = past[:, -3:] + self.step * 2 / 255
-        sigma = level_told(self.objective, c_noise)[:, None, None, None]
+        sigma = level_input(self.objective, c_noise)[:, None, None, None]
         c = self.objective.coefficients(sigma)
         return (clean - c.c_skip * x / c.c_in) / c.c_out
 
 
-def level_told(objective, c_noise):
+def level_input(objective, c_noise):
     """The sigma behind what the network is told."""
     config = objective.config
     if config.noise_conditioning == "timestep":
@@ -218,16 +218,16 @@ def test_ddpm_between_its_timesteps(sigma):
     objective = DDPM
     generator = torch.Generator().manual_seed(0)
     clean, noise = torch.rand(2, 3, 4, 4, generator=generator) * 2 - 1, torch.randn(2, 3, 4, 4, generator=generator)
-    told = []
+    reported = []
 
     def network(x, c_noise, past, actions):
-        told.append((x, c_noise))
+        reported.append((x, c_noise))
         return noise
 
     past = torch.zeros(2, L, 3, 4, 4)
     denoised = objective.denoise(network, clean + sigma * noise, torch.full((2,), sigma), past, torch.zeros(2, L))
     torch.testing.assert_close(denoised, clean, rtol=0, atol=1e-5 * max(1, sigma))
-    x, c_noise = told[0]
+    x, c_noise = reported[0]
     torch.testing.assert_close(x, (clean + sigma * noise) / (1 + sigma**2) ** 0.5)
     nearest = (objective.sigmas.log() - torch.tensor(sigma).log()).abs().argmin()
     assert torch.allclose(c_noise, (nearest + 1) / 1000)

@@ -85,7 +85,7 @@ def as_format_1(store: Store, ref: JobRef) -> None:
 # The checksum of a result
 
 
-def test_a_changed_number_is_found_and_the_job_made_again(store: Store, said: list[str]) -> None:
+def test_a_changed_number_is_found_and_the_job_repeated(store: Store, said: list[str]) -> None:
     ref = count("a").ref
     file = store.folder(ref) / "result.json"
     before = file.read_text()

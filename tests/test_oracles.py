@@ -133,8 +133,8 @@ def test_offset_noise_enters_the_conversion_only_where_it_is_added(offset_noise,
     raised = (level**2 + 0.09).sqrt() if offset_noise == "added" else level
     fed, c_noise = heard[0]
     torch.testing.assert_close(fed, FED["edm"](x, raised), rtol=1e-6, atol=0)
-    told = raised if noise_conditioning == "log_sigma" else level
-    torch.testing.assert_close(HEARD[noise_conditioning](c_noise)[0], told, rtol=1e-5, atol=0)
+    reported = raised if noise_conditioning == "log_sigma" else level
+    torch.testing.assert_close(HEARD[noise_conditioning](c_noise)[0], reported, rtol=1e-5, atol=0)
 
 
 KARRAS = {"name": "karras", "sigma_min": 0.0101, "sigma_max": 150.0}
@@ -359,7 +359,7 @@ def test_dpm_solver_in_variance_preserving_coordinates(schedule):
     torch.testing.assert_close(ours, belief(before_last, levels[-2]), rtol=1e-9, atol=1e-9)
 
 
-def told_modes(x, sigma, actions):
+def informed_modes(x, sigma, actions):
     """The action picks the mode; withheld, it is either."""
     newest = actions[:, -1, None, None, None]
     mode = torch.where(newest == 1, HIGH, LOW)
@@ -369,7 +369,7 @@ def told_modes(x, sigma, actions):
 @pytest.mark.parametrize("objective_name", ["edm", "ddpm_velocity", "flow"])
 @torch.no_grad()
 def test_guidance_with_weight_1_is_conditional_with_0_unconditional_and_with_2_the_formula(objective_name):
-    denoiser = Perfect(preset(objective_name), told_modes)
+    denoiser = Perfect(preset(objective_name), informed_modes)
     actions = torch.arange(SHAPE[0])[:, None] % 2
     frames = {w: sample(denoiser, PAST, actions, textbook("heun", 100, guidance=w), randn(1)) for w in (0.0, 1.0, 2.0)}
     half = math.sqrt(2)  # of as many pixels the critical value is so much higher

@@ -92,7 +92,7 @@ def bar(request: pytest.FixtureRequest, shared: Store) -> str:
     return closed(shared.folder(CLOSED) / request.param)
 
 
-def test_a_job_that_may_not_be_read_stands_as_unreadable(shared: Store, bar: str) -> None:
+def test_a_job_that_may_not_be_read_has_status_unreadable(shared: Store, bar: str) -> None:
     with another_user():
         states = shared.states()
         (shown,) = overview(shared, None, ())

@@ -53,7 +53,7 @@ def test_the_main_job_runs_from_the_wheel(tiny_store: Path) -> None:
     assert all(result["recorded"]["versions"]["diamond-bench"] for result in results)
 
 
-def test_the_checkout_sets_aside_what_is_damaged_and_makes_it_anew_with_the_same_numbers(tiny_store: Path, tmp_path: Path) -> None:
+def test_the_checkout_repeats_damaged_jobs_with_the_same_numbers(tiny_store: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_store.parent, tmp_path / "folder")
     one = min((folder / "outputs").glob("evaluate_world_model/*"))
     before = tiny_store / one.relative_to(folder / "outputs")

@@ -23,8 +23,8 @@ from diamond_bench.launch.local import run_local
 from diamond_bench.launch.mps import PROGRAM, check_mps, check_packed_mps, service
 from diamond_bench.profiling import packed_run, packing
 from diamond_bench.profiling.lines import Line
-from diamond_bench.profiling.packed_run import PackedRun, cycle, cycles_of, loading_often, mixture
-from diamond_bench.profiling.packing import Measured, Packing, epochs_of_a_run, jobs, lines_of, measure, notes
+from diamond_bench.profiling.packed_run import PackedRun, cycle, cycles_of, with_frequent_loads, mixture
+from diamond_bench.profiling.packing import Measured, Packing, epochs_per_run, jobs, lines_of, measure, notes
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.store.kinds import KINDS as ALL_KINDS
@@ -93,16 +93,16 @@ def test_runs_have_their_own_seeds_and_places_and_divide_the_threads(
 @pytest.mark.parametrize(("preload", "loaded"), [(256, 17), (16, 16)])
 def test_start_segments_are_loaded_every_few_updates(small: TrainAgent, preload: int, loaded: int) -> None:
     settings = replace(small.actor_critic, batch_size=64, steps_per_update=15, preload=preload)
-    made = loading_often(replace(small, actor_critic=settings))
-    assert made == replace(small, actor_critic=replace(settings, preload=loaded)), "15 steps of a rollout, and 128 segments at once"
+    built = with_frequent_loads(replace(small, actor_critic=settings))
+    assert built == replace(small, actor_critic=replace(settings, preload=loaded)), "15 steps of a rollout, and 128 segments at once"
 
 
 # What it comes to
 
 
 def measured(**changes: object) -> Measured:
-    made = Measured(4, (8, 2), (2.0, 2.0, 4.0), (3.0, 6.0, 8.0), "appaap", 1000)
-    return replace(made, **changes)  # type: ignore[arg-type]
+    built = Measured(4, (8, 2), (2.0, 2.0, 4.0), (3.0, 6.0, 8.0), "appaap", 1000)
+    return replace(built, **changes)  # type: ignore[arg-type]
 
 
 def test_runs_a_day_and_updates_a_second(small: TrainAgent) -> None:
@@ -110,8 +110,8 @@ def test_runs_a_day_and_updates_a_second(small: TrainAgent) -> None:
     assert cycles_of(mixture(small)) == 1
     runs, updates = lines["packed_4"], lines["packed_4_denoiser"]
     assert (runs.unit, updates.unit) == ("runs/day", "updates/s")
-    assert runs.median == pytest.approx(6.0 * 86400 / epochs_of_a_run(small))
-    assert runs.other == pytest.approx(2.0 * 86400 / epochs_of_a_run(small))
+    assert runs.median == pytest.approx(6.0 * 86400 / epochs_per_run(small))
+    assert runs.other == pytest.approx(2.0 * 86400 / epochs_per_run(small))
     assert updates.median == pytest.approx(6.0 * small.agent.denoiser_updates)
     assert lines["packed_4_real_step"].median == pytest.approx(6.0 * small.agent.steps_per_epoch)
     assert (runs.ratio, runs.ratio_low, runs.ratio_high) == (2.0, 1.75, 2.5), "of the pairs' ratios 1.5, 3 and 2"
@@ -130,8 +130,8 @@ def test_a_run_is_so_many_epochs_as_its_arithmetic(small: TrainAgent) -> None:
         first_actor_critic_updates=agent.actor_critic_updates,
     )
     later = math.ceil((agent.budget - agent.initial_steps) / agent.steps_per_epoch)
-    assert epochs_of_a_run(replace(small, agent=alike)) == pytest.approx(1 + later + agent.final_epochs)
-    assert epochs_of_a_run(small) > epochs_of_a_run(replace(small, agent=alike))
+    assert epochs_per_run(replace(small, agent=alike)) == pytest.approx(1 + later + agent.final_epochs)
+    assert epochs_per_run(small) > epochs_per_run(replace(small, agent=alike))
 
 
 # Real processes
@@ -386,7 +386,7 @@ def test_the_service_ends_with_a_run_that_is_killed_after_its_workers_had_time_t
     until(lambda: not Path(stand_in.folder).exists() and not daemons_of(stand_in.folder))
 
 
-def test_a_daemon_that_does_not_start_is_told_and_nothing_is_created(
+def test_a_daemon_that_does_not_start_is_reported_and_nothing_is_created(
     stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MPS_FAILS", "1")

@@ -199,23 +199,23 @@ def test_agents_are_one_more_column_of_the_score_tables(tmp_path: Path) -> None:
     some = [("two games", game, seed, 10.0) for game in ("Pong", "Boxing") for seed in range(2)]
     inputs = Inputs(Store(tmp_path), (agents(tmp_path, human + some),))
     for name in ("table1", "table6"):
-        made = ARTIFACTS[name].make(inputs)
-        assert made.table is not None
-        (tmp_path / "t.csv").write_bytes(to_csv(made.table))
+        built = ARTIFACTS[name].make(inputs)
+        assert built.table is not None
+        (tmp_path / "t.csv").write_bytes(to_csv(built.table))
         found = pd.read_csv(tmp_path / "t.csv").set_index("Game")
         full, partial = found["my_agents human-like (scale smoke*)"], found["my_agents two games (scale smoke*)"]
         assert full[["Superhuman games", "Mean HNS", "IQM HNS"]].tolist() == pytest.approx([26, 1.0, 1.0])
         assert full["Alien"] == norm["human"]["Alien"]
         assert partial["Pong"] == 10.0
         assert partial.drop(["Pong", "Boxing"]).isna().all()
-        assert any("lacks 24 of 26 games" in note for note in made.table.all_notes())
-        bold = {row[0].text: [head.text for head, cell in zip(made.table.heads, row, strict=True) if cell.bold] for row in made.table.rows}
+        assert any("lacks 24 of 26 games" in note for note in built.table.all_notes())
+        bold = {row[0].text: [head.text for head, cell in zip(built.table.heads, row, strict=True) if cell.bold] for row in built.table.rows}
         assert bold["Alien"] == [{"table1": "STORM", "table6": "BBF"}[name]]  # another scale than the paper's does not compete
-    made = ARTIFACTS["figure2"].make(inputs)
-    assert made.table is not None
-    row = next(row for row in made.table.rows if "human-like" in row[0].text)
+    built = ARTIFACTS["figure2"].make(inputs)
+    assert built.table is not None
+    row = next(row for row in built.table.rows if "human-like" in row[0].text)
     assert [cell.value for cell in row[1:4]] == pytest.approx([3, 1.0, 1.0])
-    assert [source["commits"] for source in made.sources if source["kind"] == "study"] == [["c0ffee"]] * 2
+    assert [source["commits"] for source in built.sources if source["kind"] == "study"] == [["c0ffee"]] * 2
 
 
 @pytest.mark.parametrize(("sticky", "refused_for"), [(0.0, ""), (0.25, "protocol_record")])
@@ -227,27 +227,27 @@ def test_scores_of_mixed_protocols_have_no_aggregate(sticky: float, refused_for:
         for i, (job, game) in enumerate(zip(found.results, games, strict=True))
     }
     results = {job: StoredResult([], {"protocol_record": record}, {}, {}) for job, record in records.items()}
-    made = ARTIFACTS["table1"].make(Inputs(Store(tmp_path), (replace(found, results=results),)))
-    assert made.table is not None
-    mean = next(row for row in made.table.rows if row[0].text == "Mean HNS")[-1]
+    built = ARTIFACTS["table1"].make(Inputs(Store(tmp_path), (replace(found, results=results),)))
+    assert built.table is not None
+    mean = next(row for row in built.table.rows if row[0].text == "Mean HNS")[-1]
     assert (mean.value is None) == bool(refused_for)
     assert refused_for in " ".join(mean.notes)
-    assert any("environment: <game>NoFrameskip-v4; sticky actions: 0.0" in note for note in made.table.all_notes())
+    assert any("environment: <game>NoFrameskip-v4; sticky actions: 0.0" in note for note in built.table.all_notes())
 
 
 def test_agents_of_the_paper_s_scale_compete(tmp_path: Path) -> None:
     inputs = Inputs(Store(tmp_path), (agents(tmp_path, [("best", "Pong", 0, 21.0)], scale="paper"),))
-    made = ARTIFACTS["table1"].make(inputs)
-    assert made.table is not None
-    pong = next(row for row in made.table.rows if row[0].text == "Pong")
+    built = ARTIFACTS["table1"].make(inputs)
+    assert built.table is not None
+    pong = next(row for row in built.table.rows if row[0].text == "Pong")
     assert [cell.text for cell in pong if cell.bold] == ["21.0"]
 
 
 def test_two_runs_of_a_game_have_no_interval(tmp_path: Path) -> None:
     rows = [(variant, "Pong", seed, float(seed)) for variant, runs in (("two", 2), ("three", 3)) for seed in range(runs)]
-    made = ARTIFACTS["per_game"].make(Inputs(Store(tmp_path), (agents(tmp_path, rows),)))
-    assert made.data is not None
-    found = made.data[made.data["method"].str.startswith("my_agents")].set_index("runs")
+    built = ARTIFACTS["per_game"].make(Inputs(Store(tmp_path), (agents(tmp_path, rows),)))
+    assert built.data is not None
+    found = built.data[built.data["method"].str.startswith("my_agents")].set_index("runs")
     assert found.loc[2, ["low", "high"]].isna().all()
     assert found.loc[3, "low"] < found.loc[3, "mean"] < found.loc[3, "high"]
 

@@ -158,7 +158,7 @@ def test_traps_are_footnotes_of_what_they_touch(paper: Path, artifact: str, word
 
 
 @pytest.mark.parametrize("artifact", ["table1", "figure2", "figure7", "optimality_gap", "probability_of_improvement", "per_game"])
-def test_protocols_that_differ_are_said_wherever_methods_stand_beside_each_other(paper: Path, artifact: str) -> None:
+def test_differing_protocols_are_stated_wherever_methods_are_compared(paper: Path, artifact: str) -> None:
     assert "Protocols differ in sticky actions: 0" in (paper / f"{artifact}.md").read_text()
 
 
@@ -257,12 +257,12 @@ def test_commands_that_would_make_what_lacks_are_commands(paper: Path) -> None:
 
 def test_the_document_inputs_every_fragment(paper: Path) -> None:
     text = (paper / "all.tex").read_text()
-    made = [name for name, entry in index(paper).items() if entry["files"]]
-    assert [line for line in text.splitlines() if line.startswith("\\input")] == [f"\\input{{{name}}}" for name in made]
+    built = [name for name, entry in index(paper).items() if entry["files"]]
+    assert [line for line in text.splitlines() if line.startswith("\\input")] == [f"\\input{{{name}}}" for name in built]
     pictures = {file.name for file in paper.glob("*.pdf")}
     included = {
         line.rpartition("{")[2].partition("}")[0]
-        for name in made
+        for name in built
         for line in (paper / f"{name}.tex").read_text().splitlines()
         if "includegraphics" in line
     }

@@ -12,7 +12,7 @@ from analysis.scores import human_random
 from diamond_bench.store.artifacts import Store
 from paper_figures.build import build_paper
 from paper_figures.latex import escape
-from paper_figures.tables import MOST_ROWS, Table, number, to_latex, words
+from paper_figures.tables import MAX_ROWS, Table, number, to_latex, words
 from paper_figures.tables import Head as H
 
 NASTY = "50%_of $x^2$ & #1 {a} ~b \\c <d> |e| é ñ ø ö 中 ε≥½ 'q'"
@@ -42,10 +42,10 @@ def test_escapes(text: str, latex: str) -> None:
 
 
 def test_a_long_table_goes_on_in_another_tabular() -> None:
-    table = Table((H("n"), H("value")), tuple((words(f"row {i}"), number(i, 0)) for i in range(MOST_ROWS + 1)))
+    table = Table((H("n"), H("value")), tuple((words(f"row {i}"), number(i, 0)) for i in range(MAX_ROWS + 1)))
     text = to_latex(table)
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\toprule") == 2
-    assert text.count("row ") == MOST_ROWS + 1
+    assert text.count("row ") == MAX_ROWS + 1
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_two_objectives_stand_side_by_side_and_a_starred_scale_is_always_said(tm
     assert compared.loc["edm, n=3", "low"] < compared.loc["edm, n=3", "difference"] < compared.loc["edm, n=3", "high"]
 
 
-def test_files_of_an_artifact_made_anew_from_other_results_are_removed(tmp_path: Path) -> None:
+def test_files_of_an_artifact_rebuilt_from_other_results_are_removed(tmp_path: Path) -> None:
     _, _, store = swept(tmp_path)
     out = tmp_path / "paper"
     build(out, "figure3", "table5", results=["mine"], store=store.root)
@@ -230,12 +230,12 @@ def test_runs_of_some_games_and_means_of_others_have_cells_but_no_aggregate(tmp_
     pd.DataFrame(rows, columns=["method", "game", "seed", "score", "source"]).to_csv(tmp_path / "my.csv", index=False)
     scores = read(tmp_path / "my.csv")
     for name in ("table1", "table4", "table6", "table7", "figure2", "figure7", "per_game", "probability_of_improvement", "optimality_gap"):
-        made = ARTIFACTS[name].make(Inputs(Store(tmp_path), scores=scores))
-        notes = [*(made.table.all_notes() if made.table else ()), *made.footnotes]
+        built = ARTIFACTS[name].make(Inputs(Store(tmp_path), scores=scores))
+        notes = [*(built.table.all_notes() if built.table else ()), *built.footnotes]
         assert any("mixes runs" in note for note in notes), name
         if name == "table1":
-            assert made.table is not None
-            values = {row[0].text: row[-1].value for row in made.table.rows}
+            assert built.table is not None
+            values = {row[0].text: row[-1].value for row in built.table.rows}
             assert (values["Pong"], values["Alien"], values["Mean HNS"]) == (5.0, 5.0, None)
 
 
@@ -270,7 +270,7 @@ def test_wrong_names_are_refused(artifacts: list[str], results: list[str], match
     refused(match, tmp_path / "paper", *artifacts, results=results, store=store.root)
 
 
-def test_a_study_at_several_scales_must_be_told_apart(tmp_path: Path) -> None:
+def test_a_study_at_several_scales_needs_a_scale(tmp_path: Path) -> None:
     swept(tmp_path)
     _, _, store = swept(tmp_path, "training.num_steps=13")
     refused(r"several scales; name one: mine:tiny, mine:tiny\*", tmp_path / "paper", "table8", results=["mine"], store=store.root)
@@ -292,7 +292,7 @@ def test_damaged_results_are_refused(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "drawn"), [("arrays.npz", "figure8"), ("media/frames.npz", "figure3")])
-def test_a_file_altered_in_its_content_is_refused_and_made_anew_by_the_next_sweep(name: str, drawn: str, tmp_path: Path) -> None:
+def test_an_altered_file_is_refused_and_the_next_sweep_rebuilds_it(name: str, drawn: str, tmp_path: Path) -> None:
     _, plan, store = swept(tmp_path)
     ref = plan.points[0].jobs["evaluation"]
     file = store.folder(ref) / name

@@ -112,7 +112,7 @@ def test_the_controlled_arms_differ_in_the_objective_and_its_sampler_alone() -> 
         assert crossed[f"crossing/ddpm+euler k={k}"] == crossed[f"controlled/ddpm k={k}"]
 
 
-def test_changing_the_sampler_trains_nothing_anew() -> None:
+def test_changing_the_sampler_retrains_nothing() -> None:
     one, other = plan_study("sampling_steps", ["scale=smoke"]), plan_study("sampling_steps", ["scale=smoke", "sampler.num_steps=7"])
     assert {p.jobs["world_model"] for p in one.points} == {p.jobs["world_model"] for p in other.points}
     assert kinds(other)["evaluate_world_model"] == 1
@@ -422,7 +422,7 @@ def test_a_dry_run_names_families_where_they_are_not_diamond_alone(tmp_path: Pat
         assert ("; families" in said) == bool(families)
 
 
-def test_saying_what_cannot_be_told_takes_no_pandas() -> None:
+def test_naming_undecidable_comparisons_needs_no_pandas() -> None:
     code = (
         "import sys\nfrom diamond_bench.studies.answerable import limits\nfrom diamond_bench.studies.plan import plan_study\n"
         "limits(plan_study('sampling_steps'))\nprint(sorted({'torch', 'scipy', 'rliable', 'pandas'} & set(sys.modules)))"

@@ -34,8 +34,8 @@ def known(
 ) -> Planner:
     """One game whose variances (of each side) are known, so that estimates and upper limits are both the truth."""
     of_draws = Components("Pong", (1,) * sides, episodes, (seeds + interaction / max(episodes, 1),) * sides, 0.0, (interaction,) * sides)
-    told = Components("Pong", of_draws.runs, episodes, of_draws.between_runs, references + sides * interaction, of_draws.interaction)
-    truth = (told.at(runs, episodes),)
+    reported = Components("Pong", of_draws.runs, episodes, of_draws.between_runs, references + sides * interaction, of_draws.interaction)
+    truth = (reported.at(runs, episodes),)
     return Planner(truth, truth, paired=sides == 1, level=0.05, equivalence_level=0.05, permutation=False)
 
 
@@ -237,9 +237,9 @@ def test_the_report_says_how_many_seeds(tmp_path: Path) -> None:
     assert [(row["seeds"], row["episodes"]) for row in rows] == [(str(n), str(8 * k)) for k in (1, 2, 4) for n in (3, 5, 6, 10, 20, 40)]
     assert [row["detectable"] == "" for row in rows[:6]] == [True, True, False, False, False, False]  # 5 pairs of one game: 2/32
     assert float(rows[2]["device_hours"]) == pytest.approx(6 * 0.7)
-    (told,) = read_json(report / "report.json")["power"]
-    assert told["components"][0]["sd_seeds_upper"] > told["components"][0]["sd_seeds"]
-    assert (told["runs"], told["episodes"], told["smallest_seeds"], told["paired"]) == (6, 8, 6, True)
+    (reported,) = read_json(report / "report.json")["power"]
+    assert reported["components"][0]["sd_seeds_upper"] > reported["components"][0]["sd_seeds"]
+    assert (reported["runs"], reported["episodes"], reported["smallest_seeds"], reported["paired"]) == (6, 8, 6, True)
 
 
 def test_a_study_with_too_few_seeds_says_so_in_a_sentence(tmp_path: Path) -> None:
@@ -268,11 +268,11 @@ def test_agents_are_planned_for_without_references(tmp_path: Path) -> None:
     """Human-normalised scores of two games, five seeds on each side: independent runs, and no references."""
     plan = agent_study(tmp_path, primary="{metric: hns, baseline: {n: 1}, margin: 0.1}")
     saved, store = played(tmp_path, plan, lambda game, steps, seed: steps + 0.1 * seed)
-    (told,) = plain(finished_power(saved, store))
-    assert (told["paired"], told["runs"], told["episodes"]) == (False, 5, None)
-    assert {row["episodes"] for row in told["detectable"]} == {None}
-    assert [one["sd_seeds"] for one in told["components"]] == pytest.approx([np.sqrt(2 * 0.025)] * 2)  # of 0, 0.1, ... 0.4, two sides
-    by_seeds = {row["seeds"]: row["detectable"] for row in told["detectable"]}
+    (reported,) = plain(finished_power(saved, store))
+    assert (reported["paired"], reported["runs"], reported["episodes"]) == (False, 5, None)
+    assert {row["episodes"] for row in reported["detectable"]} == {None}
+    assert [one["sd_seeds"] for one in reported["components"]] == pytest.approx([np.sqrt(2 * 0.025)] * 2)  # of 0, 0.1, ... 0.4, two sides
+    by_seeds = {row["seeds"]: row["detectable"] for row in reported["detectable"]}
     limit = 0.025 * 16 / stats.chi2.ppf(0.2, 16)  # pooled over two games and two sides of 5 runs
     assert detected(by_seeds[20], 20, 4 * 19, np.sqrt(4 * limit / 20) / 2) == pytest.approx(0.8, abs=1e-3)
 
@@ -283,10 +283,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert "6 seeds (now)" in done.stdout
     assert "device hours" in done.stdout
     assert "With 6 seeds, n=2 against n=1 detects" in done.stdout
-    (told,) = json.loads(in_this_process("power", "mine", "--json", cwd=tmp_path).stdout)
-    assert (told["variant"], told["baseline"], told["test"], told["runs"]) == ("n=2", "n=1", "permutation", 6)
-    assert [row["seeds"] for row in told["detectable"]] == [3, 5, 6, 10, 20, 40]
-    assert told["detectable"][0]["detectable"] is None
+    (reported,) = json.loads(in_this_process("power", "mine", "--json", cwd=tmp_path).stdout)
+    assert (reported["variant"], reported["baseline"], reported["test"], reported["runs"]) == ("n=2", "n=1", "permutation", 6)
+    assert [row["seeds"] for row in reported["detectable"]] == [3, 5, 6, 10, 20, 40]
+    assert reported["detectable"][0]["detectable"] is None
 
 
 def test_the_command_refuses_a_study_without_results(tmp_path: Path) -> None:

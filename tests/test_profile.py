@@ -169,7 +169,7 @@ def test_every_part_has_a_spread_a_rate_and_pairs_in_turn(lines: dict[str, dict[
             assert line["share_of_peak"] == line["flop_per_second"] / lines["product_peak"]["median"]
 
 
-def test_what_is_projected_is_made_of_the_parts(lines: dict[str, dict[str, Any]]) -> None:
+def test_the_projection_is_the_sum_of_the_parts(lines: dict[str, dict[str, Any]]) -> None:
     of = {name: line["median"] for name, line in lines.items()}
     assert of["epoch"] == pytest.approx(
         2 * of["denoiser_update"] + 2 * of["reward_end_update"] + of["actor_critic_update"] + of["start_segments"] + 10 * of["real_step"]
@@ -257,7 +257,7 @@ def test_a_profile_of_another_version_is_refused_in_words(store: Store, ref: Job
             lines_of(replace(result, info=info))
 
 
-def test_a_stopped_profile_says_how_to_begin_anew(tmp_path: Path) -> None:
+def test_a_stopped_profile_says_how_to_start_again(tmp_path: Path) -> None:
     command = [SCRIPT, *PROFILE]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=clean_environment())
     assert running.stderr is not None
@@ -287,21 +287,21 @@ def test_a_profile_is_seen_by_the_other_commands(folder: Path, ref: JobRef, comm
 
 
 def test_table5_has_a_column_for_the_profile(store: Store, ref: JobRef, lines: dict[str, dict[str, Any]]) -> None:
-    made = make(Inputs(store))
-    assert made.table is not None
-    assert not made.lacks
-    place = [head.key for head in made.table.heads].index(f"profile_{ref.id}")
-    head = made.table.heads[place]
+    built = make(Inputs(store))
+    assert built.table is not None
+    assert not built.lacks
+    place = [head.key for head in built.table.heads].index(f"profile_{ref.id}")
+    head = built.table.heads[place]
     assert head.text == f"{lines['epoch']['device']}\nfp32, scale tiny*"
     assert any("network.channels [8, 8, 8, 8] (the paper: [64, 64, 64, 64])" in note for note in head.notes)
     assert any("training.batch_size 4 (the paper: 32)" in note for note in head.notes)
-    values = {row[0].text.strip("– "): row[place].value for row in made.table.rows}
+    values = {row[0].text.strip("– "): row[place].value for row in built.table.rows}
     assert values["One update of the denoiser"] == lines["denoiser_update"]["median"] * 1000
     assert values["of which 3 denoising steps, each"] == lines["denoiser_call"]["median"] * 1000
     assert values["One epoch"] == lines["epoch"]["median"]
     assert values["One run"] == lines["run"]["median"] / 86400
-    assert [row[1].value for row in made.table.rows][:3] == [88.0, 115.0, 340.0]
-    assert ref.id in [job for source in made.sources for job in source.get("jobs", [])]
+    assert [row[1].value for row in built.table.rows][:3] == [88.0, 115.0, 340.0]
+    assert ref.id in [job for source in built.sources for job in source.get("jobs", [])]
 
 
 def test_table5_names_what_it_lacks(store: Store, ref: JobRef, tmp_path: Path) -> None:

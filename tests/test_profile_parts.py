@@ -23,10 +23,10 @@ from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.profiling import parts as profile_parts
 from diamond_bench.profiling import profile as profile_job
-from diamond_bench.profiling.lines import LABELS, ProfileReport, notes, of_a_run, of_an_epoch
+from diamond_bench.profiling.lines import LABELS, ProfileReport, notes, per_run, per_epoch
 from diamond_bench.profiling.machine import host_synchronisations, product_peak
 from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_replay
-from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, spread
+from diamond_bench.profiling.timing import MAX_CALLS, MAX_ROUNDS, Timings, Work, alternate, spread
 from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.store.kinds import COMPARED, PROFILED, Compared, Profile, TrainAgent
 from diamond_bench.studies.single import plan_train
@@ -73,19 +73,19 @@ def test_a_timed_step_is_a_step_of_the_rollout(small: TrainAgent, replay: Replay
 
 def test_no_imagined_episode_ends_and_no_timed_update_loads_start_segments(small: TrainAgent, replay: Replay) -> None:
     settings = replace(small.actor_critic, preload=256)
-    made = parts(replace(small, actor_critic=settings), replay)
-    work, ends = made.works["actor_critic_update"], []
-    ring: Any = made.learners._imagination._ring  # type: ignore[union-attr]
+    built = parts(replace(small, actor_critic=settings), replay)
+    work, ends = built.works["actor_critic_update"], []
+    ring: Any = built.learners._imagination._ring  # type: ignore[union-attr]
     work.before(1)
     work.call()  # the very first also resets the environment
-    for _ in range(MOST_ROUNDS):
-        work.before(MOST_CALLS)
+    for _ in range(MAX_ROUNDS):
+        work.before(MAX_CALLS)
         loaded = ring._loaded
-        ends += [made.learners.update("actor_critic")["imagined"]["end"] for _ in range(MOST_CALLS)]
+        ends += [built.learners.update("actor_critic")["imagined"]["end"] for _ in range(MAX_CALLS)]
         assert ring._loaded == loaded
     assert not any(ends)
     assert ring._size < settings.preload * settings.batch_size, "a whole ring would be burnt in for nothing"
-    rest, (places, memories) = made.rest_of_the_ring(), (ring._slots.places, ring._slots.memories)
+    rest, (places, memories) = built.rest_of_the_ring(), (ring._slots.places, ring._slots.memories)
     segment = sum(one[0].nbytes for one in (places, *memories))
     assert rest.nbytes == (settings.preload - settings.steps_per_update) * settings.batch_size * segment
     torch.manual_seed(0)
@@ -98,29 +98,29 @@ def test_no_imagined_episode_ends_and_no_timed_update_loads_start_segments(small
 @pytest.mark.parametrize(("num_envs", "discard"), [(2, False), (2, True), (100, False), (100, True)])
 def test_a_reset_loads_the_start_segments_its_time_is_divided_by(small: TrainAgent, replay: Replay, num_envs: int, discard: bool) -> None:
     settings = replace(small.actor_critic, batch_size=num_envs, discard_left_overs=discard)
-    made = parts(replace(small, actor_critic=settings), replay)
-    made.prepare(MOST_CALLS)
-    made.works["start_segments"].call()
-    ring: Any = made._env._ring
-    assert made.each["start_segments"] * ring._loaded == num_envs * settings.steps_per_update / settings.horizon
+    built = parts(replace(small, actor_critic=settings), replay)
+    built.prepare(MAX_CALLS)
+    built.works["start_segments"].call()
+    ring: Any = built._env._ring
+    assert built.each["start_segments"] * ring._loaded == num_envs * settings.steps_per_update / settings.horizon
 
 
 def test_the_policy_s_loss_alone_is_of_whole_rollouts(small: TrainAgent, replay: Replay) -> None:
-    made = parts(small, replay)
-    step = made._env.step(torch.zeros(small.actor_critic.batch_size, dtype=torch.int64))
-    carry = Carry(step[0], made._policy.initial_state(small.actor_critic.batch_size))
+    built = parts(small, replay)
+    step = built._env.step(torch.zeros(small.actor_critic.batch_size, dtype=torch.int64))
+    carry = Carry(step[0], built._policy.initial_state(small.actor_critic.batch_size))
     steps = small.actor_critic.steps_per_update
-    rollout, _ = collect_rollout(made._policy, Recorded(step, small.actor_critic.horizon), carry, steps, made._draw)
+    rollout, _ = collect_rollout(built._policy, Recorded(step, small.actor_critic.horizon), carry, steps, built._draw)
     assert rollout.logits.shape == (small.actor_critic.batch_size, steps, 4)
     assert rollout.logits.requires_grad
     assert rollout.truncations.any(dim=0).tolist() == [(t + 1) % small.actor_critic.horizon == 0 for t in range(steps)]
-    work = made.works["loss_and_backward"]
+    work = built.works["loss_and_backward"]
     work.before(1)
-    before = [p.detach().clone() for p in made._policy.parameters()]
+    before = [p.detach().clone() for p in built._policy.parameters()]
     for _ in range(2):  # the warm-up's first rate is 0
         work.before(1)
         work.call()
-    assert any(not torch.equal(a, b) for a, b in zip(before, made._policy.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, built._policy.parameters(), strict=True))
 
 
 def test_plain_is_eager_fp32_in_the_plain_layout(small: TrainAgent, replay: Replay) -> None:
@@ -141,8 +141,8 @@ def test_plain_is_eager_fp32_in_the_plain_layout(small: TrainAgent, replay: Repl
     assert all(a.is_contiguous() for a in weights(as_plain) if a.dim() == 4), "training keeps it"
 
 
-def weights(made: Parts) -> list[torch.Tensor]:
-    return [p.detach() for network in made.learners.agent.networks.values() for p in network.parameters()]
+def weights(built: Parts) -> list[torch.Tensor]:
+    return [p.detach() for network in built.learners.agent.networks.values() for p in network.parameters()]
 
 
 def test_flop_are_those_of_the_networks_costs() -> None:
@@ -150,9 +150,9 @@ def test_flop_are_those_of_the_networks_costs() -> None:
     found, on_cuda = flop_of(config, "cpu"), flop_of(config, "cuda")
     given = ActionSpec.discrete(4), FrameSpec.square(64)
     denoise = denoiser_cost(config.network, config.conditioning, *given).flops
-    judge, act = reward_end_cost(config.reward_end, *given).flops, actor_critic_cost(config.actor_critic, *given).flops
+    rewarder, act = reward_end_cost(config.reward_end, *given).flops, actor_critic_cost(config.actor_critic, *given).flops
     assert found["denoiser_update"] == 3 * 32 * 2 * denoise
-    assert found["reward_end_update"] == 3 * 32 * 18 * judge
+    assert found["reward_end_update"] == 3 * 32 * 18 * rewarder
     # on the CPU memories are renewed where a horizon ends: a final value and three frames burnt in, here at a rollout's last step
     assert found["renewal"] == pytest.approx(32 * 4 * act / 15)
     assert found["loss_and_backward"] == pytest.approx(32 * 15 * 2 * act)
@@ -161,15 +161,15 @@ def test_flop_are_those_of_the_networks_costs() -> None:
     for of in (found, on_cuda):
         inside = 15 * (of["imagination_step"] + of["renewal"]) + of["loss_and_backward"]
         assert of["actor_critic_update"] == pytest.approx(inside + 32 * act), "and the value of the last frame"
-    assert found["imagination_step"] == 32 * (3 * denoise + judge + act)
-    assert found["start_segments"] == 32 * 3 * judge
+    assert found["imagination_step"] == 32 * (3 * denoise + rewarder + act)
+    assert found["start_segments"] == 32 * 3 * rewarder
     # a denoiser pass at batch 32 is 195 GFLOP, the reward/end model 14, the actor-critic 4
     assert [found[name] / 1e9 for name in ("denoiser_call", "reward_and_end", "action")] == pytest.approx([195, 14, 4], rel=0.06)
-    run = of_a_run(config)
+    run = per_run(config)
     updates = sum(times * found[name] for name, times in run.items() if name not in ("real_step", "start_segments"))
     assert updates == pytest.approx(agent_work(config), rel=5e-3)  # which counts 18 actions, and no renewal
     assert run["real_step"] == 100_000
-    assert of_an_epoch(config) == dict.fromkeys(("denoiser_update", "reward_end_update", "actor_critic_update", "start_segments"), 400) | {
+    assert per_epoch(config) == dict.fromkeys(("denoiser_update", "reward_end_update", "actor_critic_update", "start_segments"), 400) | {
         "real_step": 100
     }
 
@@ -177,13 +177,13 @@ def test_flop_are_those_of_the_networks_costs() -> None:
 @pytest.mark.parametrize("steps", [3, 4])
 def test_flop_of_the_policy_s_parts_are_what_torch_counts(replay: Replay, small: TrainAgent, steps: int) -> None:
     config = replace(small, actor_critic=replace(small.actor_critic, steps_per_update=steps, horizon=2, batch_size=8))
-    made, found = parts(config, replay), flop_of(config, "cpu")
+    built, found = parts(config, replay), flop_of(config, "cpu")
     for name, calls in (("renewal", 2), ("loss_and_backward", 1)):
         total, rounds = 0, math.lcm(steps, 2) // steps
         for _ in range(rounds):
-            made.works[name].before(1)
+            built.works[name].before(1)
             with FlopCounterMode(display=False) as counted:
-                made.works[name].call()
+                built.works[name].call()
             total += counted.get_total_flops() / rounds
         if name == "renewal":
             assert total == pytest.approx(calls * found[name], rel=0.02)
@@ -201,14 +201,14 @@ def test_renewals_are_those_of_a_rollout_s_horizon(small: TrainAgent, replay: Re
             return original(policy, state, done, *rest)
 
         monkeypatch.setattr(module, "renew", spy)
-    made, horizon = parts(small, replay), small.actor_critic.horizon
+    built, horizon = parts(small, replay), small.actor_critic.horizon
     seen.clear()
-    made.works["renewal"].call()
+    built.works["renewal"].call()
     ours = list(seen)
-    assert made.each["renewal"] * horizon == 1
-    made._carry = start(made._policy, made._env)
+    assert built.each["renewal"] * horizon == 1
+    built._carry = start(built._policy, built._env)
     seen.clear()
-    collect_rollout(made._policy, made._env, made._carry, horizon, made._draw)
+    collect_rollout(built._policy, built._env, built._carry, horizon, built._draw)
     assert ours == seen
 
 
@@ -240,12 +240,12 @@ def test_a_profile_of_another_gpu_is_refused(small: TrainAgent, tmp_path: Path, 
 
 
 def test_one_real_step_is_one(small: TrainAgent, replay: Replay) -> None:
-    made = parts(small, replay)
-    work = made.works["real_step"]
+    built = parts(small, replay)
+    work = built.works["real_step"]
     work.call()
     collected = work.call.__closure__  # type: ignore[attr-defined]
     (play,) = (cell.cell_contents for cell in collected if hasattr(cell.cell_contents, "real_steps"))
-    assert play.real_steps * made.each["real_step"] == 1
+    assert play.real_steps * built.each["real_step"] == 1
 
 
 def test_no_network_is_faster_than_the_product_it_is_held_against(small: TrainAgent, replay: Replay) -> None:
@@ -256,8 +256,8 @@ def test_no_network_is_faster_than_the_product_it_is_held_against(small: TrainAg
     assert in_fp32.precision == "fp32"
     assert peak.flop_per_second > 0.5 * in_fp32.flop_per_second, "where bf16 has no units, fp32 is the measure"
     wide = replace(small, network=replace(small.network, channels=(32,)), execution=replace(small.execution, precision="bf16"))
-    made = parts(wide, replay)
-    took = spread(alternate([made.works["denoiser_call"]], [0.1], lambda: None).seconds[0]).median
+    built = parts(wide, replay)
+    took = spread(alternate([built.works["denoiser_call"]], [0.1], lambda: None).seconds[0]).median
     assert flop_of(wide, "cpu")["denoiser_call"] / took < peak.flop_per_second
 
     def stop(share: float) -> None:
@@ -297,11 +297,11 @@ def test_what_is_compared_is_built_last_and_as_it_is_described(small: TrainAgent
 
 
 def test_memory_is_that_of_updates_with_all_moments_there(small: TrainAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = profiling(small, tmp_path)
-    made._build(random_replay(small, CPU), "fp32")
-    made.peak = product_peak(CPU, "fp32", made._wait)
-    made._expect()
-    learners, held = made.ways[0].learners, []
+    built = profiling(small, tmp_path)
+    built._build(random_replay(small, CPU), "fp32")
+    built.peak = product_peak(CPU, "fp32", built._wait)
+    built._expect()
+    learners, held = built.ways[0].learners, []
     original = learners.update
 
     def update(name: str) -> Any:
@@ -310,28 +310,28 @@ def test_memory_is_that_of_updates_with_all_moments_there(small: TrainAgent, tmp
 
     learners.update = update
     for name in ("denoiser", "reward_end", "actor_critic"):
-        made.ways[0].works[f"{name}_update"] = Work(lambda name=name: learners.update(name))
-    made._memory()
+        built.ways[0].works[f"{name}_update"] = Work(lambda name=name: learners.update(name))
+    built._memory()
     assert {name for name, moments in held if all(moments)} >= {"actor_critic", "reward_end"}
     assert [name for name, _ in held].count("denoiser") >= 2, "the second has its own moments"
     assert held[-1] == ("actor_critic", [True, True, True])
 
 
 def test_a_compilation_within_a_timing_is_no_result(small: TrainAgent, tmp_path: Path) -> None:
-    made = profiling(small, tmp_path, parts="action")
-    made._build(random_replay(small, CPU), "fp32")
-    policy, b = made.ways[0]._policy, small.actor_critic.batch_size
+    built = profiling(small, tmp_path, parts="action")
+    built._build(random_replay(small, CPU), "fp32")
+    policy, b = built.ways[0]._policy, small.actor_critic.batch_size
     policy.compiled = Compiled(policy.core, {b}, backend="eager")
-    timings = made._timed("action")
+    timings = built._timed("action")
     assert len(timings.order) >= 6, "its first call was in the warm-up"
     assert policy.compiled.calls["compiled"] > 6
-    assert made.ways[0].compile_seconds() == policy.compiled.seconds > 0
-    (line,) = made._compile_seconds()
+    assert built.ways[0].compile_seconds() == policy.compiled.seconds > 0
+    (line,) = built._compile_seconds()
     assert (line.name, line.unit, line.median) == ("compile_seconds", "s", policy.compiled.seconds)
     policy.compiled._seen.clear()
-    made.warm["action"] = [0.1]  # as if it had been warmed up
+    built.warm["action"] = [0.1]  # as if it had been warmed up
     with pytest.raises(AssertionError, match="action: a network was compiled within a timing"):
-        made._timed("action")
+        built._timed("action")
 
 
 def test_the_other_way_is_compiled_where_authors_are_meant() -> None:
@@ -361,8 +361,8 @@ def test_lines_are_what_the_timings_come_to(small: TrainAgent) -> None:
     )
     recorded = replace(small, execution=replace(small.execution, cuda_graphs="all"))
     assert "remainder" not in [line.name for line in ProfileReport(Profile("x", "y", recorded), timings, {}, 1e9).lines()]
-    beside = replace(small, agent=replace(small.agent, collection="beside"))
-    assert any("agent.collection=beside" in note for note in notes(Profile("x", "y", beside), [], (0.0, 0.0)))
+    concurrent = replace(small, agent=replace(small.agent, collection="concurrent"))
+    assert any("agent.collection=concurrent" in note for note in notes(Profile("x", "y", concurrent), [], (0.0, 0.0)))
     assert any("one CUDA graph" in note for note in notes(Profile("x", "y", recorded), [], (0.0, 0.0)))
     del timings["real_step"], timings["renewal"]
     left = [line.name for line in ProfileReport(Profile("x", "y", small), timings, {}, 1e9).lines()]

@@ -45,6 +45,10 @@ EXAMPLES = {
 }
 
 
+NAMES = re.compile(r"(?:^|_)(?:told(?!_apart)|anew|beside|besides|made|judge|judges|judged)(?=_|$)")
+"""Words that no identifier holds: it would not say what the thing is."""
+
+
 def prose(file: Path) -> Iterator[str]:
     """The paragraphs of prose in a file: comments and strings of Python, comments of YAML, text of Markdown without its code."""
     content = file.read_text()
@@ -68,6 +72,14 @@ def python_prose(content: str) -> Iterator[str]:
             yield from re.split(r"\n\s*\n", token.string.lstrip("rRbBfF").strip("'\""))
 
 
+def identifiers(content: str) -> Iterator[str]:
+    """The names in Python code that hold one of NAMES."""
+    if any(word in content for word in ("told", "anew", "beside", "made", "judge")):
+        for token in tokenize.generate_tokens(io.StringIO(content).readline):
+            if token.type == tokenize.NAME and NAMES.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", token.string).lower()):
+                yield token.string
+
+
 def offences(paragraph: str) -> Iterator[str]:
     """Each use of a rule, by the rule's name and the words around it."""
     for rule, (expression, _) in RULES.items():
@@ -87,6 +99,18 @@ def test_text_uses_plain_words() -> None:
     new = {offence: file for offence, file in found_offences().items() if offence not in known}
     lines = [f"{file.relative_to(ROOT)}: {offence}\n    write: {RULES[offence.partition(':')[0]][1]}" for offence, file in new.items()]
     assert not new, "rewrite these sentences:\n" + "\n".join(lines)
+
+
+def test_names_use_plain_words() -> None:
+    files = [file for folder in ("diamond_bench", "analysis", "paper_figures", "tests", "docs") for file in (ROOT / folder).rglob("*.py")]
+    named = {f"{file.relative_to(ROOT)}: {name}" for file in files for name in identifiers(file.read_text())}
+    named |= {str(file.relative_to(ROOT)) for file in files if NAMES.search(file.stem)}
+    assert not named, "rename these: a name says what the thing is, in the field's words"
+
+
+def test_an_odd_name_is_found() -> None:
+    code = "def told(beside: int) -> None:\n    Judge = beside_it = told_apart = "told"  # anew\n"
+    assert list(identifiers(code)) == ["told", "beside", "Judge", "beside_it"]
 
 
 @pytest.mark.parametrize("rule", RULES)

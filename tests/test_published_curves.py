@@ -15,7 +15,7 @@ from test_paper_agents import swept
 from analysis.aggregates import ScoreError, point_estimates
 from analysis.score_curves import CURVE_COLUMNS, published_curves, runs_of_curve, training_only
 from analysis.scores import (
-    MOST_RUNS,
+    MAX_RUNS,
     between_footnotes,
     entries,
     footnotes,
@@ -30,7 +30,7 @@ from analysis.scores import (
 )
 from diamond_bench.errors import UserError
 from diamond_bench.store.artifacts import Store
-from diamond_bench.studies.answerable import MOST_SEEDS, limits
+from diamond_bench.studies.answerable import MAX_SEEDS, limits
 from diamond_bench.studies.plan import as_saved, plan_study
 from paper_figures.build import build_paper
 from paper_figures.inputs import load
@@ -265,14 +265,14 @@ def test_the_known_hundred_runs_are_not_doubted_but_a_copy_is() -> None:
     assert [
         note
         for note in between_footnotes({"mine": curl.assign(source="mine")})
-        if f"More than {MOST_RUNS} runs of a game: mine (100)" in note
+        if f"More than {MAX_RUNS} runs of a game: mine (100)" in note
     ]
-    few = curl[curl["seed"] < MOST_RUNS].assign(source="mine")
+    few = curl[curl["seed"] < MAX_RUNS].assign(source="mine")
     assert not [note for note in between_footnotes({"mine": few}) if "More than" in note]
 
 
 def test_a_study_of_implausibly_many_seeds_says_so_at_planning() -> None:
-    assert MOST_SEEDS == MOST_RUNS
+    assert MAX_SEEDS == MAX_RUNS
     (note,) = [text for text in limits(plan_study("sampling_steps", ["scale=tiny", "seeds=51"])) if "seeds a game" in text]
     assert note.startswith("51 seeds a game, more than 50: each seed is a whole training")
     assert "evaluation.num_trajectories" in note

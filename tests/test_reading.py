@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from diamond_bench.compose import CONF, cluster_profile
 from diamond_bench.errors import UserError
-from diamond_bench.reading import MOST_BYTES, NotAFile, load_yaml, open_file, read_file, read_yaml
+from diamond_bench.reading import MAX_BYTES, NotAFile, load_yaml, open_file, read_file, read_yaml
 from diamond_bench.studies.agents import import_job
 from diamond_bench.studies.spec import load_study, study_files
 
@@ -80,7 +80,7 @@ def test_any_text_is_data_or_one_message_that_names_the_file(content: Any) -> No
         ("a: [1\n", r"not valid YAML"),
         ("a: \x07", r"not valid YAML"),
         (b"a: \xff", r"not a text in UTF-8"),
-        ("a: " + "x" * MOST_BYTES, r"at most 1,000,000 are read"),
+        ("a: " + "x" * MAX_BYTES, r"at most 1,000,000 are read"),
     ],
     ids=lambda value: re.sub(r"\W+", "-", str(value))[:20],
 )

@@ -23,7 +23,7 @@ from diamond_bench.store.files import DamagedFile, read_json, write_exclusive
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.plan import Plan, SavedPlan, as_saved, plan_study, save_plan
-from diamond_bench.studies.registration import Standing, register, registrations, standing
+from diamond_bench.studies.registration import RegistrationStatus, register, registrations, registration_status
 from diamond_bench.studies.registration_files import export_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -66,8 +66,8 @@ class Lab:
                 finish(self.store, spec)
         return saved
 
-    def standing(self, saved: SavedPlan) -> Standing:
-        return standing(saved, {ref for ref in saved.jobs if self.finished(ref)})
+    def standing(self, saved: SavedPlan) -> RegistrationStatus:
+        return registration_status(saved, {ref for ref in saved.jobs if self.finished(ref)})
 
 
 @pytest.fixture
@@ -190,9 +190,9 @@ def test_old_and_merged_stores(lab: Lab, tmp_path: Path) -> None:
     (merged.root / "studies").mkdir(parents=True)
     assert len(merge(merged, lab.store.root).plans) == 1
     there = as_saved(lab.plan(), merged.root)
-    assert standing(there, {ref for ref in there.jobs if merged.state(ref).status == "done"}).kind == "registered"
+    assert registration_status(there, {ref for ref in there.jobs if merged.state(ref).status == "done"}).kind == "registered"
     merge(partly, lab.store.root)  # where an evaluation had finished before the registration was written
-    stands = standing(as_saved(lab.plan(), partly.root), set(saved.jobs))
+    stands = registration_status(as_saved(lab.plan(), partly.root), set(saved.jobs))
     assert (stands.kind, stands.confirmatory) == ("late", False)
     assert "1 evaluation of the study had already finished" in stands.sentence
     saved.folder.joinpath("registration.json").unlink()
@@ -415,13 +415,13 @@ def test_the_report_s_files_carry_the_standing_and_follow_it(lab: Lab) -> None:
         with (folder / "comparison.csv").open() as file:
             return read_json(folder / "report.json")["registration"], {row["registration"] for row in csv.DictReader(file)}
 
-    told, column = files()
-    assert (told["kind"], told["confirmatory"], told["alpha"], told["changes"]) == ("registered", True, 0.05, [])
-    assert told["sha256"] == json.loads((saved.folder / "registration.json").read_text())["sha256"]
+    reported, column = files()
+    assert (reported["kind"], reported["confirmatory"], reported["alpha"], reported["changes"]) == ("registered", True, 0.05, [])
+    assert reported["sha256"] == json.loads((saved.folder / "registration.json").read_text())["sha256"]
     assert column == {"registered"}
     (saved.folder / "registration.json").unlink()
-    told, column = files()  # of the same results
-    assert (told["kind"], told["confirmatory"]) == ("not registered", False)
+    reported, column = files()  # of the same results
+    assert (reported["kind"], reported["confirmatory"]) == ("not registered", False)
     assert column == {"not registered"}
 
 

@@ -16,7 +16,7 @@ from diamond_bench.studies import registration_files
 from diamond_bench.studies.answerable import limits
 from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.plan import as_saved
-from diamond_bench.studies.registration import foreseen
+from diamond_bench.studies.registration import preview_registration
 from diamond_bench.studies.registration_files import registrations, studies_of
 from diamond_bench.studies.registration_files import sealed as sealed_registration
 
@@ -74,7 +74,7 @@ def test_merge_brings_the_changes_that_were_noted(lab: Lab, other: Lab) -> None:
 def test_a_copied_study_with_another_setting_is_not_registered_in_time(lab: Lab, other: Lab) -> None:
     lab.sweep()
     lab.file = lab.file.with_name("copy.yaml")
-    assert foreseen(as_saved(lab.plan(PSNR, "evaluation.horizon=3"), lab.store.root), lab.finished) == (
+    assert preview_registration(as_saved(lab.plan(PSNR, "evaluation.horizon=3"), lab.store.root), lab.finished) == (
         "Not registered yet: a sweep registers this comparison before its first job. Already finished: 6 evaluations of the same trainings "
         "under other settings (6 by mine (scale tiny)). All results are exploratory."
     )

@@ -201,7 +201,7 @@ def test_every_kind_of_damage_is_found(tmp_path: Path) -> None:
         Replay.load(tmp_path, 30, 100, 16, num_envs=2)
 
 
-def test_a_new_replay_begins_the_file_anew(tmp_path: Path) -> None:
+def test_a_new_replay_overwrites_the_file(tmp_path: Path) -> None:
     filled(tmp_path, tmp_path, tmp_path)
     replay = filled(tmp_path)
     assert_equal(load(tmp_path, 10), replay)

@@ -135,7 +135,7 @@ def test_a_study_of_any_shape_has_a_report_with_every_value_of_its_axes(tokens: 
 
 
 def test_more_figures_than_anybody_looks_at_are_named_and_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diamond_bench.report.write._MOST_VIEWS", 2)
+    monkeypatch.setattr("diamond_bench.report.write._MAX_VIEWS", 2)
     saved, store = finished(tmp_path, planned(tmp_path, ["sampler.num_steps=1,2", "training.weight_decay=0.1,0.2,0.3"]))
     drawn = stems(write_report(saved, store, lambda text: None))
     assert drawn == {name for kind in (DRIFT, GRID, QUALITY) for name in (kind, f"{kind}-at-weight-decay-0.1")}

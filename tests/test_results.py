@@ -128,7 +128,7 @@ def test_the_terminal_names_its_intervals(tiny_store: Path, tmp_path: Path) -> N
     assert "±" not in done.stdout
 
 
-def test_the_report_is_drawn_once_and_anew_when_results_change(store: Store) -> None:
+def test_the_report_is_redrawn_only_when_results_change(store: Store) -> None:
     plan = load_plans(store.root)[0]
     files = write_report(plan, store, lambda text: None)
     assert {file.name for file in files} >= {"summary.csv", "drift-Breakout.png", "drift-Breakout.pdf", "trajectories-Breakout.png"}
@@ -222,7 +222,7 @@ def test_show_and_diff(tiny_store: Path, tmp_path: Path) -> None:
     assert "sampler.schedule" not in differs
 
 
-def test_a_flipped_bit_in_the_curves_is_said_and_the_evaluation_made_anew(store: Store) -> None:
+def test_a_flipped_bit_in_the_curves_is_reported_and_the_evaluation_repeated(store: Store) -> None:
     plan = load_plans(store.root)[0]
     ref = plan.points[0].jobs["evaluation"]
     content = bytearray((store.folder(ref) / "arrays.npz").read_bytes())

@@ -114,17 +114,17 @@ def test_truncating_does_not_darken_a_frame_that_was_quantised_in_every_call():
 
 
 @pytest.mark.parametrize("name", ["euler", "heun"])
-def test_churn_tells_the_network_sigma_or_the_raised_level(name):
-    told = {}
+def test_the_network_receives_sigma_or_the_raised_level_in_churned_steps(name):
+    reported = {}
     for option in ("sigma", "sigma_hat"):
         settings = sampler_preset(name, s_churn=10.0, s_tmin=0.05, churn_sigma=option)
         _, calls = traced(settings)
-        told[option] = [sigma for _, _, sigma in calls]
-        assert told[option] == denoiser_sigmas(settings)
+        reported[option] = [sigma for _, _, sigma in calls]
+        assert reported[option] == denoiser_sigmas(settings)
     a, b, c = sigmas(sampler_preset(name)).tolist()[:-1]
     raised = [a * math.sqrt(2), b * math.sqrt(2), c]  # the last level is below s_tmin
-    assert told["sigma"] == ([a, b, c] if name == "euler" else [a, b, b, c, c])
-    assert told["sigma_hat"] == pytest.approx(raised if name == "euler" else [raised[0], b, raised[1], c, c])
+    assert reported["sigma"] == ([a, b, c] if name == "euler" else [a, b, b, c, c])
+    assert reported["sigma_hat"] == pytest.approx(raised if name == "euler" else [raised[0], b, raised[1], c, c])
 
 
 def test_churn_noise_raises_the_variance_to_that_of_the_raised_level():
@@ -147,21 +147,21 @@ def test_ancestral_clips_the_clean_frame():
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 2.0])
 def test_guidance_extrapolates_from_withheld_actions_before_quantisation(name, weight):
-    told = []
+    reported = []
 
-    class Told(Gaussian):
+    class Recording(Gaussian):
         def denoise(self, x, sigma, past, actions):
-            told.append(actions.clone())
+            reported.append(actions.clone())
             return super().denoise(x, sigma, past, actions)
 
     settings = sampler_preset(name, guidance=weight, num_steps=1, quantize="every_call", quantization="round", schedule={"name": "karras"})
-    frame, calls = traced(settings, Told())
+    frame, calls = traced(settings, Recording())
     assert len(calls) == nfe(settings) == (1 if weight == 1 else 2)
-    assert torch.equal(told[0], ACTIONS)
+    assert torch.equal(reported[0], ACTIONS)
     x = calls[0][0]
     guided, free = (Gaussian().denoise(x, torch.full((2,), 5.0), PAST, torch.full_like(ACTIONS, a)) for a in (1, WITHHELD))
     if weight != 1:
-        assert (told[1] == WITHHELD).all()
+        assert (reported[1] == WITHHELD).all()
         torch.testing.assert_close(calls[1][1], free)
     torch.testing.assert_close(frame, quantize(free + weight * (guided - free), "round"), rtol=0, atol=1e-6)
 

@@ -43,10 +43,10 @@ def test_schedule(n):
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
-def test_levels_told_to_the_denoiser(name):
-    told = golden("edm_sampler.npz")[f"{name}_denoiser_sigma"].numpy()
-    np.testing.assert_allclose(denoiser_sigmas(settings(name)), told, rtol=1e-5, atol=1e-5)
-    assert nfe(settings(name)) == len(told)
+def test_levels_that_the_denoiser_receives(name):
+    reported = golden("edm_sampler.npz")[f"{name}_denoiser_sigma"].numpy()
+    np.testing.assert_allclose(denoiser_sigmas(settings(name)), reported, rtol=1e-5, atol=1e-5)
+    assert nfe(settings(name)) == len(reported)
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)

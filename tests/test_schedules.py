@@ -104,7 +104,7 @@ def test_trained_ranges():
     assert high == pytest.approx(157, rel=0.01)
 
 
-def test_nfe_and_told_levels():
+def test_nfe_and_the_levels_of_the_calls():
     assert [nfe(OdeSampler(num_steps=n)) for n in (1, 3)] == [1, 3]
     assert [nfe(OdeSampler(name="heun", num_steps=n)) for n in (1, 3)] == [1, 5]
     assert nfe(AncestralSampler(num_steps=10)) == 10

@@ -188,7 +188,7 @@ def test_one_aggregate_mixes_no_conditions(column: str, values: list[object]) ->
     assert score_matrix(own(**{column: values[0]}), "score").shape == (3, 26)
 
 
-def test_what_no_aggregate_is_made_of() -> None:
+def test_refused_inputs_of_aggregates() -> None:
     frame = own()
     with pytest.raises(ScoreError, match="lacks 1 of 26 games \\(Boxing\\)"):
         score_matrix(frame[frame["game"] != "Boxing"], "score")
@@ -270,7 +270,7 @@ def test_the_figures_in_footnotes_are_those_of_the_data(scores: pd.DataFrame) ->
     assert all(runs.is_monotonic_decreasing for _, runs in sorted_runs)
 
 
-def test_what_stands_beside_each_other(scores: pd.DataFrame) -> None:
+def test_footnotes_between_methods(scores: pd.DataFrame) -> None:
     frames = {
         "DIAMOND": select(scores, "DIAMOND", DIAMOND_REPO),
         "STORM": select(scores, "STORM", STORM_REPO),

@@ -28,9 +28,9 @@ BATCH = Batch("name", "fake/add", "fake", "add", ((),), 60, 120, 0, 0.0, device=
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store with a finished dataset."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    made = Store(tmp_path / "outputs", kinds=KINDS, say=lambda text: None)
-    run_local(made, [DATASET], num_workers=1, device="cpu", worker_arguments=("--kinds", BATCH.kinds))
-    return made
+    built = Store(tmp_path / "outputs", kinds=KINDS, say=lambda text: None)
+    run_local(built, [DATASET], num_workers=1, device="cpu", worker_arguments=("--kinds", BATCH.kinds))
+    return built
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -123,7 +123,7 @@ def test_logs_show_control_characters_and_their_end(tmp_path: Path, monkeypatch:
     for part in follow.printed(log, said.append):
         SafeConsole(file=file).write(part)
     assert (file.getvalue(), said) == ("begin\\x1b[2J\ufffd\nend\n", [])
-    monkeypatch.setattr(follow, "_MOST_SHOWN", 4)
+    monkeypatch.setattr(follow, "_MAX_SHOWN", 4)
     assert list(follow.printed(log, said.append)) == ["end\n"]
     assert said == ["its first 11 bytes are left out; read them in the file"]
 

@@ -83,9 +83,9 @@ class Streams:
             def wait_stream(self, other: Any) -> None:
                 streams.events.append((name, "waits for", other.name))
 
-        made = Stream()
-        made.name = name  # type: ignore[attr-defined]
-        return made
+        built = Stream()
+        built.name = name  # type: ignore[attr-defined]
+        return built
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
@@ -121,7 +121,7 @@ def test_groups_wait_for_the_caller_and_for_noise_and_the_caller_for_all_groups(
     assert streams.now == "own"
 
 
-def test_a_device_s_streams_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_s_streams_are_created_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory of a group is used again on the stream that it was used on."""
     monkeypatch.setattr(side_by_side.torch.cuda, "Stream", lambda device: object())
     monkeypatch.setattr(side_by_side.torch.cuda, "current_stream", lambda device: None)

@@ -43,27 +43,27 @@ def evaluation(name: str, data: JobSpec, model: JobSpec, **more: JobSpec) -> Job
 
 
 def planned(
-    specs: Sequence[JobSpec], *, done: Sequence[JobSpec] = (), flying: Mapping[JobRef, str] | None = None, most: int = 1000
+    specs: Sequence[JobSpec], *, done: Sequence[JobSpec] = (), jobs_in_flight: Mapping[JobRef, str] | None = None, most: int = 1000
 ) -> list[Array]:
     """The arrays of `specs`, less those done or in flight, one job a task."""
     by_ref = {spec.ref: spec for spec in specs}
-    flying = flying or {}
-    todo = [ref for ref in by_ref if ref not in flying and ref not in {spec.ref for spec in done}]
-    return arrays(by_ref, todo, flying, lambda kind: 1, most)
+    jobs_in_flight = jobs_in_flight or {}
+    todo = [ref for ref in by_ref if ref not in jobs_in_flight and ref not in {spec.ref for spec in done}]
+    return arrays(by_ref, todo, jobs_in_flight, lambda kind: 1, most)
 
 
-def conditions(made: Sequence[Array], number: int, element: int) -> set[Condition]:
+def conditions(built: Sequence[Array], number: int, element: int) -> set[Condition]:
     """What an element waits for."""
-    array = made[number]
-    beside = {(array.aligned, element)} if array.aligned is not None else set()
-    return {*array.after, *beside}
+    array = built[number]
+    concurrent = {(array.aligned, element)} if array.aligned is not None else set()
+    return {*array.after, *concurrent}
 
 
-def closure(made: Sequence[Array], number: int, element: int) -> set[Condition]:
+def closure(built: Sequence[Array], number: int, element: int) -> set[Condition]:
     """What an element waits for, and what that waits for, and so on."""
     found: set[Condition] = set()
-    for condition in conditions(made, number, element):
-        found |= {condition} if isinstance(condition, str) else {condition, *closure(made, *condition)}
+    for condition in conditions(built, number, element):
+        found |= {condition} if isinstance(condition, str) else {condition, *closure(built, *condition)}
     return found
 
 
@@ -72,8 +72,8 @@ def ancestors(specs: Specs, ref: JobRef) -> set[JobRef]:
     return direct.union(*(ancestors(specs, need) for need in direct))
 
 
-def elements(made: Sequence[Array]) -> Iterator[tuple[int, int, tuple[JobRef, ...]]]:
-    return ((number, element, jobs) for number, array in enumerate(made) for element, jobs in enumerate(array.tasks))
+def elements(built: Sequence[Array]) -> Iterator[tuple[int, int, tuple[JobRef, ...]]]:
+    return ((number, element, jobs) for number, array in enumerate(built) for element, jobs in enumerate(array.tasks))
 
 
 def labels(specs: Sequence[JobSpec], array: Array) -> list[str]:
@@ -87,53 +87,53 @@ def test_an_evaluation_waits_for_its_own_training_alone() -> None:
     models = [training(f"model{i}", data) for i in range(4)]
     evaluations = [evaluation(f"{model.config.name}-{k}", data, model) for k in range(3) for model in models]
     specs = [data, *models, *evaluations]
-    made = planned(specs)
-    assert [(array.kind, len(array.tasks)) for array in made] == [
+    built = planned(specs)
+    assert [(array.kind, len(array.tasks)) for array in built] == [
         ("collect_dataset", 1),
         ("train_world_model", 4),
         *[("evaluate_world_model", 4)] * 3,
     ]
-    assert (made[1].aligned, made[1].after) == (None, ((0, 0),))
-    for array in made[2:]:
+    assert (built[1].aligned, built[1].after) == (None, ((0, 0),))
+    for array in built[2:]:
         assert (array.aligned, array.after) == (1, ())  # the dataset is not said: the training waited for it
-        assert [name.partition("-")[0] for name in labels(specs, array)] == labels(specs, made[1])
+        assert [name.partition("-")[0] for name in labels(specs, array)] == labels(specs, built[1])
 
 
 def test_many_evaluations_of_few_trainings_are_an_array_each_training() -> None:
     data = dataset("data")
     models = [training(f"model{i}", data) for i in range(2)]
     evaluations = [evaluation(f"{model.config.name}-{k}", data, model) for model in models for k in range(5)]
-    made = planned([data, *models, *evaluations])
-    assert [(len(array.tasks), array.aligned, array.after) for array in made[2:]] == [(5, None, ((1, 0),)), (5, None, ((1, 1),))]
+    built = planned([data, *models, *evaluations])
+    assert [(len(array.tasks), array.aligned, array.after) for array in built[2:]] == [(5, None, ((1, 0),)), (5, None, ((1, 1),))]
 
 
-def test_what_several_wait_for_comes_first_so_that_its_dependents_stand_beside_it() -> None:
+def test_a_job_that_several_wait_for_comes_first_so_that_its_dependents_follow_it() -> None:
     data = dataset("data")
     models = [training(f"model{i}", data) for i in range(5)]
     wanted = {"model0": 1, "model1": 2, "model2": 0, "model3": 2, "model4": 1}
     evaluations = [evaluation(f"{m.config.name}-{k}", data, m) for m in models for k in range(wanted[m.config.name])]
     specs = [data, *models, *evaluations]
-    made = planned(specs)
-    assert labels(specs, made[1]) == ["model1", "model3", "model0", "model4", "model2"]
-    assert [(len(array.tasks), array.aligned, array.after) for array in made[2:]] == [(4, 1, ()), (2, 1, ())]
+    built = planned(specs)
+    assert labels(specs, built[1]) == ["model1", "model3", "model0", "model4", "model2"]
+    assert [(len(array.tasks), array.aligned, array.after) for array in built[2:]] == [(4, 1, ()), (2, 1, ())]
 
 
 def test_arrays_end_at_the_cluster_s_largest() -> None:
     data = dataset("data")
     models = [training(f"model{i}", data) for i in range(25)]
     evaluations = [evaluation(f"eval{i}", data, model) for i, model in enumerate(models)]
-    made = planned([data, *models, *evaluations], most=10)
-    assert [len(array.tasks) for array in made] == [1, 10, 10, 5, 10, 10, 5]
-    assert [array.aligned for array in made] == [None, None, None, None, 1, 2, 3]
+    built = planned([data, *models, *evaluations], most=10)
+    assert [len(array.tasks) for array in built] == [1, 10, 10, 5, 10, 10, 5]
+    assert [array.aligned for array in built] == [None, None, None, None, 1, 2, 3]
 
 
 def test_packed_jobs_wait_for_the_same() -> None:
     first, second = dataset("first"), dataset("second")
     models = [training(f"{data.config.name}{i}", data) for i in range(3) for data in (first, second)]
     by_ref = {spec.ref: spec for spec in [first, second, *models]}
-    made = arrays(by_ref, list(by_ref), {}, lambda kind: 2 if kind == "train_world_model" else 1, 1000)
+    built = arrays(by_ref, list(by_ref), {}, lambda kind: 2 if kind == "train_world_model" else 1, 1000)
     names = {ref: spec.config.name for ref, spec in by_ref.items()}
-    packs = sorted(sorted(names[ref] for ref in jobs) for _, _, jobs in elements(made) if jobs[0].kind == "train_world_model")
+    packs = sorted(sorted(names[ref] for ref in jobs) for _, _, jobs in elements(built) if jobs[0].kind == "train_world_model")
     assert packs == [["first0", "first1"], ["first2"], ["second0", "second1"], ["second2"]]
 
 
@@ -142,19 +142,19 @@ def test_dependents_of_a_packed_task_wait_for_it() -> None:
     models = [training(f"model{i}", data) for i in range(4)]
     evaluations = [evaluation(f"eval{i}", data, model) for i, model in enumerate(models)]
     by_ref = {spec.ref: spec for spec in [data, *models, *evaluations]}
-    made = arrays(by_ref, list(by_ref), {}, lambda kind: 2 if kind == "train_world_model" else 1, 1000)
-    assert [len(array.tasks) for array in made] == [1, 2, 2, 2]
-    assert [array.aligned for array in made] in ([None, None, 1, 1], [None, None, None, None])
+    built = arrays(by_ref, list(by_ref), {}, lambda kind: 2 if kind == "train_world_model" else 1, 1000)
+    assert [len(array.tasks) for array in built] == [1, 2, 2, 2]
+    assert [array.aligned for array in built] in ([None, None, 1, 1], [None, None, None, None])
 
 
 def test_what_was_submitted_earlier_is_waited_for_by_its_id() -> None:
     data = dataset("data")
     models = [training(f"model{i}", data) for i in range(2)]
     evaluations = [evaluation(f"eval{i}", data, model) for i, model in enumerate(models)]
-    flying = {data.ref: "7", models[0].ref: "8_0", models[1].ref: "8_1"}
-    made = planned([data, *models, *evaluations], flying=flying)
-    assert [array.after for array in made] == [("8_0",), ("8_1",)]
-    (alone,) = planned([data, models[0]], flying={data.ref: "7"})
+    jobs_in_flight = {data.ref: "7", models[0].ref: "8_0", models[1].ref: "8_1"}
+    built = planned([data, *models, *evaluations], jobs_in_flight=jobs_in_flight)
+    assert [array.after for array in built] == [("8_0",), ("8_1",)]
+    (alone,) = planned([data, models[0]], jobs_in_flight={data.ref: "7"})
     assert alone.after == ("7",)
 
 
@@ -170,11 +170,11 @@ def test_an_evaluation_waits_for_training_and_probe_and_they_for_the_dataset() -
     models = [training(f"model{i}", data) for i in range(3)]
     evaluations = [evaluation(f"eval{i}", data, model, state_probe=seen) for i, model in enumerate(models)]
     specs = [data, seen, *models, *evaluations]
-    made = planned(specs)
-    where = {ref: (number, element) for number, element, (ref,) in elements(made)}
+    built = planned(specs)
+    where = {ref: (number, element) for number, element, (ref,) in elements(built)}
     for model, one in zip(models, evaluations, strict=True):
-        assert conditions(made, *where[one.ref]) == {where[model.ref], where[seen.ref]}
-    assert len(made) == 4
+        assert conditions(built, *where[one.ref]) == {where[model.ref], where[seen.ref]}
+    assert len(built) == 4
 
 
 @st.composite
@@ -197,37 +197,37 @@ def plans(draw: st.DrawFn) -> tuple[Specs, list[JobRef], dict[JobRef, str], dict
     for ref, spec in specs.items():  # 0 done, 1 in flight, 2 to be done: never further than what it needs
         stage[ref] = max([draw(st.integers(0, 2)), *(stage[need] for need in spec.inputs.values())])
     order = draw(st.permutations(list(specs)))
-    flying = {ref: f"{900 + place // 3}_{place % 3}" for place, ref in enumerate(order) if stage[ref] == 1}
+    jobs_in_flight = {ref: f"{900 + place // 3}_{place % 3}" for place, ref in enumerate(order) if stage[ref] == 1}
     packed = {kind: draw(st.integers(1, 3)) for kind in sorted({ref.kind for ref in specs})}
-    return {ref: specs[ref] for ref in order}, [ref for ref in order if stage[ref] == 2], flying, packed, draw(st.integers(1, 6))
+    return {ref: specs[ref] for ref in order}, [ref for ref in order if stage[ref] == 2], jobs_in_flight, packed, draw(st.integers(1, 6))
 
 
 @settings(max_examples=300, deadline=None)
 @given(plans())
 def test_every_job_once_and_after_its_needs(plan: tuple[Specs, list[JobRef], dict[JobRef, str], dict[str, int], int]) -> None:
-    specs, todo, flying, packed, most = plan
-    made = arrays(specs, todo, flying, packed.__getitem__, most)
-    assert Counter(ref for _, _, jobs in elements(made) for ref in jobs) == Counter(todo)
-    where: dict[JobRef, Condition] = dict(flying)
+    specs, todo, jobs_in_flight, packed, most = plan
+    built = arrays(specs, todo, jobs_in_flight, packed.__getitem__, most)
+    assert Counter(ref for _, _, jobs in elements(built) for ref in jobs) == Counter(todo)
+    where: dict[JobRef, Condition] = dict(jobs_in_flight)
     held: dict[Condition, set[JobRef]] = {}
-    for number, element, jobs in elements(made):
+    for number, element, jobs in elements(built):
         where.update(dict.fromkeys(jobs, (number, element)))
-        assert {ref.kind for ref in jobs} == {made[number].kind}
-        assert 1 <= len(jobs) <= packed[made[number].kind]
+        assert {ref.kind for ref in jobs} == {built[number].kind}
+        assert 1 <= len(jobs) <= packed[built[number].kind]
     for ref, condition in where.items():
         held.setdefault(condition, set()).add(ref)
-    for number, array in enumerate(made):
+    for number, array in enumerate(built):
         assert 1 <= len(array.tasks) <= most
         if array.aligned is not None:  # SLURM's aftercorr needs an array on both sides
             assert array.aligned < number
-            assert 1 < len(array.tasks) <= len(made[array.aligned].tasks)
-    for number, element, jobs in elements(made):
-        waits = conditions(made, number, element)
+            assert 1 < len(array.tasks) <= len(built[array.aligned].tasks)
+    for number, element, jobs in elements(built):
+        waits = conditions(built, number, element)
         assert all(isinstance(condition, str) or (condition[0] < number and condition in held) for condition in waits)
-        everything = closure(made, number, element)
+        everything = closure(built, number, element)
         for ref in jobs:
             lineage = ancestors(specs, ref)
-            implied = {further for need in lineage if need in flying for further in ancestors(specs, need)}
+            implied = {further for need in lineage if need in jobs_in_flight for further in ancestors(specs, need)}
             assert {where[need] for need in lineage - implied if need in where} <= everything
         above = set().union(*(ancestors(specs, ref) for ref in jobs))
         assert all(held[condition] & above for condition in waits)  # it waits for nothing that none of its jobs needs

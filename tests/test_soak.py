@@ -17,7 +17,7 @@ import pytest
 import soak_classes as classes
 import soak_foreign as foreign
 import soak_user as user
-from made_once import listing
+from shared_folders import listing
 from soak_classes import Template
 from soak_run import Case, Report, run_case, run_command, table, workspace
 
@@ -53,13 +53,13 @@ def template(tiny_store: Path, trained_store: Path, tmp_path_factory: pytest.Tem
     shutil.copytree(tiny_store, folder / "outputs")
     (folder / "empty").mkdir()
     environment = {"DIAMOND_BENCH_WEIGHTS": str(weights_folder()), "PATH": str(folder / "empty"), "HOME": str(folder / "home")}
-    made = Template(folder / "outputs", environment=environment)
+    built = Template(folder / "outputs", environment=environment)
     done = run_command(["merge", str(trained_store)], folder, environment)
     assert (done.code, done.fault) == (0, ""), done.err
     ref = JobRef.parse(next(path for path in (folder / "outputs").glob("train_agent/*")).relative_to(folder / "outputs").as_posix())
     write_batch(folder / "outputs", Batch("batch", "label", classes.STUDY, ref.kind, ((ref,),), 10, 60, 1, 1.0, array="1"))
-    made.learn(folder)
-    return made
+    built.learn(folder)
+    return built
 
 
 @pytest.mark.soak

@@ -102,7 +102,7 @@ def train(folder: Path, dataset: Path, segments: str, stop_after: int | None = N
     train_world_model.run(replace(CONFIG, training=replace(TRAINING, segments=segments)), context)
 
 
-def made(folder: Path) -> dict[str, bytes]:
+def built(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in (*folder.glob("models/*/*"), folder / "metrics.jsonl")}
 
 
@@ -113,7 +113,7 @@ def test_a_training_on_streamed_segments_ends_as_one_in_memory_interrupted_or_no
         with pytest.raises(Interrupted):
             train(tmp_path / then, dataset, "streamed", stop_after=3)
         train(tmp_path / then, dataset, then)
-        assert made(tmp_path / then) == made(tmp_path / "whole")
+        assert built(tmp_path / then) == built(tmp_path / "whole")
 
 
 def test_reading_ahead_keeps_the_state_before_it(dataset: Path) -> None:

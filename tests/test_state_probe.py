@@ -66,7 +66,7 @@ def play(game: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("game", OBJECTS)
-def test_memory_tells_where_the_colours_are(game: str) -> None:
+def test_memory_holds_the_positions_of_the_colours(game: str) -> None:
     screens, memories = play(game)
     states = read_states(game, memories)
     for k, name in enumerate(object_names(game)):
@@ -252,9 +252,9 @@ def test_the_curve_of_what_is_known_is_a_ratio_of_sums() -> None:
     array[..., 4] = np.nan
     curve = known_mean_curve(array)
     assert np.isnan(curve.mean[4])
-    told = [0, 1, 2, 3, 5]
-    assert curve.mean[told] == pytest.approx(np.nanmean(array[..., told], axis=(0, 1)))
-    assert (curve.low[told] < curve.mean[told]).all()
+    reported = [0, 1, 2, 3, 5]
+    assert curve.mean[reported] == pytest.approx(np.nanmean(array[..., reported], axis=(0, 1)))
+    assert (curve.low[reported] < curve.mean[reported]).all()
     assert np.isnan(known_mean_curve(np.full((1, 2, 3), np.nan)).mean).all()
     with pytest.raises(ValueError, match="finite, or NaN"):
         known_mean_curve(np.full((1, 2, 3), np.inf))

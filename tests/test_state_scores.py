@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diamond_bench.metrics import state_scores as module
-from diamond_bench.metrics.play import Stretch
+from diamond_bench.metrics.play import WindowBatch
 from diamond_bench.metrics.state_meter import StateMeter
 from diamond_bench.models.state_probe import StateProbe
 
@@ -34,7 +34,7 @@ def scores(imagined: NDArray[np.integer], true: NDArray[np.integer], last: NDArr
     memory = true.reshape(n * horizon, objects, 3)
     names = tuple(f"object {k}" for k in range(objects))
     meter = StateMeter(names, StateProbe(objects, 2), memory[..., :2].astype(float), memory[..., 2] > 0, np.arange(n) * horizon)
-    play = Stretch(frames(np.concatenate([last[:, None], true], axis=1)), torch.zeros(n, 1 + horizon, dtype=torch.int64), 1)
+    play = WindowBatch(frames(np.concatenate([last[:, None], true], axis=1)), torch.zeros(n, 1 + horizon, dtype=torch.int64), 1)
     return module.state_scores(meter, frames(imagined), play, range(n), [(0, i) for i in range(n)])
 
 

@@ -254,7 +254,7 @@ def test_result_is_what_makes_a_job_done(store: Store) -> None:
         ("total", "removed"),
     ],
 )
-def test_damaged_artifact_is_set_aside_and_made_anew(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_artifact_is_set_aside_and_created_again(tmp_path: Path, name: str, damage: str) -> None:
     said: list[str] = []
     store = make_store(tmp_path, say=said.append)
     spec = count("a", steps=10)

@@ -24,7 +24,7 @@ from diamond_bench.jobs import collect_dataset, evaluate_agent, evaluate_world_m
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.metrics.forks import find_forks, measure_forks, mode_rows
 from diamond_bench.metrics.modes import THRESHOLDS
-from diamond_bench.metrics.play import Forks, stretch
+from diamond_bench.metrics.play import Forks, window_batch
 from diamond_bench.studies.plan import Plan, plan_study
 from diamond_bench.studies.single import plan_train
 from diamond_bench.worlds.contract import Draw
@@ -63,7 +63,7 @@ def test_the_family_names_every_world() -> None:
 
 @GAMES
 @pytest.mark.parametrize("size", [16, 64])
-def test_the_state_is_told_exactly(game: str, size: int) -> None:
+def test_the_state_is_recovered_exactly(game: str, size: int) -> None:
     config = EnvConfig(frame_size=size)
     for seed in range(2):
         frames, _, rams = played(game, 700, seed, config)
@@ -228,7 +228,7 @@ def test_oracles_are_scored_from_held_out_windows_alone(game: str, how: str) -> 
     parts = []
     for rows in (range(0, 60), range(60, len(forks))):
         keys = [(0, 4, i, k) for i in rows for k in range(4)]
-        frames = imagine(model, stretch(forks.windows, rows, 1).repeated(4), keys)[:, 0].numpy()
+        frames = imagine(model, window_batch(forks.windows, rows, 1).repeated(4), keys)[:, 0].numpy()
         parts.append(measure_forks(forks, rows, frames.reshape(len(rows), 4, *frames.shape[1:]), keys))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = mode_rows(arrays, THRESHOLDS)
@@ -300,7 +300,7 @@ _JOBS = {"collect_dataset": collect_dataset, "train_world_model": train_world_mo
 _JOBS |= {"train_agent": train_agent, "evaluate_agent": evaluate_agent}
 
 
-def made(plan: Plan, root: Path) -> dict[str, list[Result]]:
+def built(plan: Plan, root: Path) -> dict[str, list[Result]]:
     """Every job of a plan, run here; results by kind."""
     found: dict[str, list[Result]] = defaultdict(list)
     for ref, spec in plan.jobs.items():
@@ -314,7 +314,7 @@ def made(plan: Plan, root: Path) -> dict[str, list[Result]]:
 @GAMES
 def test_collected_trained_and_evaluated(game: str, tmp_path: Path) -> None:
     plan = plan_study("stochastic_world", ["scale=tiny", f"games=[{game}]", "sampler.num_steps=1", *_TINY, *_SHORT])
-    results = made(plan, tmp_path)
+    results = built(plan, tmp_path)
     assert results["collect_dataset"][0].info["minority_share"] == 0.2
     assert len(results["evaluate_world_model"]) == 6
     for result in results["evaluate_world_model"]:
@@ -344,7 +344,7 @@ def test_an_agent_is_trained_and_scored_in_it(tmp_path: Path) -> None:
     )
     ends = ("reward_end.depths=[1]", "reward_end.channels=[8]", "reward_end.attention=[false]", "sampler.num_steps=1")
     plan = plan_train(["game=synthetic/turn", "scale=tiny", "env.frame_size=16", *small, *ends])
-    (result,) = made(plan, tmp_path)["evaluate_agent"]
+    (result,) = built(plan, tmp_path)["evaluate_agent"]
     record = result.info["protocol_record"]
     assert record["environment"] == "synthetic/turn, minority share 0.2"
     assert (record["sticky_actions"], record["no_ops"], record["frame_skip"]) == (0.0, "none", 1)

@@ -166,7 +166,7 @@ def in_turn() -> tuple[list[tuple[float, ...]], Tensor]:
     return course.run(20), course.weights()
 
 
-def test_recorded_updates_are_those_made_in_turn(in_turn: tuple[list[tuple[float, ...]], Tensor]) -> None:
+def test_recorded_updates_equal_sequential_ones(in_turn: tuple[list[tuple[float, ...]], Tensor]) -> None:
     course = Course(recorded=True, record=record_tape)
     assert course.run(20) == in_turn[0]  # bit for bit, over the warm-up of the rate and past it
     assert torch.equal(course.weights(), in_turn[1])
@@ -194,7 +194,7 @@ def test_a_checkpoint_in_the_middle(in_turn: tuple[list[tuple[float, ...]], Tens
     assert torch.equal(after.weights(), in_turn[1])
 
 
-def test_going_on_from_a_checkpoint_records_anew(in_turn: tuple[list[tuple[float, ...]], Tensor]) -> None:
+def test_resuming_from_a_checkpoint_records_again(in_turn: tuple[list[tuple[float, ...]], Tensor]) -> None:
     course = Course(recorded=True, record=record_tape)
     course.run(6)
     saved = course.learner.state_dict()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diamond_bench.jobs.context import Interrupted
-from diamond_bench.profiling.timing import LEAST_ROUNDS, MOST_CALLS, MOST_ROUNDS, Timings, Work, alternate, ratios, spread, warm_up
+from diamond_bench.profiling.timing import MIN_ROUNDS, MAX_CALLS, MAX_ROUNDS, Timings, Work, alternate, ratios, spread, warm_up
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def work(self, name: str, seconds: float, most_calls: int = MOST_CALLS) -> Work:
+    def work(self, name: str, seconds: float, most_calls: int = MAX_CALLS) -> Work:
         def call() -> None:
             self.now += seconds
             self.done.append(name)
@@ -37,11 +37,11 @@ class Clock:
 def test_two_ways_are_timed_in_turn_and_only_their_work_is_counted() -> None:
     clock = Clock()
     found = alternate([clock.work("a", 2.0), clock.work("b", 3.0)], [2.0, 3.0], clock.wait, clock=clock)
-    assert found.order == (0, 1, 1, 0) * (LEAST_ROUNDS // 2)
-    assert LEAST_ROUNDS % 2 == MOST_ROUNDS % 2 == 0
-    assert found.seconds == ((2.0,) * LEAST_ROUNDS, (3.0,) * LEAST_ROUNDS)
+    assert found.order == (0, 1, 1, 0) * (MIN_ROUNDS // 2)
+    assert MIN_ROUNDS % 2 == MAX_ROUNDS % 2 == 0
+    assert found.seconds == ((2.0,) * MIN_ROUNDS, (3.0,) * MIN_ROUNDS)
     one, other = (["before 1", "wait", name, "wait"] for name in "ab")
-    assert clock.done == (one + other + other + one) * (LEAST_ROUNDS // 2)  # the device waited for at borders alone
+    assert clock.done == (one + other + other + one) * (MIN_ROUNDS // 2)  # the device waited for at borders alone
 
 
 def test_what_slows_down_as_time_goes_on_is_no_difference_between_ways() -> None:
@@ -63,9 +63,9 @@ def test_short_work_is_timed_more_often_and_several_calls_at_once(seconds: float
     assert warm == pytest.approx(seconds)
     clock.done.clear()
     found = alternate([work], [warm], clock.wait, clock=clock)
-    assert len(found.order) == MOST_ROUNDS
-    assert found.seconds[0] == pytest.approx([seconds] * MOST_ROUNDS)
-    assert clock.done.count("a") == calls * MOST_ROUNDS
+    assert len(found.order) == MAX_ROUNDS
+    assert found.seconds[0] == pytest.approx([seconds] * MAX_ROUNDS)
+    assert clock.done.count("a") == calls * MAX_ROUNDS
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_warm_up_ends_when_a_call_is_as_long_as_the_one_before(times: list[float
     def call() -> None:
         clock.now += next(left)
 
-    told: list[float] = []
-    assert warm_up(Work(call), clock.wait, told.append, clock, least) == pytest.approx(times[calls - 1])
-    assert len(told) == calls
+    reported: list[float] = []
+    assert warm_up(Work(call), clock.wait, reported.append, clock, least) == pytest.approx(times[calls - 1])
+    assert len(reported) == calls
 
 
 def test_progress_rises_to_the_end_and_may_stop_it() -> None:
-    clock, told = Clock(), [0.0]
-    alternate([clock.work("a", 0.15)], [0.15], clock.wait, told.append, clock)
-    assert all(a <= b for a, b in pairwise(told))
-    assert told[-1] == 1.0
+    clock, reported = Clock(), [0.0]
+    alternate([clock.work("a", 0.15)], [0.15], clock.wait, reported.append, clock)
+    assert all(a <= b for a, b in pairwise(reported))
+    assert reported[-1] == 1.0
 
     def stop(share: float) -> None:
         raise Interrupted

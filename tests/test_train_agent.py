@@ -101,7 +101,7 @@ def test_a_model_free_training_stopped_anywhere_goes_on_to_the_same_agent(tmp_pa
     stopped_ends_as((result, tmp_path / "whole"), config, tmp_path / "stopped", [1, 2, 4])  # an epoch is one unit
 
 
-def test_the_budget_is_spent_exactly_and_every_update_made(tmp_path: Path) -> None:
+def test_the_budget_is_spent_exactly_and_every_update_runs(tmp_path: Path) -> None:
     config = small_agent_config("agent.budget=57")  # no whole number of epochs
     result, _, _ = run_through(config, tmp_path / "job")
     initial = result.info["initial_steps"]
@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(whole: tup
     assert same(whole[1], folder)
 
 
-def test_a_lost_replay_begins_the_run_anew_saying_so(whole: tuple[Result, Path], tmp_path: Path) -> None:
+def test_a_lost_replay_restarts_the_run_with_a_message(whole: tuple[Result, Path], tmp_path: Path) -> None:
     config, said = small_agent_config(), []
     folder = tmp_path / "job"
     folder.mkdir()

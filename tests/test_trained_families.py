@@ -201,7 +201,7 @@ def test_what_it_cannot_do_or_does_not_read_is_refused_at_planning(
         assert word in str(error.value)
 
 
-def test_a_report_tells_variants_apart_by_the_settings_of_their_family(page: ModuleType) -> None:
+def test_a_report_distinguishes_variants_by_the_settings_of_their_family(page: ModuleType) -> None:
     found = [dict(_leaves(of, "")) for of in (EvaluateWorldModel(), EvaluateWorldModel(family=page.Regression(channels=4)))]
     assert [{key: of[key] for key in of if key.startswith("family")} for of in found] == [
         {"family": "diamond"},

@@ -27,7 +27,7 @@ from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.answerable import limits, measured_settings, repetitions
 from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
-from diamond_bench.studies.registration import standing
+from diamond_bench.studies.registration import registration_status
 
 COPIED = {"Pong": 0.04, "Boxing": 0.002}
 EPISODES = np.repeat(np.arange(6), 2)
@@ -190,7 +190,7 @@ def test_the_answer_and_its_section_say_which_models_fail_the_gate(tmp_path: Pat
     """A comparison of two models says nothing about copying, so the verdict's own line does."""
     saved, store = swept(tmp_path, noisy(0.01, 0.01, 1.0), "{metric: drift, baseline: {n: 1}, test: t}", seeds=3)
     checked = gates(saved, store, gather(saved, store))
-    answer = answers.section(saved, compared(saved, store), standing(saved, set(saved.jobs)), checked)
+    answer = answers.section(saved, compared(saved, store), registration_status(saved, set(saved.jobs)), checked)
     assert "Sanity gate failed: n=2 is worse than copying the last frame in Pong." in answer
     assert "times that of copying the last frame (0.04)" in section(checked)
 

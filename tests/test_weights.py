@@ -184,11 +184,11 @@ def test_a_fetch_mends_a_corrupt_file(places, tmp_path, monkeypatch):
     monkeypatch.setattr(weights_download, "_download", no_index)
     monkeypatch.setattr(weights_download, "_library_url", lambda name: served.as_uri())
     (places[0] / "lpips-alex.safetensors").write_bytes(b"corrupt")
-    told: list[str] = []
-    path = fetch("lpips", told.append)
+    reported: list[str] = []
+    path = fetch("lpips", reported.append)
     assert path == places[0] / served.name
     assert path.read_bytes() == b"true weights"
-    assert any("corrupt" in line for line in told)
+    assert any("corrupt" in line for line in reported)
     served.unlink()
     assert fetch("lpips-alex") == path  # already right: nothing is downloaded
 

@@ -175,5 +175,5 @@ def test_networks_that_do_not_fit_the_conditioning_are_refused():
 
 def test_description_is_plain_data(tmp_path):
     tiny().save(tmp_path)
-    told = json.loads((tmp_path / "model.json").read_text())
-    assert told.keys() == {f.name for f in dataclasses.fields(Description)}
+    reported = json.loads((tmp_path / "model.json").read_text())
+    assert reported.keys() == {f.name for f in dataclasses.fields(Description)}

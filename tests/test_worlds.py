@@ -84,9 +84,9 @@ def played(game: str = TURN, env: EnvConfig = ENV, steps: int = 16, number: int 
     actions = np.random.default_rng(0).integers(3, size=(number, steps))
     rows = []
     for seed in range(number):
-        made = make_env(game, env)
-        frames = [np.array(made.reset(seed=seed)[0])]
-        frames += [np.array(made.step(int(action))[0]) for action in actions[seed]]
+        built = make_env(game, env)
+        frames = [np.array(built.reset(seed=seed)[0])]
+        frames += [np.array(built.step(int(action))[0]) for action in actions[seed]]
         rows.append(np.stack(frames).transpose(0, 3, 1, 2))
     return Played(game, env, np.stack(rows), actions)
 
@@ -109,9 +109,9 @@ def case(family: str) -> Case:
             torch.nn.init.normal_(parameter, std=0.2)
         return world
 
-    made_by = TrainWorldModel(0, objective, conditioning, NETWORK)
+    producer = TrainWorldModel(0, objective, conditioning, NETWORK)
     number = sum(p.numel() for p in opened().networks["denoiser"].parameters())  # held against its formula in test_models.py
-    cost = WorldCost(number, frame_flops(made_by, sampler, FrameSpec.square(16)), 2, 2 * (16 * 16 * 3 * 4 + 8))
+    cost = WorldCost(number, frame_flops(producer, sampler, FrameSpec.square(16)), 2, 2 * (16 * 16 * 3 * 4 + 8))
     return Case(opened, frames, actions, origin, cost, tolerance=0.05)
 
 
@@ -240,7 +240,7 @@ def study(folder: Path, arms: str, settings: str = "", game: str = TURN, protoco
     return str(file)
 
 
-def made(plan: Plan, root: Path) -> dict[JobRef, Result]:
+def built(plan: Plan, root: Path) -> dict[JobRef, Result]:
     """Every job of a plan, run here in a store's folders."""
     store, found = Store(root, say=lambda text: None), {}
     for ref, of in plan.jobs.items():
@@ -254,7 +254,7 @@ def test_copying_as_an_arm_scores_exactly_as_the_baseline_and_the_oracle_is_meas
     name = study(tmp_path, "copy: {family: copy_last_frame}, oracle: {family: oracle}", "env.frame_size: 16, data: random")
     plan = plan_study(name, [*TINY, f"output_dir={tmp_path}/out"])
     assert [ref.kind for ref in plan.jobs] == ["collect_dataset", "evaluate_world_model", "evaluate_world_model"], "seeds change nothing"
-    results = made(plan, tmp_path / "out")
+    results = built(plan, tmp_path / "out")
     rows = {
         plan.jobs[ref].config.family.name: {(row.metric, row.baseline): row.value for row in result.rows if not row.measured}
         for ref, result in results.items()

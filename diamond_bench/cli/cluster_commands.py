@@ -91,7 +91,7 @@ def retry(
     import shlex
 
     from diamond_bench.config import SlurmCluster
-    from diamond_bench.launch.slurm.standing import standing
+    from diamond_bench.launch.slurm.queue_status import queue_status
     from diamond_bench.studies.job_plan import Plan
     from diamond_bench.studies.plan import find_plan, plan_study
     from diamond_bench.studies.single import plan_train
@@ -108,7 +108,7 @@ def retry(
         raise UserError(f"retry {study}: repeat the command that made it: {saved.command}")
     if not isinstance(plan.cluster, SlurmCluster):
         raise UserError(f"{saved.study} was swept on this machine, where the same command tries failed jobs again: {saved.command}")
-    states = standing(store).states
+    states = queue_status(store).states
     fell = {ref for ref in plan.jobs if ref in states and states[ref].status in ("failed", "cancelled", "lost", "preempted", "damaged")}
     with writing(store):
         raise typer.Exit(submit_plan(plan, store, as_json, wait, with_report=True, only=fell.__contains__))

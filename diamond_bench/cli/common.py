@@ -116,10 +116,10 @@ def say_refusals(*checks: Any) -> None:
 
 def standing_of(saved: Any, store: Any) -> Any:
     """How a plan and its finished evaluations relate to the study's registration."""
-    from diamond_bench.studies.registration import standing
+    from diamond_bench.studies.registration import registration_status
 
     evaluations = {point.jobs["evaluation"] for point in saved.points}
-    return standing(saved, {ref for ref in evaluations if store.state(ref).status == "done"})
+    return registration_status(saved, {ref for ref in evaluations if store.state(ref).status == "done"})
 
 
 def run_jobs(plan: Any, store: Any) -> Any:

@@ -38,11 +38,11 @@ def paper(
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task("paper", total=None)
 
-        def told(done: int, total: int, text: str) -> None:
+        def show_progress(done: int, total: int, text: str) -> None:
             bar.update(task, completed=done, total=total, description=text)
             if not err.is_terminal:
                 err.print(f"[{done}/{total}] {text}", markup=False)
 
-        files = build_paper(names, results or [], scores, to, store, lambda text: bar.console.print(text, markup=False), told, method or [])
+        files = build_paper(names, results or [], scores, to, store, lambda text: bar.console.print(text, markup=False), show_progress, method or [])
     for file in files:
         out.print(str(file), markup=False)

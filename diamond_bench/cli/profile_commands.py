@@ -32,7 +32,7 @@ def profile(
     """Measure on this machine how long the parts of a training take (game=Breakout seed=0 where not said otherwise)."""
     from diamond_bench.printing import print_json
     from diamond_bench.report.packing_table import packing_records, packing_table
-    from diamond_bench.report.profile_table import made_with, profile_records, profile_table
+    from diamond_bench.report.profile_table import executed_with, profile_records, profile_table
     from diamond_bench.studies.single import plan_profile
 
     tokens = overrides or []
@@ -50,7 +50,7 @@ def profile(
             if config.packed:
                 out.print(packing_table(result))
             else:
-                say(made_with(config, result))
+                say(executed_with(config, result))
                 out.print(profile_table(result, config.compare))
             for note in result.info["notes"]:
                 say(f"note: {note}")

@@ -58,7 +58,7 @@ def sweep(
     from diamond_bench.printing import print_plan
     from diamond_bench.studies.answerable import limits
     from diamond_bench.studies.plan import as_saved, plan_study
-    from diamond_bench.studies.registration import foreseen
+    from diamond_bench.studies.registration import preview_registration
 
     tokens = overrides or []
     plan, store = plan_study(study, tokens), open_store(tokens)
@@ -69,7 +69,7 @@ def sweep(
         states = store.states()
         if not as_json:
             done = {ref for ref, state in states.items() if state.status == "done"}
-            say_refusals(lambda: out.print(foreseen(as_saved(plan, store.root), done.__contains__), markup=False))
+            say_refusals(lambda: out.print(preview_registration(as_saved(plan, store.root), done.__contains__), markup=False))
         readable = partial(store.require_readable, plan.jobs, states)
         there = [] if isinstance(plan.cluster, SlurmCluster) else [partial(check_there, plan.execution.device)]
         submission = [lambda: show_submission(plan, store)] if on_slurm else []
@@ -153,11 +153,11 @@ def status(
 
 def _overview(store: Any, study: str | None, overrides: list[str] | None) -> list[Any]:
     from diamond_bench.launch.slurm.client import SlurmError
-    from diamond_bench.launch.slurm.standing import standing
+    from diamond_bench.launch.slurm.queue_status import queue_status
     from diamond_bench.studies.overview import overview
 
     try:
-        states = standing(store).states
+        states = queue_status(store).states
     except SlurmError as error:
         say(f"{error}: what follows is the store's word alone")
         states = None

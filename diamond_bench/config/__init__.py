@@ -1,8 +1,8 @@
-"""The typed configuration of a run: one frozen dataclass a Hydra group, without torch.
+"""The typed configuration of a run: one frozen dataclass per Hydra group, without torch.
 
-Every field's dataclass default is its *neutral value*: a job's identity leaves out fields that stand at it, so a field added
-later, neutral at the old behaviour, changes no existing identity. Therefore a default here is never edited; what a user gets by
-default is said in conf/*.yaml. Fields marked `recorded` never enter an identity (they cannot change a result).
+The default of each field is its *neutral value*. A job's identity leaves out fields at their neutral value, so that a new field whose
+neutral value is the old behaviour changes no existing identity. So never edit a default here. The files conf/*.yaml set what users get by
+default. Fields marked `recorded` cannot change a result and never enter an identity.
 """
 
 from dataclasses import dataclass
@@ -98,44 +98,45 @@ class EnvConfig:
     frame_skip: int = setting(4, minimum=1)
     """Emulator frames per step; the last two are max-pooled."""
     pooling: Literal["raw", "in_place"] = setting("raw")
-    """What is kept as the last screen: the raw screen, or its maximum with the one before (the authors). The two differ only in the final
-    observation of a game that ends on the last frame of a skip. An evaluation of an agent shows the policy no such observation."""
+    """The screen that is kept as the last one: the raw screen, or its maximum with the one before (the authors). They differ only in the
+    final observation of a game that ends on the last frame of a skip. The policy of an evaluated agent never sees such an observation."""
     frame_size: int = setting(64, minimum=16, maximum=1024)
     """Side of the square RGB observation in pixels, resized by area."""
     max_noops: int = setting(30, minimum=0)
-    """At reset, a number of no-op frames drawn from 1..max_noops is played; 0 plays none."""
+    """At reset, a number of no-op frames drawn from 1..max_noops is played. 0 plays none."""
     sticky_actions: float = setting(0.0, minimum=0.0, maximum=1.0)
     """Probability that the emulator repeats the previous action."""
     minority_share: float = setting(0.2, minimum=0.0, maximum=0.5)
-    """Of a synthetic game: probability of the less likely of the two ways on. Atari has none."""
+    """Synthetic games: probability of the less likely of the two outcomes. Atari has no such setting."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The static dataset: where its episodes come from and how many there are."""
+    """The static dataset: its source and its size."""
 
     dataset: str | None = setting(None, recorded=True)
-    """Minari id or folder of your own episodes (its content is what is hashed); none collects with `policy`."""
+    """Minari id or folder of your own episodes; the hash of their content enters the identity. With none, episodes are collected with
+    `policy`."""
     policy: str = setting("expert")
     """Collection policy: random, expert (scripted), or the job id of an agent in the store (train_agent/..., import_agent/...)."""
     epsilon: float = setting(0.05, minimum=0.0, maximum=1.0)
-    """Share of uniformly random actions while collecting."""
+    """Share of uniformly random actions during collection."""
     random_start_steps: int = setting(60, minimum=0)
-    """Each episode starts with 0..this many uniformly random actions, so that scripted episodes diverge."""
+    """Each episode starts with a random number of uniformly random actions, from 0 to this, so that scripted episodes diverge."""
     num_train_frames: int = setting(100_000, minimum=16)
-    """Frames in the training split; the last episode is cut (truncated) to meet it."""
+    """Frames in the training split. The last episode is truncated to reach exactly this number."""
     num_references: int = setting(400, minimum=1)
     """Disjoint held-out reference trajectories."""
     reference_context: int = setting(8, minimum=1)
-    """Frames of each reference before its first imagined frame: the most past frames a variant may condition on."""
+    """Frames of each reference before its first imagined frame: the most past frames that a variant may condition on."""
     reference_horizon: int = setting(1000, minimum=1)
-    """Frames of each reference after its context: the longest horizon an evaluation may ask for."""
+    """Frames of each reference after its context: the longest horizon that an evaluation may have."""
     windows_per_episode: int | None = setting(None, minimum=1)
-    """At most so many references are taken from one held-out episode, spread over it; none takes every window, one after the other."""
+    """Maximum number of references from one held-out episode, spread over it. With none, all its windows are used, one after the other."""
     stacked_frames: Literal["refuse", "newest"] = setting("refuse")
-    """Whether data of your own whose channels are three stacked grey frames is refused, or the newest of the three is taken."""
+    """If the channels of your own data are three stacked grey frames: refuse the data, or take the newest frame."""
     seed: int = setting(0, minimum=0)
-    """Seed of the collection, apart from the run's: one dataset a game for all runs."""
+    """Seed of the collection. It is independent of the run's seed, so that all runs share one dataset per game."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,11 @@ class NetworkConfig:
     depths: tuple[int, ...] = setting((2, 2, 2, 2), minimum=1)
     """Residual blocks per level."""
     channels: tuple[int, ...] = setting((64, 64, 64, 64), minimum=1)
-    """Channels per level; no resampling at the first."""
+    """Channels per level. The first level does not resample."""
     attention: tuple[bool, ...] = setting((False, False, False, False))
-    """Whether a level's residual blocks have self-attention (the middle always has)."""
+    """Whether the residual blocks of a level have self-attention. The middle blocks always have it."""
     cond_channels: int = setting(256, minimum=4)
-    """Width of the condition vector; even, and divisible by the number of past frames."""
+    """Width of the condition vector: an even number, divisible by the number of past frames."""
 
 
 @dataclass(frozen=True)
@@ -167,27 +168,27 @@ class TrainingConfig:
     adam_epsilon: float = setting(1e-8, minimum=0.0)
     """Epsilon in the denominator of AdamW."""
     adam_beta2: float = setting(0.999, minimum=0.0, maximum=0.99999)
-    """Decay of the average of squared gradients; the authors keep PyTorch's."""
+    """Decay of the average of squared gradients. The authors use PyTorch's default."""
     warmup_steps: int = setting(100, minimum=0)
-    """Linear from exactly 0: the first update changes only the optimiser's state."""
+    """Updates over which the learning rate rises linearly from exactly 0. The first update changes only the optimiser's state."""
     cooldown: float = setting(0.0, minimum=0.0, maximum=1.0)
-    """Last share of the updates over which the rate falls linearly to 0; the authors keep it constant."""
+    """Last share of the updates, over which the learning rate falls linearly to 0. The authors keep it constant."""
     max_grad_norm: float = setting(1.0, minimum=0.0)
     """Gradients are clipped to this norm."""
     num_autoregressive_steps: int = setting(1, minimum=0)
-    """k further steps trained on the model's own quantised frames: k + 1 loss terms."""
+    """k further steps that are trained on the model's own quantised frames: k + 1 loss terms."""
     ema: float | None = setting(None, minimum=0.0, maximum=0.999999)
-    """Decay of a bias-corrected exponential average of the weights, kept next to the last ones for evaluation; none keeps no average.
-    A training of a world model has one, an agent none."""
+    """Decay of a bias-corrected exponential moving average of the weights, which is stored next to the last weights for evaluation. None
+    keeps no average. A training of a world model can have one, an agent cannot."""
     milestones: tuple[float, ...] = setting((0.25, 0.5, 1.0), minimum=0.0, maximum=1.0)
-    """Fractions of num_steps at which a model is kept for evaluation; the last is 1."""
+    """Fractions of num_steps at which a model is kept for evaluation. The last is 1."""
     checkpoint_every: int = setting(1000, minimum=1, recorded=True)
-    """Updates between resumable checkpoints."""
+    """Updates between checkpoints for resuming."""
     log_every: int = setting(50, minimum=1, recorded=True)
     """Updates between lines of metrics.jsonl."""
     segments: str = setting("memory", recorded=True)
-    """Where segments are read from: memory (the whole training split lies on the device) or streamed (its frames stay on disk). The
-    numbers are the same."""
+    """Where segments are read from: memory (the whole training split lies on the device) or streamed (its frames stay on disk). The results
+    are identical."""
 
     def milestone_step(self, milestone: float) -> int:
         """The update after which the model of a milestone is kept."""
@@ -196,62 +197,63 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is imagined and measured (paper section 5 and appendix K)."""
+    """What an evaluation imagines and measures (paper section 5 and appendix K)."""
 
     metrics: tuple[str, ...] = setting(("drift", "psnr", "ssim", "lpips", "fid"))
-    """The metrics that are measured. A study sets them with `metrics=`."""
+    """The metrics to measure. A study sets them with `metrics=`."""
     num_trajectories: int = setting(400, minimum=1)
-    """Held-out reference trajectories imagined."""
+    """Number of imagined held-out reference trajectories."""
     horizon: int = setting(1000, minimum=1)
     """T, frames imagined after the context."""
     batch_size: int = setting(100, minimum=1)
-    """Trajectories imagined at once; also the unit in which an interrupted evaluation resumes."""
+    """Trajectories imagined at once. An interrupted evaluation resumes after the last complete batch."""
     milestone: float = setting(1.0, minimum=0.0, maximum=1.0)
-    """Which of the training's kept models is evaluated."""
+    """The milestone of the training whose model is evaluated."""
     weights: Literal["last", "ema"] = setting("last")
-    """Its last weights, or their average, where training.ema keeps one."""
+    """The model's last weights, or their average if training.ema keeps one."""
     num_one_step: int = setting(0, minimum=0)
-    """Held-out windows predicted one step ahead from true frames; 0 takes all."""
+    """Held-out windows predicted one step ahead from true frames. 0 takes all."""
     num_samples: int = setting(8, minimum=2)
-    """K, samples drawn from each start for the stochastic quality (best and mean of K)."""
+    """K, the number of samples per start for the stochastic quality (best and mean of K)."""
     num_sample_starts: int = setting(100, minimum=1)
     """Starts from which samples are drawn."""
     sample_horizon: int = setting(10, minimum=1)
     """Frames imagined per sample."""
     num_fid_images: int = setting(10_000, minimum=2)
-    """Images on each side of FID and KID; fewer available is an error."""
+    """Images on each side of FID and KID. Fewer available images are an error."""
     seed: int = setting(0, minimum=0)
-    """Seed of the references drawn and of every trajectory's own noise, apart from the run's."""
+    """Seed of the choice of references and of each trajectory's own noise. It is independent of the run's seed."""
     world_model: str | None = setting(None, recorded=True)
-    """An agent of the store (its job id) whose world model is evaluated, in place of training one; its id is what is hashed."""
+    """The job id of an agent in the store whose world model is evaluated. The id enters the identity. None trains a world model."""
     keep_frames: bool = setting(False, recorded=True)
-    """Keep all imagined frames (frames.npy and others), so that an evaluation with other metrics reads them and imagines nothing."""
+    """Keep all imagined frames (frames.npy and others), so that an evaluation with other metrics reads them and need not imagine again."""
 
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How arithmetic is done."""
+    """How the arithmetic is done."""
 
     precision: Literal["fp32", "tf32", "bf16"] = setting("fp32")
-    """Requested precision of the networks: part of a job's identity; the solver, losses and quantisation stay fp32."""
+    """Precision of the networks. It enters a job's identity. The solver, losses and quantisation always use fp32."""
     compile: Literal["auto", "none", "imagination", "all"] = setting("auto")
-    """Which forward passes go through torch.compile: those of the imagination alone, or those of the updates too. It moves the last bits
-    of numbers, so what is asked is part of an identity. auto: all in jobs so long that it pays back, none in others."""
+    """Which forward passes use torch.compile: none, those of the imagination, or those of the updates too. Compiling changes the last bits
+    of numbers, so this setting enters the identity. auto compiles all in jobs that are long enough for compiling to pay off, and nothing in
+    others."""
     cuda_graphs: Literal["none", "imagination", "all"] = setting("none", recorded=True)
-    """What is recorded once as a CUDA graph and replayed: the sampling of a frame, or whole updates.
-    The same kernels in the same order, so no part of an identity."""
+    """What is recorded once as a CUDA graph and replayed: the sampling of a frame, or whole updates. The kernels and their order are the
+    same, so this setting does not enter the identity."""
     sampling_streams: int = setting(1, minimum=1)
-    """Groups of imagined games whose frames are sampled at once, each on a CUDA stream of its own. Smaller batches round otherwise, so it
-    is part of an identity."""
+    """Groups of imagined games whose frames are sampled at once, each on its own CUDA stream. Smaller batches round differently, so this
+    setting enters the identity."""
     device: str = setting("auto", recorded=True)
-    """auto (cuda where there is one), cpu, cuda or cuda:N."""
+    """auto (cuda if available), cpu, cuda or cuda:N."""
     num_threads: int = setting(2, minimum=1, maximum=1024, recorded=True)
-    """CPU threads of a job; fixed, never taken from the free cores, since it moves the numbers' last bits."""
+    """CPU threads of a job. The number is fixed and independent of the free cores, because it changes the last bits of numbers."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One point of a study: everything a run needs to know."""
+    """One point of a study: the full configuration of a run."""
 
     game: str = "Breakout"
     """Name of the game, such as `Breakout` or `synthetic/turn`. A study sets it with `games=`."""
@@ -273,4 +275,4 @@ class RunConfig:
     execution: ExecutionConfig = ExecutionConfig()
     cluster: Cluster = LocalCluster()
     family: WorldSettings | None = None
-    """What kind of world model there is (`WORLD_FAMILIES`); none is diamond."""
+    """The family of world models (`WORLD_FAMILIES`). None is diamond."""

@@ -1,4 +1,4 @@
-"""Where jobs run: on this machine, or as arrays of a SLURM cluster. Nothing of it enters an identity."""
+"""Where jobs run: on this machine, or as arrays of a SLURM cluster. None of these settings enters an identity."""
 
 from dataclasses import dataclass
 
@@ -11,74 +11,74 @@ class LocalCluster:
 
     name: str = "local"
     num_workers: int = setting(0, minimum=0, recorded=True)
-    """Worker processes, one a device; 0 is one a GPU, or one where there is none."""
+    """Number of worker processes. Each uses one device. 0 means one per GPU, or one if there is no GPU."""
     mps: bool = setting(False, recorded=True)
-    """CUDA's Multi-Process Service while the workers are there, for those that share a GPU."""
+    """Run CUDA's Multi-Process Service together with the workers, for workers that share a GPU."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the jobs of one kind ask for where it differs from the profile; none takes the profile's."""
+    """Requests of one kind of job that differ from the profile. None takes the profile's value."""
 
     partition: str | None = setting(None, recorded=True)
     """Partition of the allocation."""
     gpus: int | None = setting(None, minimum=0, recorded=True)
-    """GPUs of an allocation."""
+    """GPUs per allocation."""
     cpus: int | None = setting(None, minimum=1, recorded=True)
-    """CPU cores of an allocation."""
+    """CPU cores per allocation."""
     memory: str | None = setting(None, recorded=True)
-    """Memory of an allocation, such as 16G."""
+    """Memory per allocation, such as 16G."""
     time: str | None = setting(None, recorded=True)
-    """Limit of an allocation, as SLURM writes it."""
+    """Time limit of an allocation, in SLURM's notation."""
     packed: int | None = setting(None, minimum=1, recorded=True)
     """Jobs that share one allocation."""
 
 
 @dataclass(frozen=True)
 class SlurmCluster:
-    """A SLURM cluster's profile (docs/slurm.md). What is none is left to the cluster's own defaults."""
+    """A SLURM cluster's profile (docs/slurm.md). For settings that are none, the cluster's own defaults apply."""
 
     name: str = "slurm"
     partition: str | None = setting(None, recorded=True)
     """Partition of the allocation."""
     account: str | None = setting(None, recorded=True)
-    """Account that is charged."""
+    """Account to charge."""
     qos: str | None = setting(None, recorded=True)
     """Quality of service."""
     constraint: str | None = setting(None, recorded=True)
     """Features that a node must have."""
     exclude: str | None = setting(None, recorded=True)
-    """Nodes not to be used, such as node03,node[10-12]."""
+    """Nodes to avoid, such as node03,node[10-12]."""
     gpus: int = setting(1, minimum=0, recorded=True)
-    """GPUs of an allocation; kinds that use none ask for 0 in their own group."""
+    """GPUs per allocation. Kinds of jobs without a GPU ask for 0 in their own group."""
     gres: str | None = setting(None, recorded=True)
-    """A generic resource in place of `gpus`, such as gpu:a100:1, for the kinds that want a GPU."""
+    """A generic resource that replaces `gpus`, such as gpu:a100:1, for kinds of jobs that use a GPU."""
     cpus: int = setting(4, minimum=1, recorded=True)
-    """CPU cores of an allocation."""
+    """CPU cores per allocation."""
     memory: str | None = setting(None, recorded=True)
-    """Memory of an allocation, such as 16G."""
+    """Memory per allocation, such as 16G."""
     time: str = setting("4:00:00", recorded=True)
-    """Limit of an allocation, as SLURM writes it; a job that needs longer is saved, requeued and goes on."""
+    """Time limit of an allocation, in SLURM's notation. A job that needs longer is saved, requeued and resumed."""
     parallelism: int = setting(0, minimum=0, recorded=True)
-    """Tasks of an array that run at once, at most; 0 leaves it to the cluster."""
+    """Maximum number of tasks of an array that run at once. 0 leaves it to the cluster."""
     largest: int = setting(0, minimum=0, recorded=True)
-    """Tasks of an array, at most, where an account may not submit as many as MaxArraySize at once; 0 is MaxArraySize."""
+    """Maximum number of tasks per array, for accounts that may not submit MaxArraySize tasks at once. 0 is MaxArraySize."""
     packed: int = setting(1, minimum=1, recorded=True)
-    """Jobs that share one allocation and its GPUs, each in a process of its own."""
+    """Jobs that share one allocation and its GPUs, each in its own process."""
     mps: bool = setting(False, recorded=True)
-    """CUDA's Multi-Process Service in allocations whose jobs share a GPU."""
+    """Run CUDA's Multi-Process Service in allocations whose jobs share a GPU."""
     signal_seconds: int = setting(120, minimum=10, recorded=True)
-    """How long before the limit SLURM tells the jobs to save."""
+    """Seconds before the time limit at which SLURM signals jobs to save."""
     retries: int = setting(1, minimum=0, recorded=True)
-    """How often a job that failed by an exception, or whose process died, is requeued."""
+    """How often a job is requeued after an exception or after its process died."""
     retry_seconds: float = setting(30.0, minimum=0.0, recorded=True)
-    """Pause before the first of these tries; it doubles with each."""
+    """Seconds before the first retry. The pause doubles with each retry."""
     setup: tuple[str, ...] | None = setting(None, recorded=True)
-    """Shell commands before the job, such as `module load cuda`; only in a profile's file."""
+    """Shell commands before the job, such as `module load cuda`. Only a profile's file may set them."""
     extra: tuple[str, ...] | None = setting(None, recorded=True)
-    """Further options of sbatch, such as mail-type=FAIL; only in a profile's file."""
+    """Further options of sbatch, such as mail-type=FAIL. Only a profile's file may set them."""
     scratch: str | None = setting(None, recorded=True)
-    """A folder of the node (such as $TMPDIR) into which datasets are copied before they are read."""
+    """A folder on the node (such as $TMPDIR) to which datasets are copied before they are read."""
     collect_dataset: Resources = Resources()
     import_dataset: Resources = Resources()
     train_world_model: Resources = Resources()
@@ -92,4 +92,4 @@ class SlurmCluster:
 
 Cluster = LocalCluster | SlurmCluster
 ONLY_IN_PROFILES = ("setup", "extra")
-"""What runs, or asks for, anything at all: taken from a file of the user's alone, never from a study or a command line."""
+"""Settings that execute commands or request anything at all. Only a file of the user may set them, never a study or a command line."""

@@ -9,19 +9,19 @@ from diamond_bench.config.fields import setting
 
 Quantization = Literal["truncate", "round"]
 FRAME_RMS = 0.5
-"""The authors' sigma_data: what they assume of frames in [-1, 1]."""
+"""The authors' sigma_data: the assumed root mean square of frames in [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class FactoredObjective:
-    """A denoising objective in its separate factors; a named objective (conf/objective/) is a preset of them.
+    """A denoising objective in its separate factors. A named objective (conf/objective/) is a preset of them.
 
-    The network is fed c_in * x, with x = clean + sigma * noise, and its output F means the clean frame c_skip * x + c_out * F. Neutral
-    values are the authors' EDM (Karras et al. 2022, table 1; paper section 3.1, method section 2).
+    The network receives c_in * x, with x = clean + sigma * noise. Its output F stands for the clean frame c_skip * x + c_out * F. The
+    neutral values are the authors' EDM (Karras et al. 2022, table 1; paper section 3.1, method section 2).
     """
 
     name: str = "edm"
-    """The preset, or whose code (OBJECTIVES) reads the fields in a way of its own."""
+    """The preset, or the entry of OBJECTIVES whose code reads the fields in its own way."""
     parameterization: Literal["edm", "noise", "velocity", "clean", "flow"] = setting("edm")
     """What F is: EDM's preconditioned mixture, the noise (Ho et al. 2020), the velocity (Salimans and Ho 2022), the clean frame, or the
     flow noise - clean (Liu et al. 2023)."""
@@ -30,10 +30,10 @@ class FactoredObjective:
     noise_conditioning: Literal["log_sigma", "timestep", "flow_time"] = setting("log_sigma", identity="noise_told")
     """c_noise: log(sigma) / 4, DDPM's (t + 1) / T with the timestep t nearest in log sigma, or sigma / (1 + sigma)."""
     loss_weight: Literal["output", "clean", "noise", "edm", "min_snr"] = setting("output")
-    """Whose squared error is the loss: the network's output, the clean frame, the noise; the clean frame's as EDM weighs it; or the clean
-    frame's times min(1 / sigma^2, min_snr) (Hang et al. 2023)."""
+    """The squared error that is the loss: of the network's output, of the clean frame, of the noise, of the clean frame with EDM's weight,
+    or of the clean frame with the weight min(1 / sigma^2, min_snr) (Hang et al. 2023)."""
     min_snr: float = setting(5.0, minimum=1e-3)
-    """The bound of the loss weight `min_snr`."""
+    """The upper bound of the loss weight `min_snr`."""
     noise_levels: Literal["log_normal", "log_uniform", "cosine", "timesteps", "flow_time"] = setting("log_normal")
     """Distribution of sigma in training: log-normal (clipped), uniform in log sigma, uniform in atan sigma (Nichol and Dhariwal's cosine
     schedule), uniform over DDPM's timesteps, or uniform in flow time sigma / (1 + sigma). Log-normal is logit-normal in flow time."""
@@ -42,38 +42,39 @@ class FactoredObjective:
     scale: float = setting(1.2, minimum=0.0)
     """Standard deviation of log sigma (log_normal)."""
     sigma_min: float = setting(2e-3, minimum=1e-6)
-    """Training noise levels lie in [sigma_min, sigma_max], but for timesteps, which have levels of their own."""
+    """Training noise levels lie in [sigma_min, sigma_max]. noise_levels=timesteps has its own levels."""
     sigma_max: float = setting(20.0, minimum=1e-6)
     """The largest noise level in training."""
     num_train_timesteps: int = setting(1000, minimum=2)
-    """T, of timesteps with linear betas from beta_start to beta_end."""
+    """T, the number of timesteps, with linear betas from beta_start to beta_end."""
     beta_start: float = setting(1e-4, minimum=0.0, maximum=1.0)
     """Beta of the first timestep."""
     beta_end: float = setting(0.02, minimum=0.0, maximum=1.0)
     """Beta of the last timestep."""
     coordinate: Literal["frame", "change"] = setting("frame")
-    """Origin of x and of the clean frame: 0 (frame), or the last past frame (change), so that the network predicts what changes."""
+    """Origin of x and of the clean frame: 0 (frame), or the last past frame (change). With change, the network predicts the difference to
+    the last frame."""
     sigma_data: float | Literal["measured"] = setting(0.5, minimum=1e-6)
-    """Root mean square that frames in [-1, 1] are assumed to have in the coordinate: a number, or measured once from the training data.
-    It enters c_in, c_skip, c_out and EDM's loss weight."""
+    """Assumed root mean square of frames in [-1, 1] in this coordinate: a number, or measured once from the training data. It enters c_in,
+    c_skip, c_out and EDM's loss weight."""
     sigma_offset_noise: float = setting(0.3, minimum=0.0)
-    """Standard deviation of the noise that is constant over an image channel."""
+    """Standard deviation of the offset noise, which is constant over an image channel."""
     offset_noise: Literal["added", "scaled"] = setting("added")
-    """Offset noise of one standard deviation at every level, which then enters the coefficients (the authors' EDM), or scaled by sigma as
-    a part of the unit noise (their DDPM)."""
+    """added: offset noise has one standard deviation at every level and enters the coefficients (the authors' EDM). scaled: it is
+    multiplied by sigma, as a part of the unit noise (the authors' DDPM)."""
     rescale_past_frames: bool = setting(True)
-    """Past frames enter the network divided by sigma_data, or by 0.5 where sigma_data is measured or belongs to changes."""
+    """Divide past frames by sigma_data before they enter the network. The divisor is 0.5 if sigma_data is measured or describes changes."""
     quantization: Literal["truncate", "round", "none"] = setting("truncate")
     """8-bit quantisation of frames fed back between autoregressive training steps (the authors truncate)."""
 
     @property
     def uses_timesteps(self) -> bool:
-        """Whether DDPM's table of timesteps plays a part."""
+        """Whether the objective uses DDPM's table of timesteps."""
         return self.noise_levels == "timesteps" or self.noise_conditioning == "timestep"
 
     @property
     def past_scale(self) -> float:
-        """What past frames are divided by: the number sigma_data where it describes frames, else that of the authors' frames."""
+        """The divisor of past frames: sigma_data if it is a number that describes frames, else the authors' 0.5."""
         if self.sigma_data == "measured" or self.coordinate == "change":
             return FRAME_RMS
         return self.sigma_data
@@ -89,7 +90,7 @@ class KarrasSchedule:
     sigma_max: float = setting(5.0, minimum=1e-6)
     """The first noise level."""
     rho: float = setting(7.0, minimum=1e-3)
-    """Exponent of the interpolation; larger values put more levels near sigma_min."""
+    """Exponent of the interpolation. Larger values put more levels near sigma_min."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class RangeSchedule:
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    """Evenly spaced in flow time sigma / (1 + sigma), from that of sigma_max to 0: rectified flow's (Liu et al. 2023)."""
+    """Levels evenly spaced in flow time sigma / (1 + sigma), from that of sigma_max to 0, as in rectified flow (Liu et al. 2023)."""
 
     name: str = "flow"
     sigma_max: float = setting(5.0, minimum=1e-6)
@@ -114,7 +115,7 @@ class FlowSchedule:
 
 @dataclass(frozen=True)
 class DdpmLeadingSchedule:
-    """DDPM's timesteps k * (T // n), k = n-1..0 ('leading'); for n = 1 the authors' rule t = T // 2."""
+    """DDPM's timesteps k * (T // n), k = n-1..0 ('leading'). For n = 1 the authors use t = T // 2."""
 
     name: str = "ddpm_leading"
     num_train_timesteps: int = setting(1000, minimum=2)
@@ -137,14 +138,15 @@ class SamplerSettings:
     """n, the number of denoising steps."""
     schedule: Schedule = KarrasSchedule()
     start_noise: Literal["unit", "sigma_max", "variance_preserving"] = setting("unit")
-    """Scale of the first x: 1 (the authors), the first sigma (textbook), or sqrt(1 + sigma^2) (DDPM's unit noise)."""
+    """Scale of the initial x: 1 (the authors), the first sigma (textbook), or sqrt(1 + sigma^2) (DDPM's unit noise)."""
     quantize: Literal["every_call", "final"] = setting("every_call")
-    """Where a denoised frame is clamped and put on the 8-bit grid: each denoiser call (the authors), or the finished frame."""
+    """When a denoised frame is clamped and quantised to 8 bits: after each denoiser call (the authors), or once when the frame is
+    finished."""
     quantization: Quantization = setting("truncate")
-    """How a denoised frame is put on the 8-bit grid."""
+    """How a denoised frame is quantised to 8 bits."""
     guidance: float = setting(1.0, minimum=0.0)
-    """w of classifier-free guidance on actions (Ho and Salimans 2022): unguided + w * (conditioned - unguided). 1 is no guidance; any other
-    takes two denoiser calls for one, and a model trained with conditioning.action_dropout."""
+    """w of classifier-free guidance on actions (Ho and Salimans 2022): unguided + w * (conditioned - unguided). 1 is no guidance. Any other
+    value needs two denoiser calls per step and a model trained with conditioning.action_dropout."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class OdeSampler(SamplerSettings):
     """Euler or Heun in EDM's variance-exploding coordinates, with optional churn (Karras et al. 2022, algorithm 2)."""
 
     s_churn: float = setting(0.0, minimum=0.0)
-    """Noise added over all steps; each step raises sigma by at most the factor sqrt(2)."""
+    """Noise added over all steps. Each step raises sigma by at most the factor sqrt(2)."""
     s_tmin: float = setting(0.0, minimum=0.0)
     """The lowest noise level at which noise is added."""
     s_tmax: float = setting(math.inf, minimum=0.0)
@@ -165,7 +167,7 @@ class OdeSampler(SamplerSettings):
 
 @dataclass(frozen=True)
 class MultistepSampler(SamplerSettings):
-    """DPM-Solver++(2M): second order for the calls of a first-order solver (Lu et al. 2022)."""
+    """DPM-Solver++(2M): second order with as many calls as a first-order solver (Lu et al. 2022)."""
 
     name: str = "dpm_solver_pp_2m"
 
@@ -181,18 +183,18 @@ class AncestralSampler(SamplerSettings):
     clip_denoised: bool = setting(True)
     """Clip each predicted clean frame to [-1, 1]."""
     eta: float = setting(1.0, minimum=0.0, maximum=1.0)
-    """Noise of a step against that of ancestral sampling: 1 is DDPM, 0 is deterministic DDIM (Song et al. 2021, equation 16)."""
+    """Noise of a step relative to ancestral sampling: 1 is DDPM, 0 is deterministic DDIM (Song et al. 2021, equation 16)."""
 
 
 Objective = FactoredObjective
-"""Settings of an objective: these, or those of another class of OBJECTIVES."""
+"""Settings of an objective: this class, or another class of OBJECTIVES."""
 Sampler = OdeSampler | MultistepSampler | AncestralSampler
 
 
 @dataclass(frozen=True)
 class Option:
-    """A named choice: its settings and the code that carries it out, each "module:name" and imported when used (settings may also be a
-    class). A name without a file in conf/ gets its settings' neutral values."""
+    """A named choice: its settings and its code, each as "module:name" and imported on first use. The settings may also be a class. A name
+    without a file in conf/ gets the neutral values of its settings."""
 
     settings: type | str
     function: str
@@ -233,17 +235,17 @@ OPTIONS: dict[str, dict[str, Option]] = {"objective": OBJECTIVES, "schedule": SC
 
 
 def imported(path: str) -> Any:
-    """What "module:name" names."""
+    """Imports and returns the object that "module:name" names."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def option_of(settings: Objective | Schedule | Sampler) -> Option:
-    """The registered option whose settings these are."""
+    """The registered option that these settings belong to."""
     registries = (registry for registry in OPTIONS.values() if settings.name in registry)
     return next(r[settings.name] for r in registries if isinstance(settings, r[settings.name].settings_type()))
 
 
 def chosen(settings: Objective | Schedule | Sampler) -> Any:
-    """The class or function that an option's settings name (imports its module)."""
+    """The class or function of these settings' option. Imports its module."""
     return imported(option_of(settings).function)

@@ -1,4 +1,4 @@
-"""The state probe: a small network that reads where a game's objects are from one frame (docs/state_probe.md)."""
+"""The state probe: a small network that locates a game's objects in one frame (docs/state_probe.md)."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from diamond_bench.config.fields import setting
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """The probe's network and its training; one a dataset, whatever the run's seed."""
+    """The probe's network and its training. All runs on a dataset share one probe."""
 
     channels: int = setting(32, minimum=1)
-    """Of every layer."""
+    """Channels of every layer."""
     num_steps: int = setting(3000, minimum=1)
     """Optimiser updates."""
     batch_size: int = setting(64, minimum=1)
-    """Frames an update, of the training split."""
+    """Frames of the training split per update."""
     learning_rate: float = setting(2e-3, minimum=0.0)
     """Learning rate of AdamW after the warm-up."""
     weight_decay: float = setting(1e-2, minimum=0.0)
@@ -28,9 +28,9 @@ class ProbeConfig:
     cooldown: float = setting(0.5, minimum=0.0, maximum=1.0)
     """Last share of the updates over which the rate falls linearly to 0."""
     pixel_noise: float = setting(0.0, minimum=0.0)
-    """Noise of a standard deviation drawn from 0 to this, an example, is added to the frames, of range [-1, 1]: imagined frames are less
-    clean than true ones."""
+    """Noise added to training frames in [-1, 1], because imagined frames are less clean than true ones. The standard deviation of each
+    example is drawn from 0 to this value."""
     seed: int = setting(0, minimum=0)
-    """Of the weights' start and of the frames drawn, apart from the run's."""
+    """Seed of the initial weights and of the order of frames. It is independent of the run's seed."""
     checkpoint_every: int = setting(500, minimum=1, recorded=True)
-    """Updates between resumable checkpoints."""
+    """Updates between checkpoints for resuming."""

@@ -1,8 +1,8 @@
-"""Where a training reads its segments from."""
+"""The sources of training segments."""
 
 SEGMENT_SOURCES: dict[str, str] = {
     "memory": "diamond_bench.data.sources:MemorySource",
     "streamed": "diamond_bench.data.streamed:StreamedSource",
 }
-"""Sources of segments, by the value of `training.segments`: "module:class" or "module:function", called with the folder of a dataset's
-split (such as train/) and the device that trains."""
+"""Sources of segments, by the value of `training.segments`: "module:class" or "module:function". They are called with the folder of a
+dataset's split (such as train/) and the training device."""

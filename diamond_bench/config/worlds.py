@@ -1,4 +1,4 @@
-"""What planning asks of a family of world models, and the registry that names them. Plain data: no torch."""
+"""What planning needs to know of a family of world models, and the registry that names them. Plain data, without torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ _DIAMOND = "diamond_bench.worlds.diamond:FAMILY"
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Settings of a family; each family has a subclass of its own."""
+    """Base class of the settings of a family. Each family has its own subclass."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class WorldCost:
-    """What one row of a world model costs."""
+    """The cost of one row of a world model."""
 
     parameters: int = 0
-    """Trained parameters of all its networks."""
+    """Number of trained parameters of all its networks."""
     flops_per_frame: float = 0.0
     calls_per_frame: int = 0
     state_bytes: int = 0
-    """The most bytes that the state of one row takes."""
+    """Maximum number of bytes of the state of one row."""
 
 
 def _no_check(settings: Any, config: Any, protocol: str) -> None:
@@ -45,14 +45,14 @@ def _one_frame(settings: Any) -> int:
 
 @dataclass(frozen=True)
 class WorldFamily:
-    """A family of world models: one folder of worlds/ and one line of `WORLD_FAMILIES`. It names `open` or `build`.
+    """A family of world models: one folder in worlds/ and one line of `WORLD_FAMILIES`. It sets `open` or `build`.
 
-    Planning imports the object, so its module must load torch inside its functions only. `settings` is an object of the family's own
+    Planning imports the object, so its module must import torch within its functions only. `settings` is an object of the family's own
     subclass of `WorldSettings`. For diamond it is the config of the run or of the training.
     """
 
     about: str
-    """One sentence for tables of the documentation."""
+    """One sentence for tables in the documentation."""
     cost: Callable[[Any, WorldSpec, Sampler], WorldCost]
     """cost(settings, spec, sampler)."""
     open: str = ""
@@ -62,23 +62,23 @@ class WorldFamily:
     """For a family that is trained, the "module:function" that builds a world with fresh weights from torch's global CPU generator:
     (settings, spec, precision, device) -> `worlds.contract.TrainedWorld`."""
     load: str = "diamond_bench.worlds.files:load_world"
-    """The "module:function" that reads what `TrainedWorld.save` wrote: (folder, frames, precision, device, actions) -> `TrainedWorld`."""
+    """The "module:function" that reads the files of `TrainedWorld.save`: (folder, frames, precision, device, actions) -> `TrainedWorld`."""
     update_flops: Callable[[Any, WorldSpec, Any], float] = _no_updates
     """update_flops(settings, spec, training): FLOP of one update of each of its networks, for the whole batch. A backward pass counts as
     two forward passes."""
     context: Callable[[Any], int] = _one_frame
-    """context(settings): the past frames that a prediction is made from. A training segment is longer."""
+    """context(settings): number of past frames that a prediction uses. A training segment is longer."""
     reads: tuple[str, ...] = ()
-    """The settings in `studies.families.OPTIONAL` that a trained family reads. The others are refused, and enter no identity."""
+    """The settings in `studies.families.OPTIONAL` that a trained family uses. Other settings are refused, and enter no identity."""
     check: Callable[[Any, Any, str], None] = _no_check
-    """check(settings, config, protocol) raises UserError where a run cannot use the family. `config`: its `RunConfig`; `protocol`:
+    """check(settings, config, protocol): raises UserError if a run cannot use the family. `config` is its `RunConfig`, `protocol` is
     world_model or agent."""
     revision: int = 1
-    """Raised by hand when the family's code changes results; part of the identities of the family's jobs alone."""
+    """Raised by hand when the family's code changes results. It enters the identities of this family's jobs only."""
 
     @property
     def trained(self) -> bool:
-        """Whether a job trains its models."""
+        """Whether a job trains models of this family."""
         return bool(self.build)
 
 
@@ -86,22 +86,22 @@ WORLD_FAMILIES: dict[str, Option] = {
     "copy_last_frame": Option("diamond_bench.worlds.copy_last_frame:CopyLastFrame", "diamond_bench.worlds.copy_last_frame:FAMILY"),
     "oracle": Option("diamond_bench.worlds.oracle:Oracle", "diamond_bench.worlds.oracle:FAMILY"),
 }
-"""By the value of `family`: the "module:class" of its settings, and the "module:object" of its `WorldFamily`."""
+"""The families by the value of `family`: the "module:class" of the settings, and the "module:object" of the `WorldFamily`."""
 
 
 REGISTRIES = {**OPTIONS, "family": WORLD_FAMILIES}
-"""Every registry of named settings, by the name of the field that holds the choice."""
+"""All registries of named settings, by the name of the config field."""
 
 
 def world_family(settings: WorldSettings | None) -> WorldFamily:
-    """The family whose settings these are; none is diamond."""
+    """The family that these settings belong to. None is diamond."""
     function = _DIAMOND if settings is None else WORLD_FAMILIES[settings.name].function
     family: WorldFamily = imported(function)
     return family
 
 
 def families_table() -> str:
-    """The families as a Markdown table, as docs/worlds.md shows it."""
+    """The families as a Markdown table for docs/worlds.md."""
     functions = {DIAMOND: _DIAMOND} | {name: option.function for name, option in WORLD_FAMILIES.items()}
     rows = [f"| `{name}` | {imported(function).about} |" for name, function in functions.items()]
     return "\n".join(["| `family` | What it is |", "| --- | --- |", *rows])

@@ -4,7 +4,7 @@ from diamond_bench.envs.games import frames
 from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.store.kinds import CollectDataset, ImportDataset, TrainAgent
 
-MOST_ACTIONS = ActionSpec.discrete(18)
+MAX_ACTIONS = ActionSpec.discrete(18)
 """Actions assumed where a config does not say how many its game has: the most of any Atari game. They hardly change a cost."""
 STORED_PIXEL_BYTES = 500 / 64**2
 """Bytes per pixel of a stored frame: a compressed frame of 64 x 64 takes about 310 (Breakout), its memory and action some more."""

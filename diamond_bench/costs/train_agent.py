@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diamond_bench.costs import ADAM, MOST_ACTIONS, STORED_PIXEL_BYTES, frames_of
+from diamond_bench.costs import ADAM, MAX_ACTIONS, STORED_PIXEL_BYTES, frames_of
 from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.reward_end_cost import reward_end_cost
@@ -50,18 +50,18 @@ def updates(config: TrainAgent) -> Updates:
     )
 
 
-def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
+def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
     """FLOP of the updates (those `made`, or of a whole run) and of the imagination they take; a backward pass counts as two forward."""
     frames = frames_of(config)
-    policy = actor_critic_cost(config.actor_critic, MOST_ACTIONS, frames).flops
-    count, trained = made or updates(config), config.actor_critic
+    policy = actor_critic_cost(config.actor_critic, MAX_ACTIONS, frames).flops
+    count, trained = done or updates(config), config.actor_critic
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
     imagined = frame_flops(config.family or config, config.sampler, frames)
     if config.family is not None:
         return (imagined + 3.0 * policy) * steps * count.actor_critic
-    signals = reward_end_cost(config.reward_end, MOST_ACTIONS, frames).flops
+    signals = reward_end_cost(config.reward_end, MAX_ACTIONS, frames).flops
     return (
         update_flops(config, frames) * count.denoiser
         + 3.0 * signals * (config.reward_end.segment_length - 1) * config.reward_end.batch_size * count.reward_end
@@ -72,9 +72,9 @@ def agent_work(config: TrainAgent, made: Updates | None = None) -> float:
 def _disk(config: TrainAgent, inputs: Inputs) -> float:
     """A finished run: its agent, two resumable states of networks, optimisers and start segments, and the replay."""
     frames = frames_of(config)
-    weights, ring = actor_critic_cost(config.actor_critic, MOST_ACTIONS, frames).parameters, 0.0
+    weights, ring = actor_critic_cost(config.actor_critic, MAX_ACTIONS, frames).parameters, 0.0
     if not config.agent.model_free and config.family is None:
-        weights += parameters(config) + reward_end_cost(config.reward_end, MOST_ACTIONS, frames).parameters
+        weights += parameters(config) + reward_end_cost(config.reward_end, MAX_ACTIONS, frames).parameters
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
     return 4.0 * weights * (1 + 2 * ADAM) + 2 * ring + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES
 

@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 from diamond_bench.config import ConditioningConfig, ExecutionConfig, NetworkConfig, OdeSampler, Sampler, WorldSettings, world_family
 from diamond_bench.config.worlds import WorldCost, WorldFamily
-from diamond_bench.costs import MOST_ACTIONS
+from diamond_bench.costs import MAX_ACTIONS
 from diamond_bench.spaces import FrameSpec, WorldSpec
 from diamond_bench.store.cost import Arithmetic
 from diamond_bench.store.kinds import ImportAgent, TrainAgent, TrainWorldModel
 from diamond_bench.typed import identity_fields
 
 
-class Described(Protocol):
+class HasNetwork(Protocol):
     """What describes a world model: the config of a training, or what is stored with its weights."""
 
     @property
@@ -22,9 +22,9 @@ class Described(Protocol):
     def conditioning(self) -> ConditioningConfig: ...
 
 
-MadeBy = Described | ImportAgent
+Producer = HasNetwork | ImportAgent
 """An imported agent's world model is assumed to have the paper's size."""
-World = MadeBy | WorldSettings
+World = Producer | WorldSettings
 """Which world model: a trained one, or the settings of a family."""
 _ANY = FrameSpec.square(64)
 """The number of parameters does not depend on the frames' size."""
@@ -35,21 +35,21 @@ def frame_flops(world: World, sampler: Sampler, frames: FrameSpec) -> float:
     return _cost(world, sampler, frames).flops_per_frame
 
 
-def update_flops(made_by: TrainWorldModel | TrainAgent, frames: FrameSpec) -> float:
+def update_flops(producer: TrainWorldModel | TrainAgent, frames: FrameSpec) -> float:
     """FLOP of one update of each network of the world model: a forward and a backward pass, which counts as two."""
-    family, settings = _family(made_by)
-    return family.update_flops(settings, WorldSpec(frames, MOST_ACTIONS), made_by.training)
+    family, settings = _family(producer)
+    return family.update_flops(settings, WorldSpec(frames, MAX_ACTIONS), producer.training)
 
 
-def call_flops(made_by: MadeBy, frames: FrameSpec) -> float:
+def call_flops(producer: Producer, frames: FrameSpec) -> float:
     """FLOP of one forward pass of the network for one row."""
-    cost = _cost(made_by, OdeSampler(), frames)
+    cost = _cost(producer, OdeSampler(), frames)
     return cost.flops_per_frame / cost.calls_per_frame
 
 
-def parameters(made_by: MadeBy) -> int:
+def parameters(producer: Producer) -> int:
     """Trained parameters."""
-    return _cost(made_by, OdeSampler(), _ANY).parameters
+    return _cost(producer, OdeSampler(), _ANY).parameters
 
 
 def arithmetic(world: World, execution: ExecutionConfig) -> Arithmetic:
@@ -70,7 +70,7 @@ def _name(network: NetworkConfig | WorldSettings) -> str:
 
 def _cost(world: World, sampler: Sampler, frames: FrameSpec) -> WorldCost:
     family, settings = _family(world)
-    return family.cost(settings, WorldSpec(frames, MOST_ACTIONS), sampler)
+    return family.cost(settings, WorldSpec(frames, MAX_ACTIONS), sampler)
 
 
 def _family(world: World) -> tuple[WorldFamily, Any]:

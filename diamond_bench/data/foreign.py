@@ -11,7 +11,7 @@ from typing import Any
 
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import load_json, read_json
-from diamond_bench.shapes import Unfit, anything, count, flag, listing, mapping, number, record, row, text, whole
+from diamond_bench.shapes import Mismatch, anything, count, flag, listing, mapping, number, record, row, text, whole
 from diamond_bench.spaces import ActionSpec
 
 METADATA = "metadata.json"
@@ -40,15 +40,15 @@ def find_dataset(name: str) -> Path:
 
 _DATA_FILES = {"hdf5": "main_data.hdf5", "arrow": "*/metadata.json"}
 """What of a dataset's formats must be there, as a pattern."""
-MOST_EPISODES, MOST_STEPS, MOST_ACTIONS, MOST_SIDE = 1_000_000, 1_000_000_000, 1_000, 4096
+MAX_EPISODES, MAX_STEPS, MAX_ACTIONS, MAX_SIDE = 1_000_000, 1_000_000_000, 1_000, 4096
 """Limits of a dataset: episodes, steps, actions, and pixels of an observation's side."""
-_MOST_BYTES = 64 * 2**20
+_MAX_BYTES = 64 * 2**20
 """Bytes of a metadata file. It lists the bounds of each pixel: 0.8 MB for 210 x 160 RGB."""
 
 
 def _long_text(value: Any) -> None:
     if not isinstance(value, str):
-        raise Unfit("text", value)
+        raise Mismatch("text", value)
 
 
 _METADATA = record(
@@ -98,7 +98,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
     """`read_metadata`, once for a file of this time and size: large images have a megabyte of bounds, and a plan asks for each point."""
     file = data_folder / METADATA
     try:
-        content = read_json(file, _MOST_BYTES)
+        content = read_json(file, _MAX_BYTES)
         _METADATA(content)
         if not {"observation_space", "action_space"} <= content.keys():
             raise ValueError("it names no spaces, and its environment is not built to learn them")
@@ -117,12 +117,12 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
         claimed = " ".join(str(observations.get(key, ""))[:60] for key in ("type", "dtype", "shape"))
         raise UserError(
             f"{data_folder}: its observations are {claimed.strip()}; expected uint8 images: (h, w), (h, w, 1 or 3) or (1 or 3, h, w), "
-            f"sides of at most {MOST_SIDE}"
+            f"sides of at most {MAX_SIDE}"
         )
     for found, least, most, what in (
-        (content["total_episodes"], 1, MOST_EPISODES, "episodes"),
-        (content["total_steps"], 1, MOST_STEPS, "steps"),
-        (spec.width, 1, MOST_ACTIONS, "actions"),
+        (content["total_episodes"], 1, MAX_EPISODES, "episodes"),
+        (content["total_steps"], 1, MAX_STEPS, "steps"),
+        (spec.width, 1, MAX_ACTIONS, "actions"),
     ):
         if not least <= found <= most:
             raise UserError(f"{file}: the dataset has {found or 'no'} {what}; from {least} to {most:,} can be imported")
@@ -140,7 +140,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
 def _action_spec(space: dict[str, Any]) -> ActionSpec | None:
     """None for a kind that is not imported. ValueError for a space without actions, or a Box of whole numbers."""
     if 0 in (space.get("n"), *space.get("nvec", ())):
-        raise ValueError(f"the dataset has no actions; from 1 to {MOST_ACTIONS:,} can be imported")
+        raise ValueError(f"the dataset has no actions; from 1 to {MAX_ACTIONS:,} can be imported")
     if space["type"] == "Discrete":
         return ActionSpec.discrete(space["n"])
     if space["type"] == "MultiDiscrete":
@@ -159,7 +159,7 @@ def _first_action(space: dict[str, Any], spec: ActionSpec) -> tuple[int, ...]:
 
 def _is_image(dtype: str, shape: list[int]) -> bool:
     layout = len(shape) == 2 or (len(shape) == 3 and (shape[2] in (1, 3) or shape[0] in (1, 3)))
-    return dtype == "uint8" and layout and all(1 <= side <= MOST_SIDE for side in shape)
+    return dtype == "uint8" and layout and all(1 <= side <= MAX_SIDE for side in shape)
 
 
 def _check_dataset(data_folder: Path) -> None:
@@ -214,7 +214,7 @@ _CACHE = mapping(record({"stamp": anything, "digest": text}))
 
 def _read_cache(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = read_json(file, _MOST_BYTES)
+        content = read_json(file, _MAX_BYTES)
         _CACHE(content)
     except (OSError, ValueError):
         return {}

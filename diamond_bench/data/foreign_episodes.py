@@ -17,9 +17,9 @@ from diamond_bench.data.foreign import METADATA, Metadata
 from diamond_bench.data.minari_io import MAIN_FILE, Episode, read_episode
 from diamond_bench.errors import UserError
 
-MOST_EPISODE_BYTES = 8 * 2**30
+MAX_EPISODE_BYTES = 8 * 2**30
 """Size of one episode in memory; 27,000 steps of 210 x 160 RGB take 2.7 GB."""
-_MOST_ARRAYS = 1000
+_MAX_ARRAYS = 1000
 """Arrays and groups of one episode, infos included."""
 _COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 
@@ -65,8 +65,8 @@ def _check_group(where: str, parent: h5py.Group, name: str, metadata: Metadata) 
             if path == "observations" and metadata.jpeg and item.ndim and len(item) and h5py.check_vlen_dtype(item.dtype):
                 size += len(item) * math.prod(metadata.frame_shape)
                 _check_jpeg(where, item[0], metadata)
-        if arrays > _MOST_ARRAYS or size > MOST_EPISODE_BYTES:
-            raise UserError(f"{where} is too large: more than {MOST_EPISODE_BYTES:,} bytes, or {_MOST_ARRAYS} arrays")
+        if arrays > _MAX_ARRAYS or size > MAX_EPISODE_BYTES:
+            raise UserError(f"{where} is too large: more than {MAX_EPISODE_BYTES:,} bytes, or {_MAX_ARRAYS} arrays")
 
 
 def _check_jpeg(where: str, data: npt.NDArray[np.uint8], metadata: Metadata) -> None:

@@ -13,9 +13,9 @@ from diamond_bench.shapes import count, record
 if TYPE_CHECKING:
     import h5py
 
-_MOST_READ = 20_000
+_MAX_READ = 20_000
 """Episodes whose lengths are read; a dataset with more is left to the import."""
-_MOST_BYTES = 1_000_000
+_MAX_BYTES = 1_000_000
 """Bytes of an episode's metadata file, which has a few hundred."""
 _EPISODE = record({"total_steps": count})
 
@@ -54,7 +54,7 @@ def _lengths(folder: Path, metadata: Metadata, changed: int) -> Sequence[int] | 
 
     `changed`: when the metadata were last written, so that a dataset that grows is read again.
     """
-    if metadata.num_episodes > _MOST_READ:
+    if metadata.num_episodes > _MAX_READ:
         return None
     try:
         if metadata.data_format == "arrow":
@@ -68,7 +68,7 @@ def _lengths(folder: Path, metadata: Metadata, changed: int) -> Sequence[int] | 
 
 
 def _stated(file: Path) -> int:
-    content = read_json(file, _MOST_BYTES)
+    content = read_json(file, _MAX_BYTES)
     _EPISODE(content)
     return int(content["total_steps"]) + 1
 

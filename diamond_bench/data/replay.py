@@ -53,7 +53,7 @@ class _Episode:
 
 
 @dataclass(frozen=True)
-class Room:
+class Storage:
     """All rows of a replay, those to come too; rows of `episodes` are rows of it."""
 
     frames: Tensor
@@ -66,10 +66,10 @@ class Replay:
     """Steps of `num_envs` environments. Bytes come in and stay as they are; nothing is changed or dropped, and no row moves."""
 
     def __init__(self, capacity: int, frame_size: int, device: torch.device | str = "cpu", num_envs: int = 1) -> None:
-        """`capacity`: steps (of all environments) room is made for at once; with more, everything is copied to a larger place."""
+        """`capacity`: steps (of all environments) storage is made for at once; with more, everything is copied to a larger place."""
         self.num_envs, self.frame_size, self.device = num_envs, frame_size, torch.device(device)
-        self._room = max(1, -(-capacity // num_envs))  # rows of an environment
-        self._columns = self._allocate(self._room)
+        self._num_allocated = max(1, -(-capacity // num_envs))  # rows of an environment
+        self._columns = self._allocate(self._num_allocated)
         self._finals = self._empty_frames(max(64, capacity // 64))
         self._filled = [0] * num_envs
         self._saved = [0] * num_envs
@@ -113,10 +113,10 @@ class Replay:
         return self._view
 
     @property
-    def room(self) -> Room:
+    def storage(self) -> Storage:
         """All its memory, which stays where it is as long as it holds no more than `capacity` steps."""
         frames, actions = (column.flatten(0, 1) for column in self._columns[:2])
-        return Room(frames, actions)
+        return Storage(frames, actions)
 
     def append(self, env: int, steps: Steps) -> None:
         """Add consecutive steps of environment `env`, which follow those it had. An episode goes on until a step ends or cuts it."""
@@ -128,7 +128,7 @@ class Replay:
         if block.frames.shape[1:] != (self.frame_size, self.frame_size, 3) or block.frames.dtype != np.uint8:
             size = self.frame_size
             raise ValueError(f"expected frames (n, {size}, {size}, 3) uint8, got {block.frames.shape} {block.frames.dtype}")
-        while self._filled[env] + count > self._room:
+        while self._filled[env] + count > self._num_allocated:
             self._grow()
         first = self._filled[env]
         for column, values in zip(self._columns, _tensors(block), strict=True):
@@ -195,14 +195,14 @@ class Replay:
         self._finals[episode] = frame.to(self.device)
 
     def _grow(self) -> None:
-        room = self._room * 3 // 2 + 1
-        larger = self._allocate(room)
+        storage = self._num_allocated * 3 // 2 + 1
+        larger = self._allocate(storage)
         for old, new in zip(self._columns, larger, strict=True):
-            new[: self._room] = old
-        self._columns, self._room = larger, room
+            new[: self._num_allocated] = old
+        self._columns, self._num_allocated = larger, storage
 
-    def _allocate(self, room: int) -> tuple[Tensor, ...]:
-        rows, dtypes = (room, self.num_envs), (torch.int64, torch.float32, torch.bool, torch.bool)
+    def _allocate(self, storage: int) -> tuple[Tensor, ...]:
+        rows, dtypes = (storage, self.num_envs), (torch.int64, torch.float32, torch.bool, torch.bool)
         return (self._empty_frames(*rows), *(torch.zeros(rows, dtype=dtype, device=self.device) for dtype in dtypes))
 
     def _empty_frames(self, *rows: int) -> Tensor:

@@ -15,7 +15,7 @@ from diamond_bench.shapes import count, flag, listing, nullable, number, record,
 from diamond_bench.spaces import ACTIONS, ActionSpec, FrameSpec, WorldSpec
 
 INFO_FILE = "dataset.json"
-_MOST_INFO = 64 * 2**20
+_MAX_INFO = 64 * 2**20
 _INFO = record(
     {
         "train": record({"frames": count}),
@@ -110,7 +110,7 @@ def _spec(content: dict[str, Any]) -> WorldSpec:
 def load_info(folder: Path) -> DatasetInfo:
     """What a dataset artifact says of itself. UserError where dataset.json is missing or damaged."""
     try:
-        content = read_json(folder / INFO_FILE, _MOST_INFO)
+        content = read_json(folder / INFO_FILE, _MAX_INFO)
         _INFO(content)
         return DatasetInfo(
             _spec(content),

@@ -53,8 +53,8 @@ class AtariEnv(gymnasium.Env[Frame, int]):
 
     def __init__(self, game: str, config: EnvConfig) -> None:
         """UserError with the nearest names for an unknown game."""
-        made: Any = gymnasium.make(environment_id(game), repeat_action_probability=config.sticky_actions, disable_env_checker=True)
-        self._raw = made.unwrapped
+        env: Any = gymnasium.make(environment_id(game), repeat_action_probability=config.sticky_actions, disable_env_checker=True)
+        self._raw = env.unwrapped
         self._ale: ale_py.ALEInterface = self._raw.ale
         self._actions = self._ale.getMinimalActionSet()
         self._config = config

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.metrics.header import Play
-from diamond_bench.metrics.play import Key, Stretch, Tick
+from diamond_bench.metrics.play import Key, WindowBatch, Tick
 from diamond_bench.store.claims import KEPT_FRAMES
 from diamond_bench.store.twins import Twin
 from diamond_bench.worlds.contract import WorldModel
@@ -24,7 +24,7 @@ KEPT_FILES: Mapping[Play, str] = dict(zip(_KINDS, KEPT_FRAMES, strict=True))
 class Frames(Protocol):
     """The frames of one kind of play."""
 
-    def __call__(self, rows: range, play: Stretch, keys: Sequence[Key]) -> Tensor:
+    def __call__(self, rows: range, play: WindowBatch, keys: Sequence[Key]) -> Tensor:
         """(n, T, 3, h, w) uint8 on the device of `play`: what follows the context of its n rows, under the noise of `keys`.
 
         `rows` are the numbers of the references, windows or forks; `play` and `keys` have K rows for each, of samples and forks.
@@ -39,7 +39,7 @@ class Imagined:
     world: WorldModel
     tick: Tick
 
-    def __call__(self, rows: range, play: Stretch, keys: Sequence[Key]) -> Tensor:
+    def __call__(self, rows: range, play: WindowBatch, keys: Sequence[Key]) -> Tensor:
         return imagine(self.world, play, keys, self.tick)
 
 
@@ -49,7 +49,7 @@ class Kept:
 
     file: Path
 
-    def __call__(self, rows: range, play: Stretch, keys: Sequence[Key]) -> Tensor:
+    def __call__(self, rows: range, play: WindowBatch, keys: Sequence[Key]) -> Tensor:
         frames = np.load(self.file, mmap_mode="r")[rows.start : rows.stop]
         return torch.from_numpy(np.array(frames)).to(play.frames.device).reshape(play.true.shape)
 

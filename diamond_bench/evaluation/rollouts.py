@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
 from diamond_bench.diffusion.samplers import trajectory_noise
-from diamond_bench.metrics.play import Key, Stretch, Tick
+from diamond_bench.metrics.play import Key, WindowBatch, Tick
 from diamond_bench.worlds.contract import Draw, WorldModel, imagined_frames
 
 
@@ -20,7 +20,7 @@ def seeded_draw(keys: Sequence[Key], device: torch.device) -> Draw:
     return lambda like: trajectory_noise(generators, tuple(like.shape[1:]), device)()
 
 
-def imagine(world: WorldModel, play: Stretch, keys: Sequence[Key], tick: Tick = lambda: None) -> Tensor:
+def imagine(world: WorldModel, play: WindowBatch, keys: Sequence[Key], tick: Tick = lambda: None) -> Tensor:
     """Imagines what came after each row's context under its true actions, in one batch. (n, horizon, 3, h, w) uint8.
 
     `keys` seed each row's noise; `tick` is called after every imagined frame. Frames already lie on the 8-bit grid, so bytes lose nothing.

@@ -205,9 +205,9 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Imagine one step of every episode; see the class for what comes back. `actions`: (b,) int."""
         self.reserve(1)
         steps, out = ReservedSteps(self, self.position), self._out
-        *told, infos = steps.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
+        *tensors, infos = steps.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
         self.position = steps.position
-        frames, rewards, terminations, truncations = (out(tensor) for tensor in told)
+        frames, rewards, terminations, truncations = (out(tensor) for tensor in tensors)
         infos |= {"nfe": self._nfe, "_nfe": self._all, "_reward_logits": self._all, "_end_logits": self._all}
         return frames, rewards, terminations, truncations, {name: out(tensor) for name, tensor in infos.items()}
 
@@ -216,7 +216,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """The device's part of a step. The order of draws is the world model's, reward, end, new starts."""
         size = len(self._state)
         state, step = self._world.step(tuple(rest[:size]), actions, self._draws.noise)
-        reward_logits, end_logits, memory = self._said(shown, actions, step, tuple(rest[size:]))
+        reward_logits, end_logits, memory = self._predict_outcome(shown, actions, step, tuple(rest[size:]))
         rewards = self._draws.reward_class(reward_logits).float() - 1
         terminations = self._draws.end(end_logits)
         steps = steps + 1
@@ -232,14 +232,14 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         shown = _where(done, frames[:, -1], step.frame).contiguous()  # always of the same strides, for what is compiled
         return (*imagined, shown, steps, segments_taken, *state, *memory)
 
-    def _said(self, shown: Tensor, actions: Tensor, step: Step, memory: State) -> tuple[Tensor, Tensor, State]:
+    def _predict_outcome(self, shown: Tensor, actions: Tensor, step: Step, memory: State) -> tuple[Tensor, Tensor, State]:
         """Logits of rewards and of ends, and the reward/end model's memory after the step."""
         if self._reward_end is None:
             assert step.reward_logits is not None, "the world model tells no rewards, and there is no reward/end model"
             never = torch.tensor([0.0, -math.inf], device=self.device).expand(len(shown), 2)
             return step.reward_logits, never if step.end_logits is None else step.end_logits, memory
-        said = self._reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
-        return said.reward_logits[:, 0], said.end_logits[:, 0], tuple(said.state)
+        output = self._reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
+        return output.reward_logits[:, 0], output.end_logits[:, 0], tuple(output.state)
 
     def _begin(self, frames: Tensor, start: Start) -> State:
         origin = torch.stack((torch.zeros_like(start.places), start.places), dim=1)  # a replay is one recording
@@ -275,10 +275,10 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             return ()
         frames = to_float(segments)
         if frames.shape[1] == 1:  # no transition: the memory of one, emptied
-            said = self._reward_end(frames, segments.actions, frames, None)
-            return tuple(torch.zeros_like(state[0]) for state in said.state)
-        said = self._reward_end(frames[:, :-1], segments.actions[:, :-1], frames[:, 1:], None)
-        return tuple(state[0] for state in said.state)
+            output = self._reward_end(frames, segments.actions, frames, None)
+            return tuple(torch.zeros_like(state[0]) for state in output.state)
+        output = self._reward_end(frames[:, :-1], segments.actions[:, :-1], frames[:, 1:], None)
+        return tuple(state[0] for state in output.state)
 
     def _out(self, tensor: Tensor) -> Any:
         return tensor if self._settings.arrays == "torch" else tensor.cpu().numpy()

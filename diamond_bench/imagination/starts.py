@@ -10,7 +10,7 @@ from torch import Tensor
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import Segments, read_segments, segment_places
 
-BURNT_IN_AT_ONCE = 128
+BURN_IN_BATCH_SIZE = 128
 """Start segments that the imagination burns in at once."""
 
 
@@ -103,7 +103,7 @@ class StartRing:
         self._starts, self._burn_in, self._device = starts, burn_in, device
         self._num_envs = num_envs
         self._block = max(size, num_envs) if discard_left_overs else 1
-        self._most_a_step = num_envs * (2 if discard_left_overs else 1)  # a step that throws segments away throws fewer than num_envs
+        self._max_per_step = num_envs * (2 if discard_left_overs else 1)  # a step that throws segments away throws fewer than num_envs
         self._size = 2 * self._block if discard_left_overs else max(size, num_envs)
         self._slots: _Slots | None = None
         self.clear()
@@ -111,25 +111,25 @@ class StartRing:
     def clear(self) -> None:
         """Forget all segments; the memory they lie in stays where it is."""
         self.taken = torch.zeros((), dtype=torch.int64, device=self._device)
-        self._taken_at_most = self._loaded = 0
+        self._max_taken = self._loaded = 0
 
     def prepare(self, num_steps: int) -> None:
         """Make sure there are segments for `num_steps` calls of `take`."""
-        needed = num_steps * self._most_a_step
-        if self._loaded - self._taken_at_most >= needed:
+        needed = num_steps * self._max_per_step
+        if self._loaded - self._max_taken >= needed:
             return
-        self._taken_at_most = int(self.taken)
-        if self._loaded - self._taken_at_most >= needed:
+        self._max_taken = int(self.taken)
+        if self._loaded - self._max_taken >= needed:
             return
         if self._size - self._block + 1 < needed:
             self._enlarge(-(-(needed + self._block - 1) // self._block) * self._block)
-        first_needed = self._taken_at_most // self._block * self._block
+        first_needed = self._max_taken // self._block * self._block
         self._load(first_needed + self._size - self._loaded)
 
     def reserve(self, num_steps: int) -> None:
         """The host's part of `num_steps` calls of `take`."""
         self.prepare(num_steps)
-        self._taken_at_most += num_steps * self._most_a_step
+        self._max_taken += num_steps * self._max_per_step
 
     @property
     def held(self) -> tuple[Tensor, ...]:
@@ -159,12 +159,12 @@ class StartRing:
         slots: dict[str, Any] = {}
         if self._slots is not None:  # copies: slots are filled in place
             slots = {"places": self._slots.places.clone(), "memories": [memory.clone() for memory in self._slots.memories]}
-        counts = {"taken": self.taken, "taken_at_most": self._taken_at_most, "loaded": self._loaded, "size": self._size}
+        counts = {"taken": self.taken, "taken_at_most": self._max_taken, "loaded": self._loaded, "size": self._size}
         return {**counts, **slots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.taken, self._taken_at_most = state["taken"].to(self._device), state["taken_at_most"]
+        self.taken, self._max_taken = state["taken"].to(self._device), state["taken_at_most"]
         self._loaded, self._size = state["loaded"], state["size"]
         self._slots = None
         if "places" in state:
@@ -174,7 +174,7 @@ class StartRing:
     @torch.no_grad()
     def _load(self, count: int) -> None:
         places = self._starts.draw(count)
-        parts = [self._burn_in(self._starts.read(part)) for part in places.split(BURNT_IN_AT_ONCE)]
+        parts = [self._burn_in(self._starts.read(part)) for part in places.split(BURN_IN_BATCH_SIZE)]
         memories = tuple(torch.cat(memory) for memory in zip(*parts, strict=True))
         if self._slots is None:
             self._slots = _Slots(*_empty(places, memories, self._size))
@@ -189,7 +189,7 @@ class StartRing:
         if old is None:
             return
         self._slots = _Slots(*_empty(old.places, old.memories, size))
-        number = torch.arange(self._taken_at_most, self._loaded, device=self._device)
+        number = torch.arange(self._max_taken, self._loaded, device=self._device)
         self._slots.places[number % size] = old.places[number % old_size]
         for new, memory in zip(self._slots.memories, old.memories, strict=True):
             new[number % size] = memory[number % old_size]

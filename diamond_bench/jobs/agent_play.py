@@ -8,7 +8,7 @@ from diamond_bench.data.replay import Replay
 from diamond_bench.envs.games import vector_env
 from diamond_bench.envs.play import Collected, Collector
 from diamond_bench.evaluation.player import PolicyPlayer
-from diamond_bench.jobs.agent_beside import BesidePlay
+from diamond_bench.jobs.agent_concurrent import ConcurrentPlay
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.actor_critic import actor_critic_loss
@@ -50,7 +50,7 @@ def play_for(config: TrainAgent, learners: Learners, replay: Replay, generator: 
     """The play that a training asks for."""
     if config.agent.model_free:
         return ModelFreePlay(config, learners, generator, device)
-    return RealPlay(config, learners, replay) if config.agent.collection == "in_turn" else BesidePlay(config, learners, replay, device)
+    return RealPlay(config, learners, replay) if config.agent.collection == "sequential" else ConcurrentPlay(config, learners, replay, device)
 
 
 class RealPlay:

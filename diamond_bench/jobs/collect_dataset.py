@@ -16,11 +16,11 @@ from diamond_bench.envs.policies import EpsilonGreedy, Policy
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import WatchingPolicy
 from diamond_bench.jobs.context import JobContext, Result
-from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
+from diamond_bench.jobs.dataset_artifact import EpisodeCache, StoredEpisode, finished_result, publish, stop_if_asked
 from diamond_bench.store.kinds import CollectDataset
 from diamond_bench.studies.agents import AGENT_FOLDER
 
-MOST_BARREN_GAMES = 20
+MAX_BARREN_GAMES = 20
 """After this many held-out games in a row without a usable reference the collection gives up."""
 
 _SPLITS = ("train", "heldout")
@@ -48,7 +48,7 @@ class _Collection:
         self._config, self._context, self._data = config, context, config.data
         self._spec = spec(config.game, config.env)
         self._env = CopiedFrames(make_env(config.game, config.env))
-        self._shelf = EpisodeShelf(context)
+        self._cache = EpisodeCache(context)
         self._window = config.data.reference_context + config.data.reference_horizon
         self._frames_done = 0
 
@@ -103,7 +103,7 @@ class _Collection:
             row += game.num_frames
             refused += len(bad)
             barren = 0 if good else barren + 1
-            if barren == MOST_BARREN_GAMES:
+            if barren == MAX_BARREN_GAMES:
                 raise UserError(self._too_few(games[-barren:], refused))
         return games, starts, refused
 
@@ -117,7 +117,7 @@ class _Collection:
         )
 
     def _game(self, split: str, index: int, most_frames: int) -> StoredEpisode:
-        game = self._shelf.get(f"{split}_{index:05d}", lambda: self._play(split, index, most_frames))
+        game = self._cache.get(f"{split}_{index:05d}", lambda: self._play(split, index, most_frames))
         self._frames_done += game.num_frames
         return game
 

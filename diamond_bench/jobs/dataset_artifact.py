@@ -23,7 +23,7 @@ _PARTIAL = "partial"
 
 @dataclass(frozen=True)
 class StoredEpisode:
-    """An episode on the shelf: what the jobs decide by, without its frames."""
+    """An episode on the cache: what the jobs decide by, without its frames."""
 
     path: Path
     pairs: Hashes
@@ -39,7 +39,7 @@ class StoredEpisode:
         return len(self.pairs) + 1
 
 
-class EpisodeShelf:
+class EpisodeCache:
     """Episodes kept in the job's folder under their names, each whole or absent, so that an interrupted job goes on with the next."""
 
     def __init__(self, context: JobContext) -> None:

@@ -19,7 +19,7 @@ from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.parts import save_arrays
-from diamond_bench.metrics.play import Stretch
+from diamond_bench.metrics.play import WindowBatch
 from diamond_bench.store.files import DamagedFile, read_json, write_json
 from diamond_bench.store.kinds import EvaluateAgent
 from diamond_bench.store.shapes import GAMES, RESULT, fit
@@ -88,13 +88,13 @@ class _Evaluation:
         if self.context.should_stop():
             raise Interrupted(f"stopped with {len(self.finished)} of {self.settings.episodes} episodes played; they are kept")
         if self.steps % 50 == 0:
-            self._tell()
+            self._report()
 
     def _keep(self, game: TestGame) -> None:
         self.finished[game.index] = game
         self.context.check_owner()
         write_json(self._file, {"games": [asdict(game) for game in self.finished.values()]})
-        self._tell()
+        self._report()
 
     def _tick_video(self) -> None:
         self.filmed += 1
@@ -103,7 +103,7 @@ class _Evaluation:
         if self.context.should_stop():
             raise Interrupted("stopped while imagining beside the film; the episodes played are kept")
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         done = len(self.finished)
         mean = f", mean return {np.mean([game.score for game in self.finished.values()]):.1f}" if done else ""
         self.context.progress(done, self.settings.episodes, f"{self.steps} steps{mean}")
@@ -133,7 +133,7 @@ class _Evaluation:
         else:
             on_device = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].to(self.context.device)
             actions = torch.tensor([[action for _, action in self.film]], device=self.context.device)
-            true = Stretch(on_device, actions, world_model.context)
+            true = WindowBatch(on_device, actions, world_model.context)
             imagined = imagine(world_model.bound(self.config.sampler), true, [(self.settings.seed,)], self._tick_video)
             both = torch.cat((on_device[:, : world_model.context], imagined), dim=1)
             shown = side_by_side([frames], [both[0].permute(0, 2, 3, 1).cpu().numpy()])

@@ -44,14 +44,14 @@ from diamond_bench.metrics.play import (
     Meter,
     Setting,
     Shown,
-    Stretch,
+    WindowBatch,
     copy_last,
-    stretch,
+    window_batch,
 )
 from diamond_bench.store.files import sha256
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.store.twins import Twin
-from diamond_bench.training.checkpoint import made_on
+from diamond_bench.training.checkpoint import arithmetic_name
 from diamond_bench.worlds.contract import WorldModel
 
 _VIDEO_FRAMES = 300
@@ -110,7 +110,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     rolled = _joined([_rollout(work, rows) for rows in _batches(settings.num_trajectories, settings.batch_size)])
     baselines = _joined([_baselines(work, rows) for rows in _batches(settings.num_trajectories, settings.batch_size)])
     ahead = _joined([_one_step(work, rows) for rows in _batches(len(work.one_step), _ONE_STEP_BATCH)])
-    sampled = _joined([_samples(work, rows) for rows in _batches(settings.num_sample_starts, _starts_a_batch(settings))])
+    sampled = _joined([_samples(work, rows) for rows in _batches(settings.num_sample_starts, _starts_per_batch(settings))])
     forked = _joined([_forks(work, work.forks, rows) for rows in _fork_batches(work)]) if work.forks is not None else {}
 
     kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked}
@@ -188,7 +188,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     setting = Setting(settings, device, context.inputs, references, forks)
     meters = {name: metric.open(setting) for name, metric in metrics.items()}
     ticks = _ticks(settings, len(one_step), len(forks or ()), list(meters.values()))
-    parts = Parts(context, ticks, made_on(device.type, way.get("compile", "none")))
+    parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
     work = _Work(
         config, parts, world, twin, {**frames, **kept}, metrics, list(meters.values()), references, one_step, forks
@@ -223,15 +223,15 @@ def _batches(total: int, size: int) -> list[range]:
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _starts_a_batch(settings: EvaluationConfig) -> int:
+def _starts_per_batch(settings: EvaluationConfig) -> int:
     return max(1, settings.batch_size // settings.num_samples)
 
 
 def _ticks(settings: EvaluationConfig, one_step: int, forks: int, meters: Sequence[Meter]) -> int:
     """Progress of the whole job: a tick for an imagined batch of frames, and those of the metrics."""
     rollouts = _batches(settings.num_trajectories, settings.batch_size)
-    samples = len(_batches(settings.num_sample_starts, _starts_a_batch(settings))) * settings.sample_horizon
-    of_forks = len(_batches(forks, _starts_a_batch(settings)))
+    samples = len(_batches(settings.num_sample_starts, _starts_per_batch(settings))) * settings.sample_horizon
+    of_forks = len(_batches(forks, _starts_per_batch(settings)))
     ahead = len(_batches(one_step, _ONE_STEP_BATCH))
     return sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in rollouts) + samples + ahead + of_forks
 
@@ -244,7 +244,7 @@ def _rollout(work: _Work, rows: range) -> Arrays:
     """A batch of references imagined to the horizon and measured; also the seconds and the frames kept."""
 
     def compute() -> Arrays:
-        play, keys = stretch(work.references, rows, work.settings.horizon), work.keys(ROLLOUT_STREAM, rows)
+        play, keys = window_batch(work.references, rows, work.settings.horizon), work.keys(ROLLOUT_STREAM, rows)
         started = time.perf_counter()
         frames = work.frames["rollouts"](rows, play, keys)
         if frames.is_cuda:
@@ -262,11 +262,11 @@ def _baselines(work: _Work, rows: range) -> Arrays:
     """The same of copying the last frame, of unrelated true frames and of the true frames themselves."""
 
     def compute() -> Arrays:
-        play = stretch(work.references, rows, work.settings.horizon)
+        play = window_batch(work.references, rows, work.settings.horizon)
         shown: dict[Shown, torch.Tensor] = {"copy": copy_last(play)}
         if work.settings.num_trajectories > 1:  # of one reference, no other one is unrelated
             others = [(i + 1) % work.settings.num_trajectories for i in rows]
-            shown["unrelated"] = stretch(work.references, others, work.settings.horizon).true
+            shown["unrelated"] = window_batch(work.references, others, work.settings.horizon).true
         shown["true"] = play.true
         keys = work.keys(ROLLOUT_STREAM, rows)
         found = {
@@ -282,7 +282,7 @@ def _baselines(work: _Work, rows: range) -> Arrays:
 
 def _one_step(work: _Work, rows: range) -> Arrays:
     def compute() -> Arrays:
-        play, keys = stretch(work.one_step, rows, 1), work.keys(ONE_STEP_STREAM, rows)
+        play, keys = window_batch(work.one_step, rows, 1), work.keys(ONE_STEP_STREAM, rows)
         frames = work.frames["one_step"](rows, play, keys)
         return work.measure(Batch("one_step", frames, play, rows, keys)) | work.kept(frames)
 
@@ -290,15 +290,15 @@ def _one_step(work: _Work, rows: range) -> Arrays:
 
 
 def _samples(work: _Work, rows: range) -> Arrays:
-    play = stretch(work.references, rows, work.settings.sample_horizon)
+    play = window_batch(work.references, rows, work.settings.sample_horizon)
     return _sampled(work, "samples", rows, play, SAMPLES_STREAM, f"samples-{rows.start:06d}", "sampling futures")
 
 
 def _forks(work: _Work, forks: Forks, rows: range) -> Arrays:
-    return _sampled(work, "forks", rows, stretch(forks.windows, rows, 1), MODES_STREAM, f"modes-{rows.start:06d}", "sampling next frames")
+    return _sampled(work, "forks", rows, window_batch(forks.windows, rows, 1), MODES_STREAM, f"modes-{rows.start:06d}", "sampling next frames")
 
 
-def _sampled(work: _Work, kind: Play, rows: range, play: Stretch, stream: int, part: str, text: str) -> Arrays:
+def _sampled(work: _Work, kind: Play, rows: range, play: WindowBatch, stream: int, part: str, text: str) -> Arrays:
     """K futures of each row under the same actions, with noise of their own."""
     k = work.settings.num_samples
 
@@ -312,7 +312,7 @@ def _sampled(work: _Work, kind: Play, rows: range, play: Stretch, stream: int, p
 
 
 def _fork_batches(work: _Work) -> list[range]:
-    return _batches(len(work.forks or ()), _starts_a_batch(work.settings))
+    return _batches(len(work.forks or ()), _starts_per_batch(work.settings))
 
 
 def _prices(work: _Work, frames: int, seconds: float, device: torch.device) -> list[Row]:
@@ -348,7 +348,7 @@ def _keep_frames(work: _Work, frames: Mapping[Play, NDArray[np.uint8]], folder: 
     shutil.rmtree(media, ignore_errors=True)
     media.mkdir()
     pictured = range(min(PICTURED, work.settings.num_trajectories))
-    true = stretch(work.references, pictured, work.settings.horizon).true.cpu().numpy().transpose(0, 1, 3, 4, 2)
+    true = window_batch(work.references, pictured, work.settings.horizon).true.cpu().numpy().transpose(0, 1, 3, 4, 2)
     imagined = frames["rollouts"][:PICTURED].transpose(0, 1, 3, 4, 2)
     save_arrays(media / "frames.npz", {"true": true, "imagined": imagined}, compressed=True)
     write_video(side_by_side(list(true[:, :_VIDEO_FRAMES]), list(imagined[:, :_VIDEO_FRAMES])), media / "rollout.mp4")

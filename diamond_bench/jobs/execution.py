@@ -19,7 +19,7 @@ from diamond_bench.worlds.recorded import recorded
 
 Extent = Literal["none", "imagination", "all"]
 
-PAYS_BACK = {"cuda": 3e16, "cpu": 5e13}
+COMPILE_PAYS_OFF_FLOPS = {"cuda": 3e16, "cpu": 5e13}
 """FLOP of a job from which on compiling pays back: what a device does in the 20 minutes or so against which a compilation of one to
 three minutes is little (docs/performance.md)."""
 
@@ -54,7 +54,7 @@ def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: st
     check_execution(asked, device.type)
     if asked.compile != "auto":
         return Execution(asked.compile, asked.cuda_graphs, asked.sampling_streams)
-    wanted = begun != "none" if begun is not None else work >= PAYS_BACK[device.type]
+    wanted = begun != "none" if begun is not None else work >= COMPILE_PAYS_OFF_FLOPS[device.type]
     return Execution("all" if wanted and has_compiler(device.type) else "none", asked.cuda_graphs, asked.sampling_streams)
 
 
@@ -65,7 +65,7 @@ def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = No
     return resolve(config.execution, device, agent_work(config), begun)
 
 
-def as_far_as(world: TrainedWorld, execution: Execution) -> Execution:
+def supported_by(world: TrainedWorld, execution: Execution) -> Execution:
     """What of it can be done with a world model: where no network can be compiled, none is."""
     return execution if world.compilable else replace(execution, compile="none")
 

@@ -19,7 +19,7 @@ from diamond_bench.data.minari_io import Episode, open_dataset
 from diamond_bench.data.static import spec_facts
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
-from diamond_bench.jobs.dataset_artifact import EpisodeShelf, StoredEpisode, finished_result, publish, stop_if_asked
+from diamond_bench.jobs.dataset_artifact import EpisodeCache, StoredEpisode, finished_result, publish, stop_if_asked
 from diamond_bench.spaces import FrameSpec, WorldSpec
 from diamond_bench.store.kinds import ImportDataset
 
@@ -46,11 +46,11 @@ def _import(config: ImportDataset, context: JobContext) -> Result:
         raise UserError(f"{folder} has changed since the study was planned: run the command again")
     storage, metadata = open_dataset(folder), read_metadata(folder)
     check_stored(folder, metadata)
-    shelf = EpisodeShelf(context)
+    cache = EpisodeCache(context)
     try:
-        facts, train, heldout = _converted(config, folder, storage, metadata, shelf, context)
+        facts, train, heldout = _converted(config, folder, storage, metadata, cache, context)
     except UserError:
-        shelf.discard()
+        cache.discard()
         raise
     return publish(context, "imported", _spec(config, metadata), facts, train, heldout)
 
@@ -60,14 +60,14 @@ def _spec(config: ImportDataset, metadata: Metadata) -> WorldSpec:
 
 
 def _converted(
-    config: ImportDataset, folder: Path, storage: MinariStorage, metadata: Metadata, shelf: EpisodeShelf, context: JobContext
+    config: ImportDataset, folder: Path, storage: MinariStorage, metadata: Metadata, cache: EpisodeCache, context: JobContext
 ) -> tuple[dict[str, Any], list[StoredEpisode], list[StoredEpisode]]:
     """What dataset.json says, and the episodes of the two splits."""
     data, total = config.data, metadata.num_episodes
     episodes: list[StoredEpisode] = []
     for index in range(total):
         stop_if_asked(context)
-        episodes.append(shelf.get(f"episode_{index:05d}", partial(_convert, storage, metadata, index, config)))
+        episodes.append(cache.get(f"episode_{index:05d}", partial(_convert, storage, metadata, index, config)))
         context.progress(index + 1, total, f"episode {index}")
     steps = sum(len(episode.pairs) for episode in episodes)
     if steps != metadata.num_steps:
@@ -83,7 +83,7 @@ def _converted(
         if left < 2:  # a frame alone is no step
             break
         if episode.num_frames > left:
-            episode = shelf.get(f"cut_{index:05d}", partial(_convert, storage, metadata, index, config, left))
+            episode = cache.get(f"cut_{index:05d}", partial(_convert, storage, metadata, index, config, left))
         train.append(episode)
         left -= episode.num_frames
     facts = {

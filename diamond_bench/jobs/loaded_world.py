@@ -9,7 +9,7 @@ from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig, world_family
 from diamond_bench.data.static import EpisodeSet, load_info
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.jobs.execution import Execution, apply_to_world_model, as_far_as, resolve
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, supported_by, resolve
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.shape import IMAGE_CHANNELS
@@ -43,7 +43,7 @@ def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: 
     settings = config.evaluation
     frames = settings.num_trajectories * settings.horizon + num_windows
     frames += settings.num_sample_starts * settings.num_samples * settings.sample_horizon
-    execution = as_far_as(trained, resolve(config.execution, device, loaded.flops_per_frame * frames))
+    execution = supported_by(trained, resolve(config.execution, device, loaded.flops_per_frame * frames))
     if execution == Execution():
         return loaded, execution
     b = min(settings.batch_size, settings.num_trajectories)
@@ -57,7 +57,7 @@ def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: 
     return world, execution
 
 
-def _folder(made_by: Path, settings: EvaluationConfig) -> Path:
+def _folder(producer: Path, settings: EvaluationConfig) -> Path:
     """The world model in a training's folder, or in that of an agent."""
-    of_agent = made_by / AGENT_FOLDER
-    return of_agent / DENOISER_FOLDER if of_agent.is_dir() else model_folder(made_by, settings.milestone, settings.weights)
+    of_agent = producer / AGENT_FOLDER
+    return of_agent / DENOISER_FOLDER if of_agent.is_dir() else model_folder(producer, settings.milestone, settings.weights)

@@ -17,10 +17,10 @@ Arrays = dict[str, NDArray[Any]]
 class Parts:
     """The parts of one job, in its folder's checkpoint/, and its progress over all of them."""
 
-    def __init__(self, context: JobContext, total: int, made_on: str | None = None) -> None:
-        """`total`: ticks of all parts together; `made_on`: whose arithmetic they hold, by default the kind of device's."""
+    def __init__(self, context: JobContext, total: int, arithmetic: str | None = None) -> None:
+        """`total`: ticks of all parts together; `arithmetic`: whose arithmetic they hold, by default the kind of device's."""
         self._context, self._total, self._done, self._text = context, total, 0, ""
-        way = made_on or context.device.partition(":")[0]  # another device draws other noise
+        way = arithmetic or context.device.partition(":")[0]  # another device draws other noise
         self._folder = context.folder / "checkpoint" / way
         self._folder.mkdir(parents=True, exist_ok=True)
 

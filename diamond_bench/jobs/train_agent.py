@@ -2,7 +2,7 @@
 
 `_Training.units` is the algorithm. A checkpoint may lie between any two of its units, and holds everything that a later unit reads. The
 replay lies next to it and is only appended to. Where agent.collection is `beside`, a thread plays the steps of the next epoch from the end
-of one collect phase to the next (`agent_beside`). The seconds of collection are then those of waiting for the thread.
+of one collect phase to the next (`agent_concurrent`). The seconds of collection are then those of waiting for the thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -190,14 +190,14 @@ class _Training:
 
     def where(self) -> str:
         """As `loop.Training.where`."""
-        made = "".join(f", {count} updates of the {_in_words(name)}" for name, count in self.learners.counts().items() if count)
-        return f"in epoch {self.at.epoch + 1}, after {self.play.real_steps} real steps{made}"
+        done_updates = "".join(f", {count} updates of the {_in_words(name)}" for name, count in self.learners.counts().items() if count)
+        return f"in epoch {self.at.epoch + 1}, after {self.play.real_steps} real steps{done_updates}"
 
     def progress(self) -> tuple[int, int, str]:
         """As `loop.Training.progress`."""
         at, counts = self.at, self.learners.counts()
-        made = (counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic"))
-        done = sum(count * share for count, share in zip(made, self.shares, strict=True))
+        done_updates = (counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic"))
+        done = sum(count * share for count, share in zip(done_updates, self.shares, strict=True))
         tested = f", last test return {at.tests[-1]['return']:.1f}" if at.tests else ""
         text = f"{_in_words(PHASES[at.phase])} {at.unit}, {self.play.real_steps} real steps{tested}"
         return min(_TICKS, int(_TICKS * done)), _TICKS, f"epoch {at.epoch + 1} of {self.num_epochs()}, {text}"

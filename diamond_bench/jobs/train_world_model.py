@@ -15,7 +15,7 @@ from diamond_bench.data.segments import Segments, tensors_of
 from diamond_bench.data.sources import Feed, SegmentSource, open_source
 from diamond_bench.data.static import load_info
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import Execution, apply, as_far_as, compile_rows, facts_of, resolve
+from diamond_bench.jobs.execution import Execution, apply, supported_by, compile_rows, facts_of, resolve
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.average import WeightAverage
@@ -88,7 +88,7 @@ class _Training:
         training, device = config.training, torch.device(context.device)
         torch.manual_seed(config.seed)  # for the first weights; a worker runs one job at a time
         self.model = build_world_model(config, spec, config.execution.precision, device)
-        self.execution = execution = as_far_as(self.model, execution)
+        self.execution = execution = supported_by(self.model, execution)
         apply(execution, dict.fromkeys(self.model.compilable, (training.batch_size,)) if execution.compile == "all" else {})
         self.trainables = self.model.trainables(training)
         networks = [trainable.network for trainable in self.trainables]

@@ -94,21 +94,21 @@ def _attempt(
         threads = _set_threads(spec)
         _use_device(device)
         _share_compiled(store, threads)
-        made_by, name = provenance(), device_name(device)
-        place = {"device": device.partition(":")[0], "device_name": name, "num_threads": threads, "torch": made_by["versions"].get("torch")}
+        producer, name = provenance(), device_name(device)
+        place = {"device": device.partition(":")[0], "device_name": name, "num_threads": threads, "torch": producer["versions"].get("torch")}
         context = JobContext(
             folder=claim.folder,
             inputs=inputs,
             device=device,
             progress=_throttled(claim, on_event),
             should_stop=lambda: should_stop() or claim.lost,
-            say=_speaker(ref, on_event),
+            say=_message_sender(ref, on_event),
             check_owner=claim.check,
             twin=partial(find_twin, store, spec, place),
         )
         result: Result = run(spec.config, context)
         recorded = {
-            **made_by,
+            **producer,
             "revision": spec.revision,
             "device": device,
             "device_name": name,
@@ -144,8 +144,8 @@ def _share_compiled(store: Store, threads: int) -> None:
     require_folders(store.root, store.root / COMPILED)
     root = str((store.root / COMPILED).resolve())
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", root).startswith(root):
-        made_for = f"{platform.machine()} {processor()} {threads}"
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(root) / hashlib.sha256(made_for.encode()).hexdigest()[:16])
+        platform_key = f"{platform.machine()} {processor()} {threads}"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(root) / hashlib.sha256(platform_key.encode()).hexdigest()[:16])
 
 
 def _use_device(device: str) -> None:
@@ -214,20 +214,20 @@ def _allocation() -> dict[str, str]:
 
 
 def _throttled(claim: Claim, on_event: Callable[[Event], None]) -> Callable[[int, int, str], None]:
-    told = -math.inf
+    last = -math.inf
 
     def progress(done: int, total: int, text: str = "") -> None:
-        nonlocal told
+        nonlocal last
         claim.progress(done, total, text)
         now = time.monotonic()
-        if now - told >= _PROGRESS_EVERY_SECONDS or 0 < total <= done:
-            told = now
+        if now - last >= _PROGRESS_EVERY_SECONDS or 0 < total <= done:
+            last = now
             on_event(Event("progress", claim.ref, done, total, text))
 
     return progress
 
 
-def _speaker(ref: JobRef, on_event: Callable[[Event], None]) -> Callable[[str], None]:
+def _message_sender(ref: JobRef, on_event: Callable[[Event], None]) -> Callable[[str], None]:
     def say(text: str) -> None:
         print(text, flush=True)
         on_event(Event("said", ref, text=text))

@@ -23,7 +23,7 @@ _TICK_SECONDS = 0.2
 _POLL_SECONDS = (0.25, 2.0)
 """Interval at which a job of another process is polled: at first, and at most."""
 _LEAVE_SECONDS = 20.0
-_MOST_FALSE_STARTS = 3
+_MAX_FALSE_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Sweep:
     def __init__(self, store: Store, specs: Mapping[JobRef, JobSpec], on_event: Callable[[Event], None]):
         self.store = store
         self.specs = specs
-        self.tell = on_event
+        self.emit = on_event
         self.open = set(specs)
         """Jobs without an outcome so far."""
         self.held: dict[JobRef, tuple[float, float]] = {}
@@ -128,7 +128,7 @@ class _Sweep:
         self.store.require_readable(self.specs, states)
         self._attempts = {ref: states[ref].attempt for ref in self.specs if ref in states}
         done = {ref for ref in self.specs if ref in states and states[ref].status == "done" and not self.store.damage(ref)}
-        self.tell(Event("planned", done=len(done), total=len(self.specs)))
+        self.emit(Event("planned", done=len(done), total=len(self.specs)))
         self.open -= done
         for ref in self.specs:
             if ref in done:
@@ -187,28 +187,28 @@ class _Sweep:
             return
         self.held[ref] = time.monotonic() + _POLL_SECONDS[0], 2 * _POLL_SECONDS[0]
         owner = f"pid {state.pid} on {state.host}" if state.pid else "another process"
-        self.tell(Event("taken", ref, text=owner))
+        self.emit(Event("taken", ref, text=owner))
 
     def again(self, ref: JobRef) -> None:
         """Makes a job ready again that no process is running."""
         heappush(self._ready, (self._order[ref], ref))
 
     def done(self, ref: JobRef) -> None:
-        self._met(ref, "done")
-        self.tell(Event("done", ref))
+        self._complete(ref, "done")
+        self.emit(Event("done", ref))
 
     def skipped(self, ref: JobRef) -> None:
-        self._met(ref, "skipped")
+        self._complete(ref, "skipped")
 
     def failed(self, ref: JobRef, error: str) -> None:
         self._failed[ref] = error
-        self.tell(Event("failed", ref, text=error))
-        self._fell(ref)
+        self.emit(Event("failed", ref, text=error))
+        self._give_up(ref)
 
     def interrupted(self, ref: JobRef, text: str) -> None:
         self._ended["interrupted"].append(ref)
-        self.tell(Event("interrupted", ref, text=text))
-        self._fell(ref)
+        self.emit(Event("interrupted", ref, text=text))
+        self._give_up(ref)
 
     def summary(self, stopped: bool) -> Summary:
         """The outcome."""
@@ -221,21 +221,21 @@ class _Sweep:
             return True
         if state.status == "done" and not self.store.damage(ref):
             self.skipped(ref)
-            self.tell(Event("done", ref, text="by another sweep"))
+            self.emit(Event("done", ref, text="by another sweep"))
             return True
         if state.status == "failed" and state.attempt > self._attempts.get(ref, 0):
             self.failed(ref, state.error)
             return True
         return False
 
-    def _met(self, ref: JobRef, how: str) -> None:
+    def _complete(self, ref: JobRef, how: str) -> None:
         self._ended[how].append(ref)
         self.open.discard(ref)
         for dependent in self._dependents[ref]:
             self._missing[dependent].discard(ref)
             self._offer(dependent)
 
-    def _fell(self, ref: JobRef) -> None:
+    def _give_up(self, ref: JobRef) -> None:
         self.open.discard(ref)
         for dependent in self._dependents[ref]:
             if dependent in self.open:
@@ -243,8 +243,8 @@ class _Sweep:
 
     def _block(self, ref: JobRef, cause: JobRef) -> None:
         self._blocked[ref] = cause
-        self.tell(Event("blocked", ref, text=str(cause)))
-        self._fell(ref)
+        self.emit(Event("blocked", ref, text=str(cause)))
+        self._give_up(ref)
 
     def _offer(self, ref: JobRef) -> None:
         if ref in self.open and ref not in self._offered and not self._missing[ref]:
@@ -283,9 +283,9 @@ class _Pool:
         """Requests to stop."""
         self._begin = begin
         self._begun = False
-        self._stops_told = 0
+        self._stops_sent = 0
         self._false_starts = 0
-        self._heard: queue.Queue[tuple[WorkerProcess, Event | None]] = queue.Queue()
+        self._events: queue.Queue[tuple[WorkerProcess, Event | None]] = queue.Queue()
         self._slots: list[WorkerProcess | None] = [None] * len(devices)
         self._retired: list[WorkerProcess] = []
 
@@ -293,13 +293,13 @@ class _Pool:
         """Runs until every job has an outcome, or the sweep was stopped and its workers have exited."""
         try:
             while self._sweep.open and not (self._interrupts.count and not self._busy()):
-                if self._interrupts.count > self._stops_told:
-                    self._tell_stop()
+                if self._interrupts.count > self._stops_sent:
+                    self._ask_workers_to_stop()
                 if not self._interrupts.count:
                     self._sweep.poll()
                     self._hand_out()
                 with contextlib.suppress(queue.Empty):
-                    self._hear(*self._heard.get(timeout=_TICK_SECONDS))
+                    self._handle(*self._events.get(timeout=_TICK_SECONDS))
                 for worker in self._workers():
                     worker.reap()
         except BaseException:
@@ -326,10 +326,10 @@ class _Pool:
         starting = sum(not worker.ready for worker in self._workers())
         for slot, device in enumerate(self._devices):
             if self._slots[slot] is None and starting < self._sweep.num_ready:
-                self._slots[slot] = WorkerProcess(self._sweep.store.root, device, self._heard, self._arguments)
+                self._slots[slot] = WorkerProcess(self._sweep.store.root, device, self._events, self._arguments)
                 starting += 1
 
-    def _hear(self, worker: WorkerProcess, event: Event | None) -> None:
+    def _handle(self, worker: WorkerProcess, event: Event | None) -> None:
         if event is None:
             self._ended(worker)
         elif event.name == "ready":
@@ -340,7 +340,7 @@ class _Pool:
         elif event.name == "refused":
             raise UserError(event.text)
         elif event.name in ("started", "progress", "said") or event.ref is None:
-            self._sweep.tell(event)
+            self._sweep.emit(event)
         else:
             worker.job = None
             if event.name == "done":
@@ -363,8 +363,8 @@ class _Pool:
         ref, worker.job = worker.job, None
         if not worker.ready and not self._interrupts.count:
             self._false_starts += 1
-            if not worker.killed or self._false_starts >= _MOST_FALSE_STARTS:
-                raise UserError(f"a worker process could not start ({worker.death()}):\n{worker.last_words()}")
+            if not worker.killed or self._false_starts >= _MAX_FALSE_STARTS:
+                raise UserError(f"a worker process could not start ({worker.death()}):\n{worker.last_output()}")
         if ref is None:
             return
         if self._interrupts.count:
@@ -383,13 +383,13 @@ class _Pool:
     def _drop(self, worker: WorkerProcess) -> None:
         self._slots = [None if other is worker else other for other in self._slots]
 
-    def _tell_stop(self) -> None:
-        self._stops_told = self._interrupts.count
+    def _ask_workers_to_stop(self) -> None:
+        self._stops_sent = self._interrupts.count
         running = sum(worker.job is not None for worker in self._workers())
-        if self._stops_told == 1:
-            self._sweep.tell(Event("said", text=f"stopping: {running} running jobs are saving (Ctrl-C again kills them)"))
+        if self._stops_sent == 1:
+            self._sweep.emit(Event("said", text=f"stopping: {running} running jobs are saving (Ctrl-C again kills them)"))
         for worker in self._workers():
-            worker.stop() if self._stops_told == 1 else worker.kill()
+            worker.stop() if self._stops_sent == 1 else worker.kill()
 
     def _leave(self) -> None:
         workers = [*self._workers(), *self._retired]

@@ -78,11 +78,11 @@ def service(wanted: bool = True, saving_seconds: float = _SAVING_SECONDS) -> Ite
     assert guard.stdout is not None
     before: dict[str, str | None] = {}
     try:
-        said = json.loads(guard.stdout.readline() or '{"error": "its guard could not start"}')
-        if "error" in said:
-            raise UserError(f"cluster.mps=true: {PROGRAM} did not start: {said['error']}")
-        before = {name: os.environ.get(name) for name in said["variables"]}
-        os.environ.update(said["variables"])
+        answer = json.loads(guard.stdout.readline() or '{"error": "its guard could not start"}')
+        if "error" in answer:
+            raise UserError(f"cluster.mps=true: {PROGRAM} did not start: {answer['error']}")
+        before = {name: os.environ.get(name) for name in answer["variables"]}
+        os.environ.update(answer["variables"])
         yield
     finally:
         for name, value in before.items():

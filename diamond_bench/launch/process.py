@@ -20,11 +20,11 @@ from diamond_bench.store.jobspec import JobRef
 class WorkerProcess:
     """Runs `python -P -m diamond_bench.launch.worker` in its own session, so that Ctrl-C in a terminal reaches the parent alone.
 
-    Its events are put into `heard` as (worker, event). When its stdout has ended, (worker, None) follows; after a death, `reap` ensures
+    Its events are put into `events` as (worker, event). When its stdout has ended, (worker, None) follows; after a death, `reap` ensures
     that stdout ends.
     """
 
-    def __init__(self, store: Path, device: str, heard: "queue.Queue[tuple[WorkerProcess, Event | None]]", arguments: Sequence[str] = ()):
+    def __init__(self, store: Path, device: str, events: "queue.Queue[tuple[WorkerProcess, Event | None]]", arguments: Sequence[str] = ()):
         self.device = device
         self.ready = False
         self.job: JobRef | None = None
@@ -34,7 +34,7 @@ class WorkerProcess:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
         )
-        threading.Thread(target=self._listen, args=(heard,), name=f"events of {self._process.pid}", daemon=True).start()
+        threading.Thread(target=self._listen, args=(events,), name=f"events of {self._process.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -88,7 +88,7 @@ class WorkerProcess:
             return f"killed by signal {-code}{hint}"
         return f"the worker process ended with exit code {code}"
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """The last lines that it wrote outside any job's log."""
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
@@ -96,12 +96,12 @@ class WorkerProcess:
 
     def _order(self, order: dict[str, object]) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it is dead, or retired: its end is heard elsewhere
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it is dead, or retired: its end is events elsewhere
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
 
-    def _listen(self, heard: "queue.Queue[tuple[WorkerProcess, Event | None]]") -> None:
+    def _listen(self, events: "queue.Queue[tuple[WorkerProcess, Event | None]]") -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            heard.put((self, Event.parse(line)))
-        heard.put((self, None))
+            events.put((self, Event.parse(line)))
+        events.put((self, None))

@@ -81,21 +81,21 @@ class LineDisplay:
         self._counts = _Counts(labels)
         self._stream = stream
         self._since: dict[JobRef, tuple[int, float]] = {}
-        self._told: dict[JobRef, float] = {}
+        self._shown_at: dict[JobRef, float] = {}
 
     def __call__(self, event: Event) -> None:
         self._counts.count(event)
         now = time.time()
         if event.ref is not None and event.name == "progress":
             since = self._since.setdefault(event.ref, (event.done, now))
-            if now - self._told.get(event.ref, since[1]) >= _LINE_EVERY_SECONDS or event.ref not in self._told:
-                self._told[event.ref] = now
+            if now - self._shown_at.get(event.ref, since[1]) >= _LINE_EVERY_SECONDS or event.ref not in self._shown_at:
+                self._shown_at[event.ref] = now
                 left = remaining_seconds(since, event.done, event.total, now)
                 self.say(f"{self._counts.label(event.ref)}: {amount(event)}{'' if left is None else f', {duration(left)} left'}")
             return
         if event.ref is not None:
             self._since.pop(event.ref, None)
-            self._told.pop(event.ref, None)
+            self._shown_at.pop(event.ref, None)
         line = f"{self._counts.label(event.ref)}: begun" if event.ref and event.name == "started" else self._counts.line(event)
         if line is not None:
             self.say(line)

@@ -47,10 +47,10 @@ def main() -> None:
     try:
         device = resolve_device(arguments.device)
     except UserError as error:
-        worker.tell(Event("refused", text=str(error)))
+        worker.send(Event("refused", text=str(error)))
         return
-    store = Store(arguments.store, say=lambda text: worker.tell(Event("said", text=text)), kinds=load_kinds(arguments.kinds))
-    worker.tell(Event("ready", text=device))
+    store = Store(arguments.store, say=lambda text: worker.send(Event("said", text=text)), kinds=load_kinds(arguments.kinds))
+    worker.send(Event("ready", text=device))
     worker.serve(store, device, arguments.scratch)
 
 
@@ -65,21 +65,21 @@ class _Worker:
     def __init__(self, events: int, grace: float):
         self._events = events
         self._grace = grace
-        self._telling = threading.Lock()
+        self._sending = threading.Lock()
         self._stop = threading.Event()
         self._jobs: queue.SimpleQueue[JobRef | None] = queue.SimpleQueue()
 
     def serve(self, store: Store, device: str, scratch: Path | None) -> None:
         while (ref := self._jobs.get()) is not None and not self._stop.is_set():
             try:
-                end = run_job(store, ref, device, on_event=self.tell, should_stop=self._stop.is_set, scratch=scratch)
+                end = run_job(store, ref, device, on_event=self.send, should_stop=self._stop.is_set, scratch=scratch)
             except UserError as error:
                 end = Event("failed", ref, text=str(error))
-            self.tell(end)
+            self.send(end)
 
-    def tell(self, event: Event) -> None:
+    def send(self, event: Event) -> None:
         rest = memoryview(event.line())
-        with self._telling, contextlib.suppress(BrokenPipeError):  # the parent is dead: `listen` sees it too, and stops the job
+        with self._sending, contextlib.suppress(BrokenPipeError):  # the parent is dead: `listen` sees it too, and stops the job
             while rest:
                 rest = rest[os.write(self._events, rest) :]
 

@@ -33,7 +33,7 @@ def all_metrics() -> dict[str, "Metric"]:
     return found
 
 
-def askable() -> tuple[str, ...]:
+def selectable() -> tuple[str, ...]:
     """The metrics that `evaluation.metrics` may name."""
     return tuple(name for name, metric in all_metrics().items() if metric.asked)
 

@@ -18,7 +18,7 @@ from diamond_bench.store.rows import Row
 if TYPE_CHECKING:
     from diamond_bench.metrics.play import Arrays, Batch, Measured, Meter, Setting
 
-LEAST_IMAGES = 2048
+MIN_IMAGES = 2048
 FEATURES_FILE = "features.npz"
 """What a job `extract_features` leaves."""
 FEATURE_BYTES = 2048 * 4
@@ -119,9 +119,9 @@ def _features(config: RunConfig, execution: ExecutionConfig) -> tuple[str, Any]:
 def _check(config: RunConfig) -> None:
     evaluation, data = config.evaluation, config.data
     frames, out = evaluation.num_trajectories * evaluation.horizon, without(evaluation.metrics, "fid")
-    if evaluation.num_fid_images < LEAST_IMAGES:
+    if evaluation.num_fid_images < MIN_IMAGES:
         raise UserError(
-            f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {LEAST_IMAGES} images "
+            f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {MIN_IMAGES} images "
             f"(with fewer, the covariance of its 2048 features is singular); raise it, or leave FID out with {out}"
         )
     if evaluation.num_fid_images > data.num_train_frames:
@@ -130,7 +130,7 @@ def _check(config: RunConfig) -> None:
             f"which has {data.num_train_frames} (data.num_train_frames); raise that, or leave FID out with {out}"
         )
     if evaluation.num_fid_images > frames:
-        mend = "lower it" if frames >= LEAST_IMAGES else "raise evaluation.num_trajectories or evaluation.horizon"
+        mend = "lower it" if frames >= MIN_IMAGES else "raise evaluation.num_trajectories or evaluation.horizon"
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
             f"frames give {frames}; {mend}, or leave FID out with {out}"

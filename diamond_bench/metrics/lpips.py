@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.metrics.play import Setting
 
-LEAST_SIZE = 32
+MIN_SIZE = 32
 """Frames smaller than this vanish in AlexNet and VGG16."""
 _PAIRS_PER_SECOND = 1500.0
 
@@ -38,11 +38,11 @@ def lpips_metric(
     def check(config: RunConfig) -> None:
         collected = config.data.dataset is None
         sides = frames(config.game, config.env) if collected else FrameSpec.square(config.env.frame_size)
-        if min(sides.sides) < LEAST_SIZE:
+        if min(sides.sides) < MIN_SIZE:
             sized = not collected or "frame_size" in family_of(config.game).reads
             at_fault, remedy = (f"env.frame_size={config.env.frame_size}", "raise it, or ") if sized else (f"games=[{config.game}]", "")
             raise UserError(
-                f"{at_fault}: {name} needs frames of at least {LEAST_SIZE} pixels a side, and these are {sides}; "
+                f"{at_fault}: {name} needs frames of at least {MIN_SIZE} pixels a side, and these are {sides}; "
                 f"{remedy}leave {name} out with {without(config.evaluation.metrics, 'lpips')}"
             )
 

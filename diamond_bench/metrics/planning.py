@@ -5,7 +5,7 @@ from typing import Any
 
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.metrics import all_metrics, askable, measured
+from diamond_bench.metrics import all_metrics, selectable, measured
 from diamond_bench.metrics.header import Play
 from diamond_bench.metrics.weights import status_of
 
@@ -14,8 +14,8 @@ def check_metrics(config: RunConfig) -> None:
     """Raises UserError for an unknown or repeated metric, and where one does not go together with the config or the game."""
     metrics = config.evaluation.metrics
     for name in metrics:
-        if name not in askable():
-            raise UserError(f"metrics: unknown metric {name!r}: {nearest(name, askable())}")
+        if name not in selectable():
+            raise UserError(f"metrics: unknown metric {name!r}: {nearest(name, selectable())}")
         if metrics.count(name) > 1:
             raise UserError(f"metrics: {name} is given twice")
     for metric in measured(metrics).values():
@@ -53,8 +53,8 @@ def part_bytes(evaluation: EvaluationConfig) -> float:
 def require_weights(metrics: Sequence[str]) -> None:
     """Raises UserError for an unknown metric, and for weights that are missing or corrupt. Takes no torch: planning calls it."""
     for metric in metrics:
-        if metric not in askable():
-            raise UserError(f"unknown metric {metric!r}: {nearest(metric, askable())}")
+        if metric not in selectable():
+            raise UserError(f"unknown metric {metric!r}: {nearest(metric, selectable())}")
     needed = {metric: status_of(name) for metric in metrics if (name := all_metrics()[metric].weights)}
     wanting = {metric: s for metric, s in needed.items() if s.state != "found"}
     if wanting:

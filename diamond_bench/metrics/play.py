@@ -30,7 +30,7 @@ Shown = Literal["", "copy", "unrelated", "true"]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class WindowBatch:
     """A batch of true play on the device: `context` frames the model may see, then those it is to imagine."""
 
     frames: Tensor
@@ -39,7 +39,7 @@ class Stretch:
     """(n, context + horizon) int64; action t is taken after frame t."""
     context: int
     origin: Tensor | None = None
-    """(episode, step) of each row's last context frame in the play that it is a stretch of, (n, 2) int64; None where nobody says it."""
+    """(episode, step) of each row's last context frame in its episode, (n, 2) int64; None if unknown."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -49,22 +49,22 @@ class Stretch:
         """What came after the context, (n, horizon, 3, h, w) uint8."""
         return self.frames[:, self.context :]
 
-    def repeated(self, times: int) -> "Stretch":
+    def repeated(self, times: int) -> "WindowBatch":
         """Every row `times` times, side by side."""
         origin = None if self.origin is None else self.origin.repeat_interleave(times, 0)
-        return Stretch(self.frames.repeat_interleave(times, 0), self.actions.repeat_interleave(times, 0), self.context, origin)
+        return WindowBatch(self.frames.repeat_interleave(times, 0), self.actions.repeat_interleave(times, 0), self.context, origin)
 
 
-def stretch(windows: Windows, rows: Sequence[int], horizon: int) -> Stretch:
+def window_batch(windows: Windows, rows: Sequence[int], horizon: int) -> WindowBatch:
     """The chosen windows, cut to `horizon` frames after their context."""
     which = torch.tensor(rows, dtype=torch.int64, device=windows.first.device)
     stop, last = windows.context + horizon, windows.first[which] + windows.context - 1
     episode = torch.searchsorted(windows.episodes.starts, last, right=True) - 1
     origin = torch.stack((episode, last - windows.episodes.starts[episode]), dim=1)
-    return Stretch(windows.frames(which)[:, :stop], windows.actions(which)[:, :stop], windows.context, origin)
+    return WindowBatch(windows.frames(which)[:, :stop], windows.actions(which)[:, :stop], windows.context, origin)
 
 
-def copy_last(play: Stretch) -> Tensor:
+def copy_last(play: WindowBatch) -> Tensor:
     """The baseline that repeats the last frame of the context, (n, horizon, 3, h, w) uint8."""
     return play.frames[:, play.context - 1 : play.context].expand_as(play.true)
 
@@ -95,7 +95,7 @@ class Batch:
     kind: Play
     frames: Tensor
     """(n, T, 3, h, w) uint8; of samples and forks (n, K, T, 3, h, w)."""
-    play: Stretch
+    play: WindowBatch
     """The true play of the n rows, on the same device."""
     rows: Sequence[int]
     """Numbers of the references (of forks, or of one-step windows) among all."""

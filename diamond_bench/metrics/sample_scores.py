@@ -47,10 +47,10 @@ def sample_scores(imagined: Tensor, true: Tensor, copied: Tensor, keys: Sequence
         values = {"energy_score": _energy(x, y), "copy_energy_score": float(_rms(c[:, None], y[:, None]).mean())}
         if lpips is not None:
             values |= {"energy_score_lpips": _energy_lpips(x, y, lpips), "copy_energy_score_lpips": float(_root(lpips, c, y).mean())}
-        samples, came = np.moveaxis(block_luminance(x), 0, -1), block_luminance(y)
-        values["luminance_crps"] = float(crps(samples, came).mean())
-        values["copy_luminance_crps"] = float(np.abs(block_luminance(c) - came).mean())
-        drawn = ranks(samples, came, np.random.default_rng([*key, _TIES]))
+        samples, truth = np.moveaxis(block_luminance(x), 0, -1), block_luminance(y)
+        values["luminance_crps"] = float(crps(samples, truth).mean())
+        values["copy_luminance_crps"] = float(np.abs(block_luminance(c) - truth).mean())
+        drawn = ranks(samples, truth, np.random.default_rng([*key, _TIES]))
         counts.append(np.bincount(drawn.reshape(-1), minlength=len(x) + 1))
         for name, value in values.items():
             found.setdefault(name, []).append(value)

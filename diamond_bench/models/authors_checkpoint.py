@@ -111,7 +111,7 @@ def authors_state(description: AgentDescription, states: Mapping[Component, Mapp
 
     Raises UserError where the format cannot say what the agent is.
     """
-    _refuse_unsayable(description)
+    _refuse_unexportable(description)
     state = {
         PREFIXES[component] + theirs: states[component][ours].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for component in PREFIXES
@@ -155,7 +155,7 @@ def _authors_settings(description: AgentDescription) -> AgentDescription:
     )
 
 
-def _refuse_unsayable(description: AgentDescription) -> None:
+def _refuse_unexportable(description: AgentDescription) -> None:
     objective, conditioning = description.objective, description.conditioning
     if description.model_free:
         raise UserError("this agent cannot be exported: it is model-free, and the authors' format holds three networks")
@@ -266,8 +266,8 @@ def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int |
     # A max-pooling has no tensors, only a place in the numbering, and the last one not even that. A numbering without a gap of 1 may
     # be that of a writer who keeps a place for every stage, pooling or not: then only their number is known, from the LSTM's width.
     gaps = [after - before for before, after in pairwise(places)]
-    told = len(places) == 1 or 1 in gaps
-    if told:
+    numbered = len(places) == 1 or 1 in gaps
+    if numbered:
         poolings = [(*(gap == 2 for gap in gaps), last) for last in (True, False)]
     else:
         poolings = [(True,) * count + (False,) * (len(places) - count) for count in range(len(places), -1, -1)]
@@ -290,7 +290,7 @@ def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int |
     if len({size for _, size in fits}) > 1:
         raise UserError(f"its LSTMs fit frames of side {_listed(possible)}: say which by frame_size")
     config, size = fits[0]
-    if not told and not all(config.down):
+    if not numbered and not all(config.down):
         raise UserError(
             f"which {sum(config.down)} of the {len(places)} stages of its actor-critic end in max-pooling cannot be told from its tensors; "
             f"only agents in which all do can be read, or whose layers' numbering shows which"

@@ -33,19 +33,19 @@ class Compiled:
         """How often it compiled."""
         return len(self._seen)
 
-    def __call__(self, x: Tensor, *rest: Tensor, **told: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *rest: Tensor, **inputs: Tensor) -> Tensor:
         """As the network."""
         gradient = torch.is_grad_enabled()
         if len(x) not in self._sizes or (gradient and not self._with_gradient):
             self.calls["eager"] += 1
-            eager: Tensor = self._network(x, *rest, **told)
+            eager: Tensor = self._network(x, *rest, **inputs)
             return eager
         self.calls["compiled"] += 1
         if (len(x), gradient) in self._seen:
-            compiled: Tensor = self._compiled(x, *rest, **told)
+            compiled: Tensor = self._compiled(x, *rest, **inputs)
             return compiled
         started = time.perf_counter()
-        output: Tensor = self._compiled(x, *rest, **told)
+        output: Tensor = self._compiled(x, *rest, **inputs)
         self.seconds += time.perf_counter() - started
         self._seen.add((len(x), gradient))
         return output
@@ -61,9 +61,9 @@ class Compilable(nn.Module, ABC):
     def core(self) -> nn.Module:
         """That part."""
 
-    def run_core(self, x: Tensor, *rest: Tensor, **told: Tensor) -> Tensor:
+    def run_core(self, x: Tensor, *rest: Tensor, **inputs: Tensor) -> Tensor:
         """Its forward pass, compiled where `compile_core` said so."""
-        return (self.core if self.compiled is None else self.compiled)(x, *rest, **told)
+        return (self.core if self.compiled is None else self.compiled)(x, *rest, **inputs)
 
     def compile_core(self, sizes: Iterable[int], with_gradient: bool = True) -> None:
         """Compile it for these batch sizes; see `Compiled`."""

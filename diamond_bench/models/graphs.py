@@ -13,7 +13,7 @@ from torch import Tensor
 
 Outputs = tuple[Tensor, ...]
 _OURS_ALONE = "thread_local"
-"""What a capture forbids it forbids our thread: another may play the game meanwhile (`jobs.agent_beside`), as long as it draws from no
+"""What a capture forbids it forbids our thread: another may play the game meanwhile (`jobs.agent_concurrent`), as long as it draws from no
 generator of the device."""
 Recording = Callable[[], Outputs]
 """Does the recorded work anew, on what the inputs' memory holds now; its outputs lie in memory that the next call overwrites."""

@@ -85,8 +85,8 @@ def action_rows(conditioning: ConditioningConfig, num_actions: int) -> int:
 
 def action_width(network: NetworkConfig, conditioning: ConditioningConfig) -> int:
     """Width of the embedding of one action."""
-    unsaid = PLANE_WIDTH if conditioning.actions == "planes" else network.cond_channels // conditioning.num_frames
-    return conditioning.action_width or unsaid
+    default = PLANE_WIDTH if conditioning.actions == "planes" else network.cond_channels // conditioning.num_frames
+    return conditioning.action_width or default
 
 
 def attends(conditioning: ConditioningConfig) -> bool:

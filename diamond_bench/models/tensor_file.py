@@ -15,9 +15,9 @@ from torch import Tensor
 from diamond_bench.errors import UserError
 from diamond_bench.reading import read_file
 
-MOST_BYTES = 2 * 2**30
+MAX_BYTES = 2 * 2**30
 """Largest checkpoint file; the paper's agent has 54 MB."""
-MOST_PICKLE = 500_000
+MAX_PICKLE = 500_000
 """Most bytes of an archive's pickle, or reads from a pickle in the older format; the paper's agent has about 56,000 and 27,000."""
 
 
@@ -29,7 +29,7 @@ def read_state_dict(file: Path) -> tuple[dict[str, Tensor], str | None]:
     if file.is_dir():
         raise UserError(f"{file}: is a folder; expected a checkpoint file (.pt)")
     try:
-        data = read_file(file, MOST_BYTES)
+        data = read_file(file, MAX_BYTES)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
@@ -51,14 +51,14 @@ def read_state_dict(file: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 class _BoundedReads(io.BytesIO):
-    """Bytes that are read at most MOST_PICKLE times. A pickle is read mark by mark, in Python: 50 million marks would take two minutes."""
+    """Bytes that are read at most MAX_PICKLE times. A pickle is read mark by mark, in Python: 50 million marks would take two minutes."""
 
     pieces = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.pieces += 1
-        if self.pieces > MOST_PICKLE:
-            raise UserError(f"its list of tensors has more than {MOST_PICKLE:,} parts")
+        if self.pieces > MAX_PICKLE:
+            raise UserError(f"its list of tensors has more than {MAX_PICKLE:,} parts")
         return super().read(size)
 
 
@@ -73,8 +73,8 @@ def _require_plain(file: Path, data: bytes) -> None:
     if held > len(data):
         raise UserError(f"{file}: a compressed archive that holds {held} bytes in {len(data)}; PyTorch writes checkpoints uncompressed")
     listed = max((entry.file_size for entry in entries if entry.filename.endswith(".pkl")), default=0)
-    if listed > MOST_PICKLE:
-        raise UserError(f"{file}: its list of tensors has {listed:,} bytes; at most {MOST_PICKLE:,} are read")
+    if listed > MAX_PICKLE:
+        raise UserError(f"{file}: its list of tensors has {listed:,} bytes; at most {MAX_PICKLE:,} are read")
 
 
 def _unpickled(file: Path, data: bytes) -> Any:

@@ -91,8 +91,8 @@ class UNet(nn.Module):
             for side, tokens in zip(sides, history or [None] * len(sides), strict=True)
         ]
         stored = []
-        for down, told in zip(self.down, attended, strict=True):
-            stored.append(down(x, cond, told))
+        for down, context in zip(self.down, attended, strict=True):
+            stored.append(down(x, cond, context))
             x = stored[-1][-1]
         for block in self.middle:
             x = block(x, cond, attended[-1])

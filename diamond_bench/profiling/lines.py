@@ -129,7 +129,7 @@ class ProfileReport:
 
     def _projected(self) -> Iterator[Line]:
         """Projections of a later epoch and of a whole run from the medians, if all their parts were timed."""
-        for name, count in (("epoch", of_an_epoch(self.training)), ("run", of_a_run(self.training))):
+        for name, count in (("epoch", per_epoch(self.training)), ("run", per_run(self.training))):
             if not set(count) <= set(self.timings):
                 continue
             totals = [sum(times * self.median(part, way) for part, times in count.items()) for way in self._ways()]
@@ -162,17 +162,17 @@ def each(timings: Timings, factor: float) -> Timings:
     return replace(timings, seconds=tuple(tuple(value * factor for value in way) for way in timings.seconds))
 
 
-def of_an_epoch(config: TrainAgent) -> Mapping[str, float]:
+def per_epoch(config: TrainAgent) -> Mapping[str, float]:
     """Occurrences of each part in a later epoch that collects."""
     agent = config.agent
     return _occurrences(agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates, agent.steps_per_epoch)
 
 
-def of_a_run(config: TrainAgent) -> Mapping[str, float]:
+def per_run(config: TrainAgent) -> Mapping[str, float]:
     """Most occurrences of each part in a whole run. The initial collection takes at most agent.initial_steps; each further step leaves
     fewer for later epochs."""
-    made = updates(config)
-    return _occurrences(made.denoiser, made.reward_end, made.actor_critic, config.agent.budget)
+    counts = updates(config)
+    return _occurrences(counts.denoiser, counts.reward_end, counts.actor_critic, config.agent.budget)
 
 
 def _occurrences(denoiser: int, reward_end: int, actor_critic: int, real_steps: int) -> Mapping[str, float]:
@@ -199,7 +199,7 @@ def notes(config: Profile, ways: Sequence[Mapping[str, str]], load: tuple[float,
         f"{training.reward_end.batch_size} x {training.reward_end.segment_length - 1}, imagined games {training.actor_critic.batch_size}; "
         f"frames of {training.env.frame_size} x {training.env.frame_size}.",
     ]
-    lacking = [name for name in of_an_epoch(training) if name not in config.measures]
+    lacking = [name for name in per_epoch(training) if name not in config.measures]
     if lacking:
         found.append(f"Epoch and run are left out: --parts leaves out {', '.join(lacking)}.")
     else:
@@ -208,7 +208,7 @@ def notes(config: Profile, ways: Sequence[Mapping[str, str]], load: tuple[float,
             "collection leaves fewer epochs); test games, checkpoints, logs and the loop's own overhead are left out."
         )
     if training.agent.collection == "beside":
-        found.append("Real steps are played during updates (`agent.collection=beside`); their time is added all the same.")
+        found.append("Real steps are played during updates (`agent.collection=concurrent`); their time is added all the same.")
     if training.execution.cuda_graphs == "all":
         found.append(
             "An update is one CUDA graph, and so is an imagined step where it is timed alone; renewal and loss are timed as they are "

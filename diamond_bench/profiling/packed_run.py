@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 UPDATES = ("denoiser", "reward_end", "actor_critic")
-MOST_UPDATES = 60
+MAX_UPDATES = 60
 """A cycle has about this many updates at most, so that a slice of a few seconds holds several cycles."""
 _REAL_ROWS = 1024
 _POLL_SECONDS = 0.01
@@ -106,9 +106,9 @@ def mixture(config: TrainAgent) -> Mapping[str, int]:
 
 
 def cycles_of(counts: Mapping[str, int]) -> int:
-    """Into how many cycles an epoch is cut: as many as the whole numbers of updates allow, and at least one for MOST_UPDATES updates."""
+    """Into how many cycles an epoch is cut: as many as the whole numbers of updates allow, and at least one for MAX_UPDATES updates."""
     updates = [count for name, count in counts.items() if name in UPDATES]
-    return max(math.gcd(*updates), math.ceil(sum(updates) / MOST_UPDATES), 1)
+    return max(math.gcd(*updates), math.ceil(sum(updates) / MAX_UPDATES), 1)
 
 
 def cycle(counts: Mapping[str, int], number: int, turn: float = 0.0) -> Sequence[tuple[str, int]]:
@@ -125,12 +125,12 @@ def cycle(counts: Mapping[str, int], number: int, turn: float = 0.0) -> Sequence
     return [*work[first:], *work[:first]]
 
 
-def loading_often(config: TrainAgent) -> TrainAgent:
+def with_frequent_loads(config: TrainAgent) -> TrainAgent:
     """The same training with start segments loaded every few updates, not for hundreds of updates at once in one of the cycles."""
-    from diamond_bench.imagination.starts import BURNT_IN_AT_ONCE
+    from diamond_bench.imagination.starts import BURN_IN_BATCH_SIZE
 
     settings = config.actor_critic
-    blocks = settings.steps_per_update + -(-BURNT_IN_AT_ONCE // settings.batch_size)  # a rollout's, and what is burnt in at once
+    blocks = settings.steps_per_update + -(-BURN_IN_BATCH_SIZE // settings.batch_size)  # a rollout's, and what is burnt in at once
     return replace(config, actor_critic=replace(settings, preload=min(settings.preload, blocks)))
 
 
@@ -147,7 +147,7 @@ def works_of(config: TrainAgent, device: "torch.device") -> Mapping[str, Callabl
 
     torch.manual_seed(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
-    learners = Learners(loading_often(config), device, random_replay(config, device), generator)
+    learners = Learners(with_frequent_loads(config), device, random_replay(config, device), generator)
     assert learners.agent.reward_end is not None
     never_end(learners.agent.reward_end)
     play = RealPlay(config, learners, Replay(_REAL_ROWS, config.env.frame_size, device))

@@ -28,7 +28,7 @@ PAIRS = 6
 """Even: each way is as often the first of a pair as the second."""
 SLICE_SECONDS = 5.0
 """A slice lasts at least this long."""
-_LEAST_ENDS = 3
+_MIN_ENDS = 3
 """Ends of cycles in a slice, at least: the time between the first and the last of them is what counts."""
 _WARM_CYCLES = 2
 """The first may compile and record."""
@@ -159,7 +159,7 @@ class _Runs:
             specs,
             num_workers=len(specs),
             device="cuda:0" if device == "cuda" else device,
-            on_event=self._hear,
+            on_event=self._handle,
             worker_arguments=("--kinds", _KINDS, "--grace", "15"),
             interrupts=self._stop,
         )
@@ -189,7 +189,7 @@ class _Runs:
         def ends() -> list[list[float]]:
             return [[end for end in self._files[number].read_ends() if end >= start] for number in who]
 
-        self._until(lambda: time.monotonic() >= start + seconds and min(map(len, ends())) >= _LEAST_ENDS)
+        self._until(lambda: time.monotonic() >= start + seconds and min(map(len, ends())) >= _MIN_ENDS)
         return [(len(found) - 1) / (found[-1] - found[0]) for found in ends()]
 
     def bytes(self) -> Sequence[int]:
@@ -202,7 +202,7 @@ class _Runs:
             raise UserError(self._failure())
         return [int(self._store.result(ref).info["bytes"]) for ref in self._refs]
 
-    def _hear(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         if event.name == "failed" and event.ref is not None:
             self._failed[event.ref] = event.text
 
@@ -225,7 +225,7 @@ class _Runs:
         return f"{name} that share the device failed: {error}; its log ends: {last or 'empty'}"
 
 
-def epochs_of_a_run(config: TrainAgent) -> float:
+def epochs_per_run(config: TrainAgent) -> float:
     """The arithmetic of a run as a number of epochs: its first epoch has more updates than later ones, and its last ones have no real
     steps."""
     agent = config.agent
@@ -237,7 +237,7 @@ def lines_of(config: TrainAgent, measured: Measured) -> Sequence[Line]:
     """The results of a measurement: runs per day of the device, updates and real steps per second, memory."""
     n, counts = measured.processes, mixture(config)
     epochs = 1 / cycles_of(counts)  # a cycle
-    lines = [_line(measured, f"packed_{n}", f"{n} runs at once", 0, "runs/day", epochs * _DAY / epochs_of_a_run(config))]
+    lines = [_line(measured, f"packed_{n}", f"{n} runs at once", 0, "runs/day", epochs * _DAY / epochs_per_run(config))]
     for name, count in counts.items():
         unit, words = ("updates/s", f"updates of the {_WORDS[name]}") if name in UPDATES else ("steps/s", "real steps")
         lines.append(_line(measured, f"packed_{n}_{name}", words, 1, unit, epochs * count))
@@ -279,17 +279,17 @@ def _line(measured: Measured, name: str, what: str, level: int, unit: str, facto
 def notes(config: Packing, found: Sequence[Measured], service: str = "") -> Sequence[str]:
     """Notes that a reader of the numbers needs."""
     counts = mixture(config.training)
-    said = [
+    lines = [
         "Random frames, actions and rewards, fresh networks; no imagined episode ends before its horizon.",
         "The work is an epoch's: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) + "; a run counts as "
-        f"{epochs_of_a_run(config.training):.3g} of them, by its arithmetic. Test games, checkpoints and logs are left out.",
+        f"{epochs_per_run(config.training):.3g} of them, by its arithmetic. Test games, checkpoints and logs are left out.",
     ]
     for m in found:
         alone, each = m.threads
-        said.append(f"{m.processes} at once: {_threads(each)} each, against {_threads(alone)} of the one alone; {len(m.packed)} pairs.")
+        lines.append(f"{m.processes} at once: {_threads(each)} each, against {_threads(alone)} of the one alone; {len(m.packed)} pairs.")
     if service:
-        said.append("CUDA's Multi-Process Service was on, for the one alone too." if config.mps else f"A service of {service} was in use.")
-    return said
+        lines.append("CUDA's Multi-Process Service was on, for the one alone too." if config.mps else f"A service of {service} was in use.")
+    return lines
 
 
 def _threads(count: int) -> str:

@@ -25,13 +25,13 @@ from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import NUM_REWARDS
-from diamond_bench.profiling.timing import MOST_CALLS, MOST_ROUNDS, Work
+from diamond_bench.profiling.timing import MAX_CALLS, MAX_ROUNDS, Work
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.actor_critic import Rollout, actor_critic_loss
 from diamond_bench.training.learner import Learner
 from diamond_bench.training.means import Means
-from diamond_bench.training.rollout import Carry, collect_rollout, renew, sampled, start
+from diamond_bench.training.rollout import Carry, collect_rollout, reset_memory, sampled, start
 
 _EPISODE = 200
 """Steps of a random episode."""
@@ -68,11 +68,11 @@ def flop_of(config: TrainAgent, device_type: str) -> dict[str, float]:
     """
     c, frames, actions = config, frames_of(config), ActionSpec.discrete(num_actions(config.game))
     denoise = call_flops(c, frames)
-    judge = reward_end_cost(c.reward_end, actions, frames).flops
+    reward_end = reward_end_cost(c.reward_end, actions, frames).flops
     act = actor_critic_cost(c.actor_critic, actions, frames).flops
     imagined, steps, horizon, calls = c.actor_critic.batch_size, c.actor_critic.steps_per_update, c.actor_critic.horizon, nfe(c.sampler)
     terms, burnt_in = c.training.num_autoregressive_steps + 1, _start_length(c) - 1
-    step = imagined * (calls * denoise + judge + act)
+    step = imagined * (calls * denoise + reward_end + act)
     cuda = device_type == "cuda"
     renewal = imagined * act * (1 + burnt_in) * (1.0 if cuda else 1 / horizon)
     with_gradient = steps - 1.0 if cuda else steps / horizon - steps / math.lcm(steps, horizon)
@@ -80,20 +80,20 @@ def flop_of(config: TrainAgent, device_type: str) -> dict[str, float]:
     value_after = imagined * act
     return {
         "denoiser_update": _TRAINED * terms * c.training.batch_size * denoise,
-        "reward_end_update": _TRAINED * c.reward_end.batch_size * (c.reward_end.segment_length - 1) * judge,
+        "reward_end_update": _TRAINED * c.reward_end.batch_size * (c.reward_end.segment_length - 1) * reward_end,
         "actor_critic_update": steps * (step + renewal) + value_after + backward,
         "imagination_step": step,
         "next_frame": imagined * calls * denoise,
         "denoiser_call": imagined * denoise,
-        "reward_and_end": imagined * judge,
+        "reward_and_end": imagined * reward_end,
         "action": imagined * act,
         "renewal": renewal,
         "loss_and_backward": backward,
-        "start_segments": segments_an_update(config) * burnt_in * judge,
+        "start_segments": segments_per_update(config) * burnt_in * reward_end,
     }
 
 
-def segments_an_update(config: TrainAgent) -> float:
+def segments_per_update(config: TrainAgent) -> float:
     """Start segments that an update of the policy consumes if no imagined episode ends before its horizon."""
     settings = config.actor_critic
     return settings.batch_size * settings.steps_per_update / settings.horizon
@@ -136,15 +136,15 @@ class Parts:
             "reward_end_update": Work(partial(self.learners.update, "reward_end")),
             "actor_critic_update": Work(partial(self.learners.update, "actor_critic"), self._prepare_updates),
             "imagination_step": Work(self.imagine, self.prepare),
-            **self._of_a_step(replay),
-            "renewal": self._renewal(),
+            **self._step_works(replay),
+            "renewal": self._memory_reset(),
             "loss_and_backward": self._loss_and_backward(),
             "start_segments": Work(lambda: self._env.reset(seed=config.seed)),
             "real_step": self._real_steps(),
         }
         self.each = {
             "renewal": 1 / config.actor_critic.horizon,
-            "start_segments": segments_an_update(config) / self._loaded,
+            "start_segments": segments_per_update(config) / self._loaded,
             "real_step": 1 / self._collected,
         }
         """Factor that converts a call of a work to one occurrence of the part, where it is not 1."""
@@ -180,7 +180,7 @@ class Parts:
         take."""
         config, settings = self._config, self._config.actor_critic
         blocks = 2 if settings.discard_left_overs else 1
-        preload = max(blocks * MOST_CALLS, -(-_LOADED[self._device.type] // settings.batch_size))
+        preload = max(blocks * MAX_CALLS, -(-_LOADED[self._device.type] // settings.batch_size))
         self._loaded = blocks * preload * settings.batch_size
         starts = ReplayStarts(replay, _start_length(config), self._own)
         env = ImaginationEnv(self._world, self._reward_end, starts, self._draws, imagination_settings(replace(settings, preload=preload)))
@@ -199,7 +199,7 @@ class Parts:
         frames, *_ = self._env.step(self._draw(output.logits.detach()))
         self._carry = Carry(frames, output.state)
 
-    def _of_a_step(self, replay: Replay) -> dict[str, Work]:
+    def _step_works(self, replay: Replay) -> dict[str, Work]:
         config, b = self._config, self._config.actor_critic.batch_size
         starts = ReplayStarts(replay, config.conditioning.num_frames, self._own)
         segments = starts.read(starts.draw(b))
@@ -211,9 +211,9 @@ class Parts:
 
         @torch.no_grad()
         def reward_and_end() -> None:
-            said = self._reward_end(past[:, -1:], actions[:, -1:], frames[:, None], memory)
-            self._draws.reward_class(said.reward_logits[:, 0])
-            self._draws.end(said.end_logits[:, 0])
+            output = self._reward_end(past[:, -1:], actions[:, -1:], frames[:, None], memory)
+            self._draws.reward_class(output.reward_logits[:, 0])
+            self._draws.end(output.end_logits[:, 0])
 
         def action() -> None:
             self._draw(self._policy(frames, state).logits.detach())
@@ -225,7 +225,7 @@ class Parts:
             "action": Work(action),
         }
 
-    def _renewal(self) -> Work:
+    def _memory_reset(self) -> Work:
         """The renewals of one horizon, as a rollout does them: gradient on, the games ending at its last step."""
         b, horizon = self._config.actor_critic.batch_size, self._config.actor_critic.horizon
         *_, infos = self._step
@@ -235,8 +235,8 @@ class Parts:
 
         def call() -> None:
             for _ in range(horizon - 1):
-                renew(self._policy, (h, c), going_on, infos, None)
-            renew(self._policy, (h, c), over, infos, None)
+                reset_memory(self._policy, (h, c), going_on, infos, None)
+            reset_memory(self._policy, (h, c), over, infos, None)
 
         return Work(call)
 
@@ -244,13 +244,13 @@ class Parts:
         """Loss, backward pass and optimiser of the policy, on a rollout whose imagination was done before and costs nothing."""
         settings, learner = self._config.actor_critic, Learner(self._policy, self._config.actor_critic, self.learners.execution.fused)
         recorded = Recorded(self._step, settings.horizon)
-        made: list[Rollout] = []
+        rollouts: list[Rollout] = []
 
         def before(calls: int) -> None:
-            made[:] = [collect_rollout(self._policy, recorded, self._carry, settings.steps_per_update, self._draw)[0]]
+            rollouts[:] = [collect_rollout(self._policy, recorded, self._carry, settings.steps_per_update, self._draw)[0]]
 
         def call() -> None:
-            loss, _ = actor_critic_loss(made.pop(), settings)
+            loss, _ = actor_critic_loss(rollouts.pop(), settings)
             learner.update(loss)
 
         return Work(call, before, most_calls=1)  # an update changes the weights that another rollout's graph holds
@@ -258,7 +258,7 @@ class Parts:
     def _real_steps(self) -> Work:
         config = self._config
         self._collected = min(_REAL_STEPS, config.agent.steps_per_epoch)
-        rows = self._collected * (GRAPH_CALLS + MOST_ROUNDS)
+        rows = self._collected * (GRAPH_CALLS + MAX_ROUNDS)
         play = RealPlay(config, self.learners, Replay(rows, config.env.frame_size, self._device))
         means = Means(self._device)
         return Work(lambda: play.collect(self._collected, means), most_calls=1)

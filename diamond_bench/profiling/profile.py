@@ -18,7 +18,7 @@ from diamond_bench.profiling import packing
 from diamond_bench.profiling.lines import LABELS, Line, ProfileReport, each, notes, rows_of
 from diamond_bench.profiling.machine import Product, host_synchronisations, product_peak
 from diamond_bench.profiling.parts import GRAPH_CALLS, Parts, flop_of, random_replay
-from diamond_bench.profiling.timing import ENOUGH_SECONDS, LEAST_ROUNDS, LEAST_WARM_CALLS, MOST_CALLS, Timings, alternate, warm_up
+from diamond_bench.profiling.timing import ENOUGH_SECONDS, MIN_ROUNDS, MIN_WARM_CALLS, MAX_CALLS, Timings, alternate, warm_up
 from diamond_bench.store.kinds import COMPARED, PROFILED, PROFILED_UPDATES, Profile
 
 _TICKS = 10_000
@@ -94,7 +94,7 @@ class _Profiling:
         warm = sum(self._least(name) * self.flop[name] for name in self._warmed())
         self.expected = {"": _PEAK_SECONDS, "warm": num_ways * warm / rate}
         for name in self.timed:
-            calls = num_ways * (LEAST_ROUNDS + (0 if name in PROFILED_UPDATES else LEAST_WARM_CALLS))
+            calls = num_ways * (MIN_ROUNDS + (0 if name in PROFILED_UPDATES else MIN_WARM_CALLS))
             self.expected[name] = max(ENOUGH_SECONDS, calls * self.flop.get(name, 0.0) / way.each.get(name, 1.0) / rate)
         self.expected["peak"] = _PEAK_SECONDS
         minutes = max(1.0, sum(self.expected.values()) / 60)
@@ -115,7 +115,7 @@ class _Profiling:
         """Number of calls after which an update or part compiles and records no more."""
         if any(way.learners.execution.cuda_graphs != "none" for way in self.ways):
             return GRAPH_CALLS
-        return 1 if name == "actor_critic_update" and self._heavy() else LEAST_WARM_CALLS
+        return 1 if name == "actor_critic_update" and self._heavy() else MIN_WARM_CALLS
 
     def _memory(self) -> list[Line]:
         """The peak memory of updating all networks with all gradients and Adam's moments allocated, before a comparison is built. These
@@ -141,17 +141,17 @@ class _Profiling:
         number, num_ways, way = len(self.ways) - 1, 2 if self.config.compare else 1, self.ways[-1]
         way.works["renewal"].call()
         if way.learners.execution.records_updates:
-            way.learners.prepare(MOST_CALLS)  # otherwise the first timing would enlarge the ring of start segments and record again
+            way.learners.prepare(MAX_CALLS)  # otherwise the first timing would enlarge the ring of start segments and record again
         done, all_of_it = 0.0, sum(self._least(name) * self.flop[name] for name in self._warmed())
         for name in self._warmed():
-            tick = self._telling("warm", (number + done / all_of_it) / num_ways, f"{what}, {name}")
+            tick = self._ticker("warm", (number + done / all_of_it) / num_ways, f"{what}, {name}")
             took = warm_up(way.works[name], self._wait, tick, least=self._least(name))
             self.warm.setdefault(name, []).append(took)
             done += self._least(name) * self.flop[name]
 
     def _measure_peak(self, phase: str) -> None:
         """Keeps the best of several measurements: other work on the machine can only slow them down."""
-        tick = self._telling(phase, 0.0, "matrix product")
+        tick = self._ticker(phase, 0.0, "matrix product")
         self.peak = max(self.peak, product_peak(self.device, self.training.execution.precision, self._wait, tick))
 
     # Timings
@@ -161,8 +161,8 @@ class _Profiling:
         warmed = self.warm.get(name)
         begun = 0.0
         if warmed is None:
-            begun = LEAST_WARM_CALLS / (LEAST_WARM_CALLS + LEAST_ROUNDS)
-            tick = self._telling(name, 0.0, f"warm-up, {name}")
+            begun = MIN_WARM_CALLS / (MIN_WARM_CALLS + MIN_ROUNDS)
+            tick = self._ticker(name, 0.0, f"warm-up, {name}")
             warmed = [warm_up(work, self._wait, tick, least=self._least(name)) for work in works]
         before = [way.compiled() for way in self.ways]
         timings = alternate(works, warmed, self._wait, lambda share: self._tick(name, begun + (1 - begun) * share, name))
@@ -188,7 +188,7 @@ class _Profiling:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _telling(self, phase: str, share: float, text: str) -> Callable[[object], None]:
+    def _ticker(self, phase: str, share: float, text: str) -> Callable[[object], None]:
         """A function that reports this progress, whatever share of work it is called with. Steps of a warm-up are not distinguished."""
         return lambda _: self._tick(phase, share, text)
 

@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LEAST_ROUNDS = 6
+MIN_ROUNDS = 6
 """Even, as every number of rounds is: each way is as often the first of a round as the last."""
-MOST_ROUNDS = 20
-MOST_CALLS = 4
-LEAST_WARM_CALLS = 2
-MOST_WARM_CALLS = 3
+MAX_ROUNDS = 20
+MAX_CALLS = 4
+MIN_WARM_CALLS = 2
+MAX_WARM_CALLS = 3
 ENOUGH_SECONDS = 1.0
 """No further round is taken once the timings of a piece of work, all ways together, have lasted this long. The least number of rounds is
 always taken."""
 _WARM_SECONDS = 0.5
 _SETTLED = 0.7
 """If a warm-up call takes more than this share of the previous one, the previous one did not compile or record anything."""
-_LEAST_SECONDS = 0.01
+_MIN_SECONDS = 0.01
 """A shorter timing consists of several calls."""
 
 
@@ -32,7 +32,7 @@ class Work:
     call: Callable[[], object]
     before: Callable[[int], object] = _nothing
     """Called before each timing with the number of calls that follow; its own time is not counted."""
-    most_calls: int = MOST_CALLS
+    most_calls: int = MAX_CALLS
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def warm_up(
     wait: Callable[[], object],
     tick: Callable[[float], object] = lambda share: None,
     clock: Callable[[], float] = time.perf_counter,
-    least: int = LEAST_WARM_CALLS,
+    least: int = MIN_WARM_CALLS,
 ) -> float:
     """Calls the work `least` times, and once more if it is quick or has not settled. Returns the seconds of the last call.
 
     The first call may compile, so neither a sum of seconds nor one long call predicts the next one. `tick` is as in `alternate`.
     """
-    most, took = max(least, MOST_WARM_CALLS), 0.0
+    most, took = max(least, MAX_WARM_CALLS), 0.0
     for number in range(1, most + 1):
         before, took = took, _timed(way, 1, wait, clock)
         tick(number / most)
@@ -87,26 +87,26 @@ def alternate(
 
     `warm` has the seconds of a call of each way, by `warm_up`; they determine the number of calls per timing. `wait` returns when the
     device has finished all its work. It is called only at the start and end of a timing. `tick` is called after each timing with the share
-    of the work that is done, and may raise to end it. At least LEAST_ROUNDS rounds are taken, and up to MOST_ROUNDS until `enough` seconds
+    of the work that is done, and may raise to end it. At least MIN_ROUNDS rounds are taken, and up to MAX_ROUNDS until `enough` seconds
     have been timed.
     """
     calls = _calls(ways, warm)
     seconds: list[list[float]] = [[] for _ in ways]
     order: list[int] = []
     spent, forth = 0.0, list(range(len(ways)))
-    while len(order) < LEAST_ROUNDS * len(ways) or (spent < enough and len(order) < MOST_ROUNDS * len(ways)):
+    while len(order) < MIN_ROUNDS * len(ways) or (spent < enough and len(order) < MAX_ROUNDS * len(ways)):
         for i in (*forth, *reversed(forth)):
             took = _timed(ways[i], calls, wait, clock)
             spent += took
             seconds[i].append(took / calls)
             order.append(i)
             rounds = len(order) / len(ways)
-            tick(min(1.0, rounds / LEAST_ROUNDS, max(spent / enough, rounds / MOST_ROUNDS)))
+            tick(min(1.0, rounds / MIN_ROUNDS, max(spent / enough, rounds / MAX_ROUNDS)))
     return Timings(tuple(map(tuple, seconds)), tuple(order))
 
 
 def _calls(ways: Sequence[Work], warm: Sequence[float]) -> int:
-    wanted = math.ceil(_LEAST_SECONDS / max(min(warm), 1e-9))
+    wanted = math.ceil(_MIN_SECONDS / max(min(warm), 1e-9))
     return max(1, min(wanted, *(way.most_calls for way in ways)))
 
 

@@ -14,7 +14,7 @@ from diamond_bench.studies.plan import Point, SavedPlan
 if TYPE_CHECKING:
     import pandas as pd
 
-_MOST_VARIANTS = 12
+_MAX_VARIANTS = 12
 """Most bars or lines per panel that remain distinguishable."""
 _ROLE = "agent"
 
@@ -54,7 +54,7 @@ def _learning(plan: SavedPlan, store: Store, trained: Sequence[Point], notes: st
     from analysis.curves import interval_words
 
     _tellable(point.variant for point in trained)
-    points = courses(store, trained)
+    points = return_curves(store, trained)
     if points.empty:
         return None
     seeds = points.groupby(["game", "variant", "test"])["seed"].nunique()
@@ -63,7 +63,7 @@ def _learning(plan: SavedPlan, store: Store, trained: Sequence[Point], notes: st
     return annotated(learning_figure(points), plan, basis, line, band, "each panel has its own scale", notes)
 
 
-def courses(store: Store, trained: Sequence[Point]) -> "pd.DataFrame":
+def return_curves(store: Store, trained: Sequence[Point]) -> "pd.DataFrame":
     """One row per test of a training: game, variant, seed, test (its number), real_steps, value (mean raw return)."""
     import pandas as pd
 
@@ -80,5 +80,5 @@ def courses(store: Store, trained: Sequence[Point]) -> "pd.DataFrame":
 
 def _tellable(variants: Any) -> None:
     number = len(set(variants))
-    if number > _MOST_VARIANTS:
-        raise ValueError(f"{number} variants do not fit into one picture (at most {_MOST_VARIANTS}); sweep fewer, or draw from api.results")
+    if number > _MAX_VARIANTS:
+        raise ValueError(f"{number} variants do not fit into one picture (at most {_MAX_VARIANTS}); sweep fewer, or draw from api.results")

@@ -13,9 +13,9 @@ from diamond_bench.report.registered import level, registered
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.looks import ALPHA
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.registration import Standing, standing
+from diamond_bench.studies.registration import RegistrationStatus, registration_status
 
-_MOST_ANSWERS = 40
+_MAX_ANSWERS = 40
 _ONE_VARIANT = "Nothing to compare:"
 
 
@@ -42,7 +42,7 @@ class Answer:
 
 def study_answers(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[str]:
     """The answers of a study and how they stand to its registration, as lines for the terminal. Their words are those of the page."""
-    stands = standing(plan, facts.done)
+    stands = registration_status(plan, facts.done)
     found = compare_study(plan, store, facts, alpha=level(stands), exploratory=False)
     if words := no_answer(plan, found):
         lines = [" ".join(words)]
@@ -50,8 +50,8 @@ def study_answers(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[str]
     lines = [one.sentence for one in answers_of(found, gates(plan, store, facts))]
     if not stands.confirmatory:
         lines = [f"Exploratory: {line}" for line in lines]
-    if len(lines) > _MOST_ANSWERS:
-        lines = [*lines[:_MOST_ANSWERS], f"{len(lines) - _MOST_ANSWERS} more answers are in comparison.csv."]
+    if len(lines) > _MAX_ANSWERS:
+        lines = [*lines[:_MAX_ANSWERS], f"{len(lines) - _MAX_ANSWERS} more answers are in comparison.csv."]
     return [*lines, stands.sentence, *stands.trace]
 
 
@@ -76,7 +76,7 @@ def _answer(row: Mapping[Any, Any], alpha: float, checked: Sequence[Gate]) -> An
     return Answer(row["variant"], row["baseline"], row["verdict"], scope(row), tuple(evidence(row, alpha)), gate)
 
 
-def section(plan: SavedPlan, found: Comparison, stands: Standing, checked: Sequence[Gate] = ()) -> Html:
+def section(plan: SavedPlan, found: Comparison, stands: RegistrationStatus, checked: Sequence[Gate] = ()) -> Html:
     """The answers on a study's page, and how the study was registered."""
     if words := no_answer(plan, found):
         one = words[0] == _ONE_VARIANT
@@ -84,12 +84,12 @@ def section(plan: SavedPlan, found: Comparison, stands: Standing, checked: Seque
         return box if one else joined([box, registered(plan, stands)])
     every = answers_of(found, checked)
     parts: list[Any] = []
-    for base in dict.fromkeys(one.baseline for one in every[:_MOST_ANSWERS]):
-        lines = [_shown(one) for one in every[:_MOST_ANSWERS] if one.baseline == base]
+    for base in dict.fromkeys(one.baseline for one in every[:_MAX_ANSWERS]):
+        lines = [_shown(one) for one in every[:_MAX_ANSWERS] if one.baseline == base]
         heading = f"Against {base}{'' if stands.confirmatory else ', exploratory'}:"
         parts.append(el("div", el("p", heading), items(lines, class_="answers"), class_="box"))
-    if len(every) > _MOST_ANSWERS:
-        parts.append(el("p", f"{len(every) - _MOST_ANSWERS} more answers are in comparison.csv.", class_="soft"))
+    if len(every) > _MAX_ANSWERS:
+        parts.append(el("p", f"{len(every) - _MAX_ANSWERS} more answers are in comparison.csv.", class_="soft"))
     return joined([*parts, registered(plan, stands, len(found.family))])
 
 

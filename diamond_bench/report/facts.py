@@ -24,7 +24,7 @@ from diamond_bench.typed import to_plain
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_CONFIGS = 400
+MAX_CONFIGS = 400
 """Most variants whose settings are read (three files each). For studies with more, arm and axes must suffice."""
 _NOT_A_VARIANT_S = ("seed", "game")
 _UNSETTLED = ("failed", "damaged", "lost", "preempted")
@@ -67,7 +67,7 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
     records = {ref: results[ref].info.get("protocol_record") for ref in games if ref in results}
     said = {ref: conditions(record, games[ref]) for ref, record in records.items() if record}
     protocol = protocol_records(plan, store, results)
-    few = len({point.variant for point in plan.points}) <= MOST_CONFIGS
+    few = len({point.variant for point in plan.points}) <= MAX_CONFIGS
     config_of = functools.cache(lambda ref: _config(store, ref) if few else None)
     return StudyFacts(
         collect(plan, store, results),

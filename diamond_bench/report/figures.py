@@ -89,10 +89,10 @@ def study_figures(
                 members = lines_at(plan, of_group, view)
                 if members:
                     yield figure("trajectories", game, group, view, last, partial(_grid_figure, plan, store, members, view, said))
-            beside = [name for name in others if plan.axes[name]["key"] != _STEPS]
-            for view in _views(plan, of_group, beside):
+            quality_axes = [name for name in others if plan.axes[name]["key"] != _STEPS]
+            for view in _views(plan, of_group, quality_axes):
                 draw = partial(_quality_figure, plan, scores, of_group, view, baselines, said)
-                yield figure("quality", game, group, view, _last_values(plan, beside), draw)
+                yield figure("quality", game, group, view, _last_values(plan, quality_axes), draw)
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
     for shown in (shown for metric in all_metrics().values() for shown in metric.figures):

@@ -10,7 +10,7 @@ from diamond_bench.terminal import visible
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_ROWS, MOST_COLUMNS, MOST_CHARACTERS = 300, 24, 160
+MAX_ROWS, MAX_COLUMNS, MAX_CHARACTERS = 300, 24, 160
 """Most rows and columns of a table on a page, and characters of a cell. The CSV file in the same folder has all rows."""
 
 _WORDY, _LONG = 16, 40
@@ -50,14 +50,14 @@ def table(frame: "pd.DataFrame", caption: str, numeric: Sequence[str] = (), rest
 
     `rest` names the place of the rows that are not shown.
     """
-    columns = list(frame.columns)[:MOST_COLUMNS]
+    columns = list(frame.columns)[:MAX_COLUMNS]
     head = el("tr", *(el("th", column, scope="col", class_="number" if column in numeric else None) for column in columns))
     body = [
         el("tr", *(_cell(cell, i == 0, column in numeric) for i, (column, cell) in enumerate(zip(columns, line, strict=True))))
-        for line in frame[columns].head(MOST_ROWS).itertuples(index=False, name=None)
+        for line in frame[columns].head(MAX_ROWS).itertuples(index=False, name=None)
     ]
     words = [caption]
-    if len(frame) > MOST_ROWS or len(frame.columns) > MOST_COLUMNS:
+    if len(frame) > MAX_ROWS or len(frame.columns) > MAX_COLUMNS:
         where = f"; all of it: {rest}" if rest else ""
         words.append(f"Shown: {len(body)} of {len(frame)} rows, {len(columns)} of {len(frame.columns)} columns{where}.")
     whole = el("table", el("thead", head), el("tbody", *body), aria_label=caption)
@@ -67,8 +67,8 @@ def table(frame: "pd.DataFrame", caption: str, numeric: Sequence[str] = (), rest
 
 def _cell(value: Any, heads: bool, number: bool) -> Html:
     text = value if isinstance(value, Html) else str(value)
-    if not isinstance(text, Html) and len(text) > MOST_CHARACTERS:
-        text = f"{text[: MOST_CHARACTERS - 1]}…"
+    if not isinstance(text, Html) and len(text) > MAX_CHARACTERS:
+        text = f"{text[: MAX_CHARACTERS - 1]}…"
     length = 0 if isinstance(text, Html) else len(text)
     width = "long" if length > _LONG else "wordy" if length > _WORDY else ""
     looks = [name for name in ("number" if number else "", width) if name]

@@ -16,7 +16,7 @@ from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, 
 from diamond_bench.report.power import Power
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.registration import Standing
+from diamond_bench.studies.registration import RegistrationStatus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ class Report:
     facts: StudyFacts
     jobs: "pd.DataFrame"
     comparison: Comparison
-    standing: Standing
+    standing: RegistrationStatus
     gates: tuple[Gate, ...]
     power: Power
     figures: tuple[Shown, ...]

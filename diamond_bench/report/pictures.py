@@ -16,7 +16,7 @@ CLIP_BYTES = 1_500_000
 """Most bytes of one clip (2 MB as a data URI)."""
 CLIP_FRAMES = 150
 """Most frames of one clip: ten seconds."""
-MOST_CLIPS = 24
+MAX_CLIPS = 24
 _UPSCALE = 3
 _BESIDES = 2_000
 """Bytes reserved for the text around a picture."""
@@ -76,7 +76,7 @@ def clips(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShow
         for members in [main_lines(plan, points, group)]
         for line in members
     ]
-    for game, group, line, seed in lines[:MOST_CLIPS]:
+    for game, group, line, seed in lines[:MAX_CLIPS]:
         kept = picture_of(line, store, seed)
         shown = slice(0, CLIP_FRAMES)
         clip = small_clip(side_by_side([kept["true"][0][shown]], [kept["imagined"][0][shown]], _UPSCALE), CLIP_BYTES)
@@ -87,8 +87,8 @@ def clips(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShow
             total, own = len(kept["true"][0]), line.points[0].seed if seed is None else seed
             length = f"{clip.frames} frames" if clip.frames == total else f"the first {clip.frames} of {total} frames"
             yield ClipShown(f"{game}, {title}" if title else game, clip.data, f"seed {own}: {length}")
-    if len(lines) > MOST_CLIPS:
-        yield f"{len(lines) - MOST_CLIPS} more clips are left out; every evaluation keeps its own video in media/rollout.mp4."
+    if len(lines) > MAX_CLIPS:
+        yield f"{len(lines) - MAX_CLIPS} more clips are left out; every evaluation keeps its own video in media/rollout.mp4."
 
 
 def _episodes(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[ClipShown | str]:
@@ -99,7 +99,7 @@ def _episodes(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[Clip
         film = store.folder(point.jobs["evaluation"]) / "media" / "episode.mp4"
         if point.jobs["evaluation"].kind == "evaluate_agent" and point.jobs["evaluation"] in facts.done and film.is_file():
             films.setdefault((point.game, point.variant), (point, film))
-    for (game, variant), (point, film) in list(films.items())[:MOST_CLIPS]:
+    for (game, variant), (point, film) in list(films.items())[:MAX_CLIPS]:
         if film.stat().st_size > CLIP_BYTES:
             yield f"The clip of {game}, {variant} is left out: it is larger than {CLIP_BYTES / 1e6:g} MB. It is {film}."
         else:
@@ -108,5 +108,5 @@ def _episodes(plan: SavedPlan, store: Store, facts: StudyFacts) -> Iterator[Clip
                 stored_file(store, point.jobs["evaluation"], "media/episode.mp4"),
                 f"seed {point.seed}: the beginning of its first final episode",
             )
-    if len(films) > MOST_CLIPS:
-        yield f"{len(films) - MOST_CLIPS} more clips are left out; evaluations keep their own in media/episode.mp4."
+    if len(films) > MAX_CLIPS:
+        yield f"{len(films) - MAX_CLIPS} more clips are left out; evaluations keep their own in media/episode.mp4."

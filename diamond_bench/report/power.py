@@ -19,7 +19,7 @@ from diamond_bench.report.scores import Scores
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import PER_GAME, SavedPlan
-from diamond_bench.studies.registration import standing
+from diamond_bench.studies.registration import registration_status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of power.csv: a row per comparison, number of seeds and number of episodes. `detectable` is the minimum detectable effect in
 `unit`. It is empty where no test can detect any difference. A comparison that cannot be planned has one row with its `problem`."""
-_MOST_LINES = 6
+_MAX_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def finished_power(plan: SavedPlan, store: Store) -> Power:
             f"{plan.study} at scale {plan.scale} has no finished evaluation yet, and power is planned from finished runs; run it with: "
             f"{plan.command}"
         )
-    alpha = level(standing(plan, facts.done))
+    alpha = level(registration_status(plan, facts.done))
     return study_power(plan, store, facts, compare_study(plan, store, facts, alpha=alpha))
 
 
@@ -257,7 +257,7 @@ def plain(power: Power) -> list[dict[str, Any]]:
 
 
 def needed(power: Power, planner: "Planner") -> dict[str, int | None]:
-    """The fewest seeds that detect a difference of the margin, and that show equivalence; None without a margin or above MOST_SEEDS."""
+    """The fewest seeds that detect a difference of the margin, and that show equivalence; None without a margin or above MAX_SEEDS."""
     if power.margin <= 0:
         return {"seeds_to_detect_margin": None, "seeds_for_equivalence": None}
     return {
@@ -298,7 +298,7 @@ def _draw(plan: SavedPlan, power: Power) -> Drawn:
     from analysis.power_figures import power_figure
 
     most = power.seeds[-1]
-    ranked = sorted(power.known, key=lambda found: found[1].detectable(most), reverse=True)[:_MOST_LINES]
+    ranked = sorted(power.known, key=lambda found: found[1].detectable(most), reverse=True)[:_MAX_LINES]
     shown = [found for found in power.known if found in ranked]
     effects = {f"{one.variant} against {one.baseline}": _effects(power, planner) for one, planner in shown}
     first, planner = worst(power)

@@ -159,9 +159,9 @@ def _unit_words(power: Power) -> str:
 
 
 def _number(seeds: int | None) -> str:
-    from analysis.power import MOST_SEEDS
+    from analysis.power import MAX_SEEDS
 
-    return f"more than {MOST_SEEDS}" if seeds is None else str(seeds)
+    return f"more than {MAX_SEEDS}" if seeds is None else str(seeds)
 
 
 def _hours(hours: float) -> str:

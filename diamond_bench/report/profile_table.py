@@ -52,7 +52,7 @@ def lines_of(result: StoredResult) -> dict[str, Mapping[str, Any]]:
     return {str(line["name"]): line for line in lines}
 
 
-def made_with(config: Profile, result: StoredResult) -> str:
+def executed_with(config: Profile, result: StoredResult) -> str:
     """The time, the device and the software of a profile."""
     return f"measured {result.info['measured']} on {config.host}; {config.software}"
 

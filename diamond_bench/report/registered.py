@@ -8,7 +8,7 @@ from diamond_bench.report.markup import Html, el, items, joined
 from diamond_bench.studies.looks import ALPHA, look_words
 from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.registration import Standing
+from diamond_bench.studies.registration import RegistrationStatus
 
 _TESTS = {
     "permutation": "studentised permutation test over runs and Student's t, the larger p-value; equivalence by TOST with the same tests, "
@@ -22,12 +22,12 @@ _SEVERAL_LOOKS = (
 _TONE = {"registered": "good", "planned look": "good"}
 
 
-def level(standing: Standing) -> float:
+def level(standing: RegistrationStatus) -> float:
     """The family-wise level at which the primary comparison is made: a planned look's own, else 5%."""
     return standing.alpha if standing.confirmatory else ALPHA
 
 
-def registered(plan: SavedPlan, standing: Standing, comparisons: int = 0) -> Html:
+def registered(plan: SavedPlan, standing: RegistrationStatus, comparisons: int = 0) -> Html:
     """What the study states, under the sentence on its registration; `comparisons` is the size of the family of Holm's correction,
     0 where there is no answer."""
     tone = _TONE.get(standing.kind, "warn") if standing.confirmatory or standing.kind not in _TONE else "even"

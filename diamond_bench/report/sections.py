@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from analysis.runs import MIN_RUNS
 from diamond_bench.metrics.columns import METRIC_INFO, metric_label
 from diamond_bench.report.comparison import OF_COPYING, Comparison
-from diamond_bench.report.facts import MOST_CONFIGS, StudyFacts, config_differences, device_hours, versions
-from diamond_bench.report.markup import MOST_CHARACTERS, Html, details, el, escaped, items, joined, table
+from diamond_bench.report.facts import MAX_CONFIGS, StudyFacts, config_differences, device_hours, versions
+from diamond_bench.report.markup import MAX_CHARACTERS, Html, details, el, escaped, items, joined, table
 from diamond_bench.results.table import seed_means
 from diamond_bench.store.provenance import provenance
 from diamond_bench.studies.plan import SavedPlan
@@ -17,7 +17,7 @@ from diamond_bench.studies.plan import SavedPlan
 if TYPE_CHECKING:
     import pandas as pd
 
-_MOST_LINES = 40
+_MAX_LINES = 40
 _EFFECTS = "Effect sizes are Hedges' g_av of paired runs and g_s of independent ones (Lakens 2013)."
 _ORDER = ("failed", "damaged", "lost", "preempted", "blocked", "running", "not begun", "done")
 _TONE = {"failed": "bad", "damaged": "bad", "lost": "bad", "preempted": "warn", "blocked": "warn", "done": "good"}
@@ -45,7 +45,7 @@ def jobs(plan: SavedPlan, facts: StudyFacts, rows: "pd.DataFrame") -> Html:
         parts.append(el("p", el("span", f"All {len(rows)} jobs are done.", class_="good")))
     else:
         lacking = _lacking(plan, facts)
-        shown = lacking[:_MOST_LINES] + ([f"and {len(lacking) - _MOST_LINES} more"] if len(lacking) > _MOST_LINES else [])
+        shown = lacking[:_MAX_LINES] + ([f"and {len(lacking) - _MAX_LINES} more"] if len(lacking) > _MAX_LINES else [])
         runs = [el("p", "Finished runs, of those planned:"), items(shown)] if shown else []
         parts.append(el("div", el("p", incomplete(rows)), *runs, class_="box wrong"))
         wrong = rows[~rows["status"].isin(["done", "not begun", "running", "blocked"])]
@@ -69,9 +69,9 @@ def _troubles(wrong: "pd.DataFrame", rows: "pd.DataFrame") -> Html:
     """A line a job that went wrong: its last error, and how many others wait for it."""
     waiting = Counter(error.split()[1] for error in rows.loc[rows["status"] == "blocked", "error"])
     lines = []
-    for job in wrong.head(_MOST_LINES).to_dict(orient="records"):
+    for job in wrong.head(_MAX_LINES).to_dict(orient="records"):
         name = f"{job['kind']}/{job['id']}"
-        error = str(job["error"])[:MOST_CHARACTERS]
+        error = str(job["error"])[:MAX_CHARACTERS]
         blocks = f" ({waiting[name]} jobs wait for it)" if waiting[name] else ""
         words = [
             el("span", job["status"], class_=_TONE.get(str(job["status"]))),
@@ -79,8 +79,8 @@ def _troubles(wrong: "pd.DataFrame", rows: "pd.DataFrame") -> Html:
             el("code", error),
         ]
         lines.append(joined([*words, blocks, ". ", el("code", f"diamond-bench show {job['id']}", class_="soft")]))
-    if len(wrong) > _MOST_LINES:
-        lines.append(Html(f"and {len(wrong) - _MOST_LINES} more, in the table below"))
+    if len(wrong) > _MAX_LINES:
+        lines.append(Html(f"and {len(wrong) - _MAX_LINES} more, in the table below"))
     return items(lines)
 
 
@@ -101,7 +101,7 @@ def variants(plan: SavedPlan, facts: StudyFacts) -> Html:
         return el("p", f"One variant: {frame['variant'][0]}.")
     caption = "Every setting in which the variants differ (–: the setting does not exist there, or the job was not prepared yet)."
     if not facts.configs:
-        caption = f"More than {MOST_CONFIGS} variants: their axes alone; `diamond-bench show JOB` tells a job's settings."
+        caption = f"More than {MAX_CONFIGS} variants: their axes alone; `diamond-bench show JOB` tells a job's settings."
     return table(frame, caption, rest="plan.json")
 
 

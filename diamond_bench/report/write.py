@@ -23,7 +23,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import IS_A_LINK, DamagedFile, first_link, read_json, require_folders, write_atomic, write_json
 from diamond_bench.store.shapes import REPORT, fit
 from diamond_bench.studies.plan import SavedPlan
-from diamond_bench.studies.registration import Standing, standing
+from diamond_bench.studies.registration import RegistrationStatus, registration_status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _VERSION = 10
 """Increased when the report changes, so that reports are written again."""
-_MOST_VIEWS = 8
+_MAX_VIEWS = 8
 """Most figures of one kind, game and group in a report, one per combination of the other axes' values. The API draws any of them."""
 
 
@@ -49,11 +49,11 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
         raise UserError(f"{plan.study} at scale {plan.scale} has no finished evaluation yet; run it with: {plan.command}")
     folder = plan.folder / "report"
     require_folders(store.root, folder)
-    stands = standing(plan, facts.done)
+    stands = registration_status(plan, facts.done)
     digest = _digest(plan, facts, jobs, stands)
-    made = _made(folder / "report.json")
-    if made["results"] == digest and all((folder / name).exists() for name in made["files"]):
-        return [folder / name for name in made["files"]]
+    last = _last_record(folder / "report.json")
+    if last["results"] == digest and all((folder / name).exists() for name in last["files"]):
+        return [folder / name for name in last["files"]]
     say("drawing the report")
     save_results(facts.table, plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     ]
     page = _write_page(plan, store, facts, jobs, comparison, stands, checked, power, shown, notes, folder)
     files = [page, *tables, *(file for figure in shown for file in figure.files)]
-    for name in {Path(name).name for name in made["files"]} - {file.name for file in files}:
+    for name in {Path(name).name for name in last["files"]} - {file.name for file in files}:
         (folder / name).unlink(missing_ok=True)
     said = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison), "gate": [vars(gate) for gate in checked]}
     content = {"results": digest, "files": [file.name for file in files], **said, "power": [_json(one) for one in plain(power)]}
@@ -82,7 +82,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     return files
 
 
-def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: Standing) -> str:
+def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: RegistrationStatus) -> str:
     """A digest of everything that the report shows, except progress and times."""
     planned = [point.variant for point in plan.points]
     about = [_VERSION, plan.scale, planned, plan.question, plan.note, plan.command, dict(plan.primary), stands.plain()]
@@ -90,7 +90,7 @@ def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: St
     return hashlib.sha256("\n".join(text).encode(errors="backslashreplace")).hexdigest()
 
 
-def _made(file: Path) -> dict[str, Any]:
+def _last_record(file: Path) -> dict[str, Any]:
     try:
         content = read_json(file)
         fit(content, REPORT, file)
@@ -110,15 +110,15 @@ def _draw(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], Non
     for figure in figures:
         family = figure.stem.partition("-at-")[0]
         drawn[family] += 1
-        if drawn[family] > _MOST_VIEWS:
+        if drawn[family] > _MAX_VIEWS:
             skipped.setdefault(family, []).append(figure.stem)
             continue
-        made, reason = _try(figure)
+        found, reason = _try(figure)
         if reason:
             notes.append(f"{figure.stem} is left out: {reason}")
             say(notes[-1])
-        elif made is not None:
-            shown.append(Shown(figure, made.caption, made.caption_pixels, tuple(save_figure(made.figure, folder / figure.stem))))
+        elif found is not None:
+            shown.append(Shown(figure, found.caption, found.caption_pixels, tuple(save_figure(found.figure, folder / figure.stem))))
     for family, stems in skipped.items():
         notes.append(
             f"{len(stems)} more figures like {family}, at other values, are drawn by diamond_bench.api.figure: {', '.join(stems[:5])}"
@@ -144,7 +144,7 @@ def _write_page(
     facts: StudyFacts,
     jobs: "pd.DataFrame",
     comparison: Comparison,
-    stands: Standing,
+    stands: RegistrationStatus,
     checked: tuple[Gate, ...],
     power: Power,
     shown: "list[Shown]",

@@ -27,7 +27,7 @@ from diamond_bench.reading import load_yaml
 from diamond_bench.store.claims import Claim
 from diamond_bench.store.files import (
     IS_A_LINK,
-    RUBBISH_AFTER_SECONDS,
+    STALE_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
     first_link,
@@ -61,7 +61,7 @@ from diamond_bench.typed import build, to_plain
 COMPILED = "compiled"
 """Folder of compiled code."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_ANOTHER = "its content is not what the job wrote (SHA-256 differs)"
+_ALTERED = "its content is not what the job wrote (SHA-256 differs)"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _FIRST_FAMILIES = 1
 """Revision of every family when configs did not say it yet."""
@@ -182,7 +182,7 @@ class Store:
         check_files(self.folder(ref), {name: listed}, contents=False)
         data = read_bytes(path, listed[0])
         if hashlib.sha256(data).hexdigest() != listed[1]:
-            raise DamagedFile(path, _ANOTHER)
+            raise DamagedFile(path, _ALTERED)
         return data
 
     def damage(self, ref: JobRef, contents: bool = False) -> str:
@@ -218,7 +218,7 @@ class Store:
         if damage:
             self.set_aside(spec.ref, damage)
         require_folders(self.root, folder)
-        self._mend_state(folder)
+        self._repair_state(folder)
         if (folder / "config.yaml").exists():
             return
         of_family = family_revision(spec.config) if spec.of_family is None else spec.of_family
@@ -252,12 +252,12 @@ class Store:
         folder = self.folder(ref)
         if self.state(ref).status == "done":
             with contextlib.suppress(OSError):
-                self._heal(folder)
+                self._finish_state(folder)
             lock.release()
             return None
         for rubbish in folder.glob(f".*{TEMPORARY}"):
             with contextlib.suppress(FileNotFoundError):  # old ones only: those who contend for the job write such files too
-                if time.time() - rubbish.stat().st_mtime > RUBBISH_AFTER_SECONDS:
+                if time.time() - rubbish.stat().st_mtime > STALE_AFTER_SECONDS:
                     rubbish.unlink()
         try:
             return Claim(lock, folder, ref)
@@ -287,7 +287,7 @@ class Store:
         self.say(f"{reason}; set aside as {aside}, to be created again")
         return aside
 
-    def _mend_state(self, folder: Path) -> None:
+    def _repair_state(self, folder: Path) -> None:
         path = folder / "state.json"
         try:
             read_job_state(folder)
@@ -300,15 +300,15 @@ class Store:
                 path.rename(aside)
                 self.say(f"{error}; set aside as {aside}, the job goes on from its last checkpoint")
 
-    def _heal(self, folder: Path) -> None:
+    def _finish_state(self, folder: Path) -> None:
         """Lets state.json say what result.json proves: the owner died between writing the two."""
         try:
             content = read_job_state(folder)
         except (FileNotFoundError, DamagedFile):
             content = {}
-        mended = {**content, "status": "done", **result_stamp(folder)}
-        if mended != content:
-            write_json(folder / "state.json", mended)
+        repaired = {**content, "status": "done", **result_stamp(folder)}
+        if repaired != content:
+            write_json(folder / "state.json", repaired)
 
     def _require_folder(self, ref: JobRef) -> Path:
         """The job's folder. Raises DamagedFile where something else, such as a link, is in its place."""
@@ -349,7 +349,7 @@ def check_files(folder: Path, files: Mapping[str, list[Any]], contents: bool) ->
         if found != size:
             raise DamagedFile(path, f"it has {found} bytes instead of {size}")
         if contents and sha256(Path(path)) != digest:
-            raise DamagedFile(path, _ANOTHER)
+            raise DamagedFile(path, _ALTERED)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

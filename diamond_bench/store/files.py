@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".tmp"
 """Suffix of files and folders being written; what carries it after a crash is rubbish."""
-RUBBISH_AFTER_SECONDS = 24 * 3600.0
+STALE_AFTER_SECONDS = 24 * 3600.0
 """Age after which nobody can be writing it any more."""
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Size up to which a JSON file is read."""
-_MOST_ARRAYS = 64 * 2**30
+_MAX_ARRAYS = 64 * 2**30
 """Size up to which a file of arrays is read."""
 IS_A_LINK = "it is a symbolic link, and nothing in a store may be one"
 
@@ -107,7 +107,7 @@ def write_json(path: Path, content: Any, durable: bool = True) -> int:
     return len(data)
 
 
-def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path | str, most: int = MAX_BYTES) -> bytes:
     """The content of a plain file of the store.
 
     Raises FileNotFoundError, and DamagedFile for a link, a folder, a pipe or more than `most` bytes.
@@ -132,7 +132,7 @@ def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
         os.close(descriptor)
 
 
-def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
+def read_json(path: Path | str, most: int = MAX_BYTES) -> dict[str, Any]:
     """The JSON object in `path`. Raises FileNotFoundError where there is none, DamagedFile where it is something else.
 
     This is the only way in which JSON enters from the store. An object it returns holds at most `DEEPEST` levels, finite numbers, and text
@@ -147,7 +147,7 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
 
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     """All arrays of an .npz file. Raises OSError as `reading.read_file` does, and ValueError as `arrays_in` does."""
-    return arrays_in(read_file(path, _MOST_ARRAYS))
+    return arrays_in(read_file(path, _MAX_ARRAYS))
 
 
 def arrays_in(data: bytes, names: Collection[str] | None = None) -> "dict[str, NDArray[Any]]":

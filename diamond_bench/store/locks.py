@@ -42,7 +42,7 @@ from diamond_bench.store.files import DamagedFile, read_json, temporary_name
 from diamond_bench.store.shapes import CLAIM, fit
 
 _CLAIM = re.compile(r"claim-([0-9]{6}|[1-9][0-9]{6,8})")
-_MOST_CLAIMS = 10**9 - 1
+_MAX_CLAIMS = 10**9 - 1
 _CLAIM_BYTES = 2**16
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
@@ -171,7 +171,7 @@ def acquire(folder: Path, host: str, timing: Timing) -> Lock | None:
         if newest is not None and newest.alive(host, timing, partial(_file_server_time, folder)):
             return None
         number = newest.number + 1 if newest is not None else 1
-        if number > _MOST_CLAIMS:
+        if number > _MAX_CLAIMS:
             raise UserError(f"{newest and newest.path}: no higher number of a claim is left; remove this file")
         path = _claim_path(folder, number)
         temporary = temporary_name(path)

@@ -1,6 +1,6 @@
 """The shapes of the store's JSON files. Each file is checked against its shape once, where it is read.
 
-A shape is a function that raises `Unfit` for a value it does not accept (diamond_bench.shapes). `fit` turns that into a DamagedFile, which
+A shape is a function that raises `Mismatch` for a value it does not accept (diamond_bench.shapes). `fit` turns that into a DamagedFile, which
 names the place in the file.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from diamond_bench.shapes import (
     Shape,
-    Unfit,
+    Mismatch,
     anything,
     count,
     flag,
@@ -28,7 +28,7 @@ from diamond_bench.shapes import (
 from diamond_bench.store.files import DamagedFile
 from diamond_bench.store.jobspec import ID
 
-_MOST_NAME, _MOST_PATH = 255, 1000
+_MAX_NAME, _MAX_PATH = 255, 1000
 """Bytes of a file's name on common file systems, and of a path below a job's folder."""
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +38,7 @@ def fit(content: Any, shape: Shape, path: Path | str, advice: str = "") -> None:
     """Raises DamagedFile for `content` of the file at `path` that is not of `shape`; `advice` ends the message."""
     try:
         shape(content)
-    except Unfit as error:
+    except Mismatch as error:
         raise DamagedFile(path, f"{error}{advice}") from None
 
 
@@ -48,8 +48,8 @@ def fit(content: Any, shape: Shape, path: Path | str, advice: str = "") -> None:
 def file_name(value: Any) -> None:
     """The name of a file in a folder, without the folder."""
     text(value)
-    if value in ("", ".", "..") or "/" in value or "\0" in value or len(value.encode()) > _MOST_NAME:
-        raise Unfit("the name of a file", value)
+    if value in ("", ".", "..") or "/" in value or "\0" in value or len(value.encode()) > _MAX_NAME:
+        raise Mismatch("the name of a file", value)
 
 
 def file_below(value: Any) -> None:
@@ -57,24 +57,24 @@ def file_below(value: Any) -> None:
     text(value)
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts:
-        raise Unfit("a path that does not lie outside of the job's folder", value)
-    if not path.parts or path.as_posix() != value or len(value) > _MOST_PATH:
-        raise Unfit("the path of a file", value)
+        raise Mismatch("a path that does not lie outside of the job's folder", value)
+    if not path.parts or path.as_posix() != value or len(value) > _MAX_PATH:
+        raise Mismatch("the path of a file", value)
     for part in path.parts:
         file_name(part)
 
 
 def digest(value: Any) -> None:
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise Unfit("a SHA-256 of 64 hex digits", value)
+        raise Mismatch("a SHA-256 of 64 hex digits", value)
 
 
 def job(value: Any) -> None:
     """A job as `[kind, id]`."""
     if not (isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)):
-        raise Unfit("a job as [kind, id]", value)
+        raise Mismatch("a job as [kind, id]", value)
     if not _KIND.fullmatch(value[0]) or not ID.fullmatch(value[1]):
-        raise Unfit("a job as [kind, 16 hex digits]", value)
+        raise Mismatch("a job as [kind, 16 hex digits]", value)
 
 
 def job_text(value: Any) -> None:
@@ -82,7 +82,7 @@ def job_text(value: Any) -> None:
     text(value)
     kind, _, identity = value.partition("/")
     if not _KIND.fullmatch(kind) or not ID.fullmatch(identity):
-        raise Unfit("a job as <kind>/<16 hex digits>", value)
+        raise Mismatch("a job as <kind>/<16 hex digits>", value)
 
 
 # The files

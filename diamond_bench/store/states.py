@@ -18,7 +18,7 @@ FORMAT = 2
 CHECKSUM = b"# sha256 "
 """Begins the first line of a config.yaml; the SHA-256 of the rest follows."""
 _FORMAT = re.compile(rb"format: ([0-9]{1,4})\n")
-_MOST_CONFIG = 2**20
+_MAX_CONFIG = 2**20
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class JobState:
     - damaged: `error` names the file, and the next sweep sets the job aside and repeats it
     - unreadable: `error` says which path this user may not read
 
-    Jobs that were submitted to SLURM (launch/slurm/standing.py) may also be requeued (begun, and waiting in the queue to continue) or
+    Jobs that were submitted to SLURM (launch/slurm/queue_status.py) may also be requeued (begun, and waiting in the queue to continue) or
     cancelled (removed from the queue).
     """
 
@@ -160,7 +160,7 @@ def store_format(folder: str | Path) -> int:
 
 def config_body(path: Path | str) -> bytes:
     """The YAML of a config.yaml. Raises DamagedFile where its checksum does not fit, FileNotFoundError."""
-    head, _, body = read_bytes(path, _MOST_CONFIG).partition(b"\n")
+    head, _, body = read_bytes(path, _MAX_CONFIG).partition(b"\n")
     if head != CHECKSUM + hashlib.sha256(body).hexdigest().encode():
         raise DamagedFile(path, "it was truncated or edited by hand (its checksum does not fit)")
     return body

@@ -57,7 +57,7 @@ def training_job(config: RunConfig) -> JobSpec:
     """The job that trains a run's agent. What cannot change the agent is put at its neutral value, so that it changes no identity."""
     neutral = TrainingConfig()
     training = replace(config.training, num_steps=neutral.num_steps, milestones=neutral.milestones, cooldown=neutral.cooldown)
-    made = TrainAgent(
+    config_of_job = TrainAgent(
         config.game,
         config.seed,
         config.env,
@@ -83,8 +83,8 @@ def training_job(config: RunConfig) -> JobSpec:
             "actor_critic": replace(config.actor_critic, **{name: getattr(ActorCriticConfig(), name) for name in _OF_IMAGINATION}),
             "agent": replace(config.agent, **{name: getattr(AgentConfig(), name) for name in _WITH_A_MODEL}),
         }
-        made = replace(made, **world)
-    return JobSpec("train_agent", made)
+        config_of_job = replace(config_of_job, **world)
+    return JobSpec("train_agent", config_of_job)
 
 
 def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:

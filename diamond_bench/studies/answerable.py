@@ -91,8 +91,8 @@ def _plain(value: Any) -> str:
     return str(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
-MOST_SEEDS = 50
-"""Seeds a game above which a study is asked whether it means them (analysis.scores.MOST_RUNS, which planning cannot import)."""
+MAX_SEEDS = 50
+"""Seeds a game above which a study is asked whether it means them (analysis.scores.MAX_RUNS, which planning cannot import)."""
 
 
 def limits(plan: StudyPlan) -> list[str]:
@@ -110,10 +110,10 @@ def _between_looks(plan: StudyPlan) -> list[str]:
 
 
 def _many_seeds(plan: StudyPlan) -> list[str]:
-    if (seeds := len({point.seed for point in plan.points})) <= MOST_SEEDS:
+    if (seeds := len({point.seed for point in plan.points})) <= MAX_SEEDS:
         return []
     key = "agent_evaluation.episodes" if plan.study.protocol == "agent" else "evaluation.num_trajectories"
-    return [f"{seeds} seeds a game, more than {MOST_SEEDS}: each seed is a whole training; to evaluate each of them on more, raise {key}"]
+    return [f"{seeds} seeds a game, more than {MAX_SEEDS}: each seed is a whole training; to evaluate each of them on more, raise {key}"]
 
 
 def _unanswerable(plan: StudyPlan) -> list[str]:

@@ -39,8 +39,8 @@ class Cells:
         dataset = self._add(dataset_job(config))
         trained = {"world_model": self._trained(config, dataset)} if world_family(config.family).trained else {}
         execution = replace(of_no_compilation(config.execution), precision="fp32")  # one job per dataset, whatever the precision
-        made = input_jobs(config, execution)
-        of_dataset = {role: self._add(JobSpec(kind, making, {"dataset": dataset})) for role, kind, making in made}
+        extra_jobs = input_jobs(config, execution)
+        of_dataset = {role: self._add(JobSpec(kind, making, {"dataset": dataset})) for role, kind, making in extra_jobs}
         evaluating = EvaluateWorldModel(config.sampler, config.evaluation, of_imagination(config.execution), config.family)
         evaluation = self._add(JobSpec("evaluate_world_model", evaluating, {"dataset": dataset, **trained, **of_dataset}))
         return {"dataset": dataset, **trained, "evaluation": evaluation, **of_dataset}

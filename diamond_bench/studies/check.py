@@ -8,7 +8,7 @@ from diamond_bench.metrics.planning import check_metrics
 from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
 from diamond_bench.studies.agents import check_agent, is_agent
 
-MOST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 def check_run(config: RunConfig, protocol: str = "world_model") -> None:
@@ -68,8 +68,8 @@ def _check_seeds(config: RunConfig) -> None:
         ("agent_evaluation.seed", config.agent_evaluation.seed),
         ("probe.seed", config.probe.seed),
     ):
-        if seed > MOST_SEED:
-            raise UserError(f"{key}={seed}: a seed is at most {MOST_SEED}")
+        if seed > MAX_SEED:
+            raise UserError(f"{key}={seed}: a seed is at most {MAX_SEED}")
 
 
 def _check_training(config: RunConfig) -> None:

@@ -14,7 +14,7 @@ from diamond_bench.store.artifacts import COMPILED, Store, check_files
 from diamond_bench.store.batches import batch_folder, read_batches
 from diamond_bench.store.claims import KEPT_FRAMES
 from diamond_bench.store.files import (
-    RUBBISH_AFTER_SECONDS,
+    STALE_AFTER_SECONDS,
     TEMPORARY,
     DamagedFile,
     has_seal,
@@ -226,7 +226,7 @@ def _left_over(store: Store) -> Iterator[Path]:
     for kind in store.kinds:
         yield from sorted((store.root / kind).glob("*.damaged-*"))
         for folder in sorted((store.root / kind).glob(f".*{TEMPORARY}")):
-            if time.time() - folder.lstat().st_mtime > RUBBISH_AFTER_SECONDS:
+            if time.time() - folder.lstat().st_mtime > STALE_AFTER_SECONDS:
                 yield folder
 
 

@@ -8,17 +8,17 @@ from diamond_bench.errors import UserError
 
 ALPHA = 0.05
 """Family-wise level of a study, over all of its looks."""
-FEWEST = 3
+MIN_LOOK_SEEDS = 3
 """Seeds below which there is no test, so that a look could find nothing."""
 
 
 def read_looks(value: object, where: str) -> tuple[int, ...]:
     """The numbers of seeds at which the results are looked at, ascending. Raises UserError naming the value otherwise."""
     numbers = value if isinstance(value, (list, tuple)) else ()
-    valid = all(type(n) is int and n >= FEWEST for n in numbers)
+    valid = all(type(n) is int and n >= MIN_LOOK_SEEDS for n in numbers)
     if not numbers or not valid or any(a >= b for a, b in pairwise(numbers)):
         raise UserError(
-            f"{where}={value!r}: expected an ascending list of numbers of seeds, each at least {FEWEST} (fewer allow no test), such as "
+            f"{where}={value!r}: expected an ascending list of numbers of seeds, each at least {MIN_LOOK_SEEDS} (fewer allow no test), such as "
             "[3, 5, 10]"
         )
     return tuple(numbers)

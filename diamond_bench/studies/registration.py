@@ -23,7 +23,7 @@ from diamond_bench.studies.registration_files import (
     moment,
     notes,
     number,
-    opened,
+    read_content,
     read,
     registrations,
     sealed,
@@ -39,7 +39,7 @@ _EXPLORATORY = "All results are exploratory."
 
 
 @dataclass(frozen=True)
-class Standing:
+class RegistrationStatus:
     """How a plan and its finished evaluations stand to the study's registration."""
 
     kind: Kind
@@ -85,7 +85,7 @@ def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds
         last, content, seen = _due(plan, found, is_finished, fewer_seeds)
         if content is None:
             assert last is not None
-            if seen and standing(plan, seen).kind in ("changed", "seeds added"):
+            if seen and registration_status(plan, seen).kind in ("changed", "seeds added"):
                 write_note(_change_file(plan), {**_statement(plan), "evaluations": _listed(plan)}, seen, last)
             elif not seen:
                 _note_return(plan, last)
@@ -95,7 +95,7 @@ def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds
             return read(plan.folder / name), True
 
 
-def foreseen(plan: SavedPlan, is_finished: Callable[[JobRef], bool]) -> str:
+def preview_registration(plan: SavedPlan, is_finished: Callable[[JobRef], bool]) -> str:
     """How a sweep of the plan would stand to its registration, in a sentence or two. Writes nothing.
 
     Raises UserError where a folder on the way is a link, which a sweep refuses.
@@ -105,9 +105,9 @@ def foreseen(plan: SavedPlan, is_finished: Callable[[JobRef], bool]) -> str:
     try:
         last, content, _ = _due(plan, registrations(plan.folder), is_finished, False)
     except DamagedFile:
-        return standing(plan, finished).sentence
+        return registration_status(plan, finished).sentence
     if content is None:
-        return standing(plan, finished).sentence
+        return registration_status(plan, finished).sentence
     if last is not None:
         changed = "; ".join([*_changes(last, plan), *filter(None, [_seeds_added(last, plan)])])
         known = "no evaluation of its seeds has finished" if content["other_seeds"] else "no evaluation has finished"
@@ -155,30 +155,30 @@ def _due(
     return last, content, []
 
 
-def standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
+def registration_status(plan: SavedPlan, finished: Collection[JobRef]) -> RegistrationStatus:
     """How a plan stands to the newest registration of any of its seeds; `finished` are the jobs that are done.
 
     Without a registration, or where a file of it is damaged, the study is "not registered". Reads files only.
     """
-    stands = _standing(plan, finished)
+    stands = _status_of(plan, finished)
     return stands if stands.registration is None else replace(stands, trace=tuple(_trace(plan, stands.registration)))
 
 
-def _standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
+def _status_of(plan: SavedPlan, finished: Collection[JobRef]) -> RegistrationStatus:
     try:
         found = registrations(plan.folder)
     except DamagedFile as error:
-        return Standing("not registered", False, ALPHA, f"Not registered: {error}. {_EXPLORATORY}")
+        return RegistrationStatus("not registered", False, ALPHA, f"Not registered: {error}. {_EXPLORATORY}")
     last = _of_seeds(found, plan)
     if last is None:
         words = "Not registered: nothing states that this comparison was chosen before the study ran."
-        return Standing("not registered", False, ALPHA, f"{words} {_EXPLORATORY}")
+        return RegistrationStatus("not registered", False, ALPHA, f"{words} {_EXPLORATORY}")
     changes = _changes(last, plan)
     if changes:
         return _changed("changed", last, plan, finished, changes)
     if before := _seen_before(last, plan, finished):
         kind, words = before
-        return Standing(kind, False, ALPHA, f"{words} {_EXPLORATORY}", registration=last)
+        return RegistrationStatus(kind, False, ALPHA, f"{words} {_EXPLORATORY}", registration=last)
     planned, amendment = last.evaluations, number(last.file) - 1
     amended = f" as amendment {amendment}" if amendment else ""
     words = f"Registered on {last.words}{amended}, before any of its {len(planned)} evaluations had finished."
@@ -192,10 +192,10 @@ def _standing(plan: SavedPlan, finished: Collection[JobRef]) -> Standing:
     done = sum(ref in finished for ref in planned.values())
     if 0 < done < len(planned):
         words = f"{words} Incomplete: these results hold {done} of them; all are exploratory until they hold the others."
-    return Standing("registered", done == len(planned), ALPHA, words, registration=last)
+    return RegistrationStatus("registered", done == len(planned), ALPHA, words, registration=last)
 
 
-def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], looks: list[int], words: str) -> Standing:
+def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], looks: list[int], words: str) -> RegistrationStatus:
     """The standing of a plan with registered looks: a look is valid when exactly its first n seeds have finished, n one of the looks.
 
     The seeds come in the order of `seed_order`: nobody can choose them.
@@ -208,7 +208,7 @@ def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], 
         level = look_level(looks, count)
         which = f"planned look {looks.index(count) + 1} of {len(looks)}"
         look = f"These results are {which}, at {count} seeds, tested at a level of {100 * level:.3g}%."
-        return Standing("planned look", True, level, f"{words} {look}", registration=last)
+        return RegistrationStatus("planned look", True, level, f"{words} {look}", registration=last)
     added = _seeds_added(last, plan)
     if added and (len(seeds) not in looks or set(seeds) != set(order[: len(seeds)])):
         reason = f"{added}, which is no registered look (the looks are at the first {listed} seeds)"
@@ -217,7 +217,7 @@ def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], 
     words = (
         f"{words} These results are no planned look. The looks are {look_words(looks)}, each with all evaluations of its seeds finished."
     )
-    return Standing("registered", False, level, f"{words} {_EXPLORATORY}", registration=last)
+    return RegistrationStatus("registered", False, level, f"{words} {_EXPLORATORY}", registration=last)
 
 
 def _seen_before(last: Registration, plan: SavedPlan, finished: Collection[JobRef]) -> tuple[Kind, str] | None:
@@ -282,14 +282,14 @@ def _note_return(plan: SavedPlan, last: Registration) -> None:
         next(name for name in names if write_note(plan.folder / name, _statement(plan), [], last))
 
 
-def _changed(kind: Kind, last: Registration, plan: SavedPlan, finished: Collection[JobRef], changes: tuple[str, ...]) -> Standing:
+def _changed(kind: Kind, last: Registration, plan: SavedPlan, finished: Collection[JobRef], changes: tuple[str, ...]) -> RegistrationStatus:
     known = {*_evaluations(plan).values(), *last.evaluations.values()}
     noted = _noted(plan)
     seen = sum(ref in finished for ref in known) if noted is None else noted
     what = "Changed" if kind == "changed" else "Seeds added"
     when = f"after {seen} finished evaluation{'' if seen == 1 else 's'}" if seen else "since, and not registered again"
     words = f"{what} {when}: {'; '.join(changes)}. {_EXPLORATORY} The registration is of {last.words}."
-    return Standing(kind, False, ALPHA, words, changes, last)
+    return RegistrationStatus(kind, False, ALPHA, words, changes, last)
 
 
 # What a plan states, and how it differs from what was registered
@@ -354,9 +354,9 @@ def _described(last: Registration, now: Mapping[str, Any], evaluations: Mapping[
             yield f"{label} {_shown(before)} -> {_shown(value)}"
     for name in ("variants", "games"):
         before, after = last.content[name], now[name]
-        for said, some in (("added", [v for v in after if v not in before]), ("removed", [v for v in before if v not in after])):
+        for verb, some in (("added", [v for v in after if v not in before]), ("removed", [v for v in before if v not in after])):
             if some:
-                yield f"{name} {said}: {', '.join(some[:5])}{f' and {len(some) - 5} more' if len(some) > 5 else ''}"
+                yield f"{name} {verb}: {', '.join(some[:5])}{f' and {len(some) - 5} more' if len(some) > 5 else ''}"
     before, after = last.content["seeds"], now["seeds"]
     if not (set(before) <= set(after) or set(after) <= set(before)):
         yield f"seeds {_shown(before)} -> {_shown(after)}"
@@ -390,7 +390,7 @@ def _listed(plan: SavedPlan) -> list[list[Any]]:
 def _noted(plan: SavedPlan) -> int | None:
     """How many evaluations had finished when a sweep first used this plan's statement; None where no sweep noted that."""
     try:
-        return len(opened(_change_file(plan))["finished"])
+        return len(read_content(_change_file(plan))["finished"])
     except (FileNotFoundError, DamagedFile, KeyError, TypeError):
         return None
 

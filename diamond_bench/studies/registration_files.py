@@ -93,7 +93,7 @@ def notes(folder: Path, registration: Registration, reverted: bool = False) -> l
     found = []
     for file in folder.glob(CHANGES):
         try:
-            content = opened(file)
+            content = read_content(file)
         except (DamagedFile, FileNotFoundError, PermissionError):
             continue
         if content.get("registration") == registration.sha256 and file.name.startswith(REVERTED) == reverted:
@@ -134,7 +134,7 @@ def sealed(content: Mapping[str, Any]) -> bytes:
     return json.dumps({"content": content, "sha256": digest(content)}, indent=1).encode() + b"\n"
 
 
-def opened(file: Path) -> dict[str, Any]:
+def read_content(file: Path) -> dict[str, Any]:
     """The content of a file that `sealed` made. Raises DamagedFile, FileNotFoundError."""
     found = read_json(file)
     content = found.get("content")
@@ -152,7 +152,7 @@ def number(file: Path) -> int:
 
 def read(file: Path) -> Registration:
     """One registration. Raises DamagedFile for a file that is none as it was written."""
-    content = opened(file)
+    content = read_content(file)
     registration = Registration(file, content, digest(content))
     missing = sorted(_KEYS - content.keys())
     try:

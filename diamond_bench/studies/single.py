@@ -241,9 +241,9 @@ def _timed(training: TrainAgent) -> TrainAgent:
 
 
 def _software() -> str:
-    made_with = provenance()
-    versions = [f"{name} {made_with['versions'].get(name, 'of no known version')}" for name in ("torch", "diamond-bench")]
-    code = f"commit {made_with['commit']}" if made_with["commit"] else f"code {source_digest()}"
+    record = provenance()
+    versions = [f"{name} {record['versions'].get(name, 'of no known version')}" for name in ("torch", "diamond-bench")]
+    code = f"commit {record['commit']}" if record["commit"] else f"code {source_digest()}"
     return ", ".join([*versions, code])
 
 

@@ -14,7 +14,7 @@ from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.columns import METRIC_INFO, pools, result_metrics
-from diamond_bench.reading import MOST_BYTES, load_yaml, read_file
+from diamond_bench.reading import MAX_BYTES, load_yaml, read_file
 from diamond_bench.studies.bounds import check_key, check_text, check_variants, seeds_of, study_name
 from diamond_bench.studies.looks import check_seeds, read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
@@ -123,7 +123,7 @@ def load_study(name: str, scale: str) -> Study:
     file = Path(name) if own else files[name]
     stem = study_name(file)
     try:
-        text = read_file(file, MOST_BYTES)
+        text = read_file(file, MAX_BYTES)
     except OSError as error:
         raise UserError(f"study {name}: cannot be read: {error.strerror}") from None
     content = load_yaml(text, f"study {file}")

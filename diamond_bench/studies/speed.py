@@ -29,7 +29,7 @@ START_SECONDS = 8.0
 STEPS_PER_SECOND = 1500.0
 """Game steps on such a core."""
 _TIMING_SECONDS = 0.05
-_MOST_READ = 200
+_MAX_READ = 200
 _SPREADS = {"measured": 1.6, "extrapolated": 2.5, "timed": 3.0, "assumed": 5.0}
 """By where a rate comes from: how many times longer or shorter a job may take (docs/studies.md says how that was found)."""
 _FAR = 10.0
@@ -97,7 +97,7 @@ def measured(
     kinds = {like[0] for like in likes}
     done = [ref for ref, state in states.items() if ref.kind in kinds and state.status == "done"]
     found: dict[Like, list[tuple[float, float, float]]] = defaultdict(list)
-    for ref in done[-_MOST_READ:]:
+    for ref in done[-_MAX_READ:]:
         try:
             result, spec = store.result(ref), store.spec(ref)
             inputs, cost = InputConfigs(spec.inputs, lambda need: store.spec(need).config), KINDS[spec.kind].costs

@@ -6,12 +6,12 @@ from torch import Tensor
 from diamond_bench.data.replay import ReplayEpisodes
 from diamond_bench.data.segments import RewardEndSegments
 from diamond_bench.evaluation.rollouts import imagine
-from diamond_bench.metrics.play import Stretch
+from diamond_bench.metrics.play import WindowBatch
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.training.reward_end import precision_recall_f1, reward_end_loss
 from diamond_bench.worlds.contract import WorldModel
 
-_FEWEST_STEPS = 2
+_MIN_STEPS = 2
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def reward_end_quality(model: RewardEndModel, episodes: ReplayEpisodes, length: 
     Stretches do not overlap, the last of an episode is padded, one of a single step is left out, and the step from one stretch to the
     next is not scored (the authors' way). What is undefined (no such event, none told) has no entry.
     """
-    rows, device = _stretches(episodes, length), next(model.parameters()).device
+    rows, device = _segment_places(episodes, length), next(model.parameters()).device
     losses, weights = [], []
     confusion = {"reward": torch.zeros(3, 3), "end": torch.zeros(2, 2)}
     for start in range(0, len(rows), batch_size):
@@ -35,9 +35,9 @@ def reward_end_quality(model: RewardEndModel, episodes: ReplayEpisodes, length: 
         return {}
     found = {"reward_end_loss": sum(a * b for a, b in zip(losses, weights, strict=True)) / sum(weights)}
     signs = confusion["reward"]
-    told, there = signs[:, [0, 2]].sum(), signs[[0, 2]].sum()
+    predicted, there = signs[:, [0, 2]].sum(), signs[[0, 2]].sum()
     right = signs[0, 0] + signs[2, 2]
-    rewards = torch.stack((right / told, right / there, 2 * right / (told + there)))
+    rewards = torch.stack((right / predicted, right / there, 2 * right / (predicted + there)))
     ends = precision_recall_f1(confusion["end"])[:, 1]
     for prefix, values in (("reward", rewards), ("end", ends)):
         for name, value in zip(("precision", "recall", "f1"), values.tolist(), strict=True):
@@ -66,7 +66,7 @@ def drift_quality(
     place = torch.tensor(starts, device=episodes.frames.device)
     position = place[:, 1, None] + torch.arange(window, device=place.device)
     index = episodes.starts[place[:, 0], None] + episodes.stride * position
-    true = Stretch(episodes.frames[index].to(device), episodes.actions[index].to(device), world.context)
+    true = WindowBatch(episodes.frames[index].to(device), episodes.actions[index].to(device), world.context)
     imagined = imagine(world, true, [(seed, i) for i in range(len(starts))])
     return float((imagined.float() - true.true.float()).abs().mean() / 255)
 
@@ -82,12 +82,12 @@ class _Rows:
         return len(self.columns[0])
 
 
-def _stretches(episodes: ReplayEpisodes, length: int) -> _Rows:
+def _segment_places(episodes: ReplayEpisodes, length: int) -> _Rows:
     places = [
         (episode, first)
         for episode, rows in enumerate(episodes.lengths.tolist())
         for first in range(0, rows, length)
-        if rows - first >= _FEWEST_STEPS
+        if rows - first >= _MIN_STEPS
     ]
     return _Rows(places, episodes.frames.device, length)
 

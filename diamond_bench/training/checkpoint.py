@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_map
 
 from diamond_bench.store.files import TEMPORARY, DamagedFile, read_bytes, write_atomic
 
-MOST_BYTES = 64 * 2**30
+MAX_BYTES = 64 * 2**30
 """Largest checkpoint that is read."""
 _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 
 
-def made_on(device_type: str, compile: str) -> str:
+def arithmetic_name(device_type: str, compile: str) -> str:
     """The arithmetic that a checkpoint was made with, for comparison and for people."""
     return device_type if compile == "none" else f"{device_type} with compile={compile}"
 
@@ -97,7 +97,7 @@ def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple
         match = _NAME.fullmatch(path.name)
         assert match is not None
         try:
-            content = read_bytes(path, MOST_BYTES)
+            content = read_bytes(path, MAX_BYTES)
         except DamagedFile as error:
             say(f"{error}; set aside")
             path.rename(path.with_suffix(".damaged"))

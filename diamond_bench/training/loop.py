@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from diamond_bench.errors import UserError
-from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoints, made_on, set_aside_checkpoint, set_aside_checkpoints
+from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoints, arithmetic_name, set_aside_checkpoint, set_aside_checkpoints
 from diamond_bench.training.log import NotFinite
 
 
@@ -64,7 +64,7 @@ class Training(Protocol):
         ...
 
 
-class Surroundings(Protocol):
+class LoopContext(Protocol):
     """What a loop needs of a job's context; `JobContext` has it all."""
 
     @property
@@ -98,7 +98,7 @@ T = TypeVar("T", bound=Training)
 class Loop:
     """Runs a training in a job's folder. Checkpoints lie in its checkpoint/, and the newest two are kept."""
 
-    context: Surroundings
+    context: LoopContext
     every: int
     """A checkpoint is due at each multiple of this many units."""
     remedy: str = "try a lower training.learning_rate"
@@ -115,7 +115,7 @@ class Loop:
         for done, state, file in load_checkpoints(folder, say):
             begun = state.pop("compile", "none")
             execution = resolve(begun)
-            theirs, ours = made_on(state.pop("device"), begun), made_on(self._device_type, execution.compile)
+            theirs, ours = arithmetic_name(state.pop("device"), begun), arithmetic_name(self._device_type, execution.compile)
             if theirs != ours:
                 say(f"the checkpoint was made on {theirs}; begun anew on {ours}")
                 break

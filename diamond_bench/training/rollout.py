@@ -89,7 +89,7 @@ def collect_rollout(
         actions = draw(output.logits.detach())
         frames, rewards, ends, truncations, infos = env.step(actions)
         columns.append((output.logits, output.value, actions, rewards, ends, truncations))
-        state, values = renew(policy, output.state, ends | truncations, infos, all_rows)
+        state, values = reset_memory(policy, output.state, ends | truncations, infos, all_rows)
         final_values.append(values)
     with torch.no_grad():
         value_after = policy(frames, state).value
@@ -99,7 +99,7 @@ def collect_rollout(
     return Rollout(logits, values, acted, rewards, ends, truncations, bootstraps), Carry(frames, _detached(state))
 
 
-def renew(policy: ActorCritic, state: LstmState, done: Tensor, infos: dict[str, Any], all_rows: bool | None) -> tuple[LstmState, Tensor]:
+def reset_memory(policy: ActorCritic, state: LstmState, done: Tensor, infos: dict[str, Any], all_rows: bool | None) -> tuple[LstmState, Tensor]:
     """The memory for the next step, and the values of the final frames of episodes that ended, (b,), 0 elsewhere."""
     values = torch.zeros(len(done), device=done.device)
     masked = done.is_cuda if all_rows is None else all_rows

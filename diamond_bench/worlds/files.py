@@ -21,7 +21,7 @@ from diamond_bench.worlds.contract import TrainedWorld
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
-_MOST_DESCRIPTION = 1_000_000
+_MAX_DESCRIPTION = 1_000_000
 """Bytes of model.json; it has about 2,000."""
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def write_files(folder: Path, state: Mapping[str, Tensor], description: Mapping[
 
 def read_description(folder: Path, make: Callable[[dict[str, Any]], T]) -> T:
     """What `make` makes of a folder's model.json. UserError naming the file where it is missing, damaged or does not fit."""
-    return _read(folder / DESCRIPTION_FILE, lambda file: make(read_json(file, _MOST_DESCRIPTION)))
+    return _read(folder / DESCRIPTION_FILE, lambda file: make(read_json(file, _MAX_DESCRIPTION)))
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:

@@ -82,8 +82,8 @@ class RecordedReplay:
 
     def action(self, number: int, step: int) -> Any:
         """As `RecordedPlay.action`."""
-        return self.replay.room.actions[step].cpu().numpy()
+        return self.replay.storage.actions[step].cpu().numpy()
 
     def frame(self, number: int, step: int) -> NDArray[np.uint8]:
         """As `RecordedPlay.frame`."""
-        return self.replay.room.frames[step].cpu().numpy()
+        return self.replay.storage.frames[step].cpu().numpy()

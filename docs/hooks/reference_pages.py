@@ -16,7 +16,7 @@ from typer.main import get_command
 from diamond_bench.cli import app
 from diamond_bench.compose import CONF, base, groups
 from diamond_bench.config import REGISTRIES, RunConfig
-from diamond_bench.metrics import all_metrics, askable
+from diamond_bench.metrics import all_metrics, selectable
 from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.reading import read_yaml
 from diamond_bench.studies.spec import SCALES, Study, load_study, study_files
@@ -252,7 +252,7 @@ def argument(param: Any) -> str:
 
 def metrics_page() -> str:
     """What an evaluation may be asked for, and every number of the results table."""
-    weights = {name: all_metrics()[name].weights for name in askable()}
+    weights = {name: all_metrics()[name].weights for name in selectable()}
     asked = [[f"`{name}`", f"`{file}`" if file else "none"] for name, file in weights.items()]
     rows = []
     for name, metric in METRIC_INFO.items():

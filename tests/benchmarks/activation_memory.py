@@ -52,13 +52,13 @@ def main(precision: Precision = "fp32") -> None:
     denoiser = agent.world_model.compilable[0]
     of_denoiser = PARTS * kept(denoiser, lambda: denoiser.training_loss(frames, actions, everywhere, generator))
     seen, acted = drawn(config.reward_end.batch_size // PARTS, config.reward_end.segment_length - 1)
-    of_judge = PARTS * kept(agent.reward_end, lambda: agent.reward_end(seen, acted, seen, None))
+    of_reward_end = PARTS * kept(agent.reward_end, lambda: agent.reward_end(seen, acted, seen, None))
     policy, games = agent.actor_critic, config.actor_critic.batch_size
     shown = drawn(games, 1)[0][:, 0]
     step = kept(policy, lambda: policy(shown, policy.initial_state(games, shown.device)))
     burnt_in = max(past, config.actor_critic.start_frames) - 1
     of_policy = config.actor_critic.steps_per_update * (1 + burnt_in) * step
-    for name, count in (("denoiser", of_denoiser), ("reward/end model", of_judge), ("actor-critic", of_policy)):
+    for name, count in (("denoiser", of_denoiser), ("reward/end model", of_reward_end), ("actor-critic", of_policy)):
         print(f"{precision}: an update of the {name} keeps {count / 1e9:.1f} GB")
 
 

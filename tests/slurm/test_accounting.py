@@ -8,9 +8,9 @@ from stores import make_store, use
 from test_tasks import submitted, until
 
 from diamond_bench.errors import UserError
-from diamond_bench.launch.slurm import standing as joining
+from diamond_bench.launch.slurm import queue_status as joining
 from diamond_bench.launch.slurm.client import accounted, slurm
-from diamond_bench.launch.slurm.standing import standing
+from diamond_bench.launch.slurm.queue_status import queue_status
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import read_batches
 
@@ -29,7 +29,7 @@ def test_the_database_is_asked_for_what_the_controller_has_forgotten(
     slurm("scancel", arrays[1])
     until(lambda: {entry.state for entry in accounted(arrays).values()} == {"COMPLETED", "CANCELLED"}, 90)
     monkeypatch.setattr(joining, "queue", dict)  # as after MinJobAge
-    states = standing(store).states
+    states = queue_status(store).states
     assert states[ended.ref].status == "cancelled"
     assert states[ended.ref].text == "cancelled in SLURM"
     assert states[done.ref].status == "done"

@@ -44,7 +44,7 @@ _SWEEP_SECONDS = 20.0
 """After which a user to whom nothing seems to run gives the command again."""
 _NO_NODE = "node configuration is not available"
 """What SLURM says while the only node is drained, or has not yet registered with a new controller."""
-_MOST_SWEEPS = 20
+_MAX_SWEEPS = 20
 """Of those after the last fault."""
 _ATTEMPT = re.compile(r"^--- \S+ \S+ attempt (\d+) on .*?, pid (\d+),", re.MULTILINE)
 
@@ -407,7 +407,7 @@ def test_a_study_survives_what_happens_to_it(chaos: Chaos, tmp_path: Path) -> No
     while not chaos.done():
         states = dict(wait(chaos.store, list(chaos.specs), lambda states: chaos.mend(), every=0.5))
         if not chaos.done():
-            assert after < _MOST_SWEEPS, f"not done after {after} sweeps: {states}"
+            assert after < _MAX_SWEEPS, f"not done after {after} sweeps: {states}"
             after += 1
             chaos.say(f"sweep {after} after the last fault")
             chaos.sweep()

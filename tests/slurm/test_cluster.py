@@ -121,7 +121,7 @@ def test_a_daemon_that_restarts_loses_no_job(cluster: Cluster, tmp_path: Path, d
     assert cluster.states()[jobs[2]] == "PENDING"
 
 
-def test_a_cancelled_job_is_told_so_and_what_cannot_run_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_cancelled_job_learns_of_it_and_impossible_requests_are_refused(cluster: Cluster, tmp_path: Path) -> None:
     held, runs = submit(cluster, tmp_path, "true", "--hold"), submit(cluster, tmp_path, "sleep 60")
     running(cluster, runs)
     cluster.run("scancel", held, runs)
@@ -139,9 +139,9 @@ def test_a_cancelled_job_is_told_so_and_what_cannot_run_is_refused(cluster: Clus
 def test_a_job_whose_output_has_no_folder_fails_with_53(cluster: Cluster, tmp_path: Path) -> None:
     job = submit(cluster, tmp_path / "absent", "true")
     assert ends(cluster, job) == ["FAILED"]
-    told = cluster.run("scontrol", "show", "job", job)
-    assert "Reason=JobLaunchFailure" in told
-    assert "ExitCode=0:53" in told
+    reported = cluster.run("scontrol", "show", "job", job)
+    assert "Reason=JobLaunchFailure" in reported
+    assert "ExitCode=0:53" in reported
 
 
 def test_reset_brings_back_an_idle_node_from_anything(cluster: Cluster, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_cluster_started_by_hand_leaves_no_process_however_it_ends(running_clu
 
 
 @pytest.mark.slurm_accounting
-def test_accounting_tells_how_jobs_ended_and_refuses_an_unknown_account(accounting_cluster: Cluster, tmp_path: Path) -> None:
+def test_accounting_reports_how_jobs_ended_and_refuses_an_unknown_account(accounting_cluster: Cluster, tmp_path: Path) -> None:
     cluster = accounting_cluster
     done, cancelled, late = (submit(cluster, tmp_path, script) for script in ("true", "sleep 60", "sleep 300"))
     running(cluster, cancelled, late)
@@ -184,9 +184,9 @@ def test_accounting_tells_how_jobs_ended_and_refuses_an_unknown_account(accounti
     refused = cluster.call("sbatch", "--account=nobody", "--wrap=true")
     assert (refused.returncode, "Invalid account" in refused.stderr) == (1, True)
 
-    def told() -> dict[str, str]:
+    def reported() -> dict[str, str]:
         command = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State,Account")
         return dict(line.split("|", 1) for line in cluster.run(*command).splitlines())
 
     expected = {done: f"COMPLETED|{ACCOUNT}", cancelled: f"CANCELLED by 0|{ACCOUNT}", late: f"TIMEOUT|{ACCOUNT}"}
-    until(lambda: told() == expected, f"{expected} from sacct", seconds=80)
+    until(lambda: reported() == expected, f"{expected} from sacct", seconds=80)

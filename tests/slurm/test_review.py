@@ -15,7 +15,7 @@ from test_tasks import address, joined, ordered, printed, steps, submitted, unti
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import queue
 from diamond_bench.launch.slurm.follow import cancel_jobs, wait
-from diamond_bench.launch.slurm.standing import standing
+from diamond_bench.launch.slurm.queue_status import queue_status
 from diamond_bench.launch.slurm.submit import _send, requested, submit
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import read_batches, write_batch
@@ -146,7 +146,7 @@ def test_what_was_submitted_but_not_recorded_is_known_by_its_name(cluster: Clust
     tasks = {address(store, spec) for spec in (*jobs, alone)}
     for batch in read_batches(store.root):
         write_batch(store.root, replace(batch, array=None))
-    found = standing(store)
+    found = queue_status(store)
     assert set(found.tasks.values()) == tasks
     assert {(state.status, state.text) for state in found.states.values()} == {("pending", "JobHeldUser")}
     again = submitted(store, [*jobs, alone], **HELD)
@@ -200,7 +200,7 @@ def test_waiting_ends_where_a_job_was_never_given_to_slurm(store: Store) -> None
     looks: list[str] = []
 
     def look(states: object) -> None:
-        looks.append(standing(store).states[given.ref].status)
+        looks.append(queue_status(store).states[given.ref].status)
         assert looks.count("done") < 3, "it waits for what nobody runs"
 
     states = wait(store, [given.ref, never.ref], look, every=0.2)
@@ -287,7 +287,7 @@ def test_a_job_preempted_with_a_grace_time_saves_and_goes_back_in_line(preemptin
     entries, tasks = queue(), preempting.tasks
     assert entries[preempting.urgent].state == "COMPLETED"
     assert f"saved: requeued as {tasks[preempted.ref]}" in printed(store, preempted)
-    assert {ref: standing(store).tasks[ref] for ref in tasks} == tasks
+    assert {ref: queue_status(store).tasks[ref] for ref in tasks} == tasks
     assert [entries[tasks[spec.ref]].restarts for spec in (preempted, after)] == [1, 0]
     assert [store.state(spec.ref).attempt for spec in (preempted, after)] == [2, 1]
     assert steps(preempting.ledger, "preempted") == list(range(8))

@@ -22,8 +22,8 @@ SEEDS = 1010
 """More trainings than an array may have elements (MaxArraySize), so that each wave is cut."""
 JOBS = 1 + SEEDS + 5 * SEEDS
 """One dataset, a training a seed, evaluations with five numbers of denoising steps."""
-MOST_SUBMISSION_SECONDS = 60.0
-MOST_STATUS_SECONDS = 5.0
+MAX_SUBMISSION_SECONDS = 60.0
+MAX_STATUS_SECONDS = 5.0
 
 
 def waits_for(cluster: Cluster) -> dict[str, str]:
@@ -34,13 +34,13 @@ def waits_for(cluster: Cluster) -> dict[str, str]:
 
 def expected_wait(where: dict[JobRef, tuple[Batch, int]], needed: set[JobRef], element: int) -> set[str]:
     """The forms in which SLURM may say that element `element` of an array waits for tasks of the needed jobs."""
-    told = set()
+    reported = set()
     for ref in needed:
         batch, position = where[ref]
-        told.add(f"afterok:{batch.address(position)}")
+        reported.add(f"afterok:{batch.address(position)}")
         if position == element and len(batch.tasks) > 1:
-            told.add(f"aftercorr:{batch.array}_*")
-    return told
+            reported.add(f"aftercorr:{batch.array}_*")
+    return reported
 
 
 @pytest.mark.timeout(600)
@@ -75,9 +75,9 @@ def test_thousands_of_jobs(cluster: Cluster, tmp_path: Path, capsys: pytest.Capt
         for element in {*range(3), *range(0, len(batch.tasks), 100), len(batch.tasks) - 1} & set(range(len(batch.tasks))):
             (ref,) = batch.tasks[element]
             needed = set(store.spec(ref).inputs.values())
-            told = {re.sub(r"\(.*?\)$", "", part) for part in waits[batch.address(element)].split(",")} - {"", "null"}
+            reported = {re.sub(r"\(.*?\)$", "", part) for part in waits[batch.address(element)].split(",")} - {"", "null"}
             last = {need for need in needed if need.kind == "train_world_model"} or needed  # which waits for the dataset itself
-            assert (not told and not last) or told & expected_wait(where, last, element), f"{batch.address(element)} waits for {told}"
+            assert (not reported and not last) or reported & expected_wait(where, last, element), f"{batch.address(element)} waits for {reported}"
 
     assert "6061 pending" in timed("status", "status", "sampling_steps")
     shown = json.loads(timed("status --json", "status", "sampling_steps", "--json").partition("\n")[0])
@@ -95,5 +95,5 @@ def test_thousands_of_jobs(cluster: Cluster, tmp_path: Path, capsys: pytest.Capt
 
     with capsys.disabled():
         print(f"\n{JOBS} jobs: " + ", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))
-    assert seconds["sweep"] < MOST_SUBMISSION_SECONDS
-    assert max(took for what, took in seconds.items() if what.startswith("status")) < MOST_STATUS_SECONDS
+    assert seconds["sweep"] < MAX_SUBMISSION_SECONDS
+    assert max(took for what, took in seconds.items() if what.startswith("status")) < MAX_STATUS_SECONDS

@@ -15,7 +15,7 @@ from test_tasks import PIECE, address, joined, ordered, printed, steps, submitte
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import NEVER, QueueEntry, queue
 from diamond_bench.launch.slurm.follow import cancel_jobs, follow, logs
-from diamond_bench.launch.slurm.standing import _joined, standing
+from diamond_bench.launch.slurm.queue_status import _joined, queue_status
 from diamond_bench.launch.slurm.submit import requested, sbatch_files, submit
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import batch_folder, new_name, read_batches, write_batch
@@ -65,19 +65,19 @@ def entry(state: str, reason: str = "None", exit_code: str = "0:0", restarts: in
         (JobState("running", 3, 9, "counting"), None, "running", "counting"),  # its heart beats: whatever SLURM has forgotten
     ],
 )
-def test_the_store_s_state_and_slurm_s_are_one(known: JobState, found: QueueEntry | None, status: str, told: str, tmp_path: Path) -> None:
+def test_the_store_s_state_and_slurm_s_are_one(known: JobState, found: QueueEntry | None, status: str, reported: str, tmp_path: Path) -> None:
     store, spec = make_store(tmp_path), count("job")
     store.prepare(spec)
     batch = replace(PIECE, tasks=((spec.ref,),), array="7")
     state = _joined(store, spec.ref, known, batch, 0, found)
     assert state.status == status
-    assert told in f"{state.text} {state.error}"
+    assert reported in f"{state.text} {state.error}"
     assert (state.done, state.total) == (known.done, known.total)
     if status == "failed" and known.status != "failed":
         assert state.log.endswith("slurm/piece/7_0_log.out")
 
 
-def test_every_state_on_the_way_is_told(cluster: Cluster, store: Store) -> None:
+def test_every_state_on_the_way_is_reported(cluster: Cluster, store: Store) -> None:
     shown, held, crowded = count("shown", steps=20, pause=0.3), count("held"), count("crowded")
     after = add("after", shown.ref)
     submitted(store, [shown, after], gpus=2)
@@ -97,7 +97,7 @@ def test_every_state_on_the_way_is_told(cluster: Cluster, store: Store) -> None:
     until_stands(store, held, "done")
 
 
-def test_what_slurm_has_forgotten_is_told_from_the_store(tmp_path: Path, store: Store) -> None:
+def test_the_store_answers_for_tasks_that_slurm_has_forgotten(tmp_path: Path, store: Store) -> None:
     forgotten, other = count("forgotten"), count("other")
     for spec in (forgotten, other):
         store.prepare(spec)
@@ -148,16 +148,16 @@ def test_of_what_is_missing_only_the_chosen_is_submitted(store: Store) -> None:
     sent = submit(store, order, lambda text: None)
     assert (sent.jobs, sent.left) == (1, 1)
     assert joined(store, apart).status == "pending"
-    assert {spec.ref for spec in (first, after, never)}.isdisjoint(standing(store).tasks)
+    assert {spec.ref for spec in (first, after, never)}.isdisjoint(queue_status(store).tasks)
 
 
-def test_what_a_dead_submission_left_is_submitted_anew(cluster: Cluster, store: Store) -> None:
+def test_the_rest_of_a_dead_submission_is_submitted_again(cluster: Cluster, store: Store) -> None:
     """Its record has no id yet; or the id is by now that of somebody else's job."""
     first, second = count("first"), count("second")
     foreign = cluster.run("sbatch", "--parsable", "--mem=50M", "--output=/dev/null", "--wrap=sleep 60")
     write_batch(store.root, replace(PIECE, name=new_name(), tasks=((first.ref,),)))
     write_batch(store.root, replace(PIECE, name=new_name(), tasks=((second.ref,),), array=foreign))
-    assert standing(store).states[second.ref].status == "lost"
+    assert queue_status(store).states[second.ref].status == "lost"
     assert submitted(store, [first, second]).jobs == 2
     assert cancel_jobs(store, {first.ref, second.ref}).jobs
     assert cluster.states()[foreign] in ("PENDING", "RUNNING")
@@ -236,7 +236,7 @@ def test_the_commands_submit_show_cancel_and_retry_a_study(cluster: Cluster, tmp
     profile.write_text("{gpus: 1, cpus: 1, memory: 100M, extra: [hold]}\n")
     env = {"SLURM_CONF": cluster.env["SLURM_CONF"], "PATH": cluster.env["PATH"], "DIAMOND_BENCH_OUTPUTS": str(tmp_path / "outputs")}
 
-    def told(*words: str, exit_code: int = 0) -> str:
+    def reported(*words: str, exit_code: int = 0) -> str:
         done = diamond_bench(*words, cwd=tmp_path, env=env, exit_code=exit_code)
         return done.stdout + done.stderr
 
@@ -245,16 +245,16 @@ def test_the_commands_submit_show_cancel_and_retry_a_study(cluster: Cluster, tmp
         return dict(study["counts"])
 
     sweep = ("sweep", "sampling_steps", "scale=tiny", f"cluster={profile}")
-    assert "submitted 7 jobs in 3 arrays" in told(*sweep)
+    assert "submitted 7 jobs in 3 arrays" in reported(*sweep)
     assert counts() == {"pending": 7}
-    assert "nothing to submit: 0 jobs are done, 7 are in the queue" in told(*sweep)
-    assert "cancelled 1 jobs" in told("cancel", "sampling_steps", "--variant", "n=10")
+    assert "nothing to submit: 0 jobs are done, 7 are in the queue" in reported(*sweep)
+    assert "cancelled 1 jobs" in reported("cancel", "sampling_steps", "--variant", "n=10")
     assert counts() == {"cancelled": 1, "pending": 6}
-    assert "submitted 1 jobs in 1 arrays" in told("retry", "sampling_steps")
+    assert "submitted 1 jobs in 1 arrays" in reported("retry", "sampling_steps")
     assert counts() == {"pending": 7}
-    assert "cancelled 7 jobs" in told("cancel", "sampling_steps")
+    assert "cancelled 7 jobs" in reported("cancel", "sampling_steps")
     assert counts() == {"cancelled": 7}
-    assert "no such variant" in told("cancel", "sampling_steps", "--variant", "n=11", exit_code=2)
+    assert "no such variant" in reported("cancel", "sampling_steps", "--variant", "n=11", exit_code=2)
 
 
 # Bad input: one message, nothing created, nothing submitted

@@ -20,7 +20,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.local import Summary
 from diamond_bench.launch.slurm.client import queue
 from diamond_bench.launch.slurm.follow import wait
-from diamond_bench.launch.slurm.standing import standing
+from diamond_bench.launch.slurm.queue_status import queue_status
 from diamond_bench.launch.slurm.submit import Order, Requests, submit
 from diamond_bench.launch.slurm.task import TaskMemory, _learned
 from diamond_bench.store.artifacts import Store
@@ -64,7 +64,7 @@ def submitted(store: Store, specs: Sequence[JobSpec], **profile: object) -> Requ
 
 def joined(store: Store, spec: JobSpec) -> JobState:
     """How a job stands."""
-    return standing(store).states[spec.ref]
+    return queue_status(store).states[spec.ref]
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -86,7 +86,7 @@ def until_stands(store: Store, spec: JobSpec, status: str, seconds: float = 60.0
 
 def address(store: Store, spec: JobSpec) -> str:
     """SLURM's id of a job's task."""
-    return standing(store).tasks[spec.ref]
+    return queue_status(store).tasks[spec.ref]
 
 
 def printed(store: Store, spec: JobSpec) -> str:
@@ -232,16 +232,16 @@ def test_a_killed_process_takes_no_neighbour_and_is_tried_again(store: Store, le
     assert store.state(other.ref).attempt == 1
     assert queue()[address(store, one)].restarts == 1
     assert steps(ledger, "other") == list(range(20))
-    made = Counter(steps(ledger, "one"))
-    assert sorted(made) == list(range(20))
-    assert sum(made.values()) <= 21  # the step it was killed in
+    built = Counter(steps(ledger, "one"))
+    assert sorted(built) == list(range(20))
+    assert sum(built.values()) <= 21  # the step it was killed in
     first, second = (store.result(spec.ref) for spec in (one, other))
     assert first.rows[0]["value"] == second.rows[0]["value"] == 20
     assert first.recorded["gpus"] in ("0", "1")
     assert (first.recorded["slurm_job"], first.recorded["gpus"]) == (second.recorded["slurm_job"], second.recorded["gpus"])
 
 
-def test_a_killed_task_is_told_truthfully_and_finished_by_the_next_sweep(store: Store, ledger: Path) -> None:
+def test_a_killed_task_is_reported_as_killed_and_the_next_sweep_finishes_it(store: Store, ledger: Path) -> None:
     long = count("long", steps=15, pause=0.25, ledger=str(ledger))
     submitted(store, [long])
     worker = worker_of(ledger, "long")
@@ -302,15 +302,15 @@ def test_a_full_disk_fails_a_job_and_leaves_its_checkpoint(spare: int, store: St
         state = until_stands(store, job, "failed")
         assert "no space left" in state.error.lower()
         until(lambda: not queue()[address(store, job)].active)
-        made = steps(ledger, "heavy")
-        assert int((store.folder(job.ref) / "checkpoint" / "step").read_text()) == made[-1]  # not the step whose saving failed
+        built = steps(ledger, "heavy")
+        assert int((store.folder(job.ref) / "checkpoint" / "step").read_text()) == built[-1]  # not the step whose saving failed
         if not spare:
             with pytest.raises(UserError, match="no space left for output folder"):
                 submitted(store, [job])
         blob.unlink()
         assert submitted(store, [job]).jobs == 1
         until_stands(store, job, "done")
-        assert steps(ledger, "heavy") == [*made, *range(made[-1], 12)]
+        assert steps(ledger, "heavy") == [*built, *range(built[-1], 12)]
     finally:
         subprocess.run(["umount", "--lazy", store.root], check=True)
 

@@ -14,7 +14,7 @@ from diamond_bench.store.batches import Batch, read_batches
 
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 _ANSWER_SECONDS = 120.0
-_MOST_NAMED = 500
+_MAX_NAMED = 500
 """Most ids per command: the length of a command line is limited."""
 WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 ACTIVE = WAITING | {"RUNNING", "COMPLETING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
@@ -30,11 +30,11 @@ class SlurmError(UserError):
     """SLURM refused a request or did not answer. If `transient`, the same request may succeed later."""
 
     def __init__(self, command: str, answer: str):
-        said = [line.partition("error: ")[2] or line for line in answer.splitlines() if line.strip()]
+        errors = [line.partition("error: ")[2] or line for line in answer.splitlines() if line.strip()]
         self.transient = any(words in answer.lower() for words in _UNREACHABLE)
         how = "does not answer" if self.transient else "refused"
         hint = " (is SLURM_CONF set rightly?)" if "configuration source" in answer else ""
-        super().__init__(f"SLURM {how} ({command}): {'; '.join(said) or 'it gave no reason'}{hint}")
+        super().__init__(f"SLURM {how} ({command}): {'; '.join(errors) or 'it gave no reason'}{hint}")
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def requeue(address: str) -> None:
 
 
 def _portions(names: list[str]) -> Iterator[list[str]]:
-    for first in range(0, len(names), _MOST_NAMED):
-        yield names[first : first + _MOST_NAMED]
+    for first in range(0, len(names), _MAX_NAMED):
+        yield names[first : first + _MAX_NAMED]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm.client import SlurmError, cancel, entry_of, queue, submitted_batches
-from diamond_bench.launch.slurm.standing import OPEN, standing
+from diamond_bench.launch.slurm.queue_status import OPEN, queue_status
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch, batch_folder, newest, note_cancelled, read_batches
 from diamond_bench.store.files import IS_A_LINK, require_folders
@@ -20,7 +20,7 @@ from diamond_bench.store.states import JobState
 
 _LOOK_SECONDS = 10.0
 _READ_SECONDS = 0.5
-_MOST_SHOWN = 8 * 2**20
+_MAX_SHOWN = 8 * 2**20
 _PART = 2**16
 
 
@@ -30,7 +30,7 @@ def wait(
     """Polls SLURM until none of the jobs waits or runs, and returns their states. If SLURM does not answer, polling continues."""
     while True:
         try:
-            found = standing(store)
+            found = queue_status(store)
         except SlurmError as error:
             if not error.transient:
                 raise
@@ -92,9 +92,9 @@ def logs(store: Store, ref: JobRef) -> list[Path]:
 
 
 def printed(file: Path, say: Callable[[str], None]) -> Iterator[str]:
-    """The text of a log in parts, limited to its last _MOST_SHOWN bytes. `say` reports how many bytes are left out."""
+    """The text of a log in parts, limited to its last _MAX_SHOWN bytes. `say` reports how many bytes are left out."""
     with file.open("rb") as log:
-        left = log.seek(0, os.SEEK_END) - _MOST_SHOWN
+        left = log.seek(0, os.SEEK_END) - _MAX_SHOWN
         log.seek(max(0, left))
         if left > 0:
             say(f"its first {left:,} bytes are left out; read them in the file")
@@ -110,7 +110,7 @@ def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
             now = time.monotonic()
             if store.state(ref).status != "running" and now - asked >= _LOOK_SECONDS:
                 asked = now
-                if standing(store).states[ref].status not in OPEN:
+                if queue_status(store).states[ref].status not in OPEN:
                     yield from iter(lambda: lines.readline(_PART), "")
                     return
             time.sleep(_READ_SECONDS)

@@ -172,16 +172,16 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
         "array_parallelism": cluster.parallelism or 10**6,  # submitit writes the smaller of this and the array's size
         "additional_parameters": further,
     }
-    made = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6, python=f"{shlex.quote(sys.executable)} -P")
-    made.parameters.update(parameters)  # as they are: `update_parameters` would read mem as a number of gigabytes
-    return made
+    slurm_executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6, python=f"{shlex.quote(sys.executable)} -P")
+    slurm_executor.parameters.update(parameters)  # as they are: `update_parameters` would read mem as a number of gigabytes
+    return slurm_executor
 
 
-def sbatch_file(made: "SlurmExecutor", num_tasks: int) -> str:
+def sbatch_file(slurm_executor: "SlurmExecutor", num_tasks: int) -> str:
     """The sbatch file for submitting `num_tasks` tasks."""
-    made.parameters["map_count"] = num_tasks if num_tasks > 1 else None
-    text = made._make_submission_file_text(made._submitit_command_str, "")
-    del made.parameters["map_count"]
+    slurm_executor.parameters["map_count"] = num_tasks if num_tasks > 1 else None
+    text = slurm_executor._make_submission_file_text(slurm_executor._submitit_command_str, "")
+    del slurm_executor.parameters["map_count"]
     return str(text)
 
 

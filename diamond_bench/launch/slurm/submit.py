@@ -37,7 +37,7 @@ from diamond_bench.store.jobspec import JobRef, JobSpec
 
 _PAUSES = (2.0, 5.0, 15.0, 30.0)
 """Seconds of waiting before each repetition of a submission that SLURM was too busy for."""
-_EACH_ITS_OWN = re.compile(r"#SBATCH --(array|comment|dependency|job-name|output|error)\b")
+_PER_ARRAY = re.compile(r"#SBATCH --(array|comment|dependency|job-name|output|error)\b")
 """What distinguishes arrays that request the same resources."""
 
 
@@ -93,7 +93,7 @@ def requested(store: Store, order: Order) -> Requests:
     specs, states = order.specs, store.states()
     store.require_readable(specs, states)
     done = {ref for ref in specs if ref in states and states[ref].status == "done" and not store.damage(ref)}
-    in_flight = {ref: address for ref, address in flying(store.root, queue()).items() if ref not in done}
+    in_flight = {ref: address for ref, address in jobs_in_flight(store.root, queue()).items() if ref not in done}
     elsewhere = {*in_flight, *(ref for ref in specs if ref in states and states[ref].status == "running")} - done
     todo: dict[JobRef, None] = {}
     left = 0
@@ -164,11 +164,11 @@ def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Ite
     """(name, sbatch file) of each array. ARRAY0, ARRAY1, ... stand for ids that SLURM will assign."""
     pretended = [replace(request.batch, array=f"ARRAY{number}") for number, request in enumerate(requests)]
     for request in requests:
-        made = executor(order.cluster, request.batch, batch_folder(store.root, request.batch.name), _dependency(request.array, pretended))
-        yield request.batch.label, sbatch_file(made, len(request.batch.tasks))
+        slurm_executor = executor(order.cluster, request.batch, batch_folder(store.root, request.batch.name), _dependency(request.array, pretended))
+        yield request.batch.label, sbatch_file(slurm_executor, len(request.batch.tasks))
 
 
-def flying(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
+def jobs_in_flight(root: Path, entries: Mapping[str, QueueEntry]) -> dict[JobRef, str]:
     """Jobs that wait or run in SLURM, by the id of their task."""
     given = newest(submitted_batches(root, entries))
     kept = {ref: at for ref, at in given.items() if at[1] not in at[0].cancelled}  # a cancelled one may still be saving
@@ -216,11 +216,11 @@ def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | Non
     """Submits one array and returns its record with SLURM's id. A record without an id remains if this process dies in between."""
     write_batch(root, batch)
     payloads = [(str(root), batch.name, [str(ref) for ref in task]) for task in batch.tasks]
-    made = executor(cluster, batch, batch_folder(root, batch.name), dependency)
+    slurm_executor = executor(cluster, batch, batch_folder(root, batch.name), dependency)
     for pause in (*_PAUSES, None):
         try:
             with profile_alone():
-                tasks = made.map_array(run_task, *zip(*payloads, strict=True))
+                tasks = slurm_executor.map_array(run_task, *zip(*payloads, strict=True))
             break
         except Exception as error:  # submitit's own, of several classes
             refusal = SlurmError("sbatch", str(error))
@@ -263,7 +263,7 @@ def _test(root: Path, order: Order, requests: Sequence[Request], say: Callable[[
     asked: dict[tuple[str, ...], None] = {}
     for request in requests:
         text = sbatch_file(executor(order.cluster, request.batch, batch_folder(root, request.batch.name), None), 1)
-        asked[tuple(line for line in text.splitlines() if line.startswith("#SBATCH") and not _EACH_ITS_OWN.match(line))] = None
+        asked[tuple(line for line in text.splitlines() if line.startswith("#SBATCH") and not _PER_ARRAY.match(line))] = None
     for lines in asked:
         with tempfile.NamedTemporaryFile("w", suffix=".sh") as file, profile_alone():
             file.write("\n".join(["#!/bin/bash", *lines, "true", ""]))

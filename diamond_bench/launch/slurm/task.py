@@ -34,7 +34,7 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.shapes import TASK, fit
 
 _LONGEST_PAUSE_SECONDS = 600.0
-_MOST_FRUITLESS = 2
+_MAX_FRUITLESS = 2
 """A job is given up after this many time limits in a row without progress beyond the step where it resumed."""
 _REQUEUE_TRIES = 8
 _EARLY_SECONDS = 30.0
@@ -132,7 +132,7 @@ def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     unfinished = [ref for ref in (*summary.failed, *summary.interrupted, *summary.left) if str(ref) not in memory.given_up]
     if unfinished and _may_go_on(signals, summary.stopped):
         failed = {ref: summary.failed[ref] for ref in unfinished if ref in summary.failed}
-        _go_back_in_line("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved", signals)
+        _requeue_task("; ".join(f"{ref} failed ({error})" for ref, error in failed.items()) or "saved", signals)
     reasons = [f"{ref} was stopped; what it had done is saved" for ref in unfinished]
     reasons += [f"{ref}: {store.state(JobRef.parse(ref)).error}" for ref in memory.given_up]
     reasons += [f"{ref}: {need}, which it needs, is not done" for ref, need in summary.blocked.items()]
@@ -177,13 +177,13 @@ def _learned(memory: TaskMemory, batch: Batch, store: Store, summary: Summary, a
         begun, before = store.state(ref).begun_at, begun_at.get(str(ref))
         fruitless[str(ref)] = fruitless.get(str(ref), 0) + 1 if at_limit and before is not None and begun <= before else 0
         begun_at[str(ref)] = begun
-        if fruitless[str(ref)] >= _MOST_FRUITLESS:
+        if fruitless[str(ref)] >= _MAX_FRUITLESS:
             given_up.append(str(ref))
             _fail(
                 store,
                 ref,
                 f"time limit without progress: in {batch.minutes} minutes it did not come to a point it can resume from, "
-                f"{_MOST_FRUITLESS} times in a row; raise cluster.time",
+                f"{_MAX_FRUITLESS} times in a row; raise cluster.time",
             )
     again = [failures[str(ref)] for ref in summary.failed if str(ref) not in given_up]
     wait = min(_LONGEST_PAUSE_SECONDS, batch.retry_seconds * 2 ** (max(again) - 1)) if again else 0.0
@@ -233,7 +233,7 @@ def _pause(until: float, signals: _Signals) -> None:
         time.sleep(0.5)
 
 
-def _go_back_in_line(reason: str, signals: _Signals) -> None:
+def _requeue_task(reason: str, signals: _Signals) -> None:
     """Requeues this task and waits for SLURM to end it. Raises TaskFailed if SLURM does not."""
     address = _address()
     print(f"{reason}: requeued as {address}", flush=True)

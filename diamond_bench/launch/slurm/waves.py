@@ -55,16 +55,16 @@ def arrays(
     pending = {*todo, *in_flight}
     waits = {ref: _direct(specs, ref, pending) for ref in todo}
     dependents = Counter(need for needs in waits.values() for need in needs)
-    made: list[Array] = []
+    found: list[Array] = []
     where: dict[JobRef, Condition] = dict(in_flight)
     for kind, refs in _waves(todo, waits):
         tasks = _tasks(refs, waits, where, packed(kind))
         tasks.sort(key=lambda task: -sum(dependents[ref] for ref in task.jobs))
         for array in _arrays(kind, tasks, most):
             for element, jobs in enumerate(array.tasks):
-                where.update(dict.fromkeys(jobs, (len(made), element)))
-            made.append(array)
-    return made
+                where.update(dict.fromkeys(jobs, (len(found), element)))
+            found.append(array)
+    return found
 
 
 def _direct(specs: Mapping[JobRef, JobSpec], ref: JobRef, pending: set[JobRef]) -> frozenset[JobRef]:

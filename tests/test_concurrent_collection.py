@@ -1,4 +1,4 @@
-"""agent.collection=beside: real steps played in a thread beside training, by the policy as it was; who is faster changes nothing."""
+"""agent.collection=concurrent: a thread plays real steps during training, with the policy from before. The threads' speeds change nothing."""
 
 import copy
 import threading
@@ -20,7 +20,7 @@ from diamond_bench.envs.play import Collector
 from diamond_bench.envs.synthetic import SyntheticEnv
 from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.jobs import train_agent
-from diamond_bench.jobs.agent_beside import BesidePlay
+from diamond_bench.jobs.agent_concurrent import ConcurrentPlay
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import Execution
@@ -40,7 +40,7 @@ SEEN = [INITIAL] * 8 + [40] * AN_EPOCH + [50] * AN_EPOCH + [57] * 2 * AN_EPOCH
 _QUICK_TO_CHANGE = ("actor_critic.learning_rate=0.05", "actor_critic.warmup_steps=0", "agent.epsilon=0.1")
 
 
-def config(*tokens: str, collection: str = "beside") -> TrainAgent:
+def config(*tokens: str, collection: str = "concurrent") -> TrainAgent:
     """A policy that changes much at each of its few updates."""
     loop = ("game=synthetic/turn", f"agent.collection={collection}", f"agent.budget={BUDGET}", "agent.initial_rare_rewards=0")
     chosen = {token.partition("=")[0]: token for token in (*loop, *_QUICK_TO_CHANGE, *tokens)}
@@ -66,21 +66,21 @@ def alike(one: Replay, other: Replay) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def before_each_update(monkeypatch: pytest.MonkeyPatch, told: Callable[[Learners], object]) -> None:
+def before_each_update(monkeypatch: pytest.MonkeyPatch, reported: Callable[[Learners], object]) -> None:
     update = Learners.update
 
     def watched(self: Learners, name: str) -> Any:
-        told(self)
+        reported(self)
         return update(self, name)
 
     monkeypatch.setattr(Learners, "update", watched)
 
 
-def before_each_step(monkeypatch: pytest.MonkeyPatch, told: Callable[[], object]) -> None:
+def before_each_step(monkeypatch: pytest.MonkeyPatch, reported: Callable[[], object]) -> None:
     step = SyntheticEnv.step
 
     def watched(self: SyntheticEnv, action: int) -> Any:
-        told()
+        reported()
         return step(self, action)
 
     monkeypatch.setattr(SyntheticEnv, "step", watched)
@@ -105,34 +105,34 @@ def ends_as(whole: tuple[Result, Path], result: Result, folder: Path) -> None:
 
 
 def test_the_neutral_value_changes_no_identity_and_the_other_does() -> None:
-    plain, neutral, beside = (
+    plain, neutral, concurrent = (
         {ref for ref in plan_train(["scale=tiny", *more]).jobs if ref.kind == "train_agent"}
-        for more in ([], ["agent.collection=in_turn"], ["agent.collection=beside"])
+        for more in ([], ["agent.collection=sequential"], ["agent.collection=concurrent"])
     )
-    assert plain == neutral != beside
+    assert plain == neutral != concurrent
 
 
 def test_as_many_steps_epochs_and_updates_as_in_turn_and_none_is_seen_early(
     whole: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each update takes so long that the stretch beside it is over."""
-    seen: dict[str, list[int]] = {"in_turn": [], "beside": []}
+    """Each update takes so long that the round of play is over before it ends."""
+    seen: dict[str, list[int]] = {"sequential": [], "concurrent": []}
     facts = {}
     for collection, rows in seen.items():
         with monkeypatch.context() as patch:
             before_each_update(patch, lambda learners, rows=rows: (time.sleep(0.03), rows.append(learners.replay.num_rows)))  # type: ignore[misc]
             result, _, _ = run_through(config(collection=collection), tmp_path / collection)
         facts[collection] = {key: result.info[key] for key in ("real_steps", "initial_steps", "epochs", "updates")}
-    assert seen["beside"] == seen["in_turn"] == SEEN
-    assert facts["beside"] == facts["in_turn"]
-    assert facts["beside"]["real_steps"] == replay_of(tmp_path / "beside").num_rows == BUDGET
+    assert seen["concurrent"] == seen["sequential"] == SEEN
+    assert facts["concurrent"] == facts["sequential"]
+    assert facts["concurrent"]["real_steps"] == replay_of(tmp_path / "concurrent").num_rows == BUDGET
     steps = [[line["real_steps"] for line in journal(tmp_path / collection)] for collection in seen]
     assert steps == [[30, 40, 50, 57, 57]] * 2
-    assert same(whole[1], tmp_path / "beside")
-    assert not same(tmp_path / "in_turn", tmp_path / "beside"), "an older policy plays"
+    assert same(whole[1], tmp_path / "concurrent")
+    assert not same(tmp_path / "sequential", tmp_path / "concurrent"), "an older policy plays"
 
 
-def test_a_stretch_is_played_by_the_policy_from_before_the_updates_it_is_played_beside(
+def test_a_round_is_played_by_the_policy_from_before_the_concurrent_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies: dict[int, ActorCritic] = {}
@@ -165,7 +165,7 @@ def test_a_copy_plays_what_is_learned_meanwhile_changes_nothing() -> None:
     settings = config("agent.epsilon=0.0", "agent.temperature=0.001")
     learners = Learners(settings, CPU, Replay(1, 16), torch.Generator())
     policy, replay = learners.agent.actor_critic, Replay(BUDGET, 16)
-    play = BesidePlay(settings, learners, replay, CPU)
+    play = ConcurrentPlay(settings, learners, replay, CPU)
     preferred: list[int] = []
 
     def prefer(action: int) -> None:
@@ -199,15 +199,15 @@ def test_stopped_anywhere_and_however_the_threads_run_the_agent_is_the_same(
     ends_as(whole, result, tmp_path / "job")
 
 
-def test_what_a_crash_loses_is_made_again(whole: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_lost_in_a_crash_are_played_again(whole: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in training, at any update, with a checkpoint every third unit; no thread is left."""
     settings, before = config("agent.checkpoint_units=3"), threads()
     (tmp_path / "job").mkdir()
     for last in (10, 7, 4):
-        made = iter(range(last))
+        built = iter(range(last))
 
-        def fails(learners: Learners, made: Any = made) -> None:
-            if next(made, None) is None:
+        def fails(learners: Learners, built: Any = built) -> None:
+            if next(built, None) is None:
                 raise RuntimeError("no more")
 
         with monkeypatch.context() as patch:
@@ -240,17 +240,17 @@ def test_an_error_in_the_game_ends_the_run_where_the_steps_were_due(tmp_path: Pa
 @pytest.mark.timeout(60)
 def test_a_run_that_is_stopped_leaves_no_thread_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stretch would take hours: it is stopped at its next step, and loses nothing that is saved."""
-    steps, before, told = iter(range(INITIAL + 2)), threads(), threading.Event()
+    steps, before, reported = iter(range(INITIAL + 2)), threads(), threading.Event()
 
     def slows() -> None:
         if next(steps, None) is None:
-            told.set()
+            reported.set()
             time.sleep(1.0)
 
     before_each_step(monkeypatch, slows)
     settings = config("agent.steps_per_epoch=10000", "agent.budget=10030")
     with pytest.raises(Interrupted, match="saved in epoch 1, after 30 real steps"):
-        train_agent.run(settings, JobContext(tmp_path, should_stop=told.is_set))
+        train_agent.run(settings, JobContext(tmp_path, should_stop=reported.is_set))
     assert threads() == before
 
 
@@ -258,7 +258,7 @@ def test_a_run_that_is_stopped_leaves_no_thread_behind(tmp_path: Path, monkeypat
 def test_ctrl_c_while_the_border_waits_leaves_no_thread_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps, before = iter(range(INITIAL + 2)), threads()
     before_each_step(monkeypatch, lambda: time.sleep(0.0 if next(steps, None) is not None else 0.5))
-    monkeypatch.setattr("diamond_bench.jobs.agent_beside.BesidePlay.collect", _interrupted_at_the_second(BesidePlay.collect))
+    monkeypatch.setattr("diamond_bench.jobs.agent_concurrent.ConcurrentPlay.collect", _interrupted_at_the_second(ConcurrentPlay.collect))
     with pytest.raises(KeyboardInterrupt):
         train_agent.run(config("agent.steps_per_epoch=10000", "agent.budget=10030"), JobContext(tmp_path))
     assert threads() == before
@@ -267,7 +267,7 @@ def test_ctrl_c_while_the_border_waits_leaves_no_thread_behind(tmp_path: Path, m
 def _interrupted_at_the_second(collect: Any) -> Any:
     calls = iter([False])
 
-    def interrupted(self: BesidePlay, num_steps: int, means: Means) -> Any:
+    def interrupted(self: ConcurrentPlay, num_steps: int, means: Means) -> Any:
         if next(calls, True):
             raise KeyboardInterrupt
         return collect(self, num_steps, means)
@@ -275,7 +275,7 @@ def _interrupted_at_the_second(collect: Any) -> Any:
     return interrupted
 
 
-def test_a_failure_in_the_thread_of_a_run_that_ends_otherwise_is_told(
+def test_a_failure_in_the_thread_is_reported_if_the_run_ends_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps, broken = iter(range(INITIAL)), threading.Event()
@@ -306,21 +306,21 @@ def test_the_thread_computes_as_the_main_one(monkeypatch: pytest.MonkeyPatch) ->
     player, threads_before = PolicyPlayer.__call__, torch.get_num_threads()
     counted = ("at::get_num_threads()", "omp_get_max_threads()", "mkl_get_max_threads()")
 
-    def told() -> str:
+    def reported() -> str:
         return "\n".join(line.strip() for line in torch.__config__.parallel_info().splitlines() if line.strip().startswith(counted))
 
     def noted(self: PolicyPlayer, *given: Any) -> Any:
-        seen.append(told())
+        seen.append(reported())
         return player(self, *given)
 
     monkeypatch.setattr(PolicyPlayer, "__call__", noted)
     settings = config()
     try:
         torch.set_num_threads(3)
-        play = BesidePlay(settings, Learners(settings, CPU, Replay(1, 16), torch.Generator()), Replay(BUDGET, 16), CPU)
+        play = ConcurrentPlay(settings, Learners(settings, CPU, Replay(1, 16), torch.Generator()), Replay(BUDGET, 16), CPU)
         play.collect(1, Means(CPU))
         play.close()
-        assert seen == [told()]
+        assert seen == [reported()]
     finally:
         torch.set_num_threads(threads_before)
 
@@ -329,7 +329,7 @@ def test_the_thread_forgets_none_of_the_casts_that_autocast_remembers_for_traini
     """A gradient through one cast is summed in bf16, through two in fp32: it must not depend on when the thread leaves its autocast."""
     settings = config("execution.precision=bf16")
     learners = Learners(settings, CPU, Replay(1, 16), torch.Generator())
-    play = BesidePlay(settings, learners, Replay(BUDGET, 16), CPU)
+    play = ConcurrentPlay(settings, learners, Replay(BUDGET, 16), CPU)
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         first = weight @ weight
@@ -343,7 +343,7 @@ def test_the_thread_forgets_none_of_the_casts_that_autocast_remembers_for_traini
 def test_a_compiled_policy_is_copied_and_its_copy_is_not_compiled() -> None:
     settings = config()
     learners = Learners(settings, CPU, Replay(1, 16), torch.Generator(), Execution(compile="all"))
-    play = BesidePlay(settings, learners, Replay(BUDGET, 16), CPU)
+    play = ConcurrentPlay(settings, learners, Replay(BUDGET, 16), CPU)
     assert learners.agent.actor_critic.compiled is not None
     assert play._policy.compiled is None
     assert play.collect(1, Means(CPU)).steps == 1
@@ -352,7 +352,7 @@ def test_a_compiled_policy_is_copied_and_its_copy_is_not_compiled() -> None:
 
 
 def test_a_model_free_agent_is_refused_it(tmp_path: Path) -> None:
-    done = in_this_process("train", "scale=tiny", "agent.model_free=true", "agent.collection=beside", cwd=tmp_path, exit_code=2)
+    done = in_this_process("train", "scale=tiny", "agent.model_free=true", "agent.collection=concurrent", cwd=tmp_path, exit_code=2)
     (line,) = done.stderr.splitlines()
     assert "agent.collection" in line
     assert "model-free" in line

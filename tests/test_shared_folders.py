@@ -7,7 +7,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
-from made_once import listing, made_in
+from shared_folders import listing, fill_once
 
 FORK = multiprocessing.get_context("fork")
 
@@ -22,7 +22,7 @@ def slowly(folder: Path) -> None:
 def test_of_many_at_once_one_makes_it_and_all_have_the_whole(tmp_path: Path) -> None:
     def use(number: int) -> str:
         try:
-            return (made_in(tmp_path / "shared", "thing", slowly) / "made").read_text()
+            return (fill_once(tmp_path / "shared", "thing", slowly) / "made").read_text()
         except BaseException as error:  # pytest's own would end the thread, and the pool would wait for it
             return repr(error)
 
@@ -38,22 +38,22 @@ def test_what_failed_is_not_tried_again_and_says_of_what(tmp_path: Path) -> None
         raise ValueError("no such wheel")
 
     with pytest.raises(ValueError, match="no such wheel"):
-        made_in(tmp_path / "shared", "thing", badly)
+        fill_once(tmp_path / "shared", "thing", badly)
     for _ in range(2):
         with pytest.raises(pytest.fail.Exception, match="thing could not be made: ValueError: no such wheel"):
-            made_in(tmp_path / "shared", "thing", badly)
+            fill_once(tmp_path / "shared", "thing", badly)
     assert len(calls) == 1
 
 
 def test_the_half_of_a_process_that_died_is_not_taken_for_the_whole(tmp_path: Path) -> None:
-    died = FORK.Process(target=made_in, args=(tmp_path / "shared", "thing", lambda folder: os._exit(1)))
+    died = FORK.Process(target=fill_once, args=(tmp_path / "shared", "thing", lambda folder: os._exit(1)))
     died.start()
     died.join()
     with pytest.raises(pytest.fail.Exception, match="half made"):
-        made_in(tmp_path / "shared", "thing", slowly)
+        fill_once(tmp_path / "shared", "thing", slowly)
 
 
-def test_a_listing_tells_what_was_changed(tmp_path: Path) -> None:
+def test_a_listing_shows_changed_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("1")
     before = listing(tmp_path)
     assert listing(tmp_path) == before

@@ -11,13 +11,13 @@ _MADE = "made"
 _FAILED = "failed"
 
 
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """`made_in` a folder that all workers of this run of pytest have in common, and no other run."""
+def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """`fill_once` a folder that all workers of this run of pytest have in common, and no other run."""
     ours = factory.getbasetemp()
-    return made_in((ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "shared", name, make)
+    return fill_once((ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "shared", name, make)
 
 
-def made_in(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
+def fill_once(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
     """The folder shared/name that `make(folder)` fills, called by whichever process comes first; the others wait for it.
 
     Where `make` fails it is not tried again: the others fail too, saying of what.

@@ -30,7 +30,7 @@ _CANNOT_WRITE = ":53"
 
 
 @dataclass(frozen=True)
-class Standing:
+class QueueStatus:
     """The states of a store's jobs, and the SLURM tasks that they belong to."""
 
     states: Mapping[JobRef, JobState]
@@ -38,12 +38,12 @@ class Standing:
     """SLURM's id of the latest task that was given the job."""
 
 
-def standing(store: Store) -> Standing:
+def queue_status(store: Store) -> QueueStatus:
     """The states of all jobs, joined with SLURM's if any were submitted. Raises SlurmError if SLURM does not answer."""
     states = store.states()
     batches = read_batches(store.root)
     if all(_done(states, ref) for batch in batches for task in batch.tasks for ref in task):
-        return Standing(states, {ref: batch.address(element) for ref, (batch, element) in newest(batches).items()})
+        return QueueStatus(states, {ref: batch.address(element) for ref, (batch, element) in newest(batches).items()})
     entries = queue()
     given = newest(submitted_batches(store.root, entries))
     tasks = {ref: batch.address(element) for ref, (batch, element) in given.items()}
@@ -58,7 +58,7 @@ def standing(store: Store) -> Standing:
         if entry is None and not state.attempt and batch.comment in known:
             entry = QueueEntry("CANCELLED")  # of a single element that was cancelled before it began SLURM keeps nothing
         joined[ref] = _joined(store, ref, state, batch, element, entry)
-    return Standing(joined, tasks)
+    return QueueStatus(joined, tasks)
 
 
 def _done(states: Mapping[JobRef, JobState], ref: JobRef) -> bool:
