@@ -26,15 +26,17 @@ def build(cls: type[T], mapping: Any, path: str = "") -> T:
         raise UserError(f"{path or cls.__name__}: expected a group of keys, got {mapping!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
-    renamed = {f.metadata["identity"]: f.name for f in fields.values() if f.metadata.get("identity")}
+    renamed: dict[str, str] = {f.metadata["identity"]: f.name for f in fields.values() if f.metadata.get("identity")}
     for key in mapping:
-        if renamed.get(key) in mapping:
+        if key in renamed and renamed[key] in mapping:
             raise UserError(f"{_join(path, key)!r} was renamed: write {_join(path, renamed[key])!r}")
         if key not in fields and key not in renamed:
             raise UserError(f"unknown key {_join(path, key)!r}: {nearest(str(key), fields, within=_join(path, ''))}")
     values = {}
     for key, value in mapping.items():
-        where, key = _join(path, key), renamed.get(key, key)
+        where = _join(path, key)
+        if key in renamed:
+            key = renamed[key]
         if key in REGISTRIES and not (value is None and type(None) in typing.get_args(hints[key])):
             values[key] = _build_option(REGISTRIES[key], value, where)
         else:
@@ -146,7 +148,7 @@ def identity_fields(config: Any) -> dict[str, Any]:
                 kept[key] = inner
         elif f.name == "name" or f.default is dataclasses.MISSING or value != f.default:
             former = {new: old for old, new in f.metadata.get("former", {}).items()}
-            kept[key] = former[value] if former else to_plain(value)
+            kept[key] = former.get(value, value) if former else to_plain(value)
     return kept
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
 from paper_figures.attained import BASIS, attained_words, range_of_levels
-from paper_figures.columns import Column, notes_between, no_findings
+from paper_figures.columns import Column, no_findings, notes_between
 from paper_figures.methods import LOOKS
 from paper_figures.parts import SEED, Output
 from paper_figures.tables import Cell, Head, Table, number, sentence, words

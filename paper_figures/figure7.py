@@ -1,7 +1,7 @@
 """Figure 7: performance profiles, the share of runs and games above each human-normalised score."""
 
 from paper_figures.attained import NOT_SIMULATED
-from paper_figures.columns import Column, notes_between, no_findings, of_runs, own
+from paper_figures.columns import Column, no_findings, notes_between, of_runs, own
 from paper_figures.methods import LOOKS, WORLD_MODELS
 from paper_figures.parts import SEED, Inputs, Output
 from paper_figures.tables import sentence

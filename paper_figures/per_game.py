@@ -1,6 +1,6 @@
 """Human-normalised scores by game, one bar for each method, with intervals over runs."""
 
-from paper_figures.columns import notes_between, no_findings, of_runs, own, published
+from paper_figures.columns import no_findings, notes_between, of_runs, own, published
 from paper_figures.methods import LOOKS, WORLD_MODELS
 from paper_figures.parts import Inputs, Output
 from paper_figures.tables import sentence
@@ -39,7 +39,13 @@ def make(inputs: Inputs) -> Output:
     basis = "Bars: mean HNS over runs. Lines: 95% Student interval over runs, where runs are published; of 5 runs it is wide."
     caption = f"{basis} Dotted: human. Each panel has its own scale.{no_findings(columns)}"
     figure = annotate(per_game_figure({game: bars for game, bars in games.items() if bars}, order=LOOKS), caption)
-    notes = [basis, *(note for column in columns for note in column.notes), *left, *general_footnotes(), *notes_between(columns, intervals=True)]
+    notes = [
+        basis,
+        *(note for column in columns for note in column.notes),
+        *left,
+        *general_footnotes(),
+        *notes_between(columns, intervals=True),
+    ]
     sources = tuple(dict(source) for column in columns for source in column.sources)
     data = pd.DataFrame(tidy).astype({"runs": "Int64"})
     return Output(figures={"": figure}, data=data, footnotes=tuple(dict.fromkeys(notes)), sources=sources)

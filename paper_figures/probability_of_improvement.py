@@ -1,7 +1,7 @@
 """The probability that a run of DIAMOND beats a run of each other method on a game, averaged over games."""
 
 from paper_figures.attained import NOT_SIMULATED
-from paper_figures.columns import notes_between, no_findings, of_runs, own
+from paper_figures.columns import no_findings, notes_between, of_runs, own
 from paper_figures.methods import DIAMOND, LOOKS, WITH_RUNS
 from paper_figures.parts import SEED, Inputs, Output
 from paper_figures.tables import Cell, Head, Table, number, sentence, words

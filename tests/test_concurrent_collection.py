@@ -1,4 +1,4 @@
-"""agent.collection=concurrent: a thread plays real steps during training, with the policy from before. The threads' speeds change nothing."""
+"""agent.collection=concurrent: a thread plays real steps during training, with the policy from before; thread speeds change nothing."""
 
 import copy
 import threading
@@ -132,9 +132,7 @@ def test_as_many_steps_epochs_and_updates_as_in_turn_and_none_is_seen_early(
     assert not same(tmp_path / "sequential", tmp_path / "concurrent"), "an older policy plays"
 
 
-def test_a_round_is_played_by_the_policy_from_before_the_concurrent_updates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_is_played_by_the_policy_from_before_the_concurrent_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policies: dict[int, ActorCritic] = {}
 
     def note(learners: Learners) -> None:

@@ -23,7 +23,7 @@ from diamond_bench.launch.local import run_local
 from diamond_bench.launch.mps import PROGRAM, check_mps, check_packed_mps, service
 from diamond_bench.profiling import packed_run, packing
 from diamond_bench.profiling.lines import Line
-from diamond_bench.profiling.packed_run import PackedRun, cycle, cycles_of, with_frequent_loads, mixture
+from diamond_bench.profiling.packed_run import PackedRun, cycle, cycles_of, mixture, with_frequent_loads
 from diamond_bench.profiling.packing import Measured, Packing, epochs_per_run, jobs, lines_of, measure, notes
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobSpec

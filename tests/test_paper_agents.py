@@ -209,7 +209,9 @@ def test_agents_are_one_more_column_of_the_score_tables(tmp_path: Path) -> None:
         assert partial["Pong"] == 10.0
         assert partial.drop(["Pong", "Boxing"]).isna().all()
         assert any("lacks 24 of 26 games" in note for note in built.table.all_notes())
-        bold = {row[0].text: [head.text for head, cell in zip(built.table.heads, row, strict=True) if cell.bold] for row in built.table.rows}
+        bold = {
+            row[0].text: [head.text for head, cell in zip(built.table.heads, row, strict=True) if cell.bold] for row in built.table.rows
+        }
         assert bold["Alien"] == [{"table1": "STORM", "table6": "BBF"}[name]]  # another scale than the paper's does not compete
     built = ARTIFACTS["figure2"].make(inputs)
     assert built.table is not None

@@ -23,7 +23,7 @@ from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.profiling import parts as profile_parts
 from diamond_bench.profiling import profile as profile_job
-from diamond_bench.profiling.lines import LABELS, ProfileReport, notes, per_run, per_epoch
+from diamond_bench.profiling.lines import LABELS, ProfileReport, notes, per_epoch, per_run
 from diamond_bench.profiling.machine import host_synchronisations, product_peak
 from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_replay
 from diamond_bench.profiling.timing import MAX_CALLS, MAX_ROUNDS, Timings, Work, alternate, spread

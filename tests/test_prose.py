@@ -109,7 +109,7 @@ def test_names_use_plain_words() -> None:
 
 
 def test_an_odd_name_is_found() -> None:
-    code = "def told(beside: int) -> None:\n    Judge = beside_it = told_apart = "told"  # anew\n"
+    code = "def told(beside: int) -> None:\n    Judge = beside_it = told_apart = 'told'  # anew\n"
     assert list(identifiers(code)) == ["told", "beside", "Judge", "beside_it"]
 
 

@@ -23,7 +23,7 @@ from diamond_bench.store.files import DamagedFile, read_json, write_exclusive
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.housekeeping import merge
 from diamond_bench.studies.plan import Plan, SavedPlan, as_saved, plan_study, save_plan
-from diamond_bench.studies.registration import RegistrationStatus, register, registrations, registration_status
+from diamond_bench.studies.registration import RegistrationStatus, register, registration_status, registrations
 from diamond_bench.studies.registration_files import export_file
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

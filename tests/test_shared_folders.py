@@ -7,7 +7,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
-from shared_folders import listing, fill_once
+from shared_folders import fill_once, listing
 
 FORK = multiprocessing.get_context("fork")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diamond_bench.jobs.context import Interrupted
-from diamond_bench.profiling.timing import MIN_ROUNDS, MAX_CALLS, MAX_ROUNDS, Timings, Work, alternate, ratios, spread, warm_up
+from diamond_bench.profiling.timing import MAX_CALLS, MAX_ROUNDS, MIN_ROUNDS, Timings, Work, alternate, ratios, spread, warm_up
 
 
 class Clock:

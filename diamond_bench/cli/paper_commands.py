@@ -43,6 +43,8 @@ def paper(
             if not err.is_terminal:
                 err.print(f"[{done}/{total}] {text}", markup=False)
 
-        files = build_paper(names, results or [], scores, to, store, lambda text: bar.console.print(text, markup=False), show_progress, method or [])
+        files = build_paper(
+            names, results or [], scores, to, store, lambda text: bar.console.print(text, markup=False), show_progress, method or []
+        )
     for file in files:
         out.print(str(file), markup=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.metrics.header import Play
-from diamond_bench.metrics.play import Key, WindowBatch, Tick
+from diamond_bench.metrics.play import Key, Tick, WindowBatch
 from diamond_bench.store.claims import KEPT_FRAMES
 from diamond_bench.store.twins import Twin
 from diamond_bench.worlds.contract import WorldModel

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
 from diamond_bench.diffusion.samplers import trajectory_noise
-from diamond_bench.metrics.play import Key, WindowBatch, Tick
+from diamond_bench.metrics.play import Key, Tick, WindowBatch
 from diamond_bench.worlds.contract import Draw, WorldModel, imagined_frames
 
 

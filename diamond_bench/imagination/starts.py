@@ -50,14 +50,14 @@ class ReplayStarts:
 
     def draw(self, count: int) -> Tensor:
         """As `StartSegments.draw`."""
-        place = self._replay.room.frames.data_ptr()
+        place = self._replay.storage.frames.data_ptr()
         assert self._memory in (None, place), "the replay moved in memory: a recorded step would read where it was"
         self._memory = place
         return segment_places(self._replay.episodes, count, self._length, self._generator, "recency")
 
     def read(self, places: Tensor) -> Segments:
         """As `StartSegments.read`."""
-        return read_segments(self._replay.room, places)
+        return read_segments(self._replay.storage, places)
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def _keep_casts() -> None:
     """Called once in the thread.
 
     Autocast's cache of casts belongs to the process. A thread that leaves its outermost autocast clears the cache, even during a forward
-    pass of another thread, whose gradients would then be summed in another order. So this thread never leaves its outermost autocast. As for
-    torch's other settings per thread, `PolicyPlayer` disables gradients, and the number of threads follows the main thread's.
+    pass of another thread, whose gradients would then be summed in another order. So this thread never leaves its outermost autocast. For
+    torch's other settings per thread: `PolicyPlayer` disables gradients, and the number of threads follows the main thread's.
     """
     torch.autocast_increment_nesting()

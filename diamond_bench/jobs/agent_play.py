@@ -50,7 +50,9 @@ def play_for(config: TrainAgent, learners: Learners, replay: Replay, generator: 
     """The play that a training asks for."""
     if config.agent.model_free:
         return ModelFreePlay(config, learners, generator, device)
-    return RealPlay(config, learners, replay) if config.agent.collection == "sequential" else ConcurrentPlay(config, learners, replay, device)
+    return (
+        RealPlay(config, learners, replay) if config.agent.collection == "sequential" else ConcurrentPlay(config, learners, replay, device)
+    )
 
 
 class RealPlay:

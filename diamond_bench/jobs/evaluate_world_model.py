@@ -295,7 +295,9 @@ def _samples(work: _Work, rows: range) -> Arrays:
 
 
 def _forks(work: _Work, forks: Forks, rows: range) -> Arrays:
-    return _sampled(work, "forks", rows, window_batch(forks.windows, rows, 1), MODES_STREAM, f"modes-{rows.start:06d}", "sampling next frames")
+    return _sampled(
+        work, "forks", rows, window_batch(forks.windows, rows, 1), MODES_STREAM, f"modes-{rows.start:06d}", "sampling next frames"
+    )
 
 
 def _sampled(work: _Work, kind: Play, rows: range, play: WindowBatch, stream: int, part: str, text: str) -> Arrays:

@@ -9,7 +9,7 @@ from diamond_bench.agent import DENOISER_FOLDER
 from diamond_bench.config import EvaluationConfig, world_family
 from diamond_bench.data.static import EpisodeSet, load_info
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.jobs.execution import Execution, apply_to_world_model, supported_by, resolve
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, resolve, supported_by
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.graphs import Graphed
 from diamond_bench.models.shape import IMAGE_CHANNELS

@@ -15,7 +15,7 @@ from diamond_bench.data.segments import Segments, tensors_of
 from diamond_bench.data.sources import Feed, SegmentSource, open_source
 from diamond_bench.data.static import load_info
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import Execution, apply, supported_by, compile_rows, facts_of, resolve
+from diamond_bench.jobs.execution import Execution, apply, compile_rows, facts_of, resolve, supported_by
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.average import WeightAverage

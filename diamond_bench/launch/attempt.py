@@ -95,7 +95,12 @@ def _attempt(
         _use_device(device)
         _share_compiled(store, threads)
         producer, name = provenance(), device_name(device)
-        place = {"device": device.partition(":")[0], "device_name": name, "num_threads": threads, "torch": producer["versions"].get("torch")}
+        place = {
+            "device": device.partition(":")[0],
+            "device_name": name,
+            "num_threads": threads,
+            "torch": producer["versions"].get("torch"),
+        }
         context = JobContext(
             folder=claim.folder,
             inputs=inputs,

@@ -5,7 +5,7 @@ from typing import Any
 
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.metrics import all_metrics, selectable, measured
+from diamond_bench.metrics import all_metrics, measured, selectable
 from diamond_bench.metrics.header import Play
 from diamond_bench.metrics.weights import status_of
 

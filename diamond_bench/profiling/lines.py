@@ -207,7 +207,7 @@ def notes(config: Profile, ways: Sequence[Mapping[str, str]], load: tuple[float,
             "Epoch and run: medians times the updates and real steps that the config asks for (of a run at most: a longer initial "
             "collection leaves fewer epochs); test games, checkpoints, logs and the loop's own overhead are left out."
         )
-    if training.agent.collection == "beside":
+    if training.agent.collection == "concurrent":
         found.append("Real steps are played during updates (`agent.collection=concurrent`); their time is added all the same.")
     if training.execution.cuda_graphs == "all":
         found.append(

@@ -18,7 +18,7 @@ from diamond_bench.profiling import packing
 from diamond_bench.profiling.lines import LABELS, Line, ProfileReport, each, notes, rows_of
 from diamond_bench.profiling.machine import Product, host_synchronisations, product_peak
 from diamond_bench.profiling.parts import GRAPH_CALLS, Parts, flop_of, random_replay
-from diamond_bench.profiling.timing import ENOUGH_SECONDS, MIN_ROUNDS, MIN_WARM_CALLS, MAX_CALLS, Timings, alternate, warm_up
+from diamond_bench.profiling.timing import ENOUGH_SECONDS, MAX_CALLS, MIN_ROUNDS, MIN_WARM_CALLS, Timings, alternate, warm_up
 from diamond_bench.store.kinds import COMPARED, PROFILED, PROFILED_UPDATES, Profile
 
 _TICKS = 10_000

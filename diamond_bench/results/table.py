@@ -196,7 +196,9 @@ def protocol_records(plan: SavedPlan, store: Store, stored: Mapping[JobRef, Stor
             of_line = outcomes.setdefault(conditions(record, game), {name: [] for name in OUTCOMES})
             for name, values in of_line.items():
                 values.append(record.get(name))
-    return [f"protocol: {'; '.join([line, *(_range(name, values) for name, values in outcome.items())])}" for line, outcome in outcomes.items()]
+    return [
+        f"protocol: {'; '.join([line, *(_range(name, values) for name, values in outcome.items())])}" for line, outcome in outcomes.items()
+    ]
 
 
 def _range(name: str, values: Sequence[Any]) -> str:

@@ -1,7 +1,7 @@
 """The shapes of the store's JSON files. Each file is checked against its shape once, where it is read.
 
-A shape is a function that raises `Mismatch` for a value it does not accept (diamond_bench.shapes). `fit` turns that into a DamagedFile, which
-names the place in the file.
+A shape is a function that raises `Mismatch` for a value it does not accept (diamond_bench.shapes). `fit` turns that into a DamagedFile
+that names the place in the file.
 """
 
 import re
@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diamond_bench.shapes import (
-    Shape,
     Mismatch,
+    Shape,
     anything,
     count,
     flag,

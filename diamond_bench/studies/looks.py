@@ -18,8 +18,8 @@ def read_looks(value: object, where: str) -> tuple[int, ...]:
     valid = all(type(n) is int and n >= MIN_LOOK_SEEDS for n in numbers)
     if not numbers or not valid or any(a >= b for a, b in pairwise(numbers)):
         raise UserError(
-            f"{where}={value!r}: expected an ascending list of numbers of seeds, each at least {MIN_LOOK_SEEDS} (fewer allow no test), such as "
-            "[3, 5, 10]"
+            f"{where}={value!r}: expected an ascending list of numbers of seeds, each at least {MIN_LOOK_SEEDS} (fewer allow no test), "
+            "such as [3, 5, 10]"
         )
     return tuple(numbers)
 

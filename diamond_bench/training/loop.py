@@ -8,7 +8,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from diamond_bench.errors import UserError
-from diamond_bench.training.checkpoint import CheckpointWriter, load_checkpoints, arithmetic_name, set_aside_checkpoint, set_aside_checkpoints
+from diamond_bench.training.checkpoint import (
+    CheckpointWriter,
+    arithmetic_name,
+    load_checkpoints,
+    set_aside_checkpoint,
+    set_aside_checkpoints,
+)
 from diamond_bench.training.log import NotFinite
 
 

@@ -99,7 +99,9 @@ def collect_rollout(
     return Rollout(logits, values, acted, rewards, ends, truncations, bootstraps), Carry(frames, _detached(state))
 
 
-def reset_memory(policy: ActorCritic, state: LstmState, done: Tensor, infos: dict[str, Any], all_rows: bool | None) -> tuple[LstmState, Tensor]:
+def reset_memory(
+    policy: ActorCritic, state: LstmState, done: Tensor, infos: dict[str, Any], all_rows: bool | None
+) -> tuple[LstmState, Tensor]:
     """The memory for the next step, and the values of the final frames of episodes that ended, (b,), 0 elsewhere."""
     values = torch.zeros(len(done), device=done.device)
     masked = done.is_cuda if all_rows is None else all_rows

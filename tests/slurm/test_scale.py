@@ -77,7 +77,9 @@ def test_thousands_of_jobs(cluster: Cluster, tmp_path: Path, capsys: pytest.Capt
             needed = set(store.spec(ref).inputs.values())
             reported = {re.sub(r"\(.*?\)$", "", part) for part in waits[batch.address(element)].split(",")} - {"", "null"}
             last = {need for need in needed if need.kind == "train_world_model"} or needed  # which waits for the dataset itself
-            assert (not reported and not last) or reported & expected_wait(where, last, element), f"{batch.address(element)} waits for {reported}"
+            assert (not reported and not last) or reported & expected_wait(where, last, element), (
+                f"{batch.address(element)} waits for {reported}"
+            )
 
     assert "6061 pending" in timed("status", "status", "sampling_steps")
     shown = json.loads(timed("status --json", "status", "sampling_steps", "--json").partition("\n")[0])

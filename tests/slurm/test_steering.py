@@ -65,7 +65,9 @@ def entry(state: str, reason: str = "None", exit_code: str = "0:0", restarts: in
         (JobState("running", 3, 9, "counting"), None, "running", "counting"),  # its heart beats: whatever SLURM has forgotten
     ],
 )
-def test_the_store_s_state_and_slurm_s_are_one(known: JobState, found: QueueEntry | None, status: str, reported: str, tmp_path: Path) -> None:
+def test_the_store_s_state_and_slurm_s_are_one(
+    known: JobState, found: QueueEntry | None, status: str, reported: str, tmp_path: Path
+) -> None:
     store, spec = make_store(tmp_path), count("job")
     store.prepare(spec)
     batch = replace(PIECE, tasks=((spec.ref,),), array="7")

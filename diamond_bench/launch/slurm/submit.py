@@ -164,7 +164,9 @@ def sbatch_files(store: Store, order: Order, requests: Sequence[Request]) -> Ite
     """(name, sbatch file) of each array. ARRAY0, ARRAY1, ... stand for ids that SLURM will assign."""
     pretended = [replace(request.batch, array=f"ARRAY{number}") for number, request in enumerate(requests)]
     for request in requests:
-        slurm_executor = executor(order.cluster, request.batch, batch_folder(store.root, request.batch.name), _dependency(request.array, pretended))
+        slurm_executor = executor(
+            order.cluster, request.batch, batch_folder(store.root, request.batch.name), _dependency(request.array, pretended)
+        )
         yield request.batch.label, sbatch_file(slurm_executor, len(request.batch.tasks))
 
 
