@@ -31,7 +31,7 @@ from diamond_bench.worlds.recorded import recorded
 L, ACTIONS, SIZE, BATCH = 2, 3, 16, 4
 ONE_LEVEL = NetworkConfig(depths=(1,), channels=(8,), attention=(False,), cond_channels=8)  # has attention in the middle all the same
 TWO_LEVELS = NetworkConfig(depths=(1, 1), channels=(8, 16), attention=(False, True), cond_channels=8)
-JUDGE = RewardEndConfig(depths=(1, 1), channels=(8, 8), attention=(False, False), cond_channels=8, lstm_dim=16)
+REWARD_END = RewardEndConfig(depths=(1, 1), channels=(8, 8), attention=(False, False), cond_channels=8, lstm_dim=16)
 POLICY = ActorCriticConfig(channels=(8, 8), down=(True, True), lstm_dim=16)
 RATES = Training(learning_rate=2.0**-9, warmup_steps=16, adam_epsilon=1e-4)
 """On a device a rate is a float32: these are. Epsilon is so large that it matters."""
@@ -87,7 +87,7 @@ def denoiser(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVEL) 
 def rewarder(option: Option, seed: int = 0) -> RewardEndModel:
     """A reward/end model; it is compiled for BATCH pairs of frames."""
     torch.manual_seed(seed)
-    return _ready(RewardEndModel(JUDGE, ACTIONS, SIZE, precision=option.precision), option, {BATCH})  # type: ignore[no-any-return]
+    return _ready(RewardEndModel(REWARD_END, ACTIONS, SIZE, precision=option.precision), option, {BATCH})  # type: ignore[no-any-return]
 
 
 def policy(option: Option, seed: int = 0) -> ActorCritic:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-_MADE = "made"
+_DONE = "made"
 _FAILED = "failed"
 
 
@@ -28,7 +28,7 @@ def fill_once(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel gives it back when its owner dies, whatever of
         if (marks / _FAILED).exists():
             pytest.fail(f"{name} could not be made: {(marks / _FAILED).read_text()}", pytrace=False)
-        if not (marks / _MADE).exists():
+        if not (marks / _DONE).exists():
             if marks.exists():
                 pytest.fail(f"{name} is half made: the process that made it died", pytrace=False)
             marks.mkdir()
@@ -38,7 +38,7 @@ def fill_once(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
             except BaseException as error:
                 (marks / _FAILED).write_text(f"{type(error).__name__}: {error}")
                 raise
-            (marks / _MADE).touch()
+            (marks / _DONE).touch()
     return folder
 
 

@@ -55,7 +55,7 @@ def commands(elsewhere: bool = False) -> list[Command]:
     return list(dict.fromkeys(tuple(words[1:]) for words in parts if words and Path(words[0]).name == "diamond-bench"))
 
 
-_MAKES_ANEW = ("data.", "evaluation.", "metrics=")
+_REPEATS = ("data.", "evaluation.", "metrics=")
 """What a sweep says that shares no evaluation with the swept store: one number of denoising steps does for its mechanism."""
 _SMALLER = {
     "profile": PROFILE[2:],
@@ -76,7 +76,7 @@ def at_test_scale(command: Command) -> Command:
     words = tuple("scale=tiny" if word.startswith("scale=") else word for word in command)
     if words[0] == "evaluate" and "scale=tiny" not in words:
         return (*words, "scale=tiny")  # whole games of an agent that has learned nothing are long
-    if words[0] == "sweep" and not any(word.startswith(_MAKES_ANEW) for word in words):
+    if words[0] == "sweep" and not any(word.startswith(_REPEATS) for word in words):
         return words
     said = {word.partition("=")[0] for word in words}
     return (*words, *(word for word in _SMALLER.get(words[0], ()) if word.partition("=")[0] not in said))

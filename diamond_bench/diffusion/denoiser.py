@@ -26,10 +26,9 @@ class FrameNoise:
 class Denoiser(Compilable):
     """Predicts the clean next frame from a noisy one, L past frames and L actions.
 
-    `network` holds everything that is trained. Only its forward pass runs in `precision` (bf16 through autocast); preconditioning,
-    loss, quantisation and the solver's state are float32. In training, the actions of a share `action_dropout` of the examples are
-    withheld, and noise of up to `frame_noise` is added to the past frames (`ConditioningConfig`); the network must have been built
-    for both.
+    `network` holds all trained weights. Only its forward pass runs in `precision` (bf16 through autocast). Preconditioning, loss,
+    quantisation and the solver's state are float32. In training, the actions of a share `action_dropout` of the examples are withheld, and
+    noise of up to `frame_noise` is added to the past frames (`ConditioningConfig`). The network must have been built for both.
     """
 
     def __init__(
@@ -59,18 +58,18 @@ class Denoiser(Compilable):
             return self.run_core(x, c_noise, past, actions, **inputs).float()
 
     def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        """The clean frame the model believes in, unclamped, (b, 3, h, w) float32.
+        """The model's estimate of the clean frame, unclamped, (b, 3, h, w) float32.
 
         Args:
             x: clean + sigma * noise, (b, 3, h, w).
             sigma: (b,), or 0-d.
             past: in [-1, 1], oldest first, (b, L, 3, h, w).
-            actions: taken after each past frame, (b, L) or (b, L, k); withheld ones where the network was trained with action dropout.
+            actions: taken after each past frame, (b, L) or (b, L, k). Withheld ones need a network trained with action dropout.
         """
         return self.objective.denoise(self._run, x, sigma, past, actions)
 
     def centre(self, past: Tensor) -> Tensor | None:
-        """The frame that sampling's first noise is added to; see `Objective.centre`."""
+        """The frame to which sampling adds its first noise (`Objective.centre`)."""
         return self.objective.centre(past)
 
     def training_loss(
@@ -78,12 +77,12 @@ class Denoiser(Compilable):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the k + 1 autoregressive prediction steps of a batch of segments, and metrics (detached, on the device).
 
-        Each later step conditions on the model's own quantised prediction (paper section 3.2, method section 2). The loss is the
-        mean of the steps' losses; a step without a single real frame to predict counts as 0.
+        Each later step conditions on the model's own quantised prediction (paper section 3.2, method section 2). The loss is the mean of
+        the steps' losses. A step without any real frame to predict counts as 0.
 
         Args:
             frames: (b, L + 1 + k, 3, h, w) in [-1, 1], exactly 0 where padded.
-            actions: (b, L + 1 + k), or with a last axis of columns, action t taken after frame t (the last is not used).
+            actions: (b, L + 1 + k), or with a last axis of columns. Action t is taken after frame t, and the last one is not used.
             mask: (b, L + 1 + k), 1 (or True) where the frame is real.
             generator: on the frames' device.
         """
@@ -110,9 +109,9 @@ class Denoiser(Compilable):
         draw: Callable[[Tensor], Draws],
         frame_noise: FrameNoise | None = None,
     ) -> list[ObjectiveStep]:
-        """The prediction steps of `training_loss`, with the noise of each from `draw(clean)`, and that of past frames if there is any.
+        """The prediction steps of `training_loss`. `draw(clean)` gives the noise of each, and `frame_noise` that of past frames, if any.
 
-        Padding frames get none: they are exactly 0 while sampling too, which is how the network knows them.
+        Padding frames get no noise. They are exactly 0 in sampling too, which is how the network recognises them.
         """
         n = self.num_frames
         if frames.shape[1] <= n:
@@ -126,7 +125,8 @@ class Denoiser(Compilable):
                 scale = frame_noise.level[:, None] * mask[:, i : n + i]
                 shown = past + scale[:, :, None, None, None] * frame_noise.gauss(past)
             counts = mask[:, n + i]
-            if self.centre(shown) is not None:  # from padding to a game's first frame is no change, and no model is asked for it
+            # The step from padding to a game's first frame is no change, and no model has to predict it.
+            if self.centre(shown) is not None:
                 counts = counts * mask[:, n + i - 1]
             step = self.objective.step(run, clean, shown, actions[:, i : n + i], counts, draw(clean))
             steps.append(step)

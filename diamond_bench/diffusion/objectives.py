@@ -1,7 +1,7 @@
-"""What the network is trained to say, and what its output means (method sections 2 and 3).
+"""The network's training target and the meaning of its output (method sections 2 and 3).
 
-Every objective can turn its network's output into the clean frame it believes in, given x = clean + sigma * noise in EDM's
-variance-exploding coordinates; that is all a sampler needs, so objectives and samplers can be crossed.
+Given x = clean + sigma * noise in EDM's variance-exploding coordinates, every objective can turn its network's output into an estimate of
+the clean frame. A sampler needs nothing else, so objectives and samplers can be combined freely.
 """
 
 import math
@@ -43,51 +43,48 @@ class Objective(Protocol):
     """A training objective and the meaning of its network's output."""
 
     def denoise(self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        """The clean frame the model believes in, unclamped, (b, 3, h, w).
+        """The model's estimate of the clean frame, unclamped, (b, 3, h, w).
 
         Args:
             network: the network, its output in float32.
             x: clean + sigma * noise, (b, 3, h, w).
-            sigma: noise level of each example, (b,), or one of all, 0-d.
+            sigma: noise level of each example, (b,), or of all, 0-d.
             past: frames in [-1, 1], oldest first, (b, L, 3, h, w).
             actions: taken after each past frame, (b, L) int64.
         """
         ...
 
     def centre(self, past: Tensor) -> Tensor | None:
-        """The frame that sampling's first noise is added to, (b, 3, h, w), from past frames (b, L, 3, h, w); None is a frame of zeros."""
+        """The frame to which sampling adds its first noise, (b, 3, h, w), from past frames (b, L, 3, h, w). None means a frame of zeros."""
         return None
 
     def draw(self, clean: Tensor, generator: torch.Generator | None) -> Draws:
-        """Noise level, offset noise and Gaussian noise, drawn in this order."""
+        """Draws noise level, offset noise and Gaussian noise, in this order."""
         ...
 
     def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
-        """The loss of predicting `clean` (b, 3, h, w) under given noise; `mask` (b,) is 1 where clean is a real frame.
+        """The loss of predicting `clean` (b, 3, h, w) under given noise. `mask` (b,) is 1 where clean is a real frame.
 
-        The loss is the mean over the examples whose mask is 1, and 0 (no gradient) where there is none.
+        The loss is the mean over the examples with mask 1. If there are none, it is 0 and has no gradient.
         """
         ...
 
 
 def masked_mean_square(error: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean of error^2 (b, ...), times an example's weight (b,), over the examples with mask 1; 0 without any, so that an all-padding step
-    does not make the loss NaN.
-
-    The authors' code gives NaN there. No count reaches the host.
-    """
+    """Mean of error^2 (b, ...), times a weight per example (b,), over the examples with mask 1. It is 0 if there are none, so that an
+    all-padding step does not make the loss NaN, as it does in the authors' code. No count reaches the host."""
     mask = mask.to(error.dtype)
     squares = error.square().flatten(1).mean(1)
     return ((squares if weight is None else squares * weight) * mask).sum() / mask.sum().clamp(min=1)
 
 
 def _per_pixel(value: Tensor, x: Tensor) -> Tensor:
-    """(b,) or 0-d to (b, 1, 1, 1)."""
+    """Reshapes (b,) or 0-d to (b, 1, 1, 1)."""
     return value.to(x.dtype).expand(len(x))[:, None, None, None]
 
 
 class Coefficients(NamedTuple):
-    """How a network is fed and read at a noise level: c_in * x goes in, c_skip * x + c_out * F is the clean frame."""
+    """The network's input and output scaling at a noise level: its input is c_in * x, and c_skip * x + c_out * F is the clean frame."""
 
     c_in: Tensor
     c_skip: Tensor
@@ -98,7 +95,7 @@ class Coefficients(NamedTuple):
 class Factored(nn.Module):
     """Denoising with any `FactoredObjective`.
 
-    A module, so that DDPM's tables follow the device and a measured sigma_data is saved and restored with the weights.
+    It is a module, so that DDPM's tables follow the device and a measured sigma_data is saved and restored with the weights.
     """
 
     sigmas: Tensor
@@ -118,11 +115,11 @@ class Factored(nn.Module):
 
     @property
     def sigma_data(self) -> float | Tensor:
-        """The number of the settings, or the measured one, a 0-d tensor that is NaN until `set_sigma_data`."""
+        """The configured number, or the measured one, a 0-d tensor that is NaN until `set_sigma_data`."""
         return self.measured if self.config.sigma_data == "measured" else self.config.sigma_data
 
     def set_sigma_data(self, value: float) -> None:
-        """Sets the measured sigma_data. Raises ValueError unless it is finite and above 0, and where the settings have a number."""
+        """Sets the measured sigma_data. Raises ValueError unless it is finite and above 0, and if the settings have a number."""
         if not 0 < value < math.inf or self.config.sigma_data != "measured":
             raise ValueError(f"sigma_data={value}: expected a number above 0, and settings with sigma_data=measured")
         self.measured.fill_(value)
@@ -132,11 +129,11 @@ class Factored(nn.Module):
         return past[:, -1] if self.config.coordinate == "change" else None
 
     def nearest_timestep(self, sigma: Tensor) -> Tensor:
-        """The timestep whose level is nearest in log sigma, in 0..T-1; of sigma's shape."""
+        """The timestep in 0..T-1 whose level is nearest in log sigma, in the shape of sigma."""
         return torch.bucketize(sigma.log(), self.log_midpoints)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """Of sigma's shape. With offset noise added at every level they see the level it raises sigma to, in sampling too."""
+        """Coefficients in the shape of sigma. With offset noise added at every level, they use the raised level, in sampling too."""
         s, sd = self._raised(sigma), self.sigma_data
         total, unit = s.square() + sd**2, 1 + s.square()
         c_in = {
@@ -202,7 +199,7 @@ class Factored(nn.Module):
         return levels.clamp(o.sigma_min, o.sigma_max)
 
     def log_normal(self, z: Tensor) -> Tensor:
-        """The levels of standard normal draws under the log-normal distribution, clipped."""
+        """Maps standard normal draws to levels of the log-normal distribution, clipped."""
         return (self.config.loc + self.config.scale * z).exp().clamp(self.config.sigma_min, self.config.sigma_max)
 
     def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
@@ -231,7 +228,7 @@ class Factored(nn.Module):
         return network(fed, self.noise_conditioning(sigma.to(fed.dtype)).expand(len(fed)), past.flatten(1, 2), actions)
 
     def _weight(self, sigma: Tensor) -> Tensor | None:
-        """What an example's squared output error counts, (b,): the output error is the clean frame's divided by c_out."""
+        """Weight of an example's squared output error, (b,). The output error is the clean frame's error divided by c_out."""
         if self.config.loss_weight == "output":
             return None
         s, sd = self._raised(sigma), self.sigma_data

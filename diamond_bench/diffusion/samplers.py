@@ -1,6 +1,6 @@
 """Samplers: plain functions of one signature over a denoiser and decreasing noise levels that end in 0.
 
-Their state x lives in EDM's variance-exploding coordinates and in float32. Levels are Python floats, so nothing waits for the device.
+The state x is float32 in EDM's variance-exploding coordinates. Levels are Python floats, so that nothing waits for the device.
 """
 
 import itertools
@@ -21,35 +21,36 @@ Denoise = Callable[[Tensor, float], Tensor]
 Noise = Callable[[], Tensor]
 """noise() -> fresh N(0, 1) of x's shape."""
 Callback = Callable[[Tensor, Tensor, float], None]
-"""callback(x, denoised, sigma) at every denoiser call, with what the denoiser said, unquantised."""
+"""callback(x, denoised, sigma), called at every denoiser call with the denoiser's unquantised output."""
 
 
 Sampling = Callable[["SupportsDenoise", Tensor, Tensor, Sampler, Noise], Tensor]
-"""(denoiser, past, actions, sampler, noise) -> the next frames, as `sample`."""
+"""(denoiser, past, actions, sampler, noise) -> the next frames, with the signature of `sample`."""
 
 
 class SupportsDenoise(Protocol):
-    """A denoiser, or an oracle in its place; see `Denoiser.denoise`."""
+    """A denoiser, or an oracle that replaces it (`Denoiser.denoise`)."""
 
     def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """The clean frame, (b, 3, h, w)."""
         ...
 
     def centre(self, past: Tensor) -> Tensor | None:
-        """The frame that the first noise is added to, (b, 3, h, w); None is a frame of zeros."""
+        """The frame to which sampling adds its first noise, (b, 3, h, w). None means a frame of zeros."""
         return None
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise) -> Tensor:
     """Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 2 without its correction).
 
-    In these coordinates it is also deterministic DDIM, and Euler's method on rectified flow's straight paths: only their levels differ.
+    In these coordinates it equals deterministic DDIM, and Euler's method on the straight paths of rectified flow. They differ only in their
+    levels.
     """
     return _solve_ode(denoise, x, sigmas, settings, noise, correct=False)
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: OdeSampler, noise: Noise) -> Tensor:
-    """Heun's second-order method, with an Euler step to 0 (Karras et al. 2022, algorithms 1 and 2)."""
+    """Heun's second-order method, with a final Euler step to 0 (Karras et al. 2022, algorithms 1 and 2)."""
     return _solve_ode(denoise, x, sigmas, settings, noise, correct=True)
 
 
@@ -67,9 +68,9 @@ def _solve_ode(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: O
 
 
 def dpm_solver_pp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: MultistepSampler, noise: Noise) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), in lambda = -log sigma: the clean frame is extrapolated from the last two calls.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), in lambda = -log sigma. It extrapolates the clean frame from the last two calls.
 
-    Its first step and the one to 0 are of first order.
+    The first step and the step to 0 are of first order.
     """
     before: Tensor | None = None
     last_h = math.inf
@@ -83,12 +84,12 @@ def dpm_solver_pp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float], setti
 
 
 def ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: AncestralSampler, noise: Noise) -> Tensor:
-    """DDPM's ancestral sampler with the posterior ('fixed small') variance (Ho et al. 2020, algorithm 2), for any decreasing levels; with
-    eta below 1, DDIM (Song et al. 2021, equations 12 and 16).
+    """DDPM's ancestral sampler with the posterior ('fixed small') variance (Ho et al. 2020, algorithm 2), for any decreasing levels. With
+    eta below 1 it is DDIM (Song et al. 2021, equations 12 and 16).
 
-    In variance-exploding coordinates the posterior of the next level p given the level s, x and the clean frame d is
-    N(d + (p/s)^2 (x - d), p^2 (1 - (p/s)^2)); multiplied by 1 / sqrt(1 + p^2) it is Ho et al.'s equation 7. DDIM adds noise of eta
-    times that standard deviation, and keeps as much more of x - d as leaves the marginal variance p^2.
+    In variance-exploding coordinates, the posterior of the next level p given the level s, x and the clean frame d is N(d + (p/s)^2 (x -
+    d), p^2 (1 - (p/s)^2)). Multiplied by 1 / sqrt(1 + p^2), it is Ho et al.'s equation 7. DDIM adds noise of eta times that standard
+    deviation. It keeps more of x - d, so that the marginal variance is p^2.
     """
     for sigma, following in itertools.pairwise(sigmas):
         denoised = denoise(x, sigma)
@@ -106,21 +107,22 @@ def ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: An
 def sample(
     denoiser: SupportsDenoise, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise, callback: Callback | None = None
 ) -> Tensor:
-    """Next frames, (b, 3, h, w) float32 on the 8-bit grid of [-1, 1].
+    """Samples the next frames, (b, 3, h, w) float32 on the 8-bit grid of [-1, 1].
 
     Args:
-        denoiser: its noise range must hold the sampler's (`check_sampler`); for guidance it takes withheld actions.
+        denoiser: its noise range must contain the sampler's (`check_sampler`). Guidance needs one that accepts withheld actions.
         past: frames in [-1, 1], oldest first, (b, L, 3, h, w).
         actions: taken after each past frame, (b, L) or (b, L, k).
-        sampler: which sampler, and its settings.
-        noise: fresh N(0, 1) of shape (b, 3, h, w), on past's device; called first for the start, then for each stochastic step.
-        callback: called after every denoiser call; guidance makes two calls in place of one.
+        sampler: the sampler and its settings.
+        noise: returns fresh N(0, 1) of shape (b, 3, h, w), on the device of `past`. It is called once for the start, then for each
+        stochastic step.
+        callback: called after every denoiser call. Guidance makes two calls in place of one.
     """
     levels: list[float] = sigmas(sampler).tolist()
     every_call = sampler.quantize == "every_call"
 
     def call(x: Tensor, sigma: float, given_actions: Tensor) -> Tensor:
-        # torch.full writes the number on the device; a tensor made from it on the host would have to be copied there
+        # torch.full writes the number on the device. A tensor made from it on the host would have to be copied there.
         denoised = denoiser.denoise(x, torch.full((len(x),), sigma, device=x.device), past, given_actions)
         if callback is not None:
             callback(x, denoised, sigma)
@@ -136,14 +138,14 @@ def sample(
     start_scale = {"unit": 1.0, "sigma_max": levels[0], "variance_preserving": math.sqrt(1 + levels[0] ** 2)}[sampler.start_noise]
     start, centre = noise() * start_scale, denoiser.centre(past)
     x = chosen(sampler)(denoise, start if centre is None else centre + start, levels, sampler, noise)
-    # A frame made of quantised parts is on the grid but for rounding errors, which truncating would turn into whole levels.
+    # A frame composed of quantised parts lies on the grid up to rounding errors. Truncation would turn these into whole levels.
     return quantize(x, "round" if every_call else sampler.quantization)
 
 
 def trajectory_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device | str) -> Noise:
-    """Noise whose row i comes from generator i alone, so that a trajectory does not depend on which others share its batch.
+    """Noise whose row i comes from generator i alone, so that a trajectory does not depend on the rest of its batch.
 
-    Generators on the CPU give every device the same numbers.
+    Generators on the CPU give the same numbers for every device.
     """
 
     def noise() -> Tensor:

@@ -1,7 +1,7 @@
-"""Noise levels: sampling schedules, the range an objective was trained on, and whether the two fit. Without torch (planning uses it).
+"""Noise levels: sampling schedules, the range that an objective was trained on, and whether the two fit. Without torch, for planning.
 
-A level is always sigma of EDM's variance-exploding coordinates, x = clean + sigma * noise. A variance-preserving level with
-cumulative product a is sigma = sqrt((1 - a) / a).
+A level is always the sigma of EDM's variance-exploding coordinates, x = clean + sigma * noise. A variance-preserving level with cumulative
+product a has sigma = sqrt((1 - a) / a).
 """
 
 import functools
@@ -32,14 +32,14 @@ Sigmas = NDArray[np.float64]
 
 
 def alphas_cumprod(num_train_timesteps: int, beta_start: float, beta_end: float) -> Sigmas:
-    """(T,) cumulative products of 1 - beta, betas linear (Ho et al. 2020). Raises UserError unless 0 < beta_start <= beta_end < 1."""
+    """(T,) cumulative products of 1 - beta with linear betas (Ho et al. 2020). Raises UserError unless 0 < beta_start <= beta_end < 1."""
     if not 0 < beta_start <= beta_end < 1:
         raise UserError(f"beta_start={beta_start:g}, beta_end={beta_end:g}: need 0 < beta_start <= beta_end < 1")
     return np.cumprod(1.0 - np.linspace(beta_start, beta_end, num_train_timesteps), dtype=np.float64)
 
 
 def timestep_sigmas(num_train_timesteps: int, beta_start: float, beta_end: float) -> Sigmas:
-    """(T,) strictly increasing sigmas of DDPM's timesteps 0..T-1. Raises UserError where betas are too small or too many to give them."""
+    """(T,) strictly increasing sigmas of DDPM's timesteps 0..T-1. Raises UserError if the betas are too small or too many for that."""
     alphas = alphas_cumprod(num_train_timesteps, beta_start, beta_end)
     with np.errstate(divide="ignore", over="ignore"):
         levels: Sigmas = np.sqrt((1.0 - alphas) / alphas)
@@ -52,7 +52,8 @@ def timestep_sigmas(num_train_timesteps: int, beta_start: float, beta_end: float
 
 
 def leading_timesteps(num_steps: int, num_train_timesteps: int) -> list[int]:
-    """The timesteps of n steps: k * (T // n), k = n-1..0; for n = 1 it is T // 2, as the authors found T - 1 useless (method section 3)."""
+    """The timesteps of n steps: k * (T // n), k = n-1..0. For n = 1 it is T // 2, since T - 1 was useless for the authors (method section
+    3)."""
     if not 1 <= num_steps <= num_train_timesteps:
         raise UserError(
             f"sampler.num_steps={num_steps}: the schedule has {num_train_timesteps} timesteps (sampler.schedule.num_train_timesteps), "
@@ -86,7 +87,8 @@ def cosine(schedule: RangeSchedule, num_steps: int) -> Sigmas:
 def _evenly_spaced(
     schedule: KarrasSchedule | RangeSchedule, num_steps: int, forth: Callable[[Any], Any], back: Callable[[Any], Any]
 ) -> Sigmas:
-    """For n = 1 the only level is sigma_max. Raises UserError unless sigma_min < sigma_max."""
+    """(n + 1,) levels, evenly spaced after `forth` and mapped back by `back`. For n = 1 the only level is sigma_max. Raises UserError
+    unless sigma_min < sigma_max."""
     if schedule.sigma_min >= schedule.sigma_max:
         raise UserError(
             f"sampler.schedule.sigma_min={schedule.sigma_min:g}: must be below sampler.schedule.sigma_max={schedule.sigma_max:g}"
@@ -100,7 +102,7 @@ def _evenly_spaced(
 
 
 def flow(schedule: FlowSchedule, num_steps: int) -> Sigmas:
-    """(n + 1,) levels evenly spaced in flow time sigma / (1 + sigma), from sigma_max's to 0 (Liu et al. 2023)."""
+    """(n + 1,) levels evenly spaced in flow time sigma / (1 + sigma), from that of sigma_max to 0 (Liu et al. 2023)."""
     time = np.linspace(schedule.sigma_max / (1 + schedule.sigma_max), 0.0, num_steps + 1)
     levels = time / (1 - time)
     levels[0] = schedule.sigma_max
@@ -108,13 +110,13 @@ def flow(schedule: FlowSchedule, num_steps: int) -> Sigmas:
 
 
 def ddpm_leading(schedule: DdpmLeadingSchedule, num_steps: int) -> Sigmas:
-    """(n + 1,) levels of the leading timesteps, then 0. Raises UserError when there are more steps than timesteps."""
+    """(n + 1,) levels of the leading timesteps, then 0. Raises UserError if there are more steps than timesteps."""
     levels = timestep_sigmas(schedule.num_train_timesteps, schedule.beta_start, schedule.beta_end)
     return np.append(levels[leading_timesteps(num_steps, schedule.num_train_timesteps)], 0.0)
 
 
 def sigmas(sampler: Sampler) -> Sigmas:
-    """(n + 1,) strictly decreasing float64 levels of a sampler, the last exactly 0. Raises UserError where its schedule has none."""
+    """(n + 1,) strictly decreasing float64 levels of a sampler, the last exactly 0. Raises UserError if its schedule has none."""
     with np.errstate(all="ignore"):  # what overflowed is refused here
         levels: Sigmas = chosen(sampler.schedule)(sampler.schedule, sampler.num_steps)
     if not _strictly_decreasing(levels):
@@ -136,12 +138,12 @@ def churn_factor(sampler: OdeSampler, sigma: float) -> float:
 
 
 def most_churn(sampler: OdeSampler) -> float:
-    """gamma of a step at a level inside [s_tmin, s_tmax]."""
+    """gamma of a step at a level in [s_tmin, s_tmax]."""
     return min(sampler.s_churn / sampler.num_steps, math.sqrt(2) - 1)
 
 
 def one_call_per_step(sampler: SamplerSettings, levels: Sequence[float]) -> list[float]:
-    """The levels but the last: a sampler that calls the denoiser once a step, at the step's level."""
+    """The levels except the last, for a sampler that calls the denoiser once per step, at the step's level."""
     return list(levels[:-1])
 
 
@@ -152,7 +154,7 @@ def churned_calls(sampler: OdeSampler, levels: Sequence[float]) -> list[float]:
 
 
 def heun_calls(sampler: OdeSampler, levels: Sequence[float]) -> list[float]:
-    """Two calls a step, at its level and at the next, and one in the last, which is Euler's."""
+    """Two calls per step, at its level and at the next. The last step is Euler's, with one call."""
     pairs = zip(churned_calls(sampler, levels), levels[1:], strict=True)
     return [sigma for pair in pairs for sigma in pair][:-1]
 
@@ -169,7 +171,7 @@ def nfe(sampler: Sampler) -> int:
 
 
 def trained_sigma_range(objective: Objective) -> tuple[float, float]:
-    """Lowest and highest level an objective trains on. Raises UserError when its settings leave none."""
+    """The lowest and the highest level that an objective trains on. Raises UserError if its settings leave none."""
     if getattr(objective, "uses_timesteps", False):  # settings of somebody's own objective may have no such thing
         levels = timestep_sigmas(objective.num_train_timesteps, objective.beta_start, objective.beta_end)
         if objective.noise_levels == "timesteps":
@@ -183,9 +185,9 @@ def trained_sigma_range(objective: Objective) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=1024)
 def check_sampler(sampler: Sampler, objective: Objective) -> None:
-    """Refuses a sampler that asks for a level outside the range the objective was trained on, or whose settings contradict each other.
+    """Refuses a sampler with a level outside the range of the objective's training, or with settings that contradict each other.
 
-    Raises UserError naming the level, the range, and overrides that would fit.
+    Raises UserError with the level, the range, and overrides that would fit.
     """
     low, high = trained_sigma_range(objective)
     if getattr(objective, "coordinate", "frame") == "change" and sampler.quantization == "truncate":
@@ -205,7 +207,7 @@ def check_sampler(sampler: Sampler, objective: Objective) -> None:
 
 
 def _within(sigma: float, low: float, high: float) -> bool:
-    """Whether a level is in the range, but for a ten-thousandth: a user may write DDPM's lowest level, 0.0100005, as 0.01."""
+    """Whether a level is in the range, with a relative tolerance of 1e-4: a user may write DDPM's lowest level, 0.0100005, as 0.01."""
     return low * (1 - 1e-4) <= sigma <= high * (1 + 1e-4)
 
 
@@ -217,13 +219,13 @@ def _fits(sampler: Sampler, low: float, high: float) -> bool:
 
 
 def _advice(sampler: Sampler, low: float, high: float) -> str:
-    """Overrides that make the sampler fit, each of them tried."""
+    """Overrides that make the sampler fit. Each was tried."""
     fitting = dict.fromkeys(text for fixed, text in _fixes(sampler, low, high) if _fits(fixed, low, high))
     return f"{', or '.join(fitting)} would fit" if fitting else "that range is too narrow for any of its schedules"
 
 
 def _fixes(sampler: Sampler, low: float, high: float) -> Iterator[tuple[Sampler, str]]:
-    """Samplers near this one that may fit, with the overrides that lead to them."""
+    """Similar samplers that may fit, with the overrides that lead to them."""
     raises = isinstance(sampler, OdeSampler) and sampler.churn_sigma == "sigma_hat"
     top = high / (1 + most_churn(sampler)) if isinstance(sampler, OdeSampler) and raises else high
     near = [(sampler, "")]
@@ -232,7 +234,7 @@ def _fixes(sampler: Sampler, low: float, high: float) -> Iterator[tuple[Sampler,
         near.append((replace(sampler, schedule=moved), text))
     for changed, text in near:
         yield changed, text
-        # of the schedules that have a sigma_min, only one step leaves it out
+        # among schedules with a sigma_min, only those of a single step leave it out
         if not isinstance(sampler.schedule, KarrasSchedule | RangeSchedule) and not _fits(changed, low, high):
             fewer = _most_steps_that_fit(changed, low, high)
             if fewer is not None:
@@ -256,7 +258,7 @@ def _most_steps_that_fit(sampler: Sampler, low: float, high: float) -> Sampler |
 def _moved(
     schedule: KarrasSchedule | RangeSchedule | FlowSchedule, low: float, high: float
 ) -> tuple[KarrasSchedule | RangeSchedule | FlowSchedule, str]:
-    """The schedule with its ends inside the range, and the overrides that do it."""
+    """The schedule with its ends moved inside the range, and the overrides for that."""
     ends: dict[str, Any] = {}
     if not low < schedule.sigma_max <= high:
         ends["sigma_max"] = _rounded_inside(high, low, high)
@@ -266,7 +268,7 @@ def _moved(
 
 
 def _rounded_inside(end: float, low: float, high: float) -> float:
-    """An end of the range in four digits, on the inner side of it."""
+    """An end of the range in four digits, rounded to the inside."""
     digit = 10.0 ** (math.floor(math.log10(end)) - 3)
     near = (float(f"{v:.4g}") for v in (end, end + digit, end - digit))
     return next((v for v in near if _within(v, low, high)), end)

@@ -10,16 +10,16 @@ from diamond_bench.diffusion.samplers import Callback, Noise, SupportsDenoise, s
 
 
 def group_sizes(num_rows: int, num_groups: int) -> list[int]:
-    """Rows of each group, as equal as can be; no group is empty."""
+    """Rows of each group, as equal as possible. No group is empty."""
     least, more = divmod(num_rows, num_groups)
     return [size for size in (least + (group < more) for group in range(num_groups)) if size]
 
 
 class SideBySide:
-    """`sample`, its rows in groups, each on a CUDA stream of its own, so that one group's small kernels run beside another's.
+    """`sample` with its rows in groups, each on its own CUDA stream, so that small kernels of different groups overlap.
 
-    Noise is drawn for all rows, on the caller's stream, in the order of `sample`. Numbers differ from its own by the rounding of another
-    batch size. On the CPU groups are sampled one after the other.
+    Noise is drawn for all rows on the caller's stream, in the order of `sample`. The results differ from those of `sample` by the rounding
+    of another batch size. On the CPU, groups are sampled one after the other.
     """
 
     def __init__(self, num_groups: int) -> None:
@@ -29,7 +29,7 @@ class SideBySide:
     def __call__(
         self, denoiser: SupportsDenoise, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise, callback: Callback | None = None
     ) -> Tensor:
-        """As `sample`; a call with a callback is that of all rows."""
+        """See `sample`. A call with a callback samples all rows together."""
         sizes = group_sizes(len(past), self._num_groups)
         if callback is not None or len(sizes) == 1:
             return sample(denoiser, past, actions, sampler, noise, callback)
@@ -57,8 +57,8 @@ class SideBySide:
         return torch.cat(frames)
 
     def _streams_of(self, device: torch.device) -> tuple[torch.cuda.Stream | None, list[torch.cuda.Stream] | list[None]]:
-        """The caller's stream, and one a group, the same at every call. Memory of a group is used again on its own stream, behind a wait
-        for the caller's, which has waited for all groups: nothing is overwritten while another stream reads it, if callers that are on
+        """The caller's stream and one per group, the same at every call. A group's memory is reused on its own stream, after a wait for the
+        caller's stream, which has waited for all groups. So nothing is overwritten while another stream reads it, provided that callers on
         different streams wait for each other (as `Graphed` does)."""
         if device.type != "cuda":
             return None, [None] * self._num_groups

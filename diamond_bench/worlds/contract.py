@@ -1,4 +1,4 @@
-"""What a world model is to everything that plays, trains or measures one."""
+"""The interface of a world model for code that plays, trains or measures one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,72 +18,73 @@ from diamond_bench.models.compilation import Compilable
 from diamond_bench.spaces import WorldSpec
 
 State = tuple[Tensor, ...]
-"""All that a world model remembers of b games: a flat tuple of tensors, batch first, whose shapes never change."""
+"""The memory of a world model for b games: a flat tuple of tensors, batch first, whose shapes never change."""
 Draw = Callable[[Tensor], Tensor]
-"""draw(like) -> fresh N(0, 1) of the shape and on the device of `like`, whose first axis is that of the rows."""
+"""draw(like) -> fresh N(0, 1) of the shape and on the device of `like`, whose first axis is the rows."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of b games showed."""
+    """The observations of one step of b games."""
 
     frame: Tensor
     """(b, 3, h, w) float32 on the 8-bit grid of [-1, 1], without gradient."""
     reward_logits: Tensor | None = None
-    """(b, 3) for the rewards -1, 0, +1; None where the world model predicts none."""
+    """(b, 3) for the rewards -1, 0, +1. None if the world model predicts none."""
     end_logits: Tensor | None = None
-    """(b, 2) for no, yes; None where the world model predicts none."""
+    """(b, 2) for no, yes. None if the world model predicts none."""
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """One network of a world model, and how it learns."""
+    """One network of a world model, and how it is trained."""
 
     name: str
-    """The name of its learner in checkpoints and of its losses in logs."""
+    """Name of its learner in checkpoints and of its losses in logs."""
     network: nn.Module
     segment_length: int
-    """Frames of the segments that it learns from."""
+    """Frames per training segment."""
     loss: Callable[[Segments, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
-    """The loss of a batch of such segments, and metrics (detached); the generator lies on the segments' device."""
+    """loss(segments, generator) -> the loss of a batch of such segments, and metrics (detached). The generator lies on the segments'
+    device."""
 
 
 class WorldModel(Protocol):
-    """Imagines games frame by frame. A model that is sampled has its sampler bound: its users choose none."""
+    """Imagines games frame by frame. If the model needs a sampler, one is bound to it: callers choose none."""
 
     @property
     def spec(self) -> WorldSpec:
-        """Frames and actions; whether `step` predicts rewards and ends."""
+        """The frames and actions, and whether `step` predicts rewards and ends."""
         ...
 
     @property
     def context(self) -> int:
-        """The fewest frames from which `start` can begin."""
+        """The minimum number of frames for `start`."""
         ...
 
     @property
     def pure(self) -> bool:
-        """Whether `step` is a function of its tensors alone, which may be compiled, or recorded as a CUDA graph."""
+        """Whether `step` depends on its tensors alone. Such a step may be compiled, or recorded as a CUDA graph."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where its states lie."""
+        """The device of its states."""
         ...
 
     @property
     def calls_per_frame(self) -> int:
-        """Calls of a network in one step (NFE); 0 where there is no network."""
+        """Network calls per step (NFE). 0 without a network."""
         ...
 
     @property
     def flops_per_frame(self) -> float:
-        """FLOP of one step of one row."""
+        """FLOP of one step for one row."""
         ...
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """Everything that is trained, by name; empty where nothing is."""
+        """All trained networks by name. Empty if there are none."""
         ...
 
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
@@ -91,113 +92,113 @@ class WorldModel(Protocol):
 
         Args:
             frames: in [-1, 1], oldest first, exactly 0 where padded, (b, s, 3, h, w) with s >= `context`.
-            actions: action i was taken after frame i, (b, s, ...); the last is not used.
+            actions: action i was taken after frame i, (b, s, ...). The last is not used.
             mask: false where padded, (b, s) bool.
-            draw: where randomness comes from.
+            draw: the source of randomness.
             origin: (recording, step) of each row's last frame, (b, 2) int64, for world models that need the recorded play itself.
         """
         ...
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
-        """The next frame of every row after its action, (b, ...), and the state after it. `state` stays what it was."""
+        """The next frame of every row after its action, (b, ...), and the state after it. `state` is not changed."""
         ...
 
 
 class TrainedWorld(WorldModel, Protocol):
-    """A world model of a family that is trained."""
+    """A world model of a trained family."""
 
     @property
     def description(self) -> object:
-        """What is needed to build it again, its weights apart; equal where the models are built alike."""
+        """All that is needed to build it again, except its weights. Models that are built alike have equal descriptions."""
         ...
 
     @property
     def compilable(self) -> Sequence[Compilable]:
-        """The networks of which a part may be compiled."""
+        """The networks that have a part that may be compiled."""
         ...
 
     def bound(self, sampler: Sampler) -> "TrainedWorld":
-        """The same model, sampled so. UserError where the sampler does not fit how it was trained."""
+        """The same model with this sampler. Raises UserError if the sampler does not fit its training."""
         ...
 
     def in_streams(self, count: int) -> "TrainedWorld":
-        """The same model, its rows sampled in `count` groups at once (`SideBySide`)."""
+        """The same model, with its rows sampled in `count` groups at once (`SideBySide`)."""
         ...
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
-        """Its networks in the order in which they are trained.
+        """Its networks in the order of their training.
 
-        `train_world_model` updates each one `training.num_steps` times, and begins with the next one when the one before is done.
+        `train_world_model` updates each one `training.num_steps` times before it begins with the next one.
         """
         ...
 
     def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
-        """Measures what its settings leave to be measured of the play that it will be trained on; called once, before the first update.
+        """Measures the values that its settings leave open, from the play that it will be trained on. Called once, before the first update.
 
-        Raises UserError where there is nothing to measure.
+        Raises UserError if there is nothing to measure from.
         """
         ...
 
     @property
     def measured(self) -> Mapping[str, float]:
-        """The measured values by name; they are saved with the weights."""
+        """The measured values by name. They are saved with the weights."""
         ...
 
     def call(self, state: State) -> None:
-        """One of the network calls of a step, for those who time it."""
+        """One of the network calls of a step, for timing."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Writes weights and description into an existing folder, each file in one piece."""
+        """Writes weights and description into an existing folder. Each file appears whole or not at all."""
         ...
 
 
 class RecordedPlay(Protocol):
-    """Real play that can be replayed: of each recording the seed that began it and every action."""
+    """Real play that can be replayed: the seed and all actions of each recording."""
 
     @property
     def game(self) -> str:
-        """The game that was played."""
+        """The game."""
         ...
 
     @property
     def env(self) -> EnvConfig:
-        """How it was played."""
+        """The environment's settings."""
         ...
 
     @property
     def continues(self) -> bool:
-        """Whether a recording goes on after an episode's end, from a reset without a seed; else it is one episode."""
+        """Whether a recording goes on after an episode's end, with a reset without a seed. Otherwise a recording is one episode."""
         ...
 
     def name(self, number: int) -> str:
-        """What a message calls the recording."""
+        """A name of the recording for messages."""
         ...
 
     def seed(self, number: int) -> int:
-        """The seed of its first reset. UserError where none was recorded."""
+        """The seed of its first reset. Raises UserError if none was recorded."""
         ...
 
     def action(self, number: int, step: int) -> Any:
-        """What was done after the frame of this step, as the environment takes it."""
+        """The action after the frame of this step, in the environment's format."""
         ...
 
     def frame(self, number: int, step: int) -> NDArray[np.uint8]:
-        """(3, h, w): what was seen after so many steps."""
+        """The frame after this number of steps, (3, h, w)."""
         ...
 
 
 def imagined_frames(world: WorldModel, frames: Tensor, actions: Tensor, draw: Draw, origin: Tensor | None = None) -> Iterator[Tensor]:
     """Imagines T frames one after the other, each (b, 3, h, w), after s real ones.
 
-    Action i is taken after frame i, so the last but T of them led to no imagined frame, and the last one leads to the last frame.
+    Action i is taken after frame i. The last T actions lead to the imagined frames.
 
     Args:
-        world: bound to its sampler, where it has one.
-        frames: as in `WorldModel.start`, without padding.
+        world: with its sampler bound, if it needs one.
+        frames: see `WorldModel.start`, without padding.
         actions: (b, s - 1 + T, ...).
-        draw: as in `WorldModel.start`.
-        origin: as in `WorldModel.start`.
+        draw: see `WorldModel.start`.
+        origin: see `WorldModel.start`.
     """
     seen = frames.shape[1]
     state = world.start(frames, actions[:, :seen], frames.new_ones(frames.shape[:2], dtype=torch.bool), draw, origin)

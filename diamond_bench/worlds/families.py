@@ -1,4 +1,4 @@
-"""World models by what a config or a folder says, for those who know no family."""
+"""World models of any family, chosen by a config or a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from diamond_bench.worlds.files import family_in, read_description
 def build_world_model(described: Any, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> TrainedWorld:
     """A world model with fresh weights, drawn from torch's global CPU generator whatever the device.
 
-    `described`: the config of a training, or another object with diamond's settings (objective, conditioning, network). UserError when
+    `described`: the config of a training, or another object with diamond's settings (objective, conditioning, network). Raises UserError if
     the settings do not fit together.
     """
     settings: WorldSettings | None = getattr(described, "family", None)
@@ -30,9 +30,9 @@ def load_world_model(
     device: torch.device | str = "cpu",
     actions: ActionSpec | None = None,
 ) -> TrainedWorld:
-    """The world model saved in `folder`. `actions`: None is Discrete, of the number that the folder says.
+    """Loads the world model saved in `folder`. `actions`: None is Discrete, with the number that the folder states.
 
-    Raises UserError naming the file that is missing, damaged or does not fit.
+    Raises UserError with the name of a file that is missing, damaged or does not fit.
     """
     family = world_family(read_description(folder, family_in))
     world: TrainedWorld = imported(family.load)(folder, frames, precision, device, actions)
@@ -42,7 +42,7 @@ def load_world_model(
 def open_world(family: WorldSettings, spec: WorldSpec, device: torch.device, play: RecordedPlay | None = None) -> WorldModel:
     """A world of a family that is not trained. `play`: the recorded play that imagination starts from, for families that replay it.
 
-    Raises UserError where the family cannot be used with them.
+    Raises UserError if the family cannot be used with them.
     """
     world: WorldModel = imported(world_family(family).open)(family, spec, device, play)
     return world

@@ -1,4 +1,4 @@
-"""The two files of a saved world model: weights, and what is needed to build it again."""
+"""The two files of a saved world model: its weights, and the description from which it is built again."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from diamond_bench.worlds.contract import TrainedWorld
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 _MAX_DESCRIPTION = 1_000_000
-"""Bytes of model.json; it has about 2,000."""
+"""Maximum size of model.json in bytes. It has about 2,000."""
 T = TypeVar("T")
 
 
@@ -32,7 +32,7 @@ class _Settings:
 
 
 def write_files(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Writes weights and description into an existing folder; a reader never sees half a file."""
+    """Writes weights and description into an existing folder. Each file appears whole or not at all."""
     weights, described = folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights.with_suffix(".tmp"))
     weights.with_suffix(".tmp").replace(weights)
@@ -41,12 +41,13 @@ def write_files(folder: Path, state: Mapping[str, Tensor], description: Mapping[
 
 
 def read_description(folder: Path, make: Callable[[dict[str, Any]], T]) -> T:
-    """What `make` makes of a folder's model.json. UserError naming the file where it is missing, damaged or does not fit."""
+    """Applies `make` to the content of a folder's model.json. Raises UserError with the file's name if it is missing, damaged or does not
+    fit."""
     return _read(folder / DESCRIPTION_FILE, lambda file: make(read_json(file, _MAX_DESCRIPTION)))
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:
-    """Loads a folder's weights. UserError naming the file where it is missing, damaged or not of this network."""
+    """Loads a folder's weights. Raises UserError with the file's name if it is missing, damaged or does not fit the network."""
     state = _read(folder / WEIGHTS_FILE, load_file)
     expected = network.state_dict()
     if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in expected.items()}:
@@ -55,12 +56,12 @@ def load_weights(folder: Path, network: nn.Module) -> None:
 
 
 def family_in(description: Mapping[str, Any]) -> WorldSettings | None:
-    """The settings of the family that model.json names; none where it names none, which is diamond. UserError for an unknown one."""
+    """The settings of the family that model.json names. None if it names none, which means diamond. Raises UserError for an unknown one."""
     return build(_Settings, {"family": description["family"]}).family if "family" in description else None
 
 
 def save_world(folder: Path, settings: WorldSettings, spec: WorldSpec, networks: Mapping[str, nn.Module]) -> None:
-    """Saves a world of any family that keeps all it learns in its networks; `load_world` reads it."""
+    """Saves a world of any family whose learned state lies in its networks. `load_world` reads it."""
     described = {"family": to_plain(settings), "frames": list(spec.frames.sides), "actions": spec.actions.to_plain()}
     write_files(folder, nn.ModuleDict(dict(networks)).state_dict(), described)
 
@@ -68,9 +69,9 @@ def save_world(folder: Path, settings: WorldSettings, spec: WorldSpec, networks:
 def load_world(
     folder: Path, frames: FrameSpec, precision: Precision, device: torch.device | str, actions: ActionSpec | None
 ) -> TrainedWorld:
-    """The world that `save_world` wrote. `actions`: those of the game; None takes the folder's word.
+    """Loads the world that `save_world` wrote. `actions`: those of the game, or None to take those of the folder.
 
-    Raises UserError naming the file that is missing, damaged or does not fit.
+    Raises UserError with the name of a file that is missing, damaged or does not fit.
     """
 
     def described(plain: dict[str, Any]) -> tuple[WorldSettings | None, WorldSpec]:

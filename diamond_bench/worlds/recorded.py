@@ -1,4 +1,4 @@
-"""The steps of a pure world model through CUDA graphs: a solver's steps and all network calls in a single launch."""
+"""The steps of a pure world model through CUDA graphs: the solver's steps and all network calls in a single launch."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -12,14 +12,14 @@ _PARTS = ("frame", "reward_logits", "end_logits")
 
 
 def recorded(world: WorldModel, record: Recorder | None = None) -> WorldModel:
-    """The same world model, its steps recorded once for each shape. ValueError where its steps are not pure."""
+    """The same world model with its steps recorded once per shape. Raises ValueError if its steps are not pure."""
     if not world.pure:
         raise ValueError("only the steps of a pure world model can be recorded")
     return cast(WorldModel, _RecordedWorld(world, record))
 
 
 class _RecordedWorld:
-    """Random numbers are drawn before the graph runs, as many as the step draws: the numbers are those of the step itself."""
+    """Random numbers are drawn before the graph runs, as many as the step draws, so the results equal those of the step itself."""
 
     def __init__(self, world: WorldModel, record: Recorder | None) -> None:
         self._world, self._record = world, record

@@ -1,4 +1,4 @@
-"""Recorded play that world models may start from by replaying it: a dataset's episodes, and an agent's replay."""
+"""Recorded play that world models may replay and start from: a dataset's episodes, and an agent's replay."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from diamond_bench.store.kinds import CollectDataset
 
 @dataclass(frozen=True)
 class RecordedEpisodes:
-    """The held-out episodes of a collected dataset, each a recording; a `RecordedPlay`."""
+    """The held-out episodes of a collected dataset, one recording per episode. A `RecordedPlay`."""
 
     folder: Path
     """The dataset's."""
@@ -54,7 +54,7 @@ class RecordedEpisodes:
 
 
 def recorded_episodes(folder: Path, heldout: EpisodeSet) -> RecordedEpisodes:
-    """Those of a dataset of the store. UserError where it was not collected from a game here."""
+    """The recordings of a dataset in the store. Raises UserError if it was not collected from a game here."""
     ref = JobRef(folder.parent.name, folder.name)
     config = Store(folder.parent.parent).spec(ref).config
     if not isinstance(config, CollectDataset):
@@ -64,7 +64,7 @@ def recorded_episodes(folder: Path, heldout: EpisodeSet) -> RecordedEpisodes:
 
 @dataclass
 class RecordedReplay:
-    """All steps of an agent's only training environment, one recording; a `RecordedPlay`."""
+    """All steps of an agent's only training environment, as one recording. A `RecordedPlay`."""
 
     game: str
     env: EnvConfig

@@ -19,7 +19,7 @@ from diamond_bench.worlds.files import save_world
 
 
 class StackedWorld(ABC):
-    """The state is (frames (b, L, 3, h, w), actions (b, L, ...)); the action after the newest frame is filled in by `step`."""
+    """The state is (frames (b, L, 3, h, w), actions (b, L, ...)). `step` fills in the action after the newest frame."""
 
     @property
     @abstractmethod
@@ -37,7 +37,7 @@ class StackedWorld(ABC):
         """
 
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
-        """As `WorldModel.start`; the last L frames are seen."""
+        """See `WorldModel.start`. Only the last L frames are used."""
         if frames.shape[1] < self.context:
             raise ValueError(f"expected at least {self.context} frames to start from, got {frames.shape[1]}")
         return frames[:, -self.context :], actions[:, -self.context :]
@@ -51,7 +51,7 @@ class StackedWorld(ABC):
 
 
 class UntrainedWorld(StackedWorld):
-    """A `WorldModel` that predicts frames from the last L without a network; a subclass has `predict`."""
+    """A `WorldModel` that predicts frames from the last L without a network. A subclass has `predict`."""
 
     pure = True
     calls_per_frame = 0
@@ -59,7 +59,7 @@ class UntrainedWorld(StackedWorld):
     networks: Mapping[str, nn.Module] = {}
 
     def __init__(self, spec: WorldSpec, device: torch.device, context: int = 1) -> None:
-        """`spec`: of the game; the world predicts neither its rewards nor its ends. `context`: L."""
+        """`spec`: of the game. The world predicts neither its rewards nor its ends. `context`: L."""
         self.spec = WorldSpec(spec.frames, spec.actions, rewards=False, ends=False)
         self.device, self._context = device, context
 
@@ -70,7 +70,7 @@ class UntrainedWorld(StackedWorld):
 
 
 class LearnedWorld(StackedWorld):
-    """A `TrainedWorld` that predicts frames from the last L with one call of one network; a subclass has `predict` and `loss`."""
+    """A `TrainedWorld` that predicts frames from the last L with one call of one network. A subclass has `predict` and `loss`."""
 
     pure = True
     calls_per_frame = 1
@@ -78,13 +78,13 @@ class LearnedWorld(StackedWorld):
     measured: Mapping[str, float] = {}
 
     def __init__(self, settings: WorldSettings, spec: WorldSpec, network: nn.Module) -> None:
-        """`spec`: of the game; the world predicts neither its rewards nor its ends. `network`: on its device."""
+        """`spec`: of the game. The world predicts neither its rewards nor its ends. `network`: on its device."""
         self.settings, self.network = settings, network
         self.spec = WorldSpec(spec.frames, spec.actions, rewards=False, ends=False)
 
     @abstractmethod
     def loss(self, segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """As `Trainable.loss`, of segments of L + 1 frames."""
+        """See `Trainable.loss`, for segments of L + 1 frames."""
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """As `TrainedWorld.trainables`."""
@@ -92,7 +92,7 @@ class LearnedWorld(StackedWorld):
 
     @property
     def context(self) -> int:
-        """L, as the family says."""
+        """L, as stated by the family."""
         return world_family(self.settings).context(self.settings)
 
     @property
@@ -107,7 +107,7 @@ class LearnedWorld(StackedWorld):
 
     @property
     def flops_per_frame(self) -> float:
-        """As `WorldModel.flops_per_frame`, as the family says."""
+        """See `WorldModel.flops_per_frame`, as stated by the family."""
         return world_family(self.settings).cost(self.settings, self.spec, OdeSampler()).flops_per_frame
 
     @property
@@ -116,15 +116,15 @@ class LearnedWorld(StackedWorld):
         return self.settings, self.spec
 
     def bound(self, sampler: Sampler) -> Self:
-        """The same model: there is nothing to sample."""
+        """The same model, since there is nothing to sample."""
         return self
 
     def in_streams(self, count: int) -> Self:
-        """The same model: there is nothing to sample."""
+        """The same model, since there is nothing to sample."""
         return self
 
     def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
-        """As `TrainedWorld.measure`: there is nothing to measure."""
+        """See `TrainedWorld.measure`: there is nothing to measure."""
 
     def call(self, state: State) -> None:
         """As `TrainedWorld.call`."""

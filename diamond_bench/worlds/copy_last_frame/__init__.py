@@ -1,4 +1,4 @@
-"""The family `copy_last_frame`: every imagined frame is the last real one. Planning imports this file: no torch."""
+"""The family `copy_last_frame`: every imagined frame is the last real one. Planning imports this file, so it imports no torch."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from diamond_bench.spaces import WorldSpec
 
 @dataclass(frozen=True)
 class CopyLastFrame(WorldSettings):
-    """There is nothing to set."""
+    """It has no settings."""
 
     name: str = "copy_last_frame"
 

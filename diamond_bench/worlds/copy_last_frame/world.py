@@ -1,4 +1,4 @@
-"""A world in which nothing moves: what a model that has learned nothing of a game can always do."""
+"""A world in which nothing moves: the baseline of a model that has learned nothing about its game."""
 
 import torch
 from torch import Tensor

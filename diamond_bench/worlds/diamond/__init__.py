@@ -1,4 +1,5 @@
-"""The family `diamond`: a denoiser that predicts the next frame from the last frames and actions. Planning imports this file: no torch."""
+"""The family `diamond`: a denoiser predicts the next frame from the last frames and actions. Planning imports this file, so it imports no
+torch."""
 
 import functools
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ _cost_of = functools.cache(denoiser_cost)
 
 
 class Settings(Protocol):
-    """Its settings: the config of a run, of a training, or what lies with the weights."""
+    """Its settings: the config of a run, of a training, or the description stored with the weights."""
 
     @property
     def objective(self) -> Objective: ...

@@ -1,4 +1,4 @@
-"""DIAMOND's world model: a denoiser and what is needed to imagine with it, keep it and read it back."""
+"""DIAMOND's world model: a denoiser, how to imagine with it, and how to save and load it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,20 +32,20 @@ from diamond_bench.worlds.stacked import StackedWorld
 
 @dataclass(frozen=True)
 class Description:
-    """What is needed to build a world model again, its weights apart."""
+    """All that is needed to build a world model again, except its weights."""
 
     objective: Objective
     conditioning: ConditioningConfig
     network: NetworkConfig
     num_actions: int
-    """Number of Discrete actions; of others the width of their one-hots."""
+    """Number of Discrete actions. For other action spaces, the width of the one-hot encodings."""
     sigma_data: float | None = field(default=None, compare=False)
-    """The measured value, for people; the one that is used lies with the weights. None where objective.sigma_data is a number."""
+    """The measured value, for people. The value in use is stored with the weights. None if objective.sigma_data is a number."""
 
 
 @dataclass(frozen=True)
 class DiamondWorld(StackedWorld):
-    """Predicts frame after frame of a game from the frames and actions before (paper section 3); a `TrainedWorld`."""
+    """Predicts a game frame by frame from the previous frames and actions (paper section 3). A `TrainedWorld`."""
 
     denoiser: Denoiser
     description: Description
@@ -53,21 +53,21 @@ class DiamondWorld(StackedWorld):
     actions: ActionSpec | None = None
     """None is Discrete(description.num_actions)."""
     sampler: Sampler | None = None
-    """None before `bound`: nothing can be imagined then."""
+    """None before `bound`. Imagination needs a sampler."""
     sampling: Sampling = sample
-    """How a batch is sampled: `sample`, or in groups (`SideBySide`)."""
+    """Samples a batch: `sample`, or in groups (`SideBySide`)."""
 
     pure = True
 
     @property
     def spec(self) -> WorldSpec:
-        """As `WorldModel.spec`; rewards and ends are another model's."""
+        """See `WorldModel.spec`. Another model predicts rewards and ends."""
         actions = self.actions or ActionSpec.discrete(self.description.num_actions)
         return WorldSpec(self.frames, actions, rewards=False, ends=False)
 
     @property
     def context(self) -> int:
-        """L, past frames (and actions) a prediction is made from."""
+        """L, the number of past frames (and actions) that a prediction uses."""
         return self.description.conditioning.num_frames
 
     @property
@@ -99,12 +99,12 @@ class DiamondWorld(StackedWorld):
     @property
     def _sampler(self) -> Sampler:
         if self.sampler is None:
-            raise ValueError("no sampler is bound to this world model; say which with bound(sampler)")
+            raise ValueError("no sampler is bound to this world model; bind one with bound(sampler)")
         return self.sampler
 
     def bound(self, sampler: Sampler) -> "DiamondWorld":
-        """As `TrainedWorld.bound`. Raises UserError where the sampler leaves the levels that the objective was trained on, or guides a
-        model that was trained without action dropout."""
+        """See `TrainedWorld.bound`. Raises UserError if the sampler leaves the levels of the objective's training, or uses guidance with a
+        model trained without action dropout."""
         check_sampler(sampler, self.description.objective)
         check_guidance(sampler, self.description.conditioning)
         return replace(self, sampler=sampler)
@@ -122,7 +122,7 @@ class DiamondWorld(StackedWorld):
         return frame.clone()  # an ordinary tensor again, which a network that is being trained may be fed
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
-        """As `TrainedWorld.trainables`: the denoiser alone."""
+        """See `TrainedWorld.trainables`: only the denoiser."""
 
         def loss(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             return self.denoiser.training_loss(to_float(segments), segments.actions, segments.mask, generator)
@@ -130,7 +130,7 @@ class DiamondWorld(StackedWorld):
         return (Trainable("denoiser", self.denoiser, self.context + 1 + training.num_autoregressive_steps, loss),)
 
     def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
-        """As `TrainedWorld.measure`: sigma_data, where the objective leaves it to be measured."""
+        """See `TrainedWorld.measure`: sigma_data, if the objective leaves it open."""
         objective = self.denoiser.objective
         if isinstance(objective, Factored) and objective.config.sigma_data == "measured":
             objective.set_sigma_data((change_rms if objective.config.coordinate == "change" else frame_rms)(episodes))
@@ -144,19 +144,19 @@ class DiamondWorld(StackedWorld):
 
     @torch.inference_mode()
     def call(self, state: State) -> None:
-        """As `TrainedWorld.call`: the first denoiser call of a step."""
+        """See `TrainedWorld.call`: the first denoiser call of a step."""
         past, actions = state
         level = torch.full((len(past),), float(sigmas(self._sampler)[0]), device=past.device)
         self.denoiser.denoise(past[:, -1], level, past, actions)
 
     def save(self, folder: Path) -> None:
-        """As `TrainedWorld.save`: model.safetensors and model.json (a reader never sees half a file)."""
+        """See `TrainedWorld.save`: model.safetensors and model.json. Each file appears whole or not at all."""
         description = replace(self.description, sigma_data=self.measured.get("sigma_data"))
         write_files(folder, self.denoiser.state_dict(), to_plain(description))
 
 
 def build_world(settings: Settings, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> DiamondWorld:
-    """As `build_diamond`, of the game's frames and actions."""
+    """See `build_diamond`, for the game's frames and actions."""
     described = Description(settings.objective, settings.conditioning, settings.network, spec.actions.width)
     return build_diamond(described, spec.frames, precision, device, spec.actions)
 
@@ -170,7 +170,7 @@ def build_diamond(
 ) -> DiamondWorld:
     """A world model with fresh weights, drawn from torch's global CPU generator whatever the device.
 
-    `actions`: None is Discrete(description.num_actions). Raises UserError when they, or the network's widths, do not fit together.
+    `actions`: None is Discrete(description.num_actions). Raises UserError if they, or the network's widths, do not fit together.
     """
     d, c = description, description.conditioning
     if actions is not None and actions.width != d.num_actions:
@@ -189,9 +189,9 @@ def load_diamond(
     device: torch.device | str = "cpu",
     actions: ActionSpec | None = None,
 ) -> DiamondWorld:
-    """The world model saved in `folder`. `actions`: as in `build_diamond`; the folder itself says the number of Discrete ones.
+    """Loads the world model saved in `folder`. `actions`: see `build_diamond`. The folder itself states the number of Discrete actions.
 
-    Raises UserError naming the file that is missing, damaged or does not fit.
+    Raises UserError with the name of a file that is missing, damaged or does not fit.
     """
     description = read_description(folder, lambda plain: build(Description, plain))
     columns = actions if actions is not None and actions.trailing else None

@@ -1,4 +1,4 @@
-"""The family `oracle`: the game itself in the place of a world model. Planning imports this file: no torch."""
+"""The family `oracle`: the game itself in place of a world model. Planning imports this file, so it imports no torch."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from diamond_bench.spaces import WorldSpec
 
 @dataclass(frozen=True)
 class Oracle(WorldSettings):
-    """There is nothing to set."""
+    """It has no settings."""
 
     name: str = "oracle"
 

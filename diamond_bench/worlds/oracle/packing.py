@@ -1,4 +1,4 @@
-"""A saved state of an environment as bytes, and back."""
+"""Conversion of an environment's saved state to bytes and back."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ _TENSOR = "tensor"
 
 
 def pack(saved: Any) -> bytes:
-    """Plain data (numbers, text, tensors; `envs.saves.save_env`) as bytes."""
+    """Converts plain data (numbers, text, tensors; `envs.saves.save_env`) to bytes."""
     arrays: list[bytes] = []
 
     def plain(value: Any) -> Any:
@@ -28,7 +28,7 @@ def pack(saved: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """What `pack` was given. Bytes after its own are ignored."""
+    """Restores the data that `pack` converted. Further bytes are ignored."""
     end = 8 + int.from_bytes(data[:8], "little")
 
     def restored(value: Any) -> Any:

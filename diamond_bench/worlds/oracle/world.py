@@ -1,4 +1,4 @@
-"""The true dynamics: real play is replayed up to where imagination starts, and the game goes on from there."""
+"""The true dynamics: real play is replayed up to the start of imagination, and the game continues from there."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from diamond_bench.envs.family import Env
 
 _SMALL = 4096
-"""Bytes of a saved state up to which every one that a replay passes is kept."""
+"""Largest saved state, in bytes, for which a replay keeps every state that it passes."""
 _EVERY = 100
-"""Steps between two kept states where they are larger. The steps between are replayed."""
+"""Steps between two kept states if they are larger. The steps in between are replayed."""
 _SURE = 1e4
-"""Logit of what is certain, against 0 of what is not."""
+"""Logit of a certain outcome, against 0 for the others."""
 
 
 class OracleWorld:
     """A `WorldModel` that plays the game. A state is the saved state of a game, packed in bytes, (b, n) uint8.
 
-    One environment plays all rows, one after the other: each step restores a row's game, plays the action and saves it again. So no row
-    knows of another, and `step` leaves its state alone. After `start` a row's game draws its random numbers from a seed of the row's own:
-    what was random in the real play is random again.
+    One environment plays all rows, one after the other: each step restores a row's game, plays the action and saves it again. So rows are
+    independent, and `step` does not change its state. After `start` a row's game draws its random numbers from the row's own seed: random
+    events of the real play are random again.
     """
 
     context = 1
@@ -41,25 +41,25 @@ class OracleWorld:
     flops_per_frame = 0.0
 
     def __init__(self, env: "Env", spec: WorldSpec, device: torch.device, play: RecordedPlay) -> None:
-        """`env`: of the recorded play's game; it can save and load its state."""
+        """`env`: the environment of the recorded play's game. It can save and load its state."""
         self.spec, self.device = spec, device
         self._env, self._play = env, play
         self._kept: dict[tuple[int, int], bytes] = {}
         self._at: tuple[int, int] | None = None
-        """The recording and step at which the environment is, in a replay."""
+        """The recording and step of the environment during a replay."""
         self._furthest: dict[int, int] = {}
-        """By recording, the last step that a replay reached."""
+        """The last step that a replay reached, by recording."""
         self._env.reset(seed=play.seed(0))
         self._width = (len(pack(save_env(self._env))) * 21 // 20 // 256 + 1) * 256  # numbers in it may gain digits
         self._every = 1 if self._width <= _SMALL else _EVERY
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """As `WorldModel.networks`: none."""
+        """See `WorldModel.networks`: none."""
         return {}
 
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
-        """As `WorldModel.start`. UserError where the recorded play cannot be replayed frame by frame."""
+        """See `WorldModel.start`. Raises UserError if the recorded play cannot be replayed frame by frame."""
         if origin is None:
             raise UserError("family=oracle: imagination can start only from play whose seed and actions are recorded")
         seeds = draw(torch.empty(len(frames), 2, device=frames.device)).cpu().numpy().view(np.uint32)
@@ -69,7 +69,7 @@ class OracleWorld:
         return (self._stacked([self._seeded(reached[place], seed.tolist()) for place, seed in zip(places, seeds, strict=True)]),)
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
-        """As `WorldModel.step`; nothing is drawn: each game has its own random numbers."""
+        """See `WorldModel.step`. Nothing is drawn, since each game has its own random numbers."""
         self._at = None
         saved, frames, rewards, ends = [], [], [], []
         for row, taken in zip(state[0].cpu().numpy(), action.cpu().numpy(), strict=True):
@@ -91,13 +91,13 @@ class OracleWorld:
         return _SURE * torch.nn.functional.one_hot(chosen, number).float()
 
     def _seeded(self, state: bytes, seed: list[int]) -> bytes:
-        """The same game, whose random numbers begin from a seed."""
+        """The same game with random numbers from a new seed."""
         load_env(self._env, unpack(state))
         self._env.unwrapped.np_random = np.random.default_rng(seed)
         return pack(save_env(self._env))
 
     def _reached(self, number: int, step: int) -> bytes:
-        """The saved state of a recording after so many steps."""
+        """The saved state of a recording after this number of steps."""
         if (number, step) in self._kept:
             return self._kept[number, step]
         if self._at is None or self._at[0] != number or self._at[1] > step:
@@ -117,7 +117,7 @@ class OracleWorld:
         return pack(save_env(self._env))
 
     def _arrived(self, number: int, step: int, frame: Any) -> None:
-        """Checks a replayed frame against the recorded one, and keeps the state where it is due."""
+        """Checks a replayed frame against the recorded one, and keeps the state at the chosen steps."""
         if not np.array_equal(np.asarray(frame).transpose(2, 0, 1), self._play.frame(number, step)):
             raise UserError(
                 f"family=oracle: replaying the seed and the actions of {self._play.name(number)} gave another frame at step {step} than "
@@ -136,7 +136,7 @@ class OracleWorld:
 
 
 def open_world(settings: Oracle, spec: WorldSpec, device: torch.device, play: RecordedPlay | None) -> OracleWorld:
-    """The game of the recorded play. UserError where none is recorded, or the game cannot save its state."""
+    """The game of the recorded play. Raises UserError if none is recorded, or if the game cannot save its state."""
     if play is None:
         raise UserError("family=oracle: there is no recorded play of a game to start from")
     env = make_env(play.game, play.env)
