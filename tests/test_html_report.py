@@ -160,7 +160,7 @@ def test_what_failed_and_what_waits_for_it_is_said_first(tmp_path: Path) -> None
     assert rows.loc[trained.id, "status"] == "failed"
     assert list(rows["status"]).count("blocked") == 2
     words = page_of(saved, store).words
-    top = words[: words.index("Variants", words.index("Notes") if "Notes" in words[:400] else 400)]
+    top = words[: words.index("mean over runs")]  # the caption of the results
     assert "1 failed, 2 blocked, 4 done" in top
     assert "OutOfMemoryError: tried 2 GiB" in top
     assert "2 jobs wait for it" in top
@@ -183,15 +183,16 @@ def test_a_study_of_which_nothing_succeeded_has_a_page(tmp_path: Path) -> None:
 def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None:
     saved, store = swept(tmp_path, study(tmp_path, "seeds=8"), by_steps(0.2, 0.1))
     words = page_of(saved, store).words
-    answer = words[words.index("Answer", words.index("Reproduce")) : words.index("All else below is exploratory")]
+    answer = words[words.index("Answer") : words.index("All else below is exploratory")]
     assert re.search(
-        r"n=2: better, for other training seeds, on this dataset and its references\.Drift ↓ −0\.(1|0999|1001) pixel error \(95% interval",
+        r"n=2 is better than n=1\. Drift is lower with n=2 than with n=1, by (0\.1|0\.0999|0\.1001) \(pixel error\) \(95% interval of the "
+        r"difference: −0\.\d+ to −0\.\d+\)\. Lower is better\.This holds for other training seeds, but only for this dataset",
         answer,
     )  # the stand-in's values differ by a hair from job to job
     assert "8 runs against 8 on the same checkpoints." in answer
     facts = gather(saved, store)
     (line, registration) = study_answers(saved, store, facts)
-    assert line.startswith("Exploratory: n=2 against n=1: better, for other training seeds, on this dataset and its references. Drift ↓")
+    assert line.startswith("Exploratory: n=2 is better than n=1. Drift is lower with n=2 than with n=1, by 0.")
     assert all(sentence in words for sentence in answers_of(compare_study(saved, store, facts))[0].evidence)
     assert line.endswith(" ".join(answers_of(compare_study(saved, store, facts))[0].evidence))
     assert (
@@ -236,7 +237,7 @@ def test_a_planned_look_has_its_own_level_everywhere(tmp_path: Path) -> None:
     assert "that of the first look that is not undecided" in words
     assert "variant minus baseline with 97.5% interval" in words
     assert "(97.5% interval" in words
-    assert re.match(r"n=2 against n=1: better.* \(97\.5% interval", study_answers(saved, store, gather(saved, store))[0])
+    assert re.match(r"n=2 is better than n=1\..* \(97\.5% interval", study_answers(saved, store, gather(saved, store))[0])
     shown = api.compare(str(tmp_path / "mine.yaml"), "scale=tiny", output_dir=store.root)
     assert (set(shown.loc[shown["status"] == "primary", "level"]), set(shown["registration"])) == ({0.025}, {"planned look"})
 
@@ -379,9 +380,12 @@ _PROBE = """<!doctype html><body style="margin:0"><iframe id=page src="{page}" s
 <script>
 addEventListener("load", () => setTimeout(() => {{
   const doc = document.getElementById("page").contentDocument, view = doc.defaultView;
-  const small = [...doc.querySelectorAll("p, td, th, figcaption")].filter(e => parseFloat(view.getComputedStyle(e).fontSize) < 12).length;
+  doc.querySelectorAll("details").forEach(e => e.open = true);
+  const every = [...doc.body.querySelectorAll("*")];
+  const small = every.filter(e => e.innerText && parseFloat(view.getComputedStyle(e).fontSize) < 11).length;
+  const scrolls = every.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.tagName + "." + e.className);
   document.body.textContent = "FOUND " + JSON.stringify({{
-    width: doc.documentElement.scrollWidth, small,
+    width: doc.documentElement.scrollWidth, small, scrolls,
     images: [...doc.images].every(i => i.naturalWidth > 0), count: doc.images.length,
     videos: [...doc.querySelectorAll("video")].map(v => v.videoWidth),
     ink: view.getComputedStyle(doc.body).color, page: view.getComputedStyle(doc.body).backgroundColor,
@@ -396,7 +400,8 @@ def test_a_browser_shows_it_on_a_phone_and_a_desk(width: int, tmp_path: Path) ->
     saved, store = finished(tmp_path, planned(tmp_path, ["sampler.num_steps=1,2", "training.weight_decay=0.1,0.2"]))
     file = write_report(saved, store, lambda text: None)[0]
     dark_on_light = browse(file, width, tmp_path)
-    assert dark_on_light["width"] <= width  # tables scroll by themselves, the page does not
+    assert dark_on_light["width"] <= width
+    assert dark_on_light["scrolls"] == []  # nor does anything in the page
     assert dark_on_light["small"] == 0
     assert dark_on_light["images"]
     assert dark_on_light["count"] == 6

@@ -372,7 +372,7 @@ def test_results_and_report_say_how_the_study_stands(lab: Lab, capsys: pytest.Ca
         app([command, "mine", f"output_dir={lab.store.root}"], standalone_mode=False)
         said = capsys.readouterr()
         assert "before any of its 6 evaluations had finished" in (said.out if command == "results" else said.err)
-        assert ("n=2 against n=1: undecided" in said.out) == (command == "results")
+        assert ("Undecided: n=2 may be better or worse than n=1." in said.out) == (command == "results")
 
 
 def words_in_chromium(page: Path, folder: Path) -> str:
@@ -381,6 +381,7 @@ def words_in_chromium(page: Path, folder: Path) -> str:
     probe.write_text(
         f'<!doctype html><iframe id=page src="{page.as_uri()}" style="width:1200px;height:4000px"></iframe><script>'
         'addEventListener("load", () => setTimeout(() => { const doc = document.getElementById("page").contentDocument;'
+        'doc.querySelectorAll("details").forEach(e => e.open = true);'
         "document.body.textContent = 'FOUND ' + doc.body.innerText + ' END'; }, 300));</script>"
     )
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--virtual-time-budget=8000"]

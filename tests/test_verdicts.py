@@ -14,7 +14,7 @@ from analysis.differences import difference
 from analysis.matching import Game
 from diamond_bench.errors import UserError
 from diamond_bench.report import answers
-from diamond_bench.report.answers import evidence, scope
+from diamond_bench.report.answers import claim, evidence, scope
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.facts import gather
 from diamond_bench.report.figures import study_figures
@@ -92,7 +92,7 @@ def test_a_verdict_counts_references_as_random_and_says_so(tmp_path: Path) -> No
     saved, store = swept(tmp_path, noisy(0.001, 1.0, 0.1), "{metric: drift, baseline: {n: 1}, margin: 10%, test: t}")
     (row,) = compared(saved, store).primary.to_dict("records")
     assert (row["scope"], row["references"], row["episodes"], row["verdict"]) == ("runs and references", 12, 6, "undecided")
-    assert scope(row) == "for other training seeds and other references (12 from 6 episodes)"
+    assert scope(row) == "This holds for other training seeds and for other held-out trajectories (measured: 12 cut from 6 episodes)."
     rows, _ = Scores(saved, store, gather(saved, store)).rows("drift", ["n=1", "n=2"], relative=False)
     assert set(rows["episode"]) == set(range(6))
 
@@ -104,7 +104,8 @@ def test_a_relative_margin_is_a_share_of_each_games_copying_error(tmp_path: Path
     (row,) = found.primary.to_dict("records")
     assert (row["unit"], row["margin"], row["verdict"]) == (OF_COPYING, 0.1, "equivalent within 10% of copying's error")
     assert row["difference"] == pytest.approx(0.02, abs=0.005)
-    assert re.match(r"Drift ↓ .*% of copying's error \(95% interval .*% to .*%\)\.$", evidence(row)[0])
+    claimed = r"n=2 and n=1 are equivalent within 10% of the error of copying the last frame\. Drift is higher with n=2 than with n=1, by "
+    assert re.match(rf"{claimed}.*% of the error of copying the last frame \(95% interval of the difference: .*% to .*%\)\.$", claim(row))
     assert any(re.fullmatch(r"Equivalence: p = .* \(TOST\)\.", sentence) for sentence in evidence(row))
     by_game = found.effects.set_index("game")["difference"]
     assert by_game["Pong"] == pytest.approx(by_game["Boxing"], abs=1e-6)

@@ -8,7 +8,7 @@ from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.gate import Gate, failed_words, gates
-from diamond_bench.report.markup import Html, el, items, joined
+from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.report.registered import level, registered
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.looks import ALPHA
@@ -17,6 +17,7 @@ from diamond_bench.studies.registration import RegistrationStatus, registration_
 
 _MAX_ANSWERS = 40
 _ONE_VARIANT = "Nothing to compare:"
+EXPLORATORY_ONLY = "These results are exploratory: they suggest an answer and do not confirm it."
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,19 @@ class Answer:
     variant: str
     baseline: str
     verdict: str
+    claim: str
+    """The answer in one or two plain sentences, with the difference and its interval."""
     scope: str
-    """What the verdict speaks about, as the end of its sentence; empty where there is no interval."""
+    """A sentence on what the answer holds for. Empty where there is no interval."""
     evidence: tuple[str, ...]
-    """Sentences: the difference with its interval, the effect size, the runs, the p-values, the cost, and what is missing."""
+    """Sentences for readers of statistics: effect size, number of runs, p-values, cost, and what is missing."""
     gate: str
     """A sentence where the variant or its baseline fails the sanity gate; else empty."""
 
     @property
     def sentence(self) -> str:
         """All of it as a line of text."""
-        claim = f"{self.variant} against {self.baseline}: {self.verdict}{f', {self.scope}' if self.scope else ''}."
-        return " ".join(part for part in (claim, *self.evidence, self.gate) if part)
+        return " ".join(part for part in (self.claim, self.scope, *self.evidence, self.gate) if part)
 
 
 def study_answers(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[str]:
@@ -73,7 +75,8 @@ def answers_of(found: Comparison, checked: Sequence[Gate] = ()) -> list[Answer]:
 def _answer(row: Mapping[Any, Any], alpha: float, checked: Sequence[Gate]) -> Answer:
     failed = failed_words(checked, [row["variant"], row["baseline"]])
     gate = f"{failed[:1].upper()}{failed[1:]}." if failed else ""
-    return Answer(row["variant"], row["baseline"], row["verdict"], scope(row), tuple(evidence(row, alpha)), gate)
+    verdict = (row["variant"], row["baseline"], row["verdict"])
+    return Answer(*verdict, claim(row, alpha), scope(row), tuple(evidence(row)), gate)
 
 
 def section(plan: SavedPlan, found: Comparison, stands: RegistrationStatus, checked: Sequence[Gate] = ()) -> Html:
@@ -83,36 +86,57 @@ def section(plan: SavedPlan, found: Comparison, stands: RegistrationStatus, chec
         box = el("div", el("p", el("strong", words[0]), f" {words[1]}"), class_="box" if one else "box wrong")
         return box if one else joined([box, registered(plan, stands)])
     every = answers_of(found, checked)
-    parts: list[Any] = []
-    for base in dict.fromkeys(one.baseline for one in every[:_MAX_ANSWERS]):
-        lines = [_shown(one) for one in every[:_MAX_ANSWERS] if one.baseline == base]
-        heading = f"Against {base}{'' if stands.confirmatory else ', exploratory'}:"
-        parts.append(el("div", el("p", heading), items(lines, class_="answers"), class_="box"))
-    if len(every) > _MAX_ANSWERS:
-        parts.append(el("p", f"{len(every) - _MAX_ANSWERS} more answers are in comparison.csv.", class_="soft"))
-    return joined([*parts, registered(plan, stands, len(found.family))])
+    shown = every[:_MAX_ANSWERS]
+    lines = [joined([_marked(one), *([el("p", el("span", one.gate, class_="bad"))] if one.gate else [])]) for one in shown]
+    below: list[Any] = [el("p", text, class_="soft") for text in dict.fromkeys(one.scope for one in shown if one.scope)]
+    if len(every) > len(shown):
+        below.append(el("p", f"{len(every) - len(shown)} more answers are in comparison.csv.", class_="soft"))
+    exploratory = [] if stands.confirmatory else [el("p", el("span", EXPLORATORY_ONLY, class_="warn"))]
+    statistics = [
+        joined([el("strong", f"{one.variant} against {one.baseline}: "), " ".join(one.evidence)]) for one in shown if one.evidence
+    ]
+    more = [details("The statistics behind the answer", items(statistics, class_="soft"))] if statistics else []
+    box = el("div", *exploratory, items(lines, class_="answers"), *below, class_="box")
+    return joined([box, *more, registered(plan, stands, len(found.family))])
 
 
-def _shown(one: Answer) -> Html:
+def _marked(one: Answer) -> Html:
+    """The claim with the verdict in its colour."""
     from analysis.comparison import BETTER, UNDECIDED, WORSE
 
     tone = {BETTER: "good", WORSE: "bad", UNDECIDED: "warn"}.get(one.verdict, "even")
-    claim = el("p", f"{one.variant}: ", el("span", one.verdict, class_=tone), f"{f', {one.scope}' if one.scope else ''}.")
-    more = [el("p", " ".join(one.evidence), class_="soft")] if one.evidence else []
-    gate = [el("p", el("span", one.gate, class_="bad"))] if one.gate else []
-    return joined([claim, *more, *gate])
+    first, dot, rest = one.claim.partition(". ")
+    return el("p", el("span", f"{first}{dot.strip()}", class_=tone), f" {rest}" if rest else "")
 
 
-def evidence(row: Mapping[Any, Any], alpha: float = ALPHA) -> list[str]:
-    """The evidence of a verdict, a sentence each: difference and interval, effect size, runs, p-values, cost, and what is missing."""
+def claim(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
+    """A row's verdict as plain sentences: who is better, in what, by how much, and how sure that is."""
+    from analysis.comparison import BETTER, UNDECIDED, WORSE
+
+    variant, base, verdict = row["variant"], row["baseline"], row["verdict"]
+    if not _known(row["difference"]):
+        return f"Undecided: {variant} cannot be compared to {base} yet."
+    what, size = _title(row["metric"]), f"{_amount(abs(row['difference']), row)}{_unit(row)}"
+    side = "higher" if row["difference"] > 0 else "lower"
+    measured = f"{what} is {side} with {variant} than with {base}, by {size}" if row["difference"] else f"{what} is the same in both"
+    interval = ""
+    if _known(row["low"]):
+        interval = f" ({(1 - alpha) * 100:.4g}% interval of the difference: {_signed(row['low'], row)} to {_signed(row['high'], row)})"
+    if verdict in (BETTER, WORSE):
+        return f"{variant} is {verdict} than {base}. {measured}{interval}. {_better_side(row)} is better."
+    if verdict == UNDECIDED:
+        why = "chance can explain the difference" if interval else "there are too few runs to say more"
+        return f"Undecided: {variant} may be better or worse than {base}. {measured}{interval}, but {why}."
+    within = verdict.replace("copying's error", "the error of copying the last frame")
+    return f"{variant} and {base} are {within}. {measured}{interval}."
+
+
+def evidence(row: Mapping[Any, Any]) -> list[str]:
+    """The evidence of a verdict for readers of statistics, a sentence each."""
     parts = []
     if _known(row["difference"]):
-        interval = ""
-        if _known(row["low"]):
-            interval = f" ({(1 - alpha) * 100:.4g}% interval {_amount(row['low'], row)} to {_amount(row['high'], row)})"
-        parts.append(f"{_title(row['metric'])} {_amount(row['difference'], row)}{_unit(row)}{interval}.")
         if _known(row["effect_size"]):
-            parts.append(f"Hedges' {row['effect']} {_signed(row['effect_size'])}.")
+            parts.append(f"Hedges' {row['effect']} {row['effect_size']:+.3g}.".replace("-", "−"))
         runs = f"{row['runs']:g} {'run' if row['runs'] == 1 else 'runs'} against {row['baseline_runs']:g}"
         parts.append(f"{runs}{' on the same checkpoints' if _known(row['paired']) and row['paired'] else ''}.")
     if _known(row["p_holm"]):
@@ -126,40 +150,50 @@ def evidence(row: Mapping[Any, Any], alpha: float = ALPHA) -> list[str]:
 
 
 def scope(row: Mapping[Any, Any]) -> str:
-    """What a row's interval and verdict speak about, as the end of a sentence; empty where there is no interval."""
+    """What a row's interval and verdict hold for, as a sentence; empty where there is no interval."""
     from analysis.comparison import CROSSED
 
     if not _known(row["low"]):
         return ""
     references, episodes = int(row["references"]), int(row["episodes"])
+    cut = f"{references} cut from {episodes} episode{'' if episodes == 1 else 's'}"
     if row["scope"] == CROSSED:
-        return f"for other training seeds and other references ({references} from {episodes} episodes)"
+        return f"This holds for other training seeds and for other held-out trajectories (measured: {cut})."
     if references:
-        return f"for other training seeds, on these {references} references ({episodes} episode{'' if episodes == 1 else 's'})"
-    of_agents = row["metric"] in METRIC_INFO and METRIC_INFO[row["metric"]].protocol == "agent"
-    return "for other training seeds" if of_agents else "for other training seeds, on this dataset and its references"
+        return f"This holds for other training seeds, but only for these held-out trajectories ({cut})."
+    if row["metric"] in METRIC_INFO and METRIC_INFO[row["metric"]].protocol == "agent":
+        return "This holds for other training seeds."
+    return "This holds for other training seeds, but only for this dataset and its held-out trajectories."
+
+
+def _better_side(row: Mapping[Any, Any]) -> str:
+    metric = METRIC_INFO.get(row["metric"])
+    return "Higher" if metric is not None and metric.better == "higher" else "Lower"
 
 
 def _title(name: str) -> str:
     metric = METRIC_INFO.get(name)
     if metric is None:
-        return name
+        return f"The metric {name}"
     title = f"distance of {metric.title} to 1" if metric.better == "near 1" else metric.title
-    return f"{title[:1].upper()}{title[1:]}{ {'higher': ' ↑', 'lower': ' ↓', 'near 1': ' ↓'}.get(metric.better, '') }"
+    return f"{title[:1].upper()}{title[1:]}"
 
 
 def _amount(value: float, row: Mapping[Any, Any]) -> str:
-    """A difference with its sign, without its unit; in percent where it is a share."""
-    return f"{_signed(100 * value)}%" if row["unit"] == OF_COPYING else _signed(value)
+    """A difference without its unit; in percent where it is a share."""
+    return f"{100 * value:.3g}%" if row["unit"] == OF_COPYING else f"{value:.3g}"
 
 
 def _unit(row: Mapping[Any, Any]) -> str:
-    return " of copying's error" if row["unit"] == OF_COPYING else f" {row['unit']}" if row["unit"] else ""
+    if row["unit"] == OF_COPYING:
+        return " of the error of copying the last frame"
+    return f" ({row['unit']})" if " " in row["unit"] else f" {row['unit']}".rstrip()
 
 
 def _known(value: Any) -> bool:
     return value is not None and value == value
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
+def _signed(value: float, row: Mapping[Any, Any]) -> str:
+    text = _amount(value, row)
+    return text.replace("-", "−", 1) if text.startswith("-") else f"+{text}"

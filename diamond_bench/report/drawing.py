@@ -1,7 +1,7 @@
 """What all figures of a report share: their type, their caption and watermark, and the arrays they are drawn from."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import SavedPlan
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _FINDINGS = ("paper", "small")
@@ -27,6 +28,8 @@ class Drawn:
     caption: str
     caption_pixels: int
     """Height of the caption at the bottom of the PNG file."""
+    table: "pd.DataFrame | None" = None
+    """The numbers that the figure shows, for its CSV file."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,21 @@ class StudyFigure:
 
     stem: str
     kind: str
-    """The kind of figure: trajectories, quality, training or power, for a metric the stem or kind of its figure (drift, state, modes,
-    thresholds, ranks), and for agents scores or learning."""
+    """The kind of figure: trajectories, quality, training, losses or power. For a metric: the stem or kind of its figure (drift, state,
+    modes, thresholds, ranks). For agents: scores or learning."""
     title: str
     view: str
     """Values of the other axes, where they are not the last ones."""
     draw: Callable[[], Drawn | None]
 
 
-def annotated(figure: "Figure", plan: SavedPlan, *caption: str) -> Drawn:
+def annotated(figure: "Figure", plan: SavedPlan, *caption: str, table: "pd.DataFrame | None" = None) -> Drawn:
     """The figure with its caption below it, and a watermark at scales that show no finding."""
     from analysis.figures import DPI, annotate, caption_height
 
     watermark = "" if is_finding(plan.scale) else f"scale {plan.scale}: shows the plumbing, not a finding"
     text = "; ".join(part for part in caption if part)
-    return Drawn(annotate(figure, text, watermark), text, round(caption_height(figure, text) * DPI))
+    return Drawn(annotate(figure, text, watermark), text, round(caption_height(figure, text) * DPI), table)
 
 
 def is_finding(scale: str) -> bool:
@@ -66,6 +69,18 @@ def range_words(numbers: Iterable[int], one: str, many: str) -> str:
     """As "1 seed", "3 seeds" or "2 to 5 seeds"."""
     low, high = min(numbers := list(numbers)), max(numbers)
     return f"{low if low == high else f'{low} to {high}'} {one if high == 1 else many}"
+
+
+def named(variants: Sequence[str], arms: Mapping[str, str], most: int = 3) -> str:
+    """Several variants in few words. `arms` has the arm of every variant there is. If `variants` has every variant of some arms, the arms
+    name them."""
+    if len(arms) > 1 and set(variants) == set(arms):
+        return "every variant"
+    inside = list(dict.fromkeys(arms[variant] for variant in variants))
+    whole = all(inside) and {variant for variant, arm in arms.items() if arm in inside} == set(variants)
+    names = inside if whole else list(dict.fromkeys(variants))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def stored_arrays(store: Store, ref: JobRef, file: str, *names: str, optional: bool = False) -> dict[str, np.ndarray]:

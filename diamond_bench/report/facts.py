@@ -68,21 +68,21 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
     said = {ref: conditions(record, games[ref]) for ref, record in records.items() if record}
     protocol = protocol_records(plan, store, results)
     few = len({point.variant for point in plan.points}) <= MAX_CONFIGS
-    config_of = functools.cache(lambda ref: _config(store, ref) if few else None)
+    kept = functools.cache(lambda ref: config_of(store, ref) if few else None)
     return StudyFacts(
         collect(plan, store, results),
         recorded,
         states,
-        configs=_configs(plan, config_of) if few else {},
-        measured=measured_settings(plan.points, config_of),
+        configs=_configs(plan, kept) if few else {},
+        measured=measured_settings(plan.points, kept),
         conditions=said,
-        nfe=_agent_nfe(plan, config_of),
+        nfe=_agent_nfe(plan, kept),
         protocol=protocol,
         unverified=[*unverified_plan(plan), *unverified(results)],
     )
 
 
-def _config(store: Store, ref: JobRef) -> Any:
+def config_of(store: Store, ref: JobRef) -> Any:
     """A job's config. None if it is not prepared yet, belongs to another version, or may not be read."""
     try:
         return store.spec(ref).config
@@ -90,14 +90,14 @@ def _config(store: Store, ref: JobRef) -> Any:
         return None
 
 
-def _configs(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, dict[str, Any]]:
+def _configs(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, dict[str, Any]]:
     first = {point.variant: point for point in reversed(plan.points)}
     found = {}
     for variant in dict.fromkeys(point.variant for point in plan.points):
         settings: dict[str, Any] = {}
         for role, ref in first[variant].jobs.items():
-            config = config_of(ref)
-            own = {} if config is None else _own(config, plan.protocol)
+            config = kept(ref)
+            own = {} if config is None else settings_of(config, plan.protocol)
             settings = {**own, **settings}  # the training's word first: an evaluation leaves neutral what it has no use for
             if role == "evaluation" and plan.protocol == "world_model":  # an agent has a sampler of its own
                 settings |= {key: value for key, value in own.items() if key.startswith("sampler.")}
@@ -105,14 +105,14 @@ def _configs(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, d
     return found
 
 
-def _own(config: Any, protocol: str) -> dict[str, Any]:
-    """The settings of a job by dotted key, those apart that its family of world models does not read."""
+def settings_of(config: Any, protocol: str) -> dict[str, Any]:
+    """The settings of a job or a run by dotted key, without those that its family of world models does not read."""
     family, leaves = getattr(config, "family", None), _leaves(config, "")
     return {key: to_plain(value) for key, value in leaves if key not in _NOT_A_VARIANT_S and reads(family, key, protocol)}
 
 
-def _agent_nfe(plan: SavedPlan, config_of: Callable[[JobRef], Any]) -> dict[str, float]:
-    agents = {point.variant: config_of(point.jobs["agent"]) for point in reversed(plan.points) if "agent" in point.jobs}
+def _agent_nfe(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, float]:
+    agents = {point.variant: kept(point.jobs["agent"]) for point in reversed(plan.points) if "agent" in point.jobs}
     trained = {name: config for name, config in agents.items() if isinstance(config, TrainAgent) and not config.agent.model_free}
     return {name: float(nfe(config.sampler)) if config.family is None else 0.0 for name, config in trained.items()}
 

@@ -22,6 +22,7 @@ from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_wo
 from diamond_bench.report.mode_figures import group_of, mode_figures, threshold_figures
 from diamond_bench.report.rank_figures import rank_figures
 from diamond_bench.report.state_figures import draw_states
+from diamond_bench.report.training_figures import training_figures
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import shared_variant
@@ -102,6 +103,7 @@ def study_figures(
         elif shown.kind in ("thresholds", "ranks"):
             yield from (rank_figures if shown.kind == "ranks" else threshold_figures)(shown, plan, store, measured, notes)
     yield from agent_figures(plan, store, table, done, notes)
+    yield from training_figures(plan, store, done, notes)
 
 
 def _curves() -> list[tuple[Metric, Figure]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.report import answers, gate, power_section, sections
+from diamond_bench.report import answers, departures, gate, power_section, sections
 from diamond_bench.report.aggregates import aggregates
 from diamond_bench.report.comparison import Comparison
 from diamond_bench.report.drawing import StudyFigure, is_finding
@@ -27,6 +27,11 @@ SECTION_BYTES = 1_200_000
 """Most bytes of a section's words and tables."""
 _FRAME_BYTES = 200_000
 _SEEDS = "How many seeds"
+_ORDER = (
+    *("Sanity gate", "Results", "Figures", "Trajectories", "Clips", "Aggregates", "Comparison", _SEEDS),
+    *("Variants", "Jobs", "Cost", "Reproduce", "Notes"),
+)
+"""Sections below the answer."""
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -75,12 +80,20 @@ def render(report: Report) -> str:
     words = {title: _bounded(title, body) for title, body in words.items() if body}
     budget = Budget(PAGE_BYTES - sum(len(body.encode()) for body in words.values()) - _FRAME_BYTES)
     pictures = _pictures(report, budget)
-    first = ["Answer", "Sanity gate", "Jobs", "Variants", "Results", "Aggregates", "Comparison", _SEEDS]
-    order = dict.fromkeys([*first, *pictures, "Cost", "Reproduce", "Notes"])
+    answer = words.pop("Answer")
+    order = list(_ORDER)
+    if sections.incomplete(report.jobs):  # what failed comes before numbers that lack it
+        order.insert(0, order.pop(order.index("Jobs")))
     shown = {title: body for title in order if (body := joined([words.get(title, ""), pictures.get(title, "")]))}
-    body = joined(el("section", el("h2", title, id=_anchor(title)), text, aria_labelledby=_anchor(title)) for title, text in shown.items())
+    body = joined(section(title, text) for title, text in shown.items())
     contents = el("nav", items(el("a", title, href=f"#{_anchor(title)}") for title in shown), aria_label="Contents")
-    return _document(f"{plan.study}, scale {plan.scale}", joined([_header(report), contents, el("main", body)]))
+    top = joined([_header(report), section("Answer", answer), *_about(report), contents])
+    return document(f"{plan.study}, scale {plan.scale}", joined([el("header", top), el("main", body)]))
+
+
+def section(title: str, body: Html) -> Html:
+    """A section with its heading, which a link reaches by `#title`."""
+    return el("section", el("h2", title, id=_anchor(title)), body, aria_labelledby=_anchor(title))
 
 
 def _anchor(title: str) -> str:
@@ -93,7 +106,8 @@ def _bounded(title: str, body: Html) -> Html:
     return el("p", f"{title} is too large for the page ({len(body) / 1e6:.1f} MB); the tables in the same folder have it.")
 
 
-def _document(title: str, body: Html) -> str:
+def document(title: str, body: Html) -> str:
+    """A whole page, which needs no other file."""
     style = importlib.resources.files("diamond_bench.report").joinpath("page.css").read_text()
     head = joined(
         [
@@ -110,17 +124,23 @@ def _document(title: str, body: Html) -> str:
 
 
 def _header(report: Report) -> Html:
+    """What a reader must know before the answer: whether this is the paper's model, the question, and what the scale can say."""
     plan = report.plan
-    about = f"Study {plan.study}, scale {plan.scale}, protocol {plan.protocol}"
-    parts: list[Any] = [el("h1", plan.question), el("p", about, class_="soft")]
+    parts: list[Any] = []
+    if words := departures.sentences(plan, report.facts):
+        more = [details("In which settings they differ", items(words[1:]))] if len(words) > 1 else []
+        parts.append(el("div", el("strong", words[0]), *more, class_="badge"))
+    parts += [el("h1", plan.question), el("p", f"Study {plan.study}, scale {plan.scale}, protocol {plan.protocol}", class_="soft")]
     if not is_finding(plan.scale):
-        words = f"Scale {plan.scale} shows that everything works. Its numbers say nothing about the question."
-        parts.append(el("p", words, class_="badge"))
-    if words := sections.incomplete(report.jobs):
-        parts.append(el("p", words, " ", el("a", "See jobs", href="#jobs"), class_="badge"))
-    if plan.note:
-        parts.append(el("p", plan.note))
-    return el("header", *parts)
+        small = f"Scale {plan.scale} shows that everything works. Its numbers say nothing about the question."
+        parts.append(el("p", small, class_="badge"))
+    if missing := sections.incomplete(report.jobs):
+        parts.append(el("p", missing, " ", el("a", "See jobs", href="#jobs"), class_="badge"))
+    return joined(parts)
+
+
+def _about(report: Report) -> list[Html]:
+    return [el("p", report.plan.note)] if report.plan.note else []
 
 
 def _pictures(report: Report, budget: Budget) -> dict[str, Html]:
@@ -128,20 +148,22 @@ def _pictures(report: Report, budget: Budget) -> dict[str, Html]:
     left_out: list[str] = []
     main = [shown for shown in report.figures if not shown.figure.view]
     aside = [shown for shown in report.figures if shown.figure.view]
-    grids = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind == "trajectories"]
-    power = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind == "power"]
-    plots = [_figure(shown, budget, left_out) for shown in main if shown.figure.kind not in ("trajectories", "power")]
+    grids = [shown_figure(shown, budget, left_out) for shown in main if shown.figure.kind == "trajectories"]
+    power = [shown_figure(shown, budget, left_out) for shown in main if shown.figure.kind == "power"]
+    plots = [shown_figure(shown, budget, left_out) for shown in main if shown.figure.kind not in ("trajectories", "power")]
     moving = _clips(report, budget, left_out)
-    others = [_figure(shown, budget, left_out) for shown in aside]
+    others = [shown_figure(shown, budget, left_out) for shown in aside]
     named = (
         [el("p", f"Not in this page, to keep it below {PAGE_BYTES / 1e6:g} MB: {', '.join(left_out)}.", class_="soft")] if left_out else []
     )
     more = [details(f"At other values ({len(others)} figures)", *others)] if any(others) else []
-    found = {_SEEDS: joined(power), "Figures": joined([*plots, *more, *named]), "Trajectories": joined(grids), "Clips": moving}
+    hint = [el("p", "Tap a figure to enlarge it.", class_="soft hint")] if any((*plots, *grids)) else []
+    found = {_SEEDS: joined(power), "Figures": joined([*hint, *plots, *more, *named]), "Trajectories": joined(grids), "Clips": moving}
     return {title: body for title, body in found.items() if body}
 
 
-def _figure(shown: Shown, budget: Budget, left_out: list[str]) -> Html:
+def shown_figure(shown: Shown, budget: Budget, left_out: list[str]) -> Html:
+    """A figure with its caption. Where the budget has no room for it, nothing, and its name goes to `left_out`."""
     uri = budget.data_uri(*small_picture(shown.files[0], shown.caption_pixels))
     if uri is None:
         left_out.append(shown.files[0].name)
@@ -149,7 +171,8 @@ def _figure(shown: Shown, budget: Budget, left_out: list[str]) -> Html:
     picture = el("img", src=uri, alt=f"{shown.figure.title}: a figure that the text below describes")
     first, _, rest = shown.caption.partition("; ")
     caption = rest if rest and first in shown.figure.title else shown.caption  # the game, which the title names
-    return el("figure", picture, el("figcaption", f"{shown.figure.title}. {caption[:1].upper()}{caption[1:]}."))
+    enlarge = el("input", type="checkbox", class_="enlarge", aria_label=f"Enlarge the figure {shown.figure.title}")
+    return el("figure", el("label", enlarge, picture), el("figcaption", f"{shown.figure.title}. {caption[:1].upper()}{caption[1:]}."))
 
 
 def _clips(report: Report, budget: Budget, left_out: list[str]) -> Html:

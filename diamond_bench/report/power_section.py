@@ -142,13 +142,13 @@ def section(power: Power) -> Html:
         return joined([el("p", text) for text in said])
     frame = power_table(power)
     caption = f"Smallest true difference detected with 80% power, {_unit_words(power)}. 'none': no difference can be significant."
-    shown = table(frame, caption, numeric=list(frame.columns[2:]), rest="power.csv")
+    shown = table(frame, caption, numeric=list(frame.columns[2:]), rest="power.csv", keys=2)
     inside = components_table(power)
     about = (
         f"Standard deviations of the difference, {_unit_words(power)}: between seeds, between references (means of one episode), and of "
         "what neither explains. In brackets the upper 80% limits that the plan uses."
     )
-    more = details("Where the variance comes from", table(inside, about, numeric=["runs", "episodes"], rest="report.json"))
+    more = details("Where the variance comes from", table(inside, about, numeric=["runs", "episodes"], rest="report.json", keys=2))
     return joined([el("p", said[0]), items(said[1:]), shown, more])
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diamond_bench.metrics.columns import metric_label
-from diamond_bench.report.markup import Html, el, items, joined
+from diamond_bench.report.markup import Html, details, el, items, joined
 from diamond_bench.studies.looks import ALPHA, look_words
 from diamond_bench.studies.margin import parse_margin
 from diamond_bench.studies.plan import SavedPlan
@@ -28,19 +28,22 @@ def level(standing: RegistrationStatus) -> float:
 
 
 def registered(plan: SavedPlan, standing: RegistrationStatus, comparisons: int = 0) -> Html:
-    """What the study states, under the sentence on its registration; `comparisons` is the size of the family of Holm's correction,
-    0 where there is no answer."""
-    tone = _TONE.get(standing.kind, "warn") if standing.confirmatory or standing.kind not in _TONE else "even"
+    """How the study was registered, and below it what was stated and how to read the verdicts.
+
+    `comparisons` is the size of the family of Holm's correction, 0 where there is no answer.
+    """
+    tone = _TONE.get(standing.kind, "warn") if standing.confirmatory or standing.kind not in _TONE else "soft"
     lines = [el("p", el("span", standing.sentence, class_=tone))]
     lines += [el("p", el("span", sentence, class_="warn")) for sentence in standing.trace]
     seeds, games = (list(dict.fromkeys(getattr(point, name) for point in plan.points)) for name in ("seed", "game"))
     content = None if standing.registration is None else standing.registration.content
+    stated = []
     if content is not None:
-        lines.append(_stated("Registered", content["primary"], content["seeds"], content["games"]))
+        stated.append(_stated("Registered", content["primary"], content["seeds"], content["games"]))
     if content is None or standing.changes:
-        lines.append(_stated("Stated by this page" if content is not None else "Stated", plan.primary, seeds, games))
+        stated.append(_stated("Stated by this page" if content is not None else "Stated", plan.primary, seeds, games))
     elif set(seeds) != set(content["seeds"]):
-        lines.append(el("p", f"This page holds the seeds {_some(seeds)}.", class_="soft"))
+        stated.append(el("p", f"This page holds the seeds {_some(seeds)}.", class_="soft"))
     looks = (plan.primary if content is None else content["primary"]).get("looks", [])
     corrected = "corrected" if plan.primary.get("holm_equivalence") else "not corrected"
     reading = [
@@ -51,7 +54,8 @@ def registered(plan: SavedPlan, standing: RegistrationStatus, comparisons: int =
         "All else below is exploratory.",
     ]
     about = _reliability(str(plan.primary.get("test", "permutation")), len(seeds), len(games))
-    return joined([*lines, *([items(reading, class_="soft"), el("p", about, class_="soft")] if comparisons else [])])
+    how = [items(reading), el("p", about, class_="soft")] if comparisons else []
+    return joined([*lines, details("What was stated, and how to read the verdicts", *stated, *how)])
 
 
 def _reliability(test: str, seeds: int, games: int) -> str:
@@ -65,7 +69,7 @@ def _reliability(test: str, seeds: int, games: int) -> str:
         f"In simulations with {one} where differences between runs are symmetric, at most {plain.wrong:.1%} of studies had a wrong better "
         f"or worse, at most {plain.equivalent:.1%} of comparisons a wrong equivalence, and {low:.1%} to {high:.1%} of intervals held "
         f"the true difference. Where differences are as skewed as a lognormal distribution: up to {skewed.wrong:.1%}, "
-        f"{skewed.equivalent:.1%}, and as few as {skewed.coverage[0]:.1%} (docs/report.md)."
+        f"{skewed.equivalent:.1%}, and as few as {skewed.coverage[0]:.1%} (docs/statistics.md)."
     )
 
 

@@ -116,28 +116,30 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
     scores = scores[scores["metric"].isin(present)]
     if scores.empty:
         return el("p", "No evaluation is finished yet.")
-    cells = {(m.game, m.variant, m.metric): _with_interval(m) for m in seed_means(scores).itertuples()}
+    cells = {(m.game, m.variant, m.metric): with_interval(m) for m in seed_means(scores).itertuples()}
     runs = scores[scores["seed"].notna()].groupby(["game", "variant"])["seed"].nunique().to_dict()
     games = {game: i for i, game in enumerate(dict.fromkeys(scores["game"]))}
     order = sorted(dict.fromkeys(zip(scores["game"], scores["variant"], strict=True)), key=lambda cell: games[cell[0]])
+    several = len(games) > 1
     rows = [
         {
             "variant": variant,
-            "game": game,
+            **({"game": game} if several else {}),
             "runs": str(runs.get((game, variant), "")),
             **{metric_label(name): cells.get((game, variant, name), "") for name in present},
         }
         for game, variant in order
     ]
+    game = "" if several else f"{order[0][0]}: "
     caption = (
-        f"Mean over runs, and below it its 95% interval: Student's t over seeds, from {MIN_RUNS} seeds on, cut where the metric's values "
-        "end. Rows without runs are baselines and the dataset. The arrow points to the better side."
+        f"{game}mean over runs, and below it its 95% interval (Student's t over seeds, from {MIN_RUNS} seeds on). Rows without runs are "
+        "baselines and the dataset. The arrow points to the better side."
     )
     labels = [metric_label(name) for name in present]
-    return table(pd.DataFrame(rows), caption, numeric=["runs", *labels], rest="summary.csv")
+    return table(pd.DataFrame(rows), caption, numeric=["runs", *labels], rest="summary.csv", keys=2 if several else 1)
 
 
-def _with_interval(mean: Any) -> Html:
+def with_interval(mean: Any) -> Html:
     """A mean over seeds and, where there is one, its interval."""
     if not math.isfinite(mean.mean):
         return escaped("∞" if mean.mean == math.inf else "not finite")
@@ -173,7 +175,7 @@ def comparison(found: Comparison) -> Html:
             for row in rows.to_dict(orient="records")
         ]
         numeric = ["difference", "P(improvement)", "effect size", "p", "p (Holm)", "runs", "NFE ratio", "time ratio", "training ratio"]
-        return table(pd.DataFrame(lines), caption, numeric=numeric, rest="comparison.csv")
+        return table(pd.DataFrame(lines), caption, numeric=numeric, rest="comparison.csv", keys=2)
 
     parts: list[Any] = []
     if len(found.primary):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 10
+_VERSION = 11
 """Increased when the report changes, so that reports are written again."""
 _MAX_VIEWS = 8
 """Most figures of one kind, game and group in a report, one per combination of the other axes' values. The API draws any of them."""
@@ -64,13 +64,13 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     checked = tuple(gates(plan, store, facts))
     power = study_power(plan, store, facts, comparison)
     figures = chain(study_figures(plan, store, facts.table, facts.done, mixtures(facts.table)), power_figures(plan, power))
-    shown, left_out = _draw(figures, folder, say)
+    shown, left_out = draw_figures(figures, folder, say)
     notes += left_out
     tables = [
-        _write_csv(pivot(facts.table), folder / "summary.csv"),
-        _write_csv(comparison.effects, folder / "effects.csv"),
-        _write_csv(comparison.table.assign(registration=stands.kind), folder / "comparison.csv"),
-        _write_csv(power_frame(power), folder / "power.csv"),
+        write_table(pivot(facts.table), folder / "summary.csv"),
+        write_table(comparison.effects, folder / "effects.csv"),
+        write_table(comparison.table.assign(registration=stands.kind), folder / "comparison.csv"),
+        write_table(power_frame(power), folder / "power.csv"),
     ]
     page = _write_page(plan, store, facts, jobs, comparison, stands, checked, power, shown, notes, folder)
     files = [page, *tables, *(file for figure in shown for file in figure.files)]
@@ -99,7 +99,7 @@ def _last_record(file: Path) -> dict[str, Any]:
         return {"results": "", "files": []}
 
 
-def _draw(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], None]) -> "tuple[list[Shown], list[str]]":
+def draw_figures(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], None]) -> "tuple[list[Shown], list[str]]":
     """Draws and saves the figures. Returns them, and a sentence for each that could not be drawn."""
     from analysis.figures import save_figure
     from diamond_bench.report.page import Shown
@@ -118,7 +118,9 @@ def _draw(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], Non
             notes.append(f"{figure.stem} is left out: {reason}")
             say(notes[-1])
         elif found is not None:
-            shown.append(Shown(figure, found.caption, found.caption_pixels, tuple(save_figure(found.figure, folder / figure.stem))))
+            files = save_figure(found.figure, folder / figure.stem)
+            files += [] if found.table is None else [write_table(found.table, folder / f"{figure.stem}.csv")]
+            shown.append(Shown(figure, found.caption, found.caption_pixels, tuple(files)))
     for family, stems in skipped.items():
         notes.append(
             f"{len(stems)} more figures like {family}, at other values, are drawn by diamond_bench.api.figure: {', '.join(stems[:5])}"
@@ -133,7 +135,8 @@ def _try(figure: StudyFigure) -> tuple[Any, str]:
         return None, str(error)
 
 
-def _write_csv(table: "pd.DataFrame", file: Path) -> Path:
+def write_table(table: "pd.DataFrame", file: Path) -> Path:
+    """Writes a table as CSV, whole or not at all."""
     write_atomic(file, csv_text(table).encode(), durable=False)
     return file
 

@@ -1,0 +1,67 @@
+"""How the losses of trainings fell. DataFrames in, figures out; legible without colour, as in `figures`."""
+
+import textwrap
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import RC, Style, shared_legend, styles
+
+COLUMNS = ("network", "training", "seed", "step", "loss")
+MAX_POINTS = 80
+"""Points of one line: a longer log is averaged in as many equal parts."""
+
+
+def loss_figure(points: pd.DataFrame, xlabel: str) -> Figure:
+    """Training loss against the updates (or epochs): one panel for each network and one line for each kind of training.
+
+    `points` has the columns COLUMNS, one row for each line of a log. A line is the mean over seeds, and its band reaches from the lowest
+    seed to the highest. The loss has a logarithmic axis where it is always positive. Raises ValueError without points, or for a loss that
+    is not finite.
+    """
+    if points.empty:
+        raise ValueError("no losses to draw")
+    if not np.isfinite(points["loss"].to_numpy(dtype=np.float64)).all():
+        raise ValueError("losses need finite values")
+    networks, trainings = list(dict.fromkeys(points["network"])), [str(name) for name in dict.fromkeys(points["training"])]
+    looks = styles(trainings)
+    columns = min(3, len(networks))
+    rows = -(-len(networks) // columns)
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(max(2.6 * columns + 0.3, 5.0), 2.3 * rows + 0.7), layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for ax, network in zip(panels, networks, strict=False):
+            of_network = points[points["network"] == network]
+            for training in trainings:
+                _draw(ax, of_network[of_network["training"] == training], training, looks[training])
+            if (of_network["loss"] > 0).all():
+                ax.set_yscale("log")
+            ax.set(title=network, xlabel=xlabel, ylabel="training loss")
+            ax.locator_params(axis="x", nbins=5)
+        for ax in panels[len(networks) :]:
+            ax.remove()
+        if len(trainings) > 1:
+            shared_legend(figure)
+    return figure
+
+
+def binned(points: pd.DataFrame, most: int = MAX_POINTS) -> pd.DataFrame:
+    """The points with each run's log averaged in at most `most` equal parts of its steps; a part stands at its last step."""
+    keys = ["network", "training", "seed"]
+    last = points.groupby(["network", "training"], sort=False)["step"].transform("max")
+    part = np.ceil(points["step"] / last * most).clip(lower=1)
+    found = points.assign(part=part).groupby([*keys, "part"], sort=False).agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
+    return found[list(COLUMNS)]
+
+
+def _draw(ax: Axes, points: pd.DataFrame, label: str, style: Style) -> None:
+    if points.empty:
+        return
+    by_step = points.groupby("step")["loss"].agg(["mean", "min", "max"])
+    steps = by_step.index.to_numpy()
+    ax.fill_between(steps, by_step["min"], by_step["max"], color=style.color, alpha=0.15, linewidth=0)
+    name = "\n".join(textwrap.wrap(label, 30))
+    ax.plot(steps, by_step["mean"], color=style.color, linestyle=style.linestyle, label=name)
