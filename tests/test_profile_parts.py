@@ -194,13 +194,13 @@ def test_flop_of_the_policy_s_parts_are_what_torch_counts(replay: Replay, small:
 def test_renewals_are_those_of_a_rollout_s_horizon(small: TrainAgent, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[list[bool], bool]] = []
     for module in (profile_parts, rollout_module):
-        original = module.renew
+        original = module.reset_memory
 
         def spy(policy: Any, state: Any, done: torch.Tensor, *rest: Any, original: Any = original) -> Any:
             seen.append((done.tolist(), torch.is_grad_enabled()))
             return original(policy, state, done, *rest)
 
-        monkeypatch.setattr(module, "renew", spy)
+        monkeypatch.setattr(module, "reset_memory", spy)
     built, horizon = parts(small, replay), small.actor_critic.horizon
     seen.clear()
     built.works["renewal"].call()

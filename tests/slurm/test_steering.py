@@ -37,7 +37,7 @@ def entry(state: str, reason: str = "None", exit_code: str = "0:0", restarts: in
 
 
 @pytest.mark.parametrize(
-    ("known", "found", "status", "told"),
+    ("known", "found", "status", "reported"),
     [
         (JobState("pending"), entry("PENDING", "Priority"), "pending", "Priority"),
         (JobState("pending"), entry("RUNNING"), "running", "running on node1"),
