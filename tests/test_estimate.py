@@ -56,7 +56,7 @@ def run(store: Store, plan: Plan, rate: float, concurrent: float) -> float:
     return total
 
 
-@pytest.mark.parametrize(("rate", "beside"), [(1e8, 0.5), (1e9, 5.0), (1e7, 60.0)])
+@pytest.mark.parametrize(("rate", "concurrent"), [(1e8, 0.5), (1e9, 5.0), (1e7, 60.0)])
 def test_what_the_store_has_seen_is_expected_again(rate: float, concurrent: float, tmp_path: Path) -> None:
     store = Store(tmp_path / "outputs", say=lambda text: None)
     actual = run(store, planned(tmp_path, ["execution.device=cpu"]), rate, concurrent)

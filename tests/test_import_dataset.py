@@ -192,7 +192,7 @@ def test_other_actions_are_imported_from_zero_and_checked(tmp_path: Path, space:
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("built", "message"),
     [
         ({"change": repeat}, "episodes 1 and 4 are the same"),
         ({"change": goes_on}, "episode 0 goes on after its end at step 5"),

@@ -1,4 +1,4 @@
-"""How the actions enter the denoiser: `conditioning.actions`."""
+"""The ways in which actions enter the denoiser: `conditioning.actions`."""
 
 import math
 
@@ -12,11 +12,11 @@ from diamond_bench.spaces import ActionSpec
 
 
 class _ActionTable(nn.Embedding):
-    """An embedding of each action; with action dropout its last row stands for an action that is withheld.
+    """An embedding of each action. With action dropout, its last row stands for a withheld action.
 
-    Discrete: a row per action. Otherwise a linear map of the action's concatenated columns, divided by the square root of their number so
-    that the variance at the start is 1: a row per value of a MultiDiscrete column, and a row per Box column, whose number is first mapped
-    from its bounds to [-1, 1].
+    Discrete actions have one row per action. For other action spaces, the embedding is a linear map of the action's concatenated columns,
+    divided by the square root of their number, so that its initial variance is 1. A MultiDiscrete column has one row per value. A Box
+    column has one row, and its number is first mapped from its bounds to [-1, 1].
     """
 
     offsets: Tensor
@@ -33,9 +33,9 @@ class _ActionTable(nn.Embedding):
                 self.register_buffer(name, values, persistent=False)
 
     def forward(self, actions: Tensor) -> Tensor:
-        """(b, L), or (b, L, k) of several columns, to (b, L, width).
+        """(b, L), or (b, L, k) for several columns, to (b, L, width).
 
-        A table without the last row has none for a withheld action: it fails on WITHHELD, and gives NaN for NaN.
+        A table without the last row cannot embed a withheld action: it raises an error for WITHHELD, and returns NaN for NaN.
         """
         if not self.actions.trailing:
             if self.withheld_row is not None:
@@ -58,10 +58,10 @@ class _ActionTable(nn.Embedding):
 
 
 class EmbeddedActions(_ActionTable):
-    """Embeddings side by side in the condition vector, which steers all adaptive group norms (paper section 3.1).
+    """Embeddings concatenated in the condition vector, which controls all adaptive group norms (paper section 3.1).
 
-    The authors' fill it exactly; those of a width of their own are mapped to it. The table is the module itself, so that its weight
-    keeps the name it has in every stored model.
+    The authors' embeddings fill the vector exactly. Embeddings with their own width are projected to it. The module itself is the table, so
+    that its weight keeps its name in all stored models.
     """
 
     num_planes = 0
@@ -78,7 +78,7 @@ class EmbeddedActions(_ActionTable):
 
 
 class ActionPlanes(_ActionTable):
-    """Embeddings as planes of the input, each constant over the picture."""
+    """Embeddings as planes of the input, each constant over the frame."""
 
     history_widths: tuple[int, ...] = ()
 
@@ -92,7 +92,7 @@ class ActionPlanes(_ActionTable):
 
 
 class NoActions(nn.Module):
-    """Nothing is told of the actions: how far a model gets that only sees frames."""
+    """Withholds all actions, to show how far a model gets with frames alone."""
 
     num_planes = 0
     history_widths: tuple[int, ...] = ()

@@ -7,7 +7,7 @@ from diamond_bench.spaces import ActionSpec, FrameSpec
 
 
 def _table(network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec) -> Cost:
-    """Reading rows is free; numbers of a Box are multiplied by them."""
+    """Reading rows costs nothing. The numbers of a Box are multiplied by its rows."""
     width = action_width(network, conditioning)
     products = 2.0 * conditioning.num_frames * len(actions.sizes) * width if actions.kind == "Box" else 0.0
     return embedding(action_rows(conditioning, actions.width), width) + Cost(0, products)

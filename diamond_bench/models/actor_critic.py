@@ -1,4 +1,4 @@
-"""Policy and value of a frame and of what was seen before it (method section 1, golden README 3.3)."""
+"""Policy and value, given a frame and the memory of earlier frames (method section 1, golden README 3.3)."""
 
 from dataclasses import dataclass
 
@@ -17,18 +17,18 @@ from diamond_bench.spaces import FrameSpec
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """What the agent makes of one frame of each of b episodes."""
+    """The actor-critic's output for one frame of each of b episodes."""
 
     logits: Tensor
-    """(b, num_actions) of the policy."""
+    """(b, num_actions), of the policy."""
     value: Tensor
-    """(b,) expected discounted return."""
+    """(b,), expected discounted return."""
     state: LstmState
-    """With this frame seen, each (b, lstm_dim)."""
+    """LSTM state after this frame, each (b, lstm_dim)."""
 
 
 class SmallStage(nn.Module):
-    """Norm, SiLU, 3x3 convolution, plus the input (projected if widths differ); then 2x2 max-pooling where asked."""
+    """Norm, SiLU, 3x3 convolution, plus the input (projected if widths differ), then 2x2 max-pooling if configured."""
 
     def __init__(self, in_channels: int, out_channels: int, down: bool) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class SmallStage(nn.Module):
 
 
 class ActorCriticEncoder(nn.Module):
-    """A frame (n, 3, h, w) to (n, channels[-1], h', w')."""
+    """Encodes frames (n, 3, h, w) to (n, channels[-1], h', w')."""
 
     def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class ActorCriticEncoder(nn.Module):
 
 
 class ActorCritic(Compilable):
-    """A small residual CNN, an LSTM cell, and two linear heads that start at zero: a uniform policy and the value 0.
+    """A small residual CNN, an LSTM cell, and two linear heads. The heads start at zero: a uniform policy and the value 0.
 
-    Only the convolutions run in `precision`; the LSTM, its state and the heads are float32. Raises UserError when the shape cannot be
-    built (`check_actor_critic`).
+    Only the convolutions run in `precision`. The LSTM, its state and the heads are float32. Raises UserError if the shape cannot be built
+    (`check_actor_critic`).
     """
 
     def __init__(self, config: ActorCriticConfig, num_actions: int, frame_size: int, precision: Precision = "fp32") -> None:
@@ -84,7 +84,7 @@ class ActorCritic(Compilable):
         return self.encoder
 
     def initial_state(self, b: int, device: torch.device | str | None = None) -> LstmState:
-        """The state before anything was seen: zeros, each (b, lstm_dim), by default on the device of the weights."""
+        """The state before the first frame: zeros, each (b, lstm_dim), by default on the device of the weights."""
         zeros = torch.zeros(b, self.lstm.hidden_size, device=device or self.lstm.weight_hh.device)
         return zeros, zeros.clone()
 
@@ -93,13 +93,13 @@ class ActorCritic(Compilable):
 
         Args:
             frame: in [-1, 1], (b, 3, h, w).
-            state: after the frame before (`initial_state` where there is none), each (b, lstm_dim).
+            state: after the previous frame (or `initial_state`), each (b, lstm_dim).
         """
         h, c = self.lstm(self._features(frame), state)
         return PolicyOutput(self.actor(h), self.critic(h).squeeze(1), (h, c))
 
     def burn_in(self, frames: Tensor, state: LstmState) -> LstmState:
-        """The state with (b, t, 3, h, w) more frames seen, oldest first; the convolutions run once over all of them."""
+        """The state after (b, t, 3, h, w) more frames, oldest first. The convolutions run once over all of them."""
         for features in self._features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).unbind(1):
             state = self.lstm(features, state)
         return state

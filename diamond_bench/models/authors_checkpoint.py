@@ -1,7 +1,7 @@
 """Whole agents in the format of the authors' published checkpoints: one state dict of three networks (golden README 3.7).
 
-The format holds tensors and nothing else. Sizes are read off the tensors' shapes and then checked against every tensor: the networks
-they describe are built without memory (on torch's meta device), and names and shapes must be theirs exactly.
+The format contains only tensors. Sizes are derived from the tensors' shapes and then checked against every tensor: the networks with these
+sizes are built on torch's meta device, without memory, and all names and shapes must match.
 """
 
 import re
@@ -27,9 +27,9 @@ from diamond_bench.models.tensor_file import read_state_dict
 from diamond_bench.spaces import FrameSpec
 
 States = dict[Component, dict[str, Tensor]]
-"""State dicts of the three networks, under our names."""
+"""State dicts of the three networks, with this package's names."""
 FRAME_SIZES = range(16, 513)
-"""Sides of frames that are considered, in pixels."""
+"""Sides of frames that are tried, in pixels."""
 
 _WEIGHTS_MEANING = (
     "parameterization",
@@ -41,31 +41,31 @@ _WEIGHTS_MEANING = (
     "offset_noise",
     "rescale_past_frames",
 )
-"""What of an objective gives the weights their meaning; how they were trained is another matter."""
+"""Settings of an objective on which the meaning of the weights depends. Settings of the training are not among them."""
 
 _CONDITIONING = ("frames", "actions", "action_width", "action_dropout", "frame_noise")
-"""What of a conditioning decides which tensors there are."""
+"""Settings of a conditioning that determine which tensors exist."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class AuthorsCheckpoint:
-    """What a checkpoint file holds."""
+    """The content of a checkpoint file."""
 
     description: AgentDescription
-    """Settings of which a state dict says nothing (optimisers, losses, the objective's constants) are the paper's."""
+    """Settings that a state dict does not contain (optimisers, losses, the objective's constants) have the paper's values."""
     states: States
     widened_from: str | None
-    """The narrower type some tensors were stored in ("float16"); they were cast to float32, which loses nothing."""
+    """The narrower type of some stored tensors ("float16"). They were cast to float32 without loss."""
 
 
 def read_authors_checkpoint(file: Path, game: str = "", frame_size: int | None = None) -> AuthorsCheckpoint:
-    """The agent in a checkpoint file. Only tensors are unpickled; no code of the file's is run.
+    """Reads the agent in a checkpoint file. Only tensors are unpickled, and no code of the file is run.
 
-    `frame_size` is needed where the tensors fit frames of several sizes. The file does not hold the constants of its objective: the
-    description has the paper's. Raises UserError naming the file and what is wrong with it: absent, truncated, not a state dict, tensors
-    missing, unknown, misshapen, not finite or not floating point, networks that do not fit together.
+    `frame_size` is needed if the tensors fit frames of several sizes. The file does not contain the constants of its objective, so the
+    description has the paper's. Raises UserError with the file's name and the problem: absent, truncated, not a state dict; tensors
+    missing, unknown, misshapen, not finite or not floating point; networks that do not fit together.
     """
     state, widened_from = read_state_dict(file)
     try:
@@ -89,10 +89,10 @@ class SupportsExport(Protocol):
 
 
 def write_authors_checkpoint(agent: SupportsExport, file: Path) -> list[str]:
-    """Writes an agent as a state dict in the authors' format, whole or not at all; a file that is there is replaced.
+    """Writes an agent as a state dict in the authors' format, whole or not at all. Replaces an existing file.
 
-    Returns the settings the file does not hold, as "group.name=value": they matter only to training it further. Raises UserError
-    where the format cannot say what the agent is, or the file cannot be written.
+    Returns the settings that the file does not contain, as "group.name=value". They matter only for further training. Raises UserError if
+    the format cannot express the agent, or the file cannot be written.
     """
     state = authors_state(agent.description, {component: network.state_dict() for component, network in agent.networks.items()})
     if file.is_dir():
@@ -107,9 +107,9 @@ def write_authors_checkpoint(agent: SupportsExport, file: Path) -> list[str]:
 
 
 def authors_state(description: AgentDescription, states: Mapping[Component, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The authors' state dict of an agent, in the order of their files; tensors on the CPU, contiguous, sharing no memory.
+    """The authors' state dict of an agent, in the order of their files. The tensors are contiguous, on the CPU, and share no memory.
 
-    Raises UserError where the format cannot say what the agent is.
+    Raises UserError if the format cannot express the agent.
     """
     _refuse_unexportable(description)
     state = {
@@ -134,7 +134,8 @@ def authors_state(description: AgentDescription, states: Mapping[Component, Mapp
 
 
 def lost_in_export(description: AgentDescription) -> list[str]:
-    """Settings of an agent that its export will not hold and that do not change what it does, only how it would be trained further."""
+    """Settings of an agent that its export does not contain. They do not change what the agent does, only how it would be trained
+    further."""
     plain = _authors_settings(description)
     return [
         f"{group}.{name}={value!r}"
@@ -145,7 +146,7 @@ def lost_in_export(description: AgentDescription) -> list[str]:
 
 
 def _authors_settings(description: AgentDescription) -> AgentDescription:
-    """The agent with all settings of which a state dict says nothing as the paper has them."""
+    """The agent with the paper's values for all settings that a state dict does not contain."""
     r, a = description.reward_end, description.actor_critic
     return replace(
         description,
@@ -174,7 +175,7 @@ def _refuse_unexportable(description: AgentDescription) -> None:
 
 
 def _describe(shapes: Shapes, game: str, frame_size: int | None) -> AgentDescription:
-    """The agent whose tensors have these shapes, as far as the telling ones say; the others are checked by `_sorted_out`."""
+    """The agent whose tensors have these shapes, derived from the shapes that determine sizes. `_sorted_out` checks the others."""
     beginnings = sorted({name.split(".")[0] for name in shapes})
     for component, prefix in PREFIXES.items():
         if not any(name.startswith(prefix) for name in shapes):
@@ -212,7 +213,7 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def _stages(shapes: Shapes, prefix: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
-    """Depth, width and attention of each stage of residual blocks named prefix + "<stage>.resblocks.<block>."."""
+    """Depth, width and attention of each stage of residual blocks with names prefix + "<stage>.resblocks.<block>."."""
     pattern = re.compile(re.escape(prefix) + r"(\d{1,3})\.resblocks\.(\d{1,3})\.")
     found = {(int(m[1]), int(m[2])) for m in map(pattern.match, shapes) if m}
     stages = len({stage for stage, _ in found})
@@ -225,7 +226,7 @@ def _stages(shapes: Shapes, prefix: str) -> tuple[tuple[int, ...], tuple[int, ..
 
 
 def _denoiser(shapes: Shapes) -> tuple[int, NetworkConfig, int]:
-    """Past frames, network and number of actions."""
+    """Number of past frames, network and number of actions."""
     prefix = PREFIXES["denoiser"]
     cond = _shape(shapes, f"{prefix}cond_proj.0.weight", 2)[0]
     num_actions, width = _shape(shapes, f"{prefix}act_emb.0.weight", 2)
@@ -252,7 +253,7 @@ def _reward_end(shapes: Shapes) -> RewardEndConfig:
 
 
 def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int | None) -> tuple[ActorCriticConfig, int]:
-    """The actor-critic and the side of a frame, from what both LSTMs are fed."""
+    """The actor-critic and the side of a frame, derived from the input widths of both LSTMs."""
     prefix = PREFIXES["actor_critic"]
     pattern = re.compile(re.escape(prefix) + r"encoder\.encoder\.(\d{1,3})\.f\.")
     places = sorted({int(m[1]) for m in map(pattern.match, shapes) if m})
@@ -263,8 +264,8 @@ def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int |
     fed = _shape(shapes, f"{prefix}lstm.weight_ih", 2)[1]
     fed_reward_end = _shape(shapes, f"{PREFIXES['rew_end_model']}lstm.weight_ih_l0", 2)[1]
 
-    # A max-pooling has no tensors, only a place in the numbering, and the last one not even that. A numbering without a gap of 1 may
-    # be that of a writer who keeps a place for every stage, pooling or not: then only their number is known, from the LSTM's width.
+    # A max-pooling has no tensors, only a place in the numbering, and the last one not even that. A numbering without a gap of 1 may come
+    # from a writer who reserves a place for every stage, pooling or not. Then only the number of poolings is known, from the LSTM's width.
     gaps = [after - before for before, after in pairwise(places)]
     numbered = len(places) == 1 or 1 in gaps
     if numbered:
@@ -314,7 +315,7 @@ def _networks(description: AgentDescription) -> dict[Component, nn.Module]:
 
 
 def _sorted_out(state: Mapping[str, Tensor], description: AgentDescription) -> States:
-    """The state dicts of the three networks, after a check of every name and shape."""
+    """The state dicts of the three networks, after a check of all names and shapes."""
     states: States = {component: {} for component in PREFIXES}
     places: dict[str, tuple[Component, str, tuple[int, ...]]] = {}
     for component, network in _networks(description).items():

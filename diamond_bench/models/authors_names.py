@@ -1,6 +1,6 @@
-"""Names of an agent's tensors in the checkpoints DIAMOND's authors publish, and their own here (golden README 3.7).
+"""Names of an agent's tensors in the checkpoints of DIAMOND's authors, and in this package (golden README 3.7).
 
-Names are without their component's prefix: what `DenoiserNetwork`, `RewardEndModel` and `ActorCritic` call their tensors.
+Names have no component prefix: they are those of `DenoiserNetwork`, `RewardEndModel` and `ActorCritic`.
 """
 
 import re
@@ -16,10 +16,11 @@ PREFIXES: dict[Component, str] = {
     "rew_end_model": "rew_end_model.",
     "actor_critic": "actor_critic.",
 }
-"""What a component's names begin with, in the order of the authors' files."""
+"""The prefix of a component's names, in the order of the authors' files."""
 
 Renamings = Sequence[tuple[str, str]]
-"""(theirs, ours): parts of names, where `#` is any number, the same in both. What begins with a dot may stand anywhere, all else first."""
+"""(theirs, ours): parts of names. `#` stands for any number, the same in both. A part that begins with a dot may stand anywhere, all others
+only at the start."""
 
 _BLOCKS: Renamings = (
     (".proj.", ".skip."),
@@ -82,7 +83,7 @@ def _actor_critic_renamings(down: Iterable[bool]) -> Renamings:
 
 
 def block_positions(down: Iterable[bool]) -> tuple[int, ...]:
-    """Where the authors' list of the actor-critic's layers has its residual blocks: a max-pooling takes a place of its own."""
+    """Positions of the residual blocks in the authors' list of the actor-critic's layers. A max-pooling has its own position."""
     positions, place = [], 1
     for pools in down:
         positions.append(place)
@@ -98,9 +99,9 @@ def _rename(name: str, renamings: Iterable[tuple[str, str]]) -> str:
 
 
 def authors_names(component: Component, names: Iterable[str], down: Iterable[bool] = ()) -> dict[str, str]:
-    """Our name of each of the authors' names (without prefix), in the order of the authors' files.
+    """This package's name for each of the authors' names (without prefix), in the order of the authors' files.
 
-    `names`: all of ours of one component. `down`: `ActorCriticConfig.down`, which numbers the actor-critic's layers in their names.
+    `names`: all names of one component here. `down`: `ActorCriticConfig.down`, on which the numbers in the actor-critic's names depend.
     """
     renamings = _actor_critic_renamings(down) if component == "actor_critic" else _RENAMED[component]
     theirs = {_rename(name, [(new, old) for old, new in renamings]): name for name in names}
@@ -110,14 +111,14 @@ def authors_names(component: Component, names: Iterable[str], down: Iterable[boo
 
 
 def network_name(authors_name: str) -> str:
-    """Our name of a denoiser network's tensor, given the authors' without its component prefix."""
+    """This package's name for a tensor of the denoiser network, given the authors' name without its component prefix."""
     return _rename(authors_name, _RENAMED["denoiser"])
 
 
 def network_state(authors_state: Mapping[str, Tensor], prefix: str = PREFIXES["denoiser"]) -> dict[str, Tensor]:
-    """The state dict of `DenoiserNetwork` out of an agent's; the prefix is "noise_model." for the authors' DDPM branch.
+    """Extracts the state dict of `DenoiserNetwork` from an agent's. The prefix is "noise_model." for the authors' DDPM branch.
 
-    Raises KeyError when no name has the prefix.
+    Raises KeyError if no name has the prefix.
     """
     state = {network_name(name.removeprefix(prefix)): tensor for name, tensor in authors_state.items() if name.startswith(prefix)}
     if not state:

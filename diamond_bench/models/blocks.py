@@ -1,6 +1,6 @@
 """Building blocks of the U-Net (method section 1): group norms, residual blocks, attention, resampling.
 
-Tensors are (b, c, h, w); `cond` is the condition vector (b, cond_channels). All blocks run in channels_last and under autocast.
+Tensors are (b, c, h, w), and `cond` is the condition vector (b, cond_channels). All blocks run in channels_last and under autocast.
 """
 
 import math
@@ -32,7 +32,7 @@ class AdaptiveGroupNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention over pixels; its output is added to the *normalised* input, and starts at zero."""
+    """Multi-head attention over pixels. Its output is added to the *normalised* input, and starts at zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         x = self.norm(x)
-        # channels are all queries, all keys, all values, each ordered by head: (b, 3, heads, pixels, c / heads)
+        # the channels are all queries, all keys, all values, each ordered by head: (b, 3, heads, pixels, c / heads)
         q, k, v = self.qkv(x).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(3, 4).unbind(1)
         y = F.scaled_dot_product_attention(q, k, v)
         added: Tensor = self.out(y.transpose(2, 3).reshape(b, c, h, w))
@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
 
 
 class Attended(NamedTuple):
-    """What the residual blocks of a level attend to."""
+    """The tokens that the residual blocks of a level attend to."""
 
     tokens: Tensor
     """(b, n, width)."""
@@ -63,8 +63,8 @@ class Attended(NamedTuple):
 
 
 def pixel_positions(h: int, w: int, like: Tensor) -> Tensor:
-    """Where pixels are: cosines and sines of their row and column as shares of the picture's sides, in octaves from half a period over
-    the picture; (1, POSITION_CHANNELS, h, w), of the type of `like` and beside it."""
+    """Positions of pixels: cosines and sines of their row and column as fractions of the frame's sides, in octaves from half a period per
+    frame. (1, POSITION_CHANNELS, h, w), with the type and device of `like`."""
     frequencies = math.pi * 2 ** torch.arange(POSITION_CHANNELS // 4, device=like.device)
 
     def features(size: int) -> Tensor:
@@ -76,7 +76,7 @@ def pixel_positions(h: int, w: int, like: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of pixels to tokens; its output is added to the input, and starts at zero."""
+    """Multi-head attention from pixels to tokens. Its output is added to the input, and starts at zero."""
 
     def __init__(self, channels: int, history: int) -> None:
         super().__init__()
@@ -99,9 +99,9 @@ class CrossAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two adaptive norm, SiLU, 3x3 convolution in a row, the second one starting at zero, plus the input (projected if widths differ).
+    """Twice adaptive norm, SiLU and 3x3 convolution, plus the input (projected if widths differ). The second convolution starts at zero.
 
-    Then self-attention, and cross-attention to tokens `history` wide, where the block has them.
+    Then self-attention, and cross-attention to tokens of width `history`, if the block has them.
     """
 
     def __init__(self, in_channels: int, out_channels: int, cond_channels: int, attention: bool, history: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Forward passes through torch.compile, at the batch sizes that a job says it will use."""
+"""Forward passes through torch.compile, for the batch sizes that a job announces."""
 
 import time
 from abc import ABC, abstractmethod
@@ -10,31 +10,31 @@ from torch import Tensor, nn
 
 
 class Compiled:
-    """A network's forward pass: compiled for batches of given sizes, the network itself for all others.
+    """A network's forward pass: compiled for batches of given sizes, uncompiled for all others.
 
-    Shapes are static, a graph that torch cannot capture whole is an error, and which calls are compiled depends on nothing but the
-    size and whether gradients are on: a run that is interrupted goes on with the same arithmetic. The first call of a size compiles.
+    Shapes are static, and a graph that torch cannot capture whole is an error. Whether a call is compiled depends only on its size and on
+    whether gradients are enabled, so that an interrupted run resumes with the same arithmetic. The first call of a size compiles.
     """
 
     def __init__(
         self, network: nn.Module, sizes: Iterable[int], with_gradient: bool = True, backend: str | Callable[..., Any] = "inductor"
     ) -> None:
-        """`sizes`: of the first argument's batch; `with_gradient`: whether calls under gradient are compiled too."""
+        """`sizes`: batch sizes of the first argument. `with_gradient`: whether calls with gradients are compiled too."""
         self._network, self._sizes, self._with_gradient = network, frozenset(sizes), with_gradient
         self._compiled = torch.compile(network.forward, fullgraph=True, dynamic=False, backend=backend)
         self._seen: set[tuple[int, bool]] = set()
         self.seconds = 0.0
-        """Of first calls, which compile."""
+        """Time of the first calls, which compile."""
         self.calls = {"compiled": 0, "eager": 0}
-        """How often each way was taken."""
+        """Number of calls of each type."""
 
     @property
     def first_calls(self) -> int:
-        """How often it compiled."""
+        """Number of compilations."""
         return len(self._seen)
 
     def __call__(self, x: Tensor, *rest: Tensor, **inputs: Tensor) -> Tensor:
-        """As the network."""
+        """The network's output."""
         gradient = torch.is_grad_enabled()
         if len(x) not in self._sizes or (gradient and not self._with_gradient):
             self.calls["eager"] += 1
@@ -62,9 +62,9 @@ class Compilable(nn.Module, ABC):
         """That part."""
 
     def run_core(self, x: Tensor, *rest: Tensor, **inputs: Tensor) -> Tensor:
-        """Its forward pass, compiled where `compile_core` said so."""
+        """The forward pass of that part, compiled after `compile_core`."""
         return (self.core if self.compiled is None else self.compiled)(x, *rest, **inputs)
 
     def compile_core(self, sizes: Iterable[int], with_gradient: bool = True) -> None:
-        """Compile it for these batch sizes; see `Compiled`."""
+        """Compiles that part for these batch sizes; see `Compiled`."""
         self.compiled = Compiled(self.core, sizes, with_gradient)

@@ -1,4 +1,4 @@
-"""What every way of conditioning the denoiser has in common: what it is built from and what it hands to the network."""
+"""The interface of all conditionings of the denoiser: how they are built, and what they give to the network."""
 
 import math
 from collections.abc import Sequence
@@ -10,34 +10,40 @@ from diamond_bench.config import WITHHELD
 
 
 def withheld(actions: Tensor) -> float:
-    """The value that stands for an action the network is not to know, in every column: NaN among floats, else WITHHELD."""
+    """The value of a withheld action, in every column: NaN for floats, else WITHHELD."""
     return math.nan if actions.is_floating_point() else WITHHELD
 
 
 class ConditioningInputs(NamedTuple):
-    """What the network is told of the past; each part enters at its own place, and a way of conditioning leaves out what it has not."""
+    """The network's inputs that encode past frames and actions. Each enters at its own place. A conditioning leaves out those it does not
+    use."""
 
     planes: Tensor | None = None
     """(b, num_planes, h, w), stacked on channels before the noisy frame."""
     vector: Tensor | None = None
     """(b, cond_channels), added to the features of the noise level."""
     history: Sequence[Tensor | None] = ()
-    """For each level of the U-Net, tokens (b, n, history_widths[level]) that its residual blocks attend to, or None; () is none at all."""
+    """For each level of the U-Net, tokens (b, n, history_widths[level]) that its residual blocks attend to, or None. () means no tokens at
+    all."""
 
 
 class Conditioning(Protocol):
     """A module registered in FRAME_CONDITIONINGS or ACTION_CONDITIONINGS.
 
-    It is built from (NetworkConfig, ConditioningConfig, ActionSpec, image_channels); the random numbers of its start are drawn then,
-    from torch's global generator.
+    It is built from (NetworkConfig, ConditioningConfig, ActionSpec, image_channels). Its initial weights are then drawn from torch's global
+    generator.
     """
 
     num_planes: int
     history_widths: Sequence[int]
-    """Width of the tokens for each level, 0 where the level attends to none; () is none at all."""
+    """Width of the tokens for each level, or 0 for a level without tokens. () means no tokens at all."""
 
     def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
-        """What to encode of past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w), and of the
-        actions taken after each of them, (b, L) or (b, L, k) as their `ActionSpec` says, `withheld` where the network is not to know
-        them."""
+        """Encodes past frames and actions.
+
+        Args:
+            past: past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w).
+            actions: taken after each past frame, (b, L) or (b, L, k) as given by their `ActionSpec`. Withheld ones have the value
+            `withheld`.
+        """
         ...

@@ -1,7 +1,7 @@
-"""What networks cost, from plain numbers and without torch: parameters, and FLOP of a forward pass, a multiply-add being 2.
+"""Costs of networks from plain numbers, without torch: parameters, and FLOP of a forward pass. A multiply-add counts as 2.
 
-Convolutions, linear maps and attention count, as they do for torch's FLOP counter; norms and activations do not. The file `x_cost.py` next
-to the network `x.py` puts its layers together.
+Convolutions, linear maps and attention count, as in torch's FLOP counter. Norms and activations do not. The file `x_cost.py` next to the
+network `x.py` adds up its layers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ class Cost:
         return Cost(self.parameters + other.parameters, self.flops + other.flops)
 
     def repeated(self, times: int) -> "Cost":
-        """The same weights run `times` times per example."""
+        """The cost of using the same weights `times` times per example."""
         return Cost(self.parameters, times * self.flops)
 
 
@@ -35,17 +35,17 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def convolution(channels: int, out: int, side: int, pixels: int) -> Cost:
-    """A convolution with kernels of `side` x `side` and a bias; `pixels` of its output."""
+    """A convolution with kernels of `side` x `side` and a bias. `pixels`: of its output."""
     return Cost((side**2 * channels + 1) * out, 2.0 * side**2 * channels * out * pixels)
 
 
 def linear(width: int, out: int, rows: int = 1) -> Cost:
-    """A linear map with a bias, of `rows` vectors."""
+    """A linear map with a bias, applied to `rows` vectors."""
     return Cost((width + 1) * out, 2.0 * width * out * rows)
 
 
 def embedding(rows: int, width: int) -> Cost:
-    """A table, from which reading is free."""
+    """A table. Reading from it costs nothing."""
     return Cost(rows * width)
 
 
@@ -55,7 +55,7 @@ def norm(channels: int) -> Cost:
 
 
 def attention(queries: int, keys: int, width: int) -> Cost:
-    """The products of queries with keys and of weights with values, for all heads together `width` wide."""
+    """The products of queries with keys and of weights with values. `width`: of all heads together."""
     return Cost(0, 4.0 * queries * keys * width)
 
 
@@ -65,7 +65,7 @@ def lstm(width: int, state: int) -> Cost:
 
 
 def residual_block(block: Block, cond_channels: int, pixels: int, tokens: int = 0) -> Cost:
-    """`blocks.ResidualBlock` on `pixels` of a frame; `tokens` of its cross-attention, if it has one."""
+    """`blocks.ResidualBlock` on `pixels` of a frame. `tokens`: those of its cross-attention, if it has one."""
     a, b = block.in_channels, block.out_channels
     parts = [linear(cond_channels, 2 * a), linear(cond_channels, 2 * b), convolution(a, b, 3, pixels), convolution(b, b, 3, pixels)]
     if a != b:
@@ -85,13 +85,13 @@ def level_pixels(network: NetworkConfig, frames: FrameSpec) -> list[int]:
 
 
 def unet(network: NetworkConfig, frames: FrameSpec, widths: Sequence[int] = (), tokens: Sequence[int] = ()) -> Cost:
-    """`unet.UNet`. For each level, the width and the number of the tokens it attends to, 0 where it attends to none; () is none at all."""
+    """`unet.UNet`. For each level, the width and the number of the tokens that it attends to, or 0. () means no tokens at all."""
     pixels = level_pixels(network, frames)
     tokens = tokens or [0] * len(pixels)
     blocks = (
         residual_block(block, network.cond_channels, pixels[level], tokens[level]) for level, block in all_blocks(network, tuple(widths))
     )
-    # the downsampling into a level is as wide as the level above it, and so is the upsampling out of it
+    # the downsampling into a level and the upsampling out of it are as wide as the level above
     resampling = (
         convolution(above, above, 3, pixels[level + side]) for level, above in enumerate(network.channels[:-1]) for side in (0, 1)
     )
@@ -100,17 +100,17 @@ def unet(network: NetworkConfig, frames: FrameSpec, widths: Sequence[int] = (), 
 
 @dataclass(frozen=True)
 class ConditioningCost:
-    """What a registered conditioning costs and what the U-Net needs to know of it."""
+    """The cost of a registered conditioning and its inputs to the U-Net."""
 
     own: Cost = Cost()
     """Its own layers, for one example."""
     planes: int = 0
     """Channels that it stacks before the noisy frame."""
     widths: tuple[int, ...] = ()
-    """For each level of the U-Net, the width of the tokens that it offers, 0 for none; () is none at all."""
+    """For each level of the U-Net, the width of its tokens, or 0. () means no tokens at all."""
     tokens: tuple[int, ...] = ()
-    """For each level, how many tokens that are."""
+    """For each level, the number of its tokens."""
 
 
 ConditioningCostFunction = Callable[[NetworkConfig, ConditioningConfig, ActionSpec, FrameSpec], ConditioningCost]
-"""What the `cost` of a ConditioningOption names; frames of one example have the size of the last argument."""
+"""The function that the `cost` of a ConditioningOption names. The last argument is the size of the frames."""

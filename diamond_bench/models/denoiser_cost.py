@@ -1,4 +1,4 @@
-"""The cost of denoiser_network.py, without torch: planning shows it before anything runs."""
+"""The cost of denoiser_network.py, without torch, so that planning can show it before anything runs."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ from diamond_bench.spaces import ActionSpec, FrameSpec
 
 
 def denoiser_cost(network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, frames: FrameSpec) -> Cost:
-    """One forward pass of `DenoiserNetwork` for one frame, with what its two registered conditionings say of theirs."""
+    """One forward pass of `DenoiserNetwork` for one frame, with the costs of its two registered conditionings."""
     ways = conditioning_costs(network, conditioning, actions, frames)
     width, cond = network.channels[0], network.cond_channels
     parts = [way.own for way in ways]
@@ -24,13 +24,13 @@ def denoiser_cost(network: NetworkConfig, conditioning: ConditioningConfig, acti
 def conditioning_costs(
     network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, frames: FrameSpec
 ) -> list[ConditioningCost]:
-    """What the registered conditionings of past frames and of actions cost."""
+    """The costs of the registered conditionings of past frames and of actions."""
     options = (FRAME_CONDITIONINGS[conditioning.frames], ACTION_CONDITIONINGS[conditioning.actions])
     return [imported(option.cost)(network, conditioning, actions, frames) for option in options]
 
 
 def joined(conditioning: ConditioningConfig, ways: Iterable[Sequence[int]]) -> list[int]:
-    """For each level of the U-Net, the number of the one way that offers tokens there. Raises UserError where both do."""
+    """For each level of the U-Net, the value of the only conditioning that has tokens there. Raises UserError if both have."""
     given = [numbers for numbers in ways if numbers]
     if any(sum(number > 0 for number in level) > 1 for level in zip(*given, strict=True)):
         raise UserError(

@@ -31,7 +31,7 @@ class FourierFeatures(nn.Module):
 
 
 class FrameNoiseFeatures(nn.Module):
-    """How much noise was added to the past frames of each example, (b,) from 0 to `most`, as a vector (b, channels) that starts at zero.
+    """The amount of noise added to the past frames of each example, (b,) from 0 to `most`, as a vector (b, channels) that starts at zero.
 
     The features encode the level itself and not its logarithm. Training draws levels uniformly, so that the level 0 used in sampling has
     close neighbours among them. On a logarithmic scale it would have none.
@@ -51,10 +51,10 @@ class FrameNoiseFeatures(nn.Module):
 
 
 class DenoiserNetwork(nn.Module):
-    """F in the paper's equation 4: its output is a plain regression target of the objective.
+    """F in the paper's equation 4. Its output is a plain regression target of the objective.
 
-    The two modules that the conditioning names (`Conditioning`) decide what the network receives of the past, and where. Raises
-    UserError when the parts do not fit together (`check_network`).
+    The two modules that the conditioning names (`Conditioning`) decide which inputs encode the past, and where they enter. Raises UserError
+    if the parts do not fit together (`check_network`).
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class DenoiserNetwork(nn.Module):
         check_network(network, conditioning)
         width, cond_channels = network.channels[0], network.cond_channels
         given = (network, conditioning, ActionSpec.discrete(actions) if isinstance(actions, int) else actions, image_channels)
-        # the order in which parts are made is that of their random numbers: a change of it changes what a seed trains
+        # The order in which parts are built is the order of their random numbers. Changing it changes what a seed trains.
         self.noise_features = FourierFeatures(cond_channels)
-        # stored models have this name, whichever conditioning it is
+        # stored models use this name for every conditioning
         self.action_embedding = imported(ACTION_CONDITIONINGS[conditioning.actions].module)(*given)
         self.frame_conditioning = imported(FRAME_CONDITIONINGS[conditioning.frames].module)(*given)
         ways: tuple[Conditioning, ...] = (self.frame_conditioning, self.action_embedding)
@@ -84,13 +84,13 @@ class DenoiserNetwork(nn.Module):
 
         Args:
             x: the noisy frame as the objective scales it, (b, 3, h, w).
-            c_noise: the noise level as the objective tells it, (b,).
+            c_noise: the noise level as the objective encodes it, (b,).
             past: past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w).
-            actions: taken after each past frame, (b, L) or (b, L, k); withheld ones where the conditioning has action dropout.
-            frame_noise: standard deviation of the noise in the past frames, (b,), from 0 to conditioning.frame_noise; None is 0.
+            actions: taken after each past frame, (b, L) or (b, L, k). Withheld ones need a conditioning with action dropout.
+            frame_noise: standard deviation of the noise in the past frames, (b,), from 0 to conditioning.frame_noise. None is 0.
 
         Returns:
-            (b, 3, h, w), of the dtype of autocast where it is on.
+            (b, 3, h, w), with the dtype of autocast if it is enabled.
         """
         # frames first: their planes come before those of actions
         inputs: list[ConditioningInputs] = [self.frame_conditioning.encode(past, actions), self.action_embedding.encode(past, actions)]

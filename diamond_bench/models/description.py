@@ -1,4 +1,4 @@
-"""What an agent is, its weights apart, without torch."""
+"""The description of an agent without its weights. Without torch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from diamond_bench.config import ActorCriticConfig, ConditioningConfig, NetworkC
 
 @dataclass(frozen=True)
 class AgentDescription:
-    """What is needed to build an agent again, its weights apart."""
+    """All that is needed to build an agent again, except its weights."""
 
     objective: Objective
     conditioning: ConditioningConfig

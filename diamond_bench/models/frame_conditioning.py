@@ -1,4 +1,4 @@
-"""How the past frames enter the denoiser: `conditioning.frames`."""
+"""The ways in which past frames enter the denoiser: `conditioning.frames`."""
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,12 @@ class StackedFrames(nn.Module):
 
 
 class AttendedFrames(nn.Module):
-    """A light encoder, like the U-Net's way down, whose activations the U-Net attends to at its own levels (paper appendix M).
+    """A light encoder, like the downward half of the U-Net. The U-Net attends to its activations at its own levels (paper appendix M).
 
-    Its parameters are shared by the L past frames; each is told its relative time step as the condition of its adaptive group norms.
-    It ends at the deepest attended level. It runs at every denoiser call: an objective may scale past frames by the noise level. A
-    level's tokens are the pixels of all frames' normalised activations there, with their positions beside them, since attention
-    itself knows none.
+    The L past frames share its parameters. Each frame's relative time step is the condition of its adaptive group norms. The encoder ends
+    at the deepest attended level. It runs at every denoiser call, because an objective may scale past frames by the noise level. The tokens
+    of a level are the pixels of all frames' normalised activations, concatenated with their positions, since attention has no notion of
+    position.
     """
 
     num_planes = 0
@@ -68,7 +68,7 @@ class AttendedFrames(nn.Module):
 
 
 class StackedAndAttendedFrames(AttendedFrames):
-    """Both: past frames on channels, and their encoder's activations to attend to."""
+    """Both: past frames on channels, and attention to their encoder's activations."""
 
     def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
         super().__init__(network, conditioning, actions, image_channels)

@@ -14,7 +14,7 @@ def stacked(network: NetworkConfig, conditioning: ConditioningConfig, actions: A
 
 
 def attended(network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, frames: FrameSpec) -> ConditioningCost:
-    """`AttendedFrames`: the encoder runs for each past frame."""
+    """`AttendedFrames`: the encoder runs once per past frame."""
     pixels, light, widths = level_pixels(network, frames), history_network(network, conditioning), history_widths(network, conditioning)
     parts = [convolution(IMAGE_CHANNELS, light.channels[0], 3, frames.pixels)]
     parts += [convolution(above, above, 3, pixels[level]) for level, above in enumerate(light.channels[:-1], start=1)]

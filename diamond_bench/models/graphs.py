@@ -1,6 +1,6 @@
-"""Functions of tensors recorded once as a CUDA graph and replayed: one launch in place of thousands.
+"""Functions of tensors that are recorded once as a CUDA graph and replayed: one launch in place of thousands.
 
-What is recorded must be the same work at every call: static shapes, no wait for the device, no number of the host that changes.
+The recorded work must be the same at every call: static shapes, no wait for the device, no changing number from the host.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,23 +13,24 @@ from torch import Tensor
 
 Outputs = tuple[Tensor, ...]
 _OURS_ALONE = "thread_local"
-"""What a capture forbids it forbids our thread: another may play the game meanwhile (`jobs.agent_concurrent`), as long as it draws from no
-generator of the device."""
+"""The capture mode. It forbids certain calls to this thread only: another thread may play the game meanwhile (`jobs.agent_concurrent`), as
+long as it draws from no generator of the device."""
 Recording = Callable[[], Outputs]
-"""Does the recorded work anew, on what the inputs' memory holds now; its outputs lie in memory that the next call overwrites."""
+"""Repeats the recorded work on the present content of the inputs' memory. The next call overwrites the outputs."""
 
 
 class Recorder(Protocol):
-    """Records `work`, which reads and writes memory that stays where it is."""
+    """Records `work`, which reads and writes memory at fixed addresses."""
 
     def __call__(self, work: Callable[[], Outputs], generators: Sequence[torch.Generator]) -> Recording: ...
 
 
 def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Generator] = ()) -> Recording:
-    """Records `work` as a CUDA graph, without doing it; random numbers of `generators` go on at every replay as they would in turn.
+    """Records `work` as a CUDA graph without running it. At every replay, the random numbers of `generators` advance as in an ordinary
+    call.
 
-    All graphs of a device work in the same memory, as large as the largest needs: what one leaves there, the next may overwrite, so
-    outputs are to be copied before another is replayed, and no two may run at once.
+    All graphs of a device share one memory pool, as large as the largest graph needs. A graph may overwrite the results of another, so copy
+    outputs before another graph is replayed, and never run two at once.
     """
     graph, pool = torch.cuda.CUDAGraph(), _first_graph(torch.cuda.current_device()).pool()
     for generator in generators:
@@ -47,7 +48,7 @@ def record_cuda_graph(work: Callable[[], Outputs], generators: Sequence[torch.Ge
 
 @cache
 def _first_graph(device: int) -> torch.cuda.CUDAGraph:
-    """One that does next to nothing, kept so that the memory it shares with the others outlives any of them."""
+    """A graph that does almost nothing. It is kept so that the shared memory outlives the other graphs."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode=_OURS_ALONE):
         torch.zeros(1, device=f"cuda:{device}")
@@ -55,11 +56,11 @@ def _first_graph(device: int) -> torch.cuda.CUDAGraph:
 
 
 class Graphed:
-    """A function of tensors, called as it is at first, and then recorded and replayed.
+    """A function of tensors: called directly at first, then recorded and replayed.
 
-    The first calls are done in turn on a stream of their own, as recording asks for; they count, so that nothing is done twice.
-    A call of other shapes than the first's is a ValueError. Inputs are copied to where the recorded work reads them. Large memory that the
-    function reads without being given it is named by `held`: where it lies elsewhere, the function is recorded again.
+    The first calls run directly on a separate stream, as recording requires. They count, so that nothing is done twice. A call with shapes
+    other than the first call's raises ValueError. Inputs are copied to the memory that the recorded work reads. `held` names large memory
+    that the function reads without receiving it as an argument: if it moves, the function is recorded again.
     """
 
     WARM_UP = 3
@@ -71,7 +72,8 @@ class Graphed:
         record: Recorder | None = None,
         held: Callable[[], Outputs] = tuple,
     ) -> None:
-        """`generators`: those the function draws from; `held`: the tensors that it reads beside its inputs and that may be replaced."""
+        """`generators`: those that the function draws from. `held`: returns the tensors that it reads in addition to its inputs and that
+        may be replaced."""
         self._function, self._generators, self._record = function, generators, record or record_cuda_graph
         self._held, self._read = held, held()
         self._recording: Recording | None = None
@@ -81,7 +83,7 @@ class Graphed:
         self._side: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> Outputs:
-        """The function's outputs; tensors of their own, which no later call changes."""
+        """The function's outputs, as new tensors that no later call changes."""
         shapes = [(tensor.shape, tensor.dtype) for tensor in inputs]
         if self._shapes is None:
             self._shapes = shapes
@@ -95,14 +97,15 @@ class Graphed:
             return self._on_side_stream(inputs) if inputs[0].is_cuda else self._function(*inputs)
         if self._recording is None:
             self._inputs = tuple(tensor.clone() for tensor in inputs)
-            with torch.cuda.device(inputs[0].device) if inputs[0].is_cuda else nullcontext():  # streams and graphs are of the current one
+            # streams and graphs belong to the current device
+            with torch.cuda.device(inputs[0].device) if inputs[0].is_cuda else nullcontext():
                 self._recording = self._record(lambda: self._function(*self._inputs), self._generators)
         for kept, tensor in zip(self._inputs, inputs, strict=True):
             kept.copy_(tensor)
         return tuple(output.clone() for output in self._recording())
 
     def _on_side_stream(self, inputs: Outputs) -> Outputs:
-        """One stream for all warm-ups: the allocator keeps the memory of each stream apart."""
+        """One stream for all warm-ups, because the allocator keeps separate memory for each stream."""
         if self._side is None:
             self._side = torch.cuda.Stream(inputs[0].device)
         own = torch.cuda.current_stream(inputs[0].device)

@@ -1,4 +1,4 @@
-"""How both LSTMs start, and what their state is (method section 1, golden README 3.3)."""
+"""The initial weights of both LSTMs, and their state (method section 1, golden README 3.3)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ LstmState = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def init_lstm(lstm: nn.LSTM | nn.LSTMCell) -> None:
-    """Input weights Xavier-uniform, recurrent weights orthogonal over the whole stacked matrix, biases 0 but the forget gate's.
+    """Sets input weights to Xavier-uniform, recurrent weights to an orthogonal stacked matrix, and biases to 0 except the forget gate's.
 
-    The forget gate (second of input, forget, cell, output) gets a bias of 1, from the input bias.
+    The forget gate (second of input, forget, cell, output) has a bias of 1, from the input bias.
     """
     for name, parameter in lstm.named_parameters():
         if name.startswith("weight_ih"):

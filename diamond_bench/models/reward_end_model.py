@@ -1,4 +1,4 @@
-"""R: from a frame, the action taken and the frame it led to, the sign of the reward and whether the episode ended (method section 1)."""
+"""R: predicts the sign of the reward and whether the episode ended, from a frame, the action, and the next frame (method section 1)."""
 
 from dataclasses import dataclass
 
@@ -23,18 +23,18 @@ from diamond_bench.spaces import FrameSpec
 
 @dataclass(frozen=True)
 class RewardEndOutput:
-    """What the model says of t steps of b episodes."""
+    """The model's output for t steps of b episodes."""
 
     reward_logits: Tensor
     """(b, t, 3) for the signs -1, 0, +1."""
     end_logits: Tensor
     """(b, t, 2) for no, yes."""
     state: LstmState
-    """After the last step, each (1, b, lstm_dim)."""
+    """LSTM state after the last step, each (1, b, lstm_dim)."""
 
 
 class Stage(nn.Module):
-    """Halving of the resolution (but in the first and the last stage), then residual blocks."""
+    """Halves the resolution (except in the first and the last stage), then residual blocks."""
 
     def __init__(self, resample: nn.Module, blocks: nn.ModuleList) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Stage(nn.Module):
 
 
 class RewardEndEncoder(nn.Module):
-    """A pair of frames stacked on channels, (n, 6, h, w), and its condition (n, cond_channels) to (n, channels[-1], h', w')."""
+    """Encodes pairs of frames stacked on channels, (n, 6, h, w), with conditions (n, cond_channels), to (n, channels[-1], h', w')."""
 
     def __init__(self, config: RewardEndConfig, image_channels: int) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ class RewardEndEncoder(nn.Module):
 
 
 class RewardEndModel(Compilable):
-    """The action's embedding is the whole condition of the convolutions; an LSTM over the steps carries what came before.
+    """The action's embedding is the only condition of the convolutions. An LSTM over the steps keeps the memory of earlier steps.
 
-    Only the convolutions run in `precision`; the LSTM, its state and the head are float32. Raises UserError when the widths do not
-    fit together (`check_reward_end`).
+    Only the convolutions run in `precision`. The LSTM, its state and the head are float32. Raises UserError if the widths do not fit
+    together (`check_reward_end`).
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class RewardEndModel(Compilable):
         return self.encoder
 
     def forward(self, frames: Tensor, actions: Tensor, next_frames: Tensor, state: LstmState | None = None) -> RewardEndOutput:
-        """What t consecutive steps of b episodes brought.
+        """Predicts rewards and ends of t consecutive steps of b episodes.
 
         Args:
             frames: in [-1, 1], (b, t, 3, h, w).
-            actions: taken after each of them, (b, t) int64.
-            next_frames: what each action led to, (b, t, 3, h, w).
-            state: of the LSTM after the step before the first, each (1, b, lstm_dim); none starts from zeros.
+            actions: taken after each frame, (b, t) int64.
+            next_frames: the frame after each action, (b, t, 3, h, w).
+            state: of the LSTM before the first step, each (1, b, lstm_dim). None starts from zeros.
         """
         b, t = actions.shape
         with arithmetic(frames.device.type, self.precision):

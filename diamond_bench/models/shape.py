@@ -1,4 +1,4 @@
-"""The networks' shapes as plain numbers, without torch: what their blocks are built from and what their costs are counted from."""
+"""The networks' shapes as plain numbers, without torch. Both their blocks and their costs are derived from these."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ NORM_EPS = 1e-5
 IMAGE_CHANNELS = 3
 NUM_MIDDLE_BLOCKS = 2
 POSITION_CHANNELS = 16
-"""Numbers that tell an attention where a pixel is."""
+"""Channels that encode a pixel's position for attention."""
 PLANE_WIDTH = 4
-"""Planes an action takes where conditioning.action_width does not say."""
+"""Planes per action if conditioning.action_width is not set."""
 NUM_REWARDS = 3
 """Classes of a reward: the signs -1, 0, +1."""
 NUM_ENDS = 2
@@ -47,11 +47,11 @@ class Block:
     out_channels: int
     attention: bool
     history: int = 0
-    """Width of the tokens it attends to; 0 is none."""
+    """Width of the tokens it attends to, or 0."""
 
 
 def down_blocks(network: NetworkConfig, level: int, history: int = 0) -> list[Block]:
-    """Residual blocks of a level on the way down; level 0 has the full resolution."""
+    """Residual blocks of a level on the way down. Level 0 has the full resolution."""
     width, above, attention = network.channels[level], network.channels[max(0, level - 1)], network.attention[level]
     return [Block(above if i == 0 else width, width, attention, history) for i in range(network.depths[level])]
 
@@ -62,14 +62,15 @@ def middle_blocks(network: NetworkConfig, history: int = 0) -> list[Block]:
 
 
 def up_blocks(network: NetworkConfig, level: int, history: int = 0) -> list[Block]:
-    """Residual blocks of a level on the way up; each is fed its input and one stored output of the level, the last the level's input."""
+    """Residual blocks of a level on the way up. Each receives its input and one stored output of the level; the last one receives the
+    level's input."""
     width, above, attention = network.channels[level], network.channels[max(0, level - 1)], network.attention[level]
     last = Block(width + above, above, attention, history)
     return [Block(2 * width, width, attention, history)] * network.depths[level] + [last]
 
 
 def all_blocks(network: NetworkConfig, history: Sequence[int] = ()) -> Iterator[tuple[int, Block]]:
-    """Every residual block with its level; `history` is the width of the tokens each level attends to, () for none."""
+    """Every residual block with its level. `history`: width of the tokens that each level attends to, or ()."""
     widths = history or [0] * len(network.depths)
     for level, width in enumerate(widths):
         for block in down_blocks(network, level, width) + up_blocks(network, level, width):
@@ -79,7 +80,7 @@ def all_blocks(network: NetworkConfig, history: Sequence[int] = ()) -> Iterator[
 
 
 def action_rows(conditioning: ConditioningConfig, num_actions: int) -> int:
-    """Rows of a table of actions: with action dropout the last one stands for an action that is withheld."""
+    """Rows of the table of actions. With action dropout, the last one stands for a withheld action."""
     return num_actions + (conditioning.action_dropout > 0)
 
 
@@ -95,7 +96,7 @@ def attends(conditioning: ConditioningConfig) -> bool:
 
 
 def history_widths(network: NetworkConfig, conditioning: ConditioningConfig) -> tuple[int, ...]:
-    """Width of the history encoder's tokens for each level of the U-Net, 0 where it does not attend."""
+    """Width of the history encoder's tokens for each level of the U-Net, or 0 for a level that does not attend."""
     if not attends(conditioning):
         return (0,) * len(network.channels)
     levels = zip(conditioning.history_channels, conditioning.attended_levels, strict=True)
@@ -103,7 +104,7 @@ def history_widths(network: NetworkConfig, conditioning: ConditioningConfig) -> 
 
 
 def history_network(network: NetworkConfig, conditioning: ConditioningConfig) -> NetworkConfig:
-    """The history encoder as the way down of a U-Net, which ends at the deepest attended level."""
+    """The history encoder as the downward half of a U-Net that ends at the deepest attended level."""
     levels = max(level for level, attended in enumerate(conditioning.attended_levels) if attended) + 1
     return NetworkConfig(
         conditioning.history_depths[:levels], conditioning.history_channels[:levels], (False,) * levels, network.cond_channels
@@ -111,13 +112,13 @@ def history_network(network: NetworkConfig, conditioning: ConditioningConfig) ->
 
 
 def padded(size: int, network: NetworkConfig) -> int:
-    """A picture's side after padding to a multiple of 2^(levels - 1)."""
+    """A frame's side after padding to a multiple of 2^(levels - 1)."""
     multiple: int = 2 ** (len(network.depths) - 1)
     return -(-size // multiple) * multiple
 
 
 def check_network(network: NetworkConfig, conditioning: ConditioningConfig) -> None:
-    """Refuses a denoiser's network that cannot be built. Raises UserError naming the field and what fits."""
+    """Refuses a denoiser network that cannot be built. Raises UserError with the field and what fits."""
     _same_length("network", "level", depths=network.depths, channels=network.channels, attention=network.attention)
     _check_conditioning(network, conditioning)
     for block in {block for _, block in all_blocks(network, history_widths(network, conditioning))}:
@@ -144,7 +145,7 @@ def check_network(network: NetworkConfig, conditioning: ConditioningConfig) -> N
 
 
 def check_guidance(sampler: Sampler, conditioning: ConditioningConfig) -> None:
-    """Refuses to guide by actions a model that was never shown what it is to have none. Raises UserError."""
+    """Refuses guidance on actions for a model that was never trained with withheld actions. Raises UserError."""
     if sampler.guidance != 1 and not conditioning.action_dropout > 0:
         raise UserError(
             f"sampler.guidance={sampler.guidance}: guidance needs a model trained with actions withheld now and then; set "
@@ -190,9 +191,9 @@ def _check_conditioning(network: NetworkConfig, conditioning: ConditioningConfig
 
 
 def reward_end_stages(config: RewardEndConfig) -> list[list[Block]]:
-    """Residual blocks of each stage of the reward/end model; the last is one of its own, always with attention.
+    """Residual blocks of each stage of the reward/end model. The last stage has its own blocks, always with attention.
 
-    All stages but the first and the last begin by halving the resolution, as wide as the stage before.
+    All stages except the first and the last begin by halving the resolution, with the width of the previous stage.
     """
     stages = []
     for number, (depth, width) in enumerate(zip(config.depths, config.channels, strict=True)):
@@ -202,7 +203,7 @@ def reward_end_stages(config: RewardEndConfig) -> list[list[Block]]:
 
 
 def reward_end_sizes(config: RewardEndConfig, frames: FrameSpec) -> list[FrameSpec]:
-    """A picture's size in each stage of the reward/end model: halved and rounded up, as a convolution of stride 2 does."""
+    """A frame's size in each stage of the reward/end model: halved and rounded up, as by a convolution of stride 2."""
     sizes = [frames]
     for _ in config.channels[1:]:
         sizes.append(FrameSpec(-(-sizes[-1].height // 2), -(-sizes[-1].width // 2)))
@@ -210,12 +211,12 @@ def reward_end_sizes(config: RewardEndConfig, frames: FrameSpec) -> list[FrameSp
 
 
 def reward_end_features(config: RewardEndConfig, frames: FrameSpec) -> int:
-    """Width of what the reward/end model's LSTM is fed."""
+    """Input width of the reward/end model's LSTM."""
     return config.channels[-1] * reward_end_sizes(config, frames)[-1].pixels
 
 
 def actor_critic_sizes(config: ActorCriticConfig, frames: FrameSpec) -> list[FrameSpec]:
-    """A picture's size in each stage of the actor-critic, and after the last: halved and rounded down by each max-pooling."""
+    """A frame's size in each stage of the actor-critic, and after the last: halved and rounded down by each max-pooling."""
     sizes = [frames]
     for down in config.down:
         sizes.append(FrameSpec(sizes[-1].height // 2, sizes[-1].width // 2) if down else sizes[-1])
@@ -223,7 +224,7 @@ def actor_critic_sizes(config: ActorCriticConfig, frames: FrameSpec) -> list[Fra
 
 
 def actor_critic_features(config: ActorCriticConfig, frames: FrameSpec) -> int:
-    """Width of what the actor-critic's LSTM cell is fed."""
+    """Input width of the actor-critic's LSTM cell."""
     return config.channels[-1] * actor_critic_sizes(config, frames)[-1].pixels
 
 
@@ -234,7 +235,7 @@ def _same_length(group: str, part: str, **fields: tuple[object, ...]) -> None:
 
 
 def check_reward_end(config: RewardEndConfig, frame_size: int) -> None:
-    """Refuses a reward/end model that cannot be built for frames of this side. Raises UserError naming the field."""
+    """Refuses a reward/end model that cannot be built for frames of this side. Raises UserError with the field."""
     _same_length("reward_end", "stage", depths=config.depths, channels=config.channels, attention=config.attention)
     if frame_size < 1:
         raise UserError(f"frame_size={frame_size}: must be at least 1")
@@ -251,7 +252,7 @@ def check_reward_end(config: RewardEndConfig, frame_size: int) -> None:
 
 
 def check_actor_critic(config: ActorCriticConfig, frame_size: int) -> None:
-    """Refuses an actor-critic that cannot be built for frames of this side. Raises UserError naming the field."""
+    """Refuses an actor-critic that cannot be built for frames of this side. Raises UserError with the field."""
     _same_length("actor_critic", "stage", channels=config.channels, down=config.down)
     for width in config.channels:
         if width % num_groups(width):

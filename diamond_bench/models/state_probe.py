@@ -1,7 +1,7 @@
-"""A network that reads which objects are in a frame and where: a heat map an object, of half the frame's resolution.
+"""A network that detects objects in a frame and locates them: one heat map per object, at half the frame's resolution.
 
-Each heat map is a distribution over its cells and one cell more, "not there". It is trained towards the object's place, shared
-among the four cells around it, so that the mean over the map is the place itself, finer than a pixel.
+Each heat map is a distribution over its cells and one additional cell, "not there". Its training target is the object's position,
+distributed over the four cells around it, so that the mean over the map is the position itself, finer than a pixel.
 """
 
 import torch
@@ -11,13 +11,14 @@ from torch.nn import functional as F
 from diamond_bench.models.state_probe_cost import DILATIONS, INPUTS
 
 _REACH = 2
-"""Cells around the likeliest one over which its place is averaged: a second, unlikelier thing elsewhere does not pull it away."""
+"""Cells around the most likely one over which the position is averaged, so that a second, less likely object elsewhere does not shift
+it."""
 _SURROUNDINGS = 3
-"""Cells on each side of an object that say nothing about it being elsewhere."""
+"""Cells on each side of an object that are excluded from the training signal that it is nowhere else."""
 
 
 class StateProbe(nn.Module):
-    """Frames (n, 3, h, w) in [-1, 1] -> logits (n, K, cells + 1), the last one of "not there"."""
+    """Frames (n, 3, h, w) in [-1, 1] -> logits (n, K, cells + 1). The last logit is "not there"."""
 
     def __init__(self, num_objects: int, channels: int) -> None:
         super().__init__()
@@ -37,9 +38,9 @@ class StateProbe(nn.Module):
 
 
 def probe_targets(positions: Tensor, present: Tensor, shape: tuple[int, int]) -> Tensor:
-    """What the logits of frames of `shape` (h, w) are trained towards: distributions (n, K, cells + 1).
+    """The training targets for frames of `shape` (h, w): distributions (n, K, cells + 1).
 
-    `positions`: (n, K, 2), x and y as shares of the frame's sides; `present`: (n, K) bool.
+    `positions`: (n, K, 2), x and y as fractions of the frame's sides. `present`: (n, K) bool.
     """
     rows, columns = (-(-side // 2) for side in shape)
     weights = []
@@ -51,9 +52,9 @@ def probe_targets(positions: Tensor, present: Tensor, shape: tuple[int, int]) ->
 
 
 def probe_loss(logits: Tensor, targets: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mean cross-entropy towards `targets`, and of the maps without the object's surroundings towards "not there"; a scalar.
+    """Mean cross-entropy with `targets`, plus that of the maps without the object's surroundings with "not there". A scalar.
 
-    The second term teaches what a frame looks like in which a thing is missing: in true frames it seldom is.
+    The second term teaches what frames without an object look like, since these are rare in true frames.
     """
     rows, columns = (-(-side // 2) for side in shape)
     around = targets[..., :-1].unflatten(2, (rows, columns))
@@ -63,9 +64,10 @@ def probe_loss(logits: Tensor, targets: Tensor, shape: tuple[int, int]) -> Tenso
 
 
 def decode(logits: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Places (n, K, 2), x and y in pixels of frames of `shape` (h, w) from their upper left corner, and whether an object is there (n, K).
+    """Positions (n, K, 2), x and y in pixels of frames of `shape` (h, w) from their upper left corner, and whether an object is there (n,
+    K).
 
-    The place is told where "not there" is the likelier too.
+    The position is returned even if "not there" is more likely.
     """
     rows, columns = (-(-side // 2) for side in shape)
     chances = logits.softmax(dim=2)

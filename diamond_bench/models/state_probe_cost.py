@@ -4,9 +4,9 @@ from diamond_bench.models.cost import Cost, convolution
 from diamond_bench.spaces import FrameSpec
 
 DILATIONS = (1, 2, 4)
-"""Of the 3 x 3 layers at half the frame's resolution, after one of 5 x 5 that goes down to it."""
+"""Dilations of the 3 x 3 layers at half the frame's resolution, which follow a 5 x 5 layer that reduces to it."""
 INPUTS = 5
-"""Channels of its input: the frame, and where each pixel is."""
+"""Channels of its input: the frame, and the position of each pixel."""
 
 
 def state_probe_cost(num_objects: int, channels: int, frames: FrameSpec) -> Cost:

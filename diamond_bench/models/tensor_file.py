@@ -1,4 +1,5 @@
-"""Tensors in a checkpoint file that somebody else wrote: bounded before it is parsed; only tensors are unpickled, and no code is run."""
+"""Reads tensors from somebody else's checkpoint file. Its size is bounded before parsing, only tensors are unpickled, and no code is
+run."""
 
 import io
 import pickle
@@ -16,15 +17,16 @@ from diamond_bench.errors import UserError
 from diamond_bench.reading import read_file
 
 MAX_BYTES = 2 * 2**30
-"""Largest checkpoint file; the paper's agent has 54 MB."""
+"""Maximum size of a checkpoint file in bytes. The paper's agent has 54 MB."""
 MAX_PICKLE = 500_000
-"""Most bytes of an archive's pickle, or reads from a pickle in the older format; the paper's agent has about 56,000 and 27,000."""
+"""Maximum size in bytes of an archive's pickle, and maximum number of reads from a pickle in the older format. The paper's agent has about
+56,000 and 27,000."""
 
 
 def read_state_dict(file: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Names and float32 tensors in a file, on the CPU, and the narrower type that some of them were stored in.
+    """Names and float32 tensors in a file, on the CPU, and the narrower type in which some of them were stored.
 
-    Raises UserError naming the file and what is wrong with it.
+    Raises UserError with the file's name and the problem.
     """
     if file.is_dir():
         raise UserError(f"{file}: is a folder; expected a checkpoint file (.pt)")
@@ -51,7 +53,8 @@ def read_state_dict(file: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 class _BoundedReads(io.BytesIO):
-    """Bytes that are read at most MAX_PICKLE times. A pickle is read mark by mark, in Python: 50 million marks would take two minutes."""
+    """Bytes that can be read at most MAX_PICKLE times. A pickle is read token by token in Python, and 50 million tokens would take two
+    minutes."""
 
     pieces = 0
 
@@ -63,8 +66,8 @@ class _BoundedReads(io.BytesIO):
 
 
 def _require_plain(file: Path, data: bytes) -> None:
-    """Refuses an archive that holds more bytes than the file: PyTorch compresses nothing, and a small file could ask for hours of work.
-    Refuses an archive whose pickle, which lists the tensors, is too long."""
+    """Refuses an archive that holds more bytes than the file: PyTorch does not compress, and a small file could require hours of work. Also
+    refuses an archive whose pickle, the list of tensors, is too long."""
     try:
         entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a damaged one, which PyTorch refuses
@@ -88,7 +91,8 @@ def _unpickled(file: Path, data: bytes) -> Any:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted:
             raise UserError(f"{file}: holds more than tensors: it asks for {wanted[1]}, which is not run") from None
-        reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()  # torch's is a page of advice
+        # torch's message is a page of advice
+        reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()
         reason = reason if re.search("[a-z]", reason) else ""  # a number alone is torch's, and says nothing
         raise UserError(f"{file}: damaged, or no checkpoint{f' ({reason})' * bool(reason)}") from None
 

@@ -1,4 +1,4 @@
-"""The U-Net (method section 1): levels of residual blocks down, a middle with attention, and up again with skips."""
+"""The U-Net (method section 1): levels of residual blocks down, a middle with attention, and levels up with skip connections."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,19 +12,19 @@ from diamond_bench.models.shape import Block, down_blocks, middle_blocks, padded
 
 
 def residual_blocks(blocks: Iterable[Block], cond_channels: int) -> nn.ModuleList:
-    """The modules of these widths."""
+    """Modules with these widths."""
     return nn.ModuleList(ResidualBlock(b.in_channels, b.out_channels, cond_channels, b.attention, b.history) for b in blocks)
 
 
 def pad_to_levels(x: Tensor, network: NetworkConfig) -> Tensor:
-    """Zeros right and bottom, so that every level halves exactly."""
+    """Pads with zeros on the right and at the bottom, so that every level halves exactly."""
     h, w = x.shape[-2:]
     right, bottom = padded(w, network) - w, padded(h, network) - h
     return F.pad(x, (0, right, 0, bottom)) if right or bottom else x  # padding by nothing would copy
 
 
 class DownLevel(nn.Module):
-    """Resampling (none at level 0), then residual blocks; keeps its input and every output for the way up."""
+    """Resampling (none at level 0), then residual blocks. Stores its input and every output for the way up."""
 
     def __init__(self, resample: nn.Module, blocks: nn.ModuleList) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """Resampling (none at the deepest level), then residual blocks, each fed one stored output of the way down, last stored first."""
+    """Resampling (none at the deepest level), then residual blocks. Each receives one stored output of the way down, last stored first."""
 
     def __init__(self, resample: nn.Module, blocks: nn.ModuleList) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ class UpLevel(nn.Module):
 
 
 class UNet(nn.Module):
-    """Maps (b, channels[0], h, w) to the same shape, for any h and w (padded with zeros right and bottom, cropped back).
+    """Maps (b, channels[0], h, w) to the same shape, for any h and w (padded with zeros on the right and at the bottom, then cropped).
 
-    `history`: for each level, the width of the tokens that its residual blocks attend to, 0 for none; the middle is of the deepest
-    level. () is none at all.
+    `history`: for each level, the width of the tokens that its residual blocks attend to, or 0. The middle belongs to the deepest level. ()
+    means no tokens at all.
     """
 
     def __init__(self, network: NetworkConfig, history: Sequence[int] = ()) -> None:
@@ -73,7 +73,7 @@ class UNet(nn.Module):
             for level in levels
         )
         self.middle = residual_blocks(middle_blocks(network, widths[-1]), network.cond_channels)
-        # deepest level first, in the order they run
+        # deepest level first, in the order of execution
         self.up = nn.ModuleList(
             UpLevel(
                 Upsample(network.channels[level]) if level < levels[-1] else nn.Identity(),
