@@ -1,4 +1,5 @@
-"""The agent: a world model, a model of rewards and ends, a policy; built, kept, read back, and exchanged with the authors' format."""
+"""The agent: a world model, a model of rewards and ends, and a policy. Building, saving, loading, and conversion from the authors'
+format."""
 
 import shutil
 from collections.abc import Mapping
@@ -36,17 +37,17 @@ _WEIGHTS: dict[Component, str] = {"rew_end_model": "reward_end.safetensors", "ac
 
 @dataclass(frozen=True)
 class Agent:
-    """Plays a game, and imagines it where it has a world model (paper section 3)."""
+    """Plays a game, and imagines it if it has a world model (paper section 3)."""
 
     world_model: TrainedWorld | None
-    """None, as reward_end, where the agent is model-free."""
+    """None, like reward_end, if the agent is model-free."""
     reward_end: RewardEndModel | None
     actor_critic: ActorCritic
     description: AgentDescription
 
     @property
     def networks(self) -> dict[Component, nn.Module]:
-        """What is trained, by component."""
+        """The trained networks by component."""
         networks: dict[Component, nn.Module] = {}
         if self.world_model is not None:
             networks |= cast(Mapping[Component, nn.Module], self.world_model.networks)
@@ -58,7 +59,7 @@ class Agent:
 def build_agent(description: AgentDescription, precision: Precision = "fp32", device: torch.device | str = "cpu") -> Agent:
     """An agent with fresh weights, drawn from torch's global CPU generator whatever the device.
 
-    Raises UserError when a network's widths do not fit together.
+    Raises UserError if a network's widths do not fit together.
     """
     d = description
     world_model = reward_end = None
@@ -75,9 +76,9 @@ def build_agent(description: AgentDescription, precision: Precision = "fp32", de
 
 
 def save_agent(agent: Agent, folder: Path) -> None:
-    """Writes an agent's folder in one piece: denoiser/ as `TrainedWorld.save` does, a .safetensors a network, agent.json.
+    """Writes an agent's folder in one piece: denoiser/ (`TrainedWorld.save`), one .safetensors file per network, and agent.json.
 
-    A folder that is there already is replaced once the new one is whole.
+    An existing folder is replaced once the new one is complete.
     """
     temporary = temporary_name(folder)
     temporary.mkdir(parents=True)
@@ -103,7 +104,7 @@ def save_agent(agent: Agent, folder: Path) -> None:
 
 
 def load_agent(folder: Path, precision: Precision = "fp32", device: torch.device | str = "cpu") -> Agent:
-    """The agent saved in `folder`. Raises UserError naming the file that is missing, damaged or does not fit."""
+    """Loads the agent saved in `folder`. Raises UserError with the name of a file that is missing, damaged or does not fit."""
     description = _read_description(folder / DESCRIPTION_FILE)
     agent = build_agent(description, precision, device)
     for component, name in _WEIGHTS.items():
@@ -113,7 +114,7 @@ def load_agent(folder: Path, precision: Precision = "fp32", device: torch.device
         return agent
     world_model = load_world_model(folder / DENOISER_FOLDER, FrameSpec.square(description.frame_size), precision, device)
     if world_model.description != agent.world_model.description:
-        raise UserError(f"{folder / DENOISER_FOLDER}: not the world model that {DESCRIPTION_FILE} beside it describes")
+        raise UserError(f"{folder / DENOISER_FOLDER}: not the world model that the folder's {DESCRIPTION_FILE} describes")
     return Agent(world_model, agent.reward_end, agent.actor_critic, description)
 
 
@@ -121,7 +122,7 @@ def _read_description(file: Path) -> AgentDescription:
     try:
         return build(AgentDescription, read_json(file))
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file; an agent's folder holds it beside its weights") from None
+        raise UserError(f"{file}: no such file; an agent's folder contains it and the weights") from None
     except (OSError, TypeError) as error:  # TypeError: a field is missing
         raise UserError(f"{file}: damaged, or not what it should be: {error}") from None
     except UserError as error:
@@ -132,7 +133,7 @@ def _load_weights(network: nn.Module, file: Path) -> None:
     try:
         state = load_file(file)
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file; {DESCRIPTION_FILE} beside it says that it is there") from None
+        raise UserError(f"{file}: no such file, although the folder's {DESCRIPTION_FILE} lists it") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file}: damaged, or not what it should be: {error}") from None
     expected = network.state_dict()
@@ -142,9 +143,9 @@ def _load_weights(network: nn.Module, file: Path) -> None:
 
 
 def read_checkpoint_of(game: str, file: Path, frame_size: int | None = None) -> AuthorsCheckpoint:
-    """`read_authors_checkpoint`, and that it plays this game.
+    """Reads an authors' checkpoint and checks that its agent can play this game.
 
-    Raises UserError, naming the file, where it is not such a checkpoint or has another number of actions than the game.
+    Raises UserError with the file's name if it is not such a checkpoint or has another number of actions than the game.
     """
     actions = num_actions(game)
     checkpoint = read_authors_checkpoint(file, game, frame_size)
@@ -156,10 +157,10 @@ def read_checkpoint_of(game: str, file: Path, frame_size: int | None = None) -> 
 def import_agent(
     file: Path, game: str, frame_size: int | None = None, objective: FactoredObjective = _PAPER_OBJECTIVE
 ) -> tuple[Agent, AuthorsCheckpoint]:
-    """The agent in a checkpoint file of the authors' format, on the CPU, and what the file said.
+    """The agent in a checkpoint file of the authors' format, on the CPU, and the content of the file.
 
-    Such a file does not hold the constants of the `objective` that its weights were trained with. Other settings that it does not hold are
-    the paper's. `frame_size` is needed where its tensors fit frames of several sizes. Raises UserError as `read_checkpoint_of`.
+    Such a file does not contain the constants of the `objective` of its training. Other settings that it does not contain have the paper's
+    values. `frame_size` is needed if its tensors fit frames of several sizes. Raises UserError, see `read_checkpoint_of`.
     """
     checkpoint = read_checkpoint_of(game, file, frame_size)
     checkpoint = replace(checkpoint, description=replace(checkpoint.description, objective=objective))

@@ -191,7 +191,7 @@ def test_a_checkpoint_of_other_arithmetic_is_set_aside(tmp_path: Path, monkeypat
     stops = iter([True] * 99)
     with pytest.raises(Interrupted):
         train_agent.run(settings, context)
-    assert "the checkpoint was made on cpu with compile=all; begun anew on cpu" in said
+    assert "the checkpoint was made on cpu with compile=all; restarting on cpu" in said
     assert list((tmp_path / "checkpoint").glob("*.unused"))
 
 

@@ -108,7 +108,7 @@ def test_a_checkpoint_without_what_it_needs_is_set_aside_and_the_one_before_it_u
 
     said: list[str] = []
     assert Loop(JobContext(tmp_path, say=said.append), 100).begin(lambda begun: Execution(), build).done == 3
-    assert "replay.bin is missing; the checkpoint after unit 6 is of no use without it" in said[0]
+    assert "replay.bin is missing; the checkpoint after unit 6 cannot be used without it" in said[0]
     assert saved(tmp_path) == [3]
 
 
@@ -116,5 +116,5 @@ def test_a_checkpoint_of_other_arithmetic_is_set_aside_and_the_training_restarts
     save_checkpoint(tmp_path / "checkpoint", 6, {"device": "cuda", "compile": "all", "count": 6})
     said: list[str] = []
     assert begin(Loop(JobContext(tmp_path, say=said.append), 100)).done == 0
-    assert said == ["the checkpoint was made on cuda with compile=all; begun anew on cpu"]
+    assert said == ["the checkpoint was made on cuda with compile=all; restarting on cpu"]
     assert not saved(tmp_path)

@@ -115,7 +115,7 @@ def sample(
         actions: taken after each past frame, (b, L) or (b, L, k).
         sampler: the sampler and its settings.
         noise: returns fresh N(0, 1) of shape (b, 3, h, w), on the device of `past`. It is called once for the start, then for each
-        stochastic step.
+            stochastic step.
         callback: called after every denoiser call. Guidance makes two calls in place of one.
     """
     levels: list[float] = sigmas(sampler).tolist()

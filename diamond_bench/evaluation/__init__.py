@@ -1,1 +1,1 @@
-"""Rollouts of a world model against references, and the weights of learned metrics."""
+"""Rollouts of a world model from reference windows, and policies as players."""

@@ -1,4 +1,4 @@
-"""Where the frames of an evaluation come from: a world model imagines them, or an evaluation that differs only in its metrics kept them."""
+"""The source of an evaluation's frames: a world model imagines them, or another evaluation with different metrics kept them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from diamond_bench.worlds.contract import WorldModel
 
 _KINDS: tuple[Play, ...] = ("rollouts", "one_step", "samples", "forks")
 KEPT_FILES: Mapping[Play, str] = dict(zip(_KINDS, KEPT_FRAMES, strict=True))
-"""What evaluation.keep_frames leaves: uint8 (rows, [K,] T, 3, h, w)."""
+"""The files of evaluation.keep_frames: uint8 (rows, [K,] T, 3, h, w)."""
 
 
 class Frames(Protocol):
     """The frames of one kind of play."""
 
     def __call__(self, rows: range, play: WindowBatch, keys: Sequence[Key]) -> Tensor:
-        """(n, T, 3, h, w) uint8 on the device of `play`: what follows the context of its n rows, under the noise of `keys`.
+        """The frames that follow the context of the n rows of `play`, with the noise of `keys`, (n, T, 3, h, w) uint8 on its device.
 
-        `rows` are the numbers of the references, windows or forks; `play` and `keys` have K rows for each, of samples and forks.
+        `rows` are the numbers of the references, windows or forks. For samples and forks, `play` and `keys` have K rows for each.
         """
         ...
 
@@ -45,7 +45,7 @@ class Imagined:
 
 @dataclass(frozen=True)
 class Kept:
-    """Frames read from a file of KEPT_FILES, whose checksum was checked."""
+    """Frames read from a file of KEPT_FILES, whose checksum was verified."""
 
     file: Path
 
@@ -55,5 +55,5 @@ class Kept:
 
 
 def kept_in(twin: Twin, kinds: Collection[Play]) -> dict[Play, Kept]:
-    """The kinds of play among `kinds` whose frames a finished evaluation kept."""
+    """The kinds of play among `kinds` for which a finished evaluation kept its frames."""
     return {kind: Kept(twin.files[KEPT_FILES[kind]]) for kind in kinds if KEPT_FILES[kind] in twin.files}

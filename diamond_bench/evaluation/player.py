@@ -1,4 +1,4 @@
-"""An agent's policy as the one who plays the real game."""
+"""An agent's policy as a player of the real game."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from diamond_bench.models.actor_critic import ActorCritic
 
 
 class PolicyPlayer:
-    """Plays by an actor-critic (the protocol `envs.play.Player`), without gradient; its weights are looked at afresh at every step."""
+    """Plays with an actor-critic (the protocol `envs.play.Player`), without gradient. Every step uses its current weights."""
 
     def __init__(self, actor_critic: ActorCritic) -> None:
         self._actor_critic = actor_critic
@@ -24,7 +24,7 @@ class PolicyPlayer:
 
     @torch.no_grad()
     def __call__(self, frames: npt.NDArray[np.uint8], state: State) -> tuple[Tensor, State]:
-        """Logits (n, actions) and the state after frames (n, h, w, 3) uint8."""
+        """Logits (n, actions), and the state after frames (n, h, w, 3) uint8."""
         h, c = state
         on_device = torch.from_numpy(np.ascontiguousarray(frames)).to(h.device).permute(0, 3, 1, 2)
         output = self._actor_critic(from_bytes(on_device), (h, c))
@@ -32,7 +32,7 @@ class PolicyPlayer:
 
 
 class WatchingPolicy:
-    """An agent that collects data (an `envs.policies.Policy`): it is shown each frame before it is asked for an action."""
+    """An agent that collects data (an `envs.policies.Policy`). It must see each frame before it is asked for an action."""
 
     def __init__(self, actor_critic: ActorCritic, rng: np.random.Generator) -> None:
         self._player, self._rng = PolicyPlayer(actor_critic), rng
@@ -40,12 +40,12 @@ class WatchingPolicy:
         self._frame: Frame | None = None
 
     def see(self, frame: Frame) -> None:
-        """The frame that the next action answers."""
+        """Receives the frame to which the next action responds."""
         self._frame = frame
 
     def __call__(self, ram: Ram, last_action: int) -> int:
-        """An action drawn from the policy; the console's memory is not looked at."""
-        assert self._frame is not None, "asked before it saw a frame"
+        """An action drawn from the policy. The console's memory is not used."""
+        assert self._frame is not None, "asked for an action before it saw a frame"
         logits, self._state = self._player(self._frame[None], self._state)
         self._frame = None
         return int(draw_actions(logits, 1.0, self._rng)[0])

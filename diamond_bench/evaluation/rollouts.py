@@ -1,4 +1,4 @@
-"""Imagining reference trajectories: each with noise of its own, so that no result depends on which others share its batch."""
+"""Imagining reference trajectories. Each has its own noise, so that no result depends on the rest of its batch."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from diamond_bench.worlds.contract import Draw, WorldModel, imagined_frames
 
 
 def seeded_draw(keys: Sequence[Key], device: torch.device) -> Draw:
-    """Noise for one batch: row i comes from a generator seeded by keys[i] alone."""
+    """Noise for one batch: row i comes from a generator with the seed keys[i] alone."""
     seeds = [int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)) for key in keys]
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
@@ -21,9 +21,10 @@ def seeded_draw(keys: Sequence[Key], device: torch.device) -> Draw:
 
 
 def imagine(world: WorldModel, play: WindowBatch, keys: Sequence[Key], tick: Tick = lambda: None) -> Tensor:
-    """Imagines what came after each row's context under its true actions, in one batch. (n, horizon, 3, h, w) uint8.
+    """Imagines the frames after each row's context, with the true actions, in one batch. (n, horizon, 3, h, w) uint8.
 
-    `keys` seed each row's noise; `tick` is called after every imagined frame. Frames already lie on the 8-bit grid, so bytes lose nothing.
+    `keys` are the seeds of each row's noise. `tick` is called after every imagined frame. Frames lie on the 8-bit grid, so converting them
+    to bytes is exact.
     """
     past, draw = from_bytes(play.frames[:, : play.context]), seeded_draw(keys, play.frames.device)
     imagined = torch.empty_like(play.true)

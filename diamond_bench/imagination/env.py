@@ -1,4 +1,4 @@
-"""The world model as an environment of the field: any library that trains in a gymnasium VectorEnv can train in it (paper section 3.2)."""
+"""The world model as a standard environment: any library that trains in a gymnasium VectorEnv can train in it (paper section 3.2)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -43,22 +43,22 @@ RewardEnd = Callable[[Tensor, Tensor, Tensor, Any], RewardEndPrediction]
 
 
 class Draws(Protocol):
-    """Everything an imagination environment leaves to chance, its start segments apart."""
+    """All randomness of an imagination environment, except its start segments."""
 
     def noise(self, like: Tensor) -> Tensor:
         """N(0, 1) of the shape and on the device of `like`, for the world model."""
         ...
 
     def reward_class(self, logits: Tensor) -> Tensor:
-        """(b, 3) -> (b,) int64, of the rewards -1, 0, +1."""
+        """Draws rewards -1, 0, +1: logits (b, 3) -> (b,) int64."""
         ...
 
     def end(self, logits: Tensor) -> Tensor:
-        """(b, 2) -> (b,) bool."""
+        """Draws ends: logits (b, 2) -> (b,) bool."""
         ...
 
     def manual_seed(self, seed: int) -> object:
-        """Begin again from a seed."""
+        """Restarts from a seed."""
         ...
 
     def get_state(self) -> Tensor:
@@ -66,7 +66,7 @@ class Draws(Protocol):
         ...
 
     def set_state(self, state: Tensor) -> object:
-        """Go on from where `get_state` was called."""
+        """Continues from the state that `get_state` returned."""
         ...
 
 
@@ -93,42 +93,43 @@ class GeneratorDraws:
 
 
 def categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One class a row, drawn from softmax(logits): (..., n) -> (...) int64. Unlike torch.multinomial it never waits for the device."""
+    """One class per row, drawn from softmax(logits): (..., n) -> (...) int64. Unlike torch.multinomial it never waits for the device."""
     waits = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
     return (logits.float() - waits.log()).argmax(dim=-1)
 
 
 @dataclass(frozen=True)
 class ImaginationSettings:
-    """How games are imagined."""
+    """How to imagine games."""
 
     num_envs: int
-    """b, games imagined at once."""
+    """b, the number of games imagined at once."""
     horizon: int = 15
-    """H, steps after which an episode is truncated."""
+    """H, the number of steps after which an episode is truncated."""
     preload: int = 256
-    """Batches of b start segments that are loaded, and burnt in, at once."""
+    """Batches of b start segments that are loaded and burnt in at once."""
     discard_left_overs: bool = False
-    """The authors' rule, see `StartRing`."""
+    """The authors' rule; see `StartRing`."""
     arrays: Literal["torch", "numpy"] = "torch"
-    """What is taken and given: tensors on the device, or arrays."""
+    """The type of actions and observations: tensors on the device, or NumPy arrays."""
 
 
 class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """b games imagined side by side, each for at most `horizon` steps; frames (b, 3, h, w) float32 in [-1, 1].
+    """b games imagined in parallel, each for at most `horizon` steps. Frames are (b, 3, h, w) float32 in [-1, 1].
 
-    A step imagines the next frame, then draws reward (-1, 0 or 1) and end from what the reward/end model says, which remembers the episode,
-    or the world model itself. terminations: the episode ended by itself; truncations: `horizon` steps were done (in one step both may be
-    true). Where an episode ends, the same step begins another (AutoresetMode.SAME_STEP) from a segment of real play: the observation is
-    then the segment's last frame.
+    A step imagines the next frame, then draws reward (-1, 0 or 1) and end from the logits of the reward/end model, which remembers the
+    episode, or of the world model itself. terminations: the episode ended by itself. truncations: it reached `horizon` steps. Both may be
+    true in one step. The step that ends an episode also begins another one (AutoresetMode.SAME_STEP) from a segment of real play: the
+    observation is then the segment's last frame.
 
-    infos of a step: `final_obs` (b, 3, h, w), the frame each action led to, with `_final_obs` (b,) bool, the episodes that ended;
-    `burn_in` (b, s-1, 3, h, w) of segments of s frames, with the mask `_burn_in`, the frames before the first observation of each new
-    episode, oldest first, padding 0.0, for policies with memory (rows of other episodes mean nothing); `nfe` (b,) int64, network calls;
-    `reward_logits` (b, 3) and `end_logits` (b, 2).
+    infos of a step:
+    - `final_obs` (b, 3, h, w): the frame that each action led to, and `_final_obs` (b,) bool: the episodes that ended.
+    - `burn_in` (b, s-1, 3, h, w): for segments of s frames, the frames before the first observation of each new episode, oldest first,
+      padded with 0.0, for policies with memory. `_burn_in` masks the new episodes. Rows of other episodes have no meaning.
+    - `nfe` (b,) int64: network calls.
+    - `reward_logits` (b, 3) and `end_logits` (b, 2).
 
-    Nothing in a step of a pure world model waits for the device, as long as `prepare` was called for so many steps. No gradient passes
-    through it.
+    In a pure world model no step waits for the device, provided that `prepare` was called for enough steps. No gradient passes through it.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # type: ignore[misc]
@@ -136,12 +137,14 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def __init__(
         self, world: WorldModel, reward_end: RewardEnd | None, starts: StartSegments, draws: Draws, settings: ImaginationSettings
     ) -> None:
-        """Args:
-        world: imagines frames, on its device.
-        reward_end: tells rewards and ends from frames; None where the world model does.
-        starts: real play to start from, segments of s >= `world.context` frames (`ReplayStarts`).
-        draws: noise, rewards and ends (`GeneratorDraws`).
-        settings: how many games, and for how long.
+        """Builds the environment.
+
+        Args:
+            world: imagines frames, on its device.
+            reward_end: predicts rewards and ends from frames. None if the world model predicts them.
+            starts: real play to start from, segments of s >= `world.context` frames (`ReplayStarts`).
+            draws: noise, rewards and ends (`GeneratorDraws`).
+            settings: the number of games and their length.
         """
         b, frames = settings.num_envs, world.spec.frames
         self.num_envs = b
@@ -157,12 +160,12 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._state: State = ()
         self._memory: State = ()
         self.advance: Callable[..., Outputs] = self._advance
-        """Actions and a position to what a step tells and the position after it: a function of tensors, which `record_steps` records."""
+        """A function of tensors for `record_steps`: maps actions and a position to the outputs of a step and the next position."""
 
     @property
     def position(self) -> Outputs:
-        """Where all episodes are: the frames they show (b, 3, h, w), steps done (b,), start segments taken (), the world model's state,
-        the reward/end model's memory."""
+        """The state of all episodes: their present frames (b, 3, h, w), steps done (b,), start segments taken (), the world model's state,
+        and the reward/end model's memory."""
         return (self._shown, self._steps, self._ring.taken, *self._state, *self._memory)
 
     @position.setter
@@ -173,22 +176,22 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def held(self) -> Outputs:
-        """What `advance` reads beside its inputs and what may come to lie elsewhere."""
+        """The tensors that `advance` reads in addition to its inputs and that may move in memory."""
         return self._ring.held
 
     def prepare(self, num_steps: int) -> None:
-        """Make sure that start segments for `num_steps` steps are loaded, so that none of them waits for the device.
+        """Loads enough start segments for `num_steps` steps, so that none of them waits for the device.
 
-        Call it between rollouts. It reads one number back from the device where the segments might not suffice, and then loads more.
+        Call it between rollouts. It reads one number from the device if the segments might not suffice, and then loads more.
         """
         self._ring.prepare(num_steps)
 
     def reserve(self, num_steps: int) -> None:
-        """The host's part of `num_steps` steps that `ReservedSteps` are to take."""
+        """The host's part of `num_steps` steps that `ReservedSteps` will take."""
         self._ring.reserve(num_steps)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin all episodes from fresh segments. A seed also restarts all draws, and drops start segments drawn before."""
+        """Begins all episodes from fresh segments. A seed also restarts all draws, and discards start segments drawn before."""
         super().reset(seed=seed)
         if seed is not None:
             self._draws.manual_seed(seed)
@@ -202,7 +205,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self._out(self._shown), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Imagine one step of every episode; see the class for what comes back. `actions`: (b,) int."""
+        """Imagines one step of every episode; the class describes the outputs. `actions`: (b,) int."""
         self.reserve(1)
         steps, out = ReservedSteps(self, self.position), self._out
         *tensors, infos = steps.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
@@ -213,7 +216,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     @torch.no_grad()
     def _advance(self, actions: Tensor, shown: Tensor, steps: Tensor, segments_taken: Tensor, *rest: Tensor) -> Outputs:
-        """The device's part of a step. The order of draws is the world model's, reward, end, new starts."""
+        """The device's part of a step. The order of draws is: world model, reward, end, new starts."""
         size = len(self._state)
         state, step = self._world.step(tuple(rest[:size]), actions, self._draws.noise)
         reward_logits, end_logits, memory = self._predict_outcome(shown, actions, step, tuple(rest[size:]))
@@ -235,7 +238,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _predict_outcome(self, shown: Tensor, actions: Tensor, step: Step, memory: State) -> tuple[Tensor, Tensor, State]:
         """Logits of rewards and of ends, and the reward/end model's memory after the step."""
         if self._reward_end is None:
-            assert step.reward_logits is not None, "the world model tells no rewards, and there is no reward/end model"
+            assert step.reward_logits is not None, "the world model predicts no rewards, and there is no reward/end model"
             never = torch.tensor([0.0, -math.inf], device=self.device).expand(len(shown), 2)
             return step.reward_logits, never if step.end_logits is None else step.end_logits, memory
         output = self._reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
@@ -246,7 +249,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, origin)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on exactly so, tensors and numbers only; models and replay are not in it. Call it after a reset."""
+        """The complete state as tensors and numbers, without models and replay. Call it after a reset."""
         return {
             "shown": self._shown,
             "world": list(self._state),
@@ -258,7 +261,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, with no reset, over the same replay. ValueError for another number of environments."""
+        """Continues from `state_dict` without a reset, over the same replay. Raises ValueError for another number of environments."""
         if "world" not in state:  # a checkpoint of an earlier version
             state = {**state, "shown": state["frames"][:, -1].contiguous(), "world": [state["frames"], state["actions"]]}
         if len(state["shown"]) != self.num_envs:
@@ -270,7 +273,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._starts.set_state(state["starts"].cpu())
 
     def _burn_in(self, segments: Segments) -> State:
-        """The reward/end model's memory (n, k) of the transitions of `segments`, padding included."""
+        """The reward/end model's memory (n, k) after the transitions of `segments`, padding included."""
         if self._reward_end is None:
             return ()
         frames = to_float(segments)
@@ -290,33 +293,32 @@ def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def record_steps(env: ImaginationEnv, generators: Sequence[torch.Generator]) -> None:
-    """Records the environment's steps as a CUDA graph. `generators`: those of its draws. Its starts must read from memory that stays
-    where it is."""
+    """Records the environment's steps as a CUDA graph. `generators`: those of its draws. The memory that its starts read must not move."""
     env.advance = Graphed(env.advance, generators, held=lambda: env.held)
 
 
 class ReservedSteps:
-    """Steps of an `ImaginationEnv` that were reserved before, from one position to another, as `TensorSteps`.
+    """Steps of an `ImaginationEnv` that were reserved before, from one position to the next, as `TensorSteps`.
 
-    Work of the device alone, that leaves the environment itself where it is: it may be part of a CUDA graph, and its last position
-    given to the environment afterwards.
+    They run on the device alone and do not change the environment, so they may be part of a CUDA graph. Afterwards the last position can be
+    assigned to the environment.
     """
 
     def __init__(self, env: ImaginationEnv, position: Outputs) -> None:
         self.position = position
-        """Where all episodes are (`ImaginationEnv.position`)."""
+        """The state of all episodes (`ImaginationEnv.position`)."""
         self._env = env
 
     @property
     def frames(self) -> Tensor:
-        """The frame that each game shows now, (b, 3, h, w)."""
+        """The present frame of each game, (b, 3, h, w)."""
         return self.position[0]
 
     def prepare(self, num_steps: int) -> None:
-        """Nothing to do: they are reserved."""
+        """Does nothing: the steps are reserved."""
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """As `ImaginationEnv.step`, tensors on the device throughout."""
+        """See `ImaginationEnv.step`, with tensors on the device throughout."""
         outputs = self._env.advance(actions, *self.position)
         frame, rewards, terminations, truncations, done, burn_in, reward_logits, end_logits, *after = outputs
         self.position = tuple(after)

@@ -1,4 +1,4 @@
-"""Segments of real play at which imagined episodes start: loaded many at a time, handed out without waiting for the device."""
+"""Segments of real play from which imagined episodes start. Many are loaded at a time, and taking one does not wait for the device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import Segments, read_segments, segment_places
 
 BURN_IN_BATCH_SIZE = 128
-"""Start segments that the imagination burns in at once."""
+"""Number of start segments that are burnt in per batch."""
 
 
 class StartSegments(Protocol):
-    """Where start segments come from."""
+    """A source of start segments."""
 
     def draw(self, count: int) -> Tensor:
-        """Places of `count` fresh segments, (count, L) int64."""
+        """Draws the places of `count` segments, (count, L) int64."""
         ...
 
     def read(self, places: Tensor) -> Segments:
@@ -26,7 +26,7 @@ class StartSegments(Protocol):
         ...
 
     def manual_seed(self, seed: int) -> object:
-        """Begin anew from a seed."""
+        """Restarts from a seed."""
         ...
 
     def get_state(self) -> Tensor:
@@ -34,12 +34,12 @@ class StartSegments(Protocol):
         ...
 
     def set_state(self, state: Tensor) -> object:
-        """Go on from where `get_state` was called."""
+        """Continues from the state that `get_state` returned."""
         ...
 
 
 class ReplayStarts:
-    """Segments of `length` frames of a replay, by recency (method section 4); the generator lies on its device."""
+    """Segments of `length` frames from a replay, drawn by recency (method section 4). The generator lies on its device."""
 
     def __init__(self, replay: Replay, length: int, generator: torch.Generator) -> None:
         self._replay, self._length, self._generator = replay, length, generator
@@ -51,7 +51,7 @@ class ReplayStarts:
     def draw(self, count: int) -> Tensor:
         """As `StartSegments.draw`."""
         place = self._replay.storage.frames.data_ptr()
-        assert self._memory in (None, place), "the replay moved in memory: a recorded step would read where it was"
+        assert self._memory in (None, place), "the replay moved in memory: a recorded step would read its old place"
         self._memory = place
         return segment_places(self._replay.episodes, count, self._length, self._generator, "recency")
 
@@ -62,32 +62,31 @@ class ReplayStarts:
 
 @dataclass(frozen=True)
 class Start:
-    """Where b imagined episodes begin."""
+    """The start of b imagined episodes."""
 
     segments: Segments
     memories: tuple[Tensor, ...]
-    """The reward/end model's memory after them, (b, k) each."""
+    """The reward/end model's memory after the segments, (b, k) each."""
     places: Tensor
-    """(b,) int64: the last frame's place in the replay."""
+    """(b,) int64: the last frame's row in the replay."""
 
 
 @dataclass
 class _Slots:
-    """Of each loaded segment its place and the reward/end model's memory, (n, L) and (n, k)."""
+    """For each loaded segment, its place and the reward/end model's memory, (n, L) and (n, k)."""
 
     places: Tensor
     memories: tuple[Tensor, ...]
 
 
 class StartRing:
-    """Start segments in the order in which they were drawn, each handed out once.
+    """Start segments in the order in which they were drawn. Each is used once.
 
-    Segments are numbered through; number i lies in slot i modulo the ring's size. How many were taken is known on the device alone;
-    the host keeps an upper bound, and reads the number (and loads segments into the slots that became free) only when by that bound
-    they might run out.
+    Segments have consecutive numbers, and number i lies in slot i modulo the ring's size. Only the device knows how many were taken. The
+    host keeps an upper bound. It reads the number, and loads segments into free slots, only if they might run out by that bound.
 
-    `discard_left_overs` is the authors' rule: segments are handed out in blocks of `size`; when a block cannot serve all episodes
-    that end at a step, the rest of it is thrown away.
+    `discard_left_overs` is the authors' rule: segments are taken in blocks of `size`. If a block cannot serve all episodes that end at a
+    step, the rest of it is discarded.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class StartRing:
         discard_left_overs: bool,
         device: torch.device,
     ) -> None:
-        """`burn_in` gives the memory of n segments, (n, k) each, when they are loaded; `size`: how many are at first."""
+        """`burn_in` computes the memory of n segments, (n, k) each, when they are loaded. `size`: the initial number of slots."""
         self._starts, self._burn_in, self._device = starts, burn_in, device
         self._num_envs = num_envs
         self._block = max(size, num_envs) if discard_left_overs else 1
@@ -109,12 +108,12 @@ class StartRing:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all segments; the memory they lie in stays where it is."""
+        """Discards all segments. Their memory does not move."""
         self.taken = torch.zeros((), dtype=torch.int64, device=self._device)
         self._max_taken = self._loaded = 0
 
     def prepare(self, num_steps: int) -> None:
-        """Make sure there are segments for `num_steps` calls of `take`."""
+        """Loads enough segments for `num_steps` calls of `take`."""
         needed = num_steps * self._max_per_step
         if self._loaded - self._max_taken >= needed:
             return
@@ -133,18 +132,18 @@ class StartRing:
 
     @property
     def held(self) -> tuple[Tensor, ...]:
-        """The memory that segments lie in: `hand_out` reads it; a larger ring lies in other memory."""
+        """The memory that `hand_out` reads. It moves when the ring grows."""
         return () if self._slots is None else (self._slots.places, *self._slots.memories)
 
     def take(self, which: Tensor) -> "Start":
-        """A fresh segment for each row where `which` (b,) bool is true, in order; the other rows mean nothing."""
+        """A fresh segment for each row with `which` (b,) bool true, in order. The other rows have no meaning."""
         self.reserve(1)
         start, self.taken = self.hand_out(which, self.taken)
         return start
 
     @torch.no_grad()
     def hand_out(self, which: Tensor, taken: Tensor) -> tuple["Start", Tensor]:
-        """The device's part of a `take`; also how many segments were taken since the beginning: `taken` before this."""
+        """The device's part of a `take`. Also returns the total number of segments taken; `taken` is the number before."""
         assert self._slots is not None
         count = which.sum()
         if self._block > 1:
@@ -155,7 +154,7 @@ class StartRing:
         return Start(self._starts.read(places), tuple(memory[slot] for memory in self._slots.memories), places[:, -1]), taken + count
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only."""
+        """The state as tensors and numbers."""
         slots: dict[str, Any] = {}
         if self._slots is not None:  # copies: slots are filled in place
             slots = {"places": self._slots.places.clone(), "memories": [memory.clone() for memory in self._slots.memories]}
@@ -163,7 +162,7 @@ class StartRing:
         return {**counts, **slots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continues from `state_dict`."""
         self.taken, self._max_taken = state["taken"].to(self._device), state["taken_at_most"]
         self._loaded, self._size = state["loaded"], state["size"]
         self._slots = None

@@ -54,7 +54,7 @@ class EpisodeCache:
             try:
                 return self._look_up(path)
             except (OSError, KeyError) as error:
-                self._context.say(f"{path} is damaged ({error}); made anew")
+                self._context.say(f"{path} is damaged ({error}); creating it again")
         episode, whole = make()
         temporary = temporary_name(path)
         with h5py.File(temporary, "w") as file:

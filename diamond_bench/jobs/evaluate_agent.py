@@ -101,7 +101,7 @@ class _Evaluation:
         total = len(self.film) - (self.agent.world_model.context if self.agent.world_model else 0)
         self.context.progress(self.filmed, total, "imagining beside the film")
         if self.context.should_stop():
-            raise Interrupted("stopped while imagining beside the film; the episodes played are kept")
+            raise Interrupted("stopped while imagining the video; the episodes played are kept")
 
     def _report(self) -> None:
         done = len(self.finished)
@@ -128,7 +128,7 @@ class _Evaluation:
         path = self.context.folder / "media" / "episode.mp4"
         world_model = self.agent.world_model
         if world_model is None or len(frames) <= world_model.context:
-            self.context.say("no imagination beside the video: the agent has no world model, or the episode was too short")
+            self.context.say("the video has no imagination: the agent has no world model, or the episode was too short")
             shown = frames.repeat(4, axis=1).repeat(4, axis=2)
         else:
             on_device = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].to(self.context.device)

@@ -49,7 +49,7 @@ class Parts:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._context.say(f"{file} is damaged ({error}); computed anew")
+            self._context.say(f"{file} is damaged ({error}); computing it again")
             return None
 
 

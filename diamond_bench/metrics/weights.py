@@ -99,7 +99,7 @@ def checked(name: str, path: Path | None = None, sha256: str | None = None) -> t
     if not found.startswith(expected):
         raise UserError(
             f"{path} does not hold the weights {name}: its SHA-256 is {found}, expected {' or '.join(expected)}; "
-            f"get them anew with `{command(name)}`"
+            f"fetch them again with `{command(name)}`"
         )
     return path, found
 

@@ -289,11 +289,11 @@ def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int |
         raise UserError(f"its LSTMs fit frames of side {_listed(possible)}, not {frame_size}")
     fits = [(config, size) for config, size in fits if frame_size is None or size == frame_size]
     if len({size for _, size in fits}) > 1:
-        raise UserError(f"its LSTMs fit frames of side {_listed(possible)}: say which by frame_size")
+        raise UserError(f"its LSTMs fit frames of side {_listed(possible)}: choose one with frame_size")
     config, size = fits[0]
     if not numbered and not all(config.down):
         raise UserError(
-            f"which {sum(config.down)} of the {len(places)} stages of its actor-critic end in max-pooling cannot be told from its tensors; "
+            f"which {sum(config.down)} of the {len(places)} stages of its actor-critic end in max-pooling cannot be derived from its tensors; "
             f"only agents in which all do can be read, or whose layers' numbering shows which"
         )
     return config, size

@@ -139,7 +139,7 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
                 shutil.rmtree(folder)
     compiled = store.root / COMPILED
     if os.path.lexists(compiled) and not any(state.status == "running" for state in store.states().values()):
-        removals.append(Removal(compiled, _size(compiled), "compiled code, made anew when it is needed"))
+        removals.append(Removal(compiled, _size(compiled), "compiled code, rebuilt when it is needed"))
         if not dry_run:
             aside = compiled.with_name(f".{COMPILED}-{os.getpid()}{TEMPORARY}")
             compiled.rename(aside)  # at once: a job that starts now finds none, and not half of it

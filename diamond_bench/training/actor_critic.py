@@ -12,22 +12,22 @@ from diamond_bench.config import ActorCriticConfig
 
 @dataclass(frozen=True)
 class Rollout:
-    """t steps of b environments played by the policy that is to be improved."""
+    """t steps of b environments, played by the policy in training."""
 
     logits: Tensor
     """(b, t, a) of the policy, with gradient."""
     values: Tensor
-    """(b, t) of the frames acted on, with gradient."""
+    """(b, t), of the frames before each action, with gradient."""
     actions: Tensor
     """(b, t) int64, sampled."""
     rewards: Tensor
-    """(b, t) as the environment gave them, not clipped."""
+    """(b, t), unclipped rewards of the environment."""
     ends: Tensor
     """(b, t) bool: the episode ended with this step."""
     truncations: Tensor
-    """(b, t) bool: the episode was cut after this step."""
+    """(b, t) bool: the episode was truncated after this step."""
     bootstraps: Tensor
-    """(b, t) value of the frame each step reached, before any reset; ignored where the episode ended, and no gradient flows into it."""
+    """(b, t), value of the frame that each step led to, before any reset, without gradient. Ignored if the episode ended."""
 
 
 @torch.no_grad()
@@ -36,13 +36,13 @@ def lambda_returns(rewards: Tensor, ends: Tensor, truncations: Tensor, bootstrap
 
     With v the bootstrap and r the sign of the reward,
     R_t = r_t + discount * (1 - end_t) * (v_t if truncated_t else (1 - trace_decay) * v_t + trace_decay * R_(t+1)),
-    where R after the last step is v of the last step. An end wins over a truncation in the same step.
+    where R after the last step is v of the last step. If a step both ends and truncates an episode, the end counts.
 
     Args:
         rewards: (b, t), not clipped.
         ends: (b, t), bool or 0 and 1.
         truncations: (b, t), bool or 0 and 1.
-        bootstraps: (b, t), as in `Rollout`.
+        bootstraps: (b, t), see `Rollout`.
         discount: gamma.
         trace_decay: lambda.
     """
@@ -58,8 +58,8 @@ def lambda_returns(rewards: Tensor, ends: Tensor, truncations: Tensor, bootstrap
 
 
 def actor_critic_loss(rollout: Rollout, config: ActorCriticConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a rollout, and metrics (detached, on the device): the mean over all steps of
-    -log pi(a) * (R - V) + value_weight * (V - R)^2 - entropy_weight * H, no gradient flowing through R or the baseline.
+    """The loss of a rollout, and metrics (detached, on the device). The loss is the mean over all steps of
+    -log pi(a) * (R - V) + value_weight * (V - R)^2 - entropy_weight * H. No gradient flows through R or the baseline.
     """
     returns = lambda_returns(rollout.rewards, rollout.ends, rollout.truncations, rollout.bootstraps, config.discount, config.trace_decay)
     log_policy = rollout.logits.log_softmax(dim=-1)

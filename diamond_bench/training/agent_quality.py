@@ -1,4 +1,4 @@
-"""How good an agent's models are on test episodes: rewards and ends told, frames imagined (method section 5, golden README 3.5)."""
+"""Quality of an agent's models on test episodes: predicted rewards and ends, imagined frames (method section 5, golden README 3.5)."""
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ _MIN_STEPS = 2
 
 @torch.no_grad()
 def reward_end_quality(model: RewardEndModel, episodes: ReplayEpisodes, length: int, batch_size: int) -> dict[str, float]:
-    """Loss, and precision, recall and F1 of non-zero rewards and of ends, over whole episodes cut into stretches of `length` frames.
+    """Loss, and precision, recall and F1 of non-zero rewards and of ends, over whole episodes cut into segments of `length` frames.
 
-    Stretches do not overlap, the last of an episode is padded, one of a single step is left out, and the step from one stretch to the
-    next is not scored (the authors' way). What is undefined (no such event, none told) has no entry.
+    As in the authors' code, segments do not overlap, the last one of an episode is padded, segments of a single step are left out, and the
+    step from one segment to the next is not scored. Undefined values (no such event, or none predicted) have no entry.
     """
     rows, device = _segment_places(episodes, length), next(model.parameters()).device
     losses, weights = [], []
@@ -54,9 +54,9 @@ def drift_quality(
     most: int = 32,
     seed: int = 0,
 ) -> float | None:
-    """Mean absolute pixel error in [0, 1] of `horizon` imagined frames against the true ones, over stretches spread over the episodes.
+    """Mean absolute pixel error in [0, 1] of `horizon` imagined frames against the true ones, over windows spread over the episodes.
 
-    None where no episode is long enough. Each stretch has its own noise seed.
+    None if no episode is long enough. Each window has its own noise seed.
     """
     window = world.context + horizon
     starts = [(e, t) for e, rows in enumerate(episodes.lengths.tolist()) for t in range(0, rows - window + 1, window)]
@@ -72,7 +72,7 @@ def drift_quality(
 
 
 class _Rows:
-    """Stretches as (episode, first step) columns."""
+    """Segments as (episode, first step) columns."""
 
     def __init__(self, places: list[tuple[int, int]], device: torch.device, length: int) -> None:
         table = torch.tensor(places, dtype=torch.int64, device=device).reshape(-1, 2)
@@ -93,7 +93,7 @@ def _segment_places(episodes: ReplayEpisodes, length: int) -> _Rows:
 
 
 def _segments(episodes: ReplayEpisodes, device: torch.device, episode: Tensor, position: Tensor) -> RewardEndSegments:
-    """Stretches, moved to the device of the model (whole test games may be long, and lie on the CPU)."""
+    """Segments, moved to the device of the model. (Whole test games may be long and lie on the CPU.)"""
     rows = episodes.lengths[episode][:, None]
     mask = position < rows
     index = torch.where(mask, episodes.starts[episode][:, None] + episodes.stride * position, 0)

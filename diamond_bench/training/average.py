@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class WeightAverage:
     """The average sum_i (1 - d) d^(t - i) w_i / (1 - d^t) of the weights w_1..w_t after each update, with decay d.
 
-    The division is Adam's bias correction (Kingma and Ba 2015, section 3): early averages are those of few updates, and the first weights
-    do not count.
+    The division is Adam's bias correction (Kingma and Ba 2015, section 3): early averages cover few updates, and the initial weights do not
+    count.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -27,12 +27,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
-        """Take in the weights after so many updates; called after each of them."""
+        """Adds the network's present weights; called after each update. `updates`: number of updates so far."""
         torch._foreach_lerp_(self._averages, self._parameters, (1 - self._decay) / (1 - self._decay**updates))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Puts the averaged weights into the network, and the last ones back at the end."""
+        """Context in which the network has the averaged weights. The last weights are restored at its end."""
         last = [parameter.clone() for parameter in self._parameters]
         try:
             torch._foreach_copy_(self._parameters, self._averages)
@@ -41,11 +41,11 @@ class WeightAverage:
             torch._foreach_copy_(self._parameters, last)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"averages": self._averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continues from `state_dict`."""
         saved: list[Tensor] = state["averages"]
         for average, theirs in zip(self._averages, saved, strict=True):
             average.copy_(theirs)

@@ -1,4 +1,4 @@
-"""Resumable training states: written whole or not at all, checked when read, the previous one kept."""
+"""Checkpoints for resuming a training: written whole or not at all, verified when read. The previous one is kept."""
 
 import hashlib
 import io
@@ -15,17 +15,18 @@ from torch.utils._pytree import tree_map
 from diamond_bench.store.files import TEMPORARY, DamagedFile, read_bytes, write_atomic
 
 MAX_BYTES = 64 * 2**30
-"""Largest checkpoint that is read."""
+"""Maximum size of a checkpoint in bytes."""
 _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 
 
 def arithmetic_name(device_type: str, compile: str) -> str:
-    """The arithmetic that a checkpoint was made with, for comparison and for people."""
+    """A name of the arithmetic of a checkpoint's training, for comparison and for messages."""
     return device_type if compile == "none" else f"{device_type} with compile={compile}"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Writes the state of a training after `step` updates; its digest is in its name. Older ones beyond `keep` go."""
+    """Writes the state of a training after `step` updates. Its digest is part of the file's name. Deletes older checkpoints beyond
+    `keep`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -40,25 +41,25 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
 
 
 class CheckpointWriter:
-    """Calls `save_checkpoint` in a thread: a save returns once the state is copied, and the training goes on while it is written.
+    """Calls `save_checkpoint` in a thread. A save returns once the state is copied, and the training continues during the write.
 
-    One is written at a time, in order. An error in writing one is raised by the next `save`, or at the end of the context.
+    One checkpoint is written at a time, in order. The next `save`, or the end of the context, raises an error of the write.
     """
 
     def __init__(self, folder: Path, check_owner: Callable[[], None] = lambda: None) -> None:
-        """`check_owner` raises where another process owns the folder by now. It is called before a file appears in the folder."""
+        """`check_owner` raises if another process owns the folder. It is called before a file appears in the folder."""
         self._folder, self._check_owner = folder, check_owner
         self._writing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state as it is now; waits for the one before."""
+        """Copies the present state and writes it. Waits for the previous write."""
         self.wait()
         kept = tree_map(_copied, state)
         self._writing = self._thread.submit(self._write, step, kept)
 
     def wait(self) -> None:
-        """Return once all is on disk; before anything that counts on it, such as the end of the job."""
+        """Returns once all is on disk. Call it before anything that relies on it, such as the end of the job."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -67,7 +68,7 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """As `wait`, and no more will come. Where an error ended the training, a write that fails too is only printed."""
+        """Like `wait`, at the end. If an error ended the training, a failed write is only printed."""
         try:
             self.wait()
         except Exception as failed:
@@ -87,12 +88,12 @@ def _copied(value: Any) -> Any:
 
 
 def load_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
-    """(step, state) of the newest sound checkpoint, tensors on the CPU; None where there is none. Damaged ones are set aside."""
+    """(step, state) of the newest sound checkpoint, with tensors on the CPU, or None. Damaged ones are set aside."""
     return next(((step, state) for step, state, _ in load_checkpoints(folder, say)), None)
 
 
 def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[int, dict[str, Any], Path]]:
-    """(step, state, file) of every sound checkpoint, newest first, read as they are asked for. Damaged ones are set aside, saying so."""
+    """(step, state, file) of every sound checkpoint, newest first, each read when requested. Damaged ones are set aside with a message."""
     for path in _checkpoints(folder):
         match = _NAME.fullmatch(path.name)
         assert match is not None
@@ -111,18 +112,20 @@ def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple
                 yield int(match[1]), state, path
                 continue
         else:
-            say(f"{path} is damaged (its digest is not the one in its name); set aside, the one before it is used, if there is one")
+            say(
+                f"{path} is damaged (its digest is not the one in its name); set aside, and the previous checkpoint is used, if there is one"
+            )
         path.rename(path.with_suffix(".damaged"))
 
 
 def set_aside_checkpoints(folder: Path) -> None:
-    """Takes all checkpoints out of sight, for a training that begins anew: they would pass for newer than its own."""
+    """Sets all checkpoints aside for a training that restarts, which would otherwise resume from them."""
     for path in _checkpoints(folder):
         set_aside_checkpoint(path)
 
 
 def set_aside_checkpoint(path: Path) -> None:
-    """Takes one checkpoint out of sight."""
+    """Sets one checkpoint aside."""
     path.rename(path.with_suffix(".unused"))
 
 

@@ -1,4 +1,4 @@
-"""One network being trained: its optimiser, its learning rate, its clipping."""
+"""The training of one network: its optimiser, learning rate and gradient clipping."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -11,18 +11,18 @@ from diamond_bench.training.optimizer import OptimizerSettings, load_optimizer_s
 
 
 class LearnerSettings(OptimizerSettings, Protocol):
-    """What a learner needs of a network's settings."""
+    """The settings of a network that a learner uses."""
 
     @property
     def max_grad_norm(self) -> float:
-        """The global gradient norm is clipped to it."""
+        """Maximum global gradient norm."""
         ...
 
 
 LossOf = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-"""Tensors of a batch to its loss, and to what else is to be told of it, by name."""
+"""Maps the tensors of a batch to the loss and to named metrics."""
 CarryingLossOf = Callable[..., tuple[Tensor, dict[str, Tensor], Outputs]]
-"""The same, and the tensors with which the next update goes on."""
+"""Like `LossOf`, and also returns tensors that the next update uses."""
 
 
 class Learner:
@@ -36,7 +36,7 @@ class Learner:
         recorded: bool = False,
         record: Recorder | None = None,
     ) -> None:
-        """`fused`: the optimiser in few kernels; `recorded`: `learn` through a CUDA graph."""
+        """`fused`: optimiser with few kernels. `recorded`: run `learn` through a CUDA graph."""
         self.network, self.updates, self.rate = network, 0, 0.0
         self._settings, self._recorded, self._record = settings, recorded, record
         self._optimizer = make_optimizer(network, settings, fused, on_device=True if recorded else None)
@@ -45,7 +45,7 @@ class Learner:
         self._names: list[str] = []
 
     def update(self, loss: Tensor) -> Tensor:
-        """One update down the gradient of `loss`. Returns the gradient's norm before clipping, on the device."""
+        """One gradient step on `loss`. Returns the gradient's norm before clipping, on the device."""
         self._begin()
         norm = self._descend(loss)
         self.updates += 1
@@ -54,8 +54,8 @@ class Learner:
     def learn(self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
         """One update on a batch. Returns the metrics of `loss_of(*batch)` and `grad_norm`, on the device.
 
-        `loss_of` must be the same function at every call, and `generators` those that it draws from: where updates are recorded, it
-        is called a few times and then never again.
+        `loss_of` must be the same function at every call, and `generators` those that it draws from. If updates are recorded, it is called
+        a few times and then never again.
         """
         return self.carry(lambda *inputs: (*loss_of(*inputs), ()), batch, generators)[0]
 
@@ -66,7 +66,7 @@ class Learner:
         generators: Sequence[torch.Generator] = (),
         held: Callable[[], Outputs] = tuple,
     ) -> tuple[dict[str, Tensor], Outputs]:
-        """As `learn`; also returns the tensors with which the next update goes on. `held`: as for `Graphed`."""
+        """Like `learn`. Also returns the tensors that the next update uses. `held`: see `Graphed`."""
         self._begin()
         if not self._recorded:
             values = self._recordable(loss_of, batch)
@@ -94,11 +94,11 @@ class Learner:
         return norm.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser and count, for a checkpoint."""
+        """Weights, optimiser state and count, for a checkpoint."""
         return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continues from `state_dict`."""
         self.network.load_state_dict(state["network"])
         load_optimizer_state(self._optimizer, state["optimizer"])
         self.updates = state["updates"]

@@ -1,4 +1,4 @@
-"""The course of a training: metrics.jsonl and TensorBoard, without a host synchronisation per step."""
+"""The log of a training: metrics.jsonl and TensorBoard, without a host synchronisation per step."""
 
 import json
 import math
@@ -13,10 +13,10 @@ class NotFinite(Exception):
 
 
 class Journal:
-    """metrics.jsonl and TensorBoard of a job: a line a step, numbers that were not measured then left out."""
+    """metrics.jsonl and TensorBoard of a job: one line per step, without numbers that were not measured then."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """`step`: what was done already; lines of later steps, left by an interrupted attempt, are cut."""
+        """`step`: steps already done. Later lines, left by an interrupted attempt, are deleted."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = folder / "metrics.jsonl"
@@ -36,11 +36,11 @@ class Journal:
 
 
 class TrainingLog:
-    """Collects a few scalars a step on the device and writes their means, every `every` steps, to a job's folder."""
+    """Collects a few scalars per step on the device. Writes their means to a job's folder after every `every` steps."""
 
     def __init__(self, folder: Path, names: tuple[str, ...], every: int, step: int, pending: torch.Tensor) -> None:
-        """`step`: updates already done; lines of later ones, left by an interrupted attempt, are cut. `pending`: the scalars
-        (0..every-1, len(names)) of the last updates that are in no line yet; it says on which device they are collected."""
+        """`step`: updates already done. Later lines, left by an interrupted attempt, are deleted. `pending`: the scalars (0..every-1,
+        len(names)) of the last updates that are in no line yet, on the device that collects them."""
         self._journal = Journal(folder, step)
         self._names = names
         self._values = torch.zeros(every, len(names), device=pending.device)
@@ -50,7 +50,7 @@ class TrainingLog:
         self.last: dict[str, float] = {}
 
     def add(self, *values: torch.Tensor) -> None:
-        """The scalars of one more update. Raises NotFinite naming the update, when it is due to be written at the latest."""
+        """Adds the scalars of one update. Raises NotFinite with the update's number, at the latest when they are due to be written."""
         torch.stack([value.detach().float() for value in values], out=self._values[self._held])
         self._held += 1
         self._step += 1
@@ -58,7 +58,7 @@ class TrainingLog:
             self.write()
 
     def pending(self) -> torch.Tensor:
-        """What is in no line yet, for a checkpoint (on the CPU: the device is waited for). Raises NotFinite."""
+        """The scalars that are in no line yet, for a checkpoint (on the CPU, so it waits for the device). Raises NotFinite."""
         values = self._values[: self._held].cpu().clone()
         wrong = (~torch.isfinite(values)).any(dim=1).nonzero()
         if len(wrong):
@@ -68,7 +68,7 @@ class TrainingLog:
         return values
 
     def write(self) -> None:
-        """Writes one line with the means of what is held."""
+        """Writes one line with the means of the collected scalars."""
         if not self._held:
             return
         means = self.pending().double().mean(dim=0).tolist()

@@ -1,4 +1,4 @@
-"""The loop of every training: it resumes, saves, stops where it is asked to, reports, and refuses numbers that are not finite."""
+"""The loop of every training. It resumes, saves, stops on request, reports progress, and refuses numbers that are not finite."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from diamond_bench.training.log import NotFinite
 
 
 class StoppedWithin(Exception):
-    """A unit was left because the training was asked to stop; the training is as it was before the unit."""
+    """A unit was abandoned because the training was asked to stop. The training is in its state before the unit."""
 
 
 class Unusable(Exception):
-    """A checkpoint that is sound, but lacks a file which it needs; the message says which."""
+    """A checkpoint that is sound but lacks a file that it needs. The message names the file."""
 
 
 @dataclass(frozen=True)
@@ -31,47 +31,47 @@ class Saved:
     """A checkpoint."""
 
     done: int
-    """Units done when it was saved."""
+    """Units done at the time of saving."""
     state: dict[str, Any]
-    """`Training.state_dict`, tensors on the CPU."""
+    """`Training.state_dict`, with tensors on the CPU."""
 
 
 class Training(Protocol):
-    """A training as a sequence of units, such as an update. It can be saved between any two of them."""
+    """A training as a sequence of units, such as updates. It can be saved between any two of them."""
 
     @property
     def done(self) -> int:
-        """Units done since the beginning of the first attempt."""
+        """Units done since the start of the first attempt."""
         ...
 
     @property
     def execution(self) -> "Compiled":
-        """How its arithmetic is done."""
+        """The execution of its arithmetic."""
         ...
 
     def units(self) -> Iterator[bool]:
-        """Do the units that are left. Yields before each of them, and true where a checkpoint is due there in any case."""
+        """Does the remaining units. Yields before each of them: true if a checkpoint is due there in any case."""
         ...
 
     def where(self) -> str:
-        """How far it is, as words that follow "resumed" and "saved": "after update 3 of 9"."""
+        """The position in words that follow "resumed" and "saved": "after update 3 of 9"."""
         ...
 
     def progress(self) -> tuple[int, int, str]:
-        """Done, total, and what is being done."""
+        """Done, total, and a description of the present work."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that later units read: tensors and plain values. Raises NotFinite rather than save a state that is of no use."""
+        """The state that later units need, as tensors and plain values. Raises NotFinite rather than save a useless state."""
         ...
 
     def close(self) -> None:
-        """End what it opened or started; called once, however the training ends."""
+        """Releases all resources. Called once, however the training ends."""
         ...
 
 
 class LoopContext(Protocol):
-    """What a loop needs of a job's context; `JobContext` has it all."""
+    """The part of a job's context that a loop uses; `JobContext` has it all."""
 
     @property
     def folder(self) -> Path: ...
@@ -88,11 +88,11 @@ class LoopContext(Protocol):
 
 
 class Compiled(Protocol):
-    """How arithmetic is done; `Execution` is one."""
+    """How the arithmetic is done; `Execution` is one."""
 
     @property
     def compile(self) -> str:
-        """none, or what of the networks is compiled."""
+        """none, or the part of the networks that is compiled."""
         ...
 
 
@@ -102,20 +102,20 @@ T = TypeVar("T", bound=Training)
 
 @dataclass(frozen=True)
 class Loop:
-    """Runs a training in a job's folder. Checkpoints lie in its checkpoint/, and the newest two are kept."""
+    """Runs a training in a job's folder. Checkpoints lie in its checkpoint/ folder, and the newest two are kept."""
 
     context: LoopContext
     every: int
-    """A checkpoint is due at each multiple of this many units."""
+    """Number of units between checkpoints."""
     remedy: str = "try a lower training.learning_rate"
-    """What a user can do about a loss that is not finite."""
+    """Advice to the user for a loss that is not finite."""
 
     def begin(self, resolve: Callable[[str | None], E], build: Callable[[E, Saved | None], T]) -> T:
-        """The training as the newest usable checkpoint has it, or a new one.
+        """The training at the newest usable checkpoint, or a new one.
 
-        `resolve`: how arithmetic is to be done, given what the checkpoint says was compiled (None: there is no checkpoint). A checkpoint
-        of other arithmetic (another device, or other compiled code) is set aside, since going on with it would mix two kinds of
-        rounding. `build` makes the training; it raises Unusable for a checkpoint that it cannot go on with, and the one before is tried.
+        `resolve`: decides the execution, given what the checkpoint's training compiled (None without a checkpoint). A checkpoint of other
+        arithmetic (another device, or other compiled code) is set aside, since resuming from it would mix two kinds of rounding. `build`
+        creates the training. If it raises Unusable, the previous checkpoint is tried.
         """
         folder, say = self._folder, self.context.say
         for done, state, file in load_checkpoints(folder, say):
@@ -123,12 +123,12 @@ class Loop:
             execution = resolve(begun)
             theirs, ours = arithmetic_name(state.pop("device"), begun), arithmetic_name(self._device_type, execution.compile)
             if theirs != ours:
-                say(f"the checkpoint was made on {theirs}; begun anew on {ours}")
+                say(f"the checkpoint was made on {theirs}; restarting on {ours}")
                 break
             try:
                 training = build(execution, Saved(done, state))
             except Unusable as error:
-                say(f"{error}; the checkpoint after unit {done} is of no use without it, the one before it is tried")
+                say(f"{error}; the checkpoint after unit {done} cannot be used without it, trying the previous one")
                 set_aside_checkpoint(file)
                 continue
             say(f"resumed {training.where()}")
@@ -137,9 +137,9 @@ class Loop:
         return build(resolve(None), None)
 
     def run(self, training: Training) -> bool:
-        """Do the units that are left: true when none is, false where the training was asked to stop (it is saved then).
+        """Does the remaining units. Returns true when none is left, and false if the training was asked to stop (it is then saved).
 
-        Raises UserError where a loss is not finite, saying what can be done; the last good checkpoint stays.
+        Raises UserError, with advice, if a loss is not finite. The last good checkpoint stays.
         """
         context, saved = self.context, training.done
         try:

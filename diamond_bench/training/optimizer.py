@@ -1,4 +1,4 @@
-"""AdamW as the authors use it: decay on weights alone, linear warm-up from zero (method section 5)."""
+"""AdamW as the authors use it: weight decay for weights only, and linear warm-up from zero (method section 5)."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ _DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM, nn.LSTMCell)
 
 
 class OptimizerSettings(Protocol):
-    """What AdamW is told: of `TrainingConfig`, `RewardEndConfig` or `ActorCriticConfig`."""
+    """The settings of AdamW, as in `TrainingConfig`, `RewardEndConfig` and `ActorCriticConfig`."""
 
     @property
     def learning_rate(self) -> float: ...
@@ -25,7 +25,7 @@ class OptimizerSettings(Protocol):
 
 @runtime_checkable
 class Cooldown(Protocol):
-    """Settings of a training whose end is known, so that its rate may fall towards it: `TrainingConfig`."""
+    """Settings of a training of known length, whose learning rate may fall towards its end: `TrainingConfig`."""
 
     @property
     def cooldown(self) -> float: ...
@@ -34,7 +34,7 @@ class Cooldown(Protocol):
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two AdamW groups: weights of linear, convolution and LSTM layers decay; biases, norms and embeddings do not."""
+    """Two AdamW groups. Weights of linear, convolution and LSTM layers decay; biases, norms and embeddings do not."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for layer in module.modules():
@@ -46,8 +46,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
 def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool = True, on_device: bool | None = None) -> torch.optim.AdamW:
     """AdamW over a module's parameters.
 
-    `on_device`: all that changes from step to step, the learning rate too, lies on the device, so that a CUDA graph may hold a step; by
-    default so on CUDA, recorded or not, since a rate on the device is rounded to float32 and the numbers should be the same.
+    `on_device`: keep everything that changes from step to step on the device, including the learning rate, so that a CUDA graph may contain
+    a step. It is the default on CUDA, recorded or not: a rate on the device is rounded to float32, and both should give the same numbers.
     """
     groups = parameter_groups(module, training.weight_decay)
     device = next(module.parameters()).device
@@ -66,8 +66,8 @@ def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool =
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSettings, step: int) -> float:
-    """Sets and returns the rate of update `step` (from 0): linear from exactly 0 over warmup_steps, then constant, then the cooldown,
-    where the settings have one."""
+    """Sets and returns the learning rate of update `step` (from 0): linear from exactly 0 over warmup_steps, then constant, then the
+    cooldown if the settings have one."""
     share = min(1.0, step / training.warmup_steps) if training.warmup_steps else 1.0
     if isinstance(training, Cooldown) and training.cooldown:
         share = min(share, (training.num_steps - step) / (training.cooldown * training.num_steps))
@@ -81,7 +81,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, training: OptimizerSetti
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Go on from a `state_dict`, whether its learning rate was a number or lay on a device; the optimiser keeps its own way."""
+    """Continues from a `state_dict`, whether its learning rate was a number or lay on a device. The optimiser keeps its own kind of
+    rate."""
     own = [{key: group[key] for key in ("lr", "capturable", "fused", "foreach")} for group in optimizer.param_groups]
     saved: list[dict[str, Any]] = state["param_groups"]
     optimizer.load_state_dict({**state, "param_groups": [{**theirs, **ours} for theirs, ours in zip(saved, own, strict=True)]})

@@ -1,4 +1,4 @@
-"""Training of the reward/end model: two cross-entropies, and how often it is right (method section 4; golden README 2.4)."""
+"""Training of the reward/end model: two cross-entropies, and the model's accuracy (method section 4; golden README 2.4)."""
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from diamond_bench.models.reward_end_model import RewardEndModel
 def reward_end_loss(model: RewardEndModel, segments: RewardEndSegments) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the reward's sign plus that of the end, each a mean over the real steps of segments of t frames, and metrics.
 
-    Steps 0..t-2 are learned, each from its frame, its action and the frame it led to (`transition_frames`); a step counts where its
-    own frame is real. The LSTM starts from zeros and runs over padding too. No step at all counts as 0.
+    The model learns steps 0..t-2, each from its frame, its action and the next frame (`transition_frames`). A step counts if its own frame
+    is real. The LSTM starts from zeros and runs over padding too. Without any step the loss is 0.
 
     Metrics, detached and on the device: `loss`, `loss_reward`, `loss_end`, and the confusion matrices `confusion_reward` (3, 3) and
-    `confusion_end` (2, 2), float32 counts, row = what was true, column = what was predicted. Summed over batches, they give
+    `confusion_end` (2, 2), float32 counts, row = true class, column = predicted class. Their sums over batches are the input of
     `precision_recall_f1`.
     """
     frames, next_frames = transition_frames(segments)
@@ -35,20 +35,21 @@ def reward_end_loss(model: RewardEndModel, segments: RewardEndSegments) -> tuple
 
 
 def _classified(logits: Tensor, truth: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy over what is counted, and the confusion matrix (k, k), of logits (..., k)."""
+    """Mean cross-entropy over the counted rows, and the confusion matrix (k, k), of logits (..., k)."""
     logits, truth = logits.flatten(0, -2), truth.flatten()
     loss = (F.cross_entropy(logits, truth, reduction="none") * counted).sum() / counted.sum().clamp(min=1)
     classes = torch.arange(logits.shape[1], device=logits.device)
     predicted = logits.detach().argmax(dim=1)
-    # a product of indicators, not a count: counting waits for the device
+    # a product of indicators, since counting waits for the device
     true_class = (truth[:, None] == classes).float() * counted[:, None]
     return loss, true_class.T @ (predicted[:, None] == classes).float()
 
 
 def precision_recall_f1(confusion: Tensor) -> Tensor:
-    """Of each class its precision, recall and F1 in [0, 1], (3, k), from a confusion matrix (k, k) as `reward_end_loss` counts it.
+    """Precision, recall and F1 of each class in [0, 1], (3, k), from a confusion matrix (k, k) of `reward_end_loss`.
 
-    NaN where undefined: a precision of what was never predicted, a recall of what never occurred, the F1 where neither happened.
+    NaN if undefined: the precision of a class that was never predicted, the recall of a class that never occurred, the F1 if neither
+    happened.
     """
     right, predicted, occurred = confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
     return torch.stack((right / predicted, right / occurred, 2 * right / (predicted + occurred)))

@@ -21,23 +21,23 @@ from diamond_bench.training.actor_critic import Rollout
 
 
 class TensorSteps(Protocol):
-    """b games of tensors on one device, each begun anew within the step that ends it; `ReservedSteps` are such."""
+    """b games of tensors on one device. The step that ends a game also begins a new one. `ReservedSteps` is an example."""
 
     def prepare(self, num_steps: int) -> None:
-        """Told before so many steps are taken."""
+        """Called before `num_steps` steps are taken."""
         ...
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Frames, rewards (b,), terminations and truncations (b,) bool, infos.
 
-        infos["final_obs"] (b, 3, h, w): where an episode ended, its final frame; infos["burn_in"] (b, t, 3, h, w), if there:
-        where another began, the frames before its first.
+        infos["final_obs"] (b, 3, h, w): the final frame of each episode that ended. infos["burn_in"] (b, t, 3, h, w), if present: the
+        frames before the first one of each new episode.
         """
         ...
 
 
 class TensorEnv(TensorSteps, Protocol):
-    """A vector environment of tensors; `ImaginationEnv` is one."""
+    """A vector environment of tensors, such as `ImaginationEnv`."""
 
     @property
     def num_envs(self) -> int:
@@ -51,16 +51,16 @@ class TensorEnv(TensorSteps, Protocol):
 
 @dataclass(frozen=True)
 class Carry:
-    """Where the next rollout goes on."""
+    """The position from which the next rollout continues."""
 
     frames: Tensor
-    """(b, 3, h, w), to be acted on."""
+    """(b, 3, h, w), the frames before the next action."""
     state: LstmState
     """The policy's memory, each (b, lstm_dim)."""
 
 
 def start(policy: ActorCritic, env: TensorEnv, seed: int | None = None) -> Carry:
-    """Reset the environment; the policy's memory is empty (the authors burn nothing in at the very first reset)."""
+    """Resets the environment. The policy's memory is empty: the authors burn nothing in at the very first reset."""
     frames, _ = env.reset(seed=seed)
     return Carry(frames, policy.initial_state(env.num_envs, frames.device))
 
@@ -73,12 +73,12 @@ def collect_rollout(
     draw: Callable[[Tensor], Tensor],
     all_rows: bool | None = None,
 ) -> tuple[Rollout, Carry]:
-    """Play `num_steps` steps; gradients flow through the policy's memory back to the rollout's start, and never into the environment.
+    """Plays `num_steps` steps. Gradients flow through the policy's memory back to the rollout's start, and never into the environment.
 
-    The bootstrap of a step is the value of the frame it led to, with the memory after the frame before. Where an episode ends, the
-    policy's memory is emptied and then burnt in on the next episode's earlier frames, padding included and with gradient.
-    `draw` takes logits (b, a) to actions (b,) int64 (`sampled`). With `all_rows` what concerns finished episodes is computed for all
-    of them and masked, so that nothing waits for the device (if the environment does not); by default so on a GPU only.
+    The bootstrap of a step is the value of the frame that it led to, with the memory after the previous frame. When an episode ends, the
+    policy's memory is reset and then burnt in on the next episode's earlier frames, padding included and with gradient. `draw` maps logits
+    (b, a) to actions (b,) int64 (`sampled`). With `all_rows`, computations for finished episodes run on all rows and are masked, so that
+    nothing waits for the device (unless the environment does). This is the default on a GPU only.
     """
     env.prepare(num_steps)
     frames, state = carry.frames, _detached(carry.state)
@@ -140,13 +140,13 @@ class RealEnv:
         copy_frames(env)
         self.num_envs: int = env.num_envs
         self.real_steps = 0
-        """Environment steps taken, all environments together."""
+        """Environment steps taken, over all environments."""
         self._env, self._device = env, torch.device(device)
         self._scores = Scoreboard(env.num_envs)
         self._games: list[Game] = []
 
     def prepare(self, num_steps: int) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:
         """As `TensorEnv.reset`."""
@@ -155,7 +155,7 @@ class RealEnv:
         return self._frames(frames), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """As `TensorEnv.step`; rewards are raw."""
+        """See `TensorEnv.step`. Rewards are raw."""
         frames, rewards, ends, truncations, infos = self._env.step(actions.cpu().numpy())
         self.real_steps += self.num_envs
         done = ends | truncations
@@ -168,16 +168,16 @@ class RealEnv:
         return self._frames(frames), reward, end, truncation, {"final_obs": self._frames(finals)}
 
     def finished_games(self) -> tuple[Game, ...]:
-        """The games that ended since this was last asked."""
+        """The games that ended since the last call."""
         games, self._games = tuple(self._games), []
         return games
 
     def save(self) -> dict[str, Any]:
-        """Plain data to go on from exactly; the frames to be acted on are in the `Carry`."""
+        """The complete state as plain data. The frames before the next action are in the `Carry`."""
         return {"real_steps": self.real_steps, "scores": self._scores.save(), "envs": [save_env(env) for env in self._env.envs]}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from `save`, with no reset. ValueError for another number of environments."""
+        """Continues from `save` without a reset. Raises ValueError for another number of environments."""
         if len(saved["envs"]) != self.num_envs:
             raise ValueError(f"saved with {len(saved['envs'])} environments, restored with {self.num_envs}")
         self.real_steps = saved["real_steps"]
@@ -190,5 +190,5 @@ class RealEnv:
 
 
 def to_frames(frames: npt.NDArray[np.uint8], device: torch.device | str) -> Tensor:
-    """(b, h, w, 3) bytes to (b, 3, h, w) float32 in [-1, 1] on the device."""
+    """Converts (b, h, w, 3) bytes to (b, 3, h, w) float32 in [-1, 1] on the device."""
     return from_bytes(torch.from_numpy(frames).to(device).permute(0, 3, 1, 2))
