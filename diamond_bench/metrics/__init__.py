@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: each metric is one file, and this is their registry. Planning imports the headers, which need no torch."""
+"""The metrics of an evaluation. Each metric is one file, and this is their registry. Planning imports the headers, which need no torch."""
 
 import importlib
 from functools import cache
@@ -20,12 +20,12 @@ METRICS: dict[str, str] = {
     "fid": "diamond_bench.metrics.fid:METRIC",
     "sharpness": "diamond_bench.metrics.sharpness:METRIC",
 }
-"""By name, "module:object" of each metric's header (metric.Metric), in the order of tables, figures and docs."""
+""""module:object" of each metric's header (metric.Metric) by name, in the order of tables, figures and docs."""
 
 
 @cache
 def all_metrics() -> dict[str, "Metric"]:
-    """Every header, in the order of the registry."""
+    """All headers, in the order of the registry."""
     found = {}
     for name, place in METRICS.items():
         module, _, attribute = place.partition(":")
@@ -39,5 +39,5 @@ def selectable() -> tuple[str, ...]:
 
 
 def measured(asked: tuple[str, ...]) -> dict[str, "Metric"]:
-    """The metrics that an evaluation measures if it is asked for these, in the order of the registry."""
+    """The metrics that an evaluation measures if these are requested, in the order of the registry."""
     return {name: metric for name, metric in all_metrics().items() if name in asked or metric.always or not metric.asked}

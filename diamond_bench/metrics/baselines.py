@@ -1,21 +1,21 @@
-"""Names of the reference predictors, and the settings of an evaluation on which their numbers depend. No torch."""
+"""Names of the reference predictors, and the evaluation settings on which their numbers depend. Without torch."""
 
 from collections.abc import Mapping
 
 COPY_LAST = "copy-last-frame"
-"""Predictor that repeats the last true frame it was shown."""
+"""Predictor that repeats the last true frame of the context."""
 UNRELATED = "unrelated-frames"
-"""The true future of another reference: the level at which nothing of the start is left."""
+"""The true future of another reference: the level of a prediction that has lost all information about its start."""
 TRUE_FRAMES = "true-frames"
 """Other true frames: the floor of FID and KID at this number of images."""
 TRUE_DISTRIBUTION = "true-distribution"
-"""As many samples of the true distribution: what a perfect model would score with so many."""
+"""As many samples from the true distribution: the score of a perfect model with this number of samples."""
 UNIFORM_RANKS = "uniform-ranks"
-"""As many independent, uniform ranks as there are starts: how far chance alone takes a histogram of ranks from the uniform one."""
+"""As many independent, uniform ranks as there are starts: the distance of a histogram of ranks from the uniform one by chance alone."""
 STATE_PROBE = "state-probe"
-"""Predictor that is shown the true frames themselves: the probe's own error, the floor of the metric state."""
+"""Predictor that returns the true frames themselves. It shows the probe's own error, the floor of the metric state."""
 DATASET = "dataset"
-"""The variant's name in rows about a dataset itself."""
+"""The variant's name in rows about a dataset."""
 
 PROBE = "probe."
 """Prefix of all settings of the state probe."""
@@ -29,4 +29,4 @@ DEPENDS: Mapping[str, tuple[str, ...]] = {
     STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", PROBE),
     DATASET: (),
 }
-"""Settings of an evaluation that change a baseline's numbers; besides, all baselines depend on the dataset (data.*, env.*)."""
+"""Evaluation settings that change a baseline's numbers. All baselines also depend on the dataset (data.*, env.*)."""

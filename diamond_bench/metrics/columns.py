@@ -1,4 +1,4 @@
-"""Every number of the results table: its title, unit and better side, from the headers of the metrics and of what jobs record besides."""
+"""All columns of the results table with title, unit and better side, from the metrics' headers and from other values that jobs record."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ _RECORDED: dict[str, Column] = {
         definition="measured: most memory held at once by the evaluation: tensors on a GPU, the whole process on the CPU",
     ),
 }
-"""What jobs record besides their metrics."""
+"""Values that jobs record in addition to their metrics."""
 
 
 def _of_metrics() -> dict[str, Column]:
@@ -63,26 +63,26 @@ def _of_metrics() -> dict[str, Column]:
 
 
 METRIC_INFO: dict[str, Column] = {**_of_metrics(), **_RECORDED}
-"""Every column, in the order of the report."""
+"""All columns, in the order of the report."""
 
 
 def headlines() -> tuple[str, ...]:
-    """The columns that are shown first; the whole table is in results.parquet, or by `results --csv`."""
+    """The columns that are shown first. The whole table is in results.parquet and in the output of `results --csv`."""
     return tuple(name for name, column in METRIC_INFO.items() if column.headline)
 
 
 def result_metrics(protocol: str) -> tuple[str, ...]:
-    """The metrics that the primary comparison of a study of this protocol may be of."""
+    """The metrics that a study of this protocol may choose for its primary comparison."""
     return tuple(name for name, column in METRIC_INFO.items() if column.protocol == protocol)
 
 
 def measured_with(name: str) -> str | None:
-    """The metric an evaluation must be asked for so that its results hold the number `name`; None where every evaluation has it."""
+    """The metric that an evaluation must measure so that its results contain the number `name`. None if every evaluation has it."""
     return METRIC_INFO[name].needs or None if name in METRIC_INFO else None
 
 
 def inputs_of(name: str) -> tuple[str, ...]:
-    """The artifacts, by role, from which the column `name` is measured, besides the dataset and the world model."""
+    """The artifacts, by role, from which the column `name` is measured, in addition to the dataset and the world model."""
     needed = measured_with(name)
     return tuple(all_metrics()[needed].inputs) if needed else ()
 
@@ -100,17 +100,17 @@ def unused_settings(name: str) -> frozenset[str]:
 
 
 def pools(name: str) -> bool:
-    """Whether one number may speak of several games: game scores may not, human-normalised ones may."""
+    """Whether a number may cover several games: human-normalised scores may, raw game scores may not."""
     return name not in METRIC_INFO or not METRIC_INFO[name].of_game
 
 
 def metric_label(name: str) -> str:
-    """How axes and columns call a metric; one that the table lacks, by its own name."""
+    """The label of a metric on axes and in columns. A metric that the table lacks is labelled with its own name."""
     return METRIC_INFO[name].label if name in METRIC_INFO else name
 
 
 def within_bounds(means: "pd.DataFrame") -> "pd.DataFrame":
-    """Means with intervals (columns metric, mean, low, high), cut where the metric's values end, but never before the mean."""
+    """Means with intervals (columns metric, mean, low, high), clipped to the metric's range, but never beyond the mean."""
     known = {name: METRIC_INFO[name] for name in set(means["metric"]) if name in METRIC_INFO}
     lows = means["metric"].map({name: column.low for name, column in known.items() if column.low is not None}).astype("float64")
     highs = means["metric"].map({name: column.high for name, column in known.items() if column.high is not None}).astype("float64")
@@ -119,9 +119,9 @@ def within_bounds(means: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def comparable(name: str, values: "pd.Series[float]") -> "tuple[pd.Series[float], bool] | None":
-    """Values as a comparison takes them, and whether higher is better; None where the metric has no better side.
+    """Values for a comparison, and whether higher is better. None if the metric has no better side.
 
-    Where the best value is 1, the distance to it is compared: lower is better.
+    If the best value is 1, the comparison uses the distance to it, and lower is better.
     """
     better = METRIC_INFO[name].better if name in METRIC_INFO else ""
     if not better:

@@ -1,4 +1,4 @@
-"""FID (Heusel et al. 2017) and KID (Binkowski et al. 2018): Inception features of imagined frames against those of true ones."""
+"""FID (Heusel et al. 2017) and KID (Binkowski et al. 2018): Inception features of imagined frames compared with those of true ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 MIN_IMAGES = 2048
 FEATURES_FILE = "features.npz"
-"""What a job `extract_features` leaves."""
+"""The artifact of a job `extract_features`."""
 FEATURE_BYTES = 2048 * 4
 _BATCH = 64
 _IMAGES_PER_SECOND = 9.0
 
 
 def fid_positions(seed: int, num_trajectories: int, horizon: int, num_images: int) -> NDArray[np.bool_]:
-    """(num_trajectories, horizon): at which references and times a frame enters FID. `num_images` of them are True, drawn by `seed`."""
+    """(num_trajectories, horizon) bool: the references and times whose frames enter FID. `num_images` of them, drawn by `seed`, are
+    True."""
     from diamond_bench.metrics.play import FID_STREAM
 
     positions = np.zeros(num_trajectories * horizon, bool)
@@ -36,9 +37,9 @@ def fid_positions(seed: int, num_trajectories: int, horizon: int, num_images: in
 
 
 def load_features(folder: Path, weights: str = "") -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(true, other), features (num_images, 2048) each, as `extract_features` left them in `folder`.
+    """(true, other), features (num_images, 2048) each, as `extract_features` wrote them to `folder`.
 
-    Raises UserError where they cannot be read, or were computed with another weights file than the one whose SHA-256 is `weights`.
+    Raises UserError if they cannot be read, or were computed with a weights file other than the one whose SHA-256 is `weights`.
     """
     from diamond_bench.store.files import read_arrays
 
@@ -57,7 +58,7 @@ def load_features(folder: Path, weights: str = "") -> tuple[NDArray[np.float32],
 
 
 def distribution_distances(a: NDArray[Any], b: NDArray[Any], seed: int) -> tuple[float, float]:
-    """(FID, KID) between two equally large sets of features."""
+    """(FID, KID) between two sets of features of equal size."""
     from analysis.frechet import FeatureStatistics, frechet_distance, kernel_distance
 
     if len(a) != len(b):
@@ -96,7 +97,7 @@ def _open(setting: "Setting") -> "Meter":
 
 
 def _reduce(measured: "Measured") -> Mapping[str, list[Row]]:
-    """FID and KID of imagined against true frames, and their floor: other true frames against the same; all of one size."""
+    """FID and KID of imagined against true frames, and their floor: other true frames against the same. All sets have one size."""
     true, other = load_features(measured.inputs["true_features"])
     seed = measured.evaluation.seed
     fid, kid = distribution_distances(measured.rollouts["features"], true, seed)

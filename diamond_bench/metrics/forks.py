@@ -1,4 +1,4 @@
-"""Forks: windows whose next frame can go two ways, and samples of it against the known distribution."""
+"""Forks: windows with two possible next frames, and samples of the next frame against the known distribution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from diamond_bench.store.rows import Row
 
 
 def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
-    """Those of held-out one-step windows (on the CPU) whose true next frame has two modes, told from their frames and action alone.
+    """The held-out one-step windows (on the CPU) whose true next frame has two modes, derived from their frames and action alone.
 
-    `dataset`: what dataset.json says. UserError where the true next frames of its game are not known, or no window forks.
+    `dataset`: the content of dataset.json. Raises UserError if the true next frames of its game are not known, or no window forks.
     """
     game = str(dataset.get("game"))
     next_frames = truth(game).next_frames
@@ -43,7 +43,7 @@ def measure_forks(forks: Forks, rows: Sequence[int], samples: NDArray[np.uint8],
 
     Args:
         samples: (rows, K, 3, h, w).
-        keys: K per row, side by side; they seed the draws from the true distribution.
+        keys: K consecutive keys per row, the seeds of the draws from the true distribution.
 
     Returns the arrays of `analysis.modes.measure`, and `cramer` and `energy` (rows,), the distances to the true distribution per window.
     """
@@ -61,9 +61,9 @@ def measure_forks(forks: Forks, rows: Sequence[int], samples: NDArray[np.uint8],
 
 
 def mode_rows(arrays: Mapping[str, NDArray[Any]], thresholds: Mapping[str, float]) -> list[Row]:
-    """Rows of the results table from the joined arrays of `fork_samples`. A score without a value has no row.
+    """Rows of the results table from the joined arrays of `measure_forks`. A score without a value has no row.
 
-    `thresholds`: by column, the distance to a mode within which it counts samples, in units of the distance between the modes.
+    `thresholds`: for each column, the maximum distance to a mode at which it counts a sample, in units of the distance between the modes.
     """
     rows = [Row("mode_windows", float(len(arrays["modes_spread"])))]
     for prefix, baseline in (("modes_", ""), ("true_modes_", TRUE_DISTRIBUTION)):

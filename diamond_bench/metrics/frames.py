@@ -1,4 +1,4 @@
-"""Metrics that compare an imagined frame with the true one: a function of pairs of frames is enough for all of their columns."""
+"""Metrics that compare an imagined frame with the true one. A function of pairs of frames defines all of their columns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ _CHUNK = 512
 def pair_scores(scores: Mapping[str, Score], imagined: "Tensor", true: "Tensor") -> "Arrays":
     """Scores of imagined against true frames, both (n, t, 3, h, w) uint8 -> arrays (n, t) by name.
 
-    UserError where a score is not one number per pair of frames.
+    Raises UserError if a score is not one number per pair of frames.
     """
     import torch
 
@@ -47,7 +47,7 @@ def pair_scores(scores: Mapping[str, Score], imagined: "Tensor", true: "Tensor")
 
 
 def measure_pairs(scores: Mapping[str, Score], batch: "Batch") -> "Arrays":
-    """Arrays (n, t) of rollouts and baselines, and of samples (n, K), the means over t."""
+    """Arrays (n, t) of rollouts and baselines. For samples, means over t, (n, K)."""
     if batch.kind == "samples":
         n, k = batch.frames.shape[:2]
         errors = pair_scores(scores, batch.frames.flatten(0, 1), batch.play.repeated(k).true)
@@ -72,17 +72,18 @@ def of_frames(
     pairs_per_second: float | None = None,
     curve: str = "",
 ) -> Metric:
-    """A metric of pairs of frames, with its mean over trajectories and t, its mean at the last t, and best and mean of K samples.
+    """A metric of pairs of frames: its mean over trajectories and t, its mean at the last t, and best and mean of K samples.
 
     Args:
         name: its name in `evaluation.metrics`, in the results and of its array.
-        column: its mean over trajectories and t. The other columns are derived.
+        column: the column of its mean over trajectories and t. The other columns are derived from it.
         score: the function of pairs, or
-        network: a function that loads one, which also returns the SHA-256 of its weights.
-        of_mean: what is reported of a mean of scores, such as PSNR of a mean squared error. Such a column is no mean over references.
-        array: name of its array, by default its own.
-        pairs_per_second: how many pairs of 64 x 64 frames two CPU cores compare, where that matters for an estimate.
-        curve: the title of a figure of its array against t, which a report draws; empty for none.
+        network: a function that loads one, and also returns the SHA-256 of its weights.
+        of_mean: maps a mean of scores to the reported number, such as a mean squared error to PSNR. Such a column is no mean over
+            references.
+        array: name of its array, by default its own name.
+        pairs_per_second: pairs of 64 x 64 frames that two CPU cores compare per second, if that matters for an estimate.
+        curve: the title of a figure of its array against t in reports, or empty.
     """
     array = array or name
 

@@ -1,4 +1,4 @@
-"""What the headers of metrics are made of: columns of the results table, kinds of play, figures and sizes. No torch."""
+"""The parts of a metric's header: columns of the results table, kinds of play, figures and sizes. Without torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,101 +8,102 @@ from diamond_bench.config import EvaluationConfig
 
 Better = Literal["higher", "lower", "near 1", ""]
 Play = Literal["rollouts", "one_step", "samples", "forks"]
-"""The kinds of imagined play. `rollouts`, `one_step` and `samples` are part of every evaluation. `forks` are samples of the next frame
-where the game can go two ways; they are imagined only for metrics that measure them."""
+"""The kinds of imagined play. `rollouts`, `one_step` and `samples` are part of every evaluation. `forks` are samples of the next frame at
+windows with two possible next frames. They are imagined only for metrics that measure them."""
 
 PICTURED = 4
-"""Trajectories whose frames every evaluation keeps for pictures and the video."""
+"""Number of trajectories whose frames every evaluation keeps for pictures and the video."""
 ROLLOUT_SIZES = ("num_trajectories", "horizon")
 SAMPLE_SIZES = ("num_samples", "num_sample_starts", "sample_horizon")
 
 
 @dataclass(frozen=True)
 class PerReference:
-    """Where arrays.npz holds the values whose mean is a column, one for each reference or start."""
+    """The place in arrays.npz of the values whose mean is a column, one per reference or start."""
 
     array: str
     episodes: str
     """The array with the number of each value's held-out episode."""
     over: Literal["", "mean", "last"] = ""
-    """What is taken of an array (references, t)."""
+    """The values taken from an array (references, t)."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of the results table, for people and for comparisons."""
+    """A number of the results table, for people and for comparisons."""
 
     title: str
     better: Better = ""
-    """The better side. A column without one is in no comparison."""
+    """The better side. A column without one is not compared."""
     unit: str = ""
     protocol: str = "world_model"
     cost: bool = False
-    """Whether it is a price (time, memory, size) and no quality."""
+    """Whether it is a cost (time, memory, size) and not a quality."""
     of_game: bool = False
-    """Whether its scale is the game's own, so that numbers of several games do not pool."""
+    """Whether its scale depends on the game, so that numbers of several games cannot be pooled."""
     counted: str = ""
-    """The column that counts the images it is computed from, where its bias depends on their number: other numbers do not compare."""
+    """The column with the number of images it is computed from, if its bias depends on that number. Values with different numbers are not
+    compared."""
     low: float | None = None
-    """The least value it can have, where there is one; an interval ends there."""
+    """The minimum of its range, if it has one. Intervals are clipped there."""
     high: float | None = None
-    """The greatest value it can have, where there is one; an interval ends there."""
+    """The maximum of its range, if it has one. Intervals are clipped there."""
     definition: str = ""
-    """How it is computed, as docs/studies.md says it. Columns of one definition share a row there."""
+    """The method of computation, for docs/studies.md. Columns with the same definition share a row there."""
     listed_as: str = ""
-    """Its name there, where it stands for several columns."""
+    """Its name there, if the row covers several columns."""
     detail: bool = False
-    """Whether the tables of a report's page leave it out."""
+    """Whether the tables of a report's page omit it."""
     headline: bool = False
-    """Whether the tables printed by `results` and `sweep` have it."""
+    """Whether the tables printed by `results` and `sweep` contain it."""
     compared: bool = False
-    """Whether a report compares variants by it, besides the primary metric."""
+    """Whether a report compares variants by it, in addition to the primary metric."""
     drawn: bool = False
     """Whether it has a panel in the figure of quality against denoiser calls."""
     copyable: bool = False
-    """Whether a margin may be a share of copy-last-frame's error in it."""
+    """Whether a margin may be a share of copy-last-frame's error in this column."""
     sizes: tuple[str, ...] = ()
     """The sizes in EvaluationConfig on which it depends."""
     needs: str = ""
-    """The metric that an evaluation must be asked for so that its results have this column; the registry fills it in."""
+    """The metric that an evaluation must measure so that its results have this column. The registry fills it in."""
     values: PerReference | None = None
     own_starts: bool = False
-    """Whether its baseline counts starts that differ between models, so that each variant has a baseline of its own."""
+    """Whether its baseline covers starts that differ between models, so that each variant has its own baseline."""
 
     @property
     def label(self) -> str:
-        """Title, unit and an arrow to the better side, as axes and columns show it."""
+        """Title, unit and an arrow to the better side, for axes and columns."""
         unit = f" ({self.unit})" if self.unit else ""
         return f"{self.title}{unit}{ {'higher': ' ↑', 'lower': ' ↓'}.get(self.better, '') }"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that a report draws of a metric."""
+    """A figure of a metric in a report."""
 
     kind: Literal["curve", "objects", "modes", "thresholds", "ranks"]
-    """curve: an array (trajectories, t) against t, with the bands and baselines of drift. The others: report/figures.py."""
+    """curve: an array (trajectories, t) against t, with the bands and baselines of drift. For the others see report/figures.py."""
     title: str
     stem: str
-    """The beginning of its file's name."""
+    """The first part of its file's name."""
     array: str = ""
-    """The array that it draws."""
+    """The array that it shows."""
     column: str = ""
-    """The column in whose rows an evaluation shows that it has the array."""
+    """The column whose rows prove that an evaluation has the array."""
     words: str = ""
-    """The y axis of a curve, or what is ranked."""
+    """The y axis of a curve, or the ranked quantity."""
 
 
 def pairs_compared(evaluation: EvaluationConfig) -> float:
-    """Pairs of frames that a metric of single frames compares: of the model and two baselines over rollouts, and of samples."""
+    """Number of frame pairs that a metric of single frames compares: for the model and two baselines over rollouts, and for samples."""
     return 3 * evaluation.num_trajectories * evaluation.horizon + sampled_frames(evaluation)
 
 
 def sampled_frames(evaluation: EvaluationConfig) -> int:
-    """Frames of all sampled futures."""
+    """Number of frames of all sampled futures."""
     return evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
 
 
 def without(metrics: Sequence[str], name: str) -> str:
-    """The override that measures the same without one metric and its variants; drift, which costs nothing, where no other is left."""
+    """The override that measures the same without one metric and its variants. If no metric is left, it is drift, which costs nothing."""
     return f"metrics=[{','.join(metric for metric in metrics if not metric.startswith(name)) or 'drift'}]"

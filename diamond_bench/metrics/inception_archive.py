@@ -1,7 +1,7 @@
-"""FID's Inception network, read from the TorchScript archive of a package and written under torch-fidelity's names. Without torch.
+"""FID's Inception network: reads it from the TorchScript archive of a package and writes it with torch-fidelity's names. Without torch.
 
-The archive is a zip of code, raw tensors and a pickle that says which tensor is which. The code is never loaded, and the unpickler
-admits nothing but tensors in a tree of modules.
+The archive is a zip file of code, raw tensors and a pickle that maps names to tensors. The code is never loaded, and the unpickler accepts
+only tensors in a tree of modules.
 """
 
 import hashlib
@@ -85,8 +85,8 @@ _BLOCKS = (_A, _A, _A, _B, _C, _C, _C, _C, _D, _E, _E)
 def convert_inception(content: bytes, sha256: str = MEMBER_SHA256) -> bytes:
     """The safetensors file, with torch-fidelity's names, of a TorchScript archive. Raises UserError unless its SHA-256 is `sha256`.
 
-    Each of the 94 units has a convolution without bias and a batch norm without scale, so `bn.weight` is 1. The classifier `fc` is not in
-    the archive.
+    Each of the 94 units has a convolution without bias and a batch norm without scale, so `bn.weight` is 1. The archive has no classifier
+    `fc`.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -111,7 +111,7 @@ def convert_inception(content: bytes, sha256: str = MEMBER_SHA256) -> bytes:
 
 
 def _units() -> dict[str, str]:
-    """From the archive's name of each unit to torch-fidelity's."""
+    """Maps the archive's name of each unit to torch-fidelity's."""
     units = dict(_LAYERS)
     for i, (name, block) in enumerate(zip(_MIXED, _BLOCKS, strict=True)):
         units |= {f"mixed{f'_{i}' if i else ''}.{theirs}": f"Mixed_{name}.{ours}" for theirs, ours in block.items()}
@@ -119,7 +119,7 @@ def _units() -> dict[str, str]:
 
 
 def read_archive(content: bytes) -> "Tensors":
-    """The tensors of a TorchScript archive by their dotted names, read-only. Raises UserError for an archive of anything else."""
+    """The tensors of a TorchScript archive by their dotted names, read-only. Raises UserError for any other archive."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return dict(_tensors(TensorsOnly(archive).load()))
@@ -128,18 +128,18 @@ def read_archive(content: bytes) -> "Tensors":
 
 
 class _Module:
-    """A module of the archive: its attributes, none of its code."""
+    """A module of the archive: its attributes without its code."""
 
 
 class TensorsOnly(pickle.Unpickler):
-    """Unpickles the modules and float32 tensors of a TorchScript archive and refuses everything else that its pickle names."""
+    """Unpickles the modules and float32 tensors of a TorchScript archive, and refuses everything else that its pickle names."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         super().__init__(io.BytesIO(archive.read(f"{_ROOT}/data.pkl")))
         self._archive = archive
 
     def persistent_load(self, pid: Any) -> Any:
-        """The values of a storage, flat."""
+        """The values of a storage as a flat array."""
         import numpy as np
 
         kind, _, key, _, count = pid

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diamond_bench.metrics.play import Setting
 
 MIN_SIZE = 32
-"""Frames smaller than this vanish in AlexNet and VGG16."""
+"""Minimum side of a frame in pixels. Smaller frames vanish in AlexNet and VGG16."""
 _PAIRS_PER_SECOND = 1500.0
 
 

@@ -1,4 +1,4 @@
-"""What a metric says about itself: its columns, what it measures, what it needs, its cost and its figures. No torch."""
+"""The header of a metric: its columns, measurements, requirements, cost and figures. Without torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """The torch-free header of a metric. Its functions import torch only where they run."""
+    """The torch-free header of a metric. Its functions import torch only when they run."""
 
     name: str
     columns: Mapping[str, Column]
     open: Callable[["Setting"], "Meter"]
-    """Loads what it measures with. The meter then measures batches of play."""
+    """Loads networks and data. The returned meter then measures batches of play."""
     reduce: Callable[["Measured"], Mapping[str, Sequence["Row"]]]
-    """Rows from the joined arrays, by the stage of the results at which they stand (play.STAGES)."""
+    """Rows from the joined arrays, by their stage in the results (play.STAGES)."""
     asked: bool = True
-    """Whether `evaluation.metrics` names it. Metrics that it does not name are measured always."""
+    """Whether `evaluation.metrics` may name it. Other metrics are always measured."""
     always: bool = False
-    """Whether its arrays are measured even if it is not asked for; then it has no rows."""
+    """Whether its arrays are measured even if the metric is not requested. It then has no rows."""
     play: tuple[Play, ...] = ("rollouts",)
     weights: str = ""
-    """The file of weights that it needs (weights.WEIGHTS)."""
+    """The weights that it needs (weights.WEIGHTS)."""
     inputs: Mapping[str, Callable[[RunConfig, ExecutionConfig], tuple[str, Any]]] = field(default_factory=dict)
-    """By role of an artifact that it needs: kind and config of the job that makes it from the dataset."""
+    """The artifacts that it needs, by role: kind and config of the job that creates each from the dataset."""
     reads: tuple[str, ...] = ()
-    """Keys of the config that nothing reads where it is not asked for."""
+    """Config keys that have no effect unless the metric is requested."""
     check: Callable[[RunConfig], None] = lambda config: None
-    """Raises UserError at planning where the config or the game does not allow it."""
+    """Raises UserError at planning if the config or the game does not allow it."""
     seconds: Callable[[EvaluationConfig], float] = lambda evaluation: 0.0
-    """Time to measure, on two CPU cores."""
+    """Seconds of measurement on two CPU cores."""
     part_bytes: Callable[[EvaluationConfig], float] = lambda evaluation: 0.0
-    """Disk that its finished parts take while a job runs."""
+    """Bytes of disk that its finished parts take while a job runs."""
     figures: tuple[Figure, ...] = ()

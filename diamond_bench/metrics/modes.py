@@ -1,4 +1,4 @@
-"""The metric modes: samples of the next frame of a synthetic game against its true distribution, which is known."""
+"""The metric modes: samples of a synthetic game's next frame against its true distribution, which is known."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diamond_bench.metrics.play import Arrays, Batch, Measured, Meter, Setting
 
 THRESHOLDS = {"mode_within_16th": 1 / 16, "mode_within_8th": 1 / 8}
-"""Columns that say which share of samples lies at most so far from a mode, in units of the distance between the modes."""
+"""Columns with the share of samples within a distance of a mode, in units of the distance between the modes."""
 _SIZES = ("num_one_step", "num_samples")
 
 

@@ -1,4 +1,4 @@
-"""PSNR of one frame predicted from true frames: what the denoiser does before its own errors come back to it."""
+"""PSNR of one frame predicted from true frames: the denoiser's error before it is fed back."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _measure(batch: "Batch") -> "Arrays":
-    """Mean squared errors (n,) of the predicted frame and of copying the last one."""
+    """Mean squared errors (n,) of the predicted frame and of the copied last frame."""
     from analysis.pixels import squared_error
     from diamond_bench.metrics.play import copy_last, unit
 

@@ -1,6 +1,6 @@
-"""The learned metrics' networks: LPIPS and Inception features, with weights that are checked before they are read.
+"""The networks of learned metrics: LPIPS and Inception features. Their weights are verified before they are read.
 
-Both run in float32 whatever the precision of the run, since a metric may not move with the thing it measures.
+Both run in float32 whatever the precision of the run, since a metric must not change with the model that it measures.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ from diamond_bench.errors import UserError
 from diamond_bench.metrics.weights import checked, command, digest_of
 
 BATCH_SIZE = 64
-"""Images a network sees at once, whatever number it is given."""
+"""Images per forward pass, whatever the number of images."""
 _INCEPTION_BATCH_ON_CPU = 16
-"""With 64, a layer takes 350 MB, and a fifth of the time goes into getting the memory."""
+"""With 64 images, a layer takes 350 MB, and memory allocation takes a fifth of the time."""
 
 _HEADS = {
     "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
     "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
 }
-"""SHA-256 of the learned linear heads (v0.1) that the lpips package ships."""
+"""SHA-256 of the learned linear heads (v0.1) in the lpips package."""
 
 
 @dataclass(frozen=True)
 class LearnedMetric:
-    """A network as a function of tensors, and the SHA-256 of its weights file, for the record of what was measured with."""
+    """A network as a function of tensors, and the SHA-256 of its weights file for the record."""
 
     function: Callable[..., Tensor]
     sha256: str
@@ -46,8 +46,8 @@ def lpips_network(
 ) -> LearnedMetric:
     """LPIPS v0.1 (Zhang et al. 2018) with its learned heads: (a, b), each float (n, 3, h, w) in [-1, 1], -> distances (n,), float32.
 
-    `path` and `sha256` give another file for the backbone. Raises UserError where weights are missing or not the expected ones; the
-    function raises ValueError at another shape, range or dtype.
+    `path` and `sha256` choose another file for the backbone. Raises UserError if weights are missing or not the expected ones. The function
+    raises ValueError for another shape, range or dtype.
     """
     import lpips
 
@@ -93,7 +93,7 @@ def inception_features(
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path, digest = checked("inception", path, sha256)
-    # The package's file has no classifier. Features are taken before it, and were they not, NaN would tell.
+    # The package's file has no classifier. Features are taken before it. If they were not, they would be NaN.
     classifier = {"fc.weight": torch.full((1008, 2048), torch.nan), "fc.bias": torch.full((1008,), torch.nan)}
     state = classifier | _read_state(path, "inception")
     with tempfile.TemporaryDirectory() as private, torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""What planning asks of the metrics: refusals, the jobs that they need first, and their cost. No torch."""
+"""The metrics' part of planning: refusals, required jobs, and cost. Without torch."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from diamond_bench.metrics.weights import status_of
 
 
 def check_metrics(config: RunConfig) -> None:
-    """Raises UserError for an unknown or repeated metric, and where one does not go together with the config or the game."""
+    """Raises UserError for an unknown or repeated metric, and for one that does not fit the config or the game."""
     metrics = config.evaluation.metrics
     for name in metrics:
         if name not in selectable():
@@ -24,34 +24,34 @@ def check_metrics(config: RunConfig) -> None:
 
 
 def input_jobs(config: RunConfig, execution: ExecutionConfig) -> Iterator[tuple[str, str, Any]]:
-    """(role, kind, config) of the jobs that make, from the dataset, what the metrics asked for need."""
+    """(role, kind, config) of the jobs that create the metrics' required artifacts from the dataset."""
     for metric in measured(config.evaluation.metrics).values():
         for role, job in metric.inputs.items() if metric.name in config.evaluation.metrics else ():
             yield (role, *job(config, execution))
 
 
 def roles() -> tuple[str, ...]:
-    """Every role of such a job."""
+    """All roles of such jobs."""
     return tuple(role for metric in all_metrics().values() for role in metric.inputs)
 
 
 def measures(metrics: Sequence[str], play: Play) -> bool:
-    """Whether an evaluation that is asked for these metrics imagines this kind of play."""
+    """Whether an evaluation with these metrics imagines this kind of play."""
     return any(play in metric.play for metric in measured(tuple(metrics)).values())
 
 
 def measuring_seconds(evaluation: EvaluationConfig) -> float:
-    """Time in the metrics, on two CPU cores."""
+    """Seconds of measurement on two CPU cores."""
     return sum(metric.seconds(evaluation) for metric in measured(evaluation.metrics).values())
 
 
 def part_bytes(evaluation: EvaluationConfig) -> float:
-    """Disk that the metrics' finished parts take while the job runs, besides its curves and pictures."""
+    """Bytes of disk for the metrics' finished parts while the job runs, in addition to its curves and pictures."""
     return sum(metric.part_bytes(evaluation) for metric in measured(evaluation.metrics).values())
 
 
 def require_weights(metrics: Sequence[str]) -> None:
-    """Raises UserError for an unknown metric, and for weights that are missing or corrupt. Takes no torch: planning calls it."""
+    """Raises UserError for an unknown metric, and for missing or corrupt weights. Needs no torch, since planning calls it."""
     for metric in metrics:
         if metric not in selectable():
             raise UserError(f"unknown metric {metric!r}: {nearest(metric, selectable())}")

@@ -1,4 +1,4 @@
-"""Imagined play as metrics see it: batches of frames, what truly came, and what a metric measures them with."""
+"""Imagined play as the input of metrics: batches of frames, the true frames, and the networks and data that metrics load."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, NDArray[Any]]
 Key = tuple[int, ...]
-"""What seeds the noise of one trajectory."""
+"""The seed of one trajectory's noise."""
 ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM = range(5)
-"""Second entry of every key and seed of an evaluation: each purpose has its own stream of random numbers."""
+"""Second entry of all keys and seeds of an evaluation, so that each purpose has its own stream of random numbers."""
 Tick = Callable[[], None]
 STAGES = ("rollouts", "one_step", "samples", "copy", "unrelated", "after")
-"""The order in which rows stand in the results. `after` is for metrics that reduce all of their play together."""
+"""The order of rows in the results. `after` is for metrics that reduce all of their play together."""
 Shown = Literal["", "copy", "unrelated", "true"]
-"""Whose frames a batch has: the model's, the last true frame repeated, those of another reference, or the true ones."""
+"""The source of a batch's frames: the model, the repeated last true frame, another reference, or the true frames."""
 
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """A batch of true play on the device: `context` frames the model may see, then those it is to imagine."""
+    """A batch of true play on the device: `context` frames that the model may see, then those to imagine."""
 
     frames: Tensor
     """(n, context + horizon, 3, h, w) uint8."""
     actions: Tensor
-    """(n, context + horizon) int64; action t is taken after frame t."""
+    """(n, context + horizon) int64. Action t is taken after frame t."""
     context: int
     origin: Tensor | None = None
     """(episode, step) of each row's last context frame in its episode, (n, 2) int64; None if unknown."""
@@ -46,11 +46,11 @@ class WindowBatch:
 
     @property
     def true(self) -> Tensor:
-        """What came after the context, (n, horizon, 3, h, w) uint8."""
+        """The true frames after the context, (n, horizon, 3, h, w) uint8."""
         return self.frames[:, self.context :]
 
     def repeated(self, times: int) -> "WindowBatch":
-        """Every row `times` times, side by side."""
+        """Repeats each row `times` times, next to each other."""
         origin = None if self.origin is None else self.origin.repeat_interleave(times, 0)
         return WindowBatch(self.frames.repeat_interleave(times, 0), self.actions.repeat_interleave(times, 0), self.context, origin)
 
@@ -70,17 +70,17 @@ def copy_last(play: WindowBatch) -> Tensor:
 
 
 def unit(frames: Tensor) -> Tensor:
-    """Bytes as floats in [0, 1]."""
+    """Converts bytes to floats in [0, 1]."""
     return frames.float() / 255
 
 
 @dataclass(frozen=True)
 class Forks:
-    """The one-step windows at which the next frame can go two ways."""
+    """The one-step windows that have two possible next frames."""
 
     windows: Windows
     modes: NDArray[np.uint8]
-    """(n, 2, 3, h, w), the less likely first."""
+    """(n, 2, 3, h, w), the less likely mode first."""
     probabilities: NDArray[np.float64]
     """(n, 2)."""
 
@@ -94,33 +94,34 @@ class Batch:
 
     kind: Play
     frames: Tensor
-    """(n, T, 3, h, w) uint8; of samples and forks (n, K, T, 3, h, w)."""
+    """(n, T, 3, h, w) uint8. For samples and forks (n, K, T, 3, h, w)."""
     play: WindowBatch
     """The true play of the n rows, on the same device."""
     rows: Sequence[int]
-    """Numbers of the references (of forks, or of one-step windows) among all."""
+    """Numbers of the references, forks or one-step windows."""
     keys: Sequence[Key] = ()
-    """What seeded the noise: n, of samples and forks n * K with the K of a row side by side. They seed whatever else is left to chance."""
+    """The seeds of the noise: n, or n * K for samples and forks, with the K keys of a row next to each other. Metrics derive their own
+    random numbers from them."""
     shown: Shown = ""
     tick: Tick = lambda: None
-    """Call it after each unit of progress (Meter.ticks)."""
+    """To be called after each unit of progress (Meter.ticks)."""
 
 
 @dataclass(frozen=True)
 class Meter:
-    """A metric that has loaded what it measures with."""
+    """A metric that has loaded its networks and data."""
 
     measure: Callable[[Batch], Arrays]
-    """Arrays of a batch, first axis n. Empty for play that the metric does not measure."""
+    """Arrays of a batch with first axis n. Empty for play that the metric does not measure."""
     sha256: str = ""
-    """SHA-256 of its network's file of weights."""
+    """SHA-256 of its network's weights file."""
     ticks: Callable[[Sequence[int]], int] = lambda rows: 0
-    """Units of progress that it reports for rollouts of these references, besides those of imagining."""
+    """Units of progress that it reports for rollouts of these references, in addition to those of imagining."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a metric may load from."""
+    """The data from which a metric may load."""
 
     evaluation: EvaluationConfig
     device: torch.device
@@ -128,7 +129,7 @@ class Setting:
     """Folder of each input artifact of the evaluation."""
     references: Windows
     forks: Forks | None
-    """Where a metric that measures forks is asked for."""
+    """Present if a metric that measures forks is requested."""
     _networks: dict[str, "LearnedMetric"] = field(default_factory=dict)
 
     def lpips(self, net: Literal["alex", "vgg"]) -> "LearnedMetric":
@@ -142,17 +143,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """All arrays of an evaluation, by the play that they were measured of."""
+    """All arrays of an evaluation, by kind of play."""
 
     evaluation: EvaluationConfig
     inputs: Mapping[str, Path]
     rollouts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     baselines: Mapping[Shown, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
-    """Rollouts of the same references by baselines, by the frames that were shown."""
+    """Arrays of baselines' rollouts from the same references, by the source of the frames."""
     one_step: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     forks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def shown(self, shown: Shown) -> Mapping[str, NDArray[Any]]:
-        """Arrays of rollouts (of the model) or of a baseline; empty where it was not measured."""
+        """Arrays of the model's rollouts or of a baseline. Empty if not measured."""
         return self.baselines.get(shown, {}) if shown else self.rollouts

@@ -23,22 +23,25 @@ _TIES = 1
 """Last entry of the seed that breaks ties between ranks."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""A perceptual distance of two batches of frames (n, 3, h, w) in [-1, 1] -> (n,)."""
+"""A perceptual distance between two batches of frames (n, 3, h, w) in [-1, 1] -> (n,)."""
 
 
 def sample_scores(imagined: Tensor, true: Tensor, copied: Tensor, keys: Sequence[Key], lpips: Distance | None) -> Arrays:
-    """Scores of K futures of each of n starts, means over the T frames; arrays (n,).
+    """Scores of K futures of each of n starts, means over the T frames. Arrays (n,).
 
     Args:
         imagined: (n, K, T, 3, h, w) uint8.
-        true: what came, (n, T, 3, h, w) uint8.
+        true: the true frames, (n, T, 3, h, w) uint8.
         copied: the last frame of each start's context, (n, 3, h, w) uint8.
-        keys: one per start; it seeds the choice between equal ranks.
-        lpips: LPIPS, where the metric is asked for.
+        keys: one per start, the seed that breaks ties between ranks.
+        lpips: LPIPS, if the metric is requested.
 
-    `energy_score`: distances are RMS pixel errors in [0, 1]. `energy_score_lpips`: distances are sqrt(LPIPS), which is the Euclidean
-    distance of LPIPS' weighted unit-normalised features. `luminance_crps`: mean over a 4 x 4 grid of block means. `copy_...`: the same of
-    copying the last frame, K equal samples. `ranks` (n, K + 1): how often the true block mean had each rank among the samples.
+    Returns:
+    - `energy_score`: distances are RMS pixel errors in [0, 1].
+    - `energy_score_lpips`: distances are sqrt(LPIPS), the Euclidean distance of LPIPS' weighted unit-normalised features.
+    - `luminance_crps`: mean over a 4 x 4 grid of block means.
+    - `copy_...`: the same scores for the copied last frame, as K equal samples.
+    - `ranks` (n, K + 1): how often the true block mean had each rank among the samples.
     """
     found: dict[str, list[float]] = {}
     counts = []
@@ -68,11 +71,11 @@ def score_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
 
 
 def rank_rows(name: str, counts: NDArray[Any]) -> list[Row]:
-    """The deviation of ranks (starts, K + 1) from uniform ones, and its expectation for one independent rank per start.
+    """The deviation of ranks (starts, K + 1) from uniform ranks, and its expectation for one independent rank per start.
 
-    The ranks of one start (its frames, its blocks or objects) depend on each other. The reference counts a start once, so it is the most
-    that chance gives on average, whatever that dependence is. Like the deviation, it leaves out starts without ranks; both are NaN if no
-    start has any.
+    The ranks of one start (of its frames, and its blocks or objects) depend on each other. The reference counts a start once, so it is the
+    largest deviation that chance gives on average, whatever the dependence. Like the deviation, it leaves out starts without ranks. Both
+    are NaN if no start has any.
     """
     starts = int(counts.any(axis=1).sum())
     chance = expected_rank_deviation(starts, counts.shape[1] - 1) if starts else float("nan")
@@ -82,7 +85,7 @@ def rank_rows(name: str, counts: NDArray[Any]) -> list[Row]:
 def block_luminance(frames: Tensor) -> NDArray[np.float64]:
     """Mean luminance of each block of a 4 x 4 grid, in [0, 1]. uint8 (..., 3, h, w) -> (..., 16).
 
-    Sums are of whole numbers, so frames that are equal in a block have exactly equal means.
+    Sums are integers, so frames that are equal in a block have exactly equal means.
     """
     weights = np.array([round(1000 * weight) for weight in LUMINANCE], np.int64)
     luminance = (frames.cpu().numpy() * weights[:, None, None]).sum(axis=-3)
@@ -94,7 +97,7 @@ def block_luminance(frames: Tensor) -> NDArray[np.float64]:
 
 
 def _energy(x: Tensor, y: Tensor) -> float:
-    """x (K, T, 3, h, w) and y (T, 3, h, w) uint8: the mean over T."""
+    """Energy score, mean over T. x (K, T, 3, h, w) and y (T, 3, h, w) are uint8."""
     by_time = x.transpose(0, 1)
     return float(energy_score(_rms(by_time, y[:, None])[..., 0], _rms(by_time, by_time)).mean())
 

@@ -1,4 +1,4 @@
-"""Sharpness and noise of imagined frames next to those of true ones."""
+"""Sharpness and noise of imagined frames compared with true ones."""
 
 import math
 from typing import TYPE_CHECKING

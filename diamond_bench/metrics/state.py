@@ -1,4 +1,4 @@
-"""The metric state: where a game's objects are in imagined frames, as the state probe reads them, against the console's memory."""
+"""The metric state: positions of a game's objects in imagined frames, read by the state probe, against the console's memory."""
 
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _errors() -> dict[str, Column]:
-    """Errors of all objects together and of each object that some game has."""
+    """Errors of all objects together, and of each object of any game."""
     bases = {
         "state_position_error": Column(
             "object position error",

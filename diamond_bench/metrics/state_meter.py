@@ -1,7 +1,7 @@
-"""The metric state: where a game's objects are in imagined frames, as the state probe reads them, against the console's memory.
+"""The metric state: positions of a game's objects in imagined frames, read by the state probe, against the console's memory.
 
-Pixel errors hardly see a ball of one pixel. Truth is the memory stored with the reference; the probe's own error on the true frames of the
-same references is the floor that an imagined frame cannot be told to be below.
+Pixel errors are hardly affected by a ball of one pixel. The truth is the memory stored with the reference. The probe's own error on the
+true frames of the same references is the metric's noise floor.
 """
 
 import json
@@ -36,7 +36,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class ProbeDescription:
-    """What is needed to build a probe again, its weights apart."""
+    """All that is needed to build a probe again, except its weights."""
 
     game: str
     objects: tuple[str, ...]
@@ -44,14 +44,14 @@ class ProbeDescription:
 
 
 def save_probe(network: StateProbe, description: ProbeDescription, folder: Path) -> None:
-    """Writes probe/ into a job's folder; the description, which makes it whole, last."""
+    """Writes probe/ into a job's folder. The description, which marks it as complete, is written last."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomic(folder / _FOLDER / _WEIGHTS, safetensors.torch.save(weights))
     write_json(folder / _FOLDER / _DESCRIPTION, asdict(description))
 
 
 def load_probe(folder: Path, device: torch.device) -> tuple[StateProbe, ProbeDescription]:
-    """The probe that a job left in its folder. UserError where it is missing, damaged, or of other objects than the game's table."""
+    """Loads the probe of a job. Raises UserError if it is missing, damaged, or trained for other objects than the game's table has."""
     file = folder / _FOLDER / _DESCRIPTION
     try:
         content = read_json(file)
@@ -61,12 +61,12 @@ def load_probe(folder: Path, device: torch.device) -> tuple[StateProbe, ProbeDes
     except (OSError, DamagedFile, KeyError, TypeError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{folder / _FOLDER}: no state probe that can be read ({error})") from error
     if description.objects != object_names(description.game):
-        raise UserError(f"{file}: trained for {', '.join(description.objects)}; {description.game} now has other objects: train it anew")
+        raise UserError(f"{file}: trained for {', '.join(description.objects)}; {description.game} now has other objects: retrain it")
     return network.to(device).eval(), description
 
 
 def read_frames(network: StateProbe, frames: Tensor) -> tuple[Array, NDArray[np.bool_]]:
-    """What the probe sees in frames (..., 3, h, w) uint8: places (..., K, 2), x and y in pixels, and presence (..., K)."""
+    """The probe's readings of frames (..., 3, h, w) uint8: positions (..., K, 2), x and y in pixels, and presence (..., K)."""
     shape = (frames.shape[-2], frames.shape[-1])
     places, present = [], []
     with torch.inference_mode(), arithmetic(frames.device.type, "fp32"):
@@ -85,17 +85,20 @@ class StateMeter:
     objects: tuple[str, ...]
     network: StateProbe
     positions: Array
-    """(N, K, 2), pixels: of every held-out row."""
+    """(N, K, 2), pixels, of every held-out row."""
     present: NDArray[np.bool_]
     """(N, K)."""
     first: NDArray[np.int64]
-    """(references,): row of the first frame to imagine of each."""
+    """(references,): row of the first frame to imagine for each reference."""
 
     def errors(self, frames: Tensor, rows: Sequence[int], horizon: int) -> dict[str, Array]:
-        """Of frames (n, horizon or 1, 3, h, w) uint8 in place of what follows the context of the references `rows`, arrays (n, horizon):
+        """Errors of frames (n, horizon or 1, 3, h, w) uint8 that stand for the frames after the context of the references `rows`. Arrays
+        (n, horizon):
 
-        `state_position_error_<object>`, the distance in pixels, NaN where the object is missing in truth or in the frame, and
-        `state_presence_error_<object>`, 1 where it is in one of them alone, else 0. One frame stands for all the horizon's.
+        - `state_position_error_<object>`: the distance in pixels, NaN if the object is missing in the true or in the given frame.
+        - `state_presence_error_<object>`: 1 if the object is in only one of them, else 0.
+
+        A single frame serves for the whole horizon.
         """
         places, seen = read_frames(self.network, frames)
         truth, there = self.truth(rows, horizon)
@@ -105,15 +108,15 @@ class StateMeter:
         return found | {f"{PRESENCE}_{name}": wrong[..., k] for k, name in enumerate(self.objects)}
 
     def truth(self, rows: Sequence[int], horizon: int) -> tuple[Array, NDArray[np.bool_]]:
-        """True places (n, horizon, K, 2), x and y in pixels, and presence (n, horizon, K) after the context of the references `rows`."""
+        """True positions (n, horizon, K, 2), x and y in pixels, and presence (n, horizon, K) after the context of the references `rows`."""
         where = self.first[np.asarray(rows)][:, None] + np.arange(horizon)
         return self.positions[where], self.present[where]
 
 
 def make_state_meter(probe: Path, dataset: Path, references: Windows) -> StateMeter:
-    """The meter of an evaluation. `probe`, `dataset`: folders of their jobs; the references are of the held-out split.
+    """The meter of an evaluation. `probe`, `dataset`: folders of their jobs. The references are from the held-out split.
 
-    UserError where the probe or the memory of the dataset cannot be read.
+    Raises UserError if the probe or the memory of the dataset cannot be read.
     """
     network, description = load_probe(probe, references.first.device)
     states = read_states(description.game, load_ram(dataset, "heldout"))
@@ -125,7 +128,7 @@ def make_state_meter(probe: Path, dataset: Path, references: Windows) -> StateMe
 def state_rows(errors: Mapping[str, NDArray[np.floating]], baseline: str = "") -> list[Row]:
     """Means over trajectories and the horizon, and at its last step (`_final`), of all objects together and of each.
 
-    The position error is that of the objects that are both in truth and in the frame, NaN where there is none.
+    The position error covers the objects that are in both the true and the given frame. It is NaN if there are none.
     """
     rows = []
     for measure in (POSITION, PRESENCE):
@@ -141,7 +144,8 @@ def _mean(values: NDArray[np.floating]) -> float:
 
 
 def probe_rows(places: Array, seen: NDArray[np.bool_], positions: Array, present: NDArray[np.bool_]) -> list[Row]:
-    """How well a probe reads true frames it was not trained on: (N, K, 2) pixels and (N, K), as read and as they are."""
+    """The probe's accuracy on true frames that it was not trained on, from read and true positions (N, K, 2) in pixels and presence (N,
+    K)."""
     both = seen & present
     distance = np.linalg.norm(places - positions, axis=-1)[both]
     median, most = np.quantile(distance, [0.5, 0.95]) if distance.size else (np.nan, np.nan)

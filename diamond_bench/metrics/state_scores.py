@@ -1,4 +1,4 @@
-"""CRPS and ranks of object positions: where the state probe sees a game's objects in K sampled futures."""
+"""CRPS and ranks of object positions that the state probe reads in K sampled futures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,23 +18,24 @@ CRPS, SCORED, RANKS = "state_crps", "state_scored_share", "state_ranks"
 _TIES = 2
 """Last entry of the seed that breaks ties between ranks."""
 _DECIMALS = 3
-"""Positions are ranked to a thousandth of a pixel: equal frames read in other batches differ in their last bits."""
+"""Decimals of positions before ranking: readings of equal frames differ in their last bits between batches."""
 
 
 def state_scores(meter: StateMeter, imagined: Tensor, play: WindowBatch, rows: Sequence[int], keys: Sequence[Key]) -> Arrays:
-    """Scores of the positions of O objects in K futures of each of the n references `rows`; arrays (n,).
+    """Scores of the positions of O objects in K futures of each of the n references `rows`. Arrays (n,).
 
     Args:
         imagined: (n, K, T, 3, h, w) uint8.
-        play: the references, of T frames after the context.
-        keys: one per reference; it seeds the choice between equal ranks.
+        play: the references, with T frames after the context.
+        keys: one per reference, the seed that breaks ties between ranks.
 
-    `state_crps`: fair CRPS in pixels against the true position in the console's memory, the mean over x and y, objects and frames.
-    It takes the objects that are truly there and that the probe finds in all K samples. `state_scored_share`: their share of all objects
-    that are truly there. Both are NaN where the mean is over nothing. `copy_...`: the same of copying the last frame, and `true_...` of
-    the true frames themselves, each as equal samples. `state_ranks` (n, K + 1): how often the true x or y had each rank among the
-    samples, where the probe finds the object in all K and in the true frame. All K + 1 positions are as the probe reads them, so that its
-    own errors do not bend the ranks of a perfect sampler.
+    Returns:
+    - `state_crps`: fair CRPS in pixels against the true position in the console's memory, the mean over x and y, objects and frames. It
+      covers the objects that are truly there and that the probe finds in all K samples.
+    - `state_scored_share`: their share of all objects that are truly there. Both are NaN if there are none.
+    - `copy_...`: the same scores for the copied last frame, as equal samples. `true_...`: for the true frames themselves.
+    - `state_ranks` (n, K + 1): how often the true x or y had each rank among the samples, if the probe finds the object in all K samples
+      and in the true frame. The probe reads all K + 1 positions, so that its own errors do not distort the ranks of a perfect sampler.
     """
     places, seen = read_frames(meter.network, imagined)  # (n, K, T, O, 2), (n, K, T, O)
     true_places, true_seen = read_frames(meter.network, play.true)
@@ -67,6 +68,6 @@ def state_score_rows(arrays: Mapping[str, NDArray[Any]]) -> list[Row]:
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Sums of each start over those of another array, both (n, T, O) -> (n,); NaN where the latter is 0."""
+    """Ratios of sums per start, both arrays (n, T, O) -> (n,). NaN if the divisor is 0."""
     above, below = part.sum(axis=(1, 2), dtype=np.float64), whole.sum(axis=(1, 2), dtype=np.float64)
     return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))

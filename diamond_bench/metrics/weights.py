@@ -1,9 +1,9 @@
-"""Where the weights of the learned metrics are, and whether they are the right ones. Without torch.
+"""Locates and verifies the weights of the learned metrics. Without torch.
 
-A file is looked for in $DIAMOND_BENCH_WEIGHTS (default ~/.cache/diamond_bench/weights), then in torch hub's own download folder.
-Nothing is downloaded but by weights_download.fetch. Every file is checked against a SHA-256 before it is read. Of files made for
-torch hub only the first eight digits are published (they end the file's name): a guard against accident rather than malice, so such a
-file is besides never unpickled freely, and a result records the whole digest that was found.
+A file is searched in $DIAMOND_BENCH_WEIGHTS (default ~/.cache/diamond_bench/weights), then in torch hub's download folder. Only
+weights_download.fetch downloads anything. Every file is checked against a SHA-256 before it is read. For files of torch hub, only the first
+eight digits are published, at the end of the file's name. They protect against accidents but not against malice, so such a file is never
+unpickled without restrictions, and a result records the full digest.
 """
 
 import functools
@@ -18,7 +18,7 @@ from diamond_bench.errors import UserError
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of one learned metric: its name, and the files that may hold them, each with (the start of) its SHA-256."""
+    """The weights of one learned metric: its name, and the files that may contain them, each with (the start of) its SHA-256."""
 
     metric: str
     files: dict[str, str]
@@ -52,7 +52,7 @@ WEIGHTS: dict[str, Weights] = {
 
 @dataclass(frozen=True)
 class WeightsStatus:
-    """One file of weights, as `diamond-bench weights list` shows it. `command` mends what is missing or corrupt."""
+    """A weights file, for `diamond-bench weights list`. `command` fetches a missing or corrupt file."""
 
     name: str
     metric: str
@@ -65,7 +65,7 @@ class WeightsStatus:
 
 
 def folder() -> Path:
-    """Where `fetch` puts weights, and the first place they are looked for."""
+    """The folder where `fetch` stores weights, and which is searched first."""
     chosen = os.environ.get("DIAMOND_BENCH_WEIGHTS")
     return Path(chosen).expanduser() if chosen else _cache_home() / "diamond_bench" / "weights"
 
@@ -81,15 +81,15 @@ def _cache_home() -> Path:
 
 
 def locate(name: str) -> Path | None:
-    """The file that holds the weights `name`, unchecked; None where there is none."""
+    """The file with the weights `name`, unchecked, or None."""
     places = (place / file for place in (folder(), hub_folder()) for file in WEIGHTS[name].files)
     return next((path for path in places if path.is_file()), None)
 
 
 def checked(name: str, path: Path | None = None, sha256: str | None = None) -> tuple[Path, str]:
-    """The file that holds the weights `name`, with its SHA-256, which begins with `sha256` (default: the pinned digests).
+    """The file with the weights `name`, and its SHA-256, which begins with `sha256` (default: the pinned digests).
 
-    Raises UserError where there is no file, or it is another one.
+    Raises UserError if there is no file, or another one.
     """
     path = path or locate(name)
     if path is None or not path.is_file():
@@ -110,7 +110,7 @@ def _pins(name: str, path: Path) -> tuple[str, ...]:
 
 
 def command(name: str) -> str:
-    """The command that gets the weights `name`."""
+    """The command that fetches the weights `name`."""
     return f"diamond-bench weights fetch {WEIGHTS[name].metric}"
 
 
@@ -126,7 +126,7 @@ def _cached_digest(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def status() -> list[WeightsStatus]:
-    """Every file of weights: where it is, how large, and whether it is the right one."""
+    """All weights files: path, size, and whether each is the right one."""
     return [status_of(name) for name in WEIGHTS]
 
 

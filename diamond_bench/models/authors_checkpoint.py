@@ -293,8 +293,8 @@ def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int |
     config, size = fits[0]
     if not numbered and not all(config.down):
         raise UserError(
-            f"which {sum(config.down)} of the {len(places)} stages of its actor-critic end in max-pooling cannot be derived from its tensors; "
-            f"only agents in which all do can be read, or whose layers' numbering shows which"
+            f"its tensors do not show which {sum(config.down)} of the {len(places)} stages of its actor-critic end in max-pooling; "
+            f"only agents in which all do, or whose layers' numbering shows it, can be read"
         )
     return config, size
 

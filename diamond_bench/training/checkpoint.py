@@ -112,9 +112,7 @@ def load_checkpoints(folder: Path, say: Callable[[str], None]) -> Iterator[tuple
                 yield int(match[1]), state, path
                 continue
         else:
-            say(
-                f"{path} is damaged (its digest is not the one in its name); set aside, and the previous checkpoint is used, if there is one"
-            )
+            say(f"{path} is damaged (its digest is not the one in its name); set aside, trying the previous checkpoint")
         path.rename(path.with_suffix(".damaged"))
 
 
