@@ -1,1 +1,1 @@
-"""Atari preprocessing and scripted experts."""
+"""Games: Atari with the authors' preprocessing, synthetic worlds, and policies that play them."""

@@ -1,7 +1,7 @@
 """Atari as DIAMOND plays it (paper appendix; method section 6): preprocessing and saved states.
 
-What a *lost life* is, everywhere in this project: the emulator's counter of lives is lower after the step than before it. (The
-authors compare with the lowest count since the reset, and so miss a life lost right after one was won.)
+Throughout this project, a *lost life* means that the emulator's counter of lives is lower after the step than before it. (The authors
+compare with the lowest count since the reset, and so miss a life that is lost right after one was won.)
 """
 
 from dataclasses import dataclass
@@ -21,38 +21,38 @@ from diamond_bench.envs.lives import Frame
 
 @dataclass(frozen=True)
 class SavedState:
-    """Everything an `AtariEnv` needs to go on exactly as it would have: plain bytes, arrays and numbers, no pickle."""
+    """The complete state of an `AtariEnv`, as plain bytes, arrays and numbers, without pickles."""
 
     emulator: bytes
-    """ALEState.serialize(), the emulator's random state included."""
+    """ALEState.serialize(), with the emulator's random state."""
     frames: npt.NDArray[np.uint8]
-    """(2, 210, 160, 3), the last two screens; with env.pooling=in_place the second is the maximum of both."""
+    """(2, 210, 160, 3), the last two screens. With env.pooling=in_place the second one is the maximum of both."""
     lives: int
     random: dict[str, Any]
-    """State of the generator that draws the number of no-ops; fit for JSON."""
+    """State of the generator that draws the number of no-ops, as JSON data."""
 
 
 class AtariEnv(gymnasium.Env[Frame, int]):
     """`<Game>NoFrameskip-v4` with its minimal action set, preprocessed.
 
-    A step repeats the action for `frame_skip` emulator frames; the observation is the maximum over the screens after the last two
-    of them, resized by area to (frame_size, frame_size, 3), uint8, RGB. Rewards are raw and summed over the skipped frames. The frame
-    that ends a game leaves its screen unread (as the authors have it): a last observation can equal the one before. A game that ends on
-    the last frame of a skip ends with the maximum of the screen before that frame and the last screen kept, which `pooling` names.
-    `terminated` is game over; `truncated` is the emulator's own limit of 108,000 frames.
+    A step repeats the action for `frame_skip` emulator frames. The observation is the maximum over the screens after the last two of them,
+    resized by area to (frame_size, frame_size, 3), uint8, RGB. Rewards are raw and summed over the skipped frames. As in the authors' code,
+    the screen of the frame that ends a game is not read, so a last observation can equal the previous one. If a game ends on the last frame
+    of a skip, the observation is the maximum of the screen before that frame and the last screen kept, as set by `pooling`. `terminated`
+    means game over. `truncated` is the emulator's own limit of 108,000 frames.
 
-    info: `lives` (int), `life_loss` (bool, see the module's rule; also true on the step that loses the last life), `ram`
-    ((128,) uint8, the console's memory after the step), `frame_number` (emulator frames since the game's start).
+    info: `lives` (int), `life_loss` (bool, by the module's rule; also true on the step that loses the last life), `ram` ((128,) uint8, the
+    console's memory after the step), `frame_number` (emulator frames since the game's start).
 
-    Reset plays U{1..max_noops} frames of action 0 (none where max_noops is 0). Without sticky actions a game is a function of the
-    number of no-ops and the actions alone: a seed decides nothing else.
+    Reset plays U{1..max_noops} frames of action 0 (none if max_noops is 0). Without sticky actions a game depends only on the number of
+    no-ops and the actions: a seed decides nothing else.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012  (gymnasium's own contract)
     render_mode = "rgb_array"
 
     def __init__(self, game: str, config: EnvConfig) -> None:
-        """UserError with the nearest names for an unknown game."""
+        """Raises UserError with the nearest names for an unknown game."""
         env: Any = gymnasium.make(environment_id(game), repeat_action_probability=config.sticky_actions, disable_env_checker=True)
         self._raw = env.unwrapped
         self._ale: ale_py.ALEInterface = self._raw.ale
@@ -65,7 +65,7 @@ class AtariEnv(gymnasium.Env[Frame, int]):
         self.observation_space = spaces.Box(0, 255, (config.frame_size, config.frame_size, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """Start a game. A seed restarts the draws of no-ops and of sticky actions; without one they go on."""
+        """Starts a game. A seed restarts the draws of no-ops and sticky actions. Without a seed they continue."""
         super().reset(seed=seed)
         self._raw.reset(seed=seed)
         if self._config.max_noops > 0:
@@ -79,7 +79,7 @@ class AtariEnv(gymnasium.Env[Frame, int]):
         return self._observe(), self._info(life_loss=False)
 
     def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """Play one action for frame_skip frames; see the class for what comes back."""
+        """Plays one action for frame_skip frames. The class describes the outputs."""
         reward = 0.0
         code, skip = self._actions[int(action)], self._config.frame_skip
         for frame in range(skip):
@@ -98,7 +98,7 @@ class AtariEnv(gymnasium.Env[Frame, int]):
         return frame
 
     def save_state(self) -> SavedState:
-        """The state now; `load_state` brings it back exactly, in this process or another (same game and config)."""
+        """The present state. `load_state` restores it exactly, in this process or another (same game and config)."""
         return SavedState(
             emulator=self._ale.cloneState(include_rng=True).serialize(),
             frames=self._screens.copy(),
@@ -107,14 +107,14 @@ class AtariEnv(gymnasium.Env[Frame, int]):
         )
 
     def load_state(self, state: SavedState) -> None:
-        """Go on from a saved state. Nothing of it is executed: the emulator reads its own byte format."""
+        """Restores a saved state. None of it is executed: the emulator reads its own byte format."""
         self._ale.restoreState(ale_py.ALEState(state.emulator))
         self._screens[:] = state.frames
         self._lives = state.lives
         self._raw.np_random.bit_generator.state = state.random
 
     def close(self) -> None:
-        """Free the emulator."""
+        """Frees the emulator."""
         self._raw.close()
 
     def _observe(self) -> Frame:

@@ -1,4 +1,4 @@
-"""The Atari games, without their emulator: what planning asks of them."""
+"""The Atari games for planning, without their emulator."""
 
 import functools
 from collections.abc import Mapping

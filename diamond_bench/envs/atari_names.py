@@ -18,7 +18,7 @@ def names() -> list[str]:
 
 
 def environment_id(game: str) -> str:
-    """The gymnasium id of a game's raw environment. UserError with the nearest names for an unknown game."""
+    """The gymnasium id of a game's raw environment. Raises UserError with the nearest names for an unknown game."""
     if game not in names():
         raise UserError(f"game={game!r}: unknown game: {nearest(game, names())}")
     return f"{game}{_SUFFIX}"

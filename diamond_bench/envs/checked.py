@@ -1,4 +1,5 @@
-"""Environments that must keep what their family says of them: a mistake in a new family is named at the step where it is made."""
+"""A wrapper that compares an environment with its family's description, so that a mistake in a new family is reported at the step where it
+occurs."""
 
 import math
 from dataclasses import replace
@@ -13,7 +14,7 @@ from diamond_bench.spaces import ActionSpec, WorldSpec
 
 
 class CheckedEnv(gymnasium.Wrapper[Frame, Any, Frame, Any]):
-    """Passes everything through, and raises UserError for a space, a frame, a reward or an end that `spec` rules out."""
+    """Passes everything through. Raises UserError for a space, frame, reward or end that contradicts `spec`."""
 
     def __init__(self, env: gymnasium.Env[Frame, Any], game: str, spec: WorldSpec) -> None:
         super().__init__(env)
@@ -26,12 +27,12 @@ class CheckedEnv(gymnasium.Wrapper[Frame, Any, Frame, Any]):
             raise self._mistake(f"action_space is {taken}, where its family says {spec.actions.space()}")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """As the environment's."""
+        """See the environment."""
         frame, info = self.env.reset(seed=seed, options=options)
         return self._checked(frame, "reset"), info
 
     def step(self, action: Any) -> tuple[Frame, Any, bool, bool, dict[str, Any]]:
-        """As the environment's."""
+        """See the environment."""
         frame, reward, terminated, truncated, info = self.env.step(action)
         if self._spec.rewards and not math.isfinite(reward):
             raise self._mistake(f"step gave the reward {reward}, where a finite number was expected (rewards=False: the game has none)")

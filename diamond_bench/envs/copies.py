@@ -1,4 +1,4 @@
-"""Observations that stay what they were: many environments write each new observation into the array that they returned before."""
+"""Observations that do not change later: many environments write each new observation into the array that they returned before."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from diamond_bench.envs.lives import Frame
 
 
 class CopiedFrames(gymnasium.Wrapper[Frame, int, Frame, int]):
-    """Hands out copies of the observation and of the arrays in info. Everything that keeps frames plays in environments wrapped so."""
+    """Returns copies of the observation and of the arrays in info. All code that keeps frames plays in environments with this wrapper."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """As the environment's."""
+        """See the environment."""
         frame, info = self.env.reset(seed=seed, options=options)
         return np.array(frame), _copied(info)
 
     def step(self, action: int) -> tuple[Frame, Any, bool, bool, dict[str, Any]]:
-        """As the environment's."""
+        """See the environment."""
         frame, reward, terminated, truncated, info = self.env.step(action)
         return np.array(frame), reward, terminated, truncated, _copied(info)
 
 
 def copy_frames(env: SyncVectorEnv) -> None:
-    """Wraps each of the environments in `CopiedFrames`. Without it a final observation could show the reset that follows it."""
+    """Wraps each environment in `CopiedFrames`. Otherwise a final observation could show the following reset."""
     env.envs = [one if isinstance(one, CopiedFrames) else CopiedFrames(one) for one in env.envs]
 
 

@@ -1,6 +1,6 @@
-"""Scripted experts of Atari games, which read the console's memory. No torch.
+"""Scripted experts for Atari games, which read the console's memory. Without torch.
 
-The RAM addresses were found by watching them; they agree with those of Anand et al. 2019 (AtariARI).
+The RAM addresses were found by observation. They agree with those of Anand et al. 2019 (AtariARI).
 """
 
 import itertools
@@ -11,7 +11,7 @@ from diamond_bench.envs.policies import Policy, Ram
 
 
 class Breakout:
-    """Meets the ball where it will come down, with the paddle's centre."""
+    """Moves the paddle's centre to where the ball will come down."""
 
     _LEFT, _RIGHT, _BOTTOM = 57, 199, 178  # walls, and the height at which the paddle meets the ball
     _BRICKS_END = 100  # below this height no brick deflects the ball
@@ -37,7 +37,7 @@ class Breakout:
 
 
 class Pong:
-    """Meets the ball with the paddle's upper end, which sends it back too steeply for the opponent; waits in the middle meanwhile."""
+    """Meets the ball with the paddle's upper end, which returns it too steeply for the opponent. Waits in the middle otherwise."""
 
     _TOP, _BOTTOM, _PADDLE_X = 44, 204, 188
     _MIDDLE = 117  # the paddle's waiting position
@@ -68,7 +68,7 @@ class Pong:
         return (0, 3, 2)[_direction(target - paddle - still_to_go, 6.0)]
 
     def _arrival(self, paddle: float, before: int, plan: tuple[int, ...], steps: float) -> float:
-        """Where the paddle is `steps` steps (at most 3) from now if it moves by `plan`."""
+        """Position of the paddle in `steps` steps (at most 3) if it moves by `plan`."""
         moves = (before, self._last, *plan)
         for i in range(math.ceil(steps)):
             change = self._LAG[0] * moves[i + 2] + self._LAG[1] * moves[i + 1] + self._LAG[2] * moves[i]
@@ -77,7 +77,7 @@ class Pong:
 
 
 class Freeway:
-    """Always walks up; cars only push back."""
+    """Always walks up. Cars only push it back."""
 
     def __call__(self, ram: Ram, last_action: int) -> int:
         """NOOP 0, UP 1, DOWN 2."""
@@ -116,14 +116,14 @@ class Boxing:
 
 
 def _between_walls(position: float, low: float, high: float) -> float:
-    """Where something that flew on straight to `position` is, if it bounces between two walls."""
+    """The position of an object that would fly straight to `position`, if it bounces between two walls."""
     width = high - low
     folded = (position - low) % (2 * width)
     return low + (folded if folded <= width else 2 * width - folded)
 
 
 def _direction(error: float, tolerance: float) -> int:
-    """-1, 0 or 1: where to go to make a distance smaller; 0 within the tolerance."""
+    """The direction, -1, 0 or 1, that reduces a distance. 0 within the tolerance."""
     return 0 if abs(error) <= tolerance else 1 if error > 0 else -1
 
 

@@ -1,4 +1,4 @@
-"""What the toolkit asks of a family of environments. Plain data and functions: nothing here loads an emulator, gymnasium or torch."""
+"""The interface of a family of environments, as plain data and functions. Nothing here loads an emulator, gymnasium or torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a game besides its frames."""
+    """Ground truth about a game beyond its frames."""
 
     next_frames: "Callable[[npt.NDArray[np.uint8], Any, Mapping[str, Any]], NextFrames] | None" = None
-    """next_frames(past, action, facts): the distribution of the next frame after `past`, true frames (L, 3, h, w) uint8, oldest first.
-    It returns the modes (m, 3, h, w) uint8 and their probabilities (m,), the less likely first. `facts`: those of dataset.json."""
+    """next_frames(past, action, facts): the distribution of the next frame after `past`, true frames (L, 3, h, w) uint8, oldest first. It
+    returns the modes (m, 3, h, w) uint8 and their probabilities (m,), the less likely first. `facts`: those of dataset.json."""
     past_frames: int = 0
-    """The fewest past frames from which `next_frames` can tell the state."""
+    """Minimum number of past frames from which `next_frames` can derive the state."""
     objects: tuple[str, ...] = ()
-    """Names of the objects whose places `states` reads."""
+    """Names of the objects whose positions `states` reads."""
     states: "Callable[[npt.NDArray[np.uint8]], States] | None" = None
-    """Places of the objects, from the memories (..., 128) that `info["ram"]` gives."""
+    """Positions of the objects, from the memories (..., 128) in `info["ram"]`."""
 
 
 def _no_check(game: str, config: EnvConfig) -> None:
@@ -58,48 +58,48 @@ def _no_truth(game: str) -> Truth:
 class EnvFamily:
     """A family of environments: one module and one line of `ENV_FAMILIES` in envs/games.py.
 
-    Planning imports the module, so it must load torch and emulators inside its functions only. The environments that `make` returns have
-    observations (height, width, 3) uint8, RGB, and the actions of `actions`. Their info may have `ram` ((128,) uint8, the state as the
-    family's experts and `truth` read it) and `life_loss` (bool).
+    Planning imports the module, so it must load torch and emulators within its functions only. The environments of `make` have observations
+    (height, width, 3) uint8, RGB, and the actions of `actions`. Their info may have `ram` ((128,) uint8, the state that the family's
+    experts and `truth` read) and `life_loss` (bool).
     """
 
     about: str
-    """One sentence for tables of the documentation."""
+    """One sentence for tables in the documentation."""
     names: Callable[[], Sequence[str]]
-    """Names of all its games, each beginning with the family's prefix."""
+    """Names of all its games. Each begins with the family's prefix."""
     frames: Callable[[str, EnvConfig], FrameSpec]
     """frames(game, config): height and width of its frames."""
     actions: Callable[[str], ActionSpec]
     """actions(game): its actions, with their names."""
     make: "Callable[[str, EnvConfig], Env]"
-    """make(game, config): the environment in which whole games are played."""
+    """make(game, config): the environment for whole games."""
     conditions: Callable[[str, EnvConfig], Mapping[str, Any]]
-    """conditions(game, config): how the game is played, as a score's protocol record says it."""
+    """conditions(game, config): how the game is played, for a score's protocol record."""
     reads: frozenset[str] = frozenset()
-    """Names of the fields of `EnvConfig` that its games read; each other field must have its neutral value."""
+    """Names of the fields of `EnvConfig` that its games use. All other fields must have their neutral value."""
     action_kind: ActionKind = "Discrete"
-    """The kind of the actions of all its games, which planning asks for: `actions` may take long."""
+    """The kind of the actions of all its games, for planning: `actions` may take long."""
     rewards: bool = True
-    """Whether its games give rewards. If not, what `step` returns as one is ignored."""
+    """Whether its games have rewards. If not, the reward that `step` returns is ignored."""
     ends: bool = True
     """Whether an episode can end by itself."""
     saves: bool = False
     """Whether its environments have `save_state()`, which returns plain data (numbers, text and tensors), and `load_state(data)`, which
-    continues exactly from there. Both are needed to resume the training of an agent, and by the world-model family `oracle`."""
+    continues exactly from there. Resuming an agent's training and the world-model family `oracle` need both."""
     lives: bool = False
     """Whether a lost life ends an episode of an agent's training (info["life_loss"], `LifeLossEnds`)."""
     check: Callable[[str, EnvConfig], None] = _no_check
-    """check(game, config): raises UserError where settings do not fit the game."""
+    """check(game, config): raises UserError if settings do not fit the game."""
     unread: Callable[[EnvConfig], Mapping[str, str]] = _nothing_unread
-    """unread(config): fields of `reads` that change nothing given the others, each with the reason."""
+    """unread(config): fields of `reads` that have no effect given the others, each with the reason."""
     facts: Callable[[EnvConfig], Mapping[str, Any]] = _no_facts
-    """facts(config): what dataset.json says of such an environment."""
+    """facts(config): facts about such an environment for dataset.json."""
     random: Callable[[Mapping[str, Any]], bool | None] = _unknown
-    """random(env): whether the next frame is random given frames and actions; `env` holds the settings of a variant that are known, by
-    the names of `EnvConfig`. None where they do not say."""
+    """random(env): whether the next frame is random given frames and actions. `env` holds the known settings of a variant, by the names of
+    `EnvConfig`. None if they do not determine it."""
     experts: "Mapping[str, Callable[[], Policy]]" = field(default_factory=dict)
     """Scripted experts by game."""
     objects: tuple[str, ...] = ()
-    """Names of the objects that `truth` of any of its games reads: the metric `state` has columns for each."""
+    """Names of the objects that `truth` of any of its games reads. The metric `state` has columns for each."""
     truth: Callable[[str], Truth] = _no_truth
-    """truth(game): what is known of it."""
+    """truth(game): the ground truth about it."""

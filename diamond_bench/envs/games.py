@@ -1,4 +1,4 @@
-"""The games there are, by family, and where to play them. What planning asks takes no torch and no emulator."""
+"""All games, by family, and their environments. The functions for planning need neither torch nor an emulator."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -26,14 +26,14 @@ ENV_FAMILIES: dict[str, str] = {
 """Families by the prefix of their games' names, up to and including a slash: "module:object" of an `EnvFamily`."""
 
 POLICIES = ("random", "expert")
-"""Policies that collect data, by the value of `data.policy`; an agent of the store is another."""
+"""Policies that collect data, by the value of `data.policy`. An agent of the store is a further one."""
 
 _UNREAD = ("frame_size", "pooling")
-"""Fields of `EnvConfig` that conf/env or a scale set for all games: a family that does not read them ignores them. Others it refuses."""
+"""Fields of `EnvConfig` that conf/env or a scale sets for all games. A family that does not use them ignores them, and refuses others."""
 
 
 def family_of(game: str) -> EnvFamily:
-    """The family that the game's name belongs to. UserError with the nearest games where there is no such family."""
+    """The family of a game, by its name. Raises UserError with the nearest games if there is none."""
     head, slash, _ = game.partition("/")
     prefix = f"{head}/" if slash else ""
     if prefix not in ENV_FAMILIES:
@@ -48,16 +48,16 @@ def games() -> list[str]:
 
 
 def check_game(game: str) -> str:
-    """The name itself if there is such a game, else UserError with the nearest names of all families."""
+    """Returns the name if there is such a game. Otherwise raises UserError with the nearest names of all families."""
     if game not in family_of(game).names():
         raise UserError(f"game={game!r}: unknown game: {nearest(game, games())}")
     return game
 
 
 def check_env(game: str | None, config: EnvConfig) -> None:
-    """Raises UserError where settings of the environment do not fit the game, or would change nothing in it.
+    """Raises UserError if settings of the environment do not fit the game, or would have no effect in it.
 
-    None is a dataset of one's own, whose frames are prepared as Atari's.
+    None stands for the user's own dataset, whose frames are prepared like Atari's.
     """
     family = family_of(game or "")
     for key in (f.name for f in fields(EnvConfig) if f.name not in (*family.reads, *_UNREAD)):
@@ -69,7 +69,7 @@ def check_env(game: str | None, config: EnvConfig) -> None:
 
 
 def unread_settings(game: str, config: EnvConfig) -> Iterator[tuple[str, str]]:
-    """(name, why) of the fields of `EnvConfig` that are ignored in this game."""
+    """(name, reason) of the fields of `EnvConfig` that have no effect in this game."""
     family = family_of(game)
     yield from ((name, f"games=[{game}]") for name in _UNREAD if name not in family.reads)
     yield from family.unread(config).items()
@@ -82,27 +82,28 @@ def frames(game: str, config: EnvConfig) -> FrameSpec:
 
 @functools.cache
 def actions(game: str) -> ActionSpec:
-    """A game's actions, with their names (an Atari game loads its ROM). UserError for an unknown game."""
+    """A game's actions, with their names (an Atari game loads its ROM). Raises UserError for an unknown game."""
     return family_of(check_game(game)).actions(game)
 
 
 def spec(game: str, config: EnvConfig) -> WorldSpec:
-    """Frames and actions of a game, and whether it has rewards and ends. UserError for an unknown game."""
+    """Frames and actions of a game, and whether it has rewards and ends. Raises UserError for an unknown game."""
     family = family_of(game)
     return WorldSpec(family.frames(game, config), actions(game), family.rewards, family.ends)
 
 
 def num_actions(game: str) -> int:
-    """How many actions an agent chooses from. UserError for an unknown game, and for one whose actions are not Discrete."""
+    """Number of actions that an agent chooses from. Raises UserError for an unknown game, and if its actions are not Discrete."""
     if actions(game).kind != "Discrete":
         raise UserError(f"{game}: its actions are {actions(game)}; an agent needs Discrete ones")
     return actions(game).sizes[0]
 
 
 def make_env(game: str, config: EnvConfig) -> "Env":
-    """The environment in which a game is played, whole games long.
+    """The environment of a game, for whole games.
 
-    UserError with the nearest names for an unknown game, and, here or in a later step, where it does not keep to what its family says.
+    Raises UserError with the nearest names for an unknown game. Here or in a later step, it also raises UserError if the environment
+    contradicts its family's description.
     """
     from diamond_bench.envs.checked import CheckedEnv
 
@@ -112,10 +113,10 @@ def make_env(game: str, config: EnvConfig) -> "Env":
 def vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool = True) -> "SyncVectorEnv":
     """`num_envs` games stepped together, each reset within the step that ends it (AutoresetMode.SAME_STEP).
 
-    Observations (num_envs, h, w, 3) uint8. Where an episode ends, the observation is the next episode's first frame,
-    `infos["final_obs"][i]` the true final observation, `infos["_final_obs"]` its mask, and `infos["final_info"]` the final step's info;
-    every environment has its own buffers, so each is exactly what it would be alone. `reset(seed=s)` gives environment i the seed s + i.
-    `life_loss_ends` applies `LifeLossEnds` where the game has lives: on in training, off in test.
+    Observations are (num_envs, h, w, 3) uint8. When an episode ends, the observation is the next episode's first frame.
+    `infos["final_obs"][i]` is the true final observation, `infos["_final_obs"]` its mask, and `infos["final_info"]` the final step's info.
+    Every environment has its own buffers, so each behaves exactly as it would alone. `reset(seed=s)` gives environment i the seed s + i.
+    `life_loss_ends` applies `LifeLossEnds` if the game has lives: on in training, off in tests.
     """
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -130,17 +131,17 @@ def vector_env(game: str, config: EnvConfig, num_envs: int, life_loss_ends: bool
 
 
 def score_conditions(game: str, config: EnvConfig) -> Mapping[str, Any]:
-    """How a game is played, as a score's protocol record says it."""
+    """How a game is played, for a score's protocol record."""
     return family_of(game).conditions(game, config)
 
 
 def truth(game: str) -> Truth:
-    """What is known of a game besides its frames."""
+    """The ground truth about a game beyond its frames."""
     return family_of(game).truth(game)
 
 
 def games_with(known: Callable[[Truth], object]) -> list[str]:
-    """The games of all families of which something is known, such as `lambda truth: truth.objects`."""
+    """The games of all families with some ground truth, such as `lambda truth: truth.objects`."""
     return [game for game in games() if known(truth(game))]
 
 
@@ -150,7 +151,8 @@ def all_object_names() -> list[str]:
 
 
 def object_names(game: str) -> tuple[str, ...]:
-    """The objects whose positions can be read from a game's memory, in order. UserError naming the games where they are known."""
+    """The objects whose positions can be read from a game's memory, in order. Raises UserError with the games for which that is
+    possible."""
     objects = truth(game).objects
     if not objects:
         known = ", ".join(games_with(lambda truth: truth.objects))
@@ -162,7 +164,7 @@ def object_names(game: str) -> tuple[str, ...]:
 
 
 def read_states(game: str, ram: "npt.NDArray[np.uint8]") -> "States":
-    """Where a game's objects are, from memories (..., 128). UserError as `object_names`."""
+    """Positions of a game's objects, from memories (..., 128). Raises UserError, see `object_names`."""
     object_names(game)
     states = truth(game).states
     assert states is not None, f"{game}: objects without a way to read them"
@@ -170,13 +172,13 @@ def read_states(game: str, ram: "npt.NDArray[np.uint8]") -> "States":
 
 
 def is_random(game: str, settings: Mapping[str, Any]) -> bool | None:
-    """Whether a game's next frame is random, given a variant's settings by dotted key; None where they do not say."""
+    """Whether a game's next frame is random, given a variant's settings by dotted key. None if they do not determine it."""
     env = {key.removeprefix("env."): value for key, value in settings.items() if key.startswith("env.")}
     return family_of(game).random(env)
 
 
 def check_policy(policy: str, game: str) -> str:
-    """The policy's name if it can collect data in the game, else UserError naming those that can."""
+    """The policy's name if it can collect data in the game. Otherwise raises UserError with those that can."""
     if policy not in POLICIES:
         raise UserError(
             f"data.policy={policy!r}: {nearest(policy, POLICIES)} (or the id of a finished agent in the store; "
@@ -192,7 +194,7 @@ def check_policy(policy: str, game: str) -> str:
 
 
 def make_policy(policy: str, game: str, rng: "np.random.Generator") -> "Policy":
-    """A policy for one episode. UserError as `check_policy`."""
+    """A policy for one episode. Raises UserError, see `check_policy`."""
     from diamond_bench.envs.policies import random_policy
 
     check_policy(policy, game)
@@ -200,7 +202,7 @@ def make_policy(policy: str, game: str, rng: "np.random.Generator") -> "Policy":
 
 
 def environments_table() -> str:
-    """The families as a Markdown table, as docs/data.md shows it: one row per family."""
+    """The families as a Markdown table for docs/data.md, one row per family."""
     lines = ["| Games | What they are | Frames | Actions | Rewards | Ends |", "| --- | --- | --- | --- | --- | --- |"]
     for prefix, path in ENV_FAMILIES.items():
         family: EnvFamily = imported(path)

@@ -13,25 +13,25 @@ Frame = npt.NDArray[np.uint8]
 class LifeLossEnds(gymnasium.Wrapper[Frame, Any, Frame, Any]):
     """Training's rule: a lost life terminates the episode but not the game.
 
-    The reset after such an end leaves the emulator alone: the next episode's first frame is the last one's final observation.
-    A reset with a seed, or after a real game over, starts a new game. info gains `game_over` (bool): the game itself ended
-    (game over or the emulator's frame limit).
+    The reset after such an end does not touch the emulator: the next episode's first frame is the last one's final observation. A reset
+    with a seed, or after a real game over, starts a new game. info has an additional `game_over` (bool): the game itself ended (game over
+    or the emulator's frame limit).
     """
 
     def __init__(self, env: gymnasium.Env[Frame, Any]) -> None:
         super().__init__(env)
         self.resume: tuple[Frame, dict[str, Any]] | None = None
-        """What the next reset returns, where the game goes on."""
+        """The result of the next reset, if the game goes on."""
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """As the environment's, with terminated also true where a life is lost (info["life_loss"])."""
+        """See the environment. terminated is also true if a life is lost (info["life_loss"])."""
         frame, reward, terminated, truncated, info = self.env.step(action)
         info["game_over"] = terminated or truncated
         self.resume = (frame, {**info, "life_loss": False}) if info["life_loss"] and not info["game_over"] else None
         return frame, float(reward), terminated or info["life_loss"], truncated, info
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """Begin the next episode: in the same game after a lost life, else in a new one."""
+        """Begins the next episode: in the same game after a lost life, else in a new one."""
         resume, self.resume = self.resume, None
         if resume is not None and seed is None:
             return resume

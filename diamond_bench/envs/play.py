@@ -1,4 +1,4 @@
-"""Playing real games with a policy: collection that can be saved and taken up again exactly, and test episodes."""
+"""Playing real games with a policy: collection that can be saved and resumed exactly, and test episodes."""
 
 import json
 from collections.abc import Callable, Container, Sequence
@@ -26,7 +26,7 @@ class Player(Protocol):
     """A policy with memory."""
 
     def initial_state(self, num_games: int) -> State:
-        """The memory at the start of an episode, a row a game."""
+        """The memory at the start of an episode, one row per game."""
         ...
 
     def __call__(self, frames: npt.NDArray[np.uint8], state: State) -> tuple[Tensor, State]:
@@ -36,62 +36,62 @@ class Player(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """n consecutive steps of one environment, episodes' ends included."""
+    """n consecutive steps of one environment, across episodes."""
 
     frames: npt.NDArray[np.uint8]
-    """(n, h, w, 3), what was seen."""
+    """(n, h, w, 3), the frame before each action."""
     actions: npt.NDArray[np.int64]
     """(n,), taken after the frame."""
     rewards: npt.NDArray[np.float32]
     """(n,), raw."""
     ends: npt.NDArray[np.bool_]
-    """(n,), by the environment's rule; in training a lost life is one."""
+    """(n,), by the environment's rule. In training a lost life is an end."""
     truncations: npt.NDArray[np.bool_]
     """(n,)."""
     next_frames: npt.NDArray[np.uint8]
-    """(n, h, w, 3), what the action led to: where an episode ended, its true final frame."""
+    """(n, h, w, 3), the frame after each action: at the end of an episode, its true final frame."""
 
 
 class Sink(Protocol):
-    """Where steps go; `Replay` is one."""
+    """The receiver of steps, such as `Replay`."""
 
     def append(self, env: int, steps: Steps) -> None:
-        """Take steps of environment `env` that follow those it had."""
+        """Receives steps of environment `env` that follow its previous steps."""
         ...
 
 
 @dataclass(frozen=True)
 class Game:
-    """A game played to its end, or cut."""
+    """A game that ended or was truncated."""
 
     score: float
-    """Sum of raw rewards, lost lives or not."""
+    """Sum of raw rewards over the whole game, across lost lives."""
     length: int
     """Steps."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a call of `Collector.collect` added."""
+    """The result of a call of `Collector.collect`."""
 
     steps: int
     """Real environment steps."""
     reward_signs: tuple[int, int, int]
-    """How many rewards were negative, zero, positive."""
+    """Number of negative, zero and positive rewards."""
     episodes: int
-    """Episodes that ended or were cut."""
+    """Episodes that ended or were truncated."""
     games: tuple[Game, ...]
-    """Games that came to their end."""
+    """Games that ended."""
 
 
 class Scoreboard:
-    """Raw scores of the games that are being played in a vector environment, lost lives or not."""
+    """Raw scores of the running games in a vector environment, across lost lives."""
 
     def __init__(self, num_envs: int) -> None:
         self._scores, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
 
     def count(self, rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], infos: dict[str, Any]) -> list[Game]:
-        """Take a step's rewards; returns the games that ended. infos["final_info"]["game_over"] tells them from lost lives."""
+        """Adds a step's rewards. Returns the games that ended, which infos["final_info"]["game_over"] distinguishes from lost lives."""
         self._scores += rewards
         self._lengths += 1
         games = []
@@ -107,28 +107,28 @@ class Scoreboard:
         return [self._scores.tolist(), self._lengths.tolist()]
 
     def restore(self, saved: list[Any]) -> None:
-        """Go on from `save`."""
+        """Continues from `save`."""
         self._scores, self._lengths = np.array(saved[0]), np.array(saved[1])
 
 
 class Collector:
-    """Plays on in a vector environment, from where it stopped, and hands every step on.
+    """Plays in a vector environment, continues where it stopped, and passes every step to the sink.
 
-    With probability epsilon, one coin for all environments a step, all act uniformly at random; else each action is drawn from
-    softmax(logits / temperature). An environment's memory starts anew where its episode ends (in training: with each lost life).
+    With probability epsilon, decided once per step for all environments, all actions are uniformly random. Otherwise each action is drawn
+    from softmax(logits / temperature). An environment's memory is reset when its episode ends (in training: with each lost life).
     """
 
     def __init__(self, env: SyncVectorEnv, player: Player, sink: Sink, seed: int, epsilon: float = 0.0, temperature: float = 1.0) -> None:
         """Resets `env` with `seed`, and wraps its environments in `CopiedFrames`.
 
-        It must reset environments within the step that ends them, as `vector_env` does. Raises ValueError where it does not.
+        It must reset environments within the step that ends them, as `vector_env` does. Raises ValueError otherwise.
         """
         if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
             raise ValueError(f"the environment must have AutoresetMode.SAME_STEP, not {env.metadata.get('autoreset_mode')}")
         copy_frames(env)
         self.epsilon, self.temperature = epsilon, temperature
         self.real_steps = 0
-        """Environment steps taken since the beginning, all environments together."""
+        """Total number of environment steps, over all environments."""
         self._env, self._player, self._sink = env, player, sink
         self._rng = np.random.default_rng(seed)
         self._frames: npt.NDArray[np.uint8] = env.reset(seed=seed)[0]
@@ -136,7 +136,7 @@ class Collector:
         self._scores = Scoreboard(env.num_envs)
 
     def collect(self, num_steps: int) -> Collected:
-        """Play `num_steps` steps in each environment."""
+        """Plays `num_steps` steps in each environment."""
         parts = [self._play(min(_BLOCK, num_steps - done)) for done in range(0, num_steps, _BLOCK)]
         negative, zero, positive = (sum(part.reward_signs[sign] for part in parts) for sign in range(3))
         return Collected(
@@ -181,9 +181,9 @@ class Collector:
             self._state = _where(over, self._player.initial_state(self._env.num_envs), self._state)
 
     def save(self) -> dict[str, Any]:
-        """Everything needed to go on exactly so: numbers, text and tensors only, which `torch.load(weights_only=True)` reads.
+        """The complete state as numbers, text and tensors, which `torch.load(weights_only=True)` reads.
 
-        The emulators' states are their own bytes; the player's weights and the sink are not in it.
+        The emulators' states are their own bytes. The player's weights and the sink are not included.
         """
         return {
             "real_steps": self.real_steps,
@@ -195,7 +195,7 @@ class Collector:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from where `save` was called, in this process or another. ValueError for another number of environments."""
+        """Continues from `save`, in this process or another. Raises ValueError for another number of environments."""
         if len(saved["envs"]) != self._env.num_envs:
             raise ValueError(f"saved with {len(saved['envs'])} environments, restored with {self._env.num_envs}")
         self.real_steps = saved["real_steps"]
@@ -209,7 +209,7 @@ class Collector:
 
 
 def draw_actions(logits: Tensor, temperature: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """One action a row, drawn from softmax(logits / temperature); (n, actions) -> (n,)."""
+    """One action per row, drawn from softmax(logits / temperature). (n, actions) -> (n,)."""
     scaled = logits.detach().to("cpu", torch.float64).numpy() / temperature
     actions: npt.NDArray[np.int64] = np.argmax(scaled + rng.gumbel(size=scaled.shape), axis=1)
     return actions
@@ -222,13 +222,13 @@ class TestGame(Game):
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
     index: int
-    """Which of the episodes."""
+    """Index of the episode."""
     cut: bool
-    """By the limit of steps or the emulator's, not game over."""
+    """Whether a limit of steps ended it (this function's or the emulator's), and not game over."""
 
 
 Watch = Callable[[int, Frame, int, float], None]
-"""watch(episode, frame seen, action, raw reward), every step."""
+"""watch(episode, frame before the action, action, raw reward), called at every step."""
 
 
 def play_test_games(
@@ -245,13 +245,13 @@ def play_test_games(
     skip: Container[int] = (),
     on_game: Callable[[TestGame], None] = lambda game: None,
 ) -> list[TestGame]:
-    """Play `num_games` whole games, `num_envs` side by side, and score them by raw rewards; in order of their index.
+    """Plays `num_games` whole games, `num_envs` in parallel, and returns them by index, with scores from raw rewards.
 
-    Game i is played in environment i modulo num_envs, each to its end, so that long games are not left out. Its no-ops, coins and
-    actions come from (seed, i) alone: beyond the rounding of another batch size, it does not matter how many share a batch.
-    `make_env` makes an environment without training's rules: one where a lost life ends the episode is refused (ValueError).
-    A game is cut after `max_steps` steps. `watch` is told every step; `sink` is given them all, environment by environment.
-    Games in `skip` are not played (they were before); `on_game` is told of each as it ends.
+    Game i is played in environment i modulo num_envs, each to its end, so that long games are not left out. Its no-ops, random choices and
+    actions depend on (seed, i) alone: apart from the rounding of another batch size, the number of parallel games does not matter.
+    `make_env` makes an environment without training's rules. One in which a lost life ends the episode is refused (ValueError). A game is
+    truncated after `max_steps` steps. `watch` is called at every step. `sink` receives all steps, environment by environment. Games in
+    `skip` are not played again. `on_game` is called with each finished game.
     """
     shares = [[game for game in range(i, num_games, num_envs) if game not in skip] for i in range(min(num_envs, num_games))]
     tables = [_Table(make_env(), share, seed, sink, i) for i, share in enumerate(shares) if share]
@@ -279,7 +279,7 @@ def play_test_games(
 
 
 class _Table:
-    """An environment and the games it has to play."""
+    """An environment and the games to play in it."""
 
     def __init__(self, env: gymnasium.Env[Frame, int], games: Sequence[int], seed: int, sink: Sink | None, number: int) -> None:
         if any(isinstance(layer, LifeLossEnds) for layer in layers(env)):
@@ -301,7 +301,7 @@ class _Table:
         self.frame, _ = self._env.reset(seed=int(self.rng.integers(2**31)))
 
     def step(self, action: int, max_steps: int) -> tuple[float, bool, bool]:
-        """Reward, whether the game is over, and whether it is over or cut."""
+        """Reward, whether the game is over, and whether it is over or truncated."""
         seen = self.frame
         self.frame, raw, terminated, truncated, _ = self._env.step(action)
         reward = float(raw)

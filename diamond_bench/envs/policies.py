@@ -1,7 +1,7 @@
-"""Policies that collect static data: uniformly random, scripted, and with a share of random actions. No torch.
+"""Policies that collect static data: uniformly random, scripted, and with a share of random actions. Without torch.
 
-A policy is made for each episode and called once per step with the environment's memory (`info["ram"]`, None where it has none) and
-the action played before (with epsilon, not always its own). It returns an action.
+A policy is created for each episode. It is called once per step with the environment's memory (`info["ram"]`, or None) and the previous
+action (with epsilon, not always its own), and returns an action.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from diamond_bench.spaces import ActionSpec
 
 Ram = npt.NDArray[np.uint8]
 Action = Any
-"""An int of a Discrete space, else an array (k,)."""
+"""An int for a Discrete space, else an array (k,)."""
 Policy = Callable[[Any, Action], Action]
-"""(memory, action really played in the step before; zeros at first) -> action."""
+"""(memory, action actually played in the previous step, at first zeros) -> action."""
 
 
 def random_action(actions: ActionSpec, rng: np.random.Generator) -> Action:
@@ -34,7 +34,7 @@ def random_policy(actions: ActionSpec, rng: np.random.Generator) -> Policy:
 
 
 class EpsilonGreedy:
-    """A policy of which each action is replaced, with probability epsilon and always in the first steps, by a uniformly random one."""
+    """A policy whose actions are replaced by uniformly random ones, with probability epsilon, and always in the first steps."""
 
     def __init__(self, policy: Policy, epsilon: float, random_start: int, actions: ActionSpec, rng: np.random.Generator) -> None:
         """`random_start`: number of random steps at the start."""
@@ -43,7 +43,7 @@ class EpsilonGreedy:
         self._last: Action = 0 if actions.kind == "Discrete" else np.zeros(actions.shape, actions.dtype)
 
     def __call__(self, ram: Ram | None) -> Action:
-        """The action to play; the policy sees every step, also those it does not decide."""
+        """The action to play. The policy receives every step, also those with random actions."""
         action = self._policy(ram, self._last)
         coin, other = self._rng.random(), random_action(self._actions, self._rng)
         at_random = self._random_left > 0 or coin < self._epsilon

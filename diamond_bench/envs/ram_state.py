@@ -1,10 +1,10 @@
-"""Where the ball, the paddles and the players of an Atari game are, read from the console's memory.
+"""Positions of the ball, the paddles and the players of Atari games, read from the console's memory.
 
-Planning looks into the table: no torch, and numpy only where memories are read.
+Planning uses the table, so this module imports no torch, and NumPy only where memories are read.
 
-The addresses agree with those of Anand et al. 2019 (AtariARI); offsets, sizes and fields were measured on the 210 x 160 screens of each
-game, by colour (tests/test_state_probe.py measures them again). The memory of a step is that of its last emulator frame; an
-observation is the maximum over the last two, so a moving thing's middle lies up to half a frame's move from what is read here.
+The addresses agree with those of Anand et al. 2019 (AtariARI). Offsets, sizes and fields were measured on the 210 x 160 screens of each
+game, by colour (tests/test_state_probe.py measures them again). The memory of a step is that of its last emulator frame. An observation is
+the maximum over the last two frames, so the middle of a moving object may differ by half a frame's move from the position here.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ SCREEN = (160, 210)
 
 @dataclass(frozen=True)
 class Coordinate:
-    """One coordinate of an object's middle on the screen, in screen pixels: offset + sign * RAM[address]; a constant without address."""
+    """One coordinate of an object's middle on the screen, in screen pixels: offset + sign * RAM[address]. Without an address it is
+    constant."""
 
     offset: float
     address: int | None = None
@@ -30,14 +31,14 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class GameObject:
-    """A thing of a game, and how to read its place."""
+    """An object of a game, and how to read its position."""
 
     x: Coordinate
     y: Coordinate
     size: tuple[int, int]
     """Width and height of its box, in screen pixels."""
     field: tuple[float, float, float, float] = (0.0, 0.0, 160.0, 210.0)
-    """Left, top, right and bottom of where it is drawn; what lies outside is cut off. Zeros, for what is not in play, lie outside."""
+    """Left, top, right and bottom of the area where it is drawn. Parts outside are cut off. Zeros, for objects not in play, lie outside."""
 
 
 _BREAKOUT = (8.0, 32.0, 152.0, 193.0)
@@ -64,17 +65,17 @@ OBJECTS: Mapping[str, Mapping[str, GameObject]] = {
 
 @dataclass(frozen=True)
 class States:
-    """Where the K objects of a game are, in N frames, in the order of the game's table."""
+    """Positions of the K objects of a game in N frames, in the order of the game's table."""
 
     positions: "npt.NDArray[np.float32]"
-    """(..., K, 2): x and y of the middle of each object's visible part, as a share of the frame's side, from its upper left corner; 0
-    where it is not there."""
+    """(..., K, 2): x and y of the middle of each object's visible part, as fractions of the frame's sides, from the upper left corner. 0 if
+    it is not there."""
     present: "npt.NDArray[np.bool_]"
     """(..., K)."""
 
 
 def read_states(game: str, ram: "npt.NDArray[np.uint8]") -> States:
-    """The states that memories (..., 128) tell. KeyError for a game without a table, ValueError for another shape."""
+    """The states read from memories (..., 128). Raises KeyError for a game without a table, and ValueError for another shape."""
     import numpy as np
 
     if ram.shape[-1] != 128:

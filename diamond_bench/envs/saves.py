@@ -12,7 +12,7 @@ from diamond_bench.envs.lives import Frame, LifeLossEnds
 
 
 def layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
-    """The wrappers from the outermost inwards, and the environment itself."""
+    """The wrappers from the outside in, and the environment itself."""
     found = [env]
     while isinstance(found[-1], gymnasium.Wrapper):
         found.append(found[-1].env)
@@ -20,9 +20,9 @@ def layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
 
 
 def save_env(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
-    """The state of an environment and of `LifeLossEnds` around it; emulators give their own bytes.
+    """The state of an environment and of a `LifeLossEnds` around it. Emulators give their own bytes.
 
-    An environment that is not Atari needs `save_state()`, which returns plain data, and `load_state(data)`; TypeError without.
+    An environment other than Atari needs `save_state()`, which returns plain data, and `load_state(data)`. Raises TypeError without them.
     """
     wrappers: list[Any] = [layer for layer in layers(env) if isinstance(layer, LifeLossEnds)]
     core: Any = env.unwrapped
@@ -40,7 +40,7 @@ def save_env(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
 
 
 def load_env(env: gymnasium.Env[Any, Any], saved: dict[str, Any]) -> None:
-    """Go on from `save_env`, exactly, in an environment made the same way."""
+    """Continues exactly from `save_env`, in an environment that was created in the same way."""
     wrappers: list[Any] = [layer for layer in layers(env) if isinstance(layer, LifeLossEnds)]
     core: Any = env.unwrapped
     state = saved["state"]

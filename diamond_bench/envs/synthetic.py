@@ -1,7 +1,7 @@
-"""Small pixel worlds whose randomness is known: the true distribution of the next frame can be told from past frames and an action.
+"""Small pixel worlds with known randomness: the true distribution of the next frame follows from past frames and an action.
 
-A world is a board of 8 x 8 cells. A walker (white) moves at random; the player (green), in the bottom row, obeys its actions. One function
-of a world, `outcomes`, is both what the environment draws from and what `next_frames` says, so the two cannot differ. No torch.
+A world is a board of 8 x 8 cells. A walker (white) moves at random. The player (green), in the bottom row, obeys its actions. The
+environment and `next_frames` use the same function `outcomes` of a world, so the two cannot differ. Without torch.
 """
 
 import functools
@@ -23,44 +23,44 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
 CELLS = 8
-"""Cells a side of the board; frames are a multiple of it."""
+"""Cells per side of the board. The frame size is a multiple of it."""
 EPISODE_STEPS = 2015
-"""Steps after which an episode is cut (a time limit, no end): it holds two of the paper's references of 8 + 1000 frames."""
+"""Steps after which an episode is truncated (a time limit, not an end). It contains two of the paper's references of 8 + 1000 frames."""
 ACTIONS = ("NOOP", "RIGHT", "LEFT")
 _MOVES = (0, 1, -1)
 _WALKER, _PLAYER = (255, 255, 255), (0, 158, 115)
 _HEADINGS = ((-1, 0), (0, 1), (1, 0), (0, -1))
-"""(rows, columns) of a step up, right, down, left: one more is a turn to the right."""
+"""(rows, columns) of a step up, right, down, left. The next entry is a turn to the right."""
 _FIELD_ROWS = CELLS - 1
 _RAM = 128
 
 
 @dataclass(frozen=True)
 class State:
-    """All there is to know of a world at one time."""
+    """The complete state of a world."""
 
     row: int
-    """Of the walker, 0 is the top."""
+    """Row of the walker. 0 is the top."""
     column: int
     heading: int
-    """The way of the walker's last step, an index of _HEADINGS; always 0 where it plays no part."""
+    """Direction of the walker's last step, an index of _HEADINGS. Always 0 in a world that does not use it."""
     player: int
     """Column of the player."""
 
 
 Outcomes = list[tuple[float, State]]
-"""What a step can lead to: probabilities, which sum to 1, and states; of two, the less likely way first (at even odds, left)."""
+"""The outcomes of a step: probabilities, which sum to 1, and states. Of two, the less likely comes first (at equal odds, left)."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The law of one world."""
+    """The rules of one world."""
 
     past_frames: int
-    """Frames from which the state can be told."""
+    """Number of frames that determine the state."""
     start: Callable[[np.random.Generator], State]
     outcomes: Callable[[State, int, float], Outcomes]
-    """outcomes(state, action, probability of the way left)."""
+    """outcomes(state, action, probability of left)."""
     decode: Callable[[list[tuple[int, int]], int], State]
     """decode((row, column) of the walker in each of the last `past_frames` frames, column of the player in the last)."""
 
@@ -115,9 +115,9 @@ WORLDS: dict[str, World] = {
     "synthetic/turn": World(2, _turn_start, _turn_outcomes, _turn_decode),
     "synthetic/opponent": World(1, _opponent_start, _opponent_outcomes, _opponent_decode),
 }
-"""turn: each step the walker turns and goes one cell that way, left with probability env.minority_share, else right; where a wall blocks
-one way it goes the other. opponent: in its row the walker goes one cell left with that probability, else right, and re-enters on the other
-side (paper, figure 4)."""
+"""turn: in each step the walker turns and moves one cell, to the left with probability env.minority_share, else to the right. If a wall
+blocks one direction, it takes the other. opponent: in its row the walker moves one cell left with that probability, else right, and
+re-enters on the other side (paper, figure 4)."""
 
 
 def _check(game: str, config: EnvConfig) -> None:
@@ -126,7 +126,7 @@ def _check(game: str, config: EnvConfig) -> None:
 
 
 def render(state: State, frame_size: int) -> Frame:
-    """The frame of a state, (frame_size, frame_size, 3); black but for the walker and the player."""
+    """The frame of a state, (frame_size, frame_size, 3), black except for the walker and the player."""
     cells = np.zeros((CELLS, CELLS, 3), np.uint8)
     cells[state.row, state.column] = _WALKER
     cells[CELLS - 1, state.player] = _PLAYER
@@ -135,12 +135,12 @@ def render(state: State, frame_size: int) -> Frame:
 
 
 def decode(game: str, past: npt.NDArray[np.uint8]) -> State:
-    """The state after the frames `past`, (L, 3, h, w) uint8, oldest first: exactly, or ValueError where they are not of this world."""
+    """The exact state after the frames `past`, (L, 3, h, w) uint8, oldest first. Raises ValueError if they are not from this world."""
     world = world_of(game)
     if past.dtype != np.uint8 or past.ndim != 4 or past.shape[1] != 3 or past.shape[2] != past.shape[3] or past.shape[2] % CELLS:
         raise ValueError(f"{game}: expected uint8 frames (L, 3, h, h), h a multiple of {CELLS}, got {past.dtype} {past.shape}")
     if len(past) < world.past_frames:
-        raise ValueError(f"{game}: its state is told from {world.past_frames} frames, got {len(past)}")
+        raise ValueError(f"{game}: its state follows from {world.past_frames} frames, got {len(past)}")
     walker: list[tuple[int, int]] = []
     player = 0
     for frame in past[-world.past_frames :].transpose(0, 2, 3, 1):
@@ -159,13 +159,13 @@ def decode(game: str, past: npt.NDArray[np.uint8]) -> State:
 def next_frames(
     game: str, past: npt.NDArray[np.uint8], action: int, minority_share: float
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """The true distribution of the next frame: modes (m, 3, h, w) uint8 and their probabilities (m,), the less likely way first.
+    """The true distribution of the next frame: modes (m, 3, h, w) uint8 and their probabilities (m,), the less likely first.
 
     Args:
-        game: which world.
-        past: true frames up to now, oldest first, (L, 3, h, w) uint8; L at least the world's `past_frames`.
+        game: name of the world.
+        past: true frames up to now, oldest first, (L, 3, h, w) uint8, with L at least the world's `past_frames`.
         action: taken after the last of them.
-        minority_share: as the frames were made with (env.minority_share).
+        minority_share: env.minority_share of the world that made the frames.
     """
     outcomes = world_of(game).outcomes(decode(game, past), int(action), minority_share)
     modes = np.stack([render(state, past.shape[-1]).transpose(2, 0, 1) for _, state in outcomes])
@@ -173,27 +173,27 @@ def next_frames(
 
 
 def world_of(game: str) -> World:
-    """The world of a name. UserError with the nearest names for another game."""
+    """The world with this name. Raises UserError with the nearest names for another game."""
     if game not in WORLDS:
         raise UserError(f"game={game!r}: not a synthetic world: {nearest(game, WORLDS)}")
     return WORLDS[game]
 
 
 class SyntheticEnv(gymnasium.Env[Frame, int]):
-    """A world to be played. Observations (frame_size, frame_size, 3) uint8; actions NOOP, RIGHT, LEFT move the player one cell.
+    """A playable world. Observations (frame_size, frame_size, 3) uint8. The actions NOOP, RIGHT and LEFT move the player one cell.
 
-    The reward is 1 where, after the step, the player stands in the walker's column, else 0. An episode never ends; it is truncated after
-    EPISODE_STEPS steps. There are no lives, no-ops, skipped frames or sticky actions. A seed decides the start and every later draw.
+    The reward is 1 if the player stands in the walker's column after the step, else 0. An episode never ends. It is truncated after
+    EPISODE_STEPS steps. There are no lives, no-ops, skipped frames or sticky actions. A seed determines the start and all later draws.
 
-    info as of `AtariEnv`: `lives` 0, `life_loss` False, `ram` ((128,) uint8: row, column, heading, player, then zeros), `frame_number`
-    (steps since the start).
+    info has the keys of `AtariEnv`: `lives` 0, `life_loss` False, `ram` ((128,) uint8: row, column, heading, player, then zeros),
+    `frame_number` (steps since the start).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012  (gymnasium's own contract)
     render_mode = "rgb_array"
 
     def __init__(self, game: str, config: EnvConfig) -> None:
-        """UserError for an unknown name, or a frame size that does not fit."""
+        """Raises UserError for an unknown name, or a frame size that does not fit."""
         self._world = world_of(game)
         _check(game, config)
         self._config = config
@@ -202,13 +202,13 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
         self.observation_space = spaces.Box(0, 255, (config.frame_size, config.frame_size, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """Start an episode. Without a seed the draws go on."""
+        """Starts an episode. Without a seed the draws continue."""
         super().reset(seed=seed)
         self._state, self._steps = self._world.start(self.np_random), 0
         return self.render(), self._info()
 
     def step(self, action: int) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """One step of the world; see the class for what comes back."""
+        """One step of the world. The class describes the outputs."""
         outcomes = self._world.outcomes(self._state, int(action), self._config.minority_share)
         drawn = int(self.np_random.choice(len(outcomes), p=[probability for probability, _ in outcomes]))
         self._state = outcomes[drawn][1]
@@ -217,7 +217,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
         return self.render(), reward, False, self._steps >= EPISODE_STEPS, self._info()
 
     def render(self) -> Frame:
-        """The frame as it is seen."""
+        """The present frame."""
         return render(self._state, self._config.frame_size)
 
     def save_state(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
         return {"state": self._ram()[:4].tolist(), "steps": self._steps, "random": json.dumps(self.np_random.bit_generator.state)}
 
     def load_state(self, saved: dict[str, Any]) -> None:
-        """Go on exactly from `save_state`."""
+        """Continues exactly from `save_state`."""
         self._state, self._steps = State(*saved["state"]), saved["steps"]
         self.np_random.bit_generator.state = json.loads(saved["random"])
 
@@ -239,7 +239,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
 
 class Follower:
-    """A policy that goes to where the walker will most likely be."""
+    """A policy that goes to the most likely next position of the walker."""
 
     def __init__(self, game: str) -> None:
         self._world = world_of(game)
