@@ -1,4 +1,4 @@
-"""Finding somebody's Minari dataset and its identity. No torch, no Minari: planning calls this for every study."""
+"""Locates the user's own Minari dataset and computes its identity. Without torch and Minari, since planning calls it for every study."""
 
 import contextlib
 import functools
@@ -15,13 +15,13 @@ from diamond_bench.shapes import Mismatch, anything, count, flag, listing, mappi
 from diamond_bench.spaces import ActionSpec
 
 METADATA = "metadata.json"
-"""The file of a Minari dataset that tells what the others hold."""
+"""The file of a Minari dataset that describes the others."""
 
 
 def find_dataset(name: str) -> Path:
-    """The data folder (the one with metadata.json) of a Minari dataset given as a folder, its `data` folder, or a Minari id.
+    """The data folder (the one with metadata.json) of a Minari dataset, given as a folder, its `data` folder, or a Minari id.
 
-    Ids are looked up in $MINARI_DATASETS_PATH, or ~/.minari/datasets; nothing is ever downloaded. UserError with the nearest ids.
+    Ids are searched in $MINARI_DATASETS_PATH, or ~/.minari/datasets. Nothing is ever downloaded. Raises UserError with the nearest ids.
     """
     root = minari_root()
     for folder in (Path(name).expanduser(), root / name):
@@ -39,11 +39,11 @@ def find_dataset(name: str) -> Path:
 
 
 _DATA_FILES = {"hdf5": "main_data.hdf5", "arrow": "*/metadata.json"}
-"""What of a dataset's formats must be there, as a pattern."""
+"""The files that each format must have, as a pattern."""
 MAX_EPISODES, MAX_STEPS, MAX_ACTIONS, MAX_SIDE = 1_000_000, 1_000_000_000, 1_000, 4096
-"""Limits of a dataset: episodes, steps, actions, and pixels of an observation's side."""
+"""Limits of a dataset: episodes, steps, actions, and the side of an observation in pixels."""
 _MAX_BYTES = 64 * 2**20
-"""Bytes of a metadata file. It lists the bounds of each pixel: 0.8 MB for 210 x 160 RGB."""
+"""Maximum size of a metadata file in bytes. It lists the bounds of each pixel: 0.8 MB for 210 x 160 RGB."""
 
 
 def _long_text(value: Any) -> None:
@@ -62,29 +62,29 @@ _ACTIONS = {
     "MultiDiscrete": record({"nvec": listing(count, 1)}, {"start": listing(whole)}),
     "Box": record({"dtype": text, "shape": row(count), "low": listing(number), "high": listing(number)}),
 }
-"""Shapes of the action spaces that are imported."""
+"""Shapes of the action spaces that can be imported."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What metadata.json claims about a dataset of images."""
+    """The description of a dataset of images in its metadata.json."""
 
     data_format: str
     """hdf5 or arrow."""
     jpeg: bool
-    """Observations may be stored as JPEG files."""
+    """Whether observations may be stored as JPEG files."""
     num_episodes: int
     num_steps: int
-    """Actions of all episodes."""
+    """Action space of all episodes."""
     frame_shape: tuple[int, ...]
     """Shape of an observation, uint8: (h, w), (h, w, 1 or 3) or (1 or 3, h, w)."""
     actions: ActionSpec
     first_action: tuple[int, ...]
-    """The least value of each column; zeros where continuous."""
+    """The minimum of each column. Zeros for continuous actions."""
 
 
 def read_metadata(data_folder: Path) -> Metadata:
-    """What a dataset's metadata claims. Raises UserError naming the file where it is no such metadata, or beyond the limits."""
+    """Reads a dataset's metadata. Raises UserError with the file's name if it is no such metadata, or exceeds the limits."""
     file = data_folder / METADATA
     try:
         found = file.stat()
@@ -95,7 +95,8 @@ def read_metadata(data_folder: Path) -> Metadata:
 
 @functools.lru_cache(maxsize=8)
 def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
-    """`read_metadata`, once for a file of this time and size: large images have a megabyte of bounds, and a plan asks for each point."""
+    """`read_metadata`, called once per modification time and size of the file: large images have a megabyte of bounds, and a plan reads it
+    for each point."""
     file = data_folder / METADATA
     try:
         content = read_json(file, _MAX_BYTES)
@@ -138,7 +139,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
 
 
 def _action_spec(space: dict[str, Any]) -> ActionSpec | None:
-    """None for a kind that is not imported. ValueError for a space without actions, or a Box of whole numbers."""
+    """None for a kind that cannot be imported. Raises ValueError for a space without actions, or a Box of integers."""
     if 0 in (space.get("n"), *space.get("nvec", ())):
         raise ValueError(f"the dataset has no actions; from 1 to {MAX_ACTIONS:,} can be imported")
     if space["type"] == "Discrete":
@@ -163,7 +164,7 @@ def _is_image(dtype: str, shape: list[int]) -> bool:
 
 
 def _check_dataset(data_folder: Path) -> None:
-    """Refuses a folder that only looks like a dataset. Raises UserError naming the file and what is wrong with it."""
+    """Refuses a folder that only looks like a dataset. Raises UserError with the file's name and the problem."""
     data_format = read_metadata(data_folder).data_format
     if data_format not in _DATA_FILES:
         raise UserError(f"{data_folder / METADATA}: unknown data_format {data_format[:60]!r}: {nearest(data_format, _DATA_FILES)}")
@@ -172,15 +173,15 @@ def _check_dataset(data_folder: Path) -> None:
 
 
 def minari_root() -> Path:
-    """Where Minari keeps datasets by id: $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
+    """Minari's folder of datasets by id: $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
-    """SHA-256 (64 hex digits) over the names and bytes of all files of a dataset's data folder.
+    """SHA-256 (64 hex digits) over the names and bytes of all files in a dataset's data folder.
 
-    Remembered in digests.json of `cache_folder` (default ~/.cache/diamond_bench) for as long as no file changes its size or
-    time of modification; a cache that cannot be read or written only costs the reading.
+    The digest is cached in digests.json of `cache_folder` (default ~/.cache/diamond_bench) until a file changes its size or modification
+    time. If the cache cannot be read or written, the digest is computed again.
     """
     inside = [path for path in data_folder.rglob("*") if not path.is_dir()]
     for path in inside:

@@ -1,5 +1,5 @@
-"""Episodes of somebody's Minari dataset, checked against the metadata. No cast changes a value, except that rewards and
-continuous actions become float32."""
+"""Episodes of the user's own Minari dataset, checked against its metadata. Conversions keep all values, except that rewards and continuous
+actions become float32."""
 
 import io
 import itertools
@@ -18,16 +18,16 @@ from diamond_bench.data.minari_io import MAIN_FILE, Episode, read_episode
 from diamond_bench.errors import UserError
 
 MAX_EPISODE_BYTES = 8 * 2**30
-"""Size of one episode in memory; 27,000 steps of 210 x 160 RGB take 2.7 GB."""
+"""Maximum size of one episode in memory, in bytes. 27,000 steps of 210 x 160 RGB take 2.7 GB."""
 _MAX_ARRAYS = 1000
-"""Arrays and groups of one episode, infos included."""
+"""Maximum number of arrays and groups of one episode, including infos."""
 _COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
 def check_stored(folder: Path, metadata: Metadata) -> None:
-    """Checks what is known before an episode is read: how many there are and, in HDF5, how large each is and that it lies in this file.
+    """Checks what is known before an episode is read: the number of episodes and, in HDF5, the size of each and that it lies in this file.
 
-    Raises UserError naming the episode.
+    Raises UserError with the episode's number.
     """
     if metadata.data_format != "hdf5":
         _check_number(folder, sum(1 for _ in folder.glob(f"*/{METADATA}")), metadata)
@@ -70,7 +70,7 @@ def _check_group(where: str, parent: h5py.Group, name: str, metadata: Metadata) 
 
 
 def _check_jpeg(where: str, data: npt.NDArray[np.uint8], metadata: Metadata) -> None:
-    """Compares the size that the first image claims, before a decoder reserves memory for it."""
+    """Checks the size in the first image's header, before a decoder allocates memory for it."""
     try:
         width, height = Image.open(io.BytesIO(data.tobytes())).size
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -80,9 +80,9 @@ def _check_jpeg(where: str, data: npt.NDArray[np.uint8], metadata: Metadata) -> 
 
 
 def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked: str) -> Episode:
-    """An episode as the metadata claims it: frames (T + 1, h, w, 1 or 3), actions from 0, finite rewards, one end.
+    """Reads an episode that matches the metadata: frames (T + 1, h, w, 1 or 3), actions from 0, finite rewards, one end.
 
-    `stacked`: what is done with three grey frames in place of the colours (data.stacked_frames). Raises UserError naming the episode.
+    `stacked`: how to treat three grey frames in place of colours (data.stacked_frames). Raises UserError with the episode's number.
     """
     where = f"{storage.data_path}: episode {index}"
     stored = read_episode(storage, index)
@@ -124,7 +124,7 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
 
 
 def _checked_actions(where: str, actions: npt.NDArray[Any], metadata: Metadata) -> npt.NDArray[Any]:
-    """Actions as an `ActionSpec` has them: from 0, or float32."""
+    """Converts actions to the form of an `ActionSpec`: from 0, or float32."""
     spec = metadata.actions
     found: npt.NDArray[Any]
     outside: npt.NDArray[np.bool_]
@@ -166,7 +166,7 @@ def _refuse(where: str, name: str, array: npt.NDArray[Any], wrong: npt.NDArray[n
 
 
 def _channels_last(where: str, frames: npt.NDArray[np.uint8], stacked: str) -> npt.NDArray[np.uint8]:
-    """(T + 1, h, w, 1 or 3); of three grey frames one on the other the newest alone."""
+    """(T + 1, h, w, 1 or 3). Of three stacked grey frames, only the newest."""
     if frames.ndim == 3:
         frames = frames[..., None]
     elif frames.shape[3] not in (1, 3):
@@ -186,7 +186,8 @@ def _channels_last(where: str, frames: npt.NDArray[np.uint8], stacked: str) -> n
 
 
 def _newest_channel(frames: npt.NDArray[np.uint8]) -> int | None:
-    """The channel with the newest frame where each observation (h, w, 3) repeats two of the one before, shifted by one; else None."""
+    """The channel with the newest frame if each observation (h, w, 3) repeats two channels of the previous one, shifted by one. Otherwise
+    None."""
     for newest, kept, repeated in ((2, slice(1, 3), slice(0, 2)), (0, slice(0, 2), slice(1, 3))):
         if all(np.array_equal(after[..., repeated], before[..., kept]) for before, after in itertools.pairwise(frames)):
             return newest

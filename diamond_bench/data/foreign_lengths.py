@@ -1,4 +1,4 @@
-"""Whether somebody's Minari dataset is long enough for what a plan asks of it; read from its files' headers. No torch, no Minari."""
+"""Checks whether the user's own Minari dataset is long enough for a plan, from its files' headers. Without torch and Minari."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     import h5py
 
 _MAX_READ = 20_000
-"""Episodes whose lengths are read; a dataset with more is left to the import."""
+"""Maximum number of episodes whose lengths are read. Larger datasets are checked by the import."""
 _MAX_BYTES = 1_000_000
-"""Bytes of an episode's metadata file, which has a few hundred."""
+"""Maximum size of an episode's metadata file in bytes. It has a few hundred."""
 _EPISODE = record({"total_steps": count})
 
 
 def check_length(folder: Path, references: int, window: int, per_episode: int | None) -> None:
-    """Raises UserError where no split of the dataset in the data folder `folder` can hold out enough windows.
+    """Raises UserError if no split of the dataset in the data folder `folder` can hold out enough windows.
 
-    `references` windows of `window` frames must lie in whole episodes, at most `per_episode` of them in each, and at least one episode
-    must be left to train on. Passing is no promise: the import also refuses windows that occur in training.
+    `references` windows of `window` frames must lie in whole episodes, at most `per_episode` of them in each, and at least one episode must
+    remain for training. The import may still refuse the dataset, because it also refuses windows that occur in training.
     """
     metadata = read_metadata(folder)
     lengths = _lengths(folder, metadata, (folder / METADATA).stat().st_mtime_ns)
@@ -50,9 +50,10 @@ def check_length(folder: Path, references: int, window: int, per_episode: int | 
 
 @functools.lru_cache(maxsize=64)
 def _lengths(folder: Path, metadata: Metadata, changed: int) -> Sequence[int] | None:
-    """Frames of each episode, the last one included, as the files state them. None where they do not: the import says what is wrong.
+    """Frames of each episode, including the last one, as stated by the files. None if they do not state it: the import then reports the
+    problem.
 
-    `changed`: when the metadata were last written, so that a dataset that grows is read again.
+    `changed`: modification time of the metadata, so that a growing dataset is read again.
     """
     if metadata.num_episodes > _MAX_READ:
         return None

@@ -1,9 +1,9 @@
-"""Does held-out play occur in training? Exact matching of runs of (frame, action) pairs by 64-bit hashes. numpy alone.
+"""Finds held-out play that occurs in training, by exact matching of runs of (frame, action) pairs with 64-bit hashes. NumPy only.
 
-A *run* is a number of consecutive (frame, action taken after it) pairs of one episode. A window leaks when one of its runs of
-`run_length(window)` pairs occurs in a training episode: 64 pairs (about four seconds of Atari), or the whole window where that
-is shorter. Frames are compared byte by byte through BLAKE2b; runs through a polynomial of those hashes modulo 2^64. A run that
-occurs is always found; a run that does not is mistaken for one only by a collision of 64-bit hashes.
+A *run* consists of consecutive (frame, action taken after it) pairs of one episode. A window leaks if one of its runs of
+`run_length(window)` pairs occurs in a training episode: 64 pairs (about four seconds of Atari), or the whole window if it is shorter.
+Frames are compared byte by byte through BLAKE2b, and runs through a polynomial of those hashes modulo 2^64. A run that occurs is always
+found. A run that does not occur is reported only after a collision of 64-bit hashes.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
-"""(T,), one hash for each (frame, action) pair of an episode."""
+"""(T,), one hash per (frame, action) pair of an episode."""
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _INVERSE = pow(_BASE, -1, 1 << 64)
@@ -23,15 +23,15 @@ _LONGEST_RUN = 64
 
 
 def run_length(window: int) -> int:
-    """Pairs in a run that makes a window of `window` frames (and so window - 1 pairs) a leak."""
+    """Length in pairs of a run that makes a window of `window` frames (with window - 1 pairs) a leak."""
     return max(1, min(_LONGEST_RUN, window - 1))
 
 
 def pair_hashes(frames: npt.NDArray[np.uint8], actions: npt.NDArray[Any]) -> Hashes:
-    """One hash for each (frame, action) pair. frames (T or T + 1, ...) bytes, actions (T,) int64, or (T, k) of several columns; a final
-    frame has no action, so no pair.
+    """One hash per (frame, action) pair. frames (T or T + 1, ...) bytes, actions (T,) int64, or (T, k) for several columns. A final frame
+    has no action, so it has no pair.
 
-    The layout of a frame counts: compare hashes only of frames in the same one.
+    The memory layout of a frame counts: compare only hashes of frames with the same layout.
     """
     hashes = np.empty(len(actions), np.uint64)
     columns = actions + 0.0 if actions.dtype.kind == "f" else actions  # -0.0 is the same action as 0.0
@@ -45,7 +45,7 @@ def pair_hashes(frames: npt.NDArray[np.uint8], actions: npt.NDArray[Any]) -> Has
 
 
 def run_hashes(pairs: Hashes, run: int) -> Hashes:
-    """(T - run + 1,) hashes, entry i of the run of pairs i .. i + run - 1; empty where the episode is shorter."""
+    """(T - run + 1,) hashes. Entry i belongs to the run of pairs i .. i + run - 1. Empty if the episode is shorter."""
     count = len(pairs) - run + 1
     if count <= 0:
         return np.empty(0, np.uint64)
@@ -56,7 +56,7 @@ def run_hashes(pairs: Hashes, run: int) -> Hashes:
 
 
 class TrainingRuns:
-    """The runs of a training split, to look others' up in."""
+    """The runs of a training split, for looking up others."""
 
     def __init__(self, episodes: Sequence[Hashes]) -> None:
         """`episodes`: the pair hashes of each training episode."""
@@ -70,7 +70,7 @@ class TrainingRuns:
         return np.isin(run_hashes(pairs, run), self._seen[run])
 
     def holds(self, pairs: Hashes) -> bool:
-        """Whether a whole episode occurs in training: every run of 64 of its pairs (all of them, where it is shorter) does."""
+        """Whether a whole episode occurs in training: every run of 64 of its pairs (or of all, if it is shorter) does."""
         flags = self.leaking(pairs, max(1, min(_LONGEST_RUN, len(pairs))))
         return bool(len(flags) > 0 and flags.all())
 
@@ -86,19 +86,19 @@ class TrainingRuns:
 
 
 def window_starts(num_frames: int, window: int) -> range:
-    """First frames of the disjoint windows of an episode of `num_frames` frames: laid end to end from its start, no frame shared."""
+    """First frames of the disjoint windows of an episode of `num_frames` frames. They lie end to end from its start and share no frame."""
     return range(0, num_frames - window + 1, window)
 
 
 SPREAD = 4
-"""With a limit on the references per episode, a held-out game is played for so many times the frames that these references need."""
+"""With a limit on references per episode, a held-out game is played for this many times the frames that these references need."""
 
 
 def spread_windows(starts: Sequence[int], most: int | None, seed: tuple[int, ...]) -> list[int]:
-    """At most `most` of an episode's window starts, spread over the episode and all different, in their order.
+    """At most `most` of an episode's window starts, spread over the episode, all different, in order.
 
-    One start is drawn by `seed` from each of `most` stretches. The stretches share no start, and their lengths differ by at most 1.
-    All starts are taken where `most` is None, or where there are at most `most` of them.
+    One start is drawn by `seed` from each of `most` parts. The parts share no start, and their lengths differ by at most 1. All starts are
+    taken if `most` is None, or if there are at most `most` of them.
     """
     if most is None or len(starts) <= most:
         return list(starts)

@@ -1,8 +1,8 @@
-"""Episodes in Minari datasets, lossless: HDF5 without JPEG, frames compressed by gzip (plain Minari reads them).
+"""Lossless episodes in Minari datasets: HDF5 without JPEG, with frames compressed by gzip (plain Minari reads them).
 
-Minari's default stores uint8 frames as JPEG, which changes half of the pixels. Its own writer cannot compress, so the arrays are
-written here, in its layout; it reads them like its own. Atari frames take about 2.5 MB per 10,000 (123 MB raw). Datasets are read
-through MinariStorage, which builds no environment where the metadata names both spaces; this module refuses those that do not.
+By default, Minari stores uint8 frames as JPEG, which changes half of the pixels. Its own writer cannot compress, so this module writes the
+arrays in Minari's layout, and Minari reads them like its own. Atari frames take about 2.5 MB per 10,000 (123 MB raw). Datasets are read
+through MinariStorage, which builds no environment if the metadata names both spaces. This module refuses metadata that does not.
 """
 
 import math
@@ -24,33 +24,34 @@ from diamond_bench.spaces import WorldSpec
 
 MAIN_FILE = "main_data.hdf5"
 _CHUNK = 32
-"""Most frames that are compressed together: a third smaller than one by one, and faster."""
+"""Maximum number of frames that are compressed together: a third smaller than single frames, and faster."""
 _CHUNK_BYTES = 2**20
-"""Most bytes of them before compression: a chunk is the least that can be read. Frames of up to 104 x 104 pixels come 32 to a chunk."""
+"""Maximum size of a chunk before compression in bytes. A chunk is the smallest unit that can be read. Frames of up to 104 x 104 pixels are
+stored in chunks of 32."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """T steps of one game. Step t: frame t is seen, action t taken, reward t and frame t + 1 follow."""
+    """T steps of one game. Step t consists of frame t, action t, reward t and then frame t + 1."""
 
     frames: npt.NDArray[np.uint8]
-    """(T + 1, h, w, 3) RGB; the last is the final observation."""
+    """(T + 1, h, w, 3) RGB. The last one is the final observation."""
     actions: npt.NDArray[Any]
     """(T,) int64 if Discrete, else (T, k) int64 or float32 (`ActionSpec`)."""
     rewards: npt.NDArray[np.float32] | None
-    """(T,), raw. None: the game gives none."""
+    """(T,), raw. None if the game has no rewards."""
     terminated: bool
     """The game was over after the last step."""
     truncated: bool
-    """The episode was cut after the last step: by a time limit, or to meet a number of frames."""
+    """The episode was truncated after the last step: by a time limit, or to reach a number of frames."""
     life_losses: npt.NDArray[np.bool_] | None = None
-    """(T,): a life was lost during the step; the episode goes on. None: unknown."""
+    """(T,): a life was lost during the step, and the episode went on. None if unknown."""
     ram: npt.NDArray[np.uint8] | None = None
-    """(T + 1, 128): the console's memory at each frame. None: unknown."""
+    """(T + 1, 128): the console's memory at each frame. None if unknown."""
     seed: int | None = None
 
     def cut(self, num_frames: int) -> "Episode":
-        """The first `num_frames` frames, marked truncated; the episode itself if it has no more."""
+        """The first `num_frames` frames, marked as truncated. The episode itself if it has no more."""
         if num_frames >= len(self.frames):
             return self
         steps = num_frames - 1
@@ -67,9 +68,9 @@ class Episode:
 
 
 def write_episode(group: h5py.Group, episode: Episode) -> None:
-    """Store an episode as Minari lays one out. Infos have T + 1 entries, the first of the reset, as Minari's collector has them.
+    """Stores an episode in Minari's layout. As in Minari's collector, infos have T + 1 entries, the first from the reset.
 
-    Minari needs rewards: an episode that has none stores NaN in their place.
+    Minari needs rewards: an episode without them stores NaN in their place.
     """
     steps = len(episode.actions)
     group.attrs["total_steps"] = steps
@@ -95,10 +96,10 @@ def _compressed(group: h5py.Group, name: str, data: npt.NDArray[np.uint8]) -> No
 
 
 def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], group: str, spec: WorldSpec) -> None:
-    """Put episodes together to a Minari dataset at `data_folder`, which must not exist (its parents are made).
+    """Combines episodes into a Minari dataset at `data_folder`, which must not exist. Its parents are created.
 
-    Each of `files` holds one episode in the HDF5 group named `group` (by `write_episode`); compressed bytes are copied as they are,
-    so equal episodes give an equal file.
+    Each of `files` contains one episode in the HDF5 group `group` (from `write_episode`). Compressed bytes are copied unchanged, so equal
+    episodes give an equal file.
     """
     data_folder.parent.mkdir(parents=True, exist_ok=True)
     frames = spaces.Box(0, 255, (*spec.frames.sides, 3), np.uint8)
@@ -123,8 +124,8 @@ def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], gro
 
 
 def open_dataset(data_folder: Path) -> MinariStorage:
-    """A Minari dataset of images and actions, for reading. Raises UserError where it is something else or damaged, or its
-    metadata is beyond the limits of `read_metadata`."""
+    """Opens a Minari dataset of images and actions for reading. Raises UserError if it is something else or damaged, or if its metadata
+    exceeds the limits of `read_metadata`."""
     read_metadata(data_folder)
     try:
         return MinariStorage.read(data_folder)
@@ -133,7 +134,8 @@ def open_dataset(data_folder: Path) -> MinariStorage:
 
 
 def read_episode(storage: MinariStorage, index: int) -> dict[str, Any]:
-    """An episode as Minari returns it (observations, actions, rewards, terminations, truncations, infos). UserError where damaged."""
+    """An episode as Minari returns it (observations, actions, rewards, terminations, truncations, infos). Raises UserError if it is
+    damaged."""
     try:
         return dict(next(iter(storage.get_episodes([index]))))
     except Exception as error:  # h5py, pyarrow and Minari each have their own
@@ -141,7 +143,7 @@ def read_episode(storage: MinariStorage, index: int) -> dict[str, Any]:
 
 
 def read_seeds(data_folder: Path) -> tuple[int | None, ...]:
-    """The seed of each episode's first reset, in order; None where `write_episode` was given none. UserError where the file is damaged."""
+    """The seed of each episode's first reset, in order. None if `write_episode` received none. Raises UserError if the file is damaged."""
     try:
         with h5py.File(data_folder / MAIN_FILE, "r") as file:
             found = (file[f"episode_{index}"].attrs.get("seed") for index in range(len(file)))

@@ -1,6 +1,6 @@
-"""Held-out windows that imagination is measured against: no training play among them, no frame shared.
+"""Held-out windows against which imagination is measured. They contain no training play and share no frame.
 
-A window lies inside one game: it may run across lost lives (the game goes on), never past a game over or a truncation.
+A window lies inside one game. It may extend across lost lives (the game goes on), but never past a game over or a truncation.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from diamond_bench.errors import UserError
 
 @dataclass(frozen=True)
 class Windows:
-    """n stretches of context + horizon consecutive frames of one episode set; frames are gathered only when asked for."""
+    """n windows of context + horizon consecutive frames of one episode set. Frames are gathered only on request."""
 
     episodes: EpisodeSet
     first: Tensor
@@ -32,15 +32,15 @@ class Windows:
         return len(self.first)
 
     def frames(self, which: slice | Tensor = slice(None)) -> Tensor:
-        """(k, context + horizon, 3, h, w) uint8 of the chosen windows."""
+        """(k, context + horizon, 3, h, w) uint8, of the chosen windows."""
         return self.episodes.frames[self._rows(which)]
 
     def actions(self, which: slice | Tensor = slice(None)) -> Tensor:
-        """(k, context + horizon, ...), action t taken after frame t; nothing depends on the last one."""
+        """(k, context + horizon, ...). Action t is taken after frame t. The last one has no effect."""
         return self.episodes.actions[self._rows(which)]
 
     def episode_numbers(self) -> NDArray[np.int64]:
-        """(n,): number of the episode in which each window lies."""
+        """(n,): number of each window's episode."""
         return (torch.searchsorted(self.episodes.starts, self.first, right=True) - 1).cpu().numpy()
 
     def _rows(self, which: slice | Tensor) -> Tensor:
@@ -56,11 +56,11 @@ def reference_windows(
     train: EpisodeSet | None = None,
     starts: Sequence[int] | None = None,
 ) -> Windows:
-    """`num` disjoint windows, in an order drawn by `seed`: the first k of `num` are the same as those of a smaller `num`.
+    """`num` disjoint windows, in an order drawn by `seed`. The first k of `num` are the same as those of a smaller `num`.
 
-    `starts`: first rows of the usable windows, as dataset.json lists them. Without them windows are laid end to end from each game's
-    first frame and, with `train`, those that occur there are left out (`find_leaks`). UserError, saying how many there are, where they
-    are fewer than `num`.
+    `starts`: first rows of the usable windows, as listed in dataset.json. Without them, windows lie end to end from each game's first frame
+    and, with `train`, those that occur there are left out (`find_leaks`). Raises UserError with the number of windows if there are fewer
+    than `num`.
     """
     window = context + horizon
     first = starts if starts is not None else [start + offset for start, rows in _spans(heldout) for offset in window_starts(rows, window)]
@@ -81,8 +81,8 @@ def reference_windows(
 
 
 def one_step_windows(references: Windows, num: int = 0, seed: int = 0) -> Windows:
-    """Every frame after the context of each reference, with the `context` frames before it; in order, or `num` of them drawn by `seed`
-    (0, or too few: all). None of them occurs in training, as no reference does."""
+    """Every frame after the context of each reference, with the `context` frames before it: all in order, or `num` of them drawn by `seed`
+    (with 0, or if there are fewer, all). Like the references, none of them occurs in training."""
     first = (references.first[:, None] + torch.arange(references.horizon, device=references.first.device)).flatten().sort().values
     if 0 < num < len(first):
         chosen = np.sort(np.random.default_rng(seed).choice(len(first), num, replace=False))
@@ -93,7 +93,7 @@ def one_step_windows(references: Windows, num: int = 0, seed: int = 0) -> Window
 def find_leaks(train: EpisodeSet, windows: Windows) -> Tensor:
     """(n,) bool, on the windows' device: which windows occur in training, by the rule of data/leaks.py.
 
-    UserError where a whole held-out episode that a window lies in occurs in training.
+    Raises UserError if a whole held-out episode with a window occurs in training.
     """
     training = TrainingRuns([_hashes(train, start, rows) for start, rows in _spans(train)])
     window = windows.context + windows.horizon
@@ -115,12 +115,12 @@ def find_leaks(train: EpisodeSet, windows: Windows) -> Tensor:
 
 
 def count_leaks(train: EpisodeSet, windows: Windows) -> int:
-    """How many of the windows occur in training; see `find_leaks`."""
+    """Number of windows that occur in training; see `find_leaks`."""
     return int(find_leaks(train, windows).sum())
 
 
 def _spans(episodes: EpisodeSet) -> list[tuple[int, int]]:
-    """(first row, rows) of each episode."""
+    """(first row, number of rows) of each episode."""
     return list(zip(episodes.starts.tolist(), episodes.lengths.tolist(), strict=True))
 
 

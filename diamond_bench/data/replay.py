@@ -1,4 +1,4 @@
-"""Everything the agent has lived through, on the device that trains on it; append-only, also on disk.
+"""All experience of an agent, on its training device and on disk. Append-only.
 
 100,000 frames of 64x64 take 1.23 GB on the device. On disk (`replay_file`) they take 5 MB for Breakout and 44 MB for Boxing.
 """
@@ -21,26 +21,26 @@ REPLAY_FILE = "replay.bin"
 
 @dataclass(frozen=True)
 class ReplayEpisodes(EpisodeSet):
-    """The episodes of a replay, in the order in which they began; one per environment may still be running.
+    """The episodes of a replay, in the order of their starts. One per environment may still be running.
 
-    Unlike in a static dataset an episode of T steps has T rows: the frame its last step led to lies in `finals`, so no segment for
-    the denoiser or the policy holds it (as with the authors). The rows of n environments take turns: an episode's lie n apart.
+    Unlike in a static dataset, an episode of T steps has T rows. The frame after its last step lies in `finals`, so no segment for the
+    denoiser or the policy contains it (as in the authors' code). The rows of n environments alternate: the rows of an episode lie n apart.
     """
 
     rewards: Tensor
     """(N,) float32, raw."""
     finals: Tensor
-    """(E or more, 3, h, w) uint8, the frame the last step of each episode led to, whether it ended, was cut or goes on."""
+    """(E or more, 3, h, w) uint8, the frame after the last step of each episode, whether it ended, was truncated or goes on."""
     offsets: Tensor
-    """(E,) int64, rows in all episodes before each one."""
+    """(E,) int64, number of rows in all earlier episodes."""
     num_rows: int
-    """Rows in all episodes."""
+    """Number of rows in all episodes."""
     stride: int
-    """From a row of an episode to its next."""
+    """Distance from a row of an episode to its next one."""
 
     @property
     def num_frames(self) -> int:
-        """`num_rows`; more rows may be there, for frames to come."""
+        """`num_rows`. More rows may be allocated for future frames."""
         return self.num_rows
 
 
@@ -48,13 +48,13 @@ class ReplayEpisodes(EpisodeSet):
 class _Episode:
     env: int
     first: int
-    """Its first row, counted in its environment."""
+    """Its first row, counted within its environment."""
     length: int = 0
 
 
 @dataclass(frozen=True)
 class Storage:
-    """All rows of a replay, those to come too; rows of `episodes` are rows of it."""
+    """All rows of a replay, including unused ones. The rows of `episodes` index these."""
 
     frames: Tensor
     """(N, 3, h, w) uint8."""
@@ -63,10 +63,11 @@ class Storage:
 
 
 class Replay:
-    """Steps of `num_envs` environments. Bytes come in and stay as they are; nothing is changed or dropped, and no row moves."""
+    """Steps of `num_envs` environments, stored as bytes. Nothing is changed or removed, and no row moves."""
 
     def __init__(self, capacity: int, frame_size: int, device: torch.device | str = "cpu", num_envs: int = 1) -> None:
-        """`capacity`: steps (of all environments) storage is made for at once; with more, everything is copied to a larger place."""
+        """`capacity`: number of steps (of all environments) to allocate at first. With more steps, everything is copied to larger
+        memory."""
         self.num_envs, self.frame_size, self.device = num_envs, frame_size, torch.device(device)
         self._num_allocated = max(1, -(-capacity // num_envs))  # rows of an environment
         self._columns = self._allocate(self._num_allocated)
@@ -80,7 +81,7 @@ class Replay:
 
     @property
     def num_rows(self) -> int:
-        """Steps in it, all environments together; what `save` returns and `load` takes."""
+        """Number of steps, over all environments. `save` returns it and `load` takes it."""
         return sum(self._filled)
 
     @property
@@ -90,7 +91,7 @@ class Replay:
 
     @property
     def episodes(self) -> ReplayEpisodes:
-        """Everything in it, for sampling; the frames are not copied. ValueError while it is empty."""
+        """All episodes, for sampling. The frames are not copied. Raises ValueError if the replay is empty."""
         if not self._episodes:
             raise ValueError("the replay is empty: collect before sampling")
         if self._view is None:
@@ -114,12 +115,13 @@ class Replay:
 
     @property
     def storage(self) -> Storage:
-        """All its memory, which stays where it is as long as it holds no more than `capacity` steps."""
+        """All its memory. It does not move as long as it holds no more than `capacity` steps."""
         frames, actions = (column.flatten(0, 1) for column in self._columns[:2])
         return Storage(frames, actions)
 
     def append(self, env: int, steps: Steps) -> None:
-        """Add consecutive steps of environment `env`, which follow those it had. An episode goes on until a step ends or cuts it."""
+        """Adds consecutive steps of environment `env`, which follow its previous ones. An episode goes on until a step ends or truncates
+        it."""
         finals = steps.next_frames[_reached(steps.ends | steps.truncations)]
         self._append(Block(env, steps.frames, steps.actions, steps.rewards, steps.ends, steps.truncations, finals))
 
@@ -148,10 +150,10 @@ class Replay:
         self._view = None
 
     def save(self, folder: Path) -> int:
-        """Append what is new since the last save (or load) to `folder`/replay.bin and return the boundary: rows saved in all.
+        """Appends the steps since the last save (or load) to `folder`/replay.bin and returns the boundary: the total number of saved rows.
 
-        The bytes have reached the disk when it returns. What the file holds beyond the last boundary, of a killed attempt, goes;
-        a replay that was never saved or loaded begins the file anew.
+        The bytes have reached the disk when it returns. Data beyond the last boundary, left by a killed attempt, is deleted. A replay that
+        was never saved or loaded overwrites the file.
         """
         self._file_end = append_blocks(folder / REPLAY_FILE, self._file_end, sum(self._saved), self._unsaved())
         self._saved = list(self._filled)
@@ -159,9 +161,9 @@ class Replay:
 
     @staticmethod
     def load(folder: Path, rows: int, capacity: int, frame_size: int, device: torch.device | str = "cpu", num_envs: int = 1) -> "Replay":
-        """The replay as it was when `save` returned `rows`; what was saved later is forgotten, and gone with the next save.
+        """The replay as it was when `save` returned `rows`. Steps that were saved later are ignored, and the next save deletes them.
 
-        Raises DamagedReplay (a UserError) where the file is missing, damaged before that boundary, or has no such boundary.
+        Raises DamagedReplay (a UserError) if the file is missing, damaged before that boundary, or has no such boundary.
         """
         replay = Replay(capacity, frame_size, device, num_envs)
         for block, end in read_blocks(folder / REPLAY_FILE, rows, frame_size):
@@ -215,5 +217,5 @@ def _tensors(block: Block) -> tuple[Tensor, ...]:
 
 
 def _reached(done: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The steps whose next frame begins no further row: those that end or cut an episode, and the last."""
+    """The steps without a further row for their next frame: those that end or truncate an episode, and the last one."""
     return np.append(done[:-1], np.ones_like(done[-1:]))

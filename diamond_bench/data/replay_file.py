@@ -1,9 +1,9 @@
-"""The replay on disk: one file of checked records that only ever grows at its end.
+"""The replay on disk: one file of verified records that only grows at its end.
 
-A record is a magic word, the lengths of its two parts, the SHA-256 of both, a JSON header and a body: one environment's new
-steps. Frames are stored as the bitwise difference to the frame before, compressed by LZMA's fastest setting; of what the standard
-library has it was both the smallest and fast enough (measured on 100 steps under a random policy: Breakout 4 kB in 12 ms,
-Boxing 44 kB in 19 ms; zlib 6 kB and 53 kB). With records and final frames, 100,000 steps take 5 MB and 44 MB.
+A record is a magic word, the lengths of its two parts, the SHA-256 of both, a JSON header and a body with one environment's new steps.
+Frames are stored as the bitwise difference to the previous frame, compressed by LZMA's fastest setting. Among the algorithms of the
+standard library it gave the smallest files and was fast enough (measured on 100 steps under a random policy: Breakout 4 kB in 12 ms, Boxing
+44 kB in 19 ms; zlib 6 kB and 53 kB). With records and final frames, 100,000 steps take 5 MB and 44 MB.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _HEADER = record({"env": count, "first": count, "steps": count, "finals": count,
 
 
 class DamagedReplay(UserError):
-    """A replay file that is not what was written. `rows`: how many rows before the damage are sound."""
+    """A damaged replay file. `rows`: number of sound rows before the damage."""
 
     def __init__(self, path: Path, reason: str, rows: int) -> None:
         super().__init__(f"{path}: {reason}; the first {rows} steps are sound")
@@ -51,13 +51,13 @@ class Block:
     ends: npt.NDArray[np.bool_]
     truncations: npt.NDArray[np.bool_]
     finals: npt.NDArray[np.uint8]
-    """(k, h, w, 3), the frames reached by the steps that end or cut an episode, and by the last step."""
+    """(k, h, w, 3), the frames after the steps that end or truncate an episode, and after the last step."""
 
 
 def append_blocks(path: Path, end: int, rows: int, blocks: Iterable[Block]) -> int:
-    """Write `blocks` at byte `end` of the file (made where there is none), which is cut there first; returns the new end.
+    """Writes `blocks` at byte `end` of the file, which is truncated there first and created if missing. Returns the new end.
 
-    `rows`: rows the file holds before `end`.
+    `rows`: number of rows in the file before `end`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b" if path.exists() else "w+b") as file:
@@ -72,7 +72,7 @@ def append_blocks(path: Path, end: int, rows: int, blocks: Iterable[Block]) -> i
 
 
 def read_blocks(path: Path, rows: int, frame_size: int) -> Iterator[tuple[Block, int]]:
-    """The blocks that make up the first `rows` rows, each with the byte at which it ends. Raises DamagedReplay."""
+    """The blocks of the first `rows` rows, each with the byte at which it ends. Raises DamagedReplay."""
     found = 0
     if rows == 0:
         return

@@ -1,4 +1,4 @@
-"""The root mean square of frames, or of their changes, over all play that a world model is trained on."""
+"""The root mean square of frames, or of their changes, over all training play of a world model."""
 
 import math
 from collections.abc import Iterator
@@ -16,20 +16,20 @@ _ROWS = 256
 
 
 def frame_rms(episodes: EpisodeSet | SegmentSource) -> float:
-    """Root mean square of all pixels, of frames in [-1, 1]: 0 is mid-grey. Raises UserError where it is 0."""
+    """Root mean square of all pixels of frames in [-1, 1]; 0 is mid-grey. Raises UserError if it is 0."""
     return _rms((2 * rows.int() - 255 for rows in _chunks(episodes, 0)), "frames that are not grey")
 
 
 def change_rms(episodes: EpisodeSet | SegmentSource) -> float:
-    """Root mean square of all pixels' differences between a frame in [-1, 1] and the next one of its episode.
+    """Root mean square of all pixel differences between a frame in [-1, 1] and the next one of its episode.
 
-    Raises UserError where it is 0.
+    Raises UserError if it is 0.
     """
     return _rms((2 * (rows[1:].int() - rows[:-1].int()) for rows in _chunks(episodes, 1)), "two frames in a row that differ")
 
 
 def _rms(values: Iterator[Tensor], missing: str) -> float:
-    """The RMS of whole numbers on a scale where 255 is 1. Sums are exact, so every device and every order gives the same number."""
+    """The RMS of integers on a scale where 255 is 1. Sums are exact, so all devices and orders give the same number."""
     total, count = 0, 0
     for value in values:
         total, count = total + int(value.square().sum(dtype=torch.int64)), count + value.numel()
@@ -39,7 +39,8 @@ def _rms(values: Iterator[Tensor], missing: str) -> float:
 
 
 def _chunks(episodes: EpisodeSet | SegmentSource, overlap: int) -> Iterator[Tensor]:
-    """Frames (n, 3, h, w) in order, up to _ROWS new ones at a time, never of two episodes; `overlap`: repeated from the chunk before."""
+    """Frames (n, 3, h, w) in order, up to _ROWS new ones at a time, never from two episodes. `overlap`: number of frames repeated from the
+    previous chunk."""
     stride = episodes.stride if isinstance(episodes, ReplayEpisodes) else 1
     for start, length in zip(episodes.starts.tolist(), episodes.lengths.tolist(), strict=True):
         for first in range(0, length, _ROWS):

@@ -1,7 +1,7 @@
-"""Training segments: where they begin, and those of episodes that lie wholly on their device (method section 4, golden README 3.5).
+"""Training segments: their places, and reading them from episodes on the device (method section 4, golden README 3.5).
 
-In memory a batch costs a handful of index operations, with no loop over examples and nothing read back by the host. Episodes that stay on
-disk are read by another source of segments (`data/sources.py`); the places are drawn here for all.
+In memory, a batch costs a few index operations, without a loop over examples and without reads by the host. Episodes that stay on disk are
+read by another source of segments (`data/sources.py`). The places are drawn here for all sources.
 """
 
 from dataclasses import dataclass, fields
@@ -17,30 +17,30 @@ from diamond_bench.diffusion.quantization import from_bytes
 _QUARTER_BOUNDS = (0.1, 0.2, 0.3)  # cumulative weights 0.1, 0.1, 0.1, 0.7, oldest to newest
 
 Weighting = Literal["length", "recency"]
-"""How an episode is chosen, see `segment_places`."""
+"""How an episode is chosen; see `segment_places`."""
 
 
 class Layout(Protocol):
-    """Which rows belong to which episode: an `EpisodeSet` or a source of segments. Its tensors lie on the device that draws places."""
+    """The assignment of rows to episodes: an `EpisodeSet` or a source of segments. Its tensors lie on the device that draws places."""
 
     @property
     def starts(self) -> Tensor:
-        """(E,) int64, first row of each episode; rising."""
+        """(E,) int64, first row of each episode, ascending."""
         ...
 
     @property
     def lengths(self) -> Tensor:
-        """(E,) int64, rows of each episode."""
+        """(E,) int64, number of rows of each episode."""
         ...
 
     @property
     def num_frames(self) -> int:
-        """Rows of all episodes."""
+        """Number of rows of all episodes."""
         ...
 
 
 class Rows(Protocol):
-    """Where segments are read from: an `EpisodeSet`, or all the room of a replay."""
+    """The rows from which segments are read: an `EpisodeSet`, or the storage of a replay."""
 
     @property
     def frames(self) -> Tensor:
@@ -49,79 +49,82 @@ class Rows(Protocol):
 
     @property
     def actions(self) -> Tensor:
-        """(N,) int64, or (N, k) of several columns."""
+        """(N,) int64, or (N, k) for several columns."""
         ...
 
 
 @dataclass(frozen=True)
 class Segments:
-    """b stretches of play of t frames each; action i is taken after frame i."""
+    """b segments of play of t frames each. Action i is taken after frame i."""
 
     frames: Tensor
-    """(b, t, 3, h, w) uint8; padding holds zeros, which are not its value: use `to_float`."""
+    """(b, t, 3, h, w) uint8. Padding contains zeros in place of its value: use `to_float`."""
     actions: Tensor
-    """(b, t) int64 if Discrete, else (b, t, k) int64 or float32; 0 where padded, and at an episode's final observation."""
+    """(b, t) int64 if Discrete, else (b, t, k) int64 or float32. 0 where padded, and at an episode's final observation."""
     mask: Tensor
-    """(b, t) bool; false where padded."""
+    """(b, t) bool, false where padded."""
 
 
 @dataclass(frozen=True)
 class RewardEndSegments:
-    """b stretches of play of t frames for the reward/end model, padded on either side; rewards and ends are an action's consequence.
+    """b segments of play of t frames for the reward/end model, padded on either side. Rewards and ends are consequences of an action.
 
-    Step i leads from frame i to frame i + 1, or to the true final frame where `final_steps` says so. The last frame's step is not
-    used: t frames are t - 1 steps to learn from (`transition_frames`).
+    Step i leads from frame i to frame i + 1, or to the true final frame if `final_steps` is true there. The last frame's step is not used:
+    t frames give t - 1 training steps (`transition_frames`).
     """
 
     frames: Tensor
-    """(b, t, 3, h, w) uint8; padding holds zeros, which are not its value: use `transition_frames`."""
+    """(b, t, 3, h, w) uint8. Padding contains zeros in place of its value: use `transition_frames`."""
     actions: Tensor
-    """(b, t) int64; 0 where padded."""
+    """(b, t) int64, 0 where padded."""
     rewards: Tensor
-    """(b, t) float32, raw; 0 where padded."""
+    """(b, t) float32, raw, 0 where padded."""
     ends: Tensor
-    """(b, t) bool; false where padded. Truncations are no ends."""
+    """(b, t) bool, false where padded. Truncations are no ends."""
     mask: Tensor
-    """(b, t) bool; false where padded."""
+    """(b, t) bool, false where padded."""
     final_frames: Tensor
-    """(b, 3, h, w) uint8, the frame reached by the last step of each one's episode; no part of it unless `final_steps` says so."""
+    """(b, 3, h, w) uint8, the frame after the last step of each segment's episode. It belongs to the segment only if `final_steps` is
+    true."""
     final_steps: Tensor
-    """(b, t) bool; true at the one step, if any, that led to `final_frames`."""
+    """(b, t) bool, true at the one step, if any, that led to `final_frames`."""
 
 
 def sample_segments(
     episodes: EpisodeSet, batch_size: int, length: int, generator: torch.Generator, weighting: Weighting = "length"
 ) -> Segments:
-    """Draw `batch_size` segments of `length` frames, independently and with replacement: `segment_places`, read."""
+    """Draws `batch_size` segments of `length` frames, independently and with replacement (`segment_places`), and reads them."""
     return read_segments(episodes, segment_places(episodes, batch_size, length, generator, weighting))
 
 
 def segment_places(episodes: Layout, count: int, length: int, generator: torch.Generator, weighting: Weighting = "length") -> Tensor:
     """Rows of `count` segments of `length` frames, drawn independently and with replacement: (count, length) int64, -1 for padding.
 
-    Of an episode (chosen by `weighting`) a frame t is drawn uniformly; the segment stops at min(rows, t + 1 + U{0..length-1})
-    and starts `length` earlier. It never passes the episode's end; what lies before its start is padding.
-    `weighting`: "length" chooses episodes in proportion to their frames (static data); "recency" cuts them in order into four groups
-    of E // 4, the last with the remainder, of weights 0.1, 0.1, 0.1, 0.7, uniform inside (replay); below 4 episodes, by length.
-    `generator` lives on the episodes' device.
+    A frame t is drawn uniformly from an episode, which is chosen by `weighting`. The segment stops at min(rows, t + 1 + U{0..length-1}) and
+    starts `length` earlier. It never passes the episode's end. Rows before its start are padding.
+
+    `weighting`: "length" chooses episodes in proportion to their frames (static data). "recency" divides them in order into four groups of
+    E // 4, the last with the remainder, with weights 0.1, 0.1, 0.1, 0.7, uniform within a group (replay). Below 4 episodes it chooses by
+    length. `generator` lies on the episodes' device.
     """
     device = episodes.starts.device
     episode, frame = _episode_and_frame(episodes, count, generator, weighting)
     start, rows = episodes.starts[episode], episodes.lengths[episode]
     stop = torch.minimum(rows, frame + 1 + torch.randint(length, (count,), generator=generator, device=device))
-    position = (stop - length)[:, None] + torch.arange(length, device=device)  # (count, length) in the episode; negative is padding
+    # (count, length), relative to the episode; negative is padding
+    position = (stop - length)[:, None] + torch.arange(length, device=device)
     return torch.where(position >= 0, start[:, None] + position * _stride(episodes), -1)
 
 
 def read_segments(rows: Rows, places: Tensor) -> Segments:
-    """The segments at `places`, (b, t) rows as `segment_places` gives them."""
+    """Reads the segments at `places`, (b, t) rows from `segment_places`."""
     mask = places >= 0
     frames = rows.frames[places.clamp(min=0)] * mask[:, :, None, None, None]
     return Segments(frames, read_actions(rows.actions, places), mask)
 
 
 def read_actions(actions: Tensor, places: Tensor) -> Tensor:
-    """The actions (b, t) or (b, t, k) at `places`, of a table (N,) or (N, k)."""
+    """Reads the actions (b, t) or (b, t, k) at `places` from a table (N,) or (N, k)."""
     read = actions[places.clamp(min=0)]
     return read * (places >= 0).view(*places.shape, *[1] * (read.dim() - 2))
 
@@ -134,11 +137,11 @@ def sample_reward_end_segments(
     final_frames: Literal["ends", "all"] = "ends",
     weighting: Weighting = "recency",
 ) -> RewardEndSegments:
-    """Draw segments of `length` frames that may pass either end of their episode; what lies outside is padding (golden README 3.5).
+    """Draws segments of `length` frames that may pass either end of their episode. Rows outside are padding (golden README 3.5).
 
-    Episode and frame t are drawn as for `segment_places`; the segment starts at t - U{0..length-1}. `final_frames`: "ends" gives the
-    true final frame to steps that ended an episode (the authors: the last step of a truncated or unfinished episode leads to
-    padding); "all" gives it to those too. `generator` lives on the episodes' device.
+    Episode and frame t are drawn as in `segment_places`. The segment starts at t - U{0..length-1}. `final_frames`: "ends" gives the true
+    final frame to steps that ended an episode (the authors: the last step of a truncated or unfinished episode leads to padding). "all"
+    gives it to those too. `generator` lies on the episodes' device.
     """
     device = episodes.frames.device
     episode, frame = _episode_and_frame(episodes, batch_size, generator, weighting)
@@ -160,19 +163,19 @@ def sample_reward_end_segments(
 
 
 def tensors_of(segments: Segments | RewardEndSegments) -> tuple[Tensor, ...]:
-    """A batch's tensors, in the order of its fields: to be made into such a batch again."""
+    """A batch's tensors, in the order of its fields, from which such a batch can be built again."""
     return tuple(getattr(segments, f.name) for f in fields(segments))
 
 
 def to_float(segments: Segments | RewardEndSegments) -> Tensor:
-    """(b, t, 3, h, w) float32 in [-1, 1], padding exactly 0.0: byte / 255 * 2 - 1 in this order, times the mask."""
+    """Converts frames to (b, t, 3, h, w) float32 in [-1, 1], padding exactly 0.0: byte / 255 * 2 - 1 in this order, times the mask."""
     return from_bytes(segments.frames) * segments.mask[:, :, None, None, None]
 
 
 def transition_frames(segments: RewardEndSegments) -> tuple[Tensor, Tensor]:
-    """Frames of steps 0..t-2 and the frames they led to, each (b, t-1, 3, h, w) float32 in [-1, 1], padding exactly 0.0.
+    """Frames of steps 0..t-2 and the frames after them, each (b, t-1, 3, h, w) float32 in [-1, 1], padding exactly 0.0.
 
-    The next frame of a step is the segment's next one (padding, where there is none), or the final frame at `final_steps`.
+    The next frame of a step is the segment's next one (padding, if there is none), or the final frame at `final_steps`.
     """
     frames = to_float(segments)
     final = from_bytes(segments.final_frames)[:, None]
@@ -187,7 +190,7 @@ def _episode_and_frame(episodes: Layout, count: int, generator: torch.Generator,
         episode = _by_recency(num_episodes, count, generator)
         uniform = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         return episode, (uniform * episodes.lengths[episode]).long()
-    # a uniform row is an episode in proportion to its length and a uniform frame of it
+    # a uniform row gives an episode in proportion to its length, and a uniform frame of it
     offsets = episodes.offsets if isinstance(episodes, ReplayEpisodes) else episodes.starts
     row = torch.randint(episodes.num_frames, (count,), generator=generator, device=device)
     episode = torch.searchsorted(offsets, row, right=True) - 1

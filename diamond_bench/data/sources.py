@@ -1,4 +1,4 @@
-"""Where training segments are read from (`training.segments`): the contract, segments in memory, and reading ahead."""
+"""Sources of training segments (`training.segments`): the interface, segments in memory, and reading ahead."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,31 +16,32 @@ from diamond_bench.data.static import load_episodes
 
 
 class SegmentSource(Layout, Protocol):
-    """The episodes of one split of a dataset. `segment_places` draws from its layout; a source only reads what was drawn."""
+    """The episodes of one split of a dataset. `segment_places` draws from its layout, and a source only reads the drawn places."""
 
     reads_ahead: bool
-    """Whether reading takes so long that it should go on in a thread while the device computes."""
+    """Whether reading takes so long that a thread should read while the device computes."""
 
     def read(self, places: Tensor) -> Segments:
-        """The segments at `places`, (b, t) int64 rows, -1 for padding: on the training device, the same bits as `read_segments` gives.
+        """The segments at `places`, (b, t) int64 rows, -1 for padding. They lie on the training device and equal those of `read_segments`
+        bit for bit.
 
-        It is called in another thread where `reads_ahead`, one call at a time. Raises UserError where a file cannot be read.
+        If `reads_ahead`, another thread calls it, one call at a time. Raises UserError if a file cannot be read.
         """
         ...
 
     def close(self) -> None:
-        """Close its files and end its threads."""
+        """Closes its files and ends its threads."""
         ...
 
 
 def open_source(name: str, split_folder: Path, device: torch.device | str) -> SegmentSource:
-    """The source registered as `name`, for a split of a dataset artifact. Raises UserError where the split is missing or damaged."""
+    """The source registered as `name`, for a split of a dataset artifact. Raises UserError if the split is missing or damaged."""
     make: Callable[[Path, torch.device], SegmentSource] = imported(SEGMENT_SOURCES[name])
     return make(split_folder, torch.device(device))
 
 
 class MemorySource:
-    """All episodes on the training device."""
+    """All episodes in memory on the training device."""
 
     reads_ahead = False
 
@@ -53,15 +54,15 @@ class MemorySource:
         return read_segments(self.episodes, places)
 
     def close(self) -> None:
-        """As `SegmentSource.close`: there is nothing to close."""
+        """See `SegmentSource.close`: there is nothing to close."""
 
 
 class Feed:
     """Batches of segments in order.
 
-    Places are drawn by the generator that also feeds the training's noise, so that every source gives the same numbers: at most one batch
-    is drawn ahead, when the noise of the batch before is drawn. A thread reads it. What was read ahead is drawn again after a resume,
-    since `generator_state` is that before it was drawn.
+    The generator that also feeds the training's noise draws the places, so that all sources give the same numbers. At most one batch is
+    drawn ahead, when the noise of the previous batch is drawn, and a thread reads it. After a resume, that batch is drawn again, since
+    `generator_state` is the state before it was drawn.
     """
 
     def __init__(self, source: SegmentSource, batch_size: int, length: int, generator: torch.Generator) -> None:
@@ -73,7 +74,7 @@ class Feed:
         self._next: Future[Segments] | None = None
 
     def __next__(self) -> Segments:
-        """The next batch. Raises UserError where it cannot be read."""
+        """The next batch. Raises UserError if it cannot be read."""
         if self._thread is None:
             return self._source.read(self._places())
         self.read_ahead()
@@ -85,7 +86,7 @@ class Feed:
         return segments
 
     def read_ahead(self) -> None:
-        """Begin to read the next batch, unless that is done. Call it when all noise of the batch before is drawn."""
+        """Begins to read the next batch, unless that has begun. Call it when all noise of the previous batch is drawn."""
         if self._thread is not None and self._next is None:
             self._before = self._generator.get_state()
             with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):  # places do not wait for the update
@@ -93,11 +94,11 @@ class Feed:
             self._next = self._thread.submit(self._read, places)
 
     def generator_state(self) -> Tensor:
-        """The generator's state as if nothing had been read ahead, for a checkpoint."""
+        """The generator's state before the read-ahead batch was drawn, for a checkpoint."""
         return self._generator.get_state() if self._before is None else self._before
 
     def close(self) -> None:
-        """End the thread. The source stays open."""
+        """Ends the thread. The source stays open."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
@@ -114,7 +115,7 @@ class Feed:
 
 
 def content_digest(source: SegmentSource, block: int = 256) -> str:
-    """SHA-256 (hex) of all frames and actions in order, read in blocks of rows: equal for all sources of one split."""
+    """SHA-256 (hex) of all frames and actions in order, read in blocks of rows. It is equal for all sources of one split."""
     digest = hashlib.sha256()
     for first in range(0, source.num_frames, block):
         rows = torch.arange(first, min(first + block, source.num_frames), device=source.starts.device)

@@ -1,4 +1,4 @@
-"""A static dataset in memory, on the device that trains on it."""
+"""A static dataset in memory, on the training device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +33,16 @@ _INFO = record(
         "ends": flag,
     },
 )
-"""What is read of dataset.json"""
+"""The keys of dataset.json that are used."""
 
 
 @dataclass(frozen=True)
 class EpisodeSet:
-    """Episodes laid end to end; N frames in all, E episodes. All tensors lie on one device.
+    """Episodes laid end to end: N frames and E episodes. All tensors lie on one device.
 
-    An episode of T steps has T + 1 rows: row t holds frame t and the action taken *after* it, with its reward and end; the last row
-    is the final observation, a frame like any other to predict, with no action: there `actions` and `rewards` are 0 and the
-    flags false. (The authors never train the denoiser to predict a final observation; here it is a target too.)
+    An episode of T steps has T + 1 rows. Row t contains frame t and the action taken *after* it, with its reward and end. The last row is
+    the final observation. It has no action: its `actions` and `rewards` are 0 and its flags false. The denoiser learns to predict it like
+    any other frame. (The authors never train on final observations.)
     """
 
     frames: Tensor
@@ -50,15 +50,15 @@ class EpisodeSet:
     actions: Tensor
     """(N,) int64 if Discrete, else (N, k) int64 or float32 (`ActionSpec`)."""
     rewards: Tensor | None
-    """(N,) float32, raw. None: the game gives none."""
+    """(N,) float32, raw. None if the game has no rewards."""
     terminations: Tensor
     """(N,) bool: game over after this row's action, so the next row is the last of its episode."""
     truncations: Tensor
-    """(N,) bool: cut after this row's action."""
+    """(N,) bool: truncated after this row's action."""
     starts: Tensor
-    """(E,) int64, first row of each episode; rising."""
+    """(E,) int64, first row of each episode, ascending."""
     lengths: Tensor
-    """(E,) int64, rows of each episode, T + 1."""
+    """(E,) int64, number of rows of each episode, T + 1."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -76,18 +76,18 @@ class EpisodeSet:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What dataset.json says of a collected or imported dataset."""
+    """The content of dataset.json for a collected or imported dataset."""
 
     spec: WorldSpec
     """Its frames and actions, and whether it has rewards and ends."""
     num_train_frames: int
     num_heldout_frames: int
     content: dict[str, Any]
-    """The whole file."""
+    """The whole content."""
 
 
 def spec_facts(spec: WorldSpec) -> dict[str, Any]:
-    """What dataset.json says of a spec, in the keys that it has had since there were only Discrete actions and square frames."""
+    """A spec in the keys of dataset.json, which date from when there were only Discrete actions and square frames."""
     actions, frames = spec.actions, spec.frames
     discrete = {"num_actions": actions.sizes[0], "action_meanings": actions.names or None}
     return {
@@ -108,7 +108,7 @@ def _spec(content: dict[str, Any]) -> WorldSpec:
 
 
 def load_info(folder: Path) -> DatasetInfo:
-    """What a dataset artifact says of itself. UserError where dataset.json is missing or damaged."""
+    """The content of a dataset artifact's dataset.json. Raises UserError if it is missing or damaged."""
     try:
         content = read_json(folder / INFO_FILE, _MAX_INFO)
         _INFO(content)
@@ -123,12 +123,12 @@ def load_info(folder: Path) -> DatasetInfo:
 
 
 def load_split(folder: Path, split: Literal["train", "heldout"]) -> EpisodeSet:
-    """A split of a dataset artifact, on the CPU. UserError where it is missing, damaged or empty."""
+    """Loads a split of a dataset artifact on the CPU. Raises UserError if it is missing, damaged or empty."""
     return load_episodes(folder / split)
 
 
 def load_episodes(split_folder: Path) -> EpisodeSet:
-    """As `load_split`, of the split's own folder."""
+    """See `load_split`, for the split's own folder."""
     data_folder = split_folder / "data"
     storage = open_dataset(data_folder)
     num_frames = storage.total_steps + storage.total_episodes

@@ -1,7 +1,7 @@
-"""Segments read from a dataset's HDF5 file during training: frames stay on disk, and memory does not grow with their number.
+"""Segments read from a dataset's HDF5 file during training. Frames stay on disk, and memory does not grow with their number.
 
-HDF5 lets one thread at a time into a file, and decompresses while it is there. So it is asked only once, for the place of each chunk in the
-file. Threads then read and decompress chunks themselves. A chunk, the least that can be read, holds up to 32 frames or 1 MB
+HDF5 admits one thread at a time to a file, and decompresses within that time. So it is asked only once, for the position of each chunk in
+the file. Then threads read and decompress chunks themselves. A chunk, the smallest unit that can be read, contains up to 32 frames or 1 MB
 (`data/minari_io.py`).
 """
 
@@ -25,16 +25,16 @@ from diamond_bench.spaces import ActionSpec
 
 _THREADS = 4
 _UNCOMPRESSED = 1
-"""Bit of a chunk's filter mask: HDF5 stores a chunk as it is where compression would make it larger."""
+"""Bit of a chunk's filter mask: HDF5 stores a chunk uncompressed if compression would make it larger."""
 
 
 class StreamedSource:
-    """The episodes of a split of a dataset artifact; actions and the places of frames lie in memory, about 10 bytes per frame."""
+    """The episodes of a split of a dataset artifact. Actions and the positions of frames lie in memory, about 10 bytes per frame."""
 
     reads_ahead = True
 
     def __init__(self, split_folder: Path, device: torch.device) -> None:
-        """Raises UserError where the dataset is missing, damaged, empty, or not stored as dataset jobs store it."""
+        """Raises UserError if the dataset is missing, damaged, empty, or not stored like datasets of this program."""
         self._path, self._device = split_folder / "data" / MAIN_FILE, device
         storage = open_dataset(split_folder / "data")
         if storage.total_episodes == 0 or storage.observation_space.shape is None:
@@ -76,7 +76,7 @@ class StreamedSource:
         os.close(self._file)
 
     def _by_chunk(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """(chunk, which of `rows` lie in it) for each chunk that is needed; padding is left out."""
+        """(chunk, which of `rows` lie in it) for each required chunk. Padding is left out."""
         wanted = np.flatnonzero(rows >= 0)
         chunks = np.searchsorted(self._chunks[:, 0], rows[wanted], side="right") - 1
         order = np.argsort(chunks, kind="stable")
@@ -97,7 +97,7 @@ class StreamedSource:
 
 
 def _index(group: h5py.Group) -> tuple[int, npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Rows, actions, and chunks (n, 5) of an episode, as in `StreamedSource._chunks` but with rows counted from its own first."""
+    """Rows, actions, and chunks (n, 5) of an episode, as in `StreamedSource._chunks` but with rows counted from its own first one."""
     frames: h5py.Dataset = group["observations"]
     if (
         frames.dtype != np.uint8
