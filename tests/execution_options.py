@@ -84,7 +84,7 @@ def denoiser(option: Option, seed: int = 0, network: NetworkConfig = ONE_LEVEL) 
     return world_model(option, seed, network).denoiser
 
 
-def rewarder(option: Option, seed: int = 0) -> RewardEndModel:
+def reward_end_model(option: Option, seed: int = 0) -> RewardEndModel:
     """A reward/end model; it is compiled for BATCH pairs of frames."""
     torch.manual_seed(seed)
     return _ready(RewardEndModel(REWARD_END, ACTIONS, SIZE, precision=option.precision), option, {BATCH})  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from diamond_bench.data.replay_file import DamagedReplay, read_blocks
 from diamond_bench.data.static import load_info
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.evaluate_agent import _read
-from diamond_bench.report.write import _built
+from diamond_bench.report.write import _last_record
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import ImportAgent
@@ -112,9 +112,9 @@ def test_what_the_metadata_of_own_data_say(tmp_path: Path, key: str | None, valu
 def test_a_report_that_says_something_else_of_itself_is_written_again(tmp_path: Path, text: str) -> None:
     file = tmp_path / "report.json"
     file.write_text('{"results": "a", "files": ["index.html"]}')
-    assert _built(file)["files"] == ["index.html"]
+    assert _last_record(file)["files"] == ["index.html"]
     file.write_text(text)
-    assert _built(file) == {"results": "", "files": []}
+    assert _last_record(file) == {"results": "", "files": []}
 
 
 GAMES = {"games": [{"score": 1.0, "length": 2, "index": 0, "cut": False}]}
