@@ -49,7 +49,7 @@ def open_store(*overrides: str, output_dir: Folder = None, say: Say = print) -> 
 
 
 def results(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
-    """The tidy table of a study's finished jobs with one row per number (columns: docs/studies.md); empty if none is finished."""
+    """The tidy table of a study's finished jobs with one row per number (columns: docs/evaluation.md); empty if none is finished."""
     from diamond_bench.results.table import collect
 
     return collect(*find_study(study, *overrides, output_dir=output_dir, say=say))

@@ -289,7 +289,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def table(report: Report) -> str:
-    """Counts by class, as docs/reliability.md shows them."""
+    """Counts by class, as docs/measurements/robustness.md shows them."""
     kinds = ("traceback", "hang", "accepted lie", "outside touched", "another job changed", "control characters")
     lines = ["| Class | Inputs | Commands | Refused (exit code 2) | Tracebacks | Hangs | Accepted lies | Changes elsewhere | Raw output |"]
     lines.append("| --- " + "| ---: " * 8 + "|")

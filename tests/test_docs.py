@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,14 +21,15 @@ import yaml
 from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from test_floors import FLOORS
 
-from diamond_bench.compose import groups
-from diamond_bench.metrics import selectable
+from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.results.table import COLUMNS
 from diamond_bench.store.kinds import KINDS
 
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = ("extending.md", "slurm.md")
-"""The one changes the package: test_extending.py follows it, in a copy. The other needs a cluster: tests/slurm/test_slurm_docs.py."""
+"""test_extending.py follows the first page in a copy of the package. The second needs a cluster: tests/slurm/test_slurm_docs.py."""
+TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
+"""Pages whose commands build on each other: each page is followed from its first command to its last."""
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 
@@ -42,17 +43,22 @@ def text(page: str) -> str:
     return (ROOT / page).read_text()
 
 
-def blocks(kind: str, elsewhere: bool = False) -> list[str]:
-    """The code blocks of a kind, of all pages whose commands are run here (or also of those that are run elsewhere)."""
-    pages = [page for page in PAGES if elsewhere or page.name not in ELSEWHERE]
-    return [body for page in pages for marked, body in _BLOCK.findall(page.read_text()) if marked == kind]
+def blocks(kind: str, pages: Sequence[Path] = PAGES, elsewhere: bool = False) -> list[str]:
+    """The code blocks of a kind in `pages`; `elsewhere` includes the pages whose commands are run elsewhere."""
+    chosen = [page for page in pages if elsewhere or page.name not in ELSEWHERE]
+    return [body for page in chosen for marked, body in _BLOCK.findall(page.read_text()) if marked == kind]
 
 
-def commands(elsewhere: bool = False) -> list[Command]:
-    """Every diamond-bench command of the documentation, once, without the program's name; see `blocks`."""
-    lines = [line for block in blocks("sh", elsewhere) for line in block.splitlines()]
+def commands(pages: Sequence[Path] = PAGES, elsewhere: bool = False) -> list[Command]:
+    """Every diamond-bench command of `pages`, once, without the program's name; see `blocks`."""
+    lines = [line for block in blocks("sh", pages, elsewhere) for line in block.splitlines()]
     parts = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
     return list(dict.fromkeys(tuple(words[1:]) for words in parts if words and Path(words[0]).name == "diamond-bench"))
+
+
+def tested(pages: Sequence[Path]) -> list[Command]:
+    """The commands of `pages` at the size of tests."""
+    return list(dict.fromkeys(map(at_test_scale, commands(pages))))
 
 
 _REPEATS = ("data.", "evaluation.", "metrics=")
@@ -66,6 +72,12 @@ _SMALLER = {
 
 _RUN_ELSEWHERE = ("data.policy=AGENT", "evaluation.world_model=AGENT", "metrics=[drift,state]")
 """Sweeps with one of these run whole in test_agent_commands.py and test_state_study.py. Here they are planned."""
+
+
+@cache
+def done_in(folder: Path) -> set[Command]:
+    """The commands that have run in a folder; to be added to."""
+    return set()
 
 
 def at_test_scale(command: Command) -> Command:
@@ -144,11 +156,21 @@ def trained_agent(folder: Path) -> str:
     return f"train_agent/{next(built.iterdir()).name}"
 
 
-@pytest.mark.parametrize("command", list(dict.fromkeys(map(at_test_scale, commands()))), ids=" ".join)
+@pytest.mark.parametrize("command", tested([page for page in PAGES if page not in TUTORIALS]), ids=" ".join)
 def test_a_documented_command_runs(command: Command, workspace: Path, tiny_store: Path) -> None:
     done = run(command, workspace, tiny_store)
     assert done.stdout or done.stderr
     assert "Traceback" not in done.stderr
+    done_in(workspace).add(command)
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_tutorial_is_followed(page: Path, workspace: Path, tiny_store: Path) -> None:
+    """A command that another page has run in this workspace is not run again."""
+    assert re.match(r"# .+\n\nAt the end of this tutorial you", page.read_text())
+    for command in tested([page]):
+        if command not in done_in(workspace):
+            test_a_documented_command_runs(command, workspace, tiny_store)
 
 
 def test_the_main_command_and_the_kinds_of_commands_are_documented() -> None:
@@ -202,20 +224,13 @@ def test_the_readme_lists_all_commands() -> None:
     assert {re.sub(r" [A-Z\[].*", "", name) for name in listed} == registered()
 
 
-def test_studies_md_lists_all_columns_and_metrics(tiny_store: Path) -> None:
-    columns = [name for row in rows("docs/studies.md", "Column") for name in names(row[0])]
+def test_evaluation_md_lists_all_columns_and_baselines(tiny_store: Path) -> None:
+    columns = [name for row in rows("docs/evaluation.md", "Column") for name in names(row[0])]
     assert set(columns) == {*COLUMNS, "axis.<name>"}
-    metrics = {name for row in rows("docs/studies.md", "Metric") for name in names(row[0])}
     found = pd.read_parquet(tiny_store / "studies" / "sampling_steps" / "tiny" / "results.parquet")
-    assert {re.sub("_(best|mean)_of_k$", "", metric) for metric in found["metric"]} <= metrics
-    assert {name for row in rows("docs/studies.md", "Metric") for name in names(row[1])} == set(selectable())
-    baselines = {name for row in rows("docs/studies.md", "Baseline") for name in names(row[0])}
+    baselines = {name for row in rows("docs/evaluation.md", "Baseline") for name in names(row[0])}
     assert set(found["variant"][found["seed"].isna()]) <= baselines
-
-
-def test_studies_md_lists_all_groups_and_options() -> None:
-    listed = {names(row[0])[0]: set(names(row[1])) for row in rows("docs/studies.md", "Group")}
-    assert listed == {group: set(options) for group, options in groups().items()}
+    assert set(found["metric"]) <= set(METRIC_INFO)
 
 
 def test_architecture_md_names_all_rooms_and_kinds() -> None:

@@ -49,7 +49,7 @@ class Column:
     high: float | None = None
     """The maximum of its range, if it has one. Intervals are clipped there."""
     definition: str = ""
-    """The method of computation, for docs/studies.md. Columns with the same definition share a row there."""
+    """The method of computation, for the reference of metrics. Columns with the same definition share a row there."""
     listed_as: str = ""
     """Its name there, if the row covers several columns."""
     detail: bool = False

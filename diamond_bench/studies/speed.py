@@ -31,7 +31,7 @@ STEPS_PER_SECOND = 1500.0
 _TIMING_SECONDS = 0.05
 _MAX_READ = 200
 _SPREADS = {"measured": 1.6, "extrapolated": 2.5, "timed": 3.0, "assumed": 5.0}
-"""By where a rate comes from: how many times longer or shorter a job may take (docs/studies.md says how that was found)."""
+"""By where a rate comes from: how many times longer or shorter a job may take (docs/measurements/speed.md says how that was found)."""
 _FAR = 10.0
 """A job this many times larger or smaller than those measured is extrapolated to."""
 

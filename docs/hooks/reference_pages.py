@@ -6,24 +6,33 @@ import functools
 import inspect
 import itertools
 import json
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from typer.main import get_command
 
 from diamond_bench.cli import app
 from diamond_bench.compose import CONF, base, groups
-from diamond_bench.config import REGISTRIES, RunConfig
+from diamond_bench.config import ACTION_CONDITIONINGS, FRAME_CONDITIONINGS, REGISTRIES, SEGMENT_SOURCES, RunConfig
 from diamond_bench.metrics import all_metrics, selectable
 from diamond_bench.metrics.columns import METRIC_INFO
+from diamond_bench.metrics.header import Column
 from diamond_bench.reading import read_yaml
 from diamond_bench.studies.spec import SCALES, Study, load_study, study_files
 from diamond_bench.typed import to_plain
 
 GENERATED = "Generated from the code. Do not edit."
-_TYPES = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}
+_TYPES = {int: "integer", float: "number", str: "text"}
+_NAMES: Mapping[str, Iterable[str]] = {
+    "conditioning.frames": FRAME_CONDITIONINGS,
+    "conditioning.actions": ACTION_CONDITIONINGS,
+    "training.segments": SEGMENT_SOURCES,
+    "evaluation.metrics": selectable(),
+}
+"""The names that a key takes and that its type does not list."""
 
 
 def reference_pages() -> dict[str, str]:
@@ -39,7 +48,13 @@ def reference_pages() -> dict[str, str]:
 
 API = """# Python API
 
-[From Python and notebooks](../api.md) has examples. This page lists every function of `diamond_bench.api`.
+This page lists every function of `diamond_bench.api`. [From Python and notebooks](../api.md) has examples.
+
+```py
+from diamond_bench import api
+
+table = api.results("sampling_steps")
+```
 
 ::: diamond_bench.api
 """
@@ -122,18 +137,22 @@ def field_docs(settings: type) -> Mapping[str, str]:
     return docs
 
 
-def type_text(hint: Any, metadata: Mapping[str, Any]) -> str:
-    """The values that a key takes."""
+def type_and_range(hint: Any, metadata: Mapping[str, Any], names: Iterable[str] = ()) -> tuple[str, str]:
+    """The type of a key's values, and which of its values are allowed. `names` are the registered ones, where there are such."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        inner = [type_text(arg, metadata) for arg in args if arg is not type(None)]
-        return " or ".join([*inner, "null"] if type(None) in args else inner)
-    if origin is typing.Literal:
-        return ", ".join(f"`{arg}`" for arg in args)
+        parts = [type_and_range(arg, metadata, names) for arg in args if arg is not type(None)]
+        kinds, ranges = (list(dict.fromkeys(part[i] for part in parts)) for i in (0, 1))
+        return " or ".join(kinds + ["null"] * (type(None) in args)), " or ".join(ranges)
     if origin is tuple:
-        return f"list of: {type_text(args[0], metadata)}"
-    limits = range_text(metadata.get("minimum"), metadata.get("maximum"))
-    return ", ".join(filter(None, (_TYPES.get(hint, str(hint)), limits)))
+        kind, values = type_and_range(args[0], metadata, names)
+        return f"list of {kind}s", f"each {values}"
+    names = args if origin is typing.Literal else names
+    if names:
+        return "name", ", ".join(f"`{name}`" for name in names)
+    if hint is bool:
+        return "boolean", "`true`, `false`"
+    return _TYPES[hint], range_text(metadata.get("minimum"), metadata.get("maximum")) or "any"
 
 
 def config_rows(group: Group, defaults: Mapping[str, Any]) -> list[list[str]]:
@@ -142,13 +161,15 @@ def config_rows(group: Group, defaults: Mapping[str, Any]) -> list[list[str]]:
     for f in dataclasses.fields(group.settings):
         if f.name == "name" or (choices_of(f.name, hints[f.name]) and f.default is not None):
             continue
-        values = ", ".join(map(shown, groups()[f.name])) if f.name in REGISTRIES else type_text(hints[f.name], f.metadata)
         key = f"{group.path}.{f.name}" if group.path else f.name
+        names = groups()[f.name] if f.name in REGISTRIES else _NAMES.get(key, ())
+        kind, values = type_and_range(str if f.name in REGISTRIES else hints[f.name], f.metadata, names)
         default = shown(defaults.get(f.name, f.default))
         identity = "no" if f.metadata.get("recorded") else "yes"
         meaning = field_docs(group.settings).get(f.name, "")
         cells = [
             f"`{key}`<br>{meaning}" if meaning else f"`{key}`",
+            kind,
             values,
             default,
             shown(f.default),
@@ -170,12 +191,14 @@ def default_values(group: Group) -> Mapping[str, Any]:
 
 def config_page() -> str:
     """Every key of the config, group by group, and what the scales and the named options set."""
-    header = ["Key and meaning", "Values", "Default", "Neutral", "In the identity"]
+    header = ["Key and meaning", "Type", "Range", "Default", "Neutral", "In the id"]
     text = [
         "# Config keys",
         GENERATED,
-        "Set a key with `KEY=VALUE`. *Default* is the value at scale `paper`. *Neutral* is the value that leaves the job's id unchanged. "
-        "A key that is not in the identity never changes the id. [Scales](#scales) and [options](#options) set some keys.",
+        "This page lists every key of a run with its type, range, default and meaning. Set a key on the command line or in a study's file:",
+        "```text\ndiamond-bench sweep sampling_steps scale=smoke training.learning_rate=0.002\n```",
+        "*Default* is the value at scale `paper`. [Scales](#scales) and [options](#options) set other values. *In the id* says whether the "
+        "key is part of a job's id. The *neutral* value never enters the id. Lists are written as `[1,2]`, and `null` stands for no value.",
     ]
     for settings, same in itertools.groupby(dict.fromkeys(config_groups()), lambda group: group.settings):
         first, *others = same
@@ -223,7 +246,8 @@ def leaf_commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def commands_page() -> str:
     """Every command with its arguments and options."""
-    text = ["# Commands", GENERATED, "`diamond-bench COMMAND --help` shows the same."]
+    start = "This page lists every command with its arguments and options. `--help` prints the same:"
+    text = ["# Commands", GENERATED, start, "```text\ndiamond-bench sweep --help\n```"]
     for name, command in leaf_commands(get_command(app)):
         usage = " ".join(part for part in (argument(param) for param in command.params) if part)
         rows = [[", ".join(f"`{opt}`" for opt in param.opts), param.help or ""] for param in command.params if is_option(param)]
@@ -251,32 +275,44 @@ def argument(param: Any) -> str:
 
 
 def metrics_page() -> str:
-    """What an evaluation may be asked for, and every number of the results table."""
+    """The metrics that an evaluation can measure, and every number of the results table."""
     weights = {name: all_metrics()[name].weights for name in selectable()}
     asked = [[f"`{name}`", f"`{file}`" if file else "none"] for name, file in weights.items()]
-    rows = []
-    for name, metric in METRIC_INFO.items():
-        kind = "cost" if metric.cost else metric.protocol.replace("_", " ")
-        meaning = f"`{name}`<br>{metric.title}{f': {metric.definition}' if metric.definition else ''}"
-        needs = f"`{metric.needs}`" if metric.needs else ""
-        rows.append([meaning, metric.unit, metric.better, range_text(metric.low, metric.high), kind, needs])
+    agents = [
+        [f"`{name}`", metric.title, unit_and_range(metric), metric.better]
+        for name, metric in METRIC_INFO.items()
+        if metric.protocol == "agent"
+    ]
     return "\n\n".join(
         [
             "# Metrics",
             GENERATED,
-            "[Studies](../studies.md) describes how each metric is measured.",
+            "This page lists every metric and every number of the results table. Choose the metrics of an evaluation with `metrics=`:",
+            "```text\ndiamond-bench sweep sampling_steps scale=smoke 'metrics=[drift,state]'\n```",
+            "[Evaluation](../evaluation.md) describes how they are measured.",
             "## Metrics of an evaluation",
-            "`metrics=[NAME,...]` chooses among these. Some need downloaded weights.",
+            "Some metrics need weights. `diamond-bench weights fetch` downloads them.",
             table(["Name", "Weights"], asked),
-            "## Numbers of the results table",
-            table(["Metric and meaning", "Unit", "Better", "Range", "Kind", "Asked by"], rows),
+            "## Numbers of world models",
+            "Frames are in [0, 1], 64 x 64 RGB by default. A mean is over trajectories and t = 1..T. Numbers with `_final` are at t = T. "
+            "Those with `_best_of_k` and `_mean_of_k` come from part 3 of an evaluation: the best of the K futures of a start, or their "
+            "mean, averaged over starts. `_<object>` stands for each object of the game.",
+            re.sub(r"\]\((\w+\.md)", r"](../\1", metric_table()),
+            "## Numbers of agents",
+            "[Agents](../agents.md#what-is-measured) has the definitions.",
+            table(["Metric", "Meaning", "Unit, range", "Better"], agents),
             "",
         ]
     )
 
 
+def unit_and_range(column: Column) -> str:
+    """The unit and the bounds of a number, as far as there are any."""
+    return ", ".join(part for part in (column.unit, range_text(column.low, column.high)) if part)
+
+
 def metric_table() -> str:
-    """The table of metrics in docs/studies.md: a row for each definition, with all columns that share it."""
+    """The numbers of world models: one row per definition, with all columns that share it."""
     rows: dict[tuple[str, str], list[str]] = {}
     names: dict[tuple[str, str], list[str]] = {}
     for name, column in METRIC_INFO.items():
@@ -284,11 +320,10 @@ def metric_table() -> str:
             continue
         key = (column.needs, column.definition)
         names.setdefault(key, []).append(f"`{column.listed_as or name}`")
-        reach = range_text(column.low, column.high)
         asked = f"`{column.needs}`" if column.needs else "always"
-        rows.setdefault(key, [asked, column.definition, ", ".join(part for part in (column.unit, reach) if part), column.better])
+        rows.setdefault(key, [asked, column.definition, unit_and_range(column), column.better])
     return table(
-        ["Metric", "Asked for by", "Definition", "Unit, range", "Better"],
+        ["Metric", "Measured with", "Definition", "Unit, range", "Better"],
         [[", ".join(dict.fromkeys(names[key])), *row] for key, row in rows.items()],
     )
 
@@ -298,7 +333,9 @@ def metric_table() -> str:
 
 def studies_page() -> str:
     """Every shipped study at scale paper."""
-    text = ["# Shipped studies", GENERATED, "The tables show each study at scale `paper`. [Studies](../studies.md) explains the terms."]
+    start = "This page lists every shipped study at scale `paper`. Name a study to run it, and add `scale=smoke` for a laptop:"
+    sweep = "```text\ndiamond-bench sweep sampling_steps scale=smoke\n```"
+    text = ["# Shipped studies", GENERATED, start, sweep, "[Studies](../studies.md) explains the terms."]
     for name, file in study_files().items():
         text += [f"## {name}", *study_section(load_study(name, "paper")), f"File: [{file.name}](../../experiments/{file.name})"]
     return "\n\n".join(text) + "\n"
@@ -316,6 +353,7 @@ def study_section(study: Study) -> list[str]:
         *([f"Axis `{axis.name}`: {axis.title}", f"`{axis.key}`: {', '.join(map(shown, axis.values))}"] for axis in study.axes),
         *([f"Arm `{arm}`", settings_text(keys)] for arm, keys in study.arms.items() if arm),
         ["Primary metric", f"`{study.primary.metric}`, against {baseline or 'the first variant'}"],
+        *([["Note", study.note]] if study.note else []),
     ]
     return [study.question, table(["Part", "Value"], facts)]
 

@@ -18,7 +18,12 @@ from reference_pages import reference_pages
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files of the root that are pages of the site."""
-FOLDERS = {"experiments": "reference/studies.md", "diamond_bench/config": "reference/config.md"}
+FOLDERS = {
+    "experiments": "reference/studies.md",
+    "diamond_bench/config": "reference/config.md",
+    "diamond_bench/metrics": "reference/metrics.md",
+    "diamond_bench/cli": "reference/commands.md",
+}
 """Folders that a page of the reference describes."""
 _FETCHED = re.compile(r"""<(script|link|img|iframe|source)\b[^>]*\b(src|href)=["']?(https?:)?//[^>]*""")
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)")
