@@ -39,7 +39,7 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     options = [(group, option.settings_type()) for group, registry in REGISTRIES.items() for option in registry.values()]
     fields = {(group, name) for group, settings in options for name in settings.__dataclass_fields__ if name not in ("name", "schedule")}
     assert all(any(key.endswith(f"{group}.{name}") for key in listed) for group, name in fields)
-    assert re.search(r"^\| `env.pooling`<br>What .* \| name \| `raw`, `in_place` \| `in_place` \| `raw` \| yes \|$", page, re.MULTILINE)
+    assert re.search(r"^\| `env.pooling`<br>\w.* \| name \| `raw`, `in_place` \| `in_place` \| `raw` \| yes \|$", page, re.MULTILINE)
     assert re.search(r"^\| `execution.num_threads`<br>.* \| integer \| 1 to 1024 \| `2` \| `2` \| no \|$", page, re.MULTILINE)
     assert re.search(r"^\| `sampler.eta`<br>.* \| number \| 0 to 1 \| `1.0` \| `1.0` \| yes \|$", page, re.MULTILINE)
     assert re.search(r"^\| `family`<br>.* \| name \| `diamond`, `copy_last_frame`, `oracle` .*\| yes \|$", page, re.MULTILINE)
