@@ -64,8 +64,8 @@ def read_authors_checkpoint(file: Path, game: str = "", frame_size: int | None =
     """Reads the agent in a checkpoint file. Only tensors are unpickled, and no code of the file is run.
 
     `frame_size` is needed if the tensors fit frames of several sizes. The file does not contain the constants of its objective, so the
-    description has the paper's. Raises UserError with the file's name and the problem: absent, truncated, not a state dict; tensors
-    missing, unknown, misshapen, not finite or not floating point; networks that do not fit together.
+    description has the paper's. Raises UserError with the file's name and the problem: the file is absent, truncated or not a state dict,
+    tensors are missing, unknown, misshapen, not finite or not floating point, or networks do not fit together.
     """
     state, widened_from = read_state_dict(file)
     try:
