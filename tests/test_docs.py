@@ -56,7 +56,7 @@ def commands(pages: Sequence[Path] = PAGES, elsewhere: bool = False) -> list[Com
     return list(dict.fromkeys(tuple(words[1:]) for words in parts if words and Path(words[0]).name == "diamond-bench"))
 
 
-def tested(pages: Sequence[Path]) -> list[Command]:
+def commands_at_test_scale(pages: Sequence[Path]) -> list[Command]:
     """The commands of `pages` at the size of tests."""
     return list(dict.fromkeys(map(at_test_scale, commands(pages))))
 
@@ -156,7 +156,7 @@ def trained_agent(folder: Path) -> str:
     return f"train_agent/{next(built.iterdir()).name}"
 
 
-@pytest.mark.parametrize("command", tested([page for page in PAGES if page not in TUTORIALS]), ids=" ".join)
+@pytest.mark.parametrize("command", commands_at_test_scale([page for page in PAGES if page not in TUTORIALS]), ids=" ".join)
 def test_a_documented_command_runs(command: Command, workspace: Path, tiny_store: Path) -> None:
     done = run(command, workspace, tiny_store)
     assert done.stdout or done.stderr
@@ -168,7 +168,7 @@ def test_a_documented_command_runs(command: Command, workspace: Path, tiny_store
 def test_a_tutorial_is_followed(page: Path, workspace: Path, tiny_store: Path) -> None:
     """A command that another page has run in this workspace is not run again."""
     assert re.match(r"# .+\n\nAt the end of this tutorial you", page.read_text())
-    for command in tested([page]):
+    for command in commands_at_test_scale([page]):
         if command not in done_in(workspace):
             test_a_documented_command_runs(command, workspace, tiny_store)
 
