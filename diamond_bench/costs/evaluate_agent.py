@@ -3,7 +3,7 @@
 from diamond_bench.store.cost import Arithmetic, JobCost
 
 _STEPS_PER_EPISODE = 1000
-"""Steps of a test episode: a few hundred in Breakout, a thousand and more in Pong; an order of magnitude."""
+"""Steps per test episode, as an order of magnitude: a few hundred in Breakout, over a thousand in Pong."""
 
 COST = JobCost(
     work=lambda config, inputs: float(config.evaluation.episodes * _STEPS_PER_EPISODE),

@@ -8,9 +8,9 @@ from diamond_bench.store.cost import Inputs, JobCost
 from diamond_bench.store.kinds import EvaluateWorldModel
 
 _GPU_SPEEDUP = 50.0
-"""How much faster than two CPU cores a GPU runs the networks of the metrics."""
+"""Speed of a GPU relative to two CPU cores, for the networks of the metrics."""
 _CURVES = 16
-"""Arrays of (trajectories, t) that an evaluation keeps, float32."""
+"""Number of arrays of (trajectories, t), float32, that an evaluation keeps."""
 
 
 def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
@@ -23,21 +23,21 @@ def _world(config: EvaluateWorldModel, inputs: Inputs) -> World:
 
 
 def _imagined(config: EvaluateWorldModel, inputs: Inputs) -> int:
-    """Frames of all play; of forks at most, since only some windows fork."""
+    """Frames of all play. For forks it is the maximum, since only some windows fork."""
     evaluation, windows = config.evaluation, _num_windows(config, inputs)
     forks = windows * evaluation.num_samples if measures(evaluation.metrics, "forks") else 0
     return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks
 
 
 def _num_windows(config: EvaluateWorldModel, inputs: Inputs) -> int:
-    """One-step windows that are predicted: as many as asked for, 0 for all, of those that end in the references' horizons."""
+    """Number of predicted one-step windows: as many as configured (0 means all) of those that end in the references' horizons."""
     data = inputs["dataset"].data
     there = int(data.num_references * data.reference_horizon)
     return min(config.evaluation.num_one_step, there) or there
 
 
 def _fixed_seconds(config: EvaluateWorldModel, device: str) -> float:
-    """Also the time in the metrics."""
+    """Includes the time in the metrics."""
     return 4.0 + measuring_seconds(config.evaluation) / (_GPU_SPEEDUP if device == "cuda" else 1.0)
 
 
@@ -50,7 +50,7 @@ def _disk(config: EvaluateWorldModel, inputs: Inputs) -> float:
 
 
 def _passing_disk(config: EvaluateWorldModel, inputs: Inputs) -> float:
-    """What the metrics hold in finished parts, such as features of imagined frames."""
+    """The finished parts of metrics, such as features of imagined frames."""
     return part_bytes(config.evaluation)
 
 

@@ -1,4 +1,4 @@
-"""The cost of `profile`. Nobody plans one ahead, so its time and disk are not estimated."""
+"""The cost of `profile`. It is never planned ahead, so its time and disk are not estimated."""
 
 from diamond_bench.store.cost import JobCost
 

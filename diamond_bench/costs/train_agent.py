@@ -1,4 +1,4 @@
-"""The cost of `train_agent`: updates, the imagination they take, and disk."""
+"""The cost of `train_agent`: updates, their imagination, and disk."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
 from diamond_bench.store.kinds import TrainAgent
 
 _TRUE_STEPS_PER_SECOND = 2000.0
-"""Steps of the true dynamics on a CPU core: for each row a state is restored, the game takes a step and its state is saved."""
+"""Steps of the true dynamics per second on a CPU core. Each row restores a state, plays a step and saves the state."""
 
 
 @dataclass(frozen=True)
 class Updates:
-    """Updates of each network over a whole run."""
+    """Number of updates of each network over a whole run."""
 
     denoiser: int
     reward_end: int
@@ -35,7 +35,7 @@ def num_epochs(config: TrainAgent, collected_first: int | None = None) -> int:
 
 
 def updates(config: TrainAgent) -> Updates:
-    """Updates of each network."""
+    """Number of updates of each network."""
     agent, later = config.agent, num_epochs(config) - 1
     if agent.model_free:  # the last rollout of an epoch may be a shorter one
         whole, rest = divmod(agent.budget, agent.steps_per_epoch)
@@ -51,7 +51,7 @@ def updates(config: TrainAgent) -> Updates:
 
 
 def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
-    """FLOP of the updates (those `made`, or of a whole run) and of the imagination they take; a backward pass counts as two forward."""
+    """FLOP of the updates (`done`, or those of a whole run) and of their imagination. A backward pass counts as two forward passes."""
     frames = frames_of(config)
     policy = actor_critic_cost(config.actor_critic, MAX_ACTIONS, frames).flops
     count, trained = done or updates(config), config.actor_critic
@@ -70,7 +70,7 @@ def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
 
 
 def _disk(config: TrainAgent, inputs: Inputs) -> float:
-    """A finished run: its agent, two resumable states of networks, optimisers and start segments, and the replay."""
+    """A finished run: its agent, two checkpoints of networks, optimisers and start segments, and the replay."""
     frames = frames_of(config)
     weights, ring = actor_critic_cost(config.actor_critic, MAX_ACTIONS, frames).parameters, 0.0
     if not config.agent.model_free and config.family is None:
@@ -80,7 +80,7 @@ def _disk(config: TrainAgent, inputs: Inputs) -> float:
 
 
 def _arithmetic(config: TrainAgent, inputs: Inputs) -> Arithmetic:
-    """That of the world model. Where nothing learns one, the policy's: its speed is no measure of other agents'."""
+    """The arithmetic of the world model. If no world model is trained, that of the policy, whose speed says nothing about other agents."""
     if config.family is None:
         return arithmetic(config, config.execution)
     channels, execution = config.actor_critic.channels, config.execution
@@ -88,7 +88,7 @@ def _arithmetic(config: TrainAgent, inputs: Inputs) -> Arithmetic:
 
 
 def _fixed_seconds(config: TrainAgent, device: str) -> float:
-    """Also the time that true dynamics take, which need no FLOP."""
+    """Includes the time of true dynamics, which take no FLOP."""
     trained = config.actor_critic
     steps = trained.steps_per_update * trained.batch_size * updates(config).actor_critic if config.family is not None else 0
     return 12.0 + steps / _TRUE_STEPS_PER_SECOND

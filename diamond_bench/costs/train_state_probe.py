@@ -7,11 +7,11 @@ from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
 from diamond_bench.store.kinds import TrainStateProbe
 
 _OBJECTS = 3
-"""Objects of a game with a table (envs/ram_state.py), at most; the cost hardly depends on them."""
+"""Maximum number of objects of a game with a table (envs/ram_state.py). The cost hardly depends on it."""
 
 
 def training_flops(config: TrainStateProbe, frames: FrameSpec, num_objects: int = _OBJECTS) -> float:
-    """FLOP of all updates; a backward pass counts as two forward passes."""
+    """FLOP of all updates. A backward pass counts as two forward passes."""
     return 3 * state_probe_cost(num_objects, config.probe.channels, frames).flops * config.probe.batch_size * config.probe.num_steps
 
 

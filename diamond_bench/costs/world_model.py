@@ -1,4 +1,4 @@
-"""What a world model costs. Every kind of job that trains or runs one asks here, and it asks the family."""
+"""The cost of a world model, computed by its family. All kinds of jobs that train or run a world model use it."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from diamond_bench.typed import identity_fields
 
 
 class HasNetwork(Protocol):
-    """What describes a world model: the config of a training, or what is stored with its weights."""
+    """The description of a world model: the config of a training, or the description stored with its weights."""
 
     @property
     def network(self) -> NetworkConfig: ...
@@ -23,20 +23,20 @@ class HasNetwork(Protocol):
 
 
 Producer = HasNetwork | ImportAgent
-"""An imported agent's world model is assumed to have the paper's size."""
+"""The job that produced a world model. An imported agent's world model is assumed to have the paper's size."""
 World = Producer | WorldSettings
-"""Which world model: a trained one, or the settings of a family."""
+"""A trained world model, or the settings of a family that is not trained."""
 _ANY = FrameSpec.square(64)
-"""The number of parameters does not depend on the frames' size."""
+"""Any size: the number of parameters does not depend on it."""
 
 
 def frame_flops(world: World, sampler: Sampler, frames: FrameSpec) -> float:
-    """FLOP to imagine one frame; 0 where the family has no network."""
+    """FLOP to imagine one frame. 0 if the family has no network."""
     return _cost(world, sampler, frames).flops_per_frame
 
 
 def update_flops(producer: TrainWorldModel | TrainAgent, frames: FrameSpec) -> float:
-    """FLOP of one update of each network of the world model: a forward and a backward pass, which counts as two."""
+    """FLOP of one update of each network of the world model: a forward pass and a backward pass, which counts as two."""
     family, settings = _family(producer)
     return family.update_flops(settings, WorldSpec(frames, MAX_ACTIONS), producer.training)
 
@@ -53,7 +53,7 @@ def parameters(producer: Producer) -> int:
 
 
 def arithmetic(world: World, execution: ExecutionConfig) -> Arithmetic:
-    """What sets the speed of a job that trains or runs the world model, executed as `execution` asks."""
+    """The network and the execution that determine the speed of a job that trains or runs the world model."""
     family, settings = _family(world)
     if not family.trained:
         return Arithmetic()
@@ -74,7 +74,7 @@ def _cost(world: World, sampler: Sampler, frames: FrameSpec) -> WorldCost:
 
 
 def _family(world: World) -> tuple[WorldFamily, Any]:
-    """The family of a world model, and the settings that the family's functions take."""
+    """The family of a world model, and the settings for the family's functions."""
     if isinstance(world, WorldSettings):
         return world_family(world), world
     described = TrainAgent(world.game, 0) if isinstance(world, ImportAgent) else world

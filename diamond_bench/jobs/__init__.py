@@ -1,1 +1,1 @@
-"""One file a job kind: run(config, context) -> Result. The only place where data, models and metrics meet."""
+"""The code of jobs, one file per kind: run(config, context) -> Result. Only here do data, models and metrics meet."""

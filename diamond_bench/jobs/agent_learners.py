@@ -1,4 +1,4 @@
-"""What learns in an agent: three networks, each updated from the replay; the policy in imagination."""
+"""The learners of an agent: three networks, each updated from the replay, the policy in imagination."""
 
 from typing import Any
 
@@ -25,11 +25,11 @@ from diamond_bench.worlds.families import open_world
 from diamond_bench.worlds.recordings import RecordedReplay
 
 Logged = dict[str, dict[str, Tensor]]
-"""Scalars of an update by group."""
+"""Scalars of an update, by group."""
 
 
 def describe(config: TrainAgent) -> AgentDescription:
-    """The agent that a training builds."""
+    """The description of the agent that a training builds."""
     return AgentDescription(
         objective=config.objective,
         conditioning=config.conditioning,
@@ -49,18 +49,18 @@ def imagination_settings(config: ActorCriticConfig) -> ImaginationSettings:
 
 
 class Learners:
-    """An agent and its learners; one generator feeds every draw of theirs."""
+    """An agent and its learners. All their draws come from one generator."""
 
     def __init__(
         self, config: TrainAgent, device: torch.device, replay: Replay, generator: torch.Generator, execution: Execution | None = None
     ) -> None:
-        """`execution`: by default what config.execution comes to."""
+        """`execution`: by default the one that config.execution resolves to."""
         self.config, self.replay, self.generator = config, replay, generator
         self.execution = resolve_for(config, device) if execution is None else execution
         agent = build_agent(describe(config), config.execution.precision, device)
         self.agent: Agent = apply_to_agent(self.execution, agent, config)
         self.world: WorldModel | None = None
-        """What the policy learns in, bound to its sampler; None where the agent is model-free."""
+        """The environment of the policy's learning, with its sampler bound. None if the agent is model-free."""
         self._trainables: tuple[Trainable, ...] = ()
         fused, recorded = self.execution.fused, self.execution.records_updates
         self._learners = {"actor_critic": Learner(self.agent.actor_critic, config.actor_critic, fused, recorded)}
@@ -90,13 +90,13 @@ class Learners:
 
     @property
     def compilable(self) -> list[Compilable]:
-        """The networks of which a part may be compiled."""
+        """The networks that have a part that may be compiled."""
         reward_end = () if self.agent.reward_end is None else (self.agent.reward_end,)
         world_model = () if self.agent.world_model is None else self.agent.world_model.compilable
         return [self.agent.actor_critic, *world_model, *reward_end]
 
     def prepare(self, num_updates: int) -> None:
-        """Loads the start segments of so many updates of the policy, which they else do themselves."""
+        """Loads the start segments of `num_updates` updates of the policy. Otherwise the updates load them."""
         assert self._imagination is not None
         self._imagination.prepare(num_updates * self.config.actor_critic.steps_per_update)
 
@@ -161,7 +161,7 @@ class Learners:
         return {"actor_critic": found, "imagined": imagined}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: tensors and plain values alone."""
+        """The state for a checkpoint, as tensors and plain values."""
         imagination = None
         if self._imagination is not None and self._carry is not None:
             carry = {"frames": self._carry.frames, "state": list(self._carry.state)}
@@ -169,7 +169,7 @@ class Learners:
         return {"learners": {name: learner.state_dict() for name, learner in self._learners.items()}, "imagination": imagination}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, over the same replay."""
+        """Continues from `state_dict`, over the same replay."""
         for name, learner in self._learners.items():
             learner.load_state_dict(state["learners"][name])
         saved = state["imagination"]

@@ -1,4 +1,4 @@
-"""How an agent plays the real game while it trains: into the replay, or, model-free, learning as it plays."""
+"""Real play of an agent in training: into the replay, or with learning during play if the agent is model-free."""
 
 from typing import Any, Protocol
 
@@ -17,37 +17,37 @@ from diamond_bench.training.rollout import Carry, RealEnv, collect_rollout, samp
 
 
 class Play(Protocol):
-    """Real steps of one training environment, with a lost life as an episode's end."""
+    """Real steps of one training environment, in which a lost life ends an episode."""
 
     @property
     def real_steps(self) -> int:
-        """Taken since the beginning."""
+        """Number of steps taken since the beginning."""
         ...
 
     def begin(self, num_steps: int) -> None:
-        """The next `collect` must ask for so many (0: none will come): what plays beside training plays them from now on, with the policy
-        as it stands."""
+        """Announces the number of steps of the next `collect` (0 if there is none). Concurrent play starts to play them now, with the
+        present policy."""
         ...
 
     def collect(self, num_steps: int, means: Means) -> Collected:
-        """Take exactly `num_steps` more."""
+        """Takes exactly `num_steps` more steps."""
         ...
 
     def close(self) -> None:
-        """No more will be asked; leaves nothing running."""
+        """Ends the play. Nothing keeps running."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: emulator, memory, random states."""
+        """The state for a checkpoint: emulator, memory, random states."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, bit for bit."""
+        """Continues from `state_dict`, bit for bit."""
         ...
 
 
 def play_for(config: TrainAgent, learners: Learners, replay: Replay, generator: torch.Generator, device: torch.device) -> Play:
-    """The play that a training asks for."""
+    """The play that a training's config selects."""
     if config.agent.model_free:
         return ModelFreePlay(config, learners, generator, device)
     return (
@@ -56,7 +56,7 @@ def play_for(config: TrainAgent, learners: Learners, replay: Replay, generator: 
 
 
 class RealPlay:
-    """Plays into the replay with the policy as it stands: epsilon and temperature are the collection's."""
+    """Plays into the replay with the present policy, and with epsilon and temperature of the collection."""
 
     def __init__(self, config: TrainAgent, learners: Learners, replay: Replay) -> None:
         env, player = vector_env(config.game, config.env, 1), PolicyPlayer(learners.agent.actor_critic)
@@ -68,14 +68,14 @@ class RealPlay:
         return self._collector.real_steps
 
     def begin(self, num_steps: int) -> None:
-        """As `Play.begin`: nothing, it plays in turn."""
+        """See `Play.begin`. Does nothing, since `collect` plays."""
 
     def collect(self, num_steps: int, means: Means) -> Collected:
         """As `Play.collect`."""
         return self._collector.collect(num_steps)
 
     def close(self) -> None:
-        """As `Play.close`: nothing."""
+        """See `Play.close`. Does nothing."""
 
     def state_dict(self) -> dict[str, Any]:
         """As `Play.state_dict`."""
@@ -87,7 +87,7 @@ class RealPlay:
 
 
 class ModelFreePlay:
-    """Plays rollouts of actor_critic.steps_per_update steps and updates the policy from each; there is no replay."""
+    """Plays rollouts of actor_critic.steps_per_update steps and updates the policy after each. There is no replay."""
 
     def __init__(self, config: TrainAgent, learners: Learners, generator: torch.Generator, device: torch.device) -> None:
         self._settings, self._learners, self._draw = config.actor_critic, learners, sampled(generator)
@@ -100,10 +100,10 @@ class ModelFreePlay:
         return self._env.real_steps
 
     def begin(self, num_steps: int) -> None:
-        """As `Play.begin`: nothing, the policy learns while it plays."""
+        """See `Play.begin`. Does nothing, since the policy learns during play."""
 
     def collect(self, num_steps: int, means: Means) -> Collected:
-        """As `Play.collect`; the last rollout may be a shorter one."""
+        """See `Play.collect`. The last rollout may be shorter."""
         signs, episodes = torch.zeros(3, dtype=torch.int64), 0
         for done in range(0, num_steps, self._settings.steps_per_update):
             steps, policy = min(self._settings.steps_per_update, num_steps - done), self._learners.agent.actor_critic
@@ -116,7 +116,7 @@ class ModelFreePlay:
         return Collected(num_steps, (negative, zero, positive), episodes, self._env.finished_games())
 
     def close(self) -> None:
-        """As `Play.close`: nothing."""
+        """See `Play.close`. Does nothing."""
 
     def state_dict(self) -> dict[str, Any]:
         """As `Play.state_dict`."""

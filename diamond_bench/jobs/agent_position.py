@@ -1,4 +1,4 @@
-"""How far an agent's training is."""
+"""The position of an agent's training."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,18 +14,18 @@ Unit = TypeVar("Unit")
 
 @dataclass
 class Position:
-    """The epoch, phase and unit that come next, and the numbers of those before. All of it is in a checkpoint."""
+    """The next epoch, phase and unit, and the numbers of the previous ones. A checkpoint contains all of it."""
 
     epoch: int = 0
     phase: int = 0
     unit: int = 0
-    """Units of the phase that are done."""
+    """Finished units of the phase."""
     units: int = 0
-    """Units done since the beginning."""
+    """Finished units since the beginning."""
     initial_steps: int | None = None
     """Real steps of the initial collection, once it is over."""
     signs: list[int] = field(default_factory=lambda: [0, 0, 0])
-    """Rewards of each sign seen in collection."""
+    """Number of rewards of each sign in collection."""
     tests: list[dict[str, float]] = field(default_factory=list)
     """The results of each round of test games."""
     last: dict[str, float] = field(default_factory=dict)
@@ -33,9 +33,9 @@ class Position:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     def run(self, phase: str, units: Iterable[Unit], work: Callable[[Unit], object], wait: Callable[[], None]) -> Iterator[bool]:
-        """Do `work` for each unit of a phase that is not done yet; yields false before each of them (`loop.Training.units`).
+        """Does `work` for each unfinished unit of a phase. Yields false before each of them (`loop.Training.units`).
 
-        `wait` is called at the phase's end, so that the seconds of a phase include the work that a device still had to do.
+        `wait` is called at the phase's end, so that the seconds of a phase include the pending work of a device.
         """
         number = PHASES.index(phase)
         if number < self.phase:  # done before an interruption
@@ -52,5 +52,5 @@ class Position:
         self.phase, self.unit = number + 1, 0
 
     def end_epoch(self, means: dict[str, float]) -> None:
-        """Go on to the next epoch."""
+        """Moves to the next epoch."""
         self.epoch, self.phase, self.unit, self.last = self.epoch + 1, 0, 0, means

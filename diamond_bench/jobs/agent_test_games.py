@@ -1,4 +1,4 @@
-"""Test games of an agent in training: its returns, and how good its models are on them."""
+"""Test games of an agent in training: its returns, and the quality of its models."""
 
 from collections.abc import Callable
 
@@ -15,15 +15,15 @@ from diamond_bench.training.agent_quality import drift_quality, reward_end_quali
 from diamond_bench.training.loop import StoppedWithin
 
 _SEED = 1 << 20
-"""Seeds of test games begin here, above those of collection, so that a test game is never one of the training's."""
+"""First seed of test games. It lies above those of collection, so that no test game is a game of the training."""
 
 
 def test_games(
     config: TrainAgent, learners: Learners, epoch: int, should_stop: Callable[[], bool], device: torch.device
 ) -> dict[str, float]:
-    """Play agent.test_episodes games after an epoch (from 0): mean return and length, and quality of reward/end and world model.
+    """Plays agent.test_episodes games after an epoch (from 0): mean return and length, and quality of reward/end and world model.
 
-    They select nothing, and their steps do not count as real steps. What is undefined has no entry. Raises StoppedWithin.
+    They select nothing, and their steps do not count as real steps. Undefined values have no entry. Raises StoppedWithin.
     """
 
     def watch(*step: object) -> None:

@@ -1,4 +1,4 @@
-"""The job `collect_dataset`: a policy plays a game; its episodes become a training split and a held-out one."""
+"""The job `collect_dataset`: a policy plays a game, and its episodes form a training split and a held-out split."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from diamond_bench.store.kinds import CollectDataset
 from diamond_bench.studies.agents import AGENT_FOLDER
 
 MAX_BARREN_GAMES = 20
-"""After this many held-out games in a row without a usable reference the collection gives up."""
+"""Number of consecutive held-out games without a usable reference after which the collection gives up."""
 
 _SPLITS = ("train", "heldout")
 
@@ -29,11 +29,11 @@ _SPLITS = ("train", "heldout")
 def run(config: CollectDataset, context: JobContext) -> Result:
     """Writes train/ (exactly num_train_frames frames), heldout/ (num_references windows) and dataset.json.
 
-    An episode is a game: a lost life is recorded, not an end, and only the last game of a split is cut. Each has seeds of its own, from
-    (data.seed, split, index), so it does not matter which attempt played it. Held-out windows that occur in training (data/leaks.py)
-    do not count. With data.windows_per_episode, at most so many windows of a held-out game are references.
+    An episode is a game. Lost lives are recorded and do not end it. Only the last game of a split is truncated. Each has its own seeds,
+    derived from (data.seed, split, index), so it does not matter which attempt played it. Held-out windows that occur in training
+    (data/leaks.py) do not count. With data.windows_per_episode, at most that many windows of a held-out game are references.
 
-    Raises Interrupted with finished games kept; UserError where the policy cannot give such references.
+    Raises Interrupted with finished games kept, and UserError if the policy cannot give such references.
     """
     return finished_result(context) or _Collection(config, context).run()
 
@@ -83,7 +83,7 @@ class _Collection:
         return games
 
     def _heldout(self, training: TrainingRuns) -> tuple[list[StoredEpisode], list[int], int]:
-        """The held-out games, the first row of each usable window in them, and how many windows were refused as leaks."""
+        """The held-out games, the first row of each usable window in them, and the number of windows refused as leaks."""
         games: list[StoredEpisode] = []
         starts: list[int] = []
         row = refused = barren = 0
@@ -122,14 +122,14 @@ class _Collection:
         return game
 
     def _policy(self, rng: np.random.Generator) -> tuple[Policy, Callable[[Frame], None]]:
-        """The policy of one game, and where it is shown each frame."""
+        """The policy of one game, and a function that shows it each frame."""
         if self._agent is None:
             return make_policy(self._data.policy, self._config.game, rng), lambda frame: None
         watching = WatchingPolicy(self._agent.actor_critic, rng)
         return watching, watching.see
 
     def _play(self, split: str, index: int, most_frames: int) -> tuple[Episode, bool]:
-        """One game, cut at `most_frames`, and whether it was played to its end."""
+        """One game, truncated at `most_frames`, and whether it was played to its end."""
         data, context = self._data, self._context
         seeds = np.random.SeedSequence((data.seed, _SPLITS.index(split), index))
         seed = int(seeds.generate_state(1)[0] >> 1)  # a C int for the emulator

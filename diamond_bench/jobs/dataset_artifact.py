@@ -1,4 +1,4 @@
-"""What the two jobs that make datasets share: episodes kept one by one as they come, then published together as an artifact."""
+"""Shared code of the two jobs that create datasets: episodes are kept one by one, then published together as an artifact."""
 
 import math
 import shutil
@@ -23,15 +23,15 @@ _PARTIAL = "partial"
 
 @dataclass(frozen=True)
 class StoredEpisode:
-    """An episode on the cache: what the jobs decide by, without its frames."""
+    """An episode in the cache: the properties that jobs need, without its frames."""
 
     path: Path
     pairs: Hashes
     total_return: float | None
-    """None where the game gives no rewards."""
+    """None if the game has no rewards."""
     lives_lost: int | None
     whole: bool
-    """It ended by itself; false where it was cut to meet a number of frames."""
+    """Whether it ended by itself, and was not truncated to reach a number of frames."""
 
     @property
     def num_frames(self) -> int:
@@ -40,7 +40,7 @@ class StoredEpisode:
 
 
 class EpisodeCache:
-    """Episodes kept in the job's folder under their names, each whole or absent, so that an interrupted job goes on with the next."""
+    """Episodes kept in the job's folder by name, each whole or absent, so that an interrupted job continues with the next one."""
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
@@ -48,7 +48,7 @@ class EpisodeCache:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str, make: Callable[[], tuple[Episode, bool]]) -> StoredEpisode:
-        """The episode of that name: kept by an earlier attempt, else made now (make() -> episode, whether it is whole) and kept."""
+        """The episode of that name: kept by an earlier attempt, or created now (make() -> episode, whether it is whole) and kept."""
         path = self._folder / f"{name}.h5"
         if path.exists():
             try:
@@ -67,7 +67,7 @@ class EpisodeCache:
         return self._look_up(path)
 
     def discard(self) -> None:
-        """Remove all that is kept."""
+        """Removes all kept episodes."""
         shutil.rmtree(self._folder)
 
     def _look_up(self, path: Path) -> StoredEpisode:
@@ -83,7 +83,7 @@ class EpisodeCache:
 
 
 def stop_if_asked(context: JobContext) -> None:
-    """Raises Interrupted where the job was asked to stop."""
+    """Raises Interrupted if the job was asked to stop."""
     if context.should_stop():
         raise Interrupted("stopped while making episodes; finished ones are kept")
 
@@ -96,10 +96,8 @@ def publish(
     train: Sequence[StoredEpisode],
     heldout: Sequence[StoredEpisode],
 ) -> Result:
-    """Write train/ and heldout/ under temporary names, then rename them, then write dataset.json, which makes the artifact whole.
-
-    `facts`: what dataset.json says besides the counts.
-    """
+    """Writes train/ and heldout/ under temporary names, renames them, and then writes dataset.json, which marks the artifact as
+    complete."""
     splits = {"train": train, "heldout": heldout}
     temporary = {split: context.folder / f".{split}.tmp" for split in splits}
     for split, episodes in splits.items():
@@ -129,7 +127,7 @@ def publish(
 
 
 def finished_result(context: JobContext) -> Result | None:
-    """The result of an attempt that got as far as dataset.json, with what it left lying about removed; None if none did."""
+    """The result of an attempt that wrote dataset.json, after removal of its temporary files. None if there was none."""
     try:
         content = read_json(context.folder / INFO_FILE)
     except FileNotFoundError:
@@ -153,5 +151,5 @@ def _counts(episodes: Sequence[StoredEpisode]) -> dict[str, Any]:
 
 
 def _returns(episodes: Sequence[StoredEpisode]) -> list[float]:
-    """Of the whole games that have one."""
+    """For the whole games, if there are any."""
     return [episode.total_return for episode in episodes if episode.whole and episode.total_return is not None]

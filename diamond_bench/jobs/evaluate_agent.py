@@ -1,4 +1,4 @@
-"""The job `evaluate_agent`: an agent's final games, scored by raw rewards, and the conditions they were played under."""
+"""The job `evaluate_agent`: an agent's final games, scored by raw rewards, and the conditions of play."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,13 +26,13 @@ from diamond_bench.store.shapes import GAMES, RESULT, fit
 from diamond_bench.studies.agents import AGENT_FOLDER
 
 _VIDEO_STEPS = 300
-"""Steps of the first episode that are filmed."""
+"""Steps of the first episode that the video shows."""
 
 
 def run(config: EvaluateAgent, context: JobContext) -> Result:
-    """Plays the episodes and writes arrays.npz (every return and length); with evaluation.video also media/episode.mp4.
+    """Plays the episodes and writes arrays.npz (every return and length) and, with evaluation.video, media/episode.mp4.
 
-    Raises Interrupted with finished episodes kept; UserError where the agent cannot be read or does not fit the environment.
+    Raises Interrupted with finished episodes kept, and UserError if the agent cannot be read or does not fit the environment.
     """
     return _Evaluation(config, context).run()
 
@@ -99,7 +99,7 @@ class _Evaluation:
     def _tick_video(self) -> None:
         self.filmed += 1
         total = len(self.film) - (self.agent.world_model.context if self.agent.world_model else 0)
-        self.context.progress(self.filmed, total, "imagining beside the film")
+        self.context.progress(self.filmed, total, "imagining the video")
         if self.context.should_stop():
             raise Interrupted("stopped while imagining the video; the episodes played are kept")
 
@@ -123,7 +123,7 @@ class _Evaluation:
         }
 
     def _write_video(self) -> None:
-        """The first steps of episode 0 beside what the agent's world model makes of its start and actions."""
+        """The first steps of episode 0 next to the frames that the agent's world model imagines from the same start and actions."""
         frames = np.stack([frame for frame, _ in self.film])
         path = self.context.folder / "media" / "episode.mp4"
         world_model = self.agent.world_model
@@ -142,7 +142,7 @@ class _Evaluation:
 
 
 def _real_steps(agent: Path) -> int | None:
-    """Real steps the agent was trained with; None where nobody recorded them (an imported one)."""
+    """Real steps of the agent's training. None if they were not recorded (an imported agent)."""
     try:
         result = read_json(agent / "result.json")
         fit(result, RESULT, agent / "result.json")

@@ -1,6 +1,6 @@
-"""The job `evaluate_world_model`: held-out trajectories imagined by a trained world model, measured against the true ones.
+"""The job `evaluate_world_model`: a world model imagines held-out trajectories, which are measured against the true ones.
 
-References, starts and noise depend on the dataset and `evaluation.seed` alone, so all variants of a study face the same ones. Frames come
+References, starts and noise depend only on the dataset and `evaluation.seed`, so all variants of a study have the same ones. Frames come
 from `evaluation/play.py`: the world model imagines them, or an evaluation that differs only in its metrics has kept them. The metrics
 (`metrics/`) then measure each batch, and reduce all batches to rows.
 """
@@ -57,34 +57,34 @@ from diamond_bench.worlds.contract import WorldModel
 _VIDEO_FRAMES = 300
 _ONE_STEP_BATCH = 64
 _PRICES = ("nfe_per_frame", "parameters", "frames_per_second", "imagination_seconds", "peak_memory_mb")
-"""Rows of what imagining the rollouts cost."""
+"""Rows of the cost of imagining the rollouts."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What all parts share."""
+    """The data that all parts share."""
 
     config: EvaluateWorldModel
     parts: Parts
     world: WorldModel | None
-    """None where all frames are read."""
+    """None if all frames are read."""
     twin: Twin | None
     """The evaluation whose frames are read in place of imagining them."""
     frames: Mapping[Play, Frames]
-    """Where the frames of each kind of play come from."""
+    """The source of the frames of each kind of play."""
     metrics: Mapping[str, Metric]
     meters: Sequence[Meter]
     references: Windows
     one_step: Windows
     forks: Forks | None
-    """Where a metric measures them."""
+    """Present if a metric measures forks."""
 
     @property
     def settings(self) -> EvaluationConfig:
         return self.config.evaluation
 
     def keys(self, stream: int, rows: range, num_samples: int | None = None) -> list[Key]:
-        """What seeds the noise of these rows, or of K samples of each."""
+        """The seeds of the noise of these rows, or of K samples of each."""
         seed = self.settings.seed
         if num_samples is None:
             return [(seed, stream, i) for i in rows]
@@ -95,14 +95,14 @@ class _Work:
         return {name: values for meter in self.meters for name, values in meter.measure(batch).items()}
 
     def kept(self, frames: torch.Tensor) -> Arrays:
-        """The frames of a part, where all imagined frames are to be kept."""
+        """The frames of a part, if all imagined frames are to be kept."""
         return {"frames": frames.cpu().numpy()} if self.settings.keep_frames else {}
 
 
 def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     """Writes arrays.npz (every trajectory's errors at every t), media/ and the rows of the results table.
 
-    Raises Interrupted with the finished parts kept; UserError where references, weights or the model cannot be had.
+    Raises Interrupted with the finished parts kept, and UserError if references, weights or the model are not available.
     """
     device, settings = torch.device(context.device), config.evaluation
     reset_peak(device)
@@ -126,13 +126,13 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
-    """The parts together. Frames are left out where a part that an earlier version stored lacks them."""
+    """Joins the parts. Frames are left out if a part that an earlier version stored lacks them."""
     whole = all("frames" in part for part in parts)
     return join([part if whole else {name: values for name, values in part.items() if name != "frames"} for part in parts])
 
 
 def _rows(work: _Work, arrays: Measured) -> list[Row]:
-    """Rows of the metrics asked for, in the order asked, and of those measured always; stage by stage."""
+    """Rows of the requested metrics, in the order of the request, and of those that are always measured, stage by stage."""
     asked = work.settings.metrics
     reduced = {name: metric.reduce(arrays) for name, metric in work.metrics.items() if name in asked or not metric.asked}
     order = [*asked, *(name for name in reduced if name not in asked)]
@@ -147,8 +147,8 @@ def _by_shown(baselines: Arrays) -> dict[Shown, Arrays]:
 
 
 def _arrays(work: _Work, rolled: Arrays, baselines: Arrays, sampled: Arrays, forked: Arrays) -> Arrays:
-    """What arrays.npz holds: curves over t, values by start and fork, and the held-out episode that each reference, sample start and fork
-    comes from, which resampling by episode needs."""
+    """The content of arrays.npz: curves over t, values by start and fork, and the held-out episode of each reference, sample start and
+    fork, which resampling by episode needs."""
     shape = (work.settings.num_trajectories, work.settings.horizon)
     found: Arrays = {name: values.astype(np.float32) for name, values in {**rolled, **baselines}.items() if values.shape == shape}
     found |= {name: values.astype(np.float32) for name, values in forked.items()}
@@ -210,7 +210,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
 
 
 def _without_metrics(config: EvaluateWorldModel) -> EvaluateWorldModel:
-    """What decides the frames: everything but the metrics."""
+    """The settings that determine the frames: all except the metrics."""
     return replace(config, evaluation=replace(config.evaluation, metrics=()))
 
 
@@ -228,7 +228,7 @@ def _starts_per_batch(settings: EvaluationConfig) -> int:
 
 
 def _ticks(settings: EvaluationConfig, one_step: int, forks: int, meters: Sequence[Meter]) -> int:
-    """Progress of the whole job: a tick for an imagined batch of frames, and those of the metrics."""
+    """Progress of the whole job: one tick per imagined batch of frames, and those of the metrics."""
     rollouts = _batches(settings.num_trajectories, settings.batch_size)
     samples = len(_batches(settings.num_sample_starts, _starts_per_batch(settings))) * settings.sample_horizon
     of_forks = len(_batches(forks, _starts_per_batch(settings)))
@@ -241,7 +241,7 @@ def _metric_ticks(meters: Sequence[Meter], rows: range) -> int:
 
 
 def _rollout(work: _Work, rows: range) -> Arrays:
-    """A batch of references imagined to the horizon and measured; also the seconds and the frames kept."""
+    """Measurements of a batch of references imagined to the horizon, its seconds, and the kept frames."""
 
     def compute() -> Arrays:
         play, keys = window_batch(work.references, rows, work.settings.horizon), work.keys(ROLLOUT_STREAM, rows)
@@ -259,7 +259,7 @@ def _rollout(work: _Work, rows: range) -> Arrays:
 
 
 def _baselines(work: _Work, rows: range) -> Arrays:
-    """The same of copying the last frame, of unrelated true frames and of the true frames themselves."""
+    """The same measurements for the copied last frame, for unrelated true frames and for the true frames themselves."""
 
     def compute() -> Arrays:
         play = window_batch(work.references, rows, work.settings.horizon)
@@ -301,7 +301,7 @@ def _forks(work: _Work, forks: Forks, rows: range) -> Arrays:
 
 
 def _sampled(work: _Work, kind: Play, rows: range, play: WindowBatch, stream: int, part: str, text: str) -> Arrays:
-    """K futures of each row under the same actions, with noise of their own."""
+    """K futures of each row with the same actions, each with its own noise."""
     k = work.settings.num_samples
 
     def compute() -> Arrays:
@@ -318,7 +318,7 @@ def _fork_batches(work: _Work) -> list[range]:
 
 
 def _prices(work: _Work, frames: int, seconds: float, device: torch.device) -> list[Row]:
-    """What imagining cost; of frames that were read, what it cost the evaluation that imagined them."""
+    """The cost of imagination. For frames that were read, the cost in the evaluation that imagined them."""
     if isinstance(work.frames["rollouts"], Kept):
         assert work.twin is not None
         known = {row["metric"]: row for row in work.twin.result.rows}
@@ -335,14 +335,14 @@ def _prices(work: _Work, frames: int, seconds: float, device: torch.device) -> l
 
 
 def _speed(work: _Work, frames: int, seconds: float) -> dict[str, float]:
-    """Work and time of the imagination, for estimates; nothing where the frames were read."""
+    """Work and time of the imagination, for estimates. Empty if the frames were read."""
     if isinstance(work.frames["rollouts"], Kept) or work.world is None:
         return {}
     return {"work": (work.world.flops_per_frame or 1.0) * frames, "work_seconds": seconds}
 
 
 def _keep_frames(work: _Work, frames: Mapping[Play, NDArray[np.uint8]], folder: Path) -> dict[str, Any]:
-    """media/frames.npz (true and imagined, (PICTURED, horizon, h, w, 3)), media/rollout.mp4 and, where asked for, KEPT_FILES.
+    """Writes media/frames.npz (true and imagined, (PICTURED, horizon, h, w, 3)), media/rollout.mp4 and, if configured, KEPT_FILES.
 
     Returns their checksums for the facts of the result.
     """

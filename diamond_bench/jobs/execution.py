@@ -1,4 +1,4 @@
-"""How a job's arithmetic is done: what `execution` asks for, on the device at hand, applied to the job's networks."""
+"""The execution of a job's arithmetic: resolves `execution` for the available device, and applies it to the job's networks."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,36 +20,36 @@ from diamond_bench.worlds.recorded import recorded
 Extent = Literal["none", "imagination", "all"]
 
 COMPILE_PAYS_OFF_FLOPS = {"cuda": 3e16, "cpu": 5e13}
-"""FLOP of a job from which on compiling pays back: what a device does in the 20 minutes or so against which a compilation of one to
-three minutes is little (docs/performance.md)."""
+"""FLOP of a job above which compiling pays off: the work of about 20 minutes on a device, compared with one to three minutes of compilation
+(docs/performance.md)."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What is done, nothing left to be decided."""
+    """An execution in which nothing is left to decide."""
 
     compile: Extent = "none"
     cuda_graphs: Extent = "none"
     sampling_streams: int = 1
     """Groups of games whose frames are sampled at once."""
     fused: bool = True
-    """The optimiser in few kernels."""
+    """Whether the optimiser uses few, fused kernels."""
 
     @property
     def records_updates(self) -> bool:
-        """Whether updates go through CUDA graphs."""
+        """Whether updates run through CUDA graphs."""
         return self.cuda_graphs == "all"
 
     def sampled_sizes(self, num_games: int) -> set[int]:
-        """The world model's batch sizes when frames of so many games are sampled."""
+        """The world model's batch sizes for sampling the frames of `num_games` games."""
         return set(group_sizes(num_games, self.sampling_streams))
 
 
 def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: str | None = None) -> Execution:
-    """What `execution` comes to for a job of `work` FLOP on a device; `begun`: what `compile` came to when the job began, in an earlier
-    attempt, which auto keeps to where it can.
+    """Resolves `execution` for a job of `work` FLOP on a device. `begun`: the resolved value of `compile` in the job's first attempt, which
+    auto keeps if possible.
 
-    Auto compiles where a compiler is found. Raises UserError where what is asked cannot be had (`check_execution`).
+    Auto compiles if a compiler is found. Raises UserError if the request is impossible (`check_execution`).
     """
     check_execution(asked, device.type)
     if asked.compile != "auto":
@@ -59,33 +59,34 @@ def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: st
 
 
 def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = None) -> Execution:
-    """`resolve` for the training of an agent; one that learns no world model compiles and records nothing."""
+    """`resolve` for the training of an agent. Without a world model to train, nothing is compiled or recorded."""
     if config.agent.model_free or config.family is not None:
         return Execution()
     return resolve(config.execution, device, agent_work(config), begun)
 
 
 def supported_by(world: TrainedWorld, execution: Execution) -> Execution:
-    """What of it can be done with a world model: where no network can be compiled, none is."""
+    """The part of an execution that a world model supports: if no network can be compiled, none is."""
     return execution if world.compilable else replace(execution, compile="none")
 
 
 def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) -> None:
-    """Compiles networks for the batch sizes that they will see, where the execution says so."""
+    """Compiles networks for their batch sizes, if the execution asks for it."""
     if execution.compile != "none":
         for network, sizes in networks.items():
             network.compile_core(sizes, with_gradient=execution.compile == "all")
 
 
 def apply_to_world_model(execution: Execution, world: TrainedWorld, num_games: int) -> WorldModel:
-    """The same world model, executed so, for the imagination of so many games."""
+    """The same world model with this execution, for the imagination of `num_games` games."""
     apply(execution, dict.fromkeys(world.compilable, execution.sampled_sizes(num_games)))
     world = world.in_streams(execution.sampling_streams)
     return world if execution.cuda_graphs == "none" else recorded(world)
 
 
 def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Agent:
-    """The same agent, its networks compiled for the batches of its training; CUDA graphs are of whole steps and updates (`Learners`)."""
+    """The same agent, with its networks compiled for the batches of its training. CUDA graphs cover whole steps and updates
+    (`Learners`)."""
     imagined, settings = config.actor_critic.batch_size, config.reward_end
     burnt_in = imagined * (max(config.conditioning.num_frames, config.actor_critic.start_frames) - 1)
     apply(execution, {agent.actor_critic: {imagined, burnt_in} - {0}})
@@ -98,12 +99,12 @@ def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Ag
 
 
 def facts_of(execution: Execution) -> dict[str, str]:
-    """What a result says was done."""
+    """The facts about the execution for a result."""
     streams = {"sampling_streams": str(execution.sampling_streams)} if execution.sampling_streams > 1 else {}
     return {"compile": execution.compile, "cuda_graphs": execution.cuda_graphs, **streams}
 
 
 def compile_rows(networks: Iterable[Compilable]) -> list[Row]:
-    """The seconds that first calls of compiled networks took; no row where nothing was compiled."""
+    """The seconds of the first calls of compiled networks. No row if nothing was compiled."""
     compiled = [network.compiled for network in networks if network.compiled is not None]
     return [Row("compile_seconds", sum(c.seconds for c in compiled), measured=True)] if compiled else []

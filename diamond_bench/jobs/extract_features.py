@@ -1,6 +1,6 @@
-"""The job `extract_features`: Inception features of the true frames that FID and KID compare imagined frames with, once per dataset.
+"""The job `extract_features`: Inception features of the true frames with which FID and KID compare imagined frames, once per dataset.
 
-Which frames these are depends on the dataset and on settings of the evaluation alone, so all variants and seeds of a study share them.
+The choice of frames depends only on the dataset and on settings of the evaluation, so all variants and seeds of a study share them.
 """
 
 import math
@@ -23,15 +23,15 @@ from diamond_bench.store.kinds import ExtractFeatures
 
 _BATCH = 64
 _PART = 1024
-"""Images of a part, which is stored when it is finished."""
+"""Images per part. A part is stored when it is finished."""
 
 
 def run(config: ExtractFeatures, context: JobContext) -> Result:
-    """Leaves features.npz: `true` and `other`, each (num_images, 2048) float32, and `weights`, the SHA-256 of the network's file.
+    """Writes features.npz: `true` and `other`, each (num_images, 2048) float32, and `weights`, the SHA-256 of the network's file.
 
-    `true` are features of the references' frames at `fid_positions`, in the order of references and times. `other` are features of as
-    many frames of the training data. Raises Interrupted with the finished parts kept. Raises UserError if the dataset has too few frames
-    or if the weights are missing.
+    `true` are features of the references' frames at `fid_positions`, in the order of references and times. `other` are features of as many
+    frames of the training data. Raises Interrupted with the finished parts kept. Raises UserError if the dataset has too few frames or if
+    the weights are missing.
     """
     dataset, device = context.inputs["dataset"], torch.device(context.device)
     context.progress(0, 1, "loading the network and the frames")

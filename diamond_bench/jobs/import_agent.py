@@ -13,9 +13,9 @@ from diamond_bench.typed import to_plain
 
 def run(config: ImportAgent, context: JobContext) -> Result:
     """Writes agent/ from the file `config.file`. Sizes are inferred from its tensors and checked. The objective is the paper's EDM with the
-    constants of the config, since the file does not hold them; the command says so.
+    constants of the config, since the file does not contain them. The command says so.
 
-    Raises UserError where the file is not there, changed since it was planned, or is not a checkpoint of this game's agent.
+    Raises UserError if the file is missing, changed since it was planned, or is not a checkpoint of this game's agent.
     """
     file = Path(config.file)
     if file.is_file() and sha256(file) != config.digest:

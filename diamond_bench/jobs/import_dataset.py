@@ -1,4 +1,4 @@
-"""The job `import_dataset`: somebody's Minari dataset becomes the same artifact as a collected one."""
+"""The job `import_dataset`: converts the user's own Minari dataset to the same artifact as a collected one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,14 +25,15 @@ from diamond_bench.store.kinds import ImportDataset
 
 
 def run(config: ImportDataset, context: JobContext) -> Result:
-    """Writes train/, heldout/ and dataset.json from the dataset `data.dataset` names: images of any size, discrete actions.
+    """Writes train/, heldout/ and dataset.json from the dataset that `data.dataset` names: images of any size, discrete actions.
 
-    Frames are resized by area to frame_size; grey ones become RGB. Whole episodes go to the held-out split, in an order drawn by
-    data.seed, until they hold num_references windows that occur in no other episode; of the rest, num_train_frames frames train. With
-    data.windows_per_episode, at most so many windows of an episode are references.
+    Frames are resized by area to frame_size, and grey ones become RGB. Whole episodes, in an order drawn by data.seed, form the held-out
+    split until they contain num_references windows that occur in no other episode. The training split takes num_train_frames frames from
+    the rest. With data.windows_per_episode, at most that many windows of an episode are references.
+
     The environment is never built and nothing is downloaded. Raises Interrupted with converted episodes kept. Raises UserError, with
-    nothing kept, where the dataset is damaged, changed since it was planned, of another kind, not what its metadata says, holds an episode
-    twice or too few of them.
+    nothing kept, if the dataset is damaged, changed since it was planned, of another kind, contradicts its metadata, contains an episode
+    twice, or has too few episodes.
     """
     return finished_result(context) or _import(config, context)
 
@@ -62,7 +63,7 @@ def _spec(config: ImportDataset, metadata: Metadata) -> WorldSpec:
 def _converted(
     config: ImportDataset, folder: Path, storage: MinariStorage, metadata: Metadata, cache: EpisodeCache, context: JobContext
 ) -> tuple[dict[str, Any], list[StoredEpisode], list[StoredEpisode]]:
-    """What dataset.json says, and the episodes of the two splits."""
+    """The content of dataset.json, and the episodes of the two splits."""
     data, total = config.data, metadata.num_episodes
     episodes: list[StoredEpisode] = []
     for index in range(total):
@@ -105,7 +106,8 @@ def _converted(
 def _convert(
     storage: MinariStorage, metadata: Metadata, index: int, config: ImportDataset, most: int | None = None
 ) -> tuple[Episode, bool]:
-    """An episode with square RGB frames, cut at `most` frames, and whether it is whole. Raises UserError where it is no proper episode."""
+    """An episode with square RGB frames, truncated at `most` frames, and whether it is whole. Raises UserError if the episode is
+    invalid."""
     read = read_foreign(storage, metadata, index, config.data.stacked_frames)
     episode = replace(read, frames=np.stack([_square_rgb(frame, config.env.frame_size) for frame in read.frames]))
     return (episode, True) if most is None else (episode.cut(most), False)
@@ -127,7 +129,8 @@ def _refuse_duplicates(folder: object, episodes: Sequence[StoredEpisode]) -> Non
 
 
 def _split(episodes: Sequence[StoredEpisode], data: DataConfig) -> tuple[int, list[int], int]:
-    """How many of the first episodes hold `num_references` usable windows, their first rows, and how many were refused as leaks."""
+    """The number of episodes that contain `num_references` usable windows, the windows' first rows, and the number of windows refused as
+    leaks."""
     num_references, window = data.num_references, data.reference_context + data.reference_horizon
     possible = usable = 0
     for count in range(1, len(episodes)):

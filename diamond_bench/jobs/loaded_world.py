@@ -1,4 +1,4 @@
-"""The world model that an evaluation is of, loaded for use and executed as its config asks."""
+"""The world model of an evaluation, loaded and executed as its config asks."""
 
 from pathlib import Path
 from typing import cast
@@ -21,9 +21,9 @@ from diamond_bench.worlds.recordings import recorded_episodes
 
 
 def loaded_world(config: EvaluateWorldModel, context: JobContext, heldout: EpisodeSet, device: torch.device) -> WorldModel:
-    """The input `world_model` with its sampler bound, or a world of the config's family where that is not trained. `heldout`: on the CPU.
+    """The input `world_model` with its sampler bound, or a world of the config's family if that is not trained. `heldout`: on the CPU.
 
-    UserError where it cannot be had.
+    Raises UserError if it is not available.
     """
     dataset = context.inputs["dataset"]
     spec = load_info(dataset).spec
@@ -36,7 +36,7 @@ def loaded_world(config: EvaluateWorldModel, context: JobContext, heldout: Episo
 
 
 def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: int, device: torch.device) -> tuple[WorldModel, Execution]:
-    """The model as `execution` asks for it: full batches of the rollouts compiled and recorded, before any of them is timed."""
+    """The model with `execution` applied: full batches of the rollouts are compiled and recorded before any of them is timed."""
     if not world_family(config.family).trained:
         return loaded, Execution()
     trained = cast(TrainedWorld, loaded)
@@ -58,6 +58,6 @@ def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: 
 
 
 def _folder(producer: Path, settings: EvaluationConfig) -> Path:
-    """The world model in a training's folder, or in that of an agent."""
+    """The folder of the world model in a training's folder, or in that of an agent."""
     of_agent = producer / AGENT_FOLDER
     return of_agent / DENOISER_FOLDER if of_agent.is_dir() else model_folder(producer, settings.milestone, settings.weights)

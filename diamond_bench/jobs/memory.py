@@ -1,4 +1,4 @@
-"""Peak memory of one job, though a worker's process runs many."""
+"""Peak memory of one job, although a worker's process runs many."""
 
 import contextlib
 import resource
@@ -18,7 +18,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory held at once since `reset_peak`: tensors on a GPU, the whole process on the CPU."""
+    """The maximum memory in use since `reset_peak`, in bytes: tensors on a GPU, the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
@@ -29,5 +29,5 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def reserved_bytes(device: torch.device) -> int:
-    """As `peak_bytes`, but on a GPU all that torch reserved, which no other process can use."""
+    """Like `peak_bytes`, but on a GPU all memory that torch reserved, which no other process can use."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes(device)

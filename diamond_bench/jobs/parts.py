@@ -1,4 +1,4 @@
-"""A long computation in parts: each stored when it is finished, so that an interrupted job goes on with the next."""
+"""A long computation in parts. Each is stored when it is finished, so that an interrupted job continues with the next one."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -18,21 +18,22 @@ class Parts:
     """The parts of one job, in its folder's checkpoint/, and its progress over all of them."""
 
     def __init__(self, context: JobContext, total: int, arithmetic: str | None = None) -> None:
-        """`total`: ticks of all parts together; `arithmetic`: whose arithmetic they hold, by default the kind of device's."""
+        """`total`: ticks of all parts together. `arithmetic`: a name of the arithmetic with which they are computed, by default the kind of
+        device."""
         self._context, self._total, self._done, self._text = context, total, 0, ""
         way = arithmetic or context.device.partition(":")[0]  # another device draws other noise
         self._folder = context.folder / "checkpoint" / way
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def tick(self) -> None:
-        """One unit of work done; the job stops here when it is asked to."""
+        """Reports one finished unit of work, and stops the job if requested."""
         self._done += 1
         self._context.progress(self._done, self._total, self._text)
         if self._context.should_stop():
             raise Interrupted(f"stopped during {self._text}; finished parts are kept")
 
     def get(self, name: str, text: str, ticks: int, compute: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a part: read back if an earlier attempt stored them, else computed and stored."""
+        """The arrays of a part: read if an earlier attempt stored them, else computed and stored."""
         self._text = text
         before, file = self._done, self._folder / f"{name}.npz"
         arrays = self._read(file)
@@ -54,12 +55,12 @@ class Parts:
 
 
 def save_arrays(file: Path, arrays: Arrays, compressed: bool = False) -> None:
-    """Writes an .npz in one piece; equal arrays give equal bytes."""
+    """Writes an .npz file in one piece. Equal arrays give equal bytes."""
     buffer = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(buffer, **arrays)  # type: ignore[arg-type]
     write_atomic(file, buffer.getvalue())
 
 
 def join(parts: Sequence[Arrays]) -> Arrays:
-    """Parts of one set put together again along their first axis."""
+    """Joins the parts of one set along their first axis."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

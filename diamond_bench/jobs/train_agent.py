@@ -1,8 +1,8 @@
-"""The job `train_agent`: play, learn a world model, learn to act in it (method section 6), resumable bit for bit.
+"""The job `train_agent`: play, learn a world model, learn to act in it (method section 6). It resumes bit for bit.
 
-`_Training.units` is the algorithm. A checkpoint may lie between any two of its units, and holds everything that a later unit reads. The
-replay lies next to it and is only appended to. Where agent.collection is `beside`, a thread plays the steps of the next epoch from the end
-of one collect phase to the next (`agent_concurrent`). The seconds of collection are then those of waiting for the thread.
+`_Training.units` is the algorithm. A checkpoint may lie between any two of its units, and contains everything that later units read. The
+replay lies next to it and only grows. If agent.collection is `concurrent`, a thread plays the steps of the next epoch from the end of one
+collect phase to the next (`agent_concurrent`). The seconds of collection are then the time spent waiting for the thread.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,10 +35,10 @@ _TICKS = 10_000
 
 
 def run(config: TrainAgent, context: JobContext) -> Result:
-    """Trains one agent and leaves it in agent/, with the course of its test returns in arrays.npz.
+    """Trains one agent and writes it to agent/, and its test returns over the training to arrays.npz.
 
-    Real steps never exceed agent.budget; test games, which select nothing, are not counted. Raises Interrupted with a checkpoint saved;
-    UserError where a loss is not finite (the last checkpoint stays).
+    Real steps never exceed agent.budget. Test games select nothing and do not count. Raises Interrupted with a checkpoint saved, and
+    UserError if a loss is not finite (the last checkpoint stays).
     """
     loop = Loop(context, config.agent.checkpoint_units, "try a lower learning rate")
     training = loop.begin(
@@ -57,7 +57,7 @@ def run(config: TrainAgent, context: JobContext) -> Result:
 
 
 def _replay(config: TrainAgent, context: JobContext, saved: Saved | None) -> Replay:
-    """The replay of a checkpoint, or an empty one (a model-free agent needs none). Raises Unusable where its file is damaged or lost."""
+    """The replay of a checkpoint, or an empty one (a model-free agent needs none). Raises Unusable if its file is damaged or lost."""
     agent, size, device = config.agent, config.env.frame_size, torch.device(context.device)
     if saved is None or not saved.state["replay_rows"]:
         return Replay(1 if agent.model_free else agent.budget, size, device)
@@ -102,7 +102,7 @@ class _Training:
                 yield at.epoch == 1 or at.epoch % agent.checkpoint_every == 0
 
     def blocks(self) -> Iterator[int]:
-        """Sizes of the epoch's blocks of real steps. The first epoch has as many as `enough` asks for, and the last ones have none."""
+        """Sizes of the epoch's blocks of real steps. In the first epoch `enough` decides on their number. The last epochs have none."""
         agent, at = self.config.agent, self.at
         if at.epoch > 0 or agent.model_free:
             if self.steps_left():
@@ -117,13 +117,13 @@ class _Training:
         self.play.begin(min(agent.steps_per_epoch, self.steps_left()))
 
     def enough(self) -> bool:
-        """The rule of the initial collection: rewards of the rarer two signs were seen, or it has gone on long enough."""
+        """Whether the initial collection is over: it has enough rewards of the rarer of the two signs, or has reached its maximum."""
         agent, rare = self.config.agent, sum(sorted(self.at.signs)[:2])
         done = self.play.real_steps
         return done >= min(agent.max_initial_steps, agent.budget) or (done >= agent.initial_steps and rare >= agent.initial_rare_rewards)
 
     def collect(self, num_steps: int) -> None:
-        """Play a block of real steps into the replay; a model-free policy learns while it plays."""
+        """Plays a block of real steps into the replay. A model-free policy learns during play."""
         collected = self.play.collect(num_steps, self.means)
         assert self.play.real_steps <= self.config.agent.budget, f"{self.play.real_steps} real steps"
         self.at.signs = [a + b for a, b in zip(self.at.signs, collected.reward_signs, strict=True)]
@@ -131,8 +131,8 @@ class _Training:
             self.means.add("collect", **_of_game(game, self.device))
 
     def num_updates(self) -> tuple[int, int, int]:
-        """Updates of world model, reward/end model and policy in this epoch. A model-free policy learns while it plays; a family of
-        world models that is not trained has no updates but the policy's."""
+        """Updates of world model, reward/end model and policy in this epoch. A model-free policy learns during play. A family of world
+        models that is not trained has only updates of the policy."""
         agent = self.config.agent
         if agent.model_free:
             return 0, 0, 0
@@ -143,7 +143,7 @@ class _Training:
         return asked if self.config.family is None else (0, 0, asked[2])
 
     def update(self, network: str) -> Callable[[int], None]:
-        """One update of a network, whose scalars go into the epoch's means."""
+        """One update of a network. Its scalars enter the epoch's means."""
 
         def update(number: int) -> None:
             for name, values in self.learners.update(network).items():
@@ -157,31 +157,31 @@ class _Training:
         return int(every > 0 and (epoch % every == 0 or epoch == self.num_epochs()))
 
     def test(self, number: int) -> None:
-        """Play the test games."""
+        """Plays the test games."""
         found = test_games(self.config, self.learners, self.at.epoch, self.context.should_stop, self.device)
         self.at.tests.append({"epoch": float(self.at.epoch + 1), "real_steps": float(self.play.real_steps), **found})
 
     def end_epoch(self) -> None:
-        """Write the epoch's line. Raises NotFinite where a mean is not finite."""
+        """Writes the epoch's line. Raises NotFinite if a mean is not finite."""
         self.at.end_epoch(self.means.read())
         tested = self.at.tests[-1] if self.at.tests and self.at.tests[-1]["epoch"] == self.at.epoch else {}
         tests = {f"test/{name}": value for name, value in tested.items() if name not in ("epoch", "real_steps")}
         self.journal.write(self.at.epoch, {"real_steps": self.play.real_steps, **self.at.last, **tests})
 
     def num_epochs(self) -> int:
-        """As far as it is known: the length of the initial collection decides."""
+        """As far as it is known: it depends on the length of the initial collection."""
         return num_epochs(self.config, self.at.initial_steps)
 
     def steps_left(self) -> int:
-        """Real steps of the budget."""
+        """Remaining real steps of the budget."""
         return self.config.agent.budget - self.play.real_steps
 
     def wait(self) -> None:
-        """Wait for the device."""
+        """Waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    # What the loop asks (loop.Training)
+    # The interface of the loop (loop.Training)
 
     @property
     def done(self) -> int:
@@ -252,13 +252,13 @@ _LAST: tuple[tuple[str, Callable[[Position], float | None]], ...] = (
 
 
 def _shares(config: TrainAgent) -> tuple[float, ...]:
-    """What share of a run's arithmetic one update of denoiser, reward/end model and actor-critic is; too slow to ask at each."""
+    """The share of one update of denoiser, reward/end model and actor-critic in a run's arithmetic. Computed once, since it is slow."""
     whole = max(1.0, agent_work(config))
     return tuple(agent_work(config, Updates(*counts)) / whole for counts in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 
 
 def _last_rows(at: Position) -> list[Row]:
-    """What the last epoch and the last test said; what was not measured has no row."""
+    """Rows of the last epoch and of the last test games. Values that were not measured have no row."""
     return [Row(name, value) for name, find in _LAST if (value := find(at)) is not None]
 
 

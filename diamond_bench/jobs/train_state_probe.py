@@ -1,4 +1,4 @@
-"""The job `train_state_probe`: a small network learns to read, from true frames, what the console's memory says."""
+"""The job `train_state_probe`: a small network learns to read the state in the console's memory from true frames."""
 
 import time
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ from diamond_bench.training.optimizer import make_optimizer, set_learning_rate
 
 
 def run(config: TrainStateProbe, context: JobContext) -> Result:
-    """Trains for `probe.num_steps` updates, measures the probe on the held-out split, and leaves probe/.
+    """Trains for `probe.num_steps` updates, measures the probe on the held-out split, and writes probe/.
 
-    Raises Interrupted with a checkpoint saved; UserError for a dataset without game or memory, or where the loss stops being a number.
+    Raises Interrupted with a checkpoint saved, and UserError for a dataset without game or memory, or if the loss is not finite.
     """
     dataset, device = context.inputs["dataset"], torch.device(context.device)
     game = load_info(dataset).content.get("game")
@@ -62,7 +62,7 @@ def run(config: TrainStateProbe, context: JobContext) -> Result:
 
 
 class _Training:
-    """Updates of a probe. One generator, seeded by the probe's seed, feeds all draws but those of the first weights."""
+    """Updates of a probe. One generator, seeded by the probe's seed, feeds all draws except those of the initial weights."""
 
     def __init__(self, probe: ProbeConfig, episodes: EpisodeSet, states: States, execution: Execution, saved: Saved | None) -> None:
         self.probe, self.frames, self.execution = probe, episodes.frames, execution
@@ -83,11 +83,11 @@ class _Training:
 
     @property
     def seconds(self) -> float:
-        """Since the training began, all attempts together."""
+        """Seconds since the training began, over all attempts."""
         return time.perf_counter() - self.started
 
     def units(self) -> Iterator[bool]:
-        """The updates, each on frames drawn with replacement and with noise on them."""
+        """The updates. Their frames are drawn with replacement, and noise is added."""
         probe, device, shape = self.probe, self.frames.device, (self.frames.shape[-2], self.frames.shape[-1])
         while self.done < probe.num_steps:
             yield False
@@ -125,4 +125,4 @@ class _Training:
         }
 
     def close(self) -> None:
-        """As `loop.Training.close`: there is nothing to end."""
+        """See `loop.Training.close`: there is nothing to end."""

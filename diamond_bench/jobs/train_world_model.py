@@ -1,4 +1,4 @@
-"""The job `train_world_model`: a world model trained on the segments of a static dataset, resumable bit for bit."""
+"""The job `train_world_model`: a world model is trained on the segments of a static dataset. It resumes bit for bit."""
 
 import shutil
 import time
@@ -27,14 +27,14 @@ from diamond_bench.worlds.families import build_world_model
 
 _LOGGED = ("loss", "grad_norm")
 _RECENT = 100
-"""Updates whose losses train_loss averages."""
+"""Number of last updates over which train_loss averages."""
 
 
 _AVERAGE_FOLDER = "ema"
 
 
 def model_folder(training: Path, milestone: float, weights: Literal["last", "ema"] = "last") -> Path:
-    """Where a training keeps the model of a milestone (a fraction of its updates), with its last weights or their average."""
+    """The folder of a milestone's model (a fraction of the updates), with its last weights or their average."""
     folder = training / "models" / f"{milestone:g}"
     return folder if weights == "last" else folder / _AVERAGE_FOLDER
 
@@ -42,7 +42,7 @@ def model_folder(training: Path, milestone: float, weights: Literal["last", "ema
 def run(config: TrainWorldModel, context: JobContext) -> Result:
     """Trains for `training.num_steps` updates and keeps a model at each milestone (models/0.25/, ...).
 
-    Raises Interrupted with a checkpoint saved, and UserError where the loss is not finite (the last checkpoint stays).
+    Raises Interrupted with a checkpoint saved, and UserError if the loss is not finite (the last checkpoint stays).
     """
     dataset = load_info(context.inputs["dataset"])
     work = training_flops(config, dataset.spec.frames)
@@ -72,7 +72,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
 
 
 class _Training:
-    """Updates of a world model, network after network. One generator, seeded by the run's seed, feeds all draws but those of the first
+    """Updates of a world model, network after network. One generator, seeded by the run's seed, feeds all draws except those of the initial
     weights."""
 
     def __init__(
@@ -96,7 +96,7 @@ class _Training:
         self.averages = [] if training.ema is None else [WeightAverage(network, training.ema) for network in networks]
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.recent = torch.zeros(min(_RECENT, training.num_steps), device=device)
-        """The last losses, that of update i at i % len. train_loss is their mean, however often lines are logged."""
+        """The last losses; that of update i lies at i % len. train_loss is their mean, however often lines are logged."""
         pending, seconds = torch.zeros(0, len(_LOGGED), device=device), 0.0
         if saved is None:
             self.model.measure(source)
@@ -120,22 +120,22 @@ class _Training:
 
     @property
     def done(self) -> int:
-        """Updates of all networks."""
+        """Updates of all networks so far."""
         return sum(learner.updates for learner in self.learners)
 
     @property
     def total(self) -> int:
-        """Updates that the training ends after."""
+        """Total number of updates."""
         return len(self.learners) * self.config.training.num_steps
 
     @property
     def number(self) -> int:
-        """The network that is being trained, or was last: its place in `trainables`."""
+        """Index in `trainables` of the network in training, or of the last one."""
         return min(self.done // self.config.training.num_steps, len(self.learners) - 1)
 
     @property
     def seconds(self) -> float:
-        """Since the training began, all attempts together."""
+        """Seconds since the training began, over all attempts."""
         return time.perf_counter() - self.started
 
     def units(self) -> Iterator[bool]:
@@ -145,7 +145,7 @@ class _Training:
         self.log.write()
 
     def updates(self, number: int) -> Iterator[bool]:
-        """The updates of one network. The models of milestones are those of the last network's updates."""
+        """The updates of one network. Milestones belong to the updates of the last network."""
         training, trainable, learner, feed = self.config.training, self.trainables[number], self.learners[number], self.feeds[number]
         last = number == len(self.learners) - 1
 
@@ -168,7 +168,7 @@ class _Training:
                 self.keep_milestones(learner.updates)
 
     def keep_milestones(self, done: int) -> None:
-        """Keep the model where it is at a milestone. Raises NotFinite."""
+        """Keeps the model at milestones. Raises NotFinite."""
         reached = [milestone for milestone in self.config.training.milestones if self.config.training.milestone_step(milestone) == done]
         if reached:
             self.log.pending()  # refuses a loss that is not finite
@@ -186,7 +186,7 @@ class _Training:
         return self.done, self.total, last
 
     def state_dict(self) -> dict[str, Any]:
-        """As `loop.Training.state_dict`. A network that is not being trained needs its weights alone."""
+        """See `loop.Training.state_dict`. For networks that are not being trained, only the weights are needed."""
         averages = [tensor for average in self.averages for tensor in average.state_dict()["averages"]]
         return {
             "pending": self.log.pending(),
@@ -206,7 +206,7 @@ class _Training:
 
 
 def _keep(model: TrainedWorld, averages: Sequence[WeightAverage], folder: Path) -> None:
-    """Publishes a milestone's model under its final name only when it is whole."""
+    """Publishes a milestone's model under its final name once it is complete."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
