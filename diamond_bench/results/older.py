@@ -1,4 +1,4 @@
-"""Results of an earlier revision of a kind's code: how many of a plan's jobs have one, and what a sweep reuses and what it still costs."""
+"""Results of an earlier revision of a kind's code: how many of a plan's jobs have one, what a sweep reuses, and what the rest costs."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -23,11 +23,11 @@ _WORDS = {
     "profile": ("profile", "profiles"),
 }
 _ADDED = {"evaluate_world_model": {"true_features": 2}}
-"""By kind: inputs that entered its identity at a revision; earlier identities lack them."""
+"""Inputs that entered a kind's identity at a revision. Earlier identities lack them."""
 
 
 def older_results(specs: Collection[JobSpec], states: Mapping[JobRef, JobState]) -> Counter[str]:
-    """By kind: of these jobs, those that are not done but have a finished result of an earlier revision in the store.
+    """For each kind, the jobs that are not done but have a finished result of an earlier revision in the store.
 
     An earlier result has the same config and the same inputs. `states`: of the store's jobs.
     """

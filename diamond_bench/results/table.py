@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SAME = 1e-9
-"""Relative width of an interval up to which all seeds have one value, but for rounding."""
+"""Relative width of an interval below which all seeds have the same value, up to rounding."""
 COLUMNS = (
     "study", "variant", "game", "seed", "scale", "protocol", "metric", "value", "job", "measured", "arm", "kind", "revision", "precision",
     "compiled",
 )  # fmt: skip
-"""Columns of every results table; one more follows for each axis of the study (axis.n, ...). A baseline's rows carry its name as the
-variant (with the settings in which the plan's evaluations differ, if any: studies/baselines.py) and no seed, those of a dataset
-`dataset`. A baseline's rows are of no one job: every evaluation of its game computes them, and
-`job` is empty. `measured` marks time and memory: numbers of a machine, that another run does not reproduce."""
+"""Columns of every results table. One more follows for each axis of the study (axis.n, ...). A baseline's rows have its name as the variant
+(with the settings in which the plan's evaluations differ, if any: studies/baselines.py) and no seed. A dataset's rows have the variant
+`dataset`. A baseline's rows belong to no single job, since every evaluation of its game computes them, and their `job` is empty. `measured`
+marks time and memory: numbers of one machine, which another run does not reproduce."""
 
 
 def finished_results(plan: SavedPlan, store: Store) -> dict[JobRef, StoredResult]:
-    """What the plan's done jobs found, in the plan's order."""
+    """The results of the plan's done jobs, in the plan's order."""
     return {ref: store.result(ref) for ref in plan.jobs if store.state(ref).status == "done"}
 
 
 def write_csv(table: "pd.DataFrame", target: Path) -> None:
-    """Writes the tidy table as CSV in place of nothing or of such a table.
+    """Writes the tidy table as CSV to a new file or over an earlier table.
 
-    Raises UserError where the file holds something else, which stays as it is, or cannot be written.
+    Raises UserError if the file contains something else, which is kept, or cannot be written.
     """
     from diamond_bench.spreadsheet import csv_text
 
@@ -53,14 +53,14 @@ def write_csv(table: "pd.DataFrame", target: Path) -> None:
 
 
 def left_out(plan: SavedPlan, store: Store) -> list[str]:
-    """A line for each of the plan's jobs that is damaged or that this user may not read, and whose numbers are therefore missing."""
+    """A line for each of the plan's jobs that is damaged or unreadable for this user, so that its numbers are missing."""
     advice = {"unreadable": "", "damaged": "; the same sweep sets the job aside and repeats it"}
     states = {ref: store.state(ref) for ref in plan.jobs}
     return [f"{ref} is left out: {state.error}{advice[state.status]}" for ref, state in states.items() if state.status in advice]
 
 
 def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult] | None = None) -> "pd.DataFrame":
-    """The tidy table of what is finished; `stored` are results that were read before. Curves over t are in arrays.npz of each row's job."""
+    """The tidy table of all finished jobs. `stored`: results that were read before. Curves over t are in arrays.npz of each row's job."""
     import pandas as pd
 
     found = finished_results(plan, store) if stored is None else stored
@@ -84,13 +84,13 @@ def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult]
 
 
 def _own_starts(metric: str) -> bool:
-    """Whether a baseline of the metric counts the starts at which this model has values: other models have other starts."""
+    """Whether a baseline of the metric covers the starts at which this model has values. Other models have other starts."""
     return metric in METRIC_INFO and METRIC_INFO[metric].own_starts
 
 
 def _by_variant(rows: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
-    """Rows of one baseline metric from every evaluation (of a variant): one per baseline where all values agree, else one per variant,
-    the mean over its evaluations."""
+    """Rows of one baseline metric from every evaluation (of a variant): one per baseline if all values agree, else one per variant, the
+    mean over its evaluations."""
     game, name, value = (COLUMNS.index(column) for column in ("game", "variant", "value"))
     cells: dict[tuple[str, str], dict[str, list[list[Any]]]] = {}
     for variant, row in rows:
@@ -111,7 +111,7 @@ def _by_variant(rows: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
 
 
 def _axis_column(values: Sequence[Any]) -> "pd.Series[Any]":
-    """An axis' values as whole numbers, numbers or texts, whichever they all are; missing where a row is of no variant."""
+    """An axis' values as whole numbers, numbers or texts, whichever fits all. Missing in rows without a variant."""
     import pandas as pd
 
     kinds = {type(value) for value in values if value is not None}
@@ -129,7 +129,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
         of_all = baseline_variant(plan, point, baseline, row["metric"]) if baseline else ""
         if of_all:
             key = (of_all, row["metric"], point.jobs.get(DATASET, ref).id)
-            # Every evaluation with these settings computes the baseline, up to the last bits; it is shown once.
+            # Every evaluation with these settings computes the baseline, up to the last bits. It is shown once.
             if key in seen and not _own_starts(row["metric"]):
                 continue
             seen.add(key)
@@ -142,7 +142,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
 
 
 def mixtures(table: "pd.DataFrame") -> list[str]:
-    """Footnotes a table must carry: revisions, precisions or what was compiled, where they differ within it."""
+    """Footnotes that a table needs: revisions, precisions or compilation, if they differ within it."""
     notes = []
     for kind, rows in table.groupby("kind"):
         revisions = sorted(rows["revision"].dropna().unique())
@@ -158,13 +158,13 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
 
 
 def unverified_plan(plan: SavedPlan) -> list[str]:
-    """A note where no checksum covers the plan, as earlier versions wrote it; none otherwise."""
+    """A note if no checksum covers the plan, as in earlier versions. Otherwise none."""
     words = f"the plan is unverified: {plan.folder / 'plan.json'} has no checksum; the same sweep again writes one: {plan.command}"
     return [] if plan.verified else [words]
 
 
 def unverified(results: Mapping[JobRef, StoredResult]) -> list[str]:
-    """A note of how many results have no checksum; none where all have one."""
+    """A note with the number of results without a checksum. None if all have one."""
     number = sum(not result.verified for result in results.values())
     if not number:
         return []
@@ -172,19 +172,19 @@ def unverified(results: Mapping[JobRef, StoredResult]) -> list[str]:
 
 
 OUTCOMES = ("episodes_cut", "real_steps")
-"""Entries of a protocol record that are outcomes of a run and not conditions."""
+"""Entries of a protocol record that are outcomes of a run, and not conditions."""
 
 
 def conditions(record: Mapping[str, Any], game: str) -> str:
-    """The conditions of a protocol record, the same for every game and run of one protocol; empty where there is no record."""
+    """The conditions of a protocol record, the same for every game and run of one protocol. Empty without a record."""
     kept = {name: value for name, value in record.items() if name not in OUTCOMES}
     return "; ".join(f"{name.replace('_', ' ')}: {str(value).replace(game, '<game>')}" for name, value in kept.items())
 
 
 def protocol_records(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult] | None = None) -> list[str]:
-    """The conditions under which an agent study's scores were made: a line each that differs, with the range of what runs came to.
+    """The conditions of an agent study's scores: one line per distinct record, with the ranges of the runs' outcomes.
 
-    `stored`: the plan's results, where they were read before.
+    `stored`: the plan's results, if they were read before.
     """
     if plan.protocol != "agent":
         return []
@@ -221,9 +221,9 @@ def save_results(table: "pd.DataFrame", folder: Path) -> Path:
 def seed_means(table: "pd.DataFrame") -> "pd.DataFrame":
     """Mean over seeds of each game, variant and metric of a results table, with the 95% interval that all tables print.
 
-    -> game, variant, metric, mean, low, high, in order of appearance. The interval is Student's over seeds, cut at the metric's bounds.
-    low and high are NaN below MIN_RUNS seeds, for baselines (rows without a seed), where all seeds have one value (such as the number of
-    denoiser calls), and where a value is not finite: the mean is then infinite or NaN.
+    -> game, variant, metric, mean, low, high, in order of appearance. The interval is Student's over seeds, clipped to the metric's bounds.
+    low and high are NaN below MIN_RUNS seeds, for baselines (rows without a seed), if all seeds have one value (such as the number of
+    denoiser calls), and if a value is not finite: the mean is then infinite or NaN.
     """
     import numpy as np
     import pandas as pd
@@ -242,11 +242,11 @@ def seed_means(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 INTERVALS_NAMED = f"mean over seeds, and [its 95% interval, Student's t] from {MIN_RUNS} seeds on"
-"""What the cells of `pivot` are."""
+"""The meaning of the cells of `pivot`."""
 
 
 def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None) -> "pd.DataFrame":
-    """For people: a line for each game and variant, a column for each metric (of `only`), cells as INTERVALS_NAMED says.
+    """A table for people: one line per game and variant, one column per metric (of `only`), cells as INTERVALS_NAMED says.
 
     Variants without any of the metrics have no line.
     """

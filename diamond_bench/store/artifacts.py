@@ -72,20 +72,20 @@ class StoredResult:
     """The content of a done job's result.json."""
 
     rows: list[dict[str, Any]]
-    """metric, value (NaN and infinities as such), measured, baseline."""
+    """Metric, value (including NaN and infinities), measured, baseline."""
     info: dict[str, Any]
     recorded: dict[str, Any]
-    """Versions, commit, device, host, seconds, attempts, and when it finished (`finished`)."""
+    """Versions, commit, device, host, seconds, attempts, and the time of completion (`finished`)."""
     files: dict[str, list[Any]]
     """[bytes, SHA-256] by name."""
     verified: bool = True
-    """Whether a checksum says that this is what the job wrote; results of store format 1 have none."""
+    """Whether a checksum proves that this is what the job wrote. Results of store format 1 have none."""
 
 
 class Store:
-    """The store below `root`, which is created when first written to. `say` is called for damage that is set aside.
+    """The store below `root`, which is created by the first write. `say` is called for damage that is set aside.
 
-    `host` and `timing` decide when another owner is considered dead (see locks.py). `kinds` is the table of job kinds.
+    `host` and `timing` decide when another owner counts as dead (see locks.py). `kinds` is the table of job kinds.
     """
 
     def __init__(
@@ -108,25 +108,25 @@ class Store:
         return self.root / ref.kind / ref.id
 
     def require_writable(self) -> None:
-        """Raises UserError where nothing can be written; creates nothing."""
+        """Raises UserError if nothing can be written. Creates nothing."""
         require_writable(self.root)
 
     # Reading
 
     def state(self, ref: JobRef) -> JobState:
-        """What the store knows of one job."""
+        """The state of one job."""
         require_folders(self.root, self.root / ref.kind)
         return read_state(str(self.folder(ref)), ref.id, self._host, self.timing)
 
     def states(self, refuse: Callable[[str], None] | None = None) -> dict[JobRef, JobState]:
         """The states of all jobs in the store (10,000 take about half a second).
 
-        Raises PermissionError where a kind's folder may not be read, or calls `refuse` with the reason.
+        Raises PermissionError if a kind's folder may not be read, or calls `refuse` with the reason.
         """
         return {ref: read_state(path, ref.id, self._host, self.timing) for ref, path in self._folders(refuse)}
 
     def require_readable(self, refs: Iterable[JobRef], states: Mapping[JobRef, JobState]) -> None:
-        """Raises UserError where one of the jobs may not be read: nobody can say whether it is done."""
+        """Raises UserError if one of the jobs may not be read, since it is unknown whether it is done."""
         for ref in refs:
             if ref in states and states[ref].status == "unreadable":
                 raise UserError(f"{ref}: {states[ref].error}")
@@ -136,7 +136,7 @@ class Store:
         return [ref for ref, _ in self._folders()]
 
     def find(self, prefix: str) -> JobRef:
-        """The one job whose id (or kind/id) begins with `prefix`. Raises UserError where there is none, or several."""
+        """The only job whose id (or kind/id) begins with `prefix`. Raises UserError if there is none, or several."""
         kind, _, identity = prefix.rpartition("/")
         found = [ref for ref in self.refs() if ref.id.startswith(identity) and kind in ("", ref.kind)]
         if len(found) != 1:
@@ -145,7 +145,7 @@ class Store:
         return found[0]
 
     def spec(self, ref: JobRef) -> JobSpec:
-        """The job as config.yaml says it is. Raises UserError naming the file where it is absent, damaged or another job's."""
+        """The job that config.yaml describes. Raises UserError with the file's name if it is absent, damaged or another job's."""
         path = self._require_folder(ref) / "config.yaml"
         content = _read_config(path)
         try:
@@ -166,7 +166,7 @@ class Store:
         return spec
 
     def result(self, ref: JobRef) -> StoredResult:
-        """What a done job found. Raises UserError where it is not done, or its result.json is damaged."""
+        """The result of a done job. Raises UserError if it is not done, or its result.json is damaged."""
         try:
             content = check_result(self._require_folder(ref), ref.id)
         except FileNotFoundError:
@@ -175,7 +175,7 @@ class Store:
         return StoredResult(rows, content["info"], content["recorded"], content["files"], "sha256" in content)
 
     def artifact(self, ref: JobRef, name: str) -> bytes:
-        """The content of one file that a done job left. Raises UserError where it is not what the job wrote."""
+        """The content of one file of a done job. Raises UserError if it is not what the job wrote."""
         path, listed = self.folder(ref) / name, self.result(ref).files.get(name)
         if listed is None:
             raise DamagedFile(path, "the job's result does not list it")
@@ -186,8 +186,8 @@ class Store:
         return data
 
     def damage(self, ref: JobRef, contents: bool = False) -> str:
-        """What is wrong with a job's files, or nothing: a link among them, config, result, and the artifact's sizes (with `contents`, its
-        SHA-256 too)."""
+        """The problem with a job's files, or nothing: a link among them, the config, the result, and the artifact's sizes (with `contents`,
+        also its SHA-256)."""
         try:
             folder = self._require_folder(ref)
             if link := first_link(folder):
@@ -209,9 +209,9 @@ class Store:
     # Writing
 
     def prepare(self, spec: JobSpec) -> None:
-        """Makes the job's folder ready to be run: its config written; what is damaged there set aside first, saying so.
+        """Prepares the job's folder: writes its config. Sets damaged files aside first, with a message.
 
-        Raises UserError where the folder cannot be written.
+        Raises UserError if the folder cannot be written.
         """
         folder = self.folder(spec.ref)
         damage = self.damage(spec.ref)
@@ -239,13 +239,13 @@ class Store:
             raise unwritable(self.root, error) from None
 
     def restore_config(self, spec: JobSpec) -> None:
-        """Writes the config of a done job again where it was lost: the plan holds it, and jobs that need this one read it."""
+        """Writes the lost config of a done job again: the plan contains it, and jobs that need this one read it."""
         if not os.path.lexists(self.folder(spec.ref) / "config.yaml"):
             with contextlib.suppress(UserError):  # a store that cannot be written: this job is not to be run anyway
                 self.prepare(spec)
 
     def claim(self, ref: JobRef) -> Claim | None:
-        """The right to run a prepared job, or None: somebody else has it, or it is done (see `state`)."""
+        """The right to run a prepared job. None if another process has it, or if it is done (see `state`)."""
         lock = self.lock(ref)
         if lock is None:
             return None
@@ -265,7 +265,7 @@ class Store:
             raise unwritable(self.root, error) from None
 
     def lock(self, ref: JobRef) -> Lock | None:
-        """Keeps every other process off a job without running it, or None while somebody has it (or it has no folder, but a link)."""
+        """Keeps every other process off a job without running it. None if a process has it (or it has no folder, but a link)."""
         require_folders(self.root, self.root / ref.kind)
         if not_a_folder(self.folder(ref)):
             return None
@@ -275,7 +275,7 @@ class Store:
             raise unwritable(self.root, error) from None
 
     def set_aside(self, ref: JobRef, reason: str) -> Path | None:
-        """Renames a job's folder to `<id>.damaged-<time>`, out of everybody's sight; None while somebody runs the job."""
+        """Renames a job's folder to `<id>.damaged-<time>`, out of sight. None while a process runs the job."""
         folder = self.folder(ref)
         lock = self.lock(ref)
         if lock is None and not not_a_folder(folder):
@@ -301,7 +301,7 @@ class Store:
                 self.say(f"{error}; set aside as {aside}, the job goes on from its last checkpoint")
 
     def _finish_state(self, folder: Path) -> None:
-        """Lets state.json say what result.json proves: the owner died between writing the two."""
+        """Corrects state.json by result.json: the owner died between writing the two."""
         try:
             content = read_job_state(folder)
         except (FileNotFoundError, DamagedFile):
@@ -311,7 +311,7 @@ class Store:
             write_json(folder / "state.json", repaired)
 
     def _require_folder(self, ref: JobRef) -> Path:
-        """The job's folder. Raises DamagedFile where something else, such as a link, is in its place."""
+        """The job's folder. Raises DamagedFile if something else, such as a link, is in its place."""
         require_folders(self.root, self.root / ref.kind)
         folder = self.folder(ref)
         if reason := not_a_folder(folder):
@@ -334,7 +334,7 @@ class Store:
 
 
 def check_files(folder: Path, files: Mapping[str, list[Any]], contents: bool) -> None:
-    """Raises DamagedFile for the first of an artifact's `files` that is absent or differs in size (or, with `contents`, SHA-256)."""
+    """Raises DamagedFile for the first of an artifact's `files` that is absent or differs in size (with `contents`, also in SHA-256)."""
     parents = {parent for name in files for parent in PurePosixPath(name).parents}
     for parent in sorted(parents):
         if parent.name and (reason := not_a_folder(f"{folder}/{parent}")):

@@ -29,11 +29,11 @@ _ADVICE = "; was it written by another version of diamond-bench? Remove its fold
 
 @dataclass(frozen=True)
 class Batch:
-    """One array (or single task) as it was submitted."""
+    """One submitted array (or single task)."""
 
     name: str
     label: str
-    """What SLURM calls it: study, kind, variant."""
+    """Its name in SLURM: study, kind, variant."""
     study: str
     kind: str
     tasks: tuple[tuple[JobRef, ...], ...]
@@ -46,10 +46,10 @@ class Batch:
     device: str = "auto"
     scratch: str | None = None
     mps: bool = False
-    """Whether the jobs of an element, where they share a GPU, share CUDA's Multi-Process Service."""
+    """Whether the jobs of an element that share a GPU use CUDA's Multi-Process Service."""
     kinds: str = "diamond_bench.store.kinds:KINDS"
     array: str | None = None
-    """SLURM's id; none until it is known to have been submitted."""
+    """SLURM's id. None until the submission is confirmed."""
     cancelled: tuple[int, ...] = ()
     """Elements that `diamond-bench cancel` ended."""
 
@@ -59,7 +59,7 @@ class Batch:
 
     @property
     def comment(self) -> str:
-        """By which the array is known in SLURM's queue before we know its id."""
+        """The comment that identifies the array in SLURM's queue before its id is known."""
         return f"diamond-bench {self.name}"
 
 
@@ -70,12 +70,12 @@ def new_name() -> str:
 
 
 def batch_folder(root: Path, name: str) -> Path:
-    """Where a batch's record and submitit's files lie."""
+    """The folder of a batch's record and submitit's files."""
     return root / FOLDER / name
 
 
 def write_batch(root: Path, batch: Batch) -> None:
-    """Writes the record. Raises UserError where it cannot be written."""
+    """Writes the record. Raises UserError if it cannot be written."""
     require_folders(root, batch_folder(root, batch.name))
     try:
         write_json(batch_folder(root, batch.name) / "batch.json", asdict(batch))
@@ -84,7 +84,7 @@ def write_batch(root: Path, batch: Batch) -> None:
 
 
 def read_batch(root: Path, name: str) -> Batch:
-    """The record of a batch. Raises UserError naming a damaged file, FileNotFoundError."""
+    """The record of a batch. Raises UserError with the name of a damaged file, and FileNotFoundError."""
     path = batch_folder(root, name) / "batch.json"
     content = read_json(path)
     fit(content, BATCH, path, _ADVICE)
@@ -96,8 +96,8 @@ def read_batch(root: Path, name: str) -> Batch:
 
 
 def read_batches(root: Path) -> list[Batch]:
-    """All batches ever submitted from a store, oldest first, without those that another user keeps to themselves: SLURM's queue shows each
-    user their own tasks alone."""
+    """All batches ever submitted from a store, oldest first, except other users' private ones: SLURM's queue shows each user only their own
+    tasks anyway."""
     require_folders(root, root / FOLDER)
     names = sorted(path.parent.name for path in (root / FOLDER).glob("*/batch.json"))
     for name in names:
@@ -111,12 +111,12 @@ def read_batches(root: Path) -> list[Batch]:
 
 
 def newest(batches: Iterable[Batch]) -> dict[JobRef, tuple[Batch, int]]:
-    """Which element of which batch has each job: of several, the one submitted last. Batches SLURM gave no id have none."""
+    """The latest submitted batch and element of each job. Batches without an id from SLURM are left out."""
     return {
         ref: (batch, element) for batch in batches if batch.array is not None for element, task in enumerate(batch.tasks) for ref in task
     }
 
 
 def note_cancelled(root: Path, batch: Batch, elements: Iterable[int]) -> None:
-    """Records that elements were ended by us."""
+    """Records that `diamond-bench cancel` ended elements."""
     write_batch(root, replace(batch, cancelled=tuple(sorted({*batch.cancelled, *elements}))))

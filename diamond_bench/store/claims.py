@@ -1,4 +1,4 @@
-"""A job in somebody's hands: the one object through which its state and result are written."""
+"""A claimed job: the only object through which its state and result are written."""
 
 import contextlib
 import os
@@ -20,15 +20,15 @@ from diamond_bench.store.states import read_job_state, result_stamp
 KEPT_FRAMES = ("frames.npy", "one_step.npy", "samples.npy", "forks.npy")
 """Imagined frames that an evaluation keeps on request, by kind of play. Their checksums are in its facts (`kept_frames`)."""
 REMOVABLE = ("checkpoint", *KEPT_FRAMES)
-"""What a finished artifact is whole without: the means to resume it, and imagined frames kept on request."""
+"""Parts of a finished artifact that may be removed: the checkpoint for resuming it, and imagined frames kept on request."""
 _OURS = ("config.yaml", "state.json", "result.json", "log.txt")
 _STATE_EVERY_SECONDS = 2.0
 
 
 class Claim:
-    """The right to run one job, from `Store.claim`; leave it as a context, or by one of finish, fail, release.
+    """The right to run one job, from `Store.claim`. Use it as a context, or end it by finish, fail or release.
 
-    Every write checks first that the job was not taken over, and raises ClaimLost if it was.
+    Every write first checks that the job was not taken over, and raises ClaimLost if it was.
     """
 
     def __init__(self, lock: Lock, folder: Path, ref: JobRef):
@@ -55,25 +55,25 @@ class Claim:
 
     @property
     def attempt(self) -> int:
-        """1 the first time a job is begun, then one more each time."""
+        """1 for the first attempt at a job, then one more for each further attempt."""
         return self._lock.number
 
     @property
     def lost(self) -> bool:
-        """Whether the heartbeat has found the job taken over: stop, and publish nothing."""
+        """Whether the heartbeat found that the job was taken over. If so, stop and publish nothing."""
         return self._lock.lost
 
     @property
     def seconds(self) -> float:
-        """Time spent on the job until now, earlier attempts included."""
+        """Seconds spent on the job until now, over all attempts."""
         return self._earlier + time.time() - float(self._state["started"])
 
     def check(self) -> None:
-        """Raises ClaimLost when another process has taken the job over. Call before anything is published."""
+        """Raises ClaimLost if another process has taken over the job. Call it before anything is published."""
         self._lock.check()
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """Shows progress in state.json, at most every two seconds; cheap enough to call at every step."""
+        """Shows progress in state.json, at most every two seconds. Cheap enough to call at every step."""
         moment = time.time()
         if "done" not in self._state:
             self._state.update(since_done=done, since_time=moment)
@@ -83,11 +83,11 @@ class Claim:
                 self._write()
 
     def finish(self, result: Mapping[str, Any], keep_checkpoint: bool = True) -> None:
-        """Publishes the result (`rows`, `info`, `recorded`, all plain data) and so makes the job done.
+        """Publishes the result (`rows`, `info`, `recorded`, all plain data), which makes the job done.
 
-        result.json, written last, also holds the present time as `recorded.finished`, size and SHA-256 of every file that the job leaves,
-        except what may go later (REMOVABLE), and a checksum of its own content.
-        Without `keep_checkpoint`, checkpoint/ goes once the job is done.
+        result.json is written last. It also contains the present time as `recorded.finished`, the size and SHA-256 of every file of the
+        job, except those that may be removed later (REMOVABLE), and a checksum of its own content. Without `keep_checkpoint`, checkpoint/
+        is deleted once the job is done.
         """
         recorded = {**result.get("recorded", {}), "finished": now()}
         content = sealed({"id": self.ref.id, "kind": self.ref.kind, **result, "recorded": recorded, "files": _manifest(self.folder)})
@@ -103,7 +103,7 @@ class Claim:
         self._settle("failed", error=error)
 
     def release(self) -> None:
-        """Gives the job back, stopped and saved: it resumes from its checkpoint when it is next claimed."""
+        """Stops and saves the job. The next claim resumes it from its checkpoint."""
         self._settle("preempted")
 
     def __enter__(self) -> "Claim":
@@ -136,13 +136,13 @@ class Claim:
 
 
 def last_line(error: BaseException) -> str:
-    """An exception in one line, as the end of its traceback would show it."""
+    """An exception in one line, like the end of its traceback."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _seconds(folder: Path) -> float:
-    """Time earlier attempts took, as far as a readable state tells."""
+    """Seconds of earlier attempts, as far as a readable state contains them."""
     try:
         return float(read_job_state(folder).get("seconds", 0.0))
     except (FileNotFoundError, DamagedFile):
@@ -150,7 +150,7 @@ def _seconds(folder: Path) -> float:
 
 
 def _manifest(folder: Path) -> dict[str, list[Any]]:
-    """[bytes, SHA-256] of each file that belongs to the artifact, by its path below the folder."""
+    """[bytes, SHA-256] of each file of the artifact, by its path below the folder."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

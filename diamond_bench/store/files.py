@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEMPORARY = ".tmp"
-"""Suffix of files and folders being written; what carries it after a crash is rubbish."""
+"""Suffix of unfinished files and folders. After a crash, anything with this suffix can be deleted."""
 STALE_AFTER_SECONDS = 24 * 3600.0
-"""Age after which nobody can be writing it any more."""
+"""Age after which no process can still be writing an unfinished file."""
 MAX_BYTES = 64 * 2**20
-"""Size up to which a JSON file is read."""
+"""Maximum size of a JSON file in bytes."""
 _MAX_ARRAYS = 64 * 2**30
-"""Size up to which a file of arrays is read."""
+"""Maximum size of a file of arrays in bytes."""
 IS_A_LINK = "it is a symbolic link, and nothing in a store may be one"
 
 
 class DamagedFile(UserError):
-    """A file of the store that is not what was written: truncated, edited by hand, of another job."""
+    """A file of the store with unexpected content: truncated, edited by hand, or of another job."""
 
     def __init__(self, path: Path | str, reason: str):
         super().__init__(f"{path} is damaged: {reason}")
@@ -47,7 +47,8 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
-    """Makes `path` (and its folder) hold `data`, in one step. `durable` data reach the disk first; others a power cut may lose."""
+    """Writes `data` to `path` (and creates its folder) in one step. `durable` data reach the disk first. Other data may be lost in a power
+    cut."""
     temporary = temporary_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -96,12 +97,12 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def encodable(text: str) -> str:
-    """`text` with what UTF-8 cannot encode, such as bytes of a file's name, written as escapes."""
+    """`text` with escapes for characters that UTF-8 cannot encode, such as bytes of a file's name."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def write_json(path: Path, content: Any, durable: bool = True) -> int:
-    """Writes `content` as JSON and returns its size in bytes. Raises ValueError for NaN or infinity, which JSON cannot hold."""
+    """Writes `content` as JSON and returns its size in bytes. Raises ValueError for NaN or infinity, which JSON cannot represent."""
     data = json.dumps(content, indent=1, allow_nan=False).encode()
     write_atomic(path, data, durable)
     return len(data)
@@ -133,10 +134,10 @@ def read_bytes(path: Path | str, most: int = MAX_BYTES) -> bytes:
 
 
 def read_json(path: Path | str, most: int = MAX_BYTES) -> dict[str, Any]:
-    """The JSON object in `path`. Raises FileNotFoundError where there is none, DamagedFile where it is something else.
+    """The JSON object in `path`. Raises FileNotFoundError if it is missing, and DamagedFile if it is anything else.
 
-    This is the only way in which JSON enters from the store. An object it returns holds at most `DEEPEST` levels, finite numbers, and text
-    that can be encoded; it has no more than `most` bytes. store/shapes.py holds what each file must contain.
+    All JSON from the store is read here. A returned object has at most `DEEPEST` levels, finite numbers, and text that can be encoded, and
+    at most `most` bytes. store/shapes.py defines what each file must contain.
     """
     data = read_bytes(path, most)
     try:
@@ -146,14 +147,14 @@ def read_json(path: Path | str, most: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
-    """All arrays of an .npz file. Raises OSError as `reading.read_file` does, and ValueError as `arrays_in` does."""
+    """All arrays of an .npz file. Raises OSError, see `reading.read_file`, and ValueError, see `arrays_in`."""
     return arrays_in(read_file(path, _MAX_ARRAYS))
 
 
 def arrays_in(data: bytes, names: Collection[str] | None = None) -> "dict[str, NDArray[Any]]":
-    """The arrays of an .npz archive: all of them, or those of `names` that it holds. Raises ValueError for an archive that is not whole.
+    """The arrays of an .npz archive: all of them, or those of `names` that it contains. Raises ValueError for a damaged archive.
 
-    A damaged archive makes zipfile and zlib raise a dozen kinds of errors, NotImplementedError among them.
+    A damaged archive makes zipfile and zlib raise a dozen kinds of errors, including NotImplementedError.
     """
     import numpy as np
 
@@ -170,13 +171,13 @@ def digest(content: Any) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with its checksum under the key `sha256`: the SHA-256 of all the rest, as canonical JSON."""
+    """A JSON object with its checksum under the key `sha256`: the SHA-256 of the rest as canonical JSON."""
     plain = json.loads(json.dumps({key: value for key, value in content.items() if key != "sha256"}, allow_nan=False))
     return {**plain, "sha256": digest(plain)}
 
 
 def has_seal(content: Mapping[str, Any], path: Path | str) -> bool:
-    """Whether an object carries the checksum that `sealed` adds. Raises DamagedFile, naming the file, where it does not fit the rest."""
+    """Whether an object has the checksum that `sealed` adds. Raises DamagedFile with the file's name if it does not fit the rest."""
     if "sha256" not in content:
         return False
     if digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
@@ -191,7 +192,7 @@ def sha256(path: Path) -> str:
 
 
 def size_of(path: Path | str) -> int | None:
-    """Bytes of a file, or None where there is none. Of a symbolic link, its own bytes."""
+    """Size of a file in bytes, or None if it does not exist. For a symbolic link, the size of the link."""
     try:
         return os.lstat(path).st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -199,7 +200,7 @@ def size_of(path: Path | str) -> int | None:
 
 
 def not_a_folder(path: Path | str) -> str:
-    """What is wrong with something in place of a folder, such as a link or a file; empty for a folder, and where there is nothing."""
+    """The problem with an object in place of a folder, such as a link or a file. Empty for a folder, and if nothing is there."""
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -210,13 +211,13 @@ def not_a_folder(path: Path | str) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk of a folder, or of the nearest folder above it that exists."""
+    """Free bytes on the disk of a folder, or of its nearest existing parent."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     return shutil.disk_usage(there).free
 
 
 def require_folders(root: Path, folder: Path) -> None:
-    """Raises UserError where `folder`, or a folder between `root` and it, is a link or a file. The root itself may be a link."""
+    """Raises UserError if `folder`, or a folder between `root` and it, is a link or a file. The root itself may be a link."""
     for path in reversed([folder, *folder.parents][: len(folder.relative_to(root).parts)]):
         if reason := not_a_folder(path):
             raise UserError(f"{path}: {reason}; move it away{', or put what it points to in its place' * (reason == IS_A_LINK)}")
@@ -241,7 +242,7 @@ def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
 
 
 def require_writable(root: Path) -> None:
-    """Raises UserError where nothing can be created at `root`; leaves no trace (the root itself is not created)."""
+    """Raises UserError if nothing can be created at `root`. Leaves no trace (the root itself is not created)."""
     ancestor = root
     while not os.path.lexists(ancestor) and ancestor != ancestor.parent:
         ancestor = ancestor.parent
@@ -252,7 +253,7 @@ def require_writable(root: Path) -> None:
 
 
 def unwritable(root: Path, error: OSError) -> UserError:
-    """The message for an output folder in which something could not be written, or that this user may not read."""
+    """The message for an output folder that cannot be written, or that this user may not read."""
     if error.errno == errno.ENOSPC:
         return UserError(f"no space left for output folder {root}: see `diamond-bench du`, free some with `diamond-bench gc`")
     reason = str(error.strerror or error)
@@ -265,7 +266,7 @@ def unwritable(root: Path, error: OSError) -> UserError:
 
 
 def refusal(error: PermissionError) -> str:
-    """What the system refused to this user: the path that bars the way, whose it is, and what to do."""
+    """The message for a refusal by the system: the path that blocks access, its owner, and what to do."""
     if not error.filename:
         return str(error.strerror or error)
     place, action = _barrier(error.filename)
@@ -274,12 +275,12 @@ def refusal(error: PermissionError) -> str:
 
 
 def may(path: Path | str, mode: int) -> bool:
-    """Whether this process may do with a path what `mode` says (os.R_OK, os.W_OK, os.X_OK)."""
+    """Whether this process has the access `mode` to a path (os.R_OK, os.W_OK, os.X_OK)."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def owner(path: Path | str) -> str:
-    """The name of the user to whom a path belongs: `user 1234` where the system knows no name, `an unknown user` where it does not say."""
+    """The name of a path's owner: `user 1234` if the system knows no name, `an unknown user` if it does not state the owner."""
     try:
         number = os.lstat(path).st_uid
     except OSError:
@@ -291,7 +292,7 @@ def owner(path: Path | str) -> str:
 
 
 def _barrier(name: str | bytes) -> tuple[Path, str]:
-    """The path that bars the way to `name`, and what cannot be done with it: entered, read or written."""
+    """The path that blocks access to `name`, and the access that it lacks: entered, read or written."""
     path = Path(os.fsdecode(name)).absolute()
     for place in (*reversed(path.parents), path):
         if not os.path.lexists(place):

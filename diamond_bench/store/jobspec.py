@@ -1,4 +1,4 @@
-"""What a job is before it has run: its kind, its config, and the artifacts it needs."""
+"""The specification of a job: its kind, its config, and the artifacts it needs."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ ID = re.compile(r"[0-9a-f]{16}")
 
 
 class JobRef(NamedTuple):
-    """The name of a job and of the artifact it leaves: `kind/id`, its folder below the store's root."""
+    """The name of a job and of its artifact: `kind/id`, its folder below the store's root."""
 
     kind: str
     id: str
@@ -23,7 +23,7 @@ class JobRef(NamedTuple):
 
     @classmethod
     def parse(cls, text: Any) -> "JobRef":
-        """The reference written as `kind/id`. Raises UserError for anything else."""
+        """Parses a reference of the form `kind/id`. Raises UserError for anything else."""
         kind, _, identity = str(text).partition("/")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind) or not ID.fullmatch(identity):
             raise UserError(f"{text!r} names no job: expected <kind>/<16 hex digits>")
@@ -38,15 +38,15 @@ class JobSpec:
     config: Any
     """The dataclass of the kind (`KINDS[kind].config`)."""
     inputs: Mapping[str, JobRef] = field(default_factory=dict, hash=False)
-    """The artifact behind each of the kind's input names."""
+    """The artifact for each of the kind's input names."""
     revision: int | None = None
-    """Revision of the kind's code; none is the present one. Artifacts of earlier revisions are read back with theirs."""
+    """Revision of the kind's code. None is the present one. Artifacts of earlier revisions are read with theirs."""
     of_family: int | None = None
-    """Revision of the code of the family of world models that the config names; none is the present one."""
+    """Revision of the code of the world model's family in the config. None is the present one."""
 
     @cached_property
     def id(self) -> str:
-        """The identity, 16 hex digits (see `kinds.job_id`); computed once."""
+        """The identity, 16 hex digits (see `kinds.job_id`), computed once."""
         inputs = {name: ref.id for name, ref in self.inputs.items()}
         return job_id(self.kind, self.config, inputs, self.revision, self.of_family)
 

@@ -1,4 +1,4 @@
-"""The table of job kinds: what config each takes, what artifacts it needs, and the revision of its code."""
+"""The table of job kinds: the config and the artifacts that each takes, and the revision of its code."""
 
 import hashlib
 import json
@@ -36,8 +36,8 @@ from diamond_bench.typed import identity_fields
 
 @dataclass(frozen=True)
 class CollectDataset:
-    """Config of `collect_dataset`: play a policy in a game, write a train and a held-out Minari dataset. Where the policy is an agent of
-    the store, it is the input `agent`, and data.policy its name (kind/id)."""
+    """Config of `collect_dataset`: plays a policy in a game and writes a training and a held-out Minari dataset. If the policy is an agent
+    of the store, it is the input `agent`, and data.policy its name (kind/id)."""
 
     game: str
     env: EnvConfig = EnvConfig()
@@ -46,7 +46,7 @@ class CollectDataset:
 
 @dataclass(frozen=True)
 class ImportDataset:
-    """Config of `import_dataset`: the same artifact from somebody's Minari dataset (`data.dataset`)."""
+    """Config of `import_dataset`: the same artifact from the user's own Minari dataset (`data.dataset`)."""
 
     digest: str
     """SHA-256 over the foreign dataset's files."""
@@ -65,24 +65,24 @@ class TrainWorldModel:
     training: TrainingConfig = TrainingConfig()
     execution: ExecutionConfig = ExecutionConfig()
     family: WorldSettings | None = None
-    """The family of the world model; none is diamond, whose settings are the three groups after the seed."""
+    """The family of the world model. None is diamond, whose settings are the three groups after the seed."""
 
 
 @dataclass(frozen=True)
 class EvaluateWorldModel:
-    """Config of `evaluate_world_model`; its inputs are `dataset` and `world_model` (a training, or an agent that has one; none where the
-    family is not trained), and for the metric state `state_probe`, for fid `true_features`."""
+    """Config of `evaluate_world_model`. Its inputs are `dataset` and `world_model` (a training, or an agent with a world model; missing if
+    the family is not trained), `state_probe` for the metric state, and `true_features` for fid."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = ExecutionConfig()
     family: WorldSettings | None = None
-    """The family of the world model; none is diamond. One that is not trained has no input `world_model`."""
+    """The family of the world model. None is diamond. A family that is not trained has no input `world_model`."""
 
 
 @dataclass(frozen=True)
 class TrainStateProbe:
-    """Config of `train_state_probe`; its input `dataset` is a collected one, which says which game it is of. Always in fp32."""
+    """Config of `train_state_probe`. Its input `dataset` is a collected one, which states its game. Always in fp32."""
 
     probe: ProbeConfig = ProbeConfig()
     execution: ExecutionConfig = ExecutionConfig()
@@ -90,8 +90,8 @@ class TrainStateProbe:
 
 @dataclass(frozen=True)
 class ExtractFeatures:
-    """Config of `extract_features`: the settings of an evaluation that choose the true frames of FID and KID. Its input is `dataset`.
-    The network always runs in fp32."""
+    """Config of `extract_features`: the settings of an evaluation that choose the true frames of FID and KID. Its input is `dataset`. The
+    network always runs in fp32."""
 
     seed: int
     num_trajectories: int
@@ -102,8 +102,8 @@ class ExtractFeatures:
 
 @dataclass(frozen=True)
 class TrainAgent:
-    """Config of `train_agent`: play, learn a world model, learn to act in it (method section 6). Of `training` the optimiser alone counts:
-    how many updates there are is said by `agent`."""
+    """Config of `train_agent`: play, learn a world model, learn to act in it (method section 6). `training` provides only the optimiser's
+    settings, and `agent` the numbers of updates."""
 
     game: str
     seed: int
@@ -118,7 +118,7 @@ class TrainAgent:
     agent: AgentConfig = AgentConfig()
     execution: ExecutionConfig = ExecutionConfig()
     family: WorldSettings | None = None
-    """A family that is not trained, in which the policy learns; none learns a world model."""
+    """A family that is not trained, in which the policy learns. None trains a world model."""
 
 
 @dataclass(frozen=True)
@@ -129,27 +129,27 @@ class ImportAgent:
     """SHA-256 of the file."""
     game: str
     file: str = setting("", recorded=True)
-    """Where the file lay."""
+    """The path of the file."""
     frame_size: int | None = setting(None, minimum=1)
-    """Side of its frames, where the file's tensors fit several; none tells it from the tensors."""
+    """Side of its frames, if the file's tensors fit several. None derives it from the tensors."""
     sigma_data: float = setting(FRAME_RMS, minimum=1e-6)
     sigma_offset_noise: float = setting(FactoredObjective().sigma_offset_noise, minimum=0.0)
-    """Constants of the objective that the file does not hold, though its weights mean something only with them."""
+    """Constants of the objective that the file does not contain, although the meaning of its weights depends on them."""
 
     @property
     def objective(self) -> FactoredObjective:
-        """The objective that its denoiser was trained with, as far as it is known."""
+        """The objective of its denoiser's training, as far as it is known."""
         return FactoredObjective(sigma_data=self.sigma_data, sigma_offset_noise=self.sigma_offset_noise)
 
 
 @dataclass(frozen=True)
 class EvaluateAgent:
-    """Config of `evaluate_agent`; its input `agent` is trained or imported, and says which game it plays."""
+    """Config of `evaluate_agent`. Its input `agent` is trained or imported, and states its game."""
 
     env: EnvConfig = EnvConfig()
     evaluation: AgentEvaluationConfig = AgentEvaluationConfig()
     sampler: Sampler = OdeSampler()
-    """How the imagination beside a video is sampled; neutral where there is no video."""
+    """The sampler for the imagination in the video. Neutral if there is no video."""
     execution: ExecutionConfig = ExecutionConfig()
 
 
@@ -159,60 +159,60 @@ PROFILED = (
     *("imagination_step", "next_frame", "denoiser_call", "reward_and_end", "action", "renewal", "loss_and_backward"),
     *("start_segments", "real_step", "peak_memory", "host_synchronisations"),
 )
-"""What a profile measures part by part; all else that it says is computed from these."""
+"""The parts that a profile measures. All other numbers are computed from these."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A way of execution that a profile is timed against. Device and threads are those of the profile; weights keep PyTorch's layout."""
+    """An execution against which a profile is timed. Device and threads are those of the profile, and weights keep PyTorch's layout."""
 
     precision: Literal["fp32", "tf32", "bf16"]
     compile: Literal["none", "imagination", "all"]
     fused: bool
-    """Whether the optimiser updates in few kernels."""
+    """Whether the optimiser uses few, fused kernels."""
 
 
 COMPARED: Mapping[str, Compared] = {
     "plain": Compared("fp32", "none", fused=False),
     "authors": Compared("tf32", "imagination", fused=True),
 }
-"""What a profile can be timed against, by the name that --compare takes."""
+"""The executions against which a profile can be timed, by the values of --compare."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Config of `profile`: how long the parts of a training take on one device, with random data. The only kind whose identity holds the
-    device, the host, the software and all of how arithmetic is done: they change its times where they change no other result."""
+    """Config of `profile`: how long the parts of a training take on one device, with random data. It is the only kind whose identity
+    contains the device, the host, the software and the whole execution: they change its times, but no other result."""
 
     device_name: str
-    """Model of the device, as the system or the driver names it."""
+    """Model of the device, as named by the system or the driver."""
     executed: str
-    """Every setting of training.execution but the device, as name=value, apart by spaces."""
+    """All settings of training.execution except the device, as name=value, separated by spaces."""
     training: TrainAgent = TrainAgent("Breakout", 0)
-    """The training whose parts are measured; its seed is that of the random data and weights."""
+    """The training whose parts are measured. Its seed is that of the random data and weights."""
     compare: str = ""
-    """What the configured execution is timed against, in turn: plain, authors, or nothing."""
+    """The execution against which the configured one is timed, in turn: plain, authors, or empty."""
     parts: str = ""
-    """Of PROFILED what is measured, in its order, apart by commas; empty for all."""
+    """The measured parts of PROFILED, in its order, separated by commas. Empty for all."""
     software: str = ""
-    """Versions of torch and diamond-bench, and the commit where it is a checkout, else a digest of the code."""
+    """Versions of torch and diamond-bench, and the commit if this is a checkout, else a digest of the code."""
     host: str = ""
-    """Name of the machine, and how many of its cores the profile could use."""
+    """Name of the machine, and the number of its cores that the profile could use."""
     packed: tuple[int, ...] | None = None
-    """Numbers of such trainings that are run at once, against one alone; none measures the parts of one."""
+    """Numbers of trainings to run at once, compared with a single one. Empty measures the parts of one training."""
     mps: bool = False
-    """Whether CUDA's Multi-Process Service is on meanwhile."""
+    """Whether CUDA's Multi-Process Service is on during the measurement."""
     scale: str = setting("", recorded=True)
-    """The scale's name, as tables show it."""
+    """The scale's name, for tables."""
 
     @property
     def execution(self) -> ExecutionConfig:
-        """That of the training."""
+        """The execution of the training."""
         return self.training.execution
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Of PROFILED what is measured."""
+        """The measured parts of PROFILED."""
         return tuple(self.parts.split(",")) if self.parts else PROFILED
 
 
@@ -224,26 +224,28 @@ class Kind:
     run: str
     """ "module:function" of its code, run(config, context) -> Result."""
     revision: int
-    """Raised by hand when the code of the kind changes its results; part of every identity."""
+    """Raised by hand when the code of the kind changes its results. It enters every identity."""
     inputs: tuple[str, ...] = ()
-    """Names of the artifacts it needs, in the order they are shown."""
+    """Names of the artifacts it needs, in the order of display."""
     optional: tuple[str, ...] = ()
-    """Names of artifacts it takes where they are given."""
+    """Names of artifacts it uses if they are given."""
     keeps_checkpoint: bool = False
-    """Whether a done job keeps its checkpoint/ until `gc` (a training's holds the optimiser; the others' are of no more use)."""
+    """Whether a done job keeps its checkpoint/ until `gc`. A training's checkpoint contains the optimiser; those of other kinds are
+    useless."""
     cost: str = "diamond_bench.store.cost:NOTHING"
-    """ "module:object", a `JobCost` without torch: work, disk, speed, and how often the job saves. Planning and launching ask for it."""
+    """ "module:object", a `JobCost` without torch: work, disk, speed, and how often the job saves. Used by planning and launching."""
     resources: Resources = Resources()
-    """What its jobs ask of a cluster in place of the profile's general values. The profile's own group for the kind comes first."""
+    """The resources that its jobs request from a cluster in place of the profile's general values. The profile's own group for the kind
+    takes precedence."""
 
     def needs(self, config: Any) -> tuple[str, ...]:
-        """Names of the artifacts that a job of this config needs."""
+        """Names of the artifacts that a job with this config needs."""
         trained = world_family(getattr(config, "family", None)).trained
         return tuple(name for name in self.inputs if trained or name != "world_model")
 
     @property
     def costs(self) -> JobCost:
-        """What `cost` names."""
+        """The object that `cost` names."""
         found: JobCost = imported(self.cost)
         return found
 
@@ -315,7 +317,7 @@ KINDS: dict[str, Kind] = {
 
 
 def family_revision(config: Any) -> int | None:
-    """The present revision of the family of world models that a config names; None where it names none."""
+    """The present revision of the family of world models in a config. None if it names none."""
     family = getattr(config, "family", None)
     return None if family is None else world_family(family).revision
 

@@ -48,12 +48,12 @@ _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
 
 class ClaimLost(Exception):
-    """Another process has taken this job over; nothing may be published by this one any more."""
+    """Another process has taken over this job, so this one must not publish anything."""
 
 
 @functools.cache
 def this_host() -> str:
-    """What flock is valid within: the running kernel's boot id (containers share it), or the host's name where there is none."""
+    """The scope of flock: the running kernel's boot id (containers share it), or the host's name if there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -62,7 +62,7 @@ def this_host() -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """How often an owner shows that it lives, and after which silence another host may take over."""
+    """How often an owner shows that it is alive, and the silence after which another host may take over."""
 
     beat_seconds: float = 10.0
     takeover_seconds: float = 120.0
@@ -75,22 +75,23 @@ class Owner:
     number: int
     path: Path
     heartbeat: float
-    """Time of the last touch; 0 when the claim was released."""
+    """Time of the last touch. 0 if the claim was released."""
     host: str = ""
     locked: bool = False
-    """Whether it holds a flock (the file system has them)."""
+    """Whether it holds a flock (if the file system has them)."""
 
     def alive(self, host: str, timing: Timing, clock: Callable[[], float] = time.time) -> bool:
-        """Whether the owner still holds the job, seen from `host`; `clock` is asked only about other hosts' owners."""
+        """Whether the owner still holds the job, seen from `host`. `clock` is called only for owners on other hosts."""
         if self.heartbeat == 0:
             return False
         if self.locked and self.host == host:
             return not _flock_is_free(self.path)
-        return abs(clock() - self.heartbeat) < timing.takeover_seconds  # a touch from the future is none: the clock is the file server's
+        # a touch from the future does not count, since the clock is the file server's
+        return abs(clock() - self.heartbeat) < timing.takeover_seconds
 
 
 def newest_owner(folder: Path) -> Owner | None:
-    """The newest claim in a job's folder, or None where there was never one (or no folder)."""
+    """The newest claim in a job's folder, or None if there was never one (or no folder)."""
     number = max(_numbers(folder), default=0)
     if not number:
         return None
@@ -113,9 +114,9 @@ class Lock:
 
     def __init__(self, path: Path, descriptor: int, number: int, timing: Timing):
         self.number = number
-        """The fencing token: 1 for a job's first owner, one more for each next."""
+        """The fencing token: 1 for a job's first owner, one more for each further owner."""
         self.lost = False
-        """Set when the heartbeat finds the job taken over; `check` is what decides."""
+        """Set when the heartbeat finds that the job was taken over. `check` decides."""
         self._path = path
         self._descriptor = descriptor
         self._timing = timing
@@ -124,7 +125,7 @@ class Lock:
         self._thread.start()
 
     def check(self) -> None:
-        """Shows a sign of life. Raises ClaimLost when another process owns the job now."""
+        """Shows that the owner is alive. Raises ClaimLost if another process owns the job now."""
         try:
             os.utime(self._path)
             same = os.path.samestat(os.fstat(self._descriptor), self._path.stat())
@@ -137,7 +138,7 @@ class Lock:
             raise ClaimLost(f"{self._path.parent} was taken over by another process")
 
     def release(self) -> None:
-        """Gives the job up; anyone may take it at once."""
+        """Releases the job, so that any process may take it at once."""
         self._quiet()
         with contextlib.suppress(ClaimLost, OSError):
             self.check()
@@ -145,7 +146,7 @@ class Lock:
         self.abandon()
 
     def abandon(self) -> None:
-        """Lets go without touching the folder (it was renamed or removed)."""
+        """Releases the lock without touching the folder (it was renamed or removed)."""
         self._quiet()
         _descriptors().discard(self._descriptor)
         os.close(self._descriptor)
@@ -165,7 +166,8 @@ class Lock:
 
 
 def acquire(folder: Path, host: str, timing: Timing) -> Lock | None:
-    """The lock of the job in `folder`, or None while somebody else holds it (or the folder is gone). Raises OSError of the file system."""
+    """The lock of the job in `folder`. None while another process holds it (or if the folder is gone). Raises OSError of the file
+    system."""
     try:
         newest = newest_owner(folder)
         if newest is not None and newest.alive(host, timing, partial(_file_server_time, folder)):
@@ -258,7 +260,7 @@ def _file_server_time(folder: Path) -> float:
 
 @functools.cache
 def _descriptors() -> set[int]:
-    """Descriptors of this process's locks, which its forked children close."""
+    """Descriptors of this process's locks. Forked children close them."""
     held: set[int] = set()
 
     def drop() -> None:

@@ -1,4 +1,4 @@
-"""The versions and the commit that produced an artifact. They are recorded with it and never part of an identity."""
+"""The versions and the commit that produced an artifact. They are recorded with it and never enter an identity."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """Versions of Python and of the libraries that make numbers, and the commit of this package where it is a checkout."""
+    """Versions of Python and of the libraries that affect numbers, and the commit of this package if it is a checkout."""
     return {"python": platform.python_version(), "versions": _versions(), "commit": _commit()}
 
 
@@ -49,7 +49,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with `-dirty` where files differ; none for an installed package, even inside somebody's repository."""
+    """The checkout's commit, with `-dirty` if files differ. Empty for an installed package, even inside somebody's repository."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None

@@ -1,15 +1,15 @@
-"""One number of the results table, as a job hands it over."""
+"""One number of the results table, as produced by a job."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number and what it is of."""
+    """One number and its meaning."""
 
     metric: str
     value: float
     measured: bool = False
-    """True for time and memory: numbers of this machine, that another run does not reproduce."""
+    """True for time and memory: numbers of this machine, which another run does not reproduce."""
     baseline: str = ""
-    """Name of the reference predictor the number is of (copy-last-frame, ...); empty for the model itself."""
+    """Name of the reference predictor of this number (copy-last-frame, ...). Empty for the model itself."""

@@ -29,13 +29,13 @@ from diamond_bench.store.files import DamagedFile
 from diamond_bench.store.jobspec import ID
 
 _MAX_NAME, _MAX_PATH = 255, 1000
-"""Bytes of a file's name on common file systems, and of a path below a job's folder."""
+"""Maximum bytes of a file's name on common file systems, and of a path below a job's folder."""
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def fit(content: Any, shape: Shape, path: Path | str, advice: str = "") -> None:
-    """Raises DamagedFile for `content` of the file at `path` that is not of `shape`; `advice` ends the message."""
+    """Raises DamagedFile if `content` of the file at `path` does not have `shape`. `advice` ends the message."""
     try:
         shape(content)
     except Mismatch as error:
@@ -129,7 +129,7 @@ RESULT = record(
 CLAIM = record({"host": text, "locked": flag})
 """claim-<number>"""
 JOBS = record({"jobs": listing(job)})
-"""What is read of plan.json and jobs/*.json to know which jobs were planned."""
+"""The keys of plan.json and jobs/*.json that show which jobs were planned."""
 _MARGIN = anything
 """studies.margin.parse_margin checks it."""
 _PRIMARY = {
@@ -163,9 +163,9 @@ REGISTRATION = record(
     },
     {"evaluations": listing(row(text, text, whole, job_text))},
 )
-"""The content of registration*.json and change-*.json"""
+"""The content of registration*.json and change-*.json."""
 REPORT = record({"results": text, "files": listing(file_name)})
-"""What is read of report.json"""
+"""The keys of report.json that are used."""
 BATCH = record(
     {
         **dict.fromkeys(("name", "label", "study", "kind"), text),
@@ -183,6 +183,6 @@ TASK = record(
 )
 """slurm/<batch>/task-<i>.json"""
 AGENT = record({"frame_size": count})
-"""What planning reads of agent.json"""
+"""The keys of agent.json that planning uses."""
 GAMES = record({"games": listing(record({"score": number, "length": count, "index": count, "cut": flag}))})
-"""games.json: the episodes that an unfinished evaluation of an agent has played"""
+"""games.json: the episodes that an unfinished evaluation of an agent has played."""

@@ -1,4 +1,4 @@
-"""What the store knows of a job, read fast and never wrongly: state.json is a hint, result.json and the claim are the truth."""
+"""The state of a job, read fast and never wrongly: state.json is a hint, while result.json and the claim are authoritative."""
 
 import hashlib
 import os
@@ -14,9 +14,9 @@ from diamond_bench.store.shapes import RESULT, STATE, fit
 Status = Literal["missing", "pending", "running", "done", "failed", "preempted", "lost", "damaged", "requeued", "cancelled", "unreadable"]
 
 FORMAT = 2
-"""The store's format, which config.yaml states. From 2 on, result.json carries a checksum."""
+"""The store's format, which config.yaml states. From format 2 on, result.json has a checksum."""
 CHECKSUM = b"# sha256 "
-"""Begins the first line of a config.yaml; the SHA-256 of the rest follows."""
+"""Begins the first line of a config.yaml. The SHA-256 of the rest follows."""
 _FORMAT = re.compile(rb"format: ([0-9]{1,4})\n")
 _MAX_CONFIG = 2**20
 
@@ -42,30 +42,30 @@ class JobState:
     status: Status
     done: int = 0
     total: int = 0
-    """Progress in the job's own steps; 0 of 0 before the first report."""
+    """Progress in the job's own steps. 0 of 0 before the first report."""
     text: str = ""
     error: str = ""
-    """Last line of the error of a failed job, or what is damaged."""
+    """Last line of a failed job's error, or the damage."""
     attempt: int = 0
-    """How many times the job was begun."""
+    """Number of attempts."""
     host: str = ""
     pid: int = 0
     started: float | None = None
-    """When the newest attempt began (seconds since the epoch)."""
+    """Start of the newest attempt (seconds since the epoch)."""
     heartbeat: float | None = None
-    """Last sign of life of a running or lost job's owner."""
+    """Last heartbeat of a running or lost job's owner."""
     seconds: float = 0.0
-    """Time spent in all attempts."""
+    """Seconds spent in all attempts."""
     remaining: float | None = None
     """Expected seconds to the end of a running job, from its speed in this attempt."""
     begun_at: int = 0
     """The step at which the newest attempt resumed."""
     log: str = ""
-    """Path of what the job printed, tracebacks included; empty before it was begun."""
+    """Path of the job's output, including tracebacks. Empty before the first attempt."""
 
 
 def remaining_seconds(since: tuple[int, float], done: int, total: int, now: float) -> float | None:
-    """Expected time left, from the progress made `since` (steps, time); None before there is any."""
+    """Expected seconds left, from the progress made `since` (steps, time). None before there is any."""
     steps, began = since
     if done <= steps or not total:
         return None
@@ -73,8 +73,7 @@ def remaining_seconds(since: tuple[int, float], done: int, total: int, now: floa
 
 
 def read_state(folder: str, job: str, host: str, timing: Timing) -> JobState:
-    """The state of the job `job` in its `folder`, as seen from `host`. Never raises for damage, nor for what may not be read: those are
-    states."""
+    """The state of the job `job` in its `folder`, seen from `host`. Damage and missing permissions are states, and never raise."""
     try:
         return _read_state(folder, job, host, timing)
     except PermissionError as error:
@@ -123,8 +122,8 @@ def read_job_state(folder: str | Path) -> dict[str, Any]:
 
 
 def result_stamp(folder: str | Path) -> dict[str, int]:
-    """Size of result.json and the time it was last changed, as state.json repeats them: a result that still has both is not read again by
-    `status`. Empty where there is no result."""
+    """Size and modification time of result.json, as state.json repeats them. `status` does not read a result again while both are
+    unchanged. Empty if there is no result."""
     try:
         found = os.lstat(f"{folder}/result.json")
     except (FileNotFoundError, NotADirectoryError):
@@ -133,9 +132,9 @@ def result_stamp(folder: str | Path) -> dict[str, int]:
 
 
 def check_result(folder: str | Path, job: str) -> dict[str, Any]:
-    """The content of a job's result.json, whose checksum fits. Raises DamagedFile, FileNotFoundError.
+    """The content of a job's result.json with a valid checksum. Raises DamagedFile, FileNotFoundError.
 
-    A result without a checksum is accepted where config.yaml says that the job was prepared in an earlier format of the store.
+    A result without a checksum is accepted if config.yaml states that the job was prepared in an earlier format of the store.
     """
     path = f"{folder}/result.json"
     content = read_json(path)
@@ -148,8 +147,8 @@ def check_result(folder: str | Path, job: str) -> dict[str, Any]:
 
 
 def store_format(folder: str | Path) -> int:
-    """The format of the store in which a job was prepared, which the first line of its config states: 1 where it states none, and the
-    present one where there is no config. Raises DamagedFile for a config that is not as it was written."""
+    """The format of the store in which a job was prepared, from the first line of its config: 1 if it states none, and the present one
+    without a config. Raises DamagedFile for a config that is not as it was written."""
     try:
         body = config_body(f"{folder}/config.yaml")
     except (FileNotFoundError, NotADirectoryError):
@@ -159,7 +158,7 @@ def store_format(folder: str | Path) -> int:
 
 
 def config_body(path: Path | str) -> bytes:
-    """The YAML of a config.yaml. Raises DamagedFile where its checksum does not fit, FileNotFoundError."""
+    """The YAML of a config.yaml. Raises DamagedFile if its checksum does not fit, and FileNotFoundError."""
     head, _, body = read_bytes(path, _MAX_CONFIG).partition(b"\n")
     if head != CHECKSUM + hashlib.sha256(body).hexdigest().encode():
         raise DamagedFile(path, "it was truncated or edited by hand (its checksum does not fit)")

@@ -1,4 +1,4 @@
-"""Finished jobs that differ from another one only in settings that do not change some of their files. No torch."""
+"""Finished jobs that differ from another one only in settings without effect on some of their files. Without torch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from diamond_bench.typed import identity_fields
 
 @dataclass(frozen=True)
 class Twin:
-    """A finished job, and the frames it kept, which another job may read in place of imagining them."""
+    """A finished job, and its kept frames, which another job may read in place of imagining them."""
 
     ref: JobRef
     result: StoredResult
     files: Mapping[str, Path]
-    """By name, those of KEPT_FRAMES that are there and whose checksum is right."""
+    """The kinds of KEPT_FRAMES that exist and have the right checksum, by name."""
 
 
 def find_twin(store: Store, spec: JobSpec, place: Mapping[str, Any], same: Callable[[Any], Any], inputs: Sequence[str]) -> Twin | None:
-    """The finished job, of the kind and revision of `spec`, that equals it in what `same` leaves of its config and in these inputs, and
-    that kept most kinds of frames. None where there is none.
+    """The finished job that kept the most kinds of frames, among those of the kind and revision of `spec` that have the same inputs and the
+    same config after `same`. None if there is none.
 
-    `place` is what its record must say of where it ran, since the bits of its frames depend on that. Frames without a checksum in the
-    job's facts, as earlier versions kept them, are not used. A wrong checksum is reported to `store.say`.
+    `place`: facts about where it ran that its record must contain, since the bits of its frames depend on them. Frames without a checksum
+    in the job's facts, as in earlier versions, are not used. A wrong checksum is reported to `store.say`.
     """
     found = [Twin(ref, result, _whole(store, ref, result)) for ref, result in _finished(store, spec, place, same, inputs)]
     return max((twin for twin in found if twin.files), key=lambda twin: len(twin.files), default=None)
