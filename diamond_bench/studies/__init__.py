@@ -1,1 +1,1 @@
-"""Studies: their specs, the plan of jobs they expand to, registration, estimates. No torch."""
+"""Studies: their specs, the plan of jobs they expand to, registration, estimates. Without torch."""

@@ -1,4 +1,4 @@
-"""The jobs of an agent: training, import, evaluation; and agents of the store named by a user. No torch."""
+"""The jobs of an agent (training, import, evaluation), and agents of the store that a user names. Without torch."""
 
 import hashlib
 import itertools
@@ -32,18 +32,18 @@ from diamond_bench.studies.execution import of_no_compilation
 from diamond_bench.typed import build
 
 AGENT_FOLDER = "agent"
-"""Where such a job leaves its agent, and the description in it."""
+"""The folder of an agent in its job's folder, and the description in it."""
 AGENT_KINDS = ("train_agent", "import_agent")
-"""The kinds of job that leave an agent (agent/ in their folder)."""
+"""The kinds of jobs that produce an agent (agent/ in their folder)."""
 DESCRIPTION_FILE = "agent.json"
 _WITH_A_MODEL = (
     *("initial_steps", "max_initial_steps", "initial_rare_rewards", "collection", "epsilon", "temperature", "final_epochs"),
     *("first_denoiser_updates", "first_reward_end_updates", "first_actor_critic_updates"),
     *("denoiser_updates", "reward_end_updates", "actor_critic_updates"),
 )
-"""Settings of the loop that a model-free agent has no use for: it learns from each rollout as it is played."""
+"""Settings of the loop without effect on a model-free agent, which learns from each rollout during play."""
 _OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs", "start_frames")
-"""Settings of the policy's imagination, of no use either."""
+"""Settings of the policy's imagination, also without effect on it."""
 _NOT_MODEL_FREE = (
     *("objective", "conditioning", "network", "training", "sampler", "reward_end"),
     *("execution.compile", "execution.cuda_graphs", "execution.sampling_streams"),
@@ -54,7 +54,8 @@ _PER_GAME = Path(__file__).parent.parent / "conf" / "per_game.yaml"
 
 
 def training_job(config: RunConfig) -> JobSpec:
-    """The job that trains a run's agent. What cannot change the agent is put at its neutral value, so that it changes no identity."""
+    """The job that trains a run's agent. Settings that cannot change the agent have their neutral value, so that they change no
+    identity."""
     neutral = TrainingConfig()
     training = replace(config.training, num_steps=neutral.num_steps, milestones=neutral.milestones, cooldown=neutral.cooldown)
     config_of_job = TrainAgent(
@@ -88,7 +89,7 @@ def training_job(config: RunConfig) -> JobSpec:
 
 
 def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:
-    """The job that plays an agent's final episodes. The policy sees no final observation, so how screens are pooled changes nothing."""
+    """The job that plays an agent's final episodes. The policy sees no final observation, so the pooling of screens has no effect."""
     sampler = config.sampler if config.agent_evaluation.video else OdeSampler()
     env = replace(config.env, pooling=EnvConfig().pooling)
     return JobSpec(
@@ -97,17 +98,17 @@ def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:
 
 
 def check_model_free(settings: Mapping[str, Any]) -> None:
-    """Refuses keys, set by a user or a study, that would change nothing of a model-free agent. Raises UserError naming the first."""
+    """Refuses keys, set by a user or a study, that have no effect on a model-free agent. Raises UserError with the first one."""
     for key in settings if settings.get("agent.model_free") is True else ():
         if any(key == unused or key.startswith((f"{unused}.", f"{unused}/")) for unused in _NOT_MODEL_FREE):
             raise UserError(f"{key}: a model-free agent (agent.model_free=true) has no use for it: it would change nothing")
 
 
 def import_job(file: Path, game: str | None, frame_size: int | None = None, **constants: float) -> JobSpec:
-    """The job that imports a checkpoint file of the authors' format. Without `game` the file's name says which game it is.
+    """The job that imports a checkpoint file of the authors' format. Without `game`, the file's name determines the game.
 
-    `constants`: sigma_data and sigma_offset_noise, where they are not the paper's. Raises UserError where the file cannot be read, the game
-    is unknown or not said, or a constant is out of range.
+    `constants`: sigma_data and sigma_offset_noise, if they are not the paper's. Raises UserError if the file cannot be read, the game is
+    unknown or not given, or a constant is out of range.
     """
     try:
         with os.fdopen(open_file(file), "rb") as opened:
@@ -124,7 +125,7 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None, **co
 
 
 def assumed(config: ImportAgent) -> str:
-    """What an import assumes because the file does not say it."""
+    """The assumptions of an import about values that the file does not contain."""
     return (
         "the file does not hold two constants of its denoiser's objective; the import uses "
         f"sigma_data={config.sigma_data:g} and sigma_offset_noise={config.sigma_offset_noise:g} (in the paper 0.5 and 0.3); "
@@ -133,7 +134,7 @@ def assumed(config: ImportAgent) -> str:
 
 
 def find_agent(store: Store, name: str) -> JobRef:
-    """The finished agent that a job id (or its beginning, or kind/id), or a path in or of its folder, names. Raises UserError."""
+    """The finished agent for a job id (or its beginning, or kind/id), or for a path in or of its folder. Raises UserError."""
     path = Path(name)
     parts = path.absolute().parts if path.exists() else path.parts
     for kind, identity in itertools.pairwise(parts):
@@ -161,14 +162,14 @@ def _by_id(store: Store, name: str) -> JobRef:
 
 
 def is_agent(policy: str) -> bool:
-    """Whether a collection policy is an agent of the store, as `with_agents` writes it."""
+    """Whether a collection policy is an agent of the store, in the form that `with_agents` writes."""
     return policy.partition("/")[0] in AGENT_KINDS
 
 
 def with_agents(config: RunConfig, store: Store) -> RunConfig:
-    """The config with the agents that it names (data.policy, evaluation.world_model) written as kind/id.
+    """The config with its agents (data.policy, evaluation.world_model) in the form kind/id.
 
-    Raises UserError where there is no such finished agent, or it does not fit the run's game or frames.
+    Raises UserError if there is no such finished agent, or it does not fit the run's game or frames.
     """
     if config.data.dataset is None and config.data.policy not in games.POLICIES:
         agent = _fitting(config, store, "data.policy", config.data.policy)
@@ -211,7 +212,7 @@ def trained_with(store: Store, agent: JobRef) -> tuple[str, int, EnvConfig]:
 
 
 def per_game(game: str) -> Mapping[str, Any]:
-    """Settings that the authors changed for one game (conf/per_game.yaml), {dotted key: value}."""
+    """Settings that the authors changed for this game (conf/per_game.yaml), {dotted key: value}."""
     found: Mapping[str, Any] = read_yaml(_PER_GAME).get(game, {})
     return found
 
@@ -231,7 +232,7 @@ def _check_playable(config: RunConfig) -> None:
 
 
 def check_agent(config: RunConfig) -> None:
-    """Raises UserError naming the first pair of an agent's settings that cannot go together, or a game that no agent can play."""
+    """Raises UserError with the first conflict between an agent's settings, or for a game that no agent can play."""
     _check_playable(config)
     agent: AgentConfig = config.agent
     evaluation: AgentEvaluationConfig = config.agent_evaluation

@@ -1,4 +1,4 @@
-"""What a study's stated comparison is between, and whether the runs planned can answer it at all. No pandas: planning asks."""
+"""The pairs of variants that a study compares, and whether the planned runs can give an answer at all. Without pandas, for planning."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from diamond_bench.typed import to_plain
 
 
 def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Of each variant that has one, the variant with the wanted arm and axes that equals it in all that they leave open.
+    """For each variant that has one, the variant with the wanted arm and axes that equals it in all others.
 
     Raises UserError for a key that is neither `arm` nor an axis.
     """
@@ -30,8 +30,8 @@ def baselines(points: Sequence[Point], axes: Iterable[str], wanted: Mapping[str,
 
 
 def family(points: Sequence[Point], pairs: Mapping[str, str], groups: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, str]:
-    """Those of the pairs (variant: baseline) that answer the study's question: in one of the groups, with one of its values of each arm
-    and axis; all of them where there is no group."""
+    """The pairs (variant: baseline) that answer the study's question: those in one of the groups, with one of its values of each arm and
+    axis. All pairs if there is no group."""
     cells = variant_cells(points)
     wanted = [{key: {_plain(value) for value in values} for key, values in group.items()} for group in groups]
 
@@ -42,11 +42,11 @@ def family(points: Sequence[Point], pairs: Mapping[str, str], groups: Sequence[M
 
 
 def repetitions(metric: str, pairs: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Variants whose comparison of `metric` repeats another one: the variant of that other comparison, the first of its kind.
+    """Variants whose comparison of `metric` repeats another one, each with the variant of the first such comparison.
 
-    `settings` are those of `measured_settings`. Two comparisons are one if both sides differ only in settings that cannot change the
-    metric, such as the horizon for PSNR one step ahead. A variant that equals its own baseline in this way would be compared to itself,
-    so it repeats its baseline. Variants without settings repeat nothing.
+    `settings` are those of `measured_settings`. Two comparisons are the same if both sides differ only in settings that cannot change the
+    metric, such as the horizon for PSNR one step ahead. A variant that equals its own baseline in this way would be compared to itself, so
+    it repeats its baseline. Variants without settings repeat nothing.
     """
     unused = unused_settings(metric)
 
@@ -65,10 +65,10 @@ def repetitions(metric: str, pairs: Mapping[str, str], settings: Mapping[str, Ma
 
 
 def measured_settings(points: Iterable[Point], config_of: Callable[[JobRef], Any]) -> dict[str, dict[str, Any]]:
-    """What decides each variant's measurements: the settings of its evaluation by dotted key, and its other jobs by role.
+    """The settings on which each variant's measurements depend: those of its evaluation by dotted key, and its other jobs by role.
 
-    Both are those of the variant's first point. `config_of` returns a job's config, or None where it cannot be read: then the variant is
-    left out.
+    Both are those of the variant's first point. `config_of` returns a job's config, or None if it cannot be read. The variant is then left
+    out.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, point in {point.variant: point for point in reversed(list(points))}.items():
@@ -79,7 +79,7 @@ def measured_settings(points: Iterable[Point], config_of: Callable[[JobRef], Any
 
 
 def variant_cells(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
-    """Arm and values of axes of each variant."""
+    """Arm and axis values of each variant."""
     return {p.variant: {"arm": p.arm, **p.axes} for p in points}
 
 
@@ -92,11 +92,11 @@ def _plain(value: Any) -> str:
 
 
 MAX_SEEDS = 50
-"""Seeds a game above which a study is asked whether it means them (analysis.scores.MAX_RUNS, which planning cannot import)."""
+"""Number of seeds per game above which planning asks whether they are intended (analysis.scores.MAX_RUNS, which planning cannot import)."""
 
 
 def limits(plan: StudyPlan) -> list[str]:
-    """Sentences on what is odd about the runs planned: implausibly many seeds, and what they can never tell, however they come out."""
+    """Warnings about the planned runs: an implausible number of seeds, and questions that they cannot answer, whatever their results."""
     return [*_many_seeds(plan), *_between_looks(plan), *_unanswerable(plan)]
 
 
@@ -117,7 +117,7 @@ def _many_seeds(plan: StudyPlan) -> list[str]:
 
 
 def _unanswerable(plan: StudyPlan) -> list[str]:
-    """What the runs planned can never tell; none for a study of one variant."""
+    """The questions that the planned runs cannot answer. None for a study of one variant."""
     stated, variants = plan.study.primary, dict.fromkeys(point.variant for point in plan.points)
     if len(variants) < 2:
         return []
@@ -171,7 +171,7 @@ def _too_few(plan: StudyPlan, pairs: Mapping[str, str]) -> list[str]:
 
 
 def _checkpoint(plan: StudyPlan, point: Point) -> tuple[Any, ...]:
-    """What is evaluated: runs that share it are paired."""
+    """The identity of an evaluation's inputs: runs that share it are paired."""
     trainings = [ref for ref in point.jobs.values() if ref.kind.startswith("train_")]
     evaluation = plan.jobs[point.jobs["evaluation"]].config.evaluation
     model = (getattr(evaluation, name, None) for name in ("milestone", "weights"))

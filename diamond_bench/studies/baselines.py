@@ -1,7 +1,7 @@
-"""Reference predictors of a results table (copy-last-frame, ...), told apart by the evaluation settings they were computed under. No torch.
+"""Reference predictors of a results table (copy-last-frame, ...), distinguished by the settings of their evaluations. Without torch.
 
-A baseline's number depends on settings: the error of copying the last frame grows with the horizon. Where the evaluations of one game
-differ in such settings, the differing ones are part of the baseline's name in every table and figure.
+A baseline's number depends on settings: the error of copying the last frame grows with the horizon. If the evaluations of one game differ
+in such settings, the differing ones are part of the baseline's name in every table and figure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ _NEVER = ("metrics", "batch_size", "milestone", "weights", "world_model", "keep_
 
 
 def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence[Point]) -> dict[str, dict[str, Any]]:
-    """By id of an evaluation: its values of the settings in which the evaluations of its game differ. Evaluations without such settings are
-    left out. Settings of the dataset and the state probe have their dotted keys."""
+    """For each evaluation (by id), its values of the settings in which the evaluations of its game differ. Evaluations without such
+    settings are left out. Settings of the dataset and the state probe have dotted keys."""
     found: dict[str, dict[str, Any]] = {}
     for game in dict.fromkeys(point.game for point in points):
         ways: dict[tuple[Any, ...], list[str]] = {}
@@ -60,9 +60,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def baseline_variant(plan: SavedPlan, point: Point, baseline: str, metric: str = "") -> str:
-    """What a table calls a baseline as this point's evaluation computed it, such as "copy-last-frame, horizon=50".
+    """The name of a baseline in tables for this point's evaluation, such as "copy-last-frame, horizon=50".
 
-    The plain name where all evaluations of the game have the same settings, as far as this baseline's value of `metric` depends on them.
+    It is the plain name if all evaluations of the game have the same settings, as far as this baseline's value of `metric` depends on them.
     The state probe reads the objects of copied frames too, so copy-last-frame depends on its settings in the rows of the metric state.
     """
     own = plan.baseline_settings.get(point.jobs["evaluation"].id, {})
@@ -75,7 +75,7 @@ def baseline_variant(plan: SavedPlan, point: Point, baseline: str, metric: str =
 
 
 def shared_variant(plan: SavedPlan, points: Sequence[Point], baseline: str, metric: str = "") -> str | None:
-    """The baseline that all these points share, as a table calls it in rows of `metric`; None where their datasets or settings differ."""
+    """The name of the baseline that all these points share in rows of `metric`. None if their datasets or settings differ."""
     if len({point.jobs.get("dataset") for point in points}) > 1:
         return None
     names = {baseline_variant(plan, point, baseline, metric) for point in points}

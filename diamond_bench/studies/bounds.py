@@ -1,4 +1,4 @@
-"""How large a study may be, checked before anything of it is expanded."""
+"""Limits on the size of a study, checked before anything is expanded."""
 
 import itertools
 import math
@@ -11,14 +11,15 @@ from diamond_bench.errors import UserError
 
 MAX_SEEDS = 10_000
 MAX_VALUES = 1000
-"""Values of one axis."""
+"""Maximum number of values of one axis."""
 MAX_VARIANTS = 10_000
 MAX_EVALUATIONS = 200_000
-"""Variants times games times seeds."""
+"""Maximum of variants times games times seeds."""
 MAX_NAME = 100
-"""Characters of a name: of a study, an arm or an axis. Names become parts of file names, which have at most 255 bytes."""
+"""Maximum number of characters in the name of a study, an arm or an axis. Names become parts of file names, which have at most 255
+bytes."""
 MAX_TEXT = 10_000
-"""Characters of a question or a note."""
+"""Maximum number of characters in a question or a note."""
 
 
 def is_study_name(name: str) -> bool:
@@ -27,7 +28,7 @@ def is_study_name(name: str) -> bool:
 
 
 def study_name(file: Path) -> str:
-    """The name of the study in a YAML file: the file's, without its suffix. Raises UserError where no study can have it."""
+    """The name of the study in a YAML file: the file's name without its suffix. Raises UserError if no study can have it."""
     if not is_study_name(file.stem):
         raise UserError(
             f"study {file}: {file.stem!r} cannot be a study's name: rename the file to at most {MAX_NAME} letters, digits and "
@@ -37,13 +38,13 @@ def study_name(file: Path) -> str:
 
 
 def check_key(key: str, where: str) -> None:
-    """Raises UserError where a key of a study is over-long or holds what cannot be shown, such as control characters."""
+    """Raises UserError if a key of a study is too long or has characters that cannot be shown, such as control characters."""
     if len(key) > MAX_NAME or not key.isprintable():
         raise UserError(f"study {where}: the key {key!r}: expected at most {MAX_NAME} characters, all of them printable")
 
 
 def check_text(value: Any, where: str) -> str:
-    """The value, a text of at most MAX_TEXT characters. Raises UserError."""
+    """Returns the value if it is a text of at most MAX_TEXT characters. Otherwise raises UserError."""
     if not isinstance(value, str):
         raise UserError(f"study {where}: expected a text, got {value!r}")
     if len(value) > MAX_TEXT:
@@ -52,7 +53,7 @@ def check_text(value: Any, where: str) -> str:
 
 
 def check_variants(arms: Mapping[str, Mapping[str, Any]], axes: Mapping[str, Sequence[Any]], where: str, each: int = 1) -> None:
-    """Raises UserError where arms and axes ({key: values}) make too many variants, or evaluations (`each` per variant)."""
+    """Raises UserError if arms and axes ({key: values}) make too many variants, or evaluations (`each` per variant)."""
     for key, values in axes.items():
         if len(values) > MAX_VALUES:
             raise UserError(f"{where}: {key} has {len(values):,} values; expected at most {MAX_VALUES:,}")

@@ -1,4 +1,4 @@
-"""The jobs that answer one cell of a study, by role. No torch."""
+"""The jobs of one cell of a study, by role. Without torch."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from diamond_bench.studies.execution import of_imagination, of_no_compilation, o
 
 
 class Cells:
-    """Collects the jobs of a study's cells, every artifact once."""
+    """Collects the jobs of a study's cells, each artifact once."""
 
     def __init__(self) -> None:
         self.jobs: dict[JobRef, JobSpec] = {}
@@ -20,8 +20,8 @@ class Cells:
         self._known: dict[tuple[Any, ...], JobRef] = {}
 
     def of(self, config: RunConfig, protocol: str) -> dict[str, JobRef]:
-        """The jobs of a run by role. In the protocol agent: agent, evaluation. In the protocol world_model: dataset, world_model (where the
-        family is trained), evaluation, and what the metrics need."""
+        """The jobs of a run by role. In the protocol agent: agent, evaluation. In the protocol world_model: dataset, world_model (if the
+        family is trained), evaluation, and the jobs that the metrics need."""
         return self._agent(config) if protocol == "agent" else self._world_model(config)
 
     def _add(self, spec: JobSpec) -> JobRef:
@@ -46,7 +46,7 @@ class Cells:
         return {"dataset": dataset, **trained, "evaluation": evaluation, **of_dataset}
 
     def _trained(self, config: RunConfig, dataset: JobRef) -> JobRef:
-        """The job that trains the world model, or the agent that has one."""
+        """The job that trains the world model, or an agent with a world model."""
         if config.evaluation.world_model is not None:
             return JobRef.parse(config.evaluation.world_model)
         execution = of_training(config.execution)
@@ -56,7 +56,7 @@ class Cells:
 
 
 def dataset_job(config: RunConfig) -> JobSpec:
-    """The job that makes a run's dataset: collected from its game, or imported where `data.dataset` names one."""
+    """The job that creates a run's dataset: collected from its game, or imported if `data.dataset` names one."""
     if config.data.dataset is None:
         policy = config.data.policy
         inputs = {"agent": JobRef.parse(policy)} if agents.is_agent(policy) else {}

@@ -1,4 +1,4 @@
-"""Refusals at planning: settings that are each valid but do not fit together. No torch."""
+"""Refusals at planning: settings that are valid on their own but conflict. Without torch."""
 
 from diamond_bench.config import SEGMENT_SOURCES, RunConfig, world_family
 from diamond_bench.diffusion.schedules import check_sampler
@@ -12,7 +12,7 @@ MAX_SEED = 2**63 - 1
 
 
 def check_run(config: RunConfig, protocol: str = "world_model") -> None:
-    """Raises UserError naming the first pair of settings that cannot go together."""
+    """Raises UserError with the first conflict between settings."""
     check_network(config.network, config.conditioning)
     check_guidance(config.sampler, config.conditioning)
     _check_coordinate(config)
@@ -35,7 +35,7 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
 
 
 def _check_streams(config: RunConfig, protocol: str) -> None:
-    """More groups than games would be fewer, under the name of more."""
+    """With more groups than games there would be fewer groups than the setting says."""
     streams, key, games = config.execution.sampling_streams, "actor_critic.batch_size", config.actor_critic.batch_size
     if protocol != "agent":
         key, games = "evaluation.batch_size", min(config.evaluation.batch_size, config.evaluation.num_trajectories)
@@ -44,7 +44,7 @@ def _check_streams(config: RunConfig, protocol: str) -> None:
 
 
 def _check_coordinate(config: RunConfig) -> None:
-    """Refuses the authors' offset noise and truncation where the model predicts changes."""
+    """Refuses the authors' offset noise and truncation if the model predicts changes."""
     objective = config.objective
     if getattr(objective, "coordinate", "frame") != "change":
         return
@@ -107,7 +107,7 @@ def _check_evaluation(config: RunConfig) -> None:
 
 
 def _context(config: RunConfig) -> tuple[str, int]:
-    """Past frames that a prediction is made from, and how a message names their number."""
+    """Number of past frames that a prediction uses, and a description of it for messages."""
     key = "conditioning.num_frames" if config.family is None else f"frames that family={config.family.name} predicts from"
     return key, world_family(config.family).context(config.family or config)
 

@@ -1,4 +1,4 @@
-"""What a plan would cost: device hours as a range, and disk. From counted arithmetic and the speeds in speed.py."""
+"""The expected cost of a plan: device hours as a range, and disk. From counted arithmetic and the speeds in speed.py."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -23,19 +23,19 @@ class Estimate:
     low_hours: float
     high_hours: float
     gigabytes: float
-    """Disk taken when all is done."""
+    """Disk space of the finished jobs."""
     passing_gigabytes: float
-    """The most that one job takes besides while it runs, and gives back."""
+    """The maximum additional space of one job while it runs."""
     basis: str
-    """Where the rates come from."""
+    """The source of the rates."""
 
 
 def estimate(
     specs: Mapping[JobRef, JobSpec], missing: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState] | None = None
 ) -> Estimate:
-    """Sums what the missing jobs of a plan take, at rates measured in this store or, failing that, assumed.
+    """Sums the cost of the missing jobs of a plan, at rates measured in this store or, failing that, assumed.
 
-    `states`: those of the store's jobs, where they are known already.
+    `states`: those of the store's jobs, if they are already known.
     """
     todo = [specs[ref] for ref in missing]
     specs = {**specs, **{need: store.spec(need) for spec in todo for need in spec.inputs.values() if need not in specs}}
@@ -61,9 +61,9 @@ def estimate(
 def checkpoint_intervals(
     specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState], on_gpu: Callable[[str], bool]
 ) -> dict[JobRef, tuple[float, str, str]]:
-    """(seconds between two checkpoints, the key that says so, where the rate comes from) of the trainings among `refs`, one of each config.
+    """(seconds between two checkpoints, the key that sets it, the source of the rate) of the trainings among `refs`, once per config.
 
-    `on_gpu` says whether a kind of job runs on a GPU.
+    `on_gpu`: whether a kind of job runs on a GPU.
     """
     every = {}
     for ref, config in {specs[ref].config: (ref, specs[ref].config) for ref in refs}.values():
@@ -104,7 +104,7 @@ def _measured(likes: set[Like], store: Store, states: Mapping[JobRef, JobState])
 
 
 def time_range(low: float, high: float) -> str:
-    """Hours between two values in words, such as "2 to 6 minutes": the lower rounded down and the upper up, to two digits."""
+    """A range of hours in words, such as "2 to 6 minutes". The lower bound is rounded down and the upper up, to two digits."""
     unit = _unit(high)
     of_low = unit if low * _UNITS[unit] >= 1 else _unit(low)
     least, most = _two_digits(low * _UNITS[of_low], up=False), _two_digits(high * _UNITS[unit], up=True)
@@ -124,17 +124,17 @@ def _two_digits(value: float, up: bool) -> int:
 
 
 def job_work(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> float:
-    """The work of a job, which its kind counts: frames for a dataset or for play, FLOP of the networks for all else."""
+    """The work of a job in the unit of its kind: frames for a dataset or for play, FLOP of the networks for all others."""
     return KINDS[spec.kind].costs.work(spec.config, input_configs(spec, specs))
 
 
 def input_configs(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> Inputs:
-    """By name, the configs of a job's inputs, which are among `specs`."""
+    """The configs of a job's inputs by name. The inputs are among `specs`."""
     return InputConfigs(spec.inputs, lambda ref: specs[ref].config)
 
 
 def _like(spec: JobSpec, inputs: Inputs, device: str = "") -> Like:
-    """`device`: where the job ran, or is to run; empty for what its config asks for."""
+    """`device`: where the job ran or will run. Empty for the config's device."""
     arithmetic = KINDS[spec.kind].costs.arithmetic(spec.config, inputs)
     device = device or arithmetic.device
     if device == "auto":

@@ -1,4 +1,4 @@
-"""What the family of a run's world model leaves unread, and what the run may not ask of it. No torch."""
+"""Settings that the family of a run's world model does not use, and refusals of runs by the family. Without torch."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,7 +10,7 @@ OPTIONAL = (
     *("objective", "conditioning", "network", "training.num_autoregressive_steps", "sampler"),
     *("execution.precision", "execution.compile", "execution.sampling_streams"),
 )
-"""Groups and keys that a trained family reads only where it says so (`WorldFamily.reads`)."""
+"""Groups and keys that a trained family uses only if it declares so (`WorldFamily.reads`)."""
 _DIAMOND = ("objective", "network", "training", "sampler", "execution.compile", "execution.cuda_graphs", "execution.sampling_streams")
 _UNTRAINED = {
     "world_model": (
@@ -29,7 +29,7 @@ _UNTRAINED = {
         "agent.model_free",
     ),
 }
-"""What no family reads that is not trained, by protocol. An agent's start segments have `conditioning.num_frames` frames all the same."""
+"""Settings that no untrained family uses, by protocol. An agent's start segments still have `conditioning.num_frames` frames."""
 
 
 def _unread(settings: WorldSettings | None, protocol: str) -> tuple[str, ...]:
@@ -38,12 +38,12 @@ def _unread(settings: WorldSettings | None, protocol: str) -> tuple[str, ...]:
 
 
 def reads(settings: WorldSettings | None, key: str, protocol: str) -> bool:
-    """Whether a run of this family (None: diamond) reads a setting, given by its dotted key or as group/key."""
+    """Whether a run of this family (None: diamond) uses a setting, given by its dotted key or as group/key."""
     return not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in _unread(settings, protocol))
 
 
 class UnreadSettings:
-    """The settings of a study that no variant reads because of its family. Settings that at least one variant reads are left alone."""
+    """The settings of a study that no variant uses because of its family. Settings that at least one variant uses are accepted."""
 
     def __init__(self, protocol: str) -> None:
         self._protocol = protocol
@@ -51,7 +51,7 @@ class UnreadSettings:
         self._unread: dict[str, str] = {}
 
     def of_variant(self, keys: Iterable[str], config: RunConfig) -> list[str]:
-        """Those of the keys that a variant sets which its family reads."""
+        """The keys, among those that a variant sets, that its family uses."""
         ignored = {key for key in keys if not reads(config.family, key, self._protocol)}
         read = [key for key in keys if key not in ignored]
         self._read.update(read)
@@ -59,14 +59,14 @@ class UnreadSettings:
         return read
 
     def check(self) -> None:
-        """Raises UserError for the first key that no variant reads."""
+        """Raises UserError for the first key that no variant uses."""
         for key, family in self._unread.items():
             if key not in self._read:
                 raise UserError(f"{key}: it would change nothing with family={family}")
 
 
 def of_family(config: RunConfig, protocol: str) -> RunConfig:
-    """The config with everything that its family does not read at its neutral value. Raises UserError where the family refuses the run."""
+    """The config with neutral values for everything that its family does not use. Raises UserError if the family refuses the run."""
     if config.family is None:
         return config
     family, name = world_family(config.family), config.family.name
@@ -81,7 +81,7 @@ def of_family(config: RunConfig, protocol: str) -> RunConfig:
 
 
 def _reset(config: RunConfig, key: str) -> RunConfig:
-    """The config with a group, or a key of one, at its neutral value."""
+    """The config with the neutral value of a group, or of a key in one."""
     group, _, name = key.partition(".")
     neutral = getattr(RunConfig(), group)
     if name:

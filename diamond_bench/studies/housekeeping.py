@@ -1,4 +1,4 @@
-"""What a store takes on disk, what of it nobody needs, and another store's finished jobs brought in."""
+"""The disk usage of a store, removal of unneeded files, and merging of another store's finished jobs."""
 
 import contextlib
 import hashlib
@@ -38,18 +38,18 @@ from diamond_bench.studies.plan import load_plan, study_folders
 from diamond_bench.studies.registration_files import CHANGES, registrations
 
 _QUIET_SECONDS = 600.0
-"""After which nothing of a finished task writes into its batch's folder any more."""
+"""Seconds after which a finished task no longer writes into its batch's folder."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes of one job's folder."""
+    """Sizes of one job's folder in bytes."""
 
     ref: JobRef
     artifact: int
-    """All but the following two."""
+    """Everything except the following two."""
     checkpoint: int
-    """What only resuming it would need."""
+    """Data that only resuming the job would need."""
     frames: int
     """Imagined frames (KEPT_FRAMES)."""
 
@@ -60,7 +60,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Removal:
-    """Something `gc` removed, or would remove."""
+    """Something that `gc` removed, or would remove."""
 
     path: Path
     bytes: int
@@ -69,22 +69,21 @@ class Removal:
 
 @dataclass(frozen=True)
 class Merged:
-    """What `merge` did with the other store's jobs and plans."""
+    """The results of `merge` for the other store's jobs and plans."""
 
     copied: tuple[JobRef, ...]
     present: tuple[JobRef, ...]
     """Done in both stores."""
     refused: tuple[str, ...]
-    """Left out, each with the reason: damaged there (a job, or a plan), begun and not done here, or another registration than the one
-    here."""
+    """Left out, each with the reason: damaged there (a job, or a plan), begun and not done here, or a different registration here."""
     plans: tuple[Path, ...]
     """plan.json files copied."""
 
 
 def du(store: Store) -> list[Usage]:
-    """The size of each job in the store, largest first; tells `store.say` what may not be read.
+    """The size of each job in the store, largest first. Reports unreadable files to `store.say`.
 
-    Raises UserError where there is no store.
+    Raises UserError if there is no store.
     """
     require_store(store)
     usages = []
@@ -101,13 +100,13 @@ def du(store: Store) -> list[Usage]:
 
 
 def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool = False, dry_run: bool = False) -> list[Removal]:
-    """Removes what nobody needs and returns it; with `dry_run` only returns it.
+    """Removes unneeded files and returns them. With `dry_run` it only returns them.
 
-    That is: checkpoints of done jobs, what SLURM was given of them, compiled code where nothing runs and, with `frames`, the imagined
-    frames kept by done evaluations. With `unplanned`, also whole jobs that are not in `keep` (see `planned`), what was set aside as
-    damaged, and rubbish of killed processes. A job that somebody runs is never touched: each is locked first. What another user
-    lets us neither read nor write stays, and `store.say` is told so. Of a symbolic link, the link goes and what it points to stays.
-    Raises UserError where there is no store.
+    These are: checkpoints of done jobs, SLURM's files of such jobs, compiled code if nothing runs and, with `frames`, the imagined frames
+    kept by done evaluations. With `unplanned`, also whole jobs that are not in `keep` (see `planned`), files set aside as damaged, and
+    leftovers of killed processes. A running job is never touched: each job is locked first. Files of another user that can be neither read
+    nor written stay, with a message to `store.say`. A symbolic link is removed, and its target stays. Raises UserError if there is no
+    store.
     """
     require_store(store)
     removals = []
@@ -159,13 +158,14 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
 
 
 def require_store(store: Store) -> None:
-    """Raises UserError where the store's root holds no job of any kind and no study."""
+    """Raises UserError if the store's root contains no job of any kind and no study."""
     if not any((store.root / name).is_dir() for name in (*store.kinds, "studies")):
         raise UserError(f"{store.root} is no store: it has none of the folders {', '.join(store.kinds)}")
 
 
 def remember(folder: Path, refs: Iterable[JobRef]) -> None:
-    """Notes in a study's `folder` the jobs of a plan that was swept: plan.json holds the last plan alone, `gc` spares them all."""
+    """Records the jobs of a swept plan in a study's `folder`. plan.json contains only the last plan, but `gc` spares the jobs of all
+    plans."""
     jobs = sorted(refs)
     record = folder / "jobs" / f"{_digest(jobs)}.json"
     require_folders(folder.parents[2], record.parent)
@@ -174,12 +174,12 @@ def remember(folder: Path, refs: Iterable[JobRef]) -> None:
 
 
 def planned(root: Path) -> set[JobRef]:
-    """The jobs of every plan that was swept into a store. Raises UserError on a damaged record: nobody knows then what is needed."""
+    """The jobs of every plan that was swept into a store. Raises UserError for a damaged record, since the needed jobs are then unknown."""
     return {ref for folder in study_folders(root) for file in _records(folder) for ref in _recorded(file)}
 
 
 def _records(folder: Path) -> list[Path]:
-    """plan.json of a study's folder, and what `remember` wrote."""
+    """plan.json of a study's folder, and the files of `remember`."""
     require_folders(folder.parents[2], folder / "jobs")
     return [*folder.glob("plan.json"), *sorted((folder / "jobs").glob("*.json"))]
 
@@ -201,7 +201,7 @@ def _digest(jobs: Iterable[JobRef]) -> str:
 
 
 def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:
-    """Removes parts of a job, or all of it, unless somebody has it."""
+    """Removes parts of a job, or all of it, unless a process has it."""
     if not_a_folder(store.folder(ref)):  # a link or a file, in which nobody can have a job
         store.folder(ref).unlink()
         return True
@@ -231,12 +231,12 @@ def _left_over(store: Store) -> Iterator[Path]:
 
 
 def _may_change(path: Path) -> bool:
-    """Whether what is in a folder may be changed; a link or a file is part of the folder around it."""
+    """Whether the content of a folder may be changed. A link or a file counts as content of its parent folder."""
     return path.is_symlink() or not path.is_dir() or may(path, os.W_OK | os.X_OK)
 
 
 def _discard(path: Path) -> None:
-    """Removes a folder with all that is in it, a file, or a link; what a link points to stays."""
+    """Removes a folder with all its content, a file, or a link. The target of a link stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -244,7 +244,7 @@ def _discard(path: Path) -> None:
 
 
 def _size(path: Path, refused: dict[str, None] | None = None) -> int:
-    """Bytes of a file, or of everything below a folder; 0 where there is none. Of what may not be read, `refused` gets the reason."""
+    """Bytes of a file, or of everything below a folder. 0 if it does not exist. `refused` receives the reason for anything unreadable."""
     total = 0
     try:
         if not path.is_dir() or path.is_symlink():
@@ -261,10 +261,10 @@ def _size(path: Path, refused: dict[str, None] | None = None) -> int:
 
 
 def merge(store: Store, other_root: Path) -> Merged:
-    """Copies the jobs done in the store at `other_root` and missing (or not begun) here, and its studies' plans.
+    """Copies the jobs that are done in the store at `other_root` and missing (or not begun) here, and its studies' plans.
 
-    Each is checked first: the identity recomputed from its config, the size and SHA-256 of every file. Nothing here is overwritten. Raises
-    UserError where `other_root` is no store or this one is not writable.
+    Each job is checked first: the identity recomputed from its config, and the size and SHA-256 of every file. Nothing here is overwritten.
+    Raises UserError if `other_root` is no store or this one is not writable.
     """
     other = Store(other_root, say=store.say, kinds=store.kinds, timing=store.timing)
     require_store(other)
@@ -296,7 +296,7 @@ def merge(store: Store, other_root: Path) -> Merged:
 
 
 def _copy_job(store: Store, other: Store, ref: JobRef) -> None:
-    """Raises UserError for a job that is not what it says, or that somebody has begun here meanwhile."""
+    """Raises UserError for a job that does not match its description, or that was begun here meanwhile."""
     other.spec(ref)
     source, target = other.folder(ref), store.folder(ref)
     files = other.result(ref).files
@@ -317,7 +317,7 @@ def _copy_job(store: Store, other: Store, ref: JobRef) -> None:
 
 
 def _publish(store: Store, ref: JobRef, partial: Path) -> None:
-    """Puts a whole copy in its place; a folder that was prepared and not begun gives way."""
+    """Moves a complete copy to its place, over a folder that was prepared and not begun."""
     target = store.folder(ref)
     if target.exists():
         lock = store.lock(ref)
@@ -333,7 +333,7 @@ def _publish(store: Store, ref: JobRef, partial: Path) -> None:
 
 
 def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, ...]:
-    """Copies the plans missing here, and remembers the jobs of all of them."""
+    """Copies the plans missing here, and records the jobs of all of them."""
     copied = []
     for source in study_folders(other.root, refused.append):
         target = store.root / source.relative_to(other.root)
@@ -365,9 +365,9 @@ def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, .
 
 
 def _copy_registrations(source: Path, target: Path, refused: list[str]) -> None:
-    """Copies a study's registrations that are missing here, and the changes noted on them, unless others were written here.
+    """Copies a study's registrations that are missing here, and the changes noted on them, unless there are others here.
 
-    Evaluations that finished before a registration, in whichever store, say so by their time (see registration.standing).
+    The recorded times show which evaluations finished before a registration, in whichever store (see registration.registration_status).
     """
     try:
         there, here = registrations(source), registrations(target)

@@ -1,4 +1,4 @@
-"""What a plan of any command is: jobs, what they are for, and how to run them. Studies add their comparison (plan.py). No torch."""
+"""The plan of any command: jobs, their purpose, and their execution. Studies add their comparison (plan.py). Without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from diamond_bench.studies.spec import Primary
 
 @dataclass(frozen=True)
 class Point:
-    """One cell of a plan: a variant on a game with a seed, and the jobs that answer it."""
+    """One cell of a plan: a variant on a game with a seed, and its jobs."""
 
     variant: str
     arm: str
@@ -28,13 +28,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in dependency order, what they are for, and how to run them: all that launching, estimating and showing them needs."""
+    """Jobs in dependency order, their purpose and execution: all that launching, estimating and showing them needs."""
 
     name: str
-    """Names its folder below studies/."""
+    """The name of its folder below studies/."""
     question: str
     scale: str
-    """The scale's name, with a star where overrides changed what it sets."""
+    """The scale's name, with a star if overrides changed its settings."""
     command: str
     """The command that makes this plan again."""
     jobs: Mapping[JobRef, JobSpec]
@@ -44,29 +44,29 @@ class Plan:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that its evaluations of world models are asked for."""
+        """The metrics of its evaluations of world models."""
         evaluations = (job.config.evaluation.metrics for job in self.jobs.values() if job.kind == "evaluate_world_model")
         return tuple(dict.fromkeys(metric for metrics in evaluations for metric in metrics))
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families of world models that it evaluates, or that its agents learn in, each once."""
+        """The families of world models that it evaluates, or in which its agents learn, each once."""
         configs = (job.config for job in self.jobs.values() if job.kind in ("evaluate_world_model", "train_agent"))
         return tuple(dict.fromkeys(DIAMOND if config.family is None else config.family.name for config in configs))
 
     def executions(self) -> tuple[ExecutionConfig, ...]:
-        """Every way in which its jobs are to be executed, as asked for first."""
+        """All executions of its jobs, in the order of their first request."""
         of_jobs = (job.config.execution for job in self.jobs.values() if hasattr(job.config, "execution"))
         return tuple(dict.fromkeys((self.execution, *of_jobs)))
 
     def comparison(self) -> dict[str, Any]:
-        """The part of plan.json on what is compared. One agent is compared to nothing; its results show the test return first."""
+        """The part of plan.json about the comparison. A single agent has none; its results show the test return first."""
         return {"note": "", "protocol": "agent", "axes": {}, "primary": plain_primary(Primary("test_return", {}, Margin(0.0)))}
 
 
 @dataclass(frozen=True)
 class SavedPlan:
-    """A plan as plan.json holds it: what status, results and report need."""
+    """A plan as stored in plan.json, for status, results and report."""
 
     study: str
     question: str
@@ -80,13 +80,13 @@ class SavedPlan:
     points: tuple[Point, ...]
     folder: Path
     baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By id of an evaluation: its values of the settings in which evaluations of its game differ (studies/baselines.py)."""
+    """For each evaluation (by id), its values of the settings in which evaluations of its game differ (studies/baselines.py)."""
     verified: bool = True
-    """Whether a checksum says that this is what a sweep wrote; earlier versions wrote plans without one."""
+    """Whether a checksum proves that a sweep wrote it. Earlier versions wrote plans without one."""
 
 
 def plain_primary(primary: Primary) -> dict[str, Any]:
-    """A stated comparison as plan.json holds it."""
+    """A stated comparison in the format of plan.json."""
     return {
         "metric": primary.metric,
         "baseline": dict(primary.baseline),

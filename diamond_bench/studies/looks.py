@@ -1,4 +1,4 @@
-"""Planned looks at the results of a study: a group-sequential design, registered before the study runs. No torch, no pandas."""
+"""Planned looks at the results of a study: a group-sequential design, registered before the study runs. Without torch and pandas."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,11 +9,11 @@ from diamond_bench.errors import UserError
 ALPHA = 0.05
 """Family-wise level of a study, over all of its looks."""
 MIN_LOOK_SEEDS = 3
-"""Seeds below which there is no test, so that a look could find nothing."""
+"""Minimum number of seeds of a look. With fewer there is no test."""
 
 
 def read_looks(value: object, where: str) -> tuple[int, ...]:
-    """The numbers of seeds at which the results are looked at, ascending. Raises UserError naming the value otherwise."""
+    """The numbers of seeds at which the results are looked at, ascending. Raises UserError with the value if it is invalid."""
     numbers = value if isinstance(value, (list, tuple)) else ()
     valid = all(type(n) is int and n >= MIN_LOOK_SEEDS for n in numbers)
     if not numbers or not valid or any(a >= b for a, b in pairwise(numbers)):
@@ -25,7 +25,7 @@ def read_looks(value: object, where: str) -> tuple[int, ...]:
 
 
 def check_seeds(looks: Sequence[int], seeds: Sequence[int]) -> None:
-    """Raises UserError where there are more seeds than the last look has: they could belong to no look."""
+    """Raises UserError if there are more seeds than at the last look, since they could belong to no look."""
     if looks and len(seeds) > looks[-1]:
         listed = ", ".join(map(str, looks))
         raise UserError(
@@ -38,8 +38,8 @@ def look_level(looks: Sequence[int], seeds: int) -> float:
     """The level of the look at this number of seeds: ALPHA times the share of all seeds that this look adds.
 
     This is the alpha-spending function of Kim and DeMets (1987, Biometrika 74(1)) with rho = 1. Each look uses only the level that it
-    spends, so the levels sum to ALPHA, and the union bound holds it without any assumption about the looks' joint distribution.
-    Raises ValueError where `seeds` is not one of the looks.
+    spends, so the levels sum to ALPHA. The union bound then guarantees ALPHA without any assumption about the looks' joint distribution.
+    Raises ValueError if `seeds` is not one of the looks.
     """
     if seeds not in looks:
         raise ValueError(f"seeds={seeds}: expected one of the looks {list(looks)}")
@@ -48,8 +48,8 @@ def look_level(looks: Sequence[int], seeds: int) -> float:
 
 
 def seed_order(stated: Mapping[str, Any]) -> list[int]:
-    """The seeds of all looks in order, from a registration's `seeds` and `primary`: the registered seeds, then the whole numbers after the
-    largest of them. So nobody can choose among seeds. Empty without looks."""
+    """The seeds of all looks in order, from a registration's `seeds` and `primary`: the registered seeds, then the integers after the
+    largest of them, so that seeds cannot be selected by their results. Empty without looks."""
     seeds, looks = stated["seeds"], stated["primary"].get("looks", [])
     return [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + looks[-1])][: looks[-1]] if looks else []
 

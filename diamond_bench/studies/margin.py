@@ -1,4 +1,5 @@
-"""The margin of a study: the smallest difference that matters, absolute or as a share of copy-last-frame's error. No torch, no pandas."""
+"""The margin of a study: the smallest difference that matters, absolute or as a share of copy-last-frame's error. Without torch and
+pandas."""
 
 import math
 import re
@@ -8,9 +9,9 @@ from diamond_bench.errors import UserError
 from diamond_bench.metrics.columns import METRIC_INFO
 
 COPYABLE = tuple(name for name, column in METRIC_INFO.items() if column.copyable)
-"""Errors that copy-last-frame has as well, so that a margin may be a share of its error."""
+"""Errors that copy-last-frame also has, so that a margin may be a share of its error."""
 LARGEST_SHARE = 0.5
-"""The largest share of copy-last-frame's error that a margin may be."""
+"""Maximum margin as a share of copy-last-frame's error."""
 _COPY = "copy-last-frame's error"
 
 
@@ -19,12 +20,12 @@ class Margin:
     """The smallest difference that matters."""
 
     value: float
-    """In the metric's unit, at least 0; of a relative margin a share, 0.1 for 10%."""
+    """In the metric's unit, at least 0. For a relative margin a share, 0.1 for 10%."""
     relative: bool = False
-    """Whether the margin is a share of copy-last-frame's error at that game and horizon."""
+    """Whether the margin is a share of copy-last-frame's error for the same game and horizon."""
 
     def plain(self) -> float | str:
-        """The margin as JSON and YAML hold it: 0.01 or "10%"."""
+        """The margin in JSON and YAML: 0.01 or "10%"."""
         return f"{self.value * 100:.12g}%" if self.relative else self.value
 
     def words(self) -> str:
@@ -33,14 +34,14 @@ class Margin:
 
 
 DEFAULT = Margin(0.1, relative=True)
-"""The margin of the metrics in COPYABLE where a study's file states none."""
+"""The margin of the metrics in COPYABLE if a study's file states none."""
 
 
 def parse_margin(value: object, where: str) -> Margin:
-    """Reads a margin: a number from 0, or a text like "10%".
+    """Parses a margin: a number from 0, or a text like "10%".
 
-    `where` names the value in the message of the UserError, which is raised for anything else, for NaN and infinity, and for a relative
-    margin above LARGEST_SHARE.
+    `where` names the value in messages. Raises UserError for anything else, for NaN and infinity, and for a relative margin above
+    LARGEST_SHARE.
     """
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", value)
@@ -58,9 +59,9 @@ def parse_margin(value: object, where: str) -> Margin:
 
 
 def stated_margin(metric: str, value: object, where: str) -> Margin:
-    """The margin that a study's file states for its primary metric; `value` is None where it states none.
+    """The margin that a study's file states for its primary metric. `value` is None if it states none.
 
-    The default is DEFAULT for the metrics in COPYABLE and 0 for the others. Raises UserError as `parse_margin` does, and for a relative
+    The default is DEFAULT for the metrics in COPYABLE and 0 for the others. Raises UserError, see `parse_margin`, and also for a relative
     margin of a metric that is not in COPYABLE.
     """
     if value is None:

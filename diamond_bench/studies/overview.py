@@ -1,4 +1,4 @@
-"""How studies and jobs stand, for people and programs: what `status`, `show` and `diff` print."""
+"""The status of studies and jobs, for people and programs: the content of `status`, `show` and `diff`."""
 
 import dataclasses
 import time
@@ -22,7 +22,7 @@ _NOT_SHOWN_ONE_BY_ONE = ("done", "missing", "pending")
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A swept study: how many of its jobs stand how, and those worth a line."""
+    """A swept study: numbers of its jobs by status, and those that deserve their own line."""
 
     study: str
     scale: str
@@ -32,7 +32,7 @@ class StudyStatus:
     labels: Mapping[JobRef, str]
     command: str
     waiting: Mapping[str, int]
-    """Why pending jobs wait, in SLURM's words, and how many of them do."""
+    """Reasons of pending jobs, in SLURM's words, and the number of jobs with each."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -48,9 +48,9 @@ def to_plain_state(state: JobState) -> dict[str, Any]:
 
 
 def overview(store: Store, study: str | None, tokens: Sequence[str], states: Mapping[JobRef, JobState] | None = None) -> list[StudyStatus]:
-    """The swept studies of a store, or one of them; `states`: those of the store's jobs, where more is known than the store says.
+    """The swept studies of a store, or one of them. `states`: those of the store's jobs, if more is known than in the store.
 
-    Raises UserError where there is no such study.
+    Raises UserError if there is no such study.
     """
     left_out: list[str] = []
     plans = load_plans(store.root, refuse=left_out.append) if study is None else [find_plan(store.root, study, tokens)]
@@ -63,7 +63,7 @@ def overview(store: Store, study: str | None, tokens: Sequence[str], states: Map
 
 
 def status_of(plan: SavedPlan, states: Mapping[JobRef, JobState]) -> StudyStatus:
-    """How a plan's jobs stand, given the states of the store's."""
+    """The status of a plan's jobs, given the states of the store's jobs."""
     found = {ref: states.get(ref, _MISSING) for ref in plan.jobs}
     counts: Counter[str] = Counter("pending" if state.status == "missing" else state.status for state in found.values())
     notable = {ref: state for ref, state in found.items() if state.status not in _NOT_SHOWN_ONE_BY_ONE}
@@ -73,7 +73,7 @@ def status_of(plan: SavedPlan, states: Mapping[JobRef, JobState]) -> StudyStatus
 
 
 def job_labels(points: Iterable[Point]) -> dict[JobRef, str]:
-    """What each job is for, in few words: its game, seed and variant."""
+    """A short description of each job: its game, seed and variant."""
     points = list(points)
     where: dict[JobRef, str] = {}
     for point in points:
@@ -83,7 +83,7 @@ def job_labels(points: Iterable[Point]) -> dict[JobRef, str]:
 
 
 def job_variants(points: Iterable[Point]) -> dict[JobRef, list[str]]:
-    """The variants that each job serves, in the plan's order."""
+    """The variants that use each job, in the plan's order."""
     variants: dict[JobRef, dict[str, None]] = {}
     for point in points:
         for ref in point.jobs.values():
@@ -92,7 +92,7 @@ def job_variants(points: Iterable[Point]) -> dict[JobRef, list[str]]:
 
 
 def describe(store: Store, ref: JobRef) -> str:
-    """A job as YAML: what it is, how it stands, what it found."""
+    """A job as YAML: its description, state and result."""
     spec, state = store.spec(ref), store.state(ref)
     content: dict[str, Any] = {
         "job": str(ref),
@@ -116,7 +116,7 @@ def _of(row: Mapping[str, Any]) -> str:
 
 
 def differences(store: Store, one: JobRef, other: JobRef) -> Iterator[tuple[str, str, str]]:
-    """(key, value in one, value in the other) for everything in which two jobs' configs and inputs differ."""
+    """(key, value in one, value in the other) for all differences between two jobs' configs and inputs."""
     flat = [_flat({**_identity(store, ref)}) for ref in (one, other)]
     for key in dict.fromkeys([*flat[0], *flat[1]]):
         values = [str(side.get(key, "-")) for side in flat]

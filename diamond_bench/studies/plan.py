@@ -1,4 +1,4 @@
-"""From a study to the jobs it needs: variants x games x seeds, every artifact once. No torch, nothing written."""
+"""From a study to the jobs it needs: variants x games x seeds, each artifact once. Without torch. Nothing is written."""
 
 import math
 import shlex
@@ -34,7 +34,7 @@ PER_GAME = ("dataset", *roles())
 
 @dataclass(frozen=True)
 class StudyPlan(Plan):
-    """The plan of a study at a scale: its jobs, and what it compares."""
+    """The plan of a study at a scale: its jobs, and its comparison."""
 
     study: Study
 
@@ -49,19 +49,19 @@ class StudyPlan(Plan):
 
 
 def plan_study(name: str, tokens: Sequence[str] = ()) -> StudyPlan:
-    """The plan of a study with overrides as typed on the command line. Raises UserError; creates nothing."""
+    """The plan of a study with overrides from the command line. Raises UserError. Creates nothing."""
     overrides = parse(tokens)
     study = load_study(name, scale_of(overrides))
     return make_plan(study, overrides, " ".join(["diamond-bench sweep", name, *(shlex.quote(token) for token in tokens)]))
 
 
 def scale_of(overrides: Sequence[Override]) -> str:
-    """The scale that overrides choose; paper where they do not."""
+    """The scale that overrides choose, or paper."""
     return str(next((o.value for o in overrides if o.key == "scale"), "paper"))
 
 
 def make_plan(study: Study, overrides: Sequence[Override], command: str) -> StudyPlan:
-    """The plan of a study as overridden; `command` makes it again. Raises UserError; creates nothing."""
+    """The plan of an overridden study. `command` makes it again. Raises UserError. Creates nothing."""
     chosen = {o.key: o.value for o in overrides if o.key in ("scale", "cluster")}
     scale = scale_of(overrides)
     study = with_overrides(study, overrides)
@@ -93,7 +93,7 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
 
 
 def _check_dataset(data: DataConfig) -> None:
-    """Raises UserError where a dataset of the user's own is too short for the references."""
+    """Raises UserError if a user's own dataset is too short for the references."""
     if data.dataset is not None:
         from diamond_bench.data.foreign import find_dataset
         from diamond_bench.data.foreign_lengths import check_length
@@ -103,7 +103,7 @@ def _check_dataset(data: DataConfig) -> None:
 
 
 def _games(study: Study, config: RunConfig) -> tuple[str, ...]:
-    """The study's games; with a dataset of the user's own, its label takes their place."""
+    """The study's games. With a user's own dataset, its label takes their place."""
     if config.data.dataset is None:
         return study.games
     if "games" in study.overridden:
@@ -112,7 +112,7 @@ def _games(study: Study, config: RunConfig) -> tuple[str, ...]:
 
 
 def _dataset_label(dataset: str) -> str:
-    """What tables and figures call a dataset of the user's own: its Minari id, or its folder's name."""
+    """The label of a user's own dataset in tables and figures: its Minari id, or its folder's name."""
     from diamond_bench.data.foreign import find_dataset, minari_root
 
     data, root = find_dataset(dataset), minari_root().resolve()
@@ -121,7 +121,7 @@ def _dataset_label(dataset: str) -> str:
 
 
 def run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunConfig:
-    """The typed config of a variant: groups composed by Hydra (once a set of choices), then dotted keys."""
+    """The typed config of a variant: groups composed by Hydra (once per set of choices), then dotted keys."""
     groups_chosen = {**chosen, **{key: value for key, value in settings.items() if key in groups()}}
     values = {key: value for key, value in settings.items() if key not in groups()}
     for key, value in values.items():
@@ -134,7 +134,7 @@ def run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunCon
 
 
 def study_folder(root: Path, study: str, scale: str) -> Path:
-    """Where a study's plan, results and report at a scale lie."""
+    """The folder of a study's plan, results and report at a scale."""
     return root / "studies" / study / scale.replace("*", "-changed")
 
 
@@ -147,13 +147,13 @@ def save_plan(plan: Plan, root: Path) -> SavedPlan:
 
 
 def as_saved(plan: Plan, root: Path) -> SavedPlan:
-    """The plan as `save_plan` would leave it, without writing it."""
+    """The plan as `save_plan` would store it, without writing it."""
     return _from_content(_content(plan), study_folder(root, plan.name, plan.scale))
 
 
 def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
-    """The plan that `status`, `results` and `report` speak of: the one last swept (at the scale asked for, where several were), or with
-    other overrides the plan they make. Raises UserError where there is none, or several."""
+    """The plan for `status`, `results` and `report`: the last one swept (at the requested scale, if there are several) or, with other
+    overrides, the plan that they make. Raises UserError if there is none, or several."""
     overrides = [override for override in parse(tokens) if override.key != "output_dir"]
     name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
     swept = saved = load_plans(root, name) if is_study_name(name) else []
@@ -182,7 +182,7 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
 def load_plans(root: Path, study: str | None = None, refuse: Callable[[str], None] | None = None) -> list[SavedPlan]:
     """The plans swept into a store, of one study or of all.
 
-    Raises UserError on a damaged file. Raises PermissionError where a plan may not be read, or calls `refuse` with the reason.
+    Raises UserError for a damaged file. If a plan may not be read, raises PermissionError, or calls `refuse` with the reason.
     """
     plans = []
     for folder in study_folders(root, refuse, study):
@@ -198,9 +198,9 @@ def load_plans(root: Path, study: str | None = None, refuse: Callable[[str], Non
 
 
 def load_plan(folder: Path) -> SavedPlan:
-    """The plan in a study's folder. Raises FileNotFoundError, and DamagedFile where it is not what a sweep wrote."""
+    """The plan in a study's folder. Raises FileNotFoundError, and DamagedFile if it is not as a sweep wrote it."""
     file = folder / "plan.json"
-    content, advice = read_json(file), "; run the study's sweep again to write it anew"
+    content, advice = read_json(file), "; run the study's sweep again to rewrite it"
     fit(content, PLAN, file, advice)
     if any(len(point[2]) != len(content["axes"]) for point in content["points"]):
         raise DamagedFile(file, f"a point has not one value for each axis{advice}")
@@ -214,7 +214,7 @@ def load_plan(folder: Path) -> SavedPlan:
 def study_folders(root: Path, refuse: Callable[[str], None] | None = None, study: str | None = None) -> list[Path]:
     """The folders `studies/<study>/<scale>` of a store, or of one study, sorted.
 
-    Raises UserError where one is a link and PermissionError where one may not be read, or calls `refuse` with the reason.
+    Raises UserError if one is a link. If one may not be read, raises PermissionError, or calls `refuse` with the reason.
     """
     level = _real([root / "studies"], root, refuse)
     for wanted in (study, None):

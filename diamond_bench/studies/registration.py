@@ -1,6 +1,6 @@
-"""Registration of a study: what its comparison is, written down before any of its evaluations has finished. No torch, no pandas.
+"""Registration of a study: a record of its comparison, written before any of its evaluations has finished. Without torch and pandas.
 
-The files are those of registration_files.py.
+registration_files.py handles the files.
 """
 
 import itertools
@@ -34,30 +34,30 @@ from diamond_bench.studies.registration_files import (
 
 Kind = Literal["registered", "not registered", "late", "trainings seen", "changed", "seeds added", "planned look"]
 _UNSTATED = {"baseline": {}, "margin": 0.0, "variants": [], "test": "permutation", "looks": [], "holm_equivalence": False}
-"""Values that hold where a primary comparison leaves a key out."""
+"""The values of keys that a primary comparison leaves out."""
 _EXPLORATORY = "All results are exploratory."
 
 
 @dataclass(frozen=True)
 class RegistrationStatus:
-    """How a plan and its finished evaluations stand to the study's registration."""
+    """The relation of a plan and its finished evaluations to the study's registration."""
 
     kind: Kind
     """`late`: evaluations of the study had finished before it was registered. `trainings seen`: none of these had, but evaluations of the
-    same trainings under other settings. `changed`: the plan states something else than the registration."""
+    same trainings with other settings. `changed`: the plan's statement differs from the registration."""
     confirmatory: bool
-    """Whether the primary comparison may be reported as planned; where it is false, all results are exploratory."""
+    """Whether the primary comparison may be reported as planned. If not, all results are exploratory."""
     alpha: float
-    """The family-wise level of the primary comparison: 0.05, or the share of it that this planned look spends."""
+    """The family-wise level of the primary comparison: 0.05, or the share that this planned look spends."""
     sentence: str
     changes: tuple[str, ...] = ()
-    """What differs from the registration, such as "margin 0.005 -> 0.01"."""
+    """Differences from the registration, such as "margin 0.005 -> 0.01"."""
     registration: Registration | None = None
     trace: tuple[str, ...] = ()
-    """Sentences on other statements that sweeps used after the registration, and on returns from them."""
+    """Sentences about other statements that sweeps used after the registration, and about reversions."""
 
     def plain(self) -> dict[str, Any]:
-        """The standing as JSON holds it."""
+        """The status as JSON data."""
         found = self.registration
         registered = {} if found is None else {"file": found.file.name, "sha256": found.sha256, "time": found.content["time"]}
         words = {
@@ -71,13 +71,13 @@ class RegistrationStatus:
 
 
 def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds: bool = False) -> tuple[Registration, bool]:
-    """Registers a plan, where that is still possible: returns the registration that counts and whether this call wrote it.
+    """Registers a plan, if that is still possible. Returns the valid registration and whether this call wrote it.
 
     The first registration is always written. It lists the evaluations that had already finished: the study's own, and those of the same
-    trainings under other settings. A plan that states something else is written as an amendment as long as no such evaluation has
-    finished, or none of the plan's seeds (a pilot study had others). Otherwise only the change is noted, once. A plan of fewer seeds is a
-    part of the registered one, and is an amendment only with `fewer_seeds`. Files are created exclusively and never changed.
-    Raises DamagedFile where a registration was edited or truncated.
+    trainings with other settings. A plan with another statement is written as an amendment as long as no such evaluation has finished, or
+    if none of them belongs to the plan's seeds (a pilot study had others). Otherwise only the change is noted, once. A plan with fewer
+    seeds is a part of the registered one, and becomes an amendment only with `fewer_seeds`. Files are created exclusively and never
+    changed. Raises DamagedFile if a registration was edited or truncated.
     """
     require_folders(plan.folder.parents[2], plan.folder)
     while True:
@@ -96,9 +96,9 @@ def register(plan: SavedPlan, is_finished: Callable[[JobRef], bool], fewer_seeds
 
 
 def preview_registration(plan: SavedPlan, is_finished: Callable[[JobRef], bool]) -> str:
-    """How a sweep of the plan would stand to its registration, in a sentence or two. Writes nothing.
+    """The registration status that a sweep of the plan would have, in one or two sentences. Writes nothing.
 
-    Raises UserError where a folder on the way is a link, which a sweep refuses.
+    Raises UserError if a folder in the path is a link, which a sweep refuses.
     """
     require_folders(_root(plan), plan.folder)
     finished = {ref for ref in _evaluations(plan).values() if is_finished(ref)}
@@ -124,9 +124,9 @@ def preview_registration(plan: SavedPlan, is_finished: Callable[[JobRef], bool])
 def _due(
     plan: SavedPlan, found: list[Registration], is_finished: Callable[[JobRef], bool], fewer_seeds: bool
 ) -> tuple[Registration | None, dict[str, Any] | None, list[JobRef]]:
-    """The registration that counts for a plan, the content that has to be registered, and the finished evaluations that prevent it.
+    """The valid registration for a plan, the content to register, and the finished evaluations that prevent it.
 
-    The content is None where the plan is registered as it is, and where evaluations prevent an amendment.
+    The content is None if the plan is registered as it is, and if evaluations prevent an amendment.
     """
     last = _of_seeds(found, plan)
     differs = last is None or bool(_changes(last, plan) or _seeds_added(last, plan))
@@ -156,9 +156,9 @@ def _due(
 
 
 def registration_status(plan: SavedPlan, finished: Collection[JobRef]) -> RegistrationStatus:
-    """How a plan stands to the newest registration of any of its seeds; `finished` are the jobs that are done.
+    """The relation of a plan to the newest registration of any of its seeds. `finished` are the done jobs.
 
-    Without a registration, or where a file of it is damaged, the study is "not registered". Reads files only.
+    Without a registration, or if one of its files is damaged, the study is "not registered". Only reads files.
     """
     stands = _status_of(plan, finished)
     return stands if stands.registration is None else replace(stands, trace=tuple(_trace(plan, stands.registration)))
@@ -196,9 +196,9 @@ def _status_of(plan: SavedPlan, finished: Collection[JobRef]) -> RegistrationSta
 
 
 def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], looks: list[int], words: str) -> RegistrationStatus:
-    """The standing of a plan with registered looks: a look is valid when exactly its first n seeds have finished, n one of the looks.
+    """The status of a plan with registered looks. A look is valid if exactly its first n seeds have finished and n is one of the looks.
 
-    The seeds come in the order of `seed_order`: nobody can choose them.
+    The seeds come in the order of `seed_order`, so that they cannot be selected by their results.
     """
     seeds, order = _seeds(plan), seed_order(last.content)
     unfinished = {seed for (_, _, seed), ref in _evaluations(plan).items() if ref not in finished}
@@ -221,9 +221,10 @@ def _at_look(last: Registration, plan: SavedPlan, finished: Collection[JobRef], 
 
 
 def _seen_before(last: Registration, plan: SavedPlan, finished: Collection[JobRef]) -> tuple[Kind, str] | None:
-    """What had finished before the registration: its kind of standing, and sentences that name the studies; None where nothing had.
+    """Evaluations that finished before the registration: the resulting kind of status, and sentences that name the studies. None if there
+    were none.
 
-    The registration lists the evaluations that it knew, and all say when they finished: some may have been in another store at that time
+    The registration lists the evaluations that it knew, and all record when they finished: some may have been in another store at that time
     (see `merge`).
     """
     root, registered = _root(plan), read_time(last.content["time"])
@@ -248,7 +249,7 @@ def _seen_before(last: Registration, plan: SavedPlan, finished: Collection[JobRe
 
 
 def _by(root: Path, refs: Collection[JobRef], plan: SavedPlan) -> str:
-    """Which other studies planned these evaluations, in brackets; empty where no other study did."""
+    """The other studies that planned these evaluations, in brackets. Empty if no other study did."""
     own = f"{plan.folder.parent.name} (scale {plan.folder.name})"
     names = [f"{count} by {name}" for name, count in studies_of(root, refs).items() if name != own]
     return f" ({', '.join(names)})" if names else ""
@@ -259,7 +260,7 @@ def _count(many: int) -> str:
 
 
 def _trace(plan: SavedPlan, last: Registration) -> Iterator[str]:
-    """A sentence for each other statement that a sweep used after evaluations had finished, this plan's own apart."""
+    """One sentence for each other statement that a sweep used after evaluations had finished, except this plan's own."""
     returns = [content["time"] for _, content in notes(plan.folder, last, reverted=True)]
     for file, content in notes(plan.folder, last):
         if file == _change_file(plan):
@@ -275,7 +276,7 @@ def _trace(plan: SavedPlan, last: Registration) -> Iterator[str]:
 
 
 def _note_return(plan: SavedPlan, last: Registration) -> None:
-    """Notes that a sweep uses the registered statement again, where the last note of this registration is of a change."""
+    """Notes that a sweep uses the registered statement again, if the last note of this registration is about a change."""
     changed, returned = notes(plan.folder, last), notes(plan.folder, last, reverted=True)
     if changed and (not returned or returned[-1][1]["time"] < changed[-1][1]["time"]):
         names = (f"{REVERTED}{count}.json" for count in itertools.count(1))  # of other registrations, or damaged, some are taken
@@ -292,11 +293,11 @@ def _changed(kind: Kind, last: Registration, plan: SavedPlan, finished: Collecti
     return RegistrationStatus(kind, False, ALPHA, words, changes, last)
 
 
-# What a plan states, and how it differs from what was registered
+# A plan's statement, and its differences from the registered one
 
 
 def _statement(plan: SavedPlan) -> dict[str, Any]:
-    """All that a registration fixes, the evaluations apart, as JSON holds it."""
+    """Everything that a registration fixes, except the evaluations, as JSON data."""
     stated = {"metric": plan.primary["metric"], **{key: plan.primary.get(key, value) for key, value in _UNSTATED.items()}}
     stated["margin"] = parse_margin(stated["margin"], "margin").plain()
     games, variants = ({getattr(point, name): None for point in plan.points} for name in ("game", "variant"))
@@ -314,24 +315,24 @@ def _evaluations(plan: SavedPlan) -> dict[tuple[str, str, int], JobRef]:
 
 
 def _trainings(plan: SavedPlan) -> set[JobRef]:
-    """The trainings and agents that a plan's evaluations are of."""
+    """The trainings and agents of a plan's evaluations."""
     return {ref for point in plan.points for role, ref in point.jobs.items() if role in ("world_model", "agent")}
 
 
 def _root(plan: SavedPlan) -> Path:
-    """The store that a plan's folder lies in (see plan.study_folder)."""
+    """The store of a plan's folder (see plan.study_folder)."""
     return plan.folder.parents[2]
 
 
 def _of_seeds(found: list[Registration], plan: SavedPlan) -> Registration | None:
-    """The newest registration that shares a seed with a plan, or else the newest of all: a pilot study keeps its own."""
+    """The newest registration that shares a seed with a plan, or else the newest of all. A pilot study keeps its own."""
     seeds = set(_seeds(plan))
     return next((old for old in reversed(found) if seeds & set(old.content["seeds"])), found[-1] if found else None)
 
 
 def _are_of_other_seeds(finished: list[JobRef], plan: SavedPlan, found: list[Registration]) -> bool:
-    """Whether the plan's seeds are new: no finished evaluation is of one of them or of the plan's trainings, and no registered look needs
-    them. Where a training does not say its seed, they are not."""
+    """Whether the plan's seeds are new: no finished evaluation belongs to one of them or to the plan's trainings, and no registered look
+    needs them. They are not new if a training does not state its seed."""
     root, own, needed = _root(plan), set(_seeds(plan)), {seed for old in found for seed in seed_order(old.content)}
     trained = {training_of(root, ref) for ref in finished}
     seeds = {None if ref is None else seed_of(root, ref) for ref in trained}
@@ -339,7 +340,7 @@ def _are_of_other_seeds(finished: list[JobRef], plan: SavedPlan, found: list[Reg
 
 
 def _changes(last: Registration, plan: SavedPlan) -> tuple[str, ...]:
-    """What a plan states differently. More or fewer of the registered seeds are no such change."""
+    """The differences in a plan's statement. More or fewer of the registered seeds are not among them."""
     return tuple(_described(last, _statement(plan), _evaluations(plan)))
 
 
@@ -366,7 +367,7 @@ def _described(last: Registration, now: Mapping[str, Any], evaluations: Mapping[
 
 
 def _seeds_added(last: Registration, plan: SavedPlan) -> str:
-    """The seeds that a plan has beyond the registered ones, in words; empty where there are none."""
+    """The seeds that a plan adds to the registered ones, in words. Empty if there are none."""
     before, after = last.content["seeds"], _seeds(plan)
     return f"{len(before)} -> {len(after)} seeds" if set(after) > set(before) else ""
 
@@ -383,12 +384,12 @@ def _shown(value: Any) -> str:
 
 
 def _listed(plan: SavedPlan) -> list[list[Any]]:
-    """The planned evaluations as a file lists them: variant, game, seed, job."""
+    """The planned evaluations in the format of a file: variant, game, seed, job."""
     return [[*cell, str(ref)] for cell, ref in _evaluations(plan).items()]
 
 
 def _noted(plan: SavedPlan) -> int | None:
-    """How many evaluations had finished when a sweep first used this plan's statement; None where no sweep noted that."""
+    """Number of evaluations that had finished when a sweep first used this plan's statement. None if no sweep noted it."""
     try:
         return len(read_content(_change_file(plan))["finished"])
     except (FileNotFoundError, DamagedFile, KeyError, TypeError):

@@ -24,7 +24,7 @@ from diamond_bench.studies.looks import seed_order
 from diamond_bench.studies.plan import study_folders
 
 CHANGES = "change-*.json"
-"""Files of the changes that sweeps noted after evaluations had finished, and of the returns from them."""
+"""Files of the changes that sweeps noted after evaluations had finished, and of the reversions."""
 REVERTED = "change-reverted-"
 _NAME = re.compile(r"registration(?:-(\d+))?\.json")
 _KEYS = {"study", "scale", "primary", "variants", "games", "seeds", "evaluations", "finished", "time"}
@@ -32,12 +32,12 @@ _KEYS = {"study", "scale", "primary", "variants", "games", "seeds", "evaluations
 
 @dataclass(frozen=True)
 class Registration:
-    """One registration file whose SHA-256 fits its content."""
+    """One registration file with a valid SHA-256."""
 
     file: Path
     content: Mapping[str, Any]
     sha256: str
-    """Of the content as canonical JSON (sorted keys, no spaces, ASCII)."""
+    """SHA-256 of the content as canonical JSON (sorted keys, no spaces, ASCII)."""
 
     @property
     def evaluations(self) -> dict[tuple[str, str, int], JobRef]:
@@ -46,14 +46,14 @@ class Registration:
 
     @property
     def words(self) -> str:
-        """When it was written and under which hash: "2026-11-28 12:00 UTC (SHA-256 ab12...)"."""
+        """The time and the hash of the registration: "2026-11-28 12:00 UTC (SHA-256 ab12...)"."""
         return f"{moment(self.content['time'])} (SHA-256 {self.sha256[:12]}...)"
 
 
 def registrations(folder: Path) -> list[Registration]:
     """The registrations in a study's folder, oldest first.
 
-    Raises DamagedFile for a file that is no registration as it was written, or that does not amend the one before it.
+    Raises DamagedFile for a file that was changed, or that does not amend the previous registration.
     """
     found = [read(file) for file in sorted((file for file in folder.glob("registration*.json") if number(file)), key=number)]
     for place, registration in enumerate(found, 1):
@@ -64,7 +64,7 @@ def registrations(folder: Path) -> list[Registration]:
 
 
 def swept(folder: Path) -> list[JobRef]:
-    """The evaluations of every sweep that there was into a study's folder (housekeeping.remember writes them down)."""
+    """The evaluations of all sweeps into a study's folder (housekeeping.remember records them)."""
     found = []
     for file in folder.glob("jobs/*.json"):
         content = read_json(file)
@@ -74,7 +74,7 @@ def swept(folder: Path) -> list[JobRef]:
 
 
 def studies_of(root: Path, evaluations: Collection[JobRef]) -> dict[str, int]:
-    """How many of some evaluations each study's sweeps planned, by the study's name and scale; most first."""
+    """For each study, the number of these evaluations that its sweeps planned, by the study's name and scale, largest first."""
     found: Counter[str] = Counter()
     for folder in study_folders(root, refuse=lambda reason: None):
         try:
@@ -86,9 +86,9 @@ def studies_of(root: Path, evaluations: Collection[JobRef]) -> dict[str, int]:
 
 
 def notes(folder: Path, registration: Registration, reverted: bool = False) -> list[tuple[Path, dict[str, Any]]]:
-    """The changes of a registration that sweeps noted, or the returns to it (`reverted`), oldest first: each file and its content.
+    """The changes of a registration that sweeps noted, or the reversions (`reverted`), oldest first: each file and its content.
 
-    A file that is damaged or may not be read counts as none.
+    Damaged or unreadable files are ignored.
     """
     found = []
     for file in folder.glob(CHANGES):
@@ -102,9 +102,9 @@ def notes(folder: Path, registration: Registration, reverted: bool = False) -> l
 
 
 def write_note(file: Path, statement: Mapping[str, Any], finished: Sequence[JobRef], registration: Registration) -> bool:
-    """Notes what a sweep stated instead of a registration, or again, and which evaluations had finished.
+    """Notes the statement that a sweep used in place of a registration, or a reversion, and the evaluations that had finished.
 
-    Returns whether this call wrote the note: an existing file stays as it is.
+    Returns whether this call wrote the note. An existing file stays as it is.
     """
     content = {**statement, "finished": list(map(str, finished)), "time": now(), "registration": registration.sha256}
     return write_exclusive(file, sealed(content))
@@ -116,9 +116,9 @@ def moment(time: str) -> str:
 
 
 def export_file(found: Sequence[Registration], target: Path) -> None:
-    """Writes registrations, the first one and its amendments, to a file of the user's: {"registrations": [...]} with each file's content.
+    """Writes registrations, the first one and its amendments, to a user's file: {"registrations": [...]} with each file's content.
 
-    Raises UserError where another file is there, or nothing can be written.
+    Raises UserError if there is another file of this name, or it cannot be written.
     """
     each = [{"content": registration.content, "sha256": registration.sha256} for registration in found]
     data = json.dumps({"registrations": each}, indent=1).encode() + b"\n"
@@ -130,12 +130,12 @@ def export_file(found: Sequence[Registration], target: Path) -> None:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """A file's bytes: the content, and the SHA-256 of it as canonical JSON."""
+    """A file's bytes: the content with its SHA-256 as canonical JSON."""
     return json.dumps({"content": content, "sha256": digest(content)}, indent=1).encode() + b"\n"
 
 
 def read_content(file: Path) -> dict[str, Any]:
-    """The content of a file that `sealed` made. Raises DamagedFile, FileNotFoundError."""
+    """The content of a file from `sealed`. Raises DamagedFile, FileNotFoundError."""
     found = read_json(file)
     content = found.get("content")
     if not isinstance(content, dict) or digest(content) != found.get("sha256"):
@@ -151,7 +151,7 @@ def number(file: Path) -> int:
 
 
 def read(file: Path) -> Registration:
-    """One registration. Raises DamagedFile for a file that is none as it was written."""
+    """One registration. Raises DamagedFile for a file that was changed."""
     content = read_content(file)
     registration = Registration(file, content, digest(content))
     missing = sorted(_KEYS - content.keys())

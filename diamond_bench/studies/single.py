@@ -1,4 +1,5 @@
-"""Plans of one agent outside a study: trained, imported, evaluated, or its training profiled. The same store, the same jobs. No torch."""
+"""Plans of one agent outside a study: to train, import or evaluate it, or to profile its training. The same store, the same jobs. Without
+torch."""
 
 import os
 import platform
@@ -44,7 +45,7 @@ def plan_train(tokens: Sequence[str]) -> Plan:
 
 
 def _plan_one(tokens: Sequence[str], what: str, for_more: str) -> Plan:
-    """`what`, `for_more`: of the message where several games, seeds or values are asked."""
+    """`what`, `for_more`: parts of the message for several games, seeds or values."""
     renamed = [_RENAMED.get(key, key) + equals + value for key, equals, value in (token.partition("=") for token in tokens)]
     overrides = parse(renamed)
     rule = f"{what}: one game, one seed, one value a key; {for_more}"
@@ -109,7 +110,7 @@ def plan_import(file: Path, tokens: Sequence[str]) -> Plan:
 
 
 _CONSTANTS = ("sigma_data", "sigma_offset_noise")
-"""Constants of an objective that a checkpoint file does not hold."""
+"""Constants of an objective that a checkpoint file does not contain."""
 
 
 def _number(key: str, text: str) -> float:
@@ -120,9 +121,9 @@ def _number(key: str, text: str) -> float:
 
 
 def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, video: bool) -> Plan:
-    """The plan of `diamond-bench evaluate CHECKPOINT [--episodes 100] [--video] [overrides]`: one job on an agent of the store.
+    """The plan of `diamond-bench evaluate CHECKPOINT [--episodes 100] [--video] [overrides]`: one job for an agent of the store.
 
-    The game and its preprocessing are those the agent was trained with, save what overrides change. Raises UserError.
+    The game and its preprocessing are those of the agent's training, unless overrides change them. Raises UserError.
     """
     overrides = parse([token for token in tokens if token.partition("=")[0] not in _RENAMED])
     if len(overrides) < len(tokens):
@@ -168,9 +169,9 @@ TIMELESS = frozenset(
     | {"pooling"}
     | {"checkpoint_every", "checkpoint_units", "log_every", "test_every", "test_episodes", "test_max_steps", "segments"}
 )
-"""Settings of a training (last part of the key) that take no time, or none that a profile counts, and no memory."""
+"""Settings of a training (last part of the key) without effect on the time that a profile measures, and on memory."""
 TIMED_GROUPS = ("env", "conditioning", "network", "training", "sampler", "reward_end", "actor_critic", "agent")
-"""The groups of a training that bear on its time."""
+"""The groups of a training that affect its time."""
 
 
 def plan_profile(
@@ -180,11 +181,11 @@ def plan_profile(
     parts: Sequence[str] = (),
     packed: Sequence[int] = (),
 ) -> Plan:
-    """The plan of `diamond-bench profile [overrides] [--compare plain|authors] [--parts NAME,NAME] [--packed N,M]`: one job, of the
+    """The plan of `diamond-bench profile [overrides] [--compare plain|authors] [--parts NAME,NAME] [--packed N,M]`: one job, for the
     training that the overrides describe, on this machine with this software.
 
-    `model_of` takes execution.device to (the device meant, its model); `parts` of PROFILED, none for all; `packed`: numbers of such
-    trainings at once, in place of the parts of one. Raises UserError.
+    `model_of` maps execution.device to (the actual device, its model). `parts`: of PROFILED, or none for all. `packed`: numbers of such
+    trainings to run at once, in place of the parts of one. Raises UserError.
     """
     if compare is not None and compare not in COMPARED:
         raise UserError(f"--compare {compare}: {nearest(compare, COMPARED)}")
@@ -231,7 +232,7 @@ def plan_profile(
 
 
 def _timed(training: TrainAgent) -> TrainAgent:
-    """The training with what takes no time at its neutral value, so that it makes no other profile."""
+    """The training with neutral values for settings that take no time, so that they do not change the profile's identity."""
     groups = {}
     for name in TIMED_GROUPS:
         group = getattr(training, name)
@@ -253,7 +254,7 @@ def _host() -> str:
 
 
 def trained_at(store: Store, agent: JobRef) -> str:
-    """The scale at which an agent was trained; `imported` or `own` where it is none of those."""
+    """The scale of an agent's training: its name, `imported`, or `own` for any other settings."""
     config = store.spec(agent).config
     if not isinstance(config, TrainAgent):
         return "imported"

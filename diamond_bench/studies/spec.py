@@ -23,7 +23,7 @@ from diamond_bench.typed import to_plain
 SCALES = ("paper", "small", "smoke", "tiny")
 PROTOCOLS = ("world_model", "agent")
 TESTS = ("permutation", "t")
-"""Tests of the primary comparison; the first is the default."""
+"""Tests of the primary comparison. The first is the default."""
 _PRIMARY_KEYS = ("metric", "baseline", "margin", "variants", "test", "looks", "holm_equivalence")
 _NO_USE = {
     "world_model": ("reward_end", "actor_critic", "agent", "agent_evaluation"),
@@ -39,14 +39,14 @@ _NO_USE = {
         "training.segments",
     ),
 }
-"""Groups and keys that a protocol has no use for: setting one would do nothing, silently."""
+"""Groups and keys without effect in a protocol."""
 _NOT_A_VARIANT_S = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
-"""Keys that speak of a whole study or of a command: a variant that set one would be ignored, or untrue."""
+"""Keys that configure the whole study or a command. If a variant set one, it would be ignored or wrong."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing a study varies: a config key and its values."""
+    """One axis of a study: a config key and its values."""
 
     name: str
     key: str
@@ -63,18 +63,18 @@ class Primary:
     margin: Margin
     """The smallest difference that matters."""
     variants: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
-    """Which variants answer the question: those in one of these groups, with one of its values of each arm and axis; all where there is no
-    group. The rest is exploratory."""
+    """The variants that answer the question: those in one of these groups, with one of its values of each arm and axis. All variants if
+    there is no group. The others are exploratory."""
     test: str = TESTS[0]
     looks: tuple[int, ...] = ()
-    """Numbers of seeds at which the results are looked at, ascending; empty where there is one look, at all seeds."""
+    """Numbers of seeds at which the results are looked at, ascending. Empty for a single look, at all seeds."""
     holm_equivalence: bool = False
     """Whether Holm's correction is also applied to the tests of equivalence."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its file says it, for one scale."""
+    """A study as defined by its file, for one scale."""
 
     name: str
     question: str
@@ -82,19 +82,19 @@ class Study:
     games: tuple[str, ...]
     seeds: tuple[int, ...]
     settings: Mapping[str, Any]
-    """Keys that every variant shares (`set:` in the file)."""
+    """Keys that all variants share (`set:` in the file)."""
     arms: Mapping[str, Mapping[str, Any]]
-    """Named sets of keys; a study without arms has one, named ''. """
+    """Named sets of keys. A study without arms has one, named ''."""
     axes: tuple[Axis, ...]
     primary: Primary
     paper: str = ""
     note: str = ""
     overridden: frozenset[str] = field(default=frozenset())
-    """Config keys that the user set over the study's file."""
+    """Config keys that the user overrode."""
 
 
 def studies_folder() -> Path:
-    """Where the shipped studies lie: inside an installed wheel, or beside the package in a checkout."""
+    """The folder of the shipped studies: inside an installed wheel, or next to the package in a checkout."""
     shipped = Path(str(importlib.resources.files("diamond_bench"))) / "experiments"
     return shipped if shipped.is_dir() else Path(__file__).parents[2] / "experiments"
 
@@ -105,16 +105,16 @@ def study_files() -> dict[str, Path]:
 
 
 def unknown_study(name: str, root: Path, swept: Collection[str]) -> UserError:
-    """The refusal of a study's name; `swept`: the names of the studies in the store `root`, where the command takes those."""
+    """The refusal of a study's name. `swept`: the names of the studies in the store `root`, if the command accepts those."""
     if name in swept:
         return UserError(f"{root / 'studies' / name} holds no plan.json; sweep the study's YAML file again, which repeats no finished job")
     return UserError(f"unknown study {name!r}: {nearest(name, [*study_files(), *swept])} (or give the path of a YAML file)")
 
 
 def load_study(name: str, scale: str) -> Study:
-    """The study of this name, or of a YAML file's path, as it is at a scale. Raises UserError.
+    """The study of this name, or in this YAML file, at a scale. Raises UserError.
 
-    A file of the user's own has a name of its own: plans and results lie under a study's name.
+    A user's own file must have its own name, since plans and results are stored under a study's name.
     """
     files = study_files()
     own = name.endswith((".yaml", ".yml"))
@@ -208,7 +208,7 @@ def _mapping(value: Any, where: str, keys: Sequence[str] | Mapping[str, Any] | N
 
 
 def _arms_at_scale(names: Any, arms: dict[str, Any], primary: Primary, where: str) -> dict[str, Any]:
-    """The arms that run at a scale, in the file's order; the comparison's baseline must be one of them."""
+    """The arms that run at a scale, in the file's order. The comparison's baseline must be one of them."""
     if not isinstance(names, list) or not names:
         raise UserError(f"study {where}: expected a list of arms")
     for name in names:
@@ -221,7 +221,7 @@ def _arms_at_scale(names: Any, arms: dict[str, Any], primary: Primary, where: st
 
 
 def check_use(key: str, protocol: str, where: str) -> None:
-    """Raises UserError for a key that would change nothing in a protocol; `where`: how the message begins."""
+    """Raises UserError for a key without effect in a protocol. `where`: the beginning of the message."""
     if any(key == unused or key.startswith(f"{unused}.") for unused in _NO_USE[protocol]):
         raise UserError(f"{where}: the protocol {protocol} has no use for {key}: it would change nothing")
 
@@ -238,7 +238,7 @@ def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:
 
 
 def _check_axis(axis: Axis, where: str) -> None:
-    """Refuses values that would make one variant twice."""
+    """Refuses values that would make the same variant twice."""
     plain = [_comparable(value) for value in axis.values]
     twice = [value for i, value in enumerate(plain) if value in plain[:i]]
     if twice:
@@ -254,7 +254,7 @@ def _comparable(value: Any) -> Any:
 
 @functools.cache
 def _resultless_keys() -> frozenset[str]:
-    """Dotted keys of the settings that are recorded but are no part of any identity."""
+    """Dotted keys of the settings that are recorded but enter no identity."""
 
     def walk(cls: Any, prefix: str) -> Iterator[str]:
         hints = typing.get_type_hints(cls)
@@ -271,7 +271,7 @@ def _resultless_keys() -> frozenset[str]:
 def _primary(
     value: Any, where: str, protocol: str, games: Sequence[str], arms: Mapping[str, Mapping[str, Any]], axes: Sequence[Axis]
 ) -> Primary:
-    """The comparison as it is written; what it names must be among the variants of the file, at no scale in particular."""
+    """The comparison in the file. The variants that it names must exist in the file, at any scale."""
     content = _mapping(value, where, _PRIMARY_KEYS)
     metric, test, corrected = content.get("metric"), content.get("test", TESTS[0]), content.get("holm_equivalence", False)
     known = result_metrics(protocol)
@@ -309,7 +309,7 @@ def _primary(
 
 
 def games_of(value: Any) -> tuple[str, ...]:
-    """A list of games from games=[A,B] or games=A, each a game of a family of environments. Raises UserError naming the nearest."""
+    """A list of games from games=[A,B] or games=A, each a game of some family of environments. Raises UserError with the nearest names."""
     from diamond_bench.envs.games import check_game
 
     names = value if isinstance(value, (list, tuple)) else [value]
@@ -323,8 +323,8 @@ def games_of(value: Any) -> tuple[str, ...]:
 
 
 def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
-    """The study with a user's overrides: an axis' key replaces its values, another key is set for all variants or, with
-    several values, becomes an axis. A key that tells the study's arms apart is refused, and so are more seeds than the last look has."""
+    """The study with a user's overrides. An axis' key replaces its values. Any other key is set for all variants or, with several values,
+    becomes an axis. Refuses a key that distinguishes the study's arms, and more seeds than at the last look."""
     for override in overrides:
         if override.key == "games":
             games = games_of(override.values if len(override.values) > 1 else override.value)
@@ -366,7 +366,7 @@ def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
 
 
 def points(study: Study) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """(variant's name, arm, {axis: value}, {key: value}) of every variant: arms crossed with axes, save those an arm fixes."""
+    """(variant's name, arm, {axis: value}, {key: value}) of every variant: arms crossed with axes, except those that an arm fixes."""
     for arm, at, keys in _cells(study.arms, study.axes):
         label = ", ".join(f"{axis.name}={_short(at[axis.name])}" for axis in study.axes)
         name = ", ".join(part for part in (arm, label) if part) or "default"

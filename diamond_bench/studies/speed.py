@@ -1,4 +1,4 @@
-"""How fast jobs run: learned from the finished jobs of a store, else from a short timing of this machine, else assumed. No torch."""
+"""The speed of jobs: measured from finished jobs of a store, else from a short timing of this machine, else assumed. Without torch."""
 
 import functools
 import math
@@ -17,28 +17,28 @@ from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
 
 Like = tuple[str, str, str, str]
-"""What jobs of one speed have in common: kind, type of device, network, precision."""
+"""The common properties of jobs with the same speed: kind, type of device, network, precision."""
 ASSUMED = {"cpu": 6e10, "cuda": 3e13}
-"""FLOP/s where nothing was measured: two laptop cores, a data-centre GPU. Orders of magnitude."""
+"""FLOP/s without any measurement, for two laptop cores and a data-centre GPU. Orders of magnitude."""
 CORE_FLOPS = 9e10
-"""FLOP/s of one CPU core in small matrix products, where nothing else runs: the core on which the numbers below were measured."""
+"""FLOP/s of one idle CPU core in small matrix products: the reference core on which the numbers below were measured."""
 NETWORK_FLOPS = 3e10
 """FLOP/s of a network of 64 channels on two of those cores. Narrower ones are slower in proportion: 3e9 at 8 channels, 8e9 at 16."""
 START_SECONDS = 8.0
-"""Time until a worker has begun its first job, on such a core: it imports torch."""
+"""Seconds until a worker has begun its first job, on such a core: it imports torch."""
 STEPS_PER_SECOND = 1500.0
-"""Game steps on such a core."""
+"""Game steps per second on such a core."""
 _TIMING_SECONDS = 0.05
 _MAX_READ = 200
 _SPREADS = {"measured": 1.6, "extrapolated": 2.5, "timed": 3.0, "assumed": 5.0}
-"""By where a rate comes from: how many times longer or shorter a job may take (docs/measurements/speed.md says how that was found)."""
+"""By the source of a rate, the factor by which a job may take longer or shorter (docs/measurements/speed.md describes how it was found)."""
 _FAR = 10.0
-"""A job this many times larger or smaller than those measured is extrapolated to."""
+"""A job that is this many times larger or smaller than all measured ones is extrapolated."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast the jobs of one likeness run."""
+    """The speed of similar jobs."""
 
     rate: float
     """Work per second: floating-point operations, or game steps."""
@@ -51,17 +51,17 @@ class Speed:
     most: float = float("inf")
 
     def spread(self, work: float) -> float:
-        """How many times longer or shorter than expected a job of so much work may take."""
+        """The factor by which a job with this work may take longer or shorter than expected."""
         near = self.least / _FAR <= work <= self.most * _FAR
         return _SPREADS["extrapolated" if self.basis == "measured" and not near else self.basis]
 
 
 @functools.cache
 def slowness() -> float:
-    """How many times slower than on an idle reference core jobs are expected to be; 1 at least.
+    """The expected slowdown of jobs compared with an idle reference core, at least 1.
 
-    That is the speed of this machine's core, from small matrix products of 0.05 s of its time, and the square root of the load of the last
-    minute per core: what else runs may end before the jobs do. The products are small, so that a library takes one thread.
+    It combines the speed of this machine's core, from small matrix products of 0.05 s of its time, and the square root of the load per core
+    over the last minute: other processes may end before the jobs do. The products are small, so that a library uses one thread.
     """
     import numpy as np
 
@@ -77,7 +77,7 @@ def slowness() -> float:
 
 
 def unmeasured(like: Like, width: float) -> Speed:
-    """The speed of jobs like which none is finished; `width`: mean channels of the network."""
+    """The speed of jobs without similar finished ones. `width`: mean channels of the network."""
     if like[1] == "cuda":
         return Speed(ASSUMED["cuda"], 1.0, "assumed")
     slow = slowness()
@@ -87,12 +87,12 @@ def unmeasured(like: Like, width: float) -> Speed:
 def measured(
     likes: set[Like], store: Store, states: Mapping[JobRef, JobState], like_of: Callable[[JobSpec, Inputs, str], Like]
 ) -> dict[Like, Speed]:
-    """The speed of jobs of these likenesses, from what finished ones recorded.
+    """The speeds of jobs, by their similarity, from the records of finished ones.
 
-    A job recorded the work and time of its networks (`work`, `work_seconds`) and its whole time. The rest is its fixed part, compared to
-    what its kind expects on the reference core. Where a job recorded no work, its kind gives it, and the fixed part is taken off its
-    time. `like_of` takes a job, the configs of its inputs and the device it ran on. Medians over jobs; of a store's jobs, at most 200
-    are read.
+    A job recorded the work and time of its networks (`work`, `work_seconds`) and its total time. The rest is its fixed part, which is
+    compared to its kind's expectation on the reference core. If a job recorded no work, its kind provides it, and the fixed part is
+    subtracted from its time. `like_of` takes a job, the configs of its inputs and the device it ran on. Medians over jobs. At most 200 of a
+    store's jobs are read.
     """
     kinds = {like[0] for like in likes}
     done = [ref for ref, state in states.items() if ref.kind in kinds and state.status == "done"]

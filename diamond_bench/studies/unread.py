@@ -1,4 +1,4 @@
-"""Settings that nothing reads, given the others: they are refused where a user sets them, and change no identity."""
+"""Settings without effect, given the others: they are refused if a user sets them, and change no identity."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ _HISTORY = ("history_depths", "history_channels", "attended_levels")
 
 
 def check_read(keys: Iterable[str], config: RunConfig) -> None:
-    """Raises UserError for the first of the dotted keys that would change nothing."""
+    """Raises UserError for the first of the dotted keys that has no effect."""
     unread = dict(_unread(config))
     for key in keys:
         if key in unread:
@@ -24,7 +24,7 @@ def check_read(keys: Iterable[str], config: RunConfig) -> None:
 
 @lru_cache(maxsize=4096)
 def in_effect(config: RunConfig) -> RunConfig:
-    """The config with all that nothing reads at its neutral value, so that equal trainings have one identity."""
+    """The config with neutral values for settings without effect, so that equal trainings have one identity."""
     objective: dict[str, Any] = {}
     conditioning: dict[str, Any] = {}
     env: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def in_effect(config: RunConfig) -> RunConfig:
 
 
 def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """(dotted key, why) of what ours leave unread; somebody's own objective or conditioning may read what it likes."""
+    """(dotted key, reason) of the settings without effect. A user's own objective or conditioning may use any of them."""
     o, c = config.objective, config.conditioning
     if option_of(o).function == OBJECTIVES["edm"].function:
         if o.noise_levels != "log_normal":
