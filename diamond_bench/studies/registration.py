@@ -1,7 +1,4 @@
-"""Registration of a study: a record of its comparison, written before any of its evaluations has finished. Without torch and pandas.
-
-registration_files.py handles the files.
-"""
+"""Registration of a study: its comparison, recorded before any evaluation has finished. Files: registration_files.py. No torch, no pandas."""
 
 import itertools
 import json
