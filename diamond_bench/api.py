@@ -5,7 +5,7 @@ A study is named as on the command line, with the same overrides: `results("samp
 Nothing here runs a job; torch is imported by what needs it alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,6 +136,23 @@ def report(study: str, *overrides: str, output_dir: Folder = None, say: Say = pr
 
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
     return write_report(plan, store, say)
+
+
+def report_together(*studies: Sequence[str], output_dir: Folder = None, say: Say = print) -> list[Path]:
+    """Writes one page on several studies, side by side (docs/report.md), and returns its files, index.html first.
+
+    Each study is its name and its overrides, such as ["sampling_steps", "scale=smoke", "data=random"]. Raises UserError for fewer than two
+    studies, one that is named twice, and one without a finished evaluation.
+    """
+    from diamond_bench.report.write_together import report_together
+
+    if len(studies) < 2:
+        raise UserError(f"a page of several studies needs at least two, got {len(studies)}; use report() for one")
+    found = [find_study(*study, output_dir=output_dir, say=say) for study in studies]
+    roots = list(dict.fromkeys(str(store.root) for _, store in found))
+    if len(roots) > 1:
+        raise UserError(f"the studies lie in different stores ({', '.join(roots)}); copy them into one with `diamond-bench merge`")
+    return report_together([plan for plan, _ in found], found[0][1], say)
 
 
 # What world models imagine

@@ -24,6 +24,7 @@ from diamond_bench.cli.common import (
     writing,
 )
 from diamond_bench.cli.running import run_plan, show_submission
+from diamond_bench.cli.several_studies import studies_named
 from diamond_bench.errors import UserError
 
 
@@ -205,14 +206,21 @@ def power(study: Study, overrides: Overrides = None, as_json: AsJson = False) ->
 
 
 @app.command()
-def report(study: Study, overrides: Overrides = None) -> None:
-    """Write a study's report, a page and its figures, from its finished jobs."""
+def report(
+    study: Study,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]... [STUDY [KEY=VALUE]...]...", help="Overrides of the study, and further studies."),
+    ] = None,
+) -> None:
+    """Write a study's report, a page and its figures, from its finished jobs. With several studies: one page with all, side by side."""
     from diamond_bench import api
 
-    with writing(open_store(overrides)):
-        files = api.report(study, *(overrides or []), say=say)
-    stands = standing_of(*api.find_study(study, *(overrides or []), say=say))
-    for sentence in (stands.sentence, *stands.trace):
+    named = studies_named([study, *(more or [])])
+    with writing(open_store([word for word in named[0][1:] if word.startswith("output_dir=")])):
+        files = api.report_together(*named, say=say) if len(named) > 1 else api.report(*named[0], say=say)
+    status = standing_of(*api.find_study(*named[0], say=say)) if len(named) == 1 else None
+    for sentence in (status.sentence, *status.trace) if status else ():
         say(sentence)
     for file in files:
         out.print(str(file), markup=False)
