@@ -75,7 +75,8 @@ def test_results_and_jobs_are_the_study_s(tiny_store: Path) -> None:
 
 
 def test_a_figure_is_drawn_by_its_name(tiny_store: Path) -> None:
-    assert api.figures(STUDY, output_dir=tiny_store) == ["drift-Breakout", "trajectories-Breakout", "quality-Breakout", "ranks-Breakout"]
+    kinds = ("drift", "trajectories", "quality", "ranks", "losses")
+    assert api.figures(STUDY, output_dir=tiny_store) == [f"{kind}-Breakout" for kind in kinds]
     figure = api.figure(STUDY, "drift-Breakout", output_dir=tiny_store)
     assert "copy last frame" in {line.get_label() for line in figure.axes[0].lines}
 
