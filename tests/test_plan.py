@@ -19,7 +19,7 @@ from diamond_bench.printing import print_plan
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.answerable import baselines, family, limits
 from diamond_bench.studies.plan import find_plan, load_plans, plan_study, save_plan
-from diamond_bench.studies.spec import load_study, study_files
+from diamond_bench.studies.spec import load_study, points, study_files
 
 UNTRUE = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
 N = "{key: sampler.num_steps, values: [1, 2]}"
@@ -76,6 +76,23 @@ def test_a_scale_can_run_some_of_the_arms(tmp_path: Path) -> None:
     assert load_study(str(file), "tiny").primary.baseline == {"arm": "a"}
     assert load_study(str(file), "small").primary.baseline == {"arm": "c"}
     for arms, said in (("[a, d, c]", "unknown arm 'd'"), ("[a]", "baseline's arm 'c'"), ("[]", "list of arms"), ("a", "list of arms")):
+        file.write_text(text % arms)
+        with pytest.raises(UserError, match=said):
+            load_study(str(file), "tiny")
+
+
+def test_a_scale_can_have_arms_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    text = (
+        "question: Which?\nprotocol: world_model\ngames: [Pong]\nseeds: 1\n"
+        "axes: {n: {key: sampler.num_steps, values: [1, 3]}}\nprimary: {metric: drift, baseline: {n: 1}}\n"
+        "scales: {smoke: {arms: {a: {}, b: {sampler.num_steps: 3}}, primary: {metric: drift, baseline: {arm: a}}}, tiny: {arms: %s}}\n"
+    )
+    file.write_text(text % "{a: {objective: flow}}")
+    assert [name for name, *_ in points(load_study(str(file), "smoke"))] == ["a, n=1", "a, n=3", "b, n=3"]
+    assert [name for name, *_ in points(load_study(str(file), "paper"))] == ["n=1", "n=3"]
+    assert load_study(str(file), "tiny").primary.baseline == {"n": 1}
+    for arms, said in (("{}", "there is none"), ("{a: {seed: 1}}", "seed"), ("{a: {sampler.num_steps: 3}}", "no variant has it")):
         file.write_text(text % arms)
         with pytest.raises(UserError, match=said):
             load_study(str(file), "tiny")

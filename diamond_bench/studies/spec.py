@@ -161,22 +161,21 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         if not isinstance(values, list) or not values:
             raise UserError(f"study {where}: scales.{scale}.axes.{axis_name}: expected a list of values")
         axes[axis_name] = replace(axes[axis_name], values=tuple(values))
-    arms = _mapping(content.get("arms", {"": {}}), f"{where}: arms")
-    if not arms:
-        raise UserError(f"study {where}: arms: there is none, so there would be no variant; name one, or leave the key out")
-    for chosen in (written, tuple(axes.values())):
-        check_variants(arms, {axis.key: axis.values for axis in chosen}, f"study {where}")
     protocol = content["protocol"]
     settings = _settings(content.get("set", {}), f"{where}: set", protocol)
     games = games_of(at_scale.get("games", content["games"]))
-    for arm, keys in arms.items():
-        _settings(keys, f"{where}: arms.{arm}", protocol)
     most_games = max(games, games_of(content["games"]), key=len)
+    arms = _arms(content.get("arms", {"": {}}), f"{where}: arms", protocol, written)
     primary = _primary(content["primary"], f"{where}: primary", protocol, most_games, arms, written)
-    if "primary" in at_scale:
-        primary = _primary(at_scale["primary"], f"{where}: scales.{scale}.primary", protocol, most_games, arms, written)
-    if "arms" in at_scale:
-        arms = _arms_at_scale(at_scale["arms"], arms, primary, f"{where}: scales.{scale}.arms")
+    own = isinstance(at_scale.get("arms"), dict)  # arms of this scale alone, in place of the file's
+    if own:
+        arms = _arms(at_scale["arms"], f"{where}: scales.{scale}.arms", protocol, written)
+    if own or "primary" in at_scale:
+        wanted = at_scale.get("primary", content["primary"])
+        primary = _primary(wanted, f"{where}: scales.{scale}.primary", protocol, most_games, arms, written)
+    if "arms" in at_scale and not own:
+        arms = _chosen_arms(at_scale["arms"], arms, primary, f"{where}: scales.{scale}.arms")
+    check_variants(arms, {axis.key: axis.values for axis in axes.values()}, f"study {where}")
     _settings({axis.key: None for axis in written}, f"{where}: axes", protocol)
     for axis in (*written, *axes.values()):
         _check_axis(axis, f"study {where}: axes.{axis.name}")
@@ -207,10 +206,21 @@ def _mapping(value: Any, where: str, keys: Sequence[str] | Mapping[str, Any] | N
     return value
 
 
-def _arms_at_scale(names: Any, arms: dict[str, Any], primary: Primary, where: str) -> dict[str, Any]:
+def _arms(value: Any, where: str, protocol: str, axes: Sequence[Axis]) -> dict[str, dict[str, Any]]:
+    """Arms by their names, as a file defines them."""
+    arms = _mapping(value, where)
+    if not arms:
+        raise UserError(f"study {where}: there is none, so there would be no variant; name one, or leave the key out")
+    check_variants(arms, {axis.key: axis.values for axis in axes}, f"study {where.partition(':')[0]}")
+    for arm, keys in arms.items():
+        _settings(keys, f"{where}.{arm}", protocol)
+    return arms
+
+
+def _chosen_arms(names: Any, arms: dict[str, Any], primary: Primary, where: str) -> dict[str, Any]:
     """The arms that run at a scale, in the file's order. The comparison's baseline must be one of them."""
     if not isinstance(names, list) or not names:
-        raise UserError(f"study {where}: expected a list of arms")
+        raise UserError(f"study {where}: expected a list of arms, or a group of arms by name")
     for name in names:
         if name not in arms:
             raise UserError(f"study {where}: unknown arm {name!r}: {nearest(str(name), arms)}")
@@ -274,8 +284,7 @@ def _primary(
     """The comparison in the file. The variants that it names must exist in the file, at any scale."""
     content = _mapping(value, where, _PRIMARY_KEYS)
     metric, test, corrected = content.get("metric"), content.get("test", TESTS[0]), content.get("holm_equivalence", False)
-    known = result_metrics(protocol)
-    if metric not in known:
+    if metric not in (known := result_metrics(protocol)):
         raise UserError(f"study {where}.metric: unknown metric {metric!r}: {nearest(str(metric), known)}")
     if not METRIC_INFO[metric].better:
         raise UserError(f"study {where}.metric: {metric} has no better side, so no comparison of it has an answer")
