@@ -11,7 +11,7 @@ from diamond_bench.studies.plan import Plan, plan_study
 from diamond_bench.studies.spec import study_files
 
 FILE = Path(__file__).with_suffix(".json")
-SCALES = ("paper", "small", "smoke", "tiny")
+SCALES = ("paper", "small", "laptop", "smoke", "tiny")
 
 
 def plan_at(study: str, scale: str) -> Plan:

@@ -13,6 +13,7 @@ from diamond_bench.compose import base, parse, with_values
 from diamond_bench.config import DataConfig, RunConfig
 from diamond_bench.errors import UserError
 from diamond_bench.store.kinds import KINDS, CollectDataset, EvaluateWorldModel, TrainWorldModel, job_id
+from diamond_bench.studies.spec import SCALES
 from diamond_bench.typed import build, identity_fields, to_plain
 from diamond_bench.worlds.oracle import Oracle
 
@@ -84,7 +85,7 @@ def test_sweeps_and_lists_are_distinguished() -> None:
     assert found == {"sampler.num_steps": (1, 3), "network.channels": ([8, 8],), "data.policy": ("random",)}
 
 
-@pytest.mark.parametrize("scale", ["paper", "small", "smoke", "tiny"])
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("sampler", ["euler", "heun", "ddpm_ancestral"])
 @pytest.mark.parametrize("objective", ["edm", "ddpm"])
 def test_plain_data_and_back(scale: str, sampler: str, objective: str) -> None:

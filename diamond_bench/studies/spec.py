@@ -20,7 +20,7 @@ from diamond_bench.studies.looks import check_seeds, read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
 from diamond_bench.typed import to_plain
 
-SCALES = ("paper", "small", "smoke", "tiny")
+SCALES = ("paper", "small", "laptop", "smoke", "tiny")
 PROTOCOLS = ("world_model", "agent")
 TESTS = ("permutation", "t")
 """Tests of the primary comparison. The first is the default."""
@@ -145,7 +145,8 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     if content["protocol"] not in PROTOCOLS:
         raise UserError(f"study {where}: unknown protocol {content['protocol']!r}: {nearest(str(content['protocol']), PROTOCOLS)}")
     scales = _mapping(content.get("scales", {}), f"{where}: scales", SCALES)
-    at_scale = _mapping(scales.get(scale, {}), f"{where}: scales.{scale}", ("games", "seeds", "axes", "arms", "primary"))
+    said = "smoke" if scale == "laptop" and scale not in scales else scale  # a longer smoke, of the same variants
+    at_scale = _mapping(scales.get(said, {}), f"{where}: scales.{said}", ("games", "seeds", "axes", "arms", "primary"))
     axes: dict[str, Axis] = {}
     for axis_name, axis in _mapping(content.get("axes", {}), f"{where}: axes").items():
         _mapping(axis, f"{where}: axes.{axis_name}", ("key", "values", "title"))
