@@ -26,10 +26,10 @@ PINNED: dict[tuple[str, ...], dict[str, tuple[float, float, float, float]]] = {
         "extract_features": (456000000000000.0, 327680000.0, 327680000.0, 3.0),
         "evaluate_world_model": (1.1287685234688e17, 448512000.0, 983040000.0, 20211.73333333333),
     },
-    ("sampling_steps", "scale=smoke"): {
-        "collect_dataset": (3342.0, 1671000.0, 0.0, 3.0),
-        "train_world_model": (4468978483200.0, 6836652.0, 0.0, 3.0),
-        "evaluate_world_model": (2312696365056.0, 7430400.0, 0.0, 22.753999999999998),
+    ("sampling_steps", "scale=tiny"): {
+        "collect_dataset": (472.0, 236000.0, 0.0, 3.0),
+        "train_world_model": (20713144320.0, 1364076.0, 0.0, 3.0),
+        "evaluate_world_model": (72496005120.0, 1482240.0, 0.0, 20.08),
     },
     ("sampling_steps_agent", "scale=smoke"): {
         "train_agent": (3708385310720.0, 34878832.0, 0.0, 24.0),

@@ -130,7 +130,7 @@ def test_the_controlled_arms_differ_in_the_objective_and_its_sampler_alone() -> 
 
 
 def test_changing_the_sampler_retrains_nothing() -> None:
-    one, other = plan_study("sampling_steps", ["scale=smoke"]), plan_study("sampling_steps", ["scale=smoke", "sampler.num_steps=7"])
+    one, other = plan_study("sampling_steps", ["scale=tiny"]), plan_study("sampling_steps", ["scale=tiny", "sampler.num_steps=7"])
     assert {p.jobs["world_model"] for p in one.points} == {p.jobs["world_model"] for p in other.points}
     assert kinds(other)["evaluate_world_model"] == 1
 

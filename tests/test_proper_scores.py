@@ -165,13 +165,14 @@ def test_pixel_error_prefers_a_blur_or_a_copy_to_the_true_dynamics_and_the_energ
     assert scores["perfect"]["rank_deviation", "uniform-ranks"] == pytest.approx(expected_rank_deviation(n, k))
 
 
-def test_lpips_enters_as_its_root_and_does_so_for_all_pairs() -> None:
+@pytest.mark.parametrize("k", [2, 4])
+def test_lpips_enters_as_its_root_and_does_so_for_all_pairs(k: int) -> None:
     def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a - b).square().mean(dim=(1, 2, 3))
 
     rng = np.random.default_rng(3)
-    frames = torch.from_numpy(rng.integers(0, 256, (2, 5, 3, 3, 8, 8), dtype=np.uint8))
-    found = sample_scores(frames[:, :4], frames[:, 4], frames[:, 0, 0], [(1,), (2,)], squared)
+    frames = torch.from_numpy(rng.integers(0, 256, (2, k + 1, 3, 3, 8, 8), dtype=np.uint8))
+    found = sample_scores(frames[:, :k], frames[:, k], frames[:, 0, 0], [(1,), (2,)], squared)
     for prefix in ("", "copy_"):  # sqrt of the mean squared difference on [-1, 1] is twice the RMS error on [0, 1]
         assert found[f"{prefix}energy_score_lpips"] == pytest.approx(2 * found[f"{prefix}energy_score"], rel=1e-5)
     assert found["ranks"].sum(axis=1).tolist() == [3 * 16] * 2

@@ -33,7 +33,7 @@ def baselines(root: Path, num: int, horizon: int) -> dict[str, np.ndarray]:
 
 
 def test_one_probe_a_dataset_and_no_other_evaluation_changes() -> None:
-    plan = plan_study("sampling_steps", ["scale=smoke", "seeds=2", "metrics=[drift,state]", "execution.precision=fp32,bf16"])
+    plan = plan_study("sampling_steps", ["scale=tiny", "seeds=2", "metrics=[drift,state]", "execution.precision=fp32,bf16"])
     probes = [job for job in plan.jobs.values() if job.kind == "train_state_probe"]
     evaluations = [job for job in plan.jobs.values() if job.kind == "evaluate_world_model"]
     assert len(probes) == 1
@@ -41,9 +41,9 @@ def test_one_probe_a_dataset_and_no_other_evaluation_changes() -> None:
     assert all(job.inputs["state_probe"] == probes[0].ref for job in evaluations)
     order = list(plan.jobs)
     assert all(order.index(probes[0].ref) < order.index(job.ref) for job in evaluations)
-    without = plan_study("sampling_steps", ["scale=smoke"])
+    without = plan_study("sampling_steps", ["scale=tiny"])
     with pytest.raises(UserError, match=r"probe.num_steps: it would change nothing with metrics that leave out state"):
-        plan_study("sampling_steps", ["scale=smoke", "probe.num_steps=7"])
+        plan_study("sampling_steps", ["scale=tiny", "probe.num_steps=7"])
     assert not any("state_probe" in job.inputs for job in without.jobs.values())
 
 

@@ -111,7 +111,7 @@ def _rms(a: Tensor, b: Tensor) -> NDArray[np.float64]:
 
 def _energy_lpips(x: Tensor, y: Tensor, lpips: Distance) -> float:
     k, steps = x.shape[:2]
-    first, second = torch.triu_indices(k, k, 1)
+    first, second = np.triu_indices(k, 1)
     to_truth = _root(lpips, x.flatten(0, 1), y.repeat(k, 1, 1, 1)).reshape(k, steps).T
     between = np.zeros((steps, k, k))
     pairs = _root(lpips, x[first].flatten(0, 1), x[second].flatten(0, 1)).reshape(-1, steps).T
