@@ -225,8 +225,7 @@ def _chosen_arms(names: Any, arms: dict[str, Any], primary: Primary, where: str)
     for name in names:
         if name not in arms:
             raise UserError(f"study {where}: unknown arm {name!r}: {nearest(str(name), arms)}")
-    baseline = primary.baseline.get("arm", names[0])
-    if baseline not in names:
+    if (baseline := primary.baseline.get("arm", names[0])) not in names:
         raise UserError(f"study {where}: the baseline's arm {baseline!r} (primary.baseline) is not among them: nothing could be compared")
     return {arm: keys for arm, keys in arms.items() if arm in names}
 
