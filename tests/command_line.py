@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from unittest.mock import patch
 
+import forked
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(sys.executable).with_name("diamond-bench")
 """That of the environment the tests run in: an editable install of the checkout."""
@@ -35,7 +37,10 @@ def diamond_bench(
 def in_this_process(
     *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, exit_code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """As `diamond_bench`, without a process of its own: for what a command says and does, where torch is here already."""
+    """As `diamond_bench`, without a process of its own: for what a command says and does, where torch is here already.
+
+    Its workers are processes, forked from one that has imported torch (forked.py).
+    """
     from diamond_bench.cli import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -43,6 +48,7 @@ def in_this_process(
         stack.enter_context(contextlib.chdir(cwd))
         stack.enter_context(patch.dict(os.environ, {**clean_environment(), **(env or {})}, clear=True))
         stack.enter_context(patch.object(sys, "argv", ["diamond-bench", *arguments]))
+        stack.enter_context(patch("diamond_bench.launch.process.subprocess", forked.PROCESSES))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:

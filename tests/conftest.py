@@ -1,5 +1,8 @@
 """What all tests share: one thread, the built wheel in a clean environment, and stores in which jobs ran at test scale."""
 
+import contextlib
+import gc
+import importlib
 import os
 import subprocess
 import sys
@@ -11,9 +14,40 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: at these sizes, two threads on a busy machine take three times as long
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # and where a job has two after all, they do not wait by spinning: thirty times as long
 
+import forked
 import pytest
-from command_line import PROFILE, ROOT, diamond_bench
+from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from shared_folders import listing, shared_folder
+
+gc.disable()  # while modules are imported: their objects stay
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Splits the rewriting of asserts, seven seconds of work, among the processes of pytest-xdist.
+
+    Each imports another third of the modules first. It finds the rest as bytecode that the others have written.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if isinstance(collector, pytest.Session) and worker is not None and [Path(name).name for name in collector.config.args] == ["tests"]:
+        sys.dont_write_bytecode = False
+        names = sorted(file.stem for file in Path(__file__).parent.glob("test_*.py"))
+        first = len(names) * int(worker.removeprefix("gw")) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        for name in (*names[first:], *names[:first]):
+            with contextlib.suppress(Exception, pytest.skip.Exception):  # collection raises it again, and reports it
+                importlib.import_module(name)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """Forks the template of workers when all modules of tests are imported, and no test has run."""
+    gc.freeze()
+    gc.enable()
+    if getattr(session, "items", []):  # not where other processes run the tests
+        forked.start_template()
+    try:
+        return (yield)
+    finally:
+        forked.end_template()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,7 +106,7 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store in which the documentation's `train` ran at scale tiny; beside it, in `printed`, what that said. Read it, or copy it."""
 
     def train(folder: Path) -> None:
-        done = diamond_bench("train", "game=Breakout", "seed=0", "scale=tiny", cwd=folder)
+        done = in_this_process("train", "game=Breakout", "seed=0", "scale=tiny", cwd=folder)
         (folder / "printed").write_text(done.stdout + done.stderr)
 
     yield from unchanged(shared_folder(tmp_path_factory, "trained", train) / "outputs")
@@ -83,7 +117,7 @@ def profiled_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store that holds one small profile, compared with plain. The folder above it holds the output in `printed.json` and `said`."""
 
     def profile(folder: Path) -> None:
-        done = diamond_bench(*PROFILE, "--compare", "plain", "--json", cwd=folder)
+        done = in_this_process(*PROFILE, "--compare", "plain", "--json", cwd=folder)
         (folder / "printed.json").write_text(done.stdout)
         (folder / "said").write_text(done.stderr)
 

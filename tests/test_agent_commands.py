@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import diamond_bench, in_this_process
+from command_line import in_this_process
 
 from diamond_bench.cli import main
 
@@ -31,7 +31,7 @@ def folder(trained_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def imported(folder: Path) -> str:
     """The golden agent in that store: its folder, as import's last line says it."""
-    return diamond_bench("import", str(GOLDEN), "game=Pong", cwd=folder).stdout.splitlines()[-1]
+    return in_this_process("import", str(GOLDEN), "game=Pong", cwd=folder).stdout.splitlines()[-1]
 
 
 def test_train_reports_a_return_with_its_protocol(trained_store: Path) -> None:
@@ -60,7 +60,7 @@ def test_status_and_results_know_the_single_agent(folder: Path) -> None:
 
 def test_evaluate_plays_more_episodes_and_films_one(folder: Path) -> None:
     agent = only(folder / "outputs" / "train_agent")
-    done = diamond_bench(
+    done = in_this_process(
         "evaluate", str(agent), "--episodes", "3", "--video", "scale=tiny", "env.sticky_actions=0.25", "--json", cwd=folder
     )
     rows = {row["metric"]: row for row in json.loads(done.stdout)}
@@ -100,7 +100,7 @@ def test_export_and_import_give_identical_tensors(folder: Path, imported: str, t
 def test_an_imported_agent_collects_data_and_its_world_model_is_evaluated(folder: Path, imported: str) -> None:
     agent = f"import_agent/{Path(imported).parent.name}"
     study = ("sampling_steps", "games=Pong", *SMALL, f"data.policy={agent}", f"evaluation.world_model={agent}", "sampler.num_steps=1")
-    done = diamond_bench("sweep", *study, "metrics=[drift]", "--json", cwd=folder)
+    done = in_this_process("sweep", *study, "metrics=[drift]", "--json", cwd=folder)
     rows = json.loads(done.stdout)
     assert not (folder / "outputs" / "train_world_model").exists()
     assert {row["kind"] for row in rows} == {"evaluate_world_model"}

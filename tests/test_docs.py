@@ -152,7 +152,7 @@ def trained_agent(folder: Path) -> str:
     """The agent of a documented `train`, made now where it is not there yet."""
     built = folder / "outputs" / "train_agent"
     if not built.exists():
-        diamond_bench("train", "game=Breakout", "seed=0", "scale=tiny", cwd=folder, env=environment(folder))
+        in_this_process("train", "game=Breakout", "seed=0", "scale=tiny", cwd=folder, env=environment(folder))
     return f"train_agent/{next(built.iterdir()).name}"
 
 

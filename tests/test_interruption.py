@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from command_line import SCRIPT, clean_environment, descendants, diamond_bench
+from command_line import SCRIPT, clean_environment, descendants, in_this_process
 
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
@@ -55,7 +55,7 @@ def test_a_sweep_killed_in_its_training_ends_with_the_same_numbers(kills: tuple[
     shutil.copytree(tiny_store / "collect_dataset", tmp_path / "outputs" / "collect_dataset")  # the sweep finds it done
     for updates in kills:
         kill_when(tmp_path, updates)
-    done = diamond_bench(*SWEEP, cwd=tmp_path)
+    done = in_this_process(*SWEEP, cwd=tmp_path)
     assert "resumed after update 8" in done.stderr
     (plan,) = load_plans(tmp_path / "outputs")
     whole, killed = (numbers(root, plan.jobs) for root in (tiny_store, tmp_path / "outputs"))

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, diamond_bench
+from command_line import ROOT, diamond_bench, in_this_process
 
 pytestmark = pytest.mark.timeout(1200)  # a sweep at scale tiny: seconds on a quiet machine, minutes on a busy one
 STUDY = Path("studies/sampling_steps/tiny")
@@ -58,9 +58,9 @@ def test_the_checkout_repeats_damaged_jobs_with_the_same_numbers(tiny_store: Pat
     one = min((folder / "outputs").glob("evaluate_world_model/*"))
     before = tiny_store / one.relative_to(folder / "outputs")
     (one / "result.json").write_text('{"rows": [')
-    (shown,) = json.loads(diamond_bench("status", "--json", cwd=folder).stdout)
+    (shown,) = json.loads(in_this_process("status", "--json", cwd=folder).stdout)
     assert shown["counts"]["damaged"] == 1
-    done = diamond_bench("sweep", "sampling_steps", "scale=tiny", cwd=folder)
+    done = in_this_process("sweep", "sampling_steps", "scale=tiny", cwd=folder)
     assert "[6/7] 6/7 jobs done" in done.stderr
     assert "set aside" in done.stderr
     assert (one / "arrays.npz").read_bytes() == (before / "arrays.npz").read_bytes()
