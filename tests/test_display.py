@@ -1,6 +1,7 @@
 """What a person sees of a sweep, and the devices its workers are given."""
 
 import io
+import re
 
 import pytest
 from fake_jobs import count
@@ -9,7 +10,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch import devices
 from diamond_bench.launch.devices import worker_devices
 from diamond_bench.launch.events import Event
-from diamond_bench.launch.progress import duration, progress_display
+from diamond_bench.launch.progress import LineDisplay, LiveDisplay, _Sweep, duration, progress_display, throughput
 
 
 def test_devices_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,34 +26,107 @@ def test_devices_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         worker_devices("cuda:0", 0)
 
 
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def plain(self) -> str:
+        """The text, without escape sequences."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.getvalue())
+
+
 def test_lines_say_what_happens_to_whom() -> None:
-    stream = io.StringIO()
-    spec = count("a")
-    with progress_display({spec.ref: "n=3 Breakout"}, stream) as display:
+    stream, clock = io.StringIO(), Clock()
+    spec, other = count("a"), count("b")
+    with LineDisplay({spec.ref: "n=3 Breakout"}, stream, clock=clock) as display:
         display(Event("planned", done=1, total=3))
         display(Event("started", spec.ref, text="cpu"))
-        display(Event("progress", spec.ref, 5, 10, "loss 0.1"))
-        display(Event("progress", spec.ref, 6, 10, "loss 0.1"))
+        for clock.now, done in ((50, 100), (60, 110), (70, 120), (119, 169), (120, 170)):
+            display(Event("progress", spec.ref, done, 1000, "loss 0.1"))
+        clock.now = 130
         display(Event("done", spec.ref))
-        display(Event("failed", spec.ref, text="bad [thing]"))
-        display.say("a line")
+        display(Event("failed", other.ref, text="bad [thing]\x1b[2J"))
+        display.say("a\nline")
     assert stream.getvalue().splitlines() == [
-        "[1/3] 1/3 jobs done",
-        "[1/3] count n=3 Breakout: begun",
-        "[1/3] count n=3 Breakout: 5/10 (50%), loss 0.1",
-        "[2/3] count n=3 Breakout: done",
-        f"[2/3] count n=3 Breakout: FAILED: bad [thing] (log of {spec.ref})",
+        "1/3 jobs done",
+        "[1/3] count n=3 Breakout: started",
+        "[1/3] count n=3 Breakout: 110/1000 (11%), 1.0 steps/s, 15 min left, loss 0.1",
+        "[1/3] count n=3 Breakout: 170/1000 (17%), 1.0 steps/s, 14 min left, loss 0.1",
+        "[2/3] count n=3 Breakout: done in 2 min",
+        f"[2/3] count {other.ref.id[:8]}: failed: bad [thing]\\x1b[2J (see diamond-bench logs {other.ref.id[:8]})",
         "[2/3] a line",
-        "[2/3] 2/3 jobs done, 1 failed",
+        "2/3 jobs done, 1 failed in 2 min",
     ]
     assert [duration(seconds) for seconds in (45, 600, 12_000)] == ["45 s", "10 min", "3 h 20 min"]
 
 
-def test_live_display_takes_every_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+def test_nothing_to_run_is_one_line() -> None:
+    stream = io.StringIO()
+    with LineDisplay({}, stream) as display:
+        display(Event("planned", done=3, total=3))
+    assert stream.getvalue() == "3/3 jobs done\n"
 
+
+def test_throughput_has_the_unit_of_the_kind() -> None:
+    assert throughput(31.4, "train_world_model") == "31 updates/s"
+    assert throughput(0.05, "evaluate_agent") == "3.0 episodes/min"
+    assert throughput(10, "train_agent") == ""  # its progress is in thousandths
+    assert throughput(None, "train_world_model") == ""
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_a_terminal_shows_a_line_per_running_job(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, clock = Terminal(), Clock()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    first, second, third = (count(name).ref for name in "abc")
+    labels = {first: "Breakout, seed 0", second: "Breakout, seed 1"}
+    with LiveDisplay(labels, stream, {first: 10.0, second: 10.0, third: 10.0}, clock) as display:
+        display(Event("planned", done=0, total=3))
+        display(Event("started", third))
+        clock.now = 10.0
+        display(Event("done", third))
+        for ref in (first, second):
+            display(Event("started", ref))
+            display(Event("progress", ref, 0, 10, "loss [0.1]"))
+        clock.now = 14.0
+        display(Event("progress", first, 5, 10, "loss [0.1]"))
+        stream.seek(0)
+        stream.truncate()
+        display._live.refresh()
+        lines = stream.plain().replace("\r", "").splitlines()
+    assert [len(line) <= width for line in lines] == [True] * 3
+    assert lines[0].startswith(f"count Breakout{'' if width == 40 else ', seed 0'}")
+    if width > 40:
+        assert "  50%  1.2 steps/s  4 s left  loss [0.1]" in lines[0]
+        assert lines[1].split()[5:7] == ["0%", "loss"]
+        assert lines[2] == "1/3 jobs done, about 14 s left"  # 15 expected seconds of work took 14, and 15 are left
+
+
+def test_a_resumed_job_does_not_count_earlier_work() -> None:
+    clock, spec, other = Clock(), count("a"), count("b")
+    sweep = _Sweep({}, {spec.ref: 100.0, other.ref: 100.0}, clock)
+    sweep.count(Event("started", spec.ref))
+    sweep.count(Event("progress", spec.ref, 80, 100))
+    clock.now = 10.0
+    sweep.count(Event("progress", spec.ref, 90, 100))
+    assert sweep.running[spec.ref].left == pytest.approx(10)
+    assert sweep.left == pytest.approx(110)
+
+
+def test_live_display_takes_every_event(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     spec = count("a")
@@ -66,4 +140,10 @@ def test_live_display_takes_every_event(monkeypatch: pytest.MonkeyPatch) -> None
         ):
             display(event)
     assert "count n=3: resumed" in stream.getvalue()
-    assert "FAILED: bad" in stream.getvalue()
+    assert "failed: bad" in stream.getvalue()
+    assert stream.plain().rstrip().endswith("0/1 jobs done, 1 failed in 0 s")
+
+
+def test_a_terminal_without_cursor_movement_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(progress_display({}, Terminal()), LineDisplay)

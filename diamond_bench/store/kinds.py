@@ -234,6 +234,8 @@ class Kind:
     useless."""
     cost: str = "diamond_bench.store.cost:NOTHING"
     """ "module:object", a `JobCost` without torch: work, disk, speed, and how often the job saves. Used by planning and launching."""
+    unit: str = "steps"
+    """The unit of its progress, for the throughput that a sweep shows. Empty if the progress counts no work, such as thousandths."""
     resources: Resources = Resources()
     """The resources that its jobs request from a cluster in place of the profile's general values. The profile's own group for the kind
     takes precedence."""
@@ -256,6 +258,7 @@ KINDS: dict[str, Kind] = {
         CollectDataset,
         "diamond_bench.jobs.collect_dataset:run",
         revision=1,
+        unit="frames",
         optional=("agent",),
         cost="diamond_bench.costs.dataset:COST",
         resources=_ON_CPU,
@@ -264,6 +267,7 @@ KINDS: dict[str, Kind] = {
         ImportDataset,
         "diamond_bench.jobs.import_dataset:run",
         revision=2,
+        unit="episodes",
         cost="diamond_bench.costs.dataset:COST",
         resources=_ON_CPU,
     ),
@@ -271,6 +275,7 @@ KINDS: dict[str, Kind] = {
         TrainWorldModel,
         "diamond_bench.jobs.train_world_model:run",
         revision=2,
+        unit="updates",
         inputs=("dataset",),
         keeps_checkpoint=True,
         cost="diamond_bench.costs.train_world_model:COST",
@@ -279,6 +284,7 @@ KINDS: dict[str, Kind] = {
         TrainStateProbe,
         "diamond_bench.jobs.train_state_probe:run",
         revision=1,
+        unit="updates",
         inputs=("dataset",),
         cost="diamond_bench.costs.train_state_probe:COST",
     ),
@@ -286,6 +292,7 @@ KINDS: dict[str, Kind] = {
         ExtractFeatures,
         "diamond_bench.jobs.extract_features:run",
         revision=1,
+        unit="batches",
         inputs=("dataset",),
         cost="diamond_bench.costs.extract_features:COST",
     ),
@@ -301,6 +308,7 @@ KINDS: dict[str, Kind] = {
         TrainAgent,
         "diamond_bench.jobs.train_agent:run",
         revision=2,
+        unit="",
         keeps_checkpoint=True,
         cost="diamond_bench.costs.train_agent:COST",
     ),
@@ -309,10 +317,11 @@ KINDS: dict[str, Kind] = {
         EvaluateAgent,
         "diamond_bench.jobs.evaluate_agent:run",
         revision=1,
+        unit="episodes",
         inputs=("agent",),
         cost="diamond_bench.costs.evaluate_agent:COST",
     ),
-    "profile": Kind(Profile, "diamond_bench.profiling.profile:run", revision=2, cost="diamond_bench.costs.profile:COST"),
+    "profile": Kind(Profile, "diamond_bench.profiling.profile:run", revision=2, unit="", cost="diamond_bench.costs.profile:COST"),
 }
 
 

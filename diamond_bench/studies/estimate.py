@@ -37,25 +37,47 @@ def estimate(
 
     `states`: those of the store's jobs, if they are already known.
     """
+    jobs, speeds = _expected(specs, missing, store, states)
+    seconds = START_SECONDS * slowness() if jobs else 0.0
+    low, high, size, passing = seconds / 3, seconds * 3, 0.0, 0.0
+    for spec, inputs, like in jobs:
+        cost, expected = KINDS[spec.kind].costs, _seconds(spec, inputs, like, speeds[like])
+        spread = speeds[like].spread(cost.work(spec.config, inputs))
+        seconds += expected
+        low += expected / spread
+        high += expected * spread
+        size += cost.disk(spec.config, inputs)
+        passing = max(passing, cost.passing_disk(spec.config, inputs))
+    basis = _basis([like for _, _, like in jobs], speeds)
+    return Estimate(len(jobs), seconds / 3600, low / 3600, high / 3600, size / 1e9, passing / 1e9, basis)
+
+
+def expected_seconds(
+    specs: Mapping[JobRef, JobSpec], missing: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState]
+) -> dict[JobRef, float]:
+    """The seconds that each missing job of a plan is expected to take on one device, without the start of its worker."""
+    jobs, speeds = _expected(specs, missing, store, states)
+    return {spec.ref: _seconds(spec, inputs, like, speeds[like]) for spec, inputs, like in jobs}
+
+
+def _expected(
+    specs: Mapping[JobRef, JobSpec], missing: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState] | None
+) -> tuple[list[tuple[JobSpec, Inputs, Like]], dict[Like, Speed]]:
+    """The missing jobs with the configs of their inputs and their likeness, and the speed of each likeness."""
     todo = [specs[ref] for ref in missing]
     specs = {**specs, **{need: store.spec(need) for spec in todo for need in spec.inputs.values() if need not in specs}}
     needs = [input_configs(spec, specs) for spec in todo]
-    likes = [_like(spec, inputs) for spec, inputs in zip(todo, needs, strict=True)]
-    speeds = _measured(set(likes), store, store.states() if states is None and todo else states or {})
-    seconds = START_SECONDS * slowness() if todo else 0.0
-    low, high, size, passing = seconds / 3, seconds * 3, 0.0, 0.0
-    for spec, inputs, like in zip(todo, needs, likes, strict=True):
-        cost = KINDS[spec.kind].costs
+    jobs = [(spec, inputs, _like(spec, inputs)) for spec, inputs in zip(todo, needs, strict=True)]
+    speeds = _measured({like for _, _, like in jobs}, store, store.states() if states is None and todo else states or {})
+    for spec, inputs, like in jobs:
         if like not in speeds:
-            speeds[like] = unmeasured(like, cost.arithmetic(spec.config, inputs).width)
-        work, speed = cost.work(spec.config, inputs), speeds[like]
-        expected = work / speed.rate + speed.fixed * cost.fixed_seconds(spec.config, like[1])
-        seconds += expected
-        low += expected / speed.spread(work)
-        high += expected * speed.spread(work)
-        size += cost.disk(spec.config, inputs)
-        passing = max(passing, cost.passing_disk(spec.config, inputs))
-    return Estimate(len(todo), seconds / 3600, low / 3600, high / 3600, size / 1e9, passing / 1e9, _basis(likes, speeds))
+            speeds[like] = unmeasured(like, KINDS[spec.kind].costs.arithmetic(spec.config, inputs).width)
+    return jobs, speeds
+
+
+def _seconds(spec: JobSpec, inputs: Inputs, like: Like, speed: Speed) -> float:
+    cost = KINDS[spec.kind].costs
+    return cost.work(spec.config, inputs) / speed.rate + speed.fixed * cost.fixed_seconds(spec.config, like[1])
 
 
 def checkpoint_intervals(
