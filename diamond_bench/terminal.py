@@ -1,7 +1,9 @@
-"""Output to a terminal: control characters in data are escaped, and output that cannot be written gives one message."""
+"""Output to a terminal or a screen: control characters in data are escaped, and output that cannot be written gives one message."""
 
 import contextlib
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -42,6 +44,11 @@ class SafeConsole(Console):
         """Prints as rich does."""
         with _writing():
             super().print(*objects, **options)
+
+
+def has_display() -> bool:
+    """Whether a browser can show a window to the user."""
+    return bool(os.environ.get("BROWSER")) or sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 @contextlib.contextmanager

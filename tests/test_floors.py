@@ -18,6 +18,7 @@ FLOORS = [  # top floor first; rooms of one floor do not import each other
     {"paper_figures"},
     {"diamond_bench.report"},
     {"diamond_bench.profiling"},
+    {"diamond_bench.doctor"},
     {"diamond_bench.launch"},
     {"diamond_bench.jobs"},
     {"diamond_bench.training"},

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.resources
 import itertools
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from diamond_bench.reading import MAX_BYTES, load_yaml, read_file
 from diamond_bench.studies.bounds import check_key, check_text, check_variants, seeds_of, study_name
 from diamond_bench.studies.looks import check_seeds, read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
+from diamond_bench.studies.shipped import study_files as study_files
 from diamond_bench.typed import to_plain
 
 SCALES = ("paper", "small", "laptop", "smoke", "tiny")
@@ -91,17 +91,6 @@ class Study:
     note: str = ""
     overridden: frozenset[str] = field(default=frozenset())
     """Config keys that the user overrode."""
-
-
-def studies_folder() -> Path:
-    """The folder of the shipped studies: inside an installed wheel, or next to the package in a checkout."""
-    shipped = Path(str(importlib.resources.files("diamond_bench"))) / "experiments"
-    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "experiments"
-
-
-def study_files() -> dict[str, Path]:
-    """Names and files of the shipped studies."""
-    return {file.stem: file for file in sorted(studies_folder().glob("*.yaml"))}
 
 
 def unknown_study(name: str, root: Path, swept: Collection[str]) -> UserError:

@@ -59,10 +59,14 @@ class QueueEntry:
         return self.state in ACTIVE and self.reason != NEVER
 
 
+def absent_commands() -> list[str]:
+    """SLURM's commands that are not on the PATH."""
+    return [command for command in _COMMANDS if shutil.which(command) is None]
+
+
 def require_slurm() -> None:
     """Raises UserError if this machine cannot submit to a cluster."""
-    absent = [command for command in _COMMANDS if shutil.which(command) is None]
-    if absent:
+    if absent := absent_commands():
         raise UserError(
             f"cluster=slurm: there is no {absent[0]} on the PATH; run the command on a login node of the cluster, or leave cluster= out to "
             "run on this machine"
