@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +21,9 @@ from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.overview import StudyStatus, job_variants
 from diamond_bench.studies.plan import PER_GAME
 from diamond_bench.terminal import SafeConsole
+
+if TYPE_CHECKING:
+    from diamond_bench.doctor import Check
 
 _PARTS = ("artifact", "checkpoint", "frames")
 _COLOURS = {
@@ -116,15 +119,16 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def status_table(studies: Iterable[StudyStatus]) -> Table:
-    """The status of swept studies: one line per study, and one for each job that is running or needs attention."""
+    """The status of swept studies: a line per study, then a line per job that is running, needs attention or is still to run."""
     shown = table("study", "scale", "jobs", "")
     for study in studies:
         counts = ", ".join(f"[{_COLOURS.get(name, 'default')}]{count} {name}[/]" for name, count in study.counts.items())
         waiting = ", ".join(f"{count} pending: {reason}" for reason, count in study.waiting.items())
         shown.add_row(escape(study.study), study.scale, counts, escape(waiting))
         urgent = sorted(study.notable.items(), key=lambda job: _SHOWN_FIRST.index(job[1].status) if job[1].status in _SHOWN_FIRST else 0)
-        hidden = Counter(state.status for _, state in urgent[_MAX_SHOWN:])
-        for ref, state in urgent[:_MAX_SHOWN]:
+        listed = [*urgent, *study.pending.items()]
+        hidden = Counter(state.status for _, state in listed[_MAX_SHOWN:])
+        for ref, state in listed[:_MAX_SHOWN]:
             progress = f"{state.done}/{state.total} {state.text}" if state.total else state.text
             left = f"{state.remaining:.0f} s left" if state.remaining is not None else ""
             problem = f"{state.error} (log: {state.log})" if state.error else ""
@@ -151,6 +155,25 @@ def print_usage(out: SafeConsole, usages: Iterable[Usage], as_json: bool) -> Non
     shown = table("kind", "jobs", "artifacts", "checkpoints", "frames")
     for kind, found in kinds.items():
         shown.add_row(kind, str(len(found)), *(gigabytes(sum(getattr(usage, name) for usage in found)) for name in _PARTS))
+    out.print(shown)
+
+
+def print_checks(out: SafeConsole, checks: "Sequence[Check]", wanting: "Sequence[Check]", main_job: str) -> None:
+    """The outcome of `doctor`: first whether the main job can run, then each part, with what a missing one costs and how to get it.
+
+    `wanting` are the checks because of which the main job cannot run.
+    """
+    if wanting:
+        out.print(f"[bold red]The main job cannot run here.[/] It needs: {escape(', '.join(check.part for check in wanting))}.")
+    else:
+        out.print(f"[bold green]The main job can run here:[/] {escape(main_job)}")
+    shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for check in checks:
+        colour = {"ok": "green", "limited": "yellow"}.get(check.state, "red" if check in wanting else "yellow")
+        shown.add_row(f"[{colour}]{check.state}[/]", escape(check.part), escape(check.found))
+        if check.state != "ok":
+            shown.add_row("", "", f"without it: {escape(check.without)}")
+            shown.add_row("", "", f"get it: [bold]{escape(check.get)}[/]")
     out.print(shown)
 
 

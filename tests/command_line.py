@@ -16,7 +16,7 @@ SCRIPT = Path(sys.executable).with_name("diamond-bench")
 """That of the environment the tests run in: an editable install of the checkout."""
 PROFILE = ("profile", "scale=tiny", "env.frame_size=16", "actor_critic.channels=[8]", "actor_critic.down=[true]", "execution.num_threads=1")
 """The small profile that all tests share."""
-_OURS = ("PYTHONPATH", "DIAMOND_BENCH_OUTPUTS", "MINARI_DATASETS_PATH")
+_OURS = ("PYTHONPATH", "DIAMOND_BENCH_OUTPUTS", "MINARI_DATASETS_PATH", "DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 """Variables of the one who runs the tests that would change what a command does."""
 
 

@@ -68,7 +68,9 @@ def test_evaluate_plays_more_episodes_and_films_one(folder: Path) -> None:
     info = json.loads((job / "result.json").read_text())["info"]
     assert info["protocol_record"]["sticky_actions"] == 0.25
     assert info["protocol_record"]["episodes"] == len(np.load(job / "arrays.npz")["test_return"]) == 3
-    assert (job / "media" / "episode.mp4").stat().st_size > 1000
+    film = job / "media" / "episode.mp4"
+    assert film.stat().st_size > 1000
+    assert f"Video: {film}\n" in done.stderr
 
 
 def test_export_and_import_give_identical_tensors(folder: Path, imported: str, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, shown = interrupted(["sweep", "sampling_steps", "scale=tiny"], folder, "collect_dataset")
     assert code == 130, shown
     assert "Traceback" not in shown
-    assert "Go on with" in shown
+    assert "Finished work is kept. To continue:" in shown
     return folder
 
 
@@ -74,7 +74,7 @@ def test_every_swept_plan_is_remembered(stopped: Path) -> None:
     assert len(list(root.glob("studies/sampling_steps/tiny/jobs/*.json"))) == 1
     assert len(planned(root)) == 7
     assert Store(root).refs()
-    assert "freed 0" in in_this_process("gc", "--unplanned", cwd=stopped).stderr
+    assert "Freed 0" in in_this_process("gc", "--unplanned", cwd=stopped).stderr
     assert Store(root).refs()
 
 

@@ -171,7 +171,7 @@ def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.Monkey
     plan = SimpleNamespace(
         study="s",
         scale="tiny",
-        jobs=(),
+        jobs=("dataset", "evaluation"),
         points=(),
         primary={"metric": "drift"},
         command="diamond-bench sweep s scale=tiny",
@@ -181,8 +181,12 @@ def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.Monkey
     row = {"game": "Pong", "variant": "dataset", "metric": "seen_by_nobody", "value": 1.0, "seed": pd.NA}
     facts = SimpleNamespace(table=pd.DataFrame([row]).astype({"seed": "Int64"}), protocol=[])
     monkeypatch.setattr("diamond_bench.report.facts.gather", lambda plan, store: facts)
-    print_results(plan, None, as_json=False)
-    assert "no evaluation is finished yet; go on with: diamond-bench sweep s scale=tiny" in capsys.readouterr().err
+    store = SimpleNamespace(state=lambda job: SimpleNamespace(status="done" if job == "dataset" else "missing"))
+    print_results(plan, store, as_json=False)
+    assert capsys.readouterr().err == (
+        "s at scale tiny has no results yet: 1 of 2 jobs is done, but no evaluation. To run what is missing:\n"
+        "  diamond-bench sweep s scale=tiny\n"
+    )
 
 
 # SLURM's time limit

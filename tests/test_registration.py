@@ -271,7 +271,7 @@ def test_the_command_registers_before_any_job_and_exports(lab: Lab, tmp_path: Pa
         run(primary="metric: drift, baseline: {n: 1}, margin: 0.5")
     after = tmp_path / "after.json"
     said = run("--export", str(after), primary="metric: drift, baseline: {n: 1}, margin: 0.5")
-    assert "stays as it is, since evaluations that it covers have finished. Changed after 6 finished evaluations" in said
+    assert "is unchanged, because evaluations that it covers have finished. Changed after 6 finished evaluations" in said
     assert read_json(after) == {"registrations": [first]}
     copy.write_text("somebody's notes")
     with pytest.raises(UserError, match="not overwritten"):
@@ -280,7 +280,7 @@ def test_the_command_registers_before_any_job_and_exports(lab: Lab, tmp_path: Pa
     with pytest.raises(UserError, match="cannot be written"):
         run("--export", str(copy / "x.json"))
     for folder in (".", str(tmp_path)):
-        with pytest.raises(UserError, match="is a folder; give the name of a file"):
+        with pytest.raises(UserError, match="is a folder; name a file"):
             run("--export", folder)
 
 

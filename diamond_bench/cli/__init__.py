@@ -1,5 +1,6 @@
 """The command line: each command parses, calls a function below, and prints."""
 
+import contextlib
 import errno
 import io
 import os
@@ -15,11 +16,30 @@ try:
 except KeyboardInterrupt:  # before `main` can see it
     sys.exit(130)
 
-from diamond_bench.cli import agent_commands, cluster_commands, paper_commands, profile_commands, store_commands, study_commands
+from diamond_bench.cli import (
+    agent_commands,
+    cluster_commands,
+    completion,
+    paper_commands,
+    profile_commands,
+    setup_commands,
+    store_commands,
+    study_commands,
+)
 from diamond_bench.errors import UserError
 from diamond_bench.terminal import visible
 
-__all__ = ["agent_commands", "app", "cluster_commands", "main", "paper_commands", "profile_commands", "store_commands", "study_commands"]
+__all__ = [
+    "agent_commands",
+    "app",
+    "cluster_commands",
+    "main",
+    "paper_commands",
+    "profile_commands",
+    "setup_commands",
+    "store_commands",
+    "study_commands",
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -28,6 +48,11 @@ def _show_version(wanted: bool) -> None:
 
         out.print(f"diamond-bench {version('diamond-bench')}", markup=False)
         raise typer.Exit
+
+
+_MODULES = (study_commands, paper_commands, agent_commands, store_commands, cluster_commands, profile_commands, setup_commands)
+"""The commands' modules in the order of the list of commands."""
+app.registered_commands.sort(key=lambda command: [module.__name__ for module in _MODULES].index(str(command.callback.__module__)))
 
 
 @app.callback()
@@ -73,6 +98,14 @@ def _discard(descriptor: int) -> None:
     os.close(nowhere)
 
 
+def _complete(words: list[str]) -> None:
+    """Answers a shell that completes a line. A problem offers nothing, because a message would disturb the line."""
+    shell, line = [*words, "", ""][:2]
+    with contextlib.suppress(UserError, OSError):
+        for offer in completion.answer(typer.main.get_command(app), shell, line):
+            out.write(f"{offer}\n")
+
+
 def _run() -> None:
     interrupted = False
 
@@ -86,6 +119,9 @@ def _run() -> None:
         for word in sys.argv[1:]:
             if word != visible(word):
                 raise UserError(f"{visible(word)}: control characters and changes of direction are not taken")
+        if sys.argv[1:2] == [completion.ASK]:
+            _complete(sys.argv[2:])
+            return
         app()
     except UserError as error:
         _complain(error)

@@ -5,57 +5,66 @@ from typing import Annotated, Any
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Wait, app, open_store, out, run_jobs, say, writing
+from diamond_bench.cli.common import AGENTS, AsJson, Wait, app, open_store, out, run_jobs, say, writing
 from diamond_bench.cli.running import run_plan, show_submission
 from diamond_bench.errors import UserError
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides: scale=smoke agent.budget=20000 sampler.num_steps=1")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the run, such as scale=smoke agent.budget=20000 sampler.num_steps=1."),
 ]
-Checkpoint = Annotated[str, typer.Argument(metavar="AGENT", help="A finished agent: its job id, or a path in its folder.")]
+Checkpoint = Annotated[str, typer.Argument(metavar="AGENT", help="A finished agent: the id of its job, or a path in the job's folder.")]
 
 
-@app.command()
+@app.command(rich_help_panel=AGENTS)
 def train(
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and their cost. Run nothing.")] = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one agent (game=Breakout seed=0 where not said otherwise) and play its final episodes. The same command again resumes."""
+    """Train one agent and play its final episodes.
+
+    Rerunning the command performs only the missing work. The default is game=Breakout seed=0.
+    """
     from diamond_bench.studies.single import plan_train
 
     _run_single(plan_train(overrides or []), overrides, dry_run, wait, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=AGENTS)
 def evaluate(
     checkpoint: Checkpoint,
     overrides: Overrides = None,
-    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Episodes played; the scale's number where not given.")] = None,
-    video: Annotated[bool, typer.Option("--video", help="Also write a video: the real game, and the agent's imagination of it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job; run nothing.")] = False,
+    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Number of episodes; by default that of the scale.")] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Also write a video that shows the real game next to the agent's imagination of it.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the job and its cost. Run nothing.")] = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Play episodes with a finished agent and say what it scored, and under which protocol."""
+    """Play episodes with a finished agent, and print its score and its protocol."""
     from diamond_bench.studies.single import plan_evaluate
 
     _run_single(plan_evaluate(checkpoint, overrides or [], episodes, video), overrides, dry_run, wait, as_json)
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=AGENTS)
 def import_(
     file: Annotated[Path, typer.Argument(help="A checkpoint in the authors' format (.pt state dict).")],
     options: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[game=GAME] [sigma_data=0.5] [sigma_offset_noise=0.3]",
-            help="The game, where the file's name is not it, and what the denoiser was trained with, since the file does not say.",
+            help="The game, if it is not the name of the file, and constants of the denoiser's training, which the file does not hold.",
         ),
     ] = None,
 ) -> None:
-    """Import an agent from a checkpoint in the authors' format. The last line printed is the path of the stored agent."""
+    """Import an agent from a checkpoint in the authors' format.
+
+    The last line of output is the path of the stored agent.
+    """
     from diamond_bench.agent import read_checkpoint_of
     from diamond_bench.studies.agents import AGENT_FOLDER, assumed
     from diamond_bench.studies.single import plan_import
@@ -72,13 +81,13 @@ def import_(
     raise typer.Exit(exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=AGENTS)
 def export(
     checkpoint: Checkpoint,
     file: Annotated[Path, typer.Argument(help="The file to write.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[output_dir=DIR]")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[output_dir=FOLDER]", help="The store's folder.")] = None,
 ) -> None:
-    """Write a finished agent as a checkpoint in the authors' format (.pt state dict)."""
+    """Write a finished agent as a checkpoint in the authors' format."""
     from diamond_bench.api import load_agent
     from diamond_bench.models.authors_checkpoint import write_authors_checkpoint
     from diamond_bench.studies.agents import find_agent
@@ -86,7 +95,7 @@ def export(
     store = open_store(overrides)
     ref = find_agent(store, checkpoint)
     if file.exists():
-        raise UserError(f"{file}: exists already; name another file, or remove it first")
+        raise UserError(f"{file} exists already. Name another file, or remove this one first")
     with writing(store):
         for lost in write_authors_checkpoint(load_agent(str(ref), output_dir=store.root), file):
             say(f"not in the file: {lost}")
@@ -101,6 +110,7 @@ def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, wait: boo
     from diamond_bench.config import SlurmCluster
     from diamond_bench.launch.devices import check_devices
     from diamond_bench.printing import print_plan
+    from diamond_bench.studies.agents import FILM
 
     store = _own_store(overrides)
     check_devices(plan.executions(), here=not isinstance(plan.cluster, SlurmCluster))
@@ -113,5 +123,7 @@ def _run_single(plan: Any, overrides: list[str] | None, dry_run: bool, wait: boo
         exit_code = run_plan(plan, store, as_json, wait, with_report=False)
     for point in plan.points:
         if store.state(point.jobs["agent"]).status == "done":
-            say(f"agent: {store.folder(point.jobs['agent'])}")
+            say(f"Agent: {store.folder(point.jobs['agent'])}")
+        if (film := store.folder(point.jobs["evaluation"]) / FILM).is_file():
+            say(f"Video: {film}")
     raise typer.Exit(exit_code)

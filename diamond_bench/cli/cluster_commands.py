@@ -4,19 +4,24 @@ from typing import Annotated
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Overrides, Study, Wait, app, open_store, out, say, writing
+from diamond_bench.cli.common import CLUSTER, STORE, AsJson, Overrides, Study, Wait, app, jobs, open_store, out, say, writing
 from diamond_bench.cli.running import submit_plan
 from diamond_bench.errors import UserError
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTER)
 def cancel(
     study: Study,
     overrides: Overrides = None,
-    variant: Annotated[list[str] | None, typer.Option("--variant", help="Only this variant's jobs; may be given several times.")] = None,
-    shared: Annotated[bool, typer.Option("--shared", help="Also jobs that another swept study, or another variant, needs.")] = False,
+    variant: Annotated[
+        list[str] | None, typer.Option("--variant", help="Cancel only this variant's jobs. The option can be repeated.")
+    ] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="Also cancel jobs that another swept study or another variant needs.")] = False,
 ) -> None:
-    """Take a study's jobs out of SLURM's queue; those that run save and stop. What is done stays."""
+    """Cancel a study's jobs on SLURM.
+
+    Running jobs save and stop. Finished ones stay.
+    """
     from diamond_bench.errors import nearest
     from diamond_bench.launch.slurm.follow import cancel_jobs
     from diamond_bench.store.batches import read_batches
@@ -25,7 +30,7 @@ def cancel(
     store = open_store(overrides)
     plan = find_plan(store.root, study, overrides or [])
     if not read_batches(store.root):
-        raise UserError(f"nothing of {store.root} was submitted to SLURM; a sweep of this machine ends with Ctrl-C")
+        raise UserError(f"nothing of {store.root} was submitted to SLURM. To stop a sweep on this machine, press Ctrl-C where it runs")
     names = {point.variant for point in plan.points}
     for name in variant or []:
         if name not in names:
@@ -35,20 +40,20 @@ def cancel(
     others |= {ref for other in load_plans(store.root) if other.folder != plan.folder for ref in other.jobs}
     with writing(store):
         ended = cancel_jobs(store, wanted if shared else wanted - others)
-    say(f"cancelled {len(ended.jobs)} jobs; what they had done is saved, and the same sweep goes on from there")
+    say(f"Cancelled {jobs(len(ended.jobs))}. Their progress is saved, and the same sweep continues from it.")
     if ended.shared:
-        say(f"{len(ended.shared)} jobs were left: they share a task with jobs that were not to be cancelled")
+        say(f"Kept {jobs(len(ended.shared))} that share a SLURM task with jobs that were not to be cancelled.")
     if not shared and wanted & others:
-        say(f"{len(wanted & others)} jobs were left because other variants or studies need them (--shared ends them too)")
+        say(f"Kept {jobs(len(wanted & others))} that other variants or studies need. --shared cancels them too.")
 
 
-@app.command()
+@app.command(rich_help_panel=STORE)
 def logs(
-    job: Annotated[str, typer.Argument(help="A job's id, or its beginning.")],
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, or its first digits.")],
     overrides: Overrides = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on showing what is added, until the job ends or Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep showing new lines until the job ends or you press Ctrl-C.")] = False,
 ) -> None:
-    """Show what a job printed, here or on a cluster."""
+    """Show the output of a job that ran here or on a cluster."""
     from diamond_bench.launch.slurm.follow import follow as followed
     from diamond_bench.launch.slurm.follow import logs as logs_of
     from diamond_bench.launch.slurm.follow import printed
@@ -57,7 +62,7 @@ def logs(
     ref = store.find(job)
     files = logs_of(store, ref)
     if not files:
-        raise UserError(f"{ref} has printed nothing yet: it is {store.state(ref).status}")
+        raise UserError(f"{ref} has no output yet: it is {store.state(ref).status}")
     for file in files:
         say(f"--- {file}")
         if follow and file is files[0]:
@@ -77,16 +82,17 @@ def retry_tokens(words: list[str], overrides: list[str]) -> tuple[list[str], lis
     return [token for token in overrides if token not in profile], [*kept, *given, *profile]
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTER)
 def retry(
     study: Study,
     overrides: Overrides = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a swept study's failed, cancelled and lost jobs again, and those that wait for them; nothing that was never begun.
+    """Submit a study's failed, cancelled and lost jobs to SLURM again.
 
-    Keys of the profile can be changed, as in cluster.exclude=node03 for a broken node or cluster.memory=32G.
+    Jobs that wait for them are submitted too, and other jobs that never began are not. Keys of the cluster's profile can
+    be changed, such as cluster.exclude=node03 for a broken node, or cluster.memory=32G.
     """
     import shlex
 
@@ -105,9 +111,9 @@ def retry(
     elif command == "train":
         plan = plan_train(retry_tokens(words, overrides or [])[1])
     else:
-        raise UserError(f"retry {study}: repeat the command that made it: {saved.command}")
+        raise UserError(f"retry {study}: it is no sweep or training. Repeat the command that created it: {saved.command}")
     if not isinstance(plan.cluster, SlurmCluster):
-        raise UserError(f"{saved.study} was swept on this machine, where the same command tries failed jobs again: {saved.command}")
+        raise UserError(f"{saved.study} was swept on this machine. To run its failed jobs again, repeat the command: {saved.command}")
     states = queue_status(store).states
     fell = {ref for ref in plan.jobs if ref in states and states[ref].status in ("failed", "cancelled", "lost", "preempted", "damaged")}
     with writing(store):

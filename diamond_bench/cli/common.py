@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from diamond_bench.errors import UserError
 from diamond_bench.terminal import SafeConsole
@@ -17,13 +18,17 @@ app = typer.Typer(
     help="Ablation and benchmark studies of diffusion world models.",
 )
 
+STUDIES, AGENTS, STORE, CLUSTER, MACHINE = "Studies", "Agents", "Jobs and disk", "Cluster", "This machine"
+"""Panels of the list of commands, in their order."""
+
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides: scale=smoke seeds=3 games=[Breakout,Pong] sampler.num_steps=1,3"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as scale=smoke seeds=3 games=[Breakout,Pong] sampler.num_steps=1,3."),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="With cluster=slurm: follow the jobs until they end, then report.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Study = Annotated[str, typer.Argument(help="A study's name (see `studies`), or the path of a YAML file.")]
+StoreOnly = Annotated[list[str] | None, typer.Argument(metavar="[output_dir=FOLDER]", help="The store's folder.")]
+Wait = Annotated[bool, typer.Option("--wait", help="With cluster=slurm: wait until the jobs have ended, then show the results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study (see `studies`), or the path of its YAML file.")]
 
 _SWEEP = "diamond-bench sweep "
 """Start of the command of a study. Other commands run a single agent, which answers no question and is not registered."""
@@ -38,16 +43,25 @@ def say(text: str) -> None:
     err.print(text, markup=False)
 
 
+def jobs(number: int) -> str:
+    """A number of jobs in words."""
+    return f"{number:,} job{'' if number == 1 else 's'}"
+
+
 def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> None:
-    """Writes a plan's report and prints its results, if any evaluation is done."""
+    """Writes a plan's report, prints its results, answer first, and says what to do next. Does nothing before an evaluation is done."""
     from diamond_bench.report import write_report
 
-    if not any(store.state(point.jobs["evaluation"]).status == "done" for point in saved.points):
+    if not evaluated(saved, store):
         return
     files = write_report(saved, store, say) if with_report else []
     print_results(saved, store, as_json)
     if files:
-        say(f"Report: {files[0].parent} ({', '.join(file.name for file in files)})")
+        from diamond_bench.report.next_steps import next_steps
+
+        say(f"\nReport: {files[0]}")
+        for step in next_steps(saved):
+            say(f"{step.why}:\n  {step.command}")
 
 
 def planned(plan: Any, store: Any) -> tuple[Any, Any]:
@@ -68,7 +82,7 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
             say(f"note: {error}")
             before = plan.command
         if before != plan.command:
-            say(f"status, results and report of {plan.name} showed `{before}`; from now on they show this command")
+            say(f"`status`, `results` and `report` of {plan.name} now show this command in place of `{before}`.")
         if plan.command.startswith(_SWEEP):
             say_registration(saved, store)
         save_plan(plan, store.root)
@@ -126,30 +140,45 @@ def run_jobs(plan: Any, store: Any) -> Any:
     """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`."""
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
+    from diamond_bench.studies.estimate import expected_seconds
     from diamond_bench.studies.overview import job_labels
 
     begin, saved = planned(plan, store)
     store.require_writable()
-    with progress_display(job_labels(saved.points)) as display:
+    states = store.states()
+    missing = [ref for ref in plan.jobs if ref not in states or states[ref].status != "done"]
+    with progress_display(job_labels(saved.points), expected=expected_seconds(plan.jobs, missing, store, states)) as display:
         store.say = display.say
         options = {"num_workers": plan.cluster.num_workers, "device": plan.execution.device, "mps": plan.cluster.mps}
         summary = run_local(store, plan.jobs.values(), **options, on_event=display, begin=begin)
     store.say = say
     for ref, error in summary.failed.items():
-        say(f"failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")
+        say(f"Failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")
     if summary.blocked:
-        say(f"{len(summary.blocked)} jobs were not run: a job they need failed or was stopped")
+        say(f"Not run: {jobs(len(summary.blocked))} that need a job that failed or was stopped.")
     if summary.exit_code == 0:
         return summary
     if summary.stopped and all(ref.kind == "profile" for ref in plan.jobs):  # of which nothing is kept that could be gone on with
-        say(f"Stopped. Measure again with: {plan.command}")
+        say(f"Stopped. To measure again:\n  {plan.command}")
     elif summary.stopped:
-        say(f"Stopped; what was finished is kept. Go on with: {plan.command}")
+        say(f"Stopped. Finished work is kept. To continue:\n  {plan.command}")
     return summary
 
 
+def evaluated(plan: Any, store: Any) -> bool:
+    """Whether an evaluation of the plan is done."""
+    return any(store.state(point.jobs["evaluation"]).status == "done" for point in plan.points)
+
+
+def no_results(plan: Any, store: Any) -> str:
+    """The sentence for a plan without results, with the command that makes them."""
+    done = sum(store.state(ref).status == "done" for ref in plan.jobs)
+    some = f"{done} of {jobs(len(plan.jobs))} {'is' if done == 1 else 'are'} done, but no evaluation" if done else "no job is done"
+    return f"{plan.study} at scale {plan.scale} has no results yet: {some}. To run what is missing:\n  {plan.command}"
+
+
 def print_results(plan: Any, store: Any, as_json: bool) -> None:
-    """Prints the results of a plan's finished jobs, as a table or as JSON. The table is followed by the answer to the study's question."""
+    """Prints the results of a plan's finished jobs as JSON, or the answer to the study's question and then the table of numbers."""
     from diamond_bench.metrics.columns import headlines
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.answers import study_answers
@@ -160,24 +189,26 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         say(f"note: {note}")
     if as_json:
         print_json(out, collect(plan, store).to_dict(orient="records"))
+        if not evaluated(plan, store):
+            say(no_results(plan, store))
         return
     facts = gather(plan, store)
     table = facts.table
-    if table.empty:
-        say(f"{plan.study} at scale {plan.scale}: no job is finished yet; run it with: {plan.command}")
-    else:
-        machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
-        seeds = sorted({point.seed for point in plan.points})
-        say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
-        shown = pivot(table, [*dict.fromkeys([plan.primary["metric"], *headlines()])])
-        if shown.empty:
-            say(f"no evaluation is finished yet; go on with: {plan.command}")
-            return
-        print_frame(out, shown)
-        for note in [*facts.protocol, *mixtures(table)]:
-            say(f"note: {note}")
-        for line in study_answers(plan, store, facts) if plan.command.startswith(_SWEEP) else ():
+    shown = None if table.empty else pivot(table, [*dict.fromkeys([plan.primary["metric"], *headlines()])])
+    if shown is None or shown.empty:
+        say(no_results(plan, store))
+        return
+    if plan.command.startswith(_SWEEP):
+        out.print(f"[bold]{escape(plan.question)}[/]")
+        for line in study_answers(plan, store, facts):
             out.print(line, markup=False)
+        out.print()
+    machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
+    seeds = sorted({point.seed for point in plan.points})
+    say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
+    print_frame(out, shown)
+    for note in [*facts.protocol, *mixtures(table)]:
+        say(f"note: {note}")
 
 
 @contextlib.contextmanager

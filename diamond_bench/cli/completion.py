@@ -108,11 +108,11 @@ def _arguments(path: Sequence[str], name: str, root: Path, current: str) -> Iter
     if name == "study":
         swept = path[0] not in ("sweep", "register")
         yield from map(Offer, dict.fromkeys([*(_swept(root) if swept else ()), *_studies()]))
-    elif name in ("job", "other"):
+    elif name in ("job", "other") and path[0] != "merge":
         yield from _jobs(root, current)
     elif name == "checkpoint":
         yield from _jobs(root, current, ("train_agent", "import_agent"))
-    elif name == "overrides":
+    elif name in ("overrides", "more"):
         yield from _overrides(path[0], current)
     elif name == "options":
         yield from _among(current, {"game=": None, "frame_size=": None, "sigma_data=": None, "sigma_offset_noise=": None})

@@ -7,29 +7,39 @@ from typing import Annotated
 
 import typer
 
-from diamond_bench.cli.common import AsJson, app, open_store, out, run_jobs, say, writing
+from diamond_bench.cli.common import MACHINE, AsJson, app, open_store, out, run_jobs, say, writing
 from diamond_bench.errors import UserError
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As of train: game=Pong scale=small execution.precision=bf16")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the training, such as game=Pong scale=small execution.precision=bf16."),
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def profile(
     overrides: Overrides = None,
     compare: Annotated[
-        str | None, typer.Option("--compare", metavar="plain|authors", help="Time it in turn with eager fp32, or with what the authors do.")
+        str | None,
+        typer.Option(
+            "--compare", metavar="plain|authors", help="Compare with plain fp32 without compilation, or with the authors' settings."
+        ),
     ] = None,
     parts: Annotated[
-        str | None, typer.Option("--parts", metavar="NAME[,NAME]", help="Measure these alone, such as denoiser_update,next_frame.")
+        str | None, typer.Option("--parts", metavar="NAME[,NAME]", help="Measure only these parts, such as denoiser_update,next_frame.")
     ] = None,
     packed: Annotated[
-        str | None, typer.Option("--packed", metavar="N[,M]", help="In place of parts: N runs at once on the device against one alone.")
+        str | None,
+        typer.Option(
+            "--packed", metavar="N[,M]", help="Compare N simultaneous trainings on the device with a single one, instead of timing parts."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on this machine how long the parts of a training take (game=Breakout seed=0 where not said otherwise)."""
+    """Measure how long the parts of a training take on this machine.
+
+    The default is game=Breakout seed=0.
+    """
     from diamond_bench.printing import print_json
     from diamond_bench.report.packing_table import packing_records, packing_table
     from diamond_bench.report.profile_table import executed_with, profile_records, profile_table
@@ -54,7 +64,7 @@ def profile(
                 out.print(profile_table(result, config.compare))
             for note in result.info["notes"]:
                 say(f"note: {note}")
-        say(f"profile: {store.folder(ref)}")
+        say(f"Profile: {store.folder(ref)}")
     raise typer.Exit(exit_code)
 
 
@@ -62,7 +72,7 @@ def _numbers(text: str | None) -> list[int]:
     """The numbers of --packed. Raises UserError."""
     found = [] if text is None else text.split(",")
     if not all(number.strip().isdecimal() for number in found):
-        raise UserError(f"--packed {text}: expected numbers of runs at once, 2 at least, such as 2,4")
+        raise UserError(f"--packed {text}: expected numbers of simultaneous trainings, each at least 2, such as 2,4")
     return [int(number) for number in found]
 
 
@@ -97,7 +107,7 @@ def asked_of_torch(device: str) -> tuple[str, str]:
     done = subprocess.run([sys.executable, "-P", "-c", _ASK, device], capture_output=True, text=True)
     if done.returncode:
         raise UserError(
-            f"execution.device={device}: torch could not be asked of it: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
+            f"execution.device={device}: torch could not look for it: {(done.stderr.strip().splitlines() or ['it printed no reason'])[-1]}"
         )
     answer = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:

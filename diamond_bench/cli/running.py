@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diamond_bench.cli.common import err, out, planned, report_results, run_jobs, say
+from diamond_bench.cli.common import err, jobs, out, planned, report_results, run_jobs, say
 from diamond_bench.errors import UserError
 
 
@@ -15,7 +15,7 @@ def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_repo
     if isinstance(plan.cluster, SlurmCluster):
         return submit_plan(plan, store, as_json, wait, with_report)
     if wait:
-        raise UserError("--wait: a sweep of this machine always waits; it is for cluster=slurm")
+        raise UserError("--wait is for cluster=slurm; a sweep on this machine always waits for its jobs")
     summary, saved = run_jobs(plan, store), as_saved(plan, store.root)
     if not summary.stopped:
         report_results(saved, store, as_json, with_report)
@@ -30,13 +30,15 @@ def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: b
     order = _order(plan, only)
     sent = submit(store, order, say, begin)
     if sent.requests:
-        say(f"submitted {sent.jobs} jobs in {len(sent.requests)} arrays; {sent.done} were done, {sent.in_flight} were in the queue already")
+        say(
+            f"submitted {jobs(sent.jobs)} in {len(sent.requests)} arrays; {sent.done} were done, {sent.in_flight} were in the queue already"
+        )
         target = f"{saved.study} scale={saved.scale.rstrip('*')}" if with_report else saved.study
-        say(f"watch them with `diamond-bench status {target} --watch`, end them with `diamond-bench cancel {target}`")
+        say(f"To watch them:\n  diamond-bench status {target} --watch\nTo cancel them:\n  diamond-bench cancel {target}")
     elif sent.in_flight:
-        say(f"nothing to submit: {sent.done} jobs are done, {sent.in_flight} are in the queue or run")
+        say(f"nothing to submit: {sent.done} jobs are done, {sent.in_flight} are in the queue or running")
     if sent.left:
-        say(f"{sent.left} jobs were left: they need jobs that run outside of SLURM; the same command submits them later")
+        say(f"Not submitted: {jobs(sent.left)} that need jobs running outside SLURM. Repeat the command when those are done.")
     if sent.requests or sent.in_flight:
         return _wait(plan, saved, store, as_json, with_report) if wait else 0
     report_results(saved, store, as_json, with_report)
@@ -81,7 +83,7 @@ def _wait(plan: Any, saved: Any, store: Any, as_json: bool, with_report: bool) -
 
             states = wait(store, list(plan.jobs), show)
     except KeyboardInterrupt:
-        say(f"no longer waiting; the jobs go on (diamond-bench status {saved.study})")
+        say(f"Stopped waiting. The jobs go on. To see them:\n  diamond-bench status {saved.study}")
         return 130
     report_results(saved, store, as_json, with_report)
     for ref, state in states.items():

@@ -6,24 +6,30 @@ from typing import Annotated
 
 import typer
 
-from diamond_bench.cli.common import AsJson, Overrides, app, open_store, out, say, writing
+from diamond_bench.cli.common import MACHINE, STORE, AsJson, StoreOnly, app, jobs, open_store, out, say, writing
 
-weights_app = typer.Typer(no_args_is_help=True, help="Weights of the learned metrics (LPIPS, FID).")
-app.add_typer(weights_app, name="weights")
+weights_app = typer.Typer(no_args_is_help=True, help="List or download the weights of the learned metrics (LPIPS, FID).")
+app.add_typer(weights_app, name="weights", rich_help_panel=MACHINE)
 
 
-@app.command()
-def show(job: Annotated[str, typer.Argument(help="A job's id, or its beginning.")], overrides: Overrides = None) -> None:
-    """Show one job: its config, state and result."""
+@app.command(rich_help_panel=STORE)
+def show(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, or its first digits.")], overrides: StoreOnly = None
+) -> None:
+    """Show one job: its settings, state and results."""
     from diamond_bench.studies.overview import describe
 
     store = open_store(overrides)
     out.print(describe(store, store.find(job)), markup=False)
 
 
-@app.command()
-def diff(job: str, other: str, overrides: Overrides = None) -> None:
-    """Show what differs between two jobs."""
+@app.command(rich_help_panel=STORE)
+def diff(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, or its first digits.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The id of the job to compare with.")],
+    overrides: StoreOnly = None,
+) -> None:
+    """Show the settings in which two jobs differ."""
     from diamond_bench.printing import table
     from diamond_bench.studies.overview import differences
 
@@ -38,25 +44,27 @@ def diff(job: str, other: str, overrides: Overrides = None) -> None:
     out.print(shown)
 
 
-@app.command()
-def du(overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say how much disk each kind of job takes, and how much of it `gc` would free."""
+@app.command(rich_help_panel=STORE)
+def du(overrides: StoreOnly = None, as_json: AsJson = False) -> None:
+    """Show how much disk each kind of job uses."""
     from diamond_bench.printing import print_usage
     from diamond_bench.studies.housekeeping import du as measure
 
     print_usage(out, measure(open_store(overrides)), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=STORE)
 def gc(
-    overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; remove nothing.")] = False,
+    overrides: StoreOnly = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed. Remove nothing.")] = False,
     keep_frames: Annotated[
-        bool, typer.Option("--keep-frames", help="Keep frames that evaluations saved (evaluation.keep_frames).")
+        bool, typer.Option("--keep-frames", help="Keep the frames that evaluations saved (evaluation.keep_frames).")
     ] = False,
-    unplanned: Annotated[bool, typer.Option("--unplanned", help="Also remove jobs in no swept study, and damaged ones.")] = False,
+    unplanned: Annotated[
+        bool, typer.Option("--unplanned", help="Also remove damaged jobs and jobs that belong to no swept study.")
+    ] = False,
 ) -> None:
-    """Free disk: checkpoints of finished jobs, and imagined frames."""
+    """Remove checkpoints of finished jobs and saved frames to free disk space."""
     from diamond_bench.printing import gigabytes
     from diamond_bench.studies.housekeeping import gc as collect_garbage
     from diamond_bench.studies.housekeeping import planned
@@ -67,12 +75,15 @@ def gc(
         removals = collect_garbage(store, keep, frames=not keep_frames, unplanned=unplanned, dry_run=dry_run)
     for removal in removals:
         out.print(f"{removal.path} ({gigabytes(removal.bytes)}): {removal.reason}", markup=False)
-    say(f"{'would free' if dry_run else 'freed'} {gigabytes(sum(removal.bytes for removal in removals))}")
+    say(f"{'Would free' if dry_run else 'Freed'} {gigabytes(sum(removal.bytes for removal in removals))}")
 
 
-@app.command()
-def merge(other: Annotated[Path, typer.Argument(help="The other store's folder.")], overrides: Overrides = None) -> None:
-    """Bring in another store's finished jobs and plans; nothing here is overwritten."""
+@app.command(rich_help_panel=STORE)
+def merge(other: Annotated[Path, typer.Argument(metavar="FOLDER", help="The other store's folder.")], overrides: StoreOnly = None) -> None:
+    """Copy another store's finished jobs and plans into this one.
+
+    Nothing is overwritten.
+    """
     from diamond_bench.studies.housekeeping import merge as bring_in
 
     store = open_store(overrides)
@@ -80,12 +91,12 @@ def merge(other: Annotated[Path, typer.Argument(help="The other store's folder."
         merged = bring_in(store, other)
     for reason in merged.refused:
         say(f"left out: {reason}")
-    out.print(f"{len(merged.copied)} jobs and {len(merged.plans)} plans copied, {len(merged.present)} jobs were here already")
+    out.print(f"Copied {jobs(len(merged.copied))} and {len(merged.plans)} plans. {jobs(len(merged.present))} were here already.")
 
 
 @weights_app.command("list")
 def weights_list(as_json: AsJson = False) -> None:
-    """List the weights: found where, or how to get them."""
+    """List the weights: where each file is, or how to get it."""
     from diamond_bench.metrics.weights import status as weights_status
     from diamond_bench.printing import print_json, table
 
@@ -99,8 +110,8 @@ def weights_list(as_json: AsJson = False) -> None:
 
 
 @weights_app.command("fetch")
-def weights_fetch(name: Annotated[str, typer.Argument(help="lpips, lpips-vgg or inception; see `weights list`.")] = "lpips") -> None:
-    """Fetch weights into the local folder, checked against their SHA-256."""
+def weights_fetch(name: Annotated[str, typer.Argument(help="lpips, lpips-vgg or fid (see `weights list`).")] = "lpips") -> None:
+    """Download weights and check them against their SHA-256."""
     from diamond_bench.metrics.weights_download import fetch
 
     out.print(str(fetch(name, say)), markup=False)

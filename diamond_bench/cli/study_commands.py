@@ -9,11 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from diamond_bench.cli.common import (
+    STUDIES,
     AsJson,
     Overrides,
     Study,
     Wait,
     app,
+    evaluated,
+    no_results,
     open_store,
     out,
     print_results,
@@ -28,9 +31,9 @@ from diamond_bench.cli.several_studies import studies_named
 from diamond_bench.errors import UserError
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def studies() -> None:
-    """List the studies that can be swept."""
+    """List the shipped studies."""
     from diamond_bench.printing import table
     from diamond_bench.studies.spec import load_study, study_files
 
@@ -41,17 +44,17 @@ def studies() -> None:
     out.print(shown)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def sweep(
     study: Study,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and what they would cost; run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the jobs and their cost. Run nothing.")] = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run every job of a study that is not done yet, then draw its report. The same command again resumes.
+    """Run every job of a study that is not done, then show the answer and write the report.
 
-    With cluster=slurm the jobs are submitted and the command returns at once.
+    Rerunning the command performs only the missing work. With cluster=slurm the command submits the jobs and returns at once.
     """
     from diamond_bench.config import SlurmCluster
     from diamond_bench.launch.devices import check_devices, check_there
@@ -83,17 +86,18 @@ def sweep(
     raise typer.Exit(exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def register(
     study: Study,
     overrides: Overrides = None,
     export: Annotated[
-        Path | None, typer.Option("--export", help="Copy the first registration and its amendments to this file, to attach to a paper.")
+        Path | None,
+        typer.Option("--export", help="Copy the first registration and its amendments to this file, as an attachment to a paper."),
     ] = None,
 ) -> None:
-    """Write down a study's comparison before any job runs; a sweep does it too. Repeat the overrides of the sweep.
+    """Register a study's comparison before any of its jobs runs, as the first sweep does.
 
-    `--export` works after the study has changed, too: it copies what was registered.
+    Use the settings of that sweep. `--export` also works after the study has changed: it copies what was registered.
     """
     from diamond_bench.metrics.planning import require_weights
     from diamond_bench.studies.plan import as_saved, plan_study
@@ -101,7 +105,7 @@ def register(
     from diamond_bench.studies.registration_files import export_file, registrations
 
     if export is not None and export.is_dir():
-        raise UserError(f"--export {export}: is a folder; give the name of a file")
+        raise UserError(f"--export {export} is a folder; name a file")
     store = open_store(overrides)
     plan = plan_study(study, overrides or [])
     saved = as_saved(plan, store.root)
@@ -109,7 +113,7 @@ def register(
     with writing(store):
         registration, _ = write_registration(saved, lambda ref: store.state(ref).status == "done", fewer_seeds=True)
     stands = standing_of(saved, store)
-    unchanged = f"{registration.file} stays as it is, since evaluations that it covers have finished. {stands.sentence}"
+    unchanged = f"{registration.file} is unchanged, because evaluations that it covers have finished. {stands.sentence}"
     if stands.changes and export is None:
         raise UserError(unchanged)
     say_limits(plan, store)
@@ -124,14 +128,14 @@ def register(
     out.print(str(registration.file), markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def status(
-    study: Annotated[str | None, typer.Argument(help="A study's name; all that were swept, where none is given.")] = None,
+    study: Annotated[str | None, typer.Argument(help="The name of a study; by default all studies in the store.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds (ten with SLURM), until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds (ten with SLURM) until you press Ctrl-C.")] = False,
 ) -> None:
-    """Say how the jobs of swept studies stand."""
+    """Show which jobs of the swept studies are running, failed, pending or done."""
     from rich.live import Live
 
     from diamond_bench.printing import print_json, status_table
@@ -146,9 +150,14 @@ def status(
     if not watch:
         out.print(status_table(_overview(store, study, overrides)))
         return
+    before: list[Any] = []
     with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
         while True:
-            live.update(status_table(_overview(store, study, overrides)), refresh=True)
+            found = _overview(store, study, overrides)
+            if out.is_terminal:
+                live.update(status_table(found), refresh=True)
+            elif before != (before := [(one.study, one.scale, one.counts) for one in found]):  # in a pipe, only what has changed
+                out.print(status_table(found))
             time.sleep(10 if (store.root / "slurm").exists() else 2)  # SLURM's controller is everybody's
 
 
@@ -160,19 +169,19 @@ def _overview(store: Any, study: str | None, overrides: list[str] | None) -> lis
     try:
         states = queue_status(store).states
     except SlurmError as error:
-        say(f"{error}: what follows is the store's word alone")
+        say(f"{error}. The states below are those of the store alone.")
         states = None
     return overview(store, study, overrides or [], states)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def results(
     study: Study,
     overrides: Overrides = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the whole tidy table here.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the whole results table to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the numbers of a study's finished jobs."""
+    """Show the answer and the numbers of a study's finished jobs."""
     from diamond_bench import api
     from diamond_bench.results.table import collect, left_out, write_csv
 
@@ -180,15 +189,23 @@ def results(
         plan, store = api.find_study(study, *(overrides or []), say=say)
         for note in left_out(plan, store):
             say(f"note: {note}")
-        write_csv(collect(plan, store), csv)
-        say(f"wrote {csv}")
+        table = collect(plan, store)
+        if table.empty:
+            raise UserError(no_results(plan, store))
+        write_csv(table, csv)
+        say(f"Wrote {csv}")
+        if not evaluated(plan, store):
+            say(no_results(plan, store))
     else:
         print_results(*api.find_study(study, *(overrides or []), say=say), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def power(study: Study, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say how many seeds a study needs: the smallest difference that its finished runs let it detect, against seeds and device hours."""
+    """Show how many seeds a study needs.
+
+    The table has the smallest difference that the study detects, and the device hours, for several numbers of seeds.
+    """
     from diamond_bench import api
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.power import finished_power, plain
@@ -205,15 +222,20 @@ def power(study: Study, overrides: Overrides = None, as_json: AsJson = False) ->
         out.print(sentence, markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDIES)
 def report(
     study: Study,
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]... [STUDY [KEY=VALUE]...]...", help="Overrides of the study, and further studies."),
+        typer.Argument(
+            metavar="[KEY=VALUE]... [STUDY [KEY=VALUE]...]...", help="Settings of the study, and further studies with their settings."
+        ),
     ] = None,
 ) -> None:
-    """Write a study's report, a page and its figures, from its finished jobs. With several studies: one page with all, side by side."""
+    """Write a study's report from its finished jobs.
+
+    With several studies, one page shows all of them side by side.
+    """
     from diamond_bench import api
 
     named = studies_named([study, *(more or [])])
@@ -224,3 +246,23 @@ def report(
         say(sentence)
     for file in files:
         out.print(str(file), markup=False)
+
+
+@app.command("open", rich_help_panel=STUDIES)
+def open_(study: Study, overrides: Overrides = None) -> None:
+    """Open a study's report in the browser.
+
+    The report is drawn first if the results have changed. Without a display the command prints the path of the page.
+    """
+    import webbrowser
+
+    from diamond_bench import api
+    from diamond_bench.terminal import has_display
+
+    with writing(open_store(overrides)):
+        page = api.report(study, *(overrides or []), say=say)[0]
+    if not has_display():
+        say("This machine has no display. The page is one self-contained file, so you can copy it to a machine that has one:")
+    elif not webbrowser.open(page.as_uri()):
+        say("No browser could be started. Open this page yourself:")
+    out.print(str(page), markup=False)

@@ -23,7 +23,7 @@ from diamond_bench.metrics.play import WindowBatch
 from diamond_bench.store.files import DamagedFile, read_json, write_json
 from diamond_bench.store.kinds import EvaluateAgent
 from diamond_bench.store.shapes import GAMES, RESULT, fit
-from diamond_bench.studies.agents import AGENT_FOLDER
+from diamond_bench.studies.agents import AGENT_FOLDER, FILM
 
 _VIDEO_STEPS = 300
 """Steps of the first episode that the video shows."""
@@ -125,7 +125,7 @@ class _Evaluation:
     def _write_video(self) -> None:
         """The first steps of episode 0 next to the frames that the agent's world model imagines from the same start and actions."""
         frames = np.stack([frame for frame, _ in self.film])
-        path = self.context.folder / "media" / "episode.mp4"
+        path = self.context.folder / FILM
         world_model = self.agent.world_model
         if world_model is None or len(frames) <= world_model.context:
             self.context.say("the video has no imagination: the agent has no world model, or the episode was too short")

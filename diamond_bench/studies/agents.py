@@ -36,6 +36,8 @@ AGENT_FOLDER = "agent"
 AGENT_KINDS = ("train_agent", "import_agent")
 """The kinds of jobs that produce an agent (agent/ in their folder)."""
 DESCRIPTION_FILE = "agent.json"
+FILM = "media/episode.mp4"
+"""Where an evaluation of an agent leaves its video, in its folder."""
 _WITH_A_MODEL = (
     *("initial_steps", "max_initial_steps", "initial_rare_rewards", "collection", "epsilon", "temperature", "final_epochs"),
     *("first_denoiser_updates", "first_reward_end_updates", "first_actor_critic_updates"),

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -12,12 +12,13 @@ import yaml
 from diamond_bench.errors import UserError
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
 from diamond_bench.studies.plan import PER_GAME, Point, SavedPlan, find_plan, load_plans
 from diamond_bench.typed import to_plain
 
 _MISSING = JobState("missing")
-_NOT_SHOWN_ONE_BY_ONE = ("done", "missing", "pending")
+_NOT_NOTABLE = ("done", "pending")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class StudyStatus:
     counts: Mapping[str, int]
     notable: Mapping[JobRef, JobState]
     """Running, failed, preempted, lost or damaged jobs."""
+    pending: Mapping[JobRef, JobState]
+    """Jobs that have not begun. `text` says what each waits for, in SLURM's words where it is in the queue."""
     labels: Mapping[JobRef, str]
     command: str
     waiting: Mapping[str, int]
@@ -36,7 +39,8 @@ class StudyStatus:
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        jobs = [{"id": ref.id, "kind": ref.kind, "of": self.labels[ref], **to_plain_state(state)} for ref, state in self.notable.items()]
+        listed = {**self.notable, **self.pending}
+        jobs = [{"id": ref.id, "kind": ref.kind, "of": self.labels[ref], **to_plain_state(state)} for ref, state in listed.items()]
         return {"study": self.study, "scale": self.scale, "counts": dict(self.counts), "waiting": dict(self.waiting), "jobs": jobs} | {
             "command": self.command
         }
@@ -65,11 +69,29 @@ def overview(store: Store, study: str | None, tokens: Sequence[str], states: Map
 def status_of(plan: SavedPlan, states: Mapping[JobRef, JobState]) -> StudyStatus:
     """The status of a plan's jobs, given the states of the store's jobs."""
     found = {ref: states.get(ref, _MISSING) for ref in plan.jobs}
-    counts: Counter[str] = Counter("pending" if state.status == "missing" else state.status for state in found.values())
-    notable = {ref: state for ref, state in found.items() if state.status not in _NOT_SHOWN_ONE_BY_ONE}
-    waiting = Counter(state.text for state in found.values() if state.status == "pending" and state.text)
+    needs = _needs(plan.points)
+    for ref, state in found.items():
+        if state.status == "missing" or (state.status == "pending" and not state.text):
+            wanted = [name for name, need in needs[ref].items() if found[need].status != "done"]
+            found[ref] = replace(state, status="pending", text=f"waits for its {' and '.join(wanted)}" if wanted else "ready to run")
+    counts: Counter[str] = Counter(state.status for state in found.values())
+    notable = {ref: state for ref, state in found.items() if state.status not in _NOT_NOTABLE}
+    pending = {ref: state for ref, state in found.items() if state.status == "pending"}
+    waiting = Counter(states[ref].text for ref in pending if ref in states and states[ref].text)
     counted: dict[str, int] = dict(sorted(counts.items()))
-    return StudyStatus(plan.study, plan.scale, counted, notable, job_labels(plan.points), plan.command, dict(waiting.most_common()))
+    labels = job_labels(plan.points)
+    return StudyStatus(plan.study, plan.scale, counted, notable, pending, labels, plan.command, dict(waiting.most_common()))
+
+
+def _needs(points: Iterable[Point]) -> dict[JobRef, dict[str, JobRef]]:
+    """The jobs of a plan that each of its jobs needs, by the name of the input in words."""
+    found: dict[JobRef, dict[str, JobRef]] = {}
+    for point in points:
+        for ref in point.jobs.values():
+            inputs = KINDS[ref.kind].inputs if ref.kind in KINDS else ()
+            needs = {name.replace("_", " "): point.jobs[name] for name in inputs if name in point.jobs and point.jobs[name] != ref}
+            found.setdefault(ref, {}).update(needs)
+    return found
 
 
 def job_labels(points: Iterable[Point]) -> dict[JobRef, str]:

@@ -58,7 +58,7 @@ def test_thousands_of_jobs(cluster: Cluster, tmp_path: Path, capsys: pytest.Capt
         return done.stdout + done.stderr
 
     said = timed("sweep", *command)
-    assert f"submitted {JOBS} jobs in 13 arrays" in said
+    assert f"submitted {JOBS:,} jobs in 13 arrays" in said
     waits = waits_for(cluster)
     assert len(waits) == JOBS
     for name in ("SLURM_CONF", "PATH"):
@@ -90,7 +90,7 @@ def test_thousands_of_jobs(cluster: Cluster, tmp_path: Path, capsys: pytest.Capt
     assert set(waits_for(cluster)) == set(waits)
     assert len(read_batches(store.root)) == len(batches)
 
-    assert f"cancelled {JOBS} jobs" in timed("cancel", "cancel", "sampling_steps")
+    assert f"Cancelled {JOBS:,} jobs" in timed("cancel", "cancel", "sampling_steps")
     assert not waits_for(cluster)
     shown = json.loads(timed("status, cancelled", "status", "sampling_steps", "--json").partition("\n")[0])
     assert shown[0]["counts"] == {"cancelled": JOBS}

@@ -250,11 +250,11 @@ def test_the_commands_submit_show_cancel_and_retry_a_study(cluster: Cluster, tmp
     assert "submitted 7 jobs in 3 arrays" in reported(*sweep)
     assert counts() == {"pending": 7}
     assert "nothing to submit: 0 jobs are done, 7 are in the queue" in reported(*sweep)
-    assert "cancelled 1 jobs" in reported("cancel", "sampling_steps", "--variant", "n=10")
+    assert "Cancelled 1 job." in reported("cancel", "sampling_steps", "--variant", "n=10")
     assert counts() == {"cancelled": 1, "pending": 6}
-    assert "submitted 1 jobs in 1 arrays" in reported("retry", "sampling_steps")
+    assert "submitted 1 job in 1 arrays" in reported("retry", "sampling_steps")
     assert counts() == {"pending": 7}
-    assert "cancelled 7 jobs" in reported("cancel", "sampling_steps")
+    assert "Cancelled 7 jobs." in reported("cancel", "sampling_steps")
     assert counts() == {"cancelled": 7}
     assert "no such variant" in reported("cancel", "sampling_steps", "--variant", "n=11", exit_code=2)
 

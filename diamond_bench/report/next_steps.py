@@ -1,0 +1,82 @@
+"""What to do after a sweep: open the report, and run the seeds that an undecided answer needs. Takes its numbers from report.json."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diamond_bench.store.files import read_json
+from diamond_bench.studies.looks import MIN_LOOK_SEEDS
+from diamond_bench.studies.plan import SavedPlan
+
+_MOST_SEEDS = 200
+"""Beyond this number, more seeds are no advice."""
+
+
+class Step(NamedTuple):
+    """One thing to do next."""
+
+    why: str
+    """The beginning of a sentence that the command ends."""
+    command: str
+
+
+def next_steps(plan: SavedPlan) -> list[Step]:
+    """The steps after a sweep whose report was just written, the report first."""
+    words = shlex.split(plan.command)
+    where = [word for word in words[3:] if word.startswith("output_dir=")]
+    place = " ".join(map(shlex.quote, [words[2], f"scale={plan.scale.rstrip('*')}", *where]))
+    steps = [Step("Open the report", f"diamond-bench open {place}")]
+    content = read_json(plan.folder / "report" / "report.json")
+    rows = [row for row in content["comparison"]["rows"] if row["status"] == "primary"]
+    undecided = [row for row in rows if row["verdict"] == "undecided"]
+    if not undecided:
+        return steps
+    seeds = list(dict.fromkeys(point.seed for point in plan.points))
+    open_questions = f"{len(undecided)} of {len(rows)} comparisons {'is' if len(undecided) == 1 else 'are'} undecided"
+    number = seeds_needed(undecided, content["power"], plan.primary.get("looks", []), len(seeds))
+    if number is None:
+        return [*steps, Step(f"{open_questions}, and more seeds alone will not decide. See why", f"diamond-bench power {place}")]
+    hours = next((one["hours_per_seed"] for one in content["power"] if one["hours_per_seed"]), None)
+    time = f", about {_time((number - len(seeds)) * hours)} more on one device" if hours else ""
+    looks = plan.primary.get("looks", [])
+    caution = "" if looks else f". The registered comparison has {_count(len(seeds))}, so an answer with more is exploratory"
+    return [*steps, Step(f"{open_questions}. Run {number} seeds{time}{caution}", with_seeds(words, seeds, number))]
+
+
+def seeds_needed(undecided: Sequence[Mapping[str, Any]], power: Sequence[Mapping[str, Any]], looks: Sequence[int], now: int) -> int | None:
+    """The number of seeds to run next. None if no useful number of seeds decides.
+
+    With planned looks it is the next look. Else it is the smallest number that detects a difference of the margin in every undecided
+    comparison, twice the present one where that is no larger, and MIN_LOOK_SEEDS where there are too few runs to plan from.
+    """
+    if looks:
+        return next((look for look in looks if look > now), None)
+    pairs = {(row["variant"], row["baseline"]) for row in undecided}
+    numbers = [max(MIN_LOOK_SEEDS, 2 * now) if now < MIN_LOOK_SEEDS else 0]
+    for one in power:
+        if (one["variant"], one["baseline"]) not in pairs or one["problem"]:
+            continue
+        least = one["smallest_seeds"]
+        wanted = one["seeds_to_detect_margin"] if one["margin"] > 0 else least
+        if least is None or wanted is None:
+            return None
+        numbers += [least, wanted]
+    number = max(numbers) if max(numbers) > now else 2 * now
+    return number if number <= _MOST_SEEDS else None
+
+
+def with_seeds(words: Sequence[str], seeds: Sequence[int], number: int) -> str:
+    """The command of a sweep with `number` seeds, the present ones among them."""
+    more = [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + number - len(seeds))]
+    stated = str(number) if sorted(more) == list(range(number)) else f"[{','.join(map(str, more))}]"
+    return " ".join(map(shlex.quote, [*(word for word in words if not word.startswith("seeds=")), f"seeds={stated}"]))
+
+
+def _count(seeds: int) -> str:
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def _time(hours: float) -> str:
+    if hours * 60 < 2:
+        return f"{max(1, round(hours * 3600))} seconds"
+    return f"{round(hours * 60)} minutes" if hours < 2 else f"{hours:.0f} hours"
