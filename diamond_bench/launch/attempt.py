@@ -45,7 +45,7 @@ def run_job(
 ) -> Event:
     """Runs a prepared job on a resolved `device` (see `resolve_device`) and returns its outcome as an event.
 
-    The outcome is one of the following, and the state in the store says the same:
+    The outcome is one of the following, and the state in the store agrees with it:
 
     - done
     - failed: a mistake that the user can correct, such as an input that is not done or is damaged, or a UserError of the job
@@ -53,9 +53,8 @@ def run_job(
     - interrupted: `should_stop` became true, and the job has saved its progress
     - taken: another process is running the job or has finished it
 
-    While the job runs, everything that this process and its children print goes to the job's log.txt. `on_event` receives the start, the
-    progress and lines to be shown. If `scratch` is given, datasets are read from a copy there. Raises UserError if the store is not
-    writable.
+    While the job runs, all output of this process and its children goes to the job's log.txt. `on_event` receives the start, the progress
+    and lines to show. If `scratch` is given, datasets are read from a copy there. Raises UserError if the store is not writable.
     """
     claim = store.claim(ref)
     if claim is None:
@@ -82,8 +81,7 @@ def run_job(
 def _attempt(
     store: Store, claim: Claim, device: str, on_event: Callable[[Event], None], should_stop: Callable[[], bool], scratch: Path | None
 ) -> Event:
-    """Runs the job's code. If it succeeds, the result is already published; every other outcome is still to be recorded. Raises
-    ClaimLost."""
+    """Runs the job's code. If it succeeds, the result is already published. The caller records every other outcome. Raises ClaimLost."""
     ref = claim.ref
     try:
         spec = store.spec(ref)
@@ -144,8 +142,8 @@ def _attempt(
 
 
 def _share_compiled(store: Store, threads: int) -> None:
-    """Shares compiled code among the store's jobs on the same kind of processor with the same number of threads, which it is specific to.
-    torch reads this folder when it compiles. A folder that the user has chosen is left as it is."""
+    """Shares compiled code among the store's jobs on the same kind of processor with the same number of threads, on which it depends. torch
+    reads this folder when it compiles. A folder that the user has chosen is left as it is."""
     require_folders(store.root, store.root / COMPILED)
     root = str((store.root / COMPILED).resolve())
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", root).startswith(root):
@@ -200,7 +198,7 @@ def _inputs(store: Store, spec: JobSpec, scratch: Path | None) -> dict[str, Path
 
 
 def _set_threads(spec: JobSpec) -> int:
-    """Sets the number of CPU threads, which depends on the config alone because it changes the last bits of results."""
+    """Sets the number of CPU threads. It depends on the config alone, because it changes the last bits of results."""
     threads = getattr(spec.config, "execution", ExecutionConfig()).num_threads
     torch: Any = sys.modules.get("torch")
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by a torch that is imported later, and by children
@@ -210,7 +208,7 @@ def _set_threads(spec: JobSpec) -> int:
 
 
 def _allocation() -> dict[str, str]:
-    """SLURM's id of the current task and the GPUs it was given; empty outside SLURM."""
+    """SLURM's id of the current task and its GPUs. Empty outside SLURM."""
     array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
     if job is None:
         return {}

@@ -1,4 +1,4 @@
-"""Lists the available devices. The parent asks the driver, so that it need not import torch; the worker asks torch."""
+"""The available devices. The parent asks the driver, so that it need not import torch. The worker asks torch."""
 
 import os
 import platform
@@ -15,10 +15,10 @@ from diamond_bench.studies.execution import check_execution
 
 
 def worker_devices(device: str, num_workers: int) -> list[str]:
-    """The device of each worker: `num_workers` of them, spread over the GPUs in turn. 0 means one per GPU, or one if there is no GPU.
+    """The device of each worker: `num_workers` of them, distributed over the GPUs in turn. 0 means one per GPU, or one if there is no GPU.
 
-    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and for a GPU that the machine does not show. Whether torch
-    can use the GPU is checked by the worker.
+    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and for a GPU that the machine does not show. The worker
+    checks whether torch can use the GPU.
     """
     check_there(device)
     if device == "cpu" or device.startswith("cuda:"):
@@ -43,8 +43,8 @@ def check_there(device: str) -> None:
 
 
 def check_devices(executions: Iterable[ExecutionConfig], here: bool) -> None:
-    """Raises UserError for an invalid device, and for settings of execution that a CPU does not support. `here` says whether jobs run on
-    this machine, so that `auto` can be resolved."""
+    """Raises UserError for an invalid device, and for settings of execution that a CPU does not support. `here`: whether jobs run on this
+    machine, so that `auto` can be resolved."""
     for execution in executions:
         device = valid_device(execution.device)
         if device == "cpu" or (device == "auto" and here and not has_gpu()):

@@ -16,10 +16,10 @@ class Event:
     Events of a worker are ready (`text`: its device) and refused (`text`: why it cannot work).
 
     Events of a job are started, progress, said, done, failed (`text`: the error), crashed (failed, and the worker's process may be in a bad
-    state), interrupted (stopped after saving), taken (another process is running it or has finished it) and blocked (`text`: the job that
-    it needs and will not get).
+    state), interrupted (stopped after saving), taken (another process is running it or has finished it) and blocked (`text`: the required
+    job that failed or was stopped).
 
-    Events of the sweep are planned (`done` of `total` jobs are done already) and said.
+    Events of the sweep are planned (`done` of `total` jobs were done before) and said.
     """
 
     name: Name

@@ -149,7 +149,7 @@ class _Sweep:
             self._offer(ref)
 
     def next(self) -> JobRef | None:
-        """A ready job, prepared; None if there is none at the moment."""
+        """A ready job, prepared, or None if there is none at the moment."""
         while self._ready:
             _, ref = heappop(self._ready)
             if ref not in self.open:
@@ -216,7 +216,7 @@ class _Sweep:
         return Summary(failed=self._failed, blocked=self._blocked, left=tuple(sorted(self.open)), stopped=stopped, **ended)
 
     def _ended_elsewhere(self, ref: JobRef, state: JobState) -> bool:
-        """Whether a job has an outcome. Takes over what another sweep has done since the last look: the job is done, or failed again."""
+        """Whether a job has an outcome. Records what another sweep has done since the last look: the job is done, or failed again."""
         if ref not in self.open:
             return True
         if state.status == "done" and not self.store.damage(ref):

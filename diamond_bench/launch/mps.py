@@ -26,14 +26,15 @@ PROGRAM = "nvidia-cuda-mps-control"
 _SECONDS = 60.0
 """Time limit for the daemon to start, and to end."""
 _SAVING_SECONDS = 35.0
-"""Time between the death of a run and the end of the service: workers notice the death and have half a minute to save (`launch.worker`)."""
+"""Seconds between the death of a run and the end of the service: workers notice the death and have half a minute to save
+(`launch.worker`)."""
 _LONGEST_FOLDER = 60
-"""Longest path of a temporary folder: the daemon's sockets below it may have 107 characters in all."""
+"""Maximum length of a temporary folder's path: the paths of the daemon's sockets below it may have 107 characters."""
 _END = b"end\n"
 
 
 def check_mps(devices: Sequence[str], processes: int = 1) -> None:
-    """Raises UserError if the service cannot run or would change nothing: on the CPU, without its program, or if no two processes share a
+    """Raises UserError if the service cannot run or would have no effect: on the CPU, without its program, or if no two processes share a
     GPU.
 
     `devices` has one entry per worker. `processes` is the largest number of processes that one job starts.
@@ -54,7 +55,7 @@ def shared(devices: Sequence[str]) -> bool:
 
 
 def check_packed_mps(cluster: SlurmCluster, kinds: Sequence[str]) -> None:
-    """Raises UserError if a cluster profile asks for the service although no kind of job shares a GPU: it would change nothing."""
+    """Raises UserError if a cluster profile asks for the service although no kind of job shares a GPU, so that it would have no effect."""
     asked = [resources(cluster, kind) for kind in kinds]
     if cluster.mps and not any(one.gpus and (one.packed or 1) > one.gpus for one in asked):
         raise UserError("cluster.mps=true: no two jobs share a GPU (cluster.packed), so that it would change nothing; leave it false")
@@ -67,7 +68,7 @@ def service(wanted: bool = True, saving_seconds: float = _SAVING_SECONDS) -> Ite
     The service's two variables are set in this process's environment, which should not be changed elsewhere meanwhile. If this process is
     killed, the service continues for `saving_seconds`.
 
-    Raises UserError with the daemon's output if it does not start; nothing is left behind then.
+    Raises UserError with the daemon's output if it does not start. Nothing is left behind then.
     """
     if not wanted:
         yield

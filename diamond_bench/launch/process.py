@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it. The parent starts it, sends it jobs, receives its events, and ends it with all its children."""
+"""A worker process, seen from its parent. The parent starts it, sends it jobs, receives its events, and ends it with all its children."""
 
 import contextlib
 import json

@@ -7,7 +7,7 @@ from diamond_bench.store.kinds import KINDS
 
 
 def resources(cluster: SlurmCluster, kind: str) -> Resources:
-    """Each value from the first place that says it: the profile's group for the kind, the kind's row in KINDS, the profile."""
+    """Each value from the first place that states it: the profile's group for the kind, the kind's row in KINDS, the profile."""
     row = KINDS[kind].resources if kind in KINDS else Resources()
     places = (getattr(cluster, kind, Resources()), row, cluster)
     asked = {f.name: [getattr(place, f.name) for place in places] for f in fields(Resources)}

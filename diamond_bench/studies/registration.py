@@ -1,4 +1,4 @@
-"""Registration of a study: its comparison, recorded before any evaluation has finished. Files: registration_files.py. No torch, no pandas."""
+"""Registration of a study: its comparison, recorded before any evaluation finishes. Files: registration_files.py. Without torch and pandas."""
 
 import itertools
 import json

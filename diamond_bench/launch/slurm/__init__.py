@@ -1,1 +1,1 @@
-"""Jobs on a SLURM cluster: submitted as arrays, run in allocations, joined with what the store knows (docs/slurm.md)."""
+"""Jobs on a SLURM cluster: submitted as arrays, run in allocations, and joined with the store's states (docs/slurm.md)."""

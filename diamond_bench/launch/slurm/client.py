@@ -15,7 +15,7 @@ from diamond_bench.store.batches import Batch, read_batches
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 _ANSWER_SECONDS = 120.0
 _MAX_NAMED = 500
-"""Most ids per command: the length of a command line is limited."""
+"""Maximum number of ids per command, since the length of a command line is limited."""
 WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 ACTIVE = WAITING | {"RUNNING", "COMPLETING", "RESIZING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 """States of a task that waits, runs, or will run again."""
@@ -39,7 +39,7 @@ class SlurmError(UserError):
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """One task as squeue or sacct shows it."""
+    """One task in the output of squeue or sacct."""
 
     state: str
     """SLURM's long name, such as PENDING."""
@@ -51,7 +51,7 @@ class QueueEntry:
     exit_code: str = "0:0"
     """Exit code and signal, in sacct's format."""
     comment: str | None = None
-    """Identifies the batch; None if the answer came from the accounting database."""
+    """Identifies the batch. None if the answer came from the accounting database."""
 
     @property
     def active(self) -> bool:
@@ -101,7 +101,7 @@ def partitions() -> dict[str, str]:
 
 
 def array_limit() -> int:
-    """The most elements an array numbered from 0 may have (MaxArraySize)."""
+    """Maximum number of elements of an array numbered from 0 (MaxArraySize)."""
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", slurm("scontrol", "show", "config"))
     return int(found[1]) if found else 1001
 

@@ -1,4 +1,4 @@
-"""Follows submitted jobs: waits for them, cancels them, and finds what they printed."""
+"""Follows submitted jobs: waits for them, cancels them, and finds their output."""
 
 import io
 import math
@@ -44,7 +44,7 @@ def wait(
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What `cancel_jobs` did."""
+    """The result of `cancel_jobs`."""
 
     jobs: tuple[JobRef, ...]
     shared: tuple[JobRef, ...]
@@ -102,7 +102,7 @@ def printed(file: Path, say: Callable[[str], None]) -> Iterator[str]:
 
 
 def follow(store: Store, ref: JobRef, file: Path) -> Iterator[str]:
-    """Yields the content of a log and then everything that is added, until the job neither waits nor runs."""
+    """Yields the content of a log and then all additions, until the job neither waits nor runs."""
     asked = -math.inf
     with file.open(errors="replace") as lines:
         while True:

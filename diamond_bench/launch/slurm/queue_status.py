@@ -1,4 +1,4 @@
-"""The states of jobs, from the store and from SLURM: the store records what a job has done, SLURM what will happen to it."""
+"""The states of jobs, from the store and from SLURM: the store records what a job has done, and SLURM what will happen to it."""
 
 import errno
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _ENDS: dict[str, tuple[Status, str]] = {
     "PREEMPTED": ("preempted", "preempted, and not requeued by SLURM"),
 }
 _DISK_FULL = f"{errno.ENOSPC}:0"
-"""Exit code of a task that could not write any more."""
+"""Exit code of a task on a full disk."""
 _CANNOT_WRITE = ":53"
 """End of the exit code of a task whose output SLURM could not open."""
 
@@ -35,7 +35,7 @@ class QueueStatus:
 
     states: Mapping[JobRef, JobState]
     tasks: Mapping[JobRef, str]
-    """SLURM's id of the latest task that was given the job."""
+    """SLURM's id of the latest task with the job."""
 
 
 def queue_status(store: Store) -> QueueStatus:

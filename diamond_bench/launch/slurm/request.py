@@ -47,7 +47,7 @@ _TEARDOWN = (
     f"if [ $status -eq {128 + signal.SIGUSR2} ]; then scontrol requeue $task && sleep 120; fi",
     "exit $status",
 )
-"""Shell lines after the task: if SLURM's signal arrived before Python could handle it, the shell requests the requeue instead."""
+"""Shell lines after the task. If SLURM's signal arrived before Python could handle it, the shell requests the requeue instead."""
 
 
 def minutes(text: str, key: str) -> int:

@@ -36,9 +36,9 @@ from diamond_bench.store.batches import FOLDER, Batch, batch_folder, new_name, n
 from diamond_bench.store.jobspec import JobRef, JobSpec
 
 _PAUSES = (2.0, 5.0, 15.0, 30.0)
-"""Seconds of waiting before each repetition of a submission that SLURM was too busy for."""
+"""Seconds before each retry of a submission for which SLURM was too busy."""
 _PER_ARRAY = re.compile(r"#SBATCH --(array|comment|dependency|job-name|output|error)\b")
-"""What distinguishes arrays that request the same resources."""
+"""Lines that differ between arrays with the same resource requests."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Request:
-    """One array that is about to be submitted."""
+    """One array to submit."""
 
     batch: Batch
     array: Array
@@ -67,18 +67,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Requests:
-    """What has to be submitted for an order, given the states of the store and of SLURM."""
+    """The submissions that an order needs, given the states of the store and of SLURM."""
 
     requests: tuple[Request, ...]
     done: int
     in_flight: int
-    """Jobs that are in SLURM's queue already, or that another process runs."""
+    """Jobs that are already in SLURM's queue, or that another process runs."""
     left: int
     """Jobs left for a later submission: they need a job that runs outside SLURM or was not selected."""
 
     @property
     def jobs(self) -> int:
-        """How many jobs would be submitted."""
+        """Number of jobs that would be submitted."""
         return sum(len(task) for request in self.requests for task in request.batch.tasks)
 
 
@@ -143,7 +143,7 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
 
 
 def _check_comment(batch: Batch) -> None:
-    """Cancels the array and raises UserError if the site changes comments, by which tasks are recognised."""
+    """Cancels the array and raises UserError if the site changes comments, which identify tasks."""
     entries = queue()
     if batch.address(0) in entries and entry_of(entries, batch, 0) is None:
         cancel([str(batch.array)])
@@ -274,7 +274,9 @@ def _test(root: Path, order: Order, requests: Sequence[Request], say: Callable[[
                 slurm("sbatch", "--test-only", file.name)
             except SlurmError as error:
                 if "node configuration is not available" not in str(error):
-                    raise  # what it says of the impossible it also says where no node is up just now: a real submission tells the two apart
+                    # SLURM gives the same answer for an impossible request and if no node is up at the moment; a real submission
+                    # distinguishes them
+                    raise
                 cancel(
                     [
                         slurm("sbatch", "--begin=now+1hour", "--job-name=diamond-bench-trial", "--parsable", file.name)

@@ -1,9 +1,9 @@
 """Runs in an allocation: a small sweep over the task's jobs, one process each. When SLURM asks for it, the jobs save and the task is
 requeued.
 
-SLURM sends SIGUSR2 before the time limit, and on preemption if the cluster is set up for it: the jobs save at their next step boundary, and
-the task is requeued as often as necessary. On SIGTERM (scancel, or preemption that requeues by itself) the jobs only save. A failed job is
-tried again `retries` times, after a pause that doubles each time.
+SLURM sends SIGUSR2 before the time limit, and on preemption if the cluster is configured for it. The jobs save at their next step boundary,
+and the task is requeued as often as necessary. On SIGTERM (scancel, or preemption that requeues by itself) the jobs only save. A failed job
+is tried again `retries` times, after a pause that doubles each time.
 """
 
 import errno
@@ -82,7 +82,7 @@ class _Signals(Interrupts):
 
 
 class TaskFailed(Exception):
-    """Some of the task's jobs are not done. The exit code tells SLURM, so that jobs which depend on them do not start."""
+    """Some of the task's jobs are not done. The exit code tells SLURM not to start jobs that depend on them."""
 
 
 def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
@@ -124,7 +124,7 @@ def _run_task(root: str, name: str, jobs: Sequence[str]) -> None:
     except UserError as error:
         if _disk_is_full(error):
             raise
-        # no worker could start, as on a node whose GPU is broken
+        # no worker could start, as on a node with a broken GPU
         summary = Summary((), (), dict.fromkeys(todo, " ".join(str(error).split())), {}, (), (), stopped=False)
     at_limit = signals.requeue and _at_limit(batch, began)
     memory = _learned(memory, batch, store, summary, at_limit)

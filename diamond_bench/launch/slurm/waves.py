@@ -17,21 +17,21 @@ from dataclasses import dataclass
 from diamond_bench.store.jobspec import JobRef, JobSpec
 
 Element = tuple[int, int]
-"""(number of the array in the list, number of its element)"""
+"""(number of the array in the list, number of its element)."""
 Condition = Element | str
 """A task to wait for: an element of one of these arrays, or SLURM's id of a task submitted earlier."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """Tasks to be submitted together."""
+    """Tasks to submit together."""
 
     kind: str
     tasks: tuple[tuple[JobRef, ...], ...]
     aligned: int | None = None
-    """The array whose element i element i waits for."""
+    """The array whose element i must end before element i begins."""
     after: tuple[Condition, ...] = ()
-    """Tasks that all elements wait for."""
+    """Tasks that must end before any element begins."""
 
 
 @dataclass(frozen=True)
