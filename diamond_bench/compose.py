@@ -1,4 +1,4 @@
-"""From Hydra's groups and a user's overrides to plain config data. One composition a set of group choices, no torch."""
+"""From Hydra's groups and a user's overrides to plain config data. One composition per set of group choices. Without torch."""
 
 import contextlib
 import functools
@@ -20,28 +20,28 @@ from diamond_bench.typed import to_plain
 CONF = Path(__file__).parent / "conf"
 _REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES, "family": WORLD_FAMILIES}
 STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
-"""Overrides that configure the study, not a run."""
+"""Overrides that configure the study; all other keys configure the run."""
 MAX_TOKEN = 100_000
-"""Longest override, in characters."""
+"""Maximum length of an override in characters."""
 MAX_SWEPT = 10_000
-"""Most values of one override."""
+"""Maximum number of values of one override."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """One `key=value` of the command line or of a study; `values` has several entries where it sweeps."""
+    """One `key=value` of the command line or of a study. `values` has several entries if it sweeps."""
 
     key: str
     values: tuple[Any, ...]
 
     @property
     def is_group(self) -> bool:
-        """Whether the key chooses a group's option (objective=ddpm) rather than setting a value (objective.loc=0)."""
+        """Whether the key chooses a group's option (objective=ddpm) and does not set a value (objective.loc=0)."""
         return self.key in groups()
 
     @property
     def value(self) -> Any:
-        """The only value. Raises UserError where the override sweeps."""
+        """The only value. Raises UserError if the override sweeps."""
         if len(self.values) != 1:
             raise UserError(f"{self.key}: takes one value, got {len(self.values)}: {', '.join(map(str, self.values))}")
         return self.values[0]
@@ -49,7 +49,7 @@ class Override:
 
 @functools.cache
 def groups() -> dict[str, tuple[str, ...]]:
-    """Hydra's groups and their options: the files of conf/, and the options that only the registries name."""
+    """Hydra's groups and their options: the files of conf/, and the options that exist only in registries."""
     found: dict[str, list[str]] = {}
     for file in sorted(CONF.glob("*/**/*.yaml")):
         found.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
@@ -61,12 +61,12 @@ def groups() -> dict[str, tuple[str, ...]]:
 
 @functools.cache
 def scale_keys(scale: str) -> frozenset[str]:
-    """The dotted keys that a scale sets: overriding one of them makes the scale `name*`."""
+    """The dotted keys that a scale sets. Overriding one of them changes the scale's name to `name*`."""
     return frozenset(_leaves(read_yaml(CONF / "scale" / f"{scale}.yaml"), ""))
 
 
 def parse(tokens: Sequence[str]) -> list[Override]:
-    """Overrides in Hydra's grammar (a=1, a=1,2, a=[1,2], a=null). Raises UserError on all it does not take."""
+    """Parses overrides in Hydra's grammar (a=1, a=1,2, a=[1,2], a=null). Raises UserError for anything else."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
@@ -112,7 +112,7 @@ def parse(tokens: Sequence[str]) -> list[Override]:
 
 
 def _check_bounded(token: str, parsed: str) -> None:
-    """Refuses what would take the parser minutes or end it; `parsed` is the text that its grammar reads."""
+    """Refuses input that would take the parser minutes or crash it. `parsed` is the text that its grammar reads."""
     if len(token) > MAX_TOKEN or len(parsed.encode(errors="replace")) > MAX_TOKEN:
         raise UserError(f"{token!r}: {len(token):,} characters; expected at most {MAX_TOKEN:,}")
     if any(character in token for character in map(chr, (*range(9), *range(11, 32), 127))):
@@ -175,7 +175,7 @@ def _leaves(mapping: dict[str, Any], prefix: str) -> Iterator[str]:
 
 @functools.cache
 def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """Hydra's composition for these (group, option) choices, as plain data; do not modify what is returned."""
+    """Hydra's composition for these (group, option) choices, as plain data. Do not modify the result."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -200,8 +200,8 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 
 
 def cluster_profile(option: str) -> dict[str, Any]:
-    """The content of cluster=`option` in addition to its name: nothing for one of conf/cluster, else the content of the user's own profile.
-    That is the YAML file of this path, or of this name in $XDG_CONFIG_HOME/diamond_bench/clusters (by default ~/.config). Raises
+    """The content of cluster=`option` in addition to its name: nothing for an option of conf/cluster, else the content of the user's own
+    profile. That is the YAML file at this path, or with this name in $XDG_CONFIG_HOME/diamond_bench/clusters (by default ~/.config). Raises
     UserError."""
     if option in groups()["cluster"]:
         return {"name": option}
@@ -225,7 +225,7 @@ def cluster_profile(option: str) -> dict[str, Any]:
 
 
 def _without_profile(choices: tuple[tuple[str, str], ...]) -> tuple[tuple[tuple[str, str], ...], dict[str, Any]]:
-    """The choices with a cluster of ours in place of a user's profile, and what that profile says."""
+    """The choices with a shipped cluster in place of a user's profile, and the content of that profile."""
     option = dict(choices).get("cluster")
     profile = cluster_profile(option) if option is not None else {}
     named = {"cluster": str(profile["name"])} if profile else {}
@@ -233,7 +233,7 @@ def _without_profile(choices: tuple[tuple[str, str], ...]) -> tuple[tuple[tuple[
 
 
 def with_groups(mapping: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested plain data with another's values laid over it."""
+    """A copy of nested plain data, updated with another's values."""
     both = {
         key: with_groups(mapping[key], value)
         for key, value in over.items()
@@ -243,7 +243,7 @@ def with_groups(mapping: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]
 
 
 def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested plain data with dotted keys set. Wrong names are left for `typed.build` to refuse."""
+    """A copy of nested plain data with dotted keys set. `typed.build` refuses wrong names later."""
     out = dict(mapping)
     for dotted, value in values.items():
         first, _, rest = dotted.partition(".")
@@ -258,7 +258,7 @@ def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, An
 
 
 def output_root(overrides: Sequence[Override]) -> Path:
-    """The store's folder: output_dir=, else $DIAMOND_BENCH_OUTPUTS, else ./outputs. Raises UserError where it is a file."""
+    """The store's folder: output_dir=, else $DIAMOND_BENCH_OUTPUTS, else ./outputs. Raises UserError if it is a file."""
     given = next((str(o.value) for o in overrides if o.key == "output_dir"), None)
     with contextlib.suppress(RuntimeError):
         root = Path(given or os.environ.get("DIAMOND_BENCH_OUTPUTS") or "outputs").expanduser()

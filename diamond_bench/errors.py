@@ -1,30 +1,30 @@
-"""The one exception a person sees as a message instead of a traceback."""
+"""The exception that the user sees as a message without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 MAX_CHARACTERS = 2000
-"""Longest message; a longer one loses its middle, where an over-long value stands."""
+"""Maximum length of a message. A longer one loses its middle, which contains the overlong value."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints the message alone, at most MAX_CHARACTERS long, and exits with code 2."""
+    """A mistake that the user can correct. The command line prints only the message, of at most MAX_CHARACTERS, and exits with code 2."""
 
     def __init__(self, message: object = ""):
         super().__init__(shortened(str(message), MAX_CHARACTERS))
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, or its first and last characters around the number of those left out, where it has more than `most`."""
+    """The text, or its first and last characters around the number of omitted ones if it has more than `most`."""
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]} ... ({len(text) - most:,} characters left out) ... {text[-most // 3 :]}"
 
 
 def nearest(word: str, candidates: Iterable[str], most: int = 3, within: str = "") -> str:
-    """A clause naming what `word` may have meant: `did you mean a, b?`, or all valid names where nothing is near.
+    """A clause with the names that `word` may have meant: `did you mean a, b?`, or all valid names if none is near.
 
-    `within` is written before each name that is offered.
+    `within` is written before each suggested name.
     """
     word = shortened(str(word), 200)  # the comparison takes quadratic time
     names = sorted({str(name) for name in candidates})

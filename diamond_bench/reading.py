@@ -1,4 +1,4 @@
-"""Files that a user or another program wrote: only regular files of bounded size are read; one loader for all YAML, one for all JSON."""
+"""Reads files that a user or another program wrote: only regular files of bounded size. One loader for all YAML, one for all JSON."""
 
 import json
 import math
@@ -15,31 +15,31 @@ import yaml
 from diamond_bench.errors import UserError
 
 MAX_BYTES = 1_000_000
-"""Largest YAML file, in bytes; the largest shipped study has about 5,000."""
+"""Maximum size of a YAML file in bytes. The largest shipped study has about 5,000."""
 MAX_VALUES = 100_000
-"""Most values in a YAML file, each counted as often as aliases repeat it."""
+"""Maximum number of values in a YAML file. Values behind aliases count as often as they are used."""
 MAX_LEVELS = 32
-"""Deepest nesting of a YAML file, aliases followed."""
+"""Maximum nesting of a YAML file, with aliases followed."""
 MAX_DIGITS = 100
-"""Longest text of a number."""
+"""Maximum length of a number's text."""
 DEEPEST = 64
-"""Levels of objects and lists that a JSON file may have."""
+"""Maximum number of levels of objects and lists in a JSON file."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PART = 2**24
-"""Bytes read at once: a reader reserves memory for all that it asks for."""
+"""Bytes per read, since a reader allocates memory for all that it requests."""
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _TAG = "tag:yaml.org,2002:"
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NotAFile(OSError):
-    """A FIFO, socket, device, folder or over-long file where a file of bounded size is expected; `strerror` says which."""
+    """A FIFO, socket, device, folder or file that is too large, in place of a file of bounded size. `strerror` says which."""
 
 
 def read_file(path: Path | str, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. Never waits, as reading a FIFO would.
+    """The content of a regular file of at most `most` bytes. Never blocks, as reading a FIFO would.
 
-    Raises OSError: FileNotFoundError and its like from the system, NotAFile for another kind of file or one with more bytes.
+    Raises OSError: FileNotFoundError and similar errors from the system, and NotAFile for another kind of file or one with more bytes.
     """
     descriptor = open_file(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -52,7 +52,7 @@ def read_file(path: Path | str, most: int) -> bytes:
 
 
 def open_file(path: Path | str) -> int:
-    """A descriptor that reads a regular file. Raises OSError, NotAFile where it is another kind of file; never waits."""
+    """A descriptor that reads a regular file. Raises OSError, and NotAFile for another kind of file. Never blocks."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError:
@@ -65,14 +65,14 @@ def open_file(path: Path | str) -> int:
 
 
 def read_json(path: Path | str, most: int) -> dict[str, Any]:
-    """The JSON object in a regular file of at most `most` bytes. Raises OSError as `read_file` does, and ValueError as `load_json` does."""
+    """The JSON object in a regular file of at most `most` bytes. Raises OSError, see `read_file`, and ValueError, see `load_json`."""
     return load_json(read_file(path, most))
 
 
 def load_json(data: bytes | str) -> dict[str, Any]:
-    """The JSON object in a text. Raises ValueError, which says what is wrong.
+    """The JSON object in a text. Raises ValueError with the problem.
 
-    It holds at most DEEPEST levels, finite numbers, and text that can be encoded. Its caller bounds the size and checks the shape.
+    It has at most DEEPEST levels, finite numbers, and text that can be encoded. The caller bounds the size and checks the shape.
     """
     try:
         data = data.encode() if isinstance(data, str) else data
@@ -115,27 +115,27 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain data in a YAML file. Raises OSError as `read_file` does, and UserError as `load_yaml` does."""
+    """The plain data in a YAML file. Raises OSError, see `read_file`, and UserError, see `load_yaml`."""
     return load_yaml(read_file(path, MAX_BYTES), str(path))
 
 
 @dataclass(frozen=True)
 class _Value:
-    """A value of the file with what aliases of it cost."""
+    """A value of the file with the cost of its aliases."""
 
     data: Any
     count: int = 1
-    """Values in it, itself included."""
+    """Values in it, including itself."""
     levels: int = 0
     """Levels of nesting below it."""
 
 
 def load_yaml(content: bytes | str, where: str) -> Any:
-    """The one document of a YAML text as dicts, lists, texts, numbers, true, false and None.
+    """The single document of a YAML text as dicts, lists, texts, numbers, true, false and None.
 
-    This is YAML 1.1 as PyYAML's safe loader reads it, anchors and merge keys (`<<: *name`) included, with these differences: a date is a
-    text, a key that is given twice is an error, and so is a cycle, a tag of another type, a number that no float can hold, and more than
-    MAX_BYTES bytes, MAX_VALUES values or MAX_LEVELS levels. Raises UserError, which begins with `where` and names the line.
+    This is YAML 1.1 as PyYAML's safe loader reads it, including anchors and merge keys (`<<: *name`), with these differences: a date is a
+    text. These are errors: a key that is given twice, a cycle, a tag of another type, a number beyond the range of floats, and more than
+    MAX_BYTES bytes, MAX_VALUES values or MAX_LEVELS levels. Raises UserError, whose message begins with `where` and names the line.
     """
     if len(content) > MAX_BYTES:
         raise UserError(f"{where}: it has {len(content):,} bytes; at most {MAX_BYTES:,} are read as YAML")
@@ -154,7 +154,7 @@ def load_yaml(content: bytes | str, where: str) -> Any:
 
 
 class _Reader:
-    """Builds the data from the parser's events, so that every bound is checked before anything is expanded."""
+    """Builds the data from the parser's events, so that all bounds are checked before anything is expanded."""
 
     def __init__(self, where: str, text: str):
         self.where = where
@@ -243,14 +243,14 @@ class _Reader:
         return _collected(content, parts, extra)
 
     def merged_groups(self, event: Any, value: Any) -> list[dict[Any, Any]]:
-        """The groups of a merge key, those that win last."""
+        """The groups of a merge key, in ascending order of precedence."""
         groups = value if isinstance(value, list) else [value]
         if not all(isinstance(group, dict) for group in groups):
             self.refuse(event, "<< merges groups of keys: <<: *name or <<: [*one, *other]")
         return list(reversed(groups))
 
     def tag(self, event: Any) -> str:
-        """The short name of a scalar's type; dates and `=` are texts."""
+        """The short name of a scalar's type. Dates and `=` are texts."""
         if event.tag is not None and event.tag != "!":
             return str(event.tag).removeprefix(_TAG)
         found = self.scalars.resolve(yaml.ScalarNode, event.value, event.implicit if event.tag is None else (False, True))

@@ -1,4 +1,4 @@
-"""Shapes of data read from JSON: a shape is a function that raises `Mismatch` for a value it does not accept."""
+"""Shapes of data read from JSON. A shape is a function that raises `Mismatch` for a value it does not accept."""
 
 import reprlib
 from collections.abc import Callable, Mapping
@@ -8,12 +8,12 @@ Shape = Callable[[Any], None]
 _MAX_TEXT = 1_000_000
 _MAX_WHOLE = 2**53
 _MAX_NUMBER = 1e300
-"""Work in FLOP is written as a whole number and passes 2**53."""
+"""Work in FLOP is written as an integer and can exceed 2**53."""
 _MAX_SECONDS = 1e12
 
 
 class Mismatch(ValueError):
-    """A value that a shape does not accept: where it stands, what was expected, what was found."""
+    """A value that a shape does not accept: its place, the expectation, and the value."""
 
     def __init__(self, expected: str, found: Any):
         super().__init__(expected)
@@ -30,7 +30,7 @@ class Mismatch(ValueError):
 
 
 def anything(value: Any) -> None:
-    """Any JSON value: it is shown and never computed with."""
+    """Any JSON value, for data that is shown and never computed with."""
 
 
 def text(value: Any) -> None:
@@ -66,7 +66,7 @@ def seconds(value: Any) -> None:
 
 
 def measure(value: Any) -> None:
-    """A number of the results table; NaN and infinities are text, since JSON has none."""
+    """A number of the results table. NaN and infinities are text, since JSON has none."""
     if value not in ("nan", "inf", "-inf"):
         number(value)
 
@@ -95,7 +95,7 @@ def listing(shape: Shape, least: int = 0) -> Shape:
 
 
 def row(*shapes: Shape) -> Shape:
-    """A list of as many values, each of its own shape."""
+    """A list with one value for each shape."""
 
     def check(value: Any) -> None:
         if not isinstance(value, list) or len(value) != len(shapes):
@@ -120,7 +120,7 @@ def mapping(shape: Shape, key: Shape = anything) -> Shape:
 
 
 def record(needed: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:
-    """An object with the `needed` keys; `optional` ones may be absent, and others are not looked at."""
+    """An object with the `needed` keys. `optional` ones may be absent, and other keys are ignored."""
     shapes = {**needed, **(optional or {})}
 
     def check(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Shapes of a game's frames and actions, and what else it tells: rewards and ends. Plain data; gymnasium only where a space is made."""
+"""Shapes of a game's frames and actions, and whether it has rewards and ends. Plain data; gymnasium is imported only to build a space."""
 
 import math
 import struct
@@ -53,18 +53,18 @@ class ActionSpec:
     """
 
     sizes: tuple[int, ...]
-    """Number of values of each column; 0 where the column is continuous."""
+    """Number of values of each column. 0 for a continuous column."""
     names: tuple[str, ...] = ()
-    """Discrete: the names of the n actions. Otherwise the names of the k columns. Empty where nobody named them."""
+    """Discrete: the names of the n actions. Otherwise the names of the k columns. Empty if there are none."""
     low: tuple[float, ...] = ()
-    """Least value of each column of a Box; empty for other kinds."""
+    """Minimum of each column of a Box. Empty for other kinds."""
     high: tuple[float, ...] = ()
-    """Greatest value of each column of a Box; empty for other kinds."""
+    """Maximum of each column of a Box. Empty for other kinds."""
     trailing: bool = False
     """Whether action tensors have a last axis of k columns."""
 
     def __post_init__(self) -> None:
-        """ValueError for a description that fits none of the three kinds."""
+        """Raises ValueError for a description that fits none of the three kinds."""
         continuous = [size == 0 for size in self.sizes]
         columns = len(self.sizes) if self.trailing else sum(self.sizes)
         bounds = len(self.sizes) if all(continuous) else 0
@@ -91,7 +91,7 @@ class ActionSpec:
 
     @classmethod
     def continuous(cls, low: tuple[float, ...], high: tuple[float, ...], names: tuple[str, ...] = ()) -> "ActionSpec":
-        """Several numbers at once, number i from `low[i]` to `high[i]`, as float32 holds these bounds."""
+        """Several numbers at once. Number i goes from `low[i]` to `high[i]`, in float32."""
         return cls((0,) * len(low), names, _as_float32(low), _as_float32(high), trailing=True)
 
     @property
@@ -101,7 +101,7 @@ class ActionSpec:
 
     @property
     def width(self) -> int:
-        """Columns of the concatenated one-hots (a continuous column is one number): an embedding is a linear map of them."""
+        """Number of columns of the concatenated one-hots (a continuous column is one number): an embedding is a linear map of them."""
         return sum(size or 1 for size in self.sizes)
 
     @property
@@ -111,12 +111,12 @@ class ActionSpec:
 
     @property
     def dtype(self) -> Literal["int64", "float32"]:
-        """Of arrays and tensors of actions."""
+        """dtype of arrays and tensors of actions."""
         return "float32" if self.low else "int64"
 
     @property
     def withheld(self) -> float:
-        """The value that stands for "no action": NaN where continuous, else -1, in every column."""
+        """The value of a withheld action in every column: NaN if continuous, else -1."""
         return math.nan if self.low else -1
 
     def __str__(self) -> str:
@@ -136,7 +136,8 @@ class ActionSpec:
 
     @classmethod
     def of_space(cls, space: "gymnasium.Space[Any]", names: tuple[str, ...] = ()) -> "ActionSpec":
-        """The spec of a gymnasium space. UserError for a space that is none of the three kinds, starts past 0, or has no bounds."""
+        """The spec of a gymnasium space. Raises UserError for a space that is none of the three kinds, does not start at 0, or has no
+        bounds."""
         from gymnasium import spaces
 
         try:
@@ -151,7 +152,7 @@ class ActionSpec:
         raise UserError(f"action space {space}: expected Discrete from 0, MultiDiscrete from 0 with one axis, or Box with one axis")
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_plain` reads it."""
+        """Converts the spec to plain data for JSON, which `from_plain` reads."""
         plain: dict[str, Any] = {"kind": self.kind, "sizes": list(self.sizes)}
         if self.names:
             plain["names"] = list(self.names)
@@ -161,7 +162,7 @@ class ActionSpec:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "ActionSpec":
-        """The spec that `to_plain` wrote. ValueError where it is damaged."""
+        """The spec that `to_plain` wrote. Raises ValueError if it is damaged."""
         ACTIONS(plain)
         sizes, names, low, high = (tuple(plain.get(key, ())) for key in ("sizes", "names", "low", "high"))
         spec = cls(sizes, names, low, high, trailing=plain["kind"] != "Discrete")
@@ -178,16 +179,16 @@ def _as_float32(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 ACTIONS = record({"kind": text, "sizes": listing(count, 1)}, {"names": listing(text), "low": listing(number), "high": listing(number)})
-"""The shape of an `ActionSpec` as JSON."""
+"""The JSON shape of an `ActionSpec`."""
 
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """What a game shows, takes and tells."""
+    """The frames and actions of a game, and whether it has rewards and ends."""
 
     frames: FrameSpec
     actions: ActionSpec
     rewards: bool = True
     """Whether a step gives a reward."""
     ends: bool = True
-    """Whether an episode can end by itself; a time limit is no end."""
+    """Whether an episode can end by itself. A time limit is not an end."""

@@ -1,8 +1,8 @@
-"""Texts in CSV files that a spreadsheet must not take for formulas.
+"""Protection of texts in CSV files from being read as formulas by spreadsheets.
 
-A text that begins with =, +, -, @, a tab, a carriage return, a newline or an apostrophe gets an apostrophe before it, as spreadsheets'
-guides advise. Numbers stay as they are, and so do single characters. A program that reads such a file removes one apostrophe from the
-beginning of each text that has one: `text.removeprefix("'")`.
+A text that begins with =, +, -, @, a tab, a carriage return, a newline or an apostrophe is prefixed with an apostrophe, as guides for
+spreadsheets advise. Numbers and single characters are unchanged. A program that reads such a file removes one apostrophe from the beginning
+of each text that has one: `text.removeprefix("'")`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _FIRST = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 def with_mark(value: Any) -> Any:
-    """The cell as it is written: a text that could pass for a formula with an apostrophe before it, anything else unchanged."""
+    """The cell to write: a text that could pass for a formula gets an apostrophe, and anything else is unchanged."""
     if not isinstance(value, str) or not value.startswith(_FIRST) or (len(value) == 1 and value != "'"):
         return value
     try:
@@ -25,7 +25,7 @@ def with_mark(value: Any) -> Any:
 
 
 def csv_text(frame: "pd.DataFrame", **options: Any) -> str:
-    """A table as CSV without its index, texts and column names marked; `options` are those of pandas' to_csv."""
+    """A table as CSV without its index, with texts and column names protected. `options` are those of pandas' to_csv."""
     marked = frame.rename(columns=with_mark)
     for place, kind in enumerate(marked.dtypes):
         if kind.kind not in "biufcM":

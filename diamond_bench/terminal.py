@@ -13,17 +13,17 @@ from rich.segment import Segment
 from diamond_bench.errors import UserError
 
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters save newline and tab, and the characters that change the direction of text."""
+"""Control characters except newline and tab, and the characters that change the direction of text."""
 
 
 def visible(text: str) -> str:
-    """The text with control characters and changes of direction as escapes, such as \\x1b; newlines and tabs stay."""
+    """The text with control characters and changes of direction as escapes, such as \\x1b. Newlines and tabs stay."""
     return _HIDDEN.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
 
 
 class SafeConsole(Console):
-    """A rich console that prints every text as `visible` shows it, without replacing `:name:` by an emoji. Raises UserError if its file
-    cannot be written."""
+    """A rich console that prints every text as `visible` does, without replacing `:name:` by an emoji. Raises UserError if its file cannot
+    be written."""
 
     def __init__(self, **options: Any):
         super().__init__(**{"emoji": False, **options})
@@ -35,7 +35,7 @@ class SafeConsole(Console):
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
     def write(self, text: str) -> None:
-        """Writes a text as `visible` shows it, without rich's markup, wrapping and styles."""
+        """Writes a text as `visible` does, without rich's markup, wrapping and styles."""
         with _writing():
             self.file.write(visible(text))
             self.file.flush()

@@ -1,4 +1,4 @@
-"""Configs from plain data and back, with every mistake named; and what of a config makes an identity."""
+"""Conversion of configs from and to plain data, with a message for every mistake, and the part of a config that enters identities."""
 
 import dataclasses
 import functools
@@ -14,14 +14,14 @@ from diamond_bench.errors import UserError, nearest
 
 T = TypeVar("T")
 MAX_TEXT = 4096
-"""Longest text of a setting, in characters: a path of Linux."""
+"""Maximum length of a setting's text in characters: that of a path in Linux."""
 MAX_ITEMS = 1000
-"""Longest list of a setting."""
+"""Maximum length of a setting's list."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def build(cls: type[T], mapping: Any, path: str = "") -> T:
-    """A `cls` from plain data (YAML, JSON). Raises UserError naming the offending key, and the nearest valid one."""
+    """Builds a `cls` from plain data (YAML, JSON). Raises UserError with the offending key and the nearest valid one."""
     if not isinstance(mapping, Mapping):
         raise UserError(f"{path or cls.__name__}: expected a group of keys, got {mapping!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> A
 
 
 def _check_bounded(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
-    """Raises UserError for infinities, integers beyond 64 bits, over-long texts and control characters, which no setting can use."""
+    """Raises UserError for infinities, integers beyond 64 bits, overlong texts and control characters, which no setting accepts."""
     if isinstance(value, float) and math.isinf(value) and math.inf not in (metadata.get("default"), metadata.get("maximum")):
         raise UserError(f"{path}={value!r}: expected a finite number")
     if isinstance(value, int) and abs(value) >= 2**63:
@@ -122,7 +122,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Plain data (JSON, YAML) of a config; `build` reads it back. Infinity becomes the text "inf"."""
+    """Converts a config to plain data (JSON, YAML), which `build` reads. Infinity becomes the text "inf"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):

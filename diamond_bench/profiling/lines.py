@@ -1,4 +1,4 @@
-"""The content of a profile: its lines, the values derived from timings, and notes for the reader. No torch."""
+"""The content of a profile: its lines, the values derived from timings, and notes for the reader. Without torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -169,8 +169,8 @@ def per_epoch(config: TrainAgent) -> Mapping[str, float]:
 
 
 def per_run(config: TrainAgent) -> Mapping[str, float]:
-    """Most occurrences of each part in a whole run. The initial collection takes at most agent.initial_steps; each further step leaves
-    fewer for later epochs."""
+    """Maximum number of occurrences of each part in a whole run. The initial collection takes at least agent.initial_steps, and each
+    further step leaves fewer for later epochs."""
     counts = updates(config)
     return _occurrences(counts.denoiser, counts.reward_end, counts.actor_critic, config.agent.budget)
 

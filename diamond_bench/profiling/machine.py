@@ -1,4 +1,4 @@
-"""The peak rate of a device, and how often the host waits for it."""
+"""The peak rate of a device, and the number of times the host waits for it."""
 
 import time
 import warnings
@@ -61,7 +61,7 @@ def _once(work: Work, wait: Callable[[], object]) -> float:
 
 
 def host_synchronisations(step: Callable[[], object], steps: int, device: torch.device) -> float | None:
-    """How often one step waits for the device, as torch counts it. None on the CPU, where there is nothing to wait for."""
+    """Number of times one step waits for the device, as counted by torch. None on the CPU, where there is nothing to wait for."""
     if device.type != "cuda":
         return None
     mode = torch.cuda.get_sync_debug_mode()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 UPDATES = ("denoiser", "reward_end", "actor_critic")
 MAX_UPDATES = 60
-"""A cycle has about this many updates at most, so that a slice of a few seconds holds several cycles."""
+"""Approximate maximum number of updates per cycle, so that a slice of a few seconds contains several cycles."""
 _REAL_ROWS = 1024
 _POLL_SECONDS = 0.01
 
@@ -28,11 +28,11 @@ class PackedRun:
 
     training: TrainAgent
     turn: float = 0.0
-    """Where in a cycle the run begins, in [0, 1): runs that share a device are not at the same point of their epochs."""
+    """The start position in a cycle, in [0, 1), so that runs that share a device are not at the same point of their epochs."""
 
     @property
     def execution(self) -> ExecutionConfig:
-        """How the run computes; the worker takes the number of threads from here."""
+        """The run's execution, from which the worker takes the number of threads."""
         return self.training.execution
 
 
@@ -41,7 +41,7 @@ KINDS: Mapping[str, Kind] = {"packed_run": Kind(PackedRun, "diamond_bench.profil
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Files in the folder of a run, by which a measurement lets it wait while others work, and sees how far it is."""
+    """Files in the folder of a run, through which a measurement pauses it while others work, and reads its progress."""
 
     folder: Path
 
@@ -57,7 +57,7 @@ class RunFiles:
 
     @property
     def ends(self) -> Path:
-        """The run appends a line per cycle: when it ended, in seconds on the system's monotonic clock."""
+        """The run appends a line per cycle: its end, in seconds on the system's monotonic clock."""
         return self.folder / "ends"
 
     def read_ends(self) -> Sequence[float]:
@@ -67,7 +67,7 @@ class RunFiles:
 
 
 def run(config: PackedRun, context: JobContext) -> Result:
-    """Works until it is asked to stop. The fact `bytes` is the most memory held at once. A run is never resumed."""
+    """Works until it is asked to stop. The fact `bytes` is its peak memory. A run is never resumed."""
     import torch
 
     from diamond_bench.jobs.memory import reserved_bytes, reset_peak
@@ -99,22 +99,23 @@ def run(config: PackedRun, context: JobContext) -> Result:
 
 
 def mixture(config: TrainAgent) -> Mapping[str, int]:
-    """How often each kind of work occurs in a later epoch that collects; work that the config asks for 0 times is left out."""
+    """Number of occurrences of each kind of work in a later epoch that collects. Work that the config asks for 0 times is left out."""
     agent = config.agent
     counts = (agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates, agent.steps_per_epoch)
     return {name: count for name, count in zip((*UPDATES, "real_step"), counts, strict=True) if count}
 
 
 def cycles_of(counts: Mapping[str, int]) -> int:
-    """Into how many cycles an epoch is cut: as many as the whole numbers of updates allow, and at least one for MAX_UPDATES updates."""
+    """Number of cycles into which an epoch is divided: as many as the whole numbers of updates allow, and at least one per MAX_UPDATES
+    updates."""
     updates = [count for name, count in counts.items() if name in UPDATES]
     return max(math.gcd(*updates), math.ceil(sum(updates) / MAX_UPDATES), 1)
 
 
 def cycle(counts: Mapping[str, int], number: int, turn: float = 0.0) -> Sequence[tuple[str, int]]:
-    """The work of a cycle in order, as (kind, how many at once): kinds take turns, real steps come in one go.
+    """The work of a cycle in order, as (kind, repetitions). Kinds alternate, and real steps come in one block.
 
-    If a count is no multiple of the number of cycles, some cycles do one more than others, and an epoch of cycles does the count.
+    If a count is no multiple of the number of cycles, some cycles do one more than others, so that an epoch of cycles does the count.
     """
     pieces = cycles_of(counts)
     due = {name: (number + 1) * count // pieces - number * count // pieces for name, count in counts.items()}
@@ -126,17 +127,18 @@ def cycle(counts: Mapping[str, int], number: int, turn: float = 0.0) -> Sequence
 
 
 def with_frequent_loads(config: TrainAgent) -> TrainAgent:
-    """The same training with start segments loaded every few updates, not for hundreds of updates at once in one of the cycles."""
+    """The same training, but with start segments loaded every few updates, not for hundreds of updates at once in one of the cycles."""
     from diamond_bench.imagination.starts import BURN_IN_BATCH_SIZE
 
     settings = config.actor_critic
-    blocks = settings.steps_per_update + -(-BURN_IN_BATCH_SIZE // settings.batch_size)  # a rollout's, and what is burnt in at once
+    # the segments of a rollout, and those that are burnt in at once
+    blocks = settings.steps_per_update + -(-BURN_IN_BATCH_SIZE // settings.batch_size)
     return replace(config, actor_critic=replace(settings, preload=min(settings.preload, blocks)))
 
 
 def works_of(config: TrainAgent, device: "torch.device") -> Mapping[str, Callable[[int], object]]:
-    """A function per kind of work that does it a given number of times, with fresh networks, random data, and a replay as large as that of
-    a finished training."""
+    """For each kind of work, a function that does it a given number of times, with fresh networks, random data, and a replay as large as
+    that of a finished training."""
     import torch
 
     from diamond_bench.data.replay import Replay

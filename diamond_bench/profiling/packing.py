@@ -25,27 +25,27 @@ from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import TrainAgent
 
 PAIRS = 6
-"""Even: each way is as often the first of a pair as the second."""
+"""An even number: each alternative is as often the first of a pair as the second."""
 SLICE_SECONDS = 5.0
-"""A slice lasts at least this long."""
+"""Minimum duration of a slice."""
 _MIN_ENDS = 3
-"""Ends of cycles in a slice, at least: the time between the first and the last of them is what counts."""
+"""Minimum number of ends of cycles in a slice. The rate counts the time between the first and the last of them."""
 _WARM_CYCLES = 2
-"""The first may compile and record."""
+"""the first cycles may compile and record"""
 _DAY = 86400.0
 _POLL_SECONDS = 0.05
 _KINDS = "diamond_bench.profiling.packed_run:KINDS"
 _LAST_LINES = 6
-"""Lines of the log of a run that failed, which the message repeats."""
+"""Lines from the end of a failed run's log that the message repeats."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What is measured: a training alone on the device, and each of `packed` such trainings at once."""
+    """The alternatives that are measured: a single training on the device, and each of `packed` such trainings at once."""
 
     training: TrainAgent
     packed: tuple[int, ...]
-    """Numbers of processes, 2 at least, measured one after the other."""
+    """Numbers of processes, at least 2, measured one after the other."""
     mps: bool = False
     """Whether the runs share the device through CUDA's Multi-Process Service."""
     seconds: float = SLICE_SECONDS
@@ -54,16 +54,16 @@ class Packing:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run alone against some number of runs at once."""
+    """One run alone compared with several runs at once."""
 
     processes: int
     threads: tuple[int, int]
-    """CPU threads of the one alone, and of each of the packed runs."""
+    """CPU threads of the single run, and of each of the packed runs."""
     alone: tuple[float, ...]
     packed: tuple[float, ...]
-    """Cycles per second, pair by pair, of all runs together."""
+    """Cycles per second in each pair, over all runs."""
     order: str
-    """The slices in turn: a for alone, p for packed."""
+    """The slices in order: a for alone, p for packed."""
     bytes: int
     """Memory of all packed runs together."""
 
@@ -72,9 +72,10 @@ Tick = Callable[[float, str], object]
 
 
 def run(config: Packing, context: JobContext) -> Result:
-    """Measures and leaves no file: `lines` in the facts (see `Line`) and rows. Nothing of it outlives an interruption.
+    """Measures the alternatives. The results are in the facts (`lines`, see `Line`) and rows; there are no files. Nothing is kept after an
+    interruption.
 
-    Raises Interrupted; UserError where a run fails, or the Multi-Process Service that the config asks for is not running.
+    Raises Interrupted, and UserError if a run fails, or if the Multi-Process Service that the config asks for is not running.
     """
     service = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "")
     if config.mps and not service:
@@ -102,11 +103,11 @@ def run(config: Packing, context: JobContext) -> Result:
 
 
 def measure(config: Packing, processes: int, device: str, tick: Tick = lambda share, text: None, pairs: int = PAIRS) -> Measured:
-    """Slices of one run alone and of several at once, in turn and every other pair backwards.
+    """Slices of one run alone and of several at once, alternating, with every other pair in reverse order.
 
-    On the CPU, where threads are divided, the one alone is a further run with all threads of the config. Otherwise it is one of the
-    packed runs. `tick` is called several times per second with the share that is done and what is going on, and may raise to end it.
-    Raises UserError, with the end of its log, where a run fails.
+    On the CPU, where threads are divided, the single run is a further run with all threads of the config. Otherwise it is one of the packed
+    runs. `tick` is called several times per second with the finished share and a description of the work, and may raise to end it. Raises
+    UserError, with the end of its log, if a run fails.
     """
     specs = jobs(config.training, device, processes)
     packed, alone = range(processes), [processes if len(specs) > processes else 0]
@@ -126,8 +127,8 @@ def measure(config: Packing, processes: int, device: str, tick: Tick = lambda sh
 
 
 def jobs(training: TrainAgent, device: str, processes: int) -> Sequence[JobSpec]:
-    """The packed runs, each with a seed and a place in the cycle of its own. On the CPU they divide the config's threads. If that gives
-    each of them fewer, the last job is the one alone, with all threads."""
+    """The packed runs, each with its own seed and position in the cycle. On the CPU they divide the config's threads. If that gives each of
+    them fewer, the last job is the single run, with all threads."""
     threads = training.execution.num_threads
     each = max(1, threads // processes) if device == "cpu" else threads
 
@@ -141,8 +142,8 @@ def jobs(training: TrainAgent, device: str, processes: int) -> Sequence[JobSpec]
 
 
 class _Runs:
-    """Runs that share a device: an ordinary sweep, in a store that is removed with it. `tick` is called while they are waited for, and may
-    raise to end them. A context; if it is left by an exception, the workers are killed."""
+    """Runs that share a device: an ordinary sweep, in a store that is removed with it. `tick` is called during waits, and may raise to end
+    the runs. A context: if an exception leaves it, the workers are killed."""
 
     def __init__(self, specs: Sequence[JobSpec], device: str, tick: Callable[[], object]) -> None:
         self._tick = tick
@@ -173,11 +174,11 @@ class _Runs:
         self._folder.cleanup()
 
     def warm_up(self) -> None:
-        """Lets all of them work until they neither compile nor record."""
+        """Lets all runs work until they neither compile nor record."""
         self._until(lambda: all(len(files.read_ends()) >= _WARM_CYCLES for files in self._files))
 
     def rates(self, who: Sequence[int], seconds: float) -> Sequence[float]:
-        """Cycles per second of each of `who` while just these work, for `seconds` at least: from the first end of a cycle to the last."""
+        """Cycles per second of each of `who` while only these work, for at least `seconds`: from the first end of a cycle to the last."""
         waiting = [files for number, files in enumerate(self._files) if number not in who]
         for number in who:
             self._files[number].pause.unlink(missing_ok=True)
@@ -193,7 +194,7 @@ class _Runs:
         return [(len(found) - 1) / (found[-1] - found[0]) for found in ends()]
 
     def bytes(self) -> Sequence[int]:
-        """Ends the runs. The most memory that each has held."""
+        """Ends the runs. Returns the peak memory of each."""
         self._stop.count = 1
         while not self._sweep.done():
             self._tick()
@@ -214,7 +215,7 @@ class _Runs:
             time.sleep(_POLL_SECONDS)
 
     def _failure(self) -> str:
-        """What is wrong with the first run that failed; prints its log. Raises what the sweep raised."""
+        """The problem of the first run that failed. Prints its log. Raises the sweep's exception."""
         if not self._failed:
             return f"the runs that share the device ended early: {self._sweep.result()}"
         ref, error = next(iter(self._failed.items()))
@@ -253,7 +254,7 @@ _WORDS = {"denoiser": "denoiser", "reward_end": "reward/end model", "actor_criti
 
 
 def _line(measured: Measured, name: str, what: str, level: int, unit: str, factor: float) -> Line:
-    """A line of cycles per second times `factor`: all kinds of work are done in proportion."""
+    """A line of cycles per second times `factor`: all kinds of work occur in proportion."""
     packed = spread([rate * factor for rate in measured.packed])
     alone = spread([rate * factor for rate in measured.alone])
     ratio = spread([p / a for p, a in zip(measured.packed, measured.alone, strict=True)])

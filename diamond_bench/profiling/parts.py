@@ -36,18 +36,18 @@ from diamond_bench.training.rollout import Carry, collect_rollout, reset_memory,
 _EPISODE = 200
 """Steps of a random episode."""
 _TRAINED = 3.0
-"""FLOP of an update, in forward passes: a backward pass counts as two, as in `costs.train_agent`."""
+"""FLOP of an update in forward passes: a backward pass counts as two, as in `costs.train_agent`."""
 _BACKWARD = 2.0
 _LOADED = {"cpu": 128, "cuda": 1024}
-"""Start segments that are loaded in a timing, 128 burnt in at once (`imagination.starts`): as many as make the fixed cost small."""
+"""Start segments that are loaded in a timing, 128 burnt in at once (`imagination.starts`): enough to make the fixed cost small."""
 GRAPH_CALLS = Graphed.WARM_UP + 3
 """Calls after which CUDA graphs are recorded: the sampling's first, the warm-up, the recording, and a replay."""
 _REAL_STEPS = 100
-"""Real steps of one timing, at most."""
+"""Maximum number of real steps of one timing."""
 
 
 def random_replay(config: TrainAgent, device: torch.device) -> Replay:
-    """A replay as large as that of a finished training, of random frames, actions and rewards; an episode ends every 200 steps."""
+    """A replay as large as that of a finished training, with random frames, actions and rewards. An episode ends every 200 steps."""
     size, budget, rng = config.env.frame_size, config.agent.budget, np.random.default_rng(config.seed)
     replay = Replay(budget, size, device)
     for first in range(0, budget, _EPISODE):
@@ -61,10 +61,10 @@ def random_replay(config: TrainAgent, device: torch.device) -> Replay:
 
 
 def flop_of(config: TrainAgent, device_type: str) -> dict[str, float]:
-    """FLOP of each part that networks dominate, by the part's name, counted as in planning. Only networks are counted.
+    """FLOP of each part that is dominated by networks, by the part's name, counted as in planning. Only networks count.
 
-    On CUDA a rollout resets the policy's memory of all games at every step, finished or not (`collect_rollout`'s all_rows); on the CPU only
-    where their horizon ends. Gradient flows through the burn-in of a reset, unless it is a rollout's last step.
+    On CUDA a rollout resets the policy's memory of all games at every step, finished or not (`collect_rollout`'s all_rows). On the CPU it
+    does so only at the end of their horizon. Gradient flows through the burn-in of a reset, unless it is a rollout's last step.
     """
     c, frames, actions = config, frames_of(config), ActionSpec.discrete(num_actions(config.game))
     denoise = call_flops(c, frames)
@@ -104,17 +104,17 @@ def _start_length(config: TrainAgent) -> int:
 
 
 class Parts:
-    """One way of running a training's parts: its own networks and optimisers, over a replay that all ways share."""
+    """One execution of a training's parts: its own networks and optimisers, over a replay that all executions share."""
 
     def __init__(
         self, config: TrainAgent, device: torch.device, replay: Replay, execution: Execution | None = None, contiguous: bool = False
     ) -> None:
-        """`execution`: by default what config.execution comes to; `contiguous`: convolutions' weights in PyTorch's own layout, whatever
-        `build_agent` chose."""
+        """`execution`: by default the one that config.execution resolves to. `contiguous`: keep convolutions' weights in PyTorch's own
+        layout, whatever `build_agent` chose."""
         settings = config.actor_critic
         self._whole_ring = settings.preload
         self._config = replace(config, actor_critic=replace(settings, preload=settings.steps_per_update))
-        # a ring of the config's size would burn in thousands of start segments before the first update; what they cost is measured apart
+        # a ring of the config's size would burn in thousands of start segments before the first update; their cost is measured separately
         self._device = device
         torch.manual_seed(config.seed)
         self.learners = Learners(self._config, device, replay, torch.Generator(device).manual_seed(config.seed), execution)
@@ -151,7 +151,7 @@ class Parts:
         self._carry = start(self._policy, self._env)
 
     def first_descent(self) -> None:
-        """An update of the policy that costs next to nothing, after which its gradients and Adam's moments lie in memory."""
+        """An update of the policy that costs almost nothing, after which its gradients and Adam's moments are allocated."""
         output = self._policy(self._carry.frames, self._policy.initial_state(len(self._carry.frames), self._device))
         self.learners.learn_from(output.logits.mean() + output.value.mean())
 
@@ -172,11 +172,11 @@ class Parts:
         return sum(one.seconds for one in compiled) if compiled else None
 
     def _prepare_updates(self, calls: int) -> None:
-        """Loads the start segments that so many updates take, so that none is timed that loads them."""
+        """Loads the start segments for this number of updates, so that no timing includes loading."""
         self.learners.prepare(calls)
 
     def _imagination(self, replay: Replay) -> ImaginationEnv:
-        """The learners' imagination with fewer start segments: no more than are burnt in at once, or than the calls of one timing may
+        """The learners' imagination with fewer start segments: at most as many as are burnt in at once, or as the calls of one timing may
         take."""
         config, settings = self._config, self._config.actor_critic
         blocks = 2 if settings.discard_left_overs else 1

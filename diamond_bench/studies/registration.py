@@ -1,4 +1,4 @@
-"""Registration of a study: its comparison, recorded before any evaluation finishes. Files: registration_files.py. Without torch and pandas."""
+"""Registration of a study: its comparison, recorded before any evaluation finishes. Files: registration_files.py. No torch or pandas."""
 
 import itertools
 import json
