@@ -1,4 +1,4 @@
-"""How agents learned: test returns against real steps. DataFrames in, figures out; legible without colour, as in `figures`."""
+"""The learning of agents: test returns against real steps. DataFrames in, figures out; legible without colour, as in `figures`."""
 
 import textwrap
 

@@ -1,8 +1,8 @@
 """Aggregates of human-normalised scores over runs and games, with stratified-bootstrap intervals (Agarwal et al. 2021).
 
-Point estimates are rliable's own. Its bootstrap calls Python code for every replicate, which takes minutes where there are many
-runs, so intervals are computed here for many replicates at once. They draw what rliable draws after `numpy.random.seed(seed)`, from a
-generator of their own: for one seed the intervals are rliable's to rounding, and numpy's global state is not touched.
+Point estimates are rliable's own. Its bootstrap calls Python code for every replicate, which takes minutes for many runs. So intervals are
+computed here for many replicates at once, from the same draws as rliable's after `numpy.random.seed(seed)`, but with a separate generator.
+For one seed the intervals equal rliable's up to rounding, and numpy's global state is not touched.
 """
 
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ Indices = NDArray[np.int64]
 
 AGGREGATES = ("mean", "median", "iqm", "optimality_gap", "superhuman")
 CORRECTED = AGGREGATES[:4]
-"""Aggregates with a corrected interval: `superhuman` is a count of games, whose few values no standard error describes."""
+"""Aggregates with a corrected interval. `superhuman` is a count of games with few possible values, which no standard error describes."""
 
 REPLICATES = 2000
 _BLOCK = 50_000
-"""Numbers resampled at once: blocks that stay in the processor's cache are fastest, and memory stays flat in the replicates."""
+"""Numbers resampled at once. Blocks that stay in the processor's cache are fastest, and memory does not grow with the replicates."""
 
 _SORTED = 1024
-"""Values up to which numpy sorts more quickly than it partitions."""
+"""Maximum number of values that numpy sorts faster than it partitions."""
 
 _SUPERHUMAN = 1.0 - 1e-9
-"""At least human, allowing for rounding: IRIS's Pong is exactly human (README of analysis/published)."""
+"""At least human, with a tolerance for rounding: IRIS's Pong is exactly human (README of analysis/published)."""
 
 
 class ScoreError(ValueError):
-    """What cannot be honestly computed: one message that says of what, and what it would need."""
+    """An aggregate that cannot be computed correctly. The message names the data and what it lacks."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """An aggregate along training with its band; each array (frames,)."""
+    """An aggregate over the training with its band; each array (frames,)."""
 
     value: Array
     low: Array
@@ -67,8 +67,8 @@ def point_estimates(matrix: ArrayLike) -> dict[str, float]:
     """AGGREGATES of HNS (runs, games), or (runs, games, episodes), whose episodes are averaged first.
 
     `mean`, `iqm` (middle half of all runs x games) and `optimality_gap` (1 - mean of min(HNS, 1)) are over runs x games, `median` is over
-    games of their means, `superhuman` the number of games whose mean is at least 1. Of one number a game, a matrix (1, games), `iqm` is
-    the IQM of means, which is not that of runs. ScoreError where the shape is another or a value is not finite.
+    games of their means, and `superhuman` is the number of games whose mean is at least 1. For one number per game, a matrix (1, games),
+    `iqm` is the IQM of means, which differs from that of runs. Raises ScoreError for another shape, and for a value that is not finite.
     """
     from rliable import metrics
 
@@ -86,7 +86,8 @@ def point_estimates(matrix: ArrayLike) -> dict[str, float]:
 def intervals(matrix: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> dict[str, tuple[float, float]]:
     """Percentile interval (low, high) of each of AGGREGATES, for HNS (runs, games) or (runs, games, episodes).
 
-    Runs are resampled within each game; where episodes are given, then the episodes of each run drawn. ScoreError below MIN_RUNS runs.
+    Runs are resampled within each game and, if there are episodes, then the episodes of each drawn run. Raises ScoreError below MIN_RUNS
+    runs.
     """
     scores = _with_spread(_checked(matrix, (2, 3)), "an interval")
     _check_settings(seed, replicates, confidence)
@@ -101,9 +102,10 @@ def corrected_intervals(
     """Interval (low, high) of each of CORRECTED for HNS (runs, games), corrected for the number of runs.
 
     A percentile interval of few runs is too narrow: resampled deviations are too small by sqrt((n - 1) / n), and normal quantiles ignore
-    that the spread is itself estimated (Hesterberg 2015, section 5.3). This interval is the estimate plus and minus Student's t times the
+    that the spread itself is estimated (Hesterberg 2015, section 5.3). This interval is the estimate plus and minus Student's t times the
     bootstrap's standard error, scaled by sqrt(n / (n - 1)). The degrees of freedom are Satterthwaite's, from each game's share of the
-    variance. The gap's interval ends at 0. An aggregate that no resample changes has no entry. ScoreError below MIN_RUNS runs.
+    variance. The gap's interval is clipped at 0. An aggregate that is the same in all resamples has no entry. Raises ScoreError below
+    MIN_RUNS runs.
     """
     scores = _with_spread(_checked(matrix, (2,)), "an interval")
     _check_settings(seed, replicates, confidence)
@@ -131,10 +133,10 @@ def student_ends(scores: Array, values: Array, by_game: Array, confidence: float
 
 
 def _freedom(scores: Array, by_game: Array) -> Array:
-    """Satterthwaite's degrees of freedom (sets, CORRECTED), from the variance that each game's runs give each aggregate.
+    """Satterthwaite's degrees of freedom (sets, CORRECTED), from the variance that each game's runs contribute to each aggregate.
 
-    An aggregate's influence values are the scores for the mean, scores winsorised where the IQM trims, scores cut at 1 for the gap, and for
-    the median the scores of a game weighted by how often its mean is in the middle of a resample.
+    The influence values of an aggregate are: for the mean, the scores; for the IQM, the scores winsorised where it trims; for the gap, the
+    scores clipped at 1; for the median, the scores of a game, weighted by how often the game's mean is in the middle of a resample.
     """
     _, runs, games = scores.shape
     size, cut = runs * games, int(0.25 * runs * games)
@@ -156,14 +158,14 @@ def _freedom(scores: Array, by_game: Array) -> Array:
 
 
 def performance_profile(matrix: ArrayLike, taus: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> Profile:
-    """Share of runs x games above each tau (rising, HNS) with its pointwise band, for HNS (runs, games).
+    """Share of runs x games above each tau (ascending, HNS) with its pointwise band, for HNS (runs, games).
 
-    ScoreError below MIN_RUNS runs: draw `profile_shares` alone then.
+    Raises ScoreError below MIN_RUNS runs. `profile_shares` works without a band.
     """
     scores = _with_spread(_checked(matrix, (2,)), "the band of a profile")
     thresholds = _rising(taus)
     _check_settings(seed, replicates, confidence)
-    # A score is above exactly those thresholds that come before its place among them, so counting places answers for all taus at once.
+    # A score is above exactly the thresholds before its place among them, so counting places gives the answers for all taus at once.
     places = np.searchsorted(thresholds, scores, side="left")
     size, bins = scores.size, len(thresholds) + 1
     shares = []
@@ -183,10 +185,10 @@ def profile_shares(matrix: ArrayLike, taus: ArrayLike) -> Array:
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> Estimate:
-    """P(a run of x scores above a run of y) in a game, ties counted half, averaged over games, with its percentile interval.
+    """Probability that a run of x scores above a run of y in a game, ties counted half, averaged over games, with its percentile interval.
 
-    x (runs, games) and y (other runs, the same games), in the same order of games. Mann-Whitney's U over the number of pairs, from the
-    ranks of all runs of a game, which are found once for all replicates. ScoreError below MIN_RUNS runs on a side.
+    x (runs, games) and y (other runs, the same games) have the games in the same order. It is Mann-Whitney's U over the number of pairs,
+    from the ranks of all runs of a game, which are computed once for all replicates. Raises ScoreError below MIN_RUNS runs on a side.
     """
     a, b = _two_sides(x, y)
     _with_spread(a, "an interval"), _with_spread(b, "an interval")
@@ -209,9 +211,9 @@ def improvement(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def sample_efficiency(curves: ArrayLike, seed: int, replicates: int = REPLICATES, confidence: float = 0.95) -> Curve:
-    """IQM of HNS curves (runs, games, frames) at each frame, with its pointwise band; whole runs are resampled within games.
+    """IQM of HNS curves (runs, games, frames) at each frame, with its pointwise band. Whole runs are resampled within games.
 
-    ScoreError below MIN_RUNS runs, or where a curve has a gap (a value that is not finite).
+    Raises ScoreError below MIN_RUNS runs, and if a curve has a gap (a value that is not finite).
     """
     scores = _with_spread(_checked(curves, (3,)), "the band of a curve")
     _check_settings(seed, replicates, confidence)
@@ -231,16 +233,16 @@ def iqm_curve(curves: ArrayLike) -> Array:
 
 
 def joint_ranks(x: Array, y: Array) -> tuple[Indices, Indices]:
-    """Dense ranks from 0 of x (runs, games) and y (runs', games) among both, in each game; equal values share one."""
+    """Dense ranks from 0 of x (runs, games) and y (runs', games) among both, in each game. Equal values share a rank."""
     both = np.concatenate([x, y])
     ranks = np.stack([np.unique(both[:, g], return_inverse=True)[1] for g in range(both.shape[1])], axis=1)
     return ranks[: len(x)], ranks[len(x) :]
 
 
 def ranked_wins(x: Indices, y: Indices) -> Array:
-    """(replicates, games): share of pairs in which x is above y, ties counted half, of joint ranks (replicates, runs, games).
+    """(replicates, games): share of pairs with x above y, ties counted half, for joint ranks (replicates, runs, games).
 
-    Counts of each rank instead of pairs, so its time grows with the sum of both sides' runs, not with their product.
+    It counts ranks and not pairs, so its time grows with the sum of both sides' runs, not with their product.
     """
     ranks = int(max(x.max(), y.max())) + 1
     of_x, of_y = _histogram(x, ranks), _histogram(y, ranks)
@@ -263,7 +265,7 @@ def aggregate(runs: Array) -> Array:
 
 
 def _iqm(values: Array) -> Array:
-    """Mean of the middle half along the last axis; a quarter that is not whole is rounded down, as scipy's trim_mean does."""
+    """Mean of the middle half along the last axis. A fractional quarter is rounded down, as in scipy's trim_mean."""
     size = values.shape[-1]
     cut = int(0.25 * size)
     ends = (cut, size - cut - 1)
@@ -273,14 +275,14 @@ def _iqm(values: Array) -> Array:
 
 
 def _draws(shape: tuple[int, ...], seed: int, replicates: int, size: int | None = None) -> Iterator[Indices]:
-    """Blocks (b, runs, games) of drawn runs, stratified by game; the stream of rliable's StratifiedBootstrap."""
+    """Blocks (b, runs, games) of drawn runs, stratified by game, in the stream of rliable's StratifiedBootstrap."""
     generator = np.random.RandomState(seed)
     for first in range(0, replicates, step := _step(size or int(np.prod(shape)))):
         yield generator.choice(shape[0], (min(step, replicates - first), *shape), replace=True)
 
 
 def _paired_draws(shape_x: tuple[int, ...], shape_y: tuple[int, ...], seed: int, replicates: int) -> Iterator[tuple[Indices, Indices]]:
-    """Blocks of draws of both sides, in turns; the stream of rliable's StratifiedIndependentBootstrap."""
+    """Blocks of draws for both sides, alternating, in the stream of rliable's StratifiedIndependentBootstrap."""
     generator = np.random.RandomState(seed)
     for first in range(0, replicates, step := _step(int(np.prod(shape_x) + np.prod(shape_y)))):
         drawn = [
@@ -291,7 +293,7 @@ def _paired_draws(shape_x: tuple[int, ...], shape_y: tuple[int, ...], seed: int,
 
 
 def _resampled(scores: Array, seed: int, replicates: int) -> Iterator[Array]:
-    """Blocks (b, runs, games) of resampled scores; of (runs, games, episodes), each drawn run's mean over episodes drawn from it."""
+    """Blocks (b, runs, games) of resampled scores. For (runs, games, episodes), each drawn run's mean over episodes drawn from it."""
     games = np.arange(scores.shape[1])
     episodes = np.random.RandomState([seed, 1])  # a stream of its own: the runs drawn are the same with and without episodes
     for drawn in _draws(scores.shape[:2], seed, replicates, scores.size):
@@ -303,7 +305,7 @@ def _resampled(scores: Array, seed: int, replicates: int) -> Iterator[Array]:
 
 
 def _histogram(ranks: Indices, size: int) -> NDArray[np.int64]:
-    """(replicates, games, size): how often each rank is among ranks (replicates, runs, games)."""
+    """(replicates, games, size): how often each rank occurs among ranks (replicates, runs, games)."""
     replicates, _, games = ranks.shape
     cells = np.arange(replicates * games).reshape(replicates, 1, games) * size
     return np.bincount((ranks + cells).ravel(), minlength=replicates * games * size).reshape(replicates, games, size)

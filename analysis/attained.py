@@ -1,4 +1,4 @@
-"""How often verdicts are wrong with few runs: what tests/benchmarks/verdicts.py measured, for the page of a study."""
+"""Error rates of verdicts with few runs, as measured by tests/benchmarks/verdicts.py, for the page of a study."""
 
 import functools
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pandas as pd
 FILE = Path(__file__).with_name("attained.csv")
 """The benchmark's table: one row per simulated cell and test."""
 _SKEWED = ("paired", "unequal", "unbalanced")
-"""Designs in which the difference of two lognormal sides is skewed; with two sides of one distribution it is symmetric."""
+"""Designs in which the difference of two lognormal sides is skewed. With equal distributions on both sides it is symmetric."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,23 @@ class Attained:
     seeds: int
     games: int
     wrong: float
-    """Studies with a wrong better or worse."""
+    """Share of studies with a wrong better or worse."""
     equivalent: float
-    """Comparisons called equivalent at a true difference of the margin."""
+    """Share of comparisons called equivalent at a true difference of the margin."""
     coverage: tuple[float, float]
-    """Least and greatest share of intervals that hold the true difference."""
+    """Smallest and largest share of intervals that contain the true difference."""
 
 
 def skewed(table: pd.DataFrame) -> "pd.Series[bool]":
-    """Which rows of the benchmark's table have skewed differences between runs."""
+    """The rows of the benchmark's table with skewed differences between runs."""
     return (table["distribution"] == "lognormal") & table["design"].isin(_SKEWED)
 
 
 def attained(test: str, seeds: int, games: int, of_skewed: bool) -> Attained:
     """The rates for this test and the nearest simulated numbers of seeds (at most the given one, at least 3) and games (1 to 3).
 
-    `of_skewed`: cells in which differences between runs are as skewed as a lognormal distribution; otherwise all others, in which they are
-    symmetric. Cells in which the sides have 3 and 10 runs count for 3 seeds.
+    `of_skewed`: use cells in which differences between runs are as skewed as a lognormal distribution; otherwise all others, in which they
+    are symmetric. Cells with 3 and 10 runs on the sides count for 3 seeds.
     """
     table = _table()
     fewer = table["design"] == "unbalanced"

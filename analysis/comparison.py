@@ -1,7 +1,7 @@
-"""Does a variant differ from the baseline, by more than a margin? One row per variant: difference, interval, tests, verdict.
+"""Tests whether a variant differs from the baseline by more than a margin. One row per variant: difference, interval, tests, verdict.
 
-The unit is the training run: one seed of one game. Games are strata: the difference is the mean over games of the difference of means
-over runs. Where runs were scored on common references from several episodes, the references are random too (analysis/differences.py).
+The unit is the training run: one seed of one game. Games are strata: the difference is the mean over games of the difference of means over
+runs. If runs were scored on common references from several episodes, the references are random too (analysis/differences.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 Test = Literal["permutation", "t"]
 
 STILL = 1e-6
-"""A standard error below this share of the values is rounding and no spread between runs."""
+"""A standard error below this share of the values is rounding, and no spread between runs."""
 RUNS, CROSSED = "runs", "runs and references"
 SCOPES = (RUNS, CROSSED)
-"""What an interval and a verdict speak about beyond what was measured: other runs, or other runs and other references."""
+"""The scope of an interval and a verdict beyond the measured data: other runs, or other runs and other references."""
 
 
 def equivalent_within(margin: float) -> str:
@@ -54,37 +54,44 @@ def compare(
     holm_equivalence: bool = False,
     excluded: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """One row of COLUMNS for each variant but the baseline, in the order of `variants` (else of appearance).
+    """One row of COLUMNS for each variant except the baseline, in the order of `variants` (or of appearance).
 
-    `baseline`: the variant that all others are compared to. Or a mapping from each variant to its own baseline: then the variants named
-    are compared, in the mapping's order, and all of them are one family.
+    Args:
+        rows: columns variant, game, seed and value. Optional columns: `reference` and `episode` (several values per run, one for each
+            reference trajectory, and the episode from which it was cut), and `pair` (a run of the variant and one of the baseline with the
+            same game and pair are evaluations of one checkpoint; empty: not paired). A value that is not finite counts as missing.
+        baseline: the variant to which all others are compared. Or a mapping from each variant to its own baseline: then the named variants
+            are compared, in the mapping's order, and all of them are one family.
+        margin: the smallest difference that matters, in the metric's unit; 0 or NaN for none.
+        higher_is_better: whether a positive difference is an improvement.
+        variants: the planned variants, so that one without results has a row too.
+        test: "permutation" or "t", see below.
+        alpha: the family-wise level.
+        holm_equivalence: whether Holm's correction also applies to the tests of equivalence.
+        excluded: variants that must not be compared, with the reason. Their rows contain the reason and no numbers, and they count in the
+            family.
 
-    rows: variant, game, seed, value; optionally `reference` and `episode` (several values per run, one for each reference trajectory, and
-    the episode it was cut from); optionally `pair` (a run of the variant and one of the baseline with the same game and pair are
-    evaluations of one checkpoint; empty: not paired). A value that is not finite counts as missing. `variants` names what was planned, so
-    that a variant without results has its row too. `excluded` names variants that may not be compared, with the reason: their rows hold
-    that reason and no numbers, and they count in the family.
-
+    Columns:
     - `difference`: variant - baseline in the metric's unit, whatever its direction, over the games that both have.
-    - `scope`, `low`, `high`: what is random, and the Student interval of level 1 - alpha with Satterthwaite's degrees of freedom. Runs
-      are always random. References are random too, clustered by episode and crossed with runs, where every game has at least
-      MIN_EPISODES episodes (`analysis.differences`). `references` and `episodes` count those of the game that has fewest.
-    - `effect_size`, `effect`: Hedges' g, the mean over games with equal weights, and its name: g_av of paired runs, g_s of independent
+    - `scope`, `low`, `high`: the random factors, and the Student interval of level 1 - alpha with Satterthwaite's degrees of freedom.
+      Runs are always random. References are random too, clustered by episode and crossed with runs, if every game has at least
+      MIN_EPISODES episodes (`analysis.differences`). `references` and `episodes` count those of the game with the fewest.
+    - `effect_size`, `effect`: Hedges' g, the mean over games with equal weights, and its name: g_av for paired runs, g_s for independent
       ones (`analysis.differences.standardised`).
-    - `probability_of_improvement`: that a run of the variant is better than a run of the baseline, ties counted half, over all pairs of
-      runs of a game, then the mean over games. It has no interval: of the methods tried, none holds its level for 3 to 10 runs whose
-      variances differ.
+    - `probability_of_improvement`: probability that a run of the variant is better than a run of the baseline, ties counted half, over all
+      pairs of runs of a game, then the mean over games. It has no interval: none of the methods that were tried holds its level for 3 to 10
+      runs with different variances.
     - `test`, `p_value`: test="t" is Student's t test of the difference with that standard error, which assumes normal means. The default
       is the larger p-value of that and of a studentised permutation test over runs (`analysis.permutation`).
-    - `p_holm`: after Holm's correction over all variants, those without a p-value counted.
-    - `p_equivalent`: TOST, two one-sided tests of a difference of at least `margin` in either direction, by the same test; after Holm's
-      correction over the variants where `holm_equivalence` asks for it. NaN where the margin is 0 or NaN.
-    - `verdict`: `equivalent within <margin>` where p_equivalent <= alpha. Else `better` or `worse` where the interval excludes 0 and
-      p_holm <= alpha. Else `undecided`, which it always is where a game has fewer than MIN_RUNS runs on a side (then there is no interval
-      and no test) or only one side has the game.
-    - `missing`: "" or what stands in the way, with games and seeds that other variants have.
+    - `p_holm`: the p-value after Holm's correction over all variants, including those without a p-value.
+    - `p_equivalent`: TOST, two one-sided tests of a difference of at least `margin` in either direction, by the same test. NaN if the
+      margin is 0 or NaN.
+    - `verdict`: `equivalent within <margin>` if p_equivalent <= alpha. Else `better` or `worse` if the interval excludes 0 and
+      p_holm <= alpha. Else `undecided`. It is always `undecided` if a game has fewer than MIN_RUNS runs on a side (there is then no
+      interval and no test) or if only one side has the game.
+    - `missing`: missing data, with games and seeds that other variants have, or "".
 
-    Raises ComparisonError: a column missing, a run given twice, values that are not numbers, an unknown baseline, test or margin.
+    Raises ComparisonError for a missing column, a run given twice, values that are not numbers, or an unknown baseline, test or margin.
     """
     _check(margin, test, alpha)
     check_rows(rows, baseline, variants)
@@ -100,9 +107,9 @@ def compare(
 def effects(rows: pd.DataFrame, baseline: Mapping[str, str]) -> pd.DataFrame:
     """The differences game by game: a row for each variant of the mapping and game that it shares with its baseline.
 
-    Columns: variant, baseline, game, runs, baseline_runs, difference, effect_size (Hedges' g), effect (its name, as for `compare`), g_z
-    (of paired runs, `analysis.differences.standardised_change`), weight (that of the game in the pooled difference and effect size: all
-    games weigh the same). `rows` as for `compare`.
+    Columns: variant, baseline, game, runs, baseline_runs, difference, effect_size (Hedges' g), effect (its name, see `compare`), g_z (for
+    paired runs, `analysis.differences.standardised_change`), weight (of the game in the pooled difference and effect size: all games have
+    equal weights). `rows`: see `compare`.
     """
     check_rows(rows, baseline, None)
     found = []
@@ -132,9 +139,9 @@ class Compared:
     p_value: float = nan
     p_equivalent: float = nan
     smallest_p: float = field(default=nan)
-    """The least p-value that so many runs could have."""
+    """The smallest p-value that is possible with this number of runs."""
     note: str = ""
-    """Why a test was withheld."""
+    """The reason for omitting a test."""
 
 
 def compare_matched(
@@ -199,7 +206,7 @@ def decide(
 
 
 def _references(data: Matched) -> tuple[int, int]:
-    """References and episodes of the game that has fewest; 0 where the sides share none."""
+    """Number of references and episodes of the game with the fewest. 0 if the sides share none."""
     counts = [(len(game.episodes), len(np.unique(game.episodes))) if game.episodes is not None else (0, 0) for game in data.games]
     return min(counts, key=lambda count: count[::-1], default=(0, 0))
 

@@ -1,4 +1,4 @@
-"""How often an interval of an aggregate holds the true value, simulated from a model of the scores themselves."""
+"""The coverage of an aggregate's interval: how often it contains the true value, simulated from a model of the scores themselves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ Shape = Literal["normal", "t3", "lognormal"]
 SHAPES: tuple[Shape, ...] = ("normal", "t3", "lognormal")
 REPETITIONS, REPLICATES = 1000, 200
 MAX_RUNS = 20
-"""More runs are simulated as this many: coverage commonly rises with the number of runs, so the result is then a cautious one."""
+"""More runs are simulated as this many. Coverage commonly rises with the number of runs, so the result is conservative."""
 
 _MAX_VALUES = 40_000_000
-"""Numbers resampled in one simulation; larger matrices get fewer repetitions, and a larger Monte Carlo error."""
+"""Numbers resampled in one simulation. Larger matrices get fewer repetitions, and a larger Monte Carlo error."""
 _BLOCK = 2_000_000
 _GRID = 4001
 _SKEWED = 0.5
-"""Standard deviation of the logarithm of lognormal runs: their skewness is 1.75."""
+"""Standard deviation of the logarithm of lognormal runs, whose skewness is 1.75."""
 
 
 @dataclass(frozen=True)
 class Attained:
-    """The share of simulated intervals that hold the true value, and its Monte Carlo standard error."""
+    """The share of simulated intervals that contain the true value, and its Monte Carlo standard error."""
 
     level: float
     error: float
@@ -43,15 +43,15 @@ def attained_coverage(
     replicates: int = REPLICATES,
     confidence: float = 0.95,
 ) -> dict[str, Attained]:
-    """How often the intervals of CORRECTED really hold the true value, for HNS (runs, games) such as `matrix`.
+    """How often the intervals of CORRECTED contain the true value, for HNS (runs, games) such as `matrix`.
 
     A parametric simulation: in each repetition, as many runs of each game are drawn around that game's mean with that game's standard
-    deviation (n - 1), both taken from `matrix`; their standardised shape is normal, Student's t with 3 degrees of freedom, or lognormal
-    with skewness 1.75. The true values are those of the model: mean and median of the games' means, the expected gap, and for the IQM the
-    mean of the model's distribution with as large a share trimmed as the IQM trims of so many runs (floor(N / 4) / N of N values).
+    deviation (n - 1), both taken from `matrix`. Their standardised distribution is normal, Student's t with 3 degrees of freedom, or
+    lognormal with skewness 1.75. The true values are those of the model: mean and median of the games' means, the expected gap and, for the
+    IQM, the mean of the model's distribution after trimming the same share as the IQM trims of so many runs (floor(N / 4) / N of N values).
 
-    `method`: `percentile` for `aggregates.intervals`, `corrected` for `aggregates.corrected_intervals`. `replicates` are the resamples
-    of each simulated interval. ScoreError below MIN_RUNS runs; ValueError for fewer than 2 repetitions or replicates.
+    `method`: `percentile` for `aggregates.intervals`, `corrected` for `aggregates.corrected_intervals`. `replicates` are the resamples of
+    each simulated interval. Raises ScoreError below MIN_RUNS runs, and ValueError for fewer than 2 repetitions or replicates.
     """
     scores = np.asarray(matrix, dtype=np.float64)
     if scores.ndim != 2 or 0 in scores.shape or not np.isfinite(scores).all():
@@ -72,7 +72,8 @@ def attained_coverage(
 
 
 def simulate(draw: Callable[[int], Array], held: Callable[[Array], Array], repetitions: int, replicates: int) -> dict[str, Attained]:
-    """The share of repetitions in which each interval holds: `draw` gives so many sets (sets, runs, games), `held` (sets, CORRECTED)."""
+    """The share of repetitions in which each interval contains the true value. `draw` returns sets of scores (sets, runs, games), `held`
+    returns (sets, CORRECTED)."""
     if repetitions < 2 or replicates < 2:
         raise ValueError(f"expected at least 2 repetitions and replicates, got {repetitions} and {replicates}")
     step = max(1, _BLOCK // (replicates * draw(1).size))
@@ -85,7 +86,7 @@ def simulate(draw: Callable[[int], Array], held: Callable[[Array], Array], repet
 def batch_intervals(
     sets: Array, generator: np.random.Generator, method: Method, replicates: int, confidence: float = 0.95
 ) -> tuple[Array, Array]:
-    """Ends (sets, CORRECTED) of the intervals of many sets of scores (sets, runs, games); all sets share the draws of their resamples."""
+    """Ends (sets, CORRECTED) of the intervals of many sets of scores (sets, runs, games). All sets share the draws of their resamples."""
     number, runs, games = sets.shape
     drawn = generator.integers(runs, size=(replicates, runs, games)) * games + np.arange(games)
     flat = np.take(sets.reshape(number, runs * games), drawn.ravel(), axis=1).reshape(number * replicates, runs, games)

@@ -1,4 +1,4 @@
-"""From raw scores to what a figure draws: mean curves with bands, and points with intervals. Pure numpy and pandas."""
+"""From raw scores to the data of figures: mean curves with bands, and points with intervals. Pure numpy and pandas."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,18 +26,18 @@ class Curve:
     num_trajectories: int
     band: Band
     num_episodes: int = 0
-    """Held-out episodes that the trajectories were cut from."""
+    """Number of held-out episodes from which the trajectories were cut."""
     random: Random | None = None
-    """What an interval counts as random; none where there are too few seeds and episodes for one (then low and high are NaN)."""
+    """The random factors of an interval. None if there are too few seeds and episodes for one (low and high are then NaN)."""
 
 
 def mean_curve(values: ArrayLike, band: Band = "interval", episodes: ArrayLike | None = None) -> Curve:
-    """The mean of values (seeds, trajectories, t), or (trajectories, t) of one seed, with its band. Raises ValueError at another shape.
+    """The mean of values (seeds, trajectories, t), or (trajectories, t) for one seed, with its band. Raises ValueError for another shape.
 
     `interval`: 95% Student interval of the mean at each t, by the estimate that verdicts use (`analysis.differences.mean`). Seeds are
-    random from MIN_RUNS on, and trajectories are random too, crossed with seeds and clustered by episode, from MIN_EPISODES episodes on.
-    `episodes` (trajectories,) are the episodes they were cut from; without it every trajectory is an episode of its own. Where all values
-    are at least 0 the band ends there. `spread`: the middle 80% of all trajectories.
+    random from MIN_RUNS on. Trajectories are random too, crossed with seeds and clustered by episode, from MIN_EPISODES episodes on.
+    `episodes` (trajectories,) are the episodes from which they were cut; without it every trajectory counts as an episode. If all values
+    are at least 0, the band is clipped at 0. `spread`: the middle 80% of all trajectories.
     """
     array = np.asarray(values, dtype=np.float64)
     array = array[None] if array.ndim == 2 else array
@@ -61,7 +61,7 @@ def mean_curve(values: ArrayLike, band: Band = "interval", episodes: ArrayLike |
 
 
 def band_words(curves: Iterable[Curve]) -> str:
-    """What the bands of curves with intervals are of, for a caption."""
+    """A description of the bands of curves with intervals, for a caption."""
     by_kind: dict[Random | None, list[Curve]] = {}
     for curve in curves:
         by_kind.setdefault(curve.random, []).append(curve)
@@ -79,7 +79,7 @@ def band_words(curves: Iterable[Curve]) -> str:
 
 
 def interval_words(num_seeds: Iterable[int], what: str = "intervals") -> str:
-    """What the intervals over seeds of `mean_points` are, for a caption; `what` they are called (intervals, band, lines)."""
+    """A description of the intervals over seeds of `mean_points`, for a caption. `what`: their name (intervals, band, lines)."""
     numbers = list(num_seeds)
     if max(numbers, default=0) < MIN_RUNS:
         return f"no {what}: fewer than {MIN_RUNS} seeds"
@@ -90,9 +90,8 @@ def interval_words(num_seeds: Iterable[int], what: str = "intervals") -> str:
 def mean_points(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds with a 95% Student interval of scores with columns metric, group, nfe, seed, value: one row per run.
 
-    -> metric, group, nfe, mean, low, high, num_seeds; low and high are NaN below MIN_RUNS seeds. Groups and metrics keep the order of
-    their first appearance. Raises ValueError for a missing column, a run given twice or a value that is
-    not finite.
+    -> metric, group, nfe, mean, low, high, num_seeds. low and high are NaN below MIN_RUNS seeds. Groups and metrics keep the order of their
+    first appearance. Raises ValueError for a missing column, a run given twice or a value that is not finite.
     """
     keys = ["metric", "group", "nfe"]
     missing = {*keys, "seed", "value"} - set(scores.columns)
@@ -107,7 +106,7 @@ def mean_points(scores: pd.DataFrame) -> pd.DataFrame:
 def mean_over_seeds(scores: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean of the column value over the rows of each combination of `keys`, with a 95% Student interval.
 
-    -> keys, mean, low, high, num_seeds, in order of appearance; low and high are NaN below MIN_RUNS rows. Raises ValueError for a value
+    -> keys, mean, low, high, num_seeds, in order of appearance. low and high are NaN below MIN_RUNS rows. Raises ValueError for a value
     that is not finite.
     """
     if not np.isfinite(scores["value"].to_numpy(dtype=np.float64)).all():

@@ -1,9 +1,9 @@
 """The difference between two sides of a comparison, its standard error over seeds and references, and the tests that use both.
 
-Runs (training seeds) and references (held-out trajectories) are crossed: every run is scored on the same references. A mean over both has
-a variance of three parts, which are estimated from the margins of the table as in a two-way random-effects model (Owen 2007, "The
-pigeonhole bootstrap"; Searle, Casella and McCulloch 1992, chapter 4): runs, references (clustered by the episode they were cut from), and
-their interaction, which both margins contain and which is therefore subtracted once.
+Runs (training seeds) and references (held-out trajectories) are crossed: every run is scored on the same references. A mean over both has a
+variance of three parts, which are estimated from the margins of the table as in a two-way random-effects model (Owen 2007, "The pigeonhole
+bootstrap"; Searle, Casella and McCulloch 1992, chapter 4). The parts are runs, references (clustered by the episode from which they were
+cut), and their interaction. Both margins contain the interaction, so it is subtracted once.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 Random = Literal["seeds", "references", "seeds and references"]
 MIN_EPISODES = 5
-"""Episodes below which references are not counted as random: so few say too little about the spread between episodes."""
+"""Minimum number of episodes for counting references as random. Fewer say too little about the spread between episodes."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Difference:
     value: float
     variance: float
     freedom: float
-    """Satterthwaite's degrees of freedom of `variance`. Where the sides differ in their number of runs, the smallest of any part: with 3
-    runs of a large variance against 10 of a small one, Satterthwaite's estimate gives tests of 8% at a nominal 5%."""
+    """Satterthwaite's degrees of freedom of `variance`. If the sides differ in their number of runs, the smallest of any part: with 3 runs
+    of a large variance against 10 of a small one, Satterthwaite's estimate gives tests of 8% at a nominal 5%."""
     crossed: bool
-    """Whether the variance holds references as well as runs."""
+    """Whether the variance includes references as well as runs."""
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's t interval. Its ends are the value where nothing varies."""
+        """Student's t interval. Both ends equal the value if nothing varies."""
         reach = self._quantile((1.0 + confidence) / 2.0) * sqrt(self.variance)
         return self.value - reach, self.value + reach
 
@@ -65,20 +65,20 @@ class Difference:
 
 @dataclass(frozen=True)
 class Components:
-    """The variances behind the difference in one game, each of one draw: one run, or one episode of references.
+    """The variance components of the difference in one game, each for one draw: one run, or one episode of references.
 
-    Where runs are paired there is one side, the differences of pairs. Otherwise the sides are the variant and the baseline.
+    If runs are paired there is one side, the differences of pairs. Otherwise the sides are the variant and the baseline.
     """
 
     game: str
     runs: tuple[int, ...]
     """Runs of each side."""
     episodes: int
-    """Episodes that the references were cut from; 0 where references do not count as random."""
+    """Episodes from which the references were cut. 0 if references do not count as random."""
     between_runs: tuple[float, ...]
-    """By side, the variance of a run's mean over the references: of seeds, plus interaction / episodes."""
+    """By side, the variance of a run's mean over the references: that of seeds, plus interaction / episodes."""
     between_episodes: float
-    """The variance of an episode's mean difference over the runs: of references, plus each side's interaction / runs."""
+    """The variance of an episode's mean difference over the runs: that of references, plus each side's interaction / runs."""
     interaction: tuple[float, ...]
     """By side, the variance of one run on one episode that neither the run nor the episode explains."""
 
@@ -90,7 +90,7 @@ class Components:
 
     @property
     def references(self) -> float:
-        """The variance over references alone, at least 0; of one episode."""
+        """The variance over references alone, at least 0, for one episode."""
         return max(self.between_episodes - sum(i / n for i, n in zip(self.interaction, self.runs, strict=True)), 0.0)
 
     def at(self, runs: int, episodes: int) -> "Components":
@@ -104,7 +104,7 @@ def difference(games: Sequence[Game], paired: bool) -> Difference:
     """Variant minus baseline: the mean over games of the difference of means. Needs two runs on each side of every game.
 
     References count as random if every game has references from at least MIN_EPISODES episodes. Otherwise the standard error is that of the
-    runs alone and holds for these references only. Games are fixed: the result does not extend to other games.
+    runs alone and holds only for these references. Games are fixed: the result does not extend to other games.
     """
     value = sum(float(game.variant.mean() - game.baseline.mean()) for game in games) / len(games)
     return from_components(value, variance_components(games, paired))
@@ -191,9 +191,9 @@ def _interaction(clustered: Array, weights: Array) -> float:
 
 
 def mean(values: Array, episodes: NDArray[np.int64]) -> tuple[Difference, Random] | None:
-    """The mean of values (runs, references) with its standard error, and what counts as random; None where nothing can.
+    """The mean of values (runs, references) with its standard error, and the random factors. None if nothing counts as random.
 
-    Runs do from MIN_RUNS on, references from MIN_EPISODES episodes on. `episodes` (references,) numbers the episodes from 0.
+    Runs count from MIN_RUNS on, references from MIN_EPISODES episodes on. `episodes` (references,) numbers the episodes from 0.
     """
     enough = len(np.unique(episodes)) >= MIN_EPISODES
     if len(values) >= MIN_RUNS:
@@ -212,16 +212,16 @@ G_S, G_AV = "g_s", "g_av"
 
 
 def effect_name(paired: bool) -> str:
-    """What `standardised` returns: g_av of paired runs, g_s of independent ones."""
+    """The effect that `standardised` returns: g_av for paired runs, g_s for independent ones."""
     return G_AV if paired else G_S
 
 
 def standardised(games: Sequence[Game], paired: bool) -> list[float]:
     """Hedges' g of each game: the difference over a standard deviation between runs, corrected for few runs (Hedges 1981).
 
-    The names are those of Lakens (2013). g_s, of independent runs: the standard deviation is pooled over both sides (n1 + n2 - 2 degrees
-    of freedom). g_av, of n pairs: it is the mean of the two sides' standard deviations (n - 1 degrees of freedom). Both standard
-    deviations are those of runs, so the two effects share one unit. NaN where runs do not vary or a side has one run.
+    The names are those of Lakens (2013). g_s, for independent runs: the standard deviation is pooled over both sides (n1 + n2 - 2 degrees
+    of freedom). g_av, for n pairs: it is the mean of the two sides' standard deviations (n - 1 degrees of freedom). Both standard
+    deviations are those of runs, so the two effects share one unit. NaN if runs do not vary or a side has one run.
     """
     found = []
     for game in games:
@@ -240,8 +240,8 @@ def standardised(games: Sequence[Game], paired: bool) -> list[float]:
 
 
 def standardised_change(games: Sequence[Game]) -> list[float]:
-    """g_z of each game of paired runs (Lakens 2013): the mean difference over the standard deviation of the differences, corrected for
-    few runs. It says how consistent the difference is over runs. NaN where differences do not vary or there is one pair."""
+    """g_z of each game of paired runs (Lakens 2013): the mean difference over the standard deviation of the differences, corrected for few
+    runs. It measures how consistent the difference is over runs. NaN if differences do not vary or there is only one pair."""
     found = []
     for game in games:
         change = game.variant.mean(axis=1) - game.baseline.mean(axis=1)
@@ -251,10 +251,10 @@ def standardised_change(games: Sequence[Game]) -> list[float]:
 
 
 def _varies(spread: float, largest: float) -> bool:
-    """Whether a standard deviation is more than the rounding of equal numbers, whose largest is given."""
+    """Whether a standard deviation exceeds the rounding error of equal numbers, whose largest is given."""
     return spread > 1e-12 * largest
 
 
 def _few_runs(freedom: int) -> float:
-    """Hedges' correction for so many degrees of freedom."""
+    """Hedges' correction for these degrees of freedom."""
     return 1.0 - 3.0 / (4.0 * freedom - 1.0)

@@ -27,7 +27,7 @@ from analysis.media import replacing
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 _CAPTION_LINE, _CAPTION_PAD = 7 * 1.25 / 72, 0.03
-"""Inches: height of a caption's line, and room above and below it."""
+"""Inches: height of a caption's line, and space above and below it."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 RC: Any = {  # Any: matplotlib types the keys one by one since 3.11
     "font.size": 9,
@@ -58,7 +58,7 @@ class Style:
 
 
 def styles(names: Sequence[str], ordered: bool = False) -> dict[str, Style]:
-    """A look for each name, by its place: Okabe and Ito's colours, or cividis from dark to light where the names are `ordered`."""
+    """A style for each name, by its position: Okabe and Ito's colours, or cividis from dark to light if the names are `ordered`."""
     names = list(dict.fromkeys(names))
     if ordered:
         colors = list(matplotlib.colormaps["cividis"](np.linspace(0.0, 0.85, len(names))))
@@ -76,10 +76,10 @@ def draw_drift(
     ordered: bool = False,
     ylabel: str = "error",
 ) -> Axes:
-    """Drift, or another error, against t, a line and band a variant (in the mapping's order).
+    """Draws drift, or another error, against t, with a line and band per variant (in the mapping's order).
 
-    `unrelated`: the error between unrelated true frames, the level at which nothing of the trajectory is left. `copy_last` (t,): the
-    error of repeating the last true frame.
+    `unrelated`: the error between unrelated true frames, at which a prediction has lost all information about the trajectory. `copy_last`
+    (t,): the error of repeating the last true frame.
     """
     if not curves:
         raise ValueError("no curves to draw")
@@ -107,7 +107,7 @@ def draw_drift(
 
 @dataclass(frozen=True)
 class DriftPanel:
-    """What one panel of a drift figure shows; see `draw_drift`."""
+    """The content of one panel of a drift figure; see `draw_drift`."""
 
     title: str
     curves: Mapping[str, Curve]
@@ -181,7 +181,7 @@ def quality_figure(
 
 
 def _apart(calls: Sequence[float]) -> list[float]:
-    """Those of the ascending `calls` that have room for a tick label on a log axis."""
+    """The ascending `calls` that have room for a tick label on a log axis."""
     kept = [calls[0]]
     for n in calls:
         if np.log2(n / kept[-1]) > np.log2(calls[-1] / calls[0]) / 10:

@@ -1,6 +1,6 @@
 """Distances between two sets of image features: FID and KID. Pure numpy, float64.
 
-Which features they are is the caller's affair: the published numbers use the 2048 pooled ones of the 2015 Inception network.
+The caller chooses the features. The published numbers use the 2048 pooled ones of the 2015 Inception network.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 
 
 class FeatureStatistics:
-    """Mean and covariance of features that arrive in batches (Chan et al. 1979), so that no batch need be kept."""
+    """Mean and covariance of features that arrive in batches (Chan et al. 1979), without keeping any batch."""
 
     def __init__(self, num_features: int) -> None:
         self.count = 0
@@ -18,7 +18,7 @@ class FeatureStatistics:
         self._scatter: Array = np.zeros((num_features, num_features))
 
     def update(self, features: NDArray[np.floating]) -> None:
-        """Add features (n, d), finite. Raises ValueError at another shape or dtype."""
+        """Adds features (n, d), which must be finite. Raises ValueError for another shape or dtype."""
         batch = _checked(features, "features")
         if batch.shape[1] != len(self.mean):
             raise ValueError(f"features: expected {len(self.mean)} a row, got {batch.shape[1]}")
@@ -38,15 +38,16 @@ class FeatureStatistics:
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """FID (Heusel et al. 2017) of two sets of features. Biased by their number: compare only values made of as many images."""
+    """FID (Heusel et al. 2017) of two sets of features. Its bias depends on their number: compare only values from equal numbers of
+    images."""
     return gaussian_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
 def gaussian_frechet_distance(mean_a: Array, covariance_a: Array, mean_b: Array, covariance_b: Array) -> float:
     """Squared Frechet distance of two Gaussians: |m_a - m_b|^2 + tr(A + B - 2 (A B)^1/2). Means (d,), covariances (d, d).
 
-    The trace of the root is taken over symmetric matrices, tr (A^1/2 B A^1/2)^1/2, which stays real and exact where a covariance is
-    singular (fewer images than features).
+    The trace of the root is computed with symmetric matrices, tr (A^1/2 B A^1/2)^1/2, which stays real and exact for singular covariances
+    (fewer images than features).
     """
     d = len(mean_a)
     if np.shape(mean_b) != (d,) or np.shape(covariance_a) != (d, d) or np.shape(covariance_b) != (d, d):
@@ -65,8 +66,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """KID (Binkowski et al. 2018) of features a (n, d) and b (m, d): mean and standard deviation over random subsets.
 
-    Unbiased MMD^2 with the kernel (x.y / d + 1)^3, so it may be slightly negative. Subsets have `subset_size` rows, or all of the
-    smaller side where it has fewer (the mean is unbiased at any size).
+    It is the unbiased MMD^2 with the kernel (x.y / d + 1)^3, so it may be slightly negative. Subsets have `subset_size` rows, or all rows
+    of the smaller side if it has fewer (the mean is unbiased at any size).
     """
     a, b = _checked(a, "features a"), _checked(b, "features b")
     if a.shape[1] != b.shape[1]:

@@ -1,4 +1,4 @@
-"""Rows of scores as runs: which values a run has, which runs are pairs, and what is missing."""
+"""Rows of scores as runs: the values of each run, paired runs, and missing data."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,11 @@ from analysis.runs import MIN_RUNS
 Array = NDArray[np.float64]
 
 _NAMED = 5
-"""Names listed in a message; the rest is counted."""
+"""Maximum number of names in a message. The others are counted."""
 
 
 class ComparisonError(ValueError):
-    """Rows that cannot be compared: what is wrong with them and what was expected."""
+    """Rows that cannot be compared. The message states the problem and the expectation."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Run:
     """One seed of one variant on one game."""
 
     values: Mapping[object, float]
-    """By reference; a run that was scored as a whole has the one reference None."""
+    """By reference. A run that was scored as a whole has the single reference None."""
     episodes: Mapping[object, object]
-    """By reference, the held-out episode it was cut from."""
+    """By reference, the held-out episode from which it was cut."""
     pair: object | None
 
 
@@ -44,14 +44,14 @@ class Game:
     variant: Array
     """(runs, references)."""
     baseline: Array
-    """(runs, references); where runs are paired, row i belongs to row i of `variant`."""
+    """(runs, references). If runs are paired, row i belongs to row i of `variant`."""
     episodes: NDArray[np.int64] | None
-    """(references,): numbers of the episodes that references were cut from. None where the two sides share no references."""
+    """(references,): numbers of the episodes from which references were cut. None if the two sides share no references."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Everything one comparison rests on."""
+    """All data of one comparison."""
 
     games: tuple[Game, ...]
     paired: bool
@@ -77,9 +77,9 @@ def read_runs(rows: pd.DataFrame) -> Runs:
 
 
 def match(name: str, a: Runs, baseline: str, b: Runs, expected: Mapping[str, Sequence[object]]) -> Matched:
-    """The runs of the games that both sides have, paired where every run of the smaller side has a partner.
+    """The runs of the games that both sides have, paired if every run of the smaller side has a partner.
 
-    `expected` has the seeds of each game that any variant has. What they lack is named in `missing`.
+    `expected` has the seeds of each game that any variant has. Seeds that the sides lack are named in `missing`.
     """
     missing = [text for who, runs in ((name, a), (baseline, b)) for text in _absent(who, runs, expected)]
     names = [game for game in sorted(a) if game in b]
@@ -103,9 +103,9 @@ def match(name: str, a: Runs, baseline: str, b: Runs, expected: Mapping[str, Seq
 
 
 def match_all(rows: pd.DataFrame, baseline: Mapping[str, str], excluded: Mapping[str, str]) -> dict[str, Matched]:
-    """The matched runs of each variant of the mapping and its own baseline. `rows` and `excluded` are as for `comparison.compare`.
+    """The matched runs of each variant of the mapping and its own baseline. `rows` and `excluded`: see `comparison.compare`.
 
-    A variant that is excluded has no games, and the reason in `missing`.
+    An excluded variant has no games, and the reason in `missing`.
     """
     finite = rows[np.isfinite(rows["value"].to_numpy(dtype=np.float64))]
     by_name = dict(list(finite.groupby("variant", sort=False)))
@@ -118,7 +118,7 @@ def match_all(rows: pd.DataFrame, baseline: Mapping[str, str], excluded: Mapping
 
 
 def _arrays(name: str, a: Sequence[Run], b: Sequence[Run]) -> tuple[Game, int]:
-    """The values on the references that every run has, and how many others are left out. Where runs share none, each is its mean."""
+    """The values on the references that every run has, and the number of others that are left out. If runs share none, each is its mean."""
     runs = (*a, *b)
     shared = [key for key in a[0].values if all(key in run.values and run.episodes[key] == a[0].episodes[key] for run in runs)]
     if len(shared) < 2:
@@ -154,7 +154,7 @@ def _few(names: Sequence[object]) -> str:
 
 
 def check_rows(rows: pd.DataFrame, baseline: str | Mapping[str, str], variants: Sequence[str] | None) -> None:
-    """Raises ComparisonError: a column missing, a run given twice, values that are not numbers, a baseline that is not there."""
+    """Raises ComparisonError for a missing column, a run given twice, values that are not numbers, or a missing baseline."""
     if absent := [name for name in ("variant", "game", "seed", "value") if name not in rows.columns]:
         raise ComparisonError(f"rows lack the column {absent[0]!r}")
     if (len(rows) and not pd.api.types.is_numeric_dtype(rows["value"])) or pd.api.types.is_bool_dtype(rows["value"]):

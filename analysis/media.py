@@ -15,15 +15,15 @@ Frames = NDArray[np.uint8]
 GAP = 2
 """Black pixels between two frames, before upscaling."""
 _QUALITIES = (20, 28, 36)
-"""H.264's constant rate factor, from good to coarse."""
+"""H.264's constant rate factors, from good to coarse."""
 _HOPELESS = 6
 _MIN_FRAMES = 8
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the folder of `path`, with the same suffix. It is renamed to `path` if the block succeeds, and removed
-    otherwise."""
+    """A temporary path in the folder of `path`, with the same suffix. It is renamed to `path` if the block succeeds, and otherwise
+    removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -34,10 +34,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def side_by_side(true: Sequence[Frames], imagined: Sequence[Frames], upscale: int = 4) -> Frames:
-    """One video of trajectory pairs: a row each, the true one on the left, the imagined one on the right.
+    """One video of trajectory pairs: one row per pair, with the true one on the left and the imagined one on the right.
 
-    `true` and `imagined`: as many arrays uint8 (t, h, w, 3), all of one shape -> uint8 (t, H, W, 3), upscaled by nearest neighbour.
-    Raises ValueError at other shapes or dtypes.
+    `true` and `imagined`: as many arrays uint8 (t, h, w, 3), all of one shape -> uint8 (t, H, W, 3), upscaled by nearest neighbour. Raises
+    ValueError for other shapes or dtypes.
     """
     if len(true) != len(imagined) or not true:
         raise ValueError(f"expected as many true as imagined trajectories, and one at least: got {len(true)} and {len(imagined)}")
@@ -55,9 +55,9 @@ def side_by_side(true: Sequence[Frames], imagined: Sequence[Frames], upscale: in
 
 
 def write_video(frames: Frames, path: Path, fps: float = 15.0) -> Path:
-    """Write uint8 frames (t, h, w, 3) to `path`: .mp4 (H.264; an odd side gets one black line) or .gif. Same frames, same bytes.
+    """Writes uint8 frames (t, h, w, 3) to `path`: .mp4 (H.264; an odd side gets one black line) or .gif. Equal frames give equal bytes.
 
-    Raises ValueError at another shape, dtype or suffix.
+    Raises ValueError for another shape, dtype or suffix.
     """
     _check(frames)
     if path.suffix not in (".mp4", ".gif"):
@@ -74,14 +74,14 @@ class Clip:
     data: bytes
     """MP4 (H.264)."""
     frames: int
-    """How many of the frames given it shows, from the first on."""
+    """Number of the given frames that it shows, from the first on."""
 
 
 def small_clip(frames: Frames, most_bytes: int, fps: float = 15.0) -> Clip | None:
-    """uint8 frames (t, h, w, 3) as an MP4 of at most `most_bytes`: the best quality that fits, then fewer frames; None where eight
-    frames at the least quality are still too large. Same frames, same bytes.
+    """uint8 frames (t, h, w, 3) as an MP4 of at most `most_bytes`: the best quality that fits, then fewer frames. None if eight frames at
+    the lowest quality are still too large. Equal frames give equal bytes.
 
-    Raises ValueError at another shape or dtype.
+    Raises ValueError for another shape or dtype.
     """
     _check(frames)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,8 +16,8 @@ LARGEST_THRESHOLD = 0.5
 
 
 def modes_figure(points: pd.DataFrame, *, labels: Mapping[str, str], truth: Mapping[str, float]) -> Figure:
-    """Scores of `analysis.modes` as `figures.quality_figure` draws them. `truth`: by metric, what as many samples of the true distribution
-    score, a level line. Raises ValueError without points."""
+    """Scores of `analysis.modes`, drawn by `figures.quality_figure`. `truth`: by metric, the score of as many samples from the true
+    distribution, drawn as a horizontal line. Raises ValueError without points."""
     titles = {metric: "\n".join(textwrap.wrap(labels.get(metric, metric), 28)) for metric in points["metric"].unique()}
     return quality_figure(points, labels=titles, baselines=truth, baseline="true distribution")
 
@@ -25,11 +25,11 @@ def modes_figure(points: pd.DataFrame, *, labels: Mapping[str, str], truth: Mapp
 def threshold_figure(
     thresholds: NDArray[np.float64], panels: Mapping[str, Mapping[str, NDArray[np.float64]]], blur: float | None = None
 ) -> Figure:
-    """Share of samples within a threshold of the nearest mode, against the threshold, a panel per arm and a line per variant.
+    """Share of samples within a threshold of the nearest mode, against the threshold: one panel per arm and one line per variant.
 
     `thresholds` (t,): in units of the distance between the modes. `panels`: by title, shares (t,) by label. The true distribution is a
-    level line at 1. `blur`: the threshold from which the mean of the distribution counts as near a mode, a vertical line. Raises
-    ValueError without panels.
+    horizontal line at 1. `blur`: the threshold from which the mean of the distribution counts as near a mode, drawn as a vertical line.
+    Raises ValueError without panels.
     """
     if not panels:
         raise ValueError("no panels to draw")

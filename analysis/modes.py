@@ -1,8 +1,9 @@
-"""Samples against a known distribution of two modes: blurred or committed, which mode how often, how far from the truth. Pure numpy.
+"""Scores of samples against a known distribution with two modes: blur or commitment, the share of each mode, and the distance from the
+truth. Pure numpy.
 
-A frame is a vector here, whatever its shape. Distances are Euclidean over all its pixels and in units of the distance between the two
-modes. So 0 is on a mode, and the mean of the distribution lies at (1 - p, p) from modes of probabilities (p, 1 - p). No score depends on
-which mode is named first.
+Frames are treated as vectors, whatever their shape. Distances are Euclidean over all pixels, in units of the distance between the two
+modes. A distance of 0 is on a mode, and the mean of the distribution lies at (1 - p, p) from modes of probabilities (p, 1 - p). No score
+depends on which mode is named first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,17 +28,17 @@ class ModeScores:
     distance between the modes."""
     minority_share: float
     """Share of all samples that are nearer to the less likely mode than to the other one, 0 to 1. A sample in the middle counts half.
-    Windows of even odds have no less likely mode and are left out; NaN where all windows are such."""
+    Windows with even odds have no less likely mode and are left out. NaN if all windows have even odds."""
     true_minority_share: float
     """The same share of the true distribution: the mean probability of the less likely mode."""
     off_axis: float
     """Root mean square distance of the samples from the axis through both modes."""
     commitment: float
-    """Mean of how far each sample is along the axis from the mean of the two modes (0, a blur) to the mode on its side (1, at most)."""
+    """Mean position of samples along the axis, from the mean of the two modes (0, a blur) to the mode on the sample's side (at most 1)."""
 
 
 def measure(samples: ArrayLike, modes: ArrayLike) -> dict[str, Array]:
-    """Where samples lie. samples (n, K, ...) and modes (n, 2, ...), frames of one shape and one unit -> arrays that `score` takes.
+    """Positions of samples. samples (n, K, ...) and modes (n, 2, ...), frames of one shape and one unit -> arrays for `score`.
 
     `distances` (n, K, 2): to each mode. `position` (n, K): along the axis from the first mode (0) to the second (1). `off_axis` (n, K):
     distance from that axis. `spread` (n,): mean distance between two different samples of a window. Raises ValueError for other shapes,
@@ -61,7 +62,7 @@ def measure(samples: ArrayLike, modes: ArrayLike) -> dict[str, Array]:
 
 
 def score(measured: Mapping[str, Array], probabilities: ArrayLike) -> ModeScores:
-    """The scores of `measure`'s arrays, under true probabilities (n, 2) of the modes, both above 0. Raises ValueError for others."""
+    """The scores of `measure`'s arrays, given true probabilities (n, 2) of the modes, both above 0. Raises ValueError for others."""
     distances, position = measured["distances"], measured["position"]
     p = np.asarray(probabilities, np.float64)
     if p.shape != (len(distances), 2) or (p <= 0).any() or not np.allclose(p.sum(axis=1), 1.0):
@@ -89,8 +90,8 @@ def score(measured: Mapping[str, Array], probabilities: ArrayLike) -> ModeScores
 def share_within(distances: ArrayLike, thresholds: Sequence[float] | Array) -> Array:
     """Share of samples whose nearest mode is at most d away, for each threshold d (in units of the distance between the modes).
 
-    distances (n, K, 2) as `measure` gives them -> (len(thresholds),). A blur at the mean of the distribution lies min(p, 1 - p) from the
-    likelier mode, so thresholds from there on count it as being on a mode.
+    distances (n, K, 2) from `measure` -> (len(thresholds),). A blur at the mean of the distribution lies min(p, 1 - p) from the more likely
+    mode, so thresholds from there on count it as being on a mode.
     """
     nearest = np.asarray(distances, np.float64).min(axis=-1).reshape(-1)
     return np.array([(nearest <= threshold).mean() for threshold in thresholds])

@@ -1,16 +1,17 @@
-"""Holm's correction, and the smallest p-value that a number of runs can have. Plain Python: planning asks too, and imports no numpy."""
+"""Holm's correction, and the smallest p-value that is possible with a number of runs. Plain Python, because planning uses it and imports no
+numpy."""
 
 from collections.abc import Sequence
 from math import comb, floor, isnan, nan, prod
 
 EXACT = 2**16
-"""Arrangements of a permutation test: up to so many are all tried."""
+"""Maximum number of arrangements of a permutation test that are all tried."""
 ARRANGEMENTS = 9_999
-"""Drawn where there are more; the observed one is counted in."""
+"""Number of drawn arrangements if there are more. It includes the observed one."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm (1979), step down. NaN stays NaN but counts as a test: what could not be tested yet loosens nothing."""
+    """Holm's step-down correction (1979). NaN stays NaN but counts as a test, so that a test that is not possible yet relaxes nothing."""
     filled = [1.0 if isnan(p) else p for p in p_values]
     corrected, highest = [nan] * len(filled), 0.0
     for rank, i in enumerate(sorted(range(len(filled)), key=lambda i: filled[i])):
@@ -20,19 +21,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def smallest_p(runs: Sequence[tuple[int, int]], paired: bool, two_sided: bool = True) -> float:
-    """The least p-value of the permutation test of `analysis.comparison`, before correction.
+    """The smallest p-value of the permutation test of `analysis.comparison`, before correction.
 
-    `runs`: (runs of the variant, of the baseline) in each game. Where runs are paired, the signs of the smaller number's differences are
-    flipped; else labels are exchanged within games.
+    `runs`: (runs of the variant, of the baseline) in each game. If runs are paired, the signs of the smaller number's differences are
+    flipped. Otherwise labels are exchanged within games.
     """
     step, mirrored = _step(runs, paired)
     return (2.0 if mirrored and two_sided else 1.0) * step
 
 
 def attainable_level(level: float, runs: Sequence[tuple[int, int]], paired: bool, two_sided: bool = True) -> float:
-    """The largest p-value of the permutation test that is at most `level`, for these runs in each game; 0 where there is none.
+    """The largest p-value of the permutation test that is at most `level`, for these runs in each game, or 0 if there is none.
 
-    p-values are multiples of one over the number of arrangements. Two-sided ones are multiples of two over it where both sides have equal
+    p-values are multiples of one over the number of arrangements. Two-sided ones are multiples of two over it if both sides have equal
     numbers of runs, since each arrangement then has its mirror image.
     """
     step = smallest_p(runs, paired, two_sided)

@@ -1,10 +1,10 @@
 """Studentised permutation tests of two sides of runs within games: of no difference, and of a difference beyond a margin.
 
-Studentised (Janssen 1997; Chung and Romano 2013), since the plain test rejects too often where the two sides differ in variance and in
-their number of runs. With few runs it still does (15% at variances 16 to 1 and 3 runs against 10), so a comparison takes the larger of this
-p-value and Welch's. Unpaired labels are exchanged within games; of pairs the signs of the differences are flipped. All arrangements are
-tried up to EXACT; above that ARRANGEMENTS are drawn and the observed one is counted in. The draws depend on the numbers of runs alone, so
-equal runs give equal p-values.
+They are studentised (Janssen 1997; Chung and Romano 2013), since the plain test rejects too often if the two sides differ in variance and
+in their number of runs. With few runs the studentised test does so too (15% at variances 16 to 1 and 3 runs against 10), so a comparison
+takes the larger of this p-value and Welch's. Labels of unpaired runs are exchanged within games. For pairs, the signs of the differences
+are flipped. Up to EXACT, all arrangements are tried. Above that, ARRANGEMENTS are drawn, including the observed one. The draws depend only
+on the numbers of runs, so equal runs give equal p-values.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ def two_sided(games: Sides, paired: bool) -> float:
 def equivalence(games: Sides, paired: bool, margin: float) -> float:
     """p-value of two one-sided tests: that the difference is at least `margin`, or at most -margin.
 
-    Each is a permutation test after the variant was shifted to the edge of the margin. It is exact where the differences of pairs are
-    symmetric, or where both sides have one distribution but for the shift.
+    Each is a permutation test after the variant was shifted to the edge of the margin. It is exact if the differences of pairs are
+    symmetric, or if both sides have the same distribution up to the shift.
     """
     above = _statistics([(y, x - margin) for x, y in games], paired)  # evidence for "the difference is below margin"
     below = _statistics([(x + margin, y) for x, y in games], paired)
@@ -55,7 +55,7 @@ def _statistics(games: Sides, paired: bool) -> Array:
 
 
 def _share(statistics: Array) -> float:
-    """Share of arrangements at least as extreme as the first; ties differ from it by rounding alone."""
+    """Share of arrangements at least as extreme as the first. Ties differ from it only by rounding."""
     observed = statistics[0]
     return float(np.mean(statistics >= (observed - 1e-9 * abs(observed) if np.isfinite(observed) else observed)))
 

@@ -1,14 +1,14 @@
 """Frame-by-frame fidelity of imagined frames: pure functions of tensors in [0, 1].
 
-Frames are float32 or float64, (..., 3, h, w), in [0, 1]; two sets have the same shape. A score has the shape of the leading
-dimensions. Another range, shape or dtype raises ValueError: nothing is guessed from the values.
+Frames are float32 or float64, (..., 3, h, w), in [0, 1], and two sets have the same shape. A score has the shape of the leading dimensions.
+Another range, shape or dtype raises ValueError: nothing is guessed from the values.
 """
 
 import torch
 from torch import Tensor
 
 SSIM_WINDOW = 11
-"""Side of SSIM's Gaussian window in pixels; frames may not be smaller."""
+"""Side of SSIM's Gaussian window in pixels, and minimum side of a frame."""
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
@@ -28,7 +28,7 @@ def check_frames(frames: Tensor, name: str = "frames") -> None:
 
 
 def absolute_error(imagined: Tensor, true: Tensor) -> Tensor:
-    """Mean absolute pixel error of each frame, in [0, 1]: at frame t of a rollout, its drift. (..., 3, h, w) -> (...)."""
+    """Mean absolute pixel error of each frame, in [0, 1]. At frame t of a rollout it is the drift. (..., 3, h, w) -> (...)."""
     _check_pair(imagined, true)
     return (imagined - true).abs().mean(dim=(-3, -2, -1))
 
@@ -40,9 +40,9 @@ def squared_error(imagined: Tensor, true: Tensor) -> Tensor:
 
 
 def psnr(mean_squared_error: Tensor | float) -> Tensor:
-    """Peak signal-to-noise ratio in dB of frames in [0, 1]: 10 log10(1 / MSE), infinite at 0. Any shape; float64.
+    """Peak signal-to-noise ratio in dB of frames in [0, 1]: 10 log10(1 / MSE), infinite at 0. Any shape, float64.
 
-    Give it the mean of `squared_error` over all frames pooled: the mean of PSNRs is infinite as soon as one still frame is exact.
+    Pass the mean of `squared_error` over all frames pooled: the mean of PSNRs is infinite as soon as one still frame is exact.
     """
     mse = torch.as_tensor(mean_squared_error, dtype=torch.float64)
     if not bool(((mse >= 0) & (mse <= 1)).all()):
@@ -53,7 +53,7 @@ def psnr(mean_squared_error: Tensor | float) -> Tensor:
 def ssim(imagined: Tensor, true: Tensor, chunk_size: int = 256) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each frame, at most 1. (..., 3, h, w) -> (...).
 
-    Gaussian window of 11 pixels, sigma 1.5, data range 1, each colour on its own and averaged (torchmetrics). `chunk_size` frames are
+    Gaussian window of 11 pixels, sigma 1.5, data range 1, each colour separately and averaged (torchmetrics). `chunk_size` frames are
     scored at once.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # costs seconds, and only SSIM needs it
@@ -71,8 +71,8 @@ def ssim(imagined: Tensor, true: Tensor, chunk_size: int = 256) -> Tensor:
 def sharpness(frames: Tensor) -> Tensor:
     """Mean squared gradient of each frame's luminance, per pixel (forward differences). (..., 3, h, w) -> (...).
 
-    An edge blurred over w pixels has 1 / w of the sharp edge's value; the mean gradient magnitude, which is total variation, would stay the
-    same. Noise raises it too: see `noise_level`. Report the ratio of imagined to true frames (1 is as sharp as the truth).
+    An edge blurred over w pixels has 1 / w of the sharp edge's value. (The mean gradient magnitude, which is total variation, would not
+    change.) Noise raises it too: see `noise_level`. Report the ratio of imagined to true frames (1 is as sharp as the truth).
     """
     check_frames(frames)
     luminance = _luminance(frames)
@@ -84,9 +84,10 @@ def sharpness(frames: Tensor) -> Tensor:
 def noise_level(frames: Tensor) -> Tensor:
     """Standard deviation of the noise in each frame's luminance, in grey levels of [0, 1]. (..., 3, h, w) -> (...).
 
-    Immerkaer's mask (Fast Noise Variance Estimation, 1996), the difference of two Laplacians, whose response to noise of deviation s has
-    deviation 6 s, and none to ramps and to horizontal and vertical edges. The deviation is read from the median of its absolute response
-    instead of the mean: other edges and corners are few, so they hardly move it. Noise in less than half of a frame is not seen.
+    It uses Immerkaer's mask (Fast Noise Variance Estimation, 1996), the difference of two Laplacians. Its response to noise of deviation s
+    has deviation 6 s, and it does not respond to ramps or to horizontal and vertical edges. The deviation is computed from the median of
+    its absolute response, not the mean: other edges and corners are few, so they hardly change the median. Noise in less than half of a
+    frame is not detected.
     """
     check_frames(frames)
     if min(frames.shape[-2:]) < 3:

@@ -1,8 +1,8 @@
-"""How large a difference further seeds and references would detect, from the variance components of finished runs.
+"""The size of the differences that further seeds and references would detect, from the variance components of finished runs.
 
-The observed difference plays no part: power computed from it ("observed power") only restates the p-value (Hoenig and Heisey 2001, The
-American Statistician 55(1)). Each variance is taken at its upper confidence limit instead of its estimate, since a few runs estimate it
-poorly (Browne 1995, Statistics in Medicine 14(17)). The assumptions are normal means over runs and references, and fixed games.
+The observed difference is not used: power computed from it ("observed power") only restates the p-value (Hoenig and Heisey 2001, The
+American Statistician 55(1)). Each variance is taken at its upper confidence limit, not its estimate, since a few runs estimate it poorly
+(Browne 1995, Statistics in Medicine 14(17)). The assumptions are normal means over runs and references, and fixed games.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ POWER = 0.8
 CONFIDENCE = 0.8
 """Confidence of the upper limit at which each variance is taken."""
 MAX_SEEDS = 1000
-"""No larger number of seeds is searched for."""
+"""Maximum number of seeds in a search."""
 _LARGE = 1e6
 """Degrees of freedom from which Student's t counts as normal."""
 _POINTS = 2000
@@ -42,22 +42,22 @@ class Planner:
     equivalence_level: float
     """Level of each of the two one-sided tests of equivalence."""
     permutation: bool
-    """Whether the permutation test must reject too. It then limits the level to the p-values that so few runs can have."""
+    """Whether the permutation test must reject too. It then limits the level to the p-values that are possible with so few runs."""
 
     @property
     def runs(self) -> int:
-        """Runs of the side and game that has fewest."""
+        """Runs of the side and game with the fewest."""
         return min(n for one in self.estimated for n in one.runs)
 
     @property
     def episodes(self) -> int:
-        """Episodes of the game that has fewest; 0 where references do not count as random."""
+        """Episodes of the game with the fewest. 0 if references do not count as random."""
         return min(one.episodes for one in self.estimated)
 
     def detectable(self, seeds: int, times: int = 1) -> float:
         """The minimum detectable effect (MDE): the true difference that the test detects with probability POWER.
 
-        `seeds` is the number of runs on each side of every game. Infinite where the test can never reject.
+        `seeds` is the number of runs on each side of every game. Infinite if the test can never reject.
         """
         level = self._attainable(self.level, seeds, two_sided=True)
         if level <= 0.0:
@@ -66,7 +66,7 @@ class Planner:
         return noncentrality(planned.freedom, level) * sqrt(planned.variance) if planned.variance > 0 else 0.0
 
     def equivalence_power(self, margin: float, seeds: int, times: int = 1) -> float:
-        """The probability that both one-sided tests (TOST) succeed where the true difference is 0."""
+        """The probability that both one-sided tests (TOST) succeed if the true difference is 0."""
         from scipy.special import chdtri, ndtr, stdtrit
 
         level = self._attainable(self.equivalence_level, seeds, two_sided=False)
@@ -82,13 +82,13 @@ class Planner:
         return float(np.mean(np.maximum(2.0 * ndtr(room) - 1.0, 0.0)))
 
     def seeds_to_detect(self, difference: float, times: int = 1) -> int | None:
-        """The smallest number of seeds whose MDE is at most `difference`; None where more than MAX_SEEDS are needed."""
+        """The smallest number of seeds whose MDE is at most `difference`. None if more than MAX_SEEDS are needed."""
         return _fewest(lambda seeds: self.detectable(seeds, times) <= difference)
 
     def seeds_for_equivalence(self, margin: float, times: int = 1) -> int | None:
-        """The smallest number of seeds with which TOST succeeds with probability POWER where the true difference is 0.
+        """The smallest number of seeds with which TOST succeeds with probability POWER if the true difference is 0.
 
-        None where more than MAX_SEEDS are needed.
+        None if more than MAX_SEEDS are needed.
         """
         return _fewest(lambda seeds: self.equivalence_power(margin, seeds, times) >= POWER)
 
@@ -167,7 +167,7 @@ def noncentrality(freedom: float, level: float, power: float = POWER) -> float:
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The smallest number of seeds from MIN_RUNS to MAX_SEEDS that is enough, if every larger one is enough too; None without one."""
+    """The smallest number of seeds from MIN_RUNS to MAX_SEEDS that is enough, if every larger one is enough too, or None."""
     low, high = MIN_RUNS - 1, MIN_RUNS
     while not enough(high):
         if high == MAX_SEEDS:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from analysis.figures import RC, styles
 
 Effects = Mapping[str, Mapping[int, float]]
-"""By label of a line, the minimum detectable effect for each number of seeds."""
+"""The minimum detectable effect for each number of seeds, by label of a line."""
 
 
 def power_figure(
@@ -25,12 +25,12 @@ def power_figure(
     scale: float = 1.0,
     hours_per_seed: float | None = None,
 ) -> Figure:
-    """Minimum detectable effect against seeds, on logarithmic axes: a line per comparison.
+    """Minimum detectable effect against seeds, on logarithmic axes: one line per comparison.
 
-    `more_references`: further lines in grey, for more episodes of references. `own`: the study's own number of seeds, a dotted vertical
-    line. `margin`: the smallest difference that matters, a level dash-dotted line; 0 for none. All differences are multiplied by `scale`.
-    `hours_per_seed`: device hours of one seed, for a second axis above. Effects that are infinite (no test can detect them) or 0 are left
-    out. Raises ValueError where nothing remains.
+    `more_references`: further lines in grey, for more episodes of references. `own`: the study's own number of seeds, drawn as a dotted
+    vertical line. `margin`: the smallest difference that matters, drawn as a dash-dotted horizontal line, or 0 for none. All differences
+    are multiplied by `scale`. `hours_per_seed`: device hours of one seed, for a second axis above. Effects that are infinite (no test can
+    detect them) or 0 are left out. Raises ValueError if nothing remains.
     """
     found = {label: _drawable(line, scale) for label, line in {**effects, **more_references}.items()}
     if not any(found.values()):
@@ -76,5 +76,5 @@ def _drawable(line: Mapping[int, float], scale: float) -> dict[int, float]:
 
 
 def _apart(seeds: list[int], own: int) -> list[int]:
-    """Those of the numbers that have room for a tick label; the study's own number always has one."""
+    """The numbers that have room for a tick label. The study's own number always has one."""
     return [n for n in seeds if n == own or abs(np.log(n / own)) > 0.15]

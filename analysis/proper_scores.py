@@ -1,7 +1,7 @@
 """Scores that a perfect sampler of the future minimises in expectation, and rank histograms. Numpy and scipy only.
 
-All take K samples of the future against the one that came. Pixel errors are no such scores: a blur or a copy may have a smaller error than
-a sampler of the true distribution.
+All compare K samples of the future with the true one. Pixel errors are not proper: a blur or a copy may have a smaller error than a sampler
+of the true distribution.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ Array = NDArray[np.float64]
 
 
 def energy_score(to_truth: ArrayLike, between: ArrayLike) -> Array:
-    """The fair energy score 1/K sum |x_i - y| - 1/(2 K (K - 1)) sum_{i != j} |x_i - x_j| of K samples x and the truth y; lower is better.
+    """The fair energy score 1/K sum |x_i - y| - 1/(2 K (K - 1)) sum_{i != j} |x_i - x_j| of K samples x and the truth y. Lower is better.
 
     to_truth (..., K): distances |x_i - y|. between (..., K, K): distances |x_i - x_j| of all ordered pairs -> (...). "Fair" means that its
-    expectation does not depend on K (Ferro 2014); Gneiting and Raftery 2007 give the score itself. Equal samples score their distance to
-    the truth. May be negative. Raises ValueError for other shapes or K below 2.
+    expectation does not depend on K (Ferro 2014). Gneiting and Raftery (2007) define the score itself. The score of equal samples is their
+    distance to the truth. May be negative. Raises ValueError for other shapes or K below 2.
     """
     x, pairs = np.asarray(to_truth, np.float64), np.asarray(between, np.float64)
     k = x.shape[-1] if x.ndim else 0
@@ -33,9 +33,9 @@ def crps(samples: ArrayLike, truth: ArrayLike) -> Array:
 
 
 def ranks(samples: ArrayLike, truth: ArrayLike, generator: np.random.Generator) -> NDArray[np.int64]:
-    """How many of the K samples lie below the truth, 0 to K. samples (..., K), truth (...) -> (...).
+    """Number of the K samples below the truth, 0 to K. samples (..., K), truth (...) -> (...).
 
-    A rank among equal values is drawn by `generator`, so that quantities which often tie still have uniform ranks for a perfect sampler.
+    A rank among equal values is drawn by `generator`, so that a perfect sampler has uniform ranks even for quantities that often tie.
     """
     x, y = np.asarray(samples), np.asarray(truth)[..., None]
     below, equal = (x < y).sum(axis=-1), (x == y).sum(axis=-1)
@@ -43,7 +43,7 @@ def ranks(samples: ArrayLike, truth: ArrayLike, generator: np.random.Generator) 
 
 
 def rank_shares(counts: ArrayLike) -> Array:
-    """The mean of the starts' histograms: counts (starts, K + 1) -> shares (K + 1,). All starts weigh the same.
+    """The mean of the starts' histograms: counts (starts, K + 1) -> shares (K + 1,). All starts have equal weights.
 
     Starts without counts are left out. NaN if no start has any.
     """
@@ -61,11 +61,11 @@ def rank_deviation(counts: ArrayLike) -> float:
 
 
 def expected_rank_deviation(num_ranks: int, k: int) -> float:
-    """The mean of `rank_deviation` over `num_ranks` independent, uniform ranks among K samples: what chance alone gives.
+    """The mean of `rank_deviation` over `num_ranks` independent, uniform ranks among K samples: the deviation by chance alone.
 
-    A bin holds a binomial number B of n ranks with p = 1 / (K + 1). The mean of |B - np| is 2 m (1 - p) P(B = m) with m = floor(np) + 1
-    (de Moivre; Diaconis and Zabell 1991). Ranks that depend on each other within a start, averaged over n independent starts, deviate by
-    at most this in expectation (Jensen's inequality). Raises ValueError for fewer than one rank or sample.
+    A bin contains a binomial number B of n ranks with p = 1 / (K + 1). The mean of |B - np| is 2 m (1 - p) P(B = m) with m = floor(np) + 1
+    (de Moivre; Diaconis and Zabell 1991). Ranks that depend on each other within a start, averaged over n independent starts, deviate by at
+    most this in expectation (Jensen's inequality). Raises ValueError for fewer than one rank or sample.
     """
     from scipy.stats import binom
 
@@ -76,7 +76,8 @@ def expected_rank_deviation(num_ranks: int, k: int) -> float:
 
 
 def uniform_band(num_ranks: int, k: int) -> tuple[float, float]:
-    """Between which heights one bin of a histogram of `num_ranks` independent, uniform ranks lies in at least 95% of cases; 1 is uniform.
+    """The range that contains the height of one bin of a histogram of `num_ranks` independent, uniform ranks in at least 95% of cases. 1 is
+    uniform.
 
     Raises ValueError for fewer than one rank or sample.
     """

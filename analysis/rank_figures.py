@@ -14,11 +14,11 @@ from analysis.proper_scores import uniform_band
 
 
 def rank_figure(panels: Mapping[str, Mapping[str, ArrayLike]], num_starts: int) -> Figure:
-    """Histograms of the truth's rank among K samples, a panel per arm and a line per variant, in units of the uniform histogram.
+    """Histograms of the truth's rank among K samples, one panel per arm and one line per variant, in units of the uniform histogram.
 
-    `panels`: by title, counts or shares (K + 1,) by label. A sampler of the true distribution lies at 1, a dotted line. Samples that
-    differ too little from each other give a U, samples that are biased a slope. A band shows where 95% of the heights of one bin lie by
-    chance, with `num_starts` independent ranks. Raises ValueError without panels or counts.
+    `panels`: by title, counts or shares (K + 1,) by label. A sampler of the true distribution lies at 1, a dotted line. Samples that differ
+    too little from each other give a U shape, biased samples a slope. A band shows where 95% of the heights of one bin lie by chance, with
+    `num_starts` independent ranks. Raises ValueError without panels or counts.
     """
     if not panels:
         raise ValueError("no panels to draw")

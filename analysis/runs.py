@@ -1,4 +1,4 @@
-"""How many runs an interval needs. A module of its own without numpy, because planning reads it too."""
+"""The number of runs that an interval needs. A separate module without numpy, because planning uses it."""
 
 MIN_RUNS = 3
-"""Fewest runs (seeds) that get an interval or a test: one run has no spread, and a resample of two takes only three values."""
+"""Minimum number of runs (seeds) for an interval or a test: one run has no spread, and a resample of two takes only three values."""

@@ -1,4 +1,4 @@
-"""Published learning curves, shipped as data: scores along training. They are no final scores, so rankings refuse them."""
+"""Published learning curves, shipped as data: scores over the training. They are no final scores, so rankings refuse them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 CURVE_COLUMNS = ("method", "game", "seed", "real_steps", "score", "episodes", "source")
 TEST, TRAINING = "test", "training"
-"""Values of the column `episodes`: which episodes the scores of a curve are of."""
+"""Values of the column `episodes`: the kind of episodes that a curve's scores come from."""
 
 _FILE = Path(__file__).parent / "published" / "published_curves.csv"
 _WHOLE = 0.9
@@ -24,7 +24,7 @@ _WHOLE = 0.9
 def published_curves() -> pd.DataFrame:
     """The shipped curves in CURVE_COLUMNS: raw game scores against real environment steps (agent steps, a quarter of the frames).
 
-    `episodes` is `test` (an evaluation apart from training) or `training` (returns of the episodes that were trained on).
+    `episodes` is `test` (an evaluation separate from training) or `training` (returns of the training episodes).
     """
     return _curves().copy()
 
@@ -36,13 +36,13 @@ def _curves() -> pd.DataFrame:
 
 
 def training_only() -> list[str]:
-    """Methods of which nothing but returns of training episodes is published."""
+    """Methods whose only published scores are returns of training episodes."""
     curves = published_curves()
     return sorted(set(curves["method"][curves["episodes"] == TRAINING]) - set(curves["method"][curves["episodes"] == TEST]))
 
 
 def not_rankable(name: str) -> str:
-    """Why no ranking or aggregate table takes scores of training episodes, for an error message."""
+    """The reason why rankings and aggregate tables refuse scores of training episodes, for an error message."""
     return (
         f"{name}: its scores are returns of training episodes; rankings and aggregates are of test episodes, and the two do not compare. "
         "Its learning curve is in sample_efficiency"
@@ -50,7 +50,7 @@ def not_rankable(name: str) -> str:
 
 
 def refuse_curves(frame: pd.DataFrame, name: str) -> None:
-    """Raises ScoreError where a frame holds returns of training episodes, or points along training in place of final scores."""
+    """Raises ScoreError if a frame contains returns of training episodes, or points of a learning curve in place of final scores."""
     if "episodes" in frame.columns and (frame["episodes"] == TRAINING).any():
         raise ScoreError(not_rankable(name))
     if "real_steps" in frame.columns:
@@ -60,10 +60,10 @@ def refuse_curves(frame: pd.DataFrame, name: str) -> None:
 
 
 def runs_of_curve(frame: pd.DataFrame, games: Sequence[str]) -> tuple[dict[str, list[tuple[Array, Array]]], list[str]]:
-    """The runs of one method's curve by game, each (real_steps, score) with rising steps; and sentences on what was done to them.
+    """The runs of one method's curve by game, each (real_steps, score) with ascending steps, and sentences about changes to them.
 
-    Several values at one number of steps become their mean. Runs that were stopped early are left out. Raises ScoreError where a game has
-    no curve.
+    Several values at one number of steps are replaced by their mean. Runs that were stopped early are left out. Raises ScoreError if a game
+    has no curve.
     """
     if absent := [game for game in games if game not in set(frame["game"])]:
         raise ScoreError(f"no curve of {len(absent)} of {len(games)} games is published ({', '.join(absent[:5])})")

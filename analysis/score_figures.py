@@ -1,6 +1,6 @@
-"""Figures of scores: intervals, performance profiles, games one by one; and trajectories of two models side by side. Data in, figures out.
+"""Figures of scores: intervals, performance profiles, single games, and trajectories of several models. Data in, figures out.
 
-Legible without colour, as in `figures`; no pyplot.
+Legible without colour, as in `figures`. No pyplot.
 """
 
 import textwrap
@@ -23,7 +23,7 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval; NaN ends where there is none. `hollow`: the same quantity from elsewhere (as printed), or NaN."""
+    """A value with its interval, or NaN ends. `hollow`: the same quantity from another source (as printed), or NaN."""
 
     value: float
     low: float = float("nan")
@@ -33,13 +33,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class IntervalPanel:
-    """A panel of `interval_figure`: its axis' label, an interval for each row, and lines to compare with (x, label)."""
+    """A panel of `interval_figure`: its axis label, an interval for each row, and reference lines (x, label)."""
 
     xlabel: str
     intervals: Mapping[str, Interval]
     lines: Sequence[tuple[float, str]] = ()
     shaded: tuple[float, float] | None = None
-    """A range of x of no importance (a margin), shaded."""
+    """A shaded range of x without practical importance (a margin)."""
 
 
 def interval_figure(
@@ -93,9 +93,9 @@ def _draw_panel(ax: Axes, panel: IntervalPanel, names: Sequence[str], looks: Map
 
 
 def profile_figure(profiles: Mapping[str, Profile], xlabel: str = "human-normalised score τ", order: Sequence[str] = ()) -> Figure:
-    """Performance profiles: the share of runs and games with a score above τ, a line and band a method.
+    """Performance profiles: the share of runs and games with a score above τ, with one line and band per method.
 
-    Bands without finite ends are left out; `order` as in `interval_figure`. Raises ValueError without profiles.
+    Bands without finite ends are left out. `order`: see `interval_figure`. Raises ValueError without profiles.
     """
     if not profiles:
         raise ValueError("no profiles to draw")
@@ -121,14 +121,14 @@ def profile_figure(profiles: Mapping[str, Profile], xlabel: str = "human-normali
 
 @dataclass(frozen=True)
 class EfficiencyLine:
-    """An aggregate along training: its curve at these numbers of real steps, (points,); NaN ends of the band where there is none."""
+    """An aggregate over the training: its curve at these numbers of real steps, (points,). NaN ends of the band if there is none."""
 
     steps: NDArray[np.float64]
     curve: Curve
 
 
 def efficiency_figure(lines: Mapping[str, EfficiencyLine], ylabel: str = "IQM of human-normalised scores") -> Figure:
-    """Scores against real environment steps, a line and band a method; a score holds until the next one was measured.
+    """Scores against real environment steps, with one line and band per method. A score holds until the next measurement.
 
     Raises ValueError without lines.
     """

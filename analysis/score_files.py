@@ -1,4 +1,4 @@
-"""The text of a user's score file: from bytes to columns of valid fields, every mistake named with its line. No pandas."""
+"""Parsing of a user's score file: from bytes to columns of valid fields, with the line of every mistake. Without pandas."""
 
 import csv
 import difflib
@@ -25,7 +25,7 @@ class ScoreFileError(ScoreError):
 
 @dataclass(frozen=True)
 class Fields:
-    """Columns of text, each field valid by itself, the line of the file that each row is on, and what was odd."""
+    """Columns of valid text fields, the line of each row in the file, and warnings."""
 
     columns: dict[str, list[str]]
     lines: list[int]
@@ -36,7 +36,7 @@ class Fields:
 
 
 def read_fields(path: str | Path, games: Collection[str]) -> Fields:
-    """The fields of a CSV of COLUMNS (in any order) of these games. ScoreFileError at the first mistake."""
+    """The fields of a CSV of COLUMNS (in any order) for these games. Raises ScoreFileError at the first mistake."""
     text, flags = _decoded(Path(path))
     fields = _parsed(path, text, flags)
     checks: list[tuple[str, Callable[[str], bool], Callable[[str], str]]] = [
@@ -171,7 +171,7 @@ def _bad_score(text: str) -> str:
 
 
 def nearest_game(game: str, games: Iterable[str]) -> str:
-    """The games that were meant by a name as others write it (ALE/Ms_Pacman-v5, 'ms pacman', BreakoutNoFrameskip-v4)."""
+    """The games that may be meant by a name in other notations (ALE/Ms_Pacman-v5, 'ms pacman', BreakoutNoFrameskip-v4)."""
     bare = re.sub(r"^ALE/|(NoFrameskip|Deterministic)?-v[0-9]$", "", game, flags=re.IGNORECASE)
     return nearest(re.sub(r"[^a-z0-9]", "", bare.casefold()), games)
 

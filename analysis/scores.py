@@ -1,6 +1,6 @@
-"""Published Atari 100k scores, a user's own score files, and what of them may be computed together.
+"""Published Atari 100k scores, a user's own score files, and the rules for computing with them together.
 
-HNS = (score - random) / (human - random). Data and their sources: published/README.md.
+HNS = (score - random) / (human - random). For the data and their sources see published/README.md.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,11 +22,12 @@ from analysis.score_files import ScoreFileError as ScoreFileError  # what read_s
 Array = NDArray[np.float64]
 
 CONDITIONS = ("protocol", "protocol_record", "scale", "revision")
-"""Columns that one's own results may carry besides: within one entry each must have one value."""
+"""Optional columns of own results. Each must have a single value within an entry."""
 
 _DATA = Path(__file__).parent / "published"
 MAX_RUNS = 50
-"""Runs a game above which a claim is doubted: world models publish 5. The 100 runs of CURL, SPR and DrQ(eps) are known and footnoted."""
+"""Number of runs per game above which a warning is given: world models publish 5. The 100 runs of CURL, SPR and DrQ(eps) are known and have
+a footnote."""
 
 _MAX_ENTRIES = 10_000
 _FARTHEST_HNS = (-5.0, 100.0)  # every published run lies within -0.8 and 14.4
@@ -39,7 +40,7 @@ _DECISIVE = ("environment id", "sticky actions", "no-ops", "test policy", "episo
 
 @dataclass(frozen=True)
 class Entry:
-    """One set of scores. A method may have several, from several sources: never select on the method alone."""
+    """One set of scores. A method may have several, from different sources: never select by the method alone."""
 
     method: str
     source: str
@@ -50,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """A user's scores, valid, in COLUMNS; `flags` are sentences on what is odd about them."""
+    """A user's scores, valid, in COLUMNS. `flags` are warnings about them."""
 
     frame: pd.DataFrame
     flags: list[str]
@@ -58,12 +59,12 @@ class ScoreFile:
 
 @cache
 def _read(name: str, **types: Any) -> pd.DataFrame:
-    """A shipped table with the types of its columns, read once per process: nothing may change it."""
+    """A shipped table with the types of its columns, read once per process. Do not modify it."""
     return pd.read_csv(_DATA / name, dtype=types or None)
 
 
 def published() -> pd.DataFrame:
-    """The shipped scores in COLUMNS; seed is Int64, missing where one number a game was published."""
+    """The shipped scores in COLUMNS. seed is Int64, missing if one number per game was published."""
     return _read("published_scores.csv", method=str, game=str, seed="Int64", score=np.float64, source=str)[list(COLUMNS)].copy()
 
 
@@ -73,7 +74,7 @@ def human_random() -> pd.DataFrame:
 
 
 def with_hns(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with a column hns. ScoreError for a game without human and random scores."""
+    """The frame with a column hns. Raises ScoreError for a game without human and random scores."""
     norm = human_random()
     for game in frame["game"].unique():
         if game not in norm.index:
@@ -88,7 +89,7 @@ def entries(frame: pd.DataFrame) -> list[Entry]:
 
 
 def select(frame: pd.DataFrame, method: str, source: str) -> pd.DataFrame:
-    """The rows of one entry. ScoreError, naming the nearest, where there is none, and for a method with training episodes alone."""
+    """The rows of one entry. Raises ScoreError, with the nearest names, if there is none, and for a method with only training episodes."""
     of_method = frame[frame["method"] == method]
     if of_method.empty:
         if method in training_only():
@@ -101,7 +102,7 @@ def select(frame: pd.DataFrame, method: str, source: str) -> pd.DataFrame:
 
 
 def kind_of(frame: pd.DataFrame) -> str:
-    """`runs` (every row has a seed) or `means` (none has). ScoreError where the frame mixes both."""
+    """`runs` (every row has a seed) or `means` (none has). Raises ScoreError if the frame mixes both."""
     given = frame["seed"].notna()
     if given.any() and not given.all():
         raise ScoreError(f"{_name(frame)} mixes runs (rows with a seed) and means (rows without): no aggregate of both is honest")
@@ -109,10 +110,10 @@ def kind_of(frame: pd.DataFrame) -> str:
 
 
 def runs_by_game(frame: pd.DataFrame, column: str = "hns") -> dict[str, Array]:
-    """hns (or score) of each run of one entry by game, in order of seed; one value where a mean was published.
+    """hns (or score) of each run of one entry by game, in order of seed. A single value if a mean was published.
 
-    ScoreError: no rows, more than one entry, returns of training episodes, mixed CONDITIONS or kinds, a run given twice, a value that is
-    not finite.
+    Raises ScoreError for no rows, more than one entry, returns of training episodes, mixed CONDITIONS or kinds, a run given twice, or a
+    value that is not finite.
     """
     if frame.empty:
         raise ScoreError("there are no scores to aggregate")
@@ -134,9 +135,9 @@ def runs_by_game(frame: pd.DataFrame, column: str = "hns") -> dict[str, Array]:
 
 
 def score_matrix(frame: pd.DataFrame, column: str = "hns", games: Sequence[str] | None = None) -> Array:
-    """(runs, games) of one entry, games alphabetical; all 26, or those named. Means give one row.
+    """(runs, games) of one entry, games alphabetical: all 26, or those named. Means give one row.
 
-    ScoreError: what runs_by_game refuses, a game missing, games of unequal numbers of runs.
+    Raises ScoreError if `runs_by_game` does, for a missing game, and for games with unequal numbers of runs.
     """
     by_game, wanted = runs_by_game(frame, column), sorted(human_random().index if games is None else games)
     if absent := [game for game in wanted if game not in by_game]:
@@ -150,14 +151,14 @@ def score_matrix(frame: pd.DataFrame, column: str = "hns", games: Sequence[str] 
 
 
 def footnotes(method: str, source: str, iqm: bool = True) -> list[str]:
-    """Sentences that belong under any table or figure with this entry; none for a user's own. Without `iqm`, where it shows no IQM."""
+    """Footnotes for any table or figure with this entry. None for a user's own. `iqm`: whether its IQM is shown."""
     notes = _read("footnotes.csv", method=str, source=str, topic=str, text=str)
     shown = (notes["method"] == method) & (notes["source"] == source) & (iqm | ~notes["topic"].isin(_OF_IQM))
     return notes["text"][shown].tolist()
 
 
 def general_footnotes() -> list[str]:
-    """Sentences that belong under any comparison of published scores."""
+    """Footnotes for any comparison of published scores."""
     return [
         "Scores come from different procedures of evaluation (episodes counted, sampling, versions of the environment) and were not "
         "harmonised.",
@@ -166,10 +167,10 @@ def general_footnotes() -> list[str]:
 
 
 def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] | None = None, intervals: bool = True) -> list[str]:
-    """What differs between entries (label -> frame of one entry) that stand next to each other in one table or figure.
+    """Footnotes on differences between entries (label -> frame of one entry) in one table or figure.
 
-    IQM of means next to IQM of runs (`iqm`: the labels whose IQM is shown; None: all), too few runs for an interval (`intervals`: whether
-    any are shown), more runs than MAX_RUNS, other games, other protocols.
+    They cover the IQM of means next to the IQM of runs (`iqm`: the labels whose IQM is shown; None: all), too few runs for an interval
+    (`intervals`: whether any are shown), more runs than MAX_RUNS, different games, and different protocols.
     """
     notes = []
     kinds = {label: kind_of(frame) for label, frame in frames.items() if iqm is None or label in iqm}
@@ -192,10 +193,10 @@ def between_footnotes(frames: Mapping[str, pd.DataFrame], iqm: Collection[str] |
 
 
 def protocol(method: str, source: str) -> dict[str, str] | None:
-    """Protocol point -> value of the public code behind a shipped entry; None where it is not recorded here.
+    """Protocol point -> value of the public code for a shipped entry. None if it is not recorded here.
 
-    Points that its code does not settle are missing. A user's own scores of a method of that name, from another source, may come from any
-    code: None.
+    Points that its code does not determine are missing. A user's own scores of a method with that name, from another source, may come from
+    any code: None.
     """
     table = _read("protocols.csv", method=str, point=str, value=str)
     rows = table[table["method"] == method]
@@ -205,10 +206,10 @@ def protocol(method: str, source: str) -> dict[str, str] | None:
 
 
 def read_scores(path: str | Path) -> ScoreFile:
-    """A user's CSV of COLUMNS (in any order), UTF-8, one row per run, or a row without a seed for a mean over runs.
+    """Reads a user's CSV of COLUMNS (in any order), UTF-8, with one row per run, or a row without a seed for a mean over runs.
 
-    Raw game scores of the 26 games. ScoreFileError at the first mistake, with the line of the file it is in; what is odd but can be
-    used is said in `flags`. Nothing is guessed: names must be exact, numbers plain.
+    The scores are raw game scores of the 26 games. Raises ScoreFileError at the first mistake, with its line in the file. `flags` contains
+    warnings about unusual but usable data. Nothing is guessed: names must be exact, numbers plain.
     """
     fields = read_fields(path, human_random().index)
     columns = fields.columns
@@ -289,7 +290,7 @@ def _oddities(frame: pd.DataFrame, lines: list[int]) -> list[str]:
 
 
 def _implausible(most: Mapping[str, int], frames: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A sentence on entries with more than MAX_RUNS runs of a game; the shipped ones are checked, and have a footnote of their own."""
+    """A warning about entries with more than MAX_RUNS runs of a game. The shipped ones are checked, and have their own footnote."""
     if not (many := {label: number for label, number in most.items() if number > MAX_RUNS}):
         return []
     shipped = set(entries(published()))

@@ -1,4 +1,4 @@
-"""Figures of where objects are in imagined frames: position and presence error against t, an object a column."""
+"""Figures of object positions in imagined frames: position and presence error against t, one column per object."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from analysis.figures import RC, styles
 
 
 def known_mean_curve(values: ArrayLike, episodes: ArrayLike | None = None) -> Curve:
-    """The mean over seeds and trajectories of those values (seeds, trajectories, t) that are known (not NaN), with its 95% interval.
+    """The mean over seeds and trajectories of the known (not NaN) values (seeds, trajectories, t), with its 95% interval.
 
-    A ratio of two means, sum over number known; its interval is that of its linearisation (delta method), by `mean_curve`. NaN at a t where
-    nothing is known. Raises ValueError at another shape, or for infinite values.
+    It is a ratio of two means, the sum over the number of known values. Its interval is that of its linearisation (delta method), by
+    `mean_curve`. NaN at a t without known values. Raises ValueError for another shape, or for infinite values.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 3 or 0 in array.shape:
@@ -49,17 +49,18 @@ class StatePanel:
     label: str
     """Label of the y axis, with its unit."""
     curves: Mapping[str, Curve]
-    """A line and band a variant."""
+    """One line and band per variant."""
     copy_last: ArrayLike | None = None
     """(t,): the error of repeating the last true frame."""
     floor: ArrayLike | None = None
     """(t,): the probe's own error on the true frames."""
     most: float | None = None
-    """The largest error there can be; bands end there, and at 0."""
+    """The maximum of the error. Bands are clipped there, and at 0."""
 
 
 def state_figure(rows: Sequence[Sequence[StatePanel]], *, ordered: bool = False) -> Figure:
-    """A grid of panels; those of a row share the y axis, which begins at 0. Raises ValueError for no panels, or rows of several lengths."""
+    """A grid of panels. Those of a row share the y axis, which begins at 0. Raises ValueError without panels, or for rows of unequal
+    length."""
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError("rows of panels, all of one length, are needed")
     with matplotlib.rc_context(RC):

@@ -1,4 +1,4 @@
-"""How the losses of trainings fell. DataFrames in, figures out; legible without colour, as in `figures`."""
+"""The training losses of runs. DataFrames in, figures out; legible without colour, as in `figures`."""
 
 import textwrap
 
@@ -12,7 +12,7 @@ from analysis.figures import RC, Style, shared_legend, styles
 
 COLUMNS = ("network", "training", "seed", "step", "loss")
 MAX_POINTS = 80
-"""Points of one line: a longer log is averaged in as many equal parts."""
+"""Maximum number of points per line. A longer log is averaged in this many equal parts."""
 
 
 def loss_figure(points: pd.DataFrame, xlabel: str) -> Figure:
@@ -49,7 +49,7 @@ def loss_figure(points: pd.DataFrame, xlabel: str) -> Figure:
 
 
 def binned(points: pd.DataFrame, most: int = MAX_POINTS) -> pd.DataFrame:
-    """The points with each run's log averaged in at most `most` equal parts of its steps; a part stands at its last step."""
+    """The points with each run's log averaged in at most `most` equal parts of its steps. A part lies at its last step."""
     keys = ["network", "training", "seed"]
     last = points.groupby(["network", "training"], sort=False)["step"].transform("max")
     part = np.ceil(points["step"] / last * most).clip(lower=1)

@@ -1,4 +1,4 @@
-"""Variants without an order next to each other: one row for each variant and one panel for each metric."""
+"""Unordered variants: one row for each variant and one panel for each metric."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ from analysis.figures import RC, styles
 def variant_figure(
     points: pd.DataFrame, *, labels: Mapping[str, str] | None = None, baselines: Mapping[str, float] | None = None
 ) -> Figure:
-    """Each group's score in each metric, with intervals where several seeds give one.
+    """Each group's score in each metric, with intervals if there are several seeds.
 
-    `points`: columns metric, group, mean, low, high, as `curves.mean_points` returns them. `labels`: titles of panels, where not the
-    metric's own name. `baselines`: by metric, the score of repeating the last frame. Raises ValueError where there are no points.
+    `points`: columns metric, group, mean, low, high, as `curves.mean_points` returns them. `labels`: titles of panels that differ from the
+    metric's name. `baselines`: by metric, the score of repeating the last frame. Raises ValueError without points.
     """
     if points.empty:
         raise ValueError("a figure of variants needs points")
