@@ -295,7 +295,7 @@ def _paired_draws(shape_x: tuple[int, ...], shape_y: tuple[int, ...], seed: int,
 def _resampled(scores: Array, seed: int, replicates: int) -> Iterator[Array]:
     """Blocks (b, runs, games) of resampled scores. For (runs, games, episodes), each drawn run's mean over episodes drawn from it."""
     games = np.arange(scores.shape[1])
-    episodes = np.random.RandomState([seed, 1])  # a stream of its own: the runs drawn are the same with and without episodes
+    episodes = np.random.RandomState([seed, 1])  # a separate stream, so that the same runs are drawn with and without episodes
     for drawn in _draws(scores.shape[:2], seed, replicates, scores.size):
         if scores.ndim == 2:
             yield scores[drawn, games]

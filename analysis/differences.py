@@ -51,7 +51,7 @@ class Difference:
 
     def _upper_tail(self, distance: float) -> float:
         """The probability of a t statistic above `distance` in standard errors."""
-        from scipy.special import stdtr  # what scipy.stats.t calls, without its overhead
+        from scipy.special import stdtr  # the function behind scipy.stats.t, without its overhead
 
         if self.variance <= 0.0:
             return 0.5 if distance == 0.0 else float(distance < 0.0)

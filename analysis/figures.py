@@ -29,7 +29,7 @@ _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)
 _CAPTION_LINE, _CAPTION_PAD = 7 * 1.25 / 72, 0.03
 """Inches: height of a caption's line, and space above and below it."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RC: Any = {  # Any: matplotlib types the keys one by one since 3.11
+RC: Any = {  # Any: matplotlib types the keys individually since 3.11
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -44,7 +44,7 @@ RC: Any = {  # Any: matplotlib types the keys one by one since 3.11
     "lines.linewidth": 1.5,
     "lines.markersize": 4.5,
     "pdf.fonttype": 42,
-    "text.parse_math": False,  # a name may hold dollar signs
+    "text.parse_math": False,  # a name may contain dollar signs
 }
 
 
@@ -89,7 +89,7 @@ def draw_drift(
             curve = curves[name]
             t = np.arange(1, len(curve.mean) + 1)
             every = max(1, len(t) // 8)
-            offset = (i * every // len(curves)) % len(t)  # markers of different lines stand at different t
+            offset = (i * every // len(curves)) % len(t)  # markers of different lines lie at different t
             look = {"color": style.color, "linestyle": style.linestyle, "marker": style.marker}
             ax.fill_between(t, curve.low, curve.high, color=style.color, alpha=0.15, linewidth=0)
             ax.plot(t, curve.mean, label=name, markevery=(offset, every), **look)
@@ -99,7 +99,7 @@ def draw_drift(
         if unrelated is not None:
             ax.axhline(unrelated, color="0.45", linewidth=1.0, linestyle=":", label="unrelated true frames")
         ax.set(xlabel="imagined frame t", ylabel=ylabel)
-        ax.set_ylim(bottom=0.0, auto=None)  # a shared axis goes on growing with the panels to come
+        ax.set_ylim(bottom=0.0, auto=None)  # a shared axis still grows with later panels
         ax.margins(x=0.01)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.0)
     return ax
@@ -155,7 +155,7 @@ def quality_figure(
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
     calls = sorted(points["nfe"].unique())
-    step = 0.08 if points["low"].notna().any() else 0.0  # octaves by which intervals of different groups stand side by side
+    step = 0.08 if points["low"].notna().any() else 0.0  # octaves by which intervals of different groups are shifted
     looks = styles([str(g) for g in groups], ordered)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.5), layout="constrained")
@@ -242,12 +242,12 @@ def _caption_lines(figure: Figure, caption: str) -> list[str]:
 def annotate(figure: Figure, caption: str = "", watermark: str = "") -> Figure:
     """Put a caption in small print below the figure, and a pale watermark across its panels (scales that show no finding)."""
     width, height = figure.get_size_inches()
-    if caption:  # text, and not supxlabel, which would take the place of one that the figure has
+    if caption:  # text, and not supxlabel, which would take the place of an existing one
         lines = _caption_lines(figure, caption)
         strip = caption_height(figure, caption) / height
         own = next((text for text in figure.texts if text.get_text() and text.get_text() == figure.get_supxlabel()), None)
         above = strip
-        if own is not None:  # left to itself it keeps to the edge of the figure
+        if own is not None:  # by default it keeps to the edge of the figure
             size = float(own.get_fontsize())
             figure.supxlabel(own.get_text(), y=strip, va="bottom", fontsize=size)
             above += (size * 1.5 / 72) / height
@@ -256,7 +256,7 @@ def annotate(figure: Figure, caption: str = "", watermark: str = "") -> Figure:
             engine.set(rect=(0.0, above, 1.0, 1.0 - above))
         figure.text(0.01, _CAPTION_PAD / height, "\n".join(lines), ha="left", va="bottom", fontsize=7, linespacing=1.2, color="0.35")
     if watermark:
-        figure.draw_without_rendering()  # places the panels: the watermark keeps off legends and labels
+        figure.draw_without_rendering()  # positions the panels, so that the watermark avoids legends and labels
         panels = Bbox.union([ax.get_position() for ax in figure.axes])
         angle = min(20.0, 0.4 * float(np.degrees(np.arctan2(panels.height * height, panels.width * width))))
         figure.text(

@@ -134,7 +134,7 @@ def _arrays(name: str, a: Sequence[Run], b: Sequence[Run]) -> tuple[Game, int]:
 def _partners(a: Mapping[object, Run], b: Mapping[object, Run]) -> list[tuple[Run, Run]]:
     by_pair = {run.pair: run for run in b.values() if run.pair is not None}
     found = [(run, by_pair[run.pair]) for run in a.values() if run.pair in by_pair]
-    return [(x, y) for x, y in found if x.values.keys() & y.values.keys()]  # runs on other references are no pair
+    return [(x, y) for x, y in found if x.values.keys() & y.values.keys()]  # runs on different references are no pair
 
 
 def _absent(name: str, runs: Runs, expected: Mapping[str, Sequence[object]]) -> list[str]:

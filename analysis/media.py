@@ -93,7 +93,7 @@ def small_clip(frames: Frames, most_bytes: int, fps: float = 15.0) -> Clip | Non
                 size = path.stat().st_size
                 if size <= most_bytes:
                     return Clip(path.read_bytes(), shown)
-                if size > _HOPELESS * most_bytes:  # no quality makes up for that, and each costs seconds
+                if size > _HOPELESS * most_bytes:  # no quality makes up for that, and each attempt costs seconds
                     break
             if shown <= _MIN_FRAMES:
                 return None

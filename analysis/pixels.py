@@ -56,7 +56,7 @@ def ssim(imagined: Tensor, true: Tensor, chunk_size: int = 256) -> Tensor:
     Gaussian window of 11 pixels, sigma 1.5, data range 1, each colour separately and averaged (torchmetrics). `chunk_size` frames are
     scored at once.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # costs seconds, and only SSIM needs it
+    from torchmetrics.functional.image import structural_similarity_index_measure  # the import takes seconds, and only SSIM needs it
 
     _check_pair(imagined, true)
     if min(true.shape[-2:]) < SSIM_WINDOW:

@@ -145,7 +145,7 @@ def efficiency_figure(lines: Mapping[str, EfficiencyLine], ylabel: str = "IQM of
                 ax.fill_between(steps, curve.low, curve.high, step="post", color=style.color, alpha=0.15, linewidth=0)
             offset = ((i * every) // len(lines)) % len(steps)
             ax.plot(steps, curve.value, label=_one_line(name), drawstyle="steps-post", markevery=(offset, every), **look)
-        if ax.get_ylim()[1] > 0.5:  # else the line would press the curves together
+        if ax.get_ylim()[1] > 0.5:  # otherwise the line would compress the curves
             ax.axhline(1.0, color="0.45", linewidth=1.0, linestyle=":", label="human")
         ax.set(xlabel="real environment steps", ylabel=ylabel)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.0)

@@ -84,7 +84,7 @@ def _decoded(path: Path) -> tuple[str, list[str]]:
 
 def _parsed(path: str | Path, text: str, flags: list[str]) -> Fields:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    same: dict[str, str] = {}  # one object a distinct text: a million rows fit into memory
+    same: dict[str, str] = {}  # one object per distinct text, so that a million rows fit into memory
     rows: list[list[str]] = [[] for _ in COLUMNS]
     lines: list[int] = []
     blank = 0

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.aggregates import MIN_RUNS
-from analysis.aggregates import ScoreError as ScoreError  # what the functions below raise
+from analysis.aggregates import ScoreError as ScoreError  # raised by the functions below
 from analysis.score_curves import not_rankable, published_curves, refuse_curves, training_only
 from analysis.score_files import COLUMNS, Fields, nearest, nearest_game, read_fields
-from analysis.score_files import ScoreFileError as ScoreFileError  # what read_scores raises
+from analysis.score_files import ScoreFileError as ScoreFileError  # raised by read_scores
 
 Array = NDArray[np.float64]
 
@@ -30,10 +30,10 @@ MAX_RUNS = 50
 a footnote."""
 
 _MAX_ENTRIES = 10_000
-_FARTHEST_HNS = (-5.0, 100.0)  # every published run lies within -0.8 and 14.4
+_FARTHEST_HNS = (-5.0, 100.0)  # all published runs lie between -0.8 and 14.4
 _PSEUDO = "Episodes of one training that are counted as runs make intervals far too narrow (pseudo-replication)"
 _SAME_NAME = "of this method returns of training episodes alone are published; rankings need scores of test episodes"
-_SHOWN = 10  # entries named by one kind of flag
+_SHOWN = 10  # entries that one kind of flag names
 _OF_IQM = ("iqm of means", "mixed iqm")
 _DECISIVE = ("environment id", "sticky actions", "no-ops", "test policy", "episodes averaged", "real steps")
 

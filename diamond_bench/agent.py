@@ -68,7 +68,7 @@ def build_agent(description: AgentDescription, precision: Precision = "fp32", de
         world_model = build_world_model(d, spec, precision, device)
         reward_end = RewardEndModel(d.reward_end, d.num_actions, d.frame_size, precision=precision).to(device)
     actor_critic = ActorCritic(d.actor_critic, d.num_actions, d.frame_size, precision=precision).to(device)
-    if torch.device(device).type == "cpu":  # narrow networks train in about three quarters of the time
+    if torch.device(device).type == "cpu":  # narrow networks then train in about three quarters of the time
         for network in (reward_end, actor_critic):
             if network is not None:
                 network.to(memory_format=torch.channels_last)

@@ -80,7 +80,7 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             raise UserError(f"{token!r}: expected key=value")
         if key.startswith(("+", "~")) or "_target_" in token or key.startswith("hydra") or "${" in token:
             raise UserError(f"{token!r}: additions, deletions, interpolations, hydra.* and _target_ are not taken; write key=value")
-        if key in ("output_dir", "cluster"):  # a path is taken as it is: Hydra's grammar would trip over its characters
+        if key in ("output_dir", "cluster"):  # a path is used directly, since Hydra's grammar does not accept all its characters
             overrides.append(Override(key, (text,)))
             if key == "cluster":
                 cluster_profile(text)
@@ -194,7 +194,7 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
         plain = with_values(plain, {group.replace("/", "."): neutral})
         if group == "sampler" and any(chosen == "sampler/schedule" for chosen, _ in on_file):
             plain["sampler"]["schedule"] = schedule
-    if plain["cluster"]["name"] != "local":  # the number of workers that a scale sets is of this machine
+    if plain["cluster"]["name"] != "local":  # a scale's number of workers is for this machine only
         plain["cluster"] = with_groups(read_yaml(CONF / "cluster" / f"{plain['cluster']['name']}.yaml"), profile)
     return plain
 

@@ -238,7 +238,7 @@ class _Reader:
                 self.refuse(event, f"the key {key.data!r} is given twice")
             own[key.data] = value.data
         content = merged | own
-        extra = max(0, len(content) - len(own))  # what a merge copies counts too
+        extra = max(0, len(content) - len(own))  # merged content counts too
         self.count(start, extra, level)
         return _collected(content, parts, extra)
 

@@ -55,7 +55,7 @@ def has_display() -> bool:
 def _writing() -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # the reader of our output left
+    except BrokenPipeError:  # the reader of the output closed it
         raise
     except OSError as error:
         raise UserError(f"the output cannot be written: {error.strerror or error}") from None

@@ -15,7 +15,7 @@ _CURVES = 16
 
 def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
     flops = frame_flops(_world(config, inputs), config.sampler, frames_of(inputs["dataset"]))
-    return (flops or 1.0) * _imagined(config, inputs)  # without a network, the frames are counted
+    return (flops or 1.0) * _imagined(config, inputs)  # without a network, frames are counted
 
 
 def _world(config: EvaluateWorldModel, inputs: Inputs) -> World:

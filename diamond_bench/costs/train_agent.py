@@ -37,7 +37,7 @@ def num_epochs(config: TrainAgent, collected_first: int | None = None) -> int:
 def updates(config: TrainAgent) -> Updates:
     """Number of updates of each network."""
     agent, later = config.agent, num_epochs(config) - 1
-    if agent.model_free:  # the last rollout of an epoch may be a shorter one
+    if agent.model_free:  # the last rollout of an epoch may be shorter
         whole, rest = divmod(agent.budget, agent.steps_per_epoch)
         rollout = config.actor_critic.steps_per_update
         return Updates(0, 0, whole * -(-agent.steps_per_epoch // rollout) + -(-rest // rollout))

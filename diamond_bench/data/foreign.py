@@ -129,7 +129,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
             raise UserError(f"{file}: the dataset has {found or 'no'} {what}; from {least} to {most:,} can be imported")
     return Metadata(
         content["data_format"],
-        content.get("jpeg_encoding", True),  # as Minari takes it
+        content.get("jpeg_encoding", True),  # Minari's own default
         content["total_episodes"],
         content["total_steps"],
         tuple(observations["shape"]),
@@ -185,7 +185,7 @@ def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
     """
     inside = [path for path in data_folder.rglob("*") if not path.is_dir()]
     for path in inside:
-        if not path.is_file():  # a FIFO would make its reader wait
+        if not path.is_file():  # reading a FIFO would block
             raise UserError(f"{path}: not a regular file; a dataset holds nothing else")
     files = sorted(inside, key=lambda path: path.relative_to(data_folder).as_posix())
     if not files:
@@ -202,7 +202,7 @@ def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(json.dumps([name, size, content]).encode())
     cache[key] = {"stamp": stamp, "digest": total.hexdigest()}
-    with contextlib.suppress(OSError):  # an unwritable cache is no error: the digest is simply computed again
+    with contextlib.suppress(OSError):  # an unwritable cache is no error, since the digest is simply computed again
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache_file.with_name(f".{cache_file.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(cache))

@@ -37,7 +37,7 @@ def check_stored(folder: Path, metadata: Metadata) -> None:
             _check_number(folder, len(file), metadata)
             for index in range(metadata.num_episodes):
                 _check_group(f"{folder}: episode {index}", file, f"episode_{index}", metadata)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:  # what h5py raises for a damaged file
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py's errors for a damaged file
         raise UserError(f"{folder}: {MAIN_FILE} cannot be read ({error})") from None
 
 
@@ -111,7 +111,7 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
         if array.shape != (steps,) or array.dtype.kind not in kinds:
             _refuse(where, name, array, np.ones(len(array), np.bool_), f"expected {steps} {expected}")
     ours = _checked_actions(where, actions, metadata)
-    with np.errstate(over="ignore"):  # a value beyond float32 is refused as infinite
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
         narrow = rewards.astype(np.float32)
     _refuse_any(where, "rewards", rewards, ~np.isfinite(narrow), "expected finite numbers")
     for name, flags in zip(("terminations", "truncations"), ends, strict=True):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 """(T,), one hash per (frame, action) pair of an episode."""
 
-_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
+_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _LONGEST_RUN = 64
 

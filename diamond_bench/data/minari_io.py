@@ -129,7 +129,7 @@ def open_dataset(data_folder: Path) -> MinariStorage:
     read_metadata(data_folder)
     try:
         return MinariStorage.read(data_folder)
-    except Exception as error:  # whatever a foreign file makes Minari raise
+    except Exception as error:  # any exception that a foreign file causes in Minari
         raise UserError(f"{data_folder}: not a readable Minari dataset ({type(error).__name__}: {error})") from error
 
 
@@ -138,7 +138,7 @@ def read_episode(storage: MinariStorage, index: int) -> dict[str, Any]:
     damaged."""
     try:
         return dict(next(iter(storage.get_episodes([index]))))
-    except Exception as error:  # h5py, pyarrow and Minari each have their own
+    except Exception as error:  # h5py, pyarrow and Minari each have their own exceptions
         raise UserError(f"{storage.data_path}: episode {index} cannot be read ({type(error).__name__}: {error})") from error
 
 

@@ -14,7 +14,7 @@ from diamond_bench.data.replay import ReplayEpisodes
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import from_bytes
 
-_QUARTER_BOUNDS = (0.1, 0.2, 0.3)  # cumulative weights 0.1, 0.1, 0.1, 0.7, oldest to newest
+_QUARTER_BOUNDS = (0.1, 0.2, 0.3)  # cumulative weights of 0.1, 0.1, 0.1, 0.7, oldest to newest
 
 Weighting = Literal["length", "recency"]
 """How an episode is chosen; see `segment_places`."""
@@ -146,7 +146,7 @@ def sample_reward_end_segments(
     device = episodes.frames.device
     episode, frame = _episode_and_frame(episodes, batch_size, generator, weighting)
     first = frame - torch.randint(length, (batch_size,), generator=generator, device=device)
-    position = first[:, None] + torch.arange(length, device=device)  # (b, t) in the episode
+    position = first[:, None] + torch.arange(length, device=device)  # (b, t), relative to the episode
     rows = episodes.lengths[episode][:, None]
     mask = (position >= 0) & (position < rows)
     index = torch.where(mask, episodes.starts[episode][:, None] + position * episodes.stride, 0)

@@ -80,7 +80,7 @@ class Feed:
         self.read_ahead()
         assert self._next is not None
         segments, self._next, self._before = self._next.result(), None, None
-        if self._stream is not None:  # made on another stream than it is used on
+        if self._stream is not None:  # it was created on another stream than the one that uses it
             for tensor in tensors_of(segments):
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
         return segments

@@ -46,7 +46,7 @@ class StreamedSource:
             with h5py.File(self._path, "r") as file:
                 episodes = [_index(file[f"episode_{number}"]) for number in range(storage.total_episodes)]
             self._file = os.open(self._path, os.O_RDONLY)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:  # errors of h5py for a damaged file
+        except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py's errors for a damaged file
             raise UserError(f"{self._path} cannot be read ({error})") from error
         lengths = torch.tensor([rows for rows, _, _ in episodes])
         starts = lengths.cumsum(0) - lengths

@@ -19,7 +19,7 @@ __all__ = ["Denoiser", "Precision"]
 class FrameNoise:
     """Noise that is added to the past frames of a training batch."""
 
-    level: Tensor  # (b,), standard deviation: one an example, for all its autoregressive steps
+    level: Tensor  # (b,), standard deviation: one per example, for all its autoregressive steps
     gauss: Callable[[Tensor], Tensor]  # of past frames (b, L, 3, h, w): fresh N(0, 1) of their shape
 
 
@@ -86,7 +86,7 @@ class Denoiser(Compilable):
             mask: (b, L + 1 + k), 1 (or True) where the frame is real.
             generator: on the frames' device.
         """
-        if self.action_dropout > 0:  # without, nothing is drawn: the stream of random numbers is that of earlier models
+        if self.action_dropout > 0:  # without action dropout nothing is drawn, so that earlier models keep their stream of random numbers
             dropped = torch.rand(len(frames), generator=generator, device=frames.device) < self.action_dropout
             actions = torch.where(dropped.view(-1, *[1] * (actions.dim() - 1)), withheld(actions), actions)
         noise = self._draw_frame_noise(frames, generator) if self.frame_noise > 0 else None

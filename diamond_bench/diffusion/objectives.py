@@ -34,9 +34,9 @@ class ObjectiveStep:
     """One prediction step of training."""
 
     loss: Tensor  # scalar, weighted
-    denoised: Tensor  # (b, 3, h, w), without gradient, quantised: what the next step conditions on
+    denoised: Tensor  # (b, 3, h, w), without gradient, quantised: the next step conditions on it
     prediction: Tensor  # (b, 3, h, w), the network's output
-    target: Tensor  # (b, 3, h, w), what it should have been
+    target: Tensor  # (b, 3, h, w), the regression target of `prediction`
 
 
 class Objective(Protocol):
@@ -88,7 +88,7 @@ class Coefficients(NamedTuple):
 
     c_in: Tensor
     c_skip: Tensor
-    removed: Tensor  # 1 - c_skip, without the cancellation where c_skip is nearly 1
+    removed: Tensor  # 1 - c_skip, computed without cancellation if c_skip is nearly 1
     c_out: Tensor
 
 
@@ -106,7 +106,7 @@ class Factored(nn.Module):
         super().__init__()
         self.config = config
         if config.sigma_data == "measured":
-            self.register_buffer("measured", torch.tensor(math.nan))  # so that nothing passes for measured before it is
+            self.register_buffer("measured", torch.tensor(math.nan))  # NaN, so that an unmeasured value cannot pass for a measured one
         if config.uses_timesteps:
             sigmas = torch.from_numpy(timestep_sigmas(config.num_train_timesteps, config.beta_start, config.beta_end))
             logs = sigmas.log()
@@ -212,7 +212,7 @@ class Factored(nn.Module):
         x = clean + noise
         c = self.coefficients(level)
         prediction = self._predict(network, c.c_in * x, draws.level, past, actions)
-        target = (c.removed * clean - c.c_skip * noise) / c.c_out  # of c_skip * x + c_out * target = clean
+        target = (c.removed * clean - c.c_skip * noise) / c.c_out  # solves c_skip * x + c_out * target = clean
         estimate = c.c_skip * x + c.c_out * prediction.detach()
         denoised = quantize(estimate if centre is None else centre + estimate, self.config.quantization)
         return ObjectiveStep(masked_mean_square(prediction - target, mask, self._weight(draws.level)), denoised, prediction, target)

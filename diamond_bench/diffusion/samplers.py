@@ -96,8 +96,8 @@ def ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: An
         if settings.clip_denoised:
             denoised = denoised.clamp(-1, 1)
         ratio = following / sigma
-        added = settings.eta**2 * (1 - ratio**2)  # share of the next level's variance
-        kept = 1 - settings.eta**2 + (settings.eta * ratio) ** 2  # 1 - added, without cancellation where eta is 1
+        added = settings.eta**2 * (1 - ratio**2)  # share of the next level's variance that comes from new noise
+        kept = 1 - settings.eta**2 + (settings.eta * ratio) ** 2  # 1 - added, computed without cancellation if eta is 1
         x = denoised + (x - denoised) * (ratio * math.sqrt(kept))
         if following > 0 and added > 0:
             x = x + noise() * (following * math.sqrt(added))

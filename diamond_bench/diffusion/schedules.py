@@ -95,7 +95,7 @@ def _evenly_spaced(
         )
     first, last = (forth(np.float64(sigma)) for sigma in (schedule.sigma_max, schedule.sigma_min))
     levels = back(np.linspace(first, last, num_steps))
-    levels[0] = schedule.sigma_max  # exactly, whatever the functions rounded to
+    levels[0] = schedule.sigma_max  # exact ends, whatever the functions rounded to
     if num_steps > 1:
         levels[-1] = schedule.sigma_min
     return np.append(levels, 0.0)
@@ -117,7 +117,7 @@ def ddpm_leading(schedule: DdpmLeadingSchedule, num_steps: int) -> Sigmas:
 
 def sigmas(sampler: Sampler) -> Sigmas:
     """(n + 1,) strictly decreasing float64 levels of a sampler, the last exactly 0. Raises UserError if its schedule has none."""
-    with np.errstate(all="ignore"):  # what overflowed is refused here
+    with np.errstate(all="ignore"):  # overflow is refused below
         levels: Sigmas = chosen(sampler.schedule)(sampler.schedule, sampler.num_steps)
     if not _strictly_decreasing(levels):
         values = ", ".join(f"{f.name}={getattr(sampler.schedule, f.name)}" for f in fields(sampler.schedule) if f.name != "name")
@@ -172,7 +172,7 @@ def nfe(sampler: Sampler) -> int:
 
 def trained_sigma_range(objective: Objective) -> tuple[float, float]:
     """The lowest and the highest level that an objective trains on. Raises UserError if its settings leave none."""
-    if getattr(objective, "uses_timesteps", False):  # settings of somebody's own objective may have no such thing
+    if getattr(objective, "uses_timesteps", False):  # settings of a user's own objective may have no such fields
         levels = timestep_sigmas(objective.num_train_timesteps, objective.beta_start, objective.beta_end)
         if objective.noise_levels == "timesteps":
             return float(levels[0]), float(levels[-1])
@@ -214,7 +214,7 @@ def _within(sigma: float, low: float, high: float) -> bool:
 def _fits(sampler: Sampler, low: float, high: float) -> bool:
     try:
         return all(_within(sigma, low, high) for sigma in denoiser_sigmas(sampler))
-    except UserError:  # it has no levels at all
+    except UserError:  # it has no levels
         return False
 
 
@@ -246,7 +246,7 @@ def _fixes(sampler: Sampler, low: float, high: float) -> Iterator[tuple[Sampler,
 
 def _most_steps_that_fit(sampler: Sampler, low: float, high: float) -> Sampler | None:
     fits, too_many = 0, sampler.num_steps
-    while too_many - fits > 1:  # fewer steps ask for less extreme levels
+    while too_many - fits > 1:  # fewer steps have less extreme levels
         middle = (fits + too_many) // 2
         if _fits(replace(sampler, num_steps=middle), low, high):
             fits = middle

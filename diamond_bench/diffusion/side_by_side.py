@@ -42,7 +42,7 @@ class SideBySide:
 
             def its_noise(group: int = group, stream: torch.cuda.Stream | None = stream) -> Tensor:
                 nonlocal used
-                if used == len(drawn):  # the first group asks
+                if used == len(drawn):  # only the first group draws
                     with _on(own):
                         drawn.append(noise().split(sizes))
                     _wait(stream, own)

@@ -15,7 +15,7 @@ class Breakout:
 
     _LEFT, _RIGHT, _BOTTOM = 57, 199, 178  # walls, and the height at which the paddle meets the ball
     _BRICKS_END = 100  # below this height no brick deflects the ball
-    _MOVE = 12  # pixels the paddle goes in the step of a move, and again in the step after it
+    _MOVE = 12  # pixels that the paddle moves in the step of a move, and again in the next step
     _CENTRE = 7  # of the paddle, from its RAM position
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Pong:
 
     _TOP, _BOTTOM, _PADDLE_X = 44, 204, 188
     _MIDDLE = 117  # the paddle's waiting position
-    _LAG = (9.0, 10.3, 2.7)  # pixels the paddle goes for a move in the step of it and in the two steps after
+    _LAG = (9.0, 10.3, 2.7)  # pixels that the paddle moves in the step of a move and in the two following steps
     _DIRECTIONS = (0, 0, -1, 1, -1, 1)  # of NOOP, FIRE, RIGHT (up), LEFT (down), RIGHTFIRE, LEFTFIRE
     _PLANS = tuple(itertools.product((0, 1, -1), repeat=3))
 
@@ -88,7 +88,7 @@ class Boxing:
     """Stays at arm's length, a little above or below the opponent, and punches every other step."""
 
     _NEAR, _FAR = 16, 24  # horizontal distance at which a punch lands
-    _OFFSET, _TOLERANCE = 9, 2  # vertical: the arms are beside the body
+    _OFFSET, _TOLERANCE = 9, 2  # vertical: the arms are at the sides of the body
     _ACTIONS = {  # noqa: RUF012  (horizontal, vertical) -> (move, move and punch) of the full action set
         (0, 0): (0, 1),
         (0, -1): (2, 10),

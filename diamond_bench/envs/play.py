@@ -16,7 +16,7 @@ from diamond_bench.envs.copies import CopiedFrames, copy_frames
 from diamond_bench.envs.lives import Frame, LifeLossEnds
 from diamond_bench.envs.saves import layers, load_env, save_env
 
-_BLOCK = 100  # steps handed on together
+_BLOCK = 100  # steps passed to the sink together
 
 State = tuple[Tensor, ...]
 """A policy's memory: tensors whose row i belongs to game i."""
@@ -219,7 +219,7 @@ def draw_actions(logits: Tensor, temperature: float, rng: np.random.Generator) -
 class TestGame(Game):
     """A test episode: a whole game."""
 
-    __test__ = False  # not a test case, whatever pytest thinks of its name
+    __test__ = False  # not a test case, despite its name
 
     index: int
     """Index of the episode."""

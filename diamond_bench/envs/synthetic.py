@@ -82,7 +82,7 @@ def _turn_outcomes(state: State, action: int, left: float) -> Outcomes:
         row, column = state.row + _HEADINGS[heading][0], state.column + _HEADINGS[heading][1]
         if 0 <= row < _FIELD_ROWS and 0 <= column < CELLS:
             found.append((probability, replace(moved, row=row, column=column, heading=heading)))
-    return _possible(found) if len(found) == 2 else [(1.0, found[0][1])]  # the ways are opposite: a wall blocks one at most
+    return _possible(found) if len(found) == 2 else [(1.0, found[0][1])]  # the two directions are opposite, so a wall blocks at most one
 
 
 def _turn_decode(walker: list[tuple[int, int]], player: int) -> State:

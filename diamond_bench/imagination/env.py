@@ -232,7 +232,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         memory = tuple(torch.where(done[:, None], new, old) for new, old in zip(start.memories, memory, strict=True))
         steps = torch.where(done, 0, steps)
         imagined = (step.frame, rewards, terminations, truncations, done, frames[:, :-1], reward_logits, end_logits)
-        shown = _where(done, frames[:, -1], step.frame).contiguous()  # always of the same strides, for what is compiled
+        shown = _where(done, frames[:, -1], step.frame).contiguous()  # the same strides at every call, for compiled code
         return (*imagined, shown, steps, segments_taken, *state, *memory)
 
     def _predict_outcome(self, shown: Tensor, actions: Tensor, step: Step, memory: State) -> tuple[Tensor, Tensor, State]:
@@ -245,7 +245,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return output.reward_logits[:, 0], output.end_logits[:, 0], tuple(output.state)
 
     def _begin(self, frames: Tensor, start: Start) -> State:
-        origin = torch.stack((torch.zeros_like(start.places), start.places), dim=1)  # a replay is one recording
+        origin = torch.stack((torch.zeros_like(start.places), start.places), dim=1)  # the replay is a single recording
         return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, origin)
 
     def state_dict(self) -> dict[str, Any]:
@@ -277,7 +277,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if self._reward_end is None:
             return ()
         frames = to_float(segments)
-        if frames.shape[1] == 1:  # no transition: the memory of one, emptied
+        if frames.shape[1] == 1:  # no transition: zeros in the shape of the memory
             output = self._reward_end(frames, segments.actions, frames, None)
             return tuple(torch.zeros_like(state[0]) for state in output.state)
         output = self._reward_end(frames[:, :-1], segments.actions[:, :-1], frames[:, 1:], None)

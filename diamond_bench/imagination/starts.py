@@ -102,7 +102,7 @@ class StartRing:
         self._starts, self._burn_in, self._device = starts, burn_in, device
         self._num_envs = num_envs
         self._block = max(size, num_envs) if discard_left_overs else 1
-        self._max_per_step = num_envs * (2 if discard_left_overs else 1)  # a step that throws segments away throws fewer than num_envs
+        self._max_per_step = num_envs * (2 if discard_left_overs else 1)  # a step that discards segments discards fewer than num_envs
         self._size = 2 * self._block if discard_left_overs else max(size, num_envs)
         self._slots: _Slots | None = None
         self.clear()
@@ -156,7 +156,7 @@ class StartRing:
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors and numbers."""
         slots: dict[str, Any] = {}
-        if self._slots is not None:  # copies: slots are filled in place
+        if self._slots is not None:  # copies, since slots are filled in place
             slots = {"places": self._slots.places.clone(), "memories": [memory.clone() for memory in self._slots.memories]}
         counts = {"taken": self.taken, "taken_at_most": self._max_taken, "loaded": self._loaded, "size": self._size}
         return {**counts, **slots}

@@ -38,7 +38,7 @@ def describe(config: TrainAgent) -> AgentDescription:
         actor_critic=config.actor_critic,
         num_actions=num_actions(config.game),
         frame_size=config.env.frame_size,
-        model_free=config.agent.model_free or config.family is not None,  # of a family that is not trained, nothing is kept
+        model_free=config.agent.model_free or config.family is not None,  # nothing is stored for a family that is not trained
         game=config.game,
     )
 
@@ -85,7 +85,7 @@ class Learners:
                 GeneratorDraws(generator),
                 imagination_settings(config.actor_critic),
             )
-            if self.execution.cuda_graphs == "imagination":  # a recorded update holds its steps
+            if self.execution.cuda_graphs == "imagination":  # a recorded update contains its steps
                 record_steps(self._imagination, [generator])
 
     @property

@@ -41,7 +41,7 @@ def run(config: CollectDataset, context: JobContext) -> Result:
 class _Collection:
     def __init__(self, config: CollectDataset, context: JobContext) -> None:
         self._agent = None
-        if "agent" in context.inputs:  # on the CPU, so that the device never chooses what is played
+        if "agent" in context.inputs:  # on the CPU, so that the device never affects the play
             self._agent = load_agent(context.inputs["agent"] / AGENT_FOLDER)
         else:
             check_policy(config.data.policy, config.game)
@@ -165,6 +165,6 @@ class _Collection:
             ram=None if any(ram is None for ram in rams) else np.stack(rams),
             seed=seed,
         )
-        if split == "train" and most_frames == len(frames) + 1:  # the one frame left would make an episode without a step
+        if split == "train" and most_frames == len(frames) + 1:  # the remaining frame would make an episode without a step
             return episode.cut(len(frames) - 1), False
         return episode, whole

@@ -65,7 +65,7 @@ class _Evaluation:
             settings.temperature,
             settings.max_steps,
             watch=self._watch,
-            skip=self.finished.keys() - ({0} if settings.video else set()),  # it is filmed anew, the same game by its seed
+            skip=self.finished.keys() - ({0} if settings.video else set()),  # it is filmed again: its seed gives the same game
             on_game=self._keep,
         )
         games = [self.finished[index] for index in range(settings.episodes)]

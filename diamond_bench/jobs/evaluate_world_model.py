@@ -264,7 +264,7 @@ def _baselines(work: _Work, rows: range) -> Arrays:
     def compute() -> Arrays:
         play = window_batch(work.references, rows, work.settings.horizon)
         shown: dict[Shown, torch.Tensor] = {"copy": copy_last(play)}
-        if work.settings.num_trajectories > 1:  # of one reference, no other one is unrelated
+        if work.settings.num_trajectories > 1:  # with one reference, no other is unrelated
             others = [(i + 1) % work.settings.num_trajectories for i in rows]
             shown["unrelated"] = window_batch(work.references, others, work.settings.horizon).true
         shown["true"] = play.true

@@ -81,7 +81,7 @@ def _converted(
     left = data.num_train_frames
     for index in order[num_heldout:]:
         episode = episodes[index]
-        if left < 2:  # a frame alone is no step
+        if left < 2:  # a single frame is no step
             break
         if episode.num_frames > left:
             episode = cache.get(f"cut_{index:05d}", partial(_convert, storage, metadata, index, config, left))

@@ -13,7 +13,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.init()  # the job may be the first of its process
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # not Linux: the process's own peak is what there is
+        with contextlib.suppress(OSError):  # not Linux: only the process's own peak is available
             Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -71,7 +71,7 @@ class _Training:
     def __init__(self, config: TrainAgent, context: JobContext, execution: Execution, replay: Replay, saved: Saved | None) -> None:
         self.config, self.context, self.execution, self.replay = config, context, execution, replay
         self.device = torch.device(context.device)
-        torch.manual_seed(config.seed)  # for the first weights; a worker runs one job at a time
+        torch.manual_seed(config.seed)  # for the initial weights; a worker runs one job at a time
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.at, self.means = Position(), Means(self.device)
         self.learners = Learners(config, self.device, replay, self.generator, execution)

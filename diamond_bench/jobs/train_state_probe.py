@@ -68,7 +68,7 @@ class _Training:
         self.probe, self.frames, self.execution = probe, episodes.frames, execution
         device = self.frames.device
         self.positions, self.present = (torch.from_numpy(values).to(device) for values in (states.positions, states.present))
-        torch.manual_seed(probe.seed)  # for the first weights; a worker runs one job at a time
+        torch.manual_seed(probe.seed)  # for the initial weights; a worker runs one job at a time
         self.network = StateProbe(self.present.shape[1], probe.channels).to(device)
         self.optimizer = make_optimizer(self.network, probe)
         self.generator = torch.Generator(device).manual_seed(probe.seed)

@@ -86,7 +86,7 @@ class _Training:
     ) -> None:
         self.config, self.context = config, context
         training, device = config.training, torch.device(context.device)
-        torch.manual_seed(config.seed)  # for the first weights; a worker runs one job at a time
+        torch.manual_seed(config.seed)  # for the initial weights; a worker runs one job at a time
         self.model = build_world_model(config, spec, config.execution.precision, device)
         self.execution = execution = supported_by(self.model, execution)
         apply(execution, dict.fromkeys(self.model.compilable, (training.batch_size,)) if execution.compile == "all" else {})

@@ -133,7 +133,7 @@ def _attempt(
     except UserError as error:
         traceback.print_exc()
         return Event("failed", ref, text=" ".join(str(error).split()))
-    except (Exception, SystemExit) as error:  # whatever the job's code does, it ends as a state with its error
+    except (Exception, SystemExit) as error:  # whatever the job's code does, the job ends in a state with its error
         traceback.print_exc()
         memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         return Event("crashed", ref, text=("out of memory: " if memory else "") + last_line(error))
@@ -201,7 +201,7 @@ def _set_threads(spec: JobSpec) -> int:
     """Sets the number of CPU threads. It depends on the config alone, because it changes the last bits of results."""
     threads = getattr(spec.config, "execution", ExecutionConfig()).num_threads
     torch: Any = sys.modules.get("torch")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by a torch that is imported later, and by children
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported later, and for children
     if torch is not None:
         torch.set_num_threads(threads)
     return int(threads)
@@ -267,7 +267,7 @@ def _printing_to(log: Path) -> Iterator[None]:
         yield
     finally:
         for number, stream in enumerate((sys.stdout, sys.stderr)):
-            with contextlib.suppress(OSError):  # a full disk takes the log, not the job's state
+            with contextlib.suppress(OSError):  # a full disk costs the log, not the job's state
                 stream.flush()
             os.dup2(saved[number], number + 1)
             os.close(saved[number])
@@ -280,4 +280,4 @@ def _clean_up() -> None:
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()  # what this job compiled would count towards torch's limits
+        torch.compiler.reset()  # otherwise this job's compiled code would count towards torch's limits

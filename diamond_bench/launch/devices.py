@@ -36,7 +36,7 @@ def check_there(device: str) -> None:
     if not has_gpu():
         raise UserError(f"execution.device={device}: this machine shows no GPU; use execution.device=auto or cpu")
     count, index = _count_gpus(), int(device.partition(":")[2] or 0)
-    if 0 < count <= index:  # of 0 the driver's tool does not say how many there are: that is the worker's to find out
+    if 0 < count <= index:  # 0 means that the driver's tool does not state the number: the worker finds out
         raise UserError(
             f"execution.device={device}: this machine has {count} (cuda:0 to cuda:{count - 1}); use one of them, or execution.device=auto"
         )

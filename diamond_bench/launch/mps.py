@@ -97,8 +97,8 @@ def service(wanted: bool = True, saving_seconds: float = _SAVING_SECONDS) -> Ite
 
 def main() -> None:
     """The guard: starts the daemon, prints its variables or the error, and ends the daemon when stdin ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the run, whose end ends us
-        signal.signal(number, lambda number, frame: None)  # SIG_IGN would be handed on to the daemon
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # these signals are for the run, and its end ends this process
+        signal.signal(number, lambda number, frame: None)  # the daemon would inherit SIG_IGN
     folder = Path(tempfile.mkdtemp(prefix="mps-", dir=_short_folder()))
     variables = {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "log")}
     try:

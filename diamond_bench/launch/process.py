@@ -96,7 +96,7 @@ class WorkerProcess:
 
     def _order(self, order: dict[str, object]) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it is dead, or retired: its end is events elsewhere
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it is dead, or retired: its end is reported elsewhere
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
 

@@ -31,7 +31,7 @@ def on_node(store: Store, ref: JobRef, scratch: Path, say: Callable[[str], None]
                 shutil.copyfile(folder / name, making / name)
             try:
                 making.rename(copy)
-            except OSError:  # a neighbour was quicker (its copy may be in use), or a half copy lies there
+            except OSError:  # another job was faster (its copy may be in use), or a partial copy is there
                 if not _whole(copy, files):
                     shutil.rmtree(copy)
                     making.rename(copy)

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for the job to save after the parent's death")
     parser.add_argument("--scratch", type=Path, help="a folder of this machine to copy datasets to before they are read")
     arguments = parser.parse_args()
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's and scipy's threads are no function of the free cores either; read at import
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the threads of numpy and scipy must not depend on the free cores either; read at import
     orders, events = _take_streams()
     worker = _Worker(events, arguments.grace)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
@@ -79,7 +79,7 @@ class _Worker:
 
     def send(self, event: Event) -> None:
         rest = memoryview(event.line())
-        with self._sending, contextlib.suppress(BrokenPipeError):  # the parent is dead: `listen` sees it too, and stops the job
+        with self._sending, contextlib.suppress(BrokenPipeError):  # the parent is dead: `listen` notices it too, and stops the job
             while rest:
                 rest = rest[os.write(self._events, rest) :]
 
@@ -97,12 +97,12 @@ class _Worker:
         self._ask_to_stop()
         time.sleep(self._grace)
         if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)  # with the children of a job that did not come to a step boundary
+            os.killpg(0, signal.SIGKILL)  # with the children of a job that did not reach a step boundary
         os._exit(1)
 
     def _ask_to_stop(self) -> None:
         self._stop.set()
-        self._jobs.put(None)  # from a signal handler too: SimpleQueue.put may interrupt its own get
+        self._jobs.put(None)  # also from a signal handler: SimpleQueue.put may interrupt its own get
 
 
 def _take_streams() -> tuple[int, int]:
@@ -113,7 +113,7 @@ def _take_streams() -> tuple[int, int]:
     os.close(nothing)
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log is read while it grows
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log can be read while it grows
     return orders, events
 
 

@@ -115,7 +115,7 @@ def within_bounds(means: "pd.DataFrame") -> "pd.DataFrame":
     lows = means["metric"].map({name: column.low for name, column in known.items() if column.low is not None}).astype("float64")
     highs = means["metric"].map({name: column.high for name, column in known.items() if column.high is not None}).astype("float64")
     low, high = means["low"].clip(lower=lows), means["high"].clip(upper=highs)
-    return means.assign(low=low.clip(upper=means["mean"]), high=high.clip(lower=means["mean"]))  # a mean may round past a bound
+    return means.assign(low=low.clip(upper=means["mean"]), high=high.clip(lower=means["mean"]))  # a mean may exceed a bound by rounding
 
 
 def comparable(name: str, values: "pd.Series[float]") -> "tuple[pd.Series[float], bool] | None":

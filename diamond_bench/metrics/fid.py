@@ -78,7 +78,7 @@ def _open(setting: "Setting") -> "Meter":
     from diamond_bench.metrics.play import Meter
 
     network = perceptual.inception_features(setting.device)
-    load_features(setting.inputs["true_features"], network.sha256)  # refuses other weights before anything is imagined
+    load_features(setting.inputs["true_features"], network.sha256)  # refuses other weights before any imagination
     e = setting.evaluation
     positions = fid_positions(e.seed, e.num_trajectories, e.horizon, e.num_fid_images)
 

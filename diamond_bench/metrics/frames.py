@@ -33,7 +33,7 @@ def pair_scores(scores: Mapping[str, Score], imagined: "Tensor", true: "Tensor")
     from diamond_bench.models.precision import arithmetic
 
     found: dict[str, list[Tensor]] = {name: [] for name in scores}
-    arithmetic(imagined.device.type, "fp32")  # SSIM convolves, and a network before it may have left TF32 on
+    arithmetic(imagined.device.type, "fp32")  # SSIM convolves, and an earlier network may have left TF32 enabled
     for a, b in zip(imagined.flatten(0, 1).split(_CHUNK), true.flatten(0, 1).split(_CHUNK), strict=True):
         for name, score in scores.items():
             numbers = score(a, b)
@@ -106,7 +106,7 @@ def of_frames(
             if array in errors:
                 found[stage] = [row("", errors[array], baseline), row("_final", errors[array][:, -1], baseline)]
         k = measured.samples[array]
-        least = (column.better == "higher") == (of_mean is not None)  # a PSNR is best where its squared error is least
+        least = (column.better == "higher") == (of_mean is not None)  # PSNR is best where its squared error is least
         best = k.min(axis=1) if least else k.max(axis=1)
         return {**found, "samples": [row("_best_of_k", best), row("_mean_of_k", k)]}
 

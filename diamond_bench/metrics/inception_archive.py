@@ -154,7 +154,7 @@ class TensorsOnly(pickle.Unpickler):
         if module.split(".")[0] == "__torch__":
             return _Module
         admitted = {
-            ("torch", "FloatStorage"): None,  # names the type of a storage; persistent_load reads no other
+            ("torch", "FloatStorage"): None,  # names the type of a storage; persistent_load reads only this one
             ("collections", "OrderedDict"): dict,
             ("torch.jit._pickle", "build_intlist"): list,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,

@@ -55,7 +55,7 @@ def lpips_network(
     heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
     if not heads.is_file() or digest_of(heads) != _HEADS[net]:
         raise UserError(f"{heads} does not hold the learned heads of LPIPS v0.1: reinstall the package lpips (0.1.4)")
-    with warnings.catch_warnings(), torch.device("meta"):  # no random weights: what is not loaded below has no values at all
+    with warnings.catch_warnings(), torch.device("meta"):  # no random weights: weights that are not loaded below have no values at all
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         network = lpips.LPIPS(pretrained=False, pnet_rand=True, net=net, version="0.1", verbose=False)
     backbone = _read_state(path, f"lpips-{net}")
@@ -97,7 +97,7 @@ def inception_features(
     classifier = {"fc.weight": torch.full((1008, 2048), torch.nan), "fc.bias": torch.full((1008,), torch.nan)}
     state = classifier | _read_state(path, "inception")
     with tempfile.TemporaryDirectory() as private, torch.random.fork_rng(devices=[]):
-        ours = Path(private) / "inception.pth"  # the library unpickles freely: it gets a copy that we wrote
+        ours = Path(private) / "inception.pth"  # the library unpickles without restrictions, so it receives a copy written here
         torch.save(state, ours)
         try:
             network = FeatureExtractorInceptionV3("inception-v3-compat", [layer], feature_extractor_weights_path=str(ours))

@@ -30,7 +30,7 @@ def _open(setting: "Setting") -> "Meter":
             return state_scores(meter, batch.frames, batch.play, batch.rows, batch.keys[:: batch.frames.shape[1]])
         if batch.kind != "rollouts" or batch.shown == "unrelated":
             return {}
-        frames = batch.frames[:, :1] if batch.shown == "copy" else batch.frames  # one copied frame stands for the whole horizon
+        frames = batch.frames[:, :1] if batch.shown == "copy" else batch.frames  # one copied frame serves for the whole horizon
         return meter.errors(frames, batch.rows, batch.play.true.shape[1])
 
     return Meter(measure)

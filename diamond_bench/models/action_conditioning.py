@@ -53,7 +53,7 @@ class _ActionTable(nn.Embedding):
             return scaled @ self.weight[: len(self.actions.sizes)]
         rows = actions + self.offsets
         if self.withheld_row is None:
-            rows = torch.where(missing, WITHHELD, rows)  # no row of another column
+            rows = torch.where(missing, WITHHELD, rows)  # must not index a row of another column
         return super().forward(rows).sum(-2)
 
 

@@ -101,7 +101,7 @@ def write_authors_checkpoint(agent: SupportsExport, file: Path) -> list[str]:
         with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
             torch.save(state, Path(folder) / "state.pt")
             (Path(folder) / "state.pt").replace(file)
-    except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
         raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     return lost_in_export(agent.description)
 

@@ -49,7 +49,7 @@ _RENAMED: dict[Component, Renamings] = {
         *_BLOCKS,
     ),
 }
-_ORDER: dict[Component, tuple[str, ...]] = {  # beginnings of the authors' names, in the order of their files
+_ORDER: dict[Component, tuple[str, ...]] = {  # first parts of the authors' names, in the order of their files
     "denoiser": (
         "noise_emb",
         "act_emb",

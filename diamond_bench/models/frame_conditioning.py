@@ -57,7 +57,7 @@ class AttendedFrames(nn.Module):
     def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:
         """See `Conditioning`."""
         b, num_frames = len(past), self.time_embedding.num_embeddings
-        cond = self.time_embedding.weight.repeat(b, 1)  # (b * L, cond_channels), the frames of an example in a row
+        cond = self.time_embedding.weight.repeat(b, 1)  # (b * L, cond_channels), the frames of an example next to each other
         x = pad_to_levels(self.conv_in(past.unflatten(1, (num_frames, -1)).flatten(0, 1)), self.network)
         history: list[Tensor | None] = [None] * len(self.history_widths)
         for level, (down, norm) in enumerate(zip(self.down, self.norms, strict=True)):

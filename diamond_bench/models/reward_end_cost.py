@@ -14,5 +14,5 @@ def reward_end_cost(config: RewardEndConfig, actions: ActionSpec, frames: FrameS
         parts += [residual_block(block, config.cond_channels, seen.pixels) for block in stage]
     parts += [convolution(above, above, 3, seen.pixels) for above, seen in zip(config.channels[:-1], sizes[1:-1], strict=True)]
     outputs = NUM_REWARDS + NUM_ENDS
-    head = linear(state, state) + Cost(state * outputs, 2.0 * state * outputs)  # its last layer has no bias
+    head = linear(state, state) + Cost(state * outputs, 2.0 * state * outputs)  # the last layer has no bias
     return total(parts) + lstm(reward_end_features(config, frames), state) + head

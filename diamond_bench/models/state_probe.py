@@ -45,7 +45,7 @@ def probe_targets(positions: Tensor, present: Tensor, shape: tuple[int, int]) ->
     rows, columns = (-(-side // 2) for side in shape)
     weights = []
     for cells, side, share in ((columns, shape[1], positions[..., 0]), (rows, shape[0], positions[..., 1])):
-        place = ((share * side - 0.5) / 2).clamp(0, cells - 1)  # cell c is made around pixel 2c, whose middle is at 2c + 0.5
+        place = ((share * side - 0.5) / 2).clamp(0, cells - 1)  # cell c is centred on pixel 2c, whose middle is at 2c + 0.5
         weights.append((1 - (place[..., None] - torch.arange(cells, device=place.device)).abs()).clamp(min=0))
     over_cells = (weights[1][..., :, None] * weights[0][..., None, :]).flatten(2) * present[..., None]
     return torch.cat((over_cells, (~present)[..., None].to(over_cells.dtype)), dim=2)

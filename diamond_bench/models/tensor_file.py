@@ -47,7 +47,7 @@ def read_state_dict(file: Path) -> tuple[dict[str, Tensor], str | None]:
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise UserError(f"{file}: tensor {name!r} is not a plain dense one")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
-    if claimed > len(data):  # overlapping or repeated memory: a small file may claim any size
+    if claimed > len(data):  # with overlapping or repeated memory, a small file may claim any size
         raise UserError(f"{file}: its tensors claim {claimed} bytes, the file has {len(data)}")
     return _float32(file, {name: tensor.detach() for name, tensor in content.items()})
 
@@ -70,7 +70,7 @@ def _require_plain(file: Path, data: bytes) -> None:
     refuses an archive whose pickle, the list of tensors, is too long."""
     try:
         entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a damaged one, which PyTorch refuses
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # not an archive, or a damaged one: PyTorch refuses it
         return
     held = sum(entry.file_size for entry in entries)
     if held > len(data):
@@ -83,7 +83,7 @@ def _require_plain(file: Path, data: bytes) -> None:
 def _unpickled(file: Path, data: bytes) -> Any:
     _require_plain(file, data)
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what is refused anyway
+        with warnings.catch_warnings(action="ignore"):  # warnings about files that are refused anyway
             return torch.load(_BoundedReads(data), map_location="cpu", weights_only=True)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
@@ -93,7 +93,7 @@ def _unpickled(file: Path, data: bytes) -> Any:
             raise UserError(f"{file}: holds more than tensors: it asks for {wanted[1]}, which is not run") from None
         # torch's message is a page of advice
         reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition(". ")[0].strip()
-        reason = reason if re.search("[a-z]", reason) else ""  # a number alone is torch's, and says nothing
+        reason = reason if re.search("[a-z]", reason) else ""  # a bare number is torch's error code, without a meaning
         raise UserError(f"{file}: damaged, or no checkpoint{f' ({reason})' * bool(reason)}") from None
 
 

@@ -237,7 +237,7 @@ def epochs_per_run(config: TrainAgent) -> float:
 def lines_of(config: TrainAgent, measured: Measured) -> Sequence[Line]:
     """The results of a measurement: runs per day of the device, updates and real steps per second, memory."""
     n, counts = measured.processes, mixture(config)
-    epochs = 1 / cycles_of(counts)  # a cycle
+    epochs = 1 / cycles_of(counts)  # of a cycle
     lines = [_line(measured, f"packed_{n}", f"{n} runs at once", 0, "runs/day", epochs * _DAY / epochs_per_run(config))]
     for name, count in counts.items():
         unit, words = ("updates/s", f"updates of the {_WORDS[name]}") if name in UPDATES else ("steps/s", "real steps")

@@ -126,7 +126,7 @@ class Parts:
                 network.to(memory_format=torch.contiguous_format)
         never_end(agent.reward_end)
         self._policy, self._world, self._reward_end = agent.actor_critic, agent.world_model.bound(config.sampler), agent.reward_end
-        own = torch.Generator(device).manual_seed(config.seed)  # which the imagination below reseeds
+        own = torch.Generator(device).manual_seed(config.seed)  # the imagination below reseeds it
         self._own, self._draws, self._draw = own, GeneratorDraws(own), sampled(own)
         self._env = self._imagination(replay)
         self._env.reset()

@@ -34,7 +34,7 @@ def older_results(specs: Collection[JobSpec], states: Mapping[JobRef, JobState])
     finished = {ref for ref, state in states.items() if state.status == "done"}
     kinds = {
         ref.kind for ref in finished - {spec.ref for spec in specs}
-    }  # an identity costs tens of microseconds: none is computed in vain
+    }  # an identity costs tens of microseconds, so none is computed unnecessarily
     found: Counter[str] = Counter()
     for spec in specs:
         if spec.kind in kinds and spec.ref not in finished:
@@ -47,7 +47,7 @@ def _earlier_ids(spec: JobSpec) -> list[str]:
     ids = []
     present, of_family = KINDS[spec.kind].revision, family_revision(spec.config)
     of_families = [None] if of_family is None else [*range(of_family, 0, -1)]
-    for revision, family in list(product(range(present, 0, -1), of_families))[1:]:  # the first are the present ones
+    for revision, family in list(product(range(present, 0, -1), of_families))[1:]:  # the first ones are the present revisions
         inputs = {name: ref.id for name, ref in spec.inputs.items() if added.get(name, 0) <= revision}
         ids.append(job_id(spec.kind, spec.config, inputs, revision, family))
     return ids

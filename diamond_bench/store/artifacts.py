@@ -202,7 +202,7 @@ class Store:
         except _ABSENT:  # no state: not begun
             return ""
         except DamagedFile as error:
-            alone = error.path.name == "state.json" and not error.path.is_symlink()  # which `prepare` mends
+            alone = error.path.name == "state.json" and not error.path.is_symlink()  # `prepare` repairs it
             return "" if alone else str(error)
         return ""
 
@@ -241,7 +241,7 @@ class Store:
     def restore_config(self, spec: JobSpec) -> None:
         """Writes the lost config of a done job again: the plan contains it, and jobs that need this one read it."""
         if not os.path.lexists(self.folder(spec.ref) / "config.yaml"):
-            with contextlib.suppress(UserError):  # a store that cannot be written: this job is not to be run anyway
+            with contextlib.suppress(UserError):  # a store that cannot be written: this job will not be run anyway
                 self.prepare(spec)
 
     def claim(self, ref: JobRef) -> Claim | None:
@@ -256,7 +256,7 @@ class Store:
             lock.release()
             return None
         for rubbish in folder.glob(f".*{TEMPORARY}"):
-            with contextlib.suppress(FileNotFoundError):  # old ones only: those who contend for the job write such files too
+            with contextlib.suppress(FileNotFoundError):  # only old ones, since contenders for the job write such files too
                 if time.time() - rubbish.stat().st_mtime > STALE_AFTER_SECONDS:
                     rubbish.unlink()
         try:

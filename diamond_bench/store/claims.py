@@ -79,7 +79,7 @@ class Claim:
             self._state.update(since_done=done, since_time=moment)
         self._state.update(done=done, total=total, text=text)
         if moment - self._written >= _STATE_EVERY_SECONDS and not self.lost:
-            with contextlib.suppress(OSError):  # for show only: a full disk is met where something must be kept
+            with contextlib.suppress(OSError):  # only for display: a full disk is reported where data must be kept
                 self._write()
 
     def finish(self, result: Mapping[str, Any], keep_checkpoint: bool = True) -> None:
@@ -94,8 +94,8 @@ class Claim:
         self.check()
         write_json(self.folder / "result.json", content)
         if not keep_checkpoint:
-            shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # it is done: what cannot be removed is left to `gc`
-        with contextlib.suppress(OSError):  # it is done: the state is mended by the next who claims it
+            shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)  # the job is done, so `gc` removes what cannot be removed now
+        with contextlib.suppress(OSError):  # the job is done, so the next claim corrects the state
             self._settle("done", **result_stamp(self.folder))
 
     def fail(self, error: str) -> None:

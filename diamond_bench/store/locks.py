@@ -103,9 +103,9 @@ def newest_owner(folder: Path) -> Owner | None:
         content = read_json(path, _CLAIM_BYTES)
         fit(content, CLAIM, path)
         return Owner(number, path, found.st_mtime, content["host"], content["locked"])
-    except FileNotFoundError:  # succeeded while we looked
+    except FileNotFoundError:  # succeeded during the check
         return newest_owner(folder)
-    except DamagedFile:  # its heartbeat alone decides
+    except DamagedFile:  # only its heartbeat decides
         return Owner(number, path, found.st_mtime)
 
 
@@ -161,7 +161,7 @@ class Lock:
                 self.check()
             except ClaimLost:
                 return
-            except OSError:  # the file server is away: the owner's next check tells whether the job was taken meanwhile
+            except OSError:  # the file server is unreachable: the owner's next check shows whether the job was taken over
                 continue
 
 
@@ -196,7 +196,7 @@ def acquire(folder: Path, host: str, timing: Timing) -> Lock | None:
         return None
     for older in _numbers(folder):
         if older < number:
-            with contextlib.suppress(IsADirectoryError):  # a folder of such a name is nobody's claim, and stays
+            with contextlib.suppress(IsADirectoryError):  # a folder with such a name is nobody's claim, and stays
                 _claim_path(folder, older).unlink(missing_ok=True)
     return Lock(path, descriptor, number, timing)
 
@@ -204,10 +204,10 @@ def acquire(folder: Path, host: str, timing: Timing) -> Lock | None:
 def _link(temporary: Path, path: Path, descriptor: int) -> bool:
     try:
         path.hardlink_to(temporary)
-    except FileNotFoundError:  # the folder was set aside, or the winner tidied up
+    except FileNotFoundError:  # the folder was set aside, or the winner cleaned up
         return False
     except FileExistsError:
-        return os.fstat(descriptor).st_nlink == 2  # NFS: the reply of a link that succeeded was lost, and it was tried again
+        return os.fstat(descriptor).st_nlink == 2  # NFS: the reply of a successful link was lost, and it was tried again
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise UserError(f"{path.parent} lies on a file system without hard links: choose another with output_dir=FOLDER") from None
@@ -238,7 +238,7 @@ def _try_flock(descriptor: int) -> bool:
 def _flock_is_free(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:  # somebody has just succeeded it
+    except FileNotFoundError:  # another process has just succeeded it
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

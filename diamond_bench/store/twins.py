@@ -44,7 +44,7 @@ def _finished(
             continue
         try:
             other, result = store.spec(ref), store.result(ref)
-        except (UserError, OSError):  # unfinished, damaged, of another version or another user: no twin
+        except (UserError, OSError):  # unfinished, damaged, of another version or another user: not usable
             continue
         ran: dict[str, Any] = {"device": str(result.recorded.get("device")).partition(":")[0]}
         ran |= {key: result.recorded.get(key) for key in ("device_name", "num_threads")}

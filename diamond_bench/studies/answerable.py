@@ -152,7 +152,7 @@ def _too_few(plan: StudyPlan, pairs: Mapping[str, str]) -> list[str]:
             f"(it takes at least {MIN_RUNS} seeds)"
         ]
     stated = plan.study.primary
-    if stated.test == "t":  # its p-values have no smallest one
+    if stated.test == "t":  # its p-values have no lower bound
         return []
     least = []
     for name, base in pairs.items():

@@ -64,6 +64,6 @@ def dataset_job(config: RunConfig) -> JobSpec:
     from diamond_bench.data.foreign import dataset_digest, find_dataset
 
     digest = dataset_digest(find_dataset(config.data.dataset))
-    neutral = DataConfig()  # how a collection would play is no part of an imported dataset
+    neutral = DataConfig()  # the settings of a collection do not affect an imported dataset
     data = replace(config.data, policy=neutral.policy, epsilon=neutral.epsilon, random_start_steps=neutral.random_start_steps)
     return JobSpec("import_dataset", ImportDataset(digest, config.env, data), {})

@@ -142,7 +142,7 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
         if not dry_run:
             aside = compiled.with_name(f".{COMPILED}-{os.getpid()}{TEMPORARY}")
             compiled.rename(aside)  # at once: a job that starts now finds none, and not half of it
-            for folder in store.root.glob(f".{COMPILED}-*"):  # those of a killed gc too
+            for folder in store.root.glob(f".{COMPILED}-*"):  # including those of a killed gc
                 with contextlib.suppress(OSError):
                     _discard(folder)
     for folder in _left_over(store) if unplanned else ():
@@ -202,7 +202,7 @@ def _digest(jobs: Iterable[JobRef]) -> str:
 
 def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:
     """Removes parts of a job, or all of it, unless a process has it."""
-    if not_a_folder(store.folder(ref)):  # a link or a file, in which nobody can have a job
+    if not_a_folder(store.folder(ref)):  # a link or a file, in which no process can have a job
         store.folder(ref).unlink()
         return True
     lock = store.lock(ref)
@@ -213,7 +213,7 @@ def _remove_locked(store: Store, ref: JobRef, found: list[Removal]) -> bool:
         for removal in found:
             whole = removal.path == store.folder(ref)
             doomed = temporary_name(removal.path)
-            removal.path.rename(doomed)  # gone at once for everybody, however long the removal takes
+            removal.path.rename(doomed)  # gone for everybody at once, however long the removal takes
             _discard(doomed)
     except OSError as error:
         raise unwritable(store.root, error) from None
@@ -329,7 +329,7 @@ def _publish(store: Store, ref: JobRef, partial: Path) -> None:
         target.rename(prepared)
         lock.abandon()
         shutil.rmtree(prepared)
-    partial.rename(target)  # fails where somebody has made it anew meanwhile
+    partial.rename(target)  # fails if another process has created it meanwhile
 
 
 def _copy_plans(store: Store, other: Store, refused: list[str]) -> tuple[Path, ...]:
@@ -377,7 +377,7 @@ def _copy_registrations(source: Path, target: Path, refused: list[str]) -> None:
     except PermissionError as error:
         refused.append(refusal(error))
         return
-    if any(ours.sha256 != theirs.sha256 for ours, theirs in zip(here, there, strict=False)):  # one of the two may have amendments more
+    if any(ours.sha256 != theirs.sha256 for ours, theirs in zip(here, there, strict=False)):  # one of the two may have more amendments
         refused.append(f"{source}: its registration is left, since {target} holds another; nothing is overwritten")
         return
     for file in (*(found.file for found in there), *source.glob(CHANGES)):

@@ -173,7 +173,7 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     if overrides:
         return as_saved(plan_study(study, tokens), root)
     if not swept:
-        load_study(study, "paper")  # a mistake in the file is the likelier one
+        load_study(study, "paper")  # more likely, the file has a mistake
         raise UserError(f"{study} has not been swept into {root}; run: diamond-bench sweep {study}")
     commands = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in swept)
     raise UserError(f"{study} was swept several times, at scales {scales}; repeat the overrides of one: {commands}")

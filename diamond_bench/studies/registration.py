@@ -276,7 +276,7 @@ def _note_return(plan: SavedPlan, last: Registration) -> None:
     """Notes that a sweep uses the registered statement again, if the last note of this registration is about a change."""
     changed, returned = notes(plan.folder, last), notes(plan.folder, last, reverted=True)
     if changed and (not returned or returned[-1][1]["time"] < changed[-1][1]["time"]):
-        names = (f"{REVERTED}{count}.json" for count in itertools.count(1))  # of other registrations, or damaged, some are taken
+        names = (f"{REVERTED}{count}.json" for count in itertools.count(1))  # names of other registrations' or damaged files are in use
         next(name for name in names if write_note(plan.folder / name, _statement(plan), [], last))
 
 

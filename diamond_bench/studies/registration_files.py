@@ -79,7 +79,7 @@ def studies_of(root: Path, evaluations: Collection[JobRef]) -> dict[str, int]:
     for folder in study_folders(root, refuse=lambda reason: None):
         try:
             planned = set(swept(folder))
-        except (DamagedFile, PermissionError):  # another study's file, which only gives a name here
+        except (DamagedFile, PermissionError):  # another study's file, which only provides a name here
             continue
         found[f"{folder.parent.name} (scale {folder.name})"] += len(planned & set(evaluations))
     return {name: count for name, count in found.most_common() if count}

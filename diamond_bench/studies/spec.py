@@ -386,4 +386,4 @@ def _short(value: Any) -> str:
         return f"[{','.join(map(_short, value))}]"
     if not isinstance(value, float):
         return str(value)
-    return f"{value:g}" if float(f"{value:g}") == value else str(value)  # names of different values differ
+    return f"{value:g}" if float(f"{value:g}") == value else str(value)  # different values have different names

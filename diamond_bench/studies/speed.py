@@ -102,7 +102,7 @@ def measured(
             result, spec = store.result(ref), store.spec(ref)
             inputs, cost = InputConfigs(spec.inputs, lambda need: store.spec(need).config), KINDS[spec.kind].costs
             like = like_of(spec, inputs, str(result.recorded.get("device", "cpu")))
-        except (UserError, PermissionError):  # damaged, unreadable or of another version: no measure, and the sweep says so itself
+        except (UserError, PermissionError):  # damaged, unreadable or of another version: not used, and the sweep reports it itself
             continue
         total, expected = _number(result.recorded.get("seconds")), cost.fixed_seconds(spec.config, like[1])
         work, seconds = _number(result.info.get("work")), _number(result.info.get("work_seconds"))

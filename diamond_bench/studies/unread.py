@@ -35,11 +35,11 @@ def in_effect(config: RunConfig) -> RunConfig:
     }
     for key, _ in _unread(config):
         group, _, name = key.partition(".")
-        if group in groups:  # the probe's settings enter no job that does not read them
+        if group in groups:  # the probe's settings enter no job that does not use them
             values, neutral = groups[group]
             values[name] = getattr(neutral, name)
     if not config.training.num_autoregressive_steps and isinstance(config.objective, FactoredObjective):
-        objective["quantization"] = FactoredObjective().quantization  # no frame of the model's own is trained on
+        objective["quantization"] = FactoredObjective().quantization  # no training on the model's own frames
     return replace(
         config,
         objective=replace(config.objective, **objective),
@@ -59,7 +59,7 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         if not o.uses_timesteps:
             why = f"objective.noise_levels={o.noise_levels} and objective.noise_conditioning={o.noise_conditioning}"
             yield from ((f"objective.{name}", why) for name in _TIMESTEPS)
-        new = o.coordinate == "change" or o.sigma_data == "measured"  # in others an identity holds what nothing reads
+        new = o.coordinate == "change" or o.sigma_data == "measured"  # in others, an identity includes settings without effect
         if new and "edm" not in (o.parameterization, o.input_scaling, o.loss_weight):
             yield "objective.sigma_data", f"objective.parameterization={o.parameterization} and objective.input_scaling={o.input_scaling}"
         if o.loss_weight != "min_snr":

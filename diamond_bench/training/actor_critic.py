@@ -47,7 +47,7 @@ def lambda_returns(rewards: Tensor, ends: Tensor, truncations: Tensor, bootstrap
         trace_decay: lambda.
     """
     after = bootstraps[:, -1]
-    weight = trace_decay * (~truncations.bool())  # of the return that follows, against the bootstrap
+    weight = trace_decay * (~truncations.bool())  # weight of the following return against the bootstrap
     goes_on = discount * (~ends.bool())
     signs = rewards.sign()
     returns: list[Tensor] = []

@@ -32,7 +32,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     content = buffer.getvalue()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-    for stray in folder.glob(f".*{TEMPORARY}"):  # of a killed attempt
+    for stray in folder.glob(f".*{TEMPORARY}"):  # left by a killed attempt
         stray.unlink(missing_ok=True)
     write_atomic(path, content)
     for old in _checkpoints(folder)[keep:]:

@@ -102,4 +102,4 @@ class Learner:
         self.network.load_state_dict(state["network"])
         load_optimizer_state(self._optimizer, state["optimizer"])
         self.updates = state["updates"]
-        self._graphed = None  # it holds the memory of the state before
+        self._graphed = None  # it refers to the memory of the previous state

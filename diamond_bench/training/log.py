@@ -90,7 +90,7 @@ def _cut(file: Path, step: int) -> None:
             if json.loads(line).get("step", math.inf) <= step:  # not load_json, since a value may be NaN
                 kept.append(line)
         except (ValueError, AttributeError, TypeError, RecursionError):
-            continue  # the half line of a killed process, or what no training wrote
+            continue  # the partial line of a killed process, or a line that no training wrote
     partial = file.with_suffix(".partial")
     partial.write_text("".join(f"{line}\n" for line in kept))
     partial.replace(file)

@@ -133,7 +133,7 @@ class Loop:
                 continue
             say(f"resumed {training.where()}")
             return training
-        set_aside_checkpoints(folder)  # of no use to a run that begins anew
+        set_aside_checkpoints(folder)  # of no use to a run that restarts
         return build(resolve(None), None)
 
     def run(self, training: Training) -> bool:
@@ -148,7 +148,7 @@ class Loop:
                     for due in training.units():
                         context.progress(*training.progress())
                         if training.done == saved:
-                            continue  # nothing is new
+                            continue  # nothing new to save
                         stopping = context.should_stop()
                         if stopping or due or training.done // self.every > saved // self.every:
                             saved = self._save(training, writer)

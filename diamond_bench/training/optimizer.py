@@ -61,7 +61,7 @@ def make_optimizer(module: nn.Module, training: OptimizerSettings, fused: bool =
         foreach=None if fused else False,
         capturable=on_device and device.type == "cuda",
     )
-    optimizer._warned_capturable_if_run_uncaptured = True  # torch would warn in each log that an eager run could be recorded
+    optimizer._warned_capturable_if_run_uncaptured = True  # otherwise torch warns in each log that an eager run could be recorded
     return optimizer
 
 

@@ -140,7 +140,7 @@ def _entries(text: str) -> dict[str, QueueEntry]:
         parts = [part.strip() for part in line.split("|")]
         if len(parts) >= len(_FIELDS):
             address, state, reason, nodes, restarts, code, comment = parts[: len(_FIELDS)]
-            status = int(code) if code.isdecimal() else None  # as wait(2) gives it
+            status = int(code) if code.isdecimal() else None  # in the format of wait(2)
             ended = code if status is None else f"{status >> 8}:{status & 0x7F}"
             entries[address] = QueueEntry(state.split()[0], reason, nodes, int(restarts or 0), ended, comment)
     return entries

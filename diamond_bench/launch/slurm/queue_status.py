@@ -56,7 +56,7 @@ def queue_status(store: Store) -> QueueStatus:
     for ref, (batch, element) in given.items():
         state, entry = states.get(ref, JobState("missing")), entry_of(entries, batch, element)
         if entry is None and not state.attempt and batch.comment in known:
-            entry = QueueEntry("CANCELLED")  # of a single element that was cancelled before it began SLURM keeps nothing
+            entry = QueueEntry("CANCELLED")  # for a single element that was cancelled before it began, SLURM keeps nothing
         joined[ref] = _joined(store, ref, state, batch, element, entry)
     return QueueStatus(joined, tasks)
 
@@ -114,7 +114,7 @@ def _in_queue(state: JobState, entry: QueueEntry) -> JobState:
     if entry.state not in WAITING:
         if state.status in ("missing", "pending"):
             return replace(state, status="running", text=f"{entry.state.lower()} on {entry.nodes}")
-        if state.status in ("failed", "preempted", "lost"):  # its task is about to go on with it, or to end
+        if state.status in ("failed", "preempted", "lost"):  # its task is about to continue it, or to end
             last = f"; last: {state.error}" if state.error else ""
             return replace(state, status="requeued", text=f"its task is {entry.state.lower()} on {entry.nodes}{last}", error="")
         return state

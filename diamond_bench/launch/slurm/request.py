@@ -115,7 +115,7 @@ def check_partition(cluster: SlurmCluster, kind: str, limits: Mapping[str, str])
     asked = resources(cluster, kind)
     for name in (asked.partition or "").split(","):
         if name not in limits:
-            if not name:  # the cluster has no default: sbatch says what it makes of that
+            if not name:  # the cluster has no default: sbatch reports what it does with that
                 continue
             raise UserError(f"cluster.partition={name}: the cluster has no such partition: {nearest(name, filter(None, limits))}")
         most = limits[name]
@@ -173,7 +173,7 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
         "additional_parameters": further,
     }
     slurm_executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6, python=f"{shlex.quote(sys.executable)} -P")
-    slurm_executor.parameters.update(parameters)  # as they are: `update_parameters` would read mem as a number of gigabytes
+    slurm_executor.parameters.update(parameters)  # directly: `update_parameters` would read mem as a number of gigabytes
     return slurm_executor
 
 

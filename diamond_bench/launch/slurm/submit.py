@@ -102,7 +102,7 @@ def requested(store: Store, order: Order) -> Requests:
             continue
         needs = [need for need in spec.inputs.values() if need not in done and need not in in_flight and need not in todo]
         if any(need in specs or need not in states or states[need].status != "done" for need in needs):
-            left += 1  # what it needs runs outside of SLURM, or was not chosen: nothing SLURM could wait for
+            left += 1  # a job that it needs runs outside of SLURM, or was not selected: SLURM cannot wait for it
         else:
             todo[ref] = None
     check_limits(order.cluster, specs, todo, store, states)
@@ -123,7 +123,7 @@ def submit(store: Store, order: Order, say: Callable[[str], None] = print, begin
     check_order(store, order, say)
     with _alone(store.root):
         _release(store.root, order, say)
-        wanted = requested(store, order)  # again: another command may have been quicker
+        wanted = requested(store, order)  # again: another command may have been faster
         begin()
         for ref in (ref for request in wanted.requests for task in request.batch.tasks for ref in task):
             store.prepare(order.specs[ref])
@@ -224,9 +224,9 @@ def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | Non
             with profile_alone():
                 tasks = slurm_executor.map_array(run_task, *zip(*payloads, strict=True))
             break
-        except Exception as error:  # submitit's own, of several classes
+        except Exception as error:  # submitit's own exceptions, of several classes
             refusal = SlurmError("sbatch", str(error))
-            if refusal.transient:  # it may have come through all the same, its payloads not yet in place
+            if refusal.transient:  # it may have been accepted all the same, before its payloads are in place
                 _end_unknown(batch)
             if not refusal.transient or pause is None:
                 raise refusal from None
@@ -234,7 +234,7 @@ def _send(root: Path, batch: Batch, cluster: SlurmCluster, dependency: str | Non
     sent = replace(batch, array=tasks[0].job_id.partition("_")[0])
     try:
         write_batch(root, sent)
-    except UserError:  # it would run without anybody knowing
+    except UserError:  # it would run without a record
         cancel([str(sent.array)])
         raise
     return sent
@@ -305,6 +305,6 @@ def _alone(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another command is submitting jobs of {root} now; try again when it is done") from None
-        except OSError:  # a file system without locks: claims still keep a job from being done twice
+        except OSError:  # a file system without locks: claims still prevent a job from being done twice
             pass
         yield

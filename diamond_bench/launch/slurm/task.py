@@ -97,7 +97,7 @@ def run_task(root: str, name: str, jobs: Sequence[str]) -> None:
         if not _disk_is_full(error):
             raise
         print(f"no space left on the disk of {root}: {error}", flush=True)
-        sys.exit(errno.ENOSPC)  # the store cannot hold it: SLURM's exit code tells `status`
+        sys.exit(errno.ENOSPC)  # the store cannot record it, so SLURM's exit code informs `status`
 
 
 def _disk_is_full(error: Exception) -> bool:
@@ -200,7 +200,7 @@ def _may_go_on(signals: _Signals, stopped: bool) -> bool:
     """Whether the task should be requeued; False if it was cancelled."""
     if not signals.ended:
         return signals.requeue or not stopped
-    try:  # SIGTERM: in the grace time before preemption the task still counts as running; at its limit, and cancelled, it does not
+    try:  # SIGTERM: in the grace time before preemption the task still counts as running; at its limit, or cancelled, it does not
         state, _, reason = slurm("squeue", "--noheader", "--jobs", _address(), "--format", "%T|%r").strip().partition("|")
     except SlurmError:
         return False
@@ -224,7 +224,7 @@ def _at_limit(batch: Batch, began: float) -> bool:
         shown = dict(re.findall(r"\b(StartTime|PreemptTime)=(\d\S*)", slurm("scontrol", "--oneliner", "show", "job", _address())))
     except SlurmError:
         return True
-    return bool(shown.get("PreemptTime", "") < shown.get("StartTime", "0"))  # one from before the start is of an earlier run
+    return bool(shown.get("PreemptTime", "") < shown.get("StartTime", "0"))  # a requeue from before the start belongs to an earlier run
 
 
 def _pause(until: float, signals: _Signals) -> None:
@@ -248,7 +248,7 @@ def _requeue_task(reason: str, signals: _Signals) -> None:
             time.sleep(min(60.0, 2.0**attempt))
     end = time.monotonic() + _END_SECONDS
     while time.monotonic() < end:
-        if signals.ended:  # it is in the queue again: what SLURM waits for is our end
+        if signals.ended:  # it is in the queue again, and SLURM waits for this process to end
             sys.exit(1)
         time.sleep(0.1)
     raise TaskFailed(f"{reason}, but SLURM did not end the requeued task; the same sweep submits it again")

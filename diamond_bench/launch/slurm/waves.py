@@ -125,7 +125,7 @@ def _aligned(kind: str, tasks: Sequence[_Task]) -> list[Array] | None:
         ours = [condition for condition in task.after if not isinstance(condition, str)]
         if not ours:
             return None
-        main = max(ours)  # of the latest array: it has the most elements
+        main = max(ours)  # of the latest array, which has the most elements
         rest = task.after - {main}
         rank = seen[rest, main]
         seen[rest, main] += 1
@@ -135,7 +135,7 @@ def _aligned(kind: str, tasks: Sequence[_Task]) -> list[Array] | None:
         if sorted(elements) != list(range(len(elements))):
             return None
         jobs = tuple(elements[i] for i in range(len(elements)))
-        if len(jobs) == 1:  # no array, so nothing that could be aligned
+        if len(jobs) == 1:  # not an array, so alignment is impossible
             found.append(Array(kind, jobs, after=_sorted({(array, 0), *rest})))
         else:
             found.append(Array(kind, jobs, aligned=array, after=_sorted(rest)))

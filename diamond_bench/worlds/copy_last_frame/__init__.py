@@ -16,7 +16,7 @@ class CopyLastFrame(WorldSettings):
 
 
 def _cost(settings: CopyLastFrame, spec: WorldSpec, sampler: Sampler) -> WorldCost:
-    return WorldCost(state_bytes=spec.frames.pixels * 3 * 4 + 8)  # a frame of float32, an action
+    return WorldCost(state_bytes=spec.frames.pixels * 3 * 4 + 8)  # a float32 frame and an action
 
 
 def _check(settings: CopyLastFrame, config: RunConfig, protocol: str) -> None:

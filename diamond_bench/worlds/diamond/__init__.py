@@ -26,7 +26,7 @@ class Settings(Protocol):
 
 def _cost(settings: Settings, spec: WorldSpec, sampler: Sampler) -> WorldCost:
     call, calls = _cost_of(settings.network, settings.conditioning, spec.actions, spec.frames), nfe(sampler)
-    row = 3 * 4 * spec.frames.pixels + 8 * len(spec.actions.sizes)  # a frame of float32, an action
+    row = 3 * 4 * spec.frames.pixels + 8 * len(spec.actions.sizes)  # a float32 frame and an action
     return WorldCost(call.parameters, call.flops * calls, calls, settings.conditioning.num_frames * row)
 
 

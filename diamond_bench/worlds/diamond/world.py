@@ -119,7 +119,7 @@ class DiamondWorld(StackedWorld):
             raise ValueError(f"expected {self.context} past frames and actions, got {past.shape[1]} and {actions.shape[1]}")
         with torch.inference_mode():
             frame = self.sampling(self.denoiser, past, actions, self._sampler, lambda: draw(past[:, -1]))
-        return frame.clone()  # an ordinary tensor again, which a network that is being trained may be fed
+        return frame.clone()  # an ordinary tensor again, so that it may enter a network in training
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`: only the denoiser."""
@@ -178,7 +178,7 @@ def build_diamond(
     parts = DenoiserNetwork(d.network, c, actions or d.num_actions)
     denoiser = Denoiser(parts, chosen(d.objective)(d.objective), c.num_frames, precision, c.action_dropout, c.frame_noise).to(device)
     if torch.device(device).type == "cpu":
-        denoiser.to(memory_format=torch.channels_last)  # a narrow network trains in two thirds of the time
+        denoiser.to(memory_format=torch.channels_last)  # a narrow network then trains in two thirds of the time
     return DiamondWorld(denoiser, description, frames, actions)
 
 

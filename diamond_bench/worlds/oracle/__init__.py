@@ -17,7 +17,7 @@ class Oracle(WorldSettings):
 
 
 def _cost(settings: Oracle, spec: WorldSpec, sampler: Sampler) -> WorldCost:
-    return WorldCost(state_bytes=1 << 18)  # an emulator with its two last screens; a synthetic game takes under 1 KB
+    return WorldCost(state_bytes=1 << 18)  # an emulator with its last two screens; a synthetic game takes under 1 KB
 
 
 def _check(settings: Oracle, config: RunConfig, protocol: str) -> None:
