@@ -204,7 +204,7 @@ def test_other_actions_are_imported_from_zero_and_checked(tmp_path: Path, space:
         ({"lengths": (100,)}, "1 episodes hold 0 usable held-out windows"),
         (
             {"lengths": (14, 15, 16, 17)},
-            "hold 3 usable held-out windows of 15 frames beside at least one episode to train on, 5 are",
+            "hold 3 usable held-out windows of 15 frames, with at least one episode left to train on, but 5 are",
         ),
     ],
 )

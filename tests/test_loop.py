@@ -85,7 +85,7 @@ def test_a_number_that_is_not_finite_ends_it_naming_the_last_good_checkpoint(tmp
     training = Counter()
     training.breaks[6] = NotFinite("not finite (loss nan)")
     with pytest.raises(
-        UserError, match=r"stopped after unit 6: not finite \(loss nan\); last good checkpoint: step-000000005-.*; rest more"
+        UserError, match=r"stopped after unit 6: not finite \(loss nan\). Last good checkpoint: step-000000005-.*. Advice: rest more"
     ):
         Loop(JobContext(tmp_path), 100, "rest more").run(training)
     assert training.closed == 1

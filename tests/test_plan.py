@@ -177,7 +177,7 @@ def test_overrides_sweep_star_the_scale_and_choose_seeds() -> None:
         ("sampling_steps", ["evaluation.keep_frames=true,false"], ["evaluation.keep_frames", "cannot change a result"]),
         ("sampling_steps", ["training.log_every=1,2"], ["training.log_every", "cannot change a result"]),
         ("sampling_steps", ["cluster.num_workers=1,2"], ["cluster.num_workers", "cannot change a result"]),
-        ("sampling_steps", ["data.dataset=a,b"], ["data.dataset", "one dataset a sweep"]),
+        ("sampling_steps", ["data.dataset=a,b"], ["data.dataset", "a sweep uses one dataset"]),
         ("sampling_steps", ["env.frame_size=16"], ["env.frame_size=16", "lpips", "32"]),
         ("sampling_steps", ["env.frame_size=16", "metrics=[drift,lpips_vgg]"], ["lpips_vgg", "metrics=[drift]"]),
         ("sampling_steps", ["seeds=[9223372036854775808]"], ["seeds=9223372036854775808", "at most"]),

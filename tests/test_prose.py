@@ -26,7 +26,7 @@ RULES = {
     "at hand": (r"\bat hand\b", "available"),
     "one a each": (r"\b(?:one|a) (?:row|line|column|file|folder|panel|figure|process|thread|dataset|bar) an? \w+", "one row per job"),
     "of what": (r"^Of (?!course)\w+", "begin with the thing itself: the number of ..., for each ..."),
-    "semicolons": (r"[^.;]{15,};[^.;]{15,};", "separate sentences, or a list"),
+    "semicolons": (r"[^.;$']{15,};[^.;$']{15,};", "separate sentences, or a list"),
     "judge": (r"\bjudg(?:e[sd]?|ing)\b", "score, measure, compare or evaluate"),
 }
 """For each rule, the expression that finds it and what to write in its place."""

@@ -187,8 +187,8 @@ def check_policy(policy: str, game: str) -> str:
     if policy == "expert" and game not in family_of(game).experts:
         known = sorted(name for path in ENV_FAMILIES.values() for name in imported(path).experts)
         raise UserError(
-            f"data.policy=expert: no scripted expert for {game}; there are experts for {', '.join(known)}; "
-            f"use data.policy=random, or bring your own episodes: data.dataset=FOLDER"
+            f"data.policy=expert: no scripted expert for {game}, only for {', '.join(known)}. "
+            f"Use data.policy=random, or bring your own episodes: data.dataset=FOLDER"
         )
     return policy
 

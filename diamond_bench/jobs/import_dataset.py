@@ -148,8 +148,8 @@ def _split(episodes: Sequence[StoredEpisode], data: DataConfig) -> tuple[int, li
             starts = [row + start for row, chosen in zip(rows, taken, strict=False) for start in chosen]
             return count, starts, sum(len(bad) for _, bad in windows)
     raise UserError(
-        f"the dataset's {len(episodes)} episodes hold {usable or possible} usable held-out windows of {window} frames beside at least one "
-        f"episode to train on, {num_references} are needed: lower data.num_references or data.reference_horizon, "
+        f"the dataset's {len(episodes)} episodes hold {usable or possible} usable held-out windows of {window} frames, with at least one "
+        f"episode left to train on, but {num_references} are needed: lower data.num_references or data.reference_horizon, "
         f"{'' if data.windows_per_episode is None else 'raise data.windows_per_episode, '}or bring more episodes"
     )
 

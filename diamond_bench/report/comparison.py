@@ -156,7 +156,7 @@ def _problem(
     if not wanted:
         return "the study names no baseline"
     if not pairs:
-        return f"no variant of this plan is the baseline that the study names ({named}), or none is beside it"
+        return f"no variant of this plan is the baseline that the study names ({named}), or the plan has no other variant"
     if not answering:
         return "none of the variants that the study's question is about (primary.variants) is in this plan"
     if metric not in METRIC_INFO:

@@ -19,7 +19,7 @@ _MEASURES = {"state_position_error": "position error (pixels)", "state_presence_
 
 
 def draw_states(plan: SavedPlan, store: Store, arms: Sequence[Sequence[tuple[str, Sequence[Point]]]], view: str, notes: str) -> Drawn:
-    """`arms`: of each arm its variants on one game, (label, finished points). A row an arm and measure, a column an object."""
+    """`arms`: for each arm, its variants on one game, (label, finished points). One row per arm and measure, one column per object."""
     from analysis.curves import band_words
     from analysis.state_figures import state_figure
 

@@ -243,7 +243,7 @@ def _check_axis(axis: Axis, where: str) -> None:
     if twice:
         raise UserError(f"{where}: the value {_short(twice[0])} is given twice")
     if len(plain) > 1 and (axis.key in _resultless_keys() or axis.key.partition(".")[0] == "cluster"):
-        one = "one dataset a sweep" if axis.key == "data.dataset" else "it cannot change a result"
+        one = "a sweep uses one dataset" if axis.key == "data.dataset" else "it cannot change a result"
         raise UserError(f"{where}: {axis.key} takes one value, not {len(plain)}: {one}")
 
 

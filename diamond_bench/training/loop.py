@@ -164,7 +164,9 @@ class Loop:
                 return True
         except NotFinite as error:
             newest = max((path.name for path in self._folder.glob("step-*.pt")), default="none was due yet")
-            raise UserError(f"training stopped {training.where()}: {error}; last good checkpoint: {newest}; {self.remedy}") from error
+            raise UserError(
+                f"training stopped {training.where()}: {error}. Last good checkpoint: {newest}. Advice: {self.remedy}"
+            ) from error
         finally:
             training.close()
 
