@@ -135,8 +135,8 @@ def student_ends(scores: Array, values: Array, by_game: Array, confidence: float
 def _freedom(scores: Array, by_game: Array) -> Array:
     """Satterthwaite's degrees of freedom (sets, CORRECTED), from the variance that each game's runs contribute to each aggregate.
 
-    The influence values of an aggregate are: for the mean, the scores; for the IQM, the scores winsorised where it trims; for the gap, the
-    scores clipped at 1; for the median, the scores of a game, weighted by how often the game's mean is in the middle of a resample.
+    The influence values of the mean are the scores, those of the IQM the scores winsorised where it trims, and those of the gap the scores
+    clipped at 1. Those of the median are the scores of a game, weighted by how often the game's mean is in the middle of a resample.
     """
     _, runs, games = scores.shape
     size, cut = runs * games, int(0.25 * runs * games)
