@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def studies_folder() -> Path:
-    """Where the shipped studies lie: inside an installed wheel, or beside the package in a checkout."""
+    """Where the shipped studies lie: inside an installed wheel, or next to the package in a checkout."""
     shipped = Path(str(importlib.resources.files("diamond_bench"))) / "experiments"
     return shipped if shipped.is_dir() else Path(__file__).parents[2] / "experiments"
 
