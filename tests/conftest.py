@@ -2,14 +2,18 @@
 
 import contextlib
 import gc
+import hashlib
 import importlib
+import json
 import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: at these sizes, two threads on a busy machine take three times as long
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # and where a job has two after all, they do not wait by spinning: thirty times as long
@@ -20,6 +24,11 @@ from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from shared_folders import listing, shared_folder
 
 gc.disable()  # while modules are imported: their objects stay
+_IMPORTED_BY_JOBS = ("torch._dynamo", "torchmetrics")
+"""Slow modules that the first optimizer and the first SSIM of a process import."""
+_LONG = ("test_docs", "test_extending", "test_state_study", "test_train_agent", "test_trained_families", "test_wide_games", "test_worlds")
+_MANY = 50
+"""Tests of a run from which on importing those early pays off."""
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
@@ -40,14 +49,22 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     """Forks the template of workers when all modules of tests are imported, and no test has run."""
+    if getattr(session, "items", []):  # not where other processes run the tests
+        if len(session.items) > _MANY:
+            for name in _IMPORTED_BY_JOBS:
+                importlib.import_module(name)
+        forked.start_template()
     gc.freeze()
     gc.enable()
-    if getattr(session, "items", []):  # not where other processes run the tests
-        forked.start_template()
     try:
         return (yield)
     finally:
         forked.end_template()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs long files early, so that none of them runs alone at the end; the first to run are those that wait for a cluster."""
+    items.sort(key=lambda item: (item.path.parent.name != "slurm", item.path.stem not in _LONG))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,6 +74,27 @@ def pytest_runtest_setup() -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def simulated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Simulates what the intervals of a matrix of scores attain once for all processes; a process remembers only what it simulated."""
+    from analysis.coverage import Attained
+    from paper_figures import attained
+
+    simulate = attained._simulated
+
+    def simulated(scores: bytes, shape: tuple[int, ...]) -> Mapping[str, Attained]:
+        def save(folder: Path) -> None:
+            found = simulate(scores, shape)
+            (folder / "attained.json").write_text(json.dumps({name: astuple(of) for name, of in found.items()}))
+
+        name = f"attained-{hashlib.sha256(repr(shape).encode() + scores).hexdigest()[:16]}"
+        saved = json.loads((shared_folder(tmp_path_factory, name, save) / "attained.json").read_text())
+        return {name: Attained(*of) for name, of in saved.items()}
+
+    with patch.object(attained, "_simulated", simulated):
+        yield
 
 
 @pytest.fixture(scope="session")
