@@ -314,7 +314,7 @@ def test_the_benchmark_of_coverage_prints_the_documented_table() -> None:
     benchmark = Path(__file__).parent / "benchmarks" / "aggregate_coverage.py"
     few = [sys.executable, str(benchmark), "--repetitions", "2", "--replicates", "2"]
     done = subprocess.run(few, capture_output=True, text=True, check=True, cwd=benchmark.parents[2])
-    documented = (benchmark.parents[2] / "docs" / "report.md").read_text()
+    documented = (benchmark.parents[2] / "docs" / "measurements" / "verdicts.md").read_text()
     cells = [line.rpartition(" | ")[0].split(" | ")[:3] for line in done.stdout.splitlines()]
     assert len(cells) == 2 + 4 * 3 * 3
     for name, runs, shape in cells[2:]:

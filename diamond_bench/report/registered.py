@@ -69,7 +69,7 @@ def _reliability(test: str, seeds: int, games: int) -> str:
         f"In simulations with {one} where differences between runs are symmetric, at most {plain.wrong:.1%} of studies had a wrong better "
         f"or worse, at most {plain.equivalent:.1%} of comparisons a wrong equivalence, and {low:.1%} to {high:.1%} of intervals held "
         f"the true difference. Where differences are as skewed as a lognormal distribution: up to {skewed.wrong:.1%}, "
-        f"{skewed.equivalent:.1%}, and as few as {skewed.coverage[0]:.1%} (docs/statistics.md)."
+        f"{skewed.equivalent:.1%}, and as few as {skewed.coverage[0]:.1%} (docs/measurements/verdicts.md)."
     )
 
 
