@@ -24,7 +24,7 @@ from diamond_bench.reading import read_yaml
 from diamond_bench.studies.spec import SCALES, Study, load_study, study_files
 from diamond_bench.typed import to_plain
 
-GENERATED = "Generated from the code. Do not edit."
+GENERATED = "<!-- Generated from the code. Do not edit. -->"
 _TYPES = {int: "integer", float: "number", str: "text"}
 _NAMES: Mapping[str, Iterable[str]] = {
     "conditioning.frames": FRAME_CONDITIONINGS,

@@ -4,6 +4,7 @@ Pages of docs/ link to the repository's files as `../path`, so that they also wo
 each linked file as a page of its own under source/.
 """
 
+import itertools
 import json
 import posixpath
 import re
@@ -26,6 +27,7 @@ FOLDERS = {
 }
 """Folders that a page of the reference describes."""
 _FETCHED = re.compile(r"""<(script|link|img|iframe|source)\b[^>]*\b(src|href)=["']?(https?:)?//[^>]*""")
+_TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)")
 
 
@@ -56,10 +58,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Raises PluginError where a page would fetch something from elsewhere when it is read."""
+    """Labels the cells of wide tables. Raises PluginError if a page would fetch something from elsewhere when it is read."""
     if fetched := _FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri}: fetches {fetched[0]!r} when it is read; ship the file in docs/")
-    return output
+    return _TABLE.sub(lambda table: labelled(table[0]), output)
+
+
+def labelled(table: str) -> str:
+    """A table of more than two columns in which each cell names its column, for phones (extra.css). Others stay as they are."""
+    heads = [re.sub(r"<[^>]+>", "", head).replace('"', "&quot;") for head in re.findall(r"<th\b[^>]*>(.*?)</th>", table, re.DOTALL)]
+    if len(heads) < 3:
+        return table
+    columns = itertools.cycle(heads)
+    cells = re.sub(r"<td\b", lambda cell: f'{cell[0]} data-label="{next(columns)}"', table)
+    return cells.replace("<table>", "<table data-wide>")
 
 
 def links(text: str) -> list[str]:
