@@ -58,20 +58,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Labels the cells of wide tables. Raises PluginError if a page would fetch something from elsewhere when it is read."""
+    """Labels the cells of tables. Raises PluginError if a page would fetch something from elsewhere when it is read."""
     if fetched := _FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri}: fetches {fetched[0]!r} when it is read; ship the file in docs/")
     return _TABLE.sub(lambda table: labelled(table[0]), output)
 
 
 def labelled(table: str) -> str:
-    """A table of more than two columns in which each cell names its column, for phones (extra.css). Others stay as they are."""
+    """A table whose cells name their columns, for phones (extra.css). With two columns the names add nothing and are left out."""
     heads = [re.sub(r"<[^>]+>", "", head).replace('"', "&quot;") for head in re.findall(r"<th\b[^>]*>(.*?)</th>", table, re.DOTALL)]
-    if len(heads) < 3:
-        return table
     columns = itertools.cycle(heads)
-    cells = re.sub(r"<td\b", lambda cell: f'{cell[0]} data-label="{next(columns)}"', table)
-    return cells.replace("<table>", "<table data-wide>")
+    named = re.sub(r"<td\b", lambda cell: f'{cell[0]} data-label="{next(columns)}"', table) if len(heads) > 2 else table
+    return named.replace("<table>", "<table data-labelled>")
 
 
 def links(text: str) -> list[str]:
