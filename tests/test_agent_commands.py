@@ -49,7 +49,7 @@ def test_train_reports_a_return_with_its_protocol(trained_store: Path) -> None:
 
 def test_train_again_runs_nothing(folder: Path) -> None:
     before = (only(folder / "outputs" / "train_agent") / "result.json").stat().st_mtime_ns
-    assert "2/2 jobs done" in in_this_process(*TRAIN, cwd=folder).stderr
+    assert "3/3 jobs done" in in_this_process(*TRAIN, cwd=folder).stderr
     assert (only(folder / "outputs" / "train_agent") / "result.json").stat().st_mtime_ns == before
 
 

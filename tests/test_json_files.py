@@ -14,7 +14,7 @@ from diamond_bench.data.foreign import find_dataset
 from diamond_bench.data.replay_file import DamagedReplay, read_blocks
 from diamond_bench.data.static import load_info
 from diamond_bench.errors import UserError
-from diamond_bench.jobs.evaluate_agent import _read
+from diamond_bench.jobs.final_games import _read
 from diamond_bench.report.write import _last_record
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.jobspec import JobRef, JobSpec

@@ -181,6 +181,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     """Prints the results of a plan's finished jobs as JSON, or the answer to the study's question and then the table of numbers."""
     from diamond_bench.metrics.columns import headlines
     from diamond_bench.printing import print_frame, print_json
+    from diamond_bench.report.agent_answer import agent_answers
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
     from diamond_bench.results.table import INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
@@ -203,6 +204,8 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         for line in study_answers(plan, store, facts):
             out.print(line, markup=False)
         out.print()
+    for line in agent_answers(plan, store):
+        out.print(line, markup=False)
     machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
     seeds = sorted({point.seed for point in plan.points})
     say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")

@@ -88,6 +88,7 @@ class SlurmCluster:
     train_agent: Resources = Resources()
     import_agent: Resources = Resources()
     evaluate_agent: Resources = Resources()
+    play_random: Resources = Resources()
 
 
 Cluster = LocalCluster | SlurmCluster

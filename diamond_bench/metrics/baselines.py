@@ -14,6 +14,8 @@ UNIFORM_RANKS = "uniform-ranks"
 """As many independent, uniform ranks as there are starts: the distance of a histogram of ranks from the uniform one by chance alone."""
 STATE_PROBE = "state-probe"
 """Predictor that returns the true frames themselves. It shows the probe's own error, the floor of the metric state."""
+RANDOM_PLAY = "random-play"
+"""The uniformly random policy, under the conditions of an agent's final games."""
 DATASET = "dataset"
 """The variant's name in rows about a dataset."""
 
@@ -27,6 +29,7 @@ DEPENDS: Mapping[str, tuple[str, ...]] = {
     TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
     UNIFORM_RANKS: ("num_samples", "num_sample_starts"),
     STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", PROBE),
+    RANDOM_PLAY: (),
     DATASET: (),
 }
 """Evaluation settings that change a baseline's numbers. All baselines also depend on the dataset (data.*, env.*)."""

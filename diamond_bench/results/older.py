@@ -20,6 +20,7 @@ _WORDS = {
     "train_agent": ("agent's training", "agents' trainings"),
     "import_agent": ("imported agent", "imported agents"),
     "evaluate_agent": ("agent's evaluation", "agents' evaluations"),
+    "play_random": ("set of random games", "sets of random games"),
     "profile": ("profile", "profiles"),
 }
 _ADDED = {"evaluate_world_model": {"true_features": 2}}

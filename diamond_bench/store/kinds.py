@@ -153,6 +153,18 @@ class EvaluateAgent:
     execution: ExecutionConfig = ExecutionConfig()
 
 
+@dataclass(frozen=True)
+class PlayRandom:
+    """Config of `play_random`: games in which every action is drawn uniformly, under the conditions of an agent's final games.
+
+    The score of an agent is compared with them. They depend on no agent, so agents of one game and protocol share them."""
+
+    game: str
+    env: EnvConfig = EnvConfig()
+    evaluation: AgentEvaluationConfig = AgentEvaluationConfig()
+    """Temperature, epsilon and video are at their neutral values, since they change nothing."""
+
+
 PROFILED_UPDATES = ("denoiser_update", "reward_end_update", "actor_critic_update")
 PROFILED = (
     *PROFILED_UPDATES,
@@ -320,6 +332,14 @@ KINDS: dict[str, Kind] = {
         unit="episodes",
         inputs=("agent",),
         cost="diamond_bench.costs.evaluate_agent:COST",
+    ),
+    "play_random": Kind(
+        PlayRandom,
+        "diamond_bench.jobs.play_random:run",
+        revision=1,
+        unit="episodes",
+        cost="diamond_bench.costs.evaluate_agent:RANDOM_COST",
+        resources=_ON_CPU,
     ),
     "profile": Kind(Profile, "diamond_bench.profiling.profile:run", revision=2, unit="", cost="diamond_bench.costs.profile:COST"),
 }

@@ -26,7 +26,7 @@ from diamond_bench.reading import open_file, read_yaml
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, read_json
 from diamond_bench.store.jobspec import ID, JobRef, JobSpec
-from diamond_bench.store.kinds import EvaluateAgent, ImportAgent, TrainAgent
+from diamond_bench.store.kinds import EvaluateAgent, ImportAgent, PlayRandom, TrainAgent
 from diamond_bench.store.shapes import AGENT, fit
 from diamond_bench.studies.execution import of_no_compilation
 from diamond_bench.typed import build
@@ -97,6 +97,13 @@ def evaluation_job(config: RunConfig, agent: JobRef) -> JobSpec:
     return JobSpec(
         "evaluate_agent", EvaluateAgent(env, config.agent_evaluation, sampler, of_no_compilation(config.execution)), {"agent": agent}
     )
+
+
+def random_play_job(config: RunConfig) -> JobSpec:
+    """The job that plays a run's game at random, under the conditions of the agent's final games. Settings of a policy change nothing."""
+    neutral, env = AgentEvaluationConfig(), replace(config.env, pooling=EnvConfig().pooling)
+    evaluation = replace(config.agent_evaluation, epsilon=neutral.epsilon, temperature=neutral.temperature, video=neutral.video)
+    return JobSpec("play_random", PlayRandom(config.game, env, evaluation))
 
 
 def check_model_free(settings: Mapping[str, Any]) -> None:

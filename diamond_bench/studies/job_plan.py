@@ -11,6 +11,9 @@ from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.margin import Margin
 from diamond_bench.studies.spec import Primary
 
+RANDOM_PLAY = "random_play"
+"""Role of the job that plays an agent's game at random."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -23,7 +26,8 @@ class Point:
     seed: int
     precision: str
     jobs: Mapping[str, JobRef]
-    """By role: dataset, world_model, evaluation, and if needed state_probe and true_features. In the protocol agent: agent, evaluation."""
+    """By role: dataset, world_model, evaluation, and if needed state_probe and true_features. In the protocol agent: agent, evaluation, and
+    random_play in plans of one agent."""
 
 
 @dataclass(frozen=True)

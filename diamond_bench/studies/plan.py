@@ -21,14 +21,14 @@ from diamond_bench.studies.bounds import is_study_name
 from diamond_bench.studies.cells import Cells
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.families import UnreadSettings, of_family
-from diamond_bench.studies.job_plan import Plan, plain_primary
+from diamond_bench.studies.job_plan import RANDOM_PLAY, Plan, plain_primary
 from diamond_bench.studies.job_plan import Point as Point
 from diamond_bench.studies.job_plan import SavedPlan as SavedPlan
 from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study, with_overrides
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
 
-PER_GAME = ("dataset", *roles())
+PER_GAME = ("dataset", RANDOM_PLAY, *roles())
 """Roles whose job serves all seeds of a game."""
 
 

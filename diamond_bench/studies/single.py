@@ -22,6 +22,7 @@ from diamond_bench.studies.agents import (
     find_agent,
     import_job,
     per_game,
+    random_play_job,
     trained_with,
     training_job,
     with_agents,
@@ -30,7 +31,7 @@ from diamond_bench.studies.bounds import seeds_of
 from diamond_bench.studies.check import check_run
 from diamond_bench.studies.execution import check_execution, has_compiler
 from diamond_bench.studies.families import UnreadSettings, of_family
-from diamond_bench.studies.job_plan import Plan, Point
+from diamond_bench.studies.job_plan import RANDOM_PLAY, Plan, Point
 from diamond_bench.studies.plan import run_config, scale_of
 from diamond_bench.studies.spec import SCALES, check_use, games_of
 from diamond_bench.studies.unread import check_read, in_effect
@@ -81,10 +82,11 @@ def _training_plan(game: str, seed: int, overrides: Sequence[Override], command:
     config = in_effect(config)
     training = training_job(config)
     evaluation = evaluation_job(config, training.ref)
-    roles = {"agent": training.ref, "evaluation": evaluation.ref}
+    at_random = random_play_job(config)
+    roles = {"agent": training.ref, "evaluation": evaluation.ref, RANDOM_PLAY: at_random.ref}
     point = Point("default", "", {}, game, seed, config.execution.precision, roles)
     name, scale = f"train-{game.replace('/', '-')}-seed{seed}", f"{scale}*" if keys.keys() & scale_keys(scale) else scale
-    jobs = {training.ref: training, evaluation.ref: evaluation}
+    jobs = {spec.ref: spec for spec in (training, evaluation, at_random)}
     return Plan(name, _QUESTION, scale, command, jobs, (point,), execution, cluster)
 
 
@@ -157,10 +159,13 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     check_agent(config)
     config = replace(config, game=game, seed=seed)
     spec = evaluation_job(config, agent)
-    point = Point("evaluated", "", {}, game, seed, config.execution.precision, {"agent": agent, "evaluation": spec.ref})
+    at_random = random_play_job(config)
+    roles = {"agent": agent, "evaluation": spec.ref, RANDOM_PLAY: at_random.ref}
+    point = Point("evaluated", "", {}, game, seed, config.execution.precision, roles)
     options = [*(["--episodes", str(episodes)] if episodes is not None else []), *(["--video"] if video else [])]
     command = " ".join(["diamond-bench evaluate", shlex.quote(checkpoint), *options, *map(shlex.quote, tokens)])
-    return Plan(f"evaluate-{agent.id}", _QUESTION, label, command, {spec.ref: spec}, (point,), config.execution, config.cluster)
+    jobs = {spec.ref: spec, at_random.ref: at_random}
+    return Plan(f"evaluate-{agent.id}", _QUESTION, label, command, jobs, (point,), config.execution, config.cluster)
 
 
 TIMELESS = frozenset(
