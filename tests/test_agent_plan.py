@@ -73,6 +73,8 @@ def test_the_plan_of_one_agent_is_no_study_and_is_saved_as_ever(tmp_path: Path) 
     assert (saved["axes"], saved["note"], saved["protocol"]) == ({}, "", "agent")
     assert saved["question"] == "How well does this agent play?"
     roles = {"agent": ["train_agent", "a1eb4675724f16de"], "evaluation": ["evaluate_agent", "c6ee4b7951e2195e"]}
+    (at_random,) = (ref for ref in plan.jobs if ref.kind == "play_random")
+    roles["random_play"] = ["play_random", at_random.id]
     assert saved["points"] == [["default", "", [], "Pong", 3, "fp32", roles]]
 
 
@@ -219,7 +221,8 @@ def test_how_screens_are_pooled_is_no_part_of_an_evaluation(tmp_path: Path, monk
     monkeypatch.setattr(single, "find_agent", lambda store, name: JobRef("train_agent", "0" * 16))
     monkeypatch.setattr(single, "trained_with", lambda store, agent: ("Pong", 0, EnvConfig(pooling="in_place")))
     monkeypatch.setattr(single, "trained_at", lambda store, agent: "tiny")
-    (spec,) = plan_evaluate("x", [f"output_dir={tmp_path}"], None, False).jobs.values()
-    assert spec.config.env == EnvConfig()
+    planned = plan_evaluate("x", [f"output_dir={tmp_path}"], None, False).jobs.values()
+    assert [spec.kind for spec in planned] == ["evaluate_agent", "play_random"]
+    assert [spec.config.env for spec in planned] == [EnvConfig(), EnvConfig()]
     with pytest.raises(UserError, match=r"env\.pooling: it would change nothing"):
         plan_evaluate("x", [f"output_dir={tmp_path}", "env.pooling=in_place"], None, False)
