@@ -20,7 +20,7 @@ from diamond_bench.envs.synthetic import EPISODE_STEPS, WORLDS, SyntheticEnv, de
 from diamond_bench.envs.synthetic import State as WalkerState
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.rollouts import imagine
-from diamond_bench.jobs import collect_dataset, evaluate_agent, evaluate_world_model, train_agent, train_world_model
+from diamond_bench.jobs import collect_dataset, evaluate_agent, evaluate_world_model, play_random, train_agent, train_world_model
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.metrics.forks import find_forks, measure_forks, mode_rows
 from diamond_bench.metrics.modes import THRESHOLDS
@@ -297,7 +297,7 @@ def test_the_study_shares_its_trainings() -> None:
 
 
 _JOBS = {"collect_dataset": collect_dataset, "train_world_model": train_world_model, "evaluate_world_model": evaluate_world_model}
-_JOBS |= {"train_agent": train_agent, "evaluate_agent": evaluate_agent}
+_JOBS |= {"train_agent": train_agent, "evaluate_agent": evaluate_agent, "play_random": play_random}
 
 
 def built(plan: Plan, root: Path) -> dict[str, list[Result]]:
