@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diamond_bench.compose import base, output_root, parse, with_values
-from diamond_bench.config import EvaluationConfig, RunConfig, Sampler, world_family
+from diamond_bench.config import RunConfig, Sampler
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
-from diamond_bench.store.jobspec import JobRef
-from diamond_bench.studies.agents import AGENT_FOLDER, AGENT_KINDS
 from diamond_bench.studies.plan import SavedPlan, find_plan
 from diamond_bench.typed import build
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from diamond_bench.agent import Agent
-    from diamond_bench.spaces import ActionSpec, FrameSpec
+    from diamond_bench.imagination.games import ImaginedGames, Reward
     from diamond_bench.worlds.contract import TrainedWorld
 
 Say = Callable[[str], None]
@@ -174,37 +172,10 @@ def load_world_model(
     UserError for a job of another kind, an unfinished or damaged one, a milestone that was not kept, or an agent
     that learned without a world model.
     """
-    from diamond_bench.jobs.train_world_model import model_folder
-    from diamond_bench.worlds.families import load_world_model as load
+    from diamond_bench.stored.models import load_world_model as load
 
     store = open_store(output_dir=output_dir)
-    training, own = _training(store, store.find(job))
-    share = own.milestone if milestone is None else milestone
-    if training.kind in AGENT_KINDS:
-        if milestone not in (None, 1.0):
-            raise UserError(f"milestone={milestone}: {training} kept 1.0 alone")
-        world_model = _agent_of(store, training, device, precision).world_model
-        if world_model is None:
-            raise UserError(f"{training}: learned without a world model (agent.model_free), so it has none")
-        return world_model
-    _require_whole(store, training)
-    kept = store.spec(training).config.training.milestones
-    if share not in kept:
-        raise UserError(f"milestone={share}: {training} kept {', '.join(map(str, kept))}")
-    frames, actions = _played(store, store.spec(training).inputs["dataset"])
-    return load(model_folder(store.folder(training), share, own.weights), frames, precision, device, actions)
-
-
-def _played(store: "Store", dataset: "JobRef") -> "tuple[FrameSpec, ActionSpec | None]":
-    """Frames and actions of a dataset; None for actions that are Discrete."""
-    from diamond_bench.costs import frames_of
-    from diamond_bench.data.static import load_info
-    from diamond_bench.envs import games
-
-    config = store.spec(dataset).config
-    if dataset.kind == "import_dataset":
-        return frames_of(config), load_info(store.folder(dataset)).spec.actions
-    return frames_of(config), None if games.family_of(config.game).action_kind == "Discrete" else games.actions(config.game)
+    return load(store, store.find(job), milestone, device, precision)
 
 
 def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", precision: Literal["fp32", "tf32", "bf16"] = "fp32") -> "Agent":
@@ -213,41 +184,10 @@ def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", prec
     It has `actor_critic`, `reward_end`, `world_model` (the last two are None where it learned without one) and `description`. Raises
     UserError for a job of another kind, an unfinished or a damaged one.
     """
+    from diamond_bench.stored.models import load_agent as load
+
     store = open_store(output_dir=output_dir)
-    ref = store.find(job)
-    if ref.kind == "evaluate_agent":
-        ref = store.spec(ref).inputs["agent"]
-    if ref.kind not in AGENT_KINDS:
-        raise UserError(f"{ref}: has no agent; name a job of {', '.join((*AGENT_KINDS, 'evaluate_agent'))}")
-    return _agent_of(store, ref, device, precision)
-
-
-def _agent_of(store: Store, ref: JobRef, device: str, precision: Literal["fp32", "tf32", "bf16"]) -> "Agent":
-    from diamond_bench.agent import load_agent as load
-
-    _require_whole(store, ref)
-    return load(store.folder(ref) / AGENT_FOLDER, precision, device)
-
-
-def _training(store: Store, ref: JobRef) -> tuple[JobRef, EvaluationConfig]:
-    """The training (of a world model or an agent) behind a job, and how an evaluation chooses among its models (milestone, weights)."""
-    if ref.kind == "train_world_model" or ref.kind in AGENT_KINDS:
-        return ref, EvaluationConfig()
-    spec = store.spec(ref)
-    if ref.kind == "evaluate_agent":
-        return spec.inputs["agent"], EvaluationConfig()
-    if ref.kind != "evaluate_world_model":
-        raise UserError(f"{ref}: has no world model; name a training of one, an agent, or an evaluation of either")
-    if not world_family(spec.config.family).trained:
-        raise UserError(f"{ref}: evaluates the family {spec.config.family.name}, which is not trained: it has no model to load")
-    return spec.inputs["world_model"], spec.config.evaluation
-
-
-def _require_whole(store: Store, ref: JobRef) -> None:
-    store.result(ref)  # refuses what is not done
-    damage = store.damage(ref, contents=True)
-    if damage:
-        raise UserError(f"{damage}; the next sweep repeats it")
+    return load(store, store.find(job), device, precision)
 
 
 @dataclass(frozen=True)
@@ -269,6 +209,7 @@ def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut
     from diamond_bench.data.references import reference_windows
     from diamond_bench.data.static import load_info, load_split
     from diamond_bench.metrics.play import window_batch
+    from diamond_bench.stored.models import require_whole
 
     store = open_store(output_dir=output_dir)
     ref = store.find(job)
@@ -278,7 +219,7 @@ def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut
     settings = spec.config.evaluation
     if not 0 <= number < settings.num_trajectories:
         raise UserError(f"number={number}: {ref} has the trajectories 0 to {settings.num_trajectories - 1}")
-    _require_whole(store, spec.inputs["dataset"])
+    require_whole(store, spec.inputs["dataset"])
     dataset = store.folder(spec.inputs["dataset"])
     layout = load_info(dataset).content["heldout"]
     shape, starts = (layout["reference_context"], layout["reference_horizon"]), layout["reference_starts"]
@@ -308,6 +249,8 @@ def imagine(
     actions: "ArrayLike",
     sampler: Sampler | str = "euler",
     seed: int | tuple[int, ...] = 0,
+    *,
+    threads: int | None = None,
 ) -> "NDArray[np.uint8]":
     """The frames that follow `past` when these actions are taken, uint8 (T, h, w, 3).
 
@@ -328,16 +271,17 @@ def imagine(
     from diamond_bench.diffusion.quantization import from_bytes, to_bytes
     from diamond_bench.evaluation.rollouts import seeded_draw
     from diamond_bench.worlds.contract import imagined_frames
+    from diamond_bench.worlds.threads import threads_for, torch_threads
 
     frames, taken = np.asarray(past), np.asarray(actions)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < model.context:
         raise ValueError(f"past: expected uint8 frames (at least {model.context}, h, w, 3), got {frames.dtype} {frames.shape}")
     spec = model.spec.actions
-    if taken.shape[1:] != spec.shape or not taken.ndim or taken.dtype.kind not in ("iuf" if spec.low else "iu") or len(taken) < len(frames):
+    if taken.shape[1:] != spec.shape or not taken.ndim or taken.dtype.kind not in spec.dtype_kinds or len(taken) < len(frames):
         what = "numbers" if spec.low else "whole numbers"
         each = f"{what}, one" if not spec.trailing else f"rows of {spec.shape[0]} {what}, one row"
         raise ValueError(f"actions: expected at least {len(frames)} {each} after each past frame, got {taken.dtype} {taken.shape}")
-    low, high = (spec.low, spec.high) if spec.low else ((0,) * len(spec.sizes), tuple(size - 1 for size in spec.sizes))
+    low, high = spec.bounds
     if not ((taken >= low) & (taken <= high)).all():
         bounds = ", ".join(f"{a}..{b}" for a, b in zip(low, high, strict=True))
         raise ValueError(f"actions: must lie in {bounds}, got {taken.min()}..{taken.max()}")
@@ -345,5 +289,64 @@ def imagine(
     seen = from_bytes(torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].to(model.device))
     steps = torch.from_numpy(taken.astype(spec.dtype))[None].to(model.device)
     draw = seeded_draw([(seed,) if isinstance(seed, int) else seed], model.device)
-    imagined = [to_bytes(frame)[0] for frame in imagined_frames(model.bound(chosen), seen, steps, draw)]
+    bound = model.bound(chosen)
+    with torch_threads(threads_for(bound, 1) if threads is None else threads):
+        imagined = [to_bytes(frame)[0] for frame in imagined_frames(bound, seen, steps, draw)]
     return torch.stack(imagined).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def imagination_env(
+    source: str,
+    num_envs: int = 8,
+    horizon: int = 15,
+    *,
+    game: str | None = None,
+    start_steps: int | None = None,
+    reward: "Reward | None" = None,
+    sampler: Sampler | str | None = None,
+    milestone: float | None = None,
+    render_mode: str | None = None,
+    threads: int | None = None,
+    output_dir: Folder = None,
+    device: str = "cpu",
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
+) -> "ImaginedGames":
+    """Imagined games as a `gymnasium.vector.VectorEnv`, in which any library can train a policy (docs/imagination.md).
+
+    Args:
+        source: the id, or its beginning, of a training of an agent or a world model, an import of an agent, or an evaluation of one of
+            them; or the name of a family of world models that is not trained, such as `oracle`.
+        num_envs: games imagined side by side, b, at least 1.
+        horizon: steps after which an episode is truncated, at least 1.
+        game: the game that a family plays; jobs have their own.
+        start_steps: plays so many steps of the real game first (1 to 1,000,000) and starts from these. An agent plays them itself; a family
+            takes random actions. By default imported agents and families play 1000 steps; all other jobs have real play to start from.
+        reward: reward(before, actions, after) -> (b,) numbers, in place of predicted rewards, where frames are (b, h, w, 3) uint8.
+            Required where nothing predicts rewards: world models outside an agent, and `copy_last_frame`.
+        sampler: as in `imagine`; by default the one that the agent was trained with or the evaluation uses, else `sampler()`.
+        milestone: as in `load_world_model`.
+        render_mode: `rgb_array` allows `render()`; None does not.
+        threads: as in `imagine`.
+        output_dir: the store.
+        device: where the models run.
+        precision: of their arithmetic.
+
+    Raises UserError for a source that imagines nothing, an argument that does not go with it, and real play that is no longer in the store.
+    """
+    from gymnasium.envs.registration import EnvSpec
+
+    from diamond_bench.stored.imagination import How, opened
+
+    given = {"source": source, "game": game, "start_steps": start_steps, "reward": reward, "sampler": sampler, "milestone": milestone}
+    given |= {"render_mode": render_mode, "threads": threads, "output_dir": output_dir, "device": device, "precision": precision}
+    spec = EnvSpec(
+        "diamond_bench/Imagination-v0", max_episode_steps=horizon, vector_entry_point=f"{__name__}:_remade_imagination_env", kwargs=given
+    )
+    chosen = _sampler(sampler) if isinstance(sampler, str) else sampler
+    how = How(game, start_steps, chosen, milestone, device, precision)
+    return opened(open_store(output_dir=output_dir), source, how, num_envs, horizon, reward, render_mode, threads, spec)
+
+
+def _remade_imagination_env(num_envs: int, max_episode_steps: int, **given: Any) -> "ImaginedGames":
+    """As `gymnasium.make_vec(env.spec, num_envs)` calls it."""
+    return imagination_env(num_envs=num_envs, horizon=max_episode_steps, **given)

@@ -115,6 +115,16 @@ class ActionSpec:
         return "float32" if self.low else "int64"
 
     @property
+    def dtype_kinds(self) -> str:
+        """Kinds of numpy dtypes that hold such actions."""
+        return "iuf" if self.low else "iu"
+
+    @property
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Least and greatest value of each column."""
+        return (self.low, self.high) if self.low else ((0,) * len(self.sizes), tuple(size - 1 for size in self.sizes))
+
+    @property
     def withheld(self) -> float:
         """The value of a withheld action in every column: NaN if continuous, else -1."""
         return math.nan if self.low else -1

@@ -41,6 +41,9 @@ class ListedStarts:
         numbers = places[:, -1] // self.segments.mask.shape[1]
         return Segments(self.segments.frames[numbers], self.segments.actions[numbers], self.segments.mask[numbers])
 
+    def origin(self, last: Tensor) -> Tensor:
+        return torch.stack((torch.zeros_like(last), last), dim=1)
+
     def manual_seed(self, seed: int) -> None:
         self.next = 0
 

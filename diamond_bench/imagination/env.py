@@ -112,6 +112,8 @@ class ImaginationSettings:
     """The authors' rule; see `StartRing`."""
     arrays: Literal["torch", "numpy"] = "torch"
     """The type of actions and observations: tensors on the device, or NumPy arrays."""
+    rewards: bool = True
+    """Whether rewards must be predicted. If false, every reward is 0 where neither the world model nor a reward/end model predicts one."""
 
 
 class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
@@ -145,7 +147,11 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             starts: real play to start from, segments of s >= `world.context` frames (`ReplayStarts`).
             draws: noise, rewards and ends (`GeneratorDraws`).
             settings: the number of games and their length.
+
+        Raises ValueError if nothing predicts rewards, unless `settings.rewards` is false.
         """
+        if settings.rewards and reward_end is None and not world.spec.rewards:
+            raise ValueError("the world model predicts no rewards, and there is no reward/end model")
         b, frames = settings.num_envs, world.spec.frames
         self.num_envs = b
         self.single_observation_space = spaces.Box(-1.0, 1.0, (3, *frames.sides), np.float32)
@@ -153,6 +159,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, b)
         self.action_space = batch_space(self.single_action_space, b)
         self.device = world.device
+        self._action_dtype: torch.dtype = getattr(torch, world.spec.actions.dtype)
         self._world, self._reward_end, self._starts, self._draws, self._settings = world, reward_end, starts, draws, settings
         self._nfe = torch.full((b,), world.calls_per_frame, device=self.device)
         self._ring = StartRing(starts, self._burn_in, b, settings.preload * b, settings.discard_left_overs, self.device)
@@ -205,10 +212,10 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self._out(self._shown), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Imagines one step of every episode; the class describes the outputs. `actions`: (b,) int."""
+        """Imagines one step of every episode; the class describes the outputs. `actions`: (b,) int64, or (b, k) of k columns."""
         self.reserve(1)
         steps, out = ReservedSteps(self, self.position), self._out
-        *tensors, infos = steps.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
+        *tensors, infos = steps.step(torch.as_tensor(actions, dtype=self._action_dtype, device=self.device))
         self.position = steps.position
         frames, rewards, terminations, truncations = (out(tensor) for tensor in tensors)
         infos |= {"nfe": self._nfe, "_nfe": self._all, "_reward_logits": self._all, "_end_logits": self._all}
@@ -238,15 +245,15 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _predict_outcome(self, shown: Tensor, actions: Tensor, step: Step, memory: State) -> tuple[Tensor, Tensor, State]:
         """Logits of rewards and of ends, and the reward/end model's memory after the step."""
         if self._reward_end is None:
-            assert step.reward_logits is not None, "the world model predicts no rewards, and there is no reward/end model"
+            zero = torch.tensor([-math.inf, 0.0, -math.inf], device=self.device).expand(len(shown), 3)
             never = torch.tensor([0.0, -math.inf], device=self.device).expand(len(shown), 2)
-            return step.reward_logits, never if step.end_logits is None else step.end_logits, memory
+            rewards = zero if step.reward_logits is None else step.reward_logits
+            return rewards, never if step.end_logits is None else step.end_logits, memory
         output = self._reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
         return output.reward_logits[:, 0], output.end_logits[:, 0], tuple(output.state)
 
     def _begin(self, frames: Tensor, start: Start) -> State:
-        origin = torch.stack((torch.zeros_like(start.places), start.places), dim=1)  # the replay is a single recording
-        return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, origin)
+        return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, start.origin)
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state as tensors and numbers, without models and replay. Call it after a reset."""

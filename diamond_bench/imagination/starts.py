@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import Segments, read_segments, segment_places
+from diamond_bench.data.static import EpisodeSet
 
 BURN_IN_BATCH_SIZE = 128
 """Number of start segments that are burnt in per batch."""
@@ -23,6 +24,10 @@ class StartSegments(Protocol):
 
     def read(self, places: Tensor) -> Segments:
         """The segments at these places, (n, L)."""
+        ...
+
+    def origin(self, last: Tensor) -> Tensor:
+        """(recording, step) of the frames at the places `last` (n,): (n, 2) int64, as `WorldModel.start` takes them."""
         ...
 
     def manual_seed(self, seed: int) -> object:
@@ -59,6 +64,44 @@ class ReplayStarts:
         """As `StartSegments.read`."""
         return read_segments(self._replay.storage, places)
 
+    def origin(self, last: Tensor) -> Tensor:
+        """As `StartSegments.origin`: a replay is one recording."""
+        return torch.stack((torch.zeros_like(last), last), dim=1)
+
+
+class EpisodeStarts:
+    """Segments of `length` frames of a dataset's episodes. Each frame after which an action was taken is equally likely to be the last of
+    a segment. What lies before an episode is padding. The generator lies on the episodes' device.
+    """
+
+    def __init__(self, episodes: EpisodeSet, length: int, generator: torch.Generator) -> None:
+        self._episodes, self._length, self._generator = episodes, length, generator
+        final = episodes.starts + episodes.lengths - 1
+        followed = torch.ones(episodes.num_frames, dtype=torch.bool, device=final.device).index_fill(0, final, False)
+        self._followed = followed.nonzero()[:, 0]
+        self.manual_seed = generator.manual_seed
+        self.get_state = generator.get_state
+        self.set_state = generator.set_state
+
+    def draw(self, count: int) -> Tensor:
+        """As `StartSegments.draw`."""
+        device = self._followed.device
+        last = self._followed[torch.randint(len(self._followed), (count,), generator=self._generator, device=device)]
+        places = last[:, None] + torch.arange(1 - self._length, 1, device=device)
+        return torch.where(places >= self._episodes.starts[self._episode(last)][:, None], places, -1)
+
+    def read(self, places: Tensor) -> Segments:
+        """As `StartSegments.read`."""
+        return read_segments(self._episodes, places)
+
+    def origin(self, last: Tensor) -> Tensor:
+        """As `StartSegments.origin`: each episode is a recording."""
+        episode = self._episode(last)
+        return torch.stack((episode, last - self._episodes.starts[episode]), dim=1)
+
+    def _episode(self, rows: Tensor) -> Tensor:
+        return torch.searchsorted(self._episodes.starts, rows, right=True) - 1
+
 
 @dataclass(frozen=True)
 class Start:
@@ -67,8 +110,8 @@ class Start:
     segments: Segments
     memories: tuple[Tensor, ...]
     """The reward/end model's memory after the segments, (b, k) each."""
-    places: Tensor
-    """(b,) int64: the last frame's row in the replay."""
+    origin: Tensor
+    """(b, 2) int64: recording and step of the last frame."""
 
 
 @dataclass
@@ -151,7 +194,8 @@ class StartRing:
             taken = torch.where(count > left, taken + left, taken)
         slot = (taken + (which.cumsum(0) - 1).clamp(min=0)) % self._size
         places = self._slots.places[slot]
-        return Start(self._starts.read(places), tuple(memory[slot] for memory in self._slots.memories), places[:, -1]), taken + count
+        memories = tuple(memory[slot] for memory in self._slots.memories)
+        return Start(self._starts.read(places), memories, self._starts.origin(places[:, -1])), taken + count
 
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors and numbers."""
