@@ -1,8 +1,8 @@
-"""diamond_bench from Python and notebooks: a study's results, jobs, figures and comparison, and what its world models imagine.
+"""diamond_bench from Python and notebooks: a study's results, jobs, figures and comparison, and the games that its models imagine.
 
 A study is named as on the command line, with the same overrides: `results("sampling_steps", "scale=smoke")`. The store is
-`output_dir`, else $DIAMOND_BENCH_OUTPUTS, else ./outputs. Every mistake is a `diamond_bench.errors.UserError` that says what to do.
-Nothing here runs a job; torch is imported by what needs it alone.
+`output_dir`, else $DIAMOND_BENCH_OUTPUTS, else ./outputs. A mistake raises `diamond_bench.errors.UserError`, which says what to do.
+No function runs a job. Functions that need torch import it when they are called.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,29 +32,44 @@ Folder = Path | str | None
 
 
 def find_study(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> tuple[SavedPlan, Store]:
-    """The plan that `status`, `results` and `report` show, and its store. `say` is called for damaged files that are set aside.
+    """The plan of a swept study, and its store.
 
-    Raises UserError if the study was not swept, or was swept several times and no override says which is meant.
+    Args:
+        study: the study's name.
+        overrides: as on the command line; `scale=...` chooses among several sweeps of the study.
+        output_dir: the store's folder.
+        say: called with one line for each damaged file that is set aside.
+
+    Raises UserError if the study was not swept, or was swept several times and no override says which sweep is meant.
     """
     store = open_store(*overrides, output_dir=output_dir, say=say)
     return find_plan(store.root, study, overrides), store
 
 
 def open_store(*overrides: str, output_dir: Folder = None, say: Say = print) -> Store:
-    """The store that `output_dir` (or an override `output_dir=...`) names. Creates nothing."""
+    """The store in the folder `output_dir`, or that of an override `output_dir=...`. Creates nothing; the folder need not exist.
+
+    Raises UserError for an override that cannot be parsed.
+    """
     tokens = [*overrides, *([] if output_dir is None else [f"output_dir={output_dir}"])]
     return Store(output_root(parse(tokens)), say=say)
 
 
 def results(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
-    """The tidy table of a study's finished jobs with one row per number (columns: docs/evaluation.md); empty if none is finished."""
+    """The tidy table of a study's finished jobs, with one row per number (columns: docs/evaluation.md); empty if none is finished.
+
+    Arguments and errors as in `find_study`.
+    """
     from diamond_bench.results.table import collect
 
     return collect(*find_study(study, *overrides, output_dir=output_dir, say=say))
 
 
 def jobs(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
-    """A row a job: kind, id, of (game, seed, variant), status, error, seconds. One whose need failed is `blocked`."""
+    """The status of a study's jobs, with one row per job: kind, id, of (game, seed, variant), status, error, seconds.
+
+    A job is `blocked` if a job that it needs has failed. Arguments and errors as in `find_study`.
+    """
     from diamond_bench.report.facts import gather, job_rows
 
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
@@ -70,11 +85,19 @@ def compare(
     margin: float | str | None = None,
     say: Say = print,
 ) -> "pd.DataFrame":
-    """Every variant against the baseline, as comparison.csv has it (columns: docs/report.md).
+    """Each variant compared with the baseline, as in comparison.csv (columns: docs/report.md).
 
-    As the study's file states it, and its headline metrics; or, exploratory, of one `metric`, against another `baseline`
-    (arm and values of axes, such as {"n": 3}) or with another `margin` (a number, or a share of copy-last-frame's error such as "10%").
-    Raises UserError for a metric or baseline that is not there, a metric that cannot be pooled over the study's games, or a wrong margin.
+    By default this is the comparison that the study's file states (rows marked `primary`), and its headline metrics (`exploratory`).
+    An argument chooses another comparison, which is exploratory.
+
+    Args:
+        study: as in `find_study`, which the other arguments not named here also follow.
+        metric: the name of one metric.
+        baseline: the arm and the values of axes, such as {"n": 3}.
+        margin: the largest difference that counts as none: a number from 0 in the metric's unit, or a share of copy-last-frame's error
+            such as "10%".
+
+    Raises UserError for a metric or baseline that is not there, a metric that cannot be averaged over the study's games, or a wrong margin.
     """
     from diamond_bench.report.comparison import compare_study
     from diamond_bench.report.facts import gather
@@ -89,9 +112,10 @@ def compare(
 
 
 def power(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "pd.DataFrame":
-    """How small a difference the primary comparison detects with more seeds or references, as power.csv has it (`report.power.COLUMNS`).
+    """The smallest differences that the primary comparison would detect with more seeds or references, as in power.csv.
 
-    It rests on the variance between the finished runs. Raises UserError where no evaluation is finished.
+    The columns are `report.power.COLUMNS`. The numbers follow from the variance between the finished runs. Arguments as in `find_study`.
+    Raises UserError if no evaluation is finished.
     """
     from diamond_bench.report.power import finished_power, power_frame
 
@@ -99,12 +123,18 @@ def power(study: str, *overrides: str, output_dir: Folder = None, say: Say = pri
 
 
 def figures(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[str]:
-    """Names of the figures that a study's finished jobs offer, those of the report and those it leaves out for their number."""
+    """Names of the figures that can be drawn from a study's finished jobs, including those that the report leaves out when there are many.
+
+    Arguments and errors as in `find_study`.
+    """
     return list(_figures(*find_study(study, *overrides, output_dir=output_dir, say=say)))
 
 
 def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "Figure":
-    """One figure of a study's report, drawn now from what is finished. Raises UserError for an unknown name, or nothing to draw."""
+    """One figure of a study's report, drawn from the jobs that are finished now. `name`: one of `figures`.
+
+    Raises UserError for an unknown name, or if there is nothing to draw.
+    """
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
     found = _figures(plan, store)
     if name not in found:
@@ -129,7 +159,10 @@ def _figures(plan: SavedPlan, store: Store) -> dict[str, Any]:
 
 
 def report(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[Path]:
-    """Writes a study's report (docs/report.md) and returns its files, index.html first; nothing is done where it is up to date."""
+    """Writes a study's report (docs/report.md) where it is not up to date. Returns its files, index.html first.
+
+    Arguments and errors as in `find_study`.
+    """
     from diamond_bench.report import write_report
 
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
@@ -153,7 +186,7 @@ def report_together(*studies: Sequence[str], output_dir: Folder = None, say: Say
     return report_together([plan for plan, _ in found], found[0][1], say)
 
 
-# What world models imagine
+# World models, agents and imagination
 
 
 def load_world_model(
@@ -164,13 +197,18 @@ def load_world_model(
     device: str = "cpu",
     precision: Literal["fp32", "tf32", "bf16"] = "fp32",
 ) -> "TrainedWorld":
-    """The world model of a training, an agent, or an evaluation of either (a job's id, or its beginning), its files checked against their
-    SHA-256.
+    """The world model of a training, an agent, or an evaluation of either, after its files were checked against their SHA-256.
 
-    `milestone` is the share of the training it comes from; by default the evaluation's own, of a training the whole. An agent keeps the
-    last one alone. An evaluation with evaluation.weights=ema gives the averaged weights, all others the last ones. Raises
-    UserError for a job of another kind, an unfinished or damaged one, a milestone that was not kept, or an agent
-    that learned without a world model.
+    Args:
+        job: the job's id, or its beginning. An evaluation with evaluation.weights=ema gives the averaged weights, other jobs the last ones.
+        milestone: the share of the training after which the model was saved, above 0 and at most 1. The default is the milestone of the
+            evaluation, and 1 for a training. An agent keeps only the model of milestone 1.
+        output_dir: the store's folder.
+        device: torch's name of the device that the model runs on, such as `cuda:0`.
+        precision: of the network's arithmetic.
+
+    Raises UserError for a job of another kind, an unfinished or damaged one, a milestone that was not kept, or an agent without a world
+    model.
     """
     from diamond_bench.stored.models import load_world_model as load
 
@@ -179,10 +217,12 @@ def load_world_model(
 
 
 def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", precision: Literal["fp32", "tf32", "bf16"] = "fp32") -> "Agent":
-    """The agent of a training, an import or an evaluation (a job's id, or its beginning), its files checked against their SHA-256.
+    """The agent of a training, an import or an evaluation, after its files were checked against their SHA-256.
 
-    It has `actor_critic`, `reward_end`, `world_model` (the last two are None where it learned without one) and `description`. Raises
-    UserError for a job of another kind, an unfinished or a damaged one.
+    It has `actor_critic`, `reward_end`, `world_model` and `description`; `reward_end` and `world_model` are None if it learned without a
+    world model. `job`: the job's id, or its beginning. Other arguments as in `load_world_model`.
+
+    Raises UserError for a job of another kind, an unfinished or a damaged one.
     """
     from diamond_bench.stored.models import load_agent as load
 
@@ -205,7 +245,10 @@ class HeldOut:
 
 
 def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut:
-    """Reference trajectory `number` (from 0) of an evaluation job. Raises UserError for another kind of job or a number it has not."""
+    """One reference trajectory of an evaluation. `job`: the id, or its beginning, of a job of kind evaluate_world_model. `number`: from 0.
+
+    Raises UserError for another kind of job, or a number that it does not have.
+    """
     from diamond_bench.data.references import reference_windows
     from diamond_bench.data.static import load_info, load_split
     from diamond_bench.metrics.play import window_batch
@@ -231,9 +274,9 @@ def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut
 
 
 def sampler(name: str = "euler", **settings: Any) -> Sampler:
-    """A sampler by its name, with the defaults of conf/sampler and these settings: `sampler("heun", num_steps=2)`.
+    """A sampler by its name, with the defaults of conf/sampler and these settings, such as `sampler("heun", num_steps=2)`.
 
-    Raises UserError for an unknown name, setting or value.
+    The reference of configs lists names and settings under `sampler`. Raises UserError for an unknown name, setting or value.
     """
     choices = [override for override in parse([f"sampler={name}"]) if override.is_group]
     composed = base(tuple((override.key, str(override.value)) for override in choices))
@@ -250,28 +293,31 @@ def imagine(
     sampler: Sampler | str = "euler",
     seed: int | tuple[int, ...] = 0,
     *,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> "NDArray[np.uint8]":
     """The frames that follow `past` when these actions are taken, uint8 (T, h, w, 3).
 
     Args:
-        model: of `load_world_model`.
-        past: uint8 frames (P, h, w, 3), oldest first, at least as many as the model sees (`model.context`); it sees the last ones.
-        actions: (P - 1 + T,), or (P - 1 + T, k) of several columns: action i is taken after frame i, so the last P-th leads to the first
-            imagined frame.
-        sampler: of `sampler(...)`, or the name of one with its defaults; refused (UserError) where it asks for noise levels that the
-            model was not trained on.
-        seed: what the noise is drawn from; that of `held_out` gives the very frames of the evaluation, on the same kind of machine.
+        model: a world model from `load_world_model`.
+        past: uint8 frames (P, h, w, 3), oldest first. P is at least `model.context`, the number of frames that the model sees; it sees the
+            last ones.
+        actions: (P - 1 + T,), or (P - 1 + T, k) of a game with k columns. Action i is taken after frame i, so action P - 1 leads to the
+            first imagined frame.
+        sampler: from `sampler(...)`, or the name of one with its defaults.
+        seed: the seed of the noise. The one of `held_out` gives the frames of the evaluation, on the same kind of machine and with the same
+            number of threads.
+        threads: CPU threads for torch during the call, at least 1; afterwards torch has as many as before.
 
-    Raises ValueError at another shape or dtype, or an action that the game does not have.
+    Raises ValueError for another shape or dtype, or an action that the game does not have, and UserError for a sampler that asks for noise
+    levels that the model was not trained on.
     """
     import numpy as np
     import torch
 
     from diamond_bench.diffusion.quantization import from_bytes, to_bytes
     from diamond_bench.evaluation.rollouts import seeded_draw
+    from diamond_bench.models.threads import torch_threads
     from diamond_bench.worlds.contract import imagined_frames
-    from diamond_bench.worlds.threads import threads_for, torch_threads
 
     frames, taken = np.asarray(past), np.asarray(actions)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < model.context:
@@ -290,7 +336,7 @@ def imagine(
     steps = torch.from_numpy(taken.astype(spec.dtype))[None].to(model.device)
     draw = seeded_draw([(seed,) if isinstance(seed, int) else seed], model.device)
     bound = model.bound(chosen)
-    with torch_threads(threads_for(bound, 1) if threads is None else threads):
+    with torch_threads(threads):
         imagined = [to_bytes(frame)[0] for frame in imagined_frames(bound, seen, steps, draw)]
     return torch.stack(imagined).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -306,7 +352,7 @@ def imagination_env(
     sampler: Sampler | str | None = None,
     milestone: float | None = None,
     render_mode: str | None = None,
-    threads: int | None = None,
+    threads: int = 1,
     output_dir: Folder = None,
     device: str = "cpu",
     precision: Literal["fp32", "tf32", "bf16"] = "fp32",
@@ -327,9 +373,7 @@ def imagination_env(
         milestone: as in `load_world_model`.
         render_mode: `rgb_array` allows `render()`; None does not.
         threads: as in `imagine`.
-        output_dir: the store.
-        device: where the models run.
-        precision: of their arithmetic.
+        output_dir, device, precision: as in `load_world_model`.
 
     Raises UserError for a source that imagines nothing, an argument that does not go with it, and real play that is no longer in the store.
     """
@@ -337,7 +381,14 @@ def imagination_env(
 
     from diamond_bench.stored.imagination import How, opened
 
-    given = {"source": source, "game": game, "start_steps": start_steps, "reward": reward, "sampler": sampler, "milestone": milestone}
+    given: dict[str, Any] = {
+        "source": source,
+        "game": game,
+        "start_steps": start_steps,
+        "reward": reward,
+        "sampler": sampler,
+        "milestone": milestone,
+    }
     given |= {"render_mode": render_mode, "threads": threads, "output_dir": output_dir, "device": device, "precision": precision}
     spec = EnvSpec(
         "diamond_bench/Imagination-v0", max_episode_steps=horizon, vector_entry_point=f"{__name__}:_remade_imagination_env", kwargs=given

@@ -35,6 +35,7 @@ from diamond_bench.jobs import collect_dataset
 from diamond_bench.jobs.agent_learners import describe
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.train_world_model import model_folder
+from diamond_bench.models.threads import torch_threads
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
@@ -43,7 +44,6 @@ from diamond_bench.stored.imagination import How, _AtRandom, _played
 from diamond_bench.worlds.copy_last_frame import CopyLastFrame
 from diamond_bench.worlds.families import build_world_model
 from diamond_bench.worlds.oracle import Oracle
-from diamond_bench.worlds.threads import threads_for, torch_threads
 
 GAME, ENV = "synthetic/opponent", EnvConfig(frame_size=16)
 STEPS = 60
@@ -416,16 +416,6 @@ def test_threads_are_those_asked_for_and_torch_s_own_afterwards(stored: Stored, 
     assert torch.get_num_threads() == 1
 
 
-def test_narrow_networks_get_one_thread_and_wide_ones_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
-    world = CountingWorld()  # three calls per frame
-    for flops, rows, threads in ((0.0, 8, 1), (2.9e9, 1, 1), (3e9, 1, 3), (0.4e9, 8, 3), (0.37e9, 8, 1)):
-        world.flops_per_frame = flops  # type: ignore[misc]
-        assert threads_for(world, rows) == threads
-    world.device = torch.device("cuda")  # type: ignore[misc]
-    assert threads_for(world, 8) == 1
-
-
 def test_the_documentation_s_page_runs_and_its_policy_learns(
     stored: Stored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,10 +426,10 @@ def test_the_documentation_s_page_runs_and_its_policy_learns(
     torch.manual_seed(0)
     for block in re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         exec(block, found)
-    first, last = np.mean(found["returns"][:2]), np.mean(found["returns"][-3:])
-    assert first < 4
-    assert last > 6, f"the policy did not learn: {found['returns']}"
-    assert found["model"].num_timesteps >= 256
+    first, last = found["returns"][0], np.mean(found["returns"][-3:])
+    assert first < 3
+    assert last > 5, f"the policy did not learn: {found['returns']}"
+    assert found["model"].num_timesteps == 128
     frames, _ = found["still"].reset(seed=0)
     _, rewards, *_ = found["still"].step(np.zeros(8, np.int64))
     assert np.allclose(rewards, frames[:, :32].mean(axis=(1, 2, 3)) / 255)

@@ -17,8 +17,8 @@ from torch import Tensor
 from diamond_bench.diffusion.quantization import to_bytes
 from diamond_bench.errors import UserError
 from diamond_bench.imagination.env import ImaginationEnv
+from diamond_bench.models.threads import torch_threads
 from diamond_bench.spaces import ActionSpec
-from diamond_bench.worlds.threads import torch_threads
 
 Frames = NDArray[np.uint8]
 Reward = Callable[[Frames, NDArray[Any], Frames], ArrayLike]

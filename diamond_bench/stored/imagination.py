@@ -20,6 +20,7 @@ from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, Imagin
 from diamond_bench.imagination.games import RENDER_MODES, ImaginedGames, Reward
 from diamond_bench.imagination.starts import EpisodeStarts, ReplayStarts, StartSegments
 from diamond_bench.models.precision import Precision
+from diamond_bench.models.threads import torch_threads
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import TrainAgent
@@ -29,7 +30,6 @@ from diamond_bench.studies.plan import run_config
 from diamond_bench.worlds.contract import WorldModel
 from diamond_bench.worlds.families import open_world
 from diamond_bench.worlds.recordings import RecordedReplay, recorded_episodes
-from diamond_bench.worlds.threads import threads_for, torch_threads
 
 START_STEPS = 1000
 """Real steps that are played to start from, where none are recorded and nobody says how many."""
@@ -79,27 +79,26 @@ def opened(
     horizon: int,
     reward: Reward | None,
     render_mode: str | None,
-    threads: int | None,
+    threads: int,
     spec: EnvSpec,
 ) -> ImaginedGames:
     """As `api.imagination_env`."""
     if not isinstance(source, str):
         raise UserError(f"source: expected a job's id or a family's name, got {type(source).__name__}; a loaded agent has its job's id")
-    for name, value in (("num_envs", num_envs), ("horizon", horizon), ("threads", threads)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+    for name, value in (("num_envs", num_envs), ("horizon", horizon)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise UserError(f"{name}={value!r}: expected a whole number from 1")
     if render_mode not in (None, *RENDER_MODES):
         raise UserError(f"render_mode={render_mode!r}: {nearest(str(render_mode), RENDER_MODES)} (or None)")
     if reward is not None and not callable(reward):
         raise UserError(f"reward={reward!r}: expected a function reward(before, actions, after)")
-    with torch_threads(threads or 1):  # nobody knows yet what is opened
+    with torch_threads(threads):
         imagination = imagination_of(store, source, how)
     if reward is None and not imagination.rewarded:
         raise UserError(
             f"{source}: predicts no rewards; pass reward=, a function reward(before, actions, after) that returns one number per game "
             "(frames are (b, h, w, 3) uint8)"
         )
-    threads = threads or threads_for(imagination.world, num_envs)
     return ImaginedGames(imagination.env(num_envs, horizon), imagination.world.spec.actions, reward, threads, render_mode, spec)
 
 
@@ -121,10 +120,10 @@ def imagination_of(store: Store, source: str, how: How) -> Imagination:
     spec = store.spec(ref)
     if ref.kind == "evaluate_world_model" and not world_family(spec.config.family).trained:
         return _of_untrained_evaluation(store, ref, how)
-    made_by, _ = training_behind(store, ref)
+    training, _ = training_behind(store, ref)
     if ref.kind == "evaluate_world_model" and how.sampler is None:
         how = replace(how, sampler=spec.config.sampler)
-    return _of_agent(store, made_by, how) if made_by.kind in AGENT_KINDS else _of_training(store, ref, made_by, how)
+    return _of_agent(store, training, how) if training.kind in AGENT_KINDS else _of_training(store, ref, training, how)
 
 
 def untrained_families() -> list[str]:
