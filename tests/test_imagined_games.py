@@ -1,6 +1,7 @@
 """`api.imagination_env`: games of every source, held to gymnasium's rules; the documentation's page; refusals."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from diamond_bench.config import ConditioningConfig, DataConfig, EnvConfig, Trai
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.static import load_split
 from diamond_bench.diffusion.quantization import to_bytes
+from diamond_bench.envs.games import spec
 from diamond_bench.envs.synthetic import decode
 from diamond_bench.errors import UserError
 from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ImaginationSettings
@@ -39,7 +41,7 @@ from diamond_bench.models.threads import torch_threads
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.store.kinds import CollectDataset, EvaluateAgent, EvaluateWorldModel, ImportAgent, TrainWorldModel
+from diamond_bench.store.kinds import CollectDataset, EvaluateAgent, EvaluateWorldModel, ImportAgent, ImportDataset, TrainWorldModel
 from diamond_bench.stored.imagination import How, _AtRandom, _played
 from diamond_bench.worlds.copy_last_frame import CopyLastFrame
 from diamond_bench.worlds.families import build_world_model
@@ -67,13 +69,13 @@ class Stored:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     store, jobs = Store(tmp_path_factory.mktemp("imagined"), say=lambda text: None), {}
 
-    def finish(name: str, spec: JobSpec, make: Callable[[Path], object] = lambda folder: None, **info: Any) -> None:
-        store.prepare(spec)
-        claim = store.claim(spec.ref)
+    def finish(name: str, job: JobSpec, make: Callable[[Path], object] = lambda folder: None, **info: Any) -> None:
+        store.prepare(job)
+        claim = store.claim(job.ref)
         assert claim is not None
         make(claim.folder)
         claim.finish({"rows": [], "info": info, "recorded": {"revision": 1}})
-        jobs[name] = spec.ref
+        jobs[name] = job.ref
 
     torch.manual_seed(0)
     config = small_agent_config(f"game={GAME}")
@@ -102,17 +104,21 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
     def save_model(folder: Path) -> None:
         model_folder(folder, 1.0).mkdir(parents=True)
-        build_world_model(training, jobs_spec).save(model_folder(folder, 1.0))
+        build_world_model(training, spec(GAME, ENV)).save(model_folder(folder, 1.0))
 
-    from diamond_bench.envs.games import spec as spec_of
-
-    jobs_spec = spec_of(GAME, ENV)
     finish("world model", JobSpec("train_world_model", training, {"dataset": jobs["dataset"]}), save_model)
     inputs = {"dataset": jobs["dataset"], "world_model": jobs["world model"]}
     sampler = api.sampler("euler", num_steps=1)
     finish("evaluation", JobSpec("evaluate_world_model", EvaluateWorldModel(sampler), inputs))
     for name, family in (("oracle's evaluation", Oracle()), ("copies' evaluation", CopyLastFrame())):
         finish(name, JobSpec("evaluate_world_model", EvaluateWorldModel(family=family), {"dataset": jobs["dataset"]}))
+
+    def copy_dataset(folder: Path) -> None:
+        shutil.copytree(store.folder(jobs["dataset"]), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.yaml", "result.json"))
+
+    finish("imported dataset", JobSpec("import_dataset", ImportDataset("0" * 64, ENV)), copy_dataset)
+    for name, family in (("oracle in an import", Oracle()), ("copies in an import", CopyLastFrame())):
+        finish(name, JobSpec("evaluate_world_model", EvaluateWorldModel(family=family), {"dataset": jobs["imported dataset"]}))
     return Stored(store, jobs)
 
 
@@ -129,6 +135,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "evaluation": {"reward": no_reward},
     "oracle's evaluation": {},
     "copies' evaluation": {"reward": no_reward},
+    "copies in an import": {"reward": no_reward},
     "oracle": {"game": GAME, "start_steps": 20},
     "copy_last_frame": {"game": GAME, "start_steps": 20, "reward": no_reward},
 }
@@ -312,21 +319,21 @@ def test_actions_of_several_columns_are_checked_against_their_own_ranges() -> No
             return past[:, -1]
 
     taken: list[Any] = []
-    for spec, good, wrong, words in (
+    for accepted, good, wrong, words in (
         (ActionSpec.columns((2, 5)), [[1, 4], [0, 0]], [[1, 4], [2, 0]], r"game 1 was given \[2 0\]; expected 0 to 1, 0 to 4"),
         (ActionSpec.continuous((-1.0,), (0.5,)), [[0.5], [-0.25]], [[0.6], [0.0]], r"game 0 was given \[0.6\]; expected -1 to 0.5"),
         (ActionSpec.continuous((-1.0,), (0.5,)), [[0], [-1]], [[np.nan], [0.0]], r"game 0 was given \[nan\]"),
     ):
         world = Columns()
-        world.spec = replace(world.spec, actions=spec)
-        segments = torch.zeros(4, 4, *spec.shape, dtype=getattr(torch, spec.dtype)), torch.ones(4, 4, dtype=torch.bool)
+        world.spec = replace(world.spec, actions=accepted)
+        segments = torch.zeros(4, 4, *accepted.shape, dtype=getattr(torch, accepted.dtype)), torch.ones(4, 4, dtype=torch.bool)
         starts = ListedStarts(counting_frames(torch.zeros(4, 4)), torch.zeros(4, 4, dtype=torch.int64), segments[1])
         starts.segments = replace(starts.segments, actions=segments[0])
         inner = ImaginationEnv(world, None, starts, GeneratorDraws(generator()), ImaginationSettings(2, 5, 1, rewards=False))
-        env = ImaginedGames(inner, spec)
+        env = ImaginedGames(inner, accepted)
         env.reset(seed=0)
         env.step(good)
-        assert torch.equal(taken[-1], torch.tensor(good, dtype=getattr(torch, spec.dtype)))
+        assert torch.equal(taken[-1], torch.tensor(good, dtype=getattr(torch, accepted.dtype)))
         with pytest.raises(InvalidAction, match=words):
             env.step(wrong)
 
@@ -355,6 +362,7 @@ def test_nothing_that_imagines_nothing_is_opened(stored: Stored, tmp_path: Path)
         ("agent", {"reward": 1.0}, "reward=1.0: expected a function"),
         ("world model", {"start_steps": 10, "reward": no_reward}, "held-out episodes of its dataset"),
         ("oracle's evaluation", {"start_steps": 10}, "held-out episodes of its dataset"),
+        ("oracle in an import", {}, "family=oracle: there is no recorded play of a game to start from"),
         ("agent of the oracle", {"sampler": "euler"}, "nothing is sampled there"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):

@@ -53,12 +53,12 @@ class RecordedEpisodes:
         return int(self.episodes.starts[number]) + step
 
 
-def recorded_episodes(folder: Path, heldout: EpisodeSet) -> RecordedEpisodes:
-    """The recordings of a dataset in the store. Raises UserError if it was not collected from a game here."""
+def recorded_episodes(folder: Path, heldout: EpisodeSet) -> RecordedEpisodes | None:
+    """The recordings of a dataset in the store. None if it was imported: nobody recorded how to replay it."""
     ref = JobRef(folder.parent.name, folder.name)
     config = Store(folder.parent.parent).spec(ref).config
     if not isinstance(config, CollectDataset):
-        raise UserError(f"{folder}: this dataset was imported, so nobody knows how to replay it; collect one here (data.dataset=null)")
+        return None
     return RecordedEpisodes(folder, heldout, config.game, config.env, read_seeds(folder / "heldout" / "data"))
 
 
