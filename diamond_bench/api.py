@@ -381,15 +381,9 @@ def imagination_env(
 
     from diamond_bench.stored.imagination import How, opened
 
-    given: dict[str, Any] = {
-        "source": source,
-        "game": game,
-        "start_steps": start_steps,
-        "reward": reward,
-        "sampler": sampler,
-        "milestone": milestone,
-    }
-    given |= {"render_mode": render_mode, "threads": threads, "output_dir": output_dir, "device": device, "precision": precision}
+    given: dict[str, Any] = {"source": source, "game": game, "start_steps": start_steps, "reward": reward, "sampler": sampler}
+    given |= {"milestone": milestone, "render_mode": render_mode, "threads": threads}
+    given |= {"output_dir": output_dir, "device": device, "precision": precision}
     spec = EnvSpec(
         "diamond_bench/Imagination-v0", max_episode_steps=horizon, vector_entry_point=f"{__name__}:_remade_imagination_env", kwargs=given
     )
