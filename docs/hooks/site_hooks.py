@@ -19,13 +19,14 @@ from reference_pages import reference_pages
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files of the root that are pages of the site."""
-FOLDERS = {
+DESCRIBED = {
     "experiments": "reference/studies.md",
     "diamond_bench/config": "reference/config.md",
     "diamond_bench/metrics": "reference/metrics.md",
     "diamond_bench/cli": "reference/commands.md",
+    "diamond_bench/api.py": "reference/api.md",
 }
-"""Folders that a page of the reference describes."""
+"""Folders and files that a page of the reference describes."""
 _FETCHED = re.compile(r"""<(script|link|img|iframe|source)\b[^>]*\b(src|href)=["']?(https?:)?//[^>]*""")
 _TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)")
@@ -97,7 +98,7 @@ def site_page(path: str) -> str:
     """The site's page of a path in the repository."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return PAGES.get(path) or FOLDERS.get(path) or f"source/{path}.md"
+    return PAGES.get(path) or DESCRIBED.get(path) or f"source/{path}.md"
 
 
 def source_page(path: str) -> str:
