@@ -419,6 +419,18 @@ def test_threads_are_those_asked_for_and_torch_s_own_afterwards(stored: Stored, 
     env.step([0, 1, 2])
     assert seen == [2]
     assert torch.get_num_threads() == 1
+    model, seen[:] = api.load_world_model(stored.jobs["world model"].id, output_dir=stored.store.root), []
+    predict = type(model).predict
+    monkeypatch.setattr(type(model), "predict", lambda *given: (seen.append(torch.get_num_threads()), predict(*given))[1])
+    torch.set_num_threads(2)
+    past = np.zeros((2, 16, 16, 3), np.uint8)
+    api.imagine(model, past, [0, 1, 2])
+    api.imagine(model, past, [0, 1], threads=3)
+    assert seen == [1, 1, 3]
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    with pytest.raises(UserError, match="threads=0: expected a whole number from 1"):
+        api.imagine(model, past, [0, 1], threads=0)
     with pytest.raises(ZeroDivisionError), torch_threads(3):
         1 // (torch.get_num_threads() - 3)
     assert torch.get_num_threads() == 1
