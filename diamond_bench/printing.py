@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -177,11 +178,21 @@ def print_checks(out: SafeConsole, checks: "Sequence[Check]", wanting: "Sequence
     out.print(shown)
 
 
-def print_frame(out: SafeConsole, frame: Any) -> None:
-    """Prints all columns of a DataFrame of texts as a table."""
+def print_frame(out: SafeConsole, frame: Any) -> list[str]:
+    """Prints a DataFrame of texts as a table whose cells are never cut. Returns the columns that a narrow terminal has no room for.
+
+    Columns are left out from the end, and the first three always stay.
+    """
+    names = [str(name) for name in frame.columns]
+    lines = [[str(cell) for cell in line] for line in frame.itertuples(index=False)]
+    widths = [max(len(text) for text in (name, *(line[i] for line in lines))) + 1 for i, name in enumerate(names)]
+    room = shutil.get_terminal_size().columns if out.is_terminal else math.inf
+    kept = next((number for number in range(len(names), 3, -1) if sum(widths[:number]) <= room), min(3, len(names)))
     shown = Table(box=None, header_style="bold", pad_edge=False)
-    for name in frame.columns:
-        shown.add_column(str(name), no_wrap=True, justify="left" if name in ("game", "variant") else "right")
-    for line in frame.itertuples(index=False):
-        shown.add_row(*(escape(str(cell)) for cell in line))
+    for name in names[:kept]:
+        shown.add_column(name, no_wrap=True, justify="left" if name in ("game", "variant") else "right")
+    for line in lines:
+        shown.add_row(*map(escape, line[:kept]))
+    out.width = max(out.width, sum(widths) + len(widths))
     out.print(shown)
+    return names[kept:]

@@ -1,21 +1,25 @@
 """What commands say to a person: the answer first and what to do next, pending jobs, and the report in a browser."""
 
+import io
 import json
 import shlex
 import webbrowser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from command_line import in_this_process
 from test_report import finish
 
 from diamond_bench.cli.common import no_results, print_results
+from diamond_bench.printing import print_frame
 from diamond_bench.report.next_steps import next_steps, seeds_needed, with_seeds
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import write_json
 from diamond_bench.studies.overview import overview
 from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
+from diamond_bench.terminal import SafeConsole
 
 TOKENS = ("scale=tiny", "data=random", "metrics=[drift]", "sampler.num_steps=1,3")
 
@@ -39,6 +43,18 @@ def test_the_answer_comes_before_the_table(tmp_path: Path, capsys: pytest.Captur
     table = next(i for i, line in enumerate(lines) if line.startswith("game "))
     assert lines[table - 1] == ""
     assert not any(line.startswith("game ") for line in lines[:table])
+
+
+def test_a_table_is_never_cut_and_a_narrow_terminal_has_fewer_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.DataFrame({"game": ["Pong"], "variant": ["v"], **{f"metric_{i}": ["0.123456 [0.1, 0.2]"] for i in range(20)}})
+    piped = SafeConsole(file=io.StringIO(), width=80, soft_wrap=True)
+    assert print_frame(piped, frame) == []
+    assert "…" not in piped.file.getvalue()
+    assert piped.file.getvalue().count("0.123456 [0.1, 0.2]") == 20
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = SafeConsole(file=io.StringIO(), width=240, soft_wrap=True, force_terminal=True, color_system=None)
+    assert print_frame(terminal, frame) == [f"metric_{i}" for i in range(3, 20)]
+    assert max(map(len, terminal.file.getvalue().splitlines())) <= 80
 
 
 def test_results_without_an_evaluation_name_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,14 +202,16 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     if plan.command.startswith(_SWEEP):
         out.print(f"[bold]{escape(plan.question)}[/]")
         for line in study_answers(plan, store, facts):
-            out.print(line, markup=False)
+            claim, stop, more = line.partition(". ")
+            out.print(f"[bold]{escape(claim + stop)}[/]{escape(more)}" if more else escape(line))
         out.print()
     for line in agent_answers(plan, store):
         out.print(line, markup=False)
     machine = "; frames_per_second is of this machine" if "frames_per_second" in set(table["metric"]) else ""
     seeds = sorted({point.seed for point in plan.points})
     say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
-    print_frame(out, shown)
+    if hidden := print_frame(out, shown):
+        say(f"A wider terminal, `results --csv FILE` and the report also show {', '.join(hidden)}.")
     for note in [*facts.protocol, *mixtures(table)]:
         say(f"note: {note}")
 
