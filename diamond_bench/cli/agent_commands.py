@@ -11,7 +11,7 @@ from diamond_bench.errors import UserError
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the run, such as scale=smoke agent.budget=20000 sampler.num_steps=1."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings of the run, such as scale=smoke agent.budget=20000 sampler.num_steps=1."),
 ]
 Checkpoint = Annotated[str, typer.Argument(metavar="AGENT", help="A finished agent: the id of its job, or a path in the job's folder.")]
 
@@ -85,7 +85,7 @@ def import_(
 def export(
     checkpoint: Checkpoint,
     file: Annotated[Path, typer.Argument(help="The file to write.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[output_dir=FOLDER]", help="The store's folder.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="output_dir=FOLDER", help="The store's folder.")] = None,
 ) -> None:
     """Write a finished agent as a checkpoint in the authors' format."""
     from diamond_bench.api import load_agent

@@ -23,9 +23,9 @@ STUDIES, AGENTS, STORE, CLUSTER, MACHINE = "Studies", "Agents", "Jobs and disk",
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as scale=smoke seeds=3 games=[Breakout,Pong] sampler.num_steps=1,3."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, such as scale=smoke seeds=3 games=[Breakout,Pong] sampler.num_steps=1,3."),
 ]
-StoreOnly = Annotated[list[str] | None, typer.Argument(metavar="[output_dir=FOLDER]", help="The store's folder.")]
+StoreOnly = Annotated[list[str] | None, typer.Argument(metavar="output_dir=FOLDER", help="The store's folder.")]
 Wait = Annotated[bool, typer.Option("--wait", help="With cluster=slurm: wait until the jobs have ended, then show the results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study (see `studies`), or the path of its YAML file.")]

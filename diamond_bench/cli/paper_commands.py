@@ -12,9 +12,7 @@ from diamond_bench.cli.common import STUDIES, app, err, open_store, out
 def paper(
     artifacts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[ARTIFACT]...", help="table1, figure2, ..., or all (see docs/paper.md). output_dir=FOLDER names the store."
-        ),
+        typer.Argument(metavar="ARTIFACT", help="table1, figure2, ..., or all (see docs/paper.md). output_dir=FOLDER names the store."),
     ] = None,
     results: Annotated[
         list[str] | None,

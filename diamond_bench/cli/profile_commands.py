@@ -12,7 +12,7 @@ from diamond_bench.errors import UserError
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the training, such as game=Pong scale=small execution.precision=bf16."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings of the training, such as game=Pong scale=small execution.precision=bf16."),
 ]
 
 

@@ -29,7 +29,7 @@ def doctor(overrides: StoreOnly = None, as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=MACHINE)
 def completion(
-    shell: Annotated[str | None, typer.Argument(metavar="[bash|zsh|fish]", help="The shell; by default the one that $SHELL names.")] = None,
+    shell: Annotated[str | None, typer.Argument(metavar="bash|zsh|fish", help="The shell; by default the one that $SHELL names.")] = None,
     install: Annotated[bool, typer.Option("--install", help="Install the script for this user in place of printing it.")] = False,
 ) -> None:
     """Print or install the script for completion in your shell.

@@ -130,7 +130,7 @@ def register(
 
 @app.command(rich_help_panel=STUDIES)
 def status(
-    study: Annotated[str | None, typer.Argument(help="The name of a study; by default all studies in the store.")] = None,
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="The name of a study; by default all studies in the store.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds (ten with SLURM) until you press Ctrl-C.")] = False,

@@ -387,7 +387,7 @@ class _Pool:
         self._stops_sent = self._interrupts.count
         running = sum(worker.job is not None for worker in self._workers())
         if self._stops_sent == 1:
-            self._sweep.emit(Event("said", text=f"stopping: {running} running jobs are saving (Ctrl-C again kills them)"))
+            self._sweep.emit(Event("said", text=f"Saving, then stopping (running jobs: {running}). Press Ctrl-C again to kill."))
         for worker in self._workers():
             worker.stop() if self._stops_sent == 1 else worker.kill()
 

@@ -266,9 +266,10 @@ def argument(param: Any) -> str:
     """An argument as the usage line shows it; empty for an option."""
     if is_option(param):
         return ""
-    if param.metavar:
-        return str(param.metavar)
-    return str(param.name.upper()) if param.required else f"[{param.name.upper()}]"
+    name = str(param.metavar or param.name.upper())
+    if param.required or name.startswith("["):
+        return name
+    return f"[{name}]{'...' if param.nargs == -1 else ''}"
 
 
 # Metrics
