@@ -47,7 +47,7 @@ def test_the_first_line_says_which_variants_are_not_the_papers_model(tmp_path: P
     arms = f"arms:\n  paper: {{}}\n  change: {{{CHANGE}}}\naxes: {{n: {{key: sampler.num_steps, values: [1, 2]}}}}\n"
     saved, store = finished(tmp_path, planned(tmp_path, more=arms))
     first, only = sentences(saved, gather(saved, store))
-    assert first == "Not every variant is the paper's model. The paper's model (DIAMOND's EDM as released) is paper."
+    assert first == "Not the paper's model: the settings of “change” differ from DIAMOND as released. The paper's EDM is “paper”."
     assert only.startswith("change: objective.coordinate = change (released: frame), objective.sigma_offset_noise = 0.0 (released: 0.3), ")
     words = Page(write_report(saved, store, lambda text: None)[0].read_text()).words
     assert words.index(first) < words.index("xStudy mine")  # before the question
@@ -57,8 +57,8 @@ def test_the_first_line_says_which_variants_are_not_the_papers_model(tmp_path: P
     ("more", "tokens", "words"),
     [
         ("axes: {n: {key: sampler.num_steps, values: [1, 2]}}", [], None),  # the paper varies the number of steps itself
-        (f"set: {{{CHANGE}}}", [], r"No variant here is the paper's model"),
-        ("", ["objective=ddpm", "sampler=ddpm_ancestral"], r"No variant here is the paper's model"),
+        (f"set: {{{CHANGE}}}", [], "Not the paper's model: every variant differs"),
+        ("", ["objective=ddpm", "sampler=ddpm_ancestral"], "Not the paper's model: every variant differs"),
     ],
 )
 def test_what_is_the_papers_model_follows_from_the_settings(more: str, tokens: list[str], words: str | None, tmp_path: Path) -> None:

@@ -113,9 +113,10 @@ def claim(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
     """A row's verdict as plain sentences: who is better, in what, by how much, and how sure that is."""
     from analysis.comparison import BETTER, UNDECIDED, WORSE
 
-    variant, base, verdict = row["variant"], row["baseline"], row["verdict"]
+    variant, base, shared = _apart(row["variant"], row["baseline"])
+    verdict, start = row["verdict"], f"{shared}: " if shared else ""
     if not _known(row["difference"]):
-        return f"Undecided: {variant} cannot be compared to {base} yet."
+        return f"{start}Undecided: {variant} cannot be compared to {base} yet."
     what, size = _title(row["metric"]), f"{_amount(abs(row['difference']), row)}{_unit(row)}"
     side = "higher" if row["difference"] > 0 else "lower"
     measured = f"{what} is {side} with {variant} than with {base}, by {size}" if row["difference"] else f"{what} is the same in both"
@@ -123,12 +124,21 @@ def claim(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
     if _known(row["low"]):
         interval = f" ({(1 - alpha) * 100:.4g}% interval of the difference: {_signed(row['low'], row)} to {_signed(row['high'], row)})"
     if verdict in (BETTER, WORSE):
-        return f"{variant} is {verdict} than {base}. {measured}{interval}. {_better_side(row)} is better."
+        return f"{start}{variant} is {verdict} than {base}. {measured}{interval}. {_better_side(row)} is better."
     if verdict == UNDECIDED:
         why = "chance can explain the difference" if interval else "there are too few runs to say more"
-        return f"Undecided: {variant} may be better or worse than {base}. {measured}{interval}, but {why}."
+        return f"{start}Undecided: {variant} may be better or worse than {base}. {measured}{interval}, but {why}."
     within = verdict.replace("copying's error", "the error of copying the last frame")
-    return f"{variant} and {base} are {within}. {measured}{interval}."
+    return f"{start}{variant} and {base} are {within}. {measured}{interval}."
+
+
+def _apart(variant: str, base: str) -> tuple[str, str, str]:
+    """The parts of two variants' names that differ, and the part that they share."""
+    one, other = variant.split(", "), base.split(", ")
+    shared = [part for part in one if part in other]
+    if set(shared) in (set(one), set(other)):
+        return variant, base, ""
+    return ", ".join(part for part in one if part not in shared), ", ".join(part for part in other if part not in shared), ", ".join(shared)
 
 
 def evidence(row: Mapping[Any, Any]) -> list[str]:
@@ -175,7 +185,9 @@ def _title(name: str) -> str:
     metric = METRIC_INFO.get(name)
     if metric is None:
         return f"The metric {name}"
-    title = f"distance of {metric.title} to 1" if metric.better == "near 1" else metric.title
+    name, comma, more = metric.title.partition(", ")
+    title = f"{name} ({more})" if comma else name
+    title = f"distance of {title} to 1" if metric.better == "near 1" else title
     return f"{title[:1].upper()}{title[1:]}"
 
 

@@ -1,6 +1,6 @@
 """Which variants of a study are the paper's model, DIAMOND as its authors released it, and in which settings the others differ."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -58,9 +58,10 @@ def sentences(plan: SavedPlan, facts: StudyFacts) -> list[str]:
     arms = {point.variant: point.arm for point in plan.points if point.variant in found}
     own = [variant for variant in found if variant not in others]
     if own:
-        first = f"Not every variant is the paper's model. The paper's model (DIAMOND's EDM as released) is {named(own, arms, _MAX_NAMES)}."
+        which = f"the settings of {_quoted(others, arms)} differ from DIAMOND as released"
+        first = f"Not the paper's model: {which}. The paper's EDM is {_quoted(own, arms)}."
     else:
-        first = "No variant here is the paper's model (DIAMOND's EDM as released)."
+        first = "Not the paper's model: every variant differs from DIAMOND as released. The paper's EDM is not on this page."
     groups: dict[str, list[str]] = {}
     for variant, differs in others.items():
         groups.setdefault(_settings(differs), []).append(variant)
@@ -68,6 +69,10 @@ def sentences(plan: SavedPlan, facts: StudyFacts) -> list[str]:
     if len(groups) > _MAX_NAMES:
         lines.append(f"{len(groups) - _MAX_NAMES} more groups of variants differ; see Variants.")
     return [first, *lines]
+
+
+def _quoted(variants: Collection[str], arms: Mapping[str, str]) -> str:
+    return f"“{named(list(variants), arms, _MAX_NAMES)}”"
 
 
 def _settings(differs: Mapping[str, tuple[Any, Any]]) -> str:

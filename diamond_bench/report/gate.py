@@ -129,11 +129,12 @@ def section(found: Sequence[Gate]) -> Html:
         said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
         words, tone, rest = f"Not every variant is better than {against}: {said}.", "bad" if counts["failed"] else "warn", ""
     lines = [joined([f"{one.game}, {one.variant}: ", el("span", one.state, class_=_TONE[one.state]), f". {one.words}."]) for one in found]
-    about = (
-        f"Failed: worse than {against}. From three runs on, passed and failed need a 95% interval that excludes equality, over seeds, and "
-        "over references where there are enough episodes. With fewer runs the sign of the mean decides. A comparison of variants "
-        "that fail is one between poor models."
+    meaning = f"A model that is worse than {against} has learned nothing that helps, so comparing such models says little."
+    if found[0].metric == "hns":
+        meaning = f"An agent that is worse than {against} has learned nothing that helps, so comparing such agents says little."
+    how = (
+        "From three runs on, passed and failed need a 95% interval that excludes equality, over seeds, and over references where there are "
+        "enough episodes. With fewer runs the sign of the mean decides."
     )
-    return joined(
-        [el("p", el("span", words, class_=tone), rest), el("p", about, class_="soft"), details(f"All {total}", items(lines[:100]))]
-    )
+    every = details(f"All {total}, and how they are decided", el("p", how, class_="soft"), items(lines[:100]))
+    return joined([el("p", el("span", words, class_=tone), rest), el("p", meaning, class_="soft"), every])

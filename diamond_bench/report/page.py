@@ -132,7 +132,7 @@ def _header(report: Report) -> Html:
         parts.append(el("div", el("strong", words[0]), *more, class_="badge"))
     parts += [el("h1", plan.question), el("p", f"Study {plan.study}, scale {plan.scale}, protocol {plan.protocol}", class_="soft")]
     if not is_finding(plan.scale):
-        small = f"Scale {plan.scale} shows that everything works. Its numbers say nothing about the question."
+        small = f"Scale {plan.scale} shows how everything works. Its models are small and its data little, so its numbers are no findings."
         parts.append(el("p", small, class_="badge"))
     if missing := sections.incomplete(report.jobs):
         parts.append(el("p", missing, " ", el("a", "See jobs", href="#jobs"), class_="badge"))

@@ -130,9 +130,9 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
         }
         for game, variant in order
     ]
-    game = "" if several else f"{order[0][0]}: "
+    start = "Mean" if several else f"{order[0][0]}: mean"
     caption = (
-        f"{game}mean over runs, and below it its 95% interval (Student's t over seeds, from {MIN_RUNS} seeds on). Rows without runs are "
+        f"{start} over runs, and below it its 95% interval (Student's t over seeds, from {MIN_RUNS} seeds on). Rows without runs are "
         "baselines and the dataset. The arrow points to the better side."
     )
     labels = [metric_label(name) for name in present]

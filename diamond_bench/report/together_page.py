@@ -43,9 +43,9 @@ def render(entries: Sequence[Entry], sides: Sequence[Side], figures: Sequence[Sh
     head: list[Any] = [el("h1", f"Side by side: {title}"), el("p", NO_TEST, class_="badge")]
     small = sorted({entry.plan.scale for entry in entries if not is_finding(entry.plan.scale)})
     if small:
-        head.append(
-            el("p", f"Scale {' and '.join(small)} shows that everything works. Its numbers say nothing about the question.", class_="badge")
-        )
+        scales = f"Scale {' and '.join(small)} shows how everything works."
+        words = f"{scales} Its models are small and its data little, so its numbers are no findings."
+        head.append(el("p", words, class_="badge"))
     body = joined(section(name, text) for name, text in parts.items() if text)
     return document(f"Side by side: {title}", joined([el("header", *head), el("main", body)]))
 
