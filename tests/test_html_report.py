@@ -277,6 +277,10 @@ def test_a_variant_is_compared_to_the_baseline_that_equals_it_in_all_else(tmp_pa
         "n=2, weight_decay=0.2": "n=1, weight_decay=0.2",
     }
     assert list(found["p_value"]) == [2 / 64] * 2  # of 64 patterns of signs
+    answers = [one.claim for one in answers_of(compare_study(saved, store, gather(saved, store)))]
+    assert answers[0].startswith(
+        "Undecided for weight_decay=0.1: n=2 may be better or worse than n=1. Drift is lower with n=2 than with n=1"
+    )
     assert list(found["p_holm"]) == [4 / 64] * 2  # one family, whatever the baseline
     assert set(found["verdict"]) == {UNDECIDED}
 

@@ -114,9 +114,9 @@ def claim(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
     from analysis.comparison import BETTER, UNDECIDED, WORSE
 
     variant, base, shared = _apart(row["variant"], row["baseline"])
-    verdict, start = row["verdict"], f"{shared}: " if shared else ""
+    verdict, start, undecided = row["verdict"], f"{shared}: " if shared else "", f"Undecided{f' for {shared}' if shared else ''}:"
     if not _known(row["difference"]):
-        return f"{start}Undecided: {variant} cannot be compared to {base} yet."
+        return f"{undecided} {variant} cannot be compared to {base} yet."
     what, size = _title(row["metric"]), f"{_amount(abs(row['difference']), row)}{_unit(row)}"
     side = "higher" if row["difference"] > 0 else "lower"
     measured = f"{what} is {side} with {variant} than with {base}, by {size}" if row["difference"] else f"{what} is the same in both"
@@ -127,7 +127,7 @@ def claim(row: Mapping[Any, Any], alpha: float = ALPHA) -> str:
         return f"{start}{variant} is {verdict} than {base}. {measured}{interval}. {_better_side(row)} is better."
     if verdict == UNDECIDED:
         why = "chance can explain the difference" if interval else "there are too few runs to say more"
-        return f"{start}Undecided: {variant} may be better or worse than {base}. {measured}{interval}, but {why}."
+        return f"{undecided} {variant} may be better or worse than {base}. {measured}{interval}, but {why}."
     within = verdict.replace("copying's error", "the error of copying the last frame")
     return f"{start}{variant} and {base} are {within}. {measured}{interval}."
 

@@ -129,9 +129,7 @@ def section(found: Sequence[Gate]) -> Html:
         said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
         words, tone, rest = f"Not every variant is better than {against}: {said}.", "bad" if counts["failed"] else "warn", ""
     lines = [joined([f"{one.game}, {one.variant}: ", el("span", one.state, class_=_TONE[one.state]), f". {one.words}."]) for one in found]
-    meaning = f"A model that is worse than {against} has learned nothing that helps, so comparing such models says little."
-    if found[0].metric == "hns":
-        meaning = f"An agent that is worse than {against} has learned nothing that helps, so comparing such agents says little."
+    meaning = f"A comparison of variants that fail is one of poor {'agents' if found[0].metric == 'hns' else 'models'}."
     how = (
         "From three runs on, passed and failed need a 95% interval that excludes equality, over seeds, and over references where there are "
         "enough episodes. With fewer runs the sign of the mean decides."
