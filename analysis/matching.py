@@ -167,7 +167,9 @@ def check_rows(rows: pd.DataFrame, baseline: str | Mapping[str, str], variants: 
     if "pair" in rows.columns:
         named = rows[rows["pair"].notna() & (rows["pair"] != "")].drop_duplicates(["variant", "game", "seed", "pair"])
         if (again := named.duplicated(["variant", "game", "pair"]) | named.duplicated(["variant", "game", "seed"])).any():
-            raise ComparisonError(f"a pair and a run of a variant belong to each other alone: {named.loc[again].iloc[0].to_dict()}")
+            raise ComparisonError(
+                f"a pair and a run of a variant must belong to each other exclusively: {named.loc[again].iloc[0].to_dict()}"
+            )
     if not isinstance(baseline, str):
         if own := [name for name, base in baseline.items() if name == base]:
             raise ComparisonError(f"{own[0]!r} cannot be its own baseline")

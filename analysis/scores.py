@@ -123,7 +123,7 @@ def runs_by_game(frame: pd.DataFrame, column: str = "hns") -> dict[str, Array]:
     for condition in CONDITIONS:
         if condition in frame.columns and len(values := frame[condition].drop_duplicates()) > 1:
             shown = ", ".join(str(value)[:80] for value in list(values)[:4])
-            raise ScoreError(f"{found[0]} mixes {len(values)} values of {condition} ({shown}): aggregate each alone")
+            raise ScoreError(f"{found[0]} mixes {len(values)} values of {condition} ({shown}): aggregate each separately")
     kind_of(frame)
     twice = frame[frame.duplicated(["game", "seed"])]
     if len(twice):
@@ -232,7 +232,9 @@ def _refuse_clashes(frame: pd.DataFrame, fields: Fields, path: str | Path) -> No
     given = frame[["method", "source"]].drop_duplicates()
     if len(given) > _MAX_ENTRIES:
         fields.refuse(
-            path, int(given.index[_MAX_ENTRIES]), f"{len(given)} methods and sources, taken are {_MAX_ENTRIES}: are columns mixed up?"
+            path,
+            int(given.index[_MAX_ENTRIES]),
+            f"{len(given)} methods and sources, at most {_MAX_ENTRIES} are accepted: are columns mixed up?",
         )
     for row, method, source in given.itertuples(name=None):
         if other := shipped.get((method.casefold(), source.casefold())):

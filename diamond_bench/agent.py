@@ -124,7 +124,7 @@ def _read_description(file: Path) -> AgentDescription:
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; an agent's folder contains it and the weights") from None
     except (OSError, TypeError) as error:  # TypeError: a field is missing
-        raise UserError(f"{file}: damaged, or not what it should be: {error}") from None
+        raise UserError(f"{file}: damaged or invalid: {error}") from None
     except UserError as error:
         raise error if str(file) in str(error) else UserError(f"{file}: {error}") from None
 
@@ -135,7 +135,7 @@ def _load_weights(network: nn.Module, file: Path) -> None:
     except FileNotFoundError:
         raise UserError(f"{file}: no such file, although the folder's {DESCRIPTION_FILE} lists it") from None
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{file}: damaged, or not what it should be: {error}") from None
+        raise UserError(f"{file}: damaged or invalid: {error}") from None
     expected = network.state_dict()
     if {n: (t.shape, t.dtype) for n, t in state.items()} != {n: (t.shape, t.dtype) for n, t in expected.items()}:
         raise UserError(f"{file}: its tensors are not those of the network that {DESCRIPTION_FILE} describes")

@@ -79,7 +79,7 @@ def parse(tokens: Sequence[str]) -> list[Override]:
         if not equals or not key.strip():
             raise UserError(f"{token!r}: expected key=value")
         if key.startswith(("+", "~")) or "_target_" in token or key.startswith("hydra") or "${" in token:
-            raise UserError(f"{token!r}: additions, deletions, interpolations, hydra.* and _target_ are not taken; write key=value")
+            raise UserError(f"{token!r}: additions, deletions, interpolations, hydra.* and _target_ are not supported; write key=value")
         if key in ("output_dir", "cluster"):  # a path is used directly, since Hydra's grammar does not accept all its characters
             overrides.append(Override(key, (text,)))
             if key == "cluster":
@@ -116,7 +116,7 @@ def _check_bounded(token: str, parsed: str) -> None:
     if len(token) > MAX_TOKEN or len(parsed.encode(errors="replace")) > MAX_TOKEN:
         raise UserError(f"{token!r}: {len(token):,} characters; expected at most {MAX_TOKEN:,}")
     if any(character in token for character in map(chr, (*range(9), *range(11, 32), 127))):
-        raise UserError(f"{token!r}: control characters are not taken")
+        raise UserError(f"{token!r}: control characters are not allowed")
     if re.search(rf"[0-9_]{{{MAX_DIGITS + 1}}}", parsed):
         raise UserError(f"{token!r}: a number of more than {MAX_DIGITS} digits")
     if parsed.count(",") >= MAX_SWEPT:
@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
 def _check_key(override: Override) -> None:
     key = override.key
     if key.startswith("cluster.") and key.removeprefix("cluster.") in ONLY_IN_PROFILES:
-        raise UserError(f"{key}: said in a cluster's profile alone (cluster=FILE.yaml, see docs/slurm.md)")
+        raise UserError(f"{key}: can only be set in a cluster's profile (cluster=FILE.yaml, see docs/slurm.md)")
     if key in groups():
         for value in override.values:
             if value not in groups()[key]:

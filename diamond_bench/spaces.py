@@ -69,7 +69,7 @@ class ActionSpec:
         columns = len(self.sizes) if self.trailing else sum(self.sizes)
         bounds = len(self.sizes) if all(continuous) else 0
         if not self.sizes or min(self.sizes) < 0 or (any(continuous) and not (all(continuous) and self.trailing)):
-            raise ValueError(f"sizes={self.sizes}: expected counts from 1, or zeros alone for continuous actions with a trailing axis")
+            raise ValueError(f"sizes={self.sizes}: expected counts from 1, or only zeros for continuous actions with a trailing axis")
         if not self.trailing and len(self.sizes) != 1:
             raise ValueError(f"sizes={self.sizes}: several columns need trailing=True")
         if self.names and len(self.names) != columns:

@@ -243,7 +243,7 @@ def test_bf16_runs_the_convolutions_alone():
     [
         (ActorCriticConfig(channels=(32, 32)), "actor_critic.channels has 2, actor_critic.down has 4"),
         (ActorCriticConfig(channels=(32, 32, 64, 65)), "actor_critic.channels=(32, 32, 64, 65)"),
-        (ActorCriticConfig(channels=(8,) * 5, down=(True,) * 5), "5 max-poolings leave nothing of a frame of side 16"),
+        (ActorCriticConfig(channels=(8,) * 5, down=(True,) * 5), "5 max-poolings are too many for a frame of side 16"),
     ],
 )
 def test_networks_that_cannot_be_built_are_refused(config, says):

@@ -146,9 +146,9 @@ def test_only_the_horizon_varies_in_imagination_horizon() -> None:
         (["agent.epsilon=0.1,0.2"], "one value a key"),
         (["agent.budget=10", "scale=tiny"], r"agent\.budget=10.*initial_steps=30"),
         (["agent.max_initial_steps=5", "scale=tiny"], "max_initial_steps=5"),
-        (["data.policy=random"], r"has no use for data\.policy"),
-        (["training.num_steps=5"], r"has no use for training\.num_steps"),
-        (["evaluation.horizon=5"], r"has no use for evaluation\.horizon"),
+        (["data.policy=random"], r"does not use data\.policy"),
+        (["training.num_steps=5"], r"does not use training\.num_steps"),
+        (["evaluation.horizon=5"], r"does not use evaluation\.horizon"),
         (["agent.horizon=5"], "unknown key"),
         (["reward_end.segment_length=4", "scale=tiny"], "segment_length=4"),
         (["actor_critic.down=[true]", "scale=tiny"], "actor_critic"),
@@ -163,7 +163,7 @@ def test_what_makes_no_agent_is_refused(tokens: list[str], message: str) -> None
 
 
 def test_agent_keys_are_refused_in_world_model_studies() -> None:
-    with pytest.raises(UserError, match=r"world_model has no use for agent\.budget"):
+    with pytest.raises(UserError, match=r"world_model does not use agent\.budget"):
         plan_study("sampling_steps", ["agent.budget=7"])
 
 

@@ -43,7 +43,7 @@ def own_study(folder: Path, name: str = "mine", **changes: Any) -> Path:
         ("env.frame_size=100000", "env.frame_size=100000: must be between 16 and 1024"),
         ("data.dataset=" + "x" * 100_001, "expected at most 100,000"),
         ("training.batch_size=" + "x" * 9000, "characters left out"),
-        ("data.policy=a\x1bb", "control characters are not taken"),
+        ("data.policy=a\x1bb", "control characters are not allowed"),
     ],
     ids=lambda value: value[:30],
 )

@@ -173,7 +173,7 @@ def test_changes_are_refused_with_offset_noise_and_truncation():
 
 def test_a_sigma_data_that_nothing_reads_is_refused_and_in_no_identity():
     noise = RunConfig(objective=objective_preset("ddpm", sigma_data="measured"))
-    with pytest.raises(UserError, match=r"objective.sigma_data: it would change nothing with objective.parameterization=noise"):
+    with pytest.raises(UserError, match=r"objective.sigma_data: it has no effect with objective.parameterization=noise"):
         check_read(["objective.sigma_data"], noise)
     assert in_effect(noise) == in_effect(RunConfig(objective=objective_preset("ddpm")))
     read = RunConfig(objective=objective_preset("edm_clean", sigma_data="measured"))

@@ -529,7 +529,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         (good.assign(value="high"), "expected numbers"),
         (pd.concat([good, good[:1]]), "given twice"),
         (good.assign(game=None), "needs a variant, a game and a seed"),
-        (good.assign(pair="same"), "belong to each other alone"),
+        (good.assign(pair="same"), "must belong to each other exclusively"),
     ):
         with pytest.raises(ComparisonError, match=message):
             compare(bad, "n=1", 0.1, True)

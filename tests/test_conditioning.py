@@ -388,5 +388,5 @@ def test_a_registered_way_is_one_line(monkeypatch):
 
 def test_a_conditioning_that_states_no_cost_is_refused(monkeypatch):
     monkeypatch.setitem(FRAME_CONDITIONINGS, "last", f"{__name__}:LastFrame")
-    with pytest.raises(UserError, match=r"conditioning\.frames=last: .*does not say what it costs"):
+    with pytest.raises(UserError, match=r"conditioning\.frames=last: .*does not state its cost"):
         check_network(NETWORK, replace(LIGHT, frames="last"))

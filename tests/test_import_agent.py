@@ -337,9 +337,9 @@ def test_another_game_is_refused():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"objective": objective_preset("ddpm")}, "objective.parameterization='noise' gives its weights their meaning"),
-        ({"objective": FactoredObjective(sigma_data=0.4)}, "objective.sigma_data=0.4 gives its weights their meaning"),
-        ({"objective": FactoredObjective(coordinate="change")}, "objective.coordinate='change' gives its weights their meaning"),
+        ({"objective": objective_preset("ddpm")}, "objective.parameterization='noise' determines what its weights mean"),
+        ({"objective": FactoredObjective(sigma_data=0.4)}, "objective.sigma_data=0.4 determines what its weights mean"),
+        ({"objective": FactoredObjective(coordinate="change")}, "objective.coordinate='change' determines what its weights mean"),
         ({"objective": FactoredObjective(rescale_past_frames=False)}, "objective.rescale_past_frames=False"),
         ({"model_free": True}, "it is model-free"),
     ],

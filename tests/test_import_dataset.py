@@ -259,9 +259,9 @@ def swapped_out(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (stored("observations", lambda v: v / 255), "its observations are float64 (48, 40, 3), and metadata.json says uint8 (48, 40, 3)"),
+        (stored("observations", lambda v: v / 255), "its observations are float64 (48, 40, 3), but metadata.json says uint8 (48, 40, 3)"),
         (stored("observations", lambda v: np.full(v.shape, np.nan, np.float32)), "its observations are float32 (48, 40, 3), and metadata"),
-        (stored("observations", lambda v: v[:, :24]), "its observations are uint8 (24, 40, 3), and metadata.json says uint8 (48, 40, 3)"),
+        (stored("observations", lambda v: v[:, :24]), "its observations are uint8 (24, 40, 3), but metadata.json says uint8 (48, 40, 3)"),
         (stored("observations", lambda _: 7), "its observations are no array"),
         (stored("actions", at_step_3(2.5)), "its actions are float64 (12,), such as "),
         (stored("actions", at_step_3(2**40)), "such as 1099511627776 at step 3; outside its action space, 2 to 6"),
@@ -293,8 +293,8 @@ def test_data_that_is_not_what_the_metadata_says_is_refused(tmp_path: Path, edit
 @pytest.mark.parametrize(
     ("claims", "message"),
     [
-        ({"total_episodes": 5}, "it holds 6 episodes, and metadata.json says 5"),
-        ({"total_steps": 200}, "its episodes have 201 steps, and metadata.json says 200"),
+        ({"total_episodes": 5}, "it holds 6 episodes, but metadata.json says 5"),
+        ({"total_steps": 200}, "its episodes have 201 steps, but metadata.json says 200"),
     ],
 )
 def test_counts_that_are_not_those_of_the_data_are_refused(tmp_path: Path, claims: dict[str, int], message: str) -> None:
@@ -333,7 +333,7 @@ def test_floats_in_an_arrow_file_are_refused(tmp_path: Path) -> None:
     file = source / "data" / "metadata.json"
     file.write_text(file.read_text().replace("float32", "uint8"))
     (tmp_path / "job").mkdir()
-    with pytest.raises(UserError, match=r"episode 0: its observations are float32 \(48, 40, 3\), and metadata\.json says uint8"):
+    with pytest.raises(UserError, match=r"episode 0: its observations are float32 \(48, 40, 3\), but metadata\.json says uint8"):
         run(config(source), JobContext(tmp_path / "job"))
     assert not list((tmp_path / "job").iterdir())
 

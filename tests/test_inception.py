@@ -118,7 +118,7 @@ def test_an_archive_that_names_anything_else_is_refused_and_not_run(tmp_path):
         with pytest.raises(UserError, match=message):
             read_archive(archive(content))
     assert not trace.exists()
-    with pytest.raises(UserError, match="no TorchScript archive"):
+    with pytest.raises(UserError, match="not a TorchScript archive"):
         read_archive(b"not a zip")
     with pytest.raises(UserError, match="expected 7ff4a85c"):
         convert_inception(archive(Module(weight=Malicious(trace))))

@@ -264,7 +264,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"gres": "gpu:h100:2"}, r"cluster\.gres=gpu:h100:2: "),
         ({"gres": "gpu:v100"}, r"cluster\.gres=gpu:v100: "),
         ({"gres": "gpu:a100:1,nvme:2"}, r"cluster\.gres="),
-        ({"cpus": 9, "memory": "32G"}, r"cluster\.cpus=9, cluster\.memory=32G, cluster\.gpus=1: no node .* has all of it"),
+        ({"cpus": 9, "memory": "32G"}, r"cluster\.cpus=9, cluster\.memory=32G, cluster\.gpus=1: no node .* has all of these"),
         ({"exclude": "a[1-2],h1"}, r"cluster\.exclude=a\[1-2\],h1: no node of the default partition is left for a train_agent"),
         ({"train_agent": Resources(cpus=40)}, r"cluster\.train_agent\.cpus=40: "),
     ],

@@ -42,7 +42,7 @@ def test_one_probe_a_dataset_and_no_other_evaluation_changes() -> None:
     order = list(plan.jobs)
     assert all(order.index(probes[0].ref) < order.index(job.ref) for job in evaluations)
     without = plan_study("sampling_steps", ["scale=tiny"])
-    with pytest.raises(UserError, match=r"probe.num_steps: it would change nothing with metrics that leave out state"):
+    with pytest.raises(UserError, match=r"probe.num_steps: it has no effect with metrics that leave out state"):
         plan_study("sampling_steps", ["scale=tiny", "probe.num_steps=7"])
     assert not any("state_probe" in job.inputs for job in without.jobs.values())
 

@@ -184,10 +184,10 @@ def test_a_study_trains_it_once_for_each_of_its_settings(page: ModuleType, tmp_p
 @pytest.mark.parametrize(
     ("arms", "tokens", "words"),
     [
-        ("a: {family: regression}", ("sampler.num_steps=5",), ["sampler.num_steps", "would change nothing", "family=regression"]),
-        ("a: {family: regression, objective: ddpm}", (), ["objective", "would change nothing", "family=regression"]),
-        ("a: {family: regression}", ("training.num_autoregressive_steps=2",), ["num_autoregressive_steps", "would change nothing"]),
-        ("a: {family: regression}", ("execution.precision=bf16",), ["execution.precision", "would change nothing"]),
+        ("a: {family: regression}", ("sampler.num_steps=5",), ["sampler.num_steps", "has no effect", "family=regression"]),
+        ("a: {family: regression, objective: ddpm}", (), ["objective", "has no effect", "family=regression"]),
+        ("a: {family: regression}", ("training.num_autoregressive_steps=2",), ["num_autoregressive_steps", "has no effect"]),
+        ("a: {family: regression}", ("execution.precision=bf16",), ["execution.precision", "has no effect"]),
         ("a: {family: regression, family.chanels: 3}", (), ["family.chanels", "channels"]),
         ("a: {family: regression}", ("evaluation.world_model=train_agent/0",), ["family=regression", "evaluation.world_model"]),
     ],

@@ -28,7 +28,7 @@ FLOW, DDPM = objective("flow"), objective("ddpm")
     ],
 )
 def test_what_nothing_reads_is_refused_and_changes_nothing(key: str, config: RunConfig) -> None:
-    with pytest.raises(UserError, match=f"{key}: it would change nothing with "):
+    with pytest.raises(UserError, match=f"{key}: it has no effect with "):
         check_read([key], config)
     group, _, name = key.partition(".")
     value = getattr(getattr(config, group), name)
@@ -63,7 +63,7 @@ def test_rounding_between_autoregressive_steps_counts_where_there_are_any() -> N
 
 
 def test_a_plan_refuses_and_shares() -> None:
-    with pytest.raises(UserError, match=r"objective.loc: it would change nothing with objective.noise_levels=timesteps"):
+    with pytest.raises(UserError, match=r"objective.loc: it has no effect with objective.noise_levels=timesteps"):
         plan_study("atari_100k", ["objective=ddpm", "sampler=ddpm_ancestral", "objective.loc=0.5", "scale=tiny"])
     trained = {job for frames in ([], ["conditioning=stack"]) for job in plan_study("conditioning_frames", ["scale=smoke", *frames]).jobs}
     assert len([job for job in trained if job.kind == "train_world_model"]) == 4
@@ -73,7 +73,7 @@ def test_a_plan_refuses_and_shares() -> None:
     "config", [RunConfig(game="synthetic/turn"), RunConfig(data=DataConfig(dataset="mine")), RunConfig(env=EnvConfig(frame_skip=1))]
 )
 def test_pooling_is_refused_and_neutral_where_no_screens_are_pooled(config: RunConfig) -> None:
-    with pytest.raises(UserError, match=r"env.pooling: it would change nothing with "):
+    with pytest.raises(UserError, match=r"env.pooling: it has no effect with "):
         check_read(["env.pooling"], config)
     pooled = replace(config, env=replace(config.env, pooling="in_place"))
     assert in_effect(pooled) == in_effect(config)
@@ -92,6 +92,6 @@ def test_atari_pools_in_place_and_older_artifacts_are_reached_by_raw() -> None:
 
 
 def test_stacked_frames_are_a_matter_of_your_own_data() -> None:
-    with pytest.raises(UserError, match=r"data.stacked_frames: it would change nothing with a game to collect data from"):
+    with pytest.raises(UserError, match=r"data.stacked_frames: it has no effect with a game to collect data from"):
         plan_study("sampling_steps", ["scale=tiny", "data.stacked_frames=newest"])
     check_read(["data.stacked_frames"], RunConfig(data=DataConfig(dataset="mine")))

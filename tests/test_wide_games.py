@@ -131,13 +131,13 @@ def test_what_does_not_fit_a_wide_game_is_refused_at_planning(tmp_path: Path) ->
     study = ["scale=tiny", "games=[columns/tints]"]
     for tokens, said in (
         (["data=expert"], "no scripted expert for columns/tints"),
-        (["data=random", "env.frame_size=32"], r"env.frame_size: it would change nothing with games=\[columns/tints\]"),
+        (["data=random", "env.frame_size=32"], r"env.frame_size: it has no effect with games=\[columns/tints\]"),
         (["data=random", "env.sticky_actions=0.25"], "env.sticky_actions=0.25: columns/tints has none"),
         (
             ["data=random", "family=oracle"],
             "it restores saved states of the game, and those of columns/tints cannot",
         ),
-        (["data=random", "metrics=[modes]"], "which nobody knows of columns/tints"),
+        (["data=random", "metrics=[modes]"], "which is not known for columns/tints"),
         (["data=random", "metrics=[state]"], "not for columns/tints"),
         (["data=random", "metrics=[lpips]"], r"frames of at least 32 pixels"),
     ):

@@ -322,8 +322,8 @@ def test_figures_against_network_calls_leave_out_worlds_without_a_network(tmp_pa
     [
         ("a: {family: orcale}", (), ["orcale", "oracle"]),
         ("a: {}", ("family=copy_last",), ["family=copy_last", "copy_last_frame"]),
-        ("a: {family: oracle}", ("training.num_steps=5",), ["training.num_steps", "would change nothing", "family=oracle"]),
-        ("a: {}, b: {family: oracle, sampler.num_steps: 2}", (), ["sampler.num_steps", "would change nothing"]),
+        ("a: {family: oracle}", ("training.num_steps=5",), ["training.num_steps", "has no effect", "family=oracle"]),
+        ("a: {}, b: {family: oracle, sampler.num_steps: 2}", (), ["sampler.num_steps", "has no effect"]),
         ("a: {family: oracle}", ("games=[Breakout]", "env.sticky_actions=0.25"), ["env.sticky_actions=0.25", "sticky_actions=0"]),
     ],
 )
@@ -339,7 +339,7 @@ def test_what_a_family_cannot_do_is_refused_at_planning(arms: str, tokens: tuple
     [
         ("a: {family: copy_last_frame}", TURN, ["copy_last_frame", "no rewards"]),
         ("a: {family: oracle}", "Breakout", ["family=oracle", "synthetic/turn", "not of Breakout"]),
-        ("a: {family: oracle, agent.denoiser_updates: 3}", TURN, ["agent.denoiser_updates", "would change nothing"]),
+        ("a: {family: oracle, agent.denoiser_updates: 3}", TURN, ["agent.denoiser_updates", "has no effect"]),
     ],
 )
 def test_agents_learn_in_the_true_dynamics_of_known_games_alone(arms: str, game: str, words: list[str], tmp_path: Path) -> None:

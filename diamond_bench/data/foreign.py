@@ -102,7 +102,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
         content = read_json(file, _MAX_BYTES)
         _METADATA(content)
         if not {"observation_space", "action_space"} <= content.keys():
-            raise ValueError("it names no spaces, and its environment is not built to learn them")
+            raise ValueError("it names no spaces, and its environment is never built to find out")
         observations, actions = (load_json(content[name]) for name in ("observation_space", "action_space"))
         for space, shapes in ((observations, {"Box": _BOX}), (actions, _ACTIONS)):
             _SPACE(space)
@@ -186,7 +186,7 @@ def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
     inside = [path for path in data_folder.rglob("*") if not path.is_dir()]
     for path in inside:
         if not path.is_file():  # reading a FIFO would block
-            raise UserError(f"{path}: not a regular file; a dataset holds nothing else")
+            raise UserError(f"{path}: not a regular file; a dataset contains only regular files")
     files = sorted(inside, key=lambda path: path.relative_to(data_folder).as_posix())
     if not files:
         raise UserError(f"{data_folder}: no files of a dataset there")

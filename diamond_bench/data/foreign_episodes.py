@@ -43,7 +43,7 @@ def check_stored(folder: Path, metadata: Metadata) -> None:
 
 def _check_number(folder: Path, found: int, metadata: Metadata) -> None:
     if found != metadata.num_episodes:
-        raise UserError(f"{folder}: it holds {found} episodes, and {METADATA} says {metadata.num_episodes}")
+        raise UserError(f"{folder}: it holds {found} episodes, but {METADATA} says {metadata.num_episodes}")
 
 
 def _check_group(where: str, parent: h5py.Group, name: str, metadata: Metadata) -> None:
@@ -76,7 +76,7 @@ def _check_jpeg(where: str, data: npt.NDArray[np.uint8], metadata: Metadata) -> 
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where}: its observations are no JPEG images ({error})") from None
     if (height, width) != metadata.frame_shape[:2]:
-        raise UserError(f"{where}: its observations are {height} x {width} pixels, and {METADATA} says {metadata.frame_shape}")
+        raise UserError(f"{where}: its observations are {height} x {width} pixels, but {METADATA} says {metadata.frame_shape}")
 
 
 def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked: str) -> Episode:
@@ -97,7 +97,7 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
         )
     if frames.dtype != np.uint8 or frames.shape[1:] != metadata.frame_shape:
         raise UserError(
-            f"{where}: its observations are {frames.dtype} {frames.shape[1:]}, and {METADATA} says uint8 {metadata.frame_shape}"
+            f"{where}: its observations are {frames.dtype} {frames.shape[1:]}, but {METADATA} says uint8 {metadata.frame_shape}"
         )
     shape, continuous = metadata.actions.shape, metadata.actions.kind == "Box"
     if actions.shape[1:] != shape or actions.dtype.kind not in ("fiu" if continuous else "iu"):
@@ -179,7 +179,7 @@ def _channels_last(where: str, frames: npt.NDArray[np.uint8], stacked: str) -> n
     differing = (frames[1:, ..., 1:] != frames[1:, ..., :-1]).any(axis=(1, 2, 3)).sum() if newest is not None else 0
     if differing > 1:  # one such frame may be a flash of colour on a still picture
         raise UserError(
-            f"{where}: its channels are three stacked grey frames, not colours: two of each observation are in the one before. "
+            f"{where}: its channels are three stacked grey frames, not colours: each observation repeats two of the previous one. "
             "data.stacked_frames=newest takes the newest of the three"
         )
     return frames

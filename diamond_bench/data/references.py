@@ -106,7 +106,7 @@ def find_leaks(train: EpisodeSet, windows: Windows) -> Tensor:
             continue
         pairs = _hashes(windows.episodes, start, rows)
         if training.holds(pairs):
-            raise UserError(f"held-out episode {number} occurs in training: the two splits are not apart; make the dataset again")
+            raise UserError(f"held-out episode {number} occurs in training: the two splits overlap; create the dataset again")
         flags = training.leaking(pairs, run)
         for i in inside:
             offset = int(first[i]) - start

@@ -120,7 +120,7 @@ def _read_record(file: BinaryIO, frame_size: int) -> tuple[Block, int]:
         raise ValueError("it ends too early")
     magic, header_bytes, body_bytes, digest = _PREFIX.unpack(prefix)
     if magic != _MAGIC:
-        raise ValueError("no record begins where one should")
+        raise ValueError("a record is missing")
     if header_bytes + body_bytes > os.fstat(file.fileno()).st_size - file.tell():
         raise ValueError("it ends too early")
     content = file.read(header_bytes + body_bytes)

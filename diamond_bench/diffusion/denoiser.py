@@ -115,7 +115,7 @@ class Denoiser(Compilable):
         """
         n = self.num_frames
         if frames.shape[1] <= n:
-            raise ValueError(f"a segment of {frames.shape[1]} frames has none to predict after {n} past frames")
+            raise ValueError(f"a segment of {frames.shape[1]} frames leaves none to predict after {n} past frames")
         run = self._run if frame_noise is None else partial(self._run, frame_noise=frame_noise.level)
         past = frames[:, :n]
         steps = []

@@ -57,7 +57,7 @@ def leading_timesteps(num_steps: int, num_train_timesteps: int) -> list[int]:
     if not 1 <= num_steps <= num_train_timesteps:
         raise UserError(
             f"sampler.num_steps={num_steps}: the schedule has {num_train_timesteps} timesteps (sampler.schedule.num_train_timesteps), "
-            "and a step takes one"
+            "and each step uses one"
         )
     if num_steps == 1:
         return [num_train_timesteps // 2]
@@ -193,7 +193,7 @@ def check_sampler(sampler: Sampler, objective: Objective) -> None:
     if getattr(objective, "coordinate", "frame") == "change" and sampler.quantization == "truncate":
         raise UserError(
             "sampler.quantization=truncate: with objective.coordinate=change each frame is the last one plus a change, so truncation would "
-            "darken a rollout by half a level per frame; say sampler.quantization=round"
+            "darken a rollout by half a level per frame; use sampler.quantization=round"
         )
     if isinstance(sampler, OdeSampler) and sampler.s_tmin > sampler.s_tmax:
         raise UserError(f"sampler.s_tmin={sampler.s_tmin:g}: must be at most sampler.s_tmax={sampler.s_tmax:g}")

@@ -63,7 +63,7 @@ def check_env(game: str | None, config: EnvConfig) -> None:
     for key in (f.name for f in fields(EnvConfig) if f.name not in (*family.reads, *_UNREAD)):
         if getattr(config, key) != getattr(EnvConfig(), key):
             whose = game or "a dataset of your own"
-            raise UserError(f"env.{key}={getattr(config, key)}: {whose} has none, so it would change nothing; leave it out")
+            raise UserError(f"env.{key}={getattr(config, key)}: {whose} has none, so it has no effect; leave it out")
     if game is not None:
         family.check(game, config)
 

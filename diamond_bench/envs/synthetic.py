@@ -122,7 +122,7 @@ re-enters on the other side (paper, figure 4)."""
 
 def _check(game: str, config: EnvConfig) -> None:
     if config.frame_size % CELLS:
-        raise UserError(f"env.frame_size={config.frame_size}: {game} is a board of {CELLS} x {CELLS} cells; say a multiple of {CELLS}")
+        raise UserError(f"env.frame_size={config.frame_size}: {game} is a board of {CELLS} x {CELLS} cells; use a multiple of {CELLS}")
 
 
 def render(state: State, frame_size: int) -> Frame:

@@ -72,7 +72,7 @@ def _converted(
         context.progress(index + 1, total, f"episode {index}")
     steps = sum(len(episode.pairs) for episode in episodes)
     if steps != metadata.num_steps:
-        raise UserError(f"{folder}: its episodes have {steps} steps, and {METADATA} says {metadata.num_steps}")
+        raise UserError(f"{folder}: its episodes have {steps} steps, but {METADATA} says {metadata.num_steps}")
     _refuse_duplicates(folder, episodes)
 
     order = np.random.default_rng(data.seed).permutation(total).tolist()

@@ -35,7 +35,7 @@ def run(config: TrainStateProbe, context: JobContext) -> Result:
     dataset, device = context.inputs["dataset"], torch.device(context.device)
     game = load_info(dataset).content.get("game")
     if game is None:
-        raise UserError(f"{dataset}: the dataset does not say which game it is of; leave state out of metrics")
+        raise UserError(f"{dataset}: the dataset does not name its game; leave state out of metrics")
     objects = object_names(game)
     episodes, states = load_split(dataset, "train").to(device), read_states(game, load_ram(dataset, "train"))
     loop = Loop(context, config.probe.checkpoint_every, "try a lower probe.learning_rate")

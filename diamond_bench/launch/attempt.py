@@ -166,12 +166,12 @@ def _check_revision(store: Store, spec: JobSpec) -> None:
     if spec.revision not in (None, ours):
         raise UserError(
             f"job {spec.ref} was prepared for revision {spec.revision} of {spec.kind}, and this diamond-bench has revision {ours}: run the "
-            "same command again with this version, which makes a job of its own"
+            "same command again with this version, which creates a separate job"
         )
     if spec.of_family != family_revision(spec.config):
         raise UserError(
             f"job {spec.ref} was prepared for revision {spec.of_family} of family={spec.config.family.name}, and this diamond-bench has "
-            f"revision {family_revision(spec.config)}: run the same command again with this version, which makes a job of its own"
+            f"revision {family_revision(spec.config)}: run the same command again with this version, which creates a separate job"
         )
 
 

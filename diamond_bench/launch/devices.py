@@ -61,7 +61,9 @@ def resolve_device(device: str) -> str:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         if not count and _promised_gpu():
-            raise UserError("SLURM gave this task a GPU that torch cannot use (the node's driver?); on the CPU it would take for ever")
+            raise UserError(
+                "SLURM gave this task a GPU that torch cannot use (the node's driver?); on the CPU the job would take far too long"
+            )
         return "cuda" if count else "cpu"
     index = int(device.partition(":")[2] or 0)
     if index >= count:

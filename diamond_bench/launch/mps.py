@@ -44,9 +44,7 @@ def check_mps(devices: Sequence[str], processes: int = 1) -> None:
     if shutil.which(PROGRAM) is None:
         raise UserError(f"cluster.mps=true: {PROGRAM} is not there (it comes with NVIDIA's driver); leave it false")
     if processes < 2 and not shared(devices):
-        raise UserError(
-            "cluster.mps=true: no two processes share a GPU, so that it would change nothing; raise cluster.num_workers or leave it false"
-        )
+        raise UserError("cluster.mps=true: no two processes share a GPU, so it has no effect; raise cluster.num_workers or leave it false")
 
 
 def shared(devices: Sequence[str]) -> bool:
@@ -58,7 +56,7 @@ def check_packed_mps(cluster: SlurmCluster, kinds: Sequence[str]) -> None:
     """Raises UserError if a cluster profile asks for the service although no kind of job shares a GPU, so that it would have no effect."""
     asked = [resources(cluster, kind) for kind in kinds]
     if cluster.mps and not any(one.gpus and (one.packed or 1) > one.gpus for one in asked):
-        raise UserError("cluster.mps=true: no two jobs share a GPU (cluster.packed), so that it would change nothing; leave it false")
+        raise UserError("cluster.mps=true: no two jobs share a GPU (cluster.packed), so it has no effect; leave it false")
 
 
 @contextlib.contextmanager

@@ -27,13 +27,15 @@ def find_forks(one_step: Windows, dataset: Mapping[str, Any]) -> Forks:
     next_frames = truth(game).next_frames
     if next_frames is None:
         known = ", ".join(games_with(lambda truth: truth.next_frames))
-        raise UserError(f"metric modes: the dataset is of {game}; the true next frames are known of {known} alone")
+        raise UserError(f"metric modes: the dataset is of {game}; the true next frames are only known for {known}")
     frames, actions = one_step.frames().numpy(), one_step.actions().numpy()
     context = one_step.context
     found = [next_frames(f[:context], a[context - 1], dataset) for f, a in zip(frames, actions, strict=True)]
     forking = [i for i, (modes, _) in enumerate(found) if len(modes) == 2]
     if not forking:
-        raise UserError(f"metric modes: at none of {len(found)} one-step windows can {game} go two ways; raise evaluation.num_one_step")
+        raise UserError(
+            f"metric modes: {game} has two possible next frames at none of {len(found)} one-step windows; raise evaluation.num_one_step"
+        )
     windows = replace(one_step, first=one_step.first[torch.tensor(forking)])
     return Forks(windows, np.stack([found[i][0] for i in forking]), np.stack([found[i][1] for i in forking]))
 

@@ -124,7 +124,7 @@ def read_archive(content: bytes) -> "Tensors":
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return dict(_tensors(TensorsOnly(archive).load()))
     except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, AttributeError, TypeError, EOFError) as error:
-        raise UserError(f"this is no TorchScript archive of float32 tensors alone: {error}") from error
+        raise UserError(f"this is not a TorchScript archive of only float32 tensors: {error}") from error
 
 
 class _Module:

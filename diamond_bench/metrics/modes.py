@@ -45,8 +45,8 @@ def _check(config: RunConfig) -> None:
         whose = config.game if config.data.dataset is None else f"your dataset {config.data.dataset}"
         games = ",".join(games_with(lambda truth: truth.next_frames))
         raise UserError(
-            f"metrics: modes needs the true distribution of the next frame, which nobody knows of {whose}; it is known of "
-            f"games=[{games}]; or leave it out with {without(config.evaluation.metrics, 'modes')}"
+            f"metrics: modes needs the true distribution of the next frame, which is not known for {whose}, only for "
+            f"games=[{games}]; leave it out with {without(config.evaluation.metrics, 'modes')}"
         )
     if config.env.minority_share == 0:
         raise UserError("env.minority_share=0.0: the metric modes needs frames that can go two ways; set it above 0")

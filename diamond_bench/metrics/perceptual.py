@@ -123,7 +123,7 @@ def _read_state(path: Path, name: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is no file of weights alone ({error}); fetch them again with `{command(name)}`") from error
+        raise UserError(f"{path} is not a file of only weights ({error}); fetch them again with `{command(name)}`") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds more than named tensors; fetch them again with `{command(name)}`")
     return state

@@ -200,7 +200,7 @@ def _read(response: BinaryIO, progress: Progress) -> bytes:
 def _install(path: Path, pin: str, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
     if not digest.startswith(pin):
-        raise UserError(f"what was to become {path} has SHA-256 {digest}, expected {pin}")
+        raise UserError(f"the download for {path} has SHA-256 {digest}, expected {pin}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)

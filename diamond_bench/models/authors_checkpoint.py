@@ -169,8 +169,8 @@ def _refuse_unexportable(description: AgentDescription) -> None:
     for name in _WEIGHTS_MEANING:
         if getattr(objective, name, None) != getattr(FactoredObjective(), name):
             raise UserError(
-                f"this agent cannot be exported: objective.{name}={getattr(objective, name, None)!r} gives its weights their meaning, "
-                f"and whoever reads the authors' format takes it for {getattr(FactoredObjective(), name)!r}"
+                f"this agent cannot be exported: objective.{name}={getattr(objective, name, None)!r} determines what its weights mean, "
+                f"and readers of the authors' format assume {getattr(FactoredObjective(), name)!r}"
             )
 
 

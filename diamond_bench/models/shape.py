@@ -140,7 +140,7 @@ def check_network(network: NetworkConfig, conditioning: ConditioningConfig) -> N
     if fills and network.cond_channels % conditioning.num_frames:
         raise UserError(
             f"network.cond_channels={network.cond_channels}: must be divisible by conditioning.num_frames={conditioning.num_frames} "
-            f"(an action embedding each), or say the width of an embedding with conditioning.action_width"
+            f"(an action embedding each), or set the width of an embedding with conditioning.action_width"
         )
 
 
@@ -162,13 +162,13 @@ def _check_conditioning(network: NetworkConfig, conditioning: ConditioningConfig
             raise UserError(f"conditioning.{key}={name!r}: {nearest(name, known)}")
         if not isinstance(known[name], ConditioningOption):
             raise UserError(
-                f"conditioning.{key}={name}: it is registered as {known[name]!r}, which does not say what it costs; register a "
+                f"conditioning.{key}={name}: it is registered as {known[name]!r}, which does not state its cost; register a "
                 f"ConditioningOption of its class and its cost (docs/extending.md)"
             )
     if conditioning.action_dropout > 0 and conditioning.actions == "none":
         raise UserError(
-            f"conditioning.action_dropout={conditioning.action_dropout}: conditioning.actions=none tells the network no actions that could "
-            f"be withheld; take another of them, or leave action_dropout at 0"
+            f"conditioning.action_dropout={conditioning.action_dropout}: conditioning.actions=none gives the network no actions that could "
+            f"be withheld; choose another option, or leave action_dropout at 0"
         )
     if not attends(conditioning):
         return
@@ -261,6 +261,6 @@ def check_actor_critic(config: ActorCriticConfig, frame_size: int) -> None:
             )
     if actor_critic_sizes(config, FrameSpec.square(frame_size))[-1].pixels < 1:
         raise UserError(
-            f"actor_critic.down={config.down}: {sum(config.down)} max-poolings leave nothing of a frame of side {frame_size}; "
+            f"actor_critic.down={config.down}: {sum(config.down)} max-poolings are too many for a frame of side {frame_size}; "
             f"use fewer of them or a larger env.frame_size"
         )

@@ -298,7 +298,7 @@ class Store:
             if owner is None or not owner.alive(self._host, self.timing):
                 aside = path.with_name(f"state.json.damaged-{_stamp()}")
                 path.rename(aside)
-                self.say(f"{error}; set aside as {aside}, the job goes on from its last checkpoint")
+                self.say(f"{error}; set aside as {aside}, the job resumes from its last checkpoint")
 
     def _finish_state(self, folder: Path) -> None:
         """Corrects state.json by result.json: the owner died between writing the two."""

@@ -110,7 +110,7 @@ def check_model_free(settings: Mapping[str, Any]) -> None:
     """Refuses keys, set by a user or a study, that have no effect on a model-free agent. Raises UserError with the first one."""
     for key in settings if settings.get("agent.model_free") is True else ():
         if any(key == unused or key.startswith((f"{unused}.", f"{unused}/")) for unused in _NOT_MODEL_FREE):
-            raise UserError(f"{key}: a model-free agent (agent.model_free=true) has no use for it: it would change nothing")
+            raise UserError(f"{key}: a model-free agent (agent.model_free=true) does not use it, so it has no effect")
 
 
 def import_job(file: Path, game: str | None, frame_size: int | None = None, **constants: float) -> JobSpec:
@@ -150,7 +150,7 @@ def find_agent(store: Store, name: str) -> JobRef:
         if kind in AGENT_KINDS and ID.fullmatch(identity):
             ref = JobRef.parse(f"{kind}/{identity}")
             if path.exists() and not path.absolute().is_relative_to(store.folder(ref)):
-                raise UserError(f"{name}: lies in another store than {store.root}; say output_dir={Path(*parts[: parts.index(kind)])}")
+                raise UserError(f"{name}: lies in another store than {store.root}; use output_dir={Path(*parts[: parts.index(kind)])}")
             break
     else:
         ref = _by_id(store, name)
@@ -200,9 +200,9 @@ def _fitting(config: RunConfig, store: Store, key: str, name: str) -> JobRef:
         raise UserError(f"{key}={name!r}{named}: {error}") from None
     game, _, env = trained_with(store, ref)
     if config.data.dataset is None and game != config.game:
-        raise UserError(f"{key}={name}: the agent {ref} plays {game}, not {config.game}; say games={game}")
+        raise UserError(f"{key}={name}: the agent {ref} plays {game}, not {config.game}; use games={game}")
     if env.frame_size != config.env.frame_size:
-        raise UserError(f"{key}={name}: the agent {ref} sees frames of {env.frame_size} pixels; say env.frame_size={env.frame_size}")
+        raise UserError(f"{key}={name}: the agent {ref} sees frames of {env.frame_size} pixels; use env.frame_size={env.frame_size}")
     return ref
 
 
@@ -246,9 +246,7 @@ def check_agent(config: RunConfig) -> None:
     agent: AgentConfig = config.agent
     evaluation: AgentEvaluationConfig = config.agent_evaluation
     if agent.budget < agent.initial_steps and not agent.model_free:
-        raise UserError(
-            f"agent.budget={agent.budget}: less than the initial collection alone takes (agent.initial_steps={agent.initial_steps})"
-        )
+        raise UserError(f"agent.budget={agent.budget}: less than the initial collection takes (agent.initial_steps={agent.initial_steps})")
     if agent.max_initial_steps < agent.initial_steps and not agent.model_free:
         raise UserError(f"agent.max_initial_steps={agent.max_initial_steps}: below agent.initial_steps={agent.initial_steps}")
     if evaluation.num_envs > evaluation.episodes:

@@ -24,7 +24,7 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
         check_actor_critic(config.actor_critic, config.env.frame_size)
         check_agent(config)
         if config.training.ema is not None:
-            raise UserError(f"training.ema={config.training.ema:g}: an agent keeps no average of its weights; say training.ema=null")
+            raise UserError(f"training.ema={config.training.ema:g}: an agent keeps no average of its weights; use training.ema=null")
         check_sampler(config.sampler, config.objective)
         return
     _check_training(config)
@@ -94,7 +94,7 @@ def _check_evaluation(config: RunConfig) -> None:
         raise UserError(f"evaluation.milestone={evaluation.milestone}: an agent (evaluation.world_model) keeps only its final world model")
     if evaluation.weights == "ema" and evaluation.world_model is not None:
         raise UserError(
-            "evaluation.weights=ema: an agent (evaluation.world_model) keeps no average of its weights; say evaluation.weights=last"
+            "evaluation.weights=ema: an agent (evaluation.world_model) keeps no average of its weights; use evaluation.weights=last"
         )
     if evaluation.weights == "ema" and config.training.ema is None:
         raise UserError("evaluation.weights=ema: the training keeps no average of its weights; add training.ema=0.999, or another decay")

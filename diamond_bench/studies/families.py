@@ -62,7 +62,7 @@ class UnreadSettings:
         """Raises UserError for the first key that no variant uses."""
         for key, family in self._unread.items():
             if key not in self._read:
-                raise UserError(f"{key}: it would change nothing with family={family}")
+                raise UserError(f"{key}: it has no effect with family={family}")
 
 
 def of_family(config: RunConfig, protocol: str) -> RunConfig:

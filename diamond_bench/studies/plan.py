@@ -107,7 +107,7 @@ def _games(study: Study, config: RunConfig) -> tuple[str, ...]:
     if config.data.dataset is None:
         return study.games
     if "games" in study.overridden:
-        raise UserError("games: a dataset of your own (data.dataset) takes the games' place; give the one or the other")
+        raise UserError("games: a dataset of your own (data.dataset) takes the games' place; give only one of them")
     return (_dataset_label(config.data.dataset),)
 
 

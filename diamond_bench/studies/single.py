@@ -150,7 +150,7 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
         if key.partition(".")[0] not in ("env", "agent_evaluation", "execution", "sampler"):
             raise UserError(f"{key}: an evaluation of an agent takes env.*, agent_evaluation.*, sampler.* and execution.* alone")
         if key == "env.pooling":
-            raise UserError(f"{key}: it would change nothing; an evaluation shows the agent no final observation")
+            raise UserError(f"{key}: it has no effect; an evaluation shows the agent no final observation")
     config = run_config({"scale": scale, **chosen}, settings)
     if episodes is not None and config.agent_evaluation.num_envs > episodes:
         config = replace(config, agent_evaluation=replace(config.agent_evaluation, num_envs=episodes))
@@ -199,19 +199,17 @@ def plan_profile(
             named = nearest(part, PROFILED) if part else "an empty name; names are apart by commas, without spaces"
             raise UserError(f"--parts {part}: {named}")
     if packed and (compare is not None or parts):
-        raise UserError("--packed measures whole trainings at once, against one alone; --compare and --parts are of the parts of one")
+        raise UserError("--packed compares whole trainings at once with one alone; --compare and --parts are for the parts of one training")
     if any(number < 2 for number in packed) or len(set(packed)) < len(packed):
         raise UserError(f"--packed {','.join(map(str, packed))}: expected different numbers of runs at once, 2 at least, such as 2,4")
     for token in tokens:
         if token.startswith(("agent_evaluation.", "agent_evaluation=")):
-            raise UserError(
-                f"{token.partition('=')[0]}: a profile measures a training, which has no final episodes; it would change nothing"
-            )
+            raise UserError(f"{token.partition('=')[0]}: a profile measures a training, which has no final episodes; it has no effect")
     plan = _plan_one(tokens, "profile measures one training", "for more, run it once for each")
     if isinstance(plan.cluster, SlurmCluster):
         raise UserError("cluster=slurm: a profile measures the device of this machine; run the command itself on a node, such as with srun")
     if plan.cluster.mps and not packed:
-        raise UserError("cluster.mps=true: one process has the device to itself, so that it would change nothing; use it with --packed")
+        raise UserError("cluster.mps=true: one process has the device to itself, so it has no effect; use it with --packed")
     training = next(spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent))
     if training.family is not None:
         raise UserError(f"family={training.family.name}: a profile measures the networks of a trained world model; leave it out")

@@ -200,7 +200,7 @@ def _arms(value: Any, where: str, protocol: str, axes: Sequence[Axis]) -> dict[s
     """Arms by their names, as a file defines them."""
     arms = _mapping(value, where)
     if not arms:
-        raise UserError(f"study {where}: there is none, so there would be no variant; name one, or leave the key out")
+        raise UserError(f"study {where}: there are none, so there would be no variant; add one, or leave the key out")
     check_variants(arms, {axis.key: axis.values for axis in axes}, f"study {where.partition(':')[0]}")
     for arm, keys in arms.items():
         _settings(keys, f"{where}.{arm}", protocol)
@@ -215,14 +215,16 @@ def _chosen_arms(names: Any, arms: dict[str, Any], primary: Primary, where: str)
         if name not in arms:
             raise UserError(f"study {where}: unknown arm {name!r}: {nearest(str(name), arms)}")
     if (baseline := primary.baseline.get("arm", names[0])) not in names:
-        raise UserError(f"study {where}: the baseline's arm {baseline!r} (primary.baseline) is not among them: nothing could be compared")
+        raise UserError(
+            f"study {where}: the baseline's arm {baseline!r} (primary.baseline) is not among them, so nothing could be compared"
+        )
     return {arm: keys for arm, keys in arms.items() if arm in names}
 
 
 def check_use(key: str, protocol: str, where: str) -> None:
     """Raises UserError for a key without effect in a protocol. `where`: the beginning of the message."""
     if any(key == unused or key.startswith(f"{unused}.") for unused in _NO_USE[protocol]):
-        raise UserError(f"{where}: the protocol {protocol} has no use for {key}: it would change nothing")
+        raise UserError(f"{where}: the protocol {protocol} does not use {key}, so it has no effect")
 
 
 def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def check_read(keys: Iterable[str], config: RunConfig) -> None:
     unread = dict(_unread(config))
     for key in keys:
         if key in unread:
-            raise UserError(f"{key}: it would change nothing with {unread[key]}")
+            raise UserError(f"{key}: it has no effect with {unread[key]}")
 
 
 @lru_cache(maxsize=4096)

@@ -92,4 +92,4 @@ def _read(file: Path, read: Callable[[Path], T]) -> T:
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; a world model is {DESCRIPTION_FILE} and {WEIGHTS_FILE} in one folder") from None
     except (OSError, UserError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{file}: damaged, or not what it should be: {error}") from error
+        raise UserError(f"{file}: damaged or invalid: {error}") from error

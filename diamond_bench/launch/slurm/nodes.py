@@ -86,7 +86,7 @@ def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Node]
             )
     if not any(all(serves(node) for _, serves, _ in tests.values()) for node in there):
         together = ", ".join(f"{_key(cluster, kind, key)}={value}" for key, (value, _, _) in tests.items() if value not in ("None", "0"))
-        raise UserError(f"{together}: no node of {where} has all of it for a {kind}; lower one, or take another cluster.partition")
+        raise UserError(f"{together}: no node of {where} has all of these for a {kind}; lower one, or take another cluster.partition")
 
 
 def _key(cluster: SlurmCluster, kind: str, name: str) -> str:

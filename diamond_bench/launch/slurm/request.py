@@ -94,7 +94,7 @@ def check_profile(cluster: SlurmCluster) -> None:
     for option in cluster.extra or ():
         name = option.partition("=")[0].lstrip("-")
         if name in _KEYS:
-            raise UserError(f"cluster.extra: {option!r}: said by cluster.{_KEYS[name]}")
+            raise UserError(f"cluster.extra: {option!r}: set cluster.{_KEYS[name]} instead")
         if name in _OURS or not re.fullmatch(r"[a-z][a-z-]*", name):
             why = "it is said by diamond-bench itself" if name in _OURS else "expected an option of sbatch, such as mail-type=FAIL"
             raise UserError(f"cluster.extra: {option!r}: {why}")
@@ -105,7 +105,7 @@ def check_root(root: Path) -> None:
     the file for sbatch."""
     if re.search(r"[%\\\x00-\x1f]", str(root)):
         raise UserError(
-            f"output_dir={str(root)!r}: SLURM cannot write logs below a folder with % or \\ or a line break in its name; take another"
+            f"output_dir={str(root)!r}: SLURM cannot write logs below a folder with % or \\ or a line break in its name; choose another"
         )
 
 

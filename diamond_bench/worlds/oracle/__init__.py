@@ -35,7 +35,7 @@ def _check(settings: Oracle, config: RunConfig, protocol: str) -> None:
         )
     if protocol == "agent" and truth(config.game).next_frames is None:
         known = ",".join(games_with(lambda of: of.next_frames))
-        raise UserError(f"family=oracle: agents are trained in the true dynamics of games=[{known}] alone, not of {config.game}")
+        raise UserError(f"family=oracle: agents are trained only in the true dynamics of games=[{known}], not of {config.game}")
 
 
 FAMILY = WorldFamily(
