@@ -50,7 +50,7 @@ class MemorySource:
         self.starts, self.lengths, self.num_frames = self.episodes.starts, self.episodes.lengths, self.episodes.num_frames
 
     def read(self, places: Tensor) -> Segments:
-        """As `SegmentSource.read`."""
+        """See `SegmentSource.read`."""
         return read_segments(self.episodes, places)
 
     def close(self) -> None:

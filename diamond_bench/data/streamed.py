@@ -60,7 +60,7 @@ class StreamedSource:
         self._threads = ThreadPoolExecutor(_THREADS, "chunks")
 
     def read(self, places: Tensor) -> Segments:
-        """As `SegmentSource.read`."""
+        """See `SegmentSource.read`."""
         places = places.cpu()
         rows, mask = places.numpy().ravel(), places >= 0
         on_gpu = self._device.type == "cuda"
@@ -71,7 +71,7 @@ class StreamedSource:
         return Segments(**{name: tensor.to(self._device, non_blocking=on_gpu) for name, tensor in vars(read).items()})
 
     def close(self) -> None:
-        """As `SegmentSource.close`."""
+        """See `SegmentSource.close`."""
         self._threads.shutdown()
         os.close(self._file)
 

@@ -20,7 +20,7 @@ from diamond_bench.worlds.contract import State, Step, WorldModel
 
 
 class RewardEndPrediction(Protocol):
-    """As `RewardEndOutput`."""
+    """See `RewardEndOutput`."""
 
     @property
     def reward_logits(self) -> Tensor:
@@ -80,15 +80,15 @@ class GeneratorDraws:
         self.set_state = generator.set_state
 
     def noise(self, like: Tensor) -> Tensor:
-        """As `Draws.noise`."""
+        """See `Draws.noise`."""
         return torch.randn(like.shape, generator=self.generator, device=like.device)
 
     def reward_class(self, logits: Tensor) -> Tensor:
-        """As `Draws.reward_class`."""
+        """See `Draws.reward_class`."""
         return categorical(logits, self.generator)
 
     def end(self, logits: Tensor) -> Tensor:
-        """As `Draws.end`."""
+        """See `Draws.end`."""
         return categorical(logits, self.generator) == 1
 
 

@@ -54,14 +54,14 @@ class ReplayStarts:
         self.set_state = generator.set_state
 
     def draw(self, count: int) -> Tensor:
-        """As `StartSegments.draw`."""
+        """See `StartSegments.draw`."""
         place = self._replay.storage.frames.data_ptr()
         assert self._memory in (None, place), "the replay moved in memory: a recorded step would read its old place"
         self._memory = place
         return segment_places(self._replay.episodes, count, self._length, self._generator, "recency")
 
     def read(self, places: Tensor) -> Segments:
-        """As `StartSegments.read`."""
+        """See `StartSegments.read`."""
         return read_segments(self._replay.storage, places)
 
     def origin(self, last: Tensor) -> Tensor:

@@ -64,25 +64,25 @@ class RealPlay:
 
     @property
     def real_steps(self) -> int:
-        """As `Play.real_steps`."""
+        """See `Play.real_steps`."""
         return self._collector.real_steps
 
     def begin(self, num_steps: int) -> None:
         """See `Play.begin`. Does nothing, since `collect` plays."""
 
     def collect(self, num_steps: int, means: Means) -> Collected:
-        """As `Play.collect`."""
+        """See `Play.collect`."""
         return self._collector.collect(num_steps)
 
     def close(self) -> None:
         """See `Play.close`. Does nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Play.state_dict`."""
+        """See `Play.state_dict`."""
         return self._collector.save()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Play.load_state_dict`."""
+        """See `Play.load_state_dict`."""
         self._collector.restore(state)
 
 
@@ -96,7 +96,7 @@ class ModelFreePlay:
 
     @property
     def real_steps(self) -> int:
-        """As `Play.real_steps`."""
+        """See `Play.real_steps`."""
         return self._env.real_steps
 
     def begin(self, num_steps: int) -> None:
@@ -119,11 +119,11 @@ class ModelFreePlay:
         """See `Play.close`. Does nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Play.state_dict`."""
+        """See `Play.state_dict`."""
         return {"env": self._env.save(), "carry": {"frames": self._carry.frames, "state": list(self._carry.state)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Play.load_state_dict`."""
+        """See `Play.load_state_dict`."""
         self._env.restore(state["env"])
         device = self._carry.frames.device
         h, c = (tensor.to(device) for tensor in state["carry"]["state"])

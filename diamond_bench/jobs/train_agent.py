@@ -185,16 +185,16 @@ class _Training:
 
     @property
     def done(self) -> int:
-        """As `loop.Training.done`."""
+        """See `loop.Training.done`."""
         return self.at.units
 
     def where(self) -> str:
-        """As `loop.Training.where`."""
+        """See `loop.Training.where`."""
         done_updates = "".join(f", {count} updates of the {_in_words(name)}" for name, count in self.learners.counts().items() if count)
         return f"in epoch {self.at.epoch + 1}, after {self.play.real_steps} real steps{done_updates}"
 
     def progress(self) -> tuple[int, int, str]:
-        """As `loop.Training.progress`."""
+        """See `loop.Training.progress`."""
         at, counts = self.at, self.learners.counts()
         done_updates = (counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic"))
         done = sum(count * share for count, share in zip(done_updates, self.shares, strict=True))
@@ -203,7 +203,7 @@ class _Training:
         return min(_TICKS, int(_TICKS * done)), _TICKS, f"epoch {at.epoch + 1} of {self.num_epochs()}, {text}"
 
     def state_dict(self) -> dict[str, Any]:
-        """As `loop.Training.state_dict`."""
+        """See `loop.Training.state_dict`."""
         return {
             "position": asdict(self.at),
             "means": self.means.state_dict(),
@@ -214,7 +214,7 @@ class _Training:
         }
 
     def close(self) -> None:
-        """As `loop.Training.close`."""
+        """See `loop.Training.close`."""
         self.journal.close()
         self.play.close()
 

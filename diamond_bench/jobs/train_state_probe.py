@@ -106,15 +106,15 @@ class _Training:
             self.done += 1
 
     def where(self) -> str:
-        """As `loop.Training.where`."""
+        """See `loop.Training.where`."""
         return f"after update {self.done} of {self.probe.num_steps}"
 
     def progress(self) -> tuple[int, int, str]:
-        """As `loop.Training.progress`."""
+        """See `loop.Training.progress`."""
         return self.done, self.probe.num_steps, "training the state probe"
 
     def state_dict(self) -> dict[str, Any]:
-        """As `loop.Training.state_dict`."""
+        """See `loop.Training.state_dict`."""
         if not torch.isfinite(self.loss):
             raise NotFinite(f"the loss of update {self.done} is {float(self.loss)}")
         return {

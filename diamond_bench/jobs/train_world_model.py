@@ -177,11 +177,11 @@ class _Training:
                 _keep(self.model, self.averages, model_folder(self.context.folder, milestone))
 
     def where(self) -> str:
-        """As `loop.Training.where`."""
+        """See `loop.Training.where`."""
         return f"after update {self.done} of {self.total}"
 
     def progress(self) -> tuple[int, int, str]:
-        """As `loop.Training.progress`."""
+        """See `loop.Training.progress`."""
         last = f"loss {self.log.last['loss']:.4f}" if self.log.last else f"learning rate {self.learners[self.number].rate:.1e}"
         return self.done, self.total, last
 
@@ -199,7 +199,7 @@ class _Training:
         }
 
     def close(self) -> None:
-        """As `loop.Training.close`."""
+        """See `loop.Training.close`."""
         self.log.close()
         for feed in self.feeds:
             feed.close()

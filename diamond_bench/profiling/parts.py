@@ -277,12 +277,12 @@ class Recorded:
         """Does nothing."""
 
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `TensorEnv.reset`."""
+        """See `TensorEnv.reset`."""
         self._steps = 0
         return self._frames, {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """As `TensorEnv.step`."""
+        """See `TensorEnv.step`."""
         self._steps += 1
         cut = self._no if self._steps % self._horizon else self._yes
         return self._frames, self._rewards, self._no, cut, self._infos

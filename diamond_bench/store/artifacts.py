@@ -1,12 +1,12 @@
-"""The artifacts on disk, each in a folder named by the identity of the job that makes it.
+"""The artifacts on disk, each in a folder named by the identity of the job that creates it.
 
-outputs/<kind>/<job id>/   config.yaml   format of the store and what the job is, with a checksum; written before it runs
-                           claim-<n>     who has it (see locks.py)
-                           state.json    how it goes, for people and `status` (see states.py)
-                           log.txt       what it printed
+outputs/<kind>/<job id>/   config.yaml   format of the store and description of the job, with a checksum; written before it runs
+                           claim-<n>     its owner (see locks.py)
+                           state.json    its progress, for people and `status` (see states.py)
+                           log.txt       its output
                            result.json   rows, facts, provenance, the list of its files, and a checksum; written last, it makes the job done
                            ...           the files of the artifact itself
-outputs/compiled/          what torch.compile made, to be used again; `gc` removes it
+outputs/compiled/          compiled code of torch.compile, for reuse; `gc` removes it
 
 The root may be a symbolic link. Nothing below it may be one: a link is never followed, and counts as damage (docs/architecture.md).
 """

@@ -1,8 +1,8 @@
-"""What was submitted: one record an array, in the store, so that every later command knows which task has which job.
+"""Submitted batches: one record per array, in the store, so that later commands know the task of each job.
 
 outputs/slurm/<batch>/batch.json    the record; its array's id is written once SLURM has given it
-outputs/slurm/<batch>/              submitit's folder: sbatch files, payloads, what the tasks print
-outputs/slurm/<batch>/task-<i>.json what a task tells itself across requeues (launch/slurm/task.py)
+outputs/slurm/<batch>/              submitit's folder: sbatch files, payloads, the tasks' output
+outputs/slurm/<batch>/task-<i>.json state that a task keeps across requeues (launch/slurm/task.py)
 """
 
 import contextlib

@@ -39,7 +39,7 @@ class StudyPlan(Plan):
     study: Study
 
     def comparison(self) -> dict[str, Any]:
-        """As `Plan.comparison`."""
+        """See `Plan.comparison`."""
         return {
             "note": self.study.note,
             "protocol": self.study.protocol,

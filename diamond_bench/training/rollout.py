@@ -149,7 +149,7 @@ class RealEnv:
         """Does nothing."""
 
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """As `TensorEnv.reset`."""
+        """See `TensorEnv.reset`."""
         frames, _ = self._env.reset(seed=seed)
         self._scores = Scoreboard(self.num_envs)
         return self._frames(frames), {}

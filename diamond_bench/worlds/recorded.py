@@ -29,7 +29,7 @@ class _RecordedWorld:
         return getattr(self._world, name)
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
-        """As `WorldModel.step`."""
+        """See `WorldModel.step`."""
         shapes = tuple(tensor.shape for tensor in (*state, action))
         if shapes not in self._graphs:
             likes: list[Tensor] = []

@@ -31,22 +31,22 @@ class RecordedEpisodes:
     continues = False
 
     def name(self, number: int) -> str:
-        """As `RecordedPlay.name`."""
+        """See `RecordedPlay.name`."""
         return f"held-out episode {number} of {self.folder}"
 
     def seed(self, number: int) -> int:
-        """As `RecordedPlay.seed`."""
+        """See `RecordedPlay.seed`."""
         seed = self.seeds[number]
         if seed is None:
             raise UserError(f"{self.name(number)}: its seed was not recorded, so it cannot be replayed; collect the dataset again")
         return seed
 
     def action(self, number: int, step: int) -> Any:
-        """As `RecordedPlay.action`."""
+        """See `RecordedPlay.action`."""
         return self.episodes.actions[self._row(number, step)].numpy()
 
     def frame(self, number: int, step: int) -> NDArray[np.uint8]:
-        """As `RecordedPlay.frame`."""
+        """See `RecordedPlay.frame`."""
         return self.episodes.frames[self._row(number, step)].numpy()
 
     def _row(self, number: int, step: int) -> int:
@@ -73,17 +73,17 @@ class RecordedReplay:
     continues: bool = field(default=True, init=False)
 
     def name(self, number: int) -> str:
-        """As `RecordedPlay.name`."""
+        """See `RecordedPlay.name`."""
         return "the agent's replay"
 
     def seed(self, number: int) -> int:
-        """As `RecordedPlay.seed`."""
+        """See `RecordedPlay.seed`."""
         return self.first_seed
 
     def action(self, number: int, step: int) -> Any:
-        """As `RecordedPlay.action`."""
+        """See `RecordedPlay.action`."""
         return self.replay.storage.actions[step].cpu().numpy()
 
     def frame(self, number: int, step: int) -> NDArray[np.uint8]:
-        """As `RecordedPlay.frame`."""
+        """See `RecordedPlay.frame`."""
         return self.replay.storage.frames[step].cpu().numpy()

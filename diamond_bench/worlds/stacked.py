@@ -43,7 +43,7 @@ class StackedWorld(ABC):
         return frames[:, -self.context :], actions[:, -self.context :]
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
-        """As `WorldModel.step`."""
+        """See `WorldModel.step`."""
         frames, actions = state
         acted = torch.cat((actions[:, :-1], action[:, None]), dim=1)
         frame = self.predict(frames, acted, draw)
@@ -87,7 +87,7 @@ class LearnedWorld(StackedWorld):
         """See `Trainable.loss`, for segments of L + 1 frames."""
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
-        """As `TrainedWorld.trainables`."""
+        """See `TrainedWorld.trainables`."""
         return (Trainable("network", self.network, self.context + 1, self.loss),)
 
     @property
@@ -97,12 +97,12 @@ class LearnedWorld(StackedWorld):
 
     @property
     def device(self) -> torch.device:
-        """As `WorldModel.device`."""
+        """See `WorldModel.device`."""
         return next(self.network.parameters()).device
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """As `WorldModel.networks`."""
+        """See `WorldModel.networks`."""
         return {"network": self.network}
 
     @property
@@ -112,7 +112,7 @@ class LearnedWorld(StackedWorld):
 
     @property
     def description(self) -> object:
-        """As `TrainedWorld.description`."""
+        """See `TrainedWorld.description`."""
         return self.settings, self.spec
 
     def bound(self, sampler: Sampler) -> Self:
@@ -127,10 +127,10 @@ class LearnedWorld(StackedWorld):
         """See `TrainedWorld.measure`: there is nothing to measure."""
 
     def call(self, state: State) -> None:
-        """As `TrainedWorld.call`."""
+        """See `TrainedWorld.call`."""
         frames, actions = state
         self.predict(frames, actions, torch.zeros_like)
 
     def save(self, folder: Path) -> None:
-        """As `TrainedWorld.save`."""
+        """See `TrainedWorld.save`."""
         save_world(folder, self.settings, self.spec, self.networks)

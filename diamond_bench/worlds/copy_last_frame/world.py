@@ -13,7 +13,7 @@ class CopyWorld(UntrainedWorld):
     """The next frame is the last one."""
 
     def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
-        """As `StackedWorld.predict`."""
+        """See `StackedWorld.predict`."""
         return past[:, -1].detach().clone()
 
 

@@ -72,28 +72,28 @@ class DiamondWorld(StackedWorld):
 
     @property
     def device(self) -> torch.device:
-        """As `WorldModel.device`."""
+        """See `WorldModel.device`."""
         return next(self.denoiser.parameters()).device
 
     @property
     def calls_per_frame(self) -> int:
-        """As `WorldModel.calls_per_frame`."""
+        """See `WorldModel.calls_per_frame`."""
         return nfe(self._sampler)
 
     @property
     def flops_per_frame(self) -> float:
-        """As `WorldModel.flops_per_frame`."""
+        """See `WorldModel.flops_per_frame`."""
         described = self.description
         return denoiser_cost(described.network, described.conditioning, self.spec.actions, self.frames).flops * self.calls_per_frame
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """As `WorldModel.networks`."""
+        """See `WorldModel.networks`."""
         return {"denoiser": self.denoiser.network}
 
     @property
     def compilable(self) -> Sequence[Denoiser]:
-        """As `TrainedWorld.compilable`."""
+        """See `TrainedWorld.compilable`."""
         return (self.denoiser,)
 
     @property
@@ -110,11 +110,11 @@ class DiamondWorld(StackedWorld):
         return replace(self, sampler=sampler)
 
     def in_streams(self, count: int) -> "DiamondWorld":
-        """As `TrainedWorld.in_streams`."""
+        """See `TrainedWorld.in_streams`."""
         return replace(self, sampling=sample if count == 1 else SideBySide(count))
 
     def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
-        """As `StackedWorld.predict`."""
+        """See `StackedWorld.predict`."""
         if past.shape[1] != self.context or actions.shape[1] != self.context:
             raise ValueError(f"expected {self.context} past frames and actions, got {past.shape[1]} and {actions.shape[1]}")
         with torch.inference_mode():
@@ -137,7 +137,7 @@ class DiamondWorld(StackedWorld):
 
     @property
     def measured(self) -> Mapping[str, float]:
-        """As `TrainedWorld.measured`."""
+        """See `TrainedWorld.measured`."""
         objective = self.denoiser.objective
         found = objective.sigma_data if isinstance(objective, Factored) else None
         return {"sigma_data": found.item()} if isinstance(found, Tensor) else {}
