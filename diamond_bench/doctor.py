@@ -34,7 +34,7 @@ from diamond_bench.terminal import has_display
 MAIN_JOB = ("sampling_steps", "scale=smoke")
 """The study of the README's first command."""
 _PACKAGE = "diamond-bench"
-_LEAST_MEMORY = 2e9
+_MIN_MEMORY = 2e9
 _EXTRAS = {
     "docs": "the documentation site cannot be built",
     "dev": "the tests and linters cannot be run",
@@ -195,7 +195,7 @@ def memory() -> Check:
     except (OSError, KeyError, ValueError):
         return Check("memory", "limited", "unknown: /proc/meminfo cannot be read", "nobody can tell whether jobs fit")
     found = f"{free / 1e9:.1f} GB available of {total / 1e9:.1f} GB"
-    if free >= _LEAST_MEMORY:
+    if free >= _MIN_MEMORY:
         return Check("memory", "ok", found)
     return Check(
         "memory", "limited", found, "jobs may be killed by the system", "end other programs, or run one job: cluster.num_workers=1"

@@ -160,7 +160,7 @@ def test_windows_that_leak_do_not_count(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_games_shorter_than_a_window_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diamond_bench.jobs.collect_dataset.MAX_BARREN_GAMES", 2)
+    monkeypatch.setattr("diamond_bench.jobs.collect_dataset.MAX_REJECTED_GAMES", 2)
     data = dataclasses.replace(DATA, num_train_frames=16, reference_horizon=1004)
     with pytest.raises(UserError, match=r"Breakout games of the random policy last about \d+ steps; a reference needs 1008 frames"):
         run(dataclasses.replace(CONFIG, data=data), JobContext(tmp_path))

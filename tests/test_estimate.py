@@ -92,8 +92,8 @@ def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
 
 
 def test_a_narrow_network_is_slower_per_operation() -> None:
-    like = ("train_world_model", "cpu", "network", "fp32")
-    narrow, wide = (speeds.unmeasured(like, width).rate for width in (8.0, 64.0))
+    speed_class = ("train_world_model", "cpu", "network", "fp32")
+    narrow, wide = (speeds.unmeasured(speed_class, width).rate for width in (8.0, 64.0))
     assert wide == 8 * narrow == speeds.NETWORK_FLOPS / 2
 
 

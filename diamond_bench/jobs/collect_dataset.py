@@ -20,7 +20,7 @@ from diamond_bench.jobs.dataset_artifact import EpisodeCache, StoredEpisode, fin
 from diamond_bench.store.kinds import CollectDataset
 from diamond_bench.studies.agents import AGENT_FOLDER
 
-MAX_BARREN_GAMES = 20
+MAX_REJECTED_GAMES = 20
 """Number of consecutive held-out games without a usable reference after which the collection gives up."""
 
 _SPLITS = ("train", "heldout")
@@ -86,7 +86,7 @@ class _Collection:
         """The held-out games, the first row of each usable window in them, and the number of windows refused as leaks."""
         games: list[StoredEpisode] = []
         starts: list[int] = []
-        row = refused = barren = 0
+        row = refused = rejected = 0
         per_game = self._data.windows_per_episode
         while len(starts) < self._data.num_references:
             left = self._data.num_references - len(starts)
@@ -102,9 +102,9 @@ class _Collection:
             games.append(game)
             row += game.num_frames
             refused += len(bad)
-            barren = 0 if good else barren + 1
-            if barren == MAX_BARREN_GAMES:
-                raise UserError(self._too_few(games[-barren:], refused))
+            rejected = 0 if good else rejected + 1
+            if rejected == MAX_REJECTED_GAMES:
+                raise UserError(self._too_few(games[-rejected:], refused))
         return games, starts, refused
 
     def _too_few(self, games: list[StoredEpisode], refused: int) -> str:

@@ -22,9 +22,9 @@ _LINE_EVERY_SECONDS = 60.0
 _WINDOW_SECONDS = 30.0
 """The throughput is the mean over this time."""
 _SHOWN_DIGITS = 8
-_LEAST_SHARE = 0.02
+_MIN_SHARE = 0.02
 """Share of the sweep's work that must be done before its time left is estimated from it."""
-_SHORTEST_BAR, _LONGEST_BAR, _LEAST_TEXT = 6, 20, 15
+_SHORTEST_BAR, _LONGEST_BAR, _MIN_TEXT = 6, 20, 15
 """Characters of a job's bar, which a narrow terminal leaves out, and of the text that stays at the end of the line."""
 
 
@@ -144,7 +144,7 @@ class _Sweep:
         running = [(self._expected.get(ref, 0.0), job) for ref, job in self.running.items()]
         worked = self._finished + sum(expected * (job.share - job.before) for expected, job in running)
         todo = sum(self._expected.values()) - sum(expected * job.share for expected, job in running)
-        if not self.elapsed or worked <= _LEAST_SHARE * (worked + todo):
+        if not self.elapsed or worked <= _MIN_SHARE * (worked + todo):
             return None
         return todo * self.elapsed / worked
 
@@ -270,7 +270,7 @@ class LiveDisplay:
             cells.append((visible(self._sweep.label(ref)), share, throughput(job.per_second, ref.kind), left))
         label, _, speed, time_left = (max((len(row[i]) for row in cells), default=0) for i in range(4))
         label = min(label, width * 11 // 20)
-        room = width - label - 6 - sum(one + 2 for one in (speed, time_left) if one) - _LEAST_TEXT
+        room = width - label - 6 - sum(one + 2 for one in (speed, time_left) if one) - _MIN_TEXT
         bar_width = min(room, _LONGEST_BAR) if room >= _SHORTEST_BAR else 0
         lines = []
         for (_, job), (name, share, rate, remaining) in zip(running, cells, strict=True):

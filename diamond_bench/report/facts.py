@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MAX_CONFIGS = 400
 """Most variants whose settings are read (three files each). For studies with more, arm and axes must suffice."""
-_NOT_A_VARIANT_S = ("seed", "game")
+_POINT_KEYS = ("seed", "game")
 _UNSETTLED = ("failed", "damaged", "lost", "preempted")
 
 
@@ -108,7 +108,7 @@ def _configs(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, dict[s
 def settings_of(config: Any, protocol: str) -> dict[str, Any]:
     """The settings of a job or a run by dotted key, without those that its family of world models does not read."""
     family, leaves = getattr(config, "family", None), _leaves(config, "")
-    return {key: to_plain(value) for key, value in leaves if key not in _NOT_A_VARIANT_S and reads(family, key, protocol)}
+    return {key: to_plain(value) for key, value in leaves if key not in _POINT_KEYS and reads(family, key, protocol)}
 
 
 def _agent_nfe(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, float]:

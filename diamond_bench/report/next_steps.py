@@ -8,7 +8,7 @@ from diamond_bench.store.files import read_json
 from diamond_bench.studies.looks import MIN_LOOK_SEEDS
 from diamond_bench.studies.plan import SavedPlan
 
-_MOST_SEEDS = 200
+_MAX_SEEDS = 200
 """Beyond this number, more seeds are no advice."""
 
 
@@ -62,7 +62,7 @@ def seeds_needed(undecided: Sequence[Mapping[str, Any]], power: Sequence[Mapping
             return None
         numbers += [least, wanted]
     number = max(numbers) if max(numbers) > now else 2 * now
-    return number if number <= _MOST_SEEDS else None
+    return number if number <= _MAX_SEEDS else None
 
 
 def with_seeds(words: Sequence[str], seeds: Sequence[int], number: int) -> str:

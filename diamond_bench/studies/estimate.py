@@ -10,7 +10,7 @@ from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Like, Speed, measured, slowness, unmeasured
+from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Speed, SpeedClass, measured, slowness, unmeasured
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ def estimate(
     jobs, speeds = _expected(specs, missing, store, states)
     seconds = START_SECONDS * slowness() if jobs else 0.0
     low, high, size, passing = seconds / 3, seconds * 3, 0.0, 0.0
-    for spec, inputs, like in jobs:
-        cost, expected = KINDS[spec.kind].costs, _seconds(spec, inputs, like, speeds[like])
-        spread = speeds[like].spread(cost.work(spec.config, inputs))
+    for spec, inputs, speed_class in jobs:
+        cost, expected = KINDS[spec.kind].costs, _seconds(spec, inputs, speed_class, speeds[speed_class])
+        spread = speeds[speed_class].spread(cost.work(spec.config, inputs))
         seconds += expected
         low += expected / spread
         high += expected * spread
         size += cost.disk(spec.config, inputs)
         passing = max(passing, cost.passing_disk(spec.config, inputs))
-    basis = _basis([like for _, _, like in jobs], speeds)
+    basis = _basis([speed_class for _, _, speed_class in jobs], speeds)
     return Estimate(len(jobs), seconds / 3600, low / 3600, high / 3600, size / 1e9, passing / 1e9, basis)
 
 
@@ -57,27 +57,27 @@ def expected_seconds(
 ) -> dict[JobRef, float]:
     """The seconds that each missing job of a plan is expected to take on one device, without the start of its worker."""
     jobs, speeds = _expected(specs, missing, store, states)
-    return {spec.ref: _seconds(spec, inputs, like, speeds[like]) for spec, inputs, like in jobs}
+    return {spec.ref: _seconds(spec, inputs, speed_class, speeds[speed_class]) for spec, inputs, speed_class in jobs}
 
 
 def _expected(
     specs: Mapping[JobRef, JobSpec], missing: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState] | None
-) -> tuple[list[tuple[JobSpec, Inputs, Like]], dict[Like, Speed]]:
+) -> tuple[list[tuple[JobSpec, Inputs, SpeedClass]], dict[SpeedClass, Speed]]:
     """The missing jobs with the configs of their inputs and their likeness, and the speed of each likeness."""
     todo = [specs[ref] for ref in missing]
     specs = {**specs, **{need: store.spec(need) for spec in todo for need in spec.inputs.values() if need not in specs}}
     needs = [input_configs(spec, specs) for spec in todo]
-    jobs = [(spec, inputs, _like(spec, inputs)) for spec, inputs in zip(todo, needs, strict=True)]
-    speeds = _measured({like for _, _, like in jobs}, store, store.states() if states is None and todo else states or {})
-    for spec, inputs, like in jobs:
-        if like not in speeds:
-            speeds[like] = unmeasured(like, KINDS[spec.kind].costs.arithmetic(spec.config, inputs).width)
+    jobs = [(spec, inputs, _speed_class(spec, inputs)) for spec, inputs in zip(todo, needs, strict=True)]
+    speeds = _measured({speed_class for _, _, speed_class in jobs}, store, store.states() if states is None and todo else states or {})
+    for spec, inputs, speed_class in jobs:
+        if speed_class not in speeds:
+            speeds[speed_class] = unmeasured(speed_class, KINDS[spec.kind].costs.arithmetic(spec.config, inputs).width)
     return jobs, speeds
 
 
-def _seconds(spec: JobSpec, inputs: Inputs, like: Like, speed: Speed) -> float:
+def _seconds(spec: JobSpec, inputs: Inputs, speed_class: SpeedClass, speed: Speed) -> float:
     cost = KINDS[spec.kind].costs
-    return cost.work(spec.config, inputs) / speed.rate + speed.fixed * cost.fixed_seconds(spec.config, like[1])
+    return cost.work(spec.config, inputs) / speed.rate + speed.fixed * cost.fixed_seconds(spec.config, speed_class[1])
 
 
 def checkpoint_intervals(
@@ -92,37 +92,39 @@ def checkpoint_intervals(
         checkpoint = KINDS[ref.kind].costs.checkpoint
         if checkpoint is not None:
             every[ref] = checkpoint(config)
-    likes = {ref: _like(specs[ref], input_configs(specs[ref], specs), "cuda" if on_gpu(ref.kind) else "cpu") for ref in every}
-    speeds = _measured(set(likes.values()), store, states)
+    speed_classes = {
+        ref: _speed_class(specs[ref], input_configs(specs[ref], specs), "cuda" if on_gpu(ref.kind) else "cpu") for ref in every
+    }
+    speeds = _measured(set(speed_classes.values()), store, states)
     found = {}
     for ref, saved in every.items():
-        like = likes[ref]
-        speed = speeds.get(like, Speed(ASSUMED[like[1]], 1.0, "assumed"))
+        speed_class = speed_classes[ref]
+        speed = speeds.get(speed_class, Speed(ASSUMED[speed_class[1]], 1.0, "assumed"))
         seconds = job_work(specs[ref], specs) / speed.rate * min(1.0, saved.every / saved.total)
-        found[ref] = seconds, f"{saved.key}={saved.every}", _basis([like], {like: speed})
+        found[ref] = seconds, f"{saved.key}={saved.every}", _basis([speed_class], {speed_class: speed})
     return found
 
 
-def _basis(likes: Iterable[Like], speeds: Mapping[Like, Speed]) -> str:
-    likes = list(dict.fromkeys(likes))
+def _basis(speed_classes: Iterable[SpeedClass], speeds: Mapping[SpeedClass, Speed]) -> str:
+    speed_classes = list(dict.fromkeys(speed_classes))
     words = {
         "measured": "measured on jobs in this store",
         "timed": "from a timing of this machine",
         "assumed": f"assumed ({ASSUMED['cuda']:.0e} FLOP/s on a GPU)",
     }
-    if any(like[1] == "cpu" and speeds[like].basis == "assumed" for like in likes):
+    if any(speed_class[1] == "cpu" and speeds[speed_class].basis == "assumed" for speed_class in speed_classes):
         words["assumed"] = f"assumed ({ASSUMED['cpu']:.0e} FLOP/s on the CPU)"
-    seen = {like[0] for like in likes if speeds[like].basis == "measured"}
+    seen = {speed_class[0] for speed_class in speed_classes if speeds[speed_class].basis == "measured"}
     parts = []
     for basis, how in words.items():
-        names = {like[0] for like in likes if speeds[like].basis == basis}
+        names = {speed_class[0] for speed_class in speed_classes if speeds[speed_class].basis == basis}
         other = {f"{name} of another network or device" if basis != "measured" and name in seen else name for name in names}
         parts += [f"speed of {', '.join(sorted(other))} {how}"] if other else []
     return "; ".join(parts)
 
 
-def _measured(likes: set[Like], store: Store, states: Mapping[JobRef, JobState]) -> dict[Like, Speed]:
-    return measured(likes, store, states, _like)
+def _measured(speed_classes: set[SpeedClass], store: Store, states: Mapping[JobRef, JobState]) -> dict[SpeedClass, Speed]:
+    return measured(speed_classes, store, states, _speed_class)
 
 
 def time_range(low: float, high: float) -> str:
@@ -155,7 +157,7 @@ def input_configs(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> Inputs:
     return InputConfigs(spec.inputs, lambda ref: specs[ref].config)
 
 
-def _like(spec: JobSpec, inputs: Inputs, device: str = "") -> Like:
+def _speed_class(spec: JobSpec, inputs: Inputs, device: str = "") -> SpeedClass:
     """`device`: where the job ran or will run. Empty for the config's device."""
     arithmetic = KINDS[spec.kind].costs.arithmetic(spec.config, inputs)
     device = device or arithmetic.device

@@ -25,7 +25,7 @@ PROTOCOLS = ("world_model", "agent")
 TESTS = ("permutation", "t")
 """Tests of the primary comparison. The first is the default."""
 _PRIMARY_KEYS = ("metric", "baseline", "margin", "variants", "test", "looks", "holm_equivalence")
-_NO_USE = {
+_UNUSED_KEYS = {
     "world_model": ("reward_end", "actor_critic", "agent", "agent_evaluation"),
     "agent": (
         "data",
@@ -40,7 +40,7 @@ _NO_USE = {
     ),
 }
 """Groups and keys without effect in a protocol."""
-_NOT_A_VARIANT_S = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
+_STUDY_KEYS = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
 """Keys that configure the whole study or a command. If a variant set one, it would be ignored or wrong."""
 
 
@@ -223,7 +223,7 @@ def _chosen_arms(names: Any, arms: dict[str, Any], primary: Primary, where: str)
 
 def check_use(key: str, protocol: str, where: str) -> None:
     """Raises UserError for a key without effect in a protocol. `where`: the beginning of the message."""
-    if any(key == unused or key.startswith(f"{unused}.") for unused in _NO_USE[protocol]):
+    if any(key == unused or key.startswith(f"{unused}.") for unused in _UNUSED_KEYS[protocol]):
         raise UserError(f"{where}: the protocol {protocol} does not use {key}, so it has no effect")
 
 
@@ -232,7 +232,7 @@ def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:
     settings = _mapping(value, where)
     for key in settings:
         check_use(key, protocol, f"study {where}")
-        if key in _NOT_A_VARIANT_S or key.startswith("cluster."):
+        if key in _STUDY_KEYS or key.startswith("cluster."):
             how = "write evaluation.metrics" if key == "metrics" else "it is said for the whole study, or on the command line"
             raise UserError(f"study {where}: {key} cannot be set by variants: {how}")
     return settings
@@ -244,7 +244,7 @@ def _check_axis(axis: Axis, where: str) -> None:
     twice = [value for i, value in enumerate(plain) if value in plain[:i]]
     if twice:
         raise UserError(f"{where}: the value {_short(twice[0])} is given twice")
-    if len(plain) > 1 and (axis.key in _resultless_keys() or axis.key.partition(".")[0] == "cluster"):
+    if len(plain) > 1 and (axis.key in _recorded_keys() or axis.key.partition(".")[0] == "cluster"):
         one = "a sweep uses one dataset" if axis.key == "data.dataset" else "it cannot change a result"
         raise UserError(f"{where}: {axis.key} takes one value, not {len(plain)}: {one}")
 
@@ -254,7 +254,7 @@ def _comparable(value: Any) -> Any:
 
 
 @functools.cache
-def _resultless_keys() -> frozenset[str]:
+def _recorded_keys() -> frozenset[str]:
     """Dotted keys of the settings that are recorded but enter no identity."""
 
     def walk(cls: Any, prefix: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
 
-Like = tuple[str, str, str, str]
+SpeedClass = tuple[str, str, str, str]
 """The common properties of jobs with the same speed: kind, type of device, network, precision."""
 ASSUMED = {"cpu": 6e10, "cuda": 3e13}
 """FLOP/s without any measurement, for two laptop cores and a data-centre GPU. Orders of magnitude."""
@@ -76,42 +76,42 @@ def slowness() -> float:
     return max(1.0, CORE_FLOPS / (2 * 64**3 * products / seconds)) * math.sqrt(crowd)
 
 
-def unmeasured(like: Like, width: float) -> Speed:
+def unmeasured(speed_class: SpeedClass, width: float) -> Speed:
     """The speed of jobs without similar finished ones. `width`: mean channels of the network."""
-    if like[1] == "cuda":
+    if speed_class[1] == "cuda":
         return Speed(ASSUMED["cuda"], 1.0, "assumed")
     slow = slowness()
-    return Speed(NETWORK_FLOPS * min(1.0, width / 64) / slow if like[2] else STEPS_PER_SECOND / slow, slow, "timed")
+    return Speed(NETWORK_FLOPS * min(1.0, width / 64) / slow if speed_class[2] else STEPS_PER_SECOND / slow, slow, "timed")
 
 
 def measured(
-    likes: set[Like], store: Store, states: Mapping[JobRef, JobState], like_of: Callable[[JobSpec, Inputs, str], Like]
-) -> dict[Like, Speed]:
-    """The speeds of jobs, by their similarity, from the records of finished ones.
+    classes: set[SpeedClass], store: Store, states: Mapping[JobRef, JobState], class_of: Callable[[JobSpec, Inputs, str], SpeedClass]
+) -> dict[SpeedClass, Speed]:
+    """The speeds of jobs, by speed class, from the records of finished ones.
 
     A job recorded the work and time of its networks (`work`, `work_seconds`) and its total time. The rest is its fixed part, which is
     compared to its kind's expectation on the reference core. If a job recorded no work, its kind provides it, and the fixed part is
-    subtracted from its time. `like_of` takes a job, the configs of its inputs and the device it ran on. Medians over jobs. At most 200 of a
-    store's jobs are read.
+    subtracted from its time. `class_of` maps a job, the configs of its inputs and the device it ran on to its speed class. Medians over
+    jobs. At most 200 of a store's jobs are read.
     """
-    kinds = {like[0] for like in likes}
+    kinds = {speed_class[0] for speed_class in classes}
     done = [ref for ref, state in states.items() if ref.kind in kinds and state.status == "done"]
-    found: dict[Like, list[tuple[float, float, float]]] = defaultdict(list)
+    found: dict[SpeedClass, list[tuple[float, float, float]]] = defaultdict(list)
     for ref in done[-_MAX_READ:]:
         try:
             result, spec = store.result(ref), store.spec(ref)
             inputs, cost = InputConfigs(spec.inputs, lambda need: store.spec(need).config), KINDS[spec.kind].costs
-            like = like_of(spec, inputs, str(result.recorded.get("device", "cpu")))
+            speed_class = class_of(spec, inputs, str(result.recorded.get("device", "cpu")))
         except (UserError, PermissionError):  # damaged, unreadable or of another version: not used, and the sweep reports it itself
             continue
-        total, expected = _number(result.recorded.get("seconds")), cost.fixed_seconds(spec.config, like[1])
+        total, expected = _number(result.recorded.get("seconds")), cost.fixed_seconds(spec.config, speed_class[1])
         work, seconds = _number(result.info.get("work")), _number(result.info.get("work_seconds"))
         if work > 0 and seconds > 0:
-            found[like].append((work, work / seconds, max(0.0, total - seconds) / expected if total > seconds else 1.0))
-        elif not like[2] and total > 0:
+            found[speed_class].append((work, work / seconds, max(0.0, total - seconds) / expected if total > seconds else 1.0))
+        elif not speed_class[2] and total > 0:
             work = cost.work(spec.config, inputs)
-            found[like].append((work, work / max(total - expected, 0.3 * total), 1.0))
-    return {like: _median(jobs) for like, jobs in found.items() if like in likes}
+            found[speed_class].append((work, work / max(total - expected, 0.3 * total), 1.0))
+    return {speed_class: _median(jobs) for speed_class, jobs in found.items() if speed_class in classes}
 
 
 def _number(value: object) -> float:
