@@ -260,7 +260,7 @@ def swapped_out(file: h5py.File) -> None:
     ("edit", "message"),
     [
         (stored("observations", lambda v: v / 255), "its observations are float64 (48, 40, 3), but metadata.json says uint8 (48, 40, 3)"),
-        (stored("observations", lambda v: np.full(v.shape, np.nan, np.float32)), "its observations are float32 (48, 40, 3), and metadata"),
+        (stored("observations", lambda v: np.full(v.shape, np.nan, np.float32)), "its observations are float32 (48, 40, 3), but metadata"),
         (stored("observations", lambda v: v[:, :24]), "its observations are uint8 (24, 40, 3), but metadata.json says uint8 (48, 40, 3)"),
         (stored("observations", lambda _: 7), "its observations are no array"),
         (stored("actions", at_step_3(2.5)), "its actions are float64 (12,), such as "),
