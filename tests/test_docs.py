@@ -219,11 +219,6 @@ def registered() -> set[str]:
     return of(app) | of(weights_app, "weights ")
 
 
-def test_the_readme_lists_all_commands() -> None:
-    listed = [name for row in rows("README.md", "Command") for name in names(row[0])]
-    assert {re.sub(r" [A-Z\[].*", "", name) for name in listed} == registered()
-
-
 def test_evaluation_md_lists_all_columns_and_baselines(tiny_store: Path) -> None:
     columns = [name for row in rows("docs/evaluation.md", "Column") for name in names(row[0])]
     assert set(columns) == {*COLUMNS, "axis.<name>"}

@@ -22,8 +22,8 @@ ASSUMED = {"cpu": 6e10, "cuda": 3e13}
 """FLOP/s without any measurement, for two laptop cores and a data-centre GPU. Orders of magnitude."""
 CORE_FLOPS = 9e10
 """FLOP/s of one idle CPU core in small matrix products: the reference core on which the numbers below were measured."""
-NETWORK_FLOPS = 3e10
-"""FLOP/s of a network of 64 channels on two of those cores. Narrower ones are slower in proportion: 3e9 at 8 channels, 8e9 at 16."""
+NETWORK_FLOPS = 8e10
+"""FLOP/s of a network of 64 channels on two of those cores. Narrower ones are slower in proportion: 1e10 at 8 channels, 2e10 at 16."""
 START_SECONDS = 8.0
 """Seconds until a worker has begun its first job, on such a core: it imports torch."""
 STEPS_PER_SECOND = 1500.0
