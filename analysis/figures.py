@@ -1,108 +1,84 @@
 """The figures of a study: arrays and DataFrames in, matplotlib figures out.
 
-Legible without colour: variants differ by line style and marker too, and ordered ones by lightness. No pyplot, so nothing global is
-changed and no display is needed.
+Legible without colour: variants differ by line style and marker too, and ordered ones by lightness.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullLocator
-from matplotlib.transforms import Bbox
+from matplotlib.ticker import FixedLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.chart import COPY_LAST, RC, REFERENCE, Chart, fitted, keep, level, shared_legend, side_legend
 from analysis.curves import Curve
-from analysis.media import replacing
+from analysis.looks import LINES, Style, styles
 
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-_CAPTION_LINE, _CAPTION_PAD = 7 * 1.25 / 72, 0.03
-"""Inches: height of a caption's line, and space above and below it."""
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RC: Any = {  # Any: matplotlib types the keys individually since 3.11
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4.5,
-    "pdf.fonttype": 42,
-    "text.parse_math": False,  # a name may contain dollar signs
-}
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one variant looks in every figure."""
-
-    color: Any
-    linestyle: Any
-    marker: str
-
-
-def styles(names: Sequence[str], ordered: bool = False) -> dict[str, Style]:
-    """A style for each name, by its position: Okabe and Ito's colours, or cividis from dark to light if the names are `ordered`."""
-    names = list(dict.fromkeys(names))
-    if ordered:
-        colors = list(matplotlib.colormaps["cividis"](np.linspace(0.0, 0.85, len(names))))
-    else:
-        colors = [*OKABE_ITO] * (1 + len(names) // len(OKABE_ITO))
-    return {name: Style(colors[i], _LINES[i % len(_LINES)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(names)}
+Looks = Mapping[str, Style]
+"""The look of each name in a figure; names without one get one by their place."""
 
 
 def draw_drift(
     curves: Mapping[str, Curve],
     ax: Axes | None = None,
     *,
+    title: str = "",
     unrelated: float | None = None,
     copy_last: ArrayLike | None = None,
     ordered: bool = False,
+    looks: Looks | None = None,
     ylabel: str = "error",
 ) -> Axes:
     """Draws drift, or another error, against t, with a line and band per variant (in the mapping's order).
 
     `unrelated`: the error between unrelated true frames, at which a prediction has lost all information about the trajectory. `copy_last`
-    (t,): the error of repeating the last true frame.
+    (t,): the error of repeating the last true frame, which is left out if a variant of that name shows it. `looks`: by name, otherwise by
+    place.
     """
     if not curves:
         raise ValueError("no curves to draw")
     with matplotlib.rc_context(RC):
-        ax = ax or Figure(figsize=(6.4, 3.2), layout="constrained").add_subplot()
-        for i, (name, style) in enumerate(styles(list(curves), ordered).items()):
-            curve = curves[name]
-            t = np.arange(1, len(curve.mean) + 1)
-            every = max(1, len(t) // 8)
-            offset = (i * every // len(curves)) % len(t)  # markers of different lines lie at different t
-            look = {"color": style.color, "linestyle": style.linestyle, "marker": style.marker}
-            ax.fill_between(t, curve.low, curve.high, color=style.color, alpha=0.15, linewidth=0)
-            ax.plot(t, curve.mean, label=name, markevery=(offset, every), **look)
-        if copy_last is not None:
-            copied = np.asarray(copy_last, dtype=np.float64)
-            ax.plot(np.arange(1, len(copied) + 1), copied, color="0.45", linewidth=1.0, linestyle="-.", label="copy last frame")
+        ax = ax or Chart(figsize=(6.4, 3.2), layout="constrained").add_subplot()
+        for i, (name, style) in enumerate((looks or styles(list(curves), ordered)).items()):
+            if name in curves:
+                draw_curve(ax, title, name, curves[name], style, i / len(curves))
+        if copy_last is not None and COPY_LAST not in curves:
+            draw_reference(ax, title, COPY_LAST, copy_last, "-.")
         if unrelated is not None:
-            ax.axhline(unrelated, color="0.45", linewidth=1.0, linestyle=":", label="unrelated true frames")
-        ax.set(xlabel="imagined frame t", ylabel=ylabel)
-        ax.set_ylim(bottom=0.0, auto=None)  # a shared axis still grows with later panels
+            level(ax, title, unrelated, "unrelated true frames")
+        ax.set(xlabel="imagined frame t", ylabel=fitted(ylabel, 3.0), title=fitted(title, 6.0))
+        ax.set_ylim(bottom=0.0, auto=None)  # a shared axis goes on growing with the panels to come
         ax.margins(x=0.01)
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3.0)
+        side_legend(ax)
     return ax
+
+
+def draw_curve(
+    ax: Axes, panel: str, name: str, curve: Curve, style: Style, shift: float = 0.0, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> None:
+    """A curve against t with its band, kept for the figure's numbers. Bands end at `limits`.
+
+    `shift` in [0, 1) moves its markers, so that those of different lines stand at different t.
+    """
+    t = np.arange(1, len(curve.mean) + 1)
+    every = max(1, len(t) // 8)
+    low, high = curve.low.clip(*limits), curve.high.clip(*limits)
+    ax.fill_between(t, low, high, color=style.color, alpha=0.15, linewidth=0)
+    ax.plot(t, curve.mean, label=style.label(name), markevery=(int(shift * every) % len(t), every), **style.line)
+    keep(ax, panel, name, t=t, value=curve.mean, low=low, high=high)
+
+
+def draw_reference(ax: Axes, panel: str, name: str, values: ArrayLike, linestyle: str) -> None:
+    """Values against t that the curves are compared with, in grey."""
+    array = np.asarray(values, dtype=np.float64)
+    t = np.arange(1, len(array) + 1)
+    ax.plot(t, array, color=REFERENCE, linewidth=1.0, linestyle=linestyle, label=name)
+    keep(ax, panel, name, t=t, value=array)
 
 
 @dataclass(frozen=True)
@@ -113,22 +89,25 @@ class DriftPanel:
     curves: Mapping[str, Curve]
     unrelated: float | None = None
     copy_last: ArrayLike | None = None
+    looks: Looks | None = None
 
 
-def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False, ylabel: str = "error") -> Figure:
+def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False, ylabel: str = "error") -> Chart:
     """Drift or another error against t, with one panel for each arm of the study, all on one scale."""
     if not panels:
         raise ValueError("no panels to draw")
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(6.4 * columns, 3.0 * rows + 0.3), layout="constrained")
+        figure = Chart(figsize=(6.4 * columns, 3.0 * rows + 0.3), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
         for panel, ax in zip(panels, axes, strict=False):
-            draw_drift(panel.curves, ax, unrelated=panel.unrelated, copy_last=panel.copy_last, ordered=ordered, ylabel=ylabel)
-            ax.set_title(panel.title)
+            draw_drift(
+                panel.curves, ax, title=panel.title, unrelated=panel.unrelated, copy_last=panel.copy_last, ordered=ordered,
+                looks=panel.looks, ylabel=ylabel,
+            )  # fmt: skip
         for ax in axes[len(panels) :]:
-            ax.set_visible(False)
+            ax.remove()
     return figure
 
 
@@ -138,67 +117,84 @@ def quality_figure(
     ordered: bool = False,
     labels: Mapping[str, str] | None = None,
     baselines: Mapping[str, float] | None = None,
-    baseline: str = "copy last frame",
-    xlabel: str = "NFE per frame",
+    baseline: str = COPY_LAST,
+    xlabel: str = "denoiser calls per frame (NFE)",
     shared_scale: bool = False,
-) -> Figure:
+    looks: Looks | None = None,
+) -> Chart:
     """Quality against the number of denoiser calls per frame, with one panel for each metric and one line for each group. Several seeds
     give intervals.
 
     `points` has columns metric, group, nfe (at least 1; another quantity if `xlabel` says so), mean, low, high, as `curves.mean_points`
-    returns them. `labels` has titles of panels other than the metric's name. `shared_scale` gives all panels one y axis, for panels of one
-    quantity. `baselines` has, by metric, the score of `baseline`: a horizontal line that puts differences into proportion.
+    returns them. Every point stands on a tick. With `looks` it also has a column variant, whose look each point has. `labels` has titles
+    of panels other than the metric's name. `shared_scale` gives all panels one y axis, for panels of one quantity. `baselines` has, by
+    metric, the score of `baseline`: a horizontal line that puts differences into proportion.
     """
     if points.empty or (points["nfe"] < 1).any():
         raise ValueError("quality against NFE needs points, each with an NFE of at least 1")
-    metrics, groups = list(points["metric"].unique()), list(points["group"].unique())
+    metrics, groups = list(points["metric"].unique()), [str(group) for group in points["group"].unique()]
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
-    calls = sorted(points["nfe"].unique())
-    step = 0.08 if points["low"].notna().any() else 0.0  # octaves by which intervals of different groups are shifted
-    looks = styles([str(g) for g in groups], ordered)
+    by_group = styles(groups, ordered)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.5), layout="constrained")
+        figure = Chart(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.5), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False, sharey=shared_scale)
         for ax, metric in zip(panels.flat, metrics, strict=False):
+            title = (labels or {}).get(metric, metric)
+            of_metric = points[points["metric"] == metric].assign(group=lambda table: table["group"].astype(str))
             for i, group in enumerate(groups):
-                of_group = points[(points["metric"] == metric) & (points["group"] == group)].sort_values("nfe")
-                dodge = 2.0 ** (step * (i - (len(groups) - 1) / 2))
-                _draw_line(ax, of_group, dodge, str(group), looks[str(group)])
+                of_group = of_metric[of_metric["group"] == group].sort_values("nfe")
+                own = [looks[str(variant)] for variant in of_group["variant"]] if looks else [by_group[group]] * len(of_group)
+                if own:
+                    _draw_group(ax, title, group, of_group, own, i)
             if np.isfinite((baselines or {}).get(metric, np.nan)):
-                ax.axhline((baselines or {})[metric], color="0.45", linewidth=1.0, linestyle="-.", label=baseline)
+                level(ax, title, (baselines or {})[metric], baseline, "-.")
             ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_locator(FixedLocator(_apart(calls)))
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.set(title=(labels or {}).get(metric, metric), xlabel=xlabel)
+            number_ticks(ax, sorted(points["nfe"].unique()))
+            ax.set(title=fitted(title, figure.get_figwidth() / columns), xlabel=fitted(xlabel, figure.get_figwidth() / columns))
         for ax in panels.flat[len(metrics) :]:
             ax.remove()
-        handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        if len(handles) > 1:
-            figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+        shared_legend(figure, fewest=2)
     return figure
 
 
-def _apart(calls: Sequence[float]) -> list[float]:
-    """The ascending `calls` that have room for a tick label on a log axis."""
-    kept = [calls[0]]
-    for n in calls:
-        if np.log2(n / kept[-1]) > np.log2(calls[-1] / calls[0]) / 10:
-            kept.append(n)
-    return kept
+def _draw_group(ax: Axes, panel: str, group: str, points: pd.DataFrame, looks: Sequence[Style], place: int) -> None:
+    """A line through the points of a group, each with its own look, and their intervals. Caps of later groups are wider, so that intervals
+    at one place can be told apart."""
+    x, mean = points["nfe"].to_numpy(np.float64), points["mean"].to_numpy(np.float64)
+    low, high = (points[name].to_numpy(np.float64) for name in ("low", "high"))
+    middle, different = looks[len(looks) // 2], dict.fromkeys(looks)
+    if len(different) == 1:
+        ax.plot(x, mean, label=middle.label(group), **middle.line)
+    else:
+        ax.plot(x, mean, color=middle.color, linestyle=LINES[place % len(LINES)], label=group)
+    for look in different:
+        own = np.array([look == other for other in looks])
+        if len(different) > 1:
+            ax.plot(x[own], mean[own], **look.point, linestyle="none", label="baseline of the study" if look.baseline else None)
+        own &= np.isfinite(low) & np.isfinite(high)
+        reach = np.stack([mean[own] - low[own], high[own] - mean[own]])
+        cap = 2.0 + 1.5 * (place % 5)
+        ax.errorbar(x[own], mean[own], yerr=reach, fmt="none", ecolor=look.color, elinewidth=1.0, capsize=cap)
+    keep(ax, panel, group, x=x, value=mean, low=low, high=high)
 
 
-def _draw_line(ax: Axes, points: pd.DataFrame, dodge: float, label: str, style: Style) -> None:
-    if points.empty:
-        return
-    known = points[points["low"].notna() & points["high"].notna()]
-    reach = np.stack([known["mean"] - known["low"], known["high"] - known["mean"]])
-    ax.errorbar(known["nfe"] * dodge, known["mean"], yerr=reach, fmt="none", ecolor=style.color, elinewidth=1.0, capsize=2.0)
-    ax.plot(points["nfe"] * dodge, points["mean"], color=style.color, linestyle=style.linestyle, marker=style.marker, label=label)
+def number_ticks(ax: Axes, values: Sequence[float], always: Sequence[float] = (), room: float = 0.1) -> None:
+    """A tick at each of these ascending numbers of a logarithmic x axis, with a label where there is room for one and at `always`.
+
+    `room` is the share of the axis that two labels are apart at least.
+    """
+    shown = [value for value in values if value in always]
+    for value in values:
+        if all(abs(np.log(value / other)) > room * np.log(values[-1] / values[0]) for other in shown):
+            shown.append(value)
+    ax.xaxis.set_major_locator(FixedLocator(sorted(shown)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(FixedLocator([value for value in values if value not in shown]))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def trajectory_figure(true: NDArray[np.uint8], imagined: Mapping[str, NDArray[np.uint8]], times: Sequence[int]) -> Figure:
+def trajectory_figure(true: NDArray[np.uint8], imagined: Mapping[str, NDArray[np.uint8]], times: Sequence[int]) -> Chart:
     """Frames of one trajectory: the true ones on top, then one row for each variant. Each t in `times` is a column (1 is the first imagined
     frame).
 
@@ -212,91 +208,17 @@ def trajectory_figure(true: NDArray[np.uint8], imagined: Mapping[str, NDArray[np
     names = ["true", *imagined]
     with matplotlib.rc_context({**RC, "axes.grid": False}):
         close = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0.0, hspace=0.0)
-        figure = Figure(figsize=(0.9 * len(times) + 1.1, 0.9 * len(names) + 0.5), layout=close)
+        figure = Chart(figsize=(0.9 * len(times) + 1.1, 0.9 * len(names) + 0.5), layout=close)
         panels = figure.subplots(len(names), len(times), squeeze=False)
-        for row, frames in zip(panels, [true, *imagined.values()], strict=True):
+        for name, row, frames in zip(names, panels, [true, *imagined.values()], strict=True):
             for ax, t in zip(row, times, strict=True):
                 ax.imshow(frames[t - 1], interpolation="nearest")
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
+                figure.keep_pixels("", name, t, frames[t - 1])
         for ax, t in zip(panels[0], times, strict=True):
             ax.set_title(f"t = {t}", fontsize=8)
         for ax, name in zip(panels[:, 0], names, strict=True):
-            ax.set_ylabel("\n".join(textwrap.wrap(name, 16)), rotation=0, ha="right", va="center", fontsize=8)
+            lines = [part for line in name.split("\n") for part in textwrap.wrap(line, 16)]
+            ax.set_ylabel("\n".join(lines), rotation=0, ha="right", va="center", fontsize=8)
     return figure
-
-
-DPI = 200
-"""Dots per inch of the PNG files."""
-
-
-def caption_height(figure: Figure, caption: str) -> float:
-    """Inches at the bottom of a figure that `annotate` gives to a caption; 0 without one."""
-    return len(_caption_lines(figure, caption)) * _CAPTION_LINE + 2 * _CAPTION_PAD if caption else 0.0
-
-
-def _caption_lines(figure: Figure, caption: str) -> list[str]:
-    return textwrap.wrap(caption, int(figure.get_size_inches()[0] * 18))
-
-
-def annotate(figure: Figure, caption: str = "", watermark: str = "") -> Figure:
-    """Put a caption in small print below the figure, and a pale watermark across its panels (scales that show no finding)."""
-    width, height = figure.get_size_inches()
-    if caption:  # text, and not supxlabel, which would take the place of an existing one
-        lines = _caption_lines(figure, caption)
-        strip = caption_height(figure, caption) / height
-        own = next((text for text in figure.texts if text.get_text() and text.get_text() == figure.get_supxlabel()), None)
-        above = strip
-        if own is not None:  # by default it keeps to the edge of the figure
-            size = float(own.get_fontsize())
-            figure.supxlabel(own.get_text(), y=strip, va="bottom", fontsize=size)
-            above += (size * 1.5 / 72) / height
-        engine = figure.get_layout_engine()
-        if isinstance(engine, ConstrainedLayoutEngine):
-            engine.set(rect=(0.0, above, 1.0, 1.0 - above))
-        figure.text(0.01, _CAPTION_PAD / height, "\n".join(lines), ha="left", va="bottom", fontsize=7, linespacing=1.2, color="0.35")
-    if watermark:
-        figure.draw_without_rendering()  # positions the panels, so that the watermark avoids legends and labels
-        panels = Bbox.union([ax.get_position() for ax in figure.axes])
-        angle = min(20.0, 0.4 * float(np.degrees(np.arctan2(panels.height * height, panels.width * width))))
-        figure.text(
-            (panels.x0 + panels.x1) / 2,
-            (panels.y0 + panels.y1) / 2,
-            watermark,
-            rotation=angle,
-            fontsize=min(24.0, panels.width * width * 72 / (0.6 * len(watermark))),
-            color="0.3",
-            alpha=0.35,
-            path_effects=[withStroke(linewidth=2.0, foreground="white", alpha=0.35)],  # legible on dark frames too
-            ha="center",
-            va="center",
-            zorder=1000,
-        )
-    return figure
-
-
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `figure` to stem.png (DPI) and stem.pdf, each whole or not at all. Returns their paths."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
-    for path in paths:
-        with replacing(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(temporary, dpi=DPI, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
-    return paths
-
-
-def panel_grid(number: int, ylabel: str) -> tuple[Figure, list[Axes]]:
-    """A figure of that many panels in rows of at most three, with one shared y axis. Call it, and draw, under RC."""
-    columns = min(3, number)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(max(2.5 * columns, 4.2), 2.3 * rows + 0.6), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-    for ax in axes[number:]:
-        ax.remove()
-    axes[0].set_ylabel(ylabel)
-    return figure, axes[:number]
-
-
-def shared_legend(figure: Figure) -> None:
-    """One legend above all panels, with each label once."""
-    handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False)

@@ -1,48 +1,54 @@
 """Scores of modes against denoiser calls, and shares of samples near a mode against the threshold: numbers in, figures out."""
 
-import textwrap
 from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures import RC, panel_grid, quality_figure, shared_legend, styles
+from analysis.chart import RC, Chart, fitted, keep, level, panel_grid, shared_legend
+from analysis.figures import Looks, quality_figure
+from analysis.looks import styles
 
 LARGEST_THRESHOLD = 0.5
 """In units of the distance between the modes: half way from one to the other."""
 
 
-def modes_figure(points: pd.DataFrame, *, labels: Mapping[str, str], truth: Mapping[str, float]) -> Figure:
+def modes_figure(points: pd.DataFrame, *, labels: Mapping[str, str], truth: Mapping[str, float], looks: Looks | None = None) -> Chart:
     """Scores of `analysis.modes`, drawn by `figures.quality_figure`. `truth`: by metric, the score of as many samples from the true
     distribution, drawn as a horizontal line. Raises ValueError without points."""
-    titles = {metric: "\n".join(textwrap.wrap(labels.get(metric, metric), 28)) for metric in points["metric"].unique()}
-    return quality_figure(points, labels=titles, baselines=truth, baseline="true distribution")
+    return quality_figure(points, labels=labels, baselines=truth, baseline="true distribution", looks=looks)
 
 
 def threshold_figure(
-    thresholds: NDArray[np.float64], panels: Mapping[str, Mapping[str, NDArray[np.float64]]], blur: float | None = None
-) -> Figure:
+    thresholds: NDArray[np.float64],
+    panels: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    blur: float | None = None,
+    looks: Mapping[str, Looks] | None = None,
+) -> Chart:
     """Share of samples within a threshold of the nearest mode, against the threshold: one panel per arm and one line per variant.
 
     `thresholds` (t,): in units of the distance between the modes. `panels`: by title, shares (t,) by label. The true distribution is a
     horizontal line at 1. `blur`: the threshold from which the mean of the distribution counts as near a mode, drawn as a vertical line.
-    Raises ValueError without panels.
+    `looks`: by title and label, otherwise by place. Raises ValueError without panels.
     """
     if not panels:
         raise ValueError("no panels to draw")
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
-    looks = styles(labels, ordered=True)
+    by_place = styles(labels, ordered=True)
     with matplotlib.rc_context(RC):
         figure, axes = panel_grid(len(panels), "share within d of a mode")
         for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-            for label, shares in lines.items():
-                ax.plot(thresholds, shares, color=looks[label].color, linestyle=looks[label].linestyle, label=label)
-            ax.axhline(1.0, color="0.45", linewidth=1.0, linestyle="-.", label="true distribution")
+            for i, (label, shares) in enumerate(lines.items()):
+                look = (looks[title] if looks else by_place)[label]
+                every = max(1, len(shares) // 8)
+                ax.plot(thresholds, shares, label=look.label(label), markevery=(i * every // len(lines), every), **look.line)
+                keep(ax, title, label, threshold=thresholds, value=shares)
+            level(ax, title, 1.0, "true distribution", "-.")
             if blur is not None:
                 ax.axvline(blur, color="0.7", linewidth=0.8)
-            ax.set(title="\n".join(textwrap.wrap(title, 28)), xlabel="threshold d", ylim=(-0.02, 1.05))
+                keep(ax, title, "mean of the distribution", threshold=blur)
+            ax.set(title=fitted(title, 2.5), xlabel="threshold d", ylim=(-0.02, 1.05))
         shared_legend(figure)
     return figure

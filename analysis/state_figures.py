@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.chart import COPY_LAST, RC, Chart, fitted, shared_legend
 from analysis.curves import Curve, mean_curve
-from analysis.figures import RC, styles
+from analysis.figures import Looks, draw_curve, draw_reference
+from analysis.looks import styles
 
 
 def known_mean_curve(values: ArrayLike, episodes: ArrayLike | None = None) -> Curve:
@@ -54,44 +55,34 @@ class StatePanel:
     """(t,): the error of repeating the last true frame."""
     floor: ArrayLike | None = None
     """(t,): the probe's own error on the true frames."""
-    most: float | None = None
+    most: float = np.inf
     """The maximum of the error. Bands are clipped there, and at 0."""
+    looks: Looks | None = None
 
 
-def state_figure(rows: Sequence[Sequence[StatePanel]], *, ordered: bool = False) -> Figure:
+def state_figure(rows: Sequence[Sequence[StatePanel]], *, ordered: bool = False) -> Chart:
     """A grid of panels. Those of a row share the y axis, which begins at 0. Raises ValueError without panels, or for rows of unequal
     length."""
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError("rows of panels, all of one length, are needed")
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(max(3.1 * len(rows[0]), 4.6), 2.2 * len(rows) + 0.7), layout="constrained")
+        figure = Chart(figsize=(max(3.1 * len(rows[0]), 4.6), 2.2 * len(rows) + 0.7), layout="constrained")
         axes = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharey="row", sharex=True)
         for panels, row in zip(rows, axes, strict=True):
             for panel, ax in zip(panels, row, strict=True):
-                for i, (name, style) in enumerate(styles(list(panel.curves), ordered).items()):
-                    curve = panel.curves[name]
-                    t = np.arange(1, len(curve.mean) + 1)
-                    every = max(1, len(t) // 8)
-                    look = {"color": style.color, "linestyle": style.linestyle, "marker": style.marker}
-                    ax.fill_between(
-                        t, curve.low.clip(0.0, panel.most), curve.high.clip(0.0, panel.most), color=style.color, alpha=0.15, linewidth=0
-                    )
-                    ax.plot(t, curve.mean, label=name, markevery=((i * every // len(panel.curves)) % len(t), every), **look)
-                for values, line, words in (
-                    (panel.copy_last, "-.", "copy last frame"),
-                    (panel.floor, ":", "probe on the true frames (floor)"),
-                ):
-                    if values is not None:
-                        level = np.asarray(values, dtype=np.float64)
-                        ax.plot(np.arange(1, len(level) + 1), level, color="0.45", linewidth=1.2, linestyle=line, label=words)
-                ax.set_title(panel.title)
+                title = f"{panel.title}, {panel.label}"
+                for i, (name, style) in enumerate((panel.looks or styles(list(panel.curves), ordered)).items()):
+                    if name in panel.curves:
+                        draw_curve(ax, title, name, panel.curves[name], style, i / len(panel.curves), (0.0, panel.most))
+                if panel.copy_last is not None and COPY_LAST not in panel.curves:
+                    draw_reference(ax, title, COPY_LAST, panel.copy_last, "-.")
+                if panel.floor is not None:
+                    draw_reference(ax, title, "probe on the true frames (floor)", panel.floor, ":")
+                ax.set_title(fitted(panel.title, 2.8))
                 ax.margins(x=0.01)
             row[0].set_ylabel(panels[0].label)
             row[0].set_ylim(bottom=0.0)
         for ax in axes[-1]:
             ax.set_xlabel("imagined frame t")
-        handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(
-            list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)), frameon=False, handlelength=3.0
-        )
+        shared_legend(figure)
     return figure

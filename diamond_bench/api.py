@@ -145,6 +145,7 @@ def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, sa
         raise UserError(f"{name} cannot be drawn: {error}") from None
     if drawn is None:
         raise UserError(f"{name}: the finished jobs of {plan.study} hold nothing to draw it from")
+    drawn.finish()
     figure: Figure = drawn.figure
     return figure
 
@@ -158,21 +159,21 @@ def _figures(plan: SavedPlan, store: Store) -> dict[str, Any]:
     return {found.stem: found for found in study_figures(plan, store, table, stored.keys(), mixtures(table))}
 
 
-def report(study: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> list[Path]:
+def report(study: str, *overrides: str, captions: bool = False, output_dir: Folder = None, say: Say = print) -> list[Path]:
     """Writes a study's report (docs/report.md) where it is not up to date. Returns its files, index.html first.
 
-    Arguments and errors as in `find_study`.
+    `captions`: the files of figures have their captions in them. Other arguments and errors as in `find_study`.
     """
     from diamond_bench.report import write_report
 
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
-    return write_report(plan, store, say)
+    return write_report(plan, store, say, captions)
 
 
-def report_together(*studies: Sequence[str], output_dir: Folder = None, say: Say = print) -> list[Path]:
+def report_together(*studies: Sequence[str], captions: bool = False, output_dir: Folder = None, say: Say = print) -> list[Path]:
     """Writes one page on several studies, side by side (docs/report.md), and returns its files, index.html first.
 
-    Each study is its name and its overrides, such as ["sampling_steps", "scale=smoke", "data=random"]. Raises UserError for fewer than two
+    Each study is its name and its overrides, such as ["sampling_steps", "scale=smoke", "data=random"]. `captions` as in `report`. Raises UserError for fewer than two
     studies, one that is named twice, and one without a finished evaluation.
     """
     from diamond_bench.report.write_together import report_together
@@ -183,7 +184,7 @@ def report_together(*studies: Sequence[str], output_dir: Folder = None, say: Say
     roots = list(dict.fromkeys(str(store.root) for _, store in found))
     if len(roots) > 1:
         raise UserError(f"the studies lie in different stores ({', '.join(roots)}); copy them into one with `diamond-bench merge`")
-    return report_together([plan for plan, _ in found], found[0][1], say)
+    return report_together([plan for plan, _ in found], found[0][1], say, captions)
 
 
 # World models, agents and imagination

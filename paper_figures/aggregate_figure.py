@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
+from diamond_bench.report.drawing import Drawn
 from paper_figures.attained import BASIS, attained_words, range_of_levels
 from paper_figures.columns import Column, no_findings, notes_between
-from paper_figures.methods import LOOKS
-from paper_figures.parts import SEED, Output
+from paper_figures.looks import looks_of
+from paper_figures.parts import SEED, Inputs, Output
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
 
 if TYPE_CHECKING:
@@ -21,14 +22,13 @@ _OF_MEANS = ("mean", "median")
 """Aggregates whose value is the same for means of games as for runs."""
 
 
-def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: bool = False) -> Output:
+def aggregate_figure(inputs: Inputs, columns: Sequence[Column], names: Sequence[str], printed: bool = False) -> Output:
     """One panel per aggregate and one row per method. Intervals are 95% stratified bootstrap over runs.
 
     Methods of which only means are known get points without intervals for mean and median, which equal those of runs, and no IQM or gap of
     runs. `printed` adds the paper's own number as a hollow diamond if it differs, or is the only one.
     """
     from analysis.aggregates import REPLICATES, intervals, point_estimates
-    from analysis.figures import annotate
     from analysis.score_figures import Interval, IntervalPanel, interval_figure
     from analysis.scores import ScoreError, general_footnotes
 
@@ -88,10 +88,10 @@ def aggregate_figure(columns: Sequence[Column], names: Sequence[str], printed: b
         raise UserError("no method has scores of all 26 games")
     levels = range_of_levels(matrices, names)
     bars = f"Bars: 95% stratified bootstrap intervals over runs, where runs are published{f' ({levels})' if levels else ''}."
-    caption = f"{bars} Footnotes stand with the table of this figure."
-    figure = annotate(interval_figure(drawn, [c.drawn for c in shown], PRINTED if printed else "", LOOKS), caption + no_findings(shown))
+    caption = f"{bars}"
+    figure = interval_figure(drawn, [c.drawn for c in shown], PRINTED if printed else "", looks_of(shown, inputs))
     sources = tuple(dict(source) for column in columns for source in column.sources)
-    return Output(table=table, figures={"": figure}, sources=sources)
+    return Output(table=table, figures={"": Drawn(figure, caption + no_findings(shown))}, sources=sources)
 
 
 def _has_printed(name: str, printed: bool) -> bool:

@@ -17,7 +17,7 @@ from paper_figures.index import Entry, as_json, as_markdown, read_index
 from paper_figures.inputs import load_inputs
 from paper_figures.parts import Output
 from paper_figures.registry import ARTIFACTS, refuse_training_episodes, wanted
-from paper_figures.tables import markdown_escape, to_csv, to_latex, to_markdown
+from paper_figures.tables import markdown_escape, sentence, to_csv, to_latex, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,13 +34,14 @@ def build_paper(
     say: Callable[[str], None],
     progress: Progress,
     methods: Sequence[str] = (),
+    captions: bool = False,
 ) -> list[Path]:
     """Makes tables and figures of the paper in `out`. Returns the files of the artifacts, then all.tex and the index.
 
     `artifacts` are names of the registry; `all`, or none, means every one. `results` are swept studies (STUDY or STUDY:SCALE) whose
     finished jobs are shown next to the published numbers. `scores` is a CSV file with a user's own methods. `methods` are published methods
-    that the paper lacks. `progress` is called with (done, total, what comes next). Artifacts that an earlier call left in `out` stay, also
-    in all.tex and the index.
+    that the paper lacks. `captions` writes captions into the PNG and PDF files instead of NAME.md and NAME.tex. `progress` is called with
+    (done, total, what comes next). Artifacts that an earlier call left in `out` stay, also in all.tex and the index.
 
     Raises UserError, with nothing written, for an unknown artifact or method, scores of training episodes in a ranking, a study that is
     unknown or was never swept, a damaged file, malformed scores, or a folder that cannot be written.
@@ -52,13 +53,13 @@ def build_paper(
     refuse_training_episodes(names, inputs.curves)
     for flag in () if inputs.scores is None else inputs.scores.flags:
         say(f"--scores {scores}: {flag}")
-    command = _command(artifacts, results, scores, methods)
+    command = _command(artifacts, results, scores, methods, captions)
     contents: dict[str, bytes] = {}
     stale: set[str] = set()
     for done, name in enumerate(names):
         progress(done, len(names), ARTIFACTS[name].title)
         output = ARTIFACTS[name].make(inputs)
-        files = _files(name, output)
+        files = _files(name, output, captions)
         stale |= set(entries.get(name, {"files": []})["files"])
         entries[name] = _entry(name, output, command, list(files))
         contents |= files
@@ -80,50 +81,53 @@ def _require_writable(out: Path) -> None:
         raise UserError(f"--out {out}: {str(error).partition(':')[0]}; choose another folder") from None
 
 
-def _command(artifacts: Sequence[str], results: Sequence[str], scores: Path | None, methods: Sequence[str]) -> str:
+def _command(artifacts: Sequence[str], results: Sequence[str], scores: Path | None, methods: Sequence[str], captions: bool) -> str:
     asked = [word for study in results for word in ("--results", study)] + ([] if scores is None else ["--scores", str(scores)])
-    asked += [word for method in methods for word in ("--method", method)]
+    asked += [word for method in methods for word in ("--method", method)] + (["--captions"] if captions else [])
     return shlex.join(["diamond-bench", "paper", *(artifacts or ["all"]), *asked])
 
 
-def _files(name: str, output: Output) -> dict[str, bytes]:
+def _files(name: str, output: Output, captions: bool) -> dict[str, bytes]:
     """The files of one artifact, by name."""
     if output.empty:
         return {}
     title = ARTIFACTS[name].title
     files: dict[str, bytes] = {}
-    stems = [f"{name}-{suffix}" if suffix else name for suffix in output.figures]
-    for stem, figure in zip(stems, output.figures.values(), strict=True):
-        files |= {f"{stem}.{kind}": rendered(figure, kind) for kind in ("png", "pdf")}
+    drawn = {f"{name}-{suffix}" if suffix else name: figure for suffix, figure in output.figures.items()}
+    for stem, one in drawn.items():
+        one.finish(captions)
+        files |= {f"{stem}.{kind}": rendered(one.figure, kind) for kind in ("png", "pdf")}
+        files[f"{stem}-plotted.csv"] = csv_text(one.figure.numbers(), lineterminator="\n").encode()
     if output.table is not None:
         files[f"{name}.csv"] = to_csv(output.table)
     elif output.data is not None:
         files[f"{name}.csv"] = csv_text(output.data, float_format="%.12g", lineterminator="\n").encode()
-    pictures = "\n".join(f"![{title}]({stem}.png)\n" for stem in stems)
+    below = {stem: "" if captions else sentence(one.caption) for stem, one in drawn.items()}
+    pictures = "\n".join(f"![{title}]({stem}.png)\n" + (f"\n{markdown_escape(text)}\n" if text else "") for stem, text in below.items())
     table = "" if output.table is None else to_markdown(output.table)
     notes = "".join(f"- {markdown_escape(note)}\n" for note in output.footnotes)
     files[f"{name}.md"] = "\n".join(part for part in (f"# {markdown_escape(title)}\n", pictures, table, notes) if part).encode()
     needs = f"% {title}. Needs booktabs and graphicx.\n"
-    drawn = "\n".join(
-        latex.picture(f"{stem}.pdf", float(figure.get_figwidth())) for stem, figure in zip(stems, output.figures.values(), strict=True)
+    shown = "\n".join(
+        latex.picture(f"{stem}.pdf", float(one.figure.get_figwidth()), latex.escape(below[stem])) for stem, one in drawn.items()
     )
     tabular = "" if output.table is None else to_latex(output.table)
-    files[f"{name}.tex"] = (needs + drawn + tabular + latex.notes([latex.escape(note) for note in output.footnotes])).encode()
+    files[f"{name}.tex"] = (needs + shown + tabular + latex.notes([latex.escape(note) for note in output.footnotes])).encode()
     return files
 
 
 def rendered(figure: "Figure", kind: str) -> bytes:
-    """A figure as png (200 dpi) or pdf; the same figure gives the same bytes, whenever it is drawn."""
-    import matplotlib
+    """The bytes of a figure as png or pdf, see `analysis.chart.write_figure`."""
+    from analysis.chart import write_figure
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42, "text.parse_math": False}):
-        figure.savefig(buffer, format=kind, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None)
+    write_figure(figure, buffer, kind)
     return buffer.getvalue()
 
 
 def _entry(name: str, output: Output, command: str, files: list[str]) -> Entry:
-    footnotes = [*([] if output.table is None else output.table.all_notes()), *output.footnotes]
+    captions = [f"{suffix or name}: {sentence(one.caption)}" for suffix, one in output.figures.items()]
+    footnotes = [*captions, *([] if output.table is None else output.table.all_notes()), *output.footnotes]
     entry: dict[str, Any] = {
         "title": ARTIFACTS[name].title,
         "command": command,

@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.report.drawing import scale_warning
 from diamond_bench.results.table import conditions
 from paper_figures.methods import Method
-from paper_figures.parts import Inputs, StudyResults, published_source, study_source, watermark
+from paper_figures.parts import Inputs, StudyResults, published_source, study_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +42,8 @@ class Column:
 
     @property
     def drawn(self) -> str:
-        """Its label in a figure with published methods, which no watermark may cover."""
-        return self.one_line + (": no finding" if self.scale and watermark(self.scale) else "")
+        """Its label in a figure with published methods, above which no band stands."""
+        return self.one_line + (": no finding" if self.scale and scale_warning(self.scale) else "")
 
     @property
     def competes(self) -> bool:
@@ -137,9 +138,14 @@ def _of_study(study: StudyResults) -> Iterator[Column]:
             notes += [f"{study.label(variant)}: {record}." for record in dict.fromkeys(records)]
         notes += [f"{study.label(variant)}: {outcome}." for outcome in _outcomes(study, known["job"])]
         frame = None if scores.empty else with_hns(scores)
-        label = f"{study.plan.study}\n{variant}\n(scale {study.plan.scale})"
+        label = variant_label(study, str(variant))
         origin = (study_source(study, list(of_variant["job"])),)
         yield Column(label, cells, frame, tuple(notes), origin, study=study, variant=str(variant))
+
+
+def variant_label(study: StudyResults, variant: str) -> str:
+    """The head of a variant's column."""
+    return f"{study.plan.study}\n{variant}\n(scale {study.plan.scale})"
 
 
 def _outcomes(study: StudyResults, jobs: Iterable[str]) -> Iterator[str]:
@@ -180,8 +186,8 @@ def notes_between(
 
 def no_findings(columns: Sequence[Column]) -> str:
     """For the caption of a figure that shows these columns together with published ones: which of them show no finding. Empty if all do."""
-    scales = dict.fromkeys(column.scale for column in columns if column.scale and watermark(column.scale))
-    return f" Scale {', '.join(scales)}: shows the plumbing, not a finding." if scales else ""
+    warnings = dict.fromkeys(warning for column in columns if column.scale and (warning := scale_warning(column.scale)))
+    return "".join(f" {warning}." for warning in warnings)
 
 
 def _means(rows: "pd.DataFrame", column: str) -> dict[str, float]:

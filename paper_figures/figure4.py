@@ -1,14 +1,11 @@
 """Figure 4: frames imagined with one denoising step and with several. In Boxing the opponent blurs."""
 
 import shlex
-from typing import TYPE_CHECKING
 
+from diamond_bench.report.drawing import Drawn, scale_warning
 from diamond_bench.report.figures import frame_times
 from paper_figures.imagined import Group, frames, jobs, remarks, singles
-from paper_figures.parts import Inputs, Lack, Output, slug, study_source, watermark
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from paper_figures.parts import Inputs, Lack, Output, slug, study_source
 
 GAME = "Boxing"
 _COLUMNS = 9
@@ -23,9 +20,9 @@ def _with_boxing(group: Group) -> str:
 
 def make(inputs: Inputs) -> Output:
     """One figure per study: of Boxing if it is finished, else of another game, with a note."""
-    from analysis.figures import annotate, trajectory_figure
+    from analysis.figures import trajectory_figure
 
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Drawn] = {}
     shown, notes, lacks = list[Group](), list[str](), list[Lack]()
     found: dict[str, list[Group]] = {}
     for group in singles(inputs):
@@ -46,9 +43,8 @@ def make(inputs: Inputs) -> Output:
         caption = f"{group.caption}{other}; one held-out trajectory, the same start and actions in every row; seed {seed}"
         figure = trajectory_figure(true, imagined[title], frame_times(len(true), _COLUMNS))
         name = slug(group.slug, taken=figures)
-        figures[name] = annotate(figure, caption, watermark(group.study.plan.scale))
+        figures[name] = Drawn(figure, caption, scale_warning(group.study.plan.scale))
         shown.append(group)
-        notes.append(f"{name}: {caption}.")
         if other:
             lacks.append(Lack(f"{GAME}: {group.study.name} has no finished trajectories of it", _with_boxing(group)))
     if not shown:

@@ -1,8 +1,10 @@
 """Figure 7: performance profiles, the share of runs and games above each human-normalised score."""
 
+from diamond_bench.report.drawing import Drawn
 from paper_figures.attained import NOT_SIMULATED
 from paper_figures.columns import Column, no_findings, notes_between, of_runs, own
-from paper_figures.methods import LOOKS, WORLD_MODELS
+from paper_figures.looks import looks_of
+from paper_figures.methods import WORLD_MODELS
 from paper_figures.parts import SEED, Inputs, Output
 from paper_figures.tables import sentence
 
@@ -15,7 +17,6 @@ def make(inputs: Inputs) -> Output:
     import pandas as pd
 
     from analysis.aggregates import REPLICATES, Profile, performance_profile, profile_shares
-    from analysis.figures import annotate
     from analysis.score_figures import profile_figure
     from analysis.scores import ScoreError, general_footnotes
 
@@ -44,8 +45,8 @@ def make(inputs: Inputs) -> Output:
     basis = f"Bands: pointwise 95%, stratified bootstrap over runs, {REPLICATES} replicates, seed {SEED}."
     drawn = {column.drawn: profiles[column.one_line] for column in shown}
     caption = f"{basis} TWM, of which Table 1 has only means, is left out.{no_findings(shown)}"
-    figure = annotate(profile_figure(drawn, order=LOOKS), caption)
+    figure = profile_figure(drawn, looks=looks_of(shown, inputs))
     tidy = [pd.DataFrame({"method": name, "tau": p.taus, "share": p.share, "low": p.low, "high": p.high}) for name, p in profiles.items()]
     sources = tuple(dict(source) for column in shown for source in column.sources)
-    footnotes = tuple(dict.fromkeys([basis, NOT_SIMULATED, *notes, *general_footnotes(), *notes_between(shown, intervals=True)]))
-    return Output(figures={"": figure}, data=pd.concat(tidy), footnotes=footnotes, sources=sources)
+    footnotes = tuple(dict.fromkeys([NOT_SIMULATED, *notes, *general_footnotes(), *notes_between(shown, intervals=True)]))
+    return Output(figures={"": Drawn(figure, caption)}, data=pd.concat(tidy), footnotes=footnotes, sources=sources)

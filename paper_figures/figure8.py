@@ -1,12 +1,8 @@
 """Figure 8: the average pixel distance between imagined and true trajectories against t, DDPM and EDM, several numbers of steps."""
 
-from typing import TYPE_CHECKING
-
+from diamond_bench.report.drawing import Drawn, scale_warning
 from paper_figures.imagined import Group, arrays, jobs, pairs, remarks, singles
-from paper_figures.parts import Inputs, Output, slug, study_source, watermark
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from paper_figures.parts import Inputs, Output, slug, study_source
 
 
 def make(inputs: Inputs) -> Output:
@@ -15,10 +11,10 @@ def make(inputs: Inputs) -> Output:
     import pandas as pd
 
     from analysis.curves import Curve
-    from analysis.figures import DriftPanel, annotate, drift_figure
+    from analysis.figures import DriftPanel, drift_figure
 
-    figures: dict[str, Figure] = {}
-    tidy, notes = [], list[str]()
+    figures: dict[str, Drawn] = {}
+    tidy = []
     paired, single = list(pairs(inputs)), list(singles(inputs))
     for group in (*paired, *single):
         panels = []
@@ -38,10 +34,9 @@ def make(inputs: Inputs) -> Output:
         basis = f"mean and standard deviation over {' or '.join(map(str, counts))} imagined trajectories (all seeds)"
         caption = f"{group.caption}; {basis}; distance: mean absolute pixel error of frames in [0, 1]"
         name = slug(group.slug, taken=figures)
-        figures[name] = annotate(drift_figure(panels, ordered=True), caption, watermark(group.study.plan.scale))
-        notes.append(f"{name}: {caption}.")
+        figures[name] = Drawn(drift_figure(panels, ordered=True), caption, scale_warning(group.study.plan.scale))
     shown: list[Group] = [*paired, *single]
     lacks = [] if paired else [inputs.lack("diffusion_objective", "drift of DDPM and EDM", "figure8")]
     sources = tuple(study_source(study, found) for study, found in jobs(shown).values())
     data = pd.concat(tidy) if tidy else None
-    return Output(figures=figures, data=data, footnotes=(*notes, *remarks(shown)), sources=sources, lacks=tuple(lacks))
+    return Output(figures=figures, data=data, footnotes=remarks(shown), sources=sources, lacks=tuple(lacks))

@@ -113,10 +113,12 @@ def notes(lines: Sequence[str]) -> str:
     return "\\par\\smallskip\n{\\footnotesize\\raggedright\n" + "\n".join(f"{line}\\par" for line in lines) + "\n}\n"
 
 
-def picture(file: str, width: float) -> str:
-    """A figure's PDF in its own width in inches, shrunk where it is wider than the line or higher than most of a page."""
+def picture(file: str, width: float, caption: str = "") -> str:
+    """A figure's PDF in its own width in inches, shrunk where it is wider than the line or higher than most of a page, and its caption
+    below, which is LaTeX already."""
     fits = f"\\ifdim{width:g}in>\\linewidth\\linewidth\\else{width:g}in\\fi"
-    return f"\\includegraphics[width={fits},height=0.8\\textheight,keepaspectratio]{{{file}}}\\par\\smallskip\n"
+    included = f"\\includegraphics[width={fits},height=0.8\\textheight,keepaspectratio]{{{file}}}\\par\\smallskip\n"
+    return included + (notes([caption]) if caption else "")
 
 
 def document(entries: Sequence[tuple[str, str]]) -> str:

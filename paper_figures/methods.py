@@ -62,11 +62,12 @@ MORE_RUNS = (
     Method("HarmonyDream (DreamerV3)", "", _HARMONY_REPO),
 )
 """Published run by run, but not in the paper (which has means of TWM). Wider comparisons show them, and others where `--method` asks."""
-LOOKS = tuple(m.name for m in (DIAMOND, *WORLD_MODELS[:-1]))
-"""Methods that look the same in every figure."""
 WITH_RUNS = (*(m for m in (*WORLD_MODELS, *OTHERS) if m.runs), *MORE_RUNS)
 ALL_RUNS = (*(m for m in (*WORLD_MODELS, *OTHERS) if m.runs or m.name not in {more.name for more in MORE_RUNS}), *MORE_RUNS)
 """Every method once, by its runs where any source has them."""
+
+KNOWN = tuple(dict.fromkeys(m.name for m in (DIAMOND, *WORLD_MODELS, *OTHERS, *MORE_RUNS)))
+"""The name of every method once. A method's place decides how it looks in every figure."""
 
 
 def asked_for(names: Sequence[str]) -> tuple[tuple[Method, ...], tuple[str, ...]]:

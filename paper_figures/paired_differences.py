@@ -1,13 +1,11 @@
 """Each variant of a study against the baseline that its file names: difference with interval, test and verdict."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from paper_figures.parts import Inputs, Lack, Output, StudyResults, slug, study_source, watermark
+from diamond_bench.report.drawing import Drawn, scale_warning
+from paper_figures.parts import Inputs, Lack, Output, StudyResults, slug, study_source
 from paper_figures.tables import Cell, Head, Table, number, words
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _NUMBERS = {
     "difference": "Difference",
@@ -25,14 +23,14 @@ def make(inputs: Inputs) -> Output:
         return Output(
             lacks=(Lack("studies: none was asked for; name swept ones with --results", "diamond-bench sweep sampling_steps scale=small"),)
         )
-    from analysis.figures import annotate
     from analysis.score_figures import Interval, IntervalPanel, interval_figure
     from diamond_bench.metrics.columns import metric_label
     from diamond_bench.report.comparison import OF_COPYING, compare_study
     from diamond_bench.report.facts import gather
+    from diamond_bench.report.looks import variant_looks
 
     rows: list[tuple[Cell, ...]] = []
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Drawn] = {}
     rules, lacks, sources = set(), [], []
     for study in inputs.studies:
         compared = compare_study(study.plan, inputs.store, gather(study.plan, inputs.store))
@@ -57,10 +55,10 @@ def make(inputs: Inputs) -> Output:
                 [(0.0, "")],
                 (-compared.margin.value, compared.margin.value) if compared.margin.value else None,
             )
-            figure = interval_figure([panel], list(found), uniform=True)
+            figure = interval_figure([panel], list(found), looks=variant_looks(study.plan))
             margin = f"; shaded: the margin, ±{compared.margin.words()}" if compared.margin.value else ""
             caption = f"{study.name}; against {baseline}{margin}; bars: 95% intervals, where there are enough runs"
-            figures[slug(study.plan.study, study.plan.scale, taken=figures)] = annotate(figure, caption, watermark(study.plan.scale))
+            figures[slug(study.plan.study, study.plan.scale, taken=figures)] = Drawn(figure, caption, scale_warning(study.plan.scale))
     if not rows:
         return Output(lacks=tuple(lacks))
     heads = [Head("Study"), Head("Metric"), Head("Variant"), Head("Baseline"), Head("Verdict"), *(Head(t, k) for k, t in _NUMBERS.items())]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.report import drawing
+from diamond_bench.report.drawing import Drawn
 from diamond_bench.store.artifacts import Store, StoredResult
 from diamond_bench.studies.plan import SavedPlan
 from diamond_bench.studies.spec import study_files
@@ -15,7 +16,7 @@ from paper_figures.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
 
 SEED = 0
 """Seed of every bootstrap."""
@@ -99,7 +100,7 @@ class Output:
     """An artifact: a table, figures by the suffix of their file's name (one figure alone has none), numbers for programs."""
 
     table: Table | None = None
-    figures: "Mapping[str, Figure]" = field(default_factory=dict)
+    figures: Mapping[str, Drawn] = field(default_factory=dict)
     data: "pd.DataFrame | None" = None
     """Numbers behind a figure, as CSV; an artifact with a table has that as its CSV."""
     footnotes: tuple[str, ...] = ()
@@ -143,11 +144,6 @@ def study_source(results: StudyResults, jobs: "Mapping[str, None] | list[str]") 
         "notes": list(results.notes),
         "command": results.plan.command,
     }
-
-
-def watermark(scale: str) -> str:
-    """The watermark of figures at scales that show no finding."""
-    return "" if drawing.is_finding(scale) else f"scale {scale}: shows the plumbing, not a finding"
 
 
 def slug(*words: str, taken: Collection[str] = ()) -> str:

@@ -1,7 +1,9 @@
 """Human-normalised scores by game, one bar for each method, with intervals over runs."""
 
+from diamond_bench.report.drawing import Drawn
 from paper_figures.columns import no_findings, notes_between, of_runs, own, published
-from paper_figures.methods import LOOKS, WORLD_MODELS
+from paper_figures.looks import looks_of
+from paper_figures.methods import WORLD_MODELS
 from paper_figures.parts import Inputs, Output
 from paper_figures.tables import sentence
 
@@ -15,7 +17,6 @@ def make(inputs: Inputs) -> Output:
     from scipy import stats
 
     from analysis.aggregates import MIN_RUNS
-    from analysis.figures import annotate
     from analysis.score_figures import Interval, per_game_figure
     from analysis.scores import ScoreError, general_footnotes, human_random, runs_by_game
 
@@ -38,14 +39,8 @@ def make(inputs: Inputs) -> Output:
             tidy.append({"game": game, "method": column.one_line, "runs": runs, "mean": mean, "low": low, "high": high})
     basis = "Bars: mean HNS over runs. Lines: 95% Student interval over runs, where runs are published; of 5 runs it is wide."
     caption = f"{basis} Dotted: human. Each panel has its own scale.{no_findings(columns)}"
-    figure = annotate(per_game_figure({game: bars for game, bars in games.items() if bars}, order=LOOKS), caption)
-    notes = [
-        basis,
-        *(note for column in columns for note in column.notes),
-        *left,
-        *general_footnotes(),
-        *notes_between(columns, intervals=True),
-    ]
+    figure = per_game_figure({game: bars for game, bars in games.items() if bars}, looks=looks_of(columns, inputs))
+    notes = [*(note for column in columns for note in column.notes), *left, *general_footnotes(), *notes_between(columns, intervals=True)]
     sources = tuple(dict(source) for column in columns for source in column.sources)
     data = pd.DataFrame(tidy).astype({"runs": "Int64"})
-    return Output(figures={"": figure}, data=data, footnotes=tuple(dict.fromkeys(notes)), sources=sources)
+    return Output(figures={"": Drawn(figure, caption)}, data=data, footnotes=tuple(dict.fromkeys(notes)), sources=sources)

@@ -1,8 +1,10 @@
 """The probability that a run of DIAMOND beats a run of each other method on a game, averaged over games."""
 
+from diamond_bench.report.drawing import Drawn
 from paper_figures.attained import NOT_SIMULATED
 from paper_figures.columns import no_findings, notes_between, of_runs, own
-from paper_figures.methods import DIAMOND, LOOKS, WITH_RUNS
+from paper_figures.looks import looks_of
+from paper_figures.methods import DIAMOND, WITH_RUNS
 from paper_figures.parts import SEED, Inputs, Output
 from paper_figures.tables import Cell, Head, Table, number, sentence, words
 
@@ -10,7 +12,6 @@ from paper_figures.tables import Cell, Head, Table, number, sentence, words
 def make(inputs: Inputs) -> Output:
     """DIAMOND's published runs against those of every method that has runs, the user's own included."""
     from analysis.aggregates import REPLICATES, improvement, probability_of_improvement
-    from analysis.figures import annotate
     from analysis.score_figures import Interval, IntervalPanel, interval_figure
     from analysis.scores import ScoreError, general_footnotes
 
@@ -42,6 +43,6 @@ def make(inputs: Inputs) -> Output:
     table = Table(heads, tuple(rows), notes=tuple(dict.fromkeys(below)))
     panel = IntervalPanel("P(DIAMOND > the method)", found, [(0.5, "even")])
     caption = f"Bars: 95% stratified bootstrap intervals over runs.{no_findings(others)}"
-    figure = annotate(interval_figure([panel], list(found), order=LOOKS), caption)
+    figure = interval_figure([panel], list(found), looks=looks_of(others, inputs))
     sources = tuple(dict(source) for column in (diamond, *others) for source in column.sources)
-    return Output(table=table, figures={"": figure}, sources=sources)
+    return Output(table=table, figures={"": Drawn(figure, caption)}, sources=sources)

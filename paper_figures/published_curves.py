@@ -20,6 +20,8 @@ class PublishedLines:
     lines: Mapping[str, Found]
     kinds: Mapping[str, str]
     """By label: `test` or `training`."""
+    methods: Mapping[str, str]
+    """The method, by label."""
     notes: tuple[str, ...]
     sources: tuple[Mapping[str, Any], ...]
 
@@ -41,7 +43,7 @@ def published_lines(methods: Sequence[str], games: Sequence[str] | None = None) 
     from analysis.scores import ScoreError, footnotes
 
     everything = published_curves()
-    lines, kinds = dict[str, Found](), dict[str, str]()
+    lines, kinds, names = dict[str, Found](), dict[str, str](), dict[str, str]()
     notes, sources = list[str](), list[Mapping[str, Any]]()
     for method in methods:
         of_method = everything[everything["method"] == method]
@@ -57,11 +59,11 @@ def published_lines(methods: Sequence[str], games: Sequence[str] | None = None) 
         except ScoreError as error:
             notes.append(f"{method}: left out, {sentence(error)}")
             continue
-        lines[label], kinds[label] = found, kind
+        lines[label], kinds[label], names[label] = found, kind, method
         for source in map(str, of_method["source"].unique()):
             notes += [*_protocol(method, source), *footnotes(method, source)]
             sources.append(published_source(method, source))
-    return PublishedLines(lines, kinds, tuple(notes), tuple(sources))
+    return PublishedLines(lines, kinds, names, tuple(notes), tuple(sources))
 
 
 def _protocol(method: str, source: str) -> list[str]:

@@ -5,18 +5,19 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
-from diamond_bench.report.drawing import range_words
+from diamond_bench.report.drawing import Drawn, range_words, scale_warning
 from diamond_bench.store.artifacts import Store
 from paper_figures.attained import BASIS
 from paper_figures.columns import PROTOCOL
 from paper_figures.efficiency import Found, numbers, pooled
-from paper_figures.parts import SEED, Inputs, Lack, Output, StudyResults, slug, study_source, watermark
+from paper_figures.looks import all_looks, variant_names
+from paper_figures.parts import SEED, Inputs, Lack, Output, StudyResults, slug, study_source
 from paper_figures.published_curves import KINDS, PublishedLines, methods_with_curves, published_lines
 from paper_figures.tables import sentence
 from paper_figures.training import rounds, trained
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from analysis.looks import Style
 
 _PUBLISHED = Lack("curves of the other published methods: their scores along training are not available, only those at its end")
 _BASIS = (
@@ -34,7 +35,7 @@ def make(inputs: Inputs) -> Output:
     """
     import pandas as pd
 
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Drawn] = {}
     tidy, notes, sources, lacks = list[pd.DataFrame](), list[str](), [], [_PUBLISHED]
     studies = [study for study in inputs.studies if study.plan.protocol == PROTOCOL]
     for study in studies:
@@ -45,25 +46,29 @@ def make(inputs: Inputs) -> Output:
             continue
         games = list(dict.fromkeys(point.game for point in study.plan.points))
         asked = published_lines([*(method.name for method in inputs.methods), *inputs.curves], games)
-        mark = watermark(study.plan.scale)
-        suffix = ": no finding" if mark and asked.lines else ""  # no watermark may lie across published numbers
-        lines = {**{(variant or study.plan.study) + suffix: f for variant, f in found.items()}, **asked.lines}
+        mark = scale_warning(study.plan.scale)
+        beside = ": no finding" if mark and asked.lines else ""  # the band is not for published numbers
+        labels = {variant: (variant or study.plan.study) + beside for variant in found}
+        lines = {**{labels[variant]: f for variant, f in found.items()}, **asked.lines}
+        named = variant_names(study, found)
+        looks = all_looks(inputs, named.values())
+        of_lines = {**{labels[variant]: looks[name] for variant, name in named.items()}, **_method_looks(asked, looks)}
         differ = [_KINDS_DIFFER] if "training" in asked.kinds.values() else []
-        caption = _caption(study.name, list(lines.values()), [*([mark] if suffix else []), *differ, *study.notes])
+        caption = _caption(study.name, list(lines.values()), [*([mark] if beside else []), *differ, *study.notes])
         name = slug(study.plan.study, study.plan.scale, taken=figures)
-        figures[name] = _drawn(lines, caption, "" if suffix else mark)
+        figures[name] = _drawn(lines, of_lines, caption, "" if beside else mark)
         tidy += [numbers(f, study.plan.study, study.plan.scale, variant, "test") for variant, f in found.items()]
         tidy += [numbers(f, "", "", label, asked.kinds[label]) for label, f in asked.lines.items()]
-        notes += [f"{name}: {caption}.", *_episodes(study, inputs.store, list(found)), *study.remarks, *asked.notes]
+        notes += [*_episodes(study, inputs.store, list(found)), *study.remarks, *asked.notes]
         sources += [study_source(study, _jobs(study, list(found))), *asked.sources]
     if not studies:
         lacks.append(inputs.lack("atari_100k", "curves of one's own agents", "sample_efficiency", scale="paper"))
     for kind, shown in _published().items():
         name = slug("published", kind, taken=figures)
         caption = _caption("published curves", list(shown.lines.values()), [_KINDS_DIFFER] if kind == "training" else [])
-        figures[name] = _drawn(shown.lines, caption, "", f"IQM of HNS of {KINDS[kind]}")
+        figures[name] = _drawn(shown.lines, _method_looks(shown, all_looks(inputs)), caption, "", f"IQM of HNS of {KINDS[kind]}")
         tidy += [numbers(f, "", "", label, kind) for label, f in shown.lines.items()]
-        notes += [f"{name}: {caption}.", *shown.notes]
+        notes += shown.notes
         sources += shown.sources
     data = pd.concat(tidy, ignore_index=True).drop_duplicates()
     distinct = [source for i, source in enumerate(sources) if source not in sources[:i]]
@@ -128,11 +133,16 @@ def _caption(title: str, found: list[Found], more: "list[str] | tuple[str, ...]"
     return "; ".join([f"{title}; {_counts(found)}", *bands, *([without] if without else []), *more])
 
 
-def _drawn(lines: Mapping[str, Found], caption: str, mark: str, ylabel: str = "IQM of human-normalised scores") -> "Figure":
-    from analysis.figures import annotate
+def _drawn(
+    lines: Mapping[str, Found], looks: "Mapping[str, Style]", caption: str, mark: str, ylabel: str = "IQM of human-normalised scores"
+) -> Drawn:
     from analysis.score_figures import efficiency_figure
 
-    return annotate(efficiency_figure({label: f.line for label, f in lines.items()}, ylabel), caption, mark)
+    return Drawn(efficiency_figure({label: f.line for label, f in lines.items()}, ylabel, looks), caption, mark)
+
+
+def _method_looks(shown: PublishedLines, looks: "Mapping[str, Style]") -> "dict[str, Style]":
+    return {label: looks[method] for label, method in shown.methods.items()}
 
 
 def _counts(found: list[Found]) -> str:

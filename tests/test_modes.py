@@ -173,7 +173,7 @@ def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str
     assert drawn is not None
     assert "dash-dotted: as many samples" in drawn.caption
     panels = {" ".join(ax.get_title().split()): ax for ax in drawn.figure.axes}
-    assert {ax.get_xlabel() for ax in panels.values()} == {"NFE per frame"}
+    assert {ax.get_xlabel() for ax in panels.values()} == {"denoiser calls per frame (NFE)"}
     found = []
     for metric in ("mode_cramer_distance", "mode_commitment"):
         lines = [line for line in panels[metric_label(metric)].get_lines() if not str(line.get_label()).startswith("_")]
@@ -191,14 +191,10 @@ def test_the_figure_draws_each_score_at_its_denoiser_calls(tmp_path: Path) -> No
     assert np.array(commitment["mine"]) == pytest.approx(np.array(COMMITMENT))
 
 
-def test_lines_side_by_side_stand_around_their_denoiser_calls(tmp_path: Path) -> None:
+def test_lines_of_several_arms_stand_at_their_denoiser_calls(tmp_path: Path) -> None:
     distances, _ = drawn_points(tmp_path, "arms: {a: {training.learning_rate: 0.001}, b: {training.learning_rate: 0.002}}\n")
-    a, b = np.array(distances["a"]), np.array(distances["b"])
-    assert (a[:, 0] < b[:, 0]).all()
-    assert (a[:, 0] > 0.9 * b[:, 0]).all()
-    assert np.sqrt(a[:, 0] * b[:, 0]) == pytest.approx(np.array(DISTANCES)[:, 0])
-    for line in (a, b):
-        assert line[:, 1] == pytest.approx(np.array(DISTANCES)[:, 1])
+    for arm in ("a", "b"):
+        assert np.array(distances[arm]) == pytest.approx(np.array(DISTANCES))
 
 
 def test_the_figure_of_thresholds_shows_shares_and_the_true_distribution() -> None:

@@ -83,9 +83,9 @@ def test_training_losses_are_a_figure_with_a_csv_file(tmp_path: Path) -> None:
     files = {file.name for file in write_report(saved, store, lambda text: None)}
     assert {"losses-Pong.png", "losses-Pong.pdf", "losses-Pong.csv"} <= files
     found = pd.read_csv(saved.folder / "report" / "losses-Pong.csv")
-    assert set(found["training"]) == {"every variant"}
-    assert set(found["network"]) == {"world model"}
-    assert found.set_index(["seed", "step"])["loss"].to_dict() == {(0, 1): 2.0, (0, 3): 0.5, (1, 1): 3.0, (1, 3): 0.5}
+    assert set(found["series"]) == {"every variant"}
+    assert set(found["panel"]) == {"world model"}
+    assert found[["update", "value", "low", "high"]].to_numpy().tolist() == [[1.0, 2.5, 2.0, 3.0], [3.0, 0.5, 0.5, 0.5]]
     assert "2 logged losses that are not finite are left out" in (saved.folder / "report" / "index.html").read_text()
 
 

@@ -15,7 +15,7 @@ from command_line import ROOT, clean_environment
 from matplotlib.figure import Figure
 
 from analysis.aggregates import Curve
-from analysis.figures import annotate
+from analysis.chart import annotate
 from analysis.score_figures import (
     EfficiencyLine,
     Interval,
@@ -181,8 +181,7 @@ def test_intervals_of_aggregates_say_what_coverage_they_attain(paper: Path, arti
     assert found is not None
     assert all(70 <= int(level) <= 94 for level in found.groups())  # five runs: below nominal
     assert "simulation of normal runs around each game's mean" in text
-    figure = ARTIFACTS[artifact].make(Inputs(Store(paper))).figures[""]
-    assert "nominal 95%, attained about" in " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+    assert "nominal 95%, attained about" in ARTIFACTS[artifact].make(Inputs(Store(paper))).figures[""].caption
 
 
 def test_no_footnote_is_of_something_that_is_not_shown(paper: Path) -> None:

@@ -237,11 +237,11 @@ def test_kinds_of_episodes_in_one_figure_are_said_in_its_caption_and_legend(tmp_
     study = load(as_saved(plan, store.root), store)
     only = replace(study.plan, points=tuple(point for point in study.plan.points if point.game == "Boxing"))
     inputs = Inputs(store, (replace(study, plan=only),), None, *asked_for([HARMONY, HORIZON]))
-    figure = ARTIFACTS["sample_efficiency"].make(inputs).figures["mine-tiny-changed"]
-    (caption,) = [text.get_text().replace("\n", " ") for text in figure.texts]  # and no watermark across published lines
-    assert "scale tiny*: shows the plumbing, not a finding" in caption
-    assert "returns of training episodes do not compare with scores of test episodes" in caption
-    (legend,) = [ax.get_legend() for ax in figure.axes]
+    drawn = ARTIFACTS["sample_efficiency"].make(inputs).figures["mine-tiny-changed"]
+    assert drawn.warning == ""  # the lines of published methods are results
+    assert "Scale tiny* demonstrates the pipeline, not a result" in drawn.caption
+    assert "returns of training episodes do not compare with scores of test episodes" in drawn.caption
+    (legend,) = [ax.get_legend() for ax in drawn.figure.axes]
     assert legend is not None
     named = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
     assert named[:4] == ["n=1: no finding", "n=3: no finding", f"{HARMONY}: test episodes", f"{HORIZON}: training episodes"]

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rewritten import rewrite_arrays
 
-import analysis.figures
 import analysis.variant_figures
 from diamond_bench.cli.common import print_results
 from diamond_bench.printing import print_json
 from diamond_bench.report import write_report
+from diamond_bench.report.drawing import Drawn
 from diamond_bench.results.table import _by_variant, collect, pivot, save_results
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import read_json, sealed, write_json
@@ -94,13 +94,13 @@ def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
 def captions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The captions of all figures drawn."""
     found: list[str] = []
-    annotate = analysis.figures.annotate
+    finish = Drawn.finish
 
-    def listen(figure: object, caption: str = "", watermark: str = "") -> object:
-        found.append(caption)
-        return annotate(figure, caption, watermark)  # type: ignore[arg-type]
+    def listen(drawn: Drawn, captions: bool = False) -> int:
+        found.append(drawn.caption)
+        return finish(drawn, captions)
 
-    monkeypatch.setattr(analysis.figures, "annotate", listen)
+    monkeypatch.setattr(Drawn, "finish", listen)
     return found
 
 

@@ -1,5 +1,6 @@
 """The paper's tables and figures."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ def paper(
             "--method", help="Also show this published method, which is not in the paper (see docs/paper.md). The option can be repeated."
         ),
     ] = None,
+    captions: Annotated[bool, typer.Option("--captions", help="Write captions into the figures' PNG and PDF files.")] = False,
     to: Annotated[Path, typer.Option("--out", help="The folder for the files.")] = Path("paper"),
 ) -> None:
     """Write the paper's tables and figures from published scores, finished studies and yours."""
@@ -45,8 +47,7 @@ def paper(
             if not err.is_terminal:
                 err.print(f"[{done}/{total}] {text}", markup=False)
 
-        files = build_paper(
-            names, results or [], scores, to, store, lambda text: bar.console.print(text, markup=False), show_progress, method or []
-        )
+        printed = partial(bar.console.print, markup=False)
+        files = build_paper(names, results or [], scores, to, store, printed, show_progress, method or [], captions)
     for file in files:
         out.print(str(file), markup=False)

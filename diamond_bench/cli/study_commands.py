@@ -231,6 +231,7 @@ def report(
             metavar="[KEY=VALUE]... [STUDY [KEY=VALUE]...]...", help="Settings of the study, and further studies with their settings."
         ),
     ] = None,
+    captions: Annotated[bool, typer.Option("--captions", help="Write captions into the figures' PNG and PDF files too.")] = False,
 ) -> None:
     """Write a study's report from its finished jobs.
 
@@ -240,7 +241,8 @@ def report(
 
     named = studies_named([study, *(more or [])])
     with writing(open_store([word for word in named[0][1:] if word.startswith("output_dir=")])):
-        files = api.report_together(*named, say=say) if len(named) > 1 else api.report(*named[0], say=say)
+        draw = api.report_together if len(named) > 1 else api.report
+        files = draw(*(named if len(named) > 1 else named[0]), captions=captions, say=say)
     status = standing_of(*api.find_study(*named[0], say=say)) if len(named) == 1 else None
     for sentence in (status.sentence, *status.trace) if status else ():
         say(sentence)

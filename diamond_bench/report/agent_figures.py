@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, stored_arrays
+from diamond_bench.report.looks import variant_looks
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -41,9 +42,9 @@ def _scores(plan: SavedPlan, scores: "pd.DataFrame", notes: str) -> Drawn:
     means = mean_over_seeds(scores[np.isfinite(scores["value"])], ["game", "variant"])
     for row in means.to_dict(orient="records"):
         games[row["game"]][row["variant"]] = Interval(row["mean"], row["low"], row["high"])
-    figure = per_game_figure({game: bars for game, bars in games.items() if bars})
+    figure = per_game_figure({game: bars for game, bars in games.items() if bars}, looks=variant_looks(plan))
     width, height = figure.get_size_inches()
-    figure.set_size_inches(max(width, 5.5), max(height, 2.6))  # of one game, room for the caption
+    figure.set_size_inches(max(width, 4.2), max(height, 2.0))  # of one game, room for the legend
     basis = f"{range_words(means['num_seeds'], 'seed', 'seeds')}, scale {plan.scale}"
     lines = f"{interval_words(means['num_seeds'], 'lines')}; each panel has its own scale"
     return annotated(figure, plan, "bars: mean over seeds of the final policy's score", basis, lines, notes)
@@ -60,7 +61,7 @@ def _learning(plan: SavedPlan, store: Store, trained: Sequence[Point], notes: st
     seeds = points.groupby(["game", "variant", "test"])["seed"].nunique()
     basis = f"{range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
     line, band = "line: mean over seeds of a test's mean return", interval_words(seeds, "band")
-    return annotated(learning_figure(points), plan, basis, line, band, "each panel has its own scale", notes)
+    return annotated(learning_figure(points, variant_looks(plan)), plan, basis, line, band, "each panel has its own scale", notes)
 
 
 def return_curves(store: Store, trained: Sequence[Point]) -> "pd.DataFrame":

@@ -1,4 +1,4 @@
-"""What all figures of a report share: their type, their caption and watermark, and the arrays they are drawn from."""
+"""What all figures of a report share: their type, their caption and warning, and the arrays they are drawn from."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,22 +14,28 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import SavedPlan
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+    from analysis.chart import Chart
 
 _FINDINGS = ("paper", "small")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, and the caption that stands in it."""
+    """A figure, with the texts that belong to it."""
 
-    figure: "Figure"
+    figure: "Chart"
     caption: str
-    caption_pixels: int
-    """Height of the caption at the bottom of the PNG file."""
-    table: "pd.DataFrame | None" = None
-    """The numbers that the figure shows, for its CSV file."""
+    warning: str = ""
+    """The text of the band above it; empty at scales whose numbers are findings."""
+
+    def finish(self, captions: bool = False) -> int:
+        """Adds the band to the figure, and its caption if `captions`. Returns the caption's height at the bottom of the PNG file, in
+        pixels. Call it once."""
+        from analysis.chart import DPI, annotate, caption_height
+
+        text = self.caption if captions else ""
+        annotate(self.figure, text, self.warning)
+        return round(caption_height(self.figure, text) * DPI)
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,14 @@ class StudyFigure:
     draw: Callable[[], Drawn | None]
 
 
-def annotated(figure: "Figure", plan: SavedPlan, *caption: str, table: "pd.DataFrame | None" = None) -> Drawn:
-    """The figure with its caption below it, and a watermark at scales that show no finding."""
-    from analysis.figures import DPI, annotate, caption_height
+def annotated(figure: "Chart", plan: SavedPlan, *caption: str) -> Drawn:
+    """The figure with the parts of its caption, and a warning at scales whose numbers are no findings."""
+    return Drawn(figure, "; ".join(part for part in caption if part), scale_warning(plan.scale))
 
-    watermark = "" if is_finding(plan.scale) else f"scale {plan.scale}: shows the plumbing, not a finding"
-    text = "; ".join(part for part in caption if part)
-    return Drawn(annotate(figure, text, watermark), text, round(caption_height(figure, text) * DPI), table)
+
+def scale_warning(scale: str) -> str:
+    """The warning that figures of a scale carry; empty where its numbers are findings."""
+    return "" if is_finding(scale) else f"Scale {scale} demonstrates the pipeline, not a result"
 
 
 def is_finding(scale: str) -> bool:

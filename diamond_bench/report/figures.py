@@ -19,7 +19,8 @@ from diamond_bench.metrics.header import Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
-from diamond_bench.report.mode_figures import group_of, mode_figures, threshold_figures
+from diamond_bench.report.looks import baseline_names, variant_looks
+from diamond_bench.report.mode_figures import group_of, means_of_variants, mode_figures, threshold_figures
 from diamond_bench.report.rank_figures import rank_figures
 from diamond_bench.report.state_figures import draw_states
 from diamond_bench.report.training_figures import training_figures
@@ -204,16 +205,17 @@ def _curve_figure(shown: Figure, plan: SavedPlan, store: Store, lines: Sequence[
     from analysis.curves import band_words, mean_curve
     from analysis.figures import DriftPanel, drift_figure
 
-    panels, trajectories, episodes = [], set[int](), set[int]()
+    looks, panels, trajectories, episodes = variant_looks(plan), [], set[int](), set[int]()
     by_arm = len({line.arm for line in lines}) < len(lines) or len(lines) == 1
     for panel in dict.fromkeys(line.arm if by_arm else group_of(line.arm) for line in lines):
-        curves = {}
+        curves, of_variant = {}, {}
         of_panel = [line for line in lines if (line.arm if by_arm else group_of(line.arm)) == panel]
         for line in of_panel:
             jobs = [point.jobs["evaluation"] for point in line.points]
             stored = [stored_arrays(store, job, "arrays.npz", shown.array, "episodes", optional=True) for job in jobs]
             curve = mean_curve(np.stack([one[shown.array] for one in stored]), episodes=stored[0].get("episodes"))
-            curves[line.label if by_arm else ", ".join(line.words)] = curve
+            label = line.label if by_arm else ", ".join(line.words)
+            curves[label], of_variant[label] = curve, looks[line.points[0].variant]
             trajectories.add(curve.num_trajectories)
             episodes.add(curve.num_episodes)
         first = of_panel[0].points[0]
@@ -223,12 +225,12 @@ def _curve_figure(shown: Figure, plan: SavedPlan, store: Store, lines: Sequence[
             copied = stored_arrays(store, evaluation, "arrays.npz", f"copy_{shown.array}")[f"copy_{shown.array}"].mean(axis=0)
             others = stored_arrays(store, evaluation, "arrays.npz", f"unrelated_{shown.array}", optional=True)  # one reference has none
             unrelated = float(others[f"unrelated_{shown.array}"].mean()) if others else None
-        panels.append(DriftPanel(f"{first.game}{f': {panel}' if panel else ''}", curves, unrelated, copied))
+        panels.append(DriftPanel(f"{first.game}{f': {panel}' if panel else ''}", curves, unrelated, copied, of_variant))
     band = band_words(curve for panel in panels for curve in panel.curves.values())
     seeds = [len(line.seeds) for line in lines]
     origin = f"{range_words(trajectories, 'trajectory', 'trajectories')} from {range_words(episodes, 'episode', 'episodes')}"
     basis = f"{origin}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
-    return annotated(drift_figure(panels, ordered=by_arm, ylabel=shown.words), plan, _at(view), basis, band, notes)
+    return annotated(drift_figure(panels, ylabel=shown.words), plan, _at(view), basis, band, notes)
 
 
 def _state_figure(shown: Figure, plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
@@ -241,14 +243,16 @@ def _state_figure(shown: Figure, plan: SavedPlan, store: Store, lines: Sequence[
 def _grid_figure(plan: SavedPlan, store: Store, lines: Sequence[Line], view: View, notes: str) -> Drawn:
     from analysis.figures import trajectory_figure
 
-    seed = shared_seed(lines)
+    seed, compared = shared_seed(lines), baseline_names(plan)
     true, imagined = None, {}
     for line in lines:
         kept = picture_of(line, store, seed)
         if true is not None and not np.array_equal(true, kept["true"][0]):
             raise ValueError("its rows would be of different true trajectories")
         true = kept["true"][0]
-        imagined["\n".join([*line.words, *([] if seed is not None else [f"seed {line.points[0].seed}"])])] = kept["imagined"][0]
+        own = [] if seed is not None else [f"seed {line.points[0].seed}"]
+        also = ["(baseline)"] if line.points[0].variant in compared else []
+        imagined["\n".join([*line.words, *own, *also])] = kept["imagined"][0]
     assert true is not None
     figure = trajectory_figure(true, imagined, frame_times(len(true)))
     what = f"{lines[0].points[0].game}, one held-out trajectory{'' if seed is None else f', seed {seed}'}, same start and actions"
@@ -281,7 +285,7 @@ def _quality_figure(
     copied: dict[Any, float] = baselines[baselines["variant"] == baselines["metric"].map(shared)].set_index("metric")["value"].to_dict()
     nfe = scores[scores["metric"] == "nfe_per_frame"].drop_duplicates("job").set_index("job")["value"]
     shown = scores[scores["variant"].isin(groups) & scores["metric"].isin(metrics)]
-    table = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe), metrics)
+    table, looks = _points(shown, shown["metric"], shown["variant"].map(groups), shown["job"].map(nfe), metrics), variant_looks(plan)
     if table.empty:
         return None
     seeds = table.groupby(["metric", "group", "nfe"])["seed"].nunique()
@@ -294,10 +298,12 @@ def _quality_figure(
         if calls.nunique() > 1:
             table["group"] = table["group"] + " (" + calls + ")"
         cost = f"denoiser calls per frame: {', '.join(f'{n:g}' for n in sorted(set(table['nfe'])))}"
-        return annotated(variant_figure(within_bounds(mean_points(table)), labels=labels, baselines=copied), plan, *caption, cost)
+        of_group = {group: looks[variant] for group, variant in zip(table["group"], table["variant"], strict=True)}
+        figure = variant_figure(within_bounds(mean_points(table)), labels=labels, baselines=copied, looks=of_group)
+        return annotated(figure, plan, *caption, cost)
     left_out = (f"without a network, so not drawn: {', '.join(without)}",) if without else ()
-    means = within_bounds(mean_points(table[table["nfe"] >= 1]))
-    return annotated(quality_figure(means, labels=labels, baselines=copied), plan, *caption, *left_out)
+    means = within_bounds(means_of_variants(table[table["nfe"] >= 1]))
+    return annotated(quality_figure(means, labels=labels, baselines=copied, looks=looks), plan, *caption, *left_out)
 
 
 def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> Drawn | None:
@@ -305,7 +311,7 @@ def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[P
 
     None where no axis is that share.
     """
-    from analysis.curves import interval_words, mean_points
+    from analysis.curves import interval_words
     from analysis.figures import quality_figure
 
     share = next((name for name, axis in plan.axes.items() if axis["key"] == _MILESTONE), None)
@@ -321,19 +327,20 @@ def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[P
     table = _points(shown, panel, of.map(lambda point: point.arm or plan.study), percent)
     if table.empty:
         return None
-    means = mean_points(table)
+    means = means_of_variants(table)
     means["low"] = means["low"].clip(lower=METRIC_INFO["drift"].low)
-    figure = quality_figure(means, xlabel="share of the training (%)", shared_scale=True)
+    figure = quality_figure(means, xlabel="share of the training (%)", shared_scale=True, looks=variant_looks(plan))
     figure.supylabel(metric_label("drift"), fontsize=9)
     basis = range_words(means["num_seeds"], "seed", "seeds")
     return annotated(figure, plan, points[0].game, f"{basis}, scale {plan.scale}", interval_words(means["num_seeds"]), notes)
 
 
 def _points(shown: "pd.DataFrame", panel: "pd.Series", group: "pd.Series", x: "pd.Series", panels: Sequence[str] = ()) -> "pd.DataFrame":
-    """Finite scores as `analysis.curves.mean_points` takes them, those of `panels` first and in that order."""
+    """Finite scores as `analysis.curves.mean_points` takes them, with their variant, those of `panels` first and in that order."""
     import pandas as pd
 
-    points = pd.DataFrame({"metric": panel, "group": group, "nfe": x, "seed": shown["seed"], "value": shown["value"]})
+    columns = {"metric": panel, "group": group, "nfe": x, "seed": shown["seed"], "value": shown["value"], "variant": shown["variant"]}
+    points = pd.DataFrame(columns)
     order = {metric: i for i, metric in enumerate(panels)}
     finite: pd.DataFrame = points[np.isfinite(points["value"])]
     return finite.sort_values("metric", key=lambda column: column.map(order), kind="stable")

@@ -11,6 +11,7 @@ from diamond_bench.metrics.baselines import TRUE_DISTRIBUTION
 from diamond_bench.metrics.columns import metric_label, within_bounds
 from diamond_bench.metrics.header import Figure
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.report.looks import variant_looks
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import shared_variant
@@ -62,19 +63,29 @@ def _draw_thresholds(plan: SavedPlan, store: Store, points: Sequence[Point], not
 
     thresholds = np.linspace(0.0, LARGEST_THRESHOLD, 129)
     panels: dict[str, dict[str, list[np.ndarray]]] = {}
-    minority = 0.0
+    looks: dict[str, dict[str, Any]] = {}
+    all_looks, minority = variant_looks(plan), 0.0
     for point in points:
         arrays = stored_arrays(store, point.jobs["evaluation"], "arrays.npz", "modes_distances", "modes_probabilities", optional=True)
         if len(arrays) < 2:
             return None
         minority = float(arrays["modes_probabilities"].min())
-        of_panel = panels.setdefault(line_of(plan, point), {})
-        of_panel.setdefault(steps_of(plan, point), []).append(share_within(arrays["modes_distances"], thresholds))
+        panel, label = line_of(plan, point), steps_of(plan, point)
+        panels.setdefault(panel, {}).setdefault(label, []).append(share_within(arrays["modes_distances"], thresholds))
+        looks.setdefault(panel, {})[label] = all_looks[point.variant]
     curves = {panel: {label: np.mean(rows, axis=0) for label, rows in lines.items()} for panel, lines in panels.items()}
     basis = range_words((len(rows) for lines in panels.values() for rows in lines.values()), "seed", "seeds")
     words = f"dash-dotted: the true distribution, 1 at every threshold; from {minority:g} on, a blur at the mean counts as near a mode"
-    figure = threshold_figure(thresholds, curves, blur=minority)
+    figure = threshold_figure(thresholds, curves, blur=minority, looks=looks)
     return annotated(figure, plan, points[0].game, f"mean of {basis}, scale {plan.scale}", words, notes)
+
+
+def means_of_variants(points: "pd.DataFrame") -> "pd.DataFrame":
+    """As `analysis.curves.mean_points`, with the column variant of the points."""
+    from analysis.curves import mean_points
+
+    keys = ["metric", "group", "nfe"]
+    return mean_points(points).merge(points.drop_duplicates(keys)[[*keys, "variant"]], on=keys, how="left")
 
 
 def group_of(arm: str) -> str:
@@ -105,18 +116,18 @@ def _draw(
 ) -> Drawn | None:
     import pandas as pd
 
-    from analysis.curves import interval_words, mean_points
+    from analysis.curves import interval_words
     from analysis.mode_figures import modes_figure
 
     columns = {"metric": scores["metric"], "group": scores["variant"].map(lines), "nfe": scores["job"].map(nfe)}
-    points = pd.DataFrame({**columns, "seed": scores["seed"], "value": scores["value"]})
+    points = pd.DataFrame({**columns, "seed": scores["seed"], "value": scores["value"], "variant": scores["variant"]})
     points = points[np.isfinite(points["value"]) & (points["nfe"] >= 1)]  # a world without a network has no place on the axis
     if points.empty:
         return None
     order = {metric: number for number, metric in enumerate(_MODES)}
     points = points.sort_values("metric", key=lambda column: column.map(order), kind="stable")
-    means = within_bounds(mean_points(points))
+    means = within_bounds(means_of_variants(points))
     basis = range_words(means["num_seeds"], "seed", "seeds")
-    figure = modes_figure(means, labels={name: metric_label(name) for name in _MODES}, truth=truth)
+    figure = modes_figure(means, labels={name: metric_label(name) for name in _MODES}, truth=truth, looks=variant_looks(plan))
     truth_line = "dash-dotted: as many samples of the true distribution"
     return annotated(figure, plan, game, f"{basis}, scale {plan.scale}", truth_line, interval_words(means["num_seeds"]), notes)

@@ -37,7 +37,7 @@ _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe
 
 @dataclass(frozen=True)
 class Shown:
-    """A finished figure: its subject, its caption and the caption's height in the PNG, and its files (PNG first)."""
+    """A finished figure: its subject, its caption, the caption's height in the PNG (0 without it), and its files: PNG, PDF, CSV."""
 
     figure: StudyFigure
     caption: str

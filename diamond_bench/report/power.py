@@ -14,6 +14,7 @@ from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.report.comparison import OF_COPYING, Comparison, compare_study
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, slug
 from diamond_bench.report.facts import StudyFacts, device_name, gather
+from diamond_bench.report.looks import variant_looks
 from diamond_bench.report.registered import level
 from diamond_bench.report.scores import Scores
 from diamond_bench.store.artifacts import Store
@@ -301,6 +302,8 @@ def _draw(plan: SavedPlan, power: Power) -> Drawn:
     ranked = sorted(power.known, key=lambda found: found[1].detectable(most), reverse=True)[:_MAX_LINES]
     shown = [found for found in power.known if found in ranked]
     effects = {f"{one.variant} against {one.baseline}": _effects(power, planner) for one, planner in shown}
+    all_looks = variant_looks(plan)
+    looks = {f"{one.variant} against {one.baseline}": all_looks[one.variant] for one, _ in shown}
     first, planner = worst(power)
     times = TIMES[1:] if planner.episodes else ()
     label = f"{first.variant}, " if len(effects) > 1 else ""
@@ -312,7 +315,7 @@ def _draw(plan: SavedPlan, power: Power) -> Drawn:
     ylabel = f"detectable difference of {info.title if info else power.metric} ({'% of copying' if relative else power.unit or 'no unit'})"
     figure = power_figure(
         effects, more, ylabel=ylabel, own=min(planner.runs for _, planner in power.known), margin=power.margin,
-        scale=100.0 if relative else 1.0, hours_per_seed=power.cost.hours(1) if power.cost else None,
+        looks=looks, scale=100.0 if relative else 1.0, hours_per_seed=power.cost.hours(1) if power.cost else None,
     )  # fmt: skip
     left = f"the {len(shown)} comparisons of {len(power.known)} with the largest" if len(shown) < len(power.known) else ""
     return annotated(figure, plan, f"80% power, {level_words(power)}", "each variance at its upper 80% limit", left, f"scale {plan.scale}")

@@ -2,11 +2,13 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from diamond_bench.metrics.header import Figure
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.report.looks import variant_looks
 from diamond_bench.report.mode_figures import group_of, line_of, steps_of
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
@@ -31,7 +33,8 @@ def _draw(ranked: Figure, plan: SavedPlan, store: Store, points: Sequence[Point]
     from analysis.proper_scores import rank_shares
     from analysis.rank_figures import rank_figure
 
-    starts = []
+    starts, all_looks = [], variant_looks(plan)
+    looks: dict[str, dict[str, Any]] = {}
     panels: dict[str, dict[str, list[np.ndarray]]] = {}
     for point in points:
         arrays = stored_arrays(store, point.jobs["evaluation"], "arrays.npz", ranked.array, optional=True)
@@ -41,8 +44,9 @@ def _draw(ranked: Figure, plan: SavedPlan, store: Store, points: Sequence[Point]
         if not counts.any():  # the probe found no object in all samples
             continue
         starts.append(int(counts.any(axis=1).sum()))
-        of_panel = panels.setdefault(line_of(plan, point), {})
-        of_panel.setdefault(steps_of(plan, point), []).append(rank_shares(counts))
+        panel, label = line_of(plan, point), steps_of(plan, point)
+        panels.setdefault(panel, {}).setdefault(label, []).append(rank_shares(counts))
+        looks.setdefault(panel, {})[label] = all_looks[point.variant]
     if not panels or len({len(counts) for lines in panels.values() for rows in lines.values() for counts in rows}) > 1:
         return None  # other numbers of samples have other ranks
     means = {panel: {label: np.mean(rows, axis=0) for label, rows in lines.items()} for panel, lines in panels.items()}
@@ -51,4 +55,4 @@ def _draw(ranked: Figure, plan: SavedPlan, store: Store, points: Sequence[Point]
     band = (
         f"band: 95% by chance with as many independent ranks as starts ({min(starts)}), since the ranks of one start depend on each other"
     )
-    return annotated(rank_figure(means, min(starts)), plan, points[0].game, f"{basis} pooled, scale {plan.scale}", what, band, notes)
+    return annotated(rank_figure(means, min(starts), looks), plan, points[0].game, f"{basis} pooled, scale {plan.scale}", what, band, notes)

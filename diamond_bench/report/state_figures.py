@@ -8,6 +8,7 @@ import numpy as np
 from diamond_bench.envs.games import object_names
 from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
 from diamond_bench.report.drawing import Drawn, annotated, range_words, stored_arrays
+from diamond_bench.report.looks import variant_looks
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.baselines import shared_variant
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -35,7 +36,7 @@ def draw_states(plan: SavedPlan, store: Store, arms: Sequence[Sequence[tuple[str
     origin = f"{numbers} from {range_words((curve.num_episodes for curve in curves), 'episode', 'episodes')}"
     basis = f"{origin}, {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
     what = f"{game}; position: of objects there in truth and in imagination"
-    return annotated(state_figure(rows, ordered=True), plan, what, view, basis, band_words(curves), notes)
+    return annotated(state_figure(rows), plan, what, view, basis, band_words(curves), notes)
 
 
 def _panel(store: Store, variants: Sequence[tuple[str, Sequence[Point]]], measure: str, thing: str, plan: SavedPlan) -> "StatePanel":
@@ -53,6 +54,8 @@ def _panel(store: Store, variants: Sequence[tuple[str, Sequence[Point]]], measur
     if shared_variant(plan, of_panel, COPY_LAST) and shared_variant(plan, of_panel, STATE_PROBE):
         found = stored_arrays(store, first.jobs["evaluation"], "arrays.npz", f"copy_{name}", f"true_{name}")
         levels = {key: known_mean_curve(values[None]).mean for key, values in found.items()}
-    most = 1.0 if measure == "state_presence_error" else None
+    most = 1.0 if measure == "state_presence_error" else np.inf
     title = f"{thing}{f', {first.arm}' if first.arm else ''}"
-    return StatePanel(title, _MEASURES[measure], curves, levels.get(f"copy_{name}"), levels.get(f"true_{name}"), most)
+    all_looks = variant_looks(plan)
+    looks = {label or plan.study: all_looks[points[0].variant] for label, points in variants}
+    return StatePanel(title, _MEASURES[measure], curves, levels.get(f"copy_{name}"), levels.get(f"true_{name}"), most, looks)

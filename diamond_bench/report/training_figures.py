@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, named, range_words, slug, stored_file
 from diamond_bench.report.facts import config_of
+from diamond_bench.report.looks import variant_looks
 from diamond_bench.report.mode_figures import group_of
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
@@ -15,6 +16,8 @@ from diamond_bench.studies.plan import Point, SavedPlan
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from analysis.looks import Style
 
 _LOG = "metrics.jsonl"
 _ROLES = {"train_world_model": "world_model", "train_agent": "agent"}
@@ -43,7 +46,7 @@ def training_figures(plan: SavedPlan, store: Store, done: Collection[JobRef], no
 def _draw(plan: SavedPlan, store: Store, kind: str, points: Sequence[Point], notes: str) -> Drawn | None:
     from analysis.training_figures import MAX_POINTS, binned, loss_figure
 
-    table, lacking = _losses(store, kind, points)
+    table, lacking, sharing = _losses(store, kind, points)
     if table.empty:
         return None
     number = table["training"].nunique()
@@ -54,12 +57,25 @@ def _draw(plan: SavedPlan, store: Store, kind: str, points: Sequence[Point], not
     line = f"line: mean over seeds of the logged training loss, averaged in at most {MAX_POINTS} parts"
     band = "band: from the lowest seed to the highest" if seeds.max() > 1 else ""
     lost = f"{lacking} logged losses that are not finite are left out" if lacking else ""
-    shown = binned(table)
-    return annotated(loss_figure(shown, _STEPS[kind]), plan, basis, line, band, _scales(store, kind, points), lost, notes, table=shown)
+    figure = loss_figure(binned(table), _STEPS[kind], _looks(plan, sharing))
+    return annotated(figure, plan, basis, line, band, _scales(store, kind, points), lost, notes)
 
 
-def _losses(store: Store, kind: str, points: Sequence[Point]) -> "tuple[pd.DataFrame, int]":
-    """The logged losses (network, training, seed, step, loss), and the number of those that are not finite and left out."""
+def _looks(plan: SavedPlan, sharing: Mapping[str, Sequence[str]]) -> "dict[str, Style]":
+    """A training of one variant looks like it. A training that several variants share has no marker, and the colour of the one in the
+    middle; that of every variant is grey."""
+    from analysis.looks import LINES, Style
+
+    own, found = variant_looks(plan), {}
+    for i, (label, names) in enumerate(sharing.items()):
+        color = own[names[len(names) // 2]].color if len(sharing) > 1 else "0.2"
+        found[label] = own[names[0]] if len(names) == 1 else Style(color, LINES[i % len(LINES)], "None")
+    return found
+
+
+def _losses(store: Store, kind: str, points: Sequence[Point]) -> "tuple[pd.DataFrame, int, dict[str, list[str]]]":
+    """The logged losses (network, training, seed, step, loss), the number of those that are not finite and left out, and the variants that
+    share each training, by its label."""
     import pandas as pd
 
     from analysis.training_figures import COLUMNS
@@ -69,11 +85,12 @@ def _losses(store: Store, kind: str, points: Sequence[Point]) -> "tuple[pd.DataF
         variants.setdefault(point.jobs[_ROLES[kind]], []).append(point.variant)
     arms = {point.variant: point.arm for point in points}
     seeds = {point.jobs[_ROLES[kind]]: point.seed for point in points}
-    rows, lost = [], 0
+    rows, lost, sharing = [], 0, dict[str, list[str]]()
     for ref, names in variants.items():
         if _LOG not in store.result(ref).files:
             continue
         label = named(names, arms)
+        sharing.setdefault(label, list(dict.fromkeys(names)))
         for network, step, loss in _logged(store, ref):
             if math.isfinite(loss):
                 rows.append((network, label, seeds[ref], step, loss))
@@ -82,7 +99,7 @@ def _losses(store: Store, kind: str, points: Sequence[Point]) -> "tuple[pd.DataF
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if set(table["network"]) == {_ORDINALS[0]}:
         table["network"] = "world model"
-    return table, lost
+    return table, lost, sharing
 
 
 def _logged(store: Store, ref: JobRef) -> Iterator[tuple[str, int, float]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
 from diamond_bench.report.comparison import Comparison, compare_study
-from diamond_bench.report.drawing import StudyFigure
+from diamond_bench.report.drawing import Drawn, StudyFigure
 from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mixtures, versions
 from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, gates
@@ -36,8 +36,9 @@ _MAX_VIEWS = 8
 """Most figures of one kind, game and group in a report, one per combination of the other axes' values. The API draws any of them."""
 
 
-def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> list[Path]:
-    """Writes results.parquet and report/ from the finished jobs: index.html, figures (PNG and PDF), CSV files, report.json.
+def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], captions: bool = False) -> list[Path]:
+    """Writes results.parquet and report/ from the finished jobs: index.html, figures (PNG, PDF and their numbers as CSV), tables as CSV,
+    report.json. `captions`: the files of figures have their captions in them; the page always shows them as text.
 
     Returns the files, index.html first. Does nothing if the report was already written from these results and states. Raises UserError if
     no evaluation is finished and no job has failed.
@@ -50,7 +51,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     folder = plan.folder / "report"
     require_folders(store.root, folder)
     stands = registration_status(plan, facts.done)
-    digest = _digest(plan, facts, jobs, stands)
+    digest = _digest(plan, facts, jobs, stands, captions)
     last = _last_record(folder / "report.json")
     if last["results"] == digest and all((folder / name).exists() for name in last["files"]):
         return [folder / name for name in last["files"]]
@@ -64,7 +65,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     checked = tuple(gates(plan, store, facts))
     power = study_power(plan, store, facts, comparison)
     figures = chain(study_figures(plan, store, facts.table, facts.done, mixtures(facts.table)), power_figures(plan, power))
-    shown, left_out = draw_figures(figures, folder, say)
+    shown, left_out = draw_figures(figures, folder, say, captions)
     notes += left_out
     tables = [
         write_table(pivot(facts.table), folder / "summary.csv"),
@@ -82,10 +83,10 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None]) -> l
     return files
 
 
-def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: RegistrationStatus) -> str:
+def _digest(plan: SavedPlan, facts: StudyFacts, jobs: "pd.DataFrame", stands: RegistrationStatus, captions: bool) -> str:
     """A digest of everything that the report shows, except progress and times."""
     planned = [point.variant for point in plan.points]
-    about = [_VERSION, plan.scale, planned, plan.question, plan.note, plan.command, dict(plan.primary), stands.plain()]
+    about = [_VERSION, captions, plan.scale, planned, plan.question, plan.note, plan.command, dict(plan.primary), stands.plain()]
     text = [json.dumps(about, default=str), jobs[["id", "status", "error"]].to_csv(index=False), facts.table.to_csv(index=False)]
     return hashlib.sha256("\n".join(text).encode(errors="backslashreplace")).hexdigest()
 
@@ -99,9 +100,11 @@ def _last_record(file: Path) -> dict[str, Any]:
         return {"results": "", "files": []}
 
 
-def draw_figures(figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], None]) -> "tuple[list[Shown], list[str]]":
+def draw_figures(
+    figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], None], captions: bool = False
+) -> "tuple[list[Shown], list[str]]":
     """Draws and saves the figures. Returns them, and a sentence for each that could not be drawn."""
-    from analysis.figures import save_figure
+    from analysis.chart import save_figure
     from diamond_bench.report.page import Shown
 
     shown, notes = [], []
@@ -118,9 +121,9 @@ def draw_figures(figures: Iterable[StudyFigure], folder: Path, say: Callable[[st
             notes.append(f"{figure.stem} is left out: {reason}")
             say(notes[-1])
         elif found is not None:
-            files = save_figure(found.figure, folder / figure.stem)
-            files += [] if found.table is None else [write_table(found.table, folder / f"{figure.stem}.csv")]
-            shown.append(Shown(figure, found.caption, found.caption_pixels, tuple(files)))
+            pixels = found.finish(captions)
+            numbers = write_table(found.figure.numbers(), folder / f"{figure.stem}.csv")
+            shown.append(Shown(figure, found.caption, pixels, (*save_figure(found.figure, folder / figure.stem), numbers)))
     for family, stems in skipped.items():
         notes.append(
             f"{len(stems)} more figures like {family}, at other values, are drawn by diamond_bench.api.figure: {', '.join(stems[:5])}"
@@ -128,7 +131,7 @@ def draw_figures(figures: Iterable[StudyFigure], folder: Path, say: Callable[[st
     return shown, notes
 
 
-def _try(figure: StudyFigure) -> tuple[Any, str]:
+def _try(figure: StudyFigure) -> "tuple[Drawn | None, str]":
     try:
         return figure.draw(), ""
     except ValueError as error:  # of the figures' functions: what the study varies does not go into one picture

@@ -24,7 +24,7 @@ FOLDER = "comparisons"
 _MAX_NAME = 80
 
 
-def report_together(plans: Sequence[SavedPlan], store: Store, say: Callable[[str], None]) -> list[Path]:
+def report_together(plans: Sequence[SavedPlan], store: Store, say: Callable[[str], None], captions: bool = False) -> list[Path]:
     """Writes one page on several studies of a store, with figures and the table side_by_side.csv. Returns the files, the page first.
 
     Raises UserError where a plan is named twice, or one has no finished evaluation.
@@ -38,7 +38,7 @@ def report_together(plans: Sequence[SavedPlan], store: Store, say: Callable[[str
     folder.mkdir(parents=True, exist_ok=True)
     if link := first_link(folder):
         raise UserError(f"{link}: {IS_A_LINK}; remove it, or the folder it lies in")
-    shown, notes = draw_figures((figure for side in found for figure in _figures(side)), folder, say)
+    shown, notes = draw_figures((figure for side in found for figure in _figures(side)), folder, say, captions)
     table = write_table(_whole(found), folder / "side_by_side.csv")
     page = folder / "index.html"
     write_atomic(page, render(entries, found, shown, notes).encode(), durable=False)
@@ -64,9 +64,8 @@ def _draw(side: Side, metric: str, rows: "pd.DataFrame") -> Drawn:
         "lines: 95% interval of the mean over seeds (Student's t)" if shown["low"].notna().any() else "no intervals",
         *differing(side, metric),
     ]
-    return annotated(
-        side_figure(shown, metric_label(metric)), side.entries[0].plan, *words, f"scale {side.entries[0].plan.scale}", table=shown
-    )
+    plan = side.entries[0].plan
+    return annotated(side_figure(shown, metric_label(metric)), plan, *words, f"scale {plan.scale}")
 
 
 def _whole(found: Sequence[Side]) -> "pd.DataFrame":
