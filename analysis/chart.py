@@ -123,7 +123,7 @@ def side_legend(ax: Axes) -> None:
 def shared_legend(figure: Figure, fewest: int = 1) -> None:
     """One legend above all panels with each label once, variants before references, in as many columns as fit; none below `fewest` labels.
 
-    A label whose colour differs between panels is grey in the legend: its marker and line are the same in all panels.
+    If a label has different colours in different panels, the legend is grey: markers and lines are the same in all panels.
     """
     found: dict[str, list[Any]] = {}
     for ax in figure.axes:
@@ -131,7 +131,9 @@ def shared_legend(figure: Figure, fewest: int = 1) -> None:
             found.setdefault(label, []).append(handle)
     if len(found) >= fewest:
         order = sorted(found, key=lambda label: _is_reference(found[label][0]))
-        top_legend(figure, [_one_handle(found[label]) for label in order], order)
+        mixed = any(len({str(line.get_color()) for line in handles if isinstance(line, Line2D)}) > 1 for handles in found.values())
+        handles = [_grey(found[label][0]) if mixed and not _is_reference(found[label][0]) else found[label][0] for label in order]
+        top_legend(figure, handles, order)
 
 
 def _is_reference(handle: Any) -> bool:
@@ -155,15 +157,9 @@ def _broken(labels: Sequence[str]) -> list[str]:
     return [textwrap.fill(one_line(label), _LEGEND_WIDTH) for label in labels]
 
 
-def _one_handle(handles: Sequence[Any]) -> Any:
-    first = handles[0]
-    lines = [handle for handle in handles if isinstance(handle, Line2D)]
-    if len({str(line.get_color()) for line in lines}) < 2:
-        return first
-    return Line2D(
-        [], [], color="0.35", linestyle=first.get_linestyle(), marker=first.get_marker(), linewidth=first.get_linewidth(),
-        markersize=first.get_markersize(),
-    )  # fmt: skip
+def _grey(line: Line2D) -> Line2D:
+    copied = {name: getattr(line, f"get_{name}")() for name in ("linestyle", "marker", "linewidth", "markersize")}
+    return Line2D([], [], color="0.35", **copied)
 
 
 def caption_height(figure: Figure, caption: str) -> float:

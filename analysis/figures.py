@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.chart import COPY_LAST, RC, REFERENCE, Chart, fitted, keep, level, shared_legend, side_legend
@@ -52,6 +52,7 @@ def draw_drift(
         if unrelated is not None:
             level(ax, title, unrelated, "unrelated true frames")
         ax.set(xlabel="imagined frame t", ylabel=fitted(ylabel, 3.0), title=fitted(title, 6.0))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylim(bottom=0.0, auto=None)  # a shared axis goes on growing with the panels to come
         ax.margins(x=0.01)
         side_legend(ax)
@@ -96,7 +97,7 @@ def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False, ylabel:
     """Drift or another error against t, with one panel for each arm of the study, all on one scale."""
     if not panels:
         raise ValueError("no panels to draw")
-    columns = min(2, len(panels))
+    columns = 1 if len(panels) <= 3 else 2  # one below the other can be read on a phone
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(RC):
         figure = Chart(figsize=(6.4 * columns, 3.0 * rows + 0.3), layout="constrained")

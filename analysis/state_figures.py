@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.chart import COPY_LAST, RC, Chart, fitted, shared_legend
@@ -84,5 +85,6 @@ def state_figure(rows: Sequence[Sequence[StatePanel]], *, ordered: bool = False)
             row[0].set_ylim(bottom=0.0)
         for ax in axes[-1]:
             ax.set_xlabel("imagined frame t")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         shared_legend(figure)
     return figure

@@ -20,9 +20,9 @@ from diamond_bench.typed import build
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
+    from analysis.chart import Chart
     from diamond_bench.agent import Agent
     from diamond_bench.imagination.games import ImaginedGames, Reward
     from diamond_bench.worlds.contract import TrainedWorld
@@ -130,10 +130,10 @@ def figures(study: str, *overrides: str, output_dir: Folder = None, say: Say = p
     return list(_figures(*find_study(study, *overrides, output_dir=output_dir, say=say)))
 
 
-def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "Figure":
+def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, say: Say = print) -> "Chart":
     """One figure of a study's report, drawn from the jobs that are finished now. `name`: one of `figures`.
 
-    Raises UserError for an unknown name, or if there is nothing to draw.
+    The figure's method `numbers` returns the numbers in it. Raises UserError for an unknown name, or if there is nothing to draw.
     """
     plan, store = find_study(study, *overrides, output_dir=output_dir, say=say)
     found = _figures(plan, store)
@@ -146,8 +146,8 @@ def figure(study: str, name: str, *overrides: str, output_dir: Folder = None, sa
     if drawn is None:
         raise UserError(f"{name}: the finished jobs of {plan.study} hold nothing to draw it from")
     drawn.finish()
-    figure: Figure = drawn.figure
-    return figure
+    chart: Chart = drawn.figure
+    return chart
 
 
 def _figures(plan: SavedPlan, store: Store) -> dict[str, Any]:
@@ -173,8 +173,8 @@ def report(study: str, *overrides: str, captions: bool = False, output_dir: Fold
 def report_together(*studies: Sequence[str], captions: bool = False, output_dir: Folder = None, say: Say = print) -> list[Path]:
     """Writes one page on several studies, side by side (docs/report.md), and returns its files, index.html first.
 
-    Each study is its name and its overrides, such as ["sampling_steps", "scale=smoke", "data=random"]. `captions` as in `report`. Raises UserError for fewer than two
-    studies, one that is named twice, and one without a finished evaluation.
+    Each study is its name and its overrides, such as ["sampling_steps", "scale=smoke", "data=random"]. `captions` as in `report`. Raises
+    UserError for fewer than two studies, one that is named twice, and one without a finished evaluation.
     """
     from diamond_bench.report.write_together import report_together
 

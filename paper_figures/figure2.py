@@ -11,5 +11,5 @@ from paper_figures.parts import Inputs, Output, paper_source
 def make(inputs: Inputs) -> Output:
     """The paper's six methods, then the user's own. TWM, of which Table 1 has only means, is drawn as printed."""
     columns = [of_runs(method) if method.runs else published(method) for method in WORLD_MODELS]
-    made = aggregate_figure(inputs, [*columns, *own(inputs)], ("mean", "iqm"), printed=True)
-    return replace(made, sources=(*made.sources, paper_source("Table 1")))
+    aggregated = aggregate_figure(inputs, [*columns, *own(inputs)], ("mean", "iqm"), printed=True)
+    return replace(aggregated, sources=(*aggregated.sources, paper_source("Table 1")))

@@ -47,16 +47,16 @@ def make(inputs: Inputs) -> Output:
         games = list(dict.fromkeys(point.game for point in study.plan.points))
         asked = published_lines([*(method.name for method in inputs.methods), *inputs.curves], games)
         mark = scale_warning(study.plan.scale)
-        beside = ": no finding" if mark and asked.lines else ""  # the band is not for published numbers
-        labels = {variant: (variant or study.plan.study) + beside for variant in found}
+        suffix = ": no finding" if mark and asked.lines else ""  # the band is not for published numbers
+        labels = {variant: (variant or study.plan.study) + suffix for variant in found}
         lines = {**{labels[variant]: f for variant, f in found.items()}, **asked.lines}
         named = variant_names(study, found)
         looks = all_looks(inputs, named.values())
         of_lines = {**{labels[variant]: looks[name] for variant, name in named.items()}, **_method_looks(asked, looks)}
         differ = [_KINDS_DIFFER] if "training" in asked.kinds.values() else []
-        caption = _caption(study.name, list(lines.values()), [*([mark] if beside else []), *differ, *study.notes])
+        caption = _caption(study.name, list(lines.values()), [*([mark] if suffix else []), *differ, *study.notes])
         name = slug(study.plan.study, study.plan.scale, taken=figures)
-        figures[name] = _drawn(lines, of_lines, caption, "" if beside else mark)
+        figures[name] = _drawn(lines, of_lines, caption, "" if suffix else mark)
         tidy += [numbers(f, study.plan.study, study.plan.scale, variant, "test") for variant, f in found.items()]
         tidy += [numbers(f, "", "", label, asked.kinds[label]) for label, f in asked.lines.items()]
         notes += [*_episodes(study, inputs.store, list(found)), *study.remarks, *asked.notes]

@@ -27,7 +27,9 @@ from analysis.score_figures import (
     profile_figure,
     side_by_side_figure,
 )
+from analysis.side_by_side import side_figure
 from analysis.state_figures import StatePanel, state_figure
+from analysis.training_figures import loss_figure
 from analysis.variant_figures import variant_figure
 
 LONG = "DDPM-trained, sampled with EDM's schedule and Euler"
@@ -41,6 +43,16 @@ METRICS = {
     "axis": "distance from the axis of the modes (RMS) (distance of the modes) ↓",
 }
 FRAMES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+
+LOSSES = pd.DataFrame(
+    [(network, name, seed, step, 3.0 / step + seed) for network in ("first network", "second network") for name in (LONG, "every variant")
+     for seed in range(2) for step in range(1, 30)],
+    columns=["network", "training", "seed", "step", "loss"],
+)  # fmt: skip
+SIDES = pd.DataFrame(
+    [(f"study {i}, data=random", variant, i + j, i + j - 0.4, i + j + 0.3) for i in range(2) for j, variant in enumerate(LOOKS)],
+    columns=["study", "variant", "mean", "low", "high"],
+)
 
 
 def curve(seed: int, level: float = 0.1) -> Curve:
@@ -143,6 +155,8 @@ EXAMPLES: dict[str, Callable[[], Chart]] = {
     "scores": _scores,
     "intervals": _intervals,
     "profiles": _profiles,
+    "losses": lambda: loss_figure(LOSSES, "update", {LONG: LOOKS["EDM 2"], "every variant": LOOKS["EDM 5"]}),
+    "side by side of studies": lambda: side_figure(SIDES, "energy distance to the true next frames (distance of the modes) ↓"),
     "efficiency": _efficiency,
 }
 """By kind, how to draw it."""
