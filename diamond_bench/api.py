@@ -91,13 +91,13 @@ def compare(
     An argument chooses another comparison, which is exploratory.
 
     Args:
-        study: as in `find_study`, which the other arguments not named here also follow.
         metric: the name of one metric.
         baseline: the arm and the values of axes, such as {"n": 3}.
         margin: the largest difference that counts as none: a number from 0 in the metric's unit, or a share of copy-last-frame's error
             such as "10%".
 
-    Raises UserError for a metric or baseline that is not there, a metric that cannot be averaged over the study's games, or a wrong margin.
+    Other arguments as in `find_study`. Raises UserError for a metric or baseline that is not there, a metric that cannot be averaged over the
+    study's games, or a wrong margin.
     """
     from diamond_bench.report.comparison import compare_study
     from diamond_bench.report.facts import gather
@@ -374,8 +374,8 @@ def imagination_env(
         milestone: as in `load_world_model`.
         render_mode: `rgb_array` allows `render()`; None does not.
         threads: as in `imagine`.
-        output_dir, device, precision: as in `load_world_model`.
 
+    `output_dir`, `device` and `precision` are those of `load_world_model`.
     Raises UserError for a source that imagines nothing, an argument that does not go with it, and real play that is no longer in the store.
     """
     from gymnasium.envs.registration import EnvSpec
