@@ -96,8 +96,8 @@ def compare(
         margin: the largest difference that counts as none: a number from 0 in the metric's unit, or a share of copy-last-frame's error
             such as "10%".
 
-    Other arguments as in `find_study`. Raises UserError for a metric or baseline that is not there, a metric that cannot be averaged over the
-    study's games, or a wrong margin.
+    Other arguments as in `find_study`. Raises UserError for a metric or baseline that is not there, a metric that cannot be averaged over
+    the study's games, or a wrong margin.
     """
     from diamond_bench.report.comparison import compare_study
     from diamond_bench.report.facts import gather
