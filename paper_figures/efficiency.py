@@ -32,7 +32,7 @@ class Found:
 def pooled(runs_by_game: "Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]") -> Found:
     """The IQM over runs and games, at numbers of real steps that all runs reached. A run's score holds until its next one.
 
-    `courses` has the runs of each game, each as (rising numbers of real steps, raw score at each). Raises ScoreError if the games have
+    `runs_by_game` has the runs of each game, each as (rising numbers of real steps, raw score at each). Raises ScoreError if the games have
     unequal numbers of runs, a game has no published human score, or the runs share no number of steps.
     """
     import numpy as np
