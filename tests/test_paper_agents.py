@@ -260,7 +260,7 @@ def test_no_warning_stands_above_published_numbers(name: str, tmp_path: Path) ->
     (drawn,) = ARTIFACTS[name].make(Inputs(Store(tmp_path), (agents(tmp_path, rows),))).figures.values()
     figure = drawn.figure
     assert drawn.warning == ""
-    assert "Scale smoke* demonstrates the pipeline, not a result." in drawn.caption
+    assert "Scale smoke* trains small networks briefly: its results hold for them alone." in drawn.caption
     legends = [*figure.legends, *(legend for ax in figure.axes if (legend := ax.get_legend()))]
     texts = [text.get_text() for ax in figure.axes for text in ax.get_yticklabels()]
     texts += [text.get_text() for legend in legends for text in legend.get_texts()]

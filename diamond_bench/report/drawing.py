@@ -59,12 +59,11 @@ def annotated(figure: "Chart", plan: SavedPlan, *caption: str) -> Drawn:
 
 def scale_warning(scale: str) -> str:
     """The warning that figures of a scale carry; empty where its numbers are findings."""
-    return "" if is_finding(scale) else f"Scale {scale} demonstrates the pipeline, not a result"
-
-
-def is_finding(scale: str) -> bool:
-    """Whether numbers of a scale say anything about the question."""
-    return scale.rstrip("*") in _FINDINGS
+    if scale.rstrip("*") in _FINDINGS:
+        return ""
+    if scale.rstrip("*") in ("laptop", "smoke"):
+        return f"Scale {scale} trains small networks briefly: its results hold for them alone"
+    return f"Scale {scale} demonstrates the pipeline, not a result"
 
 
 def slug(text: str, keep: str = "") -> str:

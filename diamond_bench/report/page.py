@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.report import answers, departures, gate, power_section, sections
 from diamond_bench.report.aggregates import aggregates
 from diamond_bench.report.comparison import Comparison
-from diamond_bench.report.drawing import StudyFigure, is_finding
+from diamond_bench.report.drawing import StudyFigure, scale_warning
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.gate import Gate
 from diamond_bench.report.markup import Html, details, el, items, joined
@@ -131,9 +131,8 @@ def _header(report: Report) -> Html:
         more = [details("In which settings they differ", items(words[1:]))] if len(words) > 1 else []
         parts.append(el("div", el("strong", words[0]), *more, class_="badge"))
     parts += [el("h1", plan.question), el("p", f"Study {plan.study}, scale {plan.scale}, protocol {plan.protocol}", class_="soft")]
-    if not is_finding(plan.scale):
-        small = f"Scale {plan.scale} shows how everything works. Its models are small and its data little, so its numbers are no findings."
-        parts.append(el("p", small, class_="badge"))
+    if warning := scale_warning(plan.scale):
+        parts.append(el("p", f"{warning}.", class_="badge"))
     if missing := sections.incomplete(report.jobs):
         parts.append(el("p", missing, " ", el("a", "See jobs", href="#jobs"), class_="badge"))
     return joined(parts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.metrics.columns import metric_label
 from diamond_bench.report import departures
 from diamond_bench.report.answers import EXPLORATORY_ONLY, answers_of, no_answer
-from diamond_bench.report.drawing import is_finding
+from diamond_bench.report.drawing import scale_warning
 from diamond_bench.report.facts import versions
 from diamond_bench.report.markup import Html, details, el, items, joined, table
 from diamond_bench.report.page import PAGE_BYTES, Shown, document, section, shown_figure
@@ -41,11 +41,8 @@ def render(entries: Sequence[Entry], sides: Sequence[Side], figures: Sequence[Sh
     }
     title = " and ".join(entry.label for entry in entries)
     head: list[Any] = [el("h1", f"Side by side: {title}"), el("p", NO_TEST, class_="badge")]
-    small = sorted({entry.plan.scale for entry in entries if not is_finding(entry.plan.scale)})
-    if small:
-        scales = f"Scale {' and '.join(small)} shows how everything works."
-        words = f"{scales} Its models are small and its data little, so its numbers are no findings."
-        head.append(el("p", words, class_="badge"))
+    warnings = sorted({scale_warning(entry.plan.scale) for entry in entries} - {""})
+    head += [el("p", f"{warning}.", class_="badge") for warning in warnings]
     body = joined(section(name, text) for name, text in parts.items() if text)
     return document(f"Side by side: {title}", joined([el("header", *head), el("main", body)]))
 
