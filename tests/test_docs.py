@@ -228,6 +228,11 @@ def test_evaluation_md_lists_all_columns_and_baselines(tiny_store: Path) -> None
     assert set(found["metric"]) <= set(METRIC_INFO)
 
 
+def test_studies_md_names_all_shipped_studies() -> None:
+    named = [name for row in rows("docs/studies.md", "Topic") for name in re.findall(r"\w+", re.sub(r"\(.*?\)", "", row[1]))]
+    assert {file.stem for file in (ROOT / "experiments").glob("*.yaml")} <= set(named)
+
+
 def test_architecture_md_names_all_rooms_and_kinds() -> None:
     listed = [names(row[0]) for row in rows("docs/architecture.md", "Room")]
     assert [set(floor) for floor in listed] == FLOORS
