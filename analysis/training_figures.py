@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis.chart import RC, Chart, fitted, keep, shared_legend
 from analysis.figures import Looks
@@ -39,7 +39,8 @@ def loss_figure(points: pd.DataFrame, xlabel: str, looks: Looks | None = None) -
                 _draw(ax, network, xlabel, of_network[of_network["training"] == training], training, looks[training])
             if (of_network["loss"] > 0).all():
                 ax.set_yscale("log")
-                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                ax.yaxis.set_major_formatter("{x:g}")  # matplotlib's own labels are formulas, which RC does not read
                 ax.yaxis.set_minor_formatter(NullFormatter())
             ax.set(title=fitted(network, 2.6), xlabel=xlabel, ylabel="training loss")
             ax.locator_params(axis="x", nbins=5)

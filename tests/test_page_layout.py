@@ -12,7 +12,7 @@ from PIL import Image
 from test_html_report import Page
 from test_report import finish, finished, planned
 
-from analysis.training_figures import binned
+from analysis.training_figures import binned, loss_figure
 from diamond_bench.report import write_report
 from diamond_bench.report.departures import sentences
 from diamond_bench.report.facts import gather
@@ -87,6 +87,17 @@ def test_training_losses_are_a_figure_with_a_csv_file(tmp_path: Path) -> None:
     assert set(found["panel"]) == {"world model"}
     assert found[["update", "value", "low", "high"]].to_numpy().tolist() == [[1.0, 2.5, 2.0, 3.0], [3.0, 0.5, 0.5, 0.5]]
     assert "2 logged losses that are not finite are left out" in (saved.folder / "report" / "index.html").read_text()
+
+
+def test_the_labels_of_a_loss_axis_are_numbers() -> None:
+    """Losses that span less than a decade have labels between its powers of ten, and none is a formula."""
+    steps = np.arange(1, 20)
+    frame = pd.DataFrame({"network": "a", "training": "b", "seed": 0, "step": steps, "loss": np.linspace(0.6, 0.15, 19)})
+    figure = loss_figure(frame, "update")
+    figure.draw_without_rendering()
+    labels = [label.get_text() for which in ("major", "minor") for label in figure.axes[0].get_yticklabels(which=which)]
+    assert {"0.2", "0.5"} <= set(labels)
+    assert not any("$" in label for label in labels)
 
 
 def test_a_long_log_is_averaged_in_equal_parts() -> None:

@@ -193,7 +193,9 @@ def _title(name: str) -> str:
 
 def _amount(value: float, row: Mapping[Any, Any]) -> str:
     """A difference without its unit; in percent where it is a share."""
-    return f"{100 * value:.3g}%" if row["unit"] == OF_COPYING else f"{value:.3g}"
+    value = 100 * value if row["unit"] == OF_COPYING else value
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{text}%" if row["unit"] == OF_COPYING else text
 
 
 def _unit(row: Mapping[Any, Any]) -> str:

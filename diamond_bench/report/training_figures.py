@@ -121,7 +121,8 @@ def _logged(store: Store, ref: JobRef) -> Iterator[tuple[str, int, float]]:
 def _scales(store: Store, kind: str, points: Sequence[Point]) -> str:
     """A warning where objectives differ: their losses have different scales."""
     configs = [config_of(store, ref) for ref in {point.jobs[_ROLES[kind]] for point in points}]
-    objectives = {(config.objective, config.family) for config in configs if config is not None}
+    known = [config for config in configs if config is not None and (kind == "train_world_model" or config.family is None)]
+    objectives = {(config.objective, config.family) for config in known}
     return (
         "losses of different objectives have different scales: compare how they fall, not how high they are" if len(objectives) > 1 else ""
     )
