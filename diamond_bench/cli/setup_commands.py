@@ -47,5 +47,5 @@ def completion(
         file, startup = write_script(chosen)
     except OSError as error:
         raise UserError(f"completion --install: {error.filename}: {error.strerror}") from None
-    say(f"wrote {file}{f', and added a line that reads it to {startup}' if startup else ''}")
+    say(f"Wrote {file}{f', and added a line that reads it to {startup}' if startup else ''}")
     say("It works in every shell that you start from now on.")

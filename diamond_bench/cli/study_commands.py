@@ -124,7 +124,7 @@ def register(
         found = registrations(saved.folder)
         export_file(found, export)
         more = len(found) - 1
-        say(f"wrote {export}: the first registration{f' and {more} amendment' + 's' * (more > 1) if more else ''}")
+        say(f"Wrote {export}: the first registration{f' and {more} amendment' + 's' * (more > 1) if more else ''}")
     out.print(str(registration.file), markup=False)
 
 
