@@ -18,8 +18,8 @@ from diamond_bench.errors import UserError, nearest
 ASK = "__complete"
 """First word of the command line with which a shell asks."""
 SHELLS = ("bash", "zsh", "fish")
-_FOR_RUNS = (*("sweep", "register", "train", "evaluate", "profile", "results", "report", "open", "power", "status", "cancel", "retry"),)
-"""Commands whose overrides are config keys. The others take output_dir= alone."""
+_STORE_ALONE = ("show", "diff", "logs", "du", "gc", "merge", "export", "doctor")
+"""Commands that take output_dir= alone. The overrides of all others are config keys."""
 _OF_ONE_RUN = ("train", "evaluate", "profile")
 """Commands that take game= and seed= in place of games= and seeds=."""
 
@@ -173,7 +173,7 @@ def _names(folder: Path) -> list[str]:
 
 def _overrides(command: str, current: str) -> Iterator[Offer]:
     """Keys of the config, one part at a time, and the values of a key after its `=`."""
-    if command not in _FOR_RUNS:
+    if command in _STORE_ALONE:
         yield Offer("output_dir=", "the store's folder")
         return
     yield from _among(current, keys(command))
