@@ -159,7 +159,7 @@ def test_the_same_sweep_again_runs_no_job(store: Store) -> None:
         (["sweep", "sampling_steps", "scale=tiny", "execution.device=cuda:9"], ["cuda"]),
         (["sweep", "sampling_steps", "scale=tiny", "output_dir=/proc/none"], ["/proc/none", "output_dir="]),
         (["swep"], ["swep"]),
-        (["sweep"], ["study"]),
+        (["sweep"], ["STUDY"]),
         (["results", "sampling_steps", "output_dir=empty"], ["has not been swept", "diamond-bench sweep sampling_steps"]),
         (["status", "output_dir=empty"], ["no study has been swept"]),
         (["show", "zzzz", "output_dir=empty"], ["zzzz"]),
