@@ -158,8 +158,10 @@ def _broken(labels: Sequence[str]) -> list[str]:
 
 
 def _grey(line: Line2D) -> Line2D:
-    copied = {name: getattr(line, f"get_{name}")() for name in ("linestyle", "marker", "linewidth", "markersize")}
-    return Line2D([], [], color="0.35", **copied)
+    proxy = Line2D([], [])
+    proxy.update_from(line)  # with its dashes, which get_linestyle does not know
+    proxy.set_color("0.35")
+    return proxy
 
 
 def caption_height(figure: Figure, caption: str) -> float:

@@ -166,6 +166,8 @@ def test_a_legend_is_grey_where_panels_differ_in_colour() -> None:
     (legend,) = EXAMPLES["thresholds"]().legends
     colours = [handle.get_color() for handle in legend.legend_handles if isinstance(handle, Line2D)]
     assert colours == ["0.35"] * (1 + len(STEPS)) + ["0.45"]  # n = 1 is a baseline in one of the panels
+    dashes = [str(handle._unscaled_dash_pattern) for handle in legend.legend_handles[: len(STEPS)]]  # type: ignore[union-attr]
+    assert len(set(dashes)) == len(STEPS)
 
 
 @pytest.mark.parametrize(
