@@ -1,6 +1,7 @@
 """Several studies on one page: what stands side by side, what is said of differences, and that nothing is claimed between studies."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,9 @@ from test_report import finish
 from diamond_bench import api
 from diamond_bench.cli.several_studies import studies_named
 from diamond_bench.errors import UserError
+from diamond_bench.report.together import labels
 from diamond_bench.store.artifacts import Store
-from diamond_bench.studies.plan import Plan, plan_study, save_plan
+from diamond_bench.studies.plan import Plan, as_saved, plan_study, save_plan
 
 VERDICTS = ("better than", "worse than", "equivalent within")
 
@@ -132,6 +134,14 @@ def test_settings_of_an_evaluation_that_change_a_metric_are_named_at_its_numbers
         lab.sweep(*sweep)
     differs = "evaluation.horizon differs: one, evaluation.horizon=4: 4; one, evaluation.horizon=8: 8."
     assert f"These are not the same measurement: {differs}" in words_of(lab.together(*sweeps))
+
+
+def test_a_label_names_what_changes_results(lab: Lab) -> None:
+    """One sweep was run with output_dir=, the other without: both lie in this store, so the folder names neither."""
+    one = lab.study("one")
+    plans = [as_saved(lab.sweep(one, "scale=tiny", f"data={policy}"), lab.store.root) for policy in ("expert", "random")]
+    plans[1] = replace(plans[1], command=f"{plans[1].command} output_dir=/elsewhere cluster.num_workers=2")
+    assert labels(plans) == ["one, data=expert", "one, data=random"]
 
 
 def test_the_command_line_names_several_studies() -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ONE_GAME = "the study's game"
 """In place of a game where the studies are one study on datasets of different names."""
 _EVALUATION = "evaluation."
+_NOT_RESULTS = ("output_dir=", "cluster=", "cluster.")
+"""Overrides that say where a sweep runs and is stored."""
 _NOT_MEASURED = ("evaluation.metrics", "evaluation.batch_size", "evaluation.keep_frames", "evaluation.milestone", "evaluation.weights")
 """Settings of an evaluation that name a variant or a way to compute, and do not change what a metric means."""
 
@@ -84,7 +86,7 @@ def labels(plans: Sequence[SavedPlan]) -> list[str]:
 
     Raises UserError where two plans are the same.
     """
-    tokens = [shlex.split(plan.command)[3:] for plan in plans]
+    tokens = [[word for word in shlex.split(plan.command)[3:] if not word.startswith(_NOT_RESULTS)] for plan in plans]
     found = []
     for plan, own in zip(plans, tokens, strict=True):
         others = [words for other, words in zip(plans, tokens, strict=True) if other.study == plan.study and other is not plan]
