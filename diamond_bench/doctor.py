@@ -39,6 +39,7 @@ _EXTRAS = {
     "docs": "the documentation site cannot be built",
     "dev": "the tests and linters cannot be run",
     "bench": "the benchmarks cannot be run",
+    "rl": "the example with stable-baselines3 (docs/imagination.md) cannot be run",
 }
 """What is unavailable without each optional group of packages."""
 _ASK_TORCH = """

@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import in_this_process
+from command_line import ROOT, in_this_process
 
 from diamond_bench import doctor
 from diamond_bench.doctor import Check, blocked
@@ -106,6 +107,11 @@ def test_missing_and_old_libraries_are_named(monkeypatch: pytest.MonkeyPatch) ->
     assert found["library typer"].found.startswith("version ")
     assert [check.part for check in blocked(list(found.values()))] == ["library typer", "library no-such-package"]
     assert (found["packages [docs]"].state, found["packages [bench]"].state) == ("missing", "ok")
+
+
+def test_every_optional_group_says_what_it_is_for() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert doctor._EXTRAS.keys() == groups.keys()
 
 
 def test_a_silent_controller_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

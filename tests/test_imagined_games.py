@@ -30,6 +30,7 @@ from diamond_bench.diffusion.quantization import to_bytes
 from diamond_bench.envs.games import spec
 from diamond_bench.envs.synthetic import decode
 from diamond_bench.errors import UserError
+from diamond_bench.evaluation.player import UniformPlayer
 from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ImaginationSettings
 from diamond_bench.imagination.games import ImaginedGames
 from diamond_bench.imagination.starts import EpisodeStarts
@@ -42,7 +43,7 @@ from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import CollectDataset, EvaluateAgent, EvaluateWorldModel, ImportAgent, ImportDataset, TrainWorldModel
-from diamond_bench.stored.imagination import How, _AtRandom, _played
+from diamond_bench.stored.imagination import How, _played
 from diamond_bench.worlds.copy_last_frame import CopyLastFrame
 from diamond_bench.worlds.families import build_world_model
 from diamond_bench.worlds.oracle import Oracle
@@ -84,7 +85,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
         def make(folder: Path) -> None:
             save_agent(build_agent(describe(config)), folder / "agent")
             if not config.agent.model_free:
-                replay = _played(GAME, ENV, _AtRandom(3), How(start_steps=STEPS))
+                replay = _played(GAME, ENV, UniformPlayer(3), How(start_steps=STEPS))
                 assert replay.save(folder / "checkpoint") == STEPS
 
         return make
@@ -302,7 +303,7 @@ def test_mistakes_in_calls_are_named_and_move_nothing(stored: Stored) -> None:
         with pytest.raises(gymnasium.error.Error, match="one whole number from 0"):
             env.reset(seed=seed)  # type: ignore[arg-type]
     after, *_ = env.step(torch.tensor([0, 1, 2]))
-    env.reset(seed=0)
+    env.reset(seed=np.int64(0))  # type: ignore[arg-type]
     frames[:] = 0  # a caller's copy
     assert np.array_equal(env.step([0, 1, 2])[0], after), "a refused call moved a game"
     env.close()
@@ -355,6 +356,11 @@ def test_nothing_that_imagines_nothing_is_opened(stored: Stored, tmp_path: Path)
         ("agent", {"game": GAME}, "only a family takes a game"),
         ("agent", {"milestone": 0.5}, "kept 1.0 alone"),
         ("agent", {"sampler": "eulr"}, "euler"),
+        ("agent", {"sampler": 3}, "sampler=3: expected the name of a sampler"),
+        ("agent", {"device": "cuda:99"}, "device='cuda:99': torch cannot use it"),
+        ("world model", {"device": "gpu"}, "device='gpu': torch cannot use it"),
+        ("oracle", {"game": GAME, "device": "gpu"}, "device='gpu': torch cannot use it"),
+        ("agent", {"precision": "fp64"}, "precision='fp64': valid: bf16, fp32, tf32"),
         ("agent", {"num_envs": 0}, "num_envs=0: expected a whole number from 1"),
         ("agent", {"horizon": 1.5}, "horizon=1.5: expected a whole number from 1"),
         ("agent", {"threads": True}, "threads=True: expected a whole number from 1"),

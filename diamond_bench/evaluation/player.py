@@ -1,4 +1,4 @@
-"""An agent's policy as a player of the real game."""
+"""Players of the real game: an agent's policy, and random actions."""
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,21 @@ class PolicyPlayer:
         on_device = torch.from_numpy(np.ascontiguousarray(frames)).to(h.device).permute(0, 3, 1, 2)
         output = self._actor_critic(from_bytes(on_device), (h, c))
         return output.logits, output.state
+
+
+class UniformPlayer:
+    """Draws every action with equal probability (the protocol `envs.play.Player`)."""
+
+    def __init__(self, num_actions: int) -> None:
+        self._num_actions = num_actions
+
+    def initial_state(self, num_games: int) -> State:
+        """Nothing is remembered."""
+        return ()
+
+    def __call__(self, frames: npt.NDArray[np.uint8], state: State) -> tuple[Tensor, State]:
+        """Equal logits (n, actions)."""
+        return torch.zeros(len(frames), self._num_actions), state
 
 
 class WatchingPolicy:

@@ -24,7 +24,7 @@ Frames = NDArray[np.uint8]
 Reward = Callable[[Frames, NDArray[Any], Frames], ArrayLike]
 """reward(before, actions, after) -> (b,) numbers. Frames (b, h, w, 3) uint8: those that the actions answered, and those they led to."""
 RENDER_MODES = ("rgb_array",)
-_MOST_SEED = 2**63 - 2
+_MAX_SEED = 2**63 - 2
 
 
 class ImaginedGames(gymnasium.vector.VectorEnv[Frames, Any, NDArray[Any]]):
@@ -75,11 +75,12 @@ class ImaginedGames(gymnasium.vector.VectorEnv[Frames, Any, NDArray[Any]]):
         env = self._open("reset")
         if options:
             raise gymnasium.error.Error(f"options={options}: expected none, since imagined games have no options")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= _MOST_SEED):
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed <= _MAX_SEED):
             raise gymnasium.error.Error(f"seed={seed!r}: expected one whole number from 0 to 2**63 - 2 for all games")
+        seed = None if seed is None else int(seed)
         super().reset(seed=seed)
         with torch_threads(self.threads):
-            shown, _ = env.reset(seed=None if seed is None else int(seed))
+            shown, _ = env.reset(seed=seed)
         self._frames = _as_bytes(shown)
         return self._frames.copy(), {}
 

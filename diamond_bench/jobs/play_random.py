@@ -1,31 +1,13 @@
 """The job `play_random`: games played at random, under the conditions of an agent's final games, for its score to be compared with."""
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from diamond_bench.envs.games import num_actions
-from diamond_bench.envs.play import State
+from diamond_bench.evaluation.player import UniformPlayer
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.final_games import FinalGames
 from diamond_bench.metrics.baselines import RANDOM_PLAY
 from diamond_bench.store.kinds import PlayRandom
-
-
-class UniformPlayer:
-    """Draws every action uniformly (the protocol `envs.play.Player`)."""
-
-    def __init__(self, num_actions: int) -> None:
-        self._num_actions = num_actions
-
-    def initial_state(self, num_games: int) -> State:
-        """Nothing is remembered."""
-        return ()
-
-    def __call__(self, frames: npt.NDArray[np.uint8], state: State) -> tuple[Tensor, State]:
-        """Equal logits (n, actions)."""
-        return torch.zeros(len(frames), self._num_actions), state
 
 
 def run(config: PlayRandom, context: JobContext) -> Result:

@@ -3,19 +3,17 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from gymnasium.envs.registration import EnvSpec
-from torch import Tensor
 
 from diamond_bench.config import WORLD_FAMILIES, EnvConfig, RunConfig, Sampler, world_family
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.data.replay import REPLAY_FILE, Replay
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.envs import games
-from diamond_bench.envs.play import Collector, Player, State
+from diamond_bench.envs.play import Collector, Player
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.evaluation.player import PolicyPlayer
+from diamond_bench.evaluation.player import PolicyPlayer, UniformPlayer
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ImaginationSettings, RewardEnd
 from diamond_bench.imagination.games import RENDER_MODES, ImaginedGames, Reward
 from diamond_bench.imagination.starts import EpisodeStarts, ReplayStarts, StartSegments
@@ -24,7 +22,7 @@ from diamond_bench.models.threads import torch_threads
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import TrainAgent
-from diamond_bench.stored.models import load_agent, load_world_model, require_whole, training_behind, world_model_in
+from diamond_bench.stored.models import check_placement, load_agent, load_world_model, require_whole, training_behind, world_model_in
 from diamond_bench.studies.agents import AGENT_KINDS, trained_with
 from diamond_bench.studies.plan import run_config
 from diamond_bench.worlds.contract import WorldModel
@@ -33,7 +31,7 @@ from diamond_bench.worlds.recordings import RecordedReplay, recorded_episodes
 
 START_STEPS = 1000
 """Real steps that are played to start from, where none are recorded and nobody says how many."""
-_MOST_START_STEPS = 1_000_000
+_MAX_START_STEPS = 1_000_000
 _PRELOAD = 4
 """Batches of start segments that are burnt in at once: few, so that no step takes much longer than the others."""
 _PLAY_SEED = 0
@@ -107,6 +105,7 @@ def imagination_of(store: Store, source: str, how: How) -> Imagination:
 
     Raises UserError for everything that imagines nothing, and for settings that the source does not take.
     """
+    check_placement(how.device, how.precision)
     families = untrained_families()
     if source in families:
         return _of_family(source, how)
@@ -140,7 +139,7 @@ def _of_family(name: str, how: How) -> Imagination:
     world_family(config.family).check(config.family, config, "world_model")
     assert config.family is not None
     spec = games.spec(how.game, config.env)
-    replay = _played(how.game, config.env, _AtRandom(sum(spec.actions.sizes)), how, life_loss_ends=False)
+    replay = _played(how.game, config.env, UniformPlayer(sum(spec.actions.sizes)), how, life_loss_ends=False)
     play = RecordedReplay(how.game, config.env, _PLAY_SEED, replay)
     world = open_world(config.family, spec, torch.device(how.device), play)
     return Imagination(world, None, ReplayStarts(replay, world.context, _generator(world.device)))
@@ -219,8 +218,8 @@ def _replay_of(store: Store, ref: JobRef, config: TrainAgent, how: How) -> Repla
 def _played(game: str, env: EnvConfig, player: Player, how: How, life_loss_ends: bool = True) -> Replay:
     """New real play. Raises UserError for a game whose play a replay cannot hold."""
     steps, frames = START_STEPS if how.start_steps is None else how.start_steps, games.frames(game, env)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= _MOST_START_STEPS:
-        raise UserError(f"start_steps={steps!r}: expected a whole number from 1 to {_MOST_START_STEPS:,}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= _MAX_START_STEPS:
+        raise UserError(f"start_steps={steps!r}: expected a whole number from 1 to {_MAX_START_STEPS:,}")
     if games.family_of(game).action_kind != "Discrete" or frames.height != frames.width:
         raise UserError(
             f"game={game}: real play to start from needs Discrete actions and square frames; name an evaluation of the family in this game"
@@ -228,21 +227,6 @@ def _played(game: str, env: EnvConfig, player: Player, how: How, life_loss_ends:
     replay = Replay(steps, frames.height, how.device)
     Collector(games.vector_env(game, env, 1, life_loss_ends), player, replay, _PLAY_SEED).collect(steps)
     return replay
-
-
-class _AtRandom:
-    """Takes each action with equal probability; a `Player`."""
-
-    def __init__(self, num_actions: int) -> None:
-        self._num_actions = num_actions
-
-    def initial_state(self, num_games: int) -> State:
-        """Nothing is remembered."""
-        return ()
-
-    def __call__(self, frames: npt.NDArray[np.uint8], state: State) -> tuple[Tensor, State]:
-        """Equal logits (n, actions)."""
-        return torch.zeros(len(frames), self._num_actions), state
 
 
 def _with_family(name: str) -> RunConfig:

@@ -1,12 +1,16 @@
 """World models and agents of the store, loaded by a job's id. Their files are checked against their SHA-256 first."""
 
+from typing import get_args
+
+import torch
+
 from diamond_bench.agent import Agent
 from diamond_bench.agent import load_agent as load_agent_folder
 from diamond_bench.config import EvaluationConfig, world_family
 from diamond_bench.costs import frames_of
 from diamond_bench.data.static import load_info
 from diamond_bench.envs import games
-from diamond_bench.errors import UserError
+from diamond_bench.errors import UserError, nearest
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.precision import Precision
 from diamond_bench.spaces import ActionSpec, FrameSpec
@@ -17,8 +21,19 @@ from diamond_bench.worlds.contract import TrainedWorld
 from diamond_bench.worlds.families import load_world_model as load_world_model_folder
 
 
+def check_placement(device: str, precision: str) -> None:
+    """Raises UserError for a device that torch cannot use here, and for an unknown precision."""
+    if precision not in (known := get_args(Precision)):
+        raise UserError(f"precision={precision!r}: {nearest(str(precision), known)}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(f"device={device!r}: torch cannot use it: {str(error).splitlines()[0]}; use cpu, cuda or cuda:N") from None
+
+
 def load_world_model(store: Store, ref: JobRef, milestone: float | None, device: str, precision: Precision) -> TrainedWorld:
     """As `api.load_world_model`."""
+    check_placement(device, precision)
     training, own = training_behind(store, ref)
     share = own.milestone if milestone is None else milestone
     if training.kind in AGENT_KINDS:
@@ -35,6 +50,7 @@ def load_world_model(store: Store, ref: JobRef, milestone: float | None, device:
 
 def load_agent(store: Store, ref: JobRef, device: str, precision: Precision) -> Agent:
     """As `api.load_agent`."""
+    check_placement(device, precision)
     if ref.kind == "evaluate_agent":
         ref = store.spec(ref).inputs["agent"]
     if ref.kind not in AGENT_KINDS:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, TrainingConfig, chosen
+from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, SamplerSettings, TrainingConfig, chosen
 from diamond_bench.data.rms import change_rms, frame_rms
 from diamond_bench.data.segments import Segments, to_float
 from diamond_bench.data.sources import SegmentSource
@@ -105,6 +105,8 @@ class DiamondWorld(StackedWorld):
     def bound(self, sampler: Sampler) -> "DiamondWorld":
         """See `TrainedWorld.bound`. Raises UserError if the sampler leaves the levels of the objective's training, or uses guidance with a
         model trained without action dropout."""
+        if not isinstance(sampler, SamplerSettings):
+            raise UserError(f"sampler={sampler!r}: expected the name of a sampler, or settings from `api.sampler`")
         check_sampler(sampler, self.description.objective)
         check_guidance(sampler, self.description.conditioning)
         return replace(self, sampler=sampler)
