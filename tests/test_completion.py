@@ -53,6 +53,7 @@ def test_studies_scales_keys_and_values_are_offered() -> None:
 def test_studies_and_jobs_of_the_store_are_offered(store: Path) -> None:
     assert offers("results my") == ["my_study"]
     assert offers("sweep my") == []
+    assert offers("report sampling_steps my") == ["my_study"]
     assert offers("show ") == ["bbbb2222", "aaaa1111"]
     assert offers("show evaluate_world_model/") == ["evaluate_world_model/bbbb2222"]
     assert offers("evaluate ") == ["aaaa1111"]

@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from analysis.episodes import mean_return, return_difference
+from diamond_bench.cli.common import print_results
 from diamond_bench.config import AgentEvaluationConfig, EnvConfig
 from diamond_bench.envs import games
 from diamond_bench.envs.family import EnvFamily
@@ -17,7 +18,9 @@ from diamond_bench.jobs import play_random
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.report.agent_answer import answer
 from diamond_bench.spaces import ActionSpec, FrameSpec
+from diamond_bench.store.artifacts import Store
 from diamond_bench.store.kinds import PlayRandom
+from diamond_bench.studies.plan import save_plan
 from diamond_bench.studies.single import plan_train
 
 
@@ -128,3 +131,17 @@ def test_train_answers_first(trained_store: Path) -> None:
     assert f"random play {at_random['test_return'].mean():.4g}, [" in printed
     assert len(at_random["test_return"]) == 2
     assert " random-play " in printed
+
+
+def test_random_play_alone_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, plan = Store(tmp_path, say=lambda text: None), plan_train(["game=Pong", "scale=tiny"])
+    (spec,) = (spec for spec in plan.jobs.values() if spec.kind == "play_random")
+    store.prepare(spec)
+    claim = store.claim(spec.ref)
+    assert claim is not None
+    row = {"metric": "test_return", "value": -20.5, "baseline": "random-play"}
+    claim.finish({"rows": [row], "info": {}, "recorded": {"revision": 1}})
+    print_results(save_plan(plan, store.root), store, as_json=False)
+    shown = capsys.readouterr()
+    assert "random-play" in shown.out
+    assert f"has no results yet: 1 of 3 jobs is done, but no evaluation. To run what is missing:\n  {plan.command}" in shown.err

@@ -214,6 +214,8 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         say(f"A wider terminal, `results --csv FILE` and the report also show {', '.join(hidden)}.")
     for note in [*facts.protocol, *mixtures(table)]:
         say(f"note: {note}")
+    if not evaluated(plan, store):
+        say(no_results(plan, store))
 
 
 @contextlib.contextmanager

@@ -114,6 +114,8 @@ def _arguments(path: Sequence[str], name: str, root: Path, current: str) -> Iter
         yield from _jobs(root, current, ("train_agent", "import_agent"))
     elif name in ("overrides", "more"):
         yield from _overrides(path[0], current)
+        if name == "more":  # `report` takes further studies
+            yield from map(Offer, _swept(root))
     elif name == "options":
         yield from _among(current, {"game=": None, "frame_size=": None, "sigma_data=": None, "sigma_offset_noise=": None})
     elif name in ("artifacts", "name", "shell"):

@@ -1,7 +1,7 @@
 """The page of several studies: what may be concluded, each study's own answer, the numbers side by side, and where they come from."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diamond_bench.metrics.columns import metric_label
 from diamond_bench.report import departures
@@ -13,9 +13,6 @@ from diamond_bench.report.page import PAGE_BYTES, Shown, document, section, show
 from diamond_bench.report.pictures import Budget
 from diamond_bench.report.sections import with_interval
 from diamond_bench.report.together import Entry, Side, differing, warnings
-
-if TYPE_CHECKING:
-    pass
 
 NO_TEST = (
     "No test between these studies was registered, so this page claims no difference between them. Each study's own answer stands; "
