@@ -87,8 +87,7 @@ def aggregate_figure(inputs: Inputs, columns: Sequence[Column], names: Sequence[
     if not shown:
         raise UserError("no method has scores of all 26 games")
     levels = range_of_levels(matrices, names)
-    bars = f"Bars: 95% stratified bootstrap intervals over runs, where runs are published{f' ({levels})' if levels else ''}."
-    caption = f"{bars}"
+    caption = f"Bars: 95% stratified bootstrap intervals over runs, where runs are published{f' ({levels})' if levels else ''}."
     figure = interval_figure(drawn, [c.drawn for c in shown], PRINTED if printed else "", looks_of(shown, inputs))
     sources = tuple(dict(source) for column in columns for source in column.sources)
     return Output(table=table, figures={"": Drawn(figure, caption + no_findings(shown))}, sources=sources)
