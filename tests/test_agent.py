@@ -149,7 +149,7 @@ def edited(folder: Path, **changes: object) -> None:
         (lambda f: edited(f, frame_size=40), "reward_end.safetensors: its tensors are not those"),
         (lambda f: edited(f, game=None), "agent.json: damaged"),
         (lambda f: edited(f, gmae="Pong"), "agent.json: unknown key 'gmae': did you mean game?"),
-        (lambda f: edited(f, objective={"name": "edm"}), "denoiser: not the world model that agent.json"),
+        (lambda f: edited(f, objective={"name": "edm"}), "denoiser: not the world model that the folder's agent.json"),
         (
             lambda f: (f / "reward_end.safetensors").write_bytes((f / "actor_critic.safetensors").read_bytes()),
             "reward_end.safetensors: its",
