@@ -224,5 +224,5 @@ def test_how_screens_are_pooled_is_no_part_of_an_evaluation(tmp_path: Path, monk
     planned = plan_evaluate("x", [f"output_dir={tmp_path}"], None, False).jobs.values()
     assert [spec.kind for spec in planned] == ["evaluate_agent", "play_random"]
     assert [spec.config.env for spec in planned] == [EnvConfig(), EnvConfig()]
-    with pytest.raises(UserError, match=r"env\.pooling: it would change nothing"):
+    with pytest.raises(UserError, match=r"env\.pooling: it has no effect"):
         plan_evaluate("x", [f"output_dir={tmp_path}", "env.pooling=in_place"], None, False)
