@@ -305,8 +305,8 @@ def imagine(
         actions: (P - 1 + T,), or (P - 1 + T, k) of a game with k columns. Action i is taken after frame i, so action P - 1 leads to the
             first imagined frame.
         sampler: from `sampler(...)`, or the name of one with its defaults.
-        seed: the seed of the noise. The one of `held_out` gives the frames of the evaluation, on the same kind of machine and with the same
-            number of threads.
+        seed: the seed of the noise. The one of `held_out` gives the frames of the evaluation up to rounding, which depends on the machine,
+            the threads and how many trajectories are imagined at once.
         threads: CPU threads for torch during the call, at least 1; afterwards torch has as many as before.
 
     Raises ValueError for another shape or dtype, or an action that the game does not have, and UserError for a sampler that asks for noise
