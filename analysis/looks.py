@@ -12,7 +12,7 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "
 """Colours that people of every colour vision can tell apart (Okabe and Ito, Color Universal Design, 2008)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-MOST_LOOKS = len(OKABE_ITO) * len(MARKERS)
+MAX_LOOKS = len(OKABE_ITO) * len(MARKERS)
 """Names that can have different looks in one figure. The numbers of colours and markers share no factor, so no pair comes twice before."""
 _DARKEST, _LIGHTEST = 0.35, 0.4
 """Share of black in the first shade of a colour, and of white in its last one."""
@@ -47,11 +47,11 @@ class Style:
 def styles(names: Sequence[str], ordered: bool = False) -> dict[str, Style]:
     """A look for each name, by its place: the colours of Okabe and Ito, or cividis from dark to light for `ordered` names.
 
-    No two names share both colour and marker. Raises ValueError above MOST_LOOKS names.
+    No two names share both colour and marker. Raises ValueError above MAX_LOOKS names.
     """
     names = list(dict.fromkeys(names))
-    if len(names) > MOST_LOOKS:
-        raise ValueError(f"{len(names)} names do not fit into one figure: there are {MOST_LOOKS} different looks")
+    if len(names) > MAX_LOOKS:
+        raise ValueError(f"{len(names)} names do not fit into one figure: there are {MAX_LOOKS} different looks")
     if ordered:
         colors: list[Any] = [matplotlib.colormaps["cividis"](place) for place in np.linspace(0.0, 0.85, len(names))]
     else:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from analysis.looks import MOST_LOOKS, OKABE_ITO, Style, crossed_styles, styles
+from analysis.looks import MAX_LOOKS, OKABE_ITO, Style, crossed_styles, styles
 
 # Machado, Oliveira, Fernandes (2009), severity 1.0: what a dichromat sees of linear RGB.
 DICHROMATS = {
@@ -48,9 +48,9 @@ def test_colours_differ_for_every_colour_vision(sight: str) -> None:
 
 
 def test_no_two_names_share_colour_and_marker_up_to_the_most() -> None:
-    names = [f"method {i}" for i in range(MOST_LOOKS)]
+    names = [f"method {i}" for i in range(MAX_LOOKS)]
     for ordered in (False, True):
-        assert len(set(pairs(styles(names, ordered)))) == MOST_LOOKS
+        assert len(set(pairs(styles(names, ordered)))) == MAX_LOOKS
     with pytest.raises(ValueError, match="92 names do not fit into one figure: there are 91 different looks"):
         styles([*names, "one more"])
 

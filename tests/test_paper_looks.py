@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from analysis import aggregates
-from analysis.looks import MARKERS, MOST_LOOKS, styles
+from analysis.looks import MARKERS, MAX_LOOKS, styles
 from analysis.score_figures import _HATCHES, Interval, per_game_figure
 from analysis.scores import human_random
 from diamond_bench.errors import UserError
@@ -80,7 +80,7 @@ def test_no_two_methods_of_a_figure_share_colour_and_marker(figures: dict[str, D
 
 
 def test_bars_have_a_pattern_for_each_marker() -> None:
-    looks = styles([str(i) for i in range(MOST_LOOKS)])
+    looks = styles([str(i) for i in range(MAX_LOOKS)])
     games = {"Pong": {name: Interval(1.0) for name in list(looks)[:20]}}
     (legend,) = per_game_figure(games, looks=looks).legends
     assert len({(to_hex(bar.get_facecolor()), bar.get_hatch()) for bar in legend.get_patches()}) == 20
