@@ -18,7 +18,7 @@ from diamond_bench.report.next_steps import next_steps, seeds_needed, with_seeds
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import write_json
 from diamond_bench.studies.overview import overview
-from diamond_bench.studies.plan import SavedPlan, plan_study, save_plan
+from diamond_bench.studies.plan import SavedPlan, find_plan, plan_study, save_plan
 from diamond_bench.terminal import SafeConsole
 
 TOKENS = ("scale=tiny", "data=random", "metrics=[drift]", "sampler.num_steps=1,3")
@@ -122,6 +122,17 @@ def test_the_next_steps_give_exact_commands(tmp_path: Path) -> None:
     assert words == [*(word for word in shlex.split(plan.command) if word != "seeds=3"), "seeds=10"]
     assert len({point.seed for point in plan_study(words[2], words[3:]).points}) == 10
     assert steps(plan, [row("n=1", "undecided")], [power("n=1", None)])[1].endswith(f"See why: diamond-bench power {place}")
+
+
+def test_a_sweep_that_changes_its_scale_is_opened_by_all_its_overrides(tmp_path: Path) -> None:
+    """The scale alone would open the sweep at the scale without changes."""
+    tokens = (TOKENS, (*TOKENS, "training.num_steps=13"))
+    plain, changed = (save_plan(plan_study("sampling_steps", more), tmp_path) for more in tokens)
+    assert (plain.scale, changed.scale) == ("tiny", "tiny*")
+    for plan in (plain, changed):
+        (step,) = steps(plan, [row("n=1", "better")], [])
+        words = shlex.split(step.partition("diamond-bench open ")[2])
+        assert find_plan(tmp_path, words[0], words[1:]).scale == plan.scale
 
 
 def test_the_seeds_to_run_next() -> None:

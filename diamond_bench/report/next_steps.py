@@ -24,7 +24,8 @@ def next_steps(plan: SavedPlan) -> list[Step]:
     """The steps after a sweep whose report was just written, the report first."""
     words = shlex.split(plan.command)
     where = [word for word in words[3:] if word.startswith("output_dir=")]
-    place = " ".join(map(shlex.quote, [words[2], f"scale={plan.scale.rstrip('*')}", *where]))
+    # the scale alone may name another sweep, at the scale without changes
+    place = shlex.join(words[2:] if plan.scale.endswith("*") else [words[2], f"scale={plan.scale}", *where])
     steps = [Step("Open the report", f"diamond-bench open {place}")]
     content = read_json(plan.folder / "report" / "report.json")
     rows = [row for row in content["comparison"]["rows"] if row["status"] == "primary"]
