@@ -159,10 +159,10 @@ def _figures(plan: SavedPlan, store: Store) -> dict[str, Any]:
     return {found.stem: found for found in study_figures(plan, store, table, stored.keys(), mixtures(table))}
 
 
-def report(study: str, *overrides: str, captions: bool = False, output_dir: Folder = None, say: Say = print) -> list[Path]:
+def report(study: str, *overrides: str, captions: bool | None = None, output_dir: Folder = None, say: Say = print) -> list[Path]:
     """Writes a study's report (docs/report.md) where it is not up to date. Returns its files, index.html first.
 
-    `captions`: the files of figures have their captions in them. Other arguments and errors as in `find_study`.
+    `captions`: the files of figures have their captions in them (None: as before). Other arguments and errors as in `find_study`.
     """
     from diamond_bench.report import write_report
 

@@ -262,6 +262,15 @@ def test_captions_claim_intervals_only_where_there_are_some(seeds: int, words: s
     assert all(f"; {words}" in caption and "where" not in caption.partition("intervals")[2] for caption in of)
 
 
+def test_captions_in_files_stay_until_they_are_refused(tmp_path: Path) -> None:
+    """`report --captions` and then `open`, or the next sweep, must not draw the figures without them."""
+    saved, store = finished(tmp_path, planned(tmp_path, []))
+    drawn: list[str] = []
+    for captions, times in ((None, 1), (True, 2), (None, 2), (False, 3), (None, 3)):
+        write_report(saved, store, drawn.append, captions)
+        assert len(drawn) == times
+
+
 def test_differing_revisions_are_said_below_the_figures(tmp_path: Path, captions: list[str]) -> None:
     saved, store = finished(tmp_path, planned(tmp_path, ["execution.precision=fp32,bf16"]))
     write_report(saved, store, lambda text: None)

@@ -36,9 +36,10 @@ _MAX_VIEWS = 8
 """Most figures of one kind, game and group in a report, one per combination of the other axes' values. The API draws any of them."""
 
 
-def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], captions: bool = False) -> list[Path]:
+def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], captions: bool | None = None) -> list[Path]:
     """Writes results.parquet and report/ from the finished jobs: index.html, figures (PNG, PDF and their numbers as CSV), tables as CSV,
-    report.json. `captions`: the files of figures have their captions in them; the page always shows them as text.
+    report.json. `captions`: the files of figures have their captions in them (None: if they had them before). The page always shows
+    them as text.
 
     Returns the files, index.html first. Does nothing if the report was already written from these results and states. Raises UserError if
     no evaluation is finished and no job has failed.
@@ -51,8 +52,9 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], capt
     folder = plan.folder / "report"
     require_folders(store.root, folder)
     stands = registration_status(plan, facts.done)
-    digest = _digest(plan, facts, jobs, stands, captions)
     last = _last_record(folder / "report.json")
+    captions = last.get("captions") is True if captions is None else captions
+    digest = _digest(plan, facts, jobs, stands, captions)
     if last["results"] == digest and all((folder / name).exists() for name in last["files"]):
         return [folder / name for name in last["files"]]
     say("drawing the report")
@@ -78,7 +80,8 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], capt
     for name in {Path(name).name for name in last["files"]} - {file.name for file in files}:
         (folder / name).unlink(missing_ok=True)
     said = {"notes": notes, "registration": stands.plain(), "comparison": _plain(comparison), "gate": [vars(gate) for gate in checked]}
-    content = {"results": digest, "files": [file.name for file in files], **said, "power": [_json(one) for one in plain(power)]}
+    content = {"results": digest, "captions": captions, "files": [file.name for file in files], **said}
+    content["power"] = [_json(one) for one in plain(power)]
     write_json(folder / "report.json", content, durable=False)
     return files
 
