@@ -217,6 +217,13 @@ def test_evaluate_wants_a_finished_agent(tmp_path: Path) -> None:
     assert json.dumps(sorted(p.name for p in (tmp_path / "o").iterdir())) == '["studies"]'
 
 
+def test_a_job_of_another_kind_is_no_agent(tmp_path: Path) -> None:
+    (tmp_path / "o" / "train_world_model" / "0123456789abcdef").mkdir(parents=True)
+    for name in ("0123", "train_world_model/0123456789abcdef"):
+        with pytest.raises(UserError, match=f"'{name}' is the job train_world_model/0123456789abcdef, not an agent"):
+            plan_evaluate(name, [f"output_dir={tmp_path / 'o'}"], None, False)
+
+
 def test_how_screens_are_pooled_is_no_part_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single, "find_agent", lambda store, name: JobRef("train_agent", "0" * 16))
     monkeypatch.setattr(single, "trained_with", lambda store, agent: ("Pong", 0, EnvConfig(pooling="in_place")))

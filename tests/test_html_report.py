@@ -313,7 +313,7 @@ def test_seconds_of_different_devices_are_not_compared(tmp_path: Path) -> None:
     ("primary", "tokens", "words"),
     [
         ("{metric: drift}", (), "names no baseline"),
-        ("{metric: lpips, baseline: {n: 1}}", (), "primary metric lpips was not measured"),
+        ("{metric: lpips, baseline: {n: 1}}", (), "no finished job measured lpips"),
         ("{metric: drift, baseline: {n: 1}}", ("sampler.num_steps=2,3",), "no variant of this plan is the baseline"),
     ],
 )

@@ -342,3 +342,9 @@ def test_a_config_that_may_not_be_read_leaves_its_settings_out(tmp_path: Path, m
     assert "training.learning_rate" not in facts.configs["n=1"]
     assert facts.configs["n=1"]["sampler.num_steps"] == 1
     assert list(compare_study(saved, store, facts).primary["variant"]) == ["n=2"]
+
+
+def test_the_gate_counts_the_variants_that_passed() -> None:
+    failed, passed = (Gate(state, "Pong", "drift", state, "why") for state in ("failed", "passed"))
+    assert "No variant is better than copying the last frame: 1 failed." in str(section([failed]))
+    assert "Not every variant is better than copying the last frame: 1 passed, 1 failed." in str(section([failed, passed]))

@@ -155,7 +155,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     for ref, error in summary.failed.items():
         say(f"Failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")
     if summary.blocked:
-        say(f"Not run: {jobs(len(summary.blocked))} that need a job that failed or was stopped.")
+        say(f"Not run: {jobs(len(summary.blocked))}, because another job failed or was stopped.")
     if summary.exit_code == 0:
         return summary
     if summary.stopped and all(ref.kind == "profile" for ref in plan.jobs):  # of which nothing is kept that could be gone on with

@@ -368,7 +368,7 @@ class _Pool:
         if ref is None:
             return
         if self._interrupts.count:
-            self._sweep.interrupted(ref, worker.death())
+            self._sweep.interrupted(ref, "killed before it could save" if worker.killed else worker.death())
             return
         claim = self._sweep.store.claim(ref)
         if claim is not None:

@@ -163,7 +163,7 @@ def _problem(
         return f"the study's primary metric {metric} is not measured any more by this version of the evaluation"
     of_variants = table[table["seed"].notna() & table["metric"].eq(metric)]
     if of_variants.empty:
-        return f"the study's primary metric {metric} was not measured by any finished job (is it in metrics=?)"
+        return f"no finished job measured {metric}, the study's primary metric (the sweep's metrics=[...] must contain it)"
     if comparable(metric, table["value"]) is None:
         return f"the study's primary metric {metric} has no better side"
     if not _poolable(plan, metric):

@@ -127,9 +127,10 @@ def section(found: Sequence[Gate]) -> Html:
         words, tone, rest = f"Every variant is better than {against}", "good", f" in every game ({total} of {total})."
     else:
         said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-        words, tone, rest = f"Not every variant is better than {against}: {said}.", "bad" if counts["failed"] else "warn", ""
+        subject = "No variant" if counts["failed"] == total else "Not every variant"
+        words, tone, rest = f"{subject} is better than {against}: {said}.", "bad" if counts["failed"] else "warn", ""
     lines = [joined([f"{one.game}, {one.variant}: ", el("span", one.state, class_=_TONE[one.state]), f". {one.words}."]) for one in found]
-    meaning = f"A comparison of variants that fail is one of poor {'agents' if found[0].metric == 'hns' else 'models'}."
+    meaning = f"If variants fail, their comparison is a comparison of poor {'agents' if found[0].metric == 'hns' else 'models'}."
     how = (
         "From three runs on, passed and failed need a 95% interval that excludes equality, over seeds, and over references where there are "
         "enough episodes. With fewer runs the sign of the mean decides."

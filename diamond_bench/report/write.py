@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 18
+_VERSION = 19
 """Increased when the report changes, so that reports are written again."""
 _MAX_VIEWS = 8
 """Most figures of one kind, game and group in a report, one per combination of the other axes' values. The API draws any of them."""

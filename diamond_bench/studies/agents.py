@@ -163,6 +163,9 @@ def find_agent(store: Store, name: str) -> JobRef:
 def _by_id(store: Store, name: str) -> JobRef:
     known = [ref for ref in store.refs() if ref.kind in AGENT_KINDS]
     found = [ref for ref in known if ref.id.startswith(name) or str(ref).startswith(name)] if name else []
+    others = [ref for ref in store.refs() if ref.id.startswith(name) or str(ref).startswith(name)] if name and not found else []
+    if len(others) == 1:
+        raise UserError(f"{name!r} is the job {others[0]}, not an agent; expected a job of the kind {' or '.join(AGENT_KINDS)}")
     if len(found) != 1:
         hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(name, map(str, known)) if known else "there is none yet"
         count = f"{len(found)} agents" if found else "no agent"
