@@ -63,8 +63,13 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs long files early, so that none of them runs alone at the end; the first to run are those that wait for a cluster."""
-    items.sort(key=lambda item: (item.path.parent.name != "slurm", item.path.stem not in _LONG))
+    """Runs long files early, so that none runs alone at the end, and spreads those that wait for a cluster among those that compute."""
+    files = dict.fromkeys(item.path for item in items)
+    waiting = sorted((file for file in files if file.parent.name == "slurm"), reverse=True)  # the longest is the last by name
+    computing = sorted((file for file in files if file not in waiting), key=lambda file: file.stem not in _LONG)
+    apart = len(computing) // (len(waiting) + 1)
+    places = {file: (n, 1) for n, file in enumerate(computing)} | {file: (n * apart, 0) for n, file in enumerate(waiting)}
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.hookimpl(tryfirst=True)
