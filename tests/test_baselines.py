@@ -107,5 +107,5 @@ def test_errors_of_state_of_two_probes_are_two_baselines(tmp_path: Path) -> None
             assert drawn is not None
             for ax in drawn.figure.axes:
                 found = [line for line in ax.get_lines() if line.get_label() == "copy last frame"]
-                levels[ax.get_title().partition(" (")[0]] = [float(line.get_ydata()[0]) for line in found]
+                levels[" ".join(ax.get_title().split()).partition(" (")[0]] = [float(line.get_ydata()[0]) for line in found]
     assert levels == {"drift": pytest.approx([0.5 + horizon / 100]), "object position error": []}

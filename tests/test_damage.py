@@ -18,6 +18,7 @@ from diamond_bench.results.table import collect, save_results
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, arrays_in, read_arrays
 from diamond_bench.store.jobspec import JobRef
+from diamond_bench.stored.models import require_whole
 from diamond_bench.studies.plan import load_plans
 
 OURS = ("log.txt", "state.json")
@@ -69,7 +70,7 @@ def test_each_file_is_found_to_be_damaged(harm: Callable[[Path], None], damaged:
             lost = harm is lose and name in ("config.yaml", "result.json")
             assert lost or str(path) in found, f"{path}: {harm.__name__} is not found"
             with pytest.raises(UserError):
-                damaged.spec(ref) if name == "config.yaml" else api._require_whole(damaged, ref)
+                damaged.spec(ref) if name == "config.yaml" else require_whole(damaged, ref)
             path.write_bytes(before)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert damaged.damage(ref, contents=True) == ""

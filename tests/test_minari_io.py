@@ -168,7 +168,7 @@ def test_an_environment_is_never_built(tmp_path: Path) -> None:
     del metadata["action_space"]
     metadata["env_spec"] = '{"id": "builtins:exec-v0"}'
     (data_folder / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(UserError, match="environment is not built"):
+    with pytest.raises(UserError, match="environment is never built"):
         open_dataset(data_folder)
 
 

@@ -14,7 +14,7 @@ from families import CHECKS, Case, check_learns_actions
 from test_training import artifact, data, train
 from test_worlds import ENV, TINY, TURN, case, study
 
-from diamond_bench import api, compose
+from diamond_bench import compose
 from diamond_bench.config import OdeSampler, TrainingConfig
 from diamond_bench.config.diffusion import Option
 from diamond_bench.config.worlds import WORLD_FAMILIES
@@ -29,6 +29,7 @@ from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS, EvaluateWorldModel, TrainWorldModel, job_id
+from diamond_bench.stored.models import training_behind
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.contract import Trainable
 from diamond_bench.worlds.families import build_world_model, load_world_model
@@ -225,4 +226,4 @@ def test_the_api_finds_the_training_behind_an_evaluation_of_it(page: ModuleType,
     inputs = {"dataset": JobRef("collect_dataset", "0" * 16), "world_model": training}
     evaluation = JobSpec("evaluate_world_model", EvaluateWorldModel(family=page.Regression(channels=4)), inputs)
     store.prepare(evaluation)
-    assert api._training(store, evaluation.ref) == (training, evaluation.config.evaluation)
+    assert training_behind(store, evaluation.ref) == (training, evaluation.config.evaluation)

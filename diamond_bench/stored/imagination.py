@@ -134,7 +134,7 @@ def _of_family(name: str, how: How) -> Imagination:
     """A family's world of a game, from new real play with random actions."""
     _refuse(name, how, "sampler", "milestone")
     if how.game is None:
-        raise UserError(f'{name}: say in which game, such as game="synthetic/opponent"')
+        raise UserError(f'{name}: say in which game, such as game="Pong"')
     config = replace(_with_family(name), game=games.check_game(how.game))
     world_family(config.family).check(config.family, config, "world_model")
     assert config.family is not None
