@@ -98,7 +98,7 @@ class AgentConfig:
     max_initial_steps: int = setting(10_000, minimum=1, identity="initial_steps_most")
     """Maximum number of steps played before any training."""
     initial_rare_rewards: int = setting(10, minimum=0)
-    """The initial collection goes on, up to max_initial_steps, until it contains this many rewards of the rarer of the two signs."""
+    """The initial collection continues, up to max_initial_steps, until it contains this many rewards of the rarer of the two signs."""
     steps_per_epoch: int = setting(100, minimum=1)
     """Real steps per epoch. The initial collection also grows in blocks of this many steps."""
     collection: Literal["sequential", "concurrent"] = setting("sequential", former={"in_turn": "sequential", "beside": "concurrent"})

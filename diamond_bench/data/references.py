@@ -1,6 +1,6 @@
 """Held-out windows against which imagination is measured. They contain no training play and share no frame.
 
-A window lies inside one game. It may extend across lost lives (the game goes on), but never past a game over or a truncation.
+A window lies inside one game. It may extend across lost lives (the game continues), but never past a game over or a truncation.
 """
 
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ class ReplayEpisodes(EpisodeSet):
     rewards: Tensor
     """(N,) float32, raw."""
     finals: Tensor
-    """(E or more, 3, h, w) uint8, the frame after the last step of each episode, whether it ended, was truncated or goes on."""
+    """(E or more, 3, h, w) uint8, the frame after the last step of each episode, whether it ended, was truncated or continues."""
     offsets: Tensor
     """(E,) int64, number of rows in all earlier episodes."""
     num_rows: int
@@ -120,7 +120,7 @@ class Replay:
         return Storage(frames, actions)
 
     def append(self, env: int, steps: Steps) -> None:
-        """Adds consecutive steps of environment `env`, which follow its previous ones. An episode goes on until a step ends or truncates
+        """Adds consecutive steps of environment `env`, which follow its previous ones. An episode continues until a step ends or truncates
         it."""
         finals = steps.next_frames[_reached(steps.ends | steps.truncations)]
         self._append(Block(env, steps.frames, steps.actions, steps.rewards, steps.ends, steps.truncations, finals))

@@ -21,7 +21,7 @@ class LifeLossEnds(gymnasium.Wrapper[Frame, Any, Frame, Any]):
     def __init__(self, env: gymnasium.Env[Frame, Any]) -> None:
         super().__init__(env)
         self.resume: tuple[Frame, dict[str, Any]] | None = None
-        """The result of the next reset, if the game goes on."""
+        """The result of the next reset, if the game continues."""
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         """See the environment. terminated is also true if a life is lost (info["life_loss"])."""

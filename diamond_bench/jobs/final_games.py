@@ -1,4 +1,4 @@
-"""The final games of a policy: played side by side, each kept as it ends, so that an interrupted job goes on with the rest."""
+"""The final games of a policy: played side by side, each kept as it ends, so that an interrupted job continues with the rest."""
 
 from collections.abc import Callable, Container
 from dataclasses import asdict

@@ -168,7 +168,7 @@ class RecordedPlay(Protocol):
 
     @property
     def continues(self) -> bool:
-        """Whether a recording goes on after an episode's end, with a reset without a seed. Otherwise a recording is one episode."""
+        """Whether a recording continues after an episode's end, with a reset without a seed. Otherwise a recording is one episode."""
         ...
 
     def name(self, number: int) -> str:
