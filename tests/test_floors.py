@@ -15,6 +15,7 @@ FLOORS = [  # top floor first; rooms of one floor do not import each other
     {"diamond_bench.cli"},
     {"diamond_bench.printing"},
     {"diamond_bench.api"},
+    {"diamond_bench.play"},
     {"diamond_bench.stored"},
     {"paper_figures"},
     {"diamond_bench.report"},

@@ -244,13 +244,12 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _predict_outcome(self, shown: Tensor, actions: Tensor, step: Step, memory: State) -> tuple[Tensor, Tensor, State]:
         """Logits of rewards and of ends, and the reward/end model's memory after the step."""
-        if self._reward_end is None:
-            zero = torch.tensor([-math.inf, 0.0, -math.inf], device=self.device).expand(len(shown), 3)
-            never = torch.tensor([0.0, -math.inf], device=self.device).expand(len(shown), 2)
-            rewards = zero if step.reward_logits is None else step.reward_logits
-            return rewards, never if step.end_logits is None else step.end_logits, memory
-        output = self._reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
-        return output.reward_logits[:, 0], output.end_logits[:, 0], tuple(output.state)
+        rewards, ends, memory = predict_outcome(self._reward_end, shown, actions, step, memory)
+        if rewards is None:
+            rewards = torch.tensor([-math.inf, 0.0, -math.inf], device=self.device).expand(len(shown), 3)
+        if ends is None:
+            ends = torch.tensor([0.0, -math.inf], device=self.device).expand(len(shown), 2)
+        return rewards, ends, memory
 
     def _begin(self, frames: Tensor, start: Start) -> State:
         return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, start.origin)
@@ -280,18 +279,40 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._starts.set_state(state["starts"].cpu())
 
     def _burn_in(self, segments: Segments) -> State:
-        """The reward/end model's memory (n, k) after the transitions of `segments`, padding included."""
-        if self._reward_end is None:
-            return ()
-        frames = to_float(segments)
-        if frames.shape[1] == 1:  # no transition: zeros in the shape of the memory
-            output = self._reward_end(frames, segments.actions, frames, None)
-            return tuple(torch.zeros_like(state[0]) for state in output.state)
-        output = self._reward_end(frames[:, :-1], segments.actions[:, :-1], frames[:, 1:], None)
-        return tuple(state[0] for state in output.state)
+        return burn_in(self._reward_end, segments)
 
     def _out(self, tensor: Tensor) -> Any:
         return tensor if self._settings.arrays == "torch" else tensor.cpu().numpy()
+
+
+def burn_in(reward_end: RewardEnd | None, segments: Segments) -> State:
+    """The reward/end model's memory (n, k) after the transitions of `segments`, padding included. Empty without such a model."""
+    if reward_end is None:
+        return ()
+    frames = to_float(segments)
+    if frames.shape[1] == 1:  # no transition: zeros in the shape of the memory
+        output = reward_end(frames, segments.actions, frames, None)
+        return tuple(torch.zeros_like(state[0]) for state in output.state)
+    output = reward_end(frames[:, :-1], segments.actions[:, :-1], frames[:, 1:], None)
+    return tuple(state[0] for state in output.state)
+
+
+def predict_outcome(
+    reward_end: RewardEnd | None, shown: Tensor, actions: Tensor, step: Step, memory: State
+) -> tuple[Tensor | None, Tensor | None, State]:
+    """Logits of rewards (b, 3) and of ends (b, 2) after a step, None where nothing predicts them, and the reward/end model's memory.
+
+    Args:
+        reward_end: predicts them in place of the world model.
+        shown: the frames before the actions, (b, 3, h, w).
+        actions: taken after these frames, (b,).
+        step: what the world model predicted.
+        memory: of the reward/end model, (1, b, k) each.
+    """
+    if reward_end is None:
+        return step.reward_logits, step.end_logits, memory
+    output = reward_end(shown[:, None], actions[:, None], step.frame[:, None], memory)
+    return output.reward_logits[:, 0], output.end_logits[:, 0], tuple(output.state)
 
 
 def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:

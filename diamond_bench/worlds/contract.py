@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -150,6 +150,20 @@ class TrainedWorld(WorldModel, Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes weights and description into an existing folder. Each file appears whole or not at all."""
+        ...
+
+
+Seen = Callable[[Tensor, Tensor, float], None]
+"""seen(x, clean, sigma), called at every network call of a sampler: its input (b, 3, h, w) at the noise level sigma, and the estimate of
+the clean frame, unclamped."""
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """A world model that samples its frames in steps, which can be watched."""
+
+    def watched(self, seen: Seen) -> WorldModel:
+        """The same model, which also calls `seen`. Its frames are the same."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from diamond_bench.models.precision import Precision
 from diamond_bench.models.shape import check_guidance
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.typed import build, to_plain
-from diamond_bench.worlds.contract import Draw, State, Trainable
+from diamond_bench.worlds.contract import Draw, Seen, State, Trainable
 from diamond_bench.worlds.diamond import Settings
 from diamond_bench.worlds.files import load_weights, read_description, write_files
 from diamond_bench.worlds.stacked import StackedWorld
@@ -114,6 +115,10 @@ class DiamondWorld(StackedWorld):
     def in_streams(self, count: int) -> "DiamondWorld":
         """See `TrainedWorld.in_streams`."""
         return replace(self, sampling=sample if count == 1 else SideBySide(count))
+
+    def watched(self, seen: Seen) -> "DiamondWorld":
+        """See `Watchable.watched`. Guidance makes two calls in place of one."""
+        return replace(self, sampling=partial(sample, callback=seen))
 
     def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
         """See `StackedWorld.predict`."""

@@ -1,0 +1,68 @@
+"""Keys to actions: joysticks, other names, several columns, the mouse."""
+
+import numpy as np
+import pytest
+
+from diamond_bench.envs.games import actions
+from diamond_bench.errors import UserError
+from diamond_bench.play.keys import key_map
+from diamond_bench.spaces import ActionSpec
+
+
+@pytest.mark.parametrize(
+    ("game", "held", "expected"),
+    [
+        ("Boxing", "", "NOOP"),
+        ("Boxing", "KeyW", "UP"),
+        ("Boxing", "ArrowUp ArrowRight", "UPRIGHT"),
+        ("Boxing", "KeyW ArrowRight Space", "UPRIGHTFIRE"),
+        ("Boxing", "Space KeyS KeyA", "DOWNLEFTFIRE"),
+        ("Boxing", "KeyA KeyD", "RIGHT"),
+        ("Boxing", "KeyD KeyA", "LEFT"),
+        ("Boxing", "KeyD KeyW KeyA", "UPLEFT"),
+        ("Boxing", "KeyP Escape", "NOOP"),
+        ("Breakout", "KeyD", "RIGHT"),
+        ("Breakout", "KeyW", "NOOP"),
+        ("Breakout", "KeyD Space", "FIRE"),
+        ("Breakout", "Space KeyD", "RIGHT"),
+        ("Pong", "Space ArrowLeft", "LEFTFIRE"),
+        ("synthetic/turn", "ArrowLeft", "LEFT"),
+    ],
+)
+def test_held_keys_give_the_longest_action(game: str, held: str, expected: str) -> None:
+    spec = actions(game)
+    assert spec.names[int(key_map(spec).action(held.split()))] == expected
+
+
+def test_every_action_of_every_combination_can_be_played() -> None:
+    for game in ("Boxing", "Breakout", "Pong", "MsPacman", "synthetic/turn"):
+        spec = actions(game)
+        keys = key_map(spec)
+        rows = keys.table()
+        assert [name for name, _ in rows] == list(spec.names)
+        for number, (_, ways) in enumerate(rows):
+            for way in ways:
+                assert keys.action(way.split("+")) == number
+        assert rows[0] == ("NOOP", ())
+
+
+def test_actions_without_names_have_digits() -> None:
+    keys = key_map(ActionSpec.discrete(4))
+    assert [int(keys.action(held)) for held in ([], ["Digit1"], ["Digit3"], ["Digit1", "Digit2"])] == [0, 1, 3, 2]
+    with pytest.raises(UserError, match="keys"):
+        key_map(ActionSpec.discrete(100))
+
+
+def test_columns_follow_their_latest_key() -> None:
+    keys = key_map(ActionSpec.columns((3, 2), ("red", "blue")))
+    assert keys.table() == [("red = 1", ("Digit1",)), ("red = 2", ("Digit2",)), ("blue = 1", ("Digit3",))]
+    assert keys.action(["Digit1", "Digit3", "Digit2"]).tolist() == [2, 1]
+    assert keys.action(["Digit2", "Digit1"]).tolist() == [1, 0]
+
+
+def test_a_box_follows_the_mouse_within_its_bounds() -> None:
+    keys = key_map(ActionSpec.continuous((-10.0, -5.0, 0.5), (10.0, 5.0, 1.0), ("mouse_x", "mouse_y", "gas")))
+    found = keys.action([], (3.5, -40.0))
+    assert found.dtype == np.float32
+    assert found.tolist() == [3.5, -5.0, 0.5]
+    assert keys.action(["Digit6", "Digit1"], (3.5, 1.0)).tolist() == [-10.0, 1.0, 1.0]
