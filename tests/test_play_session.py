@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from episode_sets import episode_set
 from small_agents import small_agent_config
 from stand_ins import CountingReward, CountingWorld, counting_frames, reward_of
 from test_worlds import ENV, TURN, Played, case, played
@@ -21,9 +22,10 @@ from diamond_bench.evaluation.rollouts import seeded_draw
 from diamond_bench.jobs.agent_learners import describe
 from diamond_bench.play.lanes import Imagined, Lane, Real, Setting, Start
 from diamond_bench.play.session import MOST_LANES, Session
-from diamond_bench.play.sources import trained, untrained
+from diamond_bench.play.sources import start_at, trained, untrained
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.worlds.copy_last_frame import CopyLastFrame
-from diamond_bench.worlds.diamond.world import DiamondWorld
+from diamond_bench.worlds.diamond.world import DiamondWorld, build_diamond
 from diamond_bench.worlds.families import open_world
 
 CPU = torch.device("cpu")
@@ -49,7 +51,7 @@ def setting(num_steps: int) -> Setting:
 
 def lane(name: str, num_steps: int = 2) -> Lane:
     world, first = diamond(), setting(num_steps)
-    return Lane(name, trained(lambda milestone: world, first, OdeSampler()), first)
+    return Lane(name, trained(lambda milestone: world, first, OdeSampler()))
 
 
 def session_of(*lanes: Lane, **options: int) -> Session:
@@ -227,6 +229,7 @@ def _columns(cells: np.ndarray) -> tuple[int, int]:
         (lambda s: s.step([0]), r"action \[0\]"),
         (lambda s: s.step(0.5), "action 0.5"),
         (lambda s: s.go(9), "moments 0 to 1"),
+        (lambda s: s.rewind(-1), "rewind by -1"),
         (lambda s: s.change(1, setting(1)), "the real game has no settings"),
         (lambda s: s.change(0, Setting(OdeSampler(guidance=2.0))), "action_dropout"),
         (lambda s: s.policy_action(0), "model: there is no policy"),
@@ -258,3 +261,71 @@ def test_a_full_session_says_so() -> None:
     with pytest.raises(UserError, match="holds 3 frames"):
         session.step(2)
     assert session.now.number == 2
+
+
+def test_the_weights_change_with_the_milestone_and_each_is_loaded_once() -> None:
+    loaded = []
+
+    def load(milestone: float | None) -> DiamondWorld:
+        loaded.append(milestone)
+        if milestone == 0.3:
+            raise UserError("milestone=0.3: kept 0.5, 1.0")
+        torch.manual_seed(0)
+        world = build_diamond(diamond().description, FrameSpec.square(16))
+        for parameter in world.denoiser.parameters():
+            torch.nn.init.normal_(parameter, std=0.2 if milestone is None else 0.1)
+        return world
+
+    first = setting(2)
+    session = session_of(Lane("model", trained(load, first, OdeSampler())))
+    assert loaded == [None]
+    session.change(0, replace(first, milestone=0.5))
+    session.step(0)
+    session.rewind(1)
+    session.change(0, replace(setting(1), milestone=0.5))
+    session.step(0)
+    session.rewind(1)
+    session.change(0, first)
+    session.step(0)
+    a, b, c = (moment.shown[0].frame for moment in session.moments[1:])
+    assert not np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    assert np.array_equal(c, session_of().step(0).shown[0].frame)  # the same weights as the stand-in's
+    with pytest.raises(UserError, match=r"kept 0\.5"):
+        session.change(0, replace(first, milestone=0.3))
+    assert loaded == [None, 0.5, 0.3]
+    assert session.settings == (first,)
+
+
+def test_an_atari_game_is_rewound_to_the_same_screens() -> None:
+    """The emulator's state is saved at each frame. Boxing is scored as the game scores it."""
+    env = replace(ENV, frame_size=64)
+    recorded = played("Boxing", env, 12, 1)
+    actions = [int(action) for action in recorded.actions[0, 3:11]]
+    session = Session([Lane("game", Real(recorded))], start_of(recorded))
+    play(session, actions)
+    assert all(np.array_equal(frame, recorded.frames[0, 3 + step]) for step, frame in enumerate(shown(session)))
+    session.rewind(6)
+    play(session, [(actions[2] + 1) % 3, 2, 2, 2])
+    session.go(2)
+    again = Session([Lane("game", Real(recorded))], start_of(recorded))
+    play(again, actions)
+    session.moments[2].following.clear()  # so that the steps are played again
+    play(session, actions[2:])
+    assert all(np.array_equal(a, b) for a, b in zip(shown(session), shown(again), strict=True))
+
+
+def test_starts_are_places_in_recorded_episodes() -> None:
+    episodes = episode_set(5, 4)
+    start = start_at(episodes, 1, 2, 2)
+    first = int(episodes.starts[1])
+    assert torch.equal(start.frames, episodes.frames[first + 1 : first + 3])
+    assert start.place == (1, 2)
+    early = start_at(episodes, 1, 0, 3)
+    assert early.mask.tolist() == [False, False, True]
+    assert torch.equal(early.frames[2], episodes.frames[first])
+    assert not early.frames[:2].any()
+    with pytest.raises(UserError, match="episode 2: there are the episodes 0 to 1"):
+        start_at(episodes, 2, 0, 2)
+    with pytest.raises(UserError, match=f"has the steps 0 to {int(episodes.lengths[1]) - 2}"):
+        start_at(episodes, 1, int(episodes.lengths[1]) - 1, 2)

@@ -123,7 +123,15 @@ class Opinion:
 class Dynamics(Protocol):
     """What makes the frames of a lane: a world model, or the real game."""
 
-    actions: ActionSpec
+    @property
+    def actions(self) -> ActionSpec:
+        """The action space."""
+        ...
+
+    @property
+    def first(self) -> Setting:
+        """The setting with which play begins."""
+        ...
 
     def begin(self, start: Start, seed: Seed) -> tuple[Memory, Shown]:
         """After real play. The frame is the last one of the play."""
@@ -143,7 +151,7 @@ class Imagined:
     the source does not take."""
     actions: ActionSpec
     first: Setting = Setting()
-    """The setting with which play begins."""
+    """See `Dynamics.first`."""
     reward_end: RewardEnd | None = None
 
     def begin(self, start: Start, seed: Seed) -> tuple[Memory, Shown]:
@@ -181,6 +189,8 @@ class Real:
     The game is replayed up to the place (`OracleWorld`). After it, its random numbers come from the session's seed. A game that is over
     stays as it is.
     """
+
+    first = Setting()
 
     def __init__(self, play: RecordedPlay) -> None:
         """Raises UserError for a game that cannot save its state, which rewinding needs."""
@@ -221,8 +231,6 @@ class Lane:
 
     name: str
     dynamics: Dynamics
-    setting: Setting = Setting()
-    """The one with which play begins."""
     policy: ActorCritic | None = None
     """Watches the lane's frames, and can play."""
     source: str = ""

@@ -63,6 +63,8 @@ def recorded(session: Session) -> Recording:
 def replay(session: Session, recording: Recording, as_recorded: bool = True) -> Iterator[Moment]:
     """Plays the recorded actions from the present moment of a session. Yields the moment after each.
 
+    For equal bytes, the session must have been begun at the recording's place and with its seed.
+
     `as_recorded`: with the seeds and settings of the recording, which needs the same number of lanes. Otherwise with those of the
     session, so that any lanes of the same actions can replay them.
 

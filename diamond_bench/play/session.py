@@ -115,7 +115,7 @@ class Session:
         _check_lanes(lanes)
         self.lanes, self.start, self.threads = tuple(lanes), start, threads
         self.seed = seed
-        self.settings = tuple(lane.setting for lane in lanes)
+        self.settings = tuple(lane.dynamics.first for lane in lanes)
         """Those of the next step."""
         self._memory_bytes, self._frame_bytes = memory_bytes, frame_bytes
         self._kept: list[Moment] = []
@@ -165,7 +165,9 @@ class Session:
         return self.now
 
     def rewind(self, steps: int) -> Moment:
-        """Goes back by this number of steps, at most to the start."""
+        """Goes back by this number of steps, at most to the start. Raises UserError for a number below 0."""
+        if steps < 0:
+            raise UserError(f"rewind by {steps}: expected a whole number of steps from 0")
         path = self.now.path
         return self.go(path[max(0, len(path) - 1 - steps)].number)
 
