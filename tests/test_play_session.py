@@ -27,6 +27,7 @@ from diamond_bench.spaces import FrameSpec
 from diamond_bench.worlds.copy_last_frame import CopyLastFrame
 from diamond_bench.worlds.diamond.world import DiamondWorld, build_diamond
 from diamond_bench.worlds.families import open_world
+from diamond_bench.worlds.oracle import Oracle
 
 CPU = torch.device("cpu")
 CALM = replace(ENV, minority_share=0.0)
@@ -329,3 +330,16 @@ def test_starts_are_places_in_recorded_episodes() -> None:
         start_at(episodes, 2, 0, 2)
     with pytest.raises(UserError, match=f"has the steps 0 to {int(episodes.lengths[1]) - 2}"):
         start_at(episodes, 1, int(episodes.lengths[1]) - 1, 2)
+
+
+def test_the_oracle_and_the_real_game_share_their_chance() -> None:
+    """Both draw from the seed of the start, so they stay equal in a random game. Another seed gives another future."""
+    oracle = open_world(Oracle(), spec(TURN, ENV), CPU, played())
+    session = session_of(Lane("oracle", untrained(oracle)), Lane("game", Real(played())))
+    other = session_of(Lane("game", Real(played())), seed=1)
+    for _ in range(40):
+        session.step(0)
+        other.step(0)
+        assert session.drift(0, 1).squared_error == 0
+        assert session.now.shown[0].reward == session.now.shown[1].reward
+    assert any(not np.array_equal(a, b) for a, b in zip(shown(session, 1), shown(other), strict=True))

@@ -34,14 +34,14 @@ Seed = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Memory:
-    """All that a lane needs to go on from a frame, besides the frame."""
+    """The state from which a lane goes on after a frame. The frame itself is not part of it."""
 
     world: State
-    """Of the world model, or the saved state of the real game."""
+    """The state of the world model, or the saved state of the real game."""
     outcome: State = ()
-    """Of the reward/end model, (1, 1, k) each."""
+    """The memory of the reward/end model, (1, 1, k) each."""
     policy: State = ()
-    """Of the policy, (1, k) each."""
+    """The memory of the policy, (1, k) each."""
 
     @property
     def size(self) -> int:
@@ -73,7 +73,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Setting:
-    """What can be changed while a world model is played."""
+    """The settings of a world model that can be changed in play."""
 
     sampler: Sampler | None = None
     """None for a world that samples nothing."""
@@ -83,7 +83,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a lane shows after an action."""
+    """The picture and the numbers of a lane after an action."""
 
     frame: Frame
     reward: float = 0.0
@@ -93,7 +93,7 @@ class Shown:
     cut: bool = False
     """A time limit of the real game was reached."""
     reward_probabilities: tuple[float, ...] | None = None
-    """Of -1, 0 and 1. None where nothing predicts rewards."""
+    """The probabilities of -1, 0 and 1. None where nothing predicts rewards."""
     end_probability: float | None = None
     lives: int | None = None
     """None where they are unknown."""
@@ -103,16 +103,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a policy says about a frame."""
+    """The output of a policy for a frame."""
 
     probabilities: tuple[float, ...]
-    """Of the actions."""
+    """The probability of each action."""
     value: float
     """Expected discounted return."""
 
     @property
     def entropy(self) -> float:
-        """Of the probabilities, in bits."""
+        """The entropy of the probabilities, in bits."""
         return -sum(p * float(np.log2(p)) for p in self.probabilities if p > 0)
 
     def action(self, seed: Seed) -> NDArray[np.int64]:
@@ -121,7 +121,7 @@ class Opinion:
 
 
 class Dynamics(Protocol):
-    """What makes the frames of a lane: a world model, or the real game."""
+    """The source of a lane's frames: a world model, or the real game."""
 
     @property
     def actions(self) -> ActionSpec:

@@ -24,7 +24,7 @@ MOST_STEPS = 1_000_000
 
 @dataclass(frozen=True)
 class RecordedStep:
-    """One action, with what holds for it and for all later ones."""
+    """One action, with its seed and its settings."""
 
     action: Any
     """A number, or a list of the columns."""
@@ -45,10 +45,10 @@ class Recording:
     lanes: tuple[str, ...]
     """Names of the lanes."""
     sources: tuple[str, ...]
-    """What the lanes were, such as the ids of jobs."""
+    """The sources of the lanes, such as ids of jobs."""
     steps: tuple[RecordedStep, ...]
     digests: tuple[str, ...]
-    """SHA-256 of all that each lane showed."""
+    """The SHA-256 of the frames, rewards and ends of each lane."""
 
 
 def recorded(session: Session) -> Recording:

@@ -41,7 +41,7 @@ class Moment:
     settings: tuple[Setting, ...]
     """The settings with which each lane made it."""
     shown: tuple[Shown, ...]
-    """What each lane shows."""
+    """The pictures and numbers, one per lane."""
     seconds: float
     """Time that the lanes took."""
     memories: tuple[Memory, ...] | None
@@ -116,7 +116,7 @@ class Session:
         self.lanes, self.start, self.threads = tuple(lanes), start, threads
         self.seed = seed
         self.settings = tuple(lane.dynamics.first for lane in lanes)
-        """Those of the next step."""
+        """The settings of the next step, one per lane."""
         self._memory_bytes, self._frame_bytes = memory_bytes, frame_bytes
         self._kept: list[Moment] = []
         """Moments with memories that may be dropped, in the order of their use."""
@@ -125,7 +125,7 @@ class Session:
             found = [lane.begin(start, (seed, 0)) for lane in lanes]
         self.now = self._moment(None, None, found, time.perf_counter() - began)
         self.moments = [self.now]
-        """All that were played, by number."""
+        """All moments that were played, by number."""
 
     @property
     def actions(self) -> ActionSpec:
