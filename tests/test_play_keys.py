@@ -49,6 +49,7 @@ def test_every_action_of_every_combination_can_be_played() -> None:
 def test_actions_without_names_have_digits() -> None:
     keys = key_map(ActionSpec.discrete(4))
     assert [int(keys.action(held)) for held in ([], ["Digit1"], ["Digit3"], ["Digit1", "Digit2"])] == [0, 1, 3, 2]
+    assert not {"KeyE", "KeyM", "Enter", "Period"} & key_map(ActionSpec.discrete(28)).buttons.keys()  # keys of the page
     with pytest.raises(UserError, match="keys"):
         key_map(ActionSpec.discrete(100))
 

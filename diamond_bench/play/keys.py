@@ -19,8 +19,9 @@ _BUTTONS = {
 }
 """Buttons of a joystick, of which ale-py's action names are composed, and their keys. The letters are those of the authors."""
 _COMPOSED = re.compile("(UP|DOWN)?(LEFT|RIGHT)?(FIRE)?")
-_OTHERS = (*(f"Digit{digit}" for digit in "123456789"), *(f"Key{letter}" for letter in "QERTYUIOPFGHJKLZXCVB"))
-"""Keys of everything that is no button of a joystick, in the order in which they are given out."""
+_OTHERS = (*(f"Digit{digit}" for digit in "123456789"), *(f"Key{letter}" for letter in "QRTYUIOPFGHJKLZXCVB"))
+"""Keys of everything that is no button of a joystick, in the order in which they are given out. E, M and N are left for the page: with the
+authors, E is a single step and M changes the player."""
 _MOUSE = ("mouse_x", "mouse_y")
 """Columns of a Box that follow the mouse."""
 
