@@ -30,7 +30,7 @@ class Moment:
 
     number: int
     """In the order in which they were played."""
-    before: "Moment | None"
+    before: "Moment | None" = field(repr=False)
     """None for the first one."""
     step: int
     """Actions since the start."""
@@ -44,9 +44,9 @@ class Moment:
     """The pictures and numbers, one per lane."""
     seconds: float
     """Time that the lanes took."""
-    memories: tuple[Memory, ...] | None
+    memories: tuple[Memory, ...] | None = field(repr=False)
     """None if they were dropped."""
-    following: list["Moment"] = field(default_factory=list)
+    following: list["Moment"] = field(default_factory=list, repr=False)
     """Moments that were played from here."""
 
     @property
