@@ -92,7 +92,9 @@ def test_a_scale_can_have_arms_of_its_own(tmp_path: Path) -> None:
     assert [name for name, *_ in points(load_study(str(file), "smoke"))] == ["a, n=1", "a, n=3", "b, n=3"]
     assert [name for name, *_ in points(load_study(str(file), "paper"))] == ["n=1", "n=3"]
     assert load_study(str(file), "tiny").primary.baseline == {"n": 1}
-    for arms, said in (("{}", "there are none"), ("{a: {seed: 1}}", "seed"), ("{a: {sampler.num_steps: 3}}", "no variant has it")):
+    file.write_text(text % "{a: {sampler.num_steps: 3}, b: {sampler.num_steps: 1}}, primary: {metric: drift, baseline: {arm: b}}")
+    assert [name for name, *_ in points(load_study(str(file), "tiny"))] == ["a", "b"]  # all arms fix n, so their names say it
+    for arms, said in (("{}", "there are none"), ("{a: {seed: 1}}", "seed"), ("{a: {sampler.num_steps: 3}}", "unknown key 'n'")):
         file.write_text(text % arms)
         with pytest.raises(UserError, match=said):
             load_study(str(file), "tiny")

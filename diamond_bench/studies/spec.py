@@ -160,6 +160,8 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     own = isinstance(at_scale.get("arms"), dict)  # arms of this scale alone, in place of the file's
     if own:
         arms = _arms(at_scale["arms"], f"{where}: scales.{scale}.arms", protocol, written)
+        written = tuple(axis for axis in written if any(axis.key not in keys for keys in arms.values()))  # the arm's name says the rest
+        axes = {axis.name: axes[axis.name] for axis in written}
     if own or "primary" in at_scale:
         wanted = at_scale.get("primary", content["primary"])
         primary = _primary(wanted, f"{where}: scales.{scale}.primary", protocol, most_games, arms, written)
