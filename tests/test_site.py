@@ -48,7 +48,7 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     keys = [line.split(" | ") for line in page.splitlines() if line.endswith((" | yes |", " | no |"))]
     assert len(keys) > 150
     assert not [cells[0] for cells in keys if len(cells) != 6 or "<br>" not in cells[0] or not all(map(str.strip, cells))]
-    assert "| `training.num_steps` | `100000` | `8000` | `1400` | `330` | `12` |" in page  # the scales
+    assert "| `training.num_steps` | `100000` | `8000` | `1400` | `280` | `12` |" in page  # the scales
 
 
 def test_the_reference_lists_every_command_metric_and_study(reference: dict[str, str]) -> None:
