@@ -1,12 +1,45 @@
-"""The form of the settings that can be changed in play, as plain data. A new sampler appears in it without further code."""
+"""What the page has to know before play: the lanes, the keys, and the form of the settings. A new sampler appears in it without further
+code."""
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from diamond_bench import __version__
 from diamond_bench.config import SAMPLERS, SCHEDULES
+from diamond_bench.play import messages as m
+from diamond_bench.play.keys import KeyMap
+from diamond_bench.play.lanes import Lane
+from diamond_bench.play.opened import Opened
+from diamond_bench.play.recording import Recording
 from diamond_bench.typed import to_plain
+
+
+def welcome(
+    session: str, opened: Opened, lanes: Sequence[Lane], keys: KeyMap, recording: Recording | None, reference: int | None
+) -> dict[str, Any]:
+    """The message `welcome`."""
+    spec = opened.actions
+    limits = {"max_fps": m.MAX_FPS, "unseen": m.UNSEEN, "thumbnails": m.THUMBNAILS, "keys": m.MAX_KEYS}
+    facts = zip(opened.facts, lanes, strict=True)
+    return {
+        "kind": "welcome",
+        "session": session,
+        "version": __version__,
+        "game": opened.game,
+        "notes": opened.notes,
+        "lanes": [{**dataclasses.asdict(known), "setting": to_plain(lane.dynamics.first)} for known, lane in facts],
+        "actions": {"kind": spec.kind, "sizes": spec.sizes, "names": spec.names, "low": spec.low, "high": spec.high},
+        "keys": keys.table(),
+        "game_keys": list(keys.buttons),
+        "mouse": bool(spec.low) and any(name in spec.names for name in ("mouse_x", "mouse_y")),
+        "starts": opened.starts,
+        "recording": None if recording is None else len(recording.steps),
+        "reference": reference,
+        "form": settings_form(),
+        "limits": {**limits, "horizon": m.MAX_HORIZON, "seed": m.MAX_SEED},
+    }
 
 
 def settings_form() -> dict[str, dict[str, list[dict[str, Any]]]]:

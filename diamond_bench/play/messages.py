@@ -103,7 +103,7 @@ STRIP = 32
 TAKEN = 4001
 LEFT = 60.0
 RATE, BURST = 120.0, 240
-"""Messages per second, and at once. Beyond them only keys are read, as the newest state replaces the older one."""
+"""Messages per second, and at once. Beyond them only `keys` and `ack` count, since the newest of them replaces the others."""
 MALFORMED, WITHIN = 10, 10.0
 """So many malformed messages within so many seconds close the connection."""
 

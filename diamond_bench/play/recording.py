@@ -51,9 +51,9 @@ class Recording:
     """The SHA-256 of the frames, rewards and ends of each lane."""
 
 
-def recorded(session: Session) -> Recording:
-    """The path from the start of a session to its present moment, without the branches that it left."""
-    path = session.now.path
+def recorded(session: Session, moment: Moment | None = None) -> Recording:
+    """The path from the start of a session to a moment, by default the present one, without the branches that it left."""
+    path = (moment or session.now).path
     steps = tuple(RecordedStep(moment.action.tolist(), moment.seed, moment.settings) for moment in path if moment.action is not None)
     names, sources = zip(*((lane.name, lane.source) for lane in session.lanes), strict=True)
     digests = tuple(_digest(path, lane) for lane in range(len(session.lanes)))
