@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,21 +45,31 @@ def side_by_side(true: Sequence[Frames], imagined: Sequence[Frames], upscale: in
         _check(frames)
         if frames.shape != true[0].shape:
             raise ValueError(f"trajectories differ in shape: {frames.shape} against {true[0].shape}")
-    t, h, w, _ = true[0].shape
-    canvas = np.zeros((t, len(true) * (h + GAP) - GAP, 2 * w + GAP, 3), dtype=np.uint8)
-    for row, (left, right) in enumerate(zip(true, imagined, strict=True)):
-        top = row * (h + GAP)
-        canvas[:, top : top + h, :w] = left
-        canvas[:, top : top + h, w + GAP :] = right
-    return canvas.repeat(upscale, axis=1).repeat(upscale, axis=2)
+    return grid(list(zip(true, imagined, strict=True)), upscale)
 
 
-def write_video(frames: Frames, path: Path, fps: float = 15.0) -> Path:
+def grid(rows: Sequence[Sequence[Frames]], upscale: int = 4) -> Frames:
+    """Pictures or videos in rows, with `GAP` black pixels between them. A row with fewer pictures than the first one is black at its right.
+
+    `rows`: arrays uint8 (..., h, w, 3), all of one shape -> uint8 (..., H, W, 3), upscaled by nearest neighbour.
+    """
+    *t, h, w, _ = rows[0][0].shape
+    canvas = np.zeros((*t, len(rows) * (h + GAP) - GAP, len(rows[0]) * (w + GAP) - GAP, 3), dtype=np.uint8)
+    for top, row in enumerate(rows):
+        for left, frames in enumerate(row):
+            canvas[..., top * (h + GAP) :, left * (w + GAP) :, :][..., :h, :w, :] = frames
+    return canvas.repeat(upscale, axis=-3).repeat(upscale, axis=-2)
+
+
+def write_video(frames: Frames | Iterable[Frames], path: Path, fps: float = 15.0) -> Path:
     """Writes uint8 frames (t, h, w, 3) to `path`: .mp4 (H.264; an odd side gets one black line) or .gif. Equal frames give equal bytes.
+
+    `frames`: an array, or any number of pictures (h, w, 3). An .mp4 takes them one by one and never holds them all.
 
     Raises ValueError for another shape, dtype or suffix.
     """
-    _check(frames)
+    if isinstance(frames, np.ndarray):
+        _check(frames)
     if path.suffix not in (".mp4", ".gif"):
         raise ValueError(f"{path}: a video ends in .mp4 or .gif")
     with replacing(path) as temporary:
@@ -100,26 +110,30 @@ def small_clip(frames: Frames, most_bytes: int, fps: float = 15.0) -> Clip | Non
             shown = max(_MIN_FRAMES, shown // 2)
 
 
-def _write_mp4(frames: Frames, path: Path, fps: float, quality: int = 16) -> None:
+def _write_mp4(frames: Iterable[Frames], path: Path, fps: float, quality: int = 16) -> None:
     import imageio_ffmpeg
 
-    even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)))
     reproducible = ["-crf", str(quality), "-preset", "medium", "-threads", "1", "-map_metadata", "-1", "-fflags", "+bitexact"]
-    writer = imageio_ffmpeg.write_frames(
-        str(path), (even.shape[2], even.shape[1]), fps=fps, codec="libx264", quality=None, macro_block_size=2, output_params=reproducible
-    )
-    writer.send(None)
+    writer = None
     try:
-        for frame in even:
-            writer.send(np.ascontiguousarray(frame))
+        for frame in frames:
+            even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)))
+            if writer is None:
+                size = (even.shape[1], even.shape[0])
+                writer = imageio_ffmpeg.write_frames(
+                    str(path), size, fps=fps, codec="libx264", quality=None, macro_block_size=2, output_params=reproducible
+                )
+                writer.send(None)
+            writer.send(np.ascontiguousarray(even))
     finally:
-        writer.close()
+        if writer is not None:
+            writer.close()
 
 
-def _write_gif(frames: Frames, path: Path, fps: float) -> None:
+def _write_gif(frames: Iterable[Frames], path: Path, fps: float) -> None:
     import imageio.v3
 
-    imageio.v3.imwrite(path, frames, plugin="pillow", duration=1000.0 / fps, loop=0)
+    imageio.v3.imwrite(path, np.stack(list(frames)), plugin="pillow", duration=1000.0 / fps, loop=0)
 
 
 def _check(frames: Frames) -> None:
