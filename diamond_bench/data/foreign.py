@@ -16,6 +16,8 @@ from diamond_bench.spaces import ActionSpec
 
 METADATA = "metadata.json"
 """The file of a Minari dataset that describes the others."""
+IMAGINED, IMAGINED_BY = "imagined", "imagined_by"
+"""The key of the metadata, and the info of an episode, that mark frames which a world model imagined."""
 
 
 def find_dataset(name: str) -> Path:
@@ -53,7 +55,7 @@ def _long_text(value: Any) -> None:
 
 _METADATA = record(
     {"data_format": text, "total_episodes": count, "total_steps": count},
-    {"jpeg_encoding": flag, **dict.fromkeys(("observation_space", "action_space"), _long_text)},
+    {"jpeg_encoding": flag, IMAGINED: record({"by": text}), **dict.fromkeys(("observation_space", "action_space"), _long_text)},
 )
 _SPACE = record({"type": text})
 _BOX = record({"dtype": text, "shape": listing(count)})
@@ -81,6 +83,8 @@ class Metadata:
     actions: ActionSpec
     first_action: tuple[int, ...]
     """The minimum of each column. Zeros for continuous actions."""
+    imagined_by: str | None = None
+    """What imagined the frames, such as a job's id. None for a real game."""
 
 
 def read_metadata(data_folder: Path) -> Metadata:
@@ -135,6 +139,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
         tuple(observations["shape"]),
         spec,
         _first_action(actions, spec),
+        content[IMAGINED]["by"] if IMAGINED in content else None,
     )
 
 
@@ -165,11 +170,19 @@ def _is_image(dtype: str, shape: list[int]) -> bool:
 
 def _check_dataset(data_folder: Path) -> None:
     """Refuses a folder that only looks like a dataset. Raises UserError with the file's name and the problem."""
-    data_format = read_metadata(data_folder).data_format
+    metadata = read_metadata(data_folder)
+    if metadata.imagined_by is not None:
+        raise imagined(str(data_folder), metadata.imagined_by)
+    data_format = metadata.data_format
     if data_format not in _DATA_FILES:
         raise UserError(f"{data_folder / METADATA}: unknown data_format {data_format[:60]!r}: {nearest(data_format, _DATA_FILES)}")
     if not any(file.is_file() for file in data_folder.glob(_DATA_FILES[data_format])):
         raise UserError(f"{data_folder}: the dataset's {_DATA_FILES[data_format]} is missing, or not a file")
+
+
+def imagined(where: str, by: str) -> UserError:
+    """The message for imagined frames where a study needs real ones. `by`: what imagined them."""
+    return UserError(f"{where}: its frames were imagined by {by[:100]}, and a study needs frames of the real game")
 
 
 def minari_root() -> Path:

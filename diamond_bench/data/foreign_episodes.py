@@ -13,7 +13,7 @@ import numpy.typing as npt
 from minari.dataset.minari_storage import MinariStorage
 from PIL import Image
 
-from diamond_bench.data.foreign import METADATA, Metadata
+from diamond_bench.data.foreign import IMAGINED_BY, METADATA, Metadata, imagined
 from diamond_bench.data.minari_io import MAIN_FILE, Episode, read_episode
 from diamond_bench.errors import UserError
 
@@ -86,6 +86,9 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
     """
     where = f"{storage.data_path}: episode {index}"
     stored = read_episode(storage, index)
+    if IMAGINED_BY in (stored.get("infos") or {}):
+        name = np.ravel(np.asarray(stored["infos"][IMAGINED_BY])[-1:])
+        raise imagined(where, bytes(name.astype(np.uint8)).decode(errors="replace") if name.dtype.kind in "iu" else "a world model")
     frames, actions, rewards, *ends = (_array(where, name, stored.get(name)) for name in _COLUMNS)
     if metadata.actions.kind == "Discrete" and actions.ndim == 2 and actions.shape[1] == 1:
         actions = actions[:, 0]

@@ -6,7 +6,7 @@ through MinariStorage, which builds no environment if the metadata names both sp
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from minari.dataset.minari_storage import MinariStorage
 
-from diamond_bench.data.foreign import read_metadata
+from diamond_bench.data.foreign import IMAGINED_BY, read_metadata
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import WorldSpec
 
@@ -67,10 +67,13 @@ class Episode:
         )
 
 
-def write_episode(group: h5py.Group, episode: Episode) -> None:
+def write_episode(group: h5py.Group, episode: Episode, imagined_by: str | None = None) -> None:
     """Stores an episode in Minari's layout. As in Minari's collector, infos have T + 1 entries, the first from the reset.
 
     Minari needs rewards: an episode without them stores NaN in their place.
+
+    `imagined_by`: what imagined all frames after the first one, such as a job's id, not empty. It is an info, because Minari keeps infos
+    when it copies or joins datasets, and the bytes of its text, because Minari's other format has no text. None for a real game.
     """
     steps = len(episode.actions)
     group.attrs["total_steps"] = steps
@@ -87,6 +90,9 @@ def write_episode(group: h5py.Group, episode: Episode) -> None:
         infos.create_dataset("life_loss", data=np.concatenate([[False], episode.life_losses]))
     if episode.ram is not None:
         _compressed(infos, "ram", episode.ram)
+    if imagined_by is not None:
+        name = np.frombuffer(imagined_by.encode(), np.uint8)
+        _compressed(infos, IMAGINED_BY, np.concatenate([np.zeros((1, len(name)), np.uint8), np.tile(name, (steps, 1))]))
 
 
 def _compressed(group: h5py.Group, name: str, data: npt.NDArray[np.uint8]) -> None:
@@ -95,11 +101,13 @@ def _compressed(group: h5py.Group, name: str, data: npt.NDArray[np.uint8]) -> No
     group.create_dataset(name, data=data, chunks=chunks, compression="gzip", compression_opts=1)
 
 
-def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], group: str, spec: WorldSpec) -> None:
+def write_dataset(
+    data_folder: Path, dataset_id: str, files: Iterable[Path], group: str, spec: WorldSpec, more: Mapping[str, Any] | None = None
+) -> None:
     """Combines episodes into a Minari dataset at `data_folder`, which must not exist. Its parents are created.
 
     Each of `files` contains one episode in the HDF5 group `group` (from `write_episode`). Compressed bytes are copied unchanged, so equal
-    episodes give an equal file.
+    episodes give an equal file. `more`: further metadata.
     """
     data_folder.parent.mkdir(parents=True, exist_ok=True)
     frames = spaces.Box(0, 255, (*spec.frames.sides, 3), np.uint8)
@@ -119,6 +127,7 @@ def write_dataset(data_folder: Path, dataset_id: str, files: Iterable[Path], gro
         "total_episodes": total_episodes,
         "total_steps": total_steps,
         "dataset_size": float(storage.get_size()),
+        **(more or {}),
     }
     storage.update_metadata(facts)
 

@@ -196,6 +196,8 @@ class Real:
         """Raises UserError for a game that cannot save its state, which rewinding needs."""
         if not family_of(play.game).saves:
             raise UserError(f"{play.game}: the real game cannot be played here, because its states cannot be saved and rewound to")
+        self.play = play
+        """The play at whose places it begins."""
         self._env: Env = make_env(play.game, play.env)
         described = spec(play.game, play.env)
         self.actions = described.actions
