@@ -275,12 +275,14 @@ def test_a_policy_plays_without_a_page_until_its_game_ends(tmp_path: Path) -> No
     torch.manual_seed(0)
     policy = build_agent(describe(small_agent_config("game=synthetic/turn"))).actor_critic
     lanes = replace(lane("model"), policy=policy), Lane("game", Ends(played()))
-    options = PlayOptions(player="policy", horizon=4, out=tmp_path / "x.mp4")
+    options = PlayOptions(player="policy", horizon=4, out=tmp_path / "x.png")
     session, said = headless(opened(*lanes, policy=True), options)
     assert [str(moment.action) for moment in session.now.path[1:]] == [
         str(before.shown[0].policy.action((0, before.step))) for before in session.now.path[:-1]
     ]
-    assert said == [f"policy: 4 steps, saved in {tmp_path / 'x.mp4'}"]
+    assert said == [f"policy: 4 steps, saved in {tmp_path / 'x.png'}"]
+    rows = np.concatenate(list(pictures(session.lanes, session.now.path[1:])))
+    assert np.array_equal(imageio.v3.imread(tmp_path / "x.png"), rows)
     session, _ = headless(opened(*lanes[::-1]), replace(options, player="human"))
     assert session.now.step == 1
 

@@ -87,8 +87,8 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
     where = f"{storage.data_path}: episode {index}"
     stored = read_episode(storage, index)
     if IMAGINED_BY in (stored.get("infos") or {}):
-        name = np.ravel(np.asarray(stored["infos"][IMAGINED_BY])[-1:])
-        raise imagined(where, bytes(name.astype(np.uint8)).decode(errors="replace") if name.dtype.kind in "iu" else "a world model")
+        by = np.ravel(np.asarray(stored["infos"][IMAGINED_BY])[-1:])
+        raise imagined(where, bytes(by.astype(np.uint8)).decode(errors="replace") if by.dtype.kind in "iu" else "a world model")
     frames, actions, rewards, *ends = (_array(where, name, stored.get(name)) for name in _COLUMNS)
     if metadata.actions.kind == "Discrete" and actions.ndim == 2 and actions.shape[1] == 1:
         actions = actions[:, 0]

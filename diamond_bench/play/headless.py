@@ -1,13 +1,16 @@
-"""Plays without a page: recorded actions, a policy or chance, to a video or a saved session."""
+"""Plays without a page: recorded actions, a policy or chance, to a video, a picture or a saved session."""
 
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from analysis.media import write_video
+from analysis.media import replacing, write_video
 from diamond_bench.envs.policies import random_action
+from diamond_bench.errors import UserError
 from diamond_bench.play.opened import Opened
 from diamond_bench.play.options import PlayOptions
 from diamond_bench.play.recording import Recording, recorded, replay
@@ -18,14 +21,16 @@ from diamond_bench.play.video import pictures
 STEPS = 150
 """Steps without a recording and without a horizon: 10 seconds at 15 per second."""
 _REPORT_SECONDS = 5.0
+_ROWS = 4
 
 
 def run_headless(opened: Opened, recording: Recording | None, options: PlayOptions, say: Callable[[str], None]) -> Session:
-    """Plays, and writes a video to `options.out` if that is an .mp4 file, or else saves the session in that folder (`save_session`).
+    """Plays, and writes a video to `options.out` if that is an .mp4 file, or a picture of four steps from the first to the last if it is a
+    .png file. Otherwise it saves the session in that folder (`save_session`).
 
     A recording is replayed up to `options.horizon`, if that is not 0. Without one, the policy plays (`options.player`), or else random
     actions, for `options.horizon` or `STEPS` steps, until the game ends in the picture of the player. `say` gets the progress, and for each
-    picture of the recording whether its bytes are equal. A video appears whole or not at all.
+    picture of the recording whether its bytes are equal. A file appears whole or not at all.
 
     Raises UserError for a start that is not there, actions of another space, and a file that cannot be written.
     """
@@ -42,17 +47,31 @@ def run_headless(opened: Opened, recording: Recording | None, options: PlayOptio
         moments = _played(session, opened, options, total)
     shown = itertools.chain([session.now], _reported(moments, total, say))
     player = "recording" if recording is not None else _player(options)
-    if options.out.suffix.lower() == ".mp4":
-        write_video(pictures(session.lanes, shown), options.out, options.fps)
-        saved = options.out
-    else:
-        for _ in shown:
-            pass
-        saved = save_session(session, options.out, opened.game, player, options.fps)
+    try:
+        saved = _saved(session, shown, player, opened, options)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: cannot be written ({error.strerror or error})") from error
     if recording is not None:
         _compare(session, recording, total, say)
     say(f"{player}: {session.now.step} steps, saved in {saved}")
     return session
+
+
+def _saved(session: Session, shown: Iterator[Moment], player: str, opened: Opened, options: PlayOptions) -> Path:
+    """Plays all moments, and returns the file or the folder."""
+    kind = options.out.suffix.lower()
+    if kind == ".mp4":
+        return write_video(pictures(session.lanes, shown), options.out, options.fps)
+    path = list(shown)
+    if kind != ".png":
+        return save_session(session, options.out, opened.game, player, options.fps)
+    if len(path) < 2:
+        raise UserError("nothing was played, so there is nothing to show")
+    steps = np.linspace(1, len(path) - 1, min(_ROWS, len(path) - 1)).round().astype(int)
+    rows = np.concatenate(list(pictures(session.lanes, [path[step] for step in steps])))
+    with replacing(options.out) as temporary:
+        Image.fromarray(rows).save(temporary)
+    return options.out
 
 
 def _player(options: PlayOptions) -> str:
