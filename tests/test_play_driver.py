@@ -450,10 +450,10 @@ def test_latency_is_from_the_key_to_the_picture_that_shows_its_answer() -> None:
     for number in range(1, 101):
         latency.answered(number, 1000.0 * number)
         latency.shown(number, 1000.0 * number + number)
-    assert latency.percentiles == (50.5, 95.0)
+    assert latency.percentiles == (51.0, 95.0)
     latency.answered(101, 0.0)
     latency.shown(100, 5.0)  # an older picture
-    assert latency.percentiles == (50.5, 95.0)
+    assert latency.percentiles == (51.0, 95.0)
 
 
 @pytest.mark.parametrize("form", ["png", "webp", "jpeg"])

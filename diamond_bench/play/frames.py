@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -61,7 +61,7 @@ def frame_message(
     if pair is not None:
         pictures.append(encoded(session.drift(*pair).difference, form))
         difference = {"lane": pair[0], "bytes": len(pictures[-1])}
-    header = {"kind": "frame", **asdict(numbers), **_place(now), "model_ms": _ms(now.seconds), "lanes": lanes, "difference": difference}
+    header = {"kind": "frame", **vars(numbers), **_place(now), "model_ms": _ms(now.seconds), "lanes": lanes, "difference": difference}
     return packed({**header, "encode_ms": _ms(time.perf_counter() - began)}, pictures)
 
 

@@ -3,8 +3,6 @@
 import threading
 from collections import deque
 
-import numpy as np
-
 from diamond_bench.play.messages import Keys
 
 _LATENCIES = 300
@@ -76,8 +74,6 @@ class Latency:
     def percentiles(self) -> tuple[float, float] | None:
         """(p50, p95) in milliseconds. None before the first answer."""
         with self._lock:
-            known = list(self._milliseconds)
-        if not known:
-            return None
-        half, most = np.percentile(known, (50, 95)).round(1).tolist()
-        return half, most
+            known = sorted(self._milliseconds)
+        last = len(known) - 1
+        return None if last < 0 else (round(known[round(0.5 * last)], 1), round(known[round(0.95 * last)], 1))

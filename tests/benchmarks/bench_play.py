@@ -28,7 +28,7 @@ from diamond_bench.play.session import Session
 from diamond_bench.play.sources import trained
 from diamond_bench.store.kinds import Profile
 from diamond_bench.studies.single import plan_profile
-from diamond_bench.worlds.diamond.world import Settings, build_world
+from diamond_bench.worlds.diamond.world import build_world
 
 STEPS = 200
 
@@ -41,7 +41,7 @@ def opened_of(overrides: list[str]) -> Opened:
     config = profile.training
     assert isinstance(config.sampler, OdeSampler)
     described = spec(config.game, config.env)
-    world = build_world(Settings(config.objective, config.conditioning, config.network), described)
+    world = build_world(config, described)
     first = Setting(config.sampler)
     lane = Lane("model", trained(lambda milestone: world, first, config.sampler))
 
@@ -53,7 +53,7 @@ def opened_of(overrides: list[str]) -> Opened:
 
 
 async def read(url: str, steps: int) -> None:
-    """A page: it holds a key, and acknowledges each frame."""
+    """A page: it acknowledges each frame, and presses or releases a key with every third."""
     async with ClientSession() as client, client.ws_connect(url, headers={"Origin": "http://" + url.split("/")[2]}) as socket:
         for message in ({"do": "hello"}, {"do": "horizon", "steps": steps}, {"do": "run"}):
             await socket.send_str(json.dumps(message))
@@ -64,7 +64,8 @@ async def read(url: str, steps: int) -> None:
                 drawn += 1
                 now = time.perf_counter() * 1000
                 await socket.send_str(json.dumps({"do": "ack", "number": header["number"], "shown": now}))
-                await socket.send_str(json.dumps({"do": "keys", "held": ["KeyD"] * (drawn % 2), "at": now}))
+                if drawn % 3 == 0:
+                    await socket.send_str(json.dumps({"do": "keys", "held": ["KeyD"] * (drawn % 2), "at": now}))
                 if header["step"] == steps:
                     print(f"latency in ms (p50, p95): {header['latency_ms']}; pictures {drawn}; fps {header['fps']}")
                     return
