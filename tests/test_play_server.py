@@ -447,4 +447,7 @@ def test_ctrl_c_ends_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     serve(opened_of(counter, start=counting_start), PlayOptions(browser=False, out=tmp_path / "out"), say)
     visitor.join(LONG)
     assert said[-1].startswith("saved: "), said
-    assert len(read_recording(Path(said[-1].removeprefix("saved: "))).steps) == 1
+    saved = Path(said[-1].removeprefix("saved: "))
+    assert saved.parent == tmp_path / "out" / "counting"
+    assert len(read_recording(saved / "actions.json").steps) == 1
+    assert (saved / "play.mp4").exists()

@@ -14,7 +14,6 @@ import webbrowser
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from errno import EADDRINUSE
 from functools import partial
 from hashlib import sha256
@@ -30,8 +29,9 @@ from diamond_bench.play.driver import Driver, warm_up
 from diamond_bench.play.opened import Opened
 from diamond_bench.play.options import PlayOptions
 from diamond_bench.play.outbox import Outbox
-from diamond_bench.play.recording import Recording, read_recording, recorded, write_recording
+from diamond_bench.play.recording import Recording, read_recording
 from diamond_bench.play.saver import Played, Save
+from diamond_bench.play.saving import save_session
 from diamond_bench.terminal import has_display
 
 PAGE = Path(__file__).parent / "page"
@@ -245,10 +245,7 @@ def serve(opened: Opened, options: PlayOptions, say: Callable[[str], None] = pri
     recording = None if options.actions is None else read_recording(options.actions)
 
     def save(played: Played) -> list[Path]:
-        file = options.out / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{played.player}-{secrets.token_hex(4)}.json"
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_recording(file, recorded(played.session, played.moment))
-        return [file]
+        return [save_session(played.session, options.out, opened.game, played.player, options.fps, played.measured, played.moment)]
 
     with _listening(options.host, options.port) as listening:
         warm_up(opened, options)
