@@ -370,7 +370,8 @@ def imagination_env(
             takes random actions. By default imported agents and families play 1000 steps; all other jobs have real play to start from.
         reward: reward(before, actions, after) -> (b,) numbers, in place of predicted rewards, where frames are (b, h, w, 3) uint8.
             Required where nothing predicts rewards: world models outside an agent, and `copy_last_frame`.
-        sampler: as in `imagine`; by default the one that the agent was trained with or the evaluation uses, else `sampler()`.
+        sampler: as in `imagine`; by default the one that the agent was trained with or the evaluation uses, else the first one that
+            fits the model's training, such as `sampler()`.
         milestone: as in `load_world_model`.
         render_mode: `rgb_array` allows `render()`; None does not.
         threads: as in `imagine`.

@@ -14,7 +14,7 @@ from test_report import finish
 
 from diamond_bench.cli.common import no_results, print_results
 from diamond_bench.printing import print_frame
-from diamond_bench.report.next_steps import next_steps, seeds_needed, with_seeds
+from diamond_bench.report.next_steps import next_steps, play_step, seeds_needed, with_seeds
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import write_json
 from diamond_bench.studies.overview import overview
@@ -122,6 +122,15 @@ def test_the_next_steps_give_exact_commands(tmp_path: Path) -> None:
     assert words == [*(word for word in shlex.split(plan.command) if word != "seeds=3"), "seeds=10"]
     assert len({point.seed for point in plan_study(words[2], words[3:]).points}) == 10
     assert steps(plan, [row("n=1", "undecided")], [power("n=1", None)])[1].endswith(f"See why: diamond-bench power {place}")
+
+
+def test_a_finished_model_can_be_played(tmp_path: Path) -> None:
+    plan, store = swept(tmp_path, False)
+    assert play_step(plan, store) is None
+    plan, store = swept(tmp_path / "done", True, f"output_dir={tmp_path / 'my store'}")
+    step = play_step(plan, store)
+    assert step is not None
+    assert step.command == f"diamond-bench play {plan.points[0].jobs['evaluation'].id} 'output_dir={tmp_path / 'my store'}'"
 
 
 def test_a_sweep_that_changes_its_scale_is_opened_by_all_its_overrides(tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def test_studies_scales_keys_and_values_are_offered() -> None:
     assert {f"{key}=" for key in known_keys() if "." in key and not key.endswith(".name")} <= keys("sweep").keys()
 
 
+def test_play_offers_what_can_be_played_and_its_settings(store: Path) -> None:
+    assert offers("play ")[:3] == ["my_study", "bbbb2222", "aaaa1111"]
+    assert {"oracle", "copy_last_frame", "Breakout", "seed=", "sampler."} <= set(offers("play "))
+    assert offers("play evaluate_world_model/") == ["evaluate_world_model/bbbb2222"]
+    assert offers("play aaaa1111 sampler.num") == ["sampler.num_steps="]
+    assert offers("play aaaa1111 sampler=eu") == ["sampler=euler"]
+    assert offers("play aaaa1111 --player p") == ["policy"]
+    assert offers("play aaaa1111 --pictures ") == ["png", "webp", "jpeg"]
+
+
 def test_studies_and_jobs_of_the_store_are_offered(store: Path) -> None:
     assert offers("results my") == ["my_study"]
     assert offers("sweep my") == []

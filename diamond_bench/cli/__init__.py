@@ -21,6 +21,7 @@ from diamond_bench.cli import (
     cluster_commands,
     completion,
     paper_commands,
+    play_commands,
     profile_commands,
     setup_commands,
     store_commands,
@@ -35,6 +36,7 @@ __all__ = [
     "cluster_commands",
     "main",
     "paper_commands",
+    "play_commands",
     "profile_commands",
     "setup_commands",
     "store_commands",
@@ -50,7 +52,16 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_MODULES = (study_commands, paper_commands, agent_commands, store_commands, cluster_commands, profile_commands, setup_commands)
+_MODULES = (
+    study_commands,
+    play_commands,
+    paper_commands,
+    agent_commands,
+    store_commands,
+    cluster_commands,
+    profile_commands,
+    setup_commands,
+)
 """The commands' modules in the order of the list of commands."""
 app.registered_commands.sort(key=lambda command: [module.__name__ for module in _MODULES].index(str(command.callback.__module__)))
 

@@ -57,10 +57,10 @@ def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> 
     files = write_report(saved, store, say) if with_report else []
     print_results(saved, store, as_json)
     if files:
-        from diamond_bench.report.next_steps import next_steps
+        from diamond_bench.report.next_steps import next_steps, play_step
 
         say(f"\nReport: {files[0]}")
-        for step in next_steps(saved):
+        for step in filter(None, [*next_steps(saved), play_step(saved, store)]):
             say(f"{step.why}:\n  {step.command}")
 
 

@@ -112,6 +112,8 @@ def _arguments(path: Sequence[str], name: str, root: Path, current: str) -> Iter
         yield from _jobs(root, current)
     elif name == "checkpoint":
         yield from _jobs(root, current, ("train_agent", "import_agent"))
+    elif name == "sources":
+        yield from _playable(root, current)
     elif name in ("overrides", "more"):
         yield from _overrides(path[0], current)
         if name == "more":  # `report` takes further studies
@@ -122,12 +124,34 @@ def _arguments(path: Sequence[str], name: str, root: Path, current: str) -> Iter
         yield from _values_of(name)
 
 
+def _playable(root: Path, current: str) -> Iterator[Offer]:
+    """What `play` opens, and its settings."""
+    from diamond_bench.config.worlds import untrained_families
+    from diamond_bench.envs.games import games
+    from diamond_bench.play.naming import OWN_KEYS, PLAYABLE
+
+    if "." in current or "=" in current:
+        known = {key: hint for key, hint in keys("play").items() if key.startswith("sampler")}
+        yield from _among(current, {**dict.fromkeys([f"{key}=" for key in (*OWN_KEYS, "scale")]), **known})
+        return
+    yield from map(Offer, _swept(root))
+    yield from _jobs(root, current, PLAYABLE)
+    yield from map(Offer, (*untrained_families(), *games()))
+    yield from map(Offer, (*(f"{key}=" for key in OWN_KEYS), "scale=", "sampler=", "sampler."))
+
+
 def _values_of(name: str) -> Iterator[Offer]:
     """What an option or a small argument takes; nothing where it is a file, which the shell completes itself."""
     if name == "results":
         yield from map(Offer, _swept(_default_root()))
     elif name == "compare":
         yield from map(Offer, ("plain", "authors"))
+    elif name in ("player", "pictures"):
+        from diamond_bench.play import options
+
+        yield from map(Offer, typing.get_args(getattr(options, name.capitalize())))
+    elif name == "precision":
+        yield from map(Offer, ("fp32", "tf32", "bf16"))
     elif name == "shell":
         yield from map(Offer, SHELLS)
     elif name == "name":

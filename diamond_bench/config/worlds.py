@@ -100,6 +100,11 @@ def world_family(settings: WorldSettings | None) -> WorldFamily:
     return family
 
 
+def untrained_families() -> list[str]:
+    """Names of the families that are not trained."""
+    return [name for name, option in WORLD_FAMILIES.items() if not imported(option.function).trained]
+
+
 def families_table() -> str:
     """The families as a Markdown table for docs/worlds.md."""
     functions = {DIAMOND: _DIAMOND} | {name: option.function for name, option in WORLD_FAMILIES.items()}

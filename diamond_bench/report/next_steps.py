@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import read_json
 from diamond_bench.studies.looks import MIN_LOOK_SEEDS
 from diamond_bench.studies.plan import SavedPlan
@@ -42,6 +43,14 @@ def next_steps(plan: SavedPlan) -> list[Step]:
     looks = plan.primary.get("looks", [])
     caution = "" if looks else f". The registered comparison has {_count(len(seeds))}, so an answer with more is exploratory"
     return [*steps, Step(f"{open_questions}. Run {number} seeds{time}{caution}", with_seeds(words, seeds, number))]
+
+
+def play_step(plan: SavedPlan, store: Store) -> Step | None:
+    """How to play the first finished model of a plan in the browser. None if none is finished."""
+    role = "agent" if plan.protocol == "agent" else "evaluation"
+    found = next((point.jobs[role] for point in plan.points if store.state(point.jobs[role]).status == "done"), None)
+    where = [word for word in shlex.split(plan.command)[2:] if word.startswith("output_dir=")]
+    return None if found is None else Step("Play a model in the browser", shlex.join(["diamond-bench", "play", found.id, *where]))
 
 
 def seeds_needed(undecided: Sequence[Mapping[str, Any]], power: Sequence[Mapping[str, Any]], looks: Sequence[int], now: int) -> int | None:

@@ -1,15 +1,17 @@
 """Opens imagined games: what imagines, what predicts rewards and ends, and the real play that episodes start from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from diamond_bench.config import WORLD_FAMILIES, EnvConfig, RunConfig, Sampler, world_family
-from diamond_bench.config.worlds import DIAMOND
+from diamond_bench.agent import Agent
+from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, EnvConfig, RunConfig, Sampler, world_family
+from diamond_bench.config.worlds import DIAMOND, untrained_families
 from diamond_bench.data.replay import REPLAY_FILE, Replay
-from diamond_bench.data.static import load_info, load_split
+from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.envs import games
 from diamond_bench.envs.play import Collector, Player
 from diamond_bench.errors import UserError, nearest
@@ -17,6 +19,7 @@ from diamond_bench.evaluation.player import PolicyPlayer, UniformPlayer
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ImaginationSettings, RewardEnd
 from diamond_bench.imagination.games import RENDER_MODES, ImaginedGames, Reward
 from diamond_bench.imagination.starts import EpisodeStarts, ReplayStarts, StartSegments
+from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.threads import torch_threads
 from diamond_bench.store.artifacts import Store
@@ -25,7 +28,7 @@ from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.stored.models import check_placement, load_agent, load_world_model, require_whole, training_behind, world_model_in
 from diamond_bench.studies.agents import AGENT_KINDS, trained_with
 from diamond_bench.studies.plan import run_config
-from diamond_bench.worlds.contract import WorldModel
+from diamond_bench.worlds.contract import RecordedPlay, TrainedWorld, WorldModel
 from diamond_bench.worlds.families import open_world
 from diamond_bench.worlds.recordings import RecordedReplay, recorded_episodes
 
@@ -50,12 +53,35 @@ class How:
 
 
 @dataclass(frozen=True)
+class RealPlay:
+    """Real play that imagined games start from."""
+
+    episodes: EpisodeSet | Replay
+    """A dataset's held-out episodes, on the CPU, or the replay of one environment."""
+    recording: RecordedPlay | None
+    """The same play with its seeds, so that it can be replayed. None for an imported dataset, whose seeds nobody recorded."""
+
+
+@dataclass(frozen=True)
 class Imagination:
     """What imagines games, and where they start."""
 
     world: WorldModel
     reward_end: RewardEnd | None
-    starts: StartSegments
+    real: RealPlay
+    length: int
+    """Frames of a start segment."""
+    policy: ActorCritic | None = None
+    """The agent's."""
+    load: Callable[[float | None], TrainedWorld] | None = None
+    """load(milestone) -> the trained world without a sampler; None is the milestone of `world`. Raises UserError for a milestone that was
+    not kept. None for a family that is not trained."""
+    sampler: Sampler | None = None
+    """The sampler of `world`. None for a family that is not trained."""
+    milestones: tuple[float, ...] = ()
+    """The milestones that `load` knows, ascending."""
+    milestone: float | None = None
+    """That of `world`. None for an agent, and for a family that is not trained."""
 
     @property
     def rewarded(self) -> bool:
@@ -64,9 +90,14 @@ class Imagination:
 
     def env(self, num_envs: int, horizon: int) -> ImaginationEnv:
         """The games, as tensors. Without a seed in `reset`, they differ from call to call."""
-        draws = GeneratorDraws(_generator(self.world.device))
+        device, episodes = self.world.device, self.real.episodes
+        starts: StartSegments
+        if isinstance(episodes, Replay):
+            starts = ReplayStarts(episodes, self.length, _generator(device))
+        else:
+            starts = EpisodeStarts(episodes.to(device), self.length, _generator(device))
         settings = ImaginationSettings(num_envs, horizon, _PRELOAD, rewards=False)
-        return ImaginationEnv(self.world, self.reward_end, self.starts, draws, settings)
+        return ImaginationEnv(self.world, self.reward_end, starts, GeneratorDraws(_generator(device)), settings)
 
 
 def opened(
@@ -100,15 +131,16 @@ def opened(
     return ImaginedGames(imagination.env(num_envs, horizon), imagination.world.spec.actions, reward, threads, render_mode, spec)
 
 
-def imagination_of(store: Store, source: str, how: How) -> Imagination:
+def imagination_of(store: Store, source: str, how: How, real: RealPlay | None = None) -> Imagination:
     """What a job of the store, or a family that is not trained, imagines. `source`: a job's id or its beginning, or the family's name.
+    `real`: the play to start from, in place of the source's own.
 
     Raises UserError for everything that imagines nothing, and for settings that the source does not take.
     """
     check_placement(how.device, how.precision)
     families = untrained_families()
     if source in families:
-        return _of_family(source, how)
+        return _of_family(source, how, real)
     if source == DIAMOND or source in WORLD_FAMILIES:
         raise UserError(f"{source}: models of this family are trained; name a job that trained one, or {' or '.join(families)}")
     if not set(source.rpartition("/")[2]) <= set("0123456789abcdef"):
@@ -118,78 +150,138 @@ def imagination_of(store: Store, source: str, how: How) -> Imagination:
         raise UserError(f"game={how.game}: only a family takes a game ({', '.join(families)}); {ref} has its own")
     spec = store.spec(ref)
     if ref.kind == "evaluate_world_model" and not world_family(spec.config.family).trained:
-        return _of_untrained_evaluation(store, ref, how)
+        return _of_untrained_evaluation(store, ref, how, real)
     training, _ = training_behind(store, ref)
     if ref.kind == "evaluate_world_model" and how.sampler is None:
         how = replace(how, sampler=spec.config.sampler)
-    return _of_agent(store, training, how) if training.kind in AGENT_KINDS else _of_training(store, ref, training, how)
+    opener = _of_agent if training.kind in AGENT_KINDS else _of_training
+    return opener(store, ref, training, how, real)
 
 
-def untrained_families() -> list[str]:
-    """Names of the families that are not trained."""
-    return [name for name in WORLD_FAMILIES if not world_family(_with_family(name).family).trained]
+def dataset_play(store: Store, dataset: JobRef) -> RealPlay:
+    """The held-out episodes of a dataset."""
+    require_whole(store, dataset)
+    folder = store.folder(dataset)
+    heldout = load_split(folder, "heldout")
+    return RealPlay(heldout, recorded_episodes(folder, heldout))
 
 
-def _of_family(name: str, how: How) -> Imagination:
-    """A family's world of a game, from new real play with random actions."""
-    _refuse(name, how, "sampler", "milestone")
-    if how.game is None:
-        raise UserError(f'{name}: say in which game, such as game="Pong"')
-    config = replace(_with_family(name), game=games.check_game(how.game))
-    world_family(config.family).check(config.family, config, "world_model")
-    assert config.family is not None
-    spec = games.spec(how.game, config.env)
-    replay = _played(how.game, config.env, UniformPlayer(sum(spec.actions.sizes)), how, life_loss_ends=False)
-    play = RecordedReplay(how.game, config.env, _PLAY_SEED, replay)
-    world = open_world(config.family, spec, torch.device(how.device), play)
-    return Imagination(world, None, ReplayStarts(replay, world.context, _generator(world.device)))
-
-
-def _of_agent(store: Store, ref: JobRef, how: How) -> Imagination:
-    """An agent's imagination: its world model and its model of rewards and ends, or the family in which it learned."""
+def agent_play(store: Store, ref: JobRef, agent: Agent, how: How) -> RealPlay:
+    """The real play of an agent's training. If it was imported, or if `start_steps` asks for it, its policy plays new one."""
     config, (game, seed, env) = store.spec(ref).config, trained_with(store, ref)
-    family = config.family if isinstance(config, TrainAgent) else None
-    if how.milestone not in (None, 1.0):
-        raise UserError(f"milestone={how.milestone}: {ref} kept 1.0 alone")
-    agent = load_agent(store, ref, how.device, how.precision)
-    world: WorldModel
-    if family is None:
-        own = config.sampler if isinstance(config, TrainAgent) else run_config({"scale": "paper"}, {}).sampler
-        world = world_model_in(agent, ref).bound(how.sampler or own)
-    else:
-        _refuse(family.name, how, "sampler")
     if how.start_steps is None and isinstance(config, TrainAgent):
         replay = _replay_of(store, ref, config, how)
     else:
         replay, seed = _played(game, env, PolicyPlayer(agent.actor_critic), how), _PLAY_SEED
-    if family is not None:
-        world = open_world(family, games.spec(game, env), torch.device(how.device), RecordedReplay(game, env, seed, replay))
+    return RealPlay(replay, RecordedReplay(game, env, seed, replay))
+
+
+def random_play(game: str, env: EnvConfig, how: How) -> RealPlay:
+    """New real play with random actions. A lost life ends no episode."""
+    actions = games.spec(game, env).actions
+    replay = _played(game, env, UniformPlayer(sum(actions.sizes)), how, life_loss_ends=False)
+    return RealPlay(replay, RecordedReplay(game, env, _PLAY_SEED, replay))
+
+
+def has_replay(store: Store, ref: JobRef) -> bool:
+    """Whether the real play of an agent's training is in the store. An import has none, and `gc` removes it."""
+    return ref.kind == "train_agent" and (store.folder(ref) / "checkpoint" / REPLAY_FILE).exists()
+
+
+def _of_family(name: str, how: How, real: RealPlay | None) -> Imagination:
+    """A family's world of a game, from new real play with random actions."""
+    _refuse(name, how, "sampler", "milestone")
+    if real is None:
+        if how.game is None:
+            raise UserError(f'{name}: say in which game, such as game="Pong"')
+        config = replace(_with_family(name), game=games.check_game(how.game))
+        world_family(config.family).check(config.family, config, "world_model")
+        real = random_play(how.game, config.env, how)
+    if (played := real.recording) is None:
+        raise UserError(f"{name}: the episodes to start from were imported, so their game is unknown; name an evaluation of the family")
+    family = _with_family(name).family
+    assert family is not None
+    world = open_world(family, games.spec(played.game, played.env), torch.device(how.device), played)
+    return Imagination(world, None, real, world.context)
+
+
+def _of_agent(store: Store, ref: JobRef, training: JobRef, how: How, real: RealPlay | None) -> Imagination:
+    """An agent's imagination: its world model and its model of rewards and ends, or the family in which it learned."""
+    config, (game, _, env) = store.spec(training).config, trained_with(store, training)
+    family = config.family if isinstance(config, TrainAgent) else None
+    _check_kept_by_agent(training, how.milestone)
+    agent = load_agent(store, training, how.device, how.precision)
     described = agent.description
     length = max(described.conditioning.num_frames, described.actor_critic.start_frames)
-    return Imagination(world, agent.reward_end, ReplayStarts(replay, length, _generator(world.device)))
+    if family is None:
+        own = config.sampler if isinstance(config, TrainAgent) else run_config({"scale": "paper"}, {}).sampler
+        trained, sampler = world_model_in(agent, training), how.sampler or own
+        bound, real = trained.bound(sampler), real or agent_play(store, training, agent, how)
+
+        def load(milestone: float | None) -> TrainedWorld:
+            _check_kept_by_agent(training, milestone)
+            return trained
+
+        return Imagination(bound, agent.reward_end, real, length, agent.actor_critic, load, sampler)
+    _refuse(family.name, how, "sampler")
+    real = real or agent_play(store, training, agent, how)
+    world = open_world(family, games.spec(game, env), torch.device(how.device), real.recording)
+    return Imagination(world, agent.reward_end, real, length, agent.actor_critic)
 
 
-def _of_training(store: Store, ref: JobRef, training: JobRef, how: How) -> Imagination:
+def _check_kept_by_agent(ref: JobRef, milestone: float | None) -> None:
+    if milestone not in (None, 1.0):
+        raise UserError(f"milestone={milestone}: {ref} kept 1.0 alone")
+
+
+def _of_training(store: Store, ref: JobRef, training: JobRef, how: How, real: RealPlay | None) -> Imagination:
     """A world model of a training, from the held-out episodes of its dataset."""
     _refuse(str(ref), how, "start_steps")
-    world = load_world_model(store, ref, how.milestone, how.device, how.precision)
-    bound = world.bound(how.sampler or run_config({"scale": "paper"}, {}).sampler)
-    dataset = store.spec(training).inputs["dataset"]
-    require_whole(store, dataset)
-    heldout = load_split(store.folder(dataset), "heldout").to(how.device)
-    return Imagination(bound, None, EpisodeStarts(heldout, world.context, _generator(world.device)))
+
+    def load(milestone: float | None) -> TrainedWorld:
+        return load_world_model(store, ref, milestone, how.device, how.precision)
+
+    trained, spec = load(how.milestone), store.spec(training)
+    share = training_behind(store, ref)[1].milestone if how.milestone is None else how.milestone
+    sampler = how.sampler or _first_fitting(trained)
+    world = trained.bound(sampler)
+    real = real or dataset_play(store, spec.inputs["dataset"])
+    kept = tuple(sorted(spec.config.training.milestones))
+    return Imagination(
+        world,
+        None,
+        real,
+        world.context,
+        load=lambda milestone: trained if milestone in (None, share) else load(milestone),
+        sampler=sampler,
+        milestones=kept,
+        milestone=share,
+    )
 
 
-def _of_untrained_evaluation(store: Store, ref: JobRef, how: How) -> Imagination:
+def _first_fitting(trained: TrainedWorld) -> Sampler:
+    """The sampler of a model that nobody chose one for: the first one that fits its training, in the order of the registry, with the
+    defaults of conf/sampler. A model that predicts changes does not take their truncation; it gets rounding."""
+    refusals = []
+    for name in SAMPLERS:
+        default = run_config({"scale": "paper", "sampler": name}, {}).sampler
+        for sampler in (default, replace(default, quantization="round")):
+            try:
+                trained.bound(sampler)
+                return sampler
+            except UserError as error:
+                refusals.append(error)
+    raise refusals[0]
+
+
+def _of_untrained_evaluation(store: Store, ref: JobRef, how: How, real: RealPlay | None) -> Imagination:
     """A family that an evaluation is of, from the held-out episodes of the evaluation's dataset."""
     spec = store.spec(ref)
     family, dataset = spec.config.family, spec.inputs["dataset"]
     _refuse(family.name, how, "start_steps", "sampler", "milestone")
-    require_whole(store, dataset)
-    folder = store.folder(dataset)
-    heldout = load_split(folder, "heldout")
-    world = open_world(family, load_info(folder).spec, torch.device(how.device), recorded_episodes(folder, heldout))
-    return Imagination(world, None, EpisodeStarts(heldout.to(how.device), world.context, _generator(world.device)))
+    real = real or dataset_play(store, dataset)
+    world = open_world(family, load_info(store.folder(dataset)).spec, torch.device(how.device), real.recording)
+    return Imagination(world, None, real, world.context)
 
 
 def _refuse(whose: str, how: How, *keys: str) -> None:
