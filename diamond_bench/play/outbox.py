@@ -44,7 +44,9 @@ class Outbox:
         with self._lock:
             while self._unseen and self._unseen[0] <= number:
                 self._unseen.popleft()
-        self._bell()
+            waits = self._frame is not None
+        if waits:
+            self._bell()
 
     def take(self) -> list[str | bytes]:
         """All that may be sent now. The frame is held back while UNSEEN others are not acknowledged."""
