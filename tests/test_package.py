@@ -19,17 +19,23 @@ def test_the_extra_dev_includes_every_other_extra() -> None:
     assert set(own.removeprefix("diamond-bench[").removesuffix("]").split(",")) == set(extras) - {"dev"}
 
 
-def test_the_wheel_holds_configs_and_studies(wheel: Path) -> None:
+KEPT = (".py", ".yaml", ".csv", ".typed", ".css", ".html", ".js", ".svg")
+"""Endings of the files that the wheel must hold."""
+
+
+def test_the_wheel_holds_configs_studies_and_pages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     packages = [file for top in ("diamond_bench", "analysis", "paper_figures") for file in (ROOT / top).rglob("*")]
-    expected = {file.relative_to(ROOT).as_posix() for file in packages if file.suffix in (".py", ".yaml", ".csv", ".typed")}
+    expected = {file.relative_to(ROOT).as_posix() for file in packages if file.suffix in KEPT}
     studies = {f"diamond_bench/experiments/{file.name}" for file in (ROOT / "experiments").glob("*.yaml")}
     assert len(studies) > 1
     assert {
         "diamond_bench/py.typed",
         "diamond_bench/conf/sampler/schedule/karras.yaml",
         "analysis/published/published_curves.csv",
+        "diamond_bench/report/page.css",
+        *(f"diamond_bench/play/page/{name}" for name in ("index.html", "play.css", "play.js", "icon.svg")),
     } <= expected
     assert not (expected | studies) - names
     assert not {name for name in names if name.startswith(("tests/", "experiments/"))}

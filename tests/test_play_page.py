@@ -1,0 +1,508 @@
+"""The page of play in a real browser, Debian's chromium, against the real server: keys, time, settings, recordings and lost connections."""
+
+import asyncio
+import contextlib
+import json
+import queue
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from command_line import ROOT
+
+from diamond_bench.config import OdeSampler
+from diamond_bench.envs.games import spec
+from diamond_bench.play import keys
+from diamond_bench.play.form import settings_form
+from diamond_bench.play.lanes import Lane, Real, Start
+from diamond_bench.play.messages import packed, unpacked
+from diamond_bench.play.opened import LaneFacts, Opened
+from diamond_bench.play.options import PlayOptions
+from diamond_bench.play.recording import read_recording, replay, same_bytes
+from diamond_bench.play.sources import trained, untrained
+from diamond_bench.spaces import ActionSpec
+from diamond_bench.worlds.families import open_world
+from diamond_bench.worlds.oracle import Oracle
+
+PAGE = ROOT / "diamond_bench" / "play" / "page"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SLOW = 30_000
+"""Milliseconds until a test gives up. This machine may be busy."""
+SAMPLERS = ("euler", "heun", "dpm_solver_pp_2m")
+CODES = re.findall(r'^  \["(\w+)", "', (PAGE / "input.js").read_text(), re.MULTILINE)
+"""Keys that steer the page."""
+
+
+def test_keys_of_the_page_are_no_keys_of_a_game() -> None:
+    assert {"Period", "KeyE", "KeyM", "Enter"} < set(CODES)
+    assert not set(CODES) & {*keys._OTHERS, *(key for ways in keys._BUTTONS.values() for key in ways)}
+
+
+def test_the_page_asks_for_nothing_from_elsewhere_and_takes_no_text_as_markup() -> None:
+    files = {file.name: file.read_text() for file in PAGE.iterdir()}
+    assert {"index.html", "play.js", "play.css"} < set(files)
+    for name, text in files.items():
+        assert not re.search(r"(?<!xmlns=\")(?<!NS\(\")https?://|innerHTML|insertAdjacentHTML|document\.write|\beval\b", text), name
+        linked = re.findall(r'(?:\b(?:href|src)=|\bfrom )"(?!#)(?:\./)?([^"]+)"', text)
+        assert set(linked) <= set(files), name
+
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
+pytest.importorskip("aiohttp", reason="needs aiohttp, of the extra play")
+if CHROMIUM is None:
+    pytest.skip("needs Debian's package chromium", allow_module_level=True)
+
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
+from test_html_report import contrast, luminance  # noqa: E402
+from test_play_session import CALM, CPU, TURN, diamond, setting  # noqa: E402
+from test_worlds import Played, played  # noqa: E402
+
+from diamond_bench.play.server import Server  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server in a thread."""
+
+    server: Server
+    loop: asyncio.AbstractEventLoop
+    address: str
+    saved: Path
+    opened: Opened
+
+    @property
+    def url(self) -> str:
+        return f"{self.address}/?token={self.server.token}"
+
+    def drop(self) -> None:
+        """Loses all connections, as a network does: without a word."""
+
+        def abort() -> None:
+            for tab in self.server._tabs.values():
+                if tab.page is not None and tab.page._req is not None and tab.page._req.transport is not None:
+                    tab.page._req.transport.abort()
+
+        self.loop.call_soon_threadsafe(abort)
+
+
+def lanes(play: Played) -> tuple[Lane, ...]:
+    """A diffusion model, a world model that is perfect, and the real game."""
+    model = trained(lambda milestone: diamond(), setting(2), OdeSampler())
+    oracle = open_world(Oracle(), spec(TURN, CALM), CPU, play)
+    return Lane("model", model, source="train_world_model/1"), Lane("oracle", untrained(oracle)), Lane("real game", Real(play))
+
+
+def opened() -> Opened:
+    play = played(TURN, CALM)
+    facts = (
+        LaneFacts("model", "train_world_model/1", samplers=SAMPLERS, watchable=True),
+        LaneFacts("oracle", "oracle"),
+        LaneFacts("real game", TURN, real=True, rewards=True, ends=True),
+    )
+
+    def start(place: tuple[int, int]) -> Start:
+        number, last = place
+        frames, actions = (torch.from_numpy(rows[number, last - 3 : last + 1].copy()) for rows in (play.frames, play.actions))
+        return Start(frames, actions, torch.ones(4, dtype=torch.bool), place)
+
+    return Opened(TURN, spec(TURN, CALM).actions, facts, lambda: lanes(play), ((0, 3), (1, 5), (2, 8)), start, difference=(0, 2))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    from aiohttp import web
+    from play_stand_ins import save_into
+
+    folder, what, addresses = tmp_path_factory.mktemp("saved"), opened(), queue.Queue[tuple[Any, Any, str]]()
+    server = Server(what, PlayOptions(fps=10.0), save_into(folder), page=PAGE)
+
+    async def serve() -> None:
+        runner, stop = web.AppRunner(server.app, shutdown_timeout=1.0), asyncio.Event()
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        addresses.put((asyncio.get_running_loop(), stop, f"http://127.0.0.1:{runner.addresses[0][1]}"))
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    loop, stop, address = addresses.get(timeout=60)
+    yield Site(server, loop, address, folder, what)
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=SLOW)
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Tab:
+    """A page, the frames that it got, and its mistakes."""
+
+    page: Page
+    frames: list[dict[str, Any]]
+    wrong: list[str]
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def at(self, step: int) -> None:
+        """Waits for the picture of a step."""
+        expect(self.page.locator("#place")).to_have_text(re.compile(rf"^step {step}\b"))
+
+    def is_(self, status: str) -> None:
+        expect(self.page.locator("#status")).to_have_text(status)
+
+    def picture(self, lane: int) -> list[int]:
+        """The pixels of a lane's picture, as RGBA."""
+        draw = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+        found: list[int] = self.page.locator(".picture canvas").nth(lane).evaluate(draw)
+        return found
+
+
+@pytest.fixture(scope="module")
+def visit(browser: Browser, site: Site) -> Callable[..., Any]:
+    """Opens the page in a new tab of a window of its own, or of another tab's."""
+
+    @contextlib.contextmanager
+    def open_tab(beside: Tab | None = None, **options: Any) -> Iterator[Tab]:
+        context = beside.page.context if beside else browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+        page = context.new_page()
+        page.set_default_timeout(SLOW)
+        tab = Tab(page, [], [])
+
+        def keep(payload: bytes | str) -> None:
+            if isinstance(payload, bytes):
+                header = unpacked(payload)[0]
+                if header["kind"] == "frame":
+                    tab.frames.append(header)
+
+        page.on("websocket", lambda socket: socket.on("framereceived", keep))
+        page.on("pageerror", lambda error: tab.wrong.append(str(error)))
+        page.on("console", lambda message: tab.wrong.append(message.text) if message.type == "error" else None)
+        try:
+            page.goto(site.url)
+            tab.at(0)
+            yield tab
+        finally:
+            (page if beside else context).close()
+        assert not tab.wrong
+
+    return open_tab
+
+
+def test_keys_change_the_action_and_time_goes_both_ways(visit: Callable[..., Any]) -> None:
+    """Pause, single steps, rewind, branches, and back to another branch with its pictures."""
+    with visit() as tab:
+        action, place, branch = (tab.page.locator(name) for name in ("#action", "#place", "#branch"))
+        tab.is_("Paused")
+        for step, (key, name) in enumerate((("d", "RIGHT"), ("a", "LEFT"), ("ArrowRight", "RIGHT"), ("d", "RIGHT")), start=1):
+            tab.page.keyboard.down(key)
+            tab.press("e")
+            tab.at(step)
+            expect(action).to_have_text(name)
+            tab.page.keyboard.up(key)
+        tab.press("e")
+        tab.at(5)
+        expect(action).to_have_text("NOOP")
+        first = tab.picture(0)
+
+        tab.press(",", ",")
+        tab.at(3)
+        expect(place).to_have_text("step 3 of 5")
+        tab.page.keyboard.down("a")
+        tab.press("e")
+        tab.at(4)
+        tab.page.keyboard.up("a")
+        expect(branch).to_have_text("branch 2 of 2")
+        assert [frame["moment"] for frame in tab.frames] == [0, 1, 2, 3, 4, 5, 4, 3, 6]
+        assert tab.frames[-1]["before"] == 3
+        tab.press("PageUp")
+        expect(branch).to_have_text("branch 1 of 2")
+        tab.at(5)
+        assert tab.picture(0) == first
+
+        tab.page.locator("#timeline").fill("1")  # the slider
+        tab.at(1)
+        tab.press("End")
+        tab.at(5)
+        tab.press("Home")
+        tab.at(0)
+        tab.press("Enter")
+        expect(branch).to_be_hidden()
+        expect(place).to_have_text("step 0")
+
+        tab.press(".")
+        tab.is_("Playing")
+        expect(place).to_have_text(re.compile(r"step [1-9]\d"))
+        tab.press(".")
+        tab.is_("Paused")
+        tab.page.wait_for_timeout(200)  # for a frame that was under way
+        paused = [frame["step"] for frame in tab.frames]
+        tab.page.wait_for_timeout(300)
+        assert len(tab.frames) == len(paused)
+        tab.press("Backspace")
+        tab.at(paused[-1] - 10)  # one second of ten frames
+
+
+def test_a_model_stays_in_step_with_the_real_game_and_the_number_of_steps_changes_live(visit: Callable[..., Any], site: Site) -> None:
+    """200 frames: the perfect model shows what the game shows. The recording replays to the same bytes."""
+    with visit() as tab:
+        tab.page.locator("#fps").fill("120")
+        tab.press("Enter")
+        tab.press(".")
+        detail = tab.page.locator(".picture .detail").first
+        expect(detail).to_have_text("n 2 · euler")
+        for step in range(24):
+            key = "da"[step % 2]
+            tab.page.keyboard.down(key)
+            tab.page.wait_for_timeout(30)
+            tab.page.keyboard.up(key)
+            if step == 8:
+                tab.press("[")
+                expect(detail).to_have_text("n 1 · euler")
+        expect(tab.page.locator("#place")).to_have_text(re.compile(r"step [2-9]\d\d"), timeout=4 * SLOW)
+        tab.press(".")
+        tab.is_("Paused")
+        drift = [frame["lanes"][1]["mse"] for frame in tab.frames]
+        assert set(drift) == {0}
+        assert any(frame["lanes"][0]["mse"] > 0 for frame in tab.frames)
+        assert {frame["action"] for frame in tab.frames[1:]} == {0, 1, 2}
+        tab.press("e")
+        assert tab.picture(1) == tab.picture(2) != tab.picture(0)
+
+        tab.page.locator("#save").click()
+        saved = tab.page.locator("#saved code")
+        expect(saved).to_have_count(1)
+        recording = read_recording(Path(str(saved.text_content())))
+    assert len(recording.steps) > 200
+    assert [step.settings[0].sampler.num_steps for step in recording.steps[:: len(recording.steps) - 1]] == [2, 1]
+    session = site.opened.session(recording.place, recording.seed)
+    for _ in replay(session, recording):
+        pass
+    assert same_bytes(session, recording) == (True, True, True)
+
+
+def test_a_lost_connection_comes_back_to_the_same_moment(visit: Callable[..., Any], site: Site) -> None:
+    with visit() as tab:
+        tab.press("e", "e", "e")
+        tab.at(3)
+        picture = tab.picture(0)
+        site.drop()
+        expect(tab.page.locator("#link")).to_be_visible()
+        expect(tab.page.locator("#link")).to_be_hidden()
+        tab.at(3)
+        assert tab.picture(0) == picture
+        tab.press("e")
+        tab.at(4)
+        tab.page.reload()
+        tab.at(4)
+        assert tab.frames[-1]["moment"] == 4
+
+
+def test_two_tabs_play_for_themselves_and_a_wrong_token_is_refused(visit: Callable[..., Any], site: Site) -> None:
+    with visit() as first, visit(beside=first) as second:
+        second.press("e", "e")
+        second.at(2)
+        first.press("e")
+        first.at(1)
+        second.at(2)
+        assert "token" not in first.page.url  # it would stay in the browser's history
+        stranger = first.page.context.browser.new_context()
+        answer = stranger.new_page().goto(f"{site.address}/?token=wrong")
+        assert answer is not None
+        assert answer.status == 403
+        stranger.close()
+
+
+def test_settings_starts_players_and_the_film_strip(visit: Callable[..., Any]) -> None:
+    with visit() as tab:
+        page, detail = tab.page, tab.page.locator(".picture .detail").first
+        page.locator("#setting-form select").first.select_option("heun")
+        expect(detail).to_have_text("n 2 · heun")
+        page.get_by_label("Steps, n").fill("3")
+        tab.press("Enter", "e")
+        expect(detail).to_have_text("n 3 · heun")
+        tab.at(1)
+        tab.press("n")
+        expect(page.locator("#film figure")).to_have_count(5)  # Heun calls the network twice, but not in the last step
+        tab.press("Escape")
+        expect(page.locator("#strip")).to_be_hidden()
+        page.get_by_label("Steps, n").fill("0")
+        tab.press("Enter")
+        expect(detail).to_have_text("n 3 · heun")  # the field says what is wrong, and nothing was sent
+
+        expect(page.get_by_label("policy", exact=True)).to_be_disabled()
+        page.locator("#compare").select_option("1")
+        expect(page.locator(".picture").nth(3)).to_contain_text("equal")
+        page.locator("#open-starts").click()
+        expect(page.locator("#thumbnails button")).to_have_count(3)
+        page.locator("#thumbnails button").nth(2).click()
+        expect(page.locator("#start-place")).to_have_text("recording 2, step 8")
+        tab.at(0)
+        tab.press("e")  # after a click, keys play again
+        tab.at(1)
+        tab.press("?")
+        expect(page.locator("#help")).to_be_visible()
+        assert page.locator("#page-keys kbd").count() == len(CODES) + 1
+        tab.press("Escape")
+        tab.press("e")
+        tab.at(2)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_a_phone_and_a_desk_in_light_and_dark(width: int, visit: Callable[..., Any]) -> None:
+    look = """() => {
+      const canvas = document.querySelector('.picture canvas').getBoundingClientRect();
+      const shown = [...document.querySelectorAll('body *')].filter((e) => e.offsetParent && e.textContent.trim() && !e.children.length);
+      const style = getComputedStyle(document.body);
+      const scroll = [document.documentElement, document.body, ...document.querySelectorAll('main > *:not(#stage), aside, aside *')];
+      return {
+        wide: scroll.filter((e) => e.clientWidth && e.tagName != 'SPAN' && e.scrollWidth > e.clientWidth + 1).map((e) => e.outerHTML),
+        scale: canvas.width * devicePixelRatio / 16,
+        small: shown.filter((e) => parseFloat(getComputedStyle(e).fontSize) < 11.9).map((e) => e.textContent),
+        ink: style.color, page: style.backgroundColor,
+      };
+    }"""
+    with visit(has_touch=width == 390) as tab:
+        tab.page.set_viewport_size({"width": width, "height": 844})
+        pad = tab.page.locator(".cross")
+        if width == 390:
+            pad.hover(position={"x": 20, "y": 75})
+            tab.page.mouse.down()  # a finger on the left
+            tab.press("e")
+            tab.page.mouse.up()
+        else:
+            expect(pad).to_be_hidden()
+            tab.press("e")
+        expect(tab.page.locator("#action")).to_have_text("LEFT" if width == 390 else "NOOP")
+        tab.at(1)
+        for scheme, low, high in (("light", 0.8, 1.0), ("dark", 0.0, 0.05)):
+            tab.page.emulate_media(color_scheme=scheme)
+            seen = tab.page.evaluate(look)
+            assert seen["wide"] == []
+            assert seen["small"] == []
+            assert seen["scale"] == int(seen["scale"]) > 8
+            assert low <= luminance(seen["page"]) <= high
+            assert contrast(seen["ink"], seen["page"]) > 7
+
+
+class Mock:
+    """A server inside the test, for games that would be slow to open: what it was sent, and one picture."""
+
+    def __init__(self, page: Page, actions: ActionSpec, names: int, mouse: bool = False) -> None:
+        self.got: list[dict[str, Any]] = []
+        keymap = keys.key_map(actions)
+        fact = {"real": False, "milestones": [], "samplers": [], "guidance": False, "watchable": False}
+        lane = {**fact, "source": "x", "rewards": True, "ends": True, "policy": True, "setting": {"sampler": None, "milestone": None}}
+        lanes = [{**lane, "name": f"variant {number}"} for number in range(names)]
+        self.welcome = {
+            "kind": "welcome", "session": "mock", "version": "1", "game": "Mock", "notes": [], "recording": None, "reference": None,
+            "lanes": lanes, "starts": [[0, 0]], "form": settings_form(), "keys": keymap.table(), "game_keys": list(keymap.buttons),
+            "actions": {"kind": actions.kind, "sizes": actions.sizes, "names": actions.names}, "mouse": mouse,
+            "limits": {"max_fps": 120, "unseen": 2, "thumbnails": 48, "keys": 16, "horizon": 10, "seed": 10},
+        }  # fmt: skip
+        self.state = {
+            "kind": "state", "player": "human", "lane": 0, "running": False, "fps": 15, "horizon": 0, "pictures": "png", "seed": 0,
+            "start": 0, "settings": [lane["setting"]] * names, "compare": None, "over": None,
+        }  # fmt: skip
+        page.route_web_socket(re.compile("/ws$"), self.connected)
+
+    def connected(self, socket: Any) -> None:
+        self.socket = socket
+        socket.on_message(self.message)
+
+    def message(self, text: str) -> None:
+        self.got.append(json.loads(text))
+        if self.got[-1]["do"] == "hello":
+            for message in (self.welcome, self.state, {"kind": "tree", "runs": [[0, None, 0, 1]], "now": 0}):
+                self.socket.send(json.dumps(message))
+            picture = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+            count = self.welcome["actions"]["sizes"][0]
+            seen = {"reward": 0, "return": 0, "ended": False, "cut": False, "p_reward": [0, 0.5, 0.5], "p_end": 0.1, "lives": None}
+            policy = {"policy": [1 / count] * count if count else None, "value": 1.5, "entropy": 1.0, "mse": None, "psnr": None}
+            lanes = [{"bytes": len(picture), **seen, **policy}] * len(self.welcome["lanes"])
+            number = {"number": 1, "moment": 0, "before": None, "step": 0, "action": None, "keys_at": None, "dropped": 0}
+            times = {"fps": None, "model_ms": 1.0, "encode_ms": 0.1, "latency_ms": None}
+            self.socket.send(packed({"kind": "frame", **number, **times, "lanes": lanes, "difference": None}, [picture] * len(lanes)))
+
+    def last(self, page: Page, do: str, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Waits until the last message of a kind is as expected."""
+        for _ in range(SLOW // 20):
+            found = [message for message in self.got if message["do"] == do]
+            if found and is_it(found[-1]):
+                return found[-1]
+            page.wait_for_timeout(20)
+        raise AssertionError(self.got[-5:])
+
+
+@pytest.fixture
+def mocked(browser: Browser, site: Site) -> Iterator[Callable[..., tuple[Page, Mock]]]:
+    """Opens the page with a server inside the test, and waits for its picture."""
+    with contextlib.ExitStack() as stack:
+
+        def open_page(actions: ActionSpec, names: int, mouse: bool = False, width: int = 1280) -> tuple[Page, Mock]:
+            context = browser.new_context(viewport={"width": width, "height": 800}, has_touch=width < 1000)
+            stack.callback(context.close)
+            page = context.new_page()
+            mock = Mock(page, actions, names, mouse)
+            page.goto(site.url)
+            mock.last(page, "ack", lambda ack: ack["number"] == 1)
+            return page, mock
+
+        yield open_page
+
+
+def test_touch_has_eight_directions_and_all_variants_fit(mocked: Callable[..., tuple[Page, Mock]]) -> None:
+    page, mock = mocked(spec("Boxing", CALM).actions, names=6, width=390)
+    expect(page.locator("#stage .picture")).to_have_count(6)
+    expect(page.locator(".plot.long tr")).to_have_count(18)
+    page.locator(".cross").scroll_into_view_if_needed()
+    box = page.locator(".cross").bounding_box()
+    assert box is not None
+    right_up = box["x"] + 0.85 * box["width"], box["y"] + 0.15 * box["height"]
+    page.mouse.move(*right_up)
+    page.mouse.down()
+    mock.last(page, "keys", lambda keys: set(keys["held"]) == {"KeyW", "KeyD"})
+    page.mouse.move(right_up[0], box["y"] + box["height"] / 2)
+    mock.last(page, "keys", lambda keys: keys["held"] == ["KeyD"])
+    page.mouse.up()
+    mock.last(page, "keys", lambda keys: keys["held"] == [])
+    page.set_viewport_size({"width": 1280, "height": 800})
+    for picture in page.locator(".picture canvas").all():
+        expect(picture).to_have_css("width", "192px")  # two rows of three
+    mock.state["over"] = "The model predicts the end."
+    mock.socket.send(json.dumps(mock.state))
+    expect(page.locator("#message")).to_have_text("The model predicts the end.")
+    mock.socket.close(code=4001)
+    expect(page.locator("#link")).to_contain_text("another tab")
+
+
+def test_the_mouse_looks_around_and_keys_are_released_with_the_focus(mocked: Callable[..., tuple[Page, Mock]]) -> None:
+    page, mock = mocked(ActionSpec.continuous((-9.0, -9.0), (9.0, 9.0), ("mouse_x", "mouse_y")), names=1, mouse=True)
+    page.keyboard.down("1")
+    mock.last(page, "keys", lambda keys: keys["held"] == ["Digit1"])
+    page.evaluate("() => dispatchEvent(new Event('blur'))")
+    mock.last(page, "keys", lambda keys: keys["held"] == [])
+    page.locator("#stage").click()
+    for step in range(100):  # until the browser has locked the pointer
+        page.mouse.move(400 + step, 300)
+        page.wait_for_timeout(20)
+        if mock.got[-1]["do"] == "keys" and mock.got[-1]["motion"] != [0, 0]:
+            break
+    assert mock.got[-1]["motion"][0] != 0
