@@ -99,7 +99,7 @@ class Server:
         left_seconds: float = m.LEFT,
     ) -> None:
         """`page`: the folder of the page's files. `left_seconds`: after which a session without a page is saved and closed."""
-        self.token = secrets.token_urlsafe(32)
+        self.token = secrets.token_urlsafe(24)
         self.files: list[Path] = []
         """All that was saved by sessions that are closed."""
         self.failures: list[str] = []
@@ -265,7 +265,8 @@ async def _serve(make: Callable[[], Server], listening: socket.socket, options: 
         loop.add_signal_handler(number, stop.set)
     host, port = ("127.0.0.1" if options.host in _ANY else options.host), listening.getsockname()[1]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={server.token}"
-    say(f"Play at {url}")
+    say("Play at this address:")
+    say(url)  # on a line of its own, so that a terminal does not break it
     shown = options.browser and has_display() and await loop.run_in_executor(None, webbrowser.open, url)
     if not shown:
         say(f"From another machine: ssh -L {port}:{host}:{port} {socket.gethostname()}, then open this address there.")
