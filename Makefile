@@ -13,7 +13,7 @@ install: ## create .venv with the package in editable mode and all development t
 check: ## run ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: ## run the default tests
+test: ## run the default tests, with these checks and the site among them
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 slow: ## run the tests that take minutes

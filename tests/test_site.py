@@ -1,6 +1,6 @@
 """The documentation's site: its reference has everything that the code has, its links lead somewhere, its notebook runs.
 
-`.ci/run` builds the site itself; a broken link or a page that needs the network ends the build.
+test_checks.py builds the site itself; a broken link or a page that needs the network ends the build.
 """
 
 import json
