@@ -26,7 +26,16 @@ from shared_folders import listing, shared_folder
 gc.disable()  # while modules are imported: their objects stay
 _IMPORTED_BY_JOBS = ("torch._dynamo", "torchmetrics")
 """Slow modules that the first optimizer and the first SSIM of a process import."""
-_LONG = ("test_docs", "test_extending", "test_state_study", "test_train_agent", "test_trained_families", "test_wide_games", "test_worlds")
+_LONG = (
+    "test_checks",
+    "test_docs",
+    "test_extending",
+    "test_state_study",
+    "test_train_agent",
+    "test_trained_families",
+    "test_wide_games",
+    "test_worlds",
+)
 _MANY = 50
 """Tests of a run from which on importing those early pays off."""
 
@@ -100,6 +109,24 @@ def simulated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with patch.object(attained, "_simulated", simulated):
         yield
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out but not rendered to files, which takes most of their time: an empty picture stands for each."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def stand_in(figure: Figure, file: Any, format: str | None = None, **options: object) -> None:
+        Image.new("RGB", (900, 300)).save(file, format=format)
+
+    monkeypatch.setattr(Figure, "savefig", stand_in)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked from a process that has imported torch (forked.py). Each saves seconds of imports."""
+    monkeypatch.setattr("diamond_bench.launch.process.subprocess", forked.PROCESSES)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from command_line import in_this_process
 
 from diamond_bench.cli import main
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 GOLDEN = Path(__file__).parent / "golden" / "agent_small.pt"
 SMALL = ("scale=tiny", "env.frame_size=32")
 TRAIN = ("train", "game=Breakout", "seed=0", "scale=tiny")

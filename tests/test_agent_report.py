@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 from rewritten import list_again, rewrite_arrays
 from test_html_report import Page
 
@@ -30,13 +28,10 @@ from diamond_bench.store.files import read_json
 from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 Hns = Callable[[str, int, int], float]
 """Of a game, a number of steps and a seed."""
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (900, 300)).save(file))
 
 
 def study(folder: Path, *tokens: str, games: str = "Pong, Boxing", steps: str = "[1, 3]", primary: str = "{metric: hns}") -> Plan:

@@ -35,7 +35,10 @@ _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 
 Command = tuple[str, ...]
 
-pytestmark = pytest.mark.timeout(1200)  # the shared store takes seconds on a quiet machine, minutes on a busy one
+pytestmark = [
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("unrendered"),
+]  # the shared store takes seconds on a quiet machine, minutes on a busy one
 
 
 @cache

@@ -88,9 +88,9 @@ LAYOUTS = [
 ]
 TRAININGS = [
     LAYOUTS[0],
-    LAYOUTS[1],
+    pytest.param(Option(channels_last=True), ROUNDING, id="channels-last", marks=pytest.mark.slow),
     pytest.param(Option(fused=True), ROUNDING, id="fused"),
-    pytest.param(Option(fused=True, recorded=True), ROUNDING, id="recorded"),
+    pytest.param(Option(fused=True, recorded=True), ROUNDING, id="recorded", marks=pytest.mark.slow),
     pytest.param(COMPILED, ROUNDING, id="compiled", marks=pytest.mark.slow),
     LAYOUTS[3],
 ]
@@ -187,7 +187,7 @@ def test_losses_over_a_training(option: Option, bounds: Bounds) -> None:
 
 
 def test_recorded_updates_differ_in_nothing_from_those_in_turn() -> None:
-    assert torch.equal(train(Option(fused=True), 200)[0], train(Option(fused=True, recorded=True), 200)[0])
+    assert torch.equal(train(Option(fused=True), 40)[0], train(Option(fused=True, recorded=True), 40)[0])
 
 
 # Sampling and imagination with a model that has learned something

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from rewritten import rewrite_arrays
 from test_report import finish, finished, planned
@@ -34,13 +33,10 @@ from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
 from diamond_bench.studies.registration import register
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Score = Callable[[JobSpec], dict[str, float]]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (900, 300)).save(file))
 
 
 def study(folder: Path, *tokens: str, primary: str = "{metric: drift, baseline: {n: 1}, margin: 0.01}", question: str = "x") -> Plan:
@@ -380,46 +376,52 @@ def test_every_metric_has_a_title_and_the_table_is_whole() -> None:
     assert METRIC_INFO["fid"].better == "lower"
 
 
-_PROBE = """<!doctype html><body style="margin:0"><iframe id=page src="{page}" style="border:0;width:{width}px;height:4000px"></iframe>
+WIDTHS = (390, 1280)
+"""A phone's and a desk's, in pixels."""
+_PROBE = """<!doctype html><body style="margin:0">{frames}
 <script>
-addEventListener("load", () => setTimeout(() => {{
-  const doc = document.getElementById("page").contentDocument, view = doc.defaultView;
+const look = frame => {{
+  const doc = frame.contentDocument, view = doc.defaultView;
   doc.querySelectorAll("details").forEach(e => e.open = true);
   const every = [...doc.body.querySelectorAll("*")];
   const small = every.filter(e => e.innerText && parseFloat(view.getComputedStyle(e).fontSize) < 11).length;
   const scrolls = every.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.tagName + "." + e.className);
-  document.body.textContent = "FOUND " + JSON.stringify({{
+  return {{
     width: doc.documentElement.scrollWidth, small, scrolls,
     images: [...doc.images].every(i => i.naturalWidth > 0), count: doc.images.length,
     videos: [...doc.querySelectorAll("video")].map(v => v.videoWidth),
     ink: view.getComputedStyle(doc.body).color, page: view.getComputedStyle(doc.body).backgroundColor,
-  }}) + " END";
+  }};
+}};
+addEventListener("load", () => setTimeout(() => {{
+  document.body.textContent = "FOUND " + JSON.stringify([...document.querySelectorAll("iframe")].map(look)) + " END";
 }}, 500));
 </script>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_it_on_a_phone_and_a_desk(width: int, tmp_path: Path) -> None:
+def test_a_browser_shows_it_on_a_phone_and_a_desk(tmp_path: Path) -> None:
     saved, store = finished(tmp_path, planned(tmp_path, ["sampler.num_steps=1,2", "training.weight_decay=0.1,0.2"]))
     file = write_report(saved, store, lambda text: None)[0]
-    dark_on_light = browse(file, width, tmp_path)
-    assert dark_on_light["width"] <= width
-    assert dark_on_light["scrolls"] == []  # nor does anything in the page
-    assert dark_on_light["small"] == 0
-    assert dark_on_light["images"]
-    assert dark_on_light["count"] == 6
-    assert all(seen > 0 for seen in dark_on_light["videos"])
-    assert contrast(dark_on_light["ink"], dark_on_light["page"]) > 7
-    light_on_dark = browse(file, width, tmp_path, "--blink-settings=preferredColorScheme=0")
-    assert luminance(light_on_dark["page"]) < 0.05 < luminance(dark_on_light["page"])
-    assert contrast(light_on_dark["ink"], light_on_dark["page"]) > 7
+    light = browse(file, tmp_path)
+    dark = browse(file, tmp_path, "--blink-settings=preferredColorScheme=0")
+    for width, dark_on_light, light_on_dark in zip(WIDTHS, light, dark, strict=True):
+        assert dark_on_light["width"] <= width
+        assert dark_on_light["scrolls"] == []  # nor does anything in the page
+        assert dark_on_light["small"] == 0
+        assert dark_on_light["images"]
+        assert dark_on_light["count"] == 6
+        assert all(seen > 0 for seen in dark_on_light["videos"])
+        assert contrast(dark_on_light["ink"], dark_on_light["page"]) > 7
+        assert luminance(light_on_dark["page"]) < 0.05 < luminance(dark_on_light["page"])
+        assert contrast(light_on_dark["ink"], light_on_dark["page"]) > 7
 
 
-def browse(page: Path, width: int, folder: Path, *options: str) -> dict[str, Any]:
-    """What headless Chromium made of a page in a window of this width."""
+def browse(page: Path, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """Returns what headless Chromium made of a page at each of WIDTHS."""
     probe = folder / "probe.html"
-    probe.write_text(_PROBE.format(page=page.as_uri(), width=width))
+    frames = [f'<iframe src="{page.as_uri()}" style="border:0;width:{width}px;height:4000px"></iframe>' for width in WIDTHS]
+    probe.write_text(_PROBE.format(frames="".join(frames)))
     command = [
         str(CHROMIUM),
         "--headless=new",
@@ -428,7 +430,7 @@ def browse(page: Path, width: int, folder: Path, *options: str) -> dict[str, Any
         "--allow-file-access-from-files",
         "--virtual-time-budget=8000",
     ]
-    command += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,4000", *options, "--dump-dom", probe.as_uri()]
+    command += [f"--user-data-dir={folder / 'profile'}", "--window-size=1800,4000", *options, "--dump-dom", probe.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = re.search("FOUND (.*) END", done.stdout)
     assert found, done.stderr

@@ -15,6 +15,8 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import load_plans
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SWEEP = ("sweep", "sampling_steps", "scale=tiny", "sampler.num_steps=1,3")
 """Its jobs are among those that made the store of all tests, where nobody was killed: 12 updates, a checkpoint after each fourth."""
 

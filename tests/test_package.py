@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, diamond_bench, in_this_process
 
-pytestmark = pytest.mark.timeout(1200)  # a sweep at scale tiny: seconds on a quiet machine, minutes on a busy one
+pytestmark = [
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("unrendered"),
+]  # a sweep at scale tiny: seconds on a quiet machine, minutes on a busy one
 STUDY = Path("studies/sampling_steps/tiny")
 
 

@@ -32,6 +32,8 @@ from diamond_bench.store.kinds import Kind, TrainAgent
 
 TESTS = Path(__file__).parent
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(scope="module")
 def small() -> TrainAgent:
@@ -138,7 +140,14 @@ def test_a_run_is_so_many_epochs_as_its_arithmetic(small: TrainAgent) -> None:
 
 
 def children() -> list[int]:
-    return [pid for pid in descendants(os.getpid()) if b"launch.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    """The workers of this process. Each is a copy of the template, and leads a session of its own."""
+
+    def is_worker(pid: int) -> bool:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
+            return os.getsid(pid) == pid and Path(f"/proc/{pid}/cmdline").read_bytes() == Path("/proc/self/cmdline").read_bytes()
+        return False
+
+    return [pid for pid in descendants(os.getpid()) if is_worker(pid)]
 
 
 def works_by_name(config: TrainAgent, device: object) -> Mapping[str, Callable[[int], object]]:

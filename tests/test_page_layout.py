@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 from test_html_report import Page
 from test_report import finish, finished, planned
 
@@ -20,12 +18,9 @@ from diamond_bench.report.markup import table
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import save_plan
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 CHANGE = "objective.coordinate: change, objective.sigma_offset_noise: 0.0, objective.quantization: round, sampler.quantization: round"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (900, 300)).save(file))
 
 
 def test_a_wide_table_is_split_and_each_part_names_its_rows() -> None:

@@ -26,7 +26,7 @@ from paper_figures.parts import Inputs, StudyResults
 from paper_figures.registry import ARTIFACTS
 from paper_figures.tables import to_csv
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("unrendered")]
 
 STEPS = np.array([100.0, 200.0, 300.0, 300.0])  # the last epochs train on what is there
 

@@ -20,7 +20,10 @@ from paper_figures.inputs import read
 from paper_figures.parts import Inputs
 from paper_figures.registry import ARTIFACTS
 
-pytestmark = pytest.mark.timeout(900)  # the shared store takes seconds on a quiet machine, minutes on a busy one
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("unrendered"),
+]  # the shared store takes seconds on a quiet machine, minutes on a busy one
 
 ALWAYS = ["all.tex", "index.json", "index.md"]
 

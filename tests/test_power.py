@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import in_this_process
-from matplotlib.figure import Figure
-from PIL import Image
 from scipy import stats
 from test_agent_report import played
 from test_agent_report import study as agent_study
@@ -27,6 +25,8 @@ from diamond_bench.report.power_section import sentences
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import read_json
 from diamond_bench.studies.plan import Plan, SavedPlan, save_plan
+
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 def known(
@@ -201,11 +201,6 @@ def timed(folder: Path, plan: Plan, episodes: int = 0) -> tuple[SavedPlan, Store
             arrays = {**dict.fromkeys(("drift", "copy_drift", "unrelated_drift"), drift), "episodes": np.repeat(np.arange(episodes), 2)}
         finish(store, spec, scores=scores, arrays=arrays, seconds=SECONDS[spec.kind])
     return save_plan(plan, store.root), store
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (900, 300)).save(file))
 
 
 def test_a_seed_costs_its_trainings_once_and_no_dataset(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from diamond_bench.studies.single import plan_profile
 from paper_figures.parts import Inputs
 from paper_figures.table5 import differences, make
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = PROFILE[1:-1]
 
 

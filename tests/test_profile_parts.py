@@ -21,6 +21,7 @@ from diamond_bench.models.compilation import Compiled
 from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.profiling import machine
 from diamond_bench.profiling import parts as profile_parts
 from diamond_bench.profiling import profile as profile_job
 from diamond_bench.profiling.lines import LABELS, ProfileReport, notes, per_epoch, per_run
@@ -48,6 +49,12 @@ def small() -> TrainAgent:
 @pytest.fixture(scope="module")
 def replay(small: TrainAgent) -> Replay:
     return random_replay(small, CPU)
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix products of a few milliseconds are as fast as those of seconds."""
+    monkeypatch.setitem(machine._SIDES, "cpu", (256, 512))
 
 
 def parts(config: TrainAgent, replay: Replay, execution: Execution | None = None, contiguous: bool = False) -> Parts:

@@ -38,6 +38,8 @@ from paper_figures.methods import MORE_RUNS, asked_for
 from paper_figures.parts import Inputs
 from paper_figures.registry import ARTIFACTS
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 HARMONY, HORIZON = "HarmonyDream (DreamerV3)", "Horizon Imagination (nu=4, B=32)"
 REFUSED = r"Horizon Imagination \(nu=4, B=32\).*returns of training episodes; rankings and aggregates are of test episodes"
 

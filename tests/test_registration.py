@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 from test_report import finish
 
 from diamond_bench.cli.common import app, planned
@@ -26,13 +24,10 @@ from diamond_bench.studies.plan import Plan, SavedPlan, as_saved, plan_study, sa
 from diamond_bench.studies.registration import RegistrationStatus, register, registration_status, registrations
 from diamond_bench.studies.registration_files import export_file
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 STATED = "metric: drift, baseline: {n: 1}, margin: 0.005"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (900, 300)).save(file))
 
 
 class Lab:

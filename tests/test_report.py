@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 from rewritten import rewrite_arrays
 
 import analysis.variant_figures
@@ -27,6 +25,8 @@ from diamond_bench.store.states import result_stamp
 from diamond_bench.studies.estimate import estimate
 from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
 from diamond_bench.terminal import SafeConsole
+
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 HORIZON = 8
 
@@ -82,12 +82,6 @@ def finished(folder: Path, plan: Plan, leave_out: Sequence[int] = ()) -> tuple[S
         if ref not in left:
             finish(store, spec, noise=1e-9 * number)
     return save_plan(plan, store.root), store
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are laid out but not rendered to files, which takes most of their time: one pixel stands for each."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (1, 1)).save(file))
 
 
 @pytest.fixture

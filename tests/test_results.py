@@ -19,6 +19,8 @@ from diamond_bench.store.files import sealed
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import load_plans
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture
 def store(tiny_store: Path, tmp_path: Path) -> Store:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 from test_html_report import CHROMIUM, Page, browse
 from test_report import finish
 
@@ -18,12 +16,9 @@ from diamond_bench.report.together import labels
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import Plan, as_saved, plan_study, save_plan
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 VERDICTS = ("better than", "worse than", "equivalent within")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Image.new("RGB", (900, 300)).save(file))
 
 
 class Lab:

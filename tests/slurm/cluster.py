@@ -94,11 +94,12 @@ def cgroups_missing_reason() -> str:
 
 def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Waits until the condition holds; ClusterError naming `what` after `seconds`."""
-    start = time.monotonic()
+    start, pause = time.monotonic(), 0.05
     while not condition():
         if time.monotonic() - start > seconds:
             raise ClusterError(f"not after {seconds:g} s: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(0.3, 1.3 * pause)  # most conditions start a client of SLURM, which takes time from other tests
 
 
 @dataclass

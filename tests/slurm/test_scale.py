@@ -1,4 +1,4 @@
-"""Thousands of jobs on a real controller: submitted in under a minute, shown in under five seconds, submitted once, taken back.
+"""Hundreds of jobs on a real controller, with `-m slow` thousands: submitted in a minute, shown in seconds, submitted once, taken back.
 
 The jobs are held, so none of them runs: what is measured is planning, the store, submitit and SLURM.
 """
@@ -11,17 +11,15 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from command_line import diamond_bench
+from command_line import in_this_process
 
 from diamond_bench.launch.slurm.client import array_limit
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch, read_batches
 from diamond_bench.store.jobspec import JobRef
 
-SEEDS = 1010
-"""More trainings than an array may have elements (MaxArraySize), so that each wave is cut."""
-JOBS = 1 + SEEDS + 5 * SEEDS
-"""One dataset, a training a seed, evaluations with five numbers of denoising steps."""
+SIZES = [pytest.param(101, id="hundreds"), pytest.param(1001, id="thousands", marks=pytest.mark.slow)]
+"""Elements that an array may have (MaxArraySize)."""
 MAX_SUBMISSION_SECONDS = 60.0
 MAX_STATUS_SECONDS = 5.0
 
@@ -43,34 +41,53 @@ def expected_wait(where: dict[JobRef, tuple[Batch, int]], needed: set[JobRef], e
     return reported
 
 
+@pytest.mark.usefixtures("slurm_installed")
 @pytest.mark.timeout(600)
-def test_thousands_of_jobs(cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_a_study_of_more_jobs_than_an_array_may_have(
+    size: int, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("scale")
+    with Cluster(folder / "slurm", max_array_size=size) as cluster:
+        submit_show_and_cancel(cluster, size, folder, capsys, monkeypatch)
+
+
+def submit_show_and_cancel(
+    cluster: Cluster, size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More trainings than an array may have elements, so that each wave is cut."""
+    num_seeds = size + 9
+    num_jobs = 1 + num_seeds + 5 * num_seeds  # one dataset, a training per seed, evaluations with five numbers of denoising steps
     profile = tmp_path / "held.yaml"
     profile.write_text("{name: slurm, gpus: 0, cpus: 1, memory: 1G, extra: [hold]}\n")
     own = {**cluster.env, "DIAMOND_BENCH_OUTPUTS": str(tmp_path / "outputs")}
-    command = ("sweep", "sampling_steps", "scale=tiny", f"cluster={profile}", f"seeds={SEEDS}")
+    command = ("sweep", "sampling_steps", "scale=tiny", f"cluster={profile}", f"seeds={num_seeds}")
     seconds: dict[str, float] = {}
 
     def timed(what: str, *words: str) -> str:
         began = time.monotonic()
-        done = diamond_bench(*words, cwd=tmp_path, env=own)
+        done = in_this_process(*words, cwd=tmp_path, env=own)
         seconds[what] = time.monotonic() - began
         return done.stdout + done.stderr
 
     said = timed("sweep", *command)
-    assert f"submitted {JOBS:,} jobs in 13 arrays" in said
+    assert f"submitted {num_jobs:,} jobs in 13 arrays" in said
     waits = waits_for(cluster)
-    assert len(waits) == JOBS
+    assert len(waits) == num_jobs
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, cluster.env[name])
-    assert array_limit() == 1001
+    assert array_limit() == size
 
     store = Store(tmp_path / "outputs")
     batches = read_batches(store.root)
-    assert sorted(len(batch.tasks) for batch in batches) == sorted([1, 1001, 9, *[1001] * 5, *[9] * 5])
+    assert sorted(len(batch.tasks) for batch in batches) == sorted([1, size, 9, *[size] * 5, *[9] * 5])
     where = {ref: (batch, element) for batch in batches for element, task in enumerate(batch.tasks) for ref in task}
-    assert len(where) == JOBS
-    assert Counter(ref.kind for ref in where) == {"collect_dataset": 1, "train_world_model": SEEDS, "evaluate_world_model": 5 * SEEDS}
+    assert len(where) == num_jobs
+    assert Counter(ref.kind for ref in where) == {
+        "collect_dataset": 1,
+        "train_world_model": num_seeds,
+        "evaluate_world_model": 5 * num_seeds,
+    }
     for batch in batches:
         for element in {*range(3), *range(0, len(batch.tasks), 100), len(batch.tasks) - 1} & set(range(len(batch.tasks))):
             (ref,) = batch.tasks[element]
@@ -81,21 +98,21 @@ def test_thousands_of_jobs(cluster: Cluster, tmp_path: Path, capsys: pytest.Capt
                 f"{batch.address(element)} waits for {reported}"
             )
 
-    assert "6061 pending" in timed("status", "status", "sampling_steps")
+    assert f"{num_jobs} pending" in timed("status", "status", "sampling_steps")
     shown = json.loads(timed("status --json", "status", "sampling_steps", "--json").partition("\n")[0])
-    assert shown[0]["counts"] == {"pending": JOBS}
-    assert shown[0]["waiting"] == {"JobHeldUser": JOBS}
+    assert shown[0]["counts"] == {"pending": num_jobs}
+    assert shown[0]["waiting"] == {"JobHeldUser": num_jobs}
 
-    assert f"nothing to submit: 0 jobs are done, {JOBS} are in the queue" in timed("sweep again", *command)
+    assert f"nothing to submit: 0 jobs are done, {num_jobs} are in the queue" in timed("sweep again", *command)
     assert set(waits_for(cluster)) == set(waits)
     assert len(read_batches(store.root)) == len(batches)
 
-    assert f"Cancelled {JOBS:,} jobs" in timed("cancel", "cancel", "sampling_steps")
+    assert f"Cancelled {num_jobs:,} jobs" in timed("cancel", "cancel", "sampling_steps")
     assert not waits_for(cluster)
     shown = json.loads(timed("status, cancelled", "status", "sampling_steps", "--json").partition("\n")[0])
-    assert shown[0]["counts"] == {"cancelled": JOBS}
+    assert shown[0]["counts"] == {"cancelled": num_jobs}
 
     with capsys.disabled():
-        print(f"\n{JOBS} jobs: " + ", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))
+        print(f"\n{num_jobs} jobs: " + ", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))
     assert seconds["sweep"] < MAX_SUBMISSION_SECONDS
     assert max(took for what, took in seconds.items() if what.startswith("status")) < MAX_STATUS_SECONDS

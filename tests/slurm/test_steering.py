@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from command_line import diamond_bench
+from command_line import diamond_bench, in_this_process
 from fake_jobs import add, count
 from stores import make_store
 from test_tasks import PIECE, address, joined, ordered, printed, steps, submitted, until, until_stands, worker_of
@@ -239,15 +239,16 @@ def test_the_commands_submit_show_cancel_and_retry_a_study(cluster: Cluster, tmp
     env = {"SLURM_CONF": cluster.env["SLURM_CONF"], "PATH": cluster.env["PATH"], "DIAMOND_BENCH_OUTPUTS": str(tmp_path / "outputs")}
 
     def reported(*words: str, exit_code: int = 0) -> str:
-        done = diamond_bench(*words, cwd=tmp_path, env=env, exit_code=exit_code)
+        done = in_this_process(*words, cwd=tmp_path, env=env, exit_code=exit_code)
         return done.stdout + done.stderr
 
     def counts() -> dict[str, int]:
-        (study,) = json.loads(diamond_bench("status", "sampling_steps", "--json", cwd=tmp_path, env=env).stdout)
+        (study,) = json.loads(in_this_process("status", "sampling_steps", "--json", cwd=tmp_path, env=env).stdout)
         return dict(study["counts"])
 
     sweep = ("sweep", "sampling_steps", "scale=tiny", f"cluster={profile}")
-    assert "submitted 7 jobs in 3 arrays" in reported(*sweep)
+    first = diamond_bench(*sweep, cwd=tmp_path, env=env)
+    assert "submitted 7 jobs in 3 arrays" in first.stdout + first.stderr
     assert counts() == {"pending": 7}
     assert "nothing to submit: 0 jobs are done, 7 are in the queue" in reported(*sweep)
     assert "Cancelled 1 job." in reported("cancel", "sampling_steps", "--variant", "n=10")

@@ -69,10 +69,11 @@ def joined(store: Store, spec: JobSpec) -> JobState:
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Waits until `condition()` is true."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.1
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(0.3, 1.3 * pause)  # most conditions start a client of SLURM, which takes time from other tests
 
 
 def until_stands(store: Store, spec: JobSpec, status: str, seconds: float = 60.0) -> JobState:
@@ -80,7 +81,7 @@ def until_stands(store: Store, spec: JobSpec, status: str, seconds: float = 60.0
     end = time.monotonic() + seconds
     while (state := joined(store, spec)).status != status:
         assert time.monotonic() < end, f"{spec.config.name} is not {status} but {state}\n{printed(store, spec)}"
-        time.sleep(0.2)
+        time.sleep(0.5)
     return state
 
 
