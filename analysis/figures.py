@@ -19,6 +19,8 @@ from analysis.chart import COPY_LAST, RC, REFERENCE, Chart, fitted, keep, level,
 from analysis.curves import Curve
 from analysis.looks import LINES, Style, styles
 
+_FAR = 3.0
+"""A curve whose highest mean is this many times the reference is left to run out of a drift figure."""
 Looks = Mapping[str, Style]
 """The look of each name in a figure; names without one get one by their place."""
 
@@ -33,12 +35,13 @@ def draw_drift(
     ordered: bool = False,
     looks: Looks | None = None,
     ylabel: str = "error",
+    top: float | None = None,
 ) -> Axes:
     """Draws drift, or another error, against t, with a line and band per variant (in the mapping's order).
 
     `unrelated`: the error between unrelated true frames, at which a prediction has lost all information about the trajectory. `copy_last`
     (t,): the error of repeating the last true frame, which is left out if a variant of that name shows it. `looks`: by name, otherwise by
-    place.
+    place. `top`: the end of the y axis. The legend says which curves leave it.
     """
     if not curves:
         raise ValueError("no curves to draw")
@@ -46,31 +49,40 @@ def draw_drift(
         ax = ax or Chart(figsize=(6.4, 3.2), layout="constrained").add_subplot()
         for i, (name, style) in enumerate((looks or styles(list(curves), ordered)).items()):
             if name in curves:
-                draw_curve(ax, title, name, curves[name], style, i / len(curves))
+                draw_curve(ax, title, name, curves[name], style, i / len(curves), top=np.inf if top is None else top)
         if copy_last is not None and COPY_LAST not in curves:
             draw_reference(ax, title, COPY_LAST, copy_last, "-.")
         if unrelated is not None:
             level(ax, title, unrelated, "unrelated true frames")
         ax.set(xlabel="imagined frame t", ylabel=fitted(ylabel, 3.0), title=fitted(title, 6.0))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_ylim(bottom=0.0, auto=None)  # a shared axis goes on growing with the panels to come
+        ax.set_ylim(0.0, top, auto=None)  # without `top`, a shared axis goes on growing with the panels to come
         ax.margins(x=0.01)
         side_legend(ax)
     return ax
 
 
 def draw_curve(
-    ax: Axes, panel: str, name: str, curve: Curve, style: Style, shift: float = 0.0, limits: tuple[float, float] = (-np.inf, np.inf)
+    ax: Axes,
+    panel: str,
+    name: str,
+    curve: Curve,
+    style: Style,
+    shift: float = 0.0,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+    top: float = np.inf,
 ) -> None:
-    """A curve against t with its band, kept for the figure's numbers. Bands end at `limits`.
+    """A curve against t with its band, kept for the figure's numbers. Bands end at `limits`. The legend says where the curve exceeds `top`.
 
     `shift` in [0, 1) moves its markers, so that those of different lines stand at different t.
     """
     t = np.arange(1, len(curve.mean) + 1)
+    above = t[curve.mean > top]
+    label = style.label(name) + (f" (above the axis from t = {above[0]})" if len(above) else "")
     every = max(1, len(t) // 8)
     low, high = curve.low.clip(*limits), curve.high.clip(*limits)
     ax.fill_between(t, low, high, color=style.color, alpha=0.15, linewidth=0)
-    ax.plot(t, curve.mean, label=style.label(name), markevery=(int(shift * every) % len(t), every), **style.line)
+    ax.plot(t, curve.mean, label=label, markevery=(int(shift * every) % len(t), every), **style.line)
     keep(ax, panel, name, t=t, value=curve.mean, low=low, high=high)
 
 
@@ -94,22 +106,44 @@ class DriftPanel:
 
 
 def drift_figure(panels: Sequence[DriftPanel], *, ordered: bool = False, ylabel: str = "error") -> Chart:
-    """Drift or another error against t, with one panel for each arm of the study, all on one scale."""
+    """Drift or another error against t, with one panel for each arm of the study, all on one scale.
+
+    Curves far above all others leave the axis, so that the others can be read (`_top`).
+    """
     if not panels:
         raise ValueError("no panels to draw")
     columns = 1 if len(panels) <= 3 else 2  # one below the other can be read on a phone
-    rows = -(-len(panels) // columns)
+    rows, top = -(-len(panels) // columns), _top(panels)
     with matplotlib.rc_context(RC):
         figure = Chart(figsize=(6.4 * columns, 3.0 * rows + 0.3), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
         for panel, ax in zip(panels, axes, strict=False):
             draw_drift(
                 panel.curves, ax, title=panel.title, unrelated=panel.unrelated, copy_last=panel.copy_last, ordered=ordered,
-                looks=panel.looks, ylabel=ylabel,
+                looks=panel.looks, ylabel=ylabel, top=top,
             )  # fmt: skip
         for ax in axes[len(panels) :]:
             ax.remove()
     return figure
+
+
+def _top(panels: Sequence[DriftPanel]) -> float | None:
+    """The end of the y axis if some curves rise far above the references and the rest. None: all fit, or there is no reference.
+
+    The rest are the curves within _FAR times the best curve or the highest reference, whichever is higher.
+    """
+    curves = [curve for panel in panels for curve in panel.curves.values()]
+    references = [float(np.max(level)) for panel in panels for level in (panel.unrelated, panel.copy_last) if level is not None]
+    if not curves or not references:
+        return None
+    reference = max(references)
+    most = _FAR * max(reference, min(curve.mean.max() for curve in curves))
+    kept = [curve for curve in curves if curve.mean.max() <= most]
+    if len(kept) == len(curves):
+        return None
+    highest = max(reference, *(float(curve.mean.max()) for curve in kept))
+    bands = max(float(np.nanmax([curve.mean, curve.high])) for curve in kept)
+    return 1.05 * max(highest, min(bands, 2 * highest))  # a wide band may end outside too
 
 
 def quality_figure(

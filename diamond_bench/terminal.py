@@ -22,17 +22,18 @@ def visible(text: str) -> str:
 
 
 class SafeConsole(Console):
-    """A rich console that prints every text as `visible` does, without replacing `:name:` by an emoji. Raises UserError if its file cannot
-    be written."""
+    """A rich console that prints every text as `visible` does, without replacing `:name:` by an emoji. Outside a terminal no line ends in
+    spaces. Raises UserError if its file cannot be written."""
 
     def __init__(self, **options: Any):
         super().__init__(**{"emoji": False, **options})
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         """The segments of the output, with styles separate from texts."""
-        for segment in super().render(renderable, options):
-            shown = segment.text if segment.control else visible(segment.text)
-            yield segment if shown == segment.text else Segment(shown, segment.style)
+        found = (
+            segment if segment.control else Segment(visible(segment.text), segment.style) for segment in super().render(renderable, options)
+        )
+        yield from found if self.is_terminal else _without_padding(found)
 
     def write(self, text: str) -> None:
         """Writes a text as `visible` does, without rich's markup, wrapping and styles."""
@@ -44,6 +45,21 @@ class SafeConsole(Console):
         """Prints as rich does."""
         with _writing():
             super().print(*objects, **options)
+
+
+def _without_padding(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """The segments without the spaces before a line's end, with which tables fill their last column."""
+    held: list[Segment] = []
+    for segment in segments:
+        text = re.sub(" +(?=\n)", "", segment.text)
+        shown = text.rstrip(" ")
+        if shown:
+            yield from () if shown.startswith("\n") else held
+            held = []
+            yield Segment(shown, segment.style, segment.control)
+        if len(shown) < len(text):
+            held.append(Segment(text[len(shown) :], segment.style))
+    yield from held
 
 
 def has_display() -> bool:

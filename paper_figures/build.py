@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
+from diamond_bench.report import latex
 from diamond_bench.spreadsheet import csv_text
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import require_writable, write_atomic
 from diamond_bench.store.provenance import provenance
-from paper_figures import latex
 from paper_figures.index import Entry, as_json, as_markdown, read_index
 from paper_figures.inputs import load_inputs
 from paper_figures.parts import Output
@@ -108,9 +108,7 @@ def _files(name: str, output: Output, captions: bool) -> dict[str, bytes]:
     notes = "".join(f"- {markdown_escape(note)}\n" for note in output.footnotes)
     files[f"{name}.md"] = "\n".join(part for part in (f"# {markdown_escape(title)}\n", pictures, table, notes) if part).encode()
     needs = f"% {title}. Needs booktabs and graphicx.\n"
-    shown = "\n".join(
-        latex.picture(f"{stem}.pdf", float(one.figure.get_figwidth()), latex.escape(below[stem])) for stem, one in drawn.items()
-    )
+    shown = "\n".join(latex.picture(f"{stem}.pdf", float(one.figure.get_figwidth()), below[stem]) for stem, one in drawn.items())
     tabular = "" if output.table is None else to_latex(output.table)
     files[f"{name}.tex"] = (needs + shown + tabular + latex.notes([latex.escape(note) for note in output.footnotes])).encode()
     return files

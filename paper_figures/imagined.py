@@ -43,7 +43,7 @@ class Group:
     def caption(self) -> str:
         """Notes that every figure of it needs."""
         where = [f"{name} = {value}" for name, value in self.at.items()]
-        arms = [f"arms {' and '.join(self.arms.values())}"] if any(self.arms.values()) else []
+        arms = [f"arm{'s' * (len(self.arms) > 1)} {' and '.join(self.arms.values())}"] if any(self.arms.values()) else []
         return "; ".join([f"{self.study.plan.study}, {self.game}", *arms, *where, f"scale {self.study.plan.scale}", *self.study.notes])
 
     def of(self, title: str) -> "dict[int, list[Point]]":
@@ -67,15 +67,22 @@ def pairs(inputs: Inputs) -> Iterator[Group]:
 
 
 def singles(inputs: Inputs) -> Iterator[Group]:
-    """Groups of studies with one arm, along the number of steps."""
+    """Groups of studies along the number of steps, which only one of their arms varies. Other arms are references at one number."""
     for study in inputs.studies:
-        arms = {point.arm for point in study.plan.points}
-        if len(arms) == 1:
-            yield from _groups(study, {study.plan.study: arms.pop()})
+        numbers: dict[str, set[Any]] = {}
+        for point in study.plan.points:
+            numbers.setdefault(point.arm, set()).update(point.axes[name] for name in _step_axes(study))
+        varied = [arm for arm, found in numbers.items() if len(found) > 1 or len(numbers) == 1]
+        if len(varied) == 1:
+            yield from _groups(study, {study.plan.study: varied[0]})
+
+
+def _step_axes(study: StudyResults) -> list[str]:
+    return [name for name, axis in study.plan.axes.items() if axis["key"] == _STEPS]
 
 
 def _groups(study: StudyResults, arms: Mapping[str, str]) -> Iterator[Group]:
-    steps = next((name for name, axis in study.plan.axes.items() if axis["key"] == _STEPS), None)
+    steps = next(iter(_step_axes(study)), None)
     of_arms = [p for p in study.plan.points if p.arm in arms.values()]
     done = [p for p in of_arms if "evaluation" in p.jobs and p.jobs["evaluation"].kind == "evaluate_world_model"]
     done = [p for p in done if p.jobs["evaluation"].id in study.results]

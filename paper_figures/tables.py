@@ -7,8 +7,8 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from diamond_bench.report import latex
 from diamond_bench.spreadsheet import with_mark
-from paper_figures import latex
 
 Value = float | int | str | None
 

@@ -20,6 +20,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import ImportAgent, TrainAgent
+from diamond_bench.store.states import JobState
 from diamond_bench.studies import agents, single
 from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.plan import plan_study, save_plan
@@ -215,6 +216,20 @@ def test_evaluate_wants_a_finished_agent(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"names no agent of|not finished"):
             plan_evaluate(name, [f"output_dir={tmp_path / 'o'}"], None, False)
     assert json.dumps(sorted(p.name for p in (tmp_path / "o").iterdir())) == '["studies"]'
+
+
+def test_the_agents_offered_for_a_wrong_id_are_finished_ones_nearest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for identity in ("aaaa000000000000", "0123456789abcdef", "0123400000000000"):
+        (tmp_path / "train_agent" / identity).mkdir(parents=True)
+    store = Store(tmp_path)
+    unfinished = JobRef("train_agent", "0123400000000000")
+    monkeypatch.setattr(store, "state", lambda ref: JobState("failed" if ref == unfinished else "done"))
+    near = r"nearest finished ones: train_agent/0123456789abcdef, train_agent/aaaa000000000000 \("
+    for wrong in ("0123499", "train_agent/0123499"):
+        with pytest.raises(UserError, match=f"names no agent of .*; {near}"):
+            agents.find_agent(store, wrong)
+    with pytest.raises(UserError, match=r"names 2 agents of .*; nearest finished ones: train_agent/0123456789abcdef \("):
+        agents.find_agent(store, "0123")
 
 
 def test_a_job_of_another_kind_is_no_agent(tmp_path: Path) -> None:

@@ -64,10 +64,11 @@ def test_results_without_an_evaluation_name_the_command(tmp_path: Path, capsys: 
         "sampling_steps at scale tiny has no results yet: 2 of 4 jobs are done, but no evaluation. To run what is missing:",
         f"  {plan.command}",
     ]
-    done = in_this_process("results", "sampling_steps", cwd=tmp_path)
-    assert (done.stdout, done.stderr) == ("", f"{sentence}\n")
+    done = in_this_process("results", "sampling_steps", cwd=tmp_path, exit_code=2)
+    assert (done.stdout, done.stderr) == ("", f"diamond-bench: {sentence}\n")
     for option in (["--json"], ["--csv", "table.csv"]):  # both hold the dataset's numbers
-        assert sentence in in_this_process("results", "sampling_steps", *option, cwd=tmp_path).stderr
+        assert sentence in in_this_process("results", "sampling_steps", *option, cwd=tmp_path, exit_code=2).stderr
+    assert (tmp_path / "table.csv").exists()
     empty = Store(tmp_path / "empty")
     save_plan(plan_study("sampling_steps", TOKENS), empty.root)
     done = in_this_process("results", "sampling_steps", "--csv", "none.csv", f"output_dir={empty.root}", cwd=tmp_path, exit_code=2)

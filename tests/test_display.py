@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from fake_jobs import count
@@ -10,7 +11,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch import devices
 from diamond_bench.launch.devices import worker_devices
 from diamond_bench.launch.events import Event
-from diamond_bench.launch.progress import LineDisplay, LiveDisplay, _Sweep, duration, progress_display, throughput
+from diamond_bench.launch.progress import LineDisplay, LiveDisplay, SweepProgress, duration, progress_display, throughput
 
 
 def test_devices_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,20 +51,16 @@ class Terminal(io.StringIO):
 def test_lines_say_what_happens_to_whom() -> None:
     stream, clock = io.StringIO(), Clock()
     spec, other = count("a"), count("b")
-    with LineDisplay({spec.ref: "n=3 Breakout"}, stream, clock=clock) as display:
+    with LineDisplay(SweepProgress({spec.ref: "n=3 Breakout"}, clock=clock), stream) as display:
         display(Event("planned", done=1, total=3))
         display(Event("started", spec.ref, text="cpu"))
-        for clock.now, done in ((50, 100), (60, 110), (70, 120), (119, 169), (120, 170)):
-            display(Event("progress", spec.ref, done, 1000, "loss 0.1"))
         clock.now = 130
         display(Event("done", spec.ref))
         display(Event("failed", other.ref, text="bad [thing]\x1b[2J"))
         display.say("a\nline")
     assert stream.getvalue().splitlines() == [
-        "1/3 jobs done",
+        "1/3 jobs done, starting",
         "[1/3] count n=3 Breakout: started",
-        "[1/3] count n=3 Breakout: 110/1000 (11%), 1.0 steps/s, 15 min left, loss 0.1",
-        "[1/3] count n=3 Breakout: 170/1000 (17%), 1.0 steps/s, 14 min left, loss 0.1",
         "[2/3] count n=3 Breakout: done in 2 min",
         f"[2/3] count {other.ref.id[:8]}: failed: bad [thing]\\x1b[2J (see diamond-bench logs {other.ref.id[:8]})",
         "[2/3] a line",
@@ -72,9 +69,46 @@ def test_lines_say_what_happens_to_whom() -> None:
     assert [duration(seconds) for seconds in (45, 600, 12_000)] == ["45 s", "10 min", "3 h 20 min"]
 
 
+def test_no_silence_is_longer_than_half_a_minute_and_many_jobs_give_no_more_lines() -> None:
+    stream, clock = io.StringIO(), Clock()
+    refs = [count(name).ref for name in "ab"]
+    display = LineDisplay(SweepProgress(dict(zip(refs, ("n=1", "n=3"), strict=True)), clock=clock), stream)
+    display(Event("planned", done=0, total=2))
+    for clock.now in range(1, 35):
+        display.beat()
+    for ref in refs:
+        display(Event("started", ref, text="cpu"))
+    for clock.now in range(36, 160):
+        if clock.now > 70:
+            display(Event("progress", refs[0], clock.now, 1000, "loss 0.1"))
+        display.beat()
+    assert stream.getvalue().splitlines() == [
+        "0/2 jobs done, starting",
+        "0/2 jobs done, starting",  # after 30 s
+        "[0/2] count n=1: started",  # after 34 s
+        "[0/2] count n=3: started",
+        "[0/2] count n=1: running (1 more running)",  # after 64 s
+        "[0/2] count n=3: running (1 more running)",
+        "[0/2] count n=1: 124/1000 (12%), 1.0 steps/s, 15 min left, loss 0.1 (1 more running)",
+        "[0/2] count n=3: running (1 more running)",
+    ]
+
+
+def test_the_lines_come_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diamond_bench.launch.progress._LINE_EVERY_SECONDS", 0.0)
+    stream, ref = io.StringIO(), count("a").ref
+    with LineDisplay(SweepProgress({ref: "n=1"}), stream) as display:
+        display(Event("planned", done=0, total=1))
+        display(Event("started", ref, text="cpu"))
+        end = time.monotonic() + 20
+        while "running" not in stream.getvalue() and time.monotonic() < end:
+            time.sleep(0.05)
+    assert "[0/1] count n=1: running\n" in stream.getvalue()
+
+
 def test_nothing_to_run_is_one_line() -> None:
     stream = io.StringIO()
-    with LineDisplay({}, stream) as display:
+    with LineDisplay(SweepProgress({}), stream) as display:
         display(Event("planned", done=3, total=3))
     assert stream.getvalue() == "3/3 jobs done\n"
 
@@ -93,7 +127,7 @@ def test_a_terminal_shows_a_line_per_running_job(width: int, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", str(width))
     first, second, third = (count(name).ref for name in "abc")
     labels = {first: "Breakout, seed 0", second: "Breakout, seed 1"}
-    with LiveDisplay(labels, stream, {first: 10.0, second: 10.0, third: 10.0}, clock) as display:
+    with LiveDisplay(SweepProgress(labels, {first: 10.0, second: 10.0, third: 10.0}, clock), stream) as display:
         display(Event("planned", done=0, total=3))
         display(Event("started", third))
         clock.now = 10.0
@@ -117,7 +151,7 @@ def test_a_terminal_shows_a_line_per_running_job(width: int, monkeypatch: pytest
 
 def test_a_resumed_job_does_not_count_earlier_work() -> None:
     clock, spec, other = Clock(), count("a"), count("b")
-    sweep = _Sweep({}, {spec.ref: 100.0, other.ref: 100.0}, clock)
+    sweep = SweepProgress({}, {spec.ref: 100.0, other.ref: 100.0}, clock)
     sweep.count(Event("started", spec.ref))
     sweep.count(Event("progress", spec.ref, 80, 100))
     clock.now = 10.0

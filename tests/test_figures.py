@@ -154,6 +154,25 @@ def test_panels_of_one_scale_hold_the_curves_of_all():
         assert high > max(panel.curves["n = 3"].high.max() for panel in panels)
 
 
+@pytest.mark.parametrize("unrelated", [0.04, None])
+def test_a_curve_far_above_the_references_leaves_the_axis_and_the_legend_says_where(unrelated: float | None) -> None:
+    curves = {"good": mean_curve(drifts(0, 0.03)), "bad": mean_curve(drifts(1, 3.0))}
+    panels = [DriftPanel(name, {name: curve}, unrelated) for name, curve in curves.items()]
+    figure = drift_figure(panels)
+    tops = {ax.get_ylim()[1] for ax in figure.axes}
+    legends = [figure.axes[i].get_legend().get_texts()[0].get_text().replace("\n", " ") for i in range(2)]
+    drawn = figure.numbers().query("series == 'bad'")["value"]
+    assert drawn.max() == curves["bad"].mean.max()  # the numbers are whole
+    assert legends[0] == "good"
+    if unrelated is None:  # nothing tells which curves are bad
+        assert legends[1] == "bad"
+        assert tops.pop() > curves["bad"].mean.max()
+        return
+    (top,) = tops
+    assert max(unrelated, curves["good"].mean.max()) < top < 0.1
+    assert legends[1] == f"bad (above the axis from t = {int(np.argmax(curves['bad'].mean > top)) + 1})"
+
+
 def test_quality_draws_a_panel_a_metric():
     points = mean_points(scores(1, 2, 5, 10))
     figure = quality_figure(points, labels={"fid": "FID ↓", "psnr": "PSNR (dB) ↑"})

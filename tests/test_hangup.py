@@ -35,10 +35,10 @@ def test_a_hangup_asks_to_stop_and_is_ignored_where_the_caller_ignores_it(monkey
 _SWEEP = """
 import sys, fake_jobs
 from diamond_bench.launch.local import run_local
-from diamond_bench.launch.progress import LineDisplay
+from diamond_bench.launch.progress import LineDisplay, SweepProgress
 from diamond_bench.store.artifacts import Store
 spec = fake_jobs.count("a", steps=600, pause=0.1, ledger=sys.argv[2])
-with LineDisplay({}, sys.stderr) as display:
+with LineDisplay(SweepProgress({}), sys.stderr) as display:
     summary = run_local(Store(sys.argv[1], kinds=fake_jobs.KINDS), [spec], device="cpu", on_event=display,
                         worker_arguments=("--kinds", "fake_jobs:KINDS"))
 open(sys.argv[2] + ".end", "w").write(f"{len(summary.interrupted)} interrupted, {summary.exit_code}")

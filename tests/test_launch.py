@@ -22,7 +22,9 @@ from fake_jobs import add, count
 
 from diamond_bench.errors import UserError
 from diamond_bench.launch.events import Event
+from diamond_bench.launch.interrupts import Interrupts
 from diamond_bench.launch.local import Summary, _Sweep, run_local
+from diamond_bench.launch.process import WorkerProcess
 from diamond_bench.launch.progress import progress_display
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
@@ -176,7 +178,7 @@ def test_workers_on_the_cpu(store: Store, tmp_path: Path, num_workers: int, proc
     assert len(summary.done) == 2
     assert len(pids(ledger)) == processes
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "0/2 jobs done"
+    assert lines[0] == "0/2 jobs done, starting"
     assert re.fullmatch(r"2/2 jobs done in \d+ s", lines[-1])
     assert sum("done" in line for line in lines[1:-1]) == sum("started" in line for line in lines) == 2
 
@@ -318,6 +320,38 @@ def test_second_ctrl_c_kills(store: Store, tmp_path: Path) -> None:
     assert out.splitlines() == ["killed before it could save"] * 2 + ["0 0 0 2"]
     assert {store.state(spec.ref).status for spec in jobs(2)} == {"lost"}
     assert not any(running(pid) for pid in pids(ledger))
+
+
+def test_ctrl_c_leaves_a_long_step_before_which_nothing_is_unsaved(store: Store, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    with sweeping(store, 1, ledger=str(ledger), pause=600) as process:
+        until(lambda: len(steps(ledger)) == 1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=15)
+        assert process.returncode == 130
+    assert store.state(jobs(1)[0].ref).status == "preempted"
+    assert not any(running(pid) for pid in pids(ledger))
+
+
+def test_ctrl_c_does_not_wait_for_a_worker_that_is_still_starting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts, calls = Interrupts(), list[str]()
+
+    class Starting(WorkerProcess):
+        def __init__(self, *options: object) -> None:
+            self.ready, self.job = False, None
+            interrupts.count = 1
+
+        def kill(self) -> None:
+            calls.append("kill")
+
+        def reap(self) -> None: ...
+        def retire(self) -> None: ...
+        def wait(self, seconds: float) -> None:
+            calls.append("wait")
+
+    monkeypatch.setattr("diamond_bench.launch.local.WorkerProcess", Starting)
+    assert sweep(store, jobs(1), interrupts=interrupts).stopped
+    assert calls == ["kill", "wait"]
 
 
 def test_the_next_sweep_repeats_damaged_jobs(tmp_path: Path) -> None:

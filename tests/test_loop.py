@@ -1,6 +1,7 @@
 """The training loop: what is saved and when, what stops it, and that no failure is lost."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,32 @@ def test_it_saves_at_multiples_where_a_checkpoint_is_due_and_at_the_end(tmp_path
     assert Loop(JobContext(tmp_path), 4).run(training)
     assert steps == [4, 5, 8, 10]
     assert training.closed == 1
+
+
+def test_the_process_may_be_killed_within_a_unit_only_if_all_before_it_is_on_disk(tmp_path: Path) -> None:
+    checks: list[Callable[[], bool]] = []
+    found: dict[int, bool] = {}
+
+    class Asked(Counter):
+        def units(self) -> Iterator[bool]:
+            for due in super().units():
+                yield due
+                end = time.monotonic() + (10 if self.done in (4, 5, 8) else 0)  # a thread writes the checkpoints
+                while not checks[-1]() and time.monotonic() < end:
+                    time.sleep(0.01)
+                found[self.done] = checks[-1]()
+
+    assert Loop(JobContext(tmp_path, losing_nothing=checks.append), 4).run(Asked())
+    assert [done for done, safe in found.items() if safe] == [0, 4, 5, 8]
+
+
+def test_a_long_unit_is_followed_by_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    now = iter(range(0, 1000, 6))  # every look at the clock is 6 s after the last one
+    monkeypatch.setattr("diamond_bench.training.loop.CheckpointWriter.save", lambda self, step, state: steps.append(step))
+    monkeypatch.setattr("diamond_bench.training.loop.time.monotonic", lambda: next(now))
+    assert Loop(JobContext(tmp_path), 100).run(Counter())
+    assert steps == list(range(1, 11))
 
 
 def test_a_stop_saves_and_the_next_attempt_does_only_the_rest(tmp_path: Path) -> None:

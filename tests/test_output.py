@@ -59,6 +59,18 @@ def test_hidden_characters_are_shown_as_escapes() -> None:
     assert file.getvalue() == "\x1b[31mx\\x1b[2J\x1b[0m\n"  # our own colours pass
 
 
+def test_no_line_in_a_pipe_ends_in_spaces() -> None:
+    table = Table("name", "number", box=None, pad_edge=False)
+    table.add_row("[bold]a  b[/]", "1")
+    table.add_row("longer than the head", "12345")
+    pipe, terminal = io.StringIO(), io.StringIO()
+    for console in (SafeConsole(file=pipe, width=60), SafeConsole(file=terminal, width=60, force_terminal=True, color_system=None)):
+        console.print(table, "two  \n words ", "", end=".")
+    lines = ["name                  number", "a  b                  1", "longer than the head  12345", "two", " words  ."]
+    assert pipe.getvalue().splitlines() == lines
+    assert {len(line) for line in terminal.getvalue().splitlines()[:3]} == {28}  # columns are filled
+
+
 def test_a_full_device_and_a_narrow_encoding_are_no_tracebacks(tmp_path: Path) -> None:
     if Path("/dev/full").exists():
         for words in (["studies"], ["--version"]):

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis.scores import human_random
+from diamond_bench.report.latex import escape
 from diamond_bench.store.artifacts import Store
 from paper_figures.build import build_paper
-from paper_figures.latex import escape
 from paper_figures.tables import MAX_ROWS, Table, number, to_latex, words
 from paper_figures.tables import Head as H
 

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,11 @@ from analysis.scores import human_random
 from diamond_bench.errors import UserError
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobSpec
-from diamond_bench.studies.plan import Plan, SavedPlan, plan_study, save_plan
+from diamond_bench.studies.plan import Plan, SavedPlan, as_saved, plan_study, save_plan
 from paper_figures.build import build_paper
+from paper_figures.imagined import singles
 from paper_figures.inputs import read
-from paper_figures.parts import Inputs
+from paper_figures.parts import Inputs, StudyResults
 from paper_figures.registry import ARTIFACTS
 
 pytestmark = [
@@ -250,6 +252,14 @@ def refused(match: str, out: Path, *artifacts: str, **options: object) -> None:
     with pytest.raises(UserError, match=match):
         build(out, *artifacts, **options)  # type: ignore[arg-type]
     assert sorted(out.parent.rglob("*")) == before
+
+
+def test_a_study_that_varies_the_steps_of_one_arm_alone_has_figures_4_and_8(tmp_path: Path) -> None:
+    plan = as_saved(plan_study("sampling_steps", ["scale=smoke"]), tmp_path)
+    results: Any = {point.jobs["evaluation"].id: None for point in plan.points}
+    found = list(singles(Inputs(Store(tmp_path), (StudyResults(plan, pd.DataFrame(), results, ()),))))
+    assert [(group.game, list(group.of("sampling_steps"))) for group in found] == [("Freeway", [1, 3, 10]), ("Breakout", [1, 3, 10])]
+    assert found[0].caption == "sampling_steps, Freeway; arm change; scale smoke"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,8 @@ from diamond_bench.errors import UserError
 from diamond_bench.printing import print_plan
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.answerable import baselines, family, limits
-from diamond_bench.studies.plan import find_plan, load_plans, plan_study, save_plan
+from diamond_bench.studies.plan import find_plan, load_plans, place_of, plan_study, save_plan
+from diamond_bench.studies.single import plan_train
 from diamond_bench.studies.spec import load_study, points, study_files
 
 UNTRUE = ("scale", "cluster", "seed", "game", "games", "seeds", "metrics", "output_dir")
@@ -348,11 +350,24 @@ def test_of_several_sweeps_the_overrides_of_one_are_asked_for(tmp_path: Path) ->
     assert find_plan(tmp_path, "sampling_steps", ["scale=tiny"]).scale == "tiny"
 
 
+def test_commands_for_a_plan_name_it_even_if_its_scale_was_changed(tmp_path: Path) -> None:
+    plain, changed = (save_plan(plan_study("sampling_steps", ["scale=tiny", *more]), tmp_path) for more in ([], ["training.batch_size=2"]))
+    assert place_of(plain) == "sampling_steps scale=tiny"
+    assert place_of(changed) == "sampling_steps scale=tiny training.batch_size=2"
+    trained = save_plan(plan_train(["scale=tiny", "game=Pong", "agent.budget=50", "output_dir=o p"]), tmp_path)
+    assert place_of(trained) == "train-Pong-seed0 'scale=tiny*' 'output_dir=o p'"
+    save_plan(plan_train(["scale=tiny", "game=Pong"]), tmp_path)
+    for plan in (plain, changed, trained):
+        assert find_plan(tmp_path, *(lambda name, *tokens: (name, tokens))(*shlex.split(place_of(plan)))) == plan
+    assert find_plan(tmp_path, "sampling_steps", ["scale=tiny*"]) == changed
+
+
 def test_every_shipped_study_plans_at_every_scale_with_the_ids_it_had() -> None:
     found = {}
     for name in study_files():
         plans = {scale: plan_at(name, scale) for scale in SCALES}
         assert all(plan.points and load_study(name, scale).question for scale, plan in plans.items())
+        assert not [limit for plan in plans.values() for limit in limits(plan) if "do not measure" in limit], name
         found[name] = {scale: digests(plan) for scale, plan in plans.items()}
     assert found == json.loads(FILE.read_text())
 

@@ -1,5 +1,6 @@
 """Random play, which the score of a single agent is compared with: its games, and the words of the comparison."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diamond_bench.cli.common import print_results
 from diamond_bench.config import AgentEvaluationConfig, EnvConfig
 from diamond_bench.envs import games
 from diamond_bench.envs.family import EnvFamily
+from diamond_bench.errors import UserError
 from diamond_bench.jobs import play_random
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.report.agent_answer import answer
@@ -141,7 +143,7 @@ def test_random_play_alone_is_no_result(tmp_path: Path, capsys: pytest.CaptureFi
     assert claim is not None
     row = {"metric": "test_return", "value": -20.5, "baseline": "random-play"}
     claim.finish({"rows": [row], "info": {}, "recorded": {"revision": 1}})
-    print_results(save_plan(plan, store.root), store, as_json=False)
-    shown = capsys.readouterr()
-    assert "random-play" in shown.out
-    assert f"has no results yet: 1 of 3 jobs is done, but no evaluation. To run what is missing:\n  {plan.command}" in shown.err
+    sentence = f"has no results yet: 1 of 3 jobs is done, but no evaluation. To run what is missing:\n  {plan.command}"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        print_results(save_plan(plan, store.root), store, as_json=False)
+    assert "random-play" in capsys.readouterr().out

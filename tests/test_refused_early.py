@@ -15,7 +15,8 @@ from command_line import in_this_process
 from test_import_dataset import foreign as written
 
 from diamond_bench.cli.cluster_commands import retry_tokens
-from diamond_bench.cli.common import print_results
+from diamond_bench.cli.common import print_results, run_jobs
+from diamond_bench.cli.running import submit_plan
 from diamond_bench.config import Resources, SlurmCluster
 from diamond_bench.data import foreign
 from diamond_bench.data.foreign_lengths import check_length
@@ -26,8 +27,10 @@ from diamond_bench.launch.slurm import nodes, task
 from diamond_bench.launch.slurm.client import SlurmError
 from diamond_bench.launch.slurm.nodes import check_nodes
 from diamond_bench.reading import read_json
+from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch
 from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.single import plan_train
 
 # Data
 
@@ -167,7 +170,7 @@ def test_a_dry_run_says_that_the_gpu_is_not_there(
 # Results
 
 
-def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = SimpleNamespace(
         study="s",
         scale="tiny",
@@ -182,11 +185,41 @@ def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.Monkey
     facts = SimpleNamespace(table=pd.DataFrame([row]).astype({"seed": "Int64"}), protocol=[])
     monkeypatch.setattr("diamond_bench.report.facts.gather", lambda plan, store: facts)
     store = SimpleNamespace(state=lambda job: SimpleNamespace(status="done" if job == "dataset" else "missing"))
-    print_results(plan, store, as_json=False)
-    assert capsys.readouterr().err == (
+    with pytest.raises(UserError) as error:
+        print_results(plan, store, as_json=False)
+    assert str(error.value) == (
         "s at scale tiny has no results yet: 1 of 2 jobs is done, but no evaluation. To run what is missing:\n"
-        "  diamond-bench sweep s scale=tiny\n"
+        "  diamond-bench sweep s scale=tiny"
     )
+
+
+def test_what_runs_jobs_first_says_how_many_at_which_scale_and_for_how_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = SimpleNamespace(failed={}, blocked={}, exit_code=0)
+    monkeypatch.setattr("diamond_bench.launch.local.run_local", lambda *jobs, **options: ran)
+    monkeypatch.setattr("diamond_bench.cli.common._LONG_HOURS", 0.01)
+    hint = " (the default; scale=smoke takes minutes)"
+    for tokens, scale in (([], f"paper{hint}"), (["scale=tiny"], "tiny"), (["scale=tiny", "agent.budget=50"], "tiny*")):
+        run_jobs(plan_train(tokens), Store(tmp_path))
+        first = capsys.readouterr().err.splitlines()[0]
+        number = r"[\d,]+ (seconds|minutes|hours)"
+        assert re.fullmatch(rf"3 jobs to run at scale {re.escape(scale)}: about ({number}|[\d,]+) to {number} on one device", first), first
+
+
+def test_the_commands_after_a_submission_name_the_changed_scale(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = SimpleNamespace(requests=[1, 2], jobs=5, done=0, in_flight=0, left=0)
+    monkeypatch.setattr("diamond_bench.launch.slurm.submit.submit", lambda *order: sent)
+    plan = plan_study("sampling_steps", ["scale=tiny", "training.batch_size=2"])
+    assert submit_plan(plan, Store(tmp_path), as_json=False, wait=False, with_report=True) == 0
+    said = capsys.readouterr().err
+    for command in (
+        "status sampling_steps scale=tiny training.batch_size=2 --watch",
+        "cancel sampling_steps scale=tiny training.batch_size=2",
+    ):
+        assert f"\n  diamond-bench {command}\n" in said
 
 
 # SLURM's time limit

@@ -259,10 +259,13 @@ def test_captions_claim_intervals_only_where_there_are_some(seeds: int, words: s
 def test_captions_in_files_stay_until_they_are_refused(tmp_path: Path) -> None:
     """`report --captions` and then `open`, or the next sweep, must not draw the figures without them."""
     saved, store = finished(tmp_path, planned(tmp_path, []))
-    drawn: list[str] = []
-    for captions, times in ((None, 1), (True, 2), (None, 2), (False, 3), (None, 3)):
-        write_report(saved, store, drawn.append, captions)
-        assert len(drawn) == times
+    said: list[str] = []
+    for captions, times, in_files in ((None, 1, False), (True, 2, True), (None, 2, True), (False, 3, False), (None, 3, False)):
+        files = write_report(saved, store, said.append, captions)
+        assert said.count("drawing the report") == times
+        (tex,) = (file.read_text() for file in files if file.name == f"{DRIFT}.tex")
+        assert f"{{{DRIFT}.pdf}}" in tex
+        assert ("trajector" in tex) != in_files  # either the PDF holds the caption, or LaTeX sets it
 
 
 def test_differing_revisions_are_said_below_the_figures(tmp_path: Path, captions: list[str]) -> None:

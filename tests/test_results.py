@@ -162,7 +162,12 @@ def test_the_same_sweep_again_runs_no_job(store: Store) -> None:
         (["sweep", "sampling_steps", "scale=tiny", "output_dir=/proc/none"], ["/proc/none", "output_dir="]),
         (["swep"], ["swep"]),
         (["sweep"], ["STUDY"]),
-        (["results", "sampling_steps", "output_dir=empty"], ["has not been swept", "diamond-bench sweep sampling_steps"]),
+        (
+            ["results", "sampling_steps", "output_dir=empty"],
+            ["has not been swept", "diamond-bench sweep sampling_steps scale=smoke output_dir=empty\n"],
+        ),
+        (["open", "sampling_steps", "sampler.num_steps=1"], ["diamond-bench sweep sampling_steps sampler.num_steps=1 scale=smoke\n"]),
+        (["results", "sampling_steps", "scale=small"], ["no results yet", "diamond-bench sweep sampling_steps scale=small\n"]),
         (["status", "output_dir=empty"], ["no study has been swept"]),
         (["show", "zzzz", "output_dir=empty"], ["zzzz"]),
         (["report", "sampling_steps", "scale=tiny", "output_dir=empty"], ["no finished evaluation"]),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from diamond_bench.data.replay import Replay
 from diamond_bench.data.rms import change_rms
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
+from diamond_bench.jobs.agent_position import Position
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.training.checkpoint import load_checkpoints
@@ -163,6 +165,26 @@ def test_a_model_free_agent_has_no_world_model(tmp_path: Path) -> None:
 def test_another_seed_is_another_agent(whole: tuple[Result, Path], tmp_path: Path) -> None:
     run_through(small_agent_config("seed=1"), tmp_path / "other")
     assert not same(whole[1], tmp_path / "other")
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 5])
+def test_the_initial_collection_is_played_in_short_blocks_and_can_be_continued(done: int) -> None:
+    sizes = [100, 100, 50, 10, 10, 10, 10, 10]  # no reward is seen, so it takes as many steps as it may
+    training = object.__new__(train_agent._Training)
+    agent = {"initial_steps": 250, "max_initial_steps": 300, "initial_rare_rewards": 1, "steps_per_epoch": 10, "budget": 1000}
+    training.config = SimpleNamespace(agent=SimpleNamespace(**agent, model_free=False))  # type: ignore[assignment]
+    training.learners = SimpleNamespace(agent=SimpleNamespace(world_model=None))  # type: ignore[assignment]
+    training.play = SimpleNamespace(real_steps=sum(sizes[:done]), begin=lambda steps: None)  # type: ignore[assignment]
+    training.at = Position(unit=done)
+    played: list[int] = []
+
+    def play(steps: int) -> None:
+        played.append(steps)
+        training.play.real_steps += steps  # type: ignore[misc]
+
+    assert not any(training.at.run("collect", training.blocks(), play, lambda: None))
+    assert played == sizes[done:]
+    assert training.at.initial_steps == 300
 
 
 def damaged_newest(folder: Path) -> Path:

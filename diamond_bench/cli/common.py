@@ -30,6 +30,8 @@ Wait = Annotated[bool, typer.Option("--wait", help="With cluster=slurm: wait unt
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study (see `studies`), or the path of its YAML file.")]
 
+_LONG_HOURS = 12.0
+"""From this time on a run at the default scale may be a mistake."""
 _SWEEP = "diamond-bench sweep "
 """Start of the command of a study. Other commands run a single agent, which answers no question and is not registered."""
 
@@ -43,6 +45,11 @@ def say(text: str) -> None:
     err.print(text, markup=False)
 
 
+def working(what: str) -> contextlib.AbstractContextManager[object]:
+    """On a terminal, shows what the command is doing until the context ends."""
+    return err.status(what) if err.is_terminal else contextlib.nullcontext()
+
+
 def jobs(number: int) -> str:
     """A number of jobs in words."""
     return f"{number:,} job{'' if number == 1 else 's'}"
@@ -54,7 +61,8 @@ def report_results(saved: Any, store: Any, as_json: bool, with_report: bool) -> 
 
     if not evaluated(saved, store):
         return
-    files = write_report(saved, store, say) if with_report else []
+    with working("drawing the report"):
+        files = write_report(saved, store, say) if with_report else []
     print_results(saved, store, as_json)
     if files:
         from diamond_bench.report.next_steps import next_steps, play_step
@@ -140,14 +148,17 @@ def run_jobs(plan: Any, store: Any) -> Any:
     """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`."""
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
-    from diamond_bench.studies.estimate import expected_seconds
+    from diamond_bench.studies.estimate import estimate
     from diamond_bench.studies.overview import job_labels
 
     begin, saved = planned(plan, store)
     store.require_writable()
     states = store.states()
     missing = [ref for ref in plan.jobs if ref not in states or states[ref].status != "done"]
-    with progress_display(job_labels(saved.points), expected=expected_seconds(plan.jobs, missing, store, states)) as display:
+    cost = estimate(plan.jobs, missing, store, states)
+    if missing:
+        say(amount(plan, cost))
+    with progress_display(job_labels(saved.points), expected=cost.seconds) as display:
         store.say = display.say
         options = {"num_workers": plan.cluster.num_workers, "device": plan.execution.device, "mps": plan.cluster.mps}
         summary = run_local(store, plan.jobs.values(), **options, on_event=display, begin=begin)
@@ -165,6 +176,17 @@ def run_jobs(plan: Any, store: Any) -> Any:
     return summary
 
 
+def amount(plan: Any, cost: Any) -> str:
+    """What is about to run in a line: how many jobs, at which scale, and how long they take."""
+    from diamond_bench.studies.estimate import time_range
+    from diamond_bench.studies.spec import SCALES
+
+    scale = f" at scale {plan.scale}" if plan.scale.rstrip("*") in SCALES else ""
+    unasked = plan.command.startswith((_SWEEP, "diamond-bench train")) and " scale=" not in plan.command
+    default = " (the default; scale=smoke takes minutes)" if unasked and cost.low_hours >= _LONG_HOURS else ""
+    return f"{jobs(cost.jobs)} to run{scale}{default}: about {time_range(cost.low_hours, cost.high_hours)} on one device"
+
+
 def evaluated(plan: Any, store: Any) -> bool:
     """Whether an evaluation of the plan is done."""
     return any(store.state(point.jobs["evaluation"]).status == "done" for point in plan.points)
@@ -172,13 +194,24 @@ def evaluated(plan: Any, store: Any) -> bool:
 
 def no_results(plan: Any, store: Any) -> str:
     """The sentence for a plan without results, with the command that makes them."""
+    from diamond_bench.studies.plan import command_of
+
     done = sum(store.state(ref).status == "done" for ref in plan.jobs)
     some = f"{done} of {jobs(len(plan.jobs))} {'is' if done == 1 else 'are'} done, but no evaluation" if done else "no job is done"
-    return f"{plan.study} at scale {plan.scale} has no results yet: {some}. To run what is missing:\n  {plan.command}"
+    return f"{plan.study} at scale {plan.scale} has no results yet: {some}. To run what is missing:\n  {command_of(plan)}"
+
+
+def require_results(plan: Any, store: Any) -> None:
+    """Raises UserError if no evaluation of the plan is finished: `results`, `report` and `open` then have exit code 2."""
+    if not evaluated(plan, store):
+        raise UserError(no_results(plan, store))
 
 
 def print_results(plan: Any, store: Any, as_json: bool) -> None:
-    """Prints the results of a plan's finished jobs as JSON, or the answer to the study's question and then the table of numbers."""
+    """Prints the results of a plan's finished jobs as JSON, or the answer to the study's question and then the table of numbers.
+
+    Raises UserError, after printing what there is, if no evaluation is finished.
+    """
     from diamond_bench.metrics.columns import headlines
     from diamond_bench.printing import print_frame, print_json
     from diamond_bench.report.agent_answer import agent_answers
@@ -190,15 +223,14 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         say(f"note: {note}")
     if as_json:
         print_json(out, collect(plan, store).to_dict(orient="records"))
-        if not evaluated(plan, store):
-            say(no_results(plan, store))
+        require_results(plan, store)
         return
-    facts = gather(plan, store)
+    with working("reading the results"):
+        facts = gather(plan, store)
     table = facts.table
     shown = None if table.empty else pivot(table, [*dict.fromkeys([plan.primary["metric"], *headlines()])])
     if shown is None or shown.empty:
-        say(no_results(plan, store))
-        return
+        raise UserError(no_results(plan, store))
     if plan.command.startswith(_SWEEP):
         out.print(f"[bold]{escape(plan.question)}[/]")
         for line in study_answers(plan, store, facts):
@@ -214,8 +246,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
         say(f"A wider terminal, `results --csv FILE` and the report also show {', '.join(hidden)}.")
     for note in [*facts.protocol, *mixtures(table)]:
         say(f"note: {note}")
-    if not evaluated(plan, store):
-        say(no_results(plan, store))
+    require_results(plan, store)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_repo
 def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: bool, only: Any = None) -> int:
     """Submits the missing jobs of a plan to SLURM. With `wait`, follows them and reports. Returns the exit code."""
     from diamond_bench.launch.slurm.submit import submit
+    from diamond_bench.studies.plan import place_of
 
     begin, saved = planned(plan, store)
     order = _order(plan, only)
@@ -33,8 +34,8 @@ def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: b
         say(
             f"submitted {jobs(sent.jobs)} in {len(sent.requests)} arrays; {sent.done} were done, {sent.in_flight} were in the queue already"
         )
-        target = f"{saved.study} scale={saved.scale.rstrip('*')}" if with_report else saved.study
-        say(f"To watch them:\n  diamond-bench status {target} --watch\nTo cancel them:\n  diamond-bench cancel {target}")
+        place = place_of(saved)
+        say(f"To watch them:\n  diamond-bench status {place} --watch\nTo cancel them:\n  diamond-bench cancel {place}")
     elif sent.in_flight:
         say(f"nothing to submit: {sent.done} jobs are done, {sent.in_flight} are in the queue or running")
     if sent.left:
@@ -69,6 +70,7 @@ def _wait(plan: Any, saved: Any, store: Any, as_json: bool, with_report: bool) -
     from diamond_bench.launch.slurm.follow import counted, wait
     from diamond_bench.printing import status_table
     from diamond_bench.studies.overview import status_of
+    from diamond_bench.studies.plan import place_of
 
     printed = ""
     try:
@@ -83,7 +85,7 @@ def _wait(plan: Any, saved: Any, store: Any, as_json: bool, with_report: bool) -
 
             states = wait(store, list(plan.jobs), show)
     except KeyboardInterrupt:
-        say(f"Stopped waiting. The jobs go on. To see them:\n  diamond-bench status {saved.study}")
+        say(f"Stopped waiting. The jobs go on. To see them:\n  diamond-bench status {place_of(saved)}")
         return 130
     report_results(saved, store, as_json, with_report)
     for ref, state in states.items():

@@ -15,15 +15,15 @@ from diamond_bench.cli.common import (
     Study,
     Wait,
     app,
-    evaluated,
-    no_results,
     open_store,
     out,
     print_results,
+    require_results,
     say,
     say_limits,
     say_refusals,
     standing_of,
+    working,
     writing,
 )
 from diamond_bench.cli.running import run_plan, show_submission
@@ -65,7 +65,8 @@ def sweep(
     from diamond_bench.studies.registration import preview_registration
 
     tokens = overrides or []
-    plan, store = plan_study(study, tokens), open_store(tokens)
+    with working("planning"):
+        plan, store = plan_study(study, tokens), open_store(tokens)
     check_devices(plan.executions(), here=not isinstance(plan.cluster, SlurmCluster))
     if dry_run:
         print_plan(out, plan, store, as_json, limits(plan))
@@ -181,7 +182,10 @@ def results(
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the whole results table to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the answer and the numbers of a study's finished jobs."""
+    """Show the answer and the numbers of a study's finished jobs.
+
+    The exit code is 2 as long as no evaluation is finished.
+    """
     from diamond_bench import api
     from diamond_bench.results.table import collect, left_out, write_csv
 
@@ -190,12 +194,10 @@ def results(
         for note in left_out(plan, store):
             say(f"note: {note}")
         table = collect(plan, store)
-        if table.empty:
-            raise UserError(no_results(plan, store))
-        write_csv(table, csv)
-        say(f"Wrote {csv}")
-        if not evaluated(plan, store):
-            say(no_results(plan, store))
+        if not table.empty:
+            write_csv(table, csv)
+            say(f"Wrote {csv}")
+        require_results(plan, store)
     else:
         print_results(*api.find_study(study, *(overrides or []), say=say), as_json)
 
@@ -212,7 +214,8 @@ def power(study: Study, overrides: Overrides = None, as_json: AsJson = False) ->
     from diamond_bench.report.power_section import power_table, sentences
 
     plan, store = api.find_study(study, *(overrides or []), say=say)
-    found = finished_power(plan, store)
+    with working("planning seeds"):
+        found = finished_power(plan, store)
     if as_json:
         print_json(out, plain(found))
         return
@@ -242,7 +245,8 @@ def report(
     named = studies_named([study, *(more or [])])
     with writing(open_store([word for word in named[0][1:] if word.startswith("output_dir=")])):
         draw = api.report_together if len(named) > 1 else api.report
-        files = draw(*(named if len(named) > 1 else named[0]), captions=captions, say=say)
+        with working("drawing the report"):
+            files = draw(*(named if len(named) > 1 else named[0]), captions=captions, say=say)
     status = standing_of(*api.find_study(*named[0], say=say)) if len(named) == 1 else None
     for sentence in (status.sentence, *status.trace) if status else ():
         say(sentence)
@@ -261,7 +265,7 @@ def open_(study: Study, overrides: Overrides = None) -> None:
     from diamond_bench import api
     from diamond_bench.terminal import has_display
 
-    with writing(open_store(overrides)):
+    with writing(open_store(overrides)), working("drawing the report"):
         page = api.report(study, *(overrides or []), say=say)[0]
     if not has_display():
         say("This machine has no display. The page is one self-contained file, so you can copy it to a machine that has one:")

@@ -16,7 +16,8 @@ from diamond_bench.envs.copies import CopiedFrames, copy_frames
 from diamond_bench.envs.lives import Frame, LifeLossEnds
 from diamond_bench.envs.saves import layers, load_env, save_env
 
-_BLOCK = 100  # steps passed to the sink together
+BLOCK = 100
+"""Steps that are passed to the sink together."""
 
 State = tuple[Tensor, ...]
 """A policy's memory: tensors whose row i belongs to game i."""
@@ -137,7 +138,7 @@ class Collector:
 
     def collect(self, num_steps: int) -> Collected:
         """Plays `num_steps` steps in each environment."""
-        parts = [self._play(min(_BLOCK, num_steps - done)) for done in range(0, num_steps, _BLOCK)]
+        parts = [self._play(min(BLOCK, num_steps - done)) for done in range(0, num_steps, BLOCK)]
         negative, zero, positive = (sum(part.reward_signs[sign] for part in parts) for sign in range(3))
         return Collected(
             sum(part.steps for part in parts),
@@ -310,7 +311,7 @@ class _Table:
         truncated = truncated or (self.length >= max_steps and not terminated)
         if self._sink is not None:
             self._steps.append((seen, action, reward, terminated, truncated, self.frame))
-            if len(self._steps) == _BLOCK:
+            if len(self._steps) == BLOCK:
                 self._hand_on()
         return reward, terminated, terminated or truncated
 

@@ -44,5 +44,8 @@ class JobContext:
     """Shows a line to the user, such as a damaged file that was set aside, or a resume."""
     check_owner: Callable[[], None] = lambda: None
     """Raises if another process has taken over this job. To be called before anything is published in the folder."""
+    losing_nothing: Callable[[Callable[[], bool]], None] = lambda check: None
+    """Registers a function that says whether the process could be killed now and lose no more than the present step. Another thread calls
+    it, when the job was asked to stop and its step takes too long."""
     twin: Callable[[Callable[[Any], Any], Sequence[str]], Twin | None] = lambda same, inputs: None
     """A finished job whose kept frames may be read in place of imagining them: store.twins.find_twin(..., same, inputs)."""

@@ -24,6 +24,7 @@ class Parts:
         way = arithmetic or context.device.partition(":")[0]  # another device draws other noise
         self._folder = context.folder / "checkpoint" / way
         self._folder.mkdir(parents=True, exist_ok=True)
+        context.losing_nothing(lambda: True)  # finished parts are stored, and `tick` drops an unfinished one as well
 
     def tick(self) -> None:
         """Reports one finished unit of work, and stops the job if requested."""

@@ -15,7 +15,7 @@ import torch
 from diamond_bench.agent import save_agent
 from diamond_bench.costs.train_agent import Updates, agent_work, num_epochs
 from diamond_bench.data.replay import Replay
-from diamond_bench.envs.play import Game
+from diamond_bench.envs.play import BLOCK, Game
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import play_for
@@ -108,7 +108,8 @@ class _Training:
             if self.steps_left():
                 yield min(agent.steps_per_epoch, self.steps_left())
         else:
-            yield min(agent.initial_steps, self.steps_left())
+            while self.play.real_steps < min(agent.initial_steps, agent.budget):  # short blocks, so that it can be stopped within
+                yield min(BLOCK, agent.initial_steps - self.play.real_steps, self.steps_left())
             while not self.enough():
                 yield min(agent.steps_per_epoch, self.steps_left(), agent.max_initial_steps - self.play.real_steps)
             at.initial_steps = self.play.real_steps

@@ -21,6 +21,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.launch.devices import device_name, processor
 from diamond_bench.launch.events import Event, ignore
+from diamond_bench.launch.leave import Leave
 from diamond_bench.launch.scratch import DATASETS, on_node
 from diamond_bench.store.artifacts import COMPILED, Store
 from diamond_bench.store.claims import Claim, last_line
@@ -42,6 +43,7 @@ def run_job(
     on_event: Callable[[Event], None] = ignore,
     should_stop: Callable[[], bool] = lambda: False,
     scratch: Path | None = None,
+    leave: Leave | None = None,
 ) -> Event:
     """Runs a prepared job on a resolved `device` (see `resolve_device`) and returns its outcome as an event.
 
@@ -54,8 +56,10 @@ def run_job(
     - taken: another process is running the job or has finished it
 
     While the job runs, all output of this process and its children goes to the job's log.txt. `on_event` receives the start, the progress
-    and lines to show. If `scratch` is given, datasets are read from a copy there. Raises UserError if the store is not writable.
+    and lines to show. If `scratch` is given, datasets are read from a copy there. `leave` learns when the job can be left. Raises UserError
+    if the store is not writable.
     """
+    leave = leave or Leave()
     claim = store.claim(ref)
     if claim is None:
         if store.state(ref).status == "missing":
@@ -66,7 +70,9 @@ def run_job(
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             print(f"--- {now} attempt {claim.attempt} on {platform.node()}, pid {os.getpid()}, {device}", flush=True)
             on_event(Event("started", ref, text=device))
-            end = _attempt(store, claim, device, on_event, should_stop, scratch)
+            leave.begin(claim)
+            end = _attempt(store, claim, device, on_event, should_stop, scratch, leave)
+            leave.register(lambda: False)
             if end.name == "interrupted":
                 claim.release()
             elif end.name != "done":
@@ -79,7 +85,13 @@ def run_job(
 
 
 def _attempt(
-    store: Store, claim: Claim, device: str, on_event: Callable[[Event], None], should_stop: Callable[[], bool], scratch: Path | None
+    store: Store,
+    claim: Claim,
+    device: str,
+    on_event: Callable[[Event], None],
+    should_stop: Callable[[], bool],
+    scratch: Path | None,
+    leave: Leave,
 ) -> Event:
     """Runs the job's code. If it succeeds, the result is already published. The caller records every other outcome. Raises ClaimLost."""
     ref = claim.ref
@@ -103,10 +115,11 @@ def _attempt(
             folder=claim.folder,
             inputs=inputs,
             device=device,
-            progress=_throttled(claim, on_event),
+            progress=_throttled(claim, on_event, leave),
             should_stop=lambda: should_stop() or claim.lost,
             say=_message_sender(ref, on_event),
             check_owner=claim.check,
+            losing_nothing=leave.register,
             twin=partial(find_twin, store, spec, place),
         )
         result: Result = run(spec.config, context)
@@ -216,11 +229,12 @@ def _allocation() -> dict[str, str]:
     return {"slurm_job": task, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
 
 
-def _throttled(claim: Claim, on_event: Callable[[Event], None]) -> Callable[[int, int, str], None]:
+def _throttled(claim: Claim, on_event: Callable[[Event], None], leave: Leave) -> Callable[[int, int, str], None]:
     last = -math.inf
 
     def progress(done: int, total: int, text: str = "") -> None:
         nonlocal last
+        leave.progressed()
         claim.progress(done, total, text)
         now = time.monotonic()
         if now - last >= _PROGRESS_EVERY_SECONDS or 0 < total <= done:

@@ -368,7 +368,9 @@ class _Pool:
         if ref is None:
             return
         if self._interrupts.count:
-            self._sweep.interrupted(ref, "killed before it could save" if worker.killed else worker.death())
+            state = self._sweep.store.state(ref).status  # preempted: see leave.py
+            killed = "left within a step, which is lost" if state == "preempted" else "killed before it could save"
+            self._sweep.interrupted(ref, killed if worker.killed else worker.death())
             return
         claim = self._sweep.store.claim(ref)
         if claim is not None:
@@ -386,14 +388,13 @@ class _Pool:
     def _ask_workers_to_stop(self) -> None:
         self._stops_sent = self._interrupts.count
         running = sum(worker.job is not None for worker in self._workers())
-        if self._stops_sent == 1:
+        if self._stops_sent == 1 and running:
             self._sweep.emit(Event("said", text=f"Saving, then stopping (running jobs: {running}). Press Ctrl-C again to kill."))
         for worker in self._workers():
             worker.stop() if self._stops_sent == 1 else worker.kill()
 
     def _leave(self) -> None:
-        workers = [*self._workers(), *self._retired]
-        for worker in workers:
-            worker.retire()
+        for worker in (workers := [*self._workers(), *self._retired]):  # one that is still starting has nothing to save
+            worker.kill() if self._interrupts.count and not worker.ready else worker.retire()
         for worker in workers:
             worker.wait(_LEAVE_SECONDS)

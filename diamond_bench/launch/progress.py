@@ -1,5 +1,6 @@
 """Shows the progress of a sweep on stderr: one live line per running job on a terminal, and plain lines elsewhere."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -18,7 +19,8 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.terminal import SafeConsole, visible
 
-_LINE_EVERY_SECONDS = 60.0
+_LINE_EVERY_SECONDS = 30.0
+"""The longest silence of a running sweep without a terminal."""
 _WINDOW_SECONDS = 30.0
 """The throughput is the mean over this time."""
 _SHOWN_DIGITS = 8
@@ -48,7 +50,8 @@ def progress_display(labels: Mapping[JobRef, str], stream: TextIO | None = None,
     """
     stream = stream or sys.stderr
     live = stream.isatty() and os.environ.get("TERM", "dumb").lower() not in ("dumb", "unknown", "")
-    return LiveDisplay(labels, stream, expected) if live else LineDisplay(labels, stream, expected)
+    sweep = SweepProgress(labels, expected)
+    return LiveDisplay(sweep, stream) if live else LineDisplay(sweep, stream)
 
 
 class _Job:
@@ -91,23 +94,25 @@ class _Job:
         return (self.total - self.done) / rate if rate and self.total else None
 
 
-class _Sweep:
-    """Tracks the progress of the whole sweep from its events."""
+class SweepProgress:
+    """The progress of the whole sweep, from its events. `labels` and `expected`: see `progress_display`."""
 
-    def __init__(self, labels: Mapping[JobRef, str], expected: Mapping[JobRef, float] | None, clock: Callable[[], float]):
+    def __init__(
+        self, labels: Mapping[JobRef, str], expected: Mapping[JobRef, float] | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self._labels = labels
         self._expected = dict(expected or {})
         """Seconds of the jobs without an outcome."""
         self._finished = 0.0
         """Expected seconds of the jobs that this sweep has run."""
-        self._clock = clock
+        self.clock = clock
         self._began: float | None = None
         self.running: dict[JobRef, _Job] = {}
         self.done = self.total = self.failed = self.blocked = 0
 
     def count(self, event: Event) -> float | None:
         """Takes an event in. Returns the seconds that the job took if the event ends a job that ran here."""
-        now = self._clock()
+        now = self.clock()
         if event.name == "planned":
             self.done, self.total = event.done, event.total
         self.done += event.name == "done"
@@ -133,10 +138,14 @@ class _Sweep:
         parts += [f"{number} {word}" for number, word in ((self.failed, "failed"), (self.blocked, "blocked")) if number]
         return ", ".join(parts)
 
+    def standing(self) -> str:
+        """`overall` while the sweep goes on. A worker takes seconds to start."""
+        return f"{self.overall()}, starting" if self._began is None and self.done < self.total else self.overall()
+
     @property
     def elapsed(self) -> float | None:
         """Seconds since the first job began; None before."""
-        return None if self._began is None else self._clock() - self._began
+        return None if self._began is None else self.clock() - self._began
 
     @property
     def left(self) -> float | None:
@@ -172,52 +181,65 @@ class _Sweep:
 
 
 class LineDisplay:
-    """Prints at most one line per event: what happens to a job, and how far a running job is once a minute. No control characters."""
+    """Prints a line when something happens to a job, and one about a running job after half a minute of silence. No control characters."""
 
-    def __init__(
-        self,
-        labels: Mapping[JobRef, str],
-        stream: TextIO,
-        expected: Mapping[JobRef, float] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._sweep = _Sweep(labels, expected, clock)
-        self._stream = stream
-        self._clock = clock
+    def __init__(self, sweep: SweepProgress, stream: TextIO):
+        self._sweep, self._stream = sweep, stream
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._shown: dict[JobRef, float] = {}
         """When each running job had its last line."""
-        self._last = ""
+        self._last, self._written = "", sweep.clock()
 
     def __call__(self, event: Event) -> None:
-        seconds = self._sweep.count(event)
-        now = self._clock()
-        if event.ref is not None and event.name == "progress":
-            job = self._sweep.running.get(event.ref)
-            if job is not None and now - self._shown.get(event.ref, job.began) >= _LINE_EVERY_SECONDS:
-                self._shown[event.ref] = now
-                self.say(f"{self._sweep.label(event.ref)}: {amount(job, event.ref.kind)}")
-            return
-        if event.ref is not None:
-            self._shown.pop(event.ref, None)
-        started = f"{self._sweep.label(event.ref)}: started" if event.ref and event.name == "started" else None
-        line = started or self._sweep.line(event, seconds)
-        if line is not None:
-            self.say(line)
-        elif event.name == "planned":
-            self._write(self._sweep.overall())
+        with self._lock:
+            seconds = self._sweep.count(event)
+            started = f"{self._sweep.label(event.ref)}: started" if event.ref and event.name == "started" else None
+            line = started or self._sweep.line(event, seconds)
+            if line is not None:
+                self._write_with_count(line)
+            elif event.name == "planned":
+                self._write(self._sweep.standing())
 
     def say(self, text: str) -> None:
         """Writes a line with the progress of the sweep."""
+        with self._lock:
+            self._write_with_count(text)
+
+    def beat(self) -> None:
+        """After a long silence, says how far the job is that was shown longest ago. So many jobs at once give no more lines than one."""
+        with self._lock:
+            now, running = self._sweep.clock(), self._sweep.running
+            if now - self._written < _LINE_EVERY_SECONDS:
+                return
+            if not running:
+                self._write(self._sweep.standing())
+                return
+            ref = min(running, key=lambda ref: self._shown.get(ref, running[ref].began))
+            self._shown[ref] = now
+            others = f" ({len(running) - 1} more running)" if len(running) > 1 else ""
+            self._write_with_count(f"{self._sweep.label(ref)}: {amount(running[ref], ref.kind)}{others}")
+
+    def _watch(self) -> None:
+        with contextlib.suppress(OSError):  # nobody reads any more: the next event raises it in the main thread
+            while not self._over.wait(1.0):
+                self.beat()
+
+    def _write_with_count(self, text: str) -> None:
         self._write(f"[{self._sweep.done}/{self._sweep.total}] {text}")
 
     def _write(self, line: str) -> None:
-        self._last = line
+        self._last, self._written = line, self._sweep.clock()
         print(one_line(line), file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
         if self._last != (line := self._sweep.ending()):
             self._write(line)
 
@@ -225,14 +247,8 @@ class LineDisplay:
 class LiveDisplay:
     """Shows one line per running job and one for the sweep, and removes them at the end; notable lines scroll above."""
 
-    def __init__(
-        self,
-        labels: Mapping[JobRef, str],
-        stream: TextIO,
-        expected: Mapping[JobRef, float] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._sweep = _Sweep(labels, expected, clock)
+    def __init__(self, sweep: SweepProgress, stream: TextIO):
+        self._sweep = sweep
         self._console = SafeConsole(file=stream, highlight=False)
         self._lock = threading.Lock()  # the live lines are drawn by a thread
         self._live = Live(console=self._console, get_renderable=self._lines, refresh_per_second=4, transient=True)
@@ -282,7 +298,7 @@ class LiveDisplay:
             line.append(f"  {one_line(job.text)}", style="dim")
             lines.append(line)
         about = "" if not self._sweep.left else f", about {duration(self._sweep.left)} left"
-        lines.append(Text(f"{self._sweep.overall()}{about}", style="bold"))
+        lines.append(Text(f"{self._sweep.standing()}{about}", style="bold"))
         for line in lines:
             line.truncate(width, overflow="ellipsis")
         return Text("\n").join(lines)
@@ -302,7 +318,7 @@ def bar(share: float, width: int, ascii_only: bool = False) -> Text:
 
 def amount(job: _Job, kind: str) -> str:
     """Describes how far a job is, how fast it goes and how long it still takes."""
-    share = f"{job.done}/{job.total} ({job.share:.0%})" if job.total else str(job.done)
+    share = f"{job.done}/{job.total} ({job.share:.0%})" if job.total else str(job.done or "running")
     left = "" if job.left is None else f"{duration(job.left)} left"
     return ", ".join(part for part in (share, throughput(job.per_second, kind), left, job.text) if part)
 

@@ -24,9 +24,13 @@ from diamond_bench.errors import UserError
 from diamond_bench.launch.attempt import run_job
 from diamond_bench.launch.devices import resolve_device
 from diamond_bench.launch.events import Event
+from diamond_bench.launch.leave import Leave
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import Kind
+
+_PATIENCE_SECONDS = 2.0
+"""Time that a job has to reach the end of its step after it was asked to stop."""
 
 
 def main() -> None:
@@ -54,6 +58,13 @@ def main() -> None:
     worker.serve(store, device, arguments.scratch)
 
 
+def _end() -> None:
+    """Ends this process and the children of a job that did not reach a step boundary."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
 def load_kinds(name: str) -> Mapping[str, Kind]:
     """Loads the table of job kinds that is named "module:table"."""
     module, _, table = name.partition(":")
@@ -68,11 +79,12 @@ class _Worker:
         self._sending = threading.Lock()
         self._stop = threading.Event()
         self._jobs: queue.SimpleQueue[JobRef | None] = queue.SimpleQueue()
+        self._leave = Leave()
 
     def serve(self, store: Store, device: str, scratch: Path | None) -> None:
         while (ref := self._jobs.get()) is not None and not self._stop.is_set():
             try:
-                end = run_job(store, ref, device, on_event=self.send, should_stop=self._stop.is_set, scratch=scratch)
+                end = run_job(store, ref, device, on_event=self.send, should_stop=self._stop.is_set, scratch=scratch, leave=self._leave)
             except UserError as error:
                 end = Event("failed", ref, text=str(error))
             self.send(end)
@@ -94,11 +106,17 @@ class _Worker:
                     self._jobs.put(JobRef.parse(order["job"]))
                 else:
                     self._ask_to_stop()
+                    threading.Thread(target=self._abandon, name="abandon", daemon=True).start()
         self._ask_to_stop()
         time.sleep(self._grace)
-        if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)  # with the children of a job that did not reach a step boundary
-        os._exit(1)
+        _end()
+
+    def _abandon(self) -> None:
+        """Ends the process in the middle of a step that takes too long, as soon as nothing but this step is lost."""
+        time.sleep(_PATIENCE_SECONDS)
+        while not self._leave.now():
+            time.sleep(0.2)
+        _end()
 
     def _ask_to_stop(self) -> None:
         self._stop.set()

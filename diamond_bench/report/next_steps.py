@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import read_json
 from diamond_bench.studies.looks import MIN_LOOK_SEEDS
-from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.plan import SavedPlan, place_of
 
 _MAX_SEEDS = 200
 """Beyond this number, more seeds are no advice."""
@@ -24,9 +24,7 @@ class Step(NamedTuple):
 def next_steps(plan: SavedPlan) -> list[Step]:
     """The steps after a sweep whose report was just written, the report first."""
     words = shlex.split(plan.command)
-    where = [word for word in words[3:] if word.startswith("output_dir=")]
-    # the scale alone may name another sweep, at the scale without changes
-    place = shlex.join(words[2:] if plan.scale.endswith("*") else [words[2], f"scale={plan.scale}", *where])
+    place = place_of(plan)
     steps = [Step("Open the report", f"diamond-bench open {place}")]
     content = read_json(plan.folder / "report" / "report.json")
     rows = [row for row in content["comparison"]["rows"] if row["status"] == "primary"]

@@ -32,12 +32,14 @@ _ORDER = (
     *("Variants", "Jobs", "Cost", "Reproduce", "Notes"),
 )
 """Sections below the answer."""
+_CARDS_BELOW = {"wide": "74.99rem", "medium": "47.99rem"}
+"""The width of the page below which tables of this size (markup.py) are cards."""
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A finished figure: its subject, its caption, the caption's height in the PNG (0 without it), and its files: PNG, PDF, CSV."""
+    """A finished figure: its subject, its caption, the caption's height in the PNG (0 without it), and its files: PNG, PDF, CSV, LaTeX."""
 
     figure: StudyFigure
     caption: str
@@ -108,7 +110,11 @@ def _bounded(title: str, body: Html) -> Html:
 
 def document(title: str, body: Html) -> str:
     """A whole page, which needs no other file."""
-    style = importlib.resources.files("diamond_bench.report").joinpath("page.css").read_text()
+    sheets = importlib.resources.files("diamond_bench.report")
+    cards = sheets.joinpath("cards.css").read_text()
+    style = sheets.joinpath("page.css").read_text() + "".join(
+        f"@media (max-width: {below}) {{\n{cards.replace('table.cards', f'table.{name}')}}}\n" for name, below in _CARDS_BELOW.items()
+    )
     head = joined(
         [
             el("meta", charset="utf-8"),

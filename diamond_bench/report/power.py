@@ -19,7 +19,7 @@ from diamond_bench.report.registered import level
 from diamond_bench.report.scores import Scores
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
-from diamond_bench.studies.plan import PER_GAME, SavedPlan
+from diamond_bench.studies.plan import PER_GAME, SavedPlan, command_of
 from diamond_bench.studies.registration import registration_status
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def finished_power(plan: SavedPlan, store: Store) -> Power:
     if not any(point.jobs["evaluation"] in facts.done for point in plan.points):
         raise UserError(
             f"{plan.study} at scale {plan.scale} has no finished evaluation yet, and power is planned from finished runs; run it with: "
-            f"{plan.command}"
+            f"{command_of(plan)}"
         )
     alpha = level(registration_status(plan, facts.done))
     return study_power(plan, store, facts, compare_study(plan, store, facts, alpha=alpha))

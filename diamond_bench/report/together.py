@@ -14,7 +14,7 @@ from diamond_bench.report.registered import level
 from diamond_bench.results.table import mixtures, seed_means
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.baselines import flat
-from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.plan import SavedPlan, command_of
 from diamond_bench.studies.registration import RegistrationStatus, registration_status
 from diamond_bench.typed import to_plain
 
@@ -70,7 +70,7 @@ def read_entry(label: str, plan: SavedPlan, store: Store) -> Entry:
     """Reads a study. Raises UserError where none of its evaluations has finished."""
     facts = gather(plan, store)
     if not any(point.jobs["evaluation"] in facts.done for point in plan.points):
-        raise UserError(f"{label} at scale {plan.scale} has no finished evaluation yet; run it with: {plan.command}")
+        raise UserError(f"{label} at scale {plan.scale} has no finished evaluation yet; run it with: {command_of(plan)}")
     stands = registration_status(plan, facts.done)
     comparison = compare_study(plan, store, facts, alpha=level(stands), exploratory=False)
     datasets = {}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError
+from diamond_bench.report import latex
 from diamond_bench.report.comparison import Comparison, compare_study
 from diamond_bench.report.drawing import Drawn, StudyFigure
 from diamond_bench.report.facts import StudyFacts, gather, job_rows, version_mixtures, versions
@@ -22,7 +24,7 @@ from diamond_bench.spreadsheet import csv_text
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import IS_A_LINK, DamagedFile, first_link, read_json, require_folders, write_atomic, write_json
 from diamond_bench.store.shapes import REPORT, fit
-from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.plan import SavedPlan, command_of
 from diamond_bench.studies.registration import RegistrationStatus, registration_status
 
 if TYPE_CHECKING:
@@ -30,14 +32,15 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 19
+_VERSION = 20
 """Increased when the report changes, so that reports are written again."""
+_SAY_EVERY_SECONDS = 30.0
 _MAX_VIEWS = 8
 """Most figures of one kind, game and group in a report, one per combination of the other axes' values. The API draws any of them."""
 
 
 def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], captions: bool | None = None) -> list[Path]:
-    """Writes results.parquet and report/ from the finished jobs: index.html, figures (PNG, PDF and their numbers as CSV), tables as CSV,
+    """Writes results.parquet and report/ from the finished jobs: index.html, figures (see `draw_figures`), tables as CSV,
     report.json. `captions`: the files of figures have their captions in them (None: if they had them before). The page always shows
     them as text.
 
@@ -48,7 +51,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], capt
     jobs = job_rows(plan, facts)
     evaluated = any(point.jobs["evaluation"] in facts.done for point in plan.points)
     if not evaluated and not jobs["status"].isin(["failed", "damaged", "lost"]).any():
-        raise UserError(f"{plan.study} at scale {plan.scale} has no finished evaluation yet; run it with: {plan.command}")
+        raise UserError(f"{plan.study} at scale {plan.scale} has no finished evaluation yet; run it with: {command_of(plan)}")
     folder = plan.folder / "report"
     require_folders(store.root, folder)
     stands = registration_status(plan, facts.done)
@@ -106,14 +109,20 @@ def _last_record(file: Path) -> dict[str, Any]:
 def draw_figures(
     figures: Iterable[StudyFigure], folder: Path, say: Callable[[str], None], captions: bool = False
 ) -> "tuple[list[Shown], list[str]]":
-    """Draws and saves the figures. Returns them, and a sentence for each that could not be drawn."""
+    """Draws and saves the figures, each as PNG and PDF, with its numbers as CSV and a LaTeX file that includes it with its caption. Returns
+    them, and a sentence for each that could not be drawn."""
     from analysis.chart import save_figure
     from diamond_bench.report.page import Shown
 
-    shown, notes = [], []
+    shown: list[Shown] = []
+    notes: list[str] = []
     drawn: Counter[str] = Counter()
     skipped: dict[str, list[str]] = {}
+    last = time.monotonic()
     for figure in figures:
+        if time.monotonic() - last > _SAY_EVERY_SECONDS:
+            last = time.monotonic()
+            say(f"{len(shown)} figures drawn so far")
         family = figure.stem.partition("-at-")[0]
         drawn[family] += 1
         if drawn[family] > _MAX_VIEWS:
@@ -126,7 +135,10 @@ def draw_figures(
         elif found is not None:
             pixels = found.finish(captions)
             numbers = write_table(found.figure.numbers(), folder / f"{figure.stem}.csv")
-            shown.append(Shown(figure, found.caption, pixels, (*save_figure(found.figure, folder / figure.stem), numbers)))
+            tex = folder / f"{figure.stem}.tex"
+            included = latex.picture(f"{figure.stem}.pdf", found.figure.get_figwidth(), "" if captions else found.caption)
+            write_atomic(tex, included.encode(), durable=False)
+            shown.append(Shown(figure, found.caption, pixels, (*save_figure(found.figure, folder / figure.stem), numbers, tex)))
     for family, stems in skipped.items():
         notes.append(
             f"{len(stems)} more figures like {family}, at other values, are drawn by diamond_bench.api.figure: {', '.join(stems[:5])}"

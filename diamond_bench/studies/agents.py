@@ -1,5 +1,6 @@
 """The jobs of an agent (training, import, evaluation), and agents of the store that a user names. Without torch."""
 
+import difflib
 import hashlib
 import itertools
 import os
@@ -167,8 +168,10 @@ def _by_id(store: Store, name: str) -> JobRef:
     if len(others) == 1:
         raise UserError(f"{name!r} is the job {others[0]}, not an agent; expected a job of the kind {' or '.join(AGENT_KINDS)}")
     if len(found) != 1:
-        hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(name, map(str, known)) if known else "there is none yet"
         count = f"{len(found)} agents" if found else "no agent"
+        usable = [ref for ref in found or known if store.state(ref).status == "done"]
+        usable.sort(key=lambda ref: difflib.SequenceMatcher(None, name.rpartition("/")[2][:200], ref.id).ratio(), reverse=True)
+        hint = f"nearest finished ones: {', '.join(map(str, usable[:5]))}" if usable else "none is finished yet"
         raise UserError(f"{name!r} names {count} of {store.root}; {hint} (see `diamond-bench train`, `diamond-bench import`)")
     return found[0]
 

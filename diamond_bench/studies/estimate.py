@@ -28,6 +28,8 @@ class Estimate:
     """The maximum additional space of one job while it runs."""
     basis: str
     """The source of the rates."""
+    seconds: Mapping[JobRef, float]
+    """The expected time of each job, without the start of its worker."""
 
 
 def estimate(
@@ -40,24 +42,17 @@ def estimate(
     jobs, speeds = _expected(specs, missing, store, states)
     seconds = START_SECONDS * slowness() if jobs else 0.0
     low, high, size, passing = seconds / 3, seconds * 3, 0.0, 0.0
+    of_job: dict[JobRef, float] = {}
     for spec, inputs, speed_class in jobs:
         cost, expected = KINDS[spec.kind].costs, _seconds(spec, inputs, speed_class, speeds[speed_class])
         spread = speeds[speed_class].spread(cost.work(spec.config, inputs))
-        seconds += expected
+        seconds, of_job[spec.ref] = seconds + expected, expected
         low += expected / spread
         high += expected * spread
         size += cost.disk(spec.config, inputs)
         passing = max(passing, cost.passing_disk(spec.config, inputs))
     basis = _basis([speed_class for _, _, speed_class in jobs], speeds)
-    return Estimate(len(jobs), seconds / 3600, low / 3600, high / 3600, size / 1e9, passing / 1e9, basis)
-
-
-def expected_seconds(
-    specs: Mapping[JobRef, JobSpec], missing: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState]
-) -> dict[JobRef, float]:
-    """The seconds that each missing job of a plan is expected to take on one device, without the start of its worker."""
-    jobs, speeds = _expected(specs, missing, store, states)
-    return {spec.ref: _seconds(spec, inputs, speed_class, speeds[speed_class]) for spec, inputs, speed_class in jobs}
+    return Estimate(len(jobs), seconds / 3600, low / 3600, high / 3600, size / 1e9, passing / 1e9, basis, of_job)
 
 
 def _expected(

@@ -160,7 +160,7 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     scales = ", ".join(plan.scale for plan in swept)
     has_file = name != study or study in study_files()
     if [override.key for override in overrides] == ["scale"]:
-        saved = [plan for plan in saved if plan.scale.rstrip("*") == overrides[0].value]
+        saved = [plan for plan in saved if overrides[0].value in (plan.scale, plan.scale.rstrip("*"))]
         if not has_file:  # nothing can be planned, so an exact match decides
             saved = [plan for plan in saved if plan.scale == overrides[0].value] or saved
     if len(saved) == 1 and all(override.key == "scale" for override in overrides):
@@ -174,9 +174,29 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
         return as_saved(plan_study(study, tokens), root)
     if not swept:
         load_study(study, "paper")  # more likely, the file has a mistake
-        raise UserError(f"{study} has not been swept into {root}; run: diamond-bench sweep {study}")
+        command = shlex.join(["diamond-bench", "sweep", study, "scale=smoke", *tokens])
+        raise UserError(f"{study} has not been swept into {root}; run: {command}")
     commands = "; ".join(plan.command.removeprefix("diamond-bench sweep ") for plan in swept)
     raise UserError(f"{study} was swept several times, at scales {scales}; repeat the overrides of one: {commands}")
+
+
+def place_of(plan: SavedPlan) -> str:
+    """The words by which `status`, `open` and other commands find a plan: its name, its scale, and its store's folder.
+
+    The name of a changed scale may mean another sweep, so the overrides that changed it take its place.
+    """
+    command, words = plan.command.split()[1], shlex.split(plan.command)[2:]
+    if command == "sweep" and plan.scale.endswith("*"):
+        return shlex.join(words)
+    name = words[0] if command == "sweep" else plan.study
+    return shlex.join([name, f"scale={plan.scale}", *(word for word in words if word.startswith("output_dir="))])
+
+
+def command_of(plan: SavedPlan) -> str:
+    """The command that runs what is missing of a plan. If a study was never swept and the user named no scale, it uses scale smoke, since
+    the default takes months."""
+    chosen = plan.command.startswith("diamond-bench sweep ") and not any(word.startswith("scale=") for word in shlex.split(plan.command))
+    return f"{plan.command} scale=smoke" if chosen and not (plan.folder / "plan.json").exists() else plan.command
 
 
 def load_plans(root: Path, study: str | None = None, refuse: Callable[[str], None] | None = None) -> list[SavedPlan]:

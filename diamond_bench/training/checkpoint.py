@@ -49,6 +49,8 @@ class CheckpointWriter:
     def __init__(self, folder: Path, check_owner: Callable[[], None] = lambda: None) -> None:
         """`check_owner` raises if another process owns the folder. It is called before a file appears in the folder."""
         self._folder, self._check_owner = folder, check_owner
+        self.written: int | None = None
+        """The step of the last checkpoint on disk."""
         self._writing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
@@ -81,6 +83,7 @@ class CheckpointWriter:
     def _write(self, step: int, state: dict[str, Any]) -> None:
         self._check_owner()
         save_checkpoint(self._folder, step, state)
+        self.written = step
 
 
 def _copied(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The loop of every training. It resumes, saves, stops on request, reports progress, and refuses numbers that are not finite."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from diamond_bench.training.checkpoint import (
     set_aside_checkpoints,
 )
 from diamond_bench.training.log import NotFinite
+
+_LONG_SECONDS = 5.0
+"""A unit that took longer is followed by a checkpoint."""
 
 
 class StoppedWithin(Exception):
@@ -85,6 +89,8 @@ class LoopContext(Protocol):
     def say(self) -> Callable[[str], None]: ...
     @property
     def check_owner(self) -> Callable[[], None]: ...
+    @property
+    def losing_nothing(self) -> Callable[[Callable[[], bool]], None]: ...
 
 
 class Compiled(Protocol):
@@ -139,18 +145,23 @@ class Loop:
     def run(self, training: Training) -> bool:
         """Does the remaining units. Returns true when none is left, and false if the training was asked to stop (it is then saved).
 
-        Raises UserError, with advice, if a loss is not finite. The last good checkpoint stays.
+        A unit that took long is saved at once, so that the next one can be left in the middle without losing more than itself. Raises
+        UserError, with advice, if a loss is not finite. The last good checkpoint stays.
         """
-        context, saved = self.context, training.done
+        context, begun = self.context, training.done
+        saved = begun
         try:
             with CheckpointWriter(self._folder, context.check_owner) as writer:
+                context.losing_nothing(lambda: training.done in (begun, writer.written))
                 try:
+                    started = time.monotonic()
                     for due in training.units():
+                        long, started = time.monotonic() - started > _LONG_SECONDS, time.monotonic()
                         context.progress(*training.progress())
                         if training.done == saved:
                             continue  # nothing new to save
                         stopping = context.should_stop()
-                        if stopping or due or training.done // self.every > saved // self.every:
+                        if stopping or due or long or training.done // self.every > saved // self.every:
                             saved = self._save(training, writer)
                         if stopping:
                             return False

@@ -24,7 +24,7 @@ from diamond_bench.launch.devices import worker_devices
 from diamond_bench.launch.interrupts import Interrupts
 from diamond_bench.launch.local import Summary, run_local
 from diamond_bench.launch.mps import shared
-from diamond_bench.launch.progress import LineDisplay
+from diamond_bench.launch.progress import LineDisplay, SweepProgress
 from diamond_bench.launch.slurm.client import SlurmError, requeue, slurm
 from diamond_bench.launch.worker import load_kinds
 from diamond_bench.store.artifacts import Store
@@ -151,7 +151,7 @@ def _run(store: Store, batch: Batch, refs: Sequence[JobRef], signals: _Signals) 
     print(f"{platform.node()}: {', '.join(map(str, refs))}, CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
     mps = batch.mps and shared(worker_devices(batch.device, len(refs)))  # the last task of an array may have one job
     run = partial(run_local, store, specs, num_workers=len(refs), device=batch.device, mps=mps)
-    with LineDisplay({}, sys.stdout) as display:
+    with LineDisplay(SweepProgress({}), sys.stdout) as display:
         return run(on_event=display, worker_arguments=arguments, interrupts=signals)
 
 

@@ -115,10 +115,10 @@ def notes(lines: Sequence[str]) -> str:
 
 def picture(file: str, width: float, caption: str = "") -> str:
     """A figure's PDF in its own width in inches, shrunk where it is wider than the line or higher than most of a page, and its caption
-    below, which is LaTeX already."""
+    below. Needs graphicx."""
     fits = f"\\ifdim{width:g}in>\\linewidth\\linewidth\\else{width:g}in\\fi"
     included = f"\\includegraphics[width={fits},height=0.8\\textheight,keepaspectratio]{{{file}}}\\par\\smallskip\n"
-    return included + (notes([caption]) if caption else "")
+    return included + (notes([escape(caption)]) if caption else "")
 
 
 def document(entries: Sequence[tuple[str, str]]) -> str:
