@@ -78,7 +78,7 @@ def draw_curve(
     """
     t = np.arange(1, len(curve.mean) + 1)
     above = t[curve.mean > top]
-    label = style.label(name) + (f" (above the axis from t = {above[0]})" if len(above) else "")
+    label = style.label(name) + (f" (above the axis from t={above[0]})" if len(above) else "")
     every = max(1, len(t) // 8)
     low, high = curve.low.clip(*limits), curve.high.clip(*limits)
     ax.fill_between(t, low, high, color=style.color, alpha=0.15, linewidth=0)

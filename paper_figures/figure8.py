@@ -29,12 +29,14 @@ def make(inputs: Inputs) -> Output:
                 labels = {"study": group.study.plan.study, "scale": group.study.plan.scale, "game": group.game, "arm": group.arms[title]}
                 numbers = {"n": n, "t": t, "mean": mean, "standard_deviation": spread, "trajectories": len(drift), "seeds": len(points)}
                 tidy.append(pd.DataFrame({**labels, **numbers}))
-            panels.append(DriftPanel(title, curves))
+            panels.append(DriftPanel(group.game if len(group.arms) == 1 else f"{group.game}: {title}", curves))
         counts = sorted({sum(c.num_trajectories * c.num_seeds for c in [curve]) for p in panels for curve in p.curves.values()})
         basis = f"mean and standard deviation over {' or '.join(map(str, counts))} imagined trajectories (all seeds)"
         caption = f"{group.caption}; {basis}; distance: mean absolute pixel error of frames in [0, 1]"
         name = slug(group.slug, taken=figures)
-        figures[name] = Drawn(drift_figure(panels, ordered=True), caption, scale_warning(group.study.plan.scale))
+        figures[name] = Drawn(
+            drift_figure(panels, ordered=True, ylabel="mean absolute pixel error"), caption, scale_warning(group.study.plan.scale)
+        )
     shown: list[Group] = [*paired, *single]
     lacks = [] if paired else [inputs.lack("diffusion_objective", "drift of DDPM and EDM", "figure8")]
     sources = tuple(study_source(study, found) for study, found in jobs(shown).values())

@@ -170,7 +170,7 @@ def test_a_curve_far_above_the_references_leaves_the_axis_and_the_legend_says_wh
         return
     (top,) = tops
     assert max(unrelated, curves["good"].mean.max()) < top < 0.1
-    assert legends[1] == f"bad (above the axis from t = {int(np.argmax(curves['bad'].mean > top)) + 1})"
+    assert legends[1] == f"bad (above the axis from t={int(np.argmax(curves['bad'].mean > top)) + 1})"
 
 
 def test_quality_draws_a_panel_a_metric():

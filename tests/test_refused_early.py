@@ -1,5 +1,6 @@
 """What cannot come to a good end is refused before anything runs or is submitted, with advice that works."""
 
+import importlib
 import json
 import os
 import re
@@ -198,7 +199,7 @@ def test_what_runs_jobs_first_says_how_many_at_which_scale_and_for_how_long(
 ) -> None:
     ran = SimpleNamespace(failed={}, blocked={}, exit_code=0)
     monkeypatch.setattr("diamond_bench.launch.local.run_local", lambda *jobs, **options: ran)
-    monkeypatch.setattr("diamond_bench.cli.common._LONG_HOURS", 0.01)
+    monkeypatch.setattr(importlib.import_module("diamond_bench.cli.common"), "_LONG_HOURS", 0.01)
     hint = " (the default; scale=smoke takes minutes)"
     for tokens, scale in (([], f"paper{hint}"), (["scale=tiny"], "tiny"), (["scale=tiny", "agent.budget=50"], "tiny*")):
         run_jobs(plan_train(tokens), Store(tmp_path))

@@ -160,7 +160,7 @@ def find_plan(root: Path, study: str, tokens: Sequence[str]) -> SavedPlan:
     scales = ", ".join(plan.scale for plan in swept)
     has_file = name != study or study in study_files()
     if [override.key for override in overrides] == ["scale"]:
-        saved = [plan for plan in saved if overrides[0].value in (plan.scale, plan.scale.rstrip("*"))]
+        saved = [plan for plan in saved if plan.scale.rstrip("*") == overrides[0].value]
         if not has_file:  # nothing can be planned, so an exact match decides
             saved = [plan for plan in saved if plan.scale == overrides[0].value] or saved
     if len(saved) == 1 and all(override.key == "scale" for override in overrides):
@@ -189,7 +189,7 @@ def place_of(plan: SavedPlan) -> str:
     if command == "sweep" and plan.scale.endswith("*"):
         return shlex.join(words)
     name = words[0] if command == "sweep" else plan.study
-    return shlex.join([name, f"scale={plan.scale}", *(word for word in words if word.startswith("output_dir="))])
+    return shlex.join([name, f"scale={plan.scale.rstrip('*')}", *(word for word in words if word.startswith("output_dir="))])
 
 
 def command_of(plan: SavedPlan) -> str:
