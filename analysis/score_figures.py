@@ -239,22 +239,32 @@ def side_by_side_figure(true: Frames, blocks: Sequence[TrajectoryBlock], times: 
     rows = ["true", *dict.fromkeys(name for block in blocks for name in block.imagined)]
     with matplotlib.rc_context({**RC, "axes.grid": False}):
         close = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.015, wspace=0.0, hspace=0.0)
-        figure = Chart(figsize=(0.72 * len(times) * len(blocks) + 1.1, 0.74 * len(rows) + 0.6), layout=close)
-        widths = [1.0 + 0.42 / (0.72 * len(times)), *([1.0] * (len(blocks) - 1))]  # the first block has the rows' names
-        parts = figure.subfigures(1, len(blocks), squeeze=False, wspace=0.02, width_ratios=widths)[0]
-        for number, (part, block) in enumerate(zip(parts, blocks, strict=True)):
-            part.suptitle(fitted(block.title, 0.72 * len(times)), fontsize=9)
-            panels = part.subplots(len(rows), len(times), squeeze=False)
-            for row, name in zip(panels, rows, strict=True):
+        columns = len(times) + 1  # of a block, the last one empty
+        titles = [fitted(block.title, 0.72 * len(times)) for block in blocks]
+        lines = max(title.count("\n") for title in titles) + 1
+        figure = Chart(figsize=(0.72 * len(times) * len(blocks) + 1.1, 0.74 * len(rows) + 0.45 + 0.18 * lines), layout=close)
+        grid = figure.add_gridspec(  # one grid, so that all frames have one size
+            len(rows) + 1,
+            columns * len(blocks) - 1,
+            width_ratios=([*[1.0] * len(times), 0.12] * len(blocks))[:-1],
+            height_ratios=[0.25 * lines, *[1.0] * len(rows)],
+        )
+        for number, (block, title) in enumerate(zip(blocks, titles, strict=True)):
+            first = number * columns
+            head = figure.add_subplot(grid[0, first : first + len(times)])
+            head.text(0.5, 0.5, title, ha="center", va="center", fontsize=9, transform=head.transAxes)
+            head.set_axis_off()
+            for place, name in enumerate(rows):
                 shown = true if name == "true" else block.imagined.get(name)
-                for ax, t in zip(row, times, strict=True):
+                for column, t in enumerate(times):
+                    ax = figure.add_subplot(grid[place + 1, first + column])
                     ax.set(xticks=[], yticks=[])
                     ax.spines[:].set_visible(False)
                     if shown is not None:
                         ax.imshow(shown[t - 1], interpolation="nearest")
                         figure.keep_pixels(block.title, name, t, shown[t - 1])
-                if number == 0:
-                    row[0].set_ylabel("\n".join(textwrap.wrap(name, 12)), rotation=0, ha="right", va="center", fontsize=8)
-            for ax, t in zip(panels[0], times, strict=True):
-                ax.set_title(f"t = {t}", fontsize=7)
+                    if number == column == 0:
+                        ax.set_ylabel("\n".join(textwrap.wrap(name, 12)), rotation=0, ha="right", va="center", fontsize=8)
+                    if place == 0:
+                        ax.set_title(f"t = {t}", fontsize=7)
     return figure

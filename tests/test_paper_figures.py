@@ -323,6 +323,17 @@ def test_the_best_are_bold_ties_at_the_shown_precision_included() -> None:
     assert [cell.bold for cell in best(cells, [True] * 4, 1, highest=False)] == [False, False, True, False]
 
 
+def test_the_frames_of_all_blocks_have_one_size_and_stand_in_line() -> None:
+    frames = np.zeros((4, 8, 8, 3), np.uint8)
+    blocks = [TrajectoryBlock(title, {"n = 1": frames, "a long name of a row": frames}) for title in ("DDPM", "EDM, " * 12)]
+    figure = side_by_side_figure(frames, blocks, [1, 2, 4])
+    figure.draw_without_rendering()
+    places = [ax.get_position() for ax in figure.axes if ax.images]
+    assert len(places) == 2 * 3 * 3
+    assert len({(round(place.width, 6), round(place.height, 6)) for place in places}) == 1
+    assert len({round(place.y0, 6) for place in places}) == 3
+
+
 def test_drawing_refuses_what_does_not_fit() -> None:
     frames = np.zeros((4, 8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="shape"):
