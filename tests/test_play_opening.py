@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ale_py
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from test_worlds import NETWORK
 from diamond_bench.config import ConditioningConfig, TrainingConfig
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.static import load_split
-from diamond_bench.envs.games import spec
+from diamond_bench.envs.games import make_env, spec
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import UniformPlayer
 from diamond_bench.play import opening
@@ -296,7 +297,14 @@ def _replayed(session: Session, recording: Recording) -> Session:
     return session
 
 
+def test_the_emulator_prints_no_banner(capfd: pytest.CaptureFixture[str]) -> None:
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Info)
+    make_env("Pong", replace(ENV, frame_size=64))
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
 def test_a_missing_package_is_named(stored: Stored, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # noqa: F811
     monkeypatch.setattr("diamond_bench.cli.play_commands.find_spec", lambda name: None)
     done = in_this_process("play", stored.jobs["agent"].id, f"output_dir={stored.store.root}", cwd=tmp_path, exit_code=2)
-    assert "pip install 'diamond-bench[play]'" in done.stderr
+    assert "pip install '.[play]'" in done.stderr

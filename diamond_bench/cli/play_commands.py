@@ -118,7 +118,7 @@ def _check(options: PlayOptions, headless: bool) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out}: is a file; expected a folder")
     if find_spec("aiohttp") is None:
-        raise UserError("play: the page needs the package aiohttp; get it with: pip install 'diamond-bench[play]'")
+        raise UserError("play: the page needs the package aiohttp; get it with: pip install '.[play]' in the checkout")
     if options.host not in _LOCAL:
         say(f"note: --host {options.host}: other machines can reach this page. Only its secret address protects it, without encryption.")
 

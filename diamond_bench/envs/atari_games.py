@@ -34,8 +34,11 @@ def _actions(game: str) -> ActionSpec:
 
 
 def _make(game: str, config: EnvConfig) -> "Env":
+    import ale_py
+
     from diamond_bench.envs.atari import AtariEnv
 
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # without the emulator's banner
     return AtariEnv(game, config)
 
 
