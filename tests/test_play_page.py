@@ -22,7 +22,7 @@ from diamond_bench.config import OdeSampler
 from diamond_bench.envs.games import spec
 from diamond_bench.play import keys
 from diamond_bench.play.form import settings_form
-from diamond_bench.play.lanes import Lane, Real, Start
+from diamond_bench.play.lanes import Lane, Real, Setting, Start
 from diamond_bench.play.messages import packed, unpacked
 from diamond_bench.play.opened import LaneFacts, Opened
 from diamond_bench.play.options import PlayOptions
@@ -62,7 +62,7 @@ if CHROMIUM is None:
 
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 from test_html_report import contrast, luminance  # noqa: E402
-from test_play_session import CALM, CPU, TURN, diamond, setting  # noqa: E402
+from test_play_session import CALM, CPU, TURN, diamond  # noqa: E402
 from test_worlds import Played, played  # noqa: E402
 
 from diamond_bench.play.server import Server  # noqa: E402
@@ -95,7 +95,7 @@ class Site:
 
 def lanes(play: Played) -> tuple[Lane, ...]:
     """A diffusion model, a world model that is perfect, and the real game."""
-    model = trained(lambda milestone: diamond(), setting(2), OdeSampler())
+    model = trained(lambda milestone: diamond(), Setting(OdeSampler(num_steps=2, quantization="round")), OdeSampler())
     oracle = open_world(Oracle(), spec(TURN, CALM), CPU, play)
     return Lane("model", model, source="train_world_model/1"), Lane("oracle", untrained(oracle)), Lane("real game", Real(play))
 
@@ -335,6 +335,7 @@ def test_settings_starts_players_and_the_film_strip(visit: Callable[..., Any]) -
         page, detail = tab.page, tab.page.locator(".picture .detail").first
         page.locator("#setting-form select").first.select_option("heun")
         expect(detail).to_have_text("n 2 · heun")
+        expect(page.locator("select[name=quantization]")).to_have_value("round")
         page.get_by_label("Steps, n").fill("3")
         tab.press("Enter", "e")
         expect(detail).to_have_text("n 3 · heun")

@@ -90,7 +90,8 @@ export class Settings {
   samplers(facts, sampler) {
     return choice("Sampler", facts.samplers, sampler.name, (name) => {
       this.sampler((old) => {
-        const kept = Object.fromEntries(["num_steps", "guidance"].map((key) => [key, old[key]]));
+        // a model that predicts changes takes only one quantization
+        const kept = Object.fromEntries(["num_steps", "guidance", "quantization"].map((key) => [key, old[key]]));
         const neutral = Object.fromEntries(this.form.samplers[name].map((field) => [field.name, field.default]));
         return { name, ...neutral, ...kept };
       });
