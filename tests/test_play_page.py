@@ -113,7 +113,7 @@ def opened() -> Opened:
         frames, actions = (torch.from_numpy(rows[number, last - 3 : last + 1].copy()) for rows in (play.frames, play.actions))
         return Start(frames, actions, torch.ones(4, dtype=torch.bool), place)
 
-    return Opened(TURN, spec(TURN, CALM).actions, facts, lambda: lanes(play), ((0, 3), (1, 5), (2, 8)), start, difference=(0, 2))
+    return Opened(TURN, spec(TURN, CALM).actions, facts, lambda: lanes(play), ((0, 3), (1, 5), (2, 8)), start, ("A <b>note</b>.",), difference=(0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +348,7 @@ def test_settings_starts_players_and_the_film_strip(visit: Callable[..., Any]) -
         tab.press("Enter")
         expect(detail).to_have_text("n 3 · heun")  # the field says what is wrong, and nothing was sent
 
+        expect(page.locator("#notes")).to_have_text("A <b>note</b>.")
         expect(page.get_by_label("policy", exact=True)).to_be_disabled()
         page.locator("#compare").select_option("1")
         expect(page.locator(".picture").nth(3)).to_contain_text("equal")

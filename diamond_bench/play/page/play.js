@@ -38,7 +38,8 @@ const on = {
     input.learn(message, $("pad"), $("stage"));
     controls(message);
     help(message);
-    for (const note of message.notes) notice(note);
+    $("notes").replaceChildren(...message.notes.map((note) => h("p", {}, note)));
+    $("notes-group").hidden = !message.notes.length;
   },
   state(message) {
     const before = state;

@@ -10,7 +10,7 @@ const DASHES = [[], [], [], [6, 3], [2, 2], [8, 3, 2, 3], [4, 2]];
 const REWARD = "expected. Marks: the rewards that were drawn, and those of the real game";
 /** What can be plotted: `of(lane)` gives a number, or null where the lane does not have it. */
 const PLOTS = [
-  { name: "Drift", unit: "mean squared error against the real game, pixels in [0, 1]", of: (lane) => lane.mse, low: 0, digits: 4 },
+  { name: "Drift", unit: "mean squared error against the real game, pixels in [0, 1]", of: (lane) => lane.mse, low: 0, digits: 5 },
   { name: "Predicted reward", unit: REWARD, of: expected, marks: (lane) => lane.reward, low: -1, high: 1, digits: 2 },
   { name: "End probability", unit: "predicted", of: (lane) => lane.p_end, low: 0, high: 1, digits: 3 },
   { name: "Value", unit: "expected discounted return, by the policy's critic", of: (lane) => lane.value, digits: 2 },
