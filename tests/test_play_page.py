@@ -113,7 +113,8 @@ def opened() -> Opened:
         frames, actions = (torch.from_numpy(rows[number, last - 3 : last + 1].copy()) for rows in (play.frames, play.actions))
         return Start(frames, actions, torch.ones(4, dtype=torch.bool), place)
 
-    return Opened(TURN, spec(TURN, CALM).actions, facts, lambda: lanes(play), ((0, 3), (1, 5), (2, 8)), start, ("A <b>note</b>.",), difference=(0, 2))
+    places, notes = ((0, 3), (1, 5), (2, 8)), ("A <b>note</b>.",)
+    return Opened(TURN, spec(TURN, CALM).actions, facts, lambda: lanes(play), places, start, notes, difference=(0, 2))
 
 
 @pytest.fixture(scope="module")
