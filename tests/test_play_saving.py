@@ -206,7 +206,8 @@ def test_recordings_of_a_game_become_one_dataset(folder: Path, tmp_path: Path) -
     session = both(seed=1)
     session.step(2)
     other = saved(tmp_path, session) / "game"
-    assert join_datasets([folder / "game", other], tmp_path / "mine") == 2
+    done = in_this_process("join", str(folder / "game"), str(other), "--out", "mine", cwd=tmp_path)
+    assert done.stderr == "2 recordings in mine. To train on them: diamond-bench sweep STUDY data.dataset=mine\n"
     first, second = read_own_episodes(find_dataset(str(tmp_path / "mine")))
     assert np.array_equal(first.frames, only(folder / "game").frames)
     assert second.actions.tolist() == [2]

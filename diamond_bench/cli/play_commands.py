@@ -1,6 +1,7 @@
-"""The command that plays world models and real games."""
+"""The commands that play world models and real games, and that make recordings a dataset."""
 
 import os
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -93,6 +94,18 @@ def play(
             from diamond_bench.play.server import serve
 
             serve(opened, options, say)
+
+
+@app.command(rich_help_panel=STUDIES)
+def join(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Recordings of the real game that `play` saved.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the new dataset.")],
+) -> None:
+    """Join recordings of a real game to one dataset for a study."""
+    from diamond_bench.play.joining import join_datasets
+
+    number = join_datasets(folders, out)
+    say(f"{number} recordings in {out}. To train on them: diamond-bench sweep STUDY data.dataset={shlex.quote(str(out))}")
 
 
 def _one_of(option: str, value: str, kind: Any) -> Any:

@@ -109,6 +109,7 @@ def write_dataset(
     Each of `files` contains one episode in the HDF5 group `group` (from `write_episode`). Compressed bytes are copied unchanged, so equal
     episodes give an equal file. `more`: further metadata.
     """
+    data_folder = data_folder.absolute()  # Minari measures the size of an absolute folder only
     data_folder.parent.mkdir(parents=True, exist_ok=True)
     frames = spaces.Box(0, 255, (*spec.frames.sides, 3), np.uint8)
     storage = MinariStorage.new(data_folder, frames, spec.actions.space(), data_format="hdf5", jpeg_encoding=False)

@@ -8,8 +8,6 @@ Place = tuple[int, int]
 """(recording, step) of the last real frame before play, as `Start.place`."""
 Player = Literal["human", "policy", "recording"]
 Pictures = Literal["png", "webp", "jpeg"]
-HEADLESS_FILES = (".mp4", ".png")
-"""What play without a page can write instead of a folder: a video, or a picture of a few steps."""
 
 
 @dataclass(frozen=True)

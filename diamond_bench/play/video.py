@@ -38,7 +38,8 @@ def pictures(lanes: Sequence[Lane], path: Iterable[Moment]) -> Iterator[NDArray[
 
 
 def _difference(one: Frame, other: Frame) -> Frame:
-    return np.abs(one.astype(np.int16) - other).astype(np.uint8)
+    apart: Frame = np.abs(one.astype(np.int16) - other).astype(np.uint8)
+    return apart
 
 
 def _captioned(rows: Sequence[Sequence[Frame]], titles: Sequence[Sequence[str]]) -> NDArray[np.uint8]:
