@@ -181,8 +181,8 @@ def visit(browser: Browser, site: Site) -> Callable[..., Any]:
     """Opens the page in a new tab of a window of its own, or of another tab's."""
 
     @contextlib.contextmanager
-    def open_tab(beside: Tab | None = None, **options: Any) -> Iterator[Tab]:
-        context = beside.page.context if beside else browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+    def open_tab(other: Tab | None = None, **options: Any) -> Iterator[Tab]:
+        context = other.page.context if other else browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         page = context.new_page()
         page.set_default_timeout(SLOW)
         tab = Tab(page, [], [])
@@ -201,7 +201,7 @@ def visit(browser: Browser, site: Site) -> Callable[..., Any]:
             tab.at(0)
             yield tab
         finally:
-            (page if beside else context).close()
+            (page if other else context).close()
         assert not tab.wrong
 
     return open_tab
@@ -317,7 +317,7 @@ def test_a_lost_connection_comes_back_to_the_same_moment(visit: Callable[..., An
 
 
 def test_two_tabs_play_for_themselves_and_a_wrong_token_is_refused(visit: Callable[..., Any], site: Site) -> None:
-    with visit() as first, visit(beside=first) as second:
+    with visit() as first, visit(other=first) as second:
         second.press("e", "e")
         second.at(2)
         first.press("e")

@@ -10,8 +10,7 @@ import typer
 
 from diamond_bench.cli.common import STUDIES, app, open_store, say, writing
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.play.messages import MAX_FPS, MAX_HORIZON, MAX_SEED
-from diamond_bench.play.options import Pictures, Place, Player, PlayOptions
+from diamond_bench.play.options import MAX_FPS, MAX_HORIZON, MAX_SEED, Pictures, Place, Player, PlayOptions
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 

@@ -12,6 +12,7 @@ from diamond_bench.play import messages as m
 from diamond_bench.play.keys import KeyMap
 from diamond_bench.play.lanes import Lane
 from diamond_bench.play.opened import Opened
+from diamond_bench.play.options import MAX_FPS, MAX_HORIZON, MAX_SEED
 from diamond_bench.play.recording import Recording
 from diamond_bench.typed import to_plain
 
@@ -21,7 +22,7 @@ def welcome(
 ) -> dict[str, Any]:
     """The message `welcome`."""
     spec = opened.actions
-    limits = {"max_fps": m.MAX_FPS, "unseen": m.UNSEEN, "thumbnails": m.THUMBNAILS, "keys": m.MAX_KEYS}
+    limits = {"max_fps": MAX_FPS, "unseen": m.UNSEEN, "thumbnails": m.THUMBNAILS, "keys": m.MAX_KEYS}
     facts = zip(opened.facts, lanes, strict=True)
     return {
         "kind": "welcome",
@@ -38,7 +39,7 @@ def welcome(
         "recording": None if recording is None else len(recording.steps),
         "reference": reference,
         "form": settings_form(),
-        "limits": {**limits, "horizon": m.MAX_HORIZON, "seed": m.MAX_SEED},
+        "limits": {**limits, "horizon": MAX_HORIZON, "seed": MAX_SEED},
     }
 
 

@@ -83,17 +83,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from diamond_bench.errors import nearest
-from diamond_bench.play.options import Pictures, Player
+from diamond_bench.play.options import MAX_FPS, MAX_HORIZON, MAX_SEED, Pictures, Player
 from diamond_bench.reading import load_json
 from diamond_bench.shapes import Mismatch, Shape, anything, count, listing, mapping, nullable, number, record, row, text, whole
 
 MAX_TEXT = 2048
 """Bytes of a message from the page."""
-MAX_FPS = 120.0
 MAX_KEYS = 16
 """Keys that are held at once."""
-MAX_HORIZON = 1_000_000
-MAX_SEED = 2**31 - 1
 UNSEEN = 2
 """Frames that are sent before the page has acknowledged one of them. The newest waits, and older ones are dropped."""
 THUMBNAILS = 48
