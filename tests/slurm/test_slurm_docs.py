@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster import Cluster
-from command_line import ROOT, in_this_process
+from command_line import ROOT, diamond_bench
 
 PAGE = (ROOT / "docs" / "slurm.md").read_text()
 SMALLER = ("sampler.num_steps=1,10", "metrics=[drift]")
@@ -31,7 +31,6 @@ def commands() -> list[list[str]]:
     return [[re.sub("^scale=(small|smoke)$", "scale=tiny", word) for word in shlex.split(line)[1:]] for line in lines]
 
 
-@pytest.mark.usefixtures("unrendered")
 @pytest.mark.timeout(600)
 def test_the_page_is_followed(cluster: Cluster, tmp_path: Path) -> None:
     """Its profile is found by name; the commands come in the page's order; at the end everything is done."""
@@ -48,15 +47,15 @@ def test_the_page_is_followed(cluster: Cluster, tmp_path: Path) -> None:
         if words[:1] == ["logs"]:
             words = ["logs", next((tmp_path / "outputs" / "train_world_model").iterdir()).name, "--follow"]
         if words[:1] == ["results"]:  # the page's reader comes back when the jobs are done
-            in_this_process("sweep", "sampling_steps", "scale=tiny", "cluster=mycluster", "--wait", *SMALLER, cwd=tmp_path, env=own)
-        done = in_this_process(*words, *(SMALLER if words[0] == "sweep" else ()), cwd=tmp_path, env=own)
+            diamond_bench("sweep", "sampling_steps", "scale=tiny", "cluster=mycluster", "--wait", *SMALLER, cwd=tmp_path, env=own)
+        done = diamond_bench(*words, *(SMALLER if words[0] == "sweep" else ()), cwd=tmp_path, env=own)
         assert "Traceback" not in done.stderr
         said[" ".join(words)] = done.stdout + done.stderr
     assert "#SBATCH --job-name=sampling_steps/train_world_model" in said["sweep sampling_steps scale=tiny cluster=mycluster --dry-run"]
     assert "submitted 4 jobs in 3 arrays" in said["sweep sampling_steps scale=tiny cluster=mycluster"]
     assert "pending" in said["status sampling_steps"] or "running" in said["status sampling_steps"]
     assert (tmp_path / "outputs/studies/sampling_steps/tiny/report/index.html").stat().st_size > 0
-    states = in_this_process("status", "sampling_steps", "--json", cwd=tmp_path, env=own).stdout
+    states = diamond_bench("status", "sampling_steps", "--json", cwd=tmp_path, env=own).stdout
     assert '"counts": {"done": 4}' in states
 
 
