@@ -61,7 +61,7 @@ def test_a_plan_of_an_earlier_version_is_read_with_a_note(tmp_path: Path) -> Non
     found = load_plan(saved.folder)
     assert found.points == saved.points
     assert "the plan is unverified" in unverified_plan(found)[0]
-    assert "the plan is unverified" in in_this_process("results", "sampling_steps", "--json", cwd=tmp_path).stderr
+    assert "the plan is unverified" in in_this_process("results", "sampling_steps", "--json", cwd=tmp_path, exit_code=2).stderr
 
 
 def test_an_edited_record_of_planned_jobs_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from command_line import in_this_process
+from command_line import diamond_bench
 
 from diamond_bench.launch.slurm.client import array_limit
 from diamond_bench.store.artifacts import Store
@@ -66,7 +66,7 @@ def submit_show_and_cancel(
 
     def timed(what: str, *words: str) -> str:
         began = time.monotonic()
-        done = in_this_process(*words, cwd=tmp_path, env=own)
+        done = diamond_bench(*words, cwd=tmp_path, env=own)
         seconds[what] = time.monotonic() - began
         return done.stdout + done.stderr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from command_line import diamond_bench, in_this_process
+from command_line import diamond_bench
 from fake_jobs import add, count
 from stores import make_store
 from test_tasks import PIECE, address, joined, ordered, printed, steps, submitted, until, until_stands, worker_of
@@ -239,11 +239,11 @@ def test_the_commands_submit_show_cancel_and_retry_a_study(cluster: Cluster, tmp
     env = {"SLURM_CONF": cluster.env["SLURM_CONF"], "PATH": cluster.env["PATH"], "DIAMOND_BENCH_OUTPUTS": str(tmp_path / "outputs")}
 
     def reported(*words: str, exit_code: int = 0) -> str:
-        done = in_this_process(*words, cwd=tmp_path, env=env, exit_code=exit_code)
+        done = diamond_bench(*words, cwd=tmp_path, env=env, exit_code=exit_code)
         return done.stdout + done.stderr
 
     def counts() -> dict[str, int]:
-        (study,) = json.loads(in_this_process("status", "sampling_steps", "--json", cwd=tmp_path, env=env).stdout)
+        (study,) = json.loads(diamond_bench("status", "sampling_steps", "--json", cwd=tmp_path, env=env).stdout)
         return dict(study["counts"])
 
     sweep = ("sweep", "sampling_steps", "scale=tiny", f"cluster={profile}")
