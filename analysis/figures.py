@@ -56,7 +56,7 @@ def draw_drift(
             level(ax, title, unrelated, "unrelated true frames")
         ax.set(xlabel="imagined frame t", ylabel=fitted(ylabel, 3.0), title=fitted(title, 6.0))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_ylim(0.0, top, auto=None)  # without `top`, a shared axis goes on growing with the panels to come
+        ax.set_ylim(0.0, top, auto=None)  # without `top`, a shared axis keeps growing with later panels
         ax.margins(x=0.01)
         side_legend(ax)
     return ax

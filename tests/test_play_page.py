@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from command_line import ROOT
+from test_play_page_files import CODES, PAGE
 
 from diamond_bench.config import OdeSampler
 from diamond_bench.envs.games import spec
@@ -32,27 +32,10 @@ from diamond_bench.spaces import ActionSpec
 from diamond_bench.worlds.families import open_world
 from diamond_bench.worlds.oracle import Oracle
 
-PAGE = ROOT / "diamond_bench" / "play" / "page"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SLOW = 30_000
 """Milliseconds until a test gives up. This machine may be busy."""
 SAMPLERS = ("euler", "heun", "dpm_solver_pp_2m")
-CODES = re.findall(r'^  \["(\w+)", "', (PAGE / "input.js").read_text(), re.MULTILINE)
-"""Keys that steer the page."""
-
-
-def test_keys_of_the_page_are_no_keys_of_a_game() -> None:
-    assert {"Period", "KeyE", "KeyM", "Enter"} < set(CODES)
-    assert not set(CODES) & {*keys._OTHERS, *(key for ways in keys._BUTTONS.values() for key in ways)}
-
-
-def test_the_page_asks_for_nothing_from_elsewhere_and_takes_no_text_as_markup() -> None:
-    files = {file.name: file.read_text() for file in PAGE.iterdir()}
-    assert {"index.html", "play.js", "play.css"} < set(files)
-    for name, text in files.items():
-        assert not re.search(r"(?<!xmlns=\")(?<!NS\(\")https?://|innerHTML|insertAdjacentHTML|document\.write|\beval\b", text), name
-        linked = re.findall(r'(?:\b(?:href|src)=|\bfrom )"(?!#)(?:\./)?([^"]+)"', text)
-        assert set(linked) <= set(files), name
 
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")

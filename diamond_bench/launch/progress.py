@@ -139,7 +139,7 @@ class SweepProgress:
         return ", ".join(parts)
 
     def standing(self) -> str:
-        """`overall` while the sweep goes on. A worker takes seconds to start."""
+        """`overall` while the sweep runs. A worker takes seconds to start."""
         return f"{self.overall()}, starting" if self._began is None and self.done < self.total else self.overall()
 
     @property

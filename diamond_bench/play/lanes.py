@@ -34,7 +34,7 @@ Seed = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Memory:
-    """The state from which a lane goes on after a frame. The frame itself is not part of it."""
+    """The state from which a lane continues after a frame. The frame itself is not part of it."""
 
     world: State
     """The state of the world model, or the saved state of the real game."""

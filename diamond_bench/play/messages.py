@@ -34,7 +34,7 @@ the exact keys: those with a default may be left out, others are malformed. An e
 
 A key that is pressed and released between two steps counts for one step. Motion is summed until a step takes it. When play is over (the
 horizon, the end of the recording, or the end of the game in all lanes), it stops and `state.over` says why. After the end of the game,
-`run` goes on all the same. The other two need a rewind, a reset or another horizon.
+`run` still continues. The other two need a rewind, a reset or another horizon.
 
 **To the page, JSON text.** `kind` names the message.
 
@@ -177,7 +177,7 @@ class Act:
 
 @dataclass(frozen=True)
 class Run:
-    """Goes on."""
+    """Starts or resumes play."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ _SHAPES = {do: _shape(cls) for do, cls in MESSAGES.items()}
 
 
 def parse(data: str) -> Message:
-    """A message of the page. Raises `Malformed` for anything else, whatever it is."""
+    """A message of the page. Raises `Malformed` for anything else, of any kind."""
     try:
         if len(data) > MAX_TEXT:
             raise ValueError(f"{len(data):,} characters: expected at most {MAX_TEXT:,}")

@@ -1,4 +1,4 @@
-"""Saves what was played, in a thread of its own, so that play goes on meanwhile."""
+"""Saves what was played, in a thread of its own, so that play continues meanwhile."""
 
 import logging
 from collections import deque
@@ -66,7 +66,7 @@ class Saver:
         for each in waiting:
             try:
                 self._newest = self._save(each)
-            except Exception as error:  # whatever it is, the play must not be lost
+            except Exception as error:  # no error may lose what was played
                 if not isinstance(error, UserError):
                     _LOG.exception("the recording cannot be saved")
                 self._failure = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
