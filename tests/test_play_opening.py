@@ -21,7 +21,7 @@ from test_worlds import NETWORK
 
 from diamond_bench.config import ConditioningConfig, TrainingConfig
 from diamond_bench.data.replay import Replay
-from diamond_bench.data.static import load_split
+from diamond_bench.data.static import DatasetInfo, load_info, load_split
 from diamond_bench.envs.games import make_env, spec
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import UniformPlayer
@@ -33,6 +33,7 @@ from diamond_bench.play.options import PlayOptions
 from diamond_bench.play.recording import Recording, recorded, replay, same_bytes, write_recording
 from diamond_bench.play.session import Session
 from diamond_bench.play.sources import places, start_at
+from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.stored.imagination import How, _first_fitting, _played
 from diamond_bench.studies.plan import plan_study
@@ -77,6 +78,18 @@ def test_a_job_of_every_kind_is_a_lane(stored: Stored, source: str, predicts: bo
     assert (moment.shown[0].policy is not None) == policy
     again = found.session(found.starts[-1], seed=3).step(1)
     assert np.array_equal(again.shown[0].frame, moment.shown[0].frame)
+
+
+def test_a_model_alone_has_the_names_of_its_datasets_actions(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """W A S D follow from the names, which a saved model does not know."""
+    named = ActionSpec.discrete(3, ("NOOP", "UP", "DOWN"))
+
+    def info(folder: Path) -> DatasetInfo:
+        found = load_info(folder)
+        return replace(found, spec=replace(found.spec, actions=named))
+
+    monkeypatch.setattr("diamond_bench.stored.imagination.load_info", info)
+    assert opened(stored, "world model").actions == named
 
 
 def test_lanes_begin_with_the_sampler_of_their_job_and_the_changes_of_the_command(stored: Stored) -> None:  # noqa: F811

@@ -108,11 +108,12 @@ def _open(store: Store, asked: Request, real: bool, how: How) -> Opened:
     elif real:
         facts.append(LaneFacts(REAL, recording.game, True, rewards=True, ends=True, policy=policy is not None))
         makers.append(lambda: Lane(REAL, Real(recording), policy, recording.game))
+    makers[-1]()  # raises where the real game cannot be played
     length = max((model.length for model in opened), default=1)
     episodes = play.episodes
     return Opened(
         game=first.game,
-        actions=makers[-1]().dynamics.actions,  # also raises where the real game cannot be played
+        actions=play.actions,
         facts=tuple(facts),
         lanes=lambda: tuple(make() for make in makers),
         starts=places(episodes, MOST_STARTS, length),

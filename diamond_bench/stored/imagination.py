@@ -22,6 +22,7 @@ from diamond_bench.imagination.starts import EpisodeStarts, ReplayStarts, StartS
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.threads import torch_threads
+from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import TrainAgent
@@ -60,6 +61,8 @@ class RealPlay:
     """A dataset's held-out episodes, on the CPU, or the replay of one environment."""
     recording: RecordedPlay | None
     """The same play with its seeds, so that it can be replayed. None for an imported dataset, whose seeds nobody recorded."""
+    actions: ActionSpec
+    """Its actions with their names, which a saved model does not know."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def dataset_play(store: Store, dataset: JobRef) -> RealPlay:
     require_whole(store, dataset)
     folder = store.folder(dataset)
     heldout = load_split(folder, "heldout")
-    return RealPlay(heldout, recorded_episodes(folder, heldout))
+    return RealPlay(heldout, recorded_episodes(folder, heldout), load_info(folder).spec.actions)
 
 
 def agent_play(store: Store, ref: JobRef, agent: Agent, how: How) -> RealPlay:
@@ -173,14 +176,14 @@ def agent_play(store: Store, ref: JobRef, agent: Agent, how: How) -> RealPlay:
         replay = _replay_of(store, ref, config, how)
     else:
         replay, seed = _played(game, env, PolicyPlayer(agent.actor_critic), how), _PLAY_SEED
-    return RealPlay(replay, RecordedReplay(game, env, seed, replay))
+    return RealPlay(replay, RecordedReplay(game, env, seed, replay), games.actions(game))
 
 
 def random_play(game: str, env: EnvConfig, how: How) -> RealPlay:
     """New real play with random actions. A lost life ends no episode."""
     actions = games.spec(game, env).actions
     replay = _played(game, env, UniformPlayer(sum(actions.sizes)), how, life_loss_ends=False)
-    return RealPlay(replay, RecordedReplay(game, env, _PLAY_SEED, replay))
+    return RealPlay(replay, RecordedReplay(game, env, _PLAY_SEED, replay), actions)
 
 
 def has_replay(store: Store, ref: JobRef) -> bool:
