@@ -45,7 +45,8 @@ def swept(
     more: str = "",
     copied: np.ndarray | None = None,
 ) -> tuple[SavedPlan, Store]:
-    """A finished study of n = 1 and 2. errors(n, game, seed): drifts of 12 references from 6 episodes, whose copying error is COPIED."""
+    """A finished study of n = 1 and 2. errors(n, game, seed): drifts of 12 references from 6 episodes, of
+    shape (12,) or (12, HORIZON). Copying has the error COPIED."""
     file = folder / "mine.yaml"
     axes = "axes: {n: {key: sampler.num_steps, values: [1, 2]}}"
     text = f"question: x\nprotocol: world_model\ngames: {games}\nseeds: {seeds}\nprimary: {primary}\n{axes}\n{more}"
@@ -59,7 +60,7 @@ def swept(
             point = points[ref]
             values = errors(point.axes["n"], point.game, point.seed)
             copies = np.full(12, COPIED.get(point.game, 0.04)) if copied is None else copied
-            arrays = {name: np.repeat(of[:, None], HORIZON, 1) for name, of in (("drift", values), ("copy_drift", copies))}
+            arrays = {name: np.broadcast_to(of.reshape(12, -1), (12, HORIZON)) for name, of in (("drift", values), ("copy_drift", copies))}
             arrays |= {"episodes": EPISODES, "sample_episodes": EPISODES}
             if energy is not None:
                 own = energy(point.axes["n"])
@@ -185,6 +186,20 @@ def test_the_gate_compares_with_copying_the_last_frame(tmp_path: Path) -> None:
     assert "times that of copying the last frame (0.04)" in found[1].words
     assert failed_words(found, ["n=2", "n=1"]) == "sanity gate failed: n=2 is worse than copying the last frame in Pong"
     assert failed_words(found, ["n=1"]) == ""
+
+
+def test_the_gate_says_over_how_many_first_frames_a_failed_model_is_better(tmp_path: Path) -> None:
+    """The first frame is better than copying by 0.03, and the second worse by 0.1."""
+
+    def errors(n: int, game: str, seed: int) -> np.ndarray:
+        frames = 0.04 + np.array([-0.03, 0.1] + [0.0] * (HORIZON - 2))
+        return np.broadcast_to(frames + 0.001 * seed, (12, HORIZON))
+
+    saved, store = swept(tmp_path, errors, "{metric: drift, baseline: {n: 1}}", seeds=3)
+    found = gates(saved, store, gather(saved, store))
+    assert [(gate.state, gate.lead) for gate in found] == [("failed", 1)] * 2
+    assert found[0].words.endswith("but smaller over the first frame")
+    assert failed_words(found, ["n=1"]).endswith("in Pong (but better over the first frame)")
 
 
 def test_the_answer_and_its_section_say_which_models_fail_the_gate(tmp_path: Path) -> None:

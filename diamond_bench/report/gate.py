@@ -37,6 +37,8 @@ class Gate:
     state: State
     """passed and failed: the 95% interval of the difference excludes 0. With fewer than 3 runs: the sign of the mean."""
     words: str
+    lead: int = 0
+    """Of a variant that did not pass: the number of first frames over which its mean error is smaller than that of copying."""
 
     @property
     def against(self) -> str:
@@ -75,7 +77,21 @@ def _of_world_models(store: Store, facts: StudyFacts, variant: str, game: str, p
     unit = f" {METRIC_INFO[metric].unit}" if METRIC_INFO[metric].unit else ""
     ratio = f"{values.mean() / copied.mean():.3g} times " if copied.mean() > 0 else ""
     words = f"{METRIC_INFO[metric].title} {values.mean():.3g}{unit}, {ratio}that of copying the last frame ({copied.mean():.3g}){few}"
-    return Gate(variant, game, metric, state, words)
+    curves = [one.by_frame for one in known if one.by_frame is not None]
+    lead = 0 if state == "passed" or len(curves) < len(known) else _lead(curves)
+    return Gate(variant, game, metric, state, words + (f", but smaller over {_first(lead)}" if lead else ""), lead)
+
+
+def _lead(curves: "Sequence[tuple[Array, Array]]") -> int:
+    """The greatest T for which the mean over frames 1 to T, runs and references is smaller than that of copying; 0 if there is none.
+
+    `curves`: for each run the errors of the model and of copying, (references, t) each.
+    """
+    import numpy as np
+
+    model, copied = (np.mean([curve[which].mean(axis=0) for curve in curves], axis=0) for which in (0, 1))
+    smaller = np.flatnonzero(np.cumsum(model) < np.cumsum(copied))
+    return int(smaller[-1]) + 1 if len(smaller) else 0
 
 
 def _of_agents(facts: StudyFacts, variant: str, game: str) -> Gate | None:
@@ -112,9 +128,17 @@ def failed_words(found: Sequence[Gate], variants: Sequence[str]) -> str:
     failed = [gate for gate in found if gate.variant in variants and gate.state == "failed"]
     if not failed:
         return ""
-    names = {name: [gate.game for gate in failed if gate.variant == name] for name in variants}
+    names = {name: [_place(gate) for gate in failed if gate.variant == name] for name in variants}
     texts = [f"{name} is worse than {failed[0].against} in {', '.join(games[:5])}" for name, games in names.items() if games]
     return f"sanity gate failed: {' and '.join(texts)}"
+
+
+def _first(lead: int) -> str:
+    return "the first frame" if lead == 1 else f"the first {lead} frames"
+
+
+def _place(gate: Gate) -> str:
+    return f"{gate.game} (but better over {_first(gate.lead)})" if gate.lead else gate.game
 
 
 def section(found: Sequence[Gate]) -> Html:

@@ -23,6 +23,8 @@ class PerReference:
     """(references,): the held-out episode each was cut from. None of an evaluation of revision 1, which did not store it."""
     copied: Array | None
     """(references,): the same of copying the last frame, where the evaluation kept it."""
+    by_frame: tuple[Array, Array] | None = None
+    """(references, t) of the model and of copying the last frame, where the value is a mean over imagined frames and both were kept."""
 
 
 def per_reference(store: Store, ref: JobRef, metric: str) -> PerReference | None:
@@ -39,4 +41,8 @@ def per_reference(store: Store, ref: JobRef, metric: str) -> PerReference | None
         a: Array = found[key].astype(np.float64)
         return np.asarray({"": a, "mean": a.mean(axis=-1), "last": a[..., -1]}[place.over])
 
-    return PerReference(over(name), found[where].astype(np.int64) if where in found else None, over(copy) if copy in found else None)
+    episodes = found[where].astype(np.int64) if where in found else None
+    if copy not in found:
+        return PerReference(over(name), episodes, None)
+    by_frame = (found[name].astype(np.float64), found[copy].astype(np.float64)) if place.over == "mean" else None
+    return PerReference(over(name), episodes, over(copy), by_frame)
