@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES, WORLD_FAMILIES
+from diamond_bench.config import OBJECTIVES, SAMPLERS, SCHEDULES, WORLD_FAMILIES, WorldSettings
 from diamond_bench.config.cluster import ONLY_IN_PROFILES
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.reading import MAX_DIGITS, MAX_LEVELS, read_yaml
-from diamond_bench.typed import to_plain
+from diamond_bench.typed import build, to_plain
 
 CONF = Path(__file__).parent / "conf"
 _REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES, "family": WORLD_FAMILIES}
@@ -53,7 +53,7 @@ def groups() -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for file in sorted(CONF.glob("*/**/*.yaml")):
         found.setdefault(file.parent.relative_to(CONF).as_posix(), []).append(file.stem)
-    found["family"] = [DIAMOND]
+    found["family"] = [DIAMOND, *found.get("family", ())]
     for group, registry in _REGISTRIES.items():
         found[group] += [name for name in registry if name not in found[group]]
     return {group: tuple(options) for group, options in found.items()}
@@ -173,6 +173,16 @@ def _leaves(mapping: dict[str, Any], prefix: str) -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
+def _prefix(group: str) -> str:
+    """Hydra's mark of a group that config.yaml does not name."""
+    return "+" if group == "family" else ""
+
+
+@dataclass(frozen=True)
+class _Family:
+    family: WorldSettings
+
+
 @functools.cache
 def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Hydra's composition for these (group, option) choices, as plain data. Do not modify the result."""
@@ -184,7 +194,7 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     on_file = [(group, option) for group, option in choices if (CONF / group / f"{option}.yaml").exists()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=[f"{group}={option}" for group, option in on_file])
+        composed = compose("config", overrides=[f"{_prefix(group)}{group}={option}" for group, option in on_file])
     container = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(container, dict)
     plain: dict[str, Any] = {str(key): value for key, value in container.items()}
@@ -194,6 +204,8 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
         plain = with_values(plain, {group.replace("/", "."): neutral})
         if group == "sampler" and any(chosen == "sampler/schedule" for chosen, _ in on_file):
             plain["sampler"]["schedule"] = schedule
+    if plain.get("family"):  # a file of conf/family holds only the values that differ from the neutral ones
+        plain["family"] = to_plain(build(_Family, {"family": plain["family"]}).family)
     if plain["cluster"]["name"] != "local":  # a scale's number of workers is for this machine only
         plain["cluster"] = with_groups(read_yaml(CONF / "cluster" / f"{plain['cluster']['name']}.yaml"), profile)
     return plain

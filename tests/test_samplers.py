@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from presets import ONE_STAGE
 from presets import sampler as sampler_preset
 
 from diamond_bench.config import (
-    SAMPLERS,
     SCHEDULES,
     WITHHELD,
     AncestralSampler,
@@ -26,7 +26,7 @@ CROSSED = [
     pytest.param(
         dataclasses.replace(sampler_preset(name), schedule=SCHEDULES[schedule].settings_type()(name=schedule)), id=f"{name}-{schedule}"
     )
-    for name in (*SAMPLERS, "churn")
+    for name in (*ONE_STAGE, "churn")
     for schedule in SCHEDULES
 ]
 
@@ -86,7 +86,7 @@ def test_frames_lie_on_the_8_bit_grid(settings, quantization):
         assert torch.isin(frame, grid).all()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ONE_STAGE)
 @pytest.mark.parametrize(("option", "scale"), [("unit", 1.0), ("sigma_max", 5.0), ("variance_preserving", math.sqrt(26))])
 def test_start_noise(name, option, scale):
     _, calls = traced(dataclasses.replace(sampler_preset(name), schedule=KarrasSchedule(), num_steps=2, start_noise=option), seed=3)
@@ -144,7 +144,7 @@ def test_ancestral_clips_the_clean_frame():
             torch.testing.assert_close(x, torch.full_like(x, expected))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ONE_STAGE)
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 2.0])
 def test_guidance_extrapolates_from_withheld_actions_before_quantisation(name, weight):
     reported = []
@@ -167,7 +167,7 @@ def test_guidance_extrapolates_from_withheld_actions_before_quantisation(name, w
 
 
 def test_guidance_counts_twice_in_every_sampler():
-    for name in (*SAMPLERS, "churn"):
+    for name in (*ONE_STAGE, "churn"):
         settings = sampler_preset(name, num_steps=4, guidance=3.0)
         assert len(traced(settings)[1]) == nfe(settings) == 2 * nfe(dataclasses.replace(settings, guidance=1.0))
 

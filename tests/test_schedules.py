@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from presets import ONE_STAGE
 from presets import objective as objective_preset
 from presets import sampler as sampler_preset
 
@@ -38,7 +39,7 @@ from diamond_bench.studies.plan import plan_study
 
 KARRAS, LEADING = KarrasSchedule(), DdpmLeadingSchedule()
 OBJECTIVES = ["edm", "edm_clean", "ddpm", "ddpm_velocity", "ddpm_clean", "flow"]
-PRESETS = [*SAMPLERS, "churn", "flow_euler"]
+PRESETS = [*ONE_STAGE, "churn", "flow_euler"]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_a_refusal_reaches_the_user_before_anything_is_planned(tmp_path):
 
 
 def test_every_sampler_and_schedule_has_its_file():
-    assert set(groups()["sampler"]) == set(PRESETS)
+    assert set(groups()["sampler"]) == {*SAMPLERS, *PRESETS}
     assert set(groups()["sampler/schedule"]) == set(SCHEDULES)
     assert set(groups()["objective"]) >= set(OBJECTIVES)
 

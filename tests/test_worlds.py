@@ -12,10 +12,20 @@ import torch
 from families import CHECKS, CPU, Case, check_learns_actions, draw
 from test_report import finish
 from test_train_agent import stopping_at
+from torch import Tensor
 
 from diamond_bench import api
 from diamond_bench.agent import load_agent
-from diamond_bench.config import ConditioningConfig, EnvConfig, FactoredObjective, NetworkConfig, OdeSampler, TrainingConfig, imported
+from diamond_bench.config import (
+    CascadeSampler,
+    ConditioningConfig,
+    EnvConfig,
+    FactoredObjective,
+    NetworkConfig,
+    OdeSampler,
+    TrainingConfig,
+    imported,
+)
 from diamond_bench.config.worlds import WORLD_FAMILIES, WorldCost, families_table, world_family
 from diamond_bench.costs.world_model import frame_flops
 from diamond_bench.data.minari_io import read_seeds
@@ -43,6 +53,8 @@ from diamond_bench.studies.plan import Plan, plan_study, save_plan
 from diamond_bench.studies.single import plan_train
 from diamond_bench.training.means import Means
 from diamond_bench.typed import build
+from diamond_bench.worlds.cascade import Cascade, LowResolution, Upsampler
+from diamond_bench.worlds.cascade.world import build_world
 from diamond_bench.worlds.contract import WorldModel, imagined_frames
 from diamond_bench.worlds.copy_last_frame import CopyLastFrame
 from diamond_bench.worlds.diamond.world import Description, build_diamond
@@ -96,6 +108,8 @@ def case(family: str) -> Case:
     frames = from_bytes(torch.from_numpy(play.frames[:, :seen].copy()))
     origin = torch.stack((torch.arange(len(frames)), torch.full((len(frames),), seen - 1)), dim=1)
     actions = torch.from_numpy(play.actions[:, : seen + 5])
+    if family == "cascade":
+        return cascade_case(frames, actions, origin)
     if family != "diamond":
         settings = WORLD_FAMILIES[family].settings_type()()
         cost = world_family(settings).cost(settings, spec(TURN, ENV), OdeSampler())
@@ -113,6 +127,28 @@ def case(family: str) -> Case:
     number = sum(p.numel() for p in opened().networks["denoiser"].parameters())  # held against its formula in test_models.py
     cost = WorldCost(number, frame_flops(producer, sampler, FrameSpec.square(16)), 2, 2 * (16 * 16 * 3 * 4 + 8))
     return Case(opened, frames, actions, origin, cost, tolerance=0.05)
+
+
+CASCADE = Cascade(
+    factor=2,
+    inner=LowResolution(conditioning=replace(LowResolution().conditioning, num_frames=2), network=NETWORK),
+    upsampler=Upsampler(network=NETWORK),
+)
+"""Two small stages, for frames of 16 pixels."""
+
+
+def cascade_case(frames: Tensor, actions: Tensor, origin: Tensor) -> Case:
+    sampler, of = CascadeSampler(num_steps=2), spec(TURN, ENV)
+
+    def opened() -> WorldModel:
+        torch.manual_seed(0)
+        world = build_world(CASCADE, of).bound(sampler)
+        for network in world.networks.values():
+            for parameter in network.parameters():
+                torch.nn.init.normal_(parameter, std=0.2)
+        return world
+
+    return Case(opened, frames, actions, origin, world_family(CASCADE).cost(CASCADE, of, sampler), tolerance=0.05)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -1,7 +1,7 @@
 """Commands on one agent, outside a study: train, evaluate, import, export."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -52,19 +52,24 @@ def evaluate(
 
 @app.command("import", rich_help_panel=AGENTS)
 def import_(
-    file: Annotated[Path, typer.Argument(help="A checkpoint in the authors' format (.pt state dict).")],
+    file: Annotated[Path, typer.Argument(help="A checkpoint in the authors' format (.pt or .safetensors).")],
     options: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[game=GAME] [sigma_data=0.5] [sigma_offset_noise=0.3]",
-            help="The game, if it is not the name of the file, and constants of the denoiser's training, which the file does not hold.",
+            help="The game, if it is not the name of the file, and constants of the denoiser's training, which the file does not hold. "
+            "For a CS:GO model: [height=150] [width=280] [factor=5], the size of its frames and that of low resolution.",
         ),
     ] = None,
 ) -> None:
-    """Import an agent from a checkpoint in the authors' format.
+    """Import an agent from a checkpoint in the authors' format, or a world model from one of their CS:GO model (docs/game_engine.md).
 
-    The last line of output is the path of the stored agent.
+    The last line of output is the path of the stored agent or world model.
     """
+    from diamond_bench.models.tensor_file import holds_names
+
+    if holds_names(file, _TWO_STAGES):
+        _import_world_model(file, options or [])
     from diamond_bench.agent import read_checkpoint_of
     from diamond_bench.studies.agents import AGENT_FOLDER, assumed
     from diamond_bench.studies.single import plan_import
@@ -87,19 +92,51 @@ def export(
     file: Annotated[Path, typer.Argument(help="The file to write.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="output_dir=FOLDER", help="The store's folder.")] = None,
 ) -> None:
-    """Write a finished agent as a checkpoint in the authors' format."""
-    from diamond_bench.api import load_agent
+    """Write a finished agent, or a cascade, as a checkpoint in the authors' format."""
+    from diamond_bench.api import load_agent, load_world_model
     from diamond_bench.models.authors_checkpoint import write_authors_checkpoint
+    from diamond_bench.models.tensor_file import write_state_dict
     from diamond_bench.studies.agents import find_agent
+    from diamond_bench.studies.imported import find_cascade
+    from diamond_bench.worlds.cascade.checkpoint import cascade_state
 
     store = open_store(overrides)
-    ref = find_agent(store, checkpoint)
+    cascade = find_cascade(store, checkpoint)
+    ref = cascade or find_agent(store, checkpoint)
     if file.exists():
         raise UserError(f"{file} exists already. Name another file, or remove this one first")
     with writing(store):
-        for lost in write_authors_checkpoint(load_agent(str(ref), output_dir=store.root), file):
-            say(f"not in the file: {lost}")
+        if cascade is not None:
+            write_state_dict(cascade_state(cast(Any, load_world_model(str(cascade), output_dir=store.root))), file)
+        else:
+            for lost in write_authors_checkpoint(load_agent(str(ref), output_dir=store.root), file):
+                say(f"not in the file: {lost}")
     out.print(str(file), markup=False)
+
+
+_TWO_STAGES = b"upsampler.inner_model."
+"""Part of the names in a checkpoint of a cascade."""
+
+
+def _import_world_model(file: Path, options: list[str]) -> NoReturn:
+    from diamond_bench.jobs.train_world_model import model_folder
+    from diamond_bench.spaces import FrameSpec
+    from diamond_bench.studies.imported import plan_import_world_model
+    from diamond_bench.worlds.cascade.checkpoint import read_cascade
+
+    plan, store = plan_import_world_model(file, options), _own_store(options)
+    (ref,) = plan.jobs
+    config = plan.jobs[ref].config
+    read_cascade(file, FrameSpec(config.height, config.width), config.factor)  # refused before anything is created
+    say(
+        f"{file}: the file does not hold the size of its frames; the import uses height={config.height} width={config.width} "
+        f"factor={config.factor}"
+    )
+    with writing(store):
+        exit_code = run_jobs(plan, store).exit_code
+    if exit_code == 0:
+        out.print(str(model_folder(store.folder(ref), 1.0)), markup=False)
+    raise typer.Exit(exit_code)
 
 
 def _own_store(tokens: list[str] | None) -> Any:

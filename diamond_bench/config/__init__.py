@@ -18,6 +18,7 @@ from diamond_bench.config.diffusion import (
     SAMPLERS,
     SCHEDULES,
     AncestralSampler,
+    CascadeSampler,
     DdpmLeadingSchedule,
     FactoredObjective,
     FlowSchedule,
@@ -55,6 +56,7 @@ __all__ = [
     "AgentConfig",
     "AgentEvaluationConfig",
     "AncestralSampler",
+    "CascadeSampler",
     "Cluster",
     "ConditioningConfig",
     "ConditioningOption",
@@ -160,7 +162,10 @@ class TrainingConfig:
     num_steps: int = setting(100_000, minimum=1)
     """Optimiser updates."""
     batch_size: int = setting(32, minimum=1)
-    """Windows of frames per update."""
+    """Windows of frames per batch."""
+    accumulation: int = setting(1, minimum=1)
+    """Batches per update. Their gradients are averaged before the optimiser's step, so an update learns from batch_size * accumulation
+    windows with the memory of batch_size."""
     learning_rate: float = setting(1e-4, minimum=0.0)
     """Learning rate of AdamW after the warm-up."""
     weight_decay: float = setting(1e-2, minimum=0.0)
@@ -189,6 +194,11 @@ class TrainingConfig:
     segments: str = setting("memory", recorded=True)
     """Where segments are read from: memory (the whole training split lies on the device) or streamed (its frames stay on disk). The results
     are identical."""
+
+    @property
+    def examples(self) -> int:
+        """Windows of frames per update."""
+        return self.batch_size * self.accumulation
 
     def milestone_step(self, milestone: float) -> int:
         """The update after which the model of a milestone is kept."""

@@ -87,6 +87,7 @@ class SlurmCluster:
     evaluate_world_model: Resources = Resources()
     train_agent: Resources = Resources()
     import_agent: Resources = Resources()
+    import_world_model: Resources = Resources()
     evaluate_agent: Resources = Resources()
     play_random: Resources = Resources()
 

@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from diamond_bench.config.fields import setting
@@ -163,6 +163,79 @@ class OdeSampler(SamplerSettings):
     """Standard deviation of the added noise."""
     churn_sigma: Literal["sigma", "sigma_hat"] = setting("sigma")
     """The noise level that the network receives in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
+    s_cond: float = setting(0.0, minimum=0.0)
+    """Standard deviation of the noise that each step adds to the past frames. It needs a model with conditioning.past_noise=training, and
+    the network receives this level."""
+    s_cond_rule: Literal["accumulating", "constant"] = setting("accumulating")
+    """accumulating: each step adds its noise to the past frames of the step before, so after k steps their noise is s_cond * sqrt(k) (the
+    authors). constant: each step adds its noise to the true past frames, so the network receives the right level."""
+
+
+@dataclass(frozen=True)
+class CascadeSampler(OdeSampler):
+    """The samplers of a cascade's two stages. The fields of `OdeSampler` belong to the next frame at low resolution, which is sampled with
+    Euler's method. The others belong to the upsampler. The neutral values are the authors' sampler `fast` of their CS:GO model."""
+
+    name: str = "fast"
+    num_steps: int = setting(1, minimum=1, maximum=1000)
+    """Denoising steps of the frame at low resolution."""
+    s_cond: float = setting(0.005, minimum=0.0)
+    """Standard deviation of the noise that each step adds to the past frames at low resolution (`OdeSampler.s_cond`)."""
+    upsampling_steps: int = setting(1, minimum=1, maximum=1000)
+    """Denoising steps of the upsampler."""
+    upsampling_solver: Literal["euler", "heun"] = setting("heun")
+    """The solver of the upsampler. They are equal for one step."""
+    upsampling_sigma_min: float = setting(1.0, minimum=1e-6)
+    """The upsampler's last noise level before 0."""
+    upsampling_sigma_max: float = setting(5.0, minimum=1e-6)
+    """The upsampler's first noise level."""
+    upsampling_rho: float = setting(7.0, minimum=1e-3)
+    """Exponent of the interpolation of the upsampler's levels (`KarrasSchedule`)."""
+    upsampling_churn: float = setting(10.0, minimum=0.0)
+    """Noise added over all steps of the upsampler (`OdeSampler.s_churn`)."""
+    upsampling_tmin: float = setting(1.0, minimum=0.0)
+    """The lowest noise level at which noise is added to the upsampler's frame."""
+    upsampling_tmax: float = setting(5.0, minimum=0.0)
+    """The highest noise level at which noise is added to the upsampler's frame."""
+    upsampling_noise: float = setting(0.9, minimum=0.0)
+    """Standard deviation of this noise."""
+    upsampling_churn_sigma: Literal["sigma", "sigma_hat"] = setting("sigma")
+    """The noise level that the upsampler receives in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
+
+    @property
+    def frame(self) -> OdeSampler:
+        """The sampler of the frame at low resolution."""
+        return OdeSampler(**{f.name: getattr(self, f.name) for f in fields(OdeSampler)} | {"name": "euler"})
+
+    @property
+    def upsampling(self) -> OdeSampler:
+        """The sampler of the upsampler, which has no actions and so no guidance."""
+        return OdeSampler(
+            self.upsampling_solver,
+            self.upsampling_steps,
+            KarrasSchedule(sigma_min=self.upsampling_sigma_min, sigma_max=self.upsampling_sigma_max, rho=self.upsampling_rho),
+            self.start_noise,
+            self.quantize,
+            self.quantization,
+            s_churn=self.upsampling_churn,
+            s_tmin=self.upsampling_tmin,
+            s_tmax=self.upsampling_tmax,
+            s_noise=self.upsampling_noise,
+            churn_sigma=self.upsampling_churn_sigma,
+        )
+
+
+@dataclass(frozen=True)
+class HigherQualitySampler(CascadeSampler):
+    """`CascadeSampler` with the authors' neutral values of `higher_quality`."""
+
+    name: str = "higher_quality"
+    num_steps: int = setting(3, minimum=1, maximum=1000)
+    """Denoising steps of the frame at low resolution."""
+    upsampling_steps: int = setting(10, minimum=1, maximum=1000)
+    """Denoising steps of the upsampler."""
+    upsampling_solver: Literal["euler", "heun"] = setting("euler")
+    """The solver of the upsampler."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +302,10 @@ SAMPLERS: dict[str, Option] = {
     "dpm_solver_pp_2m": Option(MultistepSampler, "diamond_bench.diffusion.samplers:dpm_solver_pp_2m"),
     "ddpm_ancestral": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ancestral"),
     "ddim": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ancestral"),
+    "fast": Option(CascadeSampler, "diamond_bench.diffusion.samplers:euler", "diamond_bench.diffusion.schedules:churned_calls"),
+    "higher_quality": Option(
+        HigherQualitySampler, "diamond_bench.diffusion.samplers:euler", "diamond_bench.diffusion.schedules:churned_calls"
+    ),
 }
 OPTIONS: dict[str, dict[str, Option]] = {"objective": OBJECTIVES, "schedule": SCHEDULES, "sampler": SAMPLERS}
 """Registries by the name of the field that holds the choice."""

@@ -70,6 +70,8 @@ class WorldFamily:
     """context(settings): number of past frames that a prediction uses. A training segment is longer."""
     reads: tuple[str, ...] = ()
     """The settings in `studies.families.OPTIONAL` that a trained family uses. Other settings are refused, and enter no identity."""
+    two_stages: bool = False
+    """Whether its sampler has two stages (`CascadeSampler`)."""
     check: Callable[[Any, Any, str], None] = _no_check
     """check(settings, config, protocol): raises UserError if a run cannot use the family. `config` is its `RunConfig`, `protocol` is
     world_model or agent."""
@@ -83,6 +85,7 @@ class WorldFamily:
 
 
 WORLD_FAMILIES: dict[str, Option] = {
+    "cascade": Option("diamond_bench.worlds.cascade:Cascade", "diamond_bench.worlds.cascade:FAMILY"),
     "copy_last_frame": Option("diamond_bench.worlds.copy_last_frame:CopyLastFrame", "diamond_bench.worlds.copy_last_frame:FAMILY"),
     "oracle": Option("diamond_bench.worlds.oracle:Oracle", "diamond_bench.worlds.oracle:FAMILY"),
 }

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.diffusion.objectives import Draws, Objective, ObjectiveStep
+from diamond_bench.diffusion.objectives import Draws, Network, Objective, ObjectiveStep
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.conditioning import withheld
 from diamond_bench.models.precision import Precision, arithmetic
@@ -15,12 +16,42 @@ from diamond_bench.models.precision import Precision, arithmetic
 __all__ = ["Denoiser", "Precision"]
 
 
+class PastNoise(Protocol):
+    """Noise that is added to the past frames of a training batch."""
+
+    def __call__(self, past: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The noisy frames, and the noise level of each example, (b,), from frames (b, L, 3, h, w) whose mask (b, L) is 0 where padded."""
+        ...
+
+
 @dataclass(frozen=True)
 class FrameNoise:
-    """Noise that is added to the past frames of a training batch."""
+    """The noise of `ConditioningConfig.frame_noise`. Padding frames get none: they are exactly 0 in sampling too, which is how the network
+    recognises them."""
 
     level: Tensor  # (b,), standard deviation: one per example, for all its autoregressive steps
     gauss: Callable[[Tensor], Tensor]  # of past frames (b, L, 3, h, w): fresh N(0, 1) of their shape
+
+    def __call__(self, past: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PastNoise`."""
+        scale = self.level[:, None] * mask
+        return past + scale[:, :, None, None, None] * self.gauss(past), self.level
+
+
+@dataclass(frozen=True)
+class LevelledNoise:
+    """The noise of `ConditioningConfig.past_noise`: that of the objective's training, drawn for each example and autoregressive step.
+
+    As in the authors' code, padding frames get it too, in training and in sampling.
+    """
+
+    objective: Objective
+    draw: Callable[[Tensor], Draws]  # of past frames, stacked on channels (b, L * 3, h, w)
+
+    def __call__(self, past: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PastNoise`."""
+        draws = self.draw(past.flatten(1, 2))
+        return past + self.objective.noise(draws).view_as(past), draws.level
 
 
 class Denoiser(Compilable):
@@ -28,7 +59,8 @@ class Denoiser(Compilable):
 
     `network` holds all trained weights. Only its forward pass runs in `precision` (bf16 through autocast). Preconditioning, loss,
     quantisation and the solver's state are float32. In training, the actions of a share `action_dropout` of the examples are withheld, and
-    noise of up to `frame_noise` is added to the past frames (`ConditioningConfig`). The network must have been built for both.
+    noise of up to `frame_noise`, or that of `past_noise`, is added to the past frames (`ConditioningConfig`). The network must have been
+    built for it.
     """
 
     def __init__(
@@ -39,6 +71,7 @@ class Denoiser(Compilable):
         precision: Precision = "fp32",
         action_dropout: float = 0.0,
         frame_noise: float = 0.0,
+        past_noise: str = "none",
     ) -> None:
         super().__init__()
         self.network = network
@@ -47,6 +80,7 @@ class Denoiser(Compilable):
         self.precision = precision
         self.action_dropout = action_dropout
         self.frame_noise = frame_noise
+        self.past_noise = past_noise
 
     @property
     def core(self) -> nn.Module:
@@ -57,7 +91,7 @@ class Denoiser(Compilable):
         with arithmetic(x.device.type, self.precision):
             return self.run_core(x, c_noise, past, actions, **inputs).float()
 
-    def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, past_sigma: Tensor | None = None) -> Tensor:
         """The model's estimate of the clean frame, unclamped, (b, 3, h, w) float32.
 
         Args:
@@ -65,15 +99,17 @@ class Denoiser(Compilable):
             sigma: (b,), or 0-d.
             past: in [-1, 1], oldest first, (b, L, 3, h, w).
             actions: taken after each past frame, (b, L) or (b, L, k). Withheld ones need a network trained with action dropout.
+            past_sigma: standard deviation of the noise in `past`, (b,). It needs a network with an input for it.
         """
-        return self.objective.denoise(self._run, x, sigma, past, actions)
+        run = self._run if past_sigma is None else partial(self._run, frame_noise=past_sigma)
+        return self.objective.denoise(run, x, sigma, past, actions)
 
     def centre(self, past: Tensor) -> Tensor | None:
         """The frame to which sampling adds its first noise (`Objective.centre`)."""
         return self.objective.centre(past)
 
     def training_loss(
-        self, frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator | None = None
+        self, frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator | None = None, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the k + 1 autoregressive prediction steps of a batch of segments, and metrics (detached, on the device).
 
@@ -85,14 +121,20 @@ class Denoiser(Compilable):
             actions: (b, L + 1 + k), or with a last axis of columns. Action t is taken after frame t, and the last one is not used.
             mask: (b, L + 1 + k), 1 (or True) where the frame is real.
             generator: on the frames' device.
+            guide: see `unroll`.
         """
         if self.action_dropout > 0:  # without action dropout nothing is drawn, so that earlier models keep their stream of random numbers
             dropped = torch.rand(len(frames), generator=generator, device=frames.device) < self.action_dropout
             actions = torch.where(dropped.view(-1, *[1] * (actions.dim() - 1)), withheld(actions), actions)
-        noise = self._draw_frame_noise(frames, generator) if self.frame_noise > 0 else None
-        steps = self.unroll(frames, actions, mask, lambda clean: self.objective.draw(clean, generator), noise)
+        noise = self._past_noise(frames, generator)
+        steps = self.unroll(frames, actions, mask, lambda clean: self.objective.draw(clean, generator), noise, guide)
         loss = torch.stack([step.loss for step in steps]).mean()
         return loss, {f"loss_step_{i}": step.loss.detach() for i, step in enumerate(steps)} | {"loss": loss.detach()}
+
+    def _past_noise(self, frames: Tensor, generator: torch.Generator | None) -> PastNoise | None:
+        if self.past_noise == "training":
+            return LevelledNoise(self.objective, lambda past: self.objective.draw(past, generator))
+        return self._draw_frame_noise(frames, generator) if self.frame_noise > 0 else None
 
     def _draw_frame_noise(self, frames: Tensor, generator: torch.Generator | None) -> FrameNoise:
         def drawn(draw: Callable[..., Tensor], *shape: int) -> Tensor:
@@ -107,23 +149,27 @@ class Denoiser(Compilable):
         actions: Tensor,
         mask: Tensor,
         draw: Callable[[Tensor], Draws],
-        frame_noise: FrameNoise | None = None,
+        past_noise: PastNoise | None = None,
+        guide: Tensor | None = None,
     ) -> list[ObjectiveStep]:
-        """The prediction steps of `training_loss`. `draw(clean)` gives the noise of each, and `frame_noise` that of past frames, if any.
+        """The prediction steps of `training_loss`. `draw(clean)` gives the noise of each, and `past_noise` that of past frames, if any.
 
-        Padding frames get no noise. They are exactly 0 in sampling too, which is how the network recognises them.
+        `guide`: a picture of each frame, (b, L + 1 + k, 3, h, w), that the network receives after the past frames when it predicts that
+        frame.
         """
         n = self.num_frames
         if frames.shape[1] <= n:
             raise ValueError(f"a segment of {frames.shape[1]} frames leaves none to predict after {n} past frames")
-        run = self._run if frame_noise is None else partial(self._run, frame_noise=frame_noise.level)
         past = frames[:, :n]
         steps = []
         for i in range(frames.shape[1] - n):
             clean, shown = frames[:, n + i], past
-            if frame_noise is not None:
-                scale = frame_noise.level[:, None] * mask[:, i : n + i]
-                shown = past + scale[:, :, None, None, None] * frame_noise.gauss(past)
+            run: Network = self._run
+            if past_noise is not None:
+                shown, level = past_noise(past, mask[:, i : n + i])
+                run = partial(self._run, frame_noise=level)
+            if guide is not None:
+                shown = torch.cat((shown, guide[:, n + i, None]), dim=1)
             counts = mask[:, n + i]
             # The step from padding to a game's first frame is no change, and no model has to predict it.
             if self.centre(shown) is not None:

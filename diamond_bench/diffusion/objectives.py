@@ -62,6 +62,10 @@ class Objective(Protocol):
         """Draws noise level, offset noise and Gaussian noise, in this order."""
         ...
 
+    def noise(self, draws: Draws) -> Tensor:
+        """The noise that training adds to a frame, of the shape of `draws.gauss`."""
+        ...
+
     def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
         """The loss of predicting `clean` (b, 3, h, w) under given noise. `mask` (b,) is 1 where clean is a real frame.
 
@@ -207,8 +211,7 @@ class Factored(nn.Module):
         centre = self.centre(past)
         if centre is not None:
             clean = clean - centre
-        level, offset = _per_pixel(draws.level, clean), self.config.sigma_offset_noise * draws.offset
-        noise = level * (offset + draws.gauss) if self.config.offset_noise == "scaled" else offset + level * draws.gauss
+        level, noise = _per_pixel(draws.level, clean), self.noise(draws)
         x = clean + noise
         c = self.coefficients(level)
         prediction = self._predict(network, c.c_in * x, draws.level, past, actions)
@@ -216,6 +219,11 @@ class Factored(nn.Module):
         estimate = c.c_skip * x + c.c_out * prediction.detach()
         denoised = quantize(estimate if centre is None else centre + estimate, self.config.quantization)
         return ObjectiveStep(masked_mean_square(prediction - target, mask, self._weight(draws.level)), denoised, prediction, target)
+
+    def noise(self, draws: Draws) -> Tensor:
+        """See `Objective.noise`."""
+        level, offset = _per_pixel(draws.level, draws.gauss), self.config.sigma_offset_noise * draws.offset
+        return level * (offset + draws.gauss) if self.config.offset_noise == "scaled" else offset + level * draws.gauss
 
     def _raised(self, sigma: Tensor) -> Tensor:
         if self.config.offset_noise == "scaled":

@@ -6,14 +6,14 @@ The state x is float32 in EDM's variance-exploding coordinates. Levels are Pytho
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from diamond_bench.config import AncestralSampler, MultistepSampler, OdeSampler, Sampler, chosen
 from diamond_bench.diffusion.quantization import quantize
-from diamond_bench.diffusion.schedules import churn_factor, sigmas
+from diamond_bench.diffusion.schedules import churn_factor, denoiser_sigmas, sigmas
 from diamond_bench.models.conditioning import withheld
 
 Denoise = Callable[[Tensor, float], Tensor]
@@ -26,6 +26,14 @@ Callback = Callable[[Tensor, Tensor, float], None]
 
 Sampling = Callable[["SupportsDenoise", Tensor, Tensor, Sampler, Noise], Tensor]
 """(denoiser, past, actions, sampler, noise) -> the next frames, with the signature of `sample`."""
+
+
+class DenoisesNoisyPast(Protocol):
+    """A denoiser that receives the level of the noise in its past frames (`Denoiser.denoise`)."""
+
+    def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, past_sigma: Tensor | None = None) -> Tensor:
+        """The clean frame, (b, 3, h, w)."""
+        ...
 
 
 class SupportsDenoise(Protocol):
@@ -104,6 +112,29 @@ def ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float], settings: An
     return x
 
 
+class NoisyPast:
+    """The past frames of one sample, to which each step adds noise (`OdeSampler.s_cond`). Both calls of a step of Heun's method see the
+    same frames."""
+
+    def __init__(self, denoiser: SupportsDenoise, past: Tensor, sampler: OdeSampler, noise: Noise) -> None:
+        self._denoiser = cast(DenoisesNoisyPast, denoiser)
+        self._clean = self._past = past
+        self._sampler, self._noise, self._calls = sampler, noise, 0
+        self._calls_per_step = math.ceil(len(denoiser_sigmas(sampler)) / sampler.num_steps)
+
+    def begin_call(self) -> None:
+        """Adds the noise of a step if its first call begins."""
+        if self._calls % self._calls_per_step == 0:
+            base = self._past if self._sampler.s_cond_rule == "accumulating" else self._clean
+            added = torch.stack([self._noise() for _ in range(base.shape[1])], dim=1)
+            self._past = base + self._sampler.s_cond * added
+        self._calls += 1
+
+    def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        """The denoiser's output, given the noisy frames in place of `past`, and the level `s_cond`."""
+        return self._denoiser.denoise(x, sigma, self._past, actions, torch.full_like(sigma, self._sampler.s_cond))
+
+
 def sample(
     denoiser: SupportsDenoise, past: Tensor, actions: Tensor, sampler: Sampler, noise: Noise, callback: Callback | None = None
 ) -> Tensor:
@@ -115,20 +146,25 @@ def sample(
         actions: taken after each past frame, (b, L) or (b, L, k).
         sampler: the sampler and its settings.
         noise: returns fresh N(0, 1) of shape (b, 3, h, w), on the device of `past`. It is called once for the start, then for each
-            stochastic step.
+            stochastic step. With s_cond, each step also calls it once per past frame, after its churn.
         callback: called after every denoiser call. Guidance makes two calls in place of one.
     """
     levels: list[float] = sigmas(sampler).tolist()
     every_call = sampler.quantize == "every_call"
 
+    noisy = NoisyPast(denoiser, past, sampler, noise) if isinstance(sampler, OdeSampler) and sampler.s_cond > 0 else None
+
     def call(x: Tensor, sigma: float, given_actions: Tensor) -> Tensor:
         # torch.full writes the number on the device. A tensor made from it on the host would have to be copied there.
-        denoised = denoiser.denoise(x, torch.full((len(x),), sigma, device=x.device), past, given_actions)
+        level = torch.full((len(x),), sigma, device=x.device)
+        denoised = (noisy or denoiser).denoise(x, level, past, given_actions)
         if callback is not None:
             callback(x, denoised, sigma)
         return denoised
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
+        if noisy is not None:
+            noisy.begin_call()
         denoised = call(x, sigma, actions)
         if sampler.guidance != 1:
             free = call(x, sigma, torch.full_like(actions, withheld(actions)))

@@ -92,7 +92,10 @@ class _Training:
         apply(execution, dict.fromkeys(self.model.compilable, (training.batch_size,)) if execution.compile == "all" else {})
         self.trainables = self.model.trainables(training)
         networks = [trainable.network for trainable in self.trainables]
-        self.learners = [Learner(network, training, execution.fused, execution.records_updates) for network in networks]
+        self.learners = [
+            Learner(network, training, execution.fused, execution.records_updates, accumulation=training.accumulation)
+            for network in networks
+        ]
         self.averages = [] if training.ema is None else [WeightAverage(network, training.ema) for network in networks]
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.recent = torch.zeros(min(_RECENT, training.num_steps), device=device)
@@ -113,7 +116,10 @@ class _Training:
             self.generator.set_state(state["generator"])
             self.recent.copy_(state["recent"])
             pending, seconds = state["pending"].to(device), state["seconds"]
-        self.feeds = [Feed(source, training.batch_size, trainable.segment_length, self.generator) for trainable in self.trainables]
+        self.feeds = [
+            Feed(source, (trainable.batch_size or training.batch_size) * training.accumulation, trainable.segment_length, self.generator)
+            for trainable in self.trainables
+        ]
         self.log = TrainingLog(context.folder, _LOGGED, training.log_every, self.done, pending)
         self.milestones = {training.milestone_step(milestone) for milestone in training.milestones}
         self.started = time.perf_counter() - seconds
@@ -147,11 +153,14 @@ class _Training:
     def updates(self, number: int) -> Iterator[bool]:
         """The updates of one network. Milestones belong to the updates of the last network."""
         training, trainable, learner, feed = self.config.training, self.trainables[number], self.learners[number], self.feeds[number]
-        last = number == len(self.learners) - 1
+        last, parts = number == len(self.learners) - 1, 0
 
         def loss_of(*batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            nonlocal parts
             loss, _ = trainable.loss(Segments(*batch), self.generator)
-            if not self.execution.records_updates and learner.updates + 1 < training.num_steps:
+            parts += 1
+            drawn = parts % training.accumulation == 0  # all noise of the update
+            if drawn and not self.execution.records_updates and learner.updates + 1 < training.num_steps:
                 feed.read_ahead()  # during the backward pass
             return loss, {"loss": loss.detach()}
 

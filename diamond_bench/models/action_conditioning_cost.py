@@ -2,7 +2,7 @@
 
 from diamond_bench.config import ConditioningConfig, NetworkConfig
 from diamond_bench.models.cost import ConditioningCost, Cost, embedding, linear
-from diamond_bench.models.shape import action_rows, action_width
+from diamond_bench.models.shape import action_rows, action_width, active_bits
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
 
@@ -18,6 +18,12 @@ def embedded(network: NetworkConfig, conditioning: ConditioningConfig, actions: 
     width = action_width(network, conditioning)
     projection = linear(conditioning.num_frames * width, network.cond_channels) if conditioning.action_width else Cost()
     return ConditioningCost(_table(network, conditioning, actions) + projection)
+
+
+def bits(network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, frames: FrameSpec) -> ConditioningCost:
+    """`ActiveBits`. Only its number of rows differs from `EmbeddedActions`."""
+    width, fewer = action_width(network, conditioning), actions.width - sum(active_bits(actions))
+    return ConditioningCost(embedded(network, conditioning, actions, frames).own + embedding(-fewer, width))
 
 
 def planes(network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, frames: FrameSpec) -> ConditioningCost:

@@ -5,7 +5,6 @@ sizes are built on torch's meta device, without memory, and all names and shapes
 """
 
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -23,7 +22,7 @@ from diamond_bench.models.denoiser_network import DenoiserNetwork
 from diamond_bench.models.description import AgentDescription
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import IMAGE_CHANNELS, actor_critic_features, check_network, reward_end_features
-from diamond_bench.models.tensor_file import read_state_dict
+from diamond_bench.models.tensor_file import Places, matched, read_state_dict, require_finite, write_state_dict
 from diamond_bench.spaces import FrameSpec
 
 States = dict[Component, dict[str, Tensor]]
@@ -31,7 +30,7 @@ States = dict[Component, dict[str, Tensor]]
 FRAME_SIZES = range(16, 513)
 """Sides of frames that are tried, in pixels."""
 
-_WEIGHTS_MEANING = (
+WEIGHTS_MEANING = (
     "parameterization",
     "coordinate",
     "input_scaling",
@@ -73,9 +72,7 @@ def read_authors_checkpoint(file: Path, game: str = "", frame_size: int | None =
         states = _sorted_out(state, description)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise UserError(f"{file}: tensor {name!r} has values that are not finite")
+    require_finite(file, state)
     return AuthorsCheckpoint(description, states, widened_from)
 
 
@@ -95,14 +92,7 @@ def write_authors_checkpoint(agent: SupportsExport, file: Path) -> list[str]:
     the format cannot express the agent, or the file cannot be written.
     """
     state = authors_state(agent.description, {component: network.state_dict() for component, network in agent.networks.items()})
-    if file.is_dir():
-        raise UserError(f"{file}: is a folder; name a file to write")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            torch.save(state, Path(folder) / "state.pt")
-            (Path(folder) / "state.pt").replace(file)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
-        raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    write_state_dict(state, file)
     return lost_in_export(agent.description)
 
 
@@ -166,7 +156,7 @@ def _refuse_unexportable(description: AgentDescription) -> None:
                 f"this agent cannot be exported: the authors' format has no place for conditioning.{name}={getattr(conditioning, name)!r}, "
                 f"only for {getattr(ConditioningConfig(), name)!r}"
             )
-    for name in _WEIGHTS_MEANING:
+    for name in WEIGHTS_MEANING:
         if getattr(objective, name, None) != getattr(FactoredObjective(), name):
             raise UserError(
                 f"this agent cannot be exported: objective.{name}={getattr(objective, name, None)!r} determines what its weights mean, "
@@ -182,9 +172,9 @@ def _describe(shapes: Shapes, game: str, frame_size: int | None) -> AgentDescrip
             hint = "; this is a denoiser of the authors' DDPM branch alone, not an agent" if "noise_model" in beginnings else ""
             shown = ", ".join(beginnings[:8]) + (", ..." if len(beginnings) > 8 else "")
             raise UserError(f"no {component} in it (names under {prefix!r}); its names begin with {shown}{hint}")
-    num_frames, network, num_actions = _denoiser(shapes)
+    num_frames, network, num_actions = denoiser_sizes(shapes)
     for name in ("rew_end_model.act_emb.weight", "actor_critic.actor_linear.weight"):
-        if _shape(shapes, name, 2)[0] != num_actions:
+        if shape_of(shapes, name, 2)[0] != num_actions:
             raise UserError(
                 f"its networks do not fit together: {num_actions} actions in the denoiser, {shapes[name][0]} in tensor {name!r}"
             )
@@ -203,7 +193,8 @@ def _describe(shapes: Shapes, game: str, frame_size: int | None) -> AgentDescrip
     )
 
 
-def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor. Raises UserError if it is missing, or has another number of dimensions."""
     if name not in shapes:
         raise UserError(f"tensor {name!r} is missing: {nearest(name, shapes)}")
     shape = shapes[name]
@@ -212,32 +203,34 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-def _stages(shapes: Shapes, prefix: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
-    """Depth, width and attention of each stage of residual blocks with names prefix + "<stage>.resblocks.<block>."."""
+def stages_of(shapes: Shapes, prefix: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
+    """Depth, width and attention of each stage of residual blocks with names prefix + "<stage>.resblocks.<block>.".
+
+    Raises UserError."""
     pattern = re.compile(re.escape(prefix) + r"(\d{1,3})\.resblocks\.(\d{1,3})\.")
     found = {(int(m[1]), int(m[2])) for m in map(pattern.match, shapes) if m}
     stages = len({stage for stage, _ in found})
     depths = tuple(sum(1 for stage, _ in found if stage == s) for s in range(stages))
     if not stages or found != {(s, block) for s in range(stages) for block in range(depths[s])}:
         raise UserError(f"its residual blocks under {prefix!r} are not numbered through")
-    channels = tuple(_shape(shapes, f"{prefix}{s}.resblocks.0.conv1.weight", 4)[0] for s in range(stages))
+    channels = tuple(shape_of(shapes, f"{prefix}{s}.resblocks.0.conv1.weight", 4)[0] for s in range(stages))
     attention = tuple(f"{prefix}{s}.resblocks.0.attn.qkv_proj.weight" in shapes for s in range(stages))
     return depths, channels, attention
 
 
-def _denoiser(shapes: Shapes) -> tuple[int, NetworkConfig, int]:
-    """Number of past frames, network and number of actions."""
+def denoiser_sizes(shapes: Shapes) -> tuple[int, NetworkConfig, int]:
+    """Number of past frames, network and number of actions (or of their bits) of an authors' denoiser. Raises UserError."""
     prefix = PREFIXES["denoiser"]
-    cond = _shape(shapes, f"{prefix}cond_proj.0.weight", 2)[0]
-    num_actions, width = _shape(shapes, f"{prefix}act_emb.0.weight", 2)
-    stacked = _shape(shapes, f"{prefix}conv_in.weight", 4)[1]
+    cond = shape_of(shapes, f"{prefix}cond_proj.0.weight", 2)[0]
+    num_actions, width = shape_of(shapes, f"{prefix}act_emb.0.weight", 2)
+    stacked = shape_of(shapes, f"{prefix}conv_in.weight", 4)[1]
     num_frames = cond // width
     if num_frames < 1 or num_frames * width != cond or stacked != (num_frames + 1) * IMAGE_CHANNELS:
         raise UserError(
             f"tensors {prefix + 'cond_proj.0.weight'!r}, {prefix + 'act_emb.0.weight'!r} and {prefix + 'conv_in.weight'!r} do not fit "
             f"together: a condition {cond} wide, {width} an action, {stacked} channels of frames, 3 each, one of them noisy"
         )
-    depths, channels, attention = _stages(shapes, f"{prefix}unet.d_blocks.")
+    depths, channels, attention = stages_of(shapes, f"{prefix}unet.d_blocks.")
     network = NetworkConfig(depths, channels, attention, cond)
     check_network(network, ConditioningConfig(num_frames))
     return num_frames, network, num_actions
@@ -245,10 +238,10 @@ def _denoiser(shapes: Shapes) -> tuple[int, NetworkConfig, int]:
 
 def _reward_end(shapes: Shapes) -> RewardEndConfig:
     prefix = PREFIXES["rew_end_model"]
-    depths, channels, attention = _stages(shapes, f"{prefix}encoder.blocks.")
+    depths, channels, attention = stages_of(shapes, f"{prefix}encoder.blocks.")
     if len(depths) < 2:
         raise UserError(f"its residual blocks under {prefix + 'encoder.blocks.'!r} have no stage before the last, of attention")
-    cond, lstm_dim = _shape(shapes, f"{prefix}act_emb.weight", 2)[1], _shape(shapes, f"{prefix}lstm.weight_hh_l0", 2)[1]
+    cond, lstm_dim = shape_of(shapes, f"{prefix}act_emb.weight", 2)[1], shape_of(shapes, f"{prefix}lstm.weight_hh_l0", 2)[1]
     return RewardEndConfig(depths[:-1], channels[:-1], attention[:-1], cond, lstm_dim)
 
 
@@ -259,10 +252,10 @@ def _actor_critic(shapes: Shapes, reward_end: RewardEndConfig, frame_size: int |
     places = sorted({int(m[1]) for m in map(pattern.match, shapes) if m})
     if not places or places[0] != 1 or any(b - a not in (1, 2) for a, b in pairwise(places)):
         raise UserError(f"its layers under {prefix + 'encoder.encoder.'!r} are not numbered as the authors do: blocks at {places}")
-    channels = tuple(_shape(shapes, f"{prefix}encoder.encoder.{place}.f.2.weight", 4)[0] for place in places)
-    lstm_dim = _shape(shapes, f"{prefix}lstm.weight_hh", 2)[1]
-    fed = _shape(shapes, f"{prefix}lstm.weight_ih", 2)[1]
-    fed_reward_end = _shape(shapes, f"{PREFIXES['rew_end_model']}lstm.weight_ih_l0", 2)[1]
+    channels = tuple(shape_of(shapes, f"{prefix}encoder.encoder.{place}.f.2.weight", 4)[0] for place in places)
+    lstm_dim = shape_of(shapes, f"{prefix}lstm.weight_hh", 2)[1]
+    fed = shape_of(shapes, f"{prefix}lstm.weight_ih", 2)[1]
+    fed_reward_end = shape_of(shapes, f"{PREFIXES['rew_end_model']}lstm.weight_ih_l0", 2)[1]
 
     # A max-pooling has no tensors, only a place in the numbering, and the last one not even that. A numbering without a gap of 1 may come
     # from a writer who reserves a place for every stage, pooling or not. Then only the number of poolings is known, from the LSTM's width.
@@ -316,24 +309,9 @@ def _networks(description: AgentDescription) -> dict[Component, nn.Module]:
 
 def _sorted_out(state: Mapping[str, Tensor], description: AgentDescription) -> States:
     """The state dicts of the three networks, after a check of all names and shapes."""
-    states: States = {component: {} for component in PREFIXES}
-    places: dict[str, tuple[Component, str, tuple[int, ...]]] = {}
+    places: Places[Component] = {}
     for component, network in _networks(description).items():
         expected = network.state_dict()
         for theirs, ours in authors_names(component, expected, description.actor_critic.down).items():
             places[PREFIXES[component] + theirs] = (component, ours, tuple(expected[ours].shape))
-    unknown = [name for name in state if name not in places]
-    if unknown:
-        raise UserError(f"{_counted(unknown, 'unknown tensor')}: {nearest(unknown[0], places)}")
-    missing = [name for name in places if name not in state]
-    if missing:
-        raise UserError(f"{_counted(missing, 'missing tensor')}")
-    for name, (component, ours, shape) in places.items():
-        if tuple(state[name].shape) != shape:
-            raise UserError(f"tensor {name!r} has shape {list(state[name].shape)}; with the others, it should be {list(shape)}")
-        states[component][ours] = state[name]
-    return states
-
-
-def _counted(names: list[str], what: str) -> str:
-    return f"{len(names)} {what}{'s' * (len(names) > 1)}, {'such as ' * (len(names) > 1)}{names[0]!r}"
+    return matched(state, places)

@@ -32,6 +32,7 @@ _BLOCKS: Renamings = (
 _RENAMED: dict[Component, Renamings] = {
     "denoiser": (
         ("noise_emb.weight", "noise_features.frequencies"),
+        ("noise_cond_emb.weight", "past_noise_features.frequencies"),
         ("act_emb.0.", "action_embedding."),
         ("cond_proj.", "condition."),
         ("norm_out.norm.", "norm_out."),
@@ -52,6 +53,7 @@ _RENAMED: dict[Component, Renamings] = {
 _ORDER: dict[Component, tuple[str, ...]] = {  # first parts of the authors' names, in the order of their files
     "denoiser": (
         "noise_emb",
+        "noise_cond_emb",
         "act_emb",
         "cond_proj",
         "conv_in",

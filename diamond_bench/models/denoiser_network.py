@@ -78,6 +78,7 @@ class DenoiserNetwork(nn.Module):
         self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         self.frame_noise = FrameNoiseFeatures(cond_channels, conditioning.frame_noise) if conditioning.frame_noise > 0 else None
+        self.past_noise_features = FourierFeatures(cond_channels) if conditioning.past_noise != "none" else None
 
     def forward(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, frame_noise: Tensor | None = None) -> Tensor:
         """One forward pass.
@@ -87,7 +88,9 @@ class DenoiserNetwork(nn.Module):
             c_noise: the noise level as the objective encodes it, (b,).
             past: past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w).
             actions: taken after each past frame, (b, L) or (b, L, k). Withheld ones need a conditioning with action dropout.
-            frame_noise: standard deviation of the noise in the past frames, (b,), from 0 to conditioning.frame_noise. None is 0.
+            frame_noise: standard deviation of the noise in the past frames, (b,). With conditioning.frame_noise it goes from 0 to that
+            value,
+                and None is 0. With conditioning.past_noise the network receives log(frame_noise) / 4, and 0 for None.
 
         Returns:
             (b, 3, h, w), with the dtype of autocast if it is enabled.
@@ -103,6 +106,8 @@ class DenoiserNetwork(nn.Module):
                 cond = cond + part.vector
         if self.frame_noise is not None:
             cond = cond + self.frame_noise(torch.zeros_like(c_noise) if frame_noise is None else frame_noise)
+        elif self.past_noise_features is not None:
+            cond = cond + self.past_noise_features(torch.zeros_like(c_noise) if frame_noise is None else frame_noise.log() / 4)
         elif frame_noise is not None:
             raise ValueError("noise in the past frames, but this network has no input for its level (conditioning.frame_noise=0)")
         y = self.unet(self.conv_in(torch.cat((*planes, x), dim=1)), self.condition(cond), history)

@@ -14,7 +14,7 @@ from diamond_bench.config import (
     Sampler,
 )
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.spaces import FrameSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec
 
 NORM_EPS = 1e-5
 IMAGE_CHANNELS = 3
@@ -84,6 +84,11 @@ def action_rows(conditioning: ConditioningConfig, num_actions: int) -> int:
     return num_actions + (conditioning.action_dropout > 0)
 
 
+def active_bits(actions: ActionSpec) -> list[int]:
+    """Rows of each column of actions with conditioning.actions=active_bits. A column of two values is a key, which is active or not."""
+    return [1 if size == 2 and actions.trailing else size or 1 for size in actions.sizes]
+
+
 def action_width(network: NetworkConfig, conditioning: ConditioningConfig) -> int:
     """Width of the embedding of one action."""
     default = PLANE_WIDTH if conditioning.actions == "planes" else network.cond_channels // conditioning.num_frames
@@ -136,7 +141,7 @@ def check_network(network: NetworkConfig, conditioning: ConditioningConfig) -> N
         raise UserError(
             f"network.cond_channels={network.cond_channels}: must be divisible by 2 (cosine and sine features of the noise level)"
         )
-    fills = conditioning.actions == "group_norm" and not conditioning.action_width
+    fills = conditioning.actions in ("group_norm", "active_bits") and not conditioning.action_width
     if fills and network.cond_channels % conditioning.num_frames:
         raise UserError(
             f"network.cond_channels={network.cond_channels}: must be divisible by conditioning.num_frames={conditioning.num_frames} "
@@ -150,6 +155,21 @@ def check_guidance(sampler: Sampler, conditioning: ConditioningConfig) -> None:
         raise UserError(
             f"sampler.guidance={sampler.guidance}: guidance needs a model trained with actions withheld now and then; set "
             f"conditioning.action_dropout above 0 (such as 0.1), or leave sampler.guidance at 1"
+        )
+
+
+def check_past_noise(sampler: Sampler, conditioning: ConditioningConfig) -> None:
+    """Refuses noise on past frames in sampling that does not fit the training. Raises UserError."""
+    level, trained = getattr(sampler, "s_cond", 0.0), conditioning.past_noise == "training"
+    if level > 0 and not trained:
+        raise UserError(
+            f"sampler.s_cond={level:g}: noise on past frames needs a model trained with it; set conditioning.past_noise=training, or leave "
+            f"sampler.s_cond at 0"
+        )
+    if trained and not level > 0:
+        raise UserError(
+            "sampler.s_cond=0: the model was trained with noise on its past frames (conditioning.past_noise=training) and "
+            "receives its level; set sampler.s_cond above 0, such as 0.005 (the authors)"
         )
 
 
@@ -169,6 +189,11 @@ def _check_conditioning(network: NetworkConfig, conditioning: ConditioningConfig
         raise UserError(
             f"conditioning.action_dropout={conditioning.action_dropout}: conditioning.actions=none gives the network no actions that could "
             f"be withheld; choose another option, or leave action_dropout at 0"
+        )
+    if conditioning.past_noise != "none" and conditioning.frame_noise > 0:
+        raise UserError(
+            f"conditioning.past_noise={conditioning.past_noise}: conditioning.frame_noise={conditioning.frame_noise:g} is another noise on "
+            f"the same frames; leave one of them at its neutral value (none, 0)"
         )
     if not attends(conditioning):
         return

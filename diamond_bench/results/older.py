@@ -19,6 +19,7 @@ _WORDS = {
     "evaluate_world_model": ("evaluation", "evaluations"),
     "train_agent": ("agent's training", "agents' trainings"),
     "import_agent": ("imported agent", "imported agents"),
+    "import_world_model": ("imported world model", "imported world models"),
     "evaluate_agent": ("agent's evaluation", "agents' evaluations"),
     "play_random": ("set of random games", "sets of random games"),
     "profile": ("profile", "profiles"),

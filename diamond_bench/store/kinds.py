@@ -143,6 +143,21 @@ class ImportAgent:
 
 
 @dataclass(frozen=True)
+class ImportWorldModel:
+    """Config of `import_world_model`: a cascade from a checkpoint file in the format of the authors' CS:GO model."""
+
+    digest: str
+    """SHA-256 of the file."""
+    file: str = setting("", recorded=True)
+    """The path of the file."""
+    height: int = setting(150, minimum=2)
+    width: int = setting(280, minimum=2)
+    """Sides of its frames in pixels, which the file does not contain."""
+    factor: int = setting(5, minimum=2)
+    """Sides of a frame, divided by those at low resolution. The file does not contain it either."""
+
+
+@dataclass(frozen=True)
 class EvaluateAgent:
     """Config of `evaluate_agent`. Its input `agent` is trained or imported, and states its game."""
 
@@ -325,6 +340,7 @@ KINDS: dict[str, Kind] = {
         cost="diamond_bench.costs.train_agent:COST",
     ),
     "import_agent": Kind(ImportAgent, "diamond_bench.jobs.import_agent:run", revision=1, resources=_ON_CPU),
+    "import_world_model": Kind(ImportWorldModel, "diamond_bench.jobs.import_world_model:run", revision=1, resources=_ON_CPU),
     "evaluate_agent": Kind(
         EvaluateAgent,
         "diamond_bench.jobs.evaluate_agent:run",

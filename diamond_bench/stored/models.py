@@ -16,6 +16,7 @@ from diamond_bench.models.precision import Precision
 from diamond_bench.spaces import ActionSpec, FrameSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
+from diamond_bench.store.kinds import ImportWorldModel
 from diamond_bench.studies.agents import AGENT_FOLDER, AGENT_KINDS
 from diamond_bench.worlds.contract import TrainedWorld
 from diamond_bench.worlds.families import load_world_model as load_world_model_folder
@@ -41,10 +42,14 @@ def load_world_model(store: Store, ref: JobRef, milestone: float | None, device:
             raise UserError(f"milestone={milestone}: {training} kept 1.0 alone")
         return world_model_in(load_agent(store, training, device, precision), training)
     require_whole(store, training)
-    kept = store.spec(training).config.training.milestones
+    spec = store.spec(training)
+    imported = isinstance(spec.config, ImportWorldModel)
+    kept = (1.0,) if imported else spec.config.training.milestones
     if share not in kept:
         raise UserError(f"milestone={share}: {training} kept {', '.join(map(str, kept))}")
-    frames, actions = _frames_and_actions(store, store.spec(training).inputs["dataset"])
+    frames, actions = (
+        (FrameSpec(spec.config.height, spec.config.width), None) if imported else _frames_and_actions(store, spec.inputs["dataset"])
+    )
     return load_world_model_folder(model_folder(store.folder(training), share, own.weights), frames, precision, device, actions)
 
 
@@ -71,7 +76,7 @@ def training_behind(store: Store, ref: JobRef) -> tuple[JobRef, EvaluationConfig
 
     Raises UserError for a job that has no world model.
     """
-    if ref.kind == "train_world_model" or ref.kind in AGENT_KINDS:
+    if ref.kind in ("train_world_model", "import_world_model") or ref.kind in AGENT_KINDS:
         return ref, EvaluationConfig()
     spec = store.spec(ref)
     if ref.kind == "evaluate_agent":

@@ -120,11 +120,7 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None, **co
     `constants`: sigma_data and sigma_offset_noise, if they are not the paper's. Raises UserError if the file cannot be read, the game is
     unknown or not given, or a constant is out of range.
     """
-    try:
-        with os.fdopen(open_file(file), "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    digest = digest_of(file)
     if game is None:
         game = next((known for known in games.games() if known.lower() == file.stem.lower()), None)
         if game is None:
@@ -132,6 +128,15 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None, **co
     games.num_actions(game)
     config = {"digest": digest, "game": game, "file": str(file.absolute()), "frame_size": frame_size, **constants}
     return JobSpec("import_agent", build(ImportAgent, config))
+
+
+def digest_of(file: Path) -> str:
+    """The SHA-256 of a user's file. Raises UserError if it cannot be read."""
+    try:
+        with os.fdopen(open_file(file), "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def assumed(config: ImportAgent) -> str:

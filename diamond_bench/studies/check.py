@@ -1,11 +1,11 @@
 """Refusals at planning: settings that are valid on their own but conflict. Without torch."""
 
-from diamond_bench.config import SEGMENT_SOURCES, RunConfig, world_family
+from diamond_bench.config import SEGMENT_SOURCES, CascadeSampler, RunConfig, world_family
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs.games import check_env, check_policy
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.planning import check_metrics
-from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_reward_end
+from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_past_noise, check_reward_end
 from diamond_bench.studies.agents import check_agent, is_agent
 
 MAX_SEED = 2**63 - 1
@@ -25,13 +25,27 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
         check_agent(config)
         if config.training.ema is not None:
             raise UserError(f"training.ema={config.training.ema:g}: an agent keeps no average of its weights; use training.ema=null")
-        check_sampler(config.sampler, config.objective)
+        if config.training.accumulation != 1:
+            raise UserError(
+                f"training.accumulation={config.training.accumulation}: an agent's networks learn from one batch per update; use 1"
+            )
+        _check_sampler(config)
         return
     _check_training(config)
     _check_evaluation(config)
-    check_sampler(config.sampler, config.objective)
+    _check_sampler(config)
     if config.data.dataset is None and not is_agent(config.data.policy):
         check_policy(config.data.policy, config.game)
+
+
+def _check_sampler(config: RunConfig) -> None:
+    """A trained family with its own objectives checks the sampler itself (`WorldFamily.check`)."""
+    family, sampler = world_family(config.family), config.sampler
+    if isinstance(sampler, CascadeSampler) and not family.two_stages:
+        raise UserError(f"sampler={sampler.name}: it has two stages, for family=cascade; choose another one, such as sampler=euler")
+    if "objective" in family.reads or not family.trained:
+        check_sampler(sampler, config.objective)
+        check_past_noise(sampler, config.conditioning)
 
 
 def _check_streams(config: RunConfig, protocol: str) -> None:

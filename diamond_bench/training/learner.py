@@ -35,10 +35,12 @@ class Learner:
         fused: bool = True,
         recorded: bool = False,
         record: Recorder | None = None,
+        accumulation: int = 1,
     ) -> None:
-        """`fused`: optimiser with few kernels. `recorded`: run `learn` through a CUDA graph."""
+        """`fused`: optimiser with few kernels. `recorded`: run `learn` through a CUDA graph. `accumulation`: number of equal parts of a
+        batch whose gradients are computed one after the other and averaged."""
         self.network, self.updates, self.rate = network, 0, 0.0
-        self._settings, self._recorded, self._record = settings, recorded, record
+        self._settings, self._recorded, self._record, self._accumulation = settings, recorded, record, accumulation
         self._optimizer = make_optimizer(network, settings, fused, on_device=True if recorded else None)
         self._parameters = list(network.parameters())
         self._graphed: Graphed | None = None
@@ -52,7 +54,8 @@ class Learner:
         return norm
 
     def learn(self, loss_of: LossOf, batch: Sequence[Tensor], generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
-        """One update on a batch. Returns the metrics of `loss_of(*batch)` and `grad_norm`, on the device.
+        """One update on a batch. Returns the metrics of `loss_of(*batch)` and `grad_norm`, on the device. With accumulation, `loss_of` gets
+        the parts of the batch, and the metrics are their mean.
 
         `loss_of` must be the same function at every call, and `generators` those that it draws from. If updates are recorded, it is called
         a few times and then never again.
@@ -78,8 +81,13 @@ class Learner:
         return dict(zip(self._names, values, strict=False)), values[len(self._names) :]
 
     def _recordable(self, loss_of: CarryingLossOf, inputs: Sequence[Tensor]) -> Outputs:
-        loss, metrics, after = loss_of(*inputs)
-        found = {**metrics, "grad_norm": self._descend(loss)}
+        if self._accumulation == 1:
+            loss, metrics, after = loss_of(*inputs)
+            norm = self._descend(loss)
+        else:
+            metrics, norm = self._accumulated(loss_of, inputs)
+            after = ()
+        found = {**metrics, "grad_norm": norm}
         self._names = list(found)
         return (*found.values(), *after)
 
@@ -87,8 +95,21 @@ class Learner:
         self.rate = set_learning_rate(self._optimizer, self._settings, self.updates)
         self._optimizer.zero_grad(set_to_none=True)
 
+    def _accumulated(self, loss_of: CarryingLossOf, inputs: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """The mean metrics of the parts of a batch, and the gradient's norm."""
+        totals: dict[str, Tensor] = {}
+        for part in zip(*(tensor.chunk(self._accumulation) for tensor in inputs), strict=True):
+            loss, metrics, _ = loss_of(*part)
+            (loss / self._accumulation).backward()
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, 0) + value / self._accumulation
+        return totals, self._step()
+
     def _descend(self, loss: Tensor) -> Tensor:
         loss.backward()
+        return self._step()
+
+    def _step(self) -> Tensor:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         self._optimizer.step()
         return norm.detach()

@@ -47,6 +47,8 @@ class Trainable:
     loss: Callable[[Segments, torch.Generator], tuple[Tensor, Mapping[str, Tensor]]]
     """loss(segments, generator) -> the loss of a batch of such segments, and metrics (detached). The generator lies on the segments'
     device."""
+    batch_size: int | None = None
+    """Segments per batch. None is `training.batch_size`."""
 
 
 class WorldModel(Protocol):

@@ -33,7 +33,7 @@ def _cost(settings: Settings, spec: WorldSpec, sampler: Sampler) -> WorldCost:
 def _update_flops(settings: Settings, spec: WorldSpec, training: TrainingConfig) -> float:
     """A forward and a backward pass for each predicted frame of the batch."""
     call = _cost_of(settings.network, settings.conditioning, spec.actions, spec.frames)
-    return 3 * call.flops * (training.num_autoregressive_steps + 1) * training.batch_size
+    return 3 * call.flops * (training.num_autoregressive_steps + 1) * training.examples
 
 
 def _context(settings: Any) -> int:

@@ -8,7 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import ConditioningConfig, NetworkConfig, Objective, Sampler, SamplerSettings, TrainingConfig, chosen
+from diamond_bench.config import (
+    CascadeSampler,
+    ConditioningConfig,
+    NetworkConfig,
+    Objective,
+    Sampler,
+    SamplerSettings,
+    TrainingConfig,
+    chosen,
+)
 from diamond_bench.data.rms import change_rms, frame_rms
 from diamond_bench.data.segments import Segments, to_float
 from diamond_bench.data.sources import SegmentSource
@@ -22,7 +31,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 from diamond_bench.models.precision import Precision
-from diamond_bench.models.shape import check_guidance
+from diamond_bench.models.shape import check_guidance, check_past_noise
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.typed import build, to_plain
 from diamond_bench.worlds.contract import Draw, Seen, State, Trainable
@@ -108,8 +117,11 @@ class DiamondWorld(StackedWorld):
         model trained without action dropout."""
         if not isinstance(sampler, SamplerSettings):
             raise UserError(f"sampler={sampler!r}: expected the name of a sampler, or settings from `api.sampler`")
+        if isinstance(sampler, CascadeSampler):
+            raise UserError(f"sampler={sampler.name}: it has two stages, for models of family=cascade")
         check_sampler(sampler, self.description.objective)
         check_guidance(sampler, self.description.conditioning)
+        check_past_noise(sampler, self.description.conditioning)
         return replace(self, sampler=sampler)
 
     def in_streams(self, count: int) -> "DiamondWorld":
@@ -183,7 +195,8 @@ def build_diamond(
     if actions is not None and actions.width != d.num_actions:
         raise UserError(f"a world model of {d.num_actions} actions, but the game's are {actions}")
     parts = DenoiserNetwork(d.network, c, actions or d.num_actions)
-    denoiser = Denoiser(parts, chosen(d.objective)(d.objective), c.num_frames, precision, c.action_dropout, c.frame_noise).to(device)
+    denoiser = Denoiser(parts, chosen(d.objective)(d.objective), c.num_frames, precision, c.action_dropout, c.frame_noise, c.past_noise)
+    denoiser.to(device)
     if torch.device(device).type == "cpu":
         denoiser.to(memory_format=torch.channels_last)  # a narrow network then trains in two thirds of the time
     return DiamondWorld(denoiser, description, frames, actions)

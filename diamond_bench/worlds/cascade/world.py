@@ -1,0 +1,177 @@
+"""A cascade: a world model at low resolution imagines the next frame, and an upsampler adds the details."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diamond_bench.config import CascadeSampler, Sampler, TrainingConfig, chosen
+from diamond_bench.data.segments import Segments, to_float
+from diamond_bench.data.sources import SegmentSource
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.diffusion.denoiser import Denoiser
+from diamond_bench.diffusion.quantization import quantize
+from diamond_bench.diffusion.samplers import Sampling, sample
+from diamond_bench.diffusion.schedules import nfe
+from diamond_bench.models.compilation import Compilable
+from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.models.precision import Precision
+from diamond_bench.spaces import WorldSpec
+from diamond_bench.worlds.cascade import FAMILY, Cascade, check_frames, check_two_stages
+from diamond_bench.worlds.contract import Draw, Seen, State, Step, Trainable
+from diamond_bench.worlds.diamond.world import Description, DiamondWorld, build_diamond
+from diamond_bench.worlds.files import save_world
+
+
+@dataclass(frozen=True)
+class CascadeWorld:
+    """A `TrainedWorld`. Its state is that of the world model at low resolution, and the last frames at full resolution, (b, L, 3, h, w)."""
+
+    settings: Cascade
+    spec: WorldSpec
+    inner: DiamondWorld
+    """The world model at low resolution."""
+    upsampler: Denoiser
+    """Its past frames are followed by the enlarged new frame."""
+    sampler: CascadeSampler | None = None
+    """None before `bound`."""
+    sampling: Sampling = sample
+    """Samples the upsampler's frames."""
+
+    pure = True
+    compilable: ClassVar[Sequence[Compilable]] = ()
+
+    @property
+    def context(self) -> int:
+        """See `WorldModel.context`."""
+        return FAMILY.context(self.settings)
+
+    @property
+    def device(self) -> torch.device:
+        """See `WorldModel.device`."""
+        return self.inner.device
+
+    @property
+    def calls_per_frame(self) -> int:
+        """See `WorldModel.calls_per_frame`: of both stages together."""
+        return nfe(self._sampler.frame) + nfe(self._sampler.upsampling)
+
+    @property
+    def flops_per_frame(self) -> float:
+        """See `WorldModel.flops_per_frame`."""
+        return FAMILY.cost(self.settings, self.spec, self._sampler).flops_per_frame
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """See `WorldModel.networks`."""
+        return {"denoiser": self.inner.denoiser.network, "upsampler": self.upsampler.network}
+
+    @property
+    def description(self) -> object:
+        """See `TrainedWorld.description`."""
+        return self.settings, self.spec
+
+    @property
+    def _sampler(self) -> CascadeSampler:
+        if self.sampler is None:
+            raise ValueError("no sampler is bound to this world model; bind one with bound(sampler)")
+        return self.sampler
+
+    def bound(self, sampler: Sampler) -> "CascadeWorld":
+        """See `TrainedWorld.bound`. Raises UserError for a sampler of one stage, or one that does not fit the training of a stage."""
+        both = check_two_stages(self.settings, sampler)
+        return replace(self, sampler=both, inner=self.inner.bound(both.frame))
+
+    def in_streams(self, count: int) -> "CascadeWorld":
+        """The same model: its rows are always sampled together."""
+        return self
+
+    def watched(self, seen: Seen) -> "CascadeWorld":
+        """See `Watchable.watched`: the calls of the upsampler."""
+        return replace(self, sampling=partial(sample, callback=seen))
+
+    def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
+        """See `WorldModel.start`."""
+        inner = self.inner.start(self.shrunk(frames, mask), actions, mask, draw, origin)
+        return *inner, frames[:, -self.upsampler.num_frames :]
+
+    def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
+        """See `WorldModel.step`."""
+        *below, past = state
+        inner, low = self.inner.step(tuple(below), action, draw)
+        with torch.inference_mode():
+            shown = torch.cat((past, self.enlarged(low.frame[:, None])), dim=1)
+            frame = self.sampling(self.upsampler, shown, action[:, None], self._sampler.upsampling, lambda: draw(past[:, -1]))
+        frame = frame.clone()  # an ordinary tensor again, so that it may enter a network in training
+        return (*inner, torch.cat((past[:, 1:], frame[:, None]), dim=1)), Step(frame)
+
+    def shrunk(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Frames (b, t, 3, h, w) at low resolution, on the 8-bit grid, and exactly 0 where padded: bicubic, with antialiasing.
+
+        The authors let values outside [-1, 1] wrap around in their bytes; here they are clamped.
+        """
+        sides = self.settings.low_resolution(self.spec.frames).sides
+        low: Tensor = F.interpolate(frames.flatten(0, 1), sides, mode="bicubic", align_corners=False, antialias=True)
+        return quantize(low, self.settings.low_resolution_rounding).unflatten(0, frames.shape[:2]) * mask[:, :, None, None, None]
+
+    def enlarged(self, low: Tensor) -> Tensor:
+        """Frames (b, t, 3, h, w) at low resolution, enlarged to full resolution: bicubic, not quantised or clamped."""
+        large: Tensor = F.interpolate(low.flatten(0, 1), scale_factor=float(self.settings.factor), mode="bicubic", align_corners=False)
+        return large.unflatten(0, low.shape[:2])
+
+    def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
+        """See `TrainedWorld.trainables`: the denoiser at low resolution, and the upsampler, which learns from true frames at low
+        resolution."""
+
+        def denoise(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            low = self.shrunk(to_float(segments), segments.mask)
+            return self.inner.denoiser.training_loss(low, segments.actions, segments.mask, generator)
+
+        def upsample(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            frames = to_float(segments)
+            guide = self.enlarged(self.shrunk(frames, segments.mask))
+            return self.upsampler.training_loss(frames, segments.actions, segments.mask, generator, guide)
+
+        up = self.settings.upsampler
+        steps = training.num_autoregressive_steps, up.num_autoregressive_steps
+        return (
+            Trainable("denoiser", self.inner.denoiser, self.inner.context + 1 + steps[0], denoise),
+            Trainable("upsampler", self.upsampler, up.num_frames + 1 + steps[1], upsample, up.batch_size or None),
+        )
+
+    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
+        """See `TrainedWorld.measure`: there is nothing to measure."""
+
+    @property
+    def measured(self) -> Mapping[str, float]:
+        """See `TrainedWorld.measured`."""
+        return {}
+
+    def call(self, state: State) -> None:
+        """See `TrainedWorld.call`: one at low resolution."""
+        self.inner.call(state[:-1])
+
+    def save(self, folder: Path) -> None:
+        """See `TrainedWorld.save`."""
+        save_world(folder, self.settings, self.spec, self.networks)
+
+
+def build_world(settings: Cascade, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> CascadeWorld:
+    """A cascade with fresh weights, drawn from torch's global CPU generator whatever the device. It predicts no rewards and no ends.
+
+    Raises UserError if the parts do not fit together.
+    """
+    check_frames(settings, spec.frames)
+    below, up = settings.inner, settings.upsampler
+    described = Description(below.objective, below.conditioning, below.network, spec.actions.width)
+    inner = build_diamond(described, settings.low_resolution(spec.frames), precision, device, spec.actions)
+    network = DenoiserNetwork(up.network, up.conditioning, spec.actions)
+    upsampler = Denoiser(network, chosen(up.objective)(up.objective), up.num_frames, precision, past_noise=up.past_noise).to(device)
+    if torch.device(device).type == "cpu":
+        upsampler.to(memory_format=torch.channels_last)
+    return CascadeWorld(settings, WorldSpec(spec.frames, spec.actions, rewards=False, ends=False), inner, upsampler)

@@ -1,0 +1,139 @@
+"""The authors' CS:GO checkpoint: names and shapes of all tensors, import and export, and refusals."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import in_this_process
+from safetensors.torch import save_file
+from test_cascade import csgo
+from torch import Tensor
+
+from diamond_bench.api import load_world_model
+from diamond_bench.config import CascadeSampler, ConditioningConfig, NetworkConfig, world_family
+from diamond_bench.errors import UserError
+from diamond_bench.models.tensor_file import matched
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+from diamond_bench.worlds.cascade import CSGO_OBJECTIVE, Cascade, LowResolution, Upsampler
+from diamond_bench.worlds.cascade.checkpoint import CSGO_ACTIONS, PREFIXES, _described, _places, cascade_state
+from diamond_bench.worlds.cascade.world import CascadeWorld, build_world
+
+FRAMES = FrameSpec(16, 24)
+DIGEST = "b91ea7e814c6cec16d71d3afc026ccffb79271cc3a30ccd23c6a70c100c0bdd6"
+"""SHA-256 of the lines "name,shape" of the 573 tensors in the order of the authors' file."""
+
+
+def on_meta() -> CascadeWorld:
+    with torch.device("meta"):
+        return build_world(csgo(), WorldSpec(FrameSpec(150, 280), CSGO_ACTIONS), device="meta")
+
+
+def test_the_preset_has_the_names_shapes_and_parameters_of_the_published_model() -> None:
+    world = on_meta()
+    places = _places(world)
+    lines = [f"{name},{'x'.join(map(str, shape))}\n" for name, (_, _, shape) in places.items()]
+    assert [sum(name.startswith(prefix) for name in places) for prefix in PREFIXES.values()] == [303, 270]
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == DIGEST
+    numbers = {name: sum(p.numel() for p in network.parameters()) for name, network in world.networks.items()}
+    assert numbers == {"denoiser": 330_489_219, "upsampler": 51_149_187}
+    cost = world_family(world.settings).cost(world.settings, world.spec, CascadeSampler())
+    assert (cost.parameters, cost.calls_per_frame) == (381_638_406, 2)
+    settings, spec = _described({name: shape for name, (_, _, shape) in places.items()}, FrameSpec(150, 280), 5)
+    assert settings == csgo(), "the sizes that a file shows are those of the preset"
+    assert spec.actions == CSGO_ACTIONS
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda s: s.pop("denoiser.inner_model.unet.mid_blocks.resblocks.1.attn.qkv_proj.bias"),
+            ["missing", "mid_blocks.resblocks.1.attn.qkv_proj.bias"],
+        ),
+        (
+            lambda s: s.update({"upsampler.inner_model.cond_prj.0.bias": s["upsampler.inner_model.cond_proj.0.bias"]}),
+            ["unknown", "cond_prj", "cond_proj"],
+        ),
+        (lambda s: s.update({"upsampler.inner_model.conv_out.bias": torch.empty(4, device="meta")}), ["conv_out.bias", "[4]", "[3]"]),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(change: Callable[[dict[str, Tensor]], object], words: list[str]) -> None:
+    places = _places(on_meta())
+    state = {name: torch.empty(shape, device="meta") for name, (_, _, shape) in places.items()}
+    change(state)
+    with pytest.raises(UserError) as error:
+        matched(state, places)
+    for word in words:
+        assert word in str(error.value)
+
+
+def small_state(bits: int = 5) -> dict[str, Tensor]:
+    """A random state dict in the authors' format."""
+    torch.manual_seed(0)
+    network = NetworkConfig((1, 1), (8, 16), (False, True), 16)
+    settings = Cascade(factor=4, inner=LowResolution(network=network), upsampler=Upsampler(network=network))
+    world = build_world(settings, WorldSpec(FRAMES, ActionSpec.columns((2,) * bits)))
+    return {name: torch.randn(tensor.shape) for name, tensor in cascade_state(world).items()}
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_checkpoint_is_imported_plays_and_is_exported_to_identical_tensors(suffix: str, tmp_path: Path) -> None:
+    state, file = small_state(), tmp_path / f"mine.{suffix}"
+    save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    done = in_this_process("import", str(file), "height=16", "width=24", "factor=4", cwd=tmp_path)
+    assert "height=16 width=24 factor=4" in done.stderr
+    folder = Path(done.stdout.splitlines()[-1])
+    kind, job, *rest = folder.parts[-4:]
+    assert (kind, rest) == ("import_world_model", ["models", "1"])
+    world = load_world_model(job, output_dir=tmp_path / "outputs").bound(CascadeSampler())
+    assert world.spec.actions == ActionSpec.columns((2,) * 5)
+    frames = torch.zeros(1, 4, 3, 16, 24)
+    begun = world.start(frames, torch.zeros(1, 4, 5, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool), torch.randn_like)
+    _, step = world.step(begun, torch.ones(1, 5, dtype=torch.int64), torch.randn_like)
+    assert step.frame.isfinite().all()
+
+    in_this_process("export", job[:8], "back.pt", cwd=tmp_path)
+    exported = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert list(exported) == list(state)
+    assert all(torch.equal(exported[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "words"),
+    [
+        (["height=17"], lambda s: None, ["factor=5", "17 x 280"]),
+        (["game=Pong"], lambda s: None, ["'game'", "height="]),
+        (["factor=x"], lambda s: None, ["factor=x"]),
+        (
+            [],
+            lambda s: s["denoiser.inner_model.norm_out.norm.bias"].fill_(torch.nan),
+            ["denoiser.inner_model.norm_out.norm.bias", "not finite"],
+        ),
+        ([], lambda s: s.pop("denoiser.inner_model.noise_cond_emb.weight"), ["missing", "denoiser.inner_model.noise_cond_emb.weight"]),
+        ([], lambda s: [s.pop(name) for name in list(s) if name.startswith("denoiser")], ["no denoiser"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_created(
+    options: list[str], change: Callable[[dict[str, Tensor]], object], words: list[str], tmp_path: Path
+) -> None:
+    state = small_state()
+    change(state)
+    torch.save(state, tmp_path / "mine.pt")
+    said = in_this_process("import", "mine.pt", *options, cwd=tmp_path, exit_code=2).stderr
+    for word in words:
+        assert word in said
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_cascade_that_the_format_cannot_express_is_not_exported() -> None:
+    network = NetworkConfig((1,), (8,), (False,), 8)
+    for inner, key in (
+        (LowResolution(conditioning=ConditioningConfig(past_noise="training"), network=network), "family.inner.conditioning="),
+        (LowResolution(objective=replace(CSGO_OBJECTIVE, sigma_data=0.4), network=network), "family.inner.objective.sigma_data=0.4"),
+    ):
+        world = build_world(Cascade(factor=4, inner=inner, upsampler=Upsampler(network=network)), WorldSpec(FRAMES, ActionSpec.discrete(3)))
+        with pytest.raises(UserError, match=key):
+            cascade_state(world)
