@@ -15,7 +15,7 @@ from diamond_bench.compose import parse
 from diamond_bench.errors import UserError
 from diamond_bench.launch.slurm import follow
 from diamond_bench.report.drawing import stored_arrays
-from diamond_bench.report.markup import escaped
+from diamond_bench.report.markup import escaped, marked
 from diamond_bench.results.table import unverified_plan
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, has_seal, sealed
@@ -130,3 +130,16 @@ def test_logs_show_control_characters_and_their_end(tmp_path: Path, monkeypatch:
 
 def test_the_report_shows_changes_of_direction() -> None:
     assert escaped("a\u202eb<\x1b") == r"a\u202eb&lt;\x1b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("`k=1` halves <b>", "<code>k=1</code> halves &lt;b&gt;"),
+        ("none", "none"),
+        ("`a` and `b", "<code>a</code> and `b"),
+        ("`<i>`", "<code>&lt;i&gt;</code>"),
+    ],
+)
+def test_backticks_of_a_studys_note_are_code(text: str, shown: str) -> None:
+    assert marked(text) == shown

@@ -120,6 +120,14 @@ def broken(text: str) -> Html:
     return joined(joined(_WORD.findall(word), "<wbr>") if len(word) > 8 else word for word in re.split(r"(\s+)", text))
 
 
+def marked(text: str) -> Html:
+    """A text whose parts between backticks are code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without a partner stays as it is
+        parts[-2:] = ["`".join(parts[-2:])]
+    return joined(el("code", part) if place % 2 else part for place, part in enumerate(parts))
+
+
 def details(summary: str, *children: Any) -> Html:
     """A collapsed section."""
     return el("details", el("summary", summary), *children)

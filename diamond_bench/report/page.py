@@ -11,7 +11,7 @@ from diamond_bench.report.comparison import Comparison
 from diamond_bench.report.drawing import StudyFigure, scale_warning
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.gate import Gate
-from diamond_bench.report.markup import Html, details, el, items, joined
+from diamond_bench.report.markup import Html, details, el, items, joined, marked
 from diamond_bench.report.pictures import CLIP_BYTES, Budget, ClipShown, clips, small_picture
 from diamond_bench.report.power import Power
 from diamond_bench.store.artifacts import Store
@@ -145,7 +145,7 @@ def _header(report: Report) -> Html:
 
 
 def _about(report: Report) -> list[Html]:
-    return [el("p", report.plan.note)] if report.plan.note else []
+    return [el("p", marked(report.plan.note))] if report.plan.note else []
 
 
 def _pictures(report: Report, budget: Budget) -> dict[str, Html]:
