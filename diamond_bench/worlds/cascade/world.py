@@ -117,12 +117,12 @@ class CascadeWorld:
         """
         sides = self.settings.low_resolution(self.spec.frames).sides
         low: Tensor = F.interpolate(frames.flatten(0, 1), sides, mode="bicubic", align_corners=False, antialias=True)
-        return quantize(low, self.settings.low_resolution_rounding).unflatten(0, frames.shape[:2]) * mask[:, :, None, None, None]
+        return quantize(low, self.settings.low_resolution_rounding).reshape(*frames.shape[:3], *sides) * mask[:, :, None, None, None]
 
     def enlarged(self, low: Tensor) -> Tensor:
         """Frames (b, t, 3, h, w) at low resolution, enlarged to full resolution: bicubic, not quantised or clamped."""
         large: Tensor = F.interpolate(low.flatten(0, 1), scale_factor=float(self.settings.factor), mode="bicubic", align_corners=False)
-        return large.unflatten(0, low.shape[:2])
+        return large.reshape(*low.shape[:3], *self.spec.frames.sides)
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`: the denoiser at low resolution, and the upsampler, which learns from true frames at low
