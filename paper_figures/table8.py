@@ -1,13 +1,17 @@
-"""Table 8: visual quality, sampling rate and size of world models: the paper's rows, and those of studies in the same layout."""
+"""Table 8: visual quality, sampling rate and size of world models: the paper's rows, and those of studies under a heading of their own."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
+from diamond_bench.metrics.baselines import COPY_LAST, FROZEN_FIRST, SHUFFLED_TIME, TRUE_FRAMES
+from diamond_bench.metrics.fvd import ENOUGH_CLIPS, KERNEL
+from diamond_bench.models.i3d_cost import SIDE
 from diamond_bench.report.facts import device_name
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
-from paper_figures.parts import Inputs, Lack, Output, StudyResults, paper_source, study_source
+from paper_figures.parts import Inputs, Output, StudyResults, paper_source, study_source
 from paper_figures.tables import Cell, Head, Table, number, words
 
 if TYPE_CHECKING:
@@ -21,44 +25,80 @@ _PRINTED = (
     ("DIAMOND cross-attention", (11.6, 81.4, 0.125), (35.2, 299.9, 0.119), 2.5, 184),
 )
 """The printed rows: method, FID, FVD and LPIPS on CS:GO and on motorway driving, frames per second on an A6000, and million parameters."""
+PAPER, OTHER = "The paper's data", "Other data than the paper's"
 _SETTING = (
-    "Rows of the paper: 64 × 64, 6 past frames, 20 denoising steps, 1024 clips of 16 frames, rate on an A6000. They are other data, "
-    "lengths and numbers of images than rows of studies, which FID and FVD depend on: read down one data set, never across."
+    "Rows of the paper: 64 × 64, 6 past frames, 20 denoising steps, 1024 clips of 16 frames, rate on an A6000. FID and FVD depend on the "
+    "data, on the length and on the number of clips or images: compare values of one data set only, never across data sets or headings."
 )
-_LPIPS = "LPIPS of studies: AlexNet's. Which network the paper took is not recorded here."
-_NO_FVD = "FVD of studies: no job measures it yet, so the column is empty there."
+_LPIPS = "LPIPS of studies: AlexNet's, a mean over all imagined frames. The paper does not name its network."
+_FLOORS = {
+    TRUE_FRAMES: "floor: other true frames or clips",
+    COPY_LAST: "reference: copy last frame",
+    FROZEN_FIRST: "reference: true clips, first frame frozen",
+    SHUFFLED_TIME: "reference: true clips, time shuffled",
+}
+_QUALITY = {"fid": 1, "kid": 4, "fvd": 1, "kvd": 3, "lpips": 3}
+"""Digits after the point of each column of quality."""
+_COUNTS = ("fid_images", "clips", "clip_frames")
+_HEADS = {
+    "method": "Method",
+    "data": "Data",
+    "label": "Label",
+    "fid": "FID ↓",
+    "kid": "KID ↓",
+    "fvd": "FVD ↓",
+    "kvd": "KVD ↓",
+    "lpips": "LPIPS ↓",
+    "frames_per_second": "Frames/s ↑",
+    "parameters_million": "Parameters\n(million)",
+}
 
 
 def make(inputs: Inputs) -> Output:
-    """The printed rows, two for each method, then a row for each variant and game of world-model studies."""
+    """The printed rows, two for each method. Below a heading of their own, for each study and game: its variants and reference rows."""
     rows: list[tuple[Cell, ...]] = []
     for data in (0, 1):
         for name, *both, rate, millions in _PRINTED:
             fid, fvd, lpips = both[data]
-            cells = (number(fid, 1), number(fvd, 1), number(lpips), number(rate, 1), number(millions, 0))
+            cells = (number(fid, 1), Cell(), number(fvd, 1), Cell(), number(lpips), number(rate, 1), number(millions, 0))
             rows.append((words(name), words(("CS:GO", "motorway driving")[data]), words("as printed"), *cells))
-    rules, sources, notes = {len(_PRINTED), len(rows)}, [paper_source("Table 8")], [_SETTING]
+    printed, rules = len(rows), {len(_PRINTED)}
+    sources, notes = [paper_source("Table 8")], [_SETTING]
     for study in inputs.studies:
-        own = _rows(study, inputs.store)
-        rows += own
-        if own:
-            sources.append(study_source(study, list(_numbers(study)["job"])))
-            notes += [_LPIPS, _NO_FVD, *study.remarks]
-    heads = [Head(text) for text in ("Method", "Data", "Label", "FID ↓", "FVD ↓", "LPIPS ↓", "Frames/s ↑", "Parameters\n(million)")]
-    keys = ("method", "data", "label", "fid", "fvd", "lpips", "frames_per_second", "parameters_million")
-    heads = [Head(head.text, key) for head, key in zip(heads, keys, strict=True)]
-    lacks = [Lack("FVD of studies: no job measures it yet")]
-    if len(sources) == 1:
-        lacks.append(inputs.lack("sampling_steps", "rows of world models of one's own", "table8"))
-    return Output(
-        table=Table(tuple(heads), tuple(rows), frozenset(rules), tuple(dict.fromkeys(notes))), sources=tuple(sources), lacks=tuple(lacks)
+        numbers = _numbers(study)
+        for game in dict.fromkeys(numbers["game"]):
+            rules.add(len(rows))
+            rows += _rows(study, inputs.store, game)
+        if len(numbers):
+            sources.append(study_source(study, list(numbers["job"])))
+            notes += [_LPIPS, *_protocol(study), *study.remarks]
+    headings = {0: PAPER, printed: OTHER} if len(rows) > printed else {}
+    lacks = [] if headings else [inputs.lack("sampling_steps", "rows of world models of one's own", "table8")]
+    table = Table(
+        tuple(Head(text, key) for key, text in _HEADS.items()), tuple(rows), frozenset(rules), tuple(dict.fromkeys(notes)), headings
     )
+    return Output(table=table, sources=tuple(sources), lacks=tuple(lacks))
 
 
 def _numbers(study: StudyResults) -> "pd.DataFrame":
+    """Numbers of runs, without baselines."""
     table = study.table
-    shown = ("fid", "lpips", "frames_per_second", "parameters")
+    shown = (*_QUALITY, "frames_per_second", "parameters")
     return table[(table["protocol"] == "world_model") & table["seed"].notna() & table["metric"].isin(shown)]
+
+
+def _protocol(study: StudyResults) -> Iterator[str]:
+    """How the distances of a study were measured: their numbers of images and clips."""
+    counts = {name: sorted({int(value) for value in study.table.loc[study.table["metric"] == name, "value"]}) for name in _COUNTS}
+    said = {name: " or ".join(map(str, values)) for name, values in counts.items()}
+    if counts["fid_images"]:
+        yield f"FID and KID of {study.name}: {said['fid_images']} images a side."
+    if counts["clips"]:
+        few = f" FVD of fewer than {ENOUGH_CLIPS} clips is biased upwards." if min(counts["clips"]) < ENOUGH_CLIPS else ""
+        yield (
+            f"FVD and KVD of {study.name}: I3D logits of {said['clips']} clips of {said['clip_frames']} frames a side, frames resized to "
+            f"{SIDE} × {SIDE} ({KERNEL}). In brackets: the 95% interval of one run over held-out episodes (jackknife).{few}"
+        )
 
 
 def _batches(store: Store, job: str) -> Iterator[int]:
@@ -70,27 +110,56 @@ def _batches(store: Store, job: str) -> Iterator[int]:
     yield min(config.evaluation.batch_size, config.evaluation.num_trajectories)
 
 
-def _rows(study: StudyResults, store: Store) -> list[tuple[Cell, ...]]:
-    """One row for each variant and game: means over seeds."""
+def _rows(study: StudyResults, store: Store, game: str) -> list[tuple[Cell, ...]]:
+    """One row for each variant, means over seeds, and one for each reference that needs no model."""
     found: list[tuple[Cell, ...]] = []
     numbers = _numbers(study)
-    for (variant, game), of in numbers.groupby(["variant", "game"], sort=False):
-        value = of.groupby("metric")["value"].mean().to_dict()
+    for variant, of in numbers[numbers["game"] == game].groupby("variant", sort=False):
+        value = _means(of)
         rates = of[of["metric"] == "frames_per_second"]
         devices = sorted({device_name(study.results[job].recorded) for job in rates["job"]})
         sizes = sorted({size for job in rates["job"] for size in _batches(store, job)})
         runs = of["seed"].nunique()
         together = f"{' or '.join(map(str, sizes))} trajectories imagined together" if sizes else "a batch whose size is not recorded"
         said = f"Rate measured on {', '.join(devices)}, frames of {together}: a throughput, which the rates of the paper may not be."
-        notes = [said] if devices else []
         parameters = value.get("parameters")
         cells = (
-            number(value.get("fid"), 1),
-            Cell(),
-            number(value.get("lpips")),
-            number(value.get("frames_per_second"), 1, notes=notes),
+            *_quality(value, _ends(study, str(variant), game) if runs == 1 else {}),
+            number(value.get("frames_per_second"), 1, notes=[said] if devices else []),
             number(None if parameters is None else parameters / 1e6, 2),
         )
         label = f"scale {study.plan.scale}, {runs} {'run' if runs == 1 else 'runs'}"
-        found.append((words(f"{study.plan.study}: {variant}"), words(str(game)), words(label), *cells))
-    return found
+        found.append((words(f"{study.plan.study}: {variant}"), words(game), words(label), *cells))
+    return [*found, *_references(study, game)]
+
+
+def _references(study: StudyResults, game: str) -> Iterator[tuple[Cell, ...]]:
+    table = study.table
+    of_game = table[(table["game"] == game) & table["seed"].isna() & table["metric"].isin(list(_QUALITY))]
+    for baseline, words_of_it in _FLOORS.items():
+        for name in dict.fromkeys(of_game["variant"]):  # a baseline with several settings has several rows
+            if name == baseline or str(name).startswith(f"{baseline}, "):
+                value = _means(of_game[of_game["variant"] == name])
+                text = f"{study.plan.study}: {words_of_it}{str(name).removeprefix(baseline)}"
+                label = words(f"scale {study.plan.scale}")
+                yield (words(text), words(game), label, *_quality(value, {}), Cell(), Cell())
+
+
+def _ends(study: StudyResults, variant: str, game: str) -> Mapping[str, float]:
+    """The ends of the intervals of a variant's distances, by column."""
+    table = study.table
+    of = table[(table["variant"] == variant) & (table["game"] == game) & table["metric"].str.endswith(("_low", "_high"))]
+    return dict(zip(of["metric"], of["value"], strict=True))
+
+
+def _means(rows: "pd.DataFrame") -> dict[str, float]:
+    return {str(metric): float(value) for metric, value in rows.groupby("metric")["value"].mean().items()}
+
+
+def _quality(value: Mapping[str, float], ends: Mapping[str, float]) -> Sequence[Cell]:
+    cells = []
+    for name, digits in _QUALITY.items():
+        cell = number(value.get(name), digits)
+        low, high = (number(ends.get(f"{name}_{end}", math.nan), digits) for end in ("low", "high"))
+        cells.append(Cell(cell.value, f"{cell.text} [{low.text}, {high.text}]") if low.value is not None else cell)
+    return cells

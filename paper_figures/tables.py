@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diamond_bench.report import latex
@@ -42,12 +42,14 @@ class Head:
 
 @dataclass(frozen=True)
 class Table:
-    """Heads, rows of as many cells, and notes of the whole table. A rule stands above the rows numbered in `rules`."""
+    """Heads, rows of as many cells, and notes of the whole table. A rule stands above the rows numbered in `rules`, and a heading across
+    the table above those in `headings`. The CSV has no headings."""
 
     heads: tuple[Head, ...]
     rows: tuple[tuple[Cell, ...], ...]
     rules: frozenset[int] = field(default=frozenset())
     notes: tuple[str, ...] = ()
+    headings: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -128,7 +130,10 @@ def to_markdown(table: Table) -> str:
 
     lines = [[shown(head.text, head.notes) for head in table.heads]]
     lines.append([" --- " if left else " ---: " for left in _left(table)])
-    lines += [[shown(cell.text, cell.notes, cell.bold) for cell in row] for row in table.rows]
+    for i, row in enumerate(table.rows):
+        if i in table.headings:
+            lines.append([f"**{markdown_escape(table.headings[i])}**", *[""] * (len(row) - 1)])
+        lines.append([shown(cell.text, cell.notes, cell.bold) for cell in row])
     notes = [f"- <sup>{letter}</sup> {markdown_escape(note)}" for note, letter in letters.items()]
     notes += [f"- {markdown_escape(note)}" for note in table.notes]
     body = "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
@@ -164,6 +169,9 @@ def to_latex(table: Table) -> str:
         lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", head, "\\midrule"]
         for i, row in enumerate(table.rows[start : start + MAX_ROWS], start):
             lines += ["\\midrule"] if i in table.rules and i > start else []
+            if i in table.headings:
+                heading = latex.escape(table.headings[i])
+                lines.append(f"\\multicolumn{{{len(row)}}}{{l}}{{\\textit{{{heading}}}}} \\\\")
             lines.append(" & ".join(shown(cell.text, cell.notes, cell.bold) for cell in row) + " \\\\")
         lines += ["\\bottomrule", "\\end{tabular}"]
         parts.append(latex.fitted("\n".join(lines)))

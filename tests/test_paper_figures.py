@@ -235,6 +235,9 @@ def test_the_index_is_complete(paper: Path) -> None:
         "figure4",
         "figure5",
         "figure8",
+        "figure10",
+        "figure11",
+        "figure12",
         "paired_differences",
     }
     assert "tokenizer" in entries["figure5"]["lacks"][0]["what"]

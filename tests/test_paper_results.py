@@ -138,6 +138,10 @@ def finish(store: Store, spec: JobSpec, seed: int) -> None:
         true = np.random.default_rng(0).integers(0, 255, (2, HORIZON, 8, 8, 3)).astype(np.uint8)
         imagined = noise.integers(0, 255, true.shape).astype(np.uint8)
         np.savez(claim.folder / "media" / "frames.npz", true=true, imagined=imagined)
+        if spec.config.evaluation.fixed_actions:
+            kind = "Box" if spec.config.sampler.num_steps == 1 else "MultiDiscrete"
+            held = {"names": np.array(["neutral", "steering +"]), "kind": np.array(kind), "frames": imagined}
+            np.savez(claim.folder / "media" / "fixed_actions.npz", **held)
         rows = [("drift", float(drift.mean()), False), ("frames_per_second", 50.0, True), ("lpips", 0.25, False)]
     plain = [{"metric": m, "value": v, "measured": measured, "baseline": ""} for m, v, measured in rows]
     claim.finish({"rows": plain, "info": {}, "recorded": {"revision": 1, "device": "cpu", "device_name": "a CPU", "commit": "c0ffee"}})

@@ -163,7 +163,7 @@ def test_distances_of_other_numbers_of_images_are_not_compared(metric: str, tmp_
     (row,) = compared(saved, store).primary.to_dict("records")
     assert row["verdict"] == "undecided"
     assert np.isnan(row["difference"])
-    assert f"{metric} of 2048 and 4096 images is not compared" in row["missing"]
+    assert f"{metric} of 2048 and 4096 images of FID is not compared" in row["missing"]
     images[1] = 2048.0
     (tmp_path / "same").mkdir()
     (row,) = compared(*swept(tmp_path / "same", noisy(0.01, 0.0, 0.1), saved_primary(metric), scores=scores)).primary.to_dict("records")

@@ -231,6 +231,10 @@ class EvaluationConfig:
     """Frames imagined per sample."""
     num_fid_images: int = setting(10_000, minimum=2)
     """Images on each side of FID and KID. Fewer available images are an error."""
+    clip_frames: int = setting(16, minimum=1)
+    """Frames of each clip of FVD and KVD, from the first imagined frame of a trajectory."""
+    fixed_actions: bool = setting(False)
+    """Also imagine the first reference under each of up to eight fixed actions, for a figure."""
     seed: int = setting(0, minimum=0)
     """Seed of the choice of references and of each trajectory's own noise. It is independent of the run's seed."""
     world_model: str | None = setting(None, recorded=True)

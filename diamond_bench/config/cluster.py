@@ -84,6 +84,7 @@ class SlurmCluster:
     train_world_model: Resources = Resources()
     train_state_probe: Resources = Resources()
     extract_features: Resources = Resources()
+    extract_clip_features: Resources = Resources()
     evaluate_world_model: Resources = Resources()
     train_agent: Resources = Resources()
     import_agent: Resources = Resources()

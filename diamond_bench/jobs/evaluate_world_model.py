@@ -20,6 +20,7 @@ from analysis.media import side_by_side, write_video
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
+from diamond_bench.evaluation.fixed_actions import as_arrays, fixed_actions, imagine_fixed
 from diamond_bench.evaluation.play import KEPT_FILES, Frames, Imagined, Kept, kept_in
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.execution import facts_of
@@ -112,6 +113,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     ahead = _joined([_one_step(work, rows) for rows in _batches(len(work.one_step), _ONE_STEP_BATCH)])
     sampled = _joined([_samples(work, rows) for rows in _batches(settings.num_sample_starts, _starts_per_batch(settings))])
     forked = _joined([_forks(work, work.forks, rows) for rows in _fork_batches(work)]) if work.forks is not None else {}
+    fixed = _fixed_actions(work) if settings.fixed_actions else {}
 
     kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked}
     frames = {kind: arrays.pop("frames") for kind, arrays in kept.items() if "frames" in arrays}
@@ -122,6 +124,8 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     context.check_owner()
     save_arrays(context.folder / "arrays.npz", _arrays(work, rolled, baselines, sampled, forked))
     kept_frames = _keep_frames(work, frames, context.folder)
+    if fixed:
+        save_arrays(context.folder / "media" / "fixed_actions.npz", fixed, compressed=True)
     return Result(rows, facts | kept_frames | _speed(work, imagined, seconds))
 
 
@@ -178,7 +182,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     twin = context.twin(_without_metrics, ("dataset", "world_model"))
     kept = {} if twin is None else kept_in(twin, kinds)
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
-    if len(kept) < len(kinds):
+    if len(kept) < len(kinds) or settings.fixed_actions:
         world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
         way = facts_of(execution)
     on_device = heldout.to(device)
@@ -233,7 +237,8 @@ def _ticks(settings: EvaluationConfig, one_step: int, forks: int, meters: Sequen
     samples = len(_batches(settings.num_sample_starts, _starts_per_batch(settings))) * settings.sample_horizon
     of_forks = len(_batches(forks, _starts_per_batch(settings)))
     ahead = len(_batches(one_step, _ONE_STEP_BATCH))
-    return sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in rollouts) + samples + ahead + of_forks
+    fixed = settings.horizon if settings.fixed_actions else 0
+    return sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in rollouts) + samples + ahead + of_forks + fixed
 
 
 def _metric_ticks(meters: Sequence[Meter], rows: range) -> int:
@@ -311,6 +316,19 @@ def _sampled(work: _Work, kind: Play, rows: range, play: WindowBatch, stream: in
         return work.measure(Batch(kind, frames, play, rows, keys)) | work.kept(frames)
 
     return work.parts.get(part, text, play.true.shape[1], compute)
+
+
+def _fixed_actions(work: _Work) -> Arrays:
+    """The first reference under each fixed action of the game."""
+    assert work.world is not None
+    world = work.world
+    actions = torch.stack(list(fixed_actions(world.spec.actions).values()))
+
+    def compute() -> Arrays:
+        play = window_batch(work.references, range(1), work.settings.horizon)
+        return as_arrays(world.spec.actions, imagine_fixed(world, play, actions, work.keys(ROLLOUT_STREAM, range(1))[0], work.parts.tick))
+
+    return work.parts.get("fixed-actions", "imagining fixed actions", work.settings.horizon, compute)
 
 
 def _fork_batches(work: _Work) -> list[range]:

@@ -18,6 +18,9 @@ METRICS: dict[str, str] = {
     "state": "diamond_bench.metrics.state:METRIC",
     "modes": "diamond_bench.metrics.modes:METRIC",
     "fid": "diamond_bench.metrics.fid:METRIC",
+    "kid": "diamond_bench.metrics.kid:METRIC",
+    "fvd": "diamond_bench.metrics.fvd:METRIC",
+    "kvd": "diamond_bench.metrics.kvd:METRIC",
     "sharpness": "diamond_bench.metrics.sharpness:METRIC",
 }
 """"module:object" of each metric's header (metric.Metric) by name, in the order of tables, figures and docs."""

@@ -7,7 +7,11 @@ COPY_LAST = "copy-last-frame"
 UNRELATED = "unrelated-frames"
 """The true future of another reference: the level of a prediction that has lost all information about its start."""
 TRUE_FRAMES = "true-frames"
-"""Other true frames: the floor of FID and KID at this number of images."""
+"""Other true frames or clips: the floor of FID, KID, FVD and KVD at this number of images or clips."""
+FROZEN_FIRST = "frozen-first-frame"
+"""True clips in which the first frame replaces all others: how much FVD and KVD see of motion."""
+SHUFFLED_TIME = "shuffled-time"
+"""True clips with their frames in random order: how much FVD and KVD see of the order of frames."""
 TRUE_DISTRIBUTION = "true-distribution"
 """As many samples from the true distribution: the score of a perfect model with this number of samples."""
 UNIFORM_RANKS = "uniform-ranks"
@@ -23,9 +27,11 @@ PROBE = "probe."
 """Prefix of all settings of the state probe."""
 _ROLLOUTS = ("horizon", "num_trajectories", "seed")
 DEPENDS: Mapping[str, tuple[str, ...]] = {
-    COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon"),
+    COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon", "clip_frames"),
     UNRELATED: _ROLLOUTS,
-    TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images"),
+    TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images", "clip_frames"),
+    FROZEN_FIRST: ("num_trajectories", "seed", "clip_frames"),
+    SHUFFLED_TIME: ("num_trajectories", "seed", "clip_frames"),
     TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
     UNIFORM_RANKS: ("num_samples", "num_sample_starts"),
     STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", PROBE),

@@ -55,11 +55,12 @@ _RECORDED: dict[str, Column] = {
 
 
 def _of_metrics() -> dict[str, Column]:
-    return {
-        name: column if column.needs or not metric.asked else replace(column, needs=metric.name)
-        for metric in all_metrics().values()
-        for name, column in metric.columns.items()
-    }
+    found: dict[str, Column] = {}
+    for metric in all_metrics().values():
+        for name, column in metric.columns.items():
+            needs = column.needs or ((*found[name].needs, metric.name) if name in found else (metric.name,) if metric.asked else ())
+            found[name] = replace(column, needs=needs)
+    return found
 
 
 METRIC_INFO: dict[str, Column] = {**_of_metrics(), **_RECORDED}
@@ -76,15 +77,15 @@ def result_metrics(protocol: str) -> tuple[str, ...]:
     return tuple(name for name, column in METRIC_INFO.items() if column.protocol == protocol)
 
 
-def measured_with(name: str) -> str | None:
-    """The metric that an evaluation must measure so that its results contain the number `name`. None if every evaluation has it."""
-    return METRIC_INFO[name].needs or None if name in METRIC_INFO else None
+def measured_with(name: str) -> tuple[str, ...]:
+    """The metrics of which an evaluation must measure one, so that its results contain the number `name`. Empty if every evaluation has
+    it."""
+    return METRIC_INFO[name].needs if name in METRIC_INFO else ()
 
 
 def inputs_of(name: str) -> tuple[str, ...]:
     """The artifacts, by role, from which the column `name` is measured, in addition to the dataset and the world model."""
-    needed = measured_with(name)
-    return tuple(all_metrics()[needed].inputs) if needed else ()
+    return tuple(dict.fromkeys(role for metric in measured_with(name) for role in all_metrics()[metric].inputs))
 
 
 def unused_settings(name: str) -> frozenset[str]:

@@ -118,23 +118,31 @@ def _features(config: RunConfig, execution: ExecutionConfig) -> tuple[str, Any]:
 
 
 def _check(config: RunConfig) -> None:
-    evaluation, data = config.evaluation, config.data
-    frames, out = evaluation.num_trajectories * evaluation.horizon, without(evaluation.metrics, "fid")
+    evaluation = config.evaluation
     if evaluation.num_fid_images < MIN_IMAGES:
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {MIN_IMAGES} images "
-            f"(with fewer, the covariance of its 2048 features is singular); raise it, or leave FID out with {out}"
+            f"(with fewer, the covariance of its 2048 features is singular); raise it, or leave FID out with "
+            f"{without(evaluation.metrics, 'fid')}"
         )
+    check_images(config, "fid", "FID")
+
+
+def check_images(config: RunConfig, name: str, title: str) -> None:
+    """Raises UserError if the rollouts or the training data have fewer frames than the metric takes."""
+    evaluation, data = config.evaluation, config.data
+    frames, out = evaluation.num_trajectories * evaluation.horizon, f"leave {title} out with {without(evaluation.metrics, name)}"
+    least = MIN_IMAGES if name == "fid" else 2
     if evaluation.num_fid_images > data.num_train_frames:
         raise UserError(
-            f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of FID takes as many frames of the training data, "
-            f"which has {data.num_train_frames} (data.num_train_frames); raise that, or leave FID out with {out}"
+            f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of {title} takes as many frames of the training data, "
+            f"which has {data.num_train_frames} (data.num_train_frames); raise that, or {out}"
         )
     if evaluation.num_fid_images > frames:
-        mend = "lower it" if frames >= MIN_IMAGES else "raise evaluation.num_trajectories or evaluation.horizon"
+        mend = "lower it" if frames >= least else "raise evaluation.num_trajectories or evaluation.horizon"
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
-            f"frames give {frames}; {mend}, or leave FID out with {out}"
+            f"frames give {frames}; {mend}, or {out}"
         )
 
 
@@ -150,7 +158,7 @@ METRIC = Metric(
             "FID",
             "lower",
             low=0.0,
-            counted="fid_images",
+            counted=("fid_images",),
             definition="Fréchet distance of Inception-v3 (2015) features. It is biased by the number of images, so compare at equal "
             "`fid_images` only. Fewer than 2048 images are refused",
             headline=True,
@@ -161,11 +169,12 @@ METRIC = Metric(
         "kid": Column(
             "KID",
             "lower",
-            counted="fid_images",
+            counted=("fid_images",),
             definition="unbiased MMD² of the same features, cubic kernel; may be slightly negative",
+            headline=True,
             sizes=_SIZES,
         ),
-        "fid_images": Column("images of FID", definition="images on each side", headline=True, sizes=_SIZES),
+        "fid_images": Column("images of FID", definition="images on each side", headline=True, sizes=("num_fid_images",)),
     },
     _open,
     _reduce,

@@ -41,9 +41,11 @@ class Column:
     """Whether it is a cost (time, memory, size) and not a quality."""
     of_game: bool = False
     """Whether its scale depends on the game, so that numbers of several games cannot be pooled."""
-    counted: str = ""
-    """The column with the number of images it is computed from, if its bias depends on that number. Values with different numbers are not
+    counted: tuple[str, ...] = ()
+    """The columns with the number and size of the samples it is computed from, if it depends on them. Values that differ in them are not
     compared."""
+    biased_below: int = 0
+    """The number of samples (the first column of `counted`) below which tables note that it is biased upwards."""
     low: float | None = None
     """The minimum of its range, if it has one. Intervals are clipped there."""
     high: float | None = None
@@ -64,8 +66,8 @@ class Column:
     """Whether a margin may be a share of copy-last-frame's error in this column."""
     sizes: tuple[str, ...] = ()
     """The sizes in EvaluationConfig on which it depends."""
-    needs: str = ""
-    """The metric that an evaluation must measure so that its results have this column. The registry fills it in."""
+    needs: tuple[str, ...] = ()
+    """The metrics that give an evaluation's results this column. One of them is enough. The registry fills them in."""
     values: PerReference | None = None
     own_starts: bool = False
     """Whether its baseline covers starts that differ between models, so that each variant has its own baseline."""

@@ -1,6 +1,6 @@
-"""The networks of learned metrics: LPIPS and Inception features. Their weights are verified before they are read.
+"""The networks of learned metrics: LPIPS, Inception and I3D. Their weights are verified before they are read.
 
-Both run in float32 whatever the precision of the run, since a metric must not change with the model that it measures.
+All run in float32 whatever the precision of the run, since a metric must not change with the model that it measures.
 """
 
 import contextlib
@@ -14,14 +14,20 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.weights import checked, command, digest_of
+from diamond_bench.models.i3d import I3d
+from diamond_bench.models.i3d_cost import MIN_FRAMES, SIDE
 
 BATCH_SIZE = 64
 """Images per forward pass, whatever the number of images."""
 _INCEPTION_BATCH_ON_CPU = 16
 """With 64 images, a layer takes 350 MB, and memory allocation takes a fifth of the time."""
+
+_CLIPS_PER_PASS = {"cpu": 1, "cuda": 16}
+"""A clip of 16 frames takes about 0.1 GB in I3D."""
 
 _HEADS = {
     "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
@@ -113,6 +119,37 @@ def inception_features(
             return torch.cat([network(batch.to(device))[0] for batch in images.split(size)])
 
     return LearnedMetric(features, digest)
+
+
+def i3d_features(device: str | torch.device = "cpu", path: Path | None = None, sha256: str | None = None) -> LearnedMetric:
+    """The logits of I3D (Kinetics-400) as StyleGAN-V takes them: uint8 clips (n, t, 3, h, w), t of at least 9, -> (n, 400), float32.
+
+    Frames are resized to 224 x 224 (bilinear, no antialiasing) and scaled to [-1, 1]. `path` and `sha256` give another weights file. Raises
+    UserError if the weights are missing or are not the expected ones. The function raises ValueError at another shape or dtype.
+    """
+    path, digest = checked("i3d", path, sha256)
+    with torch.device("meta"):
+        network = I3d()
+    try:
+        network.load_weights(_read_state(path, "i3d"))
+    except ValueError as error:
+        raise _misfit(path, error) from error
+    network = network.eval().requires_grad_(False).to(device)
+
+    def features(clips: Tensor) -> Tensor:
+        if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[2] != 3 or clips.shape[1] < MIN_FRAMES or len(clips) == 0:
+            raise ValueError(f"I3D: expected uint8 clips (n, t, 3, h, w), t >= {MIN_FRAMES}, got {clips.dtype} {tuple(clips.shape)}")
+        with _full_precision(device):
+            return torch.cat([network(_resized(some.to(device))) for some in clips.split(_CLIPS_PER_PASS[torch.device(device).type])])
+
+    return LearnedMetric(features, digest)
+
+
+def _resized(clips: Tensor) -> Tensor:
+    """I3D's input (n, 3, t, 224, 224) in [-1, 1] of uint8 clips (n, t, 3, h, w)."""
+    frames = F.interpolate(clips.flatten(0, 1).float(), size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    resized: Tensor = (frames / 127.5 - 1).unflatten(0, clips.shape[:2])
+    return resized.transpose(1, 2)
 
 
 def _read_state(path: Path, name: str) -> dict[str, Tensor]:

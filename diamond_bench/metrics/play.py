@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 Key = tuple[int, ...]
 """The seed of one trajectory's noise."""
-ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM = range(5)
+ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS_STREAM = range(6)
 """Second entry of all keys and seeds of an evaluation, so that each purpose has its own stream of random numbers."""
 Tick = Callable[[], None]
 STAGES = ("rollouts", "one_step", "samples", "copy", "unrelated", "after")

@@ -54,7 +54,7 @@ METRIC = Metric(
             definition="the same with sqrt(LPIPS) as the distance, which is the Euclidean distance of LPIPS' weighted features",
             copyable=True,
             sizes=SAMPLE_SIZES,
-            needs="lpips",
+            needs=("lpips",),
             values=_values("energy_score_lpips"),
         ),
         "luminance_crps": Column(

@@ -47,6 +47,7 @@ WEIGHTS: dict[str, Weights] = {
             "pt_inception-2015-12-05-6726825d.pth": "6726825d",
         },
     ),
+    "i3d": Weights("fvd", {"i3d.safetensors": "0b0933a23699c462330ad8a6493f430aa8885d55c7c2a823892119600025876e"}),
 }
 
 

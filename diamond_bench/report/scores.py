@@ -148,18 +148,17 @@ class Scores:
         return []
 
     def _numbers_of_images(self, metric: str, variant: str, base: str) -> str:
-        counted = METRIC_INFO[metric].counted if metric in METRIC_INFO else ""
-        if not counted:
-            return ""
         table = self._facts.table
-        of_both = table[(table["metric"] == counted) & table["seed"].notna() & table["variant"].isin([variant, base])]
-        numbers = sorted(set(of_both["value"]))
-        if len(numbers) < 2:
-            return ""
-        return (
-            f"{metric} of {' and '.join(f'{number:g}' for number in numbers)} images is not compared: its bias depends on their number; "
-            "evaluate both with one evaluation.num_fid_images"
-        )
+        for counted in METRIC_INFO[metric].counted if metric in METRIC_INFO else ():
+            of_both = table[(table["metric"] == counted) & table["seed"].notna() & table["variant"].isin([variant, base])]
+            numbers = sorted(set(of_both["value"]))
+            if len(numbers) > 1:
+                column = METRIC_INFO[counted]
+                return (
+                    f"{metric} of {' and '.join(f'{number:g}' for number in numbers)} {column.title} is not compared: its bias depends on "
+                    f"their number; evaluate both with one {' and '.join(f'evaluation.{size}' for size in column.sizes)}"
+                )
+        return ""
 
     def _checkpoint(self, point: Point) -> str:
         """The checkpoint that was evaluated, where that is known: evaluations of one checkpoint are paired."""

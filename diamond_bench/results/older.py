@@ -16,6 +16,7 @@ _WORDS = {
     "train_world_model": ("training", "trainings"),
     "train_state_probe": ("state probe", "state probes"),
     "extract_features": ("set of true frames' features", "sets of true frames' features"),
+    "extract_clip_features": ("set of true clips' features", "sets of true clips' features"),
     "evaluate_world_model": ("evaluation", "evaluations"),
     "train_agent": ("agent's training", "agents' trainings"),
     "import_agent": ("imported agent", "imported agents"),

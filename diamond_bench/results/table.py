@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import DATASET
+from diamond_bench.metrics.baselines import DATASET, TRUE_FRAMES
 from diamond_bench.metrics.columns import METRIC_INFO, within_bounds
 from diamond_bench.store.artifacts import Store, StoredResult
 from diamond_bench.store.files import write_atomic
@@ -151,6 +151,15 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
         compiled = sorted(set(rows["compiled"]))
         if len(compiled) > 1:
             notes.append(f"mixed compilation of {kind}: {', '.join(compiled)}")
+    for name, column in METRIC_INFO.items():
+        if column.biased_below and (table["metric"] == name).any():
+            counts = table.loc[table["metric"] == column.counted[0], "value"]
+            if counts.min() < column.biased_below:
+                numbers = " and ".join(f"{number:g}" for number in sorted({*counts}))
+                notes.append(
+                    f"{column.title} of {numbers} {METRIC_INFO[column.counted[0]].title} is biased upwards (fewer than "
+                    f"{column.biased_below}): compare it with its floor, {TRUE_FRAMES}, and at equal numbers only"
+                )
     precisions = sorted(set(table["precision"]) - {""})  # a dataset has none
     if len(precisions) > 1:
         notes.append(f"mixed precisions: {', '.join(precisions)}")

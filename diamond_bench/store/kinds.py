@@ -71,7 +71,7 @@ class TrainWorldModel:
 @dataclass(frozen=True)
 class EvaluateWorldModel:
     """Config of `evaluate_world_model`. Its inputs are `dataset` and `world_model` (a training, or an agent with a world model; missing if
-    the family is not trained), `state_probe` for the metric state, and `true_features` for fid."""
+    the family is not trained), `state_probe` for the metric state, `true_features` for fid and kid, and `true_clips` for fvd and kvd."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -97,6 +97,17 @@ class ExtractFeatures:
     num_trajectories: int
     horizon: int
     num_images: int
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+@dataclass(frozen=True)
+class ExtractClipFeatures:
+    """Config of `extract_clip_features`: the settings of an evaluation that choose the true clips of FVD and KVD. Its input is `dataset`.
+    The network always runs in fp32."""
+
+    seed: int
+    num_clips: int
+    clip_frames: int
     execution: ExecutionConfig = ExecutionConfig()
 
 
@@ -323,12 +334,20 @@ KINDS: dict[str, Kind] = {
         inputs=("dataset",),
         cost="diamond_bench.costs.extract_features:COST",
     ),
+    "extract_clip_features": Kind(
+        ExtractClipFeatures,
+        "diamond_bench.jobs.extract_clip_features:run",
+        revision=1,
+        unit="batches",
+        inputs=("dataset",),
+        cost="diamond_bench.costs.extract_clip_features:COST",
+    ),
     "evaluate_world_model": Kind(
         EvaluateWorldModel,
         "diamond_bench.jobs.evaluate_world_model:run",
         revision=2,
         inputs=("dataset", "world_model"),
-        optional=("state_probe", "true_features"),
+        optional=("state_probe", "true_features", "true_clips"),
         cost="diamond_bench.costs.evaluate_world_model:COST",
     ),
     "train_agent": Kind(

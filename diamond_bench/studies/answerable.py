@@ -123,9 +123,10 @@ def _unanswerable(plan: StudyPlan) -> list[str]:
         return []
     metric = METRIC_INFO[stated.metric].title if stated.metric in METRIC_INFO else stated.metric
     needed = measured_with(stated.metric)
-    if needed is not None and needed not in plan.metrics:
+    if needed and not {*needed} & {*plan.metrics}:
         return [
-            f"the study compares {metric}, which these evaluations do not measure ({needed} is not in metrics): there will be no answer"
+            f"the study compares {metric}, which these evaluations do not measure ({' or '.join(needed)} is not in metrics): there will be "
+            "no answer"
         ]
     if not stated.baseline:
         return ["the study names no baseline, so its report compares nothing"]

@@ -15,7 +15,7 @@ from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.job_plan import Point, SavedPlan
 from diamond_bench.typed import to_plain
 
-_NEVER = ("metrics", "batch_size", "milestone", "weights", "world_model", "keep_frames")
+_NEVER = ("metrics", "batch_size", "milestone", "weights", "world_model", "keep_frames", "fixed_actions")
 
 
 def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence[Point]) -> dict[str, dict[str, Any]]:

@@ -135,7 +135,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         raise UserError(f"study {where}: unknown protocol {content['protocol']!r}: {nearest(str(content['protocol']), PROTOCOLS)}")
     scales = _mapping(content.get("scales", {}), f"{where}: scales", SCALES)
     said = "smoke" if scale == "laptop" and scale not in scales else scale  # a longer smoke, of the same variants
-    at_scale = _mapping(scales.get(said, {}), f"{where}: scales.{said}", ("games", "seeds", "axes", "arms", "primary"))
+    at_scale = _mapping(scales.get(said, {}), f"{where}: scales.{said}", ("games", "seeds", "set", "axes", "arms", "primary"))
     axes: dict[str, Axis] = {}
     for axis_name, axis in _mapping(content.get("axes", {}), f"{where}: axes").items():
         _mapping(axis, f"{where}: axes.{axis_name}", ("key", "values", "title"))
@@ -153,6 +153,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
         axes[axis_name] = replace(axes[axis_name], values=tuple(values))
     protocol = content["protocol"]
     settings = _settings(content.get("set", {}), f"{where}: set", protocol)
+    settings |= _settings(at_scale.get("set", {}), f"{where}: scales.{said}.set", protocol)
     games = games_of(at_scale.get("games", content["games"]))
     most_games = max(games, games_of(content["games"]), key=len)
     arms = _arms(content.get("arms", {"": {}}), f"{where}: arms", protocol, written)

@@ -314,14 +314,14 @@ def unit_and_range(column: Column) -> str:
 
 def metric_table() -> str:
     """The numbers of world models: one row per definition, with all columns that share it."""
-    rows: dict[tuple[str, str], list[str]] = {}
-    names: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    names: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for name, column in METRIC_INFO.items():
         if column.protocol != "world_model" or not column.definition:
             continue
         key = (column.needs, column.definition)
         names.setdefault(key, []).append(f"`{column.listed_as or name}`")
-        asked = f"`{column.needs}`" if column.needs else "always"
+        asked = " or ".join(f"`{metric}`" for metric in column.needs) or "always"
         rows.setdefault(key, [asked, column.definition, unit_and_range(column), column.better])
     return table(
         ["Metric", "Measured with", "Definition", "Unit, range", "Better"],
