@@ -1,0 +1,89 @@
+"""Table 8: studies stand under a heading of their own, with reference rows and intervals, and no number of theirs is bold."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from diamond_bench.results.table import mixtures
+from paper_figures import table8
+from paper_figures.parts import Inputs, StudyResults
+from paper_figures.tables import Table, to_csv, to_latex, to_markdown
+
+
+def study(clips: float = 401.0, seeds: int = 1) -> StudyResults:
+    """Two arms on two games; the floor is measured once per game."""
+    rows: list[dict[str, Any]] = []
+    for game in ("vizdoom/my_way_home", "highway/highway-v0"):
+        for arm, fvd in (("frame stack", 80.0), ("cross attention", 120.0)):
+            for seed in range(seeds):
+                values = {"fvd": fvd + seed, "fvd_low": 61.5, "fvd_high": 99.5, "kvd": -0.001, "lpips": 0.1, "parameters": 4e6}
+                sizes = {"clips": clips, "clip_frames": 16.0, "frames_per_second": 12.0}
+                rows += [row(arm, game, seed, name, value) for name, value in {**values, **sizes}.items()]
+        rows += [row("true-frames", game, None, "fvd", 30.25), row("shuffled-time", game, None, "kvd", 0.5)]
+    plan = SimpleNamespace(study="table8", scale="small", protocol="world_model", note="", command="diamond-bench sweep table8")
+    recorded = SimpleNamespace(recorded={"device": "cpu", "device_name": "a CPU"})
+    return StudyResults(plan, pd.DataFrame(rows), {"job": recorded}, ())  # type: ignore[arg-type]
+
+
+def row(variant: str, game: str, seed: int | None, metric: str, value: float) -> dict[str, Any]:
+    origin = {
+        "protocol": "world_model",
+        "job": "job",
+        "kind": "evaluate_world_model",
+        "revision": 2,
+        "compiled": "none",
+        "precision": "fp32",
+    }
+    return {"variant": variant, "game": game, "seed": seed, "metric": metric, "value": value, **origin}
+
+
+class NoSpecs:
+    def spec(self, ref: object) -> object:
+        return SimpleNamespace(config=SimpleNamespace(evaluation=SimpleNamespace(batch_size=16, num_trajectories=401)))
+
+
+def made(*studies: StudyResults) -> Table:
+    table = table8.make(Inputs(NoSpecs(), studies)).table  # type: ignore[arg-type]
+    assert table is not None
+    return table
+
+
+def test_other_data_stand_under_their_own_heading_and_nothing_is_bold() -> None:
+    table = made(study())
+    assert table.headings == {0: "The paper's data", 10: "Other data than the paper's"}
+    assert not any(cell.bold for row in table.rows for cell in row)
+    markdown, tex = to_markdown(table), to_latex(table)
+    first, second = markdown.split("Other data than the paper's")
+    assert "CS:GO" in first
+    assert "table8" not in first
+    assert "as printed" not in second
+    assert "vizdoom" in second
+    assert "\\multicolumn{10}{l}{\\textit{Other data than the paper's}}" in tex
+    assert len(to_csv(table).decode().splitlines()) == 1 + len(table.rows)
+    assert made().headings == {}
+
+
+def test_rows_have_their_intervals_and_games_their_references() -> None:
+    found = pd.DataFrame([[cell.text for cell in row] for row in made(study()).rows], columns=[head.name for head in made().heads])
+    of_game = found[found["data"] == "highway/highway-v0"].set_index("method")
+    assert of_game.loc["table8: frame stack", ["fvd", "kvd", "lpips", "parameters_million"]].tolist() == [
+        "80.0 [61.5, 99.5]",
+        "−0.001",
+        "0.100",
+        "4.00",
+    ]
+    assert of_game.loc["table8: floor: other true frames or clips", "fvd"] == "30.2"
+    assert of_game.loc["table8: reference: true clips, time shuffled", "kvd"] == "0.500"
+    several = [cell.text for row in made(study(seeds=2)).rows for cell in row]
+    assert "80.5" in several
+    assert not any("[" in text for text in several)
+
+
+@pytest.mark.parametrize(("clips", "biased"), [(401.0, True), (1024.0, False)])
+def test_few_clips_are_marked_as_biased(clips: float, biased: bool) -> None:
+    notes = " ".join(made(study(clips)).notes)
+    assert f"{clips:g} clips of 16 frames a side, frames resized to 224 × 224 (bilinear)" in notes
+    assert ("fewer than 1024 clips is biased upwards" in notes) == biased
+    assert any(f"FVD of {clips:g} clips is biased upwards (fewer than 1024)" in note for note in mixtures(study(clips).table)) == biased
