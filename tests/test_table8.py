@@ -44,14 +44,14 @@ class NoSpecs:
         return SimpleNamespace(config=SimpleNamespace(evaluation=SimpleNamespace(batch_size=16, num_trajectories=401)))
 
 
-def made(*studies: StudyResults) -> Table:
+def table_of(*studies: StudyResults) -> Table:
     table = table8.make(Inputs(NoSpecs(), studies)).table  # type: ignore[arg-type]
     assert table is not None
     return table
 
 
 def test_other_data_stand_under_their_own_heading_and_nothing_is_bold() -> None:
-    table = made(study())
+    table = table_of(study())
     assert table.headings == {0: "The paper's data", 10: "Other data than the paper's"}
     assert not any(cell.bold for row in table.rows for cell in row)
     markdown, tex = to_markdown(table), to_latex(table)
@@ -62,11 +62,11 @@ def test_other_data_stand_under_their_own_heading_and_nothing_is_bold() -> None:
     assert "vizdoom" in second
     assert "\\multicolumn{10}{l}{\\textit{Other data than the paper's}}" in tex
     assert len(to_csv(table).decode().splitlines()) == 1 + len(table.rows)
-    assert made().headings == {}
+    assert table_of().headings == {}
 
 
 def test_rows_have_their_intervals_and_games_their_references() -> None:
-    found = pd.DataFrame([[cell.text for cell in row] for row in made(study()).rows], columns=[head.name for head in made().heads])
+    found = pd.DataFrame([[cell.text for cell in row] for row in table_of(study()).rows], columns=[head.name for head in table_of().heads])
     of_game = found[found["data"] == "highway/highway-v0"].set_index("method")
     assert of_game.loc["table8: frame stack", ["fvd", "kvd", "lpips", "parameters_million"]].tolist() == [
         "80.0 [61.5, 99.5]",
@@ -76,14 +76,14 @@ def test_rows_have_their_intervals_and_games_their_references() -> None:
     ]
     assert of_game.loc["table8: floor: other true frames or clips", "fvd"] == "30.2"
     assert of_game.loc["table8: reference: true clips, time shuffled", "kvd"] == "0.500"
-    several = [cell.text for row in made(study(seeds=2)).rows for cell in row]
+    several = [cell.text for row in table_of(study(seeds=2)).rows for cell in row]
     assert "80.5" in several
     assert not any("[" in text for text in several)
 
 
 @pytest.mark.parametrize(("clips", "biased"), [(401.0, True), (1024.0, False)])
 def test_few_clips_are_marked_as_biased(clips: float, biased: bool) -> None:
-    notes = " ".join(made(study(clips)).notes)
+    notes = " ".join(table_of(study(clips)).notes)
     assert f"{clips:g} clips of 16 frames a side, frames resized to 224 × 224 (bilinear)" in notes
     assert ("fewer than 1024 clips is biased upwards" in notes) == biased
     assert any(f"FVD of {clips:g} clips is biased upwards (fewer than 1024)" in note for note in mixtures(study(clips).table)) == biased

@@ -34,7 +34,7 @@ REFERENCES = {"other": TRUE_FRAMES, "copied": COPY_LAST, "frozen": FROZEN_FIRST,
 _BATCH = 4
 """Clips per unit of progress."""
 _FLOPS_PER_SECOND = 6e10
-"""Of I3D on two CPU cores."""
+"""Speed of I3D on two CPU cores."""
 
 
 def load_clip_features(folder: Path, weights: str = "") -> Mapping[str, NDArray[Any]]:

@@ -102,8 +102,7 @@ class ExtractFeatures:
 
 @dataclass(frozen=True)
 class ExtractClipFeatures:
-    """Config of `extract_clip_features`: the settings of an evaluation that choose the true clips of FVD and KVD. Its input is `dataset`.
-    The network always runs in fp32."""
+    """Config of `extract_clip_features`, always in fp32: the settings of an evaluation that choose the true clips of FVD and KVD."""
 
     seed: int
     num_clips: int
