@@ -6,7 +6,6 @@ No function runs a job. Functions that need torch import it when they are called
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from analysis.chart import Chart
     from diamond_bench.agent import Agent
     from diamond_bench.imagination.games import ImaginedGames, Reward
+    from diamond_bench.play.session import Session
+    from diamond_bench.stored.frames import HeldOut
     from diamond_bench.worlds.contract import TrainedWorld
 
 Say = Callable[[str], None]
@@ -231,47 +232,15 @@ def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", prec
     return load(store, store.find(job), device, precision)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """One reference trajectory of an evaluation: the model's context, the actions, and the true frames that followed."""
-
-    past: "NDArray[np.uint8]"
-    """(context, h, w, 3): true frames before the first one to imagine, oldest first."""
-    actions: "NDArray[np.int64]"
-    """(context - 1 + T,): action i is taken after frame i of `past` and what follows it."""
-    true: "NDArray[np.uint8]"
-    """(T, h, w, 3)."""
-    seed: tuple[int, ...]
-    """The noise seed under which the evaluation imagined it."""
-
-
-def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> HeldOut:
+def held_out(job: str, number: int = 0, *, output_dir: Folder = None) -> "HeldOut":
     """One reference trajectory of an evaluation. `job`: the id, or its beginning, of a job of kind evaluate_world_model. `number`: from 0.
 
     Raises UserError for another kind of job, or a number that it does not have.
     """
-    from diamond_bench.data.references import reference_windows
-    from diamond_bench.data.static import load_info, load_split
-    from diamond_bench.metrics.play import window_batch
-    from diamond_bench.stored.models import require_whole
+    from diamond_bench.stored.frames import held_out as held_out_of
 
     store = open_store(output_dir=output_dir)
-    ref = store.find(job)
-    if ref.kind != "evaluate_world_model":
-        raise UserError(f"{ref}: only a job of evaluate_world_model has reference trajectories")
-    spec = store.spec(ref)
-    settings = spec.config.evaluation
-    if not 0 <= number < settings.num_trajectories:
-        raise UserError(f"number={number}: {ref} has the trajectories 0 to {settings.num_trajectories - 1}")
-    require_whole(store, spec.inputs["dataset"])
-    dataset = store.folder(spec.inputs["dataset"])
-    layout = load_info(dataset).content["heldout"]
-    shape, starts = (layout["reference_context"], layout["reference_horizon"]), layout["reference_starts"]
-    num = max(settings.num_trajectories, settings.num_sample_starts)
-    references = reference_windows(load_split(dataset, "heldout"), num, *shape, seed=settings.seed, starts=starts)
-    play = window_batch(references, [number], settings.horizon)
-    frames = play.frames[0].permute(0, 2, 3, 1).contiguous().numpy()
-    return HeldOut(frames[: play.context], play.actions[0, :-1].numpy(), frames[play.context :], (settings.seed, 0, number))
+    return held_out_of(store, store.find(job), number)
 
 
 def sampler(name: str = "euler", **settings: Any) -> Sampler:
@@ -312,34 +281,10 @@ def imagine(
     Raises ValueError for another shape or dtype, or an action that the game does not have, and UserError for a sampler that asks for noise
     levels that the model was not trained on.
     """
-    import numpy as np
-    import torch
+    from diamond_bench.stored.frames import imagined
 
-    from diamond_bench.diffusion.quantization import from_bytes, to_bytes
-    from diamond_bench.evaluation.rollouts import seeded_draw
-    from diamond_bench.models.threads import torch_threads
-    from diamond_bench.worlds.contract import imagined_frames
-
-    frames, taken = np.asarray(past), np.asarray(actions)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < model.context:
-        raise ValueError(f"past: expected uint8 frames (at least {model.context}, h, w, 3), got {frames.dtype} {frames.shape}")
-    spec = model.spec.actions
-    if taken.shape[1:] != spec.shape or not taken.ndim or taken.dtype.kind not in spec.dtype_kinds or len(taken) < len(frames):
-        what = "numbers" if spec.low else "whole numbers"
-        each = f"{what}, one" if not spec.trailing else f"rows of {spec.shape[0]} {what}, one row"
-        raise ValueError(f"actions: expected at least {len(frames)} {each} after each past frame, got {taken.dtype} {taken.shape}")
-    low, high = spec.bounds
-    if not ((taken >= low) & (taken <= high)).all():
-        bounds = ", ".join(f"{a}..{b}" for a, b in zip(low, high, strict=True))
-        raise ValueError(f"actions: must lie in {bounds}, got {taken.min()}..{taken.max()}")
     chosen = _sampler(sampler) if isinstance(sampler, str) else sampler
-    seen = from_bytes(torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].to(model.device))
-    steps = torch.from_numpy(taken.astype(spec.dtype))[None].to(model.device)
-    draw = seeded_draw([(seed,) if isinstance(seed, int) else seed], model.device)
-    bound = model.bound(chosen)
-    with torch_threads(threads):
-        imagined = [to_bytes(frame)[0] for frame in imagined_frames(bound, seen, steps, draw)]
-    return torch.stack(imagined).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return imagined(model, past, actions, chosen, (seed,) if isinstance(seed, int) else seed, threads)
 
 
 def imagination_env(
@@ -397,3 +342,46 @@ def imagination_env(
 def _remade_imagination_env(num_envs: int, max_episode_steps: int, **given: Any) -> "ImaginedGames":
     """As `gymnasium.make_vec(env.spec, num_envs)` calls it."""
     return imagination_env(num_envs=num_envs, horizon=max_episode_steps, **given)
+
+
+def play_session(
+    *sources: str,
+    real: bool = False,
+    start: tuple[int, int] | None = None,
+    seed: int = 0,
+    policy: str | None = None,
+    milestone: float | None = None,
+    threads: int = 1,
+    output_dir: Folder = None,
+    device: str = "cpu",
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
+    say: Say = print,
+) -> "Session":
+    """World models and the real game under the same actions, step by step, as `diamond-bench play` opens them (docs/play.md).
+
+    `session.step(action)` plays one action in all lanes. `session.now.shown[lane]` has the picture, (3, h, w) uint8, the reward and the
+    rest. `session.rewind(k)`, `session.change(lane, setting)` and `session.drift(lane, other)` do what the page does.
+
+    Args:
+        sources: as on the command line: ids of jobs, studies, families and games, and settings such as `sampler.num_steps=1`.
+        real: adds the real game, as the last lane.
+        start: the episode and the step in it at which play begins; by default the first place that the page offers.
+        seed: of all noise and chance, from 0.
+        policy: the id of an agent whose policy watches each lane without one of its own (`session.policy_action(lane)`).
+        milestone: as in `load_world_model`.
+        threads: CPU threads of torch during a step.
+        output_dir, device, precision: as in `load_world_model`.
+        say: gets a line for what the page would note, and before something that takes seconds.
+
+    Raises UserError for sources that cannot be played together, and for a start that is not there.
+    """
+    from diamond_bench.play.naming import request
+    from diamond_bench.play.opening import open_sources
+    from diamond_bench.stored.imagination import How
+
+    store = open_store(*(word for word in sources if word.startswith("output_dir=")), output_dir=output_dir, say=say)
+    how = How(milestone=milestone, device=device, precision=precision)
+    opened = open_sources(store, request(store, sources, policy), real, how, threads, say)
+    for note in opened.notes:
+        say(note)
+    return opened.session(start, seed, threads)

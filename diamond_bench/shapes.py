@@ -94,6 +94,17 @@ def listing(shape: Shape, least: int = 0) -> Shape:
     return check
 
 
+def bounded(shape: Shape, most: int) -> Shape:
+    """A text or a list of one shape with at most `most` characters or values. Its length is checked first."""
+
+    def check(value: Any) -> None:
+        if isinstance(value, (str, list)) and len(value) > most:
+            raise Mismatch(f"at most {most}", value)
+        shape(value)
+
+    return check
+
+
 def row(*shapes: Shape) -> Shape:
     """A list with one value for each shape."""
 

@@ -42,13 +42,15 @@ def test_the_documentation_s_snippets_run(tiny_store: Path, tmp_path: Path, monk
     assert found["files"][0].name == "index.html"
     assert (tmp_path / "drift.png").stat().st_size > 0
     assert found["frames"].shape == found["play"].true.shape == found["still"].shape
+    assert found["imagined"].frame.shape == found["true"].frame.shape == (3, 64, 64)
+    assert (found["session"].now.step, len(found["session"].moments)) == (2, 5)
 
 
 def test_the_documentation_lists_every_function_and_column() -> None:
     table = (ROOT / "docs" / "api.md").read_text().partition("| Function |")[2]
     functions = set(re.findall(r"`(\w+)\(", table.partition("\n\n")[0]))
     public = {name for name, value in vars(api).items() if callable(value) and getattr(value, "__module__", "") == api.__name__}
-    assert functions == {name for name in public if not name.startswith("_") and name != "HeldOut"}
+    assert functions == {name for name in public if not name.startswith("_")}
     columns = (ROOT / "docs" / "report.md").read_text().partition("| Comparison column |")[2].partition("\n\n")[0]
     assert {name for line in columns.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])} == set(COLUMNS)
 

@@ -41,12 +41,15 @@ def test_gc_removes_what_nobody_needs_and_no_more(store: Store) -> None:
         store.prepare(spec)
         with store.claim(spec.ref):  # type: ignore[union-attr]
             (store.folder(spec.ref) / "checkpoint").mkdir()
+    for cache in ("compiled", "played"):
+        (store.root / cache / "0").mkdir(parents=True)
     with store.claim(running):  # type: ignore[union-attr]
         before = sorted(store.root.rglob("*"))
         planned = gc(store, {done}, unplanned=True, dry_run=True)
         assert sorted(path for path in store.root.rglob("*") if path in before) == before
         kept = [removal.path.name for removal in gc(store, {done}, frames=False)]
-        assert kept == ["checkpoint", "checkpoint"]
+        assert kept == ["checkpoint", "checkpoint", "played"]
+        assert [name for name in ("compiled", "played") if (store.root / name).exists()] == ["compiled"]  # the running job uses it
         removed = gc(store, {done, begun}, unplanned=True)
         assert {removal.path for removal in removed} == {store.folder(done) / "frames.npy", store.folder(unplanned)}
         assert store.folder(running).exists()

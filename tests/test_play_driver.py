@@ -262,6 +262,20 @@ def test_the_difference_from_the_real_game_is_shown_and_measured(tmp_path: Path)
     assert "game: expected another lane" in page.last("notice")["text"]
 
 
+def test_keys_that_were_pressed_while_a_policy_played_are_forgotten(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    policy = build_agent(describe(small_agent_config(f"game={TURN}"))).actor_critic
+    opened = opened_of(lambda: replace(small_lane("model"), policy=policy), start=lambda place: start_of(played()))
+    driver, page, _ = driven(tmp_path, opened, player="policy")
+    page.say("keys", held=["Digit1"], at=5)
+    page.say("keys", held=[], at=6)
+    page.say("player", who="human")
+    page.say("run")
+    driver.turn()
+    frame = page.last("frame")
+    assert (frame["action"], frame["keys_at"]) == (0, None)
+
+
 def settled(driver: Driver) -> list[Path]:
     """All files, when the recordings of now are written."""
     driver.saver._thread.submit(int).result(20)
@@ -299,6 +313,27 @@ def test_what_was_played_is_saved_on_save_reset_and_stop(tmp_path: Path) -> None
     assert [[step.action for step in read_recording(file).steps] for file in files] == [[1, 2, 2], [1, 2, 2, 1], [2]]
 
 
+def test_what_is_saved_has_the_rate_of_play_and_the_ends_of_all_branches(tmp_path: Path) -> None:
+    given: list[Played] = []
+    driver = Driver(opened_of(), PlayOptions(fps=10.0), lambda played: given.append(played) or [])  # type: ignore[func-returns-value]
+    page = Page(driver)
+    page.say("fps", fps=4)
+    for _ in range(2):
+        page.say("act", action=1)
+        page.say("step")
+    page.say("rewind", steps=1)
+    page.say("act", action=2)
+    page.say("step")
+    page.say("rewind", steps=1)
+    page.say("save")
+    page.say("reset")
+    driver.turn()
+    settled(driver)
+    assert [played.fps for played in given] == [4, 4]
+    assert [played.moment.number for played in given] == [1, 3]
+    assert [[end.number for end in played.branches] for played in given] == [[2, 3], [2]]
+
+
 def test_what_cannot_be_saved_is_tried_again(tmp_path: Path) -> None:
     save, full, messages = save_into(tmp_path), [True], list[dict[str, Any]]()
 
@@ -309,7 +344,7 @@ def test_what_cannot_be_saved_is_tried_again(tmp_path: Path) -> None:
 
     driver, _, _ = driven(tmp_path)
     saver, session = Saver(careful, messages.append), driver._session
-    plays = [Played(session, session.step(action), "human", {}) for action in (1, 2)]
+    plays = [Played(session, session.step(action), "human") for action in (1, 2)]
     saver.save(plays[0])
     saver._thread.submit(int).result(20)
     assert messages == [{"kind": "notice", "text": "not saved: no space"}]

@@ -1,6 +1,7 @@
 """What `diamond-bench play` opens: jobs of every kind, studies, families and games, next to each other; refusals; the command itself."""
 
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from diamond_bench.data.static import DatasetInfo, load_info, load_split
 from diamond_bench.envs.games import make_env, spec
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import UniformPlayer
-from diamond_bench.play import opening
+from diamond_bench.play import naming, opening
 from diamond_bench.play.naming import request
 from diamond_bench.play.opened import Opened
 from diamond_bench.play.opening import open_sources
@@ -34,20 +35,23 @@ from diamond_bench.play.recording import Recording, recorded, replay, same_bytes
 from diamond_bench.play.session import Session
 from diamond_bench.play.sources import places, start_at
 from diamond_bench.spaces import ActionSpec
+from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.store.kinds import TrainWorldModel
+from diamond_bench.stored import kept_play
 from diamond_bench.stored.imagination import How, _first_fitting, _played
-from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.plan import load_plan, plan_study
 from diamond_bench.worlds.families import build_world_model
 
 
 @pytest.fixture(autouse=True)
 def _few_start_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (opening, sys.modules["diamond_bench.stored.imagination"]):
+    for module in (opening, kept_play, sys.modules["diamond_bench.stored.imagination"]):
         monkeypatch.setattr(module, "START_STEPS", 30)
 
 
-def opened(stored: Stored, *names: str, **options: Any) -> Opened:  # noqa: F811
-    return open_sources(stored.store, [stored.jobs[name].id if name in stored.jobs else name for name in names], **options)
+def opened(stored: Stored, *names: str, policy: str | None = None, **options: Any) -> Opened:  # noqa: F811
+    words = [stored.jobs[name].id if name in stored.jobs else name for name in names]
+    return open_sources(stored.store, request(stored.store, words, policy), **options)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ def test_a_job_of_every_kind_is_a_lane(stored: Stored, source: str, predicts: bo
     (facts,) = found.facts
     assert facts.source == str(stored.jobs[source])
     assert (facts.rewards, facts.ends, facts.policy, bool(facts.samplers)) == (predicts, predicts, policy, samplers)
-    assert (facts.real, found.reference, found.difference) == (False, None, None)
+    assert (facts.real, found.reference, found.compared) == (False, None, None)
     assert notes in " ".join(found.notes)
     session = found.session(found.starts[-1], seed=3)
     assert np.array_equal(session.now.shown[0].frame, found.thumbnail(found.starts[-1]))
@@ -114,7 +118,7 @@ def test_the_real_game_is_next_to_models_of_collected_play_and_stays_with_the_or
             assert first.drift(lane, 3).squared_error == 0
     shown = [[moment.shown[3].frame.tobytes() for moment in session.now.path] for session in (first, second)]
     assert shown[0] != shown[1]
-    assert opened(stored, "agent", real=True).difference == (0, 1)
+    assert opened(stored, "agent", real=True).compared == 0
     with pytest.raises(UserError, match="nobody recorded their seeds"):
         opened(stored, "copies in an import", real=True)
 
@@ -147,6 +151,64 @@ def test_words_without_a_model_are_the_real_game(stored: Stored) -> None:  # noq
     assert both.env == ENV  # the agent's
 
 
+def test_an_agent_s_policy_plays_in_pictures_without_one(stored: Stored) -> None:  # noqa: F811
+    agent = stored.jobs["agent"].id
+    found = opened(stored, "world model", "agent", "oracle", policy=agent, real=True)
+    assert [facts.policy for facts in found.facts] == [True] * 4
+    session = found.session()
+    opinions = [shown.policy for shown in session.now.shown]
+    assert opinions[0] == opinions[1] == opinions[2] == opinions[3]  # all watched the same real frames
+    session.step(session.policy_action(0))
+    assert [facts.policy for facts in opened(stored, GAME, policy=agent).facts] == [True]
+    for words, policy, message in (
+        (["world model"], "dataset", "not an agent"),
+        (["Pong"], "agent", "one session plays one game, and these are of different ones: Pong: Pong; synthetic/opponent: agent"),
+    ):
+        with pytest.raises(UserError, match=message):
+            opened(stored, *words, policy=stored.jobs[policy].id)
+
+
+def test_an_imported_agent_plays_its_start_once(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    folder, said = stored.store.root / "played", list[str]()
+    shutil.rmtree(folder, ignore_errors=True)
+    first = opened(stored, "import", say=said.append)
+    assert said == [f"{stored.jobs['import']}: its policy plays 30 real steps to start from"]
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_play, "agent_play", None)
+        again = opened(stored, "import", real=True, say=said.append)
+    assert [again.thumbnail(place).tolist() for place in first.starts] == [first.thumbnail(place).tolist() for place in first.starts]
+    again.session(again.starts[-1]).step(0)  # the real game replays the kept steps
+    assert len(said) == 1
+    (file,) = folder.glob("*/*")
+    file.write_bytes(file.read_bytes()[:-9])
+    opened(stored, "import", say=said.append)
+    assert said[1].startswith(f"removed: {file}: ")
+    assert opened(stored, "import", say=said.append)
+    assert len(said) == 3
+    shutil.rmtree(folder)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Replay, "save", full)
+    assert opened(stored, "import", say=said.append).facts == first.facts
+    assert said[-1] == "these steps are not kept: [Errno 28] No space left on device"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_dataset_starts_from_its_own_episodes_also_if_an_agent_collected_it(stored: Stored) -> None:  # noqa: F811
+    store, agent = stored.store, stored.jobs["agent"]
+    config = store.spec(stored.jobs["dataset"]).config
+    job = JobSpec("collect_dataset", replace(config, data=replace(config.data, policy=str(agent))), {"agent": agent})
+    store.prepare(job)
+    claim = store.claim(job.ref)
+    assert claim is not None
+    ignored = shutil.ignore_patterns("*.yaml", "result.json")
+    shutil.copytree(store.folder(stored.jobs["dataset"]), claim.folder, dirs_exist_ok=True, ignore=ignored)
+    claim.finish({"rows": [], "info": {}, "recorded": {"revision": 1}})
+    assert opened(stored, job.ref.id).starts == opened(stored, "dataset").starts
+
+
 def test_starts_in_a_replay_and_in_episodes() -> None:
     replay = _played(GAME, ENV, UniformPlayer(3), How(start_steps=40), life_loss_ends=False)
     start = start_at(replay, 0, 20, 3)
@@ -157,6 +219,7 @@ def test_starts_in_a_replay_and_in_episodes() -> None:
         with pytest.raises(UserError, match=message):
             start_at(replay, recording, step, 3)
     assert places(replay, 40, 1) == tuple((0, step) for step in range(40))
+    assert places(replay, 4, 1, first_steps=8) == ((0, 0), (0, 2), (0, 4), (0, 6))
     episodes = episode_set(5, 1)  # 6 and 2 rows, the last of which no action follows
     assert places(episodes, 9, 3) == ((0, 2), (0, 3), (0, 4), (1, 0))
     assert places(episodes, 2, 3) == ((0, 2), (0, 4))
@@ -172,7 +235,7 @@ def test_a_model_of_changes_is_sampled_with_rounding() -> None:
     assert _first_fitting(build_world_model(training, spec(GAME, ENV))) == replace(sampler, quantization="truncate")
 
 
-def test_variants_of_a_study_play_next_to_each_other(tmp_path: Path) -> None:
+def test_variants_of_a_study_play_next_to_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, store = swept(tmp_path, True, "seeds=2", "games=[Breakout,Pong]")
     found = request(store, ["sampling_steps", "game=Pong", "sampler.guidance=1.0"])
     points = [point for point in plan.points if (point.game, point.seed) == ("Pong", 0)]
@@ -185,6 +248,12 @@ def test_variants_of_a_study_play_next_to_each_other(tmp_path: Path) -> None:
     training = points[0].jobs["world_model"]
     (one,) = request(store, [training.id]).named
     assert one.sampler.num_steps == points[0].axes["n"]  # of the first evaluation of it
+    with monkeypatch.context() as patch:
+        read: list[Path] = []
+        patch.setattr(naming, "load_plan", lambda folder: read.append(folder) or load_plan(folder))  # type: ignore[func-returns-value]
+        both = request(store, [training.id, next(p.jobs["world_model"].id for p in plan.points if (p.game, p.seed) == ("Pong", 1))])
+        assert [found.sampler.num_steps for found in both.named] == [points[0].axes["n"]] * 2
+        assert len(read) == 1
     assert request(store, [str(store.folder(training) / "config.yaml")]).named == (one,)
     for words, message in (
         (["sampling_steps"], "several games, and one session plays one; name one of them with game=: Breakout, Pong"),
@@ -238,8 +307,11 @@ def command(stored: Stored, monkeypatch: pytest.MonkeyPatch, cwd: Path, *words: 
 
 def test_the_command_serves_what_it_opened(stored: Stored, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # noqa: F811
     words = ["--real", "--player", "policy", "--start", "0:7", "--seed", "4", "--fps", "7.5", "--horizon", "50", "--pictures", "webp"]
-    ((found, options, _),), _ = command(stored, monkeypatch, tmp_path, "agent", *words, "--no-browser", "--port", "8765", "--out", "mine")
+    ((found, recording, options, _),), _ = command(
+        stored, monkeypatch, tmp_path, "agent", *words, "--no-browser", "--port", "8765", "--out", "mine"
+    )
     assert [facts.real for facts in found.facts] == [False, True]
+    assert recording is None
     assert options == PlayOptions(
         player="policy", seed=4, place=(0, 7), fps=7.5, horizon=50, pictures="webp", out=Path("mine"), port=8765, browser=False
     )
@@ -262,7 +334,10 @@ def test_the_command_serves_what_it_opened(stored: Stored, monkeypatch: pytest.M
         (["agent", "--headless", "--out", "none/a.mp4"], "there is no folder none"),
         (["agent", "--actions", "none.json"], "none.json: not a recording of actions"),
         (["agent", "--milestone", "0.5"], "kept 1.0 alone"),
-        (["agent", "--device", "cuda:99"], "torch cannot use it"),
+        (["agent", "--device", "cuda:99"], "--device=cuda:99: "),
+        (["agent", "--device", "gpu"], "--device='gpu': expected auto, cpu, cuda or cuda:N"),
+        (["agent", "--headless", "--actions", "a.json", "--player", "policy"], "--player policy: --headless with --actions replays"),
+        (["agent", "--headless", "--out", "a.MP4"], "--out a.MP4: write the ending in small letters, .mp4"),
         (["oracle's evaluation", "sampler.num_steps=1"], "samples nothing"),
         (["agent", "--out", "file"], "--out file: is a file; expected a folder"),
     ],
@@ -297,7 +372,7 @@ def test_the_headless_command_plays_recorded_actions(
     command(stored, monkeypatch, tmp_path, "agent", *words)
     ((found, recording, options, _),) = played
     assert [step.action for step in recording.steps] == [2]
-    assert (options.out, options.player) == (Path("a.mp4"), "human")
+    assert (options.out, options.player, options.place) == (Path("a.mp4"), "recording", session.start.place)
     assert same_bytes(_replayed(found.session(recording.place, recording.seed), recording), recording) == (True,)
     _, said = command(stored, monkeypatch, tmp_path, "agent", *words, "--real", exit_code=2)
     assert "recorded with 1 pictures (agent" in said

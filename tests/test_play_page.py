@@ -97,7 +97,7 @@ def opened() -> Opened:
         return Start(frames, actions, torch.ones(4, dtype=torch.bool), place)
 
     places, notes = ((0, 3), (1, 5), (2, 8)), ("A <b>note</b>.",)
-    return Opened(TURN, spec(TURN, CALM).actions, facts, lambda: lanes(play), places, start, notes, difference=(0, 2))
+    return Opened(TURN, spec(TURN, CALM).actions, facts, lambda: lanes(play), places, start, notes, compared=0)
 
 
 @pytest.fixture(scope="module")
@@ -472,6 +472,12 @@ def test_touch_has_eight_directions_and_all_variants_fit(mocked: Callable[..., t
     page.set_viewport_size({"width": 1280, "height": 800})
     for picture in page.locator(".picture canvas").all():
         expect(picture).to_have_css("width", "192px")  # two rows of three
+    picture = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    starts = [{"place": [0, step], "bytes": len(picture)} for step in (3, 9)]
+    for _ in range(2):  # a sheet that is opened twice asks twice
+        mock.socket.send(packed({"kind": "thumbnails", "first": 0, "of": 2, "starts": starts}, [picture] * 2))
+    page.wait_for_timeout(300)
+    assert page.locator("#thumbnails button").count() == 2
     mock.state["over"] = "The model predicts the end."
     mock.socket.send(json.dumps(mock.state))
     expect(page.locator("#message")).to_have_text("The model predicts the end.")

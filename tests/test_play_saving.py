@@ -37,7 +37,8 @@ from diamond_bench.play.joining import join_datasets
 from diamond_bench.play.lanes import Lane, Memory, Real, Shown
 from diamond_bench.play.opened import LaneFacts, Opened
 from diamond_bench.play.options import PlayOptions
-from diamond_bench.play.recording import Recording, read_recording, recorded
+from diamond_bench.play.recording import Recording, read_recording, recorded, replay, same_bytes
+from diamond_bench.play.saver import Played
 from diamond_bench.play.saving import lane_episode, save_session
 from diamond_bench.play.session import Session
 from diamond_bench.play.video import pictures
@@ -47,7 +48,7 @@ NOON = datetime(2026, 11, 29, 12, 0, 5, tzinfo=UTC)
 
 
 def saved(out: Path, session: Session, player: str = "human") -> Path:
-    return save_session(session, out, "synthetic/turn", player, now=NOON)
+    return save_session(Played(session, session.now, player), out, "synthetic/turn", now=NOON)
 
 
 def only(folder: Path) -> Episode:
@@ -171,8 +172,28 @@ def test_an_earlier_moment_is_saved_where_the_player_went_back(tmp_path: Path) -
     for action in (0, 1, 2):
         session.step(action)
     session.rewind(2)
-    folder = save_session(session, tmp_path, "synthetic/turn", "policy", moment=session.moments[-1])
+    folder = save_session(Played(session, session.moments[-1], "policy"), tmp_path, "synthetic/turn")
     assert [step.action for step in read_recording(folder / "actions.json").steps] == [0, 1, 2]
+
+
+def test_branches_that_were_left_are_saved_as_actions_and_the_video_has_the_rate_of_play(tmp_path: Path) -> None:
+    session = both()
+    for action in (0, 1, 2):
+        session.step(action)
+    session.rewind(2)
+    session.step(2)
+    session.rewind(2)
+    session.step(1)
+    assert [end.number for end in session.ends] == [3, 4, 5]
+    folder = save_session(Played(session, session.now, "human", fps=5.0, branches=session.ends[:2]), tmp_path, "synthetic/turn")
+    branches = [read_recording(folder / "branches" / f"{number}.json") for number in (1, 2)]
+    assert [[step.action for step in branch.steps] for branch in branches] == [[0, 1, 2], [0, 2]]
+    again = both()
+    list(replay(again, branches[0]))
+    assert same_bytes(again, branches[0]) == (True, True)
+    facts = json.loads((folder / "session.json").read_text())
+    assert (facts["branches"], facts["fps"]) == (2, 5.0)
+    assert imageio.v3.immeta(folder / "play.mp4")["fps"] == 5.0
 
 
 def test_names_become_different_folders(tmp_path: Path) -> None:
@@ -247,7 +268,7 @@ def test_a_recording_replays_without_a_page_to_the_same_bytes(tmp_path: Path) ->
 
 
 def test_actions_replay_in_other_models(tmp_path: Path) -> None:
-    options = PlayOptions(seed=5, as_recorded=False, out=tmp_path / "x.mp4")
+    options = PlayOptions(seed=5, place=(0, 3), as_recorded=False, out=tmp_path / "x.mp4")
     _, said = headless(opened(), options, recorded(rich()))
     assert said[:2] == ["model: other bytes", "game: the recorded bytes"]
     session, said = headless(opened(lane("other"), *both().lanes), options, recorded(rich()))
@@ -295,7 +316,7 @@ def recordings(out: Path, game: str, env: EnvConfig, number: int, steps: int) ->
         session = Session([Lane("real game", Real(play))], start_of(play), seed)
         for action in np.random.default_rng(seed).integers(3, size=steps).tolist():
             session.step(action)
-        folders.append(save_session(session, out / "play", game, "human", now=NOON) / "real-game")
+        folders.append(save_session(Played(session, session.now, "human"), out / "play", game, now=NOON) / "real-game")
     join_datasets(folders, out / "mine")
     return out / "mine"
 

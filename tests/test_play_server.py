@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientWebSocketResponse, CookieJar, WSMsgType, WSServerHandshakeError
+from aiohttp import ClientSession, ClientWebSocketResponse, CookieJar, WSMsgType, WSServerHandshakeError
 from aiohttp.test_utils import TestClient, TestServer
 from play_stand_ins import counter, counting_start, driven, opened_of, save_into
 
@@ -120,6 +120,14 @@ def test_only_who_has_the_token_gets_the_page(tmp_path: Path) -> None:
             assert "HttpOnly" in cookie
             assert "SameSite=Strict" in cookie
             assert [(await get(path)).status for path in ("/", "/play.js")] == [200, 200]  # with the cookie
+            ticket = browser.server.ticket
+            browser.client.session.cookie_jar.clear()
+            assert await browser.refused(f"/ws?token={ticket}") == 403
+            assert (await get(f"/?token={ticket}")).status == 200
+            assert (await get("/")).status == 200
+            browser.client.session.cookie_jar.clear()
+            assert (await get(f"/?token={ticket}")).status == 403  # it was used
+            await get(f"/?token={browser.server.token}")
             for path in ("/secret.txt", "/../secret.txt", "/%2e%2e/secret.txt", "/play.js/", "/play.py"):
                 assert (await get(path)).status == 404
             assert (await browser.client.post("/")).status == 405
@@ -156,6 +164,45 @@ def test_an_address_for_all_networks_is_no_door_for_other_names(tmp_path: Path) 
     assert all(server._is_ours(host) for host in ("10.0.0.7:80", f"{socket.gethostname()}:80", "[fe80::1]"))
     assert not any(server._is_ours(host) for host in ("evil.example", "10.0.0.7.evil.example", ""))
     assert not Server(opened_of(), PlayOptions(), save_into(tmp_path), page=pages(tmp_path))._is_ours("10.0.0.7")
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "elsewhere"),
+    [
+        ("127.0.0.1", "127.0.0.1", "ssh -L {port}:127.0.0.1:{port} "),
+        ("::1", "[::1]", "ssh -L {port}:[::1]:{port} "),
+        ("0.0.0.0", "127.0.0.1", "http://{name}:{port}/?token="),
+        ("::", "[::1]", "http://{name}:{port}/?token="),
+    ],
+)
+def test_the_printed_addresses_lead_to_the_page(host: str, address: str, elsewhere: str, tmp_path: Path) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("needs IPv6")
+    said: list[str] = []
+
+    async def test() -> None:
+        with module._listening(host, 0) as listening:
+            new = partial(Server, opened_of(), PlayOptions(host=host), save_into(tmp_path), page=pages(tmp_path))
+            serving = asyncio.create_task(module._serve(new, listening, PlayOptions(host=host, browser=False), said.append))
+            while "Ctrl-C saves and ends." not in said:
+                await asyncio.sleep(0.01)
+            port = listening.getsockname()[1]
+            assert said[1].startswith(f"http://{address}:{port}/?token=")
+            async with ClientSession() as client, client.get(said[1]) as answer:
+                assert answer.status == 200
+            assert elsewhere.format(port=port, name=socket.gethostname()) in " ".join(said[2:])
+            os.kill(os.getpid(), signal.SIGINT)
+            await serving
+
+    run(test())
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def pages(folder: Path) -> Path:
@@ -404,9 +451,9 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port}: this port is taken"):
-            serve(opened_of(), PlayOptions(port=port, browser=False))
+            serve(opened_of(), None, PlayOptions(port=port, browser=False))
     with pytest.raises(UserError, match=r"--host no\.such\.host\.invalid"):
-        serve(opened_of(), PlayOptions(host="no.such.host.invalid", browser=False))
+        serve(opened_of(), None, PlayOptions(host="no.such.host.invalid", browser=False))
 
 
 def test_ctrl_c_ends_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +493,7 @@ def test_ctrl_c_ends_and_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     visitor = threading.Thread(target=visit)
     visitor.start()
-    serve(opened_of(counter, start=counting_start), PlayOptions(browser=False, out=tmp_path / "out"), say)
+    serve(opened_of(counter, start=counting_start), None, PlayOptions(browser=False, out=tmp_path / "out"), say)
     visitor.join(LONG)
     assert said[-1].startswith("saved: "), said
     saved = Path(said[-1].removeprefix("saved: "))

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -10,9 +11,7 @@ import typer
 
 from diamond_bench.cli.common import STUDIES, app, open_store, say, writing
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.play.options import MAX_FPS, MAX_HORIZON, MAX_SEED, Pictures, Place, Player, PlayOptions
-
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+from diamond_bench.play.options import LOOPBACK, MAX_FPS, MAX_HORIZON, MAX_SEED, Pictures, Place, Player, PlayOptions
 
 
 @app.command(rich_help_panel=STUDIES)
@@ -26,12 +25,18 @@ def play(
         ),
     ] = None,
     real: Annotated[bool, typer.Option("--real", help="Also play the real game, and show how far one model is from it.")] = False,
-    player: Annotated[str, typer.Option("--player", help="Who plays first: human, policy, or recording (with --actions).")] = "human",
+    player: Annotated[
+        str | None, typer.Option("--player", help="Who plays first: human, policy, or recording, which is the default with --actions.")
+    ] = None,
     start: Annotated[str | None, typer.Option("--start", metavar="EPISODE:STEP", help="Where to begin in the recorded play.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="The seed of all noise and chance.")] = 0,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=MAX_FPS, help="Steps per second.")] = 15.0,
     horizon: Annotated[int, typer.Option("--horizon", min=0, max=MAX_HORIZON, help="Steps after which play is over; 0 is no limit.")] = 0,
     milestone: Annotated[float | None, typer.Option("--milestone", help="Share of the training after which the model was saved.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="AGENT", help="An agent whose policy can play in pictures that have none of their own."),
+    ] = None,
     actions: Annotated[Path | None, typer.Option("--actions", help="Replay the actions of this file (actions.json).")] = None,
     as_recorded: Annotated[
         bool,
@@ -44,11 +49,13 @@ def play(
     pictures: Annotated[str, typer.Option("--pictures", help="Format of the page's pictures: png, webp or jpeg (not exact).")] = "png",
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on. Others than 127.0.0.1 can be reached from elsewhere.")
-    ] = _LOCAL[0],
+    ] = LOOPBACK[0],
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser. The address is printed in any case.")] = False,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = 1,
-    device: Annotated[str, typer.Option("--device", help="The models' device, such as cuda:0.")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", help="The models' device: auto (a GPU if there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="Arithmetic of the networks: fp32, tf32 or bf16.")] = "fp32",
 ) -> None:
     """Play world models and real games in the browser.
@@ -56,7 +63,7 @@ def play(
     The page is served by this machine and needs no display here. Models that are named together play next to each other.
     """
     options = PlayOptions(
-        player=_one_of("--player", player, Player),
+        player=_one_of("--player", player or ("human" if actions is None else "recording"), Player),
         seed=seed,
         place=None if start is None else _place(start),
         fps=fps,
@@ -74,13 +81,19 @@ def play(
     _check(options, headless)
     words = sources or []
     store = open_store([word for word in words if word.startswith("output_dir=")])
+    from diamond_bench.launch.devices import resolve_device, valid_device
     from diamond_bench.play.naming import request
 
-    request(store, words)  # mistakes in names are reported before torch is imported
+    valid_device(device, "--device")
+    asked = request(store, words, policy)  # mistakes in names are reported before torch is imported
     recording = _recording(options)
+    if recording is not None and options.place is None:
+        options = replace(options, place=recording.place)
     from diamond_bench.play.opening import open_sources
+    from diamond_bench.stored.imagination import How
 
-    opened = open_sources(store, words, real, milestone, device, known, threads)
+    how = How(milestone=milestone, device=resolve_device(device, "--device"), precision=known)
+    opened = open_sources(store, asked, real, how, threads, say)
     _check_opened(opened, options, recording)
     for note in opened.notes:
         say(f"note: {note}")
@@ -92,7 +105,7 @@ def play(
         else:
             from diamond_bench.play.server import serve
 
-            serve(opened, options, say)
+            serve(opened, recording, options, say)
 
 
 @app.command(rich_help_panel=STUDIES)
@@ -125,18 +138,22 @@ def _check(options: PlayOptions, headless: bool) -> None:
     if options.player == "recording" and options.actions is None:
         raise UserError("--player recording: name the file of recorded actions with --actions FILE")
     if headless:
+        if options.actions is not None and options.player != "recording":
+            raise UserError(f"--player {options.player}: --headless with --actions replays the recording; leave one of them out")
         _check_video(options.out)
         return
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out}: is a file; expected a folder")
     if find_spec("aiohttp") is None:
         raise UserError("play: the page needs the package aiohttp; get it with: pip install '.[play]' in the checkout")
-    if options.host not in _LOCAL:
+    if options.host not in LOOPBACK:
         say(f"note: --host {options.host}: other machines can reach this page. Only its secret address protects it, without encryption.")
 
 
 def _check_video(out: Path) -> None:
-    video = out.suffix.lower() in (".mp4", ".png")
+    video = out.suffix in (".mp4", ".png")
+    if not video and out.suffix.lower() in (".mp4", ".png"):
+        raise UserError(f"--out {out}: write the ending in small letters, {out.suffix.lower()}")
     if video and os.path.lexists(out):
         raise UserError(f"--out {out}: exists already. Name another file, or remove this one first")
     if out.exists() and not out.is_dir():
@@ -156,7 +173,7 @@ def _recording(options: PlayOptions) -> Any:
 def _check_opened(opened: Any, options: PlayOptions, recording: Any) -> None:
     """Raises UserError for options that do not fit what was opened."""
     if options.player == "policy" and not any(lane.policy for lane in opened.facts):
-        raise UserError("--player policy: nothing that is named has a policy; name an agent")
+        raise UserError("--player policy: nothing that is named has a policy; name an agent, also as --policy AGENT")
     if options.place is not None:
         opened.start(options.place)
     if recording is not None and options.as_recorded and len(recording.lanes) != len(opened.facts):

@@ -51,10 +51,10 @@ def check_devices(executions: Iterable[ExecutionConfig], here: bool) -> None:
             check_execution(execution, "cpu", here)
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str, key: str = "execution.device") -> str:
     """torch's name of the device that `device` means. Raises UserError for a GPU that is not available. Imports torch unless it is the
-    CPU."""
-    if valid_device(device) == "cpu":
+    CPU. `key`: the setting that names the device, for messages."""
+    if valid_device(device, key) == "cpu":
         return "cpu"
     import torch
 
@@ -68,7 +68,7 @@ def resolve_device(device: str) -> str:
     index = int(device.partition(":")[2] or 0)
     if index >= count:
         there = f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "torch finds no GPU here"
-        raise UserError(f"execution.device={device}: {there}; use execution.device=auto or cpu")
+        raise UserError(f"{key}={device}: {there}; use {key}=auto or cpu")
     return device
 
 
@@ -100,12 +100,12 @@ def processor() -> str:
     return " ".join(dict.fromkeys(line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "flags", "Features"))))
 
 
-def valid_device(device: str) -> str:
-    """Returns `device`. Raises UserError if it is not a valid name of a device."""
+def valid_device(device: str, key: str = "execution.device") -> str:
+    """Returns `device`. Raises UserError if it is not a valid name of a device. `key`: the setting that names it."""
     name, colon, index = device.partition(":")
     if device in ("auto", "cpu", "cuda") or (name == "cuda" and colon and index.isdecimal()):
         return device
-    raise UserError(f"execution.device={device!r}: expected auto, cpu, cuda or cuda:N")
+    raise UserError(f"{key}={device!r}: expected auto, cpu, cuda or cuda:N")
 
 
 def has_gpu() -> bool:

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diamond_bench.errors import UserError
@@ -79,11 +79,10 @@ class Driver:
         self._player, self._lane = options.player, 0
         self._once: Any = None
         """An action for the next step."""
-        self._reference = opened.difference[1] if opened.difference else opened.reference
-        self._pair = opened.difference
+        self._compared = opened.compared
         with self._computing:
             self._lanes = opened.lanes()
-        self._begin(options.place or opened.starts[0], options.seed)
+        self._begin(options.place or opened.starts[0], options.seed, [lane.dynamics.first for lane in self._lanes])
         if self._player != "human":
             watched = next((number for number, lane in enumerate(opened.facts) if lane.policy), 0)
             self._change_player(m.Play(self._player, watched))
@@ -168,7 +167,7 @@ class Driver:
                 self._page = None
             case Outbox():
                 self._page, self._sent_state = request, None
-                self._answer(welcome(self.name, self._opened, self._lanes, self._keys, self._recording, self._reference))
+                self._answer(welcome(self.name, self._opened, self._lanes, self._keys, self._recording))
                 self._state()
                 self._show(tree=True)
             case m.Run():
@@ -271,20 +270,19 @@ class Driver:
         if request.who == "policy":
             self._session.policy_action(self._known(request.lane))
         if request.who == "recording":
-            place, seed = self._replayed.begin(self._session, self._seed)
-            self._leave()
-            self._begin(place, seed)
+            self._begin_again(*self._replayed.begin(self._session, self._seed))
         self._player, self._lane, self._once = request.who, request.lane, None
+        self._held.forget()  # what was pressed while somebody else played
 
     def _compare(self, lane: int | None) -> None:
         if lane is None:
-            self._pair = None
-        elif self._reference is None:
+            self._compared = None
+        elif self._opened.reference is None:
             raise UserError("there is no real game to compare with")
-        elif self._known(lane) == self._reference:
+        elif self._known(lane) == self._opened.reference:
             raise UserError(f"{self._lanes[lane].name}: expected another lane, since this is the one that the others are compared with")
         else:
-            self._pair = lane, self._reference
+            self._compared = lane
         self._show()
 
     def _reset(self, request: m.Reset) -> None:
@@ -292,22 +290,22 @@ class Driver:
         if request.start is not None and request.start >= len(starts):
             raise UserError(f"start {request.start}: there are the starts 0 to {len(starts) - 1}")
         place = self._session.start.place if request.start is None else starts[request.start]
-        self._leave()
-        self._begin(place, self._seed if request.seed is None else request.seed)
+        self._begin_again(place, self._seed if request.seed is None else request.seed)
 
-    def _begin(self, place: Place, seed: int) -> None:
-        """Begins a session. The settings of the one before it stay."""
-        before: Session | None = getattr(self, "_session", None)
+    def _begin_again(self, place: Place, seed: int) -> None:
+        """Saves the session, and begins another one with its settings."""
+        self._leave()
+        self._begin(place, seed, self._session.settings)
+
+    def _begin(self, place: Place, seed: int, settings: Sequence[Setting]) -> None:
         with self._computing:
             session = Session(self._lanes, self._opened.start(place), seed, self._options.threads)
-            for lane, setting in enumerate(before.settings if before is not None else ()):
-                if setting != session.settings[lane]:
-                    session.change(lane, setting)
+            session.change_all(settings)
         self._session, self._seed, self._tree, self._once = session, seed, Tree(session.now), None
         self._show(tree=True)
 
     def _leave(self) -> None:
-        """Saves the path to the newest moment, if something was played that was not saved."""
+        """Saves the path to the newest moment and all other branches, if something was played that was not saved."""
         newest = self._session.moments[-1]
         if newest.step:
             self._save(newest, again=False)
@@ -315,13 +313,14 @@ class Driver:
     def _save(self, moment: Moment, again: bool = True) -> None:
         if moment.step == 0:
             raise UserError("nothing was played yet, so there is nothing to save")
-        seconds = [each.seconds for each in moment.path[1:]]
+        session, seconds = self._session, [each.seconds for each in moment.path[1:]]
         measured = {
             "latency_ms": self._latency.percentiles,
             "fps": self._fps_of_run,
             "model_ms": round(1000 * sum(seconds) / len(seconds), 3),
         }
-        self.saver.save(Played(self._session, moment, self._player, measured), again)
+        branches = tuple(end for end in session.ends if end is not moment)
+        self.saver.save(Played(session, moment, self._player, self._fps, measured, branches), again)
 
     def _thumbnails(self, first: int) -> None:
         starts = self._opened.starts
@@ -344,7 +343,8 @@ class Driver:
         fps = round((len(times) - 1) / (times[-1] - times[0]), 2) if len(times) > 1 and times[-1] > times[0] else None
         self._fps_of_run = fps or self._fps_of_run
         numbers = Numbers(self._number, keys_at, fps, self._latency.percentiles, self._page.dropped)
-        frame = frame_message(self._session, self._tree.tallies(now), numbers, self._reference, self._pair, self._pictures)
+        tallies, reference = self._tree.tallies(now), self._opened.reference
+        frame = frame_message(self._session, tallies, numbers, reference, self._compared, self._pictures)
         self._page.show(self._number, frame, json.dumps(self._tree.message(now)) if tree else None)
 
     def _state(self) -> None:
@@ -362,7 +362,7 @@ class Driver:
             "seed": session.seed,
             "start": starts.index(session.start.place) if session.start.place in starts else None,
             "settings": [to_plain(setting) for setting in session.settings],
-            "compare": None if self._pair is None else self._pair[0],
+            "compare": self._compared,
             "over": over,
         }
         if state != self._sent_state:

@@ -17,9 +17,7 @@ from diamond_bench.play.recording import Recording
 from diamond_bench.typed import to_plain
 
 
-def welcome(
-    session: str, opened: Opened, lanes: Sequence[Lane], keys: KeyMap, recording: Recording | None, reference: int | None
-) -> dict[str, Any]:
+def welcome(session: str, opened: Opened, lanes: Sequence[Lane], keys: KeyMap, recording: Recording | None) -> dict[str, Any]:
     """The message `welcome`."""
     spec = opened.actions
     limits = {"max_fps": MAX_FPS, "unseen": m.UNSEEN, "thumbnails": m.THUMBNAILS, "keys": m.MAX_KEYS}
@@ -37,7 +35,7 @@ def welcome(
         "mouse": bool(spec.low) and any(name in spec.names for name in ("mouse_x", "mouse_y")),
         "starts": opened.starts,
         "recording": None if recording is None else len(recording.steps),
-        "reference": reference,
+        "reference": opened.reference,
         "form": settings_form(),
         "limits": {**limits, "horizon": MAX_HORIZON, "seed": MAX_SEED},
     }

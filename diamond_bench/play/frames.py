@@ -11,7 +11,7 @@ import numpy as np
 from diamond_bench.play.lanes import Frame, Shown
 from diamond_bench.play.messages import STRIP, packed
 from diamond_bench.play.options import Pictures, Place
-from diamond_bench.play.session import Moment, Session
+from diamond_bench.play.session import Drift, Moment, Session
 from diamond_bench.play.tree import Tally
 
 _ENCODERS: dict[Pictures, tuple[str, list[int]]] = {
@@ -41,26 +41,27 @@ class Numbers:
 
 
 def frame_message(
-    session: Session, tallies: Sequence[Tally], numbers: Numbers, reference: int | None, pair: tuple[int, int] | None, form: Pictures
+    session: Session, tallies: Sequence[Tally], numbers: Numbers, reference: int | None, compared: int | None, form: Pictures
 ) -> bytes:
     """The message of the present moment.
 
     Args:
         tallies: one per lane.
         reference: the lane from which the drift of the others is measured.
-        pair: the two lanes whose difference is shown.
+        compared: the lane whose difference from `reference` is shown.
     """
     began = time.perf_counter()
     now = session.now
     pictures = [encoded(shown.frame, form) for shown in now.shown]
+    drifts = {} if reference is None else {lane: session.drift(lane, reference) for lane in range(len(pictures)) if lane != reference}
     lanes = [
-        {"bytes": len(picture), **_numbers(shown, tally), **_drift(session, lane, reference)}
+        {"bytes": len(picture), **_numbers(shown, tally), **_apart(drifts.get(lane))}
         for lane, (picture, shown, tally) in enumerate(zip(pictures, now.shown, tallies, strict=True))
     ]
     difference = None
-    if pair is not None:
-        pictures.append(encoded(session.drift(*pair).difference, form))
-        difference = {"lane": pair[0], "bytes": len(pictures[-1])}
+    if compared is not None:
+        pictures.append(encoded(drifts[compared].difference, form))
+        difference = {"lane": compared, "bytes": len(pictures[-1])}
     header = {"kind": "frame", **vars(numbers), **_place(now), "model_ms": _ms(now.seconds), "lanes": lanes, "difference": difference}
     return packed({**header, "encode_ms": _ms(time.perf_counter() - began)}, pictures)
 
@@ -104,11 +105,10 @@ def _numbers(shown: Shown, tally: Tally) -> dict[str, Any]:
     }
 
 
-def _drift(session: Session, lane: int, reference: int | None) -> dict[str, float | None]:
-    if reference is None or lane == reference:
+def _apart(drift: Drift | None) -> dict[str, float | None]:
+    if drift is None:
         return {"mse": None, "psnr": None}
-    drift = session.drift(lane, reference)
-    return {"mse": drift.squared_error, "psnr": drift.psnr if drift.squared_error else None}
+    return {"mse": drift.squared_error, "psnr": drift.psnr if drift.difference.any() else None}
 
 
 def _ms(seconds: float) -> float:

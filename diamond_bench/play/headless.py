@@ -14,6 +14,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.play.opened import Opened
 from diamond_bench.play.options import PlayOptions
 from diamond_bench.play.recording import Recording, recorded, replay
+from diamond_bench.play.saver import Played
 from diamond_bench.play.saving import save_session
 from diamond_bench.play.session import Moment, Session
 from diamond_bench.play.video import pictures
@@ -35,8 +36,8 @@ def run_headless(opened: Opened, recording: Recording | None, options: PlayOptio
     Raises UserError for a start that is not there, actions of another space, and a file that cannot be written.
     """
     place, seed = options.place, options.seed
-    if recording is not None:
-        place, seed = (recording.place, recording.seed) if options.as_recorded else (place or recording.place, seed)
+    if recording is not None and options.as_recorded:
+        place, seed = recording.place, recording.seed
     session = opened.session(place, seed, options.threads)
     if recording is not None:
         moments, total = replay(session, recording, options.as_recorded), len(recording.steps)
@@ -59,12 +60,12 @@ def run_headless(opened: Opened, recording: Recording | None, options: PlayOptio
 
 def _saved(session: Session, shown: Iterator[Moment], player: str, opened: Opened, options: PlayOptions) -> Path:
     """Plays all moments, and returns the file or the folder."""
-    kind = options.out.suffix.lower()
+    kind = options.out.suffix
     if kind == ".mp4":
         return write_video(pictures(session.lanes, shown), options.out, options.fps)
     path = list(shown)
     if kind != ".png":
-        return save_session(session, options.out, opened.game, player, options.fps)
+        return save_session(Played(session, session.now, player, options.fps), options.out, opened.game)
     if len(path) < 2:
         raise UserError("nothing was played, so there is nothing to show")
     steps = np.linspace(1, len(path) - 1, min(_ROWS, len(path) - 1)).round().astype(int)

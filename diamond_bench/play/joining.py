@@ -1,6 +1,5 @@
 """Joins datasets of one game, such as several recordings of a player, to one dataset."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from diamond_bench.data.foreign import METADATA, Metadata, imagined, read_metada
 from diamond_bench.data.minari_io import MAIN_FILE, open_dataset, write_dataset
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import FrameSpec, WorldSpec
-from diamond_bench.store.files import temporary_name
+from diamond_bench.store.files import unfinished_folder
 
 
 def join_datasets(sources: Sequence[Path], out: Path) -> int:
@@ -35,15 +34,13 @@ def join_datasets(sources: Sequence[Path], out: Path) -> int:
             )
     height, width, _ = metadata[0].frame_shape
     described = WorldSpec(FrameSpec(height, width), metadata[0].actions)
-    temporary = temporary_name(out)
     try:
-        files = [folder / MAIN_FILE for folder in folders]
-        write_dataset(temporary / "data", f"played/{out.name}", files, "episode_0", described)
-        temporary.rename(out)
+        with unfinished_folder(out) as temporary:
+            files = [folder / MAIN_FILE for folder in folders]
+            write_dataset(temporary / "data", f"played/{out.name}", files, "episode_0", described)
+            temporary.rename(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return len(folders)
 
 

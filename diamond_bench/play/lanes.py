@@ -32,6 +32,11 @@ Seed = tuple[int, ...]
 """The seed of all draws of one frame: that of the session and the number of the frame. All lanes have the same."""
 
 
+def absolute_difference(one: Frame, other: Frame) -> Frame:
+    """The absolute difference of two pictures."""
+    return np.maximum(one, other) - np.minimum(one, other)
+
+
 @dataclass(frozen=True)
 class Memory:
     """The state from which a lane continues after a frame. The frame itself is not part of it."""

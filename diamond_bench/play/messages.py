@@ -1,7 +1,7 @@
 """The protocol between the page and the server: what may be sent, its limits, and how pictures are packed. No network, no torch.
 
-The server has `/` (page/index.html), `/play.js`, `/play.css` and `/ws`. The printed address ends in `?token=...`. It sets a cookie, which
-all further requests carry, so the page may remove the token from its address.
+The server has `/` (page/index.html), the other files of page/, and `/ws`. The printed address ends in `?token=...`. It sets a cookie,
+which all further requests carry, so the page may remove the token from its address.
 
 The page opens one WebSocket at `/ws`, sends `hello` first, and gets `welcome`, `state`, `tree` and one `frame`. Then both sides send
 whenever they like. Numbers are JSON numbers, and times called `at` are the page's `performance.now()`, which the server only hands back.
@@ -85,7 +85,7 @@ from typing import Any
 from diamond_bench.errors import nearest
 from diamond_bench.play.options import MAX_FPS, MAX_HORIZON, MAX_SEED, Pictures, Player
 from diamond_bench.reading import load_json
-from diamond_bench.shapes import Mismatch, Shape, anything, count, listing, mapping, nullable, number, record, row, text, whole
+from diamond_bench.shapes import Mismatch, Shape, anything, bounded, count, listing, mapping, nullable, number, record, row, text, whole
 
 MAX_TEXT = 2048
 """Bytes of a message from the page."""
@@ -126,19 +126,8 @@ def _word(*words: str) -> Shape:
     return check
 
 
-def _bounded(shape: Shape, most: int) -> Shape:
-    """A text or a list of at most `most`."""
-
-    def check(value: Any) -> None:
-        shape(value)
-        if len(value) > most:
-            raise Mismatch(f"at most {most}", value)
-
-    return check
-
-
 def _action(value: Any) -> None:
-    _bounded(listing(number, 1), 64)(value) if isinstance(value, list) else whole(value)
+    bounded(listing(number, 1), 64)(value) if isinstance(value, list) else whole(value)
 
 
 def _of(shape: Shape, default: Any = dataclasses.MISSING) -> Any:
@@ -155,14 +144,14 @@ _SEED = _between(0, MAX_SEED, count)
 class Hello:
     """The first message of a connection."""
 
-    session: str | None = _of(nullable(_bounded(text, 64)), None)
+    session: str | None = _of(nullable(bounded(text, 64)), None)
 
 
 @dataclass(frozen=True)
 class Keys:
     """The whole state of the keys, so that a lost message harms nothing."""
 
-    held: list[str] = _of(_bounded(listing(_bounded(text, 20)), MAX_KEYS))
+    held: list[str] = _of(bounded(listing(bounded(text, 20)), MAX_KEYS))
     at: float = _of(_TIME)
     motion: list[float] = _of(row(_between(-1e5, 1e5), _between(-1e5, 1e5)), (0.0, 0.0))
     """Motion of the mouse since the last message."""

@@ -1,7 +1,7 @@
 """From the words of `diamond-bench play` to the lanes that they name. Reads the store's descriptions of jobs. Without torch."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import CollectDataset, TrainAgent
-from diamond_bench.studies.agents import AGENT_KINDS, trained_with
+from diamond_bench.studies.agents import AGENT_KINDS, find_agent, trained_with
 from diamond_bench.studies.plan import SavedPlan, find_plan, load_plan, run_config, study_folders
 from diamond_bench.studies.spec import study_files
 from diamond_bench.typed import build, to_plain
@@ -55,6 +55,8 @@ class Request:
     """Changes of the sampler of each lane."""
     notes: tuple[str, ...] = ()
     """Sentences about what was chosen."""
+    policy: JobRef | None = None
+    """The agent whose policy plays in pictures without one of their own."""
 
 
 @dataclass
@@ -66,8 +68,11 @@ class _Words:
     own: dict[str, list[str]] = field(default_factory=dict)
 
 
-def request(store: Store, words: Sequence[str]) -> Request:
-    """What the words name: sources, and settings `key=value`. Raises UserError for anything that cannot be played together."""
+def request(store: Store, words: Sequence[str], policy: str | None = None) -> Request:
+    """What the words name: sources, and settings `key=value`. Raises UserError for anything that cannot be played together.
+
+    `policy`: the job of an agent whose policy plays in all pictures without one of their own.
+    """
     given = _sorted(words)
     sampler = parse(given.sampler)
     _check_sampler(sampler)
@@ -86,19 +91,19 @@ def request(store: Store, words: Sequence[str]) -> Request:
             more = [Named(source, source, source, _env(), model=False)]
         else:
             more = [_of_job(store, store.find(source))]
-            if (evaluation := _evaluation_of(store, more[0].job)) is not None:
-                more = [replace(more[0], sampler=store.spec(evaluation).config.sampler)]
-                notes.append(f"{more[0].name}: begins with the sampler of its evaluation {evaluation}.")
         found += [one for one in more if one.source not in {known.source for known in found}]
     if not of_study:
         _refuse_choices(given)
     names = [one.name for one in found]
     found = [replace(one, name=f"{one.name} ({one.job.id[:6]})") if one.job and names.count(one.name) > 1 else one for one in found]
-    found = _of_one_game(found, given.own.get("game", [""])[0])
+    found, said = _with_samplers(store, found)
+    notes += said
+    agent = None if policy is None else _of_job(store, find_agent(store, policy))
+    found = _of_one_game(found, given.own.get("game", [""])[0], agent)
     models = [one.name for one in found if one.model]
     if len(models) > MOST_MODELS:
         raise UserError(f"{len(models)} world models are named, and {MOST_MODELS} fit next to each other: {_listed(models)}")
-    return Request(tuple(found), tuple(sampler), tuple(notes))
+    return Request(tuple(found), tuple(sampler), tuple(notes), None if agent is None else agent.job)
 
 
 def sampler_with(sampler: Sampler, overrides: Iterable[Override]) -> Sampler:
@@ -181,15 +186,26 @@ def _of_job(store: Store, ref: JobRef, name: str = "") -> Named:
     return Named(name, str(ref), collected.game if isinstance(collected, CollectDataset) else str(dataset), collected.env, ref)
 
 
-def _evaluation_of(store: Store, training: JobRef | None) -> JobRef | None:
-    """The first finished evaluation of a world model in the store's studies: its sampler fits the model."""
-    for folder in study_folders(store.root, lambda reason: None):
+def _with_samplers(store: Store, found: Sequence[Named]) -> tuple[list[Named], list[str]]:
+    """The same, where trainings begin with the sampler of their evaluation, which fits the model, and a sentence about each of them."""
+    evaluations = _evaluations(store, {one.job for one in found if one.job is not None and one.job.kind == "train_world_model"})
+    chosen = [replace(one, sampler=store.spec(evaluations[one.job]).config.sampler) if one.job in evaluations else one for one in found]
+    notes = [f"{one.name}: begins with the sampler of its evaluation {evaluations[one.job]}." for one in found if one.job in evaluations]
+    return chosen, notes
+
+
+def _evaluations(store: Store, trainings: Set[JobRef]) -> dict[JobRef | None, JobRef]:
+    """The first finished evaluation of each world model in the store's studies. Reads the plan of each study once, until all are found."""
+    found: dict[JobRef | None, JobRef] = {}
+    for folder in study_folders(store.root, lambda reason: None) if trainings else ():
         with contextlib.suppress(OSError, UserError):  # a plan that cannot be read is another command's matter
             for point in load_plan(folder).points:
-                found = point.jobs.get("evaluation")
-                if found is not None and point.jobs.get("world_model") == training and store.state(found).status == "done":
-                    return found
-    return None
+                training, evaluation = point.jobs.get("world_model"), point.jobs.get("evaluation")
+                if training in trainings - found.keys() and evaluation is not None and store.state(evaluation).status == "done":
+                    found[training] = evaluation
+        if found.keys() == trainings:
+            break
+    return found
 
 
 _SHORT = {
@@ -264,9 +280,10 @@ def _refuse_choices(given: _Words) -> None:
         raise UserError(f"{word}: chooses a part of a study, and no study is named; leave it out")
 
 
-def _of_one_game(found: list[Named], game: str) -> list[Named]:
-    """The same, with the game of each family. Raises UserError if they are not of one game, with one preparation of its frames."""
-    fixed = [one for one in found if one.env is not None]
+def _of_one_game(found: list[Named], game: str, agent: Named | None) -> list[Named]:
+    """The same, with the game of each family. Raises UserError if they, and the agent whose policy plays, are not of one game with one
+    preparation of its frames."""
+    fixed = [one for one in (*found, agent) if one is not None and one.env is not None]
     if not fixed and not game:
         raise UserError(f"{found[0].name}: say in which game, such as game=Breakout")
     for one in fixed:

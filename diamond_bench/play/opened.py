@@ -58,8 +58,8 @@ class Opened:
     """The real game's settings. None for an imported dataset."""
     play: RecordedPlay | None = None
     """The recorded play behind the starts. None where it cannot be replayed, so that there is no real game."""
-    difference: tuple[int, int] | None = None
-    """Two lanes whose difference is shown as a further picture."""
+    compared: int | None = None
+    """The lane whose difference from the real game is shown first, as a further picture. None shows none."""
 
     @property
     def reference(self) -> int | None:

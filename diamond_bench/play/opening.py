@@ -1,15 +1,14 @@
 """Opens jobs, studies, families and games for play: their models, the real play to start from, and the real game."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from diamond_bench.config import SAMPLERS, Sampler
 from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic import ActorCritic
-from diamond_bench.models.precision import Precision
 from diamond_bench.models.threads import torch_threads
 from diamond_bench.play.lanes import Lane, Real, Setting
-from diamond_bench.play.naming import Named, Request, request, sampler_with
+from diamond_bench.play.naming import Named, Request, sampler_with
 from diamond_bench.play.opened import LaneFacts, Opened
 from diamond_bench.play.sources import places, start_at, trained, untrained
 from diamond_bench.store.artifacts import Store
@@ -25,44 +24,39 @@ from diamond_bench.stored.imagination import (
     imagination_of,
     random_play,
 )
+from diamond_bench.stored.kept_play import kept_play
 from diamond_bench.stored.models import check_placement, load_agent
 from diamond_bench.studies.agents import AGENT_KINDS
 from diamond_bench.worlds.contract import TrainedWorld, Watchable
 
 MOST_STARTS = 48
 """Places to begin that are offered."""
+MOST_REPLAYED = 10_000
+"""Steps of a long recording in which places are offered next to the real game, which replays all steps before a place: some seconds."""
 REAL = "real game"
 """The name of the real game's lane."""
 
 
 def open_sources(
-    store: Store,
-    words: Sequence[str],
-    real: bool = False,
-    milestone: float | None = None,
-    device: str = "cpu",
-    precision: Precision = "fp32",
-    threads: int = 1,
+    store: Store, asked: Request, real: bool = False, how: How = How(), threads: int = 1, say: Callable[[str], None] = print
 ) -> Opened:
-    """Opens what the words of the command name (docs/play.md): jobs, studies, families and games, and settings `key=value`.
+    """Opens what a request names (docs/play.md): jobs, studies, families and games.
 
     Args:
-        store: the store of the jobs.
-        words: as on the command line.
+        store: the store of the jobs. Imported agents, which have no real play, play some once, and the store keeps it (`kept_play`).
+        asked: from `naming.request`.
         real: adds the real game. A word that stands for no model, such as the name of a game, adds it too.
-        milestone: see `Setting.milestone`.
-        device: torch's name of the models' device.
-        precision: of the networks' arithmetic.
+        how: milestone, device and precision of the models.
         threads: CPU threads of torch while it opens.
+        say: gets a line before something that takes seconds.
 
-    Raises UserError for words that name nothing, jobs that are not finished or not of one game, and settings that they do not take.
+    Raises UserError for jobs that are not finished, and for settings that they do not take.
     """
-    asked = request(store, words)
-    check_placement(device, precision)
-    if milestone is not None and not any(one.model for one in asked.named):
-        raise UserError(f"milestone={milestone}: no world model is named")
+    check_placement(how.device, how.precision)
+    if how.milestone is not None and not any(one.model for one in asked.named):
+        raise UserError(f"milestone={how.milestone}: no world model is named")
     with torch_threads(threads):
-        return _open(store, asked, real, How(milestone=milestone, device=device, precision=precision))
+        return _open(store, asked, real, how, say)
 
 
 @dataclass(frozen=True)
@@ -72,34 +66,19 @@ class _Model:
     facts: LaneFacts
     lane: Callable[[], Lane]
     length: int
-    policy: ActorCritic | None
 
 
-def _open(store: Store, asked: Request, real: bool, how: How) -> Opened:
-    named = asked.named
+def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str], None]) -> Opened:
+    named, notes = asked.named, list(asked.notes)
     real = real or not all(one.model for one in named)
-    play: RealPlay | None = None
-    policy: ActorCritic | None = None
-    notes = list(asked.notes)
-    models: dict[str, _Model] = {}
-    for one in sorted(named, key=lambda one: one.job is None):  # jobs first: families start from their play
-        if one.model:
-            own, more = _how(store, one, how, play)
-            imagination = imagination_of(store, one.source, own, play)
-            models[one.name] = _model(store, one, own, imagination, asked)
-            play = play or imagination.real
-        else:
-            play, policy, more = _without_model(store, one, how, play)
-        notes += more
-    assert play is not None
-    opened = [models[one.name] for one in named if one.model]
-    policy = next((model.policy for model in opened if model.policy is not None), policy)
+    agent = None if asked.policy is None else load_agent(store, asked.policy, how.device, how.precision)
+    models, play, policy = _models(store, asked, how, None if agent is None else agent.actor_critic, notes, say)
     first = next((one for one in named if one.job is not None), named[0])
     if len(named) > 1:
         notes.append(f"All pictures start from the real play of {first.name}.")
     recording = play.recording
-    facts = [model.facts for model in opened]
-    makers = [model.lane for model in opened]
+    facts = [model.facts for model in models]
+    makers = [model.lane for model in models]
     if recording is None:
         missing = f"No real game: the episodes of {first.name} were imported, and nobody recorded their seeds."
         if real:
@@ -109,42 +88,65 @@ def _open(store: Store, asked: Request, real: bool, how: How) -> Opened:
         facts.append(LaneFacts(REAL, recording.game, True, rewards=True, ends=True, policy=policy is not None))
         makers.append(lambda: Lane(REAL, Real(recording), policy, recording.game))
     makers[-1]()  # raises where the real game cannot be played
-    length = max((model.length for model in opened), default=1)
+    lengths = [model.length for model in models] + ([] if agent is None else [agent.description.actor_critic.start_frames])
+    length = max(lengths, default=1)
     episodes = play.episodes
     return Opened(
         game=first.game,
         actions=play.actions,
         facts=tuple(facts),
         lanes=lambda: tuple(make() for make in makers),
-        starts=places(episodes, MOST_STARTS, length),
+        starts=places(episodes, MOST_STARTS, length, MOST_REPLAYED if real else None),
         start=lambda place: start_at(episodes, *place, length),
         notes=tuple(notes),
         env=None if recording is None else recording.env,
         play=recording,
-        difference=(0, 1) if real and len(opened) == 1 else None,
+        compared=0 if real and len(models) == 1 else None,
     )
 
 
-def _how(store: Store, one: Named, how: How, play: RealPlay | None) -> tuple[How, list[str]]:
-    """How a lane is opened, and a sentence where its real play has to be played first."""
-    if one.job is None:
-        return replace(how, game=one.game), []
-    how = replace(how, sampler=one.sampler)
-    agent = _agent_behind(store, one.job)
-    if play is not None or agent is None or has_replay(store, agent):
-        return how, []
-    return replace(how, start_steps=START_STEPS), [
-        f"{one.name}: the store holds no real play of its training, so its policy played {START_STEPS:,} steps to start from."
-    ]
+def _models(
+    store: Store, asked: Request, how: How, given: ActorCritic | None, notes: list[str], say: Callable[[str], None]
+) -> tuple[list[_Model], RealPlay, ActorCritic | None]:
+    """The world models in the order of the request, the real play from which all lanes start, and the policy for the real game.
+
+    `given`: the policy of lanes without one of their own. `notes` gets sentences about what was done.
+    """
+    play: RealPlay | None = None
+    policies = [given]
+    models: dict[str, _Model] = {}
+    for one in sorted(asked.named, key=lambda one: one.job is None):  # jobs first: families start from their play
+        if play is None and (play := _played_for(store, one, how, say)) is not None:
+            notes.append(f"{one.name}: the store has no real play of its training, so its policy played {START_STEPS:,} steps.")
+        if one.model:
+            own = replace(how, game=one.game) if one.job is None else replace(how, sampler=one.sampler)
+            imagination = imagination_of(store, one.source, own, play)
+            models[one.name] = _model(store, one, own, imagination, asked, given)
+            play = play or imagination.real
+            policies.append(imagination.policy)
+        else:
+            play, policy = _without_model(store, one, how, play)
+            policies.append(policy)
+    assert play is not None
+    return [models[one.name] for one in asked.named if one.model], play, next((found for found in policies if found is not None), None)
+
+
+def _played_for(store: Store, one: Named, how: How, say: Callable[[str], None]) -> RealPlay | None:
+    """Real play of the agent behind a job, if the store holds none of its training. None for everything else."""
+    agent = None if one.job is None else _agent_behind(store, one.job)
+    return None if agent is None or has_replay(store, agent) else kept_play(store, agent, how, say)
 
 
 def _agent_behind(store: Store, ref: JobRef) -> JobRef | None:
-    inputs = store.spec(ref).inputs
-    return next((found for found in (ref, *inputs.values()) if found.kind in AGENT_KINDS), None)
+    """The agent of a job whose play is that of the agent. A dataset has its own, whoever collected it."""
+    if ref.kind == "collect_dataset":
+        return None
+    return next((found for found in (ref, *store.spec(ref).inputs.values()) if found.kind in AGENT_KINDS), None)
 
 
-def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: Request) -> _Model:
-    world, policy, load = imagination.world, imagination.policy, imagination.load
+def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: Request, policy: ActorCritic | None) -> _Model:
+    """`policy`: plays where the lane has none of its own."""
+    world, policy, load = imagination.world, imagination.policy or policy, imagination.load
     samplers: tuple[str, ...] = ()
     guidance = False
     if load is None or imagination.sampler is None:
@@ -173,7 +175,7 @@ def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: 
         policy=policy is not None,
         watchable=isinstance(world, Watchable),
     )
-    return _Model(facts, lane, imagination.length, policy)
+    return _Model(facts, lane, imagination.length)
 
 
 def _fitting(model: TrainedWorld, sampler: Sampler) -> tuple[tuple[str, ...], bool]:
@@ -196,14 +198,13 @@ def _fitting(model: TrainedWorld, sampler: Sampler) -> tuple[tuple[str, ...], bo
     return names, fits(replace(sampler, guidance=2.0))
 
 
-def _without_model(store: Store, one: Named, how: How, play: RealPlay | None) -> tuple[RealPlay, ActorCritic | None, list[str]]:
+def _without_model(store: Store, one: Named, how: How, play: RealPlay | None) -> tuple[RealPlay, ActorCritic | None]:
     """The real play and the policy behind a word that stands for the real game alone."""
     if one.job is None:
         assert one.env is not None
-        return play or random_play(one.game, one.env, how), None, []
+        return play or random_play(one.game, one.env, how), None
     agent_job = _agent_behind(store, one.job)
     if agent_job is None:
-        return play or dataset_play(store, one.job), None, []
+        return play or dataset_play(store, one.job), None
     agent = load_agent(store, agent_job, how.device, how.precision)
-    own, notes = _how(store, one, how, play)
-    return play or agent_play(store, agent_job, agent, own), agent.actor_critic, notes
+    return play or agent_play(store, agent_job, agent, how), agent.actor_critic

@@ -8,6 +8,8 @@ Place = tuple[int, int]
 """(recording, step) of the last real frame before play, as `Start.place`."""
 Player = Literal["human", "policy", "recording"]
 Pictures = Literal["png", "webp", "jpeg"]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Names of addresses that only this machine reaches."""
 MAX_FPS = 120.0
 MAX_HORIZON = 1_000_000
 MAX_SEED = 2**31 - 1

@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.play.lanes import Setting
 from diamond_bench.play.session import Moment, Session
 from diamond_bench.reading import read_json
-from diamond_bench.shapes import anything, count, listing, mapping, nullable, number, record, row, text
+from diamond_bench.shapes import anything, bounded, count, listing, mapping, nullable, number, record, row, text
 from diamond_bench.spaces import ACTIONS, ActionSpec
 from diamond_bench.store.files import write_json
 from diamond_bench.typed import build, to_plain
@@ -31,6 +31,11 @@ class RecordedStep:
     seed: int
     settings: tuple[Setting, ...]
     """One per lane of the recording."""
+
+    def prepare(self, session: Session) -> None:
+        """Gives a session the seed and the settings of this step. Raises UserError for a setting that its lane does not take."""
+        session.seed = self.seed
+        session.change_all(self.settings)
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,7 @@ def read_recording(file: Path) -> Recording:
 def _replayed(session: Session, recording: Recording, as_recorded: bool) -> Iterator[Moment]:
     for step in recording.steps:
         if as_recorded:
-            session.seed = step.seed
-            for lane, setting in enumerate(step.settings):
-                if setting != session.settings[lane]:
-                    session.change(lane, setting)
+            step.prepare(session)
         yield session.step(step.action)
 
 
@@ -158,15 +160,6 @@ def _of_format(value: Any) -> None:
         raise ValueError(f"format: expected {FORMAT!r}, got {str(value)[:60]!r}")
 
 
-def _bounded(shape: Callable[[Any], None], most: int) -> Callable[[Any], None]:
-    def check(value: Any) -> None:
-        if isinstance(value, list) and len(value) > most:
-            raise ValueError(f"a list of {len(value):,}: expected at most {most:,}")
-        shape(value)
-
-    return check
-
-
 _SETTING = record({}, {"sampler": nullable(mapping(anything)), "milestone": nullable(number)})
 _STEP = record({"action": _action}, {"seed": count, "settings": listing(_SETTING, 1)})
 _FILE = record(
@@ -175,6 +168,6 @@ _FILE = record(
         "actions": ACTIONS,
         "start": record({"place": row(count, count), "seed": count}),
         "lanes": listing(record({"name": text, "source": text, "sha256": text}), 1),
-        "steps": _bounded(listing(_STEP), MOST_STEPS),
+        "steps": bounded(listing(_STEP), MOST_STEPS),
     }
 )

@@ -29,10 +29,7 @@ class Replayed:
         assert self._recording is not None
         step = self._recording.steps[session.now.step]
         if self._as_recorded:
-            session.seed = step.seed
-            for lane, setting in enumerate(step.settings):
-                if setting != session.settings[lane]:
-                    session.change(lane, setting)
+            step.prepare(session)
         return step.action
 
     def over(self, session: Session) -> str | None:

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """What is to be saved: the path of a session to a moment."""
+    """What is to be saved: the path of a session to a moment, and the paths to the ends of other branches."""
 
     session: Session
     moment: Moment
     player: str
-    measured: Mapping[str, Any]
-    """Further numbers, such as latencies."""
+    """Who played, such as human."""
+    fps: float = 15.0
+    """Steps per second that were asked for."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """Further numbers, such as latencies and the true rate."""
+    branches: tuple[Moment, ...] = ()
+    """The ends of the other branches."""
 
 
 Save = Callable[[Played], list[Path]]

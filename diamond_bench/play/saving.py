@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,68 +17,55 @@ from diamond_bench.envs.saves import load_env
 from diamond_bench.errors import UserError
 from diamond_bench.play.lanes import Lane, Real
 from diamond_bench.play.recording import recorded, write_recording
+from diamond_bench.play.saver import Played
 from diamond_bench.play.session import Moment, Session
 from diamond_bench.play.video import pictures
 from diamond_bench.spaces import FrameSpec, WorldSpec
-from diamond_bench.store.files import temporary_name, write_json
+from diamond_bench.store.files import unfinished_folder, write_json
 from diamond_bench.typed import to_plain
 from diamond_bench.worlds.oracle.packing import unpack
 
-ACTIONS_FILE, VIDEO_FILE, FACTS_FILE = "actions.json", "play.mp4", "session.json"
+ACTIONS_FILE, VIDEO_FILE, FACTS_FILE, BRANCHES = "actions.json", "play.mp4", "session.json", "branches"
 _GROUP = "episode"
 
 
-def save_session(
-    session: Session,
-    out: Path,
-    game: str,
-    player: str,
-    fps: float = 15.0,
-    measured: Mapping[str, Any] | None = None,
-    moment: Moment | None = None,
-    now: datetime | None = None,
-) -> Path:
+def save_session(played: Played, out: Path, game: str, now: datetime | None = None) -> Path:
     """Saves the path from the start of a session to a moment, and returns the new folder `out`/GAME/TIME-PLAYER.
 
-    The folder holds the actions (`recorded`), a video of all lanes, session.json, and for each lane a Minari dataset of one episode. The
-    episode ends where the lane first says so. An episode of the real game has raw rewards, lost lives and the console's memory, as in a
-    collected dataset. An imagined one names what imagined it (`imagined_facts`), and no study takes it.
+    The folder holds the actions (`recorded`), a video of all lanes, session.json, the actions of each other branch (branches/1.json and so
+    on), and for each lane a Minari dataset of one episode. The episode ends where the lane first says so. An episode of the real game has
+    raw rewards, lost lives and the console's memory, as in a collected dataset. An imagined one names what imagined it (`imagined_facts`),
+    and no study takes it.
 
     The folder appears whole or not at all: a name that begins with a dot is unfinished. Encoding takes some milliseconds per step. Another
     thread may step the session meanwhile.
 
     Args:
-        session: what was played.
+        played: what to save. `fps` is the rate of the video.
         out: the folder of all recordings.
         game: the name of the game, or of an imported dataset.
-        player: who played, such as human.
-        fps: steps per second of the video.
-        measured: further numbers for session.json, such as latencies and the true rate.
-        moment: the last one to save. None is the present one.
         now: the time of the name. None is the present time.
 
     Raises UserError if nothing was played before the moment, or the folder cannot be written.
     """
-    path = (moment or session.now).path
+    session, path = played.session, played.moment.path
     if len(path) < 2:
         raise UserError("nothing was played yet, so there is nothing to save")
     time = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-    target = out / _name(game) / f"{time}-{_name(player)}"
-    temporary = temporary_name(target)
+    target = out / _name(game) / f"{time}-{_name(played.player)}"
     try:
-        temporary.mkdir(parents=True)
-        write_recording(temporary / ACTIONS_FILE, recorded(session, path[-1]))
-        write_video(pictures(session.lanes, path), temporary / VIDEO_FILE, fps)
-        names = _different([_name(lane.name) for lane in session.lanes])
-        for number, name in enumerate(names):
-            _write_lane(temporary / name, session, path, number, game, player)
-        facts = _facts(session, path, game, player, names) | {"fps": fps, "measured": dict(measured or {})}
-        write_json(temporary / FACTS_FILE, facts)
-        return _published(temporary, target)
+        with unfinished_folder(target) as folder:
+            write_recording(folder / ACTIONS_FILE, recorded(session, path[-1]))
+            for number, end in enumerate(played.branches, start=1):
+                write_recording(folder / BRANCHES / f"{number}.json", recorded(session, end))
+            write_video(pictures(session.lanes, path), folder / VIDEO_FILE, played.fps)
+            names = _different([_name(lane.name) for lane in session.lanes])
+            for number, name in enumerate(names):
+                _write_lane(folder / name, session, path, number, game, played.player)
+            write_json(folder / FACTS_FILE, _facts(played, path, game, names))
+            return _published(folder, target)
     except OSError as error:
         raise UserError(f"{out}: the recording cannot be saved ({error.strerror or error}); choose another folder with --out") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def imagined_facts(session: Session, path: Sequence[Moment], lane: int) -> dict[str, Any]:
@@ -149,20 +135,23 @@ def _author(lane: Lane) -> str:
     return lane.source or lane.name
 
 
-def _facts(session: Session, path: Sequence[Moment], game: str, player: str, folders: Sequence[str]) -> dict[str, Any]:
-    """The content of session.json, except what `save_session` was given."""
-    lanes: list[dict[str, Any]] = []
+def _facts(played: Played, path: Sequence[Moment], game: str, folders: Sequence[str]) -> dict[str, Any]:
+    """The content of session.json."""
+    session, lanes = played.session, list[dict[str, Any]]()
     for number, (lane, folder) in enumerate(zip(session.lanes, folders, strict=True)):
         origin = {"real": True} if isinstance(lane.dynamics, Real) else imagined_facts(session, path, number)
         lanes.append({"name": lane.name, "folder": folder, **origin})
     p50, p95 = np.percentile([moment.seconds for moment in path[1:]], (50, 95)).tolist()
     return {
         "game": game,
-        "player": player,
+        "player": played.player,
         "start": {"place": list(session.start.place), "seed": path[0].seed},
         "steps": path[-1].step,
+        "branches": len(played.branches),
         "model_seconds": {"p50": p50, "p95": p95},
         "lanes": lanes,
+        "fps": played.fps,
+        "measured": dict(played.measured),
     }
 
 
@@ -183,9 +172,9 @@ def _name(text: str) -> str:
 
 
 def _different(names: Sequence[str]) -> list[str]:
-    """The names, with a number where one occurs twice or is that of a file."""
+    """The names, with a number where one occurs twice or is that of something else in the folder."""
     found = list[str]()
     for name in names:
         free: Iterator[str] = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        found.append(next(each for each in free if each not in (*found, ACTIONS_FILE, VIDEO_FILE, FACTS_FILE)))
+        found.append(next(each for each in free if each not in (*found, ACTIONS_FILE, VIDEO_FILE, FACTS_FILE, BRANCHES)))
     return found

@@ -27,9 +27,9 @@ from diamond_bench.errors import UserError
 from diamond_bench.play import messages as m
 from diamond_bench.play.driver import Driver, warm_up
 from diamond_bench.play.opened import Opened
-from diamond_bench.play.options import PlayOptions
+from diamond_bench.play.options import LOOPBACK, PlayOptions
 from diamond_bench.play.outbox import Outbox
-from diamond_bench.play.recording import Recording, read_recording
+from diamond_bench.play.recording import Recording
 from diamond_bench.play.saver import Played, Save
 from diamond_bench.play.saving import save_session
 from diamond_bench.terminal import has_display
@@ -48,9 +48,8 @@ _HEADERS = {
 }
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end the server: Ctrl-C, a cluster's limit, and a connection that is lost."""
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_ANY = ("0.0.0.0", "::")
-"""Addresses that stand for all of a machine's."""
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that stand for all of a machine's, and the one at which this machine reaches itself."""
 
 
 @dataclass(eq=False)
@@ -100,6 +99,8 @@ class Server:
     ) -> None:
         """`page`: the folder of the page's files. `left_seconds`: after which a session without a page is saved and closed."""
         self.token = secrets.token_urlsafe(24)
+        self.ticket = secrets.token_urlsafe(24)
+        """Opens the page once. The browser is started with it, since all users of a machine see the arguments of all processes."""
         self.files: list[Path] = []
         """All that was saved by sessions that are closed."""
         self.failures: list[str] = []
@@ -124,9 +125,12 @@ class Server:
             raise web.HTTPForbidden(text="This server does not answer under this name. Open the address that diamond-bench play printed.")
         if origin and request.headers.get("Origin") not in (f"http://{host}", f"https://{host}"):
             raise web.HTTPForbidden(text="Only the page of this server may connect.")
-        given = request.query.get("token", request.cookies.get(self._cookie, ""))
-        if not hmac.compare_digest(given.encode(errors="replace"), self.token.encode()):
+        given = request.query.get("token", request.cookies.get(self._cookie, "")).encode(errors="replace")
+        if hmac.compare_digest(given, self.token.encode()):
+            return
+        if origin or not hmac.compare_digest(given, self.ticket.encode()):
             raise web.HTTPForbidden(text="Open the whole address that diamond-bench play printed. It ends in a token.")
+        self.ticket = secrets.token_urlsafe(24)
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host header names this server. Other names would let pages of other sites in, by rebinding theirs to its address."""
@@ -134,7 +138,7 @@ class Server:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        if name in _LOOPBACK or name == self._host.lower():
+        if name in LOOPBACK or name == self._host.lower():
             return True
         return self._host in _ANY and (_is_address(name) or name == socket.gethostname().lower())
 
@@ -236,16 +240,15 @@ class Server:
         await asyncio.gather(*(self._leave(tab) for tab in tabs), *self._tasks)
 
 
-def serve(opened: Opened, options: PlayOptions, say: Callable[[str], None] = print) -> None:
+def serve(opened: Opened, recording: Recording | None, options: PlayOptions, say: Callable[[str], None] = print) -> None:
     """Serves the page until Ctrl-C. Then saves what was played.
 
-    `say` prints one line. Raises UserError if the address is taken or is not one of this machine, if what was opened cannot be played, and
-    in the end if something could not be saved.
+    `recording` is what the player `recording` replays. `say` prints one line. Raises UserError if the address is taken or is not one of
+    this machine, if what was opened cannot be played, and in the end if something could not be saved.
     """
-    recording = None if options.actions is None else read_recording(options.actions)
 
     def save(played: Played) -> list[Path]:
-        return [save_session(played.session, options.out, opened.game, played.player, options.fps, played.measured, played.moment)]
+        return [save_session(played, options.out, opened.game)]
 
     with _listening(options.host, options.port) as listening:
         warm_up(opened, options)
@@ -263,13 +266,17 @@ async def _serve(make: Callable[[], Server], listening: socket.socket, options: 
     await web.SockSite(runner, listening).start()
     for number in _ENDS:
         loop.add_signal_handler(number, stop.set)
-    host, port = ("127.0.0.1" if options.host in _ANY else options.host), listening.getsockname()[1]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={server.token}"
+    url = _url(_ANY.get(options.host, options.host), listening, server.token)
     say("Play at this address:")
     say(url)  # on a line of its own, so that a terminal does not break it
-    shown = options.browser and has_display() and await loop.run_in_executor(None, webbrowser.open, url)
-    if not shown:
-        say(f"From another machine: ssh -L {port}:{host}:{port} {socket.gethostname()}, then open this address there.")
+    once = url.replace(server.token, server.ticket)
+    shown = options.browser and has_display() and await loop.run_in_executor(None, webbrowser.open, once)
+    if options.host in _ANY:
+        say("From another machine:")
+        say(_url(socket.gethostname(), listening, server.token))
+    elif options.host in LOOPBACK and not shown:
+        place = urlsplit(url)
+        say(f"From another machine: ssh -L {place.port}:{place.netloc} {socket.gethostname()}, then open this address there.")
     say("Ctrl-C saves and ends.")
     await stop.wait()
     for number in _ENDS:
@@ -277,6 +284,10 @@ async def _serve(make: Callable[[], Server], listening: socket.socket, options: 
     say("Saving what was played.")
     await runner.cleanup()
     return server
+
+
+def _url(host: str, listening: socket.socket, token: str) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/?token={token}"
 
 
 def _listening(host: str, port: int) -> socket.socket:

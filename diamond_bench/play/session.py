@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.pixels import psnr, squared_error
+from analysis.pixels import psnr
 from diamond_bench.diffusion.quantization import to_bytes
 from diamond_bench.errors import UserError
 from diamond_bench.models.threads import torch_threads
-from diamond_bench.play.lanes import Frame, Imagined, Lane, Memory, Setting, Shown, Start
+from diamond_bench.play.lanes import Frame, Imagined, Lane, Memory, Setting, Shown, Start, absolute_difference
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.worlds.contract import Watchable
 
@@ -64,8 +64,11 @@ class Drift:
 
     difference: Frame
     """Absolute difference of their pictures."""
-    squared_error: float
-    """Mean squared error of pixels in [0, 1]."""
+
+    @property
+    def squared_error(self) -> float:
+        """Mean squared error of pixels in [0, 1]."""
+        return float(np.square(self.difference / 255).mean())
 
     @property
     def psnr(self) -> float:
@@ -154,6 +157,11 @@ class Session:
         self.now = moment
         return moment
 
+    @property
+    def ends(self) -> tuple[Moment, ...]:
+        """The last moment of each branch, in the order in which the branches were begun."""
+        return tuple(moment for moment in self.moments if not moment.following)
+
     def go(self, number: int) -> Moment:
         """Goes to a moment that was played: back, forward, or to another branch. The next step continues from there.
 
@@ -179,6 +187,12 @@ class Session:
         dynamics.world(setting)
         self.settings = (*self.settings[:lane], setting, *self.settings[lane + 1 :])
 
+    def change_all(self, settings: Sequence[Setting]) -> None:
+        """As `change`, for each lane whose setting differs. `settings`: one per lane."""
+        for lane, (setting, present) in enumerate(zip(settings, self.settings, strict=True)):
+            if setting != present:
+                self.change(lane, setting)
+
     def policy_action(self, lane: int) -> NDArray[np.int64]:
         """The action that the policy of a lane takes now, drawn with the seed of this moment. Raises UserError without a policy."""
         opinion = self.now.shown[lane].policy
@@ -188,8 +202,7 @@ class Session:
 
     def drift(self, lane: int, reference: int) -> Drift:
         """How far a lane is from another one, such as the real game, in the present moment."""
-        ours, theirs = (torch.from_numpy(self.now.shown[which].frame).to(torch.float64) / 255 for which in (lane, reference))
-        return Drift(torch.round((ours - theirs).abs() * 255).to(torch.uint8).numpy(), float(squared_error(ours[None], theirs[None])[0]))
+        return Drift(absolute_difference(*(self.now.shown[which].frame for which in (lane, reference))))
 
     def denoising(self, lane: int) -> list[DenoisingStep]:
         """The network calls that made the present picture of a lane, in order. The frame is sampled again to see them.

@@ -69,12 +69,14 @@ def start_at(play: EpisodeSet | Replay, recording: int, step: int, length: int) 
     return Start(segments.frames[0].cpu(), segments.actions[0].cpu(), segments.mask[0].cpu(), (recording, step))
 
 
-def places(play: EpisodeSet | Replay, most: int, seen: int) -> tuple[Place, ...]:
+def places(play: EpisodeSet | Replay, most: int, seen: int, first_steps: int | None = None) -> tuple[Place, ...]:
     """At most `most` places to start from, evenly spaced over all play, in its order.
 
-    Each has `seen` real frames or more. In a recording that is shorter, the last step is the only place.
+    Each has `seen` real frames or more. In a recording that is shorter, the last step is the only place. `first_steps`: offers no later
+    place in a recording.
     """
     lengths = [play.num_rows + 1] if isinstance(play, Replay) else play.lengths.tolist()  # after an episode's last row nothing was played
+    lengths = [min(length, (first_steps or length) + 1) for length in lengths]
     known = [(recording, step) for recording, length in enumerate(lengths) for step in range(min(seen, length - 1) - 1, length - 1)]
     return tuple(known[index * len(known) // min(most, len(known))] for index in range(min(most, len(known))))
 

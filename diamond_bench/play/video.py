@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from analysis.media import GAP, grid
-from diamond_bench.play.lanes import Frame, Lane, Real
+from diamond_bench.play.lanes import Frame, Lane, Real, absolute_difference
 from diamond_bench.play.session import Moment
 
 _CAPTION, _FONT, _INK = 22, 14, (235, 235, 235)
@@ -29,17 +29,12 @@ def pictures(lanes: Sequence[Lane], path: Iterable[Moment]) -> Iterator[NDArray[
     titles = [[*names, "difference"]] if len(others) == 1 else [names, ["difference" * (number in others) for number in range(len(names))]]
     for moment in path:
         frames = [shown.frame for shown in moment.shown]
-        apart = {number: _difference(frames[number], frames[reference]) for number in others if reference is not None}
+        apart = {number: absolute_difference(frames[number], frames[reference]) for number in others if reference is not None}
         if len(others) == 1:
             rows = [[*frames, *apart.values()]]
         else:
             rows = [frames, [apart.get(number, np.zeros_like(frames[0])) for number in range(len(frames))]][: 2 if others else 1]
         yield _captioned(rows, titles)
-
-
-def _difference(one: Frame, other: Frame) -> Frame:
-    apart: Frame = np.abs(one.astype(np.int16) - other).astype(np.uint8)
-    return apart
 
 
 def _captioned(rows: Sequence[Sequence[Frame]], titles: Sequence[Sequence[str]]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ outputs/<kind>/<job id>/   config.yaml   format of the store and description of 
                            result.json   rows, facts, provenance, the list of its files, and a checksum; written last, it makes the job done
                            ...           the files of the artifact itself
 outputs/compiled/          compiled code of torch.compile, for reuse; `gc` removes it
+outputs/played/            real play of imported agents, from which `play` starts; `gc` removes it
 
 The root may be a symbolic link. Nothing below it may be one: a link is never followed, and counts as damage (docs/architecture.md).
 """
@@ -60,6 +61,8 @@ from diamond_bench.typed import build, to_plain
 
 COMPILED = "compiled"
 """Folder of compiled code."""
+PLAYED = "played"
+"""Folder of the real play of agents that have none of their own."""
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _ALTERED = "its content is not what the job wrote (SHA-256 differs)"
 _ABSENT = (FileNotFoundError, NotADirectoryError)

@@ -1,6 +1,7 @@
 """Files that are either complete or absent: they are written under a temporary name and renamed when complete. Damage is distinguished from
 absence."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -44,6 +45,17 @@ class DamagedFile(UserError):
 def temporary_name(path: Path) -> Path:
     """A hidden name in the folder of `path` that no other process uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+@contextlib.contextmanager
+def unfinished_folder(path: Path) -> Iterator[Path]:
+    """A new hidden folder next to `path`, whose parents are created. The block renames it when it is complete. Otherwise it is removed."""
+    temporary = temporary_name(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:

@@ -38,7 +38,8 @@ START_STEPS = 1000
 _MAX_START_STEPS = 1_000_000
 _PRELOAD = 4
 """Batches of start segments that are burnt in at once: few, so that no step takes much longer than the others."""
-_PLAY_SEED = 0
+PLAY_SEED = 0
+"""The seed of play that is played to start from."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def agent_play(store: Store, ref: JobRef, agent: Agent, how: How) -> RealPlay:
     if how.start_steps is None and isinstance(config, TrainAgent):
         replay = _replay_of(store, ref, config, how)
     else:
-        replay, seed = _played(game, env, PolicyPlayer(agent.actor_critic), how), _PLAY_SEED
+        replay, seed = _played(game, env, PolicyPlayer(agent.actor_critic), how), PLAY_SEED
     return RealPlay(replay, RecordedReplay(game, env, seed, replay), games.actions(game))
 
 
@@ -183,7 +184,7 @@ def random_play(game: str, env: EnvConfig, how: How) -> RealPlay:
     """New real play with random actions. A lost life ends no episode."""
     actions = games.spec(game, env).actions
     replay = _played(game, env, UniformPlayer(sum(actions.sizes)), how, life_loss_ends=False)
-    return RealPlay(replay, RecordedReplay(game, env, _PLAY_SEED, replay), actions)
+    return RealPlay(replay, RecordedReplay(game, env, PLAY_SEED, replay), actions)
 
 
 def has_replay(store: Store, ref: JobRef) -> bool:
@@ -320,7 +321,7 @@ def _played(game: str, env: EnvConfig, player: Player, how: How, life_loss_ends:
             f"game={game}: real play to start from needs Discrete actions and square frames; name an evaluation of the family in this game"
         )
     replay = Replay(steps, frames.height, how.device)
-    Collector(games.vector_env(game, env, 1, life_loss_ends), player, replay, _PLAY_SEED).collect(steps)
+    Collector(games.vector_env(game, env, 1, life_loss_ends), player, replay, PLAY_SEED).collect(steps)
     return replay
 
 

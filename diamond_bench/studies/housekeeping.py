@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diamond_bench.errors import UserError
-from diamond_bench.store.artifacts import COMPILED, Store, check_files
+from diamond_bench.store.artifacts import COMPILED, PLAYED, Store, check_files
 from diamond_bench.store.batches import batch_folder, read_batches
 from diamond_bench.store.claims import KEPT_FRAMES
 from diamond_bench.store.files import (
@@ -102,11 +102,11 @@ def du(store: Store) -> list[Usage]:
 def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool = False, dry_run: bool = False) -> list[Removal]:
     """Removes unneeded files and returns them. With `dry_run` it only returns them.
 
-    These are: checkpoints of done jobs, SLURM's files of such jobs, compiled code if nothing runs and, with `frames`, the imagined frames
-    kept by done evaluations. With `unplanned`, also whole jobs that are not in `keep` (see `planned`), files set aside as damaged, and
-    leftovers of killed processes. A running job is never touched: each job is locked first. Files of another user that can be neither read
-    nor written stay, with a message to `store.say`. A symbolic link is removed, and its target stays. Raises UserError if there is no
-    store.
+    These are: checkpoints of done jobs, SLURM's files of such jobs, kept play of agents, compiled code if nothing runs and, with `frames`,
+    the imagined frames kept by done evaluations. With `unplanned`, also whole jobs that are not in `keep` (see `planned`), files set aside
+    as damaged, and leftovers of killed processes. A running job is never touched: each job is locked first. Files of another user that can
+    be neither read nor written stay, with a message to `store.say`. A symbolic link is removed, and its target stays. Raises UserError if
+    there is no store.
     """
     require_store(store)
     removals = []
@@ -136,15 +136,18 @@ def gc(store: Store, keep: Set[JobRef], *, frames: bool = True, unplanned: bool 
             removals.append(Removal(folder, _size(folder), "the jobs that SLURM was given are done"))
             if not dry_run:
                 shutil.rmtree(folder)
-    compiled = store.root / COMPILED
-    if os.path.lexists(compiled) and not any(state.status == "running" for state in store.states().values()):
-        removals.append(Removal(compiled, _size(compiled), "compiled code, rebuilt when it is needed"))
-        if not dry_run:
-            aside = compiled.with_name(f".{COMPILED}-{os.getpid()}{TEMPORARY}")
-            compiled.rename(aside)  # at once: a job that starts now finds none, and not half of it
-            for folder in store.root.glob(f".{COMPILED}-*"):  # including those of a killed gc
-                with contextlib.suppress(OSError):
-                    _discard(folder)
+    running = any(state.status == "running" for state in store.states().values())
+    caches = {PLAYED: "real play of agents, played again when it is needed"}
+    for name, reason in (caches if running else {COMPILED: "compiled code, rebuilt when it is needed", **caches}).items():
+        cache = store.root / name
+        if os.path.lexists(cache):
+            removals.append(Removal(cache, _size(cache), reason))
+            if not dry_run:
+                aside = cache.with_name(f".{name}-{os.getpid()}{TEMPORARY}")
+                cache.rename(aside)  # at once: a process that starts now finds none, and not half of it
+                for folder in store.root.glob(f".{name}-*"):  # including those of a killed gc
+                    with contextlib.suppress(OSError):
+                        _discard(folder)
     for folder in _left_over(store) if unplanned else ():
         if not _may_change(folder):
             store.say(f"left: {folder} belongs to {owner(folder)} and cannot be written")

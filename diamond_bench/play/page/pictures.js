@@ -154,11 +154,11 @@ export async function film(place, strip, pictures) {
   place.replaceChildren(...columns);
 }
 
-/** Appends buttons for start pictures. */
-export async function thumbnails(place, message, pictures, chosen, choose) {
+/** Buttons for start pictures. */
+export async function thumbnails(message, pictures, chosen, choose) {
   const found = await bitmaps(pictures);
   const width = PHONE.matches ? 64 : 128;
-  const buttons = message.starts.map((start, index) => {
+  return message.starts.map((start, index) => {
     const number = message.first + index;
     const text = `${start.place[0]}, step ${start.place[1]}`;
     const picture = still(found[index], width, `recording ${text}`);
@@ -166,5 +166,4 @@ export async function thumbnails(place, message, pictures, chosen, choose) {
     button.addEventListener("click", () => choose(number));
     return button;
   });
-  place.append(...buttons);
 }

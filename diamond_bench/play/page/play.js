@@ -79,11 +79,12 @@ const on = {
     requestAnimationFrame(() => send({ do: "ack", number: message.number, shown: performance.now() }));
   },
   async thumbnails(message, pictures) {
-    if (message.first === 0) $("thumbnails").replaceChildren();
-    await thumbnails($("thumbnails"), message, pictures, state.start, (number) => {
+    const buttons = await thumbnails(message, pictures, state.start, (number) => {
       $("starts").close();
       send({ do: "reset", start: number });
     });
+    if (message.first === 0) $("thumbnails").replaceChildren();
+    $("thumbnails").append(...buttons);
     const next = message.first + message.starts.length;
     $("more-starts").hidden = next >= message.of;
     $("more-starts").onclick = () => send({ do: "starts", first: next });
@@ -172,9 +173,9 @@ function restrip(pause = false) {
   if ($("strip").hidden || !state || (state.running && !pause)) return;
   const { lanes } = welcome;
   const lane = settings.concerned.find((number) => lanes[number].watchable) ?? lanes.findIndex((found) => found.watchable);
-  const wanted = `${lane} ${history.now}`;
-  if (filmed === wanted) return;
-  filmed = wanted;
+  const asked = `${lane} ${history.now}`;
+  if (filmed === asked) return;
+  filmed = asked;
   if (history.step(history.now)) return send({ do: "strip", lane });
   $("film").replaceChildren();
   $("strip-of").textContent = "The start is real play. Play a step to see how its picture is made.";
@@ -200,7 +201,7 @@ function status() {
 
 function hint() {
   const keys = welcome.game_keys.filter((code) => !code.startsWith("Arrow")).slice(0, 8).map(keyName);
-  return `Press Play or the key . to begin. ${keys.join(" ")} play, and ? lists all keys.`;
+  return `Press Play or the key . to begin. ${state.player === "human" ? `${keys.join(" ")} play, and ` : ""}? lists all keys.`;
 }
 
 function meters({ fps, model_ms: model, encode_ms: encode, latency_ms: latency, dropped }) {
@@ -217,7 +218,7 @@ function controls({ lanes, recording, reference, limits }) {
   const watched = lanes.map((lane, number) => ({ lane, number })).filter(({ lane }) => lane.policy);
   const why = {
     human: "",
-    policy: watched.length ? "" : "No policy was opened. Open an agent to see one play.",
+    policy: watched.length ? "" : "No policy was opened. Name an agent, also as --policy AGENT.",
     recording: recording === null ? "No recorded actions were opened (--actions)." : "",
   };
   const players = Object.entries(why).map(([value, off]) => ({ value, label: value, off }));
