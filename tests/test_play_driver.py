@@ -266,11 +266,13 @@ def test_keys_that_were_pressed_while_a_policy_played_are_forgotten(tmp_path: Pa
     torch.manual_seed(0)
     policy = build_agent(describe(small_agent_config(f"game={TURN}"))).actor_critic
     opened = opened_of(lambda: replace(small_lane("model"), policy=policy), start=lambda place: start_of(played()))
-    driver, page, _ = driven(tmp_path, opened, player="policy")
+    driver, page, clock = driven(tmp_path, opened, player="policy")
+    page.say("run")
+    driver.turn()
     page.say("keys", held=["Digit1"], at=5)
     page.say("keys", held=[], at=6)
     page.say("player", who="human")
-    page.say("run")
+    clock.now += 0.1
     driver.turn()
     frame = page.last("frame")
     assert (frame["action"], frame["keys_at"]) == (0, None)
