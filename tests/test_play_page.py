@@ -181,7 +181,7 @@ def visit(browser: Browser, site: Site) -> Callable[..., Any]:
         page.on("console", lambda message: tab.wrong.append(message.text) if message.type == "error" else None)
         try:
             page.goto(site.url)
-            tab.at(0)
+            expect(page.locator("#stage")).to_have_attribute("data-moment", "0")  # before that, keys do nothing
             yield tab
         finally:
             (page if other else context).close()
@@ -195,6 +195,7 @@ def test_keys_change_the_action_and_time_goes_both_ways(visit: Callable[..., Any
     with visit() as tab:
         action, place, branch = (tab.page.locator(name) for name in ("#action", "#place", "#branch"))
         tab.is_("Paused")
+        expect(tab.page.locator("#message")).to_contain_text("Press Play")
         for step, (key, name) in enumerate((("d", "RIGHT"), ("a", "LEFT"), ("ArrowRight", "RIGHT"), ("d", "RIGHT")), start=1):
             tab.page.keyboard.down(key)
             tab.press("e")
@@ -204,6 +205,7 @@ def test_keys_change_the_action_and_time_goes_both_ways(visit: Callable[..., Any
         tab.press("e")
         tab.at(5)
         expect(action).to_have_text("NOOP")
+        expect(tab.page.locator("#message")).to_have_text("")
         first = tab.picture(0)
 
         tab.press(",", ",")

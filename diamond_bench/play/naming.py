@@ -241,9 +241,9 @@ def _of_study(store: Store, study: str, given: _Words) -> tuple[list[Named], lis
     elif len(seeds) > 1:
         first = min((point.seed for point in points if done[point.jobs[role]]), default=seeds[0])
         points = [point for point in points if point.seed == first]
-        notes.append(f"{study}: the models of training seed {first}; seed={seeds[1]} takes another one")
+        notes.append(f"{study}: the models of training seed {first}; seed={seeds[1]} takes another one.")
     if missing := [point.variant for point in points if not done[point.jobs[role]]]:
-        notes.append(f"{study}: not finished, and left out: {_listed(missing)}")
+        notes.append(f"{study}: not finished, and left out: {_listed(missing)}.")
     points = [point for point in points if done[point.jobs[role]]]
     if not points:
         raise UserError(f"{study}: none of these variants is finished; run: {plan.command}")

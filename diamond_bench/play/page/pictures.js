@@ -18,6 +18,7 @@ export class Stage {
     this.figures = lanes.map((lane, number) => new Picture(lane.name, lane.source, look(lanes, number)));
     this.difference = new Picture("difference", "absolute difference from the real game, four times brighter", "difference");
     this.lanes = lanes;
+    this.living = new Set(); // lanes whose game counts lives: others always have 0
     place.replaceChildren(...this.figures.map((picture) => picture.figure));
     new ResizeObserver(() => this.fit()).observe(place.parentElement);
     addEventListener("resize", () => this.fit());
@@ -34,7 +35,9 @@ export class Stage {
     if (shown !== Boolean(frame.difference) || String(other) !== String(this.size)) this.fit();
     frame.lanes.forEach((lane, number) => {
       this.figures[number].draw(bitmaps[number]);
-      this.figures[number].say(numbers(lane, this.lanes[number]), lane.ended ? "over" : lane.cut ? "time limit" : "");
+      if (lane.lives) this.living.add(number);
+      const shown = numbers(lane, this.lanes[number], this.living.has(number));
+      this.figures[number].say(shown, lane.ended ? "over" : lane.cut ? "time limit" : "");
     });
     if (frame.difference) {
       const lane = frame.lanes[frame.difference.lane];
@@ -56,14 +59,14 @@ export class Stage {
     const width = this.place.clientWidth;
     const height = Math.max(innerHeight * (PHONE.matches ? 0.5 : 0.62), 300);
     const whole = (space) => Math.max(1, Math.floor(space * devicePixelRatio)) / devicePixelRatio;
-    let [scale, columns] = [0, 1];
+    let [scale, columns, lines] = [0, 1, count];
     if (PHONE.matches) {
       scale = whole(Math.min((width - (count > 1 ? PEEK : 0)) / across, height / down));
     } else {
       for (let tried = 1; tried <= count; tried++) {
         const rows = Math.ceil(count / tried);
         const found = whole(Math.min((width - GAP * (tried - 1)) / tried / across, (height - AROUND * rows) / rows / down));
-        if (found >= scale) [scale, columns] = [found, tried];
+        if (found > scale || (found === scale && rows < lines)) [scale, columns, lines] = [found, tried, rows];
       }
     }
     this.place.style.setProperty("--columns", columns);
@@ -99,10 +102,10 @@ class Picture {
   }
 }
 
-function numbers(lane, facts) {
+function numbers(lane, facts, lives) {
   const found = [];
   if (facts.rewards) found.push(["reward", signed(lane.reward)], ["return", signed(lane.return)]);
-  if (lane.lives !== null) found.push(["lives", String(lane.lives)]);
+  if (lives) found.push(["lives", String(lane.lives)]);
   return found;
 }
 
@@ -158,11 +161,13 @@ export async function film(place, strip, pictures) {
 export async function thumbnails(message, pictures, chosen, choose) {
   const found = await bitmaps(pictures);
   const width = PHONE.matches ? 64 : 128;
+  const several = message.starts.some((start) => start.place[0] !== message.starts[0].place[0]) || message.of > message.starts.length;
   return message.starts.map((start, index) => {
     const number = message.first + index;
-    const text = `${start.place[0]}, step ${start.place[1]}`;
-    const picture = still(found[index], width, `recording ${text}`);
-    const button = h("button", { type: "button", "aria-pressed": String(number === chosen) }, picture, h("span", {}, text));
+    const [recording, step] = [`recording ${start.place[0]}`, `step ${start.place[1]}`];
+    const picture = still(found[index], width, `${recording}, ${step}`);
+    const text = several ? [h("span", {}, recording), h("span", {}, step)] : [h("span", {}, step)];
+    const button = h("button", { type: "button", "aria-pressed": String(number === chosen) }, picture, ...text);
     button.addEventListener("click", () => choose(number));
     return button;
   });

@@ -11,6 +11,7 @@ import { Timeline } from "./timeline.js";
 
 const FPS = [1, 2, 4, 8, 10, 12, 15, 20, 24, 30, 45, 60, 90, 120];
 const NOTICE_MS = 9000;
+const TOUCH = matchMedia("(pointer: coarse)");
 
 const history = new History();
 let welcome = null;
@@ -67,6 +68,7 @@ const on = {
     $("stage").dataset.moment = message.moment;
     meters(message);
     $("action").textContent = message.action === null ? "" : actionName(message.action);
+    if (state) status();
     const found = await bitmaps(pictures);
     if (message.number > newest) {
       newest = message.number;
@@ -176,7 +178,10 @@ function restrip(pause = false) {
   const asked = `${lane} ${history.now}`;
   if (filmed === asked) return;
   filmed = asked;
-  if (history.step(history.now)) return send({ do: "strip", lane });
+  if (history.step(history.now)) {
+    if (!$("film").childElementCount) $("strip-of").textContent = "Computing";
+    return send({ do: "strip", lane });
+  }
   $("film").replaceChildren();
   $("strip-of").textContent = "The start is real play. Play a step to see how its picture is made.";
 }
@@ -200,6 +205,7 @@ function status() {
 }
 
 function hint() {
+  if (TOUCH.matches) return `Press Play to begin.${state.player === "human" ? " The buttons below the timeline play." : ""}`;
   const keys = welcome.game_keys.filter((code) => !code.startsWith("Arrow")).slice(0, 8).map(keyName);
   return `Press Play or the key . to begin. ${state.player === "human" ? `${keys.join(" ")} play, and ` : ""}? lists all keys.`;
 }
@@ -237,7 +243,7 @@ function controls({ lanes, recording, reference, limits }) {
 
 function help(message) {
   const row = (what, ways) => {
-    const shown = ways.flatMap((keys, index) => [...(index ? [" or "] : []), ...keys.map((key) => h("kbd", {}, key))]);
+    const shown = ways.flatMap((keys, index) => [...(index ? [h("span", {}, " or ")] : []), ...keys.map((key) => h("kbd", {}, key))]);
     return h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, ...(shown.length ? shown : ["no key"])));
   };
   $("game-keys").replaceChildren(...gameRows(message).map(([name, ways]) => row(name, ways)));
