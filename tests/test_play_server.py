@@ -284,15 +284,15 @@ def test_a_page_that_reads_slowly_gets_the_newest_picture(tmp_path: Path) -> Non
             await page.say("run")
             first = await page.until("frame", ack=False)
             second = await page.until("frame", ack=False)
-            assert (first["step"], second["step"]) == (1, 2)
+            assert 1 <= first["step"] < second["step"]
             (tab,) = browser.server._tabs.values()
             end = time.monotonic() + LONG
-            while tab.driver._session.now.step < 12:
+            while tab.driver._session.now.step < second["step"] + 10:
                 assert time.monotonic() < end
                 await asyncio.sleep(0.01)
             await page.say("ack", number=second["number"], shown=1.0)
             newest = await page.until("frame", ack=False)
-            assert newest["step"] >= 12
+            assert newest["step"] >= second["step"] + 10
             assert newest["dropped"] >= 8
 
     run(test())

@@ -6,8 +6,8 @@ outputs/<kind>/<job id>/   config.yaml   format of the store and description of 
                            log.txt       its output
                            result.json   rows, facts, provenance, the list of its files, and a checksum; written last, it makes the job done
                            ...           the files of the artifact itself
-outputs/compiled/          compiled code of torch.compile, for reuse; `gc` removes it
-outputs/played/            real play of imported agents, from which `play` starts; `gc` removes it
+outputs/compiled/          compiled code of torch.compile, for reuse. `gc` removes it
+outputs/played/            real play of imported agents, from which `play` starts. `gc` removes it
 
 The root may be a symbolic link. Nothing below it may be one: a link is never followed, and counts as damage (docs/architecture.md).
 """
