@@ -41,7 +41,15 @@ def test_a_family_plays_what_it_says(prefix: str) -> None:
 
 @pytest.mark.parametrize(
     ("game", "near"),
-    [("Brakout", "Breakout"), ("synthetic/trun", "synthetic/turn"), ("syntethic/turn", "synthetic/turn"), ("turn/Breakout", "Breakout")],
+    [
+        ("Brakout", "Breakout"),
+        ("synthetic/trun", "synthetic/turn"),
+        ("syntethic/turn", "synthetic/turn"),
+        ("turn/Breakout", "Breakout"),
+        ("vizdoom/my_way_hom", "vizdoom/my_way_home"),
+        ("vizdoom/map01", "vizdoom/MAP01"),
+        ("highway/highway-v9", "highway/highway-v0"),
+    ],
 )
 def test_an_unknown_game_gets_the_nearest_of_all_families(game: str, near: str) -> None:
     for ask in (games.check_game, games.actions, lambda game: games.make_env(game, EnvConfig())):
@@ -56,6 +64,8 @@ def test_an_unknown_game_gets_the_nearest_of_all_families(game: str, near: str) 
         ("synthetic/turn", {"frame_skip": 2}, "synthetic/turn has none"),
         (None, {"minority_share": 0.3}, "a dataset of your own has none"),
         ("synthetic/turn", {"frame_size": 20}, "a multiple of 8"),
+        ("Breakout", {"frame_height": 36}, "Breakout has none"),
+        ("vizdoom/MAP01", {"frame_skip": 2}, "vizdoom/MAP01 has none"),
     ],
 )
 def test_settings_that_a_game_does_not_have_are_refused(game: str | None, setting: dict[str, float], named: str) -> None:
@@ -99,6 +109,7 @@ def test_the_page_of_data_has_a_row_for_every_family() -> None:
 def test_families_load_without_torch_and_emulators() -> None:
     code = (
         "import sys; from diamond_bench.envs import games as g; g.games(); g.spec('synthetic/turn', g.EnvConfig());"
-        "print(sorted({'torch', 'cv2', 'diamond_bench.envs.atari'} & set(sys.modules)))"
+        "[g.spec(name, g.EnvConfig()) for name in ('vizdoom/MAP01', 'highway/exit-v1')];"
+        "print(sorted({'torch', 'cv2', 'diamond_bench.envs.atari', 'vizdoom', 'highway_env', 'pygame'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

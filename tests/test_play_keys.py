@@ -67,3 +67,23 @@ def test_a_box_follows_the_mouse_within_its_bounds() -> None:
     assert found.dtype == np.float32
     assert found.tolist() == [3.5, -5.0, 0.5]
     assert keys.action(["Digit6", "Digit1"], (3.5, 1.0)).tolist() == [-10.0, 1.0, 1.0]
+
+
+def test_first_person_games_have_their_own_keys_and_the_mouse_chooses_bins() -> None:
+    spec = actions("vizdoom/MAP01")
+    keys = key_map(spec)
+    names = {name: number for number, name in enumerate(spec.names)}
+    still = keys.action([])
+    assert still.tolist() == [0] * 13 + [11, 7], "no motion is the middle of the bins"
+    taken = keys.action(["KeyW", "ShiftLeft", "Mouse0", "ArrowRight"])
+    assert [name for name in spec.names[:13] if taken[names[name]]] == ["forward", "run", "fire"]
+    assert taken[names["mouse_x"]] == 17  # 60 counts
+    assert keys.action([], (-50.0, 4.0)).tolist()[-2:] == [4, 10]  # -100 and 10 counts, two per pixel
+    assert keys.action([], (1e5, -1e5)).tolist()[-2:] == [22, 0]
+    assert keys.action(["ArrowLeft"], (50.0, 0.0))[names["mouse_x"]] == 5, "a key wins over the mouse"
+    assert keys.mouse
+    assert not key_map(ActionSpec.columns((3, 2), ("mouse_x", "use"))).mouse
+    rows = dict(keys.table())
+    assert rows["forward"] == ("KeyW",)
+    assert rows["mouse_x = -60"] == ("ArrowLeft",)
+    assert len(rows) == 17

@@ -171,7 +171,7 @@ def test_there_is_something_to_learn(game: str) -> None:
 
     env, total = SyntheticEnv(game, CONFIG), 0.0
     _, info = env.reset(seed=0)
-    follower = family_of(game).experts[game]()
+    follower = family_of(game).experts[game](np.random.default_rng(0))
     for _ in range(500):
         _, reward, _, _, info = env.step(follower(info["ram"], 0))
         total += reward

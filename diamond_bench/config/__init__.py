@@ -95,7 +95,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Atari preprocessing (paper appendix, method section 6), and the one setting of the synthetic games."""
+    """Atari preprocessing (paper appendix, method section 6), and the settings of other families."""
 
     frame_skip: int = setting(4, minimum=1)
     """Emulator frames per step; the last two are max-pooled."""
@@ -104,6 +104,10 @@ class EnvConfig:
     final observation of a game that ends on the last frame of a skip. The policy of an evaluated agent never sees such an observation."""
     frame_size: int = setting(64, minimum=16, maximum=1024)
     """Side of the square RGB observation in pixels, resized by area."""
+    frame_height: int | None = setting(None, minimum=16, maximum=1024)
+    """Height of the RGB observation of first-person games in pixels, resized by area. With none, the family's own."""
+    frame_width: int | None = setting(None, minimum=16, maximum=1024)
+    """Width of the RGB observation of first-person games in pixels, resized by area. With none, the family's own."""
     max_noops: int = setting(30, minimum=0)
     """At reset, a number of no-op frames drawn from 1..max_noops is played. 0 plays none."""
     sticky_actions: float = setting(0.0, minimum=0.0, maximum=1.0)

@@ -1,6 +1,9 @@
 """The cost of `train_state_probe`."""
 
 from diamond_bench.costs import frames_of
+from diamond_bench.envs.games import truth
+from diamond_bench.models.cost import Cost
+from diamond_bench.models.pose_probe_cost import pose_probe_cost
 from diamond_bench.models.state_probe_cost import state_probe_cost
 from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
@@ -10,13 +13,24 @@ _OBJECTS = 3
 """Maximum number of objects of a game with a table (envs/ram_state.py). The cost hardly depends on it."""
 
 
-def training_flops(config: TrainStateProbe, frames: FrameSpec, num_objects: int = _OBJECTS) -> float:
-    """FLOP of all updates. A backward pass counts as two forward passes."""
-    return 3 * state_probe_cost(num_objects, config.probe.channels, frames).flops * config.probe.batch_size * config.probe.num_steps
+def _network(config: TrainStateProbe, frames: FrameSpec, game: str | None) -> Cost:
+    """A game whose objects are known has another network than one whose poses are known."""
+    if game is not None and truth(game).poses is not None:
+        return pose_probe_cost(config.probe.channels, frames)
+    return state_probe_cost(_OBJECTS, config.probe.channels, frames)
+
+
+def training_flops(config: TrainStateProbe, frames: FrameSpec, game: str | None = None) -> float:
+    """FLOP of all updates. A backward pass counts as two forward passes. `game`: of the dataset, None if it is unknown."""
+    return 3 * _network(config, frames, game).flops * config.probe.batch_size * config.probe.num_steps
 
 
 def _disk(config: TrainStateProbe, inputs: Inputs) -> float:
-    return 4.0 * state_probe_cost(_OBJECTS, config.probe.channels, frames_of(inputs["dataset"])).parameters
+    return 4.0 * _network(config, frames_of(inputs["dataset"]), _game(inputs)).parameters
+
+
+def _game(inputs: Inputs) -> str | None:
+    return getattr(inputs["dataset"], "game", None)
 
 
 def _arithmetic(config: TrainStateProbe, inputs: Inputs) -> Arithmetic:
@@ -25,7 +39,7 @@ def _arithmetic(config: TrainStateProbe, inputs: Inputs) -> Arithmetic:
 
 
 COST = JobCost(
-    work=lambda config, inputs: training_flops(config, frames_of(inputs["dataset"])),
+    work=lambda config, inputs: training_flops(config, frames_of(inputs["dataset"]), _game(inputs)),
     arithmetic=_arithmetic,
     disk=_disk,
     checkpoint=lambda config: Checkpoint("probe.checkpoint_every", config.probe.checkpoint_every, config.probe.num_steps),

@@ -1,7 +1,7 @@
 """The Atari games for planning, without their emulator."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import EnvConfig
@@ -12,7 +12,10 @@ from diamond_bench.envs.ram_state import OBJECTS, read_states
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from diamond_bench.envs.family import Env
+    from diamond_bench.envs.policies import Policy
 
 
 def _frames(game: str, config: EnvConfig) -> FrameSpec:
@@ -64,6 +67,10 @@ def _random(env: Mapping[str, Any]) -> bool | None:
     return None if sticky is None else bool(sticky)
 
 
+def _without_draws(expert: "Callable[[], Policy]") -> "Callable[[np.random.Generator], Policy]":
+    return lambda rng: expert()
+
+
 def _truth(game: str) -> Truth:
     return Truth(objects=tuple(OBJECTS[game]), states=functools.partial(read_states, game)) if game in OBJECTS else Truth()
 
@@ -80,7 +87,7 @@ FAMILY = EnvFamily(
     lives=True,
     unread=_unread,
     random=_random,
-    experts=EXPERTS,
+    experts={game: _without_draws(expert) for game, expert in EXPERTS.items()},
     objects=tuple(dict.fromkeys(name for table in OBJECTS.values() for name in table)),
     truth=_truth,
 )

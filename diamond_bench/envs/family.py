@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from diamond_bench.envs.policies import Policy
+    from diamond_bench.envs.poses import Poses
     from diamond_bench.envs.ram_state import States
 
     Env = gymnasium.Env[npt.NDArray[np.uint8], Any]
@@ -32,6 +33,8 @@ class Truth:
     """Names of the objects whose positions `states` reads."""
     states: "Callable[[npt.NDArray[np.uint8]], States] | None" = None
     """Positions of the objects, from the memories (..., 128) in `info["ram"]`."""
+    poses: "Callable[[npt.NDArray[np.uint8]], Poses] | None" = None
+    """Where the player stands and looks, from the same memories."""
 
 
 def _no_check(game: str, config: EnvConfig) -> None:
@@ -97,8 +100,8 @@ class EnvFamily:
     random: Callable[[Mapping[str, Any]], bool | None] = _unknown
     """random(env): whether the next frame is random given frames and actions. `env` holds the known settings of a variant, by the names of
     `EnvConfig`. None if they do not determine it."""
-    experts: "Mapping[str, Callable[[], Policy]]" = field(default_factory=dict)
-    """Scripted experts by game."""
+    experts: "Mapping[str, Callable[[np.random.Generator], Policy]]" = field(default_factory=dict)
+    """experts[game](rng): a scripted policy for one episode. A policy that draws nothing ignores `rng`."""
     objects: tuple[str, ...] = ()
     """Names of the objects that `truth` of any of its games reads. The metric `state` has columns for each."""
     truth: Callable[[str], Truth] = _no_truth

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
     from diamond_bench.envs.family import Env
     from diamond_bench.envs.policies import Policy
+    from diamond_bench.envs.poses import Poses
     from diamond_bench.envs.ram_state import States
 
 ENV_FAMILIES: dict[str, str] = {
     "": "diamond_bench.envs.atari_games:FAMILY",
     "synthetic/": "diamond_bench.envs.synthetic:FAMILY",
+    "vizdoom/": "diamond_bench.envs.vizdoom:FAMILY",
+    "highway/": "diamond_bench.envs.highway:FAMILY",
 }
 """Families by the prefix of their games' names, up to and including a slash: "module:object" of an `EnvFamily`."""
 
@@ -171,6 +174,24 @@ def read_states(game: str, ram: "npt.NDArray[np.uint8]") -> "States":
     return states(ram)
 
 
+def check_poses(game: str) -> None:
+    """Raises UserError for a game whose memory does not hold where the player stands and looks."""
+    if truth(game).poses is None:
+        known = dict.fromkeys(f"{name.partition('/')[0]}/..." for name in games_with(lambda truth: truth.poses))
+        raise UserError(
+            f"metrics: pose reads where the player stands and looks, which is known for {', '.join(known)}, not for {game}; leave pose out "
+            f"of metrics, or choose one of these games"
+        )
+
+
+def read_poses(game: str, ram: "npt.NDArray[np.uint8]") -> "Poses":
+    """Where the player stands and looks, from memories (..., 128). Raises UserError, see `check_poses`."""
+    check_poses(game)
+    poses = truth(game).poses
+    assert poses is not None
+    return poses(ram)
+
+
 def is_random(game: str, settings: Mapping[str, Any]) -> bool | None:
     """Whether a game's next frame is random, given a variant's settings by dotted key. None if they do not determine it."""
     env = {key.removeprefix("env."): value for key, value in settings.items() if key.startswith("env.")}
@@ -185,12 +206,20 @@ def check_policy(policy: str, game: str) -> str:
             f"or bring your own episodes as a Minari dataset: data.dataset=FOLDER)"
         )
     if policy == "expert" and game not in family_of(game).experts:
-        known = sorted(name for path in ENV_FAMILIES.values() for name in imported(path).experts)
         raise UserError(
-            f"data.policy=expert: no scripted expert for {game}, only for {', '.join(known)}. "
+            f"data.policy=expert: no scripted expert for {game}, only for {', '.join(_with_experts())}. "
             f"Use data.policy=random, or bring your own episodes: data.dataset=FOLDER"
         )
     return policy
+
+
+def _with_experts() -> list[str]:
+    """The games with a scripted policy. A family all of whose games have one is one entry."""
+    known = list[str]()
+    for prefix, path in ENV_FAMILIES.items():
+        family: EnvFamily = imported(path)
+        known += [f"{prefix}..."] if set(family.experts) == set(family.names()) else sorted(family.experts)
+    return known
 
 
 def make_policy(policy: str, game: str, rng: "np.random.Generator") -> "Policy":
@@ -198,7 +227,14 @@ def make_policy(policy: str, game: str, rng: "np.random.Generator") -> "Policy":
     from diamond_bench.envs.policies import random_policy
 
     check_policy(policy, game)
-    return family_of(game).experts[game]() if policy == "expert" else random_policy(actions(game), rng)
+    return family_of(game).experts[game](rng) if policy == "expert" else random_policy(actions(game), rng)
+
+
+def _frames_in_words(family: EnvFamily) -> str:
+    if "frame_size" in family.reads:
+        return "env.frame_size, square"
+    size = str(family.frames(family.names()[0], EnvConfig()))
+    return f"env.frame_height x env.frame_width, or {size}" if "frame_height" in family.reads else size
 
 
 def environments_table() -> str:
@@ -207,8 +243,7 @@ def environments_table() -> str:
     for prefix, path in ENV_FAMILIES.items():
         family: EnvFamily = imported(path)
         first = family.names()[0]
-        size = "env.frame_size, square" if "frame_size" in family.reads else str(family.frames(first, EnvConfig()))
         gives = ("yes" if given else "no" for given in (family.rewards, family.ends))
-        cells = (f"`{prefix}...`" if prefix else f"`{first}`, ...", family.about, size, family.action_kind, *gives)
+        cells = (f"`{prefix}...`" if prefix else f"`{first}`, ...", family.about, _frames_in_words(family), family.action_kind, *gives)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

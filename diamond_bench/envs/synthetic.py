@@ -18,7 +18,7 @@ from gymnasium import spaces
 from diamond_bench.config import EnvConfig
 from diamond_bench.envs.family import EnvFamily, Truth
 from diamond_bench.envs.lives import Frame
-from diamond_bench.envs.policies import Ram
+from diamond_bench.envs.policies import Policy, Ram
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
@@ -251,6 +251,10 @@ class Follower:
         return (0, 1, 2)[int(np.sign(likeliest.column - state.player))]
 
 
+def _follower(game: str) -> Callable[[np.random.Generator], Policy]:
+    return lambda rng: Follower(game)
+
+
 def _conditions(game: str, config: EnvConfig) -> Mapping[str, Any]:
     return {
         "environment": f"{game}, minority share {config.minority_share:g}",
@@ -286,6 +290,6 @@ FAMILY = EnvFamily(
     check=_check,
     facts=lambda config: {"minority_share": config.minority_share},
     random=lambda env: bool(env.get("minority_share", EnvConfig().minority_share)),
-    experts={game: functools.partial(Follower, game) for game in WORLDS},
+    experts={game: _follower(game) for game in WORLDS},
     truth=_truth,
 )

@@ -16,6 +16,7 @@ METRICS: dict[str, str] = {
     "lpips_vgg": "diamond_bench.metrics.lpips_vgg:METRIC",
     "proper_scores": "diamond_bench.metrics.proper_scores:METRIC",
     "state": "diamond_bench.metrics.state:METRIC",
+    "pose": "diamond_bench.metrics.pose:METRIC",
     "modes": "diamond_bench.metrics.modes:METRIC",
     "fid": "diamond_bench.metrics.fid:METRIC",
     "kid": "diamond_bench.metrics.kid:METRIC",

@@ -32,7 +32,7 @@ def welcome(session: str, opened: Opened, lanes: Sequence[Lane], keys: KeyMap, r
         "actions": {"kind": spec.kind, "sizes": spec.sizes, "names": spec.names, "low": spec.low, "high": spec.high},
         "keys": keys.table(),
         "game_keys": list(keys.buttons),
-        "mouse": bool(spec.low) and any(name in spec.names for name in ("mouse_x", "mouse_y")),
+        "mouse": keys.mouse,
         "starts": opened.starts,
         "recording": None if recording is None else len(recording.steps),
         "reference": opened.reference,

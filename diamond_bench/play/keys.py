@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diamond_bench.envs.first_person import MOUSE, bins_of, nearest_bin
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import ActionSpec
 
@@ -22,8 +23,26 @@ _COMPOSED = re.compile("(UP|DOWN)?(LEFT|RIGHT)?(FIRE)?")
 _OTHERS = (*(f"Digit{digit}" for digit in "123456789"), *(f"Key{letter}" for letter in "QRTYUIOPFGHJKLZXCVB"))
 """Keys of everything that is no button of a joystick, in the order in which they are given out. E, M and N are left for the page: with the
 authors, E is a single step and M changes the player."""
-_MOUSE = ("mouse_x", "mouse_y")
-"""Columns of a Box that follow the mouse."""
+_FIRST_PERSON = {
+    "forward": ("KeyW",),
+    "left": ("KeyA",),
+    "back": ("KeyS",),
+    "right": ("KeyD",),
+    "jump": ("Space",),
+    "crouch": ("KeyC",),
+    "run": ("ShiftLeft",),
+    "weapon_1": ("Digit1",),
+    "weapon_2": ("Digit2",),
+    "weapon_3": ("Digit3",),
+    "use": ("KeyR",),
+    "fire": ("Mouse0", "KeyF"),
+    "alt_fire": ("Mouse2", "KeyG"),
+}
+"""Columns of first-person games with the values 0 and 1, and their keys. `Mouse0` and `Mouse2` are the left and the right mouse button."""
+_TURNS = {"mouse_x": {"ArrowLeft": -60, "ArrowRight": 60}, "mouse_y": {"ArrowUp": -20, "ArrowDown": 20}}
+"""Keys that turn the view where motion has bins, and their counts per step."""
+_COUNTS_PER_PIXEL = 2.0
+"""Counts of a bin per pixel of the mouse's motion."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +86,28 @@ class KeyMap:
 
     def _neutral(self, motion: tuple[float, float]) -> NDArray[np.float64]:
         values = np.zeros(len(self.spec.sizes))
-        for name, moved in zip(_MOUSE, motion, strict=True):
+        for name, moved in zip(MOUSE, motion, strict=True):
             if self.spec.low and name in self.spec.names:
                 values[self.spec.names.index(name)] = moved
+        for column, bins in self._bins.items():
+            moved = motion[MOUSE.index(self.spec.names[column])]
+            values[column] = nearest_bin(bins, _COUNTS_PER_PIXEL * moved)
         return values
+
+    @property
+    def mouse(self) -> bool:
+        """Whether the mouse's motion is part of an action."""
+        return bool(self._bins) or (bool(self.spec.low) and any(name in self.spec.names for name in MOUSE))
+
+    @property
+    def _bins(self) -> dict[int, tuple[int, ...]]:
+        return _binned(self.spec)
+
+    def _in_words(self, column: int, value: float) -> str:
+        if column in self._bins:
+            value = self._bins[column][int(value)]
+        name = self.spec.names[column] if self.spec.names else f"column {column}"
+        return name if name in _FIRST_PERSON else f"{name} = {value:g}"
 
     def table(self) -> list[tuple[str, tuple[str, ...]]]:
         """(name of the action or of the column's value, keys of its buttons joined with +), for a sheet of help."""
@@ -78,8 +115,7 @@ class KeyMap:
         for key, button in self.buttons.items():
             keys.setdefault(button, []).append(key)
         if self.spec.kind != "Discrete":
-            names = self.spec.names or tuple(f"column {number}" for number in range(len(self.spec.sizes)))
-            return [(f"{names[column]} = {value:g}", tuple(keys[button])) for button, (column, value) in self.columns.items()]
+            return [(self._in_words(column, value), tuple(keys[button])) for button, (column, value) in self.columns.items()]
         rows = []
         for number, chord in enumerate(self.chords):
             ordered = [button for button in keys if button in chord]
@@ -93,7 +129,8 @@ def key_map(spec: ActionSpec) -> KeyMap:
 
     Actions that ale-py's names compose of UP, DOWN, LEFT, RIGHT and FIRE have W, A, S, D, the arrows and the space bar. NOOP, or the first
     action, is what no key gives. All others have the digits, then letters. A column of a MultiDiscrete space has one key for each value
-    from 1, a column of a Box one key for its least and one for its greatest value.
+    from 1, a column of a Box one key for its least and one for its greatest value. The columns of first-person games have keys of their own
+    (`_FIRST_PERSON`, `_TURNS`), and their bins follow the mouse.
     """
     others = iter(_OTHERS)
 
@@ -109,10 +146,28 @@ def key_map(spec: ActionSpec) -> KeyMap:
         known = {key: button for button, keys in _BUTTONS.items() if button in used for key in keys}
         return KeyMap(spec, known | {key(): button for button in used if button not in _BUTTONS}, chords, {})
     columns: dict[str, tuple[int, float]] = {}
+    own: dict[str, str] = {}
     for column, size in enumerate(spec.sizes):
+        name = spec.names[column] if spec.names else ""
+        bins = _binned(spec).get(column)
+        if bins is not None:
+            for code, counts in _TURNS[name].items():
+                columns[f"{name}={counts}"], own[code] = (column, bins.index(counts)), f"{name}={counts}"
+            continue
+        if size == 2 and name in _FIRST_PERSON:
+            columns[name] = (column, 1.0)
+            own |= dict.fromkeys(_FIRST_PERSON[name], name)
+            continue
         values = (spec.low[column], spec.high[column]) if spec.low else tuple(float(value) for value in range(1, size))
         columns |= {f"{column}={value:g}": (column, value) for value in values}
-    return KeyMap(spec, {key(): button for button in columns}, (), columns)
+    others = iter(code for code in _OTHERS if code not in own)
+    return KeyMap(spec, own | {key(): button for button in columns if button not in own.values()}, (), columns)
+
+
+def _binned(spec: ActionSpec) -> dict[int, tuple[int, ...]]:
+    """The columns of mouse bins, and the counts of their bins."""
+    found = {column: bins_of(name, size) for column, (name, size) in enumerate(zip(spec.names, spec.sizes, strict=False))}
+    return {column: bins for column, bins in found.items() if bins is not None and spec.kind == "MultiDiscrete"}
 
 
 def action_name(spec: ActionSpec, number: int) -> str:

@@ -23,6 +23,7 @@ MOST_MODELS = 6
 """World models next to each other."""
 PLAYABLE = ("train_world_model", "evaluate_world_model", *AGENT_KINDS, "evaluate_agent", "collect_dataset")
 """Kinds of jobs that can be named."""
+_OF_ENV = "env."
 OWN_KEYS = ("game", "seed", "variant", "output_dir")
 """Keys that choose what is opened. Other keys are those of the sampler, and those that name a sweep of a study, such as scale."""
 
@@ -78,9 +79,10 @@ def request(store: Store, words: Sequence[str], policy: str | None = None) -> Re
     _check_sampler(sampler)
     if not given.sources:
         raise UserError(f"play: name a job, a study or a game, such as `diamond-bench play {_example(store)}`")
-    found, notes, of_study = list[Named](), list[str](), False
+    found, notes, of_study, games_alone = list[Named](), list[str](), False, True
     for source in dict.fromkeys(_without_folder(store, source) for source in given.sources):
         kind, more = _kind(store, source), list[Named]()
+        games_alone = games_alone and kind == "game"
         if kind == "study":
             more, said = _of_study(store, source, given)
             notes += said
@@ -88,12 +90,12 @@ def request(store: Store, words: Sequence[str], policy: str | None = None) -> Re
         elif kind == "family":
             more = [Named(source, source, "")]
         elif kind == "game":
-            more = [Named(source, source, source, _env(), model=False)]
+            more = [Named(source, source, source, _env(source, given), model=False)]
         else:
             more = [_of_job(store, store.find(source))]
         found += [one for one in more if one.source not in {known.source for known in found}]
     if not of_study:
-        _refuse_choices(given)
+        _refuse_choices(given, games_alone)
     names = [one.name for one in found]
     found = [replace(one, name=f"{one.name} ({one.job.id[:6]})") if one.job and names.count(one.name) > 1 else one for one in found]
     found, said = _with_samplers(store, found)
@@ -273,10 +275,11 @@ def _parts(variant: str) -> frozenset[str]:
     return frozenset(part.strip() for part in variant.split(","))
 
 
-def _refuse_choices(given: _Words) -> None:
-    """Refuses settings that choose a part of a study, where no study is named."""
+def _refuse_choices(given: _Words, games_alone: bool) -> None:
+    """Refuses settings that choose a part of a study, where no study is named. Games without models take settings of `env`."""
     parse(given.sweep)  # an unknown key first
-    for word in [*given.sweep, *(f"{key}={values[0]}" for key, values in given.own.items() if key in ("seed", "variant"))]:
+    words = [word for word in given.sweep if not (games_alone and word.startswith(_OF_ENV))]
+    for word in [*words, *(f"{key}={values[0]}" for key, values in given.own.items() if key in ("seed", "variant"))]:
         raise UserError(f"{word}: chooses a part of a study, and no study is named; leave it out")
 
 
@@ -304,8 +307,11 @@ def _of_one_game(found: list[Named], game: str, agent: Named | None) -> list[Nam
     return [one if one.job is not None else replace(one, game=played, env=jobs[0].env if jobs else one.env) for one in found]
 
 
-def _env() -> EnvConfig:
-    return run_config({"scale": "paper"}, {}).env
+def _env(game: str, given: _Words) -> EnvConfig:
+    settings = {override.key: override.value for override in parse([word for word in given.sweep if word.startswith(_OF_ENV)])}
+    env = run_config({"scale": "paper"}, settings).env
+    games.check_env(game, env)
+    return env
 
 
 def _example(store: Store) -> str:

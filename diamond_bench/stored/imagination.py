@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from diamond_bench.studies.agents import AGENT_KINDS, trained_with
 from diamond_bench.studies.plan import run_config
 from diamond_bench.worlds.contract import RecordedPlay, TrainedWorld, WorldModel
 from diamond_bench.worlds.families import open_world
-from diamond_bench.worlds.recordings import RecordedReplay, recorded_episodes
+from diamond_bench.worlds.recordings import PlayedEpisode, RecordedReplay, recorded_episodes
 
 START_STEPS = 1000
 """Real steps that are played to start from, where none are recorded and nobody says how many."""
@@ -181,8 +182,14 @@ def agent_play(store: Store, ref: JobRef, agent: Agent, how: How) -> RealPlay:
 
 
 def random_play(game: str, env: EnvConfig, how: How) -> RealPlay:
-    """New real play with random actions. A lost life ends no episode."""
-    actions = games.spec(game, env).actions
+    """New real play with random actions. A lost life ends no episode.
+
+    If a replay cannot hold the game, which needs Discrete actions and square frames, the play is one episode of its scripted policy, or of
+    random actions if there is none.
+    """
+    actions, frames = games.spec(game, env).actions, games.frames(game, env)
+    if actions.kind != "Discrete" or frames.height != frames.width:
+        return _one_episode(game, env, _start_steps(how))
     replay = _played(game, env, UniformPlayer(sum(actions.sizes)), how, life_loss_ends=False)
     return RealPlay(replay, RecordedReplay(game, env, PLAY_SEED, replay), actions)
 
@@ -312,17 +319,46 @@ def _replay_of(store: Store, ref: JobRef, config: TrainAgent, how: How) -> Repla
 
 
 def _played(game: str, env: EnvConfig, player: Player, how: How, life_loss_ends: bool = True) -> Replay:
-    """New real play. Raises UserError for a game whose play a replay cannot hold."""
-    steps, frames = START_STEPS if how.start_steps is None else how.start_steps, games.frames(game, env)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= _MAX_START_STEPS:
-        raise UserError(f"start_steps={steps!r}: expected a whole number from 1 to {_MAX_START_STEPS:,}")
-    if games.family_of(game).action_kind != "Discrete" or frames.height != frames.width:
-        raise UserError(
-            f"game={game}: real play to start from needs Discrete actions and square frames; name an evaluation of the family in this game"
-        )
-    replay = Replay(steps, frames.height, how.device)
+    """New real play of a game with Discrete actions and square frames."""
+    steps = _start_steps(how)
+    replay = Replay(steps, games.frames(game, env).height, how.device)
     Collector(games.vector_env(game, env, 1, life_loss_ends), player, replay, PLAY_SEED).collect(steps)
     return replay
+
+
+def _start_steps(how: How) -> int:
+    steps = START_STEPS if how.start_steps is None else how.start_steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= _MAX_START_STEPS:
+        raise UserError(f"start_steps={steps!r}: expected a whole number from 1 to {_MAX_START_STEPS:,}")
+    return steps
+
+
+def _one_episode(game: str, config: EnvConfig, steps: int) -> RealPlay:
+    """At most `steps` steps of one episode. With an end within them, the episode is shorter."""
+    policy_name = "expert" if game in games.family_of(game).experts else "random"
+    env, policy = games.make_env(game, config), games.make_policy(policy_name, game, np.random.default_rng(PLAY_SEED))
+    described = games.spec(game, config).actions
+    frame, info = env.reset(seed=PLAY_SEED)
+    frames, actions = [np.array(frame)], [np.zeros(described.shape, described.dtype)]
+    over = False
+    while not over and len(frames) <= steps:
+        actions.append(np.asarray(policy(info.get("ram"), actions[-1])))
+        frame, _, terminated, truncated, info = env.step(actions[-1])
+        frames.append(np.array(frame))
+        over = terminated or truncated
+    env.close()
+    rows = len(frames)
+    flags = torch.zeros(rows, dtype=torch.bool)
+    episodes = EpisodeSet(
+        frames=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(),
+        actions=torch.from_numpy(np.stack([*actions[1:], actions[0]])),  # after the last frame nothing was played
+        rewards=None,
+        terminations=flags,
+        truncations=flags,
+        starts=torch.tensor([0]),
+        lengths=torch.tensor([rows]),
+    )
+    return RealPlay(episodes, PlayedEpisode(Path(), episodes, game, config, (PLAY_SEED,)))
 
 
 def _with_family(name: str) -> RunConfig:

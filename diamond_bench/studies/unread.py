@@ -1,6 +1,6 @@
 """Settings without effect, given the others: they are refused if a user sets them, and change no identity."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -64,9 +64,7 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield "objective.sigma_data", f"objective.parameterization={o.parameterization} and objective.input_scaling={o.input_scaling}"
         if o.loss_weight != "min_snr":
             yield "objective.min_snr", f"objective.loss_weight={o.loss_weight}"
-    for metric in all_metrics().values():
-        if metric.name not in config.evaluation.metrics:
-            yield from ((key, f"metrics that leave out {metric.name}") for key in metric.reads)
+    yield from _of_metrics(config.evaluation.metrics)
     if c.frames == "stack":
         yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
     if c.actions == "none":
@@ -77,3 +75,14 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "env.pooling", "a dataset of your own (data.dataset)"
     else:
         yield from ((f"env.{name}", why) for name, why in unread_settings(config.game, config.env))
+
+
+def _of_metrics(requested: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The keys that only metrics read which are not requested."""
+    readers: dict[str, list[str]] = {}
+    for metric in all_metrics().values():
+        for key in metric.reads:
+            readers.setdefault(key, []).append(metric.name)
+    for key, names in readers.items():
+        if not set(names) & set(requested):
+            yield key, f"metrics that leave out {' and '.join(names)}"

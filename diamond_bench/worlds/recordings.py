@@ -62,6 +62,15 @@ def recorded_episodes(folder: Path, heldout: EpisodeSet) -> RecordedEpisodes | N
     return RecordedEpisodes(folder, heldout, config.game, config.env, read_seeds(folder / "heldout" / "data"))
 
 
+@dataclass(frozen=True)
+class PlayedEpisode(RecordedEpisodes):
+    """One episode that was played to start from, and that no dataset holds."""
+
+    def name(self, number: int) -> str:
+        """See `RecordedPlay.name`."""
+        return f"an episode of {self.game}"
+
+
 @dataclass
 class RecordedReplay:
     """All steps of an agent's only training environment, as one recording. A `RecordedPlay`."""

@@ -6,6 +6,7 @@ const MOST = 16; // keys that the server reads
 const CROSS = { KeyW: "Up", KeyS: "Down", KeyA: "Left", KeyD: "Right" };
 const NAMES = {
   ...{ ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", PageUp: "Page Up", PageDown: "Page Down", Escape: "Esc" },
+  ...{ Mouse0: "left button", Mouse2: "right button", ShiftLeft: "Shift" },
   ...{ Period: ".", Comma: ",", Minus: "−", Equal: "=", BracketLeft: "[", BracketRight: "]" },
 };
 
@@ -50,6 +51,8 @@ export class Input {
     addEventListener("keyup", (event) => this.release(event.code, event.timeStamp));
     addEventListener("blur", () => this.releaseAll());
     document.addEventListener("mousemove", (event) => this.moved(event));
+    document.addEventListener("mousedown", ({ button, timeStamp }) => this.clicked(`Mouse${button}`, timeStamp));
+    document.addEventListener("mouseup", ({ button, timeStamp }) => this.release(`Mouse${button}`, timeStamp));
   }
 
   down(event) {
@@ -94,6 +97,11 @@ export class Input {
   /** Tells the server again what is held, after a new connection. */
   again() {
     this.tell(performance.now());
+  }
+
+  /** A mouse button. The click that captures the mouse is none of the game's. */
+  clicked(code, at) {
+    if (document.pointerLockElement && this.game.has(code)) this.press(code, at);
   }
 
   moved(event) {

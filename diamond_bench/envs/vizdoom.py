@@ -1,0 +1,117 @@
+"""Doom's campaign maps (Freedoom) and ViZDoom's scenarios for planning, without the package vizdoom."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.config import EnvConfig
+from diamond_bench.envs.family import EnvFamily, Truth
+from diamond_bench.envs.first_person import ACTIONS
+from diamond_bench.envs.packages import check_package
+from diamond_bench.spaces import ActionSpec, FrameSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from diamond_bench.envs.family import Env
+    from diamond_bench.envs.policies import Policy
+
+PREFIX = "vizdoom/"
+RENDERED = (180, 320)
+"""Height and width of the engine's pictures."""
+DEFAULT = FrameSpec(36, 64)
+"""Stored frames where the config sets no size: a fifth of the engine's pictures, so that each pixel is the mean of 5 x 5."""
+FRAME_SKIP = 2
+"""Tics per step. The engine has 35 tics per second, so a step is 1 / 17.5 s."""
+CAMPAIGN_STEPS = 5250
+"""Steps after which an episode of a campaign map is truncated: 5 minutes."""
+SCENARIOS = (
+    "basic",
+    "deadly_corridor",
+    "deathmatch",
+    "defend_the_center",
+    "defend_the_line",
+    "health_gathering",
+    "health_gathering_supreme",
+    "my_way_home",
+    "predict_position",
+    "rocket_basic",
+    "simpler_basic",
+    "take_cover",
+)
+"""The single-player scenarios of ViZDoom, by the names of their configuration files."""
+MAPS: Mapping[str, str] = {f"E{episode}M{number}": "freedoom1.wad" for episode in range(1, 5) for number in range(1, 10)} | {
+    f"MAP{number:02}": "freedoom2.wad" for number in range(1, 33)
+}
+"""The campaign maps, and the file of each."""
+
+
+def map_of(game: str) -> str:
+    """The map or scenario of a game's name."""
+    return game.removeprefix(PREFIX)
+
+
+def names() -> tuple[str, ...]:
+    """All games. The first one is the scenario whose maze is explored."""
+    return tuple(f"{PREFIX}{name}" for name in ("my_way_home", *(name for name in SCENARIOS if name != "my_way_home"), *MAPS))
+
+
+def _frames(game: str, config: EnvConfig) -> FrameSpec:
+    return FrameSpec(config.frame_height or DEFAULT.height, config.frame_width or DEFAULT.width)
+
+
+def _actions(game: str) -> ActionSpec:
+    return ACTIONS
+
+
+def _check(game: str, config: EnvConfig) -> None:
+    check_package("vizdoom", game)
+
+
+def _make(game: str, config: EnvConfig) -> "Env":
+    check_package("vizdoom", game)
+    from diamond_bench.envs.vizdoom_env import VizdoomEnv
+
+    return VizdoomEnv(map_of(game), _frames(game, config))
+
+
+def _conditions(game: str, config: EnvConfig) -> Mapping[str, Any]:
+    frames, (height, width) = _frames(game, config), RENDERED
+    campaign = map_of(game) in MAPS
+    return {
+        "environment": f"{game}, {MAPS[map_of(game)] if campaign else 'scenario of ViZDoom'}",
+        "sticky_actions": 0.0,
+        "no_ops": "none",
+        "life_rule": "death ends an episode",
+        "frame_skip": FRAME_SKIP,
+        "pooling": "none",
+        "resize": f"{width}x{height} to {frames.width}x{frames.height} RGB, area",
+        "action_set": "13 keys and clicks, 23 x 15 bins of mouse motion",
+    }
+
+
+def _explorer(rng: "np.random.Generator") -> "Policy":
+    from diamond_bench.envs.explorer import Explorer
+
+    return Explorer(rng)
+
+
+def _truth(game: str) -> Truth:
+    from diamond_bench.envs.poses import read_poses
+
+    return Truth(poses=read_poses)
+
+
+FAMILY = EnvFamily(
+    about="Freedoom's campaign maps and ViZDoom's scenarios, seen in the first person ([worlds3d.md](worlds3d.md))",
+    names=names,
+    frames=_frames,
+    actions=_actions,
+    make=_make,
+    conditions=_conditions,
+    reads=frozenset({"frame_height", "frame_width"}),
+    action_kind="MultiDiscrete",
+    saves=True,
+    check=_check,
+    experts=dict.fromkeys(names(), _explorer),
+    truth=_truth,
+)
