@@ -7,7 +7,7 @@ import pytest
 from diamond_bench.config import EnvConfig
 from diamond_bench.envs import games
 from diamond_bench.envs.driver import VARIABLES
-from diamond_bench.envs.highway import IDS
+from diamond_bench.envs.roads import IDS
 from diamond_bench.errors import UserError
 
 pytest.importorskip("highway_env")

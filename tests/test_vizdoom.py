@@ -16,7 +16,7 @@ from diamond_bench.data.ram import load_ram
 from diamond_bench.envs import games, packages
 from diamond_bench.envs.first_person import ACTIONS, MOUSE_X, MOUSE_Y, no_motion
 from diamond_bench.envs.poses import read_poses, read_variable
-from diamond_bench.envs.vizdoom import MAPS, SCENARIOS
+from diamond_bench.envs.vizdoom_maps import MAPS, SCENARIOS
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.collect_dataset import run
 from diamond_bench.jobs.context import JobContext

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diamond_bench.envs.driver import MEMORY, NOTHING_AHEAD, pack_state
-from diamond_bench.envs.highway import ACTIONS, CARS, MAX_STEPS, RATE
 from diamond_bench.envs.lives import Frame
 from diamond_bench.envs.replayed import ReplayedEnv
+from diamond_bench.envs.roads import ACTIONS, CARS, MAX_STEPS, RATE
 
 _DRAWN = 256
 """Side of the drawn pictures in pixels."""
@@ -21,7 +21,7 @@ _SCALING = 5.5
 
 class HighwayEnv(ReplayedEnv):
     """A road with traffic. Observations (frame_size, frame_size, 3) uint8, RGB, from above, drawn at 256 x 256 and resized by area.
-    Actions: `highway.ACTIONS`.
+    Actions: `roads.ACTIONS`.
 
     The rewards are those of highway-env. An accident, the end of the road, or leaving a highway ends an episode. It is truncated after 40
     seconds. info has `ram` ((128,) uint8, the numbers of `driver.VARIABLES`). Traffic draws its random numbers at the start, so an episode

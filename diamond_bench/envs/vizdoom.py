@@ -7,6 +7,7 @@ from diamond_bench.config import EnvConfig
 from diamond_bench.envs.family import EnvFamily, Truth
 from diamond_bench.envs.first_person import ACTIONS
 from diamond_bench.envs.packages import check_package
+from diamond_bench.envs.vizdoom_maps import FRAME_SKIP, MAPS, RENDERED, SCENARIOS
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
@@ -16,33 +17,8 @@ if TYPE_CHECKING:
     from diamond_bench.envs.policies import Policy
 
 PREFIX = "vizdoom/"
-RENDERED = (180, 320)
-"""Height and width of the engine's pictures."""
 DEFAULT = FrameSpec(36, 64)
 """Stored frames where the config sets no size: a fifth of the engine's pictures, so that each pixel is the mean of 5 x 5."""
-FRAME_SKIP = 2
-"""Tics per step. The engine has 35 tics per second, so a step is 1 / 17.5 s."""
-CAMPAIGN_STEPS = 5250
-"""Steps after which an episode of a campaign map is truncated: 5 minutes."""
-SCENARIOS = (
-    "basic",
-    "deadly_corridor",
-    "deathmatch",
-    "defend_the_center",
-    "defend_the_line",
-    "health_gathering",
-    "health_gathering_supreme",
-    "my_way_home",
-    "predict_position",
-    "rocket_basic",
-    "simpler_basic",
-    "take_cover",
-)
-"""The single-player scenarios of ViZDoom, by the names of their configuration files."""
-MAPS: Mapping[str, str] = {f"E{episode}M{number}": "freedoom1.wad" for episode in range(1, 5) for number in range(1, 10)} | {
-    f"MAP{number:02}": "freedoom2.wad" for number in range(1, 33)
-}
-"""The campaign maps, and the file of each."""
 
 
 def map_of(game: str) -> str:

@@ -14,7 +14,7 @@ from diamond_bench.envs.first_person import ACTIONS, DEGREES_PER_COUNT, MOUSE_X,
 from diamond_bench.envs.lives import Frame
 from diamond_bench.envs.poses import pack_variables
 from diamond_bench.envs.replayed import ReplayedEnv
-from diamond_bench.envs.vizdoom import CAMPAIGN_STEPS, FRAME_SKIP, MAPS
+from diamond_bench.envs.vizdoom_maps import CAMPAIGN_STEPS, FRAME_SKIP, MAPS
 from diamond_bench.spaces import FrameSpec
 
 _BUTTONS = (
