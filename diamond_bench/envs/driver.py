@@ -8,8 +8,8 @@ import numpy.typing as npt
 MEMORY = 128
 """Bytes of a memory."""
 VARIABLES = ("offset", "heading", "speed", "gap", "left", "right")
-"""The packed numbers, in order, as little-endian float32: metres from the middle of the lane, positive to the right; radians from its
-direction, positive to the right; metres per second; metres to the car ahead; and whether there is a lane on the left and on the right."""
+"""The packed numbers, in order, as little-endian float32: metres from the middle of the lane and radians from its direction, both positive
+to the right, metres per second, metres to the car ahead, and 1 if there is a lane on the left and on the right, else 0."""
 NOTHING_AHEAD = 1000.0
 """The gap where no car is ahead."""
 _LANE = 4.0

@@ -358,7 +358,7 @@ def _one_episode(game: str, config: EnvConfig, steps: int) -> RealPlay:
         starts=torch.tensor([0]),
         lengths=torch.tensor([rows]),
     )
-    return RealPlay(episodes, PlayedEpisode(Path(), episodes, game, config, (PLAY_SEED,)))
+    return RealPlay(episodes, PlayedEpisode(Path(), episodes, game, config, (PLAY_SEED,)), described)
 
 
 def _with_family(name: str) -> RunConfig:
