@@ -22,6 +22,7 @@ from diamond_bench.jobs.collect_dataset import run
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.play import opening
 from diamond_bench.play.keys import key_map
+from diamond_bench.play.naming import request
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.kinds import CollectDataset
 from diamond_bench.stored import imagination
@@ -194,7 +195,7 @@ def test_the_real_game_is_played_and_rewound(tmp_path: Path, monkeypatch: pytest
     for module in (opening, imagination):
         monkeypatch.setattr(module, "START_STEPS", 30)
     store = Store(tmp_path, say=lambda text: None)
-    found = opening.open_sources(store, [HOME, "env.frame_height=90", "env.frame_width=160"])
+    found = opening.open_sources(store, request(store, [HOME, "env.frame_height=90", "env.frame_width=160"]))
     assert (found.game, [lane.real for lane in found.facts], found.actions) == (HOME, [True], ACTIONS)
     assert len(found.starts) == 30
     session = found.session(found.starts[10], seed=1)
@@ -204,6 +205,6 @@ def test_the_real_game_is_played_and_rewound(tmp_path: Path, monkeypatch: pytest
     session.step(keys.action(["KeyW"]))
     assert np.array_equal(found.session(found.starts[10], seed=2).step(keys.action(["ArrowRight"])).shown[0].frame, turned)
     with pytest.raises(UserError, match=r"env.frame_skip=3: vizdoom/my_way_home has none"):
-        opening.open_sources(store, [HOME, "env.frame_skip=3"])
+        opening.open_sources(store, request(store, [HOME, "env.frame_skip=3"]))
     with pytest.raises(UserError, match="chooses a part of a study"):
-        opening.open_sources(store, [HOME, "scale=tiny"])
+        opening.open_sources(store, request(store, [HOME, "scale=tiny"]))
