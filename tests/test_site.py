@@ -38,7 +38,7 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     assert {key for key in known_keys() if not key.endswith("name")} <= listed
     options = [(group, option.settings_type()) for group, registry in REGISTRIES.items() for option in registry.values()]
     fields = {(group, name) for group, settings in options for name in settings.__dataclass_fields__ if name not in ("name", "schedule")}
-    assert all(any(key.endswith(f"{group}.{name}") for key in listed) for group, name in fields)
+    assert all(any(f"{group}.{name}." in f"{key}." for key in listed) for group, name in fields)
     assert re.search(r"^\| `env.pooling`<br>\w.* \| name \| `raw`, `in_place` \| `in_place` \| `raw` \| yes \|$", page, re.MULTILINE)
     assert re.search(r"^\| `execution.num_threads`<br>.* \| integer \| 1 to 1024 \| `2` \| `2` \| no \|$", page, re.MULTILINE)
     assert re.search(r"^\| `sampler.eta`<br>.* \| number \| 0 to 1 \| `1.0` \| `1.0` \| yes \|$", page, re.MULTILINE)
@@ -49,6 +49,11 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     assert len(keys) > 150
     assert not [cells[0] for cells in keys if len(cells) != 6 or "<br>" not in cells[0] or not all(map(str.strip, cells))]
     assert "| `training.num_steps` | `100000` | `8000` | `1400` | `280` | `12` |" in page  # the scales
+
+
+def test_the_defaults_of_a_family_s_groups_are_those_of_the_family(reference: dict[str, str]) -> None:
+    (row,) = re.findall(r"^\| `family\.inner\.conditioning\.actions`.*$", reference["reference/config.md"], re.MULTILINE)
+    assert row.split(" | ")[3] == "`active_bits`"
 
 
 def test_the_reference_lists_every_command_metric_and_study(reference: dict[str, str]) -> None:

@@ -184,6 +184,9 @@ def default_values(group: Group) -> Mapping[str, Any]:
     top, _, inner = group.path.partition(".")
     hydra = group.path.replace(".", "/")
     values: Any = base(((hydra, group.options[0]),) if group.options and hydra in groups() else ())
+    if top == "family" and inner:  # a run names no family by default: the values of the family that has the group
+        families = [to_plain(option.settings_type()()) for option in REGISTRIES["family"].values()]
+        values = {"family": next(plain for plain in families if inner.split(".")[0] in plain)}
     for part in filter(None, (top, *inner.split("."))):
         values = values.get(part) or {}
     return typing.cast(Mapping[str, Any], values)
