@@ -1,10 +1,11 @@
-"""FID and KID against closed forms, hand-made cases and torchmetrics."""
+"""FID, KID and SSIM against closed forms, hand-made cases and torchmetrics."""
 
 import numpy as np
 import pytest
 import torch
 
 from analysis.frechet import FeatureStatistics, frechet_distance, gaussian_frechet_distance, kernel_distance
+from analysis.pixels import ssim
 
 DIMENSIONS = 6
 
@@ -127,3 +128,19 @@ def test_refusals():
         kernel_distance(good, good[:1])
     with pytest.raises(ValueError, match="of one d"):
         gaussian_frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 64, 64), (2, 11, 11), (2, 24, 40)])
+def test_ssim_is_that_of_torchmetrics_bit_for_bit(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Numbers that were stored by an earlier version came from torchmetrics. Noise, near frames, equal ones, and ones of one colour."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    generator = torch.Generator().manual_seed(0)
+    count, height, width = shape
+    true, noise = (torch.rand(count, 3, height, width, generator=generator, dtype=dtype) for _ in range(2))
+    for imagined in (noise, 0.9 * true + 0.1 * noise, true, torch.full_like(true, 0.3)):
+        expected = structural_similarity_index_measure(imagined, true, data_range=1.0, reduction="none")
+        assert torch.equal(ssim(imagined, true), expected)
+    flat = torch.full_like(true, 0.7)
+    assert torch.equal(ssim(flat, flat), structural_similarity_index_measure(flat, flat, data_range=1.0, reduction="none"))
