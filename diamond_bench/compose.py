@@ -1,4 +1,4 @@
-"""From Hydra's groups and a user's overrides to plain config data. One composition per set of group choices. Without torch."""
+"""From Hydra's groups and a user's overrides to plain config data. Hydra composes each choice of one group once. Without torch."""
 
 import contextlib
 import functools
@@ -185,19 +185,17 @@ class _Family:
 
 @functools.cache
 def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """Hydra's composition for these (group, option) choices, as plain data. Do not modify the result."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    """The composition for these (group, option) choices, as plain data. Do not modify the result.
 
+    The groups do not depend on each other, so Hydra composes each choice of one group once, not each combination. The scale is laid over
+    them.
+    """
     choices, profile = _without_profile(choices)
     on_file = [(group, option) for group, option in choices if (CONF / group / f"{option}.yaml").exists()]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=[f"{_prefix(group)}{group}={option}" for group, option in on_file])
-    container = OmegaConf.to_container(composed, resolve=False)
-    assert isinstance(container, dict)
-    plain: dict[str, Any] = {str(key): value for key, value in container.items()}
+    plain = dict(_composed(()))
+    for top in {group.partition("/")[0] for group, _ in on_file} - {"scale"}:
+        plain[top] = _composed(tuple((group, option) for group, option in on_file if group.partition("/")[0] == top))[top]
+    plain = with_groups(plain, read_yaml(CONF / "scale" / f"{dict(on_file).get('scale', _default_scale())}.yaml"))
     schedule = plain["sampler"]["schedule"]
     for group, option in sorted(set(choices) - set(on_file)):  # samplers before their schedules
         neutral = None if (group, option) == ("family", DIAMOND) else to_plain(_REGISTRIES[group][option].settings_type()(name=option))
@@ -209,6 +207,26 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     if plain["cluster"]["name"] != "local":  # a scale's number of workers is for this machine only
         plain["cluster"] = with_groups(read_yaml(CONF / "cluster" / f"{plain['cluster']['name']}.yaml"), profile)
     return plain
+
+
+@functools.cache
+def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """Hydra's composition of all groups but the scale, as plain data."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=["~scale", *(f"{_prefix(group)}{group}={option}" for group, option in choices)])
+    container = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _default_scale() -> str:
+    (scale,) = (default["scale"] for default in read_yaml(CONF / "config.yaml")["defaults"] if "scale" in default)
+    return str(scale)
 
 
 def cluster_profile(option: str) -> dict[str, Any]:

@@ -5,7 +5,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import hydra
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from diamond_bench import compose
 from diamond_bench import config as c
@@ -93,6 +97,21 @@ def test_plain_data_and_back(scale: str, sampler: str, objective: str) -> None:
     assert build(RunConfig, to_plain(config)) == config
     assert config.objective.name == objective
     assert config.sampler.name == sampler
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        (),
+        (("scale", "laptop"), ("data", "random"), ("conditioning", "cross_attention")),
+        (("sampler/schedule", "cosine"), ("objective", "ddpm_clean"), ("sampler", "ddim"), ("scale", "tiny")),
+    ],
+)
+def test_choices_are_composed_one_by_one_as_hydra_composes_all_at_once(choices: tuple[tuple[str, str], ...]) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(compose.CONF), version_base="1.3"):
+        whole = hydra.compose("config", overrides=[f"{group}={option}" for group, option in choices])
+    assert base(choices) == OmegaConf.to_container(whole)
 
 
 @pytest.fixture
