@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,9 +24,10 @@ import pytest
 from command_line import PROFILE, ROOT, diamond_bench, in_this_process
 from shared_folders import listing, shared_folder
 
+os.fsync = lambda descriptor: None  # type: ignore[misc]  # a flush to the disk takes 15 ms, and no test cuts the power
 gc.disable()  # while modules are imported: their objects stay
-_IMPORTED_BY_JOBS = ("torch._dynamo", "torchmetrics")
-"""Slow modules that the first optimizer and the first SSIM of a process import."""
+_IMPORTED_BY_JOBS = ("torch._dynamo",)
+"""Slow modules that the first optimizer of a process imports."""
 _LONG = (
     "test_checks",
     "test_docs",
@@ -55,16 +57,26 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
                 importlib.import_module(name)
 
 
+def _time_briefly() -> None:
+    """Profiles in forked workers take the least number of timings, and small matrix products."""
+    if "diamond_bench.profiling.profile" in sys.modules:
+        from diamond_bench.profiling import machine, profile
+
+        machine._SIDES["cpu"] = (256, 512)
+        profile.alternate = partial(profile.alternate, enough=0.01)  # type: ignore[attr-defined]
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     """Forks the template of workers when all modules of tests are imported, and no test has run."""
-    if getattr(session, "items", []):  # not where other processes run the tests
-        if len(session.items) > _MANY:
-            for name in _IMPORTED_BY_JOBS:
-                importlib.import_module(name)
-        forked.start_template()
-    gc.freeze()
+    runs = bool(getattr(session, "items", []))  # not where other processes run the tests
+    if runs and len(session.items) > _MANY:
+        for name in _IMPORTED_BY_JOBS:
+            importlib.import_module(name)
+    gc.freeze()  # before the fork: a worker collects garbage after each job, and would look at all modules of the tests
     gc.enable()
+    if runs:
+        forked.start_template(_time_briefly)
     try:
         return (yield)
     finally:

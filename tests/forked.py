@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -26,12 +27,13 @@ _template: tuple[int, socket.socket] | None = None
 """The template's process, and the socket on which it takes requests."""
 
 
-def start_template() -> None:
-    """Forks the template, which ends with this process."""
+def start_template(prepare: Callable[[], None]) -> None:
+    """Forks the template, which calls `prepare` and ends with this process."""
     global _template
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
+        prepare()
         _serve(theirs.detach())
     theirs.close()
     _template = pid, ours
