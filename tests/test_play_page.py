@@ -35,6 +35,12 @@ from diamond_bench.worlds.oracle import Oracle
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SLOW = 30_000
 """Milliseconds until a test gives up. This machine may be busy."""
+WATCH_LINK = """() => {
+  const link = document.querySelector('#link');
+  const watch = (done) => new MutationObserver(() => link.hidden || done(true)).observe(link, { attributes: true });
+  window.lost = new Promise(watch);
+}"""
+"""Notices that the page says for a moment that its connection is lost."""
 SAMPLERS = ("euler", "heun", "dpm_solver_pp_2m")
 
 
@@ -181,6 +187,7 @@ def visit(browser: Browser, site: Site) -> Callable[..., Any]:
         page.on("console", lambda message: tab.wrong.append(message.text) if message.type == "error" else None)
         try:
             page.goto(site.url)
+            page.bring_to_front()  # a tab behind another one draws nothing
             expect(page.locator("#stage")).to_have_attribute("data-moment", "0")  # before that, keys do nothing
             yield tab
         finally:
@@ -238,12 +245,15 @@ def test_keys_change_the_action_and_time_goes_both_ways(visit: Callable[..., Any
         expect(place).to_have_text(re.compile(r"step [1-9]\d"))
         tab.press(".")
         tab.is_("Paused")
-        tab.page.wait_for_timeout(200)  # for a frame that was under way
-        paused = [frame["step"] for frame in tab.frames]
-        tab.page.wait_for_timeout(300)
-        assert len(tab.frames) == len(paused)
+        seen = 0
+        for _ in range(20):  # until no frame comes any more: some were under way
+            if len(tab.frames) == seen:
+                break
+            seen = len(tab.frames)
+            tab.page.wait_for_timeout(300)
+        assert len(tab.frames) == seen
         tab.press("Backspace")
-        tab.at(paused[-1] - 10)  # one second of ten frames
+        tab.at(tab.frames[-1]["step"] - 10)  # one second of ten frames
 
 
 def test_a_model_stays_in_step_with_the_real_game_and_the_number_of_steps_changes_live(visit: Callable[..., Any], site: Site) -> None:
@@ -257,6 +267,8 @@ def test_a_model_stays_in_step_with_the_real_game_and_the_number_of_steps_change
         for step in range(24):
             key = "da"[step % 2]
             tab.page.keyboard.down(key)
+            if step < 2:
+                expect(tab.page.locator("#action")).to_have_text(("RIGHT", "LEFT")[step])
             tab.page.wait_for_timeout(30)
             tab.page.keyboard.up(key)
             if step == 8:
@@ -289,8 +301,9 @@ def test_a_lost_connection_comes_back_to_the_same_moment(visit: Callable[..., An
         tab.press("e", "e", "e")
         tab.at(3)
         picture = tab.picture(0)
+        tab.page.evaluate(WATCH_LINK)
         site.drop()
-        expect(tab.page.locator("#link")).to_be_visible()
+        assert tab.page.evaluate("() => window.lost")
         expect(tab.page.locator("#link")).to_be_hidden()
         tab.at(3)
         assert tab.picture(0) == picture
@@ -305,6 +318,7 @@ def test_two_tabs_play_for_themselves_and_a_wrong_token_is_refused(visit: Callab
     with visit() as first, visit(other=first) as second:
         second.press("e", "e")
         second.at(2)
+        first.page.bring_to_front()
         first.press("e")
         first.at(1)
         second.at(2)
@@ -494,8 +508,8 @@ def test_the_mouse_looks_around_and_keys_are_released_with_the_focus(mocked: Cal
     page.evaluate("() => dispatchEvent(new Event('blur'))")
     mock.last(page, "keys", lambda keys: keys["held"] == [])
     page.locator("#stage").click()
-    for step in range(100):  # until the browser has locked the pointer
-        page.mouse.move(400 + step, 300)
+    for step in range(SLOW // 20):  # until the browser has locked the pointer
+        page.mouse.move(400 + step % 100, 300)
         page.wait_for_timeout(20)
         if mock.got[-1]["do"] == "keys" and mock.got[-1]["motion"] != [0, 0]:
             break
