@@ -86,7 +86,8 @@ def run_local(
         check_mps(worker_devices(device, num_workers), processes)
     sweep.look(retry_failed)
     if sweep.open:
-        devices = worker_devices(device, num_workers)
+        gpus = max((store.kinds[ref.kind].costs.gpus(sweep.specs[ref].config) for ref in sweep.open), default=1)
+        devices = worker_devices(device, num_workers, gpus)
         store.require_writable()
         with counted_interrupts() if interrupts is None else contextlib.nullcontext(interrupts) as counted, service(mps):
             _Pool(sweep, devices, worker_arguments, counted, begin).run()
