@@ -15,7 +15,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 
 STUDY = ("sampling_steps", "scale=tiny", "games=[synthetic/turn]", "seeds=1", "sampler.num_steps=1", "metrics=[drift]")
-TRAINING = ("training.accumulation=2", "training.num_steps=160", "training.checkpoint_every=20")
+TRAINING = ("training.accumulation=2", "training.num_steps=300", "training.checkpoint_every=20")
 SLURM = ("cluster=slurm", "cluster.partition=main", "cluster.gpus=0", "cluster.cpus=2", "cluster.memory=3G", "cluster.signal_seconds=20")
 
 
@@ -65,7 +65,7 @@ def test_two_processes_survive_on_slurm(cluster: Cluster, tmp_path: Path) -> Non
         os.kill(victim, signal.SIGKILL)
         until("failed")
         sweep(2, *SLURM)
-    until("running", 120)
+    until("running", 100)
     cluster.run("scancel", "--signal=USR2", "--user=root")
     until("preempted")
     sweep(2, *SLURM, "--wait")
