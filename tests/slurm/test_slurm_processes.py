@@ -66,7 +66,7 @@ def test_two_processes_survive_on_slurm(cluster: Cluster, tmp_path: Path) -> Non
         until("failed")
         sweep(2, *SLURM)
     until("running", 100)
-    cluster.run("scancel", "--signal=USR2", "--user=root")
+    cluster.run("scancel", "--signal=USR2", cluster.run("squeue", "--noheader", "--states=running", "--format=%i"))
     until("preempted")
     sweep(2, *SLURM, "--wait")
     until("done")
