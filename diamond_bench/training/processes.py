@@ -22,7 +22,7 @@ _PATIENCE = timedelta(minutes=30)
 
 def meeting_point(size: int, port: int = 0) -> Any:
     """The torch.distributed store where `size` processes of this machine meet: a new one, or that of the process that opened this port."""
-    return dist.TCPStore("127.0.0.1", port, size, is_master=port == 0, wait_for_workers=False)  # type: ignore[attr-defined]
+    return dist.TCPStore("127.0.0.1", port, size, is_master=port == 0, wait_for_workers=False)
 
 
 def have_come(store: Any, size: int) -> bool:
