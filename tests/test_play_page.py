@@ -281,7 +281,10 @@ def test_a_model_stays_in_step_with_the_real_game_and_the_number_of_steps_change
         assert set(drift) == {0}
         assert any(frame["lanes"][0]["mse"] > 0 for frame in tab.frames)
         assert {frame["action"] for frame in tab.frames[1:]} == {0, 1, 2}
+        tab.page.wait_for_timeout(200)  # for a frame that was under way
+        step = int(str(tab.page.locator("#place").text_content()).split()[1])
         tab.press("e")
+        tab.at(step + 1)
         assert tab.picture(1) == tab.picture(2) != tab.picture(0)
 
         tab.page.locator("#save").click()
@@ -502,9 +505,11 @@ def test_touch_has_eight_directions_and_all_variants_fit(mocked: Callable[..., t
 
 
 def test_the_mouse_looks_around_and_keys_are_released_with_the_focus(mocked: Callable[..., tuple[Page, Mock]]) -> None:
-    page, mock = mocked(ActionSpec.continuous((-9.0, -9.0), (9.0, 9.0), ("mouse_x", "mouse_y")), names=1, mouse=True)
-    page.keyboard.down("1")
-    mock.last(page, "keys", lambda keys: keys["held"] == ["Digit1"])
+    page, mock = mocked(ActionSpec.columns((2, 23, 15), ("fire", "mouse_x", "mouse_y")), names=1, mouse=True)
+    buttons = page.locator(".others button").all_text_contents()
+    assert buttons == ["fire", "mouse_x = -60", "mouse_x = 60", "mouse_y = -20", "mouse_y = 20"]
+    page.keyboard.down("f")
+    mock.last(page, "keys", lambda keys: keys["held"] == ["KeyF"])
     page.evaluate("() => dispatchEvent(new Event('blur'))")
     mock.last(page, "keys", lambda keys: keys["held"] == [])
     page.locator("#stage").click()
@@ -514,3 +519,7 @@ def test_the_mouse_looks_around_and_keys_are_released_with_the_focus(mocked: Cal
         if mock.got[-1]["do"] == "keys" and mock.got[-1]["motion"] != [0, 0]:
             break
     assert mock.got[-1]["motion"][0] != 0
+    page.mouse.down()
+    mock.last(page, "keys", lambda keys: keys["held"] == ["Mouse0"])
+    page.mouse.up()
+    mock.last(page, "keys", lambda keys: keys["held"] == [])

@@ -2,7 +2,6 @@
 
 from diamond_bench.costs import STORED_PIXEL_BYTES, frames_of
 from diamond_bench.data.leaks import SPREAD
-from diamond_bench.envs.games import family_of
 from diamond_bench.store.cost import Inputs, JobCost
 from diamond_bench.store.kinds import CollectDataset, ImportDataset
 
@@ -15,8 +14,7 @@ def _frames(config: CollectDataset | ImportDataset, inputs: Inputs) -> float:
 
 
 def _disk(config: CollectDataset | ImportDataset, inputs: Inputs) -> float:
-    known = family_of(config.game).pixel_bytes if isinstance(config, CollectDataset) else None
-    return _frames(config, inputs) * frames_of(config).pixels * (known or STORED_PIXEL_BYTES)
+    return _frames(config, inputs) * frames_of(config).pixels * STORED_PIXEL_BYTES
 
 
 COST = JobCost(_frames, disk=_disk)

@@ -43,6 +43,10 @@ _TURNS = {"mouse_x": {"ArrowLeft": -60, "ArrowRight": 60}, "mouse_y": {"ArrowUp"
 """Keys that turn the view where motion has bins, and their counts per step."""
 _COUNTS_PER_PIXEL = 2.0
 """Counts of a bin per pixel of the mouse's motion."""
+_UNKNOWN_BINS, _UNKNOWN_COUNTS = 7, 20
+"""The least number of bins of the mouse that nobody described, which is odd, and their distance in counts."""
+_DRIVEN = {"acceleration": ("DOWN", "UP"), "steering": ("LEFT", "RIGHT")}
+"""Columns of a Box that are driven like a joystick, and the buttons of their least and their greatest value."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def key_map(spec: ActionSpec) -> KeyMap:
     Actions that ale-py's names compose of UP, DOWN, LEFT, RIGHT and FIRE have W, A, S, D, the arrows and the space bar. NOOP, or the first
     action, is what no key gives. All others have the digits, then letters. A column of a MultiDiscrete space has one key for each value
     from 1, a column of a Box one key for its least and one for its greatest value. The columns of first-person games have keys of their own
-    (`_FIRST_PERSON`, `_TURNS`), and their bins follow the mouse.
+    (`_FIRST_PERSON`, `_TURNS`), and their bins follow the mouse. Cars are driven with W, A, S, D or the arrows.
     """
     others = iter(_OTHERS)
 
@@ -152,7 +156,7 @@ def key_map(spec: ActionSpec) -> KeyMap:
         bins = _binned(spec).get(column)
         if bins is not None:
             for code, counts in _TURNS[name].items():
-                columns[f"{name}={counts}"], own[code] = (column, bins.index(counts)), f"{name}={counts}"
+                columns[f"{name}={counts}"], own[code] = (column, nearest_bin(bins, counts)), f"{name}={counts}"
             continue
         if size == 2 and name in _FIRST_PERSON:
             columns[name] = (column, 1.0)
@@ -160,14 +164,25 @@ def key_map(spec: ActionSpec) -> KeyMap:
             continue
         values = (spec.low[column], spec.high[column]) if spec.low else tuple(float(value) for value in range(1, size))
         columns |= {f"{column}={value:g}": (column, value) for value in values}
+        if spec.low and name in _DRIVEN:
+            for button, value in zip(_DRIVEN[name], values, strict=True):
+                own |= dict.fromkeys(_BUTTONS[button], f"{column}={value:g}")
     others = iter(code for code in _OTHERS if code not in own)
     return KeyMap(spec, own | {key(): button for button in columns if button not in own.values()}, (), columns)
 
 
 def _binned(spec: ActionSpec) -> dict[int, tuple[int, ...]]:
     """The columns of mouse bins, and the counts of their bins."""
-    found = {column: bins_of(name, size) for column, (name, size) in enumerate(zip(spec.names, spec.sizes, strict=False))}
-    return {column: bins for column, bins in found.items() if bins is not None and spec.kind == "MultiDiscrete"}
+    if spec.kind != "MultiDiscrete" or not spec.names:
+        return {}
+    found: dict[int, tuple[int, ...]] = {}
+    for column, (name, size) in enumerate(zip(spec.names, spec.sizes, strict=True)):
+        bins = bins_of(name, size)
+        if bins is None and name in MOUSE and size % 2 and size >= _UNKNOWN_BINS:
+            bins = tuple(_UNKNOWN_COUNTS * (number - size // 2) for number in range(size))
+        if bins is not None:
+            found[column] = bins
+    return found
 
 
 def action_name(spec: ActionSpec, number: int) -> str:

@@ -134,8 +134,13 @@ function belongs(code, target) {
 
 /** Touch buttons: a cross with eight directions where the game has them, and a button for each other key. */
 function touch(welcome, input) {
-  const others = welcome.game_keys.filter((code) => !(code in CROSS) && !code.startsWith("Arrow"));
-  const named = (code) => welcome.keys.find(([, ways]) => ways.includes(code))?.[0] ?? keyName(code);
+  const row = (code) => welcome.keys.find(([, ways]) => ways.includes(code));
+  const named = (code) => row(code)?.[0] ?? keyName(code);
+  // one button for each action: an arrow has one only where no letter does the same
+  const others = welcome.game_keys.filter((code) => {
+    if (code in CROSS || code.startsWith("Mouse")) return false;
+    return !code.startsWith("Arrow") || row(code)?.[1].every((way) => way.startsWith("Arrow"));
+  });
   const buttons = others.map((code) => {
     const button = h("button", { type: "button" }, named(code).toLowerCase());
     const stop = (event) => input.release(code, event.timeStamp);

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diamond_bench.config import NetworkConfig
+from diamond_bench.envs import first_person
 from diamond_bench.errors import UserError
 from diamond_bench.models.authors_checkpoint import WEIGHTS_MEANING, Shapes, denoiser_sizes, shape_of, stages_of
 from diamond_bench.models.authors_names import authors_names
@@ -22,10 +23,7 @@ from diamond_bench.worlds.cascade.world import CascadeWorld, build_world
 
 PREFIXES = {"denoiser": "denoiser.inner_model.", "upsampler": "upsampler.inner_model."}
 """The prefix of the names of each network, in the order of the authors' file."""
-_MOUSE = (23, 15)
-"""Choices of the mouse's horizontal and vertical movement."""
-_KEYS = ("w", "a", "s", "d", "space", "left ctrl", "left shift", "1", "2", "3", "r", "left button", "right button")
-CSGO_ACTIONS = ActionSpec.columns((2,) * len(_KEYS) + _MOUSE, (*_KEYS, "mouse x", "mouse y"))
+CSGO_ACTIONS = first_person.ACTIONS
 """The actions of the CS:GO dataset: 13 keys and buttons, and the two choices of the mouse. They are 51 bits."""
 
 
