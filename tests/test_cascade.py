@@ -18,6 +18,7 @@ from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted
 from diamond_bench.launch.attempt import run_job
+from diamond_bench.play.naming import request
 from diamond_bench.play.opening import open_sources
 from diamond_bench.play.session import Session
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
@@ -196,7 +197,7 @@ def test_a_study_trains_a_cascade_once_for_several_samplers_and_its_report_and_p
     assert store.result(ref).info["updates"] == 8, "of both networks"
     save_plan(plan, store.root)
 
-    opened = open_sources(store, ["mine", "variant=fast"], real=True)
+    opened = open_sources(store, request(store, ["mine", "variant=fast"]), real=True)
     (fast, game) = opened.facts
     assert (fast.samplers, fast.watchable, game.real) == (("fast", "higher_quality"), True, True)
     session = Session(opened.lanes(), opened.start(opened.starts[0]), seed=0)

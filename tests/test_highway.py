@@ -25,12 +25,12 @@ def test_every_road_is_driven_and_seen(name: str) -> None:
     env, policy = games.make_env(game, EnvConfig()), games.make_policy("expert", game, np.random.default_rng(0))
     frame, info = env.reset(seed=0)
     frames = [frame]
-    for _ in range(5):
+    for _ in range(3):
         frame, reward, *_, info = env.step(policy(info["ram"], None))
         frames.append(frame)
         assert np.isfinite(reward)
     assert frame.std() > 5
-    assert len({each.tobytes() for each in frames}) > 4
+    assert len({each.tobytes() for each in frames}) > 3
     env.close()
 
 
@@ -46,9 +46,9 @@ def test_an_episode_follows_from_its_seed_and_a_saved_state_continues_it() -> No
             frames.append(frame.tobytes())
         return frames
 
-    first = drive(env, 1, 12)
-    assert drive(env, 2, 6)[0] != first[0]
-    assert drive(other, 1, 12) == first == drive(env, 1, 12)
+    first = drive(env, 1, 6)
+    assert drive(env, 2, 1)[0] != first[0]
+    assert drive(other, 1, 6) == first == drive(env, 1, 6)
     state = env.unwrapped.save_state()
     straight = np.zeros(2, np.float32)
     expected = [env.step(straight)[0].tobytes() for _ in range(3)]
@@ -58,15 +58,16 @@ def test_an_episode_follows_from_its_seed_and_a_saved_state_continues_it() -> No
     other.close()
 
 
-@pytest.mark.parametrize(("action", "name", "sign"), [((1, 0), "speed", 1), ((-1, 0), "speed", -1), ((0, 0.3), "heading", 1)])
-def test_actions_have_the_stated_signs(action: tuple[float, float], name: str, sign: int) -> None:
+def test_actions_have_the_stated_signs() -> None:
     env = games.make_env(ROAD, EnvConfig())
-    _, info = env.reset(seed=0)
-    before = variable(info, name)
-    *_, info = env.step(np.array(action, np.float32))
-    assert np.sign(variable(info, name) - before) == sign
-    if name == "speed":
-        assert abs(variable(info, name) - before) == pytest.approx(0.5, abs=1e-4), "5 m/s^2 for a tenth of a second"
+    for action, name, sign in (((1, 0), "speed", 1), ((-1, 0), "speed", -1), ((0, 0.3), "heading", 1)):
+        _, info = env.reset(seed=0)
+        before = variable(info, name)
+        *_, info = env.step(np.array(action, np.float32))
+        change = variable(info, name) - before
+        assert np.sign(change) == sign, (name, action)
+        if name == "speed":
+            assert abs(change) == pytest.approx(0.5, abs=1e-4), "5 m/s^2 for a tenth of a second"
     env.close()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from diamond_bench.play import opening
 from diamond_bench.play.keys import key_map
 from diamond_bench.play.naming import request
 from diamond_bench.store.artifacts import Store
-from diamond_bench.store.kinds import CollectDataset
+from diamond_bench.store.kinds import KINDS, CollectDataset
 from diamond_bench.stored import imagination
 
 pytest.importorskip("vizdoom")
@@ -68,21 +69,33 @@ def test_the_actions_are_the_51_numbers_of_the_csgo_data() -> None:
     assert len(SCENARIOS) == 12
 
 
-def test_an_episode_follows_from_its_seed_whatever_was_played_before() -> None:
-    env, other = games.make_env(HOME, EnvConfig()), games.make_env(HOME, EnvConfig())
-    first, second, again, elsewhere = played(env, 1, 40), played(env, 2, 25), played(env, 1, 40), played(other, 1, 40)
+@pytest.fixture(scope="module")
+def small() -> Iterator[Env]:
+    env = games.make_env(HOME, EnvConfig())
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def large() -> Iterator[Env]:
+    env = games.make_env(HOME, EnvConfig(frame_height=180, frame_width=320))
+    yield env
+    env.close()
+
+
+def test_an_episode_follows_from_its_seed_whatever_was_played_before(small: Env, large: Env) -> None:
+    first, second, again, elsewhere = played(small, 1, 40), played(small, 2, 25), played(small, 1, 40), played(large, 1, 40)
+    np.testing.assert_array_equal(first[0], again[0])
     for same in (again, elsewhere):
-        np.testing.assert_array_equal(first[0], same[0])
         np.testing.assert_array_equal(first[1], same[1])
     assert not np.array_equal(first[0][0], second[0][0])
     assert len(np.unique(first[0].reshape(len(first[0]), -1), axis=0)) > 20, "the explorer moves"
-    env.close()
-    other.close()
+    means = elsewhere[0].reshape(-1, 36, 5, 64, 5, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(first[0], means, atol=0.51, err_msg="small frames are means of the engine's pixels")
 
 
-def test_turns_and_steps_have_the_stated_signs_and_sizes() -> None:
-    env = games.make_env(HOME, EnvConfig(frame_height=180, frame_width=320))
-    frame, info = env.reset(seed=3)
+def test_turns_and_steps_have_the_stated_signs_and_sizes(large: Env) -> None:
+    frame, info = large.reset(seed=3)
     for name, value, variable, change in (
         ("mouse_x", 100, "angle", -5.5),
         ("mouse_x", -100, "angle", 5.5),
@@ -91,7 +104,7 @@ def test_turns_and_steps_have_the_stated_signs_and_sizes() -> None:
     ):
         before = read_variable(info["ram"], variable)
         seen = frame
-        frame, _, _, _, info = env.step(action(**{name: value}))
+        frame, _, _, _, info = large.step(action(**{name: value}))
         turned = (read_variable(info["ram"], variable) - before + 180) % 360 - 180
         assert turned == pytest.approx(change, abs=0.02), name
         grey = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).astype(np.float32)[20:140] for each in (seen, frame)]
@@ -99,20 +112,9 @@ def test_turns_and_steps_have_the_stated_signs_and_sizes() -> None:
         assert np.sign(moved) == -np.sign(value), f"{name}={value} moves the picture by {moved} pixels"
     start = read_poses(info["ram"])
     for _ in range(4):
-        frame, _, _, _, info = env.step(action(forward=1))
+        frame, _, _, _, info = large.step(action(forward=1))
     walked = read_poses(info["ram"]).positions - start.positions
     assert np.dot(walked, (np.cos(start.angles), np.sin(start.angles))) > 20
-    env.close()
-
-
-def test_small_frames_are_means_of_the_engines_pixels() -> None:
-    large, small = (games.make_env(HOME, config) for config in (EnvConfig(frame_height=180, frame_width=320), EnvConfig()))
-    full, fifth = large.reset(seed=5)[0], small.reset(seed=5)[0]
-    assert fifth.shape == (36, 64, 3)
-    means = full.reshape(36, 5, 64, 5, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(fifth, means, atol=0.51)
-    large.close()
-    small.close()
 
 
 def test_a_saved_state_continues_exactly() -> None:
@@ -133,7 +135,7 @@ def test_a_saved_state_continues_exactly() -> None:
     other.close()
 
 
-def test_a_scenario_is_truncated_after_its_own_time_and_a_kill_ends_basic() -> None:
+def test_a_scenario_is_truncated_after_its_own_time() -> None:
     env = games.make_env("vizdoom/basic", EnvConfig())
     env.reset(seed=0)
     for _ in range(149):
@@ -147,12 +149,14 @@ DATA = DataConfig(
     policy="expert", epsilon=0.0, num_train_frames=120, num_references=1, reference_context=4, reference_horizon=20, random_start_steps=0
 )
 
+CONFIG = CollectDataset("vizdoom/basic", EnvConfig(), DATA)
+
 
 def collect(folder: Path, killed_at: int | None = None) -> None:
     """Collects in this process. The process kills itself with signal 9 at that step."""
     steps = iter(range(10**6))
     context = JobContext(folder, should_stop=lambda: next(steps) == killed_at and os.kill(os.getpid(), signal.SIGKILL))
-    run(CollectDataset("vizdoom/basic", EnvConfig(), DATA), context)
+    run(CONFIG, context)
 
 
 def test_a_collection_killed_within_an_episode_gives_the_same_bytes_and_leaves_no_engine(tmp_path: Path) -> None:
@@ -177,6 +181,8 @@ def test_a_collection_killed_within_an_episode_gives_the_same_bytes_and_leaves_n
     episode = next(read_own_episodes(tmp_path / "whole" / "train" / "data"))
     assert episode.frames.shape[1:] == (36, 64, 3)
     assert episode.actions.shape[1:] == (15,)
+    planned = KINDS["collect_dataset"].costs.disk(CONFIG, {})
+    assert 0.3 < sum(map(len, one.values())) / planned < 3, "the disk that a plan announces"
     rams = load_ram(tmp_path / "whole", "train")
     assert rams.shape == (120, 128)
     assert (read_variable(rams, "health") == 100).all()

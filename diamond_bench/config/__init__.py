@@ -169,7 +169,8 @@ class TrainingConfig:
     """Windows of frames per batch."""
     accumulation: int = setting(1, minimum=1)
     """Batches per update. Their gradients are averaged before the optimiser's step, so an update learns from batch_size * accumulation
-    windows with the memory of batch_size."""
+    windows with the memory of batch_size. With more than one, each batch draws its noise from a seed of its own, so that it does not matter
+    which process computes it."""
     learning_rate: float = setting(1e-4, minimum=0.0)
     """Learning rate of AdamW after the warm-up."""
     weight_decay: float = setting(1e-2, minimum=0.0)
@@ -266,7 +267,11 @@ class ExecutionConfig:
     device: str = setting("auto", recorded=True)
     """auto (cuda if available), cpu, cuda or cuda:N."""
     num_threads: int = setting(2, minimum=1, maximum=1024, recorded=True)
-    """CPU threads of a job. The number is fixed and independent of the free cores, because it changes the last bits of numbers."""
+    """CPU threads of a process of a job. The number is fixed and independent of the free cores, because it changes the last bits of
+    numbers."""
+    num_processes: int = setting(1, minimum=1, maximum=64)
+    """Processes that train one world model together, on one machine, each on its own GPU. They share the training.accumulation batches of
+    an update equally. Sums of gradients round differently, so this setting enters the identity."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from diamond_bench.costs import STORED_PIXEL_BYTES, frames_of
 from diamond_bench.data.leaks import SPREAD
+from diamond_bench.envs.games import family_of
 from diamond_bench.store.cost import Inputs, JobCost
 from diamond_bench.store.kinds import CollectDataset, ImportDataset
 
@@ -14,7 +15,8 @@ def _frames(config: CollectDataset | ImportDataset, inputs: Inputs) -> float:
 
 
 def _disk(config: CollectDataset | ImportDataset, inputs: Inputs) -> float:
-    return _frames(config, inputs) * frames_of(config).pixels * STORED_PIXEL_BYTES
+    known = family_of(config.game).pixel_bytes if isinstance(config, CollectDataset) else None
+    return _frames(config, inputs) * frames_of(config).pixels * (known or STORED_PIXEL_BYTES)
 
 
 COST = JobCost(_frames, disk=_disk)

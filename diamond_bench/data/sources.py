@@ -65,9 +65,12 @@ class Feed:
     `generator_state` is the state before it was drawn.
     """
 
-    def __init__(self, source: SegmentSource, batch_size: int, length: int, generator: torch.Generator) -> None:
-        """Batches of `batch_size` segments of `length` frames."""
+    def __init__(
+        self, source: SegmentSource, batch_size: int, length: int, generator: torch.Generator, share: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Batches of `batch_size` segments of `length` frames. share=(i, n): only the i-th of n equal parts of each batch is read."""
         self._source, self._batch_size, self._length, self._generator = source, batch_size, length, generator
+        self._share = share
         self._thread = ThreadPoolExecutor(1, "segments") if source.reads_ahead else None
         self._stream = torch.cuda.Stream(generator.device) if source.reads_ahead and generator.device.type == "cuda" else None
         self._before: Tensor | None = None
@@ -103,7 +106,8 @@ class Feed:
             self._thread.shutdown(cancel_futures=True)
 
     def _places(self) -> Tensor:
-        return segment_places(self._source, self._batch_size, self._length, self._generator)
+        places = segment_places(self._source, self._batch_size, self._length, self._generator)
+        return places.chunk(self._share[1])[self._share[0]]
 
     def _read(self, places: Tensor) -> Segments:
         if self._stream is None:

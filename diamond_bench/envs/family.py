@@ -80,6 +80,8 @@ class EnvFamily:
     """conditions(game, config): how the game is played, for a score's protocol record."""
     reads: frozenset[str] = frozenset()
     """Names of the fields of `EnvConfig` that its games use. All other fields must have their neutral value."""
+    pixel_bytes: float | None = None
+    """Bytes per pixel of a compressed frame, for estimates of disk. None is the value of Atari's flat pictures, 0.12."""
     action_kind: ActionKind = "Discrete"
     """The kind of the actions of all its games, for planning: `actions` may take long."""
     rewards: bool = True

@@ -85,6 +85,7 @@ FAMILY = EnvFamily(
     make=_make,
     conditions=_conditions,
     reads=frozenset({"frame_height", "frame_width"}),
+    pixel_bytes=1.5,
     action_kind="MultiDiscrete",
     saves=True,
     check=_check,

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -11,19 +11,19 @@ from typing import Any, Literal
 import torch
 
 from diamond_bench.costs.train_world_model import training_flops
-from diamond_bench.data.segments import Segments, tensors_of
-from diamond_bench.data.sources import Feed, SegmentSource, open_source
+from diamond_bench.data.segments import tensors_of
+from diamond_bench.data.sources import SegmentSource, open_source
 from diamond_bench.data.static import load_info
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
-from diamond_bench.jobs.execution import Execution, apply, compile_rows, facts_of, resolve, supported_by
+from diamond_bench.jobs.execution import Execution, compile_rows, facts_of, resolve
+from diamond_bench.jobs.gradients import Gradients
+from diamond_bench.jobs.peers import Peers, peers_of
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.average import WeightAverage
-from diamond_bench.training.learner import Learner
 from diamond_bench.training.log import TrainingLog
 from diamond_bench.training.loop import Loop, Saved
 from diamond_bench.worlds.contract import TrainedWorld
-from diamond_bench.worlds.families import build_world_model
 
 _LOGGED = ("loss", "grad_norm")
 _RECENT = 100
@@ -47,10 +47,11 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     dataset = load_info(context.inputs["dataset"])
     work = training_flops(config, dataset.spec.frames)
     loop = Loop(context, config.training.checkpoint_every)
-    with closing(open_source(config.training.segments, context.inputs["dataset"] / "train", context.device)) as source:
+    train = context.inputs["dataset"] / "train"
+    with closing(open_source(config.training.segments, train, context.device)) as source, peers_of(config, context) as peers:
         training = loop.begin(
             lambda begun: resolve(config.execution, torch.device(context.device), work, begun),
-            lambda execution, saved: _Training(config, context, dataset.spec, source, execution, saved),
+            lambda execution, saved: _Training(config, context, dataset.spec, source, execution, saved, peers),
         )
         finished = loop.run(training)
     if not finished:
@@ -71,9 +72,8 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     return Result(rows, {**facts, "work": work, "work_seconds": seconds})
 
 
-class _Training:
-    """Updates of a world model, network after network. One generator, seeded by the run's seed, feeds all draws except those of the initial
-    weights."""
+class _Training(Gradients):
+    """Updates of a world model, network after network. With several processes, this one leads."""
 
     def __init__(
         self,
@@ -83,21 +83,13 @@ class _Training:
         source: SegmentSource,
         execution: Execution,
         saved: Saved | None,
+        peers: Peers | None,
     ) -> None:
-        self.config, self.context = config, context
+        self.context, self._peers = context, peers
         training, device = config.training, torch.device(context.device)
-        torch.manual_seed(config.seed)  # for the initial weights; a worker runs one job at a time
-        self.model = build_world_model(config, spec, config.execution.precision, device)
-        self.execution = execution = supported_by(self.model, execution)
-        apply(execution, dict.fromkeys(self.model.compilable, (training.batch_size,)) if execution.compile == "all" else {})
-        self.trainables = self.model.trainables(training)
+        super().__init__(config, spec, source, execution, device, None if peers is None else peers.processes)
         networks = [trainable.network for trainable in self.trainables]
-        self.learners = [
-            Learner(network, training, execution.fused, execution.records_updates, accumulation=training.accumulation)
-            for network in networks
-        ]
         self.averages = [] if training.ema is None else [WeightAverage(network, training.ema) for network in networks]
-        self.generator = torch.Generator(device).manual_seed(config.seed)
         self.recent = torch.zeros(min(_RECENT, training.num_steps), device=device)
         """The last losses; that of update i lies at i % len. train_loss is their mean, however often lines are logged."""
         pending, seconds = torch.zeros(0, len(_LOGGED), device=device), 0.0
@@ -116,10 +108,6 @@ class _Training:
             self.generator.set_state(state["generator"])
             self.recent.copy_(state["recent"])
             pending, seconds = state["pending"].to(device), state["seconds"]
-        self.feeds = [
-            Feed(source, (trainable.batch_size or training.batch_size) * training.accumulation, trainable.segment_length, self.generator)
-            for trainable in self.trainables
-        ]
         self.log = TrainingLog(context.folder, _LOGGED, training.log_every, self.done, pending)
         self.milestones = {training.milestone_step(milestone) for milestone in training.milestones}
         self.started = time.perf_counter() - seconds
@@ -146,27 +134,20 @@ class _Training:
 
     def units(self) -> Iterator[bool]:
         """The updates (method section 5)."""
+        if self._peers is not None:
+            self._peers.begin(self.execution, self.generator.get_state(), [learner.updates for learner in self.learners], self.state())
         for number in range(len(self.trainables)):
             yield from self.updates(number)
         self.log.write()
 
     def updates(self, number: int) -> Iterator[bool]:
         """The updates of one network. Milestones belong to the updates of the last network."""
-        training, trainable, learner, feed = self.config.training, self.trainables[number], self.learners[number], self.feeds[number]
-        last, parts = number == len(self.learners) - 1, 0
-
-        def loss_of(*batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            nonlocal parts
-            loss, _ = trainable.loss(Segments(*batch), self.generator)
-            parts += 1
-            drawn = parts % training.accumulation == 0  # all noise of the update
-            if drawn and not self.execution.records_updates and learner.updates + 1 < training.num_steps:
-                feed.read_ahead()  # during the backward pass
-            return loss, {"loss": loss.detach()}
-
+        training, learner, feed, loss_of = self.config.training, self.learners[number], self.feeds[number], self.loss_of(number)
+        last = number == len(self.learners) - 1
         while learner.updates < training.num_steps:
             yield last and learner.updates in self.milestones
-            found = learner.learn(loss_of, tensors_of(next(feed)), [self.generator])
+            with self._peers.updating(number) if self._peers is not None else nullcontext():
+                found = learner.learn(loss_of, tensors_of(next(feed)), [self.generator])
             if learner.updates < training.num_steps:
                 feed.read_ahead()
             if self.averages:

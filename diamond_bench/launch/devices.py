@@ -14,11 +14,12 @@ from diamond_bench.errors import UserError
 from diamond_bench.studies.execution import check_execution
 
 
-def worker_devices(device: str, num_workers: int) -> list[str]:
+def worker_devices(device: str, num_workers: int, gpus_per_job: int = 1) -> list[str]:
     """The device of each worker: `num_workers` of them, distributed over the GPUs in turn. 0 means one per GPU, or one if there is no GPU.
 
-    `device` is auto, cpu, cuda or cuda:N. Raises UserError for anything else, and for a GPU that the machine does not show. The worker
-    checks whether torch can use the GPU.
+    `device` is auto, cpu, cuda or cuda:N. A job that uses several GPUs uses those that follow its worker's. Raises UserError for any other
+    device, for a GPU that the machine does not show, and for a job that uses more than there are. The worker checks whether torch can use
+    the GPU.
     """
     check_there(device)
     if device == "cpu" or device.startswith("cuda:"):
@@ -26,7 +27,12 @@ def worker_devices(device: str, num_workers: int) -> list[str]:
     gpus = _count_gpus()
     if gpus < 2:
         return [device] * max(1, num_workers)
-    return [f"cuda:{i % gpus}" for i in range(num_workers or gpus)]
+    if gpus_per_job > gpus:
+        raise UserError(
+            f"execution.num_processes={gpus_per_job}: this machine has {gpus} GPUs; use at most {gpus}, or execution.device=cpu"
+        )
+    places = gpus // gpus_per_job
+    return [f"cuda:{i % places * gpus_per_job}" for i in range(num_workers or places)]
 
 
 def check_there(device: str) -> None:

@@ -72,9 +72,9 @@ def run_local(
     A failing job stops only the jobs that need it. Jobs that another sweep is running are waited for. Jobs that failed earlier are tried
     again unless `retry_failed` is false. On the first SIGINT or SIGTERM the running jobs save and stop; the second kills them.
 
-    `worker_arguments` are further options of the worker (worker.py). `begin` is called once, before the first job is prepared, when a
-    worker has found its device or there is nothing to run. `interrupts` replaces SIGINT and SIGTERM by requests that the caller counts.
-    `mps` starts CUDA's Multi-Process Service (mps.py) while the workers run.
+    `worker_arguments`: further options of the worker (worker.py). `begin` is called once, before the first job is prepared, when a worker
+    has found its device or there is nothing to run. `interrupts` replaces SIGINT and SIGTERM by requests that the caller counts. `mps`
+    starts CUDA's Multi-Process Service (mps.py) while the workers run.
 
     Raises UserError if the store is not writable, the device is not available, or `mps` would have no effect. Nothing is created then, and
     `begin` is not called.
@@ -86,7 +86,7 @@ def run_local(
         check_mps(worker_devices(device, num_workers), processes)
     sweep.look(retry_failed)
     if sweep.open:
-        devices = worker_devices(device, num_workers)
+        devices = worker_devices(device, num_workers, max(store.kinds[ref.kind].costs.gpus(sweep.specs[ref].config) for ref in sweep.open))
         store.require_writable()
         with counted_interrupts() if interrupts is None else contextlib.nullcontext(interrupts) as counted, service(mps):
             _Pool(sweep, devices, worker_arguments, counted, begin).run()

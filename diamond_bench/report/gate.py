@@ -38,7 +38,7 @@ class Gate:
     """passed and failed: the 95% interval of the difference excludes 0. With fewer than 3 runs: the sign of the mean."""
     words: str
     lead: int = 0
-    """The number of first frames over which the mean error of a variant that did not pass is smaller than that of copying."""
+    """The number of first frames over which a variant that did not pass has a smaller mean error than copying."""
 
     @property
     def against(self) -> str:

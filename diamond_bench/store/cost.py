@@ -67,6 +67,8 @@ class JobCost:
     """None if the job stores finished parts as they come."""
     processes: Callable[[Any], int] = _one
     """Processes of the job that use the device at once."""
+    gpus: Callable[[Any], int] = _one
+    """GPUs that the job uses, where it uses one."""
 
 
 NOTHING = JobCost()

@@ -25,6 +25,8 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
         check_agent(config)
         if config.training.ema is not None:
             raise UserError(f"training.ema={config.training.ema:g}: an agent keeps no average of its weights; use training.ema=null")
+        if config.execution.num_processes != 1:
+            raise UserError(f"execution.num_processes={config.execution.num_processes}: an agent is trained by one process; use 1")
         if config.training.accumulation != 1:
             raise UserError(
                 f"training.accumulation={config.training.accumulation}: an agent's networks learn from one batch per update; use 1"
@@ -95,6 +97,16 @@ def _check_training(config: RunConfig) -> None:
         raise UserError(f"evaluation.milestone={config.evaluation.milestone}: the training keeps models at {kept} (training.milestones)")
     if config.training.segments not in SEGMENT_SOURCES:
         raise UserError(f"training.segments={config.training.segments!r}: {nearest(config.training.segments, SEGMENT_SOURCES)}")
+    parts, processes = config.training.accumulation, config.execution.num_processes
+    if parts % processes:
+        raise UserError(
+            f"execution.num_processes={processes}: the {parts} batches of an update (training.accumulation) cannot be shared equally; use "
+            f"training.accumulation={-(-parts // processes) * processes}, or a number of processes that divides {parts}"
+        )
+    if parts > 1 and config.execution.cuda_graphs == "all":
+        raise UserError(
+            f"execution.cuda_graphs=all: updates of several batches (training.accumulation={parts}) are not recorded; use imagination"
+        )
     _, context = _context(config)
     further = config.training.num_autoregressive_steps if "training.num_autoregressive_steps" in world_family(config.family).reads else 0
     segment = context + 1 + further

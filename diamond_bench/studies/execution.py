@@ -37,9 +37,9 @@ def of_training(execution: ExecutionConfig) -> ExecutionConfig:
 
 def of_imagination(execution: ExecutionConfig) -> ExecutionConfig:
     """The settings that affect a job that imagines and updates nothing."""
-    return replace(execution, compile="all") if execution.compile == "imagination" else execution
+    return replace(execution, compile="all" if execution.compile == "imagination" else execution.compile, num_processes=1)
 
 
 def of_no_compilation(execution: ExecutionConfig) -> ExecutionConfig:
     """The settings that affect a job that compiles and imagines nothing."""
-    return replace(execution, compile=ExecutionConfig().compile, sampling_streams=1)
+    return replace(execution, compile=ExecutionConfig().compile, sampling_streams=1, num_processes=1)

@@ -1,13 +1,16 @@
 """The training of one network: its optimiser, learning rate and gradient clipping."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from diamond_bench.models.graphs import Graphed, Outputs, Recorder
 from diamond_bench.training.optimizer import OptimizerSettings, load_optimizer_state, make_optimizer, set_learning_rate
+from diamond_bench.training.processes import Processes
 
 
 class LearnerSettings(OptimizerSettings, Protocol):
@@ -36,15 +39,21 @@ class Learner:
         recorded: bool = False,
         record: Recorder | None = None,
         accumulation: int = 1,
+        processes: Processes | None = None,
     ) -> None:
-        """`fused`: optimiser with few kernels. `recorded`: run `learn` through a CUDA graph. `accumulation`: number of equal parts of a
-        batch whose gradients are computed one after the other and averaged."""
+        """`fused`: optimiser with few kernels. `recorded`: run `learn` through a CUDA graph. `accumulation`: number of equal parts of an
+        update whose gradients are averaged. `processes` share these parts equally, and each computes its own one after the other."""
         self.network, self.updates, self.rate = network, 0, 0.0
-        self._settings, self._recorded, self._record, self._accumulation = settings, recorded, record, accumulation
-        self._optimizer = make_optimizer(network, settings, fused, on_device=True if recorded else None)
+        self._settings, self._fused, self._recorded, self._record = settings, fused, recorded, record
+        self._accumulation, self._processes = accumulation, processes
         self._parameters = list(network.parameters())
         self._graphed: Graphed | None = None
         self._names: list[str] = []
+
+    @cached_property
+    def _optimizer(self) -> Optimizer:
+        """Created on demand: a process that follows another has none, and need not import what torch's optimisers import."""
+        return make_optimizer(self.network, self._settings, self._fused, on_device=True if self._recorded else None)
 
     def update(self, loss: Tensor) -> Tensor:
         """One gradient step on `loss`. Returns the gradient's norm before clipping, on the device."""
@@ -85,8 +94,12 @@ class Learner:
             loss, metrics, after = loss_of(*inputs)
             norm = self._descend(loss)
         else:
-            metrics, norm = self._accumulated(loss_of, inputs)
-            after = ()
+            metrics, after = self._accumulated(loss_of, inputs), ()
+            if self._processes is not None:
+                self._processes.sum_to_first([*self._gradients(), *metrics.values()])
+            norm = self._step()
+            if self._processes is not None:
+                self._processes.copy_from_first(self._parameters)
         found = {**metrics, "grad_norm": norm}
         self._names = list(found)
         return (*found.values(), *after)
@@ -95,15 +108,28 @@ class Learner:
         self.rate = set_learning_rate(self._optimizer, self._settings, self.updates)
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _accumulated(self, loss_of: CarryingLossOf, inputs: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """The mean metrics of the parts of a batch, and the gradient's norm."""
+    def follow(self, loss_of: LossOf, batch: Sequence[Tensor]) -> None:
+        """The same update as `learn` in a process that does not lead: it computes its gradients and receives the new weights."""
+        assert self._processes is not None
+        self.network.zero_grad(set_to_none=True)
+        metrics = self._accumulated(lambda *inputs: (*loss_of(*inputs), ()), batch)
+        self._processes.sum_to_first([*self._gradients(), *metrics.values()])
+        self._processes.copy_from_first(self._parameters)
+        self.updates += 1
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+    def _accumulated(self, loss_of: CarryingLossOf, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """This process's share of the mean metrics of an update's parts. Adds its share of the mean gradient to the parameters."""
         totals: dict[str, Tensor] = {}
-        for part in zip(*(tensor.chunk(self._accumulation) for tensor in inputs), strict=True):
+        here = self._accumulation // (self._processes.size if self._processes else 1)
+        for part in zip(*(tensor.chunk(here) for tensor in inputs), strict=True):
             loss, metrics, _ = loss_of(*part)
             (loss / self._accumulation).backward()
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0) + value / self._accumulation
-        return totals, self._step()
+        return totals
 
     def _descend(self, loss: Tensor) -> Tensor:
         loss.backward()

@@ -127,7 +127,11 @@ def check_partition(cluster: SlurmCluster, kind: str, limits: Mapping[str, str])
 def check_limits(
     cluster: SlurmCluster, specs: Mapping[JobRef, JobSpec], todo: Iterable[JobRef], store: Store, states: Mapping[JobRef, JobState]
 ) -> None:
-    """Raises UserError if the interval between a training's checkpoints exceeds its time limit: such a job would never make progress."""
+    """Raises UserError if a training uses more GPUs than are requested, or if the interval between its checkpoints exceeds its time limit:
+    such a job would never make progress."""
+    for ref in todo:
+        if ref.kind in KINDS:
+            _check_gpus(cluster, ref.kind, KINDS[ref.kind].costs.gpus(specs[ref].config))
     on_gpu = {kind: bool(resources(cluster, kind).gpus) for kind in KINDS}
     apart_of = checkpoint_intervals(specs, (ref for ref in todo if ref.kind in KINDS), store, states, on_gpu.__getitem__)
     for ref, (apart, key, basis) in apart_of.items():
@@ -137,6 +141,16 @@ def check_limits(
                 f"{asked}: about {math.ceil(apart / 60)} minutes pass between two checkpoints of a {ref.kind} ({key}; {basis}), so that "
                 "one that is killed would never get on; raise the one or lower the other"
             )
+
+
+def _check_gpus(cluster: SlurmCluster, kind: str, needed: int) -> None:
+    asked = resources(cluster, kind)
+    if asked.gpus and cluster.gres is None and asked.gpus < needed:
+        cpus = f" and cluster.{kind}.cpus={(asked.cpus or 1) * needed // asked.gpus}"
+        raise UserError(
+            f"execution.num_processes={needed}: each process uses a GPU, and a {kind} requests {asked.gpus}; set "
+            f"cluster.{kind}.gpus={needed}{cpus}"
+        )
 
 
 def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str | None) -> "SlurmExecutor":

@@ -1,0 +1,125 @@
+"""Several processes that train one world model: the numbers of one process, stops, deaths, and refusals."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_sources import CONFIG, DISCRETE, TRAINING, make_dataset
+
+from diamond_bench.config import ExecutionConfig
+from diamond_bench.errors import UserError
+from diamond_bench.jobs import peers, train_world_model
+from diamond_bench.jobs.context import Interrupted, JobContext
+from diamond_bench.jobs.train_world_model import model_folder
+from diamond_bench.launch import devices
+from diamond_bench.store.kinds import KINDS
+from diamond_bench.studies.plan import plan_study
+from diamond_bench.training.processes import meeting_point
+from diamond_bench.typed import to_plain
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "dataset", DISCRETE)
+
+
+def train(
+    folder: Path, dataset: Path, processes: int, accumulation: int = 2, should_stop: Callable[[], bool] = lambda: False
+) -> dict[str, torch.Tensor]:
+    """The weights after a training, or after its resume if the folder has a checkpoint."""
+    folder.mkdir(exist_ok=True)
+    training = replace(TRAINING, num_steps=STEPS, accumulation=accumulation, ema=0.5)
+    config = replace(CONFIG, training=training, execution=ExecutionConfig(num_processes=processes, num_threads=1))
+    train_world_model.run(config, JobContext(folder, {"dataset": dataset}, should_stop=should_stop, say=lambda text: None))
+    return load_file(model_folder(folder, 1.0) / "model.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_train_the_weights_of_one_over_a_stop_and_a_death(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum of two gradients has no order, so the weights are equal bit for bit."""
+    started = []
+    real = peers.subprocess.Popen
+    monkeypatch.setattr(peers.subprocess, "Popen", lambda *args, **options: started.append(real(*args, **options)) or started[-1])
+    boundaries = itertools.count(1)
+    with pytest.raises(Interrupted, match="after update 2 of 4"):
+        train(tmp_path / "two", dataset, 2, should_stop=lambda: next(boundaries) == 2)
+    assert [process.returncode for process in started] == [0]
+
+    def kill() -> bool:
+        os.kill(started[-1].pid, signal.SIGKILL)
+        return False
+
+    with pytest.raises(RuntimeError, match=r"process 1 of the training ended \(exit code -9\)"):
+        train(tmp_path / "two", dataset, 2, should_stop=kill)
+    assert equal(train(tmp_path / "two", dataset, 2), train(tmp_path / "alone", dataset, 1))
+
+
+def test_sums_of_more_gradients_agree_within_rounding(tmp_path: Path, dataset: Path) -> None:
+    one, two = (train(tmp_path / str(number), dataset, number, accumulation=4) for number in (1, 2))
+    for name, weights in one.items():
+        torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-6)
+
+
+def test_a_process_ends_when_the_first_one_dies(dataset: Path) -> None:
+    """Its stdin ends then, whatever it waits for."""
+    process = subprocess.Popen([sys.executable, "-P", "-m", "diamond_bench.jobs.peer"], stdin=subprocess.PIPE, text=True)
+    point = meeting_point(2)
+    what = {"config": to_plain(CONFIG), "dataset": str(dataset), "device": "cpu", "rank": 1, "size": 2, "port": point.port}
+    assert process.stdin is not None
+    print(json.dumps(what), file=process.stdin)
+    process.stdin.close()
+    assert process.wait(60) != 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["execution.num_processes=3", "training.accumulation=4"], "use training.accumulation=6, or a number of processes that divides 4"),
+        (["execution.num_processes=2"], "use training.accumulation=2"),
+        (["training.accumulation=2", "execution.cuda_graphs=all"], "not recorded"),
+    ],
+)
+def test_impossible_shares_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_study("sampling_steps", ["scale=tiny", *overrides])
+
+
+def test_an_agent_has_one_process() -> None:
+    with pytest.raises(UserError, match=r"execution\.num_processes=2: an agent is trained by one process"):
+        plan_study("atari_100k", ["scale=tiny", "execution.num_processes=2"])
+
+
+def test_only_trainings_have_the_number_of_processes_in_their_identity() -> None:
+    one, two = (plan_study("sampling_steps", ["scale=tiny", "training.accumulation=2", f"execution.num_processes={n}"]) for n in (1, 2))
+    moved = [(a, b) for a, b in zip(one.jobs, two.jobs, strict=True) if a != b]
+    assert {ref.kind for ref, _ in moved} == {"train_world_model", "evaluate_world_model"}
+    evaluations = [(one.jobs[a].config, two.jobs[b].config) for a, b in moved if a.kind == "evaluate_world_model"]
+    assert all(ours == theirs for ours, theirs in evaluations), "only their input differs"
+
+
+def test_a_job_of_several_gpus_takes_those_after_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    assert devices.worker_devices("auto", 0, 2) == ["cuda:0", "cuda:2"]
+    assert devices.worker_devices("auto", 3, 2) == ["cuda:0", "cuda:2", "cuda:0"]
+    assert devices.worker_devices("auto", 0) == [f"cuda:{number}" for number in range(5)]
+    with pytest.raises(UserError, match=r"execution\.num_processes=6: this machine has 5 GPUs"):
+        devices.worker_devices("auto", 0, 6)
+    config = replace(CONFIG, execution=ExecutionConfig(num_processes=2))
+    assert KINDS["train_world_model"].costs.gpus(config) == 2
