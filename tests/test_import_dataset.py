@@ -194,7 +194,7 @@ def test_other_actions_are_imported_from_zero_and_checked(tmp_path: Path, space:
 @pytest.mark.parametrize(
     ("built", "message"),
     [
-        ({"change": repeat}, "episodes 1 and 4 are the same"),
+        ({"change": repeat}, "episode 1 and episode 4 are the same"),
         ({"change": goes_on}, "episode 0 goes on after its end at step 5"),
         ({"change": outside}, "episode 0: its actions are int64 .30,., such as 7 at step 0; outside its action space, 2 to 6"),
         ({"change": one_short}, "30 observations and 30 rewards for 30 actions; expected one observation more"),

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from diamond_bench.config import NetworkConfig, TrainingConfig
-from diamond_bench.data import streamed
 from diamond_bench.data.minari_io import MAIN_FILE, Episode, write_dataset, write_episode
 from diamond_bench.data.rms import change_rms, frame_rms
 from diamond_bench.data.segments import segment_places, tensors_of
@@ -134,7 +133,8 @@ def test_reading_ahead_keeps_the_state_before_it(dataset: Path) -> None:
 
 def test_memory_is_that_of_a_few_chunks_however_long_the_episodes_are(tmp_path: Path) -> None:
     spec = WorldSpec(FrameSpec.square(64), ActionSpec.discrete(4))
-    source = StreamedSource(make_dataset(tmp_path / "dataset", spec, (2, 600, 600)) / "train", CPU)
+    readers = 4
+    source = StreamedSource(make_dataset(tmp_path / "dataset", spec, (2, 600, 600)) / "train", CPU, readers)
     frames, chunk = source.num_frames * 64 * 64 * 3, 32 * 64 * 64 * 3
     places = segment_places(source, 64, 6, torch.Generator().manual_seed(0))
     source.read(places)
@@ -145,7 +145,7 @@ def test_memory_is_that_of_a_few_chunks_however_long_the_episodes_are(tmp_path: 
     tracemalloc.stop()
     source.close()
     # each thread holds a chunk as it is stored, and its frames
-    assert peak < (2 * streamed._THREADS + 1) * chunk < frames / 4
+    assert peak < (2 * readers + 1) * chunk < frames / 4
     assert held < chunk / 4
 
 

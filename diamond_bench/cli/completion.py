@@ -18,7 +18,7 @@ from diamond_bench.errors import UserError, nearest
 ASK = "__complete"
 """First word of the command line with which a shell asks."""
 SHELLS = ("bash", "zsh", "fish")
-_STORE_ALONE = ("show", "diff", "logs", "du", "gc", "merge", "export", "doctor")
+_STORE_ALONE = ("show", "diff", "logs", "du", "gc", "merge", "export", "export-dataset", "doctor")
 """Commands that take output_dir= alone. The overrides of all others are config keys."""
 _OF_ONE_RUN = ("train", "evaluate", "profile")
 """Commands that take game= and seed= in place of games= and seeds=."""

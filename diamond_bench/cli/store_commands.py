@@ -1,4 +1,4 @@
-"""Commands on the store: show, diff, du, gc, merge; and the weights of the learned metrics."""
+"""Commands on the store: show, diff, du, gc, merge, export-dataset; and the weights of the learned metrics."""
 
 import dataclasses
 from pathlib import Path
@@ -92,6 +92,27 @@ def merge(other: Annotated[Path, typer.Argument(metavar="FOLDER", help="The othe
     for reason in merged.refused:
         say(f"left out: {reason}")
     out.print(f"Copied {jobs(len(merged.copied))} and {len(merged.plans)} plans. {jobs(len(merged.present))} were here already.")
+
+
+@app.command(rich_help_panel=STORE)
+def export_dataset(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id of a finished dataset, or its first digits.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The new folder.")],
+    overrides: StoreOnly = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Write the dataset's action column COLUMN as NAME of the layout.")
+    ] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="An action column that is not written.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Resize frames by area. By default they keep their size.")
+    ] = None,
+) -> None:
+    """Write a dataset as HDF5 files of frames, in the layout of Pearce and Zhu's Counter-Strike data."""
+    from diamond_bench.stored.datasets import columns_of, export_frames, size_of
+
+    store = open_store(overrides)
+    train, heldout = export_frames(store, store.find(job), folder, columns_of(column or ()), leave_out or (), size_of(size))
+    say(f"{train} files for training and {heldout} held-out files, which {folder}/test_split.txt names")
 
 
 @weights_app.command("list")

@@ -39,6 +39,7 @@ from diamond_bench.config.fields import setting
 from diamond_bench.config.probe import ProbeConfig
 from diamond_bench.config.sources import SEGMENT_SOURCES
 from diamond_bench.config.worlds import REGISTRIES, WORLD_FAMILIES, WorldSettings, world_family
+from diamond_bench.spaces import FrameSpec
 
 __all__ = [
     "ACTION_CONDITIONINGS",
@@ -105,15 +106,21 @@ class EnvConfig:
     frame_size: int = setting(64, minimum=16, maximum=1024)
     """Side of the square RGB observation in pixels, resized by area."""
     frame_height: int | None = setting(None, minimum=16, maximum=1024)
-    """Height of the RGB observation of first-person games in pixels, resized by area. With none, the family's own."""
+    """Height of the RGB observation in pixels, resized by area, of first-person games (with none, the family's own) and of your own data
+    (with none, frame_size)."""
     frame_width: int | None = setting(None, minimum=16, maximum=1024)
-    """Width of the RGB observation of first-person games in pixels, resized by area. With none, the family's own."""
+    """Width of the RGB observation, in the same cases."""
     max_noops: int = setting(30, minimum=0)
     """At reset, a number of no-op frames drawn from 1..max_noops is played. 0 plays none."""
     sticky_actions: float = setting(0.0, minimum=0.0, maximum=1.0)
     """Probability that the emulator repeats the previous action."""
     minority_share: float = setting(0.2, minimum=0.0, maximum=0.5)
     """Synthetic games: probability of the less likely of the two outcomes. Atari has no such setting."""
+
+    @property
+    def frames(self) -> FrameSpec:
+        """Height and width of an observation of your own data."""
+        return FrameSpec(self.frame_height or self.frame_size, self.frame_width or self.frame_size)
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,8 @@ class DataConfig:
     dataset: str | None = setting(None, recorded=True)
     """Minari id or folder of your own episodes; the hash of their content enters the identity. With none, episodes are collected with
     `policy`."""
+    link_frames: bool = setting(False, recorded=True)
+    """Your own HDF5 files of frames: training frames stay in your files and are read from there. By default they are copied."""
     policy: str = setting("expert")
     """Collection policy: random, expert (scripted), or the job id of an agent in the store (train_agent/..., import_agent/...)."""
     epsilon: float = setting(0.05, minimum=0.0, maximum=1.0)
@@ -199,6 +208,8 @@ class TrainingConfig:
     segments: str = setting("memory", recorded=True)
     """Where segments are read from: memory (the whole training split lies on the device) or streamed (its frames stay on disk). The results
     are identical."""
+    readers: int = setting(4, minimum=0, maximum=64, recorded=True)
+    """Threads that read streamed segments during an update. 0 reads between updates. The results are identical."""
 
     @property
     def examples(self) -> int:

@@ -14,4 +14,4 @@ ADAM = 3
 
 def frames_of(played: CollectDataset | ImportDataset | TrainAgent) -> FrameSpec:
     """The frames of a dataset, or those that an agent sees."""
-    return FrameSpec.square(played.env.frame_size) if isinstance(played, ImportDataset) else frames(played.game, played.env)
+    return played.env.frames if isinstance(played, ImportDataset) else frames(played.game, played.env)

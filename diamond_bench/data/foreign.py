@@ -1,16 +1,19 @@
-"""Locates the user's own Minari dataset and computes its identity. Without torch and Minari, since planning calls it for every study."""
+"""Locates the user's own dataset and computes its identity. Without torch and Minari, since planning calls it for every study."""
 
 import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.reading import load_json, read_json
+from diamond_bench.reading import load_json, read_file, read_json
 from diamond_bench.shapes import Mismatch, anything, count, flag, listing, mapping, number, record, row, text, whole
 from diamond_bench.spaces import ActionSpec
 
@@ -21,9 +24,11 @@ IMAGINED, IMAGINED_BY = "imagined", "imagined_by"
 
 
 def find_dataset(name: str) -> Path:
-    """The data folder (the one with metadata.json) of a Minari dataset, given as a folder, its `data` folder, or a Minari id.
+    """The folder of a dataset, given as a folder or a Minari id.
 
-    Ids are searched in $MINARI_DATASETS_PATH, or ~/.minari/datasets. Nothing is ever downloaded. Raises UserError with the nearest ids.
+    For a Minari dataset this is its `data` folder, the one with metadata.json. The other formats are a folder of HDF5 files of frames and a
+    folder of videos (`format_of`). Ids are searched in $MINARI_DATASETS_PATH, or ~/.minari/datasets. Nothing is ever downloaded. Raises
+    UserError with the nearest ids.
     """
     root = minari_root()
     for folder in (Path(name).expanduser(), root / name):
@@ -31,13 +36,71 @@ def find_dataset(name: str) -> Path:
             if (data / METADATA).is_file():
                 _check_dataset(data)
                 return data.resolve()
+        if folder.is_dir() and format_of(folder) != "minari":
+            return folder.resolve()
     if Path(name).expanduser().is_dir():
-        raise UserError(f"data.dataset={name!r}: no Minari dataset there (no data/{METADATA})")
+        raise UserError(
+            f"data.dataset={name!r}: no dataset there: no data/{METADATA} of Minari, no HDF5 files of frames (*{FRAME_FILES}), and no "
+            f"videos ({', '.join(VIDEOS)})"
+        )
     found = [metadata.parent.parent.relative_to(root).as_posix() for metadata in root.glob(f"**/data/{METADATA}")]
     raise UserError(
         f"data.dataset={name!r}: neither a folder nor the id of a Minari dataset in {root} ({nearest(name, found)}); "
         f"to fetch one from Minari's server yourself: minari download {name}"
     )
+
+
+Format = Literal["minari", "frame_files", "videos"]
+FRAME_FILES = ".hdf5"
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+SPLIT_FILE = "test_split.txt"
+"""Names of the files that are held out, one per line, in a folder of HDF5 files of frames or of videos."""
+_MINARI_FILE = "main_data.hdf5"
+
+
+def format_of(folder: Path) -> Format:
+    """The format of a dataset, by the names of its files."""
+    if (folder / METADATA).is_file():
+        return "minari"
+    return "frame_files" if own_files(folder, (FRAME_FILES,)) else "videos" if own_files(folder, VIDEOS) else "minari"
+
+
+def own_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files with these suffixes in a folder and the folders below it, by the number after the last underscore, then by name."""
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.name != _MINARI_FILE and not path.is_dir()]
+    return sorted(found, key=lambda path: (_number(path), path.relative_to(folder).as_posix()))
+
+
+def _number(path: Path) -> float:
+    digits = path.stem.rpartition("_")[2]
+    return int(digits[:18]) if digits.isascii() and digits.isdigit() else math.inf
+
+
+def held_out(folder: Path, files: Sequence[Path]) -> list[int] | None:
+    """The indices of the files that test_split.txt names. None if there is no such file.
+
+    Raises UserError with the nearest name for a name without a file, and for a name that is no name of one file alone.
+    """
+    listed = folder / SPLIT_FILE
+    if not listed.exists():
+        return None
+    try:
+        names = [line.strip() for line in read_file(listed, _MAX_BYTES).decode().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{listed}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    numbers: dict[str, list[int]] = {}
+    for index, path in enumerate(files):
+        numbers.setdefault(path.name, []).append(index)
+    absent = [name for name in names if name not in numbers]
+    if absent:
+        more = f" It names {len(absent)} absent files in all." if len(absent) > 1 else ""
+        raise UserError(f"{listed}: {absent[0]!r} is not in the folder: {nearest(absent[0], numbers)}{more}")
+    listed_times = Counter(names)
+    if twice := next((name for name in names if len(numbers[name]) > 1 or listed_times[name] > 1), None):
+        raise UserError(f"{listed}: {twice!r} occurs twice, in the list or in the folder; expected each name once")
+    if not names or len(names) == len(files):
+        raise UserError(f"{listed}: it names {len(names)} of {len(files)} files; expected at least one to hold out and one for training")
+    return [numbers[name][0] for name in names]
 
 
 _DATA_FILES = {"hdf5": "main_data.hdf5", "arrow": "*/metadata.json"}
@@ -191,12 +254,13 @@ def minari_root() -> Path:
 
 
 def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
-    """SHA-256 (64 hex digits) over the names and bytes of all files in a dataset's data folder.
+    """SHA-256 (64 hex digits) over the names and bytes of all files in a dataset's data folder. For HDF5 files of frames and for videos, it
+    covers those files, the CSV files and the list of held-out files.
 
     The digest is cached in digests.json of `cache_folder` (default ~/.cache/diamond_bench) until a file changes its size or modification
     time. If the cache cannot be read or written, the digest is computed again.
     """
-    inside = [path for path in data_folder.rglob("*") if not path.is_dir()]
+    inside = _files(data_folder)
     for path in inside:
         if not path.is_file():  # reading a FIFO would block
             raise UserError(f"{path}: not a regular file; a dataset contains only regular files")
@@ -221,6 +285,14 @@ def dataset_digest(data_folder: Path, cache_folder: Path | None = None) -> str:
         temporary.write_text(json.dumps(cache))
         temporary.replace(cache_file)
     return total.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    kind = format_of(folder)
+    if kind == "minari":
+        return [path for path in folder.rglob("*") if not path.is_dir()]
+    files = own_files(folder, (FRAME_FILES,) if kind == "frame_files" else (*VIDEOS, ".csv"))
+    return files + [path for path in (folder / SPLIT_FILE,) if path.exists()]
 
 
 _CACHE = mapping(record({"stamp": anything, "digest": text}))

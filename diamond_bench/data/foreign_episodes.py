@@ -4,6 +4,7 @@ actions become float32."""
 import io
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,15 +14,34 @@ import numpy.typing as npt
 from minari.dataset.minari_storage import MinariStorage
 from PIL import Image
 
-from diamond_bench.data.foreign import IMAGINED_BY, METADATA, Metadata, imagined
-from diamond_bench.data.minari_io import MAIN_FILE, Episode, read_episode
+from diamond_bench.data.foreign import IMAGINED_BY, METADATA, Metadata, imagined, read_metadata
+from diamond_bench.data.minari_io import MAIN_FILE, Episode, open_dataset, read_episode
+from diamond_bench.data.pictures import MAX_EPISODE_BYTES, Picture
 from diamond_bench.errors import UserError
 
-MAX_EPISODE_BYTES = 8 * 2**30
-"""Maximum size of one episode in memory, in bytes. 27,000 steps of 210 x 160 RGB take 2.7 GB."""
 _MAX_ARRAYS = 1000
 """Maximum number of arrays and groups of one episode, including infos."""
 _COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
+
+
+class MinariEpisodes:
+    """The episodes of a Minari dataset. Implements `own.OwnDataset`."""
+
+    rewards = ends = True
+    heldout = None
+    facts: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, folder: Path, stacked: str) -> None:
+        """`stacked`: see `read_foreign`. Raises UserError if the dataset is damaged, or contradicts its metadata."""
+        self._storage, self._metadata, self._stacked = open_dataset(folder), read_metadata(folder), stacked
+        check_stored(folder, self._metadata)
+        self.names = [f"episode {index}" for index in range(self._metadata.num_episodes)]
+        self.actions, self.num_steps = self._metadata.actions, self._metadata.num_steps
+
+    def read(self, index: int, picture: Picture) -> Episode:
+        """See `OwnDataset.read`."""
+        episode = read_foreign(self._storage, self._metadata, index, self._stacked)
+        return replace(episode, frames=np.stack([picture(frame) for frame in episode.frames]))
 
 
 def check_stored(folder: Path, metadata: Metadata) -> None:

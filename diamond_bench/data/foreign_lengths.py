@@ -1,14 +1,27 @@
-"""Checks whether the user's own Minari dataset is long enough for a plan, from its files' headers. Without torch and Minari."""
+"""Checks whether the user's own dataset is long enough for a plan, from its files' headers. Without torch and Minari."""
 
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diamond_bench.data.foreign import METADATA, Metadata, read_metadata
+from diamond_bench.data.action_tables import read_table
+from diamond_bench.data.foreign import (
+    FRAME_FILES,
+    METADATA,
+    SPLIT_FILE,
+    VIDEOS,
+    Format,
+    Metadata,
+    format_of,
+    held_out,
+    own_files,
+    read_metadata,
+)
 from diamond_bench.errors import UserError
 from diamond_bench.reading import read_json
 from diamond_bench.shapes import count, record
+from diamond_bench.spaces import ActionSpec
 
 if TYPE_CHECKING:
     import h5py
@@ -26,26 +39,59 @@ def check_length(folder: Path, references: int, window: int, per_episode: int | 
     `references` windows of `window` frames must lie in whole episodes, at most `per_episode` of them in each, and at least one episode must
     remain for training. The import may still refuse the dataset, because it also refuses windows that occur in training.
     """
-    metadata = read_metadata(folder)
-    lengths = _lengths(folder, metadata, (folder / METADATA).stat().st_mtime_ns)
+    lengths, heldout = _lengths_of(folder)
     if lengths is None:
         return
     if len(lengths) == 1:
         raise UserError(f"data.dataset={folder}: its one episode is for training, and none is left for references: bring more episodes")
     windows = [length // window if per_episode is None else min(length // window, per_episode) for length in lengths]
-    possible = sum(windows) - min(windows)
+    possible = sum(windows) - min(windows) if heldout is None else sum(windows[index] for index in heldout)
     if possible >= references:
         return
     longest = max(lengths)
     both = f"data.reference_context + data.reference_horizon by {window - longest} or more"
     shorter = f"lower {'data.reference_horizon' if longest >= window else both}"
     more = "" if per_episode is None else "raise data.windows_per_episode, "
+    others = "One is for training. The others hold" if heldout is None else f"The {len(heldout)} of {SPLIT_FILE} hold"
     raise UserError(
-        f"data.dataset={folder}: too short for this scale. Its {len(lengths)} episodes have up to {longest} frames. One is "
-        f"for training. The others hold at most {possible} windows of {window} frames (data.reference_context + data.reference_horizon), "
+        f"data.dataset={folder}: too short for this scale. Its {len(lengths)} episodes have up to {longest} frames. {others} "
+        f"at most {possible} windows of {window} frames (data.reference_context + data.reference_horizon), "
         f"and {references} are needed (data.num_references): {shorter}, lower data.num_references, {more}take a smaller scale=, or bring "
         "more episodes"
     )
+
+
+def stated_actions(folder: Path) -> ActionSpec:
+    """The actions of the dataset in a folder from `find_dataset`. Raises UserError if it is damaged."""
+    kind = format_of(folder)
+    if kind == "minari":
+        return read_metadata(folder).actions
+    if kind == "videos":
+        return read_table(own_files(folder, VIDEOS)[0].with_suffix(".csv")).actions
+    from diamond_bench.data.frame_actions import ACTIONS
+
+    return ACTIONS
+
+
+def _lengths_of(folder: Path) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+    """Frames of each episode (see `_lengths`), and the episodes that the dataset's own list holds out, if it has one."""
+    kind = format_of(folder)
+    if kind == "minari":
+        metadata = read_metadata(folder)
+        return _lengths(folder, metadata, (folder / METADATA).stat().st_mtime_ns), None
+    files = own_files(folder, (FRAME_FILES,) if kind == "frame_files" else VIDEOS)
+    stamp = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in own_files(folder, (FRAME_FILES, ".csv")))
+    return _own_lengths(folder, kind, stamp), held_out(folder, files)
+
+
+@functools.lru_cache(maxsize=8)
+def _own_lengths(folder: Path, kind: Format, stamp: tuple[tuple[Path, int, int], ...]) -> Sequence[int]:
+    """`stamp`: sizes and modification times, so that files that changed are read again."""
+    if kind == "frame_files":
+        from diamond_bench.data.frame_files import lengths
+    else:
+        from diamond_bench.data.videos import lengths
+    return tuple(lengths(folder))
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from diamond_bench.config import SEGMENT_SOURCES, imported
+from diamond_bench.data.linked import INDEX, LinkedSource, load_linked
 from diamond_bench.data.segments import Layout, Segments, read_segments, segment_places, tensors_of
-from diamond_bench.data.static import load_episodes
+from diamond_bench.data.static import EpisodeSet, load_episodes
+from diamond_bench.data.streamed import StreamedSource
 
 
 class SegmentSource(Layout, Protocol):
@@ -34,10 +36,23 @@ class SegmentSource(Layout, Protocol):
         ...
 
 
-def open_source(name: str, split_folder: Path, device: torch.device | str) -> SegmentSource:
-    """The source registered as `name`, for a split of a dataset artifact. Raises UserError if the split is missing or damaged."""
-    make: Callable[[Path, torch.device], SegmentSource] = imported(SEGMENT_SOURCES[name])
-    return make(split_folder, torch.device(device))
+def open_source(name: str, split_folder: Path, device: torch.device | str, readers: int = 4) -> SegmentSource:
+    """The source registered as `name`, for a split of a dataset artifact.
+
+    `readers`: number of threads that read what is streamed (training.readers). Raises UserError if the split is missing or damaged.
+    """
+    make: Callable[[Path, torch.device, int], SegmentSource] = imported(SEGMENT_SOURCES[name])
+    return make(split_folder, torch.device(device), readers)
+
+
+def streamed(split_folder: Path, device: torch.device, readers: int) -> SegmentSource:
+    """A source whose frames stay on disk: in the user's own files if the split is linked to them, or else in the split's file."""
+    return (LinkedSource if (split_folder / INDEX).exists() else StreamedSource)(split_folder, device, readers)
+
+
+def load_rows(split_folder: Path) -> EpisodeSet:
+    """All episodes of a split on the CPU, whether its frames lie in it or in the user's own files. See `static.load_split`."""
+    return load_linked(split_folder) if (split_folder / INDEX).exists() else load_episodes(split_folder)
 
 
 class MemorySource:
@@ -45,8 +60,8 @@ class MemorySource:
 
     reads_ahead = False
 
-    def __init__(self, split_folder: Path, device: torch.device) -> None:
-        self.episodes = load_episodes(split_folder).to(device)
+    def __init__(self, split_folder: Path, device: torch.device, readers: int = 0) -> None:
+        self.episodes = load_rows(split_folder).to(device)
         self.starts, self.lengths, self.num_frames = self.episodes.starts, self.episodes.lengths, self.episodes.num_frames
 
     def read(self, places: Tensor) -> Segments:

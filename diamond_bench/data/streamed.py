@@ -7,8 +7,6 @@ the file. Then threads read and decompress chunks themselves. A chunk, the small
 
 import os
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import torch
 from torch import Tensor
 
 from diamond_bench.data.minari_io import MAIN_FILE, open_dataset
+from diamond_bench.data.readers import Readers, by_part
 from diamond_bench.data.segments import Segments, read_actions
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import ActionSpec
 
-_THREADS = 4
 _UNCOMPRESSED = 1
 """Bit of a chunk's filter mask: HDF5 stores a chunk uncompressed if compression would make it larger."""
 
@@ -31,11 +29,10 @@ _UNCOMPRESSED = 1
 class StreamedSource:
     """The episodes of a split of a dataset artifact. Actions and the positions of frames lie in memory, about 10 bytes per frame."""
 
-    reads_ahead = True
-
-    def __init__(self, split_folder: Path, device: torch.device) -> None:
+    def __init__(self, split_folder: Path, device: torch.device, readers: int) -> None:
         """Raises UserError if the dataset is missing, damaged, empty, or not stored like datasets of this program."""
         self._path, self._device = split_folder / "data" / MAIN_FILE, device
+        self.reads_ahead, self._readers = readers > 0, Readers(readers)
         storage = open_dataset(split_folder / "data")
         if storage.total_episodes == 0 or storage.observation_space.shape is None:
             raise UserError(f"{split_folder / 'data'}: no episodes in it")
@@ -57,7 +54,6 @@ class StreamedSource:
             chunks[:, 0] += start
         self._chunks = np.concatenate([chunks for _, _, chunks in episodes])
         """(n, 5) int64: first row, rows, stored bytes, offset in the file, and filter mask of each chunk."""
-        self._threads = ThreadPoolExecutor(_THREADS, "chunks")
 
     def read(self, places: Tensor) -> Segments:
         """See `SegmentSource.read`."""
@@ -66,22 +62,14 @@ class StreamedSource:
         on_gpu = self._device.type == "cuda"
         frames = torch.zeros((*places.shape, 3, *self._sides), dtype=torch.uint8, pin_memory=on_gpu)
         target = frames.numpy().reshape(len(rows), 3, *self._sides)
-        list(self._threads.map(lambda part: self._copy(target, rows, *part), self._by_chunk(rows)))
+        self._readers.each(lambda chunk, which: self._copy(target, rows, chunk, which), by_part(rows, self._chunks[:, 0]))
         read = Segments(frames, read_actions(self._actions, places), mask)
         return Segments(**{name: tensor.to(self._device, non_blocking=on_gpu) for name, tensor in vars(read).items()})
 
     def close(self) -> None:
         """See `SegmentSource.close`."""
-        self._threads.shutdown()
+        self._readers.close()
         os.close(self._file)
-
-    def _by_chunk(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """(chunk, which of `rows` lie in it) for each required chunk. Padding is left out."""
-        wanted = np.flatnonzero(rows >= 0)
-        chunks = np.searchsorted(self._chunks[:, 0], rows[wanted], side="right") - 1
-        order = np.argsort(chunks, kind="stable")
-        numbers, first = np.unique(chunks[order], return_index=True)
-        return zip(numbers.tolist(), np.split(wanted[order], first[1:]), strict=True)
 
     def _copy(self, target: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], chunk: int, which: npt.NDArray[np.int64]) -> None:
         first, size, stored, offset, mask = self._chunks[chunk].tolist()

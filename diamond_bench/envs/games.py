@@ -60,10 +60,11 @@ def check_game(game: str) -> str:
 def check_env(game: str | None, config: EnvConfig) -> None:
     """Raises UserError if settings of the environment do not fit the game, or would have no effect in it.
 
-    None stands for the user's own dataset, whose frames are prepared like Atari's.
+    None stands for the user's own dataset, whose frames are prepared like Atari's, except that they need not be square.
     """
     family = family_of(game or "")
-    for key in (f.name for f in fields(EnvConfig) if f.name not in (*family.reads, *_UNREAD)):
+    read = family.reads if game is not None else {*family.reads, "frame_height", "frame_width"}
+    for key in (f.name for f in fields(EnvConfig) if f.name not in (*read, *_UNREAD)):
         if getattr(config, key) != getattr(EnvConfig(), key):
             whose = game or "a dataset of your own"
             raise UserError(f"env.{key}={getattr(config, key)}: {whose} has none, so it has no effect; leave it out")

@@ -9,8 +9,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from diamond_bench.data.leaks import Hashes, pair_hashes
+from diamond_bench.data.linked import LinkedEpisode
 from diamond_bench.data.minari_io import Episode, write_dataset, write_episode
 from diamond_bench.data.static import INFO_FILE
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
@@ -49,6 +51,20 @@ class EpisodeCache:
 
     def get(self, name: str, make: Callable[[], tuple[Episode, bool]]) -> StoredEpisode:
         """The episode of that name: kept by an earlier attempt, or created now (make() -> episode, whether it is whole) and kept."""
+        return self._get(name, make, write_episode)
+
+    def get_linked(self, name: str, make: Callable[[], tuple[Episode, bool]], file: str, offsets: npt.NDArray[np.int64]) -> StoredEpisode:
+        """As `get`, for an episode whose frames stay in a file of the user's: keeps their places, `offsets` (n,) with n from T + 1."""
+
+        def write(group: h5py.Group, episode: Episode) -> None:
+            group.attrs["file"] = file
+            group["offsets"], group["actions"] = offsets[: len(episode.frames)], episode.actions
+
+        return self._get(name, make, write)
+
+    def _get(
+        self, name: str, make: Callable[[], tuple[Episode, bool]], write: Callable[[h5py.Group, Episode], None]
+    ) -> StoredEpisode:  # fmt: skip
         path = self._folder / f"{name}.h5"
         if path.exists():
             try:
@@ -58,7 +74,7 @@ class EpisodeCache:
         episode, whole = make()
         temporary = temporary_name(path)
         with h5py.File(temporary, "w") as file:
-            write_episode(file.create_group(_GROUP), episode)
+            write(file.create_group(_GROUP), episode)
             file["pairs"] = pair_hashes(episode.frames, episode.actions)
             file.attrs["return"] = math.nan if episode.rewards is None else float(episode.rewards.sum(dtype=np.float64))
             file.attrs["lives_lost"] = -1 if episode.life_losses is None else int(episode.life_losses.sum())
@@ -88,6 +104,13 @@ def stop_if_asked(context: JobContext) -> None:
         raise Interrupted("stopped while making episodes; finished ones are kept")
 
 
+def link_of(stored: StoredEpisode) -> LinkedEpisode:
+    """What `EpisodeCache.get_linked` kept."""
+    with h5py.File(stored.path, "r") as file:
+        group = file[_GROUP]
+        return LinkedEpisode(str(group.attrs["file"]), group["offsets"][()], group["actions"][()])
+
+
 def publish(
     context: JobContext,
     dataset_name: str,
@@ -95,13 +118,19 @@ def publish(
     facts: dict[str, Any],
     train: Sequence[StoredEpisode],
     heldout: Sequence[StoredEpisode],
+    link: Callable[[Path], None] | None = None,
 ) -> Result:
-    """Writes train/ and heldout/ under temporary names, renames them, and then writes dataset.json, which marks the artifact as
-    complete."""
+    """Writes train/ and heldout/ under temporary names, renames them, and then writes dataset.json, which marks the artifact as complete.
+
+    `link`: writes the training split to a folder if its frames stay in the user's files.
+    """
     splits = {"train": train, "heldout": heldout}
     temporary = {split: context.folder / f".{split}.tmp" for split in splits}
     for split, episodes in splits.items():
         shutil.rmtree(temporary[split], ignore_errors=True)
+        if split == "train" and link is not None:
+            link(temporary[split])
+            continue
         write_dataset(
             temporary[split] / "data",
             f"diamond_bench/{dataset_name}-{split}-v0",

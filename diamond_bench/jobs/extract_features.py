@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diamond_bench.data.references import reference_windows
+from diamond_bench.data.sources import load_rows
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
@@ -37,7 +38,7 @@ def run(config: ExtractFeatures, context: JobContext) -> Result:
     context.progress(0, 1, "loading the network and the frames")
     network = perceptual.inception_features(device)
     layout = load_info(dataset).content["heldout"]
-    train, heldout = load_split(dataset, "train").frames, load_split(dataset, "heldout")
+    train, heldout = load_rows(dataset / "train").frames, load_split(dataset, "heldout")
     if len(train) < config.num_images:
         raise UserError(
             f"evaluation.num_fid_images={config.num_images}: the floor of FID takes as many frames of the training data, which has "

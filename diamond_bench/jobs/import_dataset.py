@@ -1,35 +1,35 @@
-"""The job `import_dataset`: converts the user's own Minari dataset to the same artifact as a collected one."""
+"""The job `import_dataset`: converts the user's own dataset to the same artifact as a collected one."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
-from minari.dataset.minari_storage import MinariStorage
 
 from diamond_bench.config import DataConfig
-from diamond_bench.data.foreign import METADATA, Metadata, dataset_digest, find_dataset, read_metadata
-from diamond_bench.data.foreign_episodes import check_stored, read_foreign
+from diamond_bench.data.foreign import METADATA, SPLIT_FILE, dataset_digest, find_dataset
 from diamond_bench.data.leaks import TrainingRuns, spread_windows, window_starts
-from diamond_bench.data.minari_io import Episode, open_dataset
+from diamond_bench.data.linked import write_linked
+from diamond_bench.data.minari_io import Episode
+from diamond_bench.data.own import FrameFiles, OwnDataset, open_own
+from diamond_bench.data.pictures import Picture
 from diamond_bench.data.static import spec_facts
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
-from diamond_bench.jobs.dataset_artifact import EpisodeCache, StoredEpisode, finished_result, publish, stop_if_asked
-from diamond_bench.spaces import FrameSpec, WorldSpec
+from diamond_bench.jobs.dataset_artifact import EpisodeCache, StoredEpisode, finished_result, link_of, publish, stop_if_asked
+from diamond_bench.spaces import WorldSpec
 from diamond_bench.store.kinds import ImportDataset
 
 
 def run(config: ImportDataset, context: JobContext) -> Result:
-    """Writes train/, heldout/ and dataset.json from the dataset that `data.dataset` names: images of any size, discrete actions.
+    """Writes train/, heldout/ and dataset.json from the dataset that `data.dataset` names: images of any size and their actions.
 
-    Frames are resized by area to frame_size, and grey ones become RGB. Whole episodes, in an order drawn by data.seed, form the held-out
-    split until they contain num_references windows that occur in no other episode. The training split takes num_train_frames frames from
-    the rest. With data.windows_per_episode, at most that many windows of an episode are references.
+    Frames are resized by area to `env.frames`, and grey ones become RGB. Whole episodes, in an order drawn by data.seed, form the held-out
+    split until they contain num_references windows that occur in no other episode. If the dataset has a list of held-out episodes, they
+    come from this list alone. The training split takes num_train_frames frames from the rest. With data.windows_per_episode, at most that
+    many windows of an episode are references. With data.link_frames, train/ only states where its frames lie in the user's files.
 
     The environment is never built and nothing is downloaded. Raises Interrupted with converted episodes kept. Raises UserError, with
     nothing kept, if the dataset is damaged, changed since it was planned, of another kind, contradicts its metadata, contains an episode
@@ -39,117 +39,183 @@ def run(config: ImportDataset, context: JobContext) -> Result:
 
 
 def _import(config: ImportDataset, context: JobContext) -> Result:
-    data = config.data
-    if data.dataset is None:
+    if config.data.dataset is None:
         raise UserError("data.dataset is not set: nothing to import")
-    folder = find_dataset(data.dataset)
+    folder = find_dataset(config.data.dataset)
     if dataset_digest(folder) != config.digest:
         raise UserError(f"{folder} has changed since the study was planned: run the command again")
-    storage, metadata = open_dataset(folder), read_metadata(folder)
-    check_stored(folder, metadata)
+    own = open_own(folder, config.data)
+    spec = WorldSpec(config.env.frames, own.actions, own.rewards, own.ends)
     cache = EpisodeCache(context)
     try:
-        facts, train, heldout = _converted(config, folder, storage, metadata, cache, context)
+        facts, train, heldout = _Conversion(config, folder, own, cache, context).splits()
     except UserError:
         cache.discard()
         raise
-    return publish(context, "imported", _spec(config, metadata), facts, train, heldout)
+    link = None
+    if isinstance(own, FrameFiles) and config.data.link_frames:
+        episodes = [link_of(episode) for episode in train]
+        link = partial(
+            write_linked, folder=folder, digest=config.digest, stored=own.sides, frames=config.env.frames, episodes=episodes
+        )  # fmt: skip
+    return publish(context, "imported", spec, {"source": config.digest, **spec_facts(spec), **own.facts, **facts}, train, heldout, link)
 
 
-def _spec(config: ImportDataset, metadata: Metadata) -> WorldSpec:
-    return WorldSpec(FrameSpec.square(config.env.frame_size), metadata.actions)
+@dataclass(frozen=True)
+class _Heldout:
+    """The held-out episodes of a split."""
+
+    count: int
+    """How many episodes, from the first one on."""
+    starts: list[int]
+    """First rows of their usable windows."""
+    refused: int
+    """Number of windows that are leaks."""
 
 
-def _converted(
-    config: ImportDataset, folder: Path, storage: MinariStorage, metadata: Metadata, cache: EpisodeCache, context: JobContext
-) -> tuple[dict[str, Any], list[StoredEpisode], list[StoredEpisode]]:
-    """The content of dataset.json, and the episodes of the two splits."""
-    data, total = config.data, metadata.num_episodes
-    episodes: list[StoredEpisode] = []
-    for index in range(total):
-        stop_if_asked(context)
-        episodes.append(cache.get(f"episode_{index:05d}", partial(_convert, storage, metadata, index, config)))
-        context.progress(index + 1, total, f"episode {index}")
-    steps = sum(len(episode.pairs) for episode in episodes)
-    if steps != metadata.num_steps:
-        raise UserError(f"{folder}: its episodes have {steps} steps, but {METADATA} says {metadata.num_steps}")
-    _refuse_duplicates(folder, episodes)
+class _Conversion:
+    """Reads the episodes that the two splits need, one at a time."""
 
-    order = np.random.default_rng(data.seed).permutation(total).tolist()
-    num_heldout, starts, refused = _split([episodes[i] for i in order], data)
-    train: list[StoredEpisode] = []
-    left = data.num_train_frames
-    for index in order[num_heldout:]:
-        episode = episodes[index]
-        if left < 2:  # a single frame is no step
-            break
-        if episode.num_frames > left:
-            episode = cache.get(f"cut_{index:05d}", partial(_convert, storage, metadata, index, config, left))
-        train.append(episode)
-        left -= episode.num_frames
-    facts = {
-        "source": config.digest,
-        **spec_facts(_spec(config, metadata)),
-        "lost_life": "as in the source",
-        "heldout": {
-            "references": len(starts),
-            "reference_starts": starts,
-            "refused_as_leaks": refused,
-            "reference_context": config.data.reference_context,
-            "reference_horizon": config.data.reference_horizon,
-            **({} if data.windows_per_episode is None else {"windows_per_episode": data.windows_per_episode}),
-        },
-    }
-    return facts, train, [episodes[i] for i in order[:num_heldout]]
+    def __init__(self, config: ImportDataset, folder: Path, own: OwnDataset, cache: EpisodeCache, context: JobContext) -> None:
+        self._config, self._folder, self._own, self._cache, self._context = config, folder, own, cache, context
+        self._picture = Picture(config.env.frames)
+        self._read: dict[int, StoredEpisode] = {}
+        """Whole episodes, by their number in the dataset."""
+
+    def splits(self) -> tuple[dict[str, Any], list[StoredEpisode], list[StoredEpisode]]:
+        """The content of dataset.json, and the episodes of the two splits."""
+        data, total = self._config.data, len(self._own.names)
+        order = np.random.default_rng(data.seed).permutation(total).tolist()
+        if self._own.heldout is None:
+            episodes = {index: self._training(index) for index in range(total)}
+            self._check_steps(episodes.values())
+            self._refuse_duplicates()
+            found = _split([episodes[index] for index in order], data)
+            heldout, train = order[: found.count], self._train(order[found.count :])
+        else:
+            listed = set(self._own.heldout)
+            train = self._train([index for index in order if index not in listed])
+            heldout = [index for index in order if index in listed]
+            found = self._listed(train, heldout)
+            self._refuse_duplicates()
+        facts = {
+            "lost_life": "as in the source",
+            "heldout": {
+                "references": len(found.starts),
+                "reference_starts": found.starts,
+                "refused_as_leaks": found.refused,
+                "reference_context": data.reference_context,
+                "reference_horizon": data.reference_horizon,
+                **({} if data.windows_per_episode is None else {"windows_per_episode": data.windows_per_episode}),
+            },
+        }
+        return facts, train, [self._copied(index) for index in heldout[: found.count]]
+
+    def _train(self, order: Sequence[int]) -> list[StoredEpisode]:
+        """The first `num_train_frames` frames of episodes in this order."""
+        train: list[StoredEpisode] = []
+        left = self._config.data.num_train_frames
+        for index in order:
+            if left < 2:  # a single frame is no step
+                break
+            episode = self._training(index)
+            if episode.num_frames > left:
+                episode = self._training(index, left)
+            train.append(episode)
+            left -= episode.num_frames
+        return train
+
+    def _listed(self, train: Sequence[StoredEpisode], order: Sequence[int]) -> _Heldout:
+        """The fewest first episodes of those in the dataset's own list with `num_references` usable windows. Raises UserError."""
+        data, heldout, possible = self._config.data, list[StoredEpisode](), 0
+        training = TrainingRuns([episode.pairs for episode in train])
+        for index in order:
+            heldout.append(self._copied(index))
+            possible += _possible(heldout[-1], data)
+            if possible < data.num_references and len(heldout) < len(order):
+                continue
+            found = _windows(training, heldout, data)
+            if len(found.starts) >= data.num_references:
+                _refuse_contained(training, heldout)
+                return found
+        raise _too_few(f"the {len(order)} episodes of {SPLIT_FILE} hold", len(found.starts), data)
+
+    def _training(self, index: int, most: int | None = None) -> StoredEpisode:
+        """An episode for training, of at most `most` frames. If frames are linked, only their places are kept."""
+        own = self._own
+        if not isinstance(own, FrameFiles) or not self._config.data.link_frames:
+            return self._copied(index, most)
+        places = own.places(index)
+        name = f"linked_{index:05d}" if most is None else f"linked_cut_{index:05d}"
+        return self._kept(index, most, lambda make: self._cache.get_linked(name, make, own.names[index], places.frames))
+
+    def _copied(self, index: int, most: int | None = None) -> StoredEpisode:
+        name = f"episode_{index:05d}" if most is None else f"cut_{index:05d}"
+        return self._kept(index, most, lambda make: self._cache.get(name, make))
+
+    def _kept(self, index: int, most: int | None, keep: Callable[[Callable[[], tuple[Episode, bool]]], StoredEpisode]) -> StoredEpisode:
+        stop_if_asked(self._context)
+        found = keep(partial(self._convert, index, most))
+        if most is None:
+            self._read[index] = found
+            self._context.progress(len(self._read), len(self._own.names), self._own.names[index])
+        return found
+
+    def _convert(self, index: int, most: int | None) -> tuple[Episode, bool]:
+        """An episode, truncated at `most` frames, and whether it is whole. Raises UserError if the episode is invalid."""
+        episode = self._own.read(index, self._picture)
+        return (episode, True) if most is None else (episode.cut(most), False)
+
+    def _check_steps(self, episodes: Iterable[StoredEpisode]) -> None:
+        steps = sum(len(episode.pairs) for episode in episodes)
+        if self._own.num_steps not in (None, steps):
+            raise UserError(f"{self._folder}: its episodes have {steps} steps, but {METADATA} says {self._own.num_steps}")
+
+    def _refuse_duplicates(self) -> None:
+        seen: dict[bytes, int] = {}
+        for index, episode in self._read.items():
+            first = seen.setdefault(episode.pairs.tobytes(), index)
+            if first != index:
+                names = f"{self._own.names[first]} and {self._own.names[index]}"
+                raise UserError(f"{self._folder}: {names} are the same; a held-out episode must not occur in training")
 
 
-def _convert(
-    storage: MinariStorage, metadata: Metadata, index: int, config: ImportDataset, most: int | None = None
-) -> tuple[Episode, bool]:
-    """An episode with square RGB frames, truncated at `most` frames, and whether it is whole. Raises UserError if the episode is
-    invalid."""
-    read = read_foreign(storage, metadata, index, config.data.stacked_frames)
-    episode = replace(read, frames=np.stack([_square_rgb(frame, config.env.frame_size) for frame in read.frames]))
-    return (episode, True) if most is None else (episode.cut(most), False)
+def _windows(training: TrainingRuns, heldout: Sequence[StoredEpisode], data: DataConfig) -> _Heldout:
+    """The windows of held-out episodes that occur in no training episode."""
+    windows = [training.split_windows(episode.pairs, data.reference_context + data.reference_horizon) for episode in heldout]
+    taken = [spread_windows(good, data.windows_per_episode, (data.seed, i)) for i, (good, _) in enumerate(windows)]
+    rows = np.cumsum([0, *(episode.num_frames for episode in heldout)]).tolist()
+    starts = [row + start for row, chosen in zip(rows, taken, strict=False) for start in chosen]
+    return _Heldout(len(heldout), starts, sum(len(bad) for _, bad in windows))
 
 
-def _square_rgb(frame: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    image = np.ascontiguousarray(frame)
-    if image.shape[:2] != (size, size):
-        image = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8).reshape(size, size, -1)
-    return np.broadcast_to(image, (size, size, 3))
+def _possible(episode: StoredEpisode, data: DataConfig) -> int:
+    """The most windows that an episode can give."""
+    there = len(window_starts(episode.num_frames, data.reference_context + data.reference_horizon))
+    return there if data.windows_per_episode is None else min(there, data.windows_per_episode)
 
 
-def _refuse_duplicates(folder: object, episodes: Sequence[StoredEpisode]) -> None:
-    seen: dict[bytes, int] = {}
-    for index, episode in enumerate(episodes):
-        first = seen.setdefault(episode.pairs.tobytes(), index)
-        if first != index:
-            raise UserError(f"{folder}: episodes {first} and {index} are the same; a held-out episode must not occur in training")
-
-
-def _split(episodes: Sequence[StoredEpisode], data: DataConfig) -> tuple[int, list[int], int]:
-    """The number of episodes that contain `num_references` usable windows, the windows' first rows, and the number of windows refused as
-    leaks."""
-    num_references, window = data.num_references, data.reference_context + data.reference_horizon
+def _split(episodes: Sequence[StoredEpisode], data: DataConfig) -> _Heldout:
+    """The fewest first episodes with `num_references` usable windows. The others are for training. Raises UserError."""
     possible = usable = 0
     for count in range(1, len(episodes)):
-        there = len(window_starts(episodes[count - 1].num_frames, window))
-        possible += there if data.windows_per_episode is None else min(there, data.windows_per_episode)
-        if possible < num_references:
+        possible += _possible(episodes[count - 1], data)
+        if possible < data.num_references:
             continue
         training = TrainingRuns([episode.pairs for episode in episodes[count:]])
-        windows = [training.split_windows(episode.pairs, window) for episode in episodes[:count]]
-        taken = [spread_windows(good, data.windows_per_episode, (data.seed, i)) for i, (good, _) in enumerate(windows)]
-        usable = sum(map(len, taken))
-        if usable >= num_references:
+        found = _windows(training, episodes[:count], data)
+        usable = len(found.starts)
+        if usable >= data.num_references:
             _refuse_contained(training, episodes[:count])
-            rows = np.cumsum([0, *(episode.num_frames for episode in episodes[:count])]).tolist()
-            starts = [row + start for row, chosen in zip(rows, taken, strict=False) for start in chosen]
-            return count, starts, sum(len(bad) for _, bad in windows)
-    raise UserError(
-        f"the dataset's {len(episodes)} episodes hold {usable or possible} usable held-out windows of {window} frames, with at least one "
-        f"episode left to train on, but {num_references} are needed: lower data.num_references or data.reference_horizon, "
+            return found
+    raise _too_few(f"the dataset's {len(episodes)} episodes hold", usable or possible, data, ", with at least one episode left to train on")
+
+
+def _too_few(who: str, usable: int, data: DataConfig, condition: str = "") -> UserError:
+    window = data.reference_context + data.reference_horizon
+    return UserError(
+        f"{who} {usable} usable held-out windows of {window} frames{condition}, but {data.num_references} are needed: lower "
+        f"data.num_references or data.reference_horizon, "
         f"{'' if data.windows_per_episode is None else 'raise data.windows_per_episode, '}or bring more episodes"
     )
 

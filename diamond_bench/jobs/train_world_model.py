@@ -47,8 +47,9 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     dataset = load_info(context.inputs["dataset"])
     work = training_flops(config, dataset.spec.frames)
     loop = Loop(context, config.training.checkpoint_every)
-    train = context.inputs["dataset"] / "train"
-    with closing(open_source(config.training.segments, train, context.device)) as source, peers_of(config, context) as peers:
+    settings, split = config.training, context.inputs["dataset"] / "train"
+    opened = open_source(settings.segments, split, context.device, settings.readers)
+    with closing(opened) as source, peers_of(config, context) as peers:
         training = loop.begin(
             lambda begun: resolve(config.execution, torch.device(context.device), work, begun),
             lambda execution, saved: _Training(config, context, dataset.spec, source, execution, saved, peers),

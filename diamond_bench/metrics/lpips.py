@@ -8,7 +8,6 @@ from diamond_bench.errors import UserError
 from diamond_bench.metrics.frames import Score, of_frames
 from diamond_bench.metrics.header import Column, pairs_compared, sampled_frames, without
 from diamond_bench.metrics.metric import Metric
-from diamond_bench.spaces import FrameSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +36,12 @@ def lpips_metric(
 
     def check(config: RunConfig) -> None:
         collected = config.data.dataset is None
-        sides = frames(config.game, config.env) if collected else FrameSpec.square(config.env.frame_size)
+        sides = frames(config.game, config.env) if collected else config.env.frames
         if min(sides.sides) < MIN_SIZE:
             sized = not collected or "frame_size" in family_of(config.game).reads
-            at_fault, remedy = (f"env.frame_size={config.env.frame_size}", "raise it, or ") if sized else (f"games=[{config.game}]", "")
+            sizes = {key: getattr(config.env, key) for key in ("frame_size", "frame_height", "frame_width")}
+            given = " ".join(f"env.{key}={value}" for key, value in sizes.items() if value is not None)
+            at_fault, remedy = (given, "raise it, or ") if sized else (f"games=[{config.game}]", "")
             raise UserError(
                 f"{at_fault}: {name} needs frames of at least {MIN_SIZE} pixels a side, and these are {sides}; "
                 f"{remedy}leave {name} out with {without(config.evaluation.metrics, 'lpips')}"

@@ -214,6 +214,16 @@ def _fitting(config: RunConfig, store: Store, key: str, name: str) -> JobRef:
         raise UserError(f"{key}={name}: the agent {ref} plays {game}, not {config.game}; use games={game}")
     if env.frame_size != config.env.frame_size:
         raise UserError(f"{key}={name}: the agent {ref} sees frames of {env.frame_size} pixels; use env.frame_size={env.frame_size}")
+    if config.data.dataset is not None:
+        from diamond_bench.data.foreign import find_dataset
+        from diamond_bench.data.foreign_lengths import stated_actions
+
+        taken, played = stated_actions(find_dataset(config.data.dataset)), games.actions(game)
+        if (taken.kind, taken.sizes) != (played.kind, played.sizes):
+            raise UserError(
+                f"{key}={name}: the agent {ref} plays {game} with {played}, but the actions of data.dataset={config.data.dataset} are "
+                f"{taken}; leave one of the two out"
+            )
     return ref
 
 

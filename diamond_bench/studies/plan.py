@@ -93,13 +93,18 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
 
 
 def _check_dataset(data: DataConfig) -> None:
-    """Raises UserError if a user's own dataset is too short for the references."""
+    """Raises UserError if a user's own dataset is too short for the references, or of a format for which a setting has no effect."""
     if data.dataset is not None:
-        from diamond_bench.data.foreign import find_dataset
+        from diamond_bench.data.foreign import find_dataset, format_of
         from diamond_bench.data.foreign_lengths import check_length
 
-        window = data.reference_context + data.reference_horizon
-        check_length(find_dataset(data.dataset), data.num_references, window, data.windows_per_episode)
+        folder, window = find_dataset(data.dataset), data.reference_context + data.reference_horizon
+        kind = format_of(folder)
+        if data.link_frames and kind != "frame_files":
+            raise UserError(f"data.link_frames: only HDF5 files of frames can be linked, and {folder} holds {kind}; leave it out")
+        if data.stacked_frames != "refuse" and kind != "minari":
+            raise UserError(f"data.stacked_frames: only Minari datasets hold stacked frames, and {folder} holds {kind}; leave it out")
+        check_length(folder, data.num_references, window, data.windows_per_episode)
 
 
 def _games(study: Study, config: RunConfig) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
     if c.actions == "none":
         yield "conditioning.action_width", "conditioning.actions=none"
     if config.data.dataset is None:
-        yield "data.stacked_frames", "a game to collect data from (data.dataset=null)"
+        yield from ((f"data.{key}", "a game to collect data from (data.dataset=null)") for key in ("stacked_frames", "link_frames"))
     if config.data.dataset is not None:
         yield "env.pooling", "a dataset of your own (data.dataset)"
     else:
