@@ -66,17 +66,20 @@ def find_places(path: Path, sides: tuple[int, int] | None = None) -> Places:
     try:
         with _opened(path) as file:
             count = _count(path, file)
-            if sides is None:
-                shape = file["frame_0_x"].shape if _is_plain(file, "frame_0_x") else ()
-                if len(shape) != 3 or shape[2] != 3 or not all(1 <= side <= MAX_SIDE for side in shape):
-                    raise UserError(f"{path}: frame_0_x has shape {shape}; expected (h, w, 3) with sides of at most {MAX_SIDE}")
-                sides = shape[:2]
+            sides = sides or _first_sides(path, file)
             size = path.stat().st_size
             frames = [_place(path, file, f"frame_{i}_x", (*sides, 3), np.dtype(np.uint8), size) for i in range(count)]
             actions = [_place(path, file, f"frame_{i}_y", (WIDTH,), np.dtype(np.float64), size) for i in range(count)]
     except _BROKEN as error:
         raise _damaged(path, error) from None
     return Places(path, sides, np.array(frames, np.int64), np.array(actions, np.int64))
+
+
+def _first_sides(path: Path, file: h5py.File) -> tuple[int, int]:
+    shape: tuple[int, ...] = file["frame_0_x"].shape if _is_plain(file, "frame_0_x") else ()
+    if len(shape) != 3 or shape[2] != 3 or not all(1 <= side <= MAX_SIDE for side in shape):
+        raise UserError(f"{path}: frame_0_x has shape {shape}; expected (h, w, 3) with sides of at most {MAX_SIDE}")
+    return shape[0], shape[1]
 
 
 def read_frames(path: Path, sides: tuple[int, int], offsets: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
