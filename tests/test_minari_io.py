@@ -175,7 +175,7 @@ def test_an_environment_is_never_built(tmp_path: Path) -> None:
 def test_find_dataset_by_folder(tmp_path: Path) -> None:
     data_folder = written(tmp_path, [noisy_episode(0, 5)])
     assert find_dataset(str(tmp_path / "train")) == find_dataset(str(data_folder)) == data_folder.resolve()
-    with pytest.raises(UserError, match="no dataset there: no data/metadata.json of Minari"):
+    with pytest.raises(UserError, match=r"no dataset there: no data/metadata\.json of Minari"):
         find_dataset(str(tmp_path))
 
 
