@@ -131,7 +131,9 @@ def runs_by_game(frame: pd.DataFrame, column: str = "hns") -> dict[str, Array]:
     if not np.isfinite(frame[column].to_numpy(dtype=np.float64)).all():
         raise ScoreError(f"{found[0]} has values of {column} that are not finite")
     ordered = frame.sort_values(["game", "seed"])
-    return {str(game): rows.to_numpy(dtype=np.float64) for game, rows in ordered.groupby("game", sort=True)[column]}
+    games, starts = np.unique(ordered["game"].to_numpy(dtype=str), return_index=True)
+    runs = np.split(ordered[column].to_numpy(dtype=np.float64), starts[1:])  # a pandas group for each game takes ten times as long
+    return dict(zip(games.tolist(), runs, strict=True))
 
 
 def score_matrix(frame: pd.DataFrame, column: str = "hns", games: Sequence[str] | None = None) -> Array:

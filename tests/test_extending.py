@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```\w+\n# ([^\n]+)\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-SMALLER = ("network.depths=[1,1]", "network.channels=[8,8]", "network.attention=[false,false]")
+SMALLER = ("network.depths=[1,1]", "network.channels=[8,8]", "network.attention=[false,false]", "training.num_steps=4")
 """The page's study as it is, at less cost: what it adds does not depend on these."""
 
 
