@@ -2,7 +2,7 @@
 
 from diamond_bench.costs import frames_of
 from diamond_bench.costs.world_model import World, arithmetic, frame_flops
-from diamond_bench.metrics.header import PICTURED, sampled_frames
+from diamond_bench.metrics.header import ALTERED_FRAMES, PICTURED, sampled_frames
 from diamond_bench.metrics.planning import measures, measuring_seconds, part_bytes
 from diamond_bench.store.cost import Inputs, JobCost
 from diamond_bench.store.kinds import EvaluateWorldModel
@@ -26,7 +26,8 @@ def _imagined(config: EvaluateWorldModel, inputs: Inputs) -> int:
     """Frames of all play. For forks it is the maximum, since only some windows fork."""
     evaluation, windows = config.evaluation, _num_windows(config, inputs)
     forks = windows * evaluation.num_samples if measures(evaluation.metrics, "forks") else 0
-    return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks
+    altered = evaluation.num_trajectories * ALTERED_FRAMES if measures(evaluation.metrics, "altered") else 0
+    return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks + altered
 
 
 def _num_windows(config: EvaluateWorldModel, inputs: Inputs) -> int:

@@ -16,7 +16,7 @@ from diamond_bench.store.claims import KEPT_FRAMES
 from diamond_bench.store.twins import Twin
 from diamond_bench.worlds.contract import WorldModel
 
-_KINDS: tuple[Play, ...] = ("rollouts", "one_step", "samples", "forks")
+_KINDS: tuple[Play, ...] = ("rollouts", "one_step", "samples", "forks", "altered")
 KEPT_FILES: Mapping[Play, str] = dict(zip(_KINDS, KEPT_FRAMES, strict=True))
 """The files of evaluation.keep_frames: uint8 (rows, [K,] T, 3, h, w)."""
 

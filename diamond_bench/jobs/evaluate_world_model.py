@@ -29,10 +29,11 @@ from diamond_bench.jobs.memory import peak_bytes, reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.metrics import measured
 from diamond_bench.metrics.forks import find_forks
-from diamond_bench.metrics.header import PICTURED, Play
+from diamond_bench.metrics.header import ALTERED_FRAMES, PICTURED, Play
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.metrics.planning import measures
 from diamond_bench.metrics.play import (
+    ALTERED_STREAM,
     MODES_STREAM,
     ONE_STEP_STREAM,
     ROLLOUT_STREAM,
@@ -48,7 +49,9 @@ from diamond_bench.metrics.play import (
     WindowBatch,
     copy_last,
     window_batch,
+    with_random_actions,
 )
+from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.files import sha256
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.store.twins import Twin
@@ -79,6 +82,7 @@ class _Work:
     one_step: Windows
     forks: Forks | None
     """Present if a metric measures forks."""
+    actions: ActionSpec
 
     @property
     def settings(self) -> EvaluationConfig:
@@ -113,12 +117,14 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     ahead = _joined([_one_step(work, rows) for rows in _batches(len(work.one_step), _ONE_STEP_BATCH)])
     sampled = _joined([_samples(work, rows) for rows in _batches(settings.num_sample_starts, _starts_per_batch(settings))])
     forked = _joined([_forks(work, work.forks, rows) for rows in _fork_batches(work)]) if work.forks is not None else {}
+    others = _batches(settings.num_trajectories, settings.batch_size) if measures(settings.metrics, "altered") else []
+    altered = _joined([_altered(work, rows) for rows in others]) if others else {}
     fixed = _fixed_actions(work) if settings.fixed_actions else {}
 
-    kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked}
+    kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked, "altered": altered}
     frames = {kind: arrays.pop("frames") for kind, arrays in kept.items() if "frames" in arrays}
     seconds, imagined = float(rolled["seconds"].sum()), settings.num_trajectories * settings.horizon
-    rows = _rows(work, Measured(settings, context.inputs, rolled, _by_shown(baselines), ahead, sampled, forked))
+    rows = _rows(work, Measured(settings, context.inputs, rolled, _by_shown(baselines), ahead, sampled, forked, altered))
     rows += _prices(work, imagined, seconds, device)
 
     context.check_owner()
@@ -167,7 +173,8 @@ def _arrays(work: _Work, rolled: Arrays, baselines: Arrays, sampled: Arrays, for
 def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.device) -> tuple[_Work, dict[str, Any]]:
     settings, dataset = config.evaluation, context.inputs["dataset"]
     context.progress(0, 1, "loading the model and the references")
-    info = load_info(dataset).content
+    described = load_info(dataset)
+    info = described.content
     layout = info["heldout"]
     heldout = load_split(dataset, "heldout")
     num = max(settings.num_trajectories, settings.num_sample_starts)
@@ -178,7 +185,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     forks = find_forks(one_step, info) if measures(settings.metrics, "forks") else None
     reference_episodes = len(np.unique(references.episode_numbers()[: settings.num_trajectories]))
 
-    kinds: list[Play] = ["rollouts", "one_step", "samples", *(["forks"] if forks is not None else [])]  # type: ignore[list-item]
+    optional: tuple[Play, ...] = ("forks", "altered")
+    kinds: list[Play] = ["rollouts", "one_step", "samples", *(kind for kind in optional if measures(settings.metrics, kind))]
     twin = context.twin(_without_metrics, ("dataset", "world_model"))
     kept = {} if twin is None else kept_in(twin, kinds)
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
@@ -194,9 +202,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     ticks = _ticks(settings, len(one_step), len(forks or ()), list(meters.values()))
     parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
-    work = _Work(
-        config, parts, world, twin, {**frames, **kept}, metrics, list(meters.values()), references, one_step, forks
-    )  # fmt: skip
+    actions, opened = described.spec.actions, list(meters.values())
+    work = _Work(config, parts, world, twin, {**frames, **kept}, metrics, opened, references, one_step, forks, actions)
     facts = {
         "references": settings.num_trajectories,
         "reference_episodes": reference_episodes,
@@ -237,8 +244,10 @@ def _ticks(settings: EvaluationConfig, one_step: int, forks: int, meters: Sequen
     samples = len(_batches(settings.num_sample_starts, _starts_per_batch(settings))) * settings.sample_horizon
     of_forks = len(_batches(forks, _starts_per_batch(settings)))
     ahead = len(_batches(one_step, _ONE_STEP_BATCH))
-    fixed = settings.horizon if settings.fixed_actions else 0
-    return sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in rollouts) + samples + ahead + of_forks + fixed
+    others = (settings.horizon if settings.fixed_actions else 0) + (
+        ALTERED_FRAMES * len(rollouts) if measures(settings.metrics, "altered") else 0
+    )
+    return sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in rollouts) + samples + ahead + of_forks + others
 
 
 def _metric_ticks(meters: Sequence[Meter], rows: range) -> int:
@@ -283,6 +292,18 @@ def _baselines(work: _Work, rows: range) -> Arrays:
         return found
 
     return work.parts.get(f"baselines-{rows.start:06d}", "measuring baselines", 1, compute)
+
+
+def _altered(work: _Work, rows: range) -> Arrays:
+    """The first frames of the same references with the same noise, under random actions."""
+
+    def compute() -> Arrays:
+        play = window_batch(work.references, rows, ALTERED_FRAMES)
+        other = with_random_actions(play, work.actions, work.keys(ALTERED_STREAM, rows))
+        frames = work.frames["altered"](rows, other, keys := work.keys(ROLLOUT_STREAM, rows))
+        return work.measure(Batch("altered", frames, play, rows, keys)) | work.kept(frames)
+
+    return work.parts.get(f"altered-{rows.start:06d}", "imagining other actions", ALTERED_FRAMES, compute)
 
 
 def _one_step(work: _Work, rows: range) -> Arrays:

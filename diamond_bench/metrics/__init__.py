@@ -17,6 +17,7 @@ METRICS: dict[str, str] = {
     "proper_scores": "diamond_bench.metrics.proper_scores:METRIC",
     "state": "diamond_bench.metrics.state:METRIC",
     "pose": "diamond_bench.metrics.pose:METRIC",
+    "action_gain": "diamond_bench.metrics.action_gain:METRIC",
     "modes": "diamond_bench.metrics.modes:METRIC",
     "fid": "diamond_bench.metrics.fid:METRIC",
     "kid": "diamond_bench.metrics.kid:METRIC",

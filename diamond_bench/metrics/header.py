@@ -7,9 +7,11 @@ from typing import Literal
 from diamond_bench.config import EvaluationConfig
 
 Better = Literal["higher", "lower", "near 1", ""]
-Play = Literal["rollouts", "one_step", "samples", "forks"]
-"""The kinds of imagined play. `rollouts`, `one_step` and `samples` are part of every evaluation. `forks` are samples of the next frame at
-windows with two possible next frames. They are imagined only for metrics that measure them."""
+Play = Literal["rollouts", "one_step", "samples", "forks", "altered"]
+"""The kinds of imagined play. `rollouts`, `one_step` and `samples` are part of every evaluation. The others are imagined only for metrics
+that measure them. `forks` are samples of the next frame at windows with two possible next frames. `altered` are the first ALTERED_FRAMES
+frames of the rollouts with their noise, but under uniformly random actions."""
+ALTERED_FRAMES = 4
 
 PICTURED = 4
 """Number of trajectories whose frames every evaluation keeps for pictures and the video."""

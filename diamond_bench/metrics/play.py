@@ -1,7 +1,7 @@
 """Imagined play as the input of metrics: batches of frames, the true frames, and the networks and data that metrics load."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows
 from diamond_bench.metrics.header import Play
+from diamond_bench.spaces import ActionSpec
 
 if TYPE_CHECKING:
     from diamond_bench.metrics.perceptual import LearnedMetric
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 Key = tuple[int, ...]
 """The seed of one trajectory's noise."""
-ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS_STREAM = range(6)
+ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS_STREAM, ALTERED_STREAM = range(7)
 """Second entry of all keys and seeds of an evaluation, so that each purpose has its own stream of random numbers."""
 Tick = Callable[[], None]
 STAGES = ("rollouts", "one_step", "samples", "copy", "unrelated", "after")
@@ -62,6 +63,17 @@ def window_batch(windows: Windows, rows: Sequence[int], horizon: int) -> WindowB
     episode = torch.searchsorted(windows.episodes.starts, last, right=True) - 1
     origin = torch.stack((episode, last - windows.episodes.starts[episode]), dim=1)
     return WindowBatch(windows.frames(which)[:, :stop], windows.actions(which)[:, :stop], windows.context, origin)
+
+
+def with_random_actions(play: WindowBatch, spec: ActionSpec, keys: Sequence[Key]) -> WindowBatch:
+    """The same context, followed by actions that are uniform over the action space and independent of the state. `keys`: a seed per row."""
+    least, sizes = np.array(spec.bounds[0]), np.subtract(spec.bounds[1], spec.bounds[0])
+    actions = play.actions.clone()
+    for row, key in enumerate(keys):
+        drawn = np.random.default_rng(key).random((actions.shape[1] - play.context + 1, *(spec.shape or (1,))))
+        chosen = least + (drawn * sizes if spec.low else np.floor(drawn * (sizes + 1)))
+        actions[row, play.context - 1 :] = torch.from_numpy(chosen).reshape(-1, *spec.shape).to(actions)
+    return replace(play, actions=actions)
 
 
 def copy_last(play: WindowBatch) -> Tensor:
@@ -153,6 +165,7 @@ class Measured:
     one_step: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     forks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    altered: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def shown(self, shown: Shown) -> Mapping[str, NDArray[Any]]:
         """Arrays of the model's rollouts or of a baseline. Empty if not measured."""

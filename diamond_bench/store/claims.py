@@ -17,7 +17,7 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.locks import ClaimLost, Lock
 from diamond_bench.store.states import read_job_state, result_stamp
 
-KEPT_FRAMES = ("frames.npy", "one_step.npy", "samples.npy", "forks.npy")
+KEPT_FRAMES = ("frames.npy", "one_step.npy", "samples.npy", "forks.npy", "altered.npy")
 """Imagined frames that an evaluation keeps on request, by kind of play. Their checksums are in its facts (`kept_frames`)."""
 REMOVABLE = ("checkpoint", *KEPT_FRAMES)
 """Parts of a finished artifact that may be removed: the checkpoint for resuming it, and imagined frames kept on request."""
