@@ -1,0 +1,104 @@
+"""The metric action_gain on worlds whose use of actions is known: all of it, none, half, and one step late."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_evaluation import CONFIG, SETTINGS, Predictor, data, evaluate, numbers  # noqa: F401
+
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.errors import UserError
+from diamond_bench.metrics.play import WindowBatch, with_random_actions
+from diamond_bench.spaces import ActionSpec
+from diamond_bench.studies.plan import plan_study
+from diamond_bench.worlds.contract import Draw
+
+CONTROL = replace(CONFIG, evaluation=replace(SETTINGS, metrics=("drift", "action_gain"), keep_frames=True))
+STEP = 60
+"""Grey levels per action: the next frame is STEP times the number of the action before it."""
+
+
+class Shades(Predictor):
+    """Paints `share` of the right level, for the action `late` steps ago."""
+
+    def __init__(self, share: float = 1.0, late: int = 0) -> None:
+        super().__init__()
+        self.share, self.late = share, late
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        level = (self.share * STEP * actions[:, -1 - self.late]).round() / 127.5 - 1
+        return level[:, None, None, None].expand_as(past[:, -1]).clone()
+
+
+@pytest.fixture
+def shades(data: dict[str, EpisodeSet]) -> np.ndarray:  # noqa: F811
+    """Held-out episodes of such frames. Returns the levels of all rows."""
+    heldout = data["heldout"]
+    actions = torch.from_numpy(np.random.default_rng(1).integers(0, 4, len(heldout.frames)))
+    levels = STEP * torch.roll(actions, 1)
+    data["heldout"] = replace(
+        heldout, actions=actions, frames=levels[:, None, None, None].expand(-1, 3, 16, 16).to(torch.uint8).contiguous()
+    )
+    return levels.numpy()
+
+
+def measured(folder: Path, world: Predictor, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    found = numbers(evaluate(folder, world, monkeypatch, CONTROL))
+    return found["action_gain", ""], found["action_delta_psnr", ""]
+
+
+def test_a_perfect_world_gains_all_of_it(shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measured(tmp_path / "e", Shades(), monkeypatch) == (1.0, np.inf)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_a_world_that_ignores_actions_gains_nothing(
+    noise: float, shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both of its rollouts have the same noise, so the errors are equal, however noisy it is."""
+    assert measured(tmp_path / "e", Predictor(noise=noise), monkeypatch) == (0.0, 0.0)
+
+
+def test_half_of_the_effect_is_as_computed_from_the_kept_frames(
+    shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gain, difference = measured(tmp_path / "e", Shades(share=0.5), monkeypatch)
+    own, other = (np.load(tmp_path / "e" / f"{name}.npy")[:, :4, 0, 0, 0].astype(float) for name in ("frames", "altered"))
+    true = 2 * own  # what it imagines is half of the truth
+    errors, wrong = (own - true) ** 2, (other - true) ** 2
+    assert gain == pytest.approx(1 - errors.mean() / wrong.mean())
+    assert difference == pytest.approx(10 * np.log10(wrong[:, -1].mean() / errors[:, -1].mean()))
+    assert 0 < gain < 1
+
+
+def test_a_world_that_is_one_action_late_gains_less_than_one_that_guesses(
+    shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frames are as wrong with the true actions as with random ones. Chance decides the sign, so the bound is wide."""
+    gain, _ = measured(tmp_path / "e", Shades(late=1), monkeypatch)
+    assert abs(gain) < 0.6
+
+
+@pytest.mark.parametrize("spec", [ActionSpec.discrete(3), ActionSpec.columns((2, 5)), ActionSpec.continuous((-1.0, 0.0), (1.0, 4.0))])
+def test_random_actions_are_uniform_and_begin_with_the_one_after_the_context(spec: ActionSpec) -> None:
+    dtype = getattr(torch, spec.dtype)
+    frames = torch.zeros(200, 7, 3, 1, 1, dtype=torch.uint8)
+    play = WindowBatch(frames, torch.full((200, 7, *spec.shape), spec.bounds[0][0], dtype=dtype), context=3)
+    drawn = with_random_actions(play, spec, [(0, row) for row in range(200)])
+    assert torch.equal(drawn.actions[:, :2], play.actions[:, :2])
+    assert drawn.actions.dtype == dtype
+    for column in range(len(spec.sizes)):
+        low, high = (ends[column] for ends in spec.bounds)
+        values = drawn.actions[:, 2:].reshape(1000, -1)[:, column].double()
+        assert low <= values.min()
+        assert values.max() <= high
+        spread = (high - low) / 12**0.5 if spec.low else ((high - low + 1) ** 2 - 1) ** 0.5 / 12**0.5
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=5 * spread / 1000**0.5)
+        assert values.std().item() == pytest.approx(spread, rel=0.1)
+
+
+def test_too_short_rollouts_are_refused() -> None:
+    with pytest.raises(UserError, match=r"evaluation\.horizon=3: the metric action_gain compares the first 4 imagined frames; set"):
+        plan_study("sampling_steps", ["scale=tiny", "evaluation.horizon=3", "metrics=[drift,action_gain]"])
