@@ -183,6 +183,11 @@ class _Family:
     family: WorldSettings
 
 
+def built_family(plain: Any) -> WorldSettings:
+    """The settings of a family from plain data with its name. Keys that are left out are neutral. Raises UserError."""
+    return build(_Family, {"family": plain}).family
+
+
 @functools.cache
 def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """The composition for these (group, option) choices, as plain data. Do not modify the result.
@@ -203,7 +208,7 @@ def base(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
         if group == "sampler" and any(chosen == "sampler/schedule" for chosen, _ in on_file):
             plain["sampler"]["schedule"] = schedule
     if plain.get("family"):  # a file of conf/family holds only the values that differ from the neutral ones
-        plain["family"] = to_plain(build(_Family, {"family": plain["family"]}).family)
+        plain["family"] = to_plain(built_family(plain["family"]))
     if plain["cluster"]["name"] != "local":  # a scale's number of workers is for this machine only
         plain["cluster"] = with_groups(read_yaml(CONF / "cluster" / f"{plain['cluster']['name']}.yaml"), profile)
     return plain

@@ -10,13 +10,26 @@ import torch
 from command_line import in_this_process
 from safetensors.torch import save_file
 from test_cascade import csgo
+from test_worlds import TINY, study
 from torch import Tensor
+from wide_games import _family
 
 from diamond_bench.api import load_world_model
 from diamond_bench.config import CascadeSampler, ConditioningConfig, NetworkConfig, world_family
+from diamond_bench.envs import games
 from diamond_bench.errors import UserError
+from diamond_bench.launch.attempt import run_job
 from diamond_bench.models.tensor_file import matched
+from diamond_bench.play.naming import request
+from diamond_bench.play.opening import open_sources
+from diamond_bench.play.session import Session
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import sha256
+from diamond_bench.store.jobspec import JobSpec
+from diamond_bench.store.kinds import ImportWorldModel
+from diamond_bench.stored.imagination import How, imagination_of
+from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.cascade import CSGO_OBJECTIVE, Cascade, LowResolution, Upsampler
 from diamond_bench.worlds.cascade.checkpoint import CSGO_ACTIONS, PREFIXES, _described, _places, cascade_state
 from diamond_bench.worlds.cascade.world import CascadeWorld, build_world
@@ -99,6 +112,36 @@ def test_a_checkpoint_is_imported_plays_and_is_exported_to_identical_tensors(suf
     exported = torch.load(tmp_path / "back.pt", weights_only=True)
     assert list(exported) == list(state)
     assert all(torch.equal(exported[name], state[name]) for name in state)
+
+
+KEYS = _family("keys/two", ActionSpec.columns((2, 2), ("red", "blue")), rewards=False)
+"""A game of two keys."""
+
+
+def test_an_imported_model_is_evaluated_in_a_study_and_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(games.ENV_FAMILIES, "keys/", f"{__name__}:KEYS")
+    torch.save(small_state(bits=2), tmp_path / "mine.pt")
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    config = ImportWorldModel(sha256(tmp_path / "mine.pt"), str(tmp_path / "mine.pt"), 24, 40, 4)
+    imported = JobSpec("import_world_model", config)
+    store.prepare(imported)
+    assert run_job(store, imported.ref, "cpu").name == "done"
+    name = study(tmp_path, "a: {family: cascade, sampler: fast}", f"evaluation.world_model: {imported.ref}", game="keys/two")
+    plan = plan_study(name, [*TINY[:1], "metrics=[drift]", "data=random", "seeds=1", f"output_dir={store.root}"])
+    assert [ref.kind for ref in plan.jobs] == ["collect_dataset", "evaluate_world_model"]
+    for of in plan.jobs.values():
+        store.prepare(of)
+        end = run_job(store, of.ref, "cpu")
+        assert end.name == "done", end.text
+    evaluation = plan.points[0].jobs["evaluation"]
+    assert plan.jobs[evaluation].config.family.inner.network.channels == (8, 16)
+    opened = open_sources(store, request(store, [str(evaluation)]))
+    session = Session(opened.lanes(), opened.start(opened.starts[0]))
+    assert session.step([1, 0]).shown[0].frame.shape == (3, 24, 40)
+    with pytest.raises(UserError, match="evaluate it on a dataset"):
+        imagination_of(store, str(imported.ref), How())
+    with pytest.raises(UserError, match="add family=cascade"):
+        plan_study(study(tmp_path, "a: {}", f"evaluation.world_model: {imported.ref}", game="keys/two"), [f"output_dir={store.root}"])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,15 @@ from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import TrainAgent
-from diamond_bench.stored.models import check_placement, load_agent, load_world_model, require_whole, training_behind, world_model_in
+from diamond_bench.stored.models import (
+    check_placement,
+    load_agent,
+    load_world_model,
+    milestones_of,
+    require_whole,
+    training_behind,
+    world_model_in,
+)
 from diamond_bench.studies.agents import AGENT_KINDS, trained_with
 from diamond_bench.studies.plan import run_config
 from diamond_bench.worlds.contract import RecordedPlay, TrainedWorld, WorldModel
@@ -252,12 +260,15 @@ def _of_training(store: Store, ref: JobRef, training: JobRef, how: How, real: Re
     def load(milestone: float | None) -> TrainedWorld:
         return load_world_model(store, ref, milestone, how.device, how.precision)
 
-    trained, spec = load(how.milestone), store.spec(training)
+    trained = load(how.milestone)
     share = training_behind(store, ref)[1].milestone if how.milestone is None else how.milestone
     sampler = how.sampler or _first_fitting(trained)
     world = trained.bound(sampler)
-    real = real or dataset_play(store, spec.inputs["dataset"])
-    kept = tuple(sorted(spec.config.training.milestones))
+    dataset = store.spec(ref).inputs.get("dataset")
+    if dataset is None:
+        raise UserError(f"{ref}: an imported world model has no play to start from; evaluate it on a dataset, and name the evaluation")
+    real = real or dataset_play(store, dataset)
+    kept = tuple(sorted(milestones_of(store, training)))
     return Imagination(
         world,
         None,

@@ -42,15 +42,21 @@ def load_world_model(store: Store, ref: JobRef, milestone: float | None, device:
             raise UserError(f"milestone={milestone}: {training} kept 1.0 alone")
         return world_model_in(load_agent(store, training, device, precision), training)
     require_whole(store, training)
-    spec = store.spec(training)
-    imported = isinstance(spec.config, ImportWorldModel)
-    kept = (1.0,) if imported else spec.config.training.milestones
+    spec, kept = store.spec(training), milestones_of(store, training)
     if share not in kept:
         raise UserError(f"milestone={share}: {training} kept {', '.join(map(str, kept))}")
     frames, actions = (
-        (FrameSpec(spec.config.height, spec.config.width), None) if imported else _frames_and_actions(store, spec.inputs["dataset"])
+        (FrameSpec(spec.config.height, spec.config.width), None)
+        if isinstance(spec.config, ImportWorldModel)
+        else _frames_and_actions(store, spec.inputs["dataset"])
     )
     return load_world_model_folder(model_folder(store.folder(training), share, own.weights), frames, precision, device, actions)
+
+
+def milestones_of(store: Store, training: JobRef) -> tuple[float, ...]:
+    """The milestones whose models a training of a world model kept. An import has one model."""
+    config = store.spec(training).config
+    return (1.0,) if isinstance(config, ImportWorldModel) else config.training.milestones
 
 
 def load_agent(store: Store, ref: JobRef, device: str, precision: Precision) -> Agent:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diamond_bench.compose import built_family
 from diamond_bench.config import (
     AgentConfig,
     ConditioningConfig,
@@ -18,6 +19,7 @@ from diamond_bench.config import (
     OdeSampler,
     RunConfig,
     TrainingConfig,
+    world_family,
 )
 from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig, RewardEndConfig
 from diamond_bench.diffusion.schedules import check_sampler
@@ -30,6 +32,7 @@ from diamond_bench.store.jobspec import ID, JobRef, JobSpec
 from diamond_bench.store.kinds import EvaluateAgent, ImportAgent, PlayRandom, TrainAgent
 from diamond_bench.store.shapes import AGENT, fit
 from diamond_bench.studies.execution import of_no_compilation
+from diamond_bench.studies.families import is_imported
 from diamond_bench.typed import build
 
 AGENT_FOLDER = "agent"
@@ -194,6 +197,8 @@ def with_agents(config: RunConfig, store: Store) -> RunConfig:
     if config.data.dataset is None and config.data.policy not in games.POLICIES:
         agent = _fitting(config, store, "data.policy", config.data.policy)
         config = replace(config, data=replace(config.data, policy=str(agent)))
+    if config.evaluation.world_model is not None and is_imported(config.evaluation.world_model):
+        return _with_imported(config, store, config.evaluation.world_model)
     if config.evaluation.world_model is not None:
         agent = _fitting(config, store, "evaluation.world_model", config.evaluation.world_model)
         trained = store.spec(agent).config
@@ -201,6 +206,21 @@ def with_agents(config: RunConfig, store: Store) -> RunConfig:
             check_sampler(config.sampler, trained.objective)
         config = replace(config, evaluation=replace(config.evaluation, world_model=str(agent)))
     return config
+
+
+def _with_imported(config: RunConfig, store: Store, name: str) -> RunConfig:
+    """The config with the settings of an imported world model (evaluation.world_model). Raises UserError if it is not finished, or of
+    another family than the run's."""
+    key = f"evaluation.world_model={name}"
+    try:
+        ref = store.find(name)
+        settings = built_family(store.result(ref).info["family"])
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    if config.family is None or config.family.name != settings.name:
+        raise UserError(f"{key}: it is of family={settings.name}; add family={settings.name}, and a sampler for it")
+    world_family(settings).check(settings, config, "world_model")
+    return replace(config, family=settings, evaluation=replace(config.evaluation, world_model=str(ref)))
 
 
 def _fitting(config: RunConfig, store: Store, key: str, name: str) -> JobRef:

@@ -65,6 +65,11 @@ class UnreadSettings:
                 raise UserError(f"{key}: it has no effect with family={family}")
 
 
+def is_imported(world_model: str) -> bool:
+    """Whether `evaluation.world_model` names an imported world model, in the form kind/id."""
+    return world_model.startswith("import_world_model/")
+
+
 def of_family(config: RunConfig, protocol: str) -> RunConfig:
     """The config with neutral values for everything that its family does not use. Raises UserError if the family refuses the run."""
     if config.family is None:
@@ -72,8 +77,11 @@ def of_family(config: RunConfig, protocol: str) -> RunConfig:
     family, name = world_family(config.family), config.family.name
     if family.trained and protocol == "agent":
         raise UserError(f"family={name}: agents cannot learn in it yet, only in family=diamond and family=oracle")
-    if family.trained and config.evaluation.world_model is not None:
-        raise UserError(f"family={name}: the agent of evaluation.world_model has a world model of family=diamond; leave one of the two out")
+    if family.trained and config.evaluation.world_model is not None and not is_imported(config.evaluation.world_model):
+        raise UserError(
+            f"family={name}: the agent of evaluation.world_model has a world model of family=diamond; leave one of the two out, or name an "
+            "imported world model as import_world_model/ID"
+        )
     family.check(config.family, config, protocol)
     for key in _unread(config.family, protocol):
         config = _reset(config, key)
