@@ -218,7 +218,8 @@ def registered() -> set[str]:
     from diamond_bench.cli.store_commands import weights_app
 
     def of(group: object, prefix: str = "") -> set[str]:
-        return {f"{prefix}{c.name or c.callback.__name__.replace('_', '-')}" for c in group.registered_commands}  # type: ignore[attr-defined]
+        names = [c.name or c.callback.__name__.replace("_", "-") for c in group.registered_commands]  # type: ignore[attr-defined]
+        return {f"{prefix}{name}" for name in names}
 
     return of(app) | of(weights_app, "weights ")
 
