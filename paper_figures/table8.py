@@ -73,7 +73,7 @@ def make(inputs: Inputs) -> Output:
             sources.append(study_source(study, list(numbers["job"])))
             notes += [_LPIPS, *_protocol(study), *study.remarks]
     headings = {0: PAPER, printed: OTHER} if len(rows) > printed else {}
-    lacks = [] if headings else [inputs.lack("sampling_steps", "rows of world models of one's own", "table8")]
+    lacks = [] if headings else [inputs.lack("table8", "rows of world models of one's own", "table8")]
     table = Table(
         tuple(Head(text, key) for key, text in _HEADS.items()), tuple(rows), frozenset(rules), tuple(dict.fromkeys(notes)), headings
     )

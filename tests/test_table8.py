@@ -1,12 +1,15 @@
 """Table 8: studies stand under a heading of their own, with reference rows and intervals, and no number of theirs is bold."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+from command_line import in_this_process
 
 from diamond_bench.results.table import mixtures
+from diamond_bench.studies.plan import plan_study
 from paper_figures import table8
 from paper_figures.parts import Inputs, StudyResults
 from paper_figures.tables import Table, to_csv, to_latex, to_markdown
@@ -87,3 +90,32 @@ def test_few_clips_are_marked_as_biased(clips: float, biased: bool) -> None:
     assert f"{clips:g} clips of 16 frames a side, frames resized to 224 × 224 (bilinear)" in notes
     assert ("fewer than 1024 clips is biased upwards" in notes) == biased
     assert any(f"FVD of {clips:g} clips is biased upwards (fewer than 1024)" in note for note in mixtures(study(clips).table)) == biased
+
+
+@pytest.mark.parametrize(
+    ("scale", "distances", "clips"), [("smoke", ("kid", "kvd"), 32), ("small", ("fid", "fvd"), 401), ("paper", ("fid", "fvd"), 1024)]
+)
+def test_the_study_measures_as_the_paper_does(scale: str, distances: tuple[str, ...], clips: int) -> None:
+    """Six past frames, 16 imagined ones, 20 denoising steps, as many clips as there are references."""
+    plan = plan_study("table8", [f"scale={scale}", "games=[synthetic/turn]", "seeds=1"])
+    assert [point.arm for point in plan.points] == ["frame stack", "cross attention"]
+    for point, frames in zip(plan.points, ("stack", "cross_attention"), strict=True):
+        evaluation, training = (plan.jobs[point.jobs[role]].config for role in ("evaluation", "world_model"))
+        assert (training.conditioning.frames, training.conditioning.num_frames) == (frames, 6)
+        assert (evaluation.sampler.num_steps, evaluation.evaluation.horizon, evaluation.evaluation.clip_frames) == (20, 16, 16)
+        assert evaluation.evaluation.metrics[-2:] == distances
+        assert evaluation.evaluation.num_trajectories == clips
+        assert {"true_clips", "true_features"} <= point.jobs.keys()
+
+
+@pytest.mark.slow
+def test_a_synthetic_game_plays_the_study_at_scale_tiny(tmp_path: Path, forked_workers: None) -> None:
+    """From nothing to the table and figures of the paper."""
+    words = ("games=[synthetic/turn]", "data=random", "data.num_train_frames=60", "metrics=[drift]", "env.frame_size=16")
+    done = in_this_process("sweep", "table8", "scale=tiny", *words, cwd=tmp_path)
+    assert "5/5 jobs done" in done.stderr
+    in_this_process("paper", "table8", "figure10", "figure12", "--results", "table8", cwd=tmp_path)
+    markdown = (tmp_path / "paper" / "table8.md").read_text()
+    assert "table8: cross attention | synthetic/turn" in markdown.split("Other data than the paper's")[1]
+    figures = {file.name for file in (tmp_path / "paper").glob("figure1*.png")}
+    assert len(figures) == 3  # trajectories, and the fixed actions of two arms
