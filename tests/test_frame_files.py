@@ -26,12 +26,13 @@ from diamond_bench.config import DataConfig, EnvConfig
 from diamond_bench.data import frame_writer
 from diamond_bench.data.foreign import dataset_digest, find_dataset
 from diamond_bench.data.foreign_lengths import check_length
-from diamond_bench.data.frame_actions import ACTIONS, MOUSE_X, MOUSE_Y, NAMES, Mapped, decode, encode
+from diamond_bench.data.frame_actions import NAMES, Mapped, decode, encode
 from diamond_bench.data.frame_files import find_places, lengths
 from diamond_bench.data.linked import INDEX
 from diamond_bench.data.segments import segment_places, tensors_of
 from diamond_bench.data.sources import content_digest, load_rows, open_source
 from diamond_bench.data.static import load_info, load_split
+from diamond_bench.envs.first_person import ACTIONS, MOUSE_X, MOUSE_Y
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_world_model
 from diamond_bench.jobs.context import Interrupted, JobContext
@@ -105,7 +106,7 @@ def test_the_vector_of_51_numbers_is_the_published_one() -> None:
     vector[0, [0, 4, 12, 13 + 15, 36 + 4]] = 1  # w and space, right click, mouse x 20, mouse y -10
     columns = decode(vector, "file")
     assert dict(zip(NAMES, columns[0].tolist(), strict=True)) == {
-        **dict.fromkeys(NAMES, 0), "w": 1, "space": 1, "right": 1, "mouse_x": 15, "mouse_y": 4
+        **dict.fromkeys(NAMES, 0), "forward": 1, "jump": 1, "alt_fire": 1, "mouse_x": 15, "mouse_y": 4
     }  # fmt: skip
     np.testing.assert_array_equal(encode(columns), vector)
     assert ACTIONS.width == 51 + 13, "a key or click is two one-hot numbers of a MultiDiscrete column"
@@ -427,14 +428,14 @@ def test_where_frames_lie_and_who_reads_them_is_in_no_identity(source: Path) -> 
 
 # Writing
 
-SPEC = ActionSpec.columns((2, 23, 2, 2), ("forward", "mouse_x", "left", "jump"))
+SPEC = ActionSpec.columns((2, 23, 2, 2), ("ahead", "mouse_x", "fire", "hop"))
 
 
 def test_columns_are_mapped_by_name() -> None:
-    mapped = Mapped(SPEC, {"w": "forward", "space": "jump"})
+    mapped = Mapped(SPEC, {"forward": "ahead", "jump": "hop"})
     columns = mapped(np.array([[1, 14, 0, 1]]))[0]
     assert dict(zip(NAMES, columns.tolist(), strict=True)) == {
-        **dict.fromkeys(NAMES, 0), "w": 1, "space": 1, "mouse_x": 14, "mouse_y": 7
+        **dict.fromkeys(NAMES, 0), "forward": 1, "jump": 1, "mouse_x": 14, "mouse_y": 7
     }  # fmt: skip
 
 
@@ -442,17 +443,22 @@ def test_columns_are_mapped_by_name() -> None:
     ("spec", "renamed", "left_out", "message"),
     [
         (ActionSpec.discrete(3), {}, (), r"its actions are Discrete\(3\)"),
-        (SPEC, {}, (), r"column 'forward' has no place"),
-        (SPEC, {"spce": "jump"}, (), r"'spce' is no column of the layout: did you mean space"),
-        (SPEC, {"w": "forwards"}, (), r"has no column 'forwards': did you mean forward"),
-        (SPEC, {"w": "forward", "space": "jump", "mouse_y": "mouse_x"}, (), r"'mouse_x' has 23 values, but 'mouse_y' of the layout has 15"),
-        (SPEC, {"w": "forward"}, ("jmp",), r"--leave-out jmp: the dataset has no such column: did you mean jump"),
+        (SPEC, {}, (), r"column 'ahead' has no place"),
+        (SPEC, {"jmp": "hop"}, (), r"'jmp' is no column of the layout: did you mean jump"),
+        (SPEC, {"forward": "aheads"}, (), r"has no column 'aheads': did you mean ahead"),
+        (
+            SPEC,
+            {"forward": "ahead", "jump": "hop", "mouse_y": "mouse_x"},
+            (),
+            r"'mouse_x' has 23 values, but 'mouse_y' of the layout has 15",
+        ),
+        (SPEC, {"forward": "ahead"}, ("hp",), r"--leave-out hp: the dataset has no such column: did you mean hop"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(spec: ActionSpec, renamed: dict[str, str], left_out: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Mapped(spec, renamed, left_out)
-    assert Mapped(SPEC, {"w": "forward"}, ("jump",))
+    assert Mapped(SPEC, {"forward": "ahead"}, ("hop",))
 
 
 def test_a_dataset_is_written_in_the_layout_and_read_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +468,7 @@ def test_a_dataset_is_written_in_the_layout_and_read_again(source: Path, tmp_pat
     store.prepare(spec)
     assert run_job(store, spec.ref, "cpu").name == "done"
     words = ("export-dataset", spec.ref.id[:8], "written")
-    done = in_this_process(*words, "--column", "w=s", "--column", "s=w", cwd=tmp_path)
+    done = in_this_process(*words, "--column", "forward=back", "--column", "back=forward", cwd=tmp_path)
     assert done.stderr.startswith("8 files for training and 6 held-out files, which written/test_split.txt names")
     names = [f"hdf5_{number}.hdf5" for number in range(1, 15)]
     assert sorted(path.name for path in (tmp_path / "written").glob("*.hdf5")) == sorted(names)
@@ -484,7 +490,7 @@ def test_a_dataset_is_written_in_the_layout_and_read_again(source: Path, tmp_pat
     for more, message in (
         ((), r"exists already"),
         (("--size", "150"), r"--size 150: expected HEIGHTxWIDTH"),
-        (("--column", "w"), r"expected NAME=COL"),
+        (("--column", "jump"), r"expected NAME=COL"),
     ):
         target = "written" if not more else "other"
         refused = in_this_process("export-dataset", spec.ref.id, target, *more, cwd=tmp_path, exit_code=2)

@@ -68,7 +68,7 @@ def stated_actions(folder: Path) -> ActionSpec:
         return read_metadata(folder).actions
     if kind == "videos":
         return read_table(own_files(folder, VIDEOS)[0].with_suffix(".csv")).actions
-    from diamond_bench.data.frame_actions import ACTIONS
+    from diamond_bench.envs.first_person import ACTIONS
 
     return ACTIONS
 

@@ -1,4 +1,4 @@
-"""The action vector of Pearce and Zhu's Counter-Strike data: 51 zeros and ones per frame.
+"""The action vector of Pearce and Zhu's Counter-Strike data: 51 zeros and ones per frame, for the columns of first-person games.
 
 | Numbers | Meaning | Coding |
 | --- | --- | --- |
@@ -14,25 +14,15 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
+from diamond_bench.envs.first_person import ACTIONS, CLICKS, KEYS, MOUSE_X, MOUSE_Y, no_motion
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.spaces import ActionSpec
 
-KEYS = ("w", "a", "s", "d", "space", "ctrl", "shift", "1", "2", "3", "r")
-CLICKS = ("left", "right")
-MOUSE_X = (-1000, -500, -300, -200, -100, -60, -30, -20, -10, -4, -2, 0, 2, 4, 10, 20, 30, 60, 100, 200, 300, 500, 1000)
-"""Mouse counts per frame to the right of each bin."""
-MOUSE_Y = (-200, -100, -50, -20, -10, -4, -2, 0, 2, 4, 10, 20, 50, 100, 200)
-"""Mouse counts per frame down of each bin."""
-NAMES = (*KEYS, *CLICKS, "mouse_x", "mouse_y")
-SIZES = (*(2 for _ in (*KEYS, *CLICKS)), len(MOUSE_X), len(MOUSE_Y))
-ACTIONS = ActionSpec.columns(SIZES, NAMES)
-"""The vector as 15 columns."""
+NAMES, SIZES = ACTIONS.names, ACTIONS.sizes
 _BITS = len(KEYS) + len(CLICKS)
 WIDTH = _BITS + len(MOUSE_X) + len(MOUSE_Y)
 _STARTS = tuple(accumulate((len(MOUSE_X),), initial=_BITS))
 """The first number of each movement."""
-STILL = (*(0 for _ in range(_BITS)), MOUSE_X.index(0), MOUSE_Y.index(0))
-"""The columns of no action."""
 
 
 def decode(vectors: npt.NDArray[np.float64], where: str) -> npt.NDArray[np.int64]:
@@ -98,7 +88,7 @@ class Mapped:
 
     def __call__(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The columns (n, 15) of actions (n, k)."""
-        columns = np.tile(np.array(STILL, np.int64), (len(actions), 1))
+        columns = np.tile(no_motion(), (len(actions), 1))
         for target, source in self._sources.items():
             columns[:, NAMES.index(target)] = actions[:, self._names.index(source)]
         return columns

@@ -76,7 +76,8 @@ def find_places(path: Path, sides: tuple[int, int] | None = None) -> Places:
 
 
 def _first_sides(path: Path, file: h5py.File) -> tuple[int, int]:
-    shape: tuple[int, ...] = file["frame_0_x"].shape if _is_plain(file, "frame_0_x") else ()
+    first = _array(file, "frame_0_x")
+    shape: tuple[int, ...] = () if first is None else first.shape
     if len(shape) != 3 or shape[2] != 3 or not all(1 <= side <= MAX_SIDE for side in shape):
         raise UserError(f"{path}: frame_0_x has shape {shape}; expected (h, w, 3) with sides of at most {MAX_SIDE}")
     return shape[0], shape[1]
@@ -84,13 +85,15 @@ def _first_sides(path: Path, file: h5py.File) -> tuple[int, int]:
 
 def read_frames(path: Path, sides: tuple[int, int], offsets: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
     """The frames (h, w, 3) RGB at these places of a file, one after the other. Raises UserError if the file cannot be read."""
+    import cv2  # planning does without it
+
     height, width = sides
     for data in _read(path, offsets, height * width * 3):
-        yield np.frombuffer(data, np.uint8).reshape(height, width, 3)[..., ::-1]
+        yield np.asarray(cv2.cvtColor(np.frombuffer(data, np.uint8).reshape(height, width, 3), cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_actions(places: Places) -> npt.NDArray[np.int64]:
-    """(T + 1, 15) columns of `frame_actions.ACTIONS`. Raises UserError for an action that is none, with its frame."""
+    """(T + 1, 15) columns of `first_person.ACTIONS`. Raises UserError for an action that is none, with its frame."""
     stored = np.stack([np.frombuffer(data, np.float64) for data in _read(places.path, places.actions, WIDTH * 8)])
     return decode(stored, str(places.path))
 
@@ -128,16 +131,17 @@ def _count(path: Path, file: h5py.File) -> int:
     return max(numbers) + 1
 
 
-def _is_plain(file: h5py.File, key: str) -> bool:
-    """Whether a key is an array of this file itself, and not a link."""
-    return isinstance(file.get(key, getlink=True), h5py.HardLink) and isinstance(file[key], h5py.Dataset)
+def _array(file: h5py.File, key: str) -> h5py.Dataset | None:
+    """The array of this file itself under a key. None for a link and a group."""
+    item = file[key] if isinstance(file.get(key, getlink=True), h5py.HardLink) else None
+    return item if isinstance(item, h5py.Dataset) else None
 
 
 def _place(path: Path, file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], size: int) -> int:
     """The first byte of an array, which must have this shape and type and lie whole in the file of `size` bytes."""
-    if not _is_plain(file, key):
+    data = _array(file, key)
+    if data is None:
         raise UserError(f"{path}: {key} is a link or a group; only arrays in that file are read")
-    data = file[key]
     if data.shape != shape or data.dtype != dtype:
         raise UserError(f"{path}: {key} is {data.dtype} {data.shape}; expected {dtype} {shape}, as in the first file")
     start = 0
@@ -158,10 +162,9 @@ def _behind(path: Path, file: h5py.File, key: str, data: h5py.Dataset) -> tuple[
     """The array of the same file from which a virtual array takes one row, and the byte of that row in it."""
     sources = data.virtual_sources()
     names = [source.dset_name.removeprefix("/") for source in sources if source.file_name == "."]
-    inside = [name for name in names if "/" not in name and _is_plain(file, name)]
-    if len(sources) != 1 or not inside:
+    behind = _array(file, names[0]) if len(sources) == len(names) == 1 and "/" not in names[0] else None
+    if behind is None:
         raise UserError(f"{path}: {key} is a virtual array of other files or of several arrays; only arrays in that file are read")
-    behind = file[inside[0]]
     first, last = sources[0].src_space.get_select_bounds()
     rows = (first[0], *(0 for _ in data.shape)), (first[0], *(side - 1 for side in data.shape))
     if behind.is_virtual or behind.shape[1:] != data.shape or behind.dtype != data.dtype or (first, last) != rows:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 
 from diamond_bench.data.foreign import FRAME_FILES
-from diamond_bench.data.frame_actions import CLICKS, KEYS, MOUSE_X, MOUSE_Y, STILL, Mapped, encode
+from diamond_bench.data.frame_actions import Mapped, encode
 from diamond_bench.data.pictures import Picture
 from diamond_bench.data.sources import SegmentSource
+from diamond_bench.envs.first_person import CLICKS, KEYS, MOUSE_X, MOUSE_Y, no_motion
 
 FRAMES_PER_FILE = 1000
 _PAST, _STATE = 3, 3
@@ -31,7 +32,7 @@ def write_frame_files(source: SegmentSource, mapped: Mapped, picture: Picture, f
             read = source.read(torch.arange(start + begin, start + end)[:, None])
             columns = mapped(read.actions[:, 0].cpu().numpy())
             if end == length:
-                columns[-1] = STILL
+                columns[-1] = no_motion()
             path = folder / f"hdf5_{first}{FRAME_FILES}"
             _write(path, [picture(frame) for frame in read.frames[:, 0].permute(0, 2, 3, 1).cpu().numpy()], columns)
             first += 1

@@ -13,11 +13,11 @@ from diamond_bench.config import DataConfig
 from diamond_bench.data.action_tables import ActionTable, read_table
 from diamond_bench.data.foreign import FRAME_FILES, format_of, held_out, own_files
 from diamond_bench.data.foreign_episodes import MinariEpisodes
-from diamond_bench.data.frame_actions import ACTIONS
 from diamond_bench.data.frame_files import Places, find_places, read_actions, read_frames
 from diamond_bench.data.minari_io import Episode
 from diamond_bench.data.pictures import Picture
 from diamond_bench.data.videos import fitting, pairs, read_video
+from diamond_bench.envs.first_person import ACTIONS
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import ActionSpec
 
@@ -79,6 +79,8 @@ class FrameFiles:
         self.names = [path.relative_to(folder).as_posix() for path in self.files]
         self.heldout = held_out(folder, self.files)
         self.actions = ACTIONS
+        self._found: Places | None = None
+        """The last places, which an import asks for twice."""
 
     @cached_property
     def sides(self) -> tuple[int, int]:
@@ -87,7 +89,9 @@ class FrameFiles:
 
     def places(self, index: int) -> Places:
         """The places of an episode's arrays. Raises UserError if the file is damaged, or its frames are not those of the first file."""
-        return find_places(self.files[index], self.sides)
+        if self._found is None or self._found.path != self.files[index]:
+            self._found = find_places(self.files[index], self.sides)
+        return self._found
 
     def read(self, index: int, picture: Picture) -> Episode:
         """See `OwnDataset.read`. The last action of a file has no next frame, so it is left out."""

@@ -28,7 +28,7 @@ def columns_of(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, sign, column = word.partition("=")
         if not sign or not column or name in found:
-            raise UserError(f"--column {word}: expected NAME=COLUMN, such as --column w=forward, and each NAME once")
+            raise UserError(f"--column {word}: expected NAME=COLUMN, such as --column jump=hop, and each NAME once")
         found[name] = column
     return found
 

@@ -27,9 +27,10 @@ import torch
 
 from diamond_bench.config import DataConfig, EnvConfig, NetworkConfig, TrainingConfig
 from diamond_bench.data.foreign import dataset_digest
-from diamond_bench.data.frame_actions import ACTIONS, encode
+from diamond_bench.data.frame_actions import encode
 from diamond_bench.data.segments import segment_places
 from diamond_bench.data.sources import open_source
+from diamond_bench.envs.first_person import ACTIONS
 from diamond_bench.jobs import import_dataset, train_world_model
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.store.kinds import ImportDataset, TrainWorldModel
@@ -77,7 +78,7 @@ def bring_in(folder: Path, files: Path, height: int, width: int) -> dict[str, fl
 
 def train(folder: Path, dataset: Path) -> dict[str, float]:
     """Trains a small denoiser for a few updates."""
-    network = NetworkConfig(depths=(1, 1), channels=(8, 8), attention=(False, False), cond_channels=8)
+    network = NetworkConfig(depths=(1,) * 4, channels=(8,) * 4, attention=(False,) * 4, cond_channels=8)
     settings = TrainingConfig(num_steps=UPDATES, batch_size=4, milestones=(1.0,), segments="streamed", log_every=1, warmup_steps=1)
     started = time.perf_counter()
     found = train_world_model.run(TrainWorldModel(0, network=network, training=settings), JobContext(folder, {"dataset": dataset}))
