@@ -1,8 +1,9 @@
 """Named choices of conf/ as the commands compose them."""
 
+from itertools import zip_longest
 from typing import Any
 
-from diamond_bench.compose import base
+from diamond_bench.compose import base, groups
 from diamond_bench.config import SAMPLERS, CascadeSampler, Objective, RunConfig, Sampler
 from diamond_bench.typed import build
 
@@ -11,8 +12,11 @@ ONE_STAGE = [name for name, option in SAMPLERS.items() if not issubclass(option.
 
 
 def _run(group: str, name: str, values: dict[str, Any]) -> RunConfig:
-    """The config with this choice."""
-    composed = base(((group, name), ("scale", "paper")))
+    """The config with this choice. A composition takes 0.15 s, so one serves an objective and a sampler, which do not affect each other."""
+    pairs = zip_longest(groups()["objective"], groups()["sampler"])
+    pair = next(pair for pair in pairs if pair[group == "sampler"] == name)
+    chosen = tuple((kind, option) for kind, option in zip(("objective", "sampler"), pair, strict=True) if option is not None)
+    composed = base((*chosen, ("scale", "paper")))
     return build(RunConfig, composed | {group: composed[group] | values})
 
 
