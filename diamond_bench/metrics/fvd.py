@@ -80,11 +80,15 @@ def open_clips(setting: "Setting") -> "Meter":
     return Meter(measure, network.sha256, lambda rows: -(-len(rows) // _BATCH))
 
 
+Distance = Callable[[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]], float]
 Interval = Callable[[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]], "Estimate"]
 
 
-def distance_rows(name: str, interval: Interval, measured: "Measured") -> list[Row]:
-    """Rows of one distance: that of the imagined clips with its interval, if there is one, and those of the references."""
+def distance_rows(name: str, distance: Distance, interval: Interval, measured: "Measured") -> list[Row]:
+    """Rows of one distance: that of the imagined clips with its interval, if there is one, and those of the references.
+
+    Both functions take features (n, 400) of two sets of clips, and the episodes (n,) of each.
+    """
     stored = load_clip_features(measured.inputs["true_clips"])
     true, episodes = stored["true"], stored["episodes"]
     found = interval(measured.rollouts["clip_features"], true, episodes, episodes)
@@ -92,7 +96,7 @@ def distance_rows(name: str, interval: Interval, measured: "Measured") -> list[R
     rows = [Row(name, found.value), *(Row(end, value) for end, value in ends.items())]
     for array, baseline in REFERENCES.items():
         of = stored["other_episodes"] if array == "other" else episodes
-        rows.append(Row(name, interval(stored[array], true, of, episodes).value, baseline=baseline))
+        rows.append(Row(name, distance(stored[array], true, of, episodes), baseline=baseline))
     return rows
 
 
@@ -103,10 +107,10 @@ def size_rows(measured: "Measured") -> list[Row]:
 
 
 def _reduce(measured: "Measured") -> Mapping[str, list[Row]]:
-    from analysis.video_distance import frechet_interval, kernel_interval
+    from analysis.video_distance import frechet_interval, frechet_video_distance, kernel_interval, kernel_video_distance
 
-    distances = {"fvd": frechet_interval, "kvd": kernel_interval}
-    return {"after": [row for name, of in distances.items() for row in distance_rows(name, of, measured)] + size_rows(measured)}
+    rows = distance_rows("fvd", lambda a, b, *_: frechet_video_distance(a, b), frechet_interval, measured)
+    return {"after": [*rows, *distance_rows("kvd", kernel_video_distance, kernel_interval, measured), *size_rows(measured)]}
 
 
 def clip_features(config: RunConfig, execution: ExecutionConfig) -> tuple[str, Any]:

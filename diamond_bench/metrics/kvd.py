@@ -19,11 +19,11 @@ def _open(setting: "Setting") -> "Meter":
 
 
 def _reduce(measured: "Measured") -> Mapping[str, list[Row]]:
-    from analysis.video_distance import kernel_interval
+    from analysis.video_distance import kernel_interval, kernel_video_distance
 
     if "fvd" in measured.evaluation.metrics:
         return {}  # fvd has the same rows
-    return {"after": [*fvd.distance_rows("kvd", kernel_interval, measured), *fvd.size_rows(measured)]}
+    return {"after": [*fvd.distance_rows("kvd", kernel_video_distance, kernel_interval, measured), *fvd.size_rows(measured)]}
 
 
 def _check(config: RunConfig) -> None:
