@@ -148,6 +148,8 @@ class DataConfig:
     """Frames of each reference after its context: the longest horizon that an evaluation may have."""
     windows_per_episode: int | None = setting(None, minimum=1)
     """Maximum number of references from one held-out episode, spread over it. With none, all its windows are used, one after the other."""
+    heldout: str | None = setting(None)
+    """If your own data name sets of episodes: the set to hold out, by default `heldout`. Only the set `train` is trained on."""
     stacked_frames: Literal["refuse", "newest"] = setting("refuse")
     """If the channels of your own data are three stacked grey frames: refuse the data, or take the newest frame."""
     seed: int = setting(0, minimum=0)

@@ -21,6 +21,10 @@ METADATA = "metadata.json"
 """The file of a Minari dataset that describes the others."""
 IMAGINED, IMAGINED_BY = "imagined", "imagined_by"
 """The key of the metadata, and the info of an episode, that mark frames which a world model imagined."""
+ACTION_NAMES = "action_names"
+"""The key of the metadata that names the columns of actions, or the actions of a Discrete space."""
+TRAIN, HELDOUT, SETS = "train", "heldout", "sets"
+"""Names of sets of episodes, and the key of the metadata that lists the episodes of each set by their numbers."""
 
 
 def find_dataset(name: str) -> Path:
@@ -118,7 +122,14 @@ def _long_text(value: Any) -> None:
 
 _METADATA = record(
     {"data_format": text, "total_episodes": count, "total_steps": count},
-    {"jpeg_encoding": flag, IMAGINED: record({"by": text}), **dict.fromkeys(("observation_space", "action_space"), _long_text)},
+    {
+        "jpeg_encoding": flag,
+        IMAGINED: record({"by": text}),
+        **dict.fromkeys(("rewards", "ends"), flag),
+        SETS: mapping(listing(count, 1)),
+        ACTION_NAMES: listing(text),
+        **dict.fromkeys(("observation_space", "action_space"), _long_text),
+    },
 )
 _SPACE = record({"type": text})
 _BOX = record({"dtype": text, "shape": listing(count)})
@@ -148,6 +159,16 @@ class Metadata:
     """The minimum of each column. Zeros for continuous actions."""
     imagined_by: str | None = None
     """What imagined the frames, such as a job's id. None for a real game."""
+    rewards: bool = True
+    """Whether steps have rewards. Without them, every stored reward is NaN."""
+    ends: bool = True
+    """Whether an episode can end by itself."""
+    sets: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """(name, numbers of its episodes) of each named set. One is called train. Empty if the dataset names none."""
+
+    def set_of(self, name: str) -> tuple[int, ...]:
+        """The numbers of a set's episodes."""
+        return dict(self.sets)[name]
 
 
 def read_metadata(data_folder: Path) -> Metadata:
@@ -175,7 +196,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
             _SPACE(space)
             if space["type"] in shapes:
                 shapes[space["type"]](space)
-        spec = _action_spec(actions)
+        spec = _action_spec(actions, tuple(content.get(ACTION_NAMES, ())))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not the metadata of a Minari dataset ({getattr(error, 'strerror', None) or error})") from None
     if spec is None:
@@ -203,22 +224,52 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
         spec,
         _first_action(actions, spec),
         content[IMAGINED]["by"] if IMAGINED in content else None,
+        content.get("rewards", True),
+        content.get("ends", True),
+        _sets(file, content),
     )
 
 
-def _action_spec(space: dict[str, Any]) -> ActionSpec | None:
+def _sets(file: Path, content: dict[str, Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    sets = {name: tuple(numbers) for name, numbers in content.get(SETS, {}).items()}
+    numbers = [number for found in sets.values() for number in found]
+    if sets and (TRAIN not in sets or len(sets) == 1):
+        raise UserError(f"{file}: its sets of episodes are {', '.join(sets)[:200]}; expected {TRAIN} and at least one other")
+    if len(set(numbers)) < len(numbers) or max(numbers, default=0) >= content["total_episodes"]:
+        raise UserError(f"{file}: its sets name an episode twice, or one that is not there (0 to {content['total_episodes'] - 1})")
+    return tuple(sets.items())
+
+
+def heldout_set(folder: Path, wanted: str | None) -> str | None:
+    """The set of a dataset's episodes that are held out: `wanted` (data.heldout), by default the set heldout.
+
+    None if the dataset names no sets, so that held-out episodes are drawn. Raises UserError for a set that it does not have.
+    """
+    sets = read_metadata(folder).sets if format_of(folder) == "minari" else ()
+    names = [name for name, _ in sets if name != TRAIN]
+    chosen = wanted or HELDOUT
+    if not names and wanted is None:
+        return None
+    if not names:
+        raise UserError(f"data.heldout={wanted}: {folder} names no sets of episodes; leave data.heldout out, and episodes are drawn")
+    if chosen not in names:
+        raise UserError(f"data.heldout={chosen}: {folder} has no such set of held-out episodes ({nearest(chosen, names)})")
+    return chosen
+
+
+def _action_spec(space: dict[str, Any], names: tuple[str, ...]) -> ActionSpec | None:
     """None for a kind that cannot be imported. Raises ValueError for a space without actions, or a Box of integers."""
     if 0 in (space.get("n"), *space.get("nvec", ())):
         raise ValueError(f"the dataset has no actions; from 1 to {MAX_ACTIONS:,} can be imported")
     if space["type"] == "Discrete":
-        return ActionSpec.discrete(space["n"])
+        return ActionSpec.discrete(space["n"], names)
     if space["type"] == "MultiDiscrete":
-        return ActionSpec.columns(tuple(space["nvec"]))
+        return ActionSpec.columns(tuple(space["nvec"]), names)
     if space["type"] != "Box":
         return None
     if not space["dtype"].startswith("float") or [len(space["low"]), len(space["high"])] != space["shape"] * 2:
         raise ValueError(f"actions: a Box of {space['dtype'][:60]} with {len(space['low'])} low and {len(space['high'])} high bounds")
-    return ActionSpec.continuous(tuple(space["low"]), tuple(space["high"]))
+    return ActionSpec.continuous(tuple(space["low"]), tuple(space["high"]), names)
 
 
 def _first_action(space: dict[str, Any], spec: ActionSpec) -> tuple[int, ...]:

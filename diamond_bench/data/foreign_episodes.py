@@ -14,7 +14,7 @@ import numpy.typing as npt
 from minari.dataset.minari_storage import MinariStorage
 from PIL import Image
 
-from diamond_bench.data.foreign import IMAGINED_BY, METADATA, Metadata, imagined, read_metadata
+from diamond_bench.data.foreign import IMAGINED_BY, METADATA, TRAIN, Metadata, imagined, read_metadata
 from diamond_bench.data.minari_io import MAIN_FILE, Episode, open_dataset, read_episode
 from diamond_bench.data.pictures import MAX_EPISODE_BYTES, Picture
 from diamond_bench.errors import UserError
@@ -27,16 +27,23 @@ _COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 class MinariEpisodes:
     """The episodes of a Minari dataset. Implements `own.OwnDataset`."""
 
-    rewards = ends = True
-    heldout = None
     facts: dict[str, str] = {}  # noqa: RUF012
 
-    def __init__(self, folder: Path, stacked: str) -> None:
-        """`stacked`: see `read_foreign`. Raises UserError if the dataset is damaged, or contradicts its metadata."""
+    def __init__(self, folder: Path, stacked: str, set_name: str | None = None) -> None:
+        """Raises UserError if the dataset is damaged, or contradicts its metadata.
+
+        Args:
+            folder: the data folder.
+            stacked: see `read_foreign`.
+            set_name: the set of episodes that is held out. None lets the caller draw episodes.
+        """
         self._storage, self._metadata, self._stacked = open_dataset(folder), read_metadata(folder), stacked
         check_stored(folder, self._metadata)
         self.names = [f"episode {index}" for index in range(self._metadata.num_episodes)]
         self.actions, self.num_steps = self._metadata.actions, self._metadata.num_steps
+        self.rewards, self.ends = self._metadata.rewards, self._metadata.ends
+        self.heldout = self._metadata.set_of(set_name) if set_name is not None else None
+        self.training = self._metadata.set_of(TRAIN) if set_name is not None else None
 
     def read(self, index: int, picture: Picture) -> Episode:
         """See `OwnDataset.read`."""
@@ -136,14 +143,18 @@ def read_foreign(storage: MinariStorage, metadata: Metadata, index: int, stacked
     ours = _checked_actions(where, actions, metadata)
     with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
         narrow = rewards.astype(np.float32)
-    _refuse_any(where, "rewards", rewards, ~np.isfinite(narrow), "expected finite numbers")
+    if metadata.rewards:
+        _refuse_any(where, "rewards", rewards, ~np.isfinite(narrow), "expected finite numbers")
+    else:
+        _refuse_any(where, "rewards", rewards, ~np.isnan(narrow), f"expected NaN, since {METADATA} says that there are no rewards")
     for name, flags in zip(("terminations", "truncations"), ends, strict=True):
         _refuse_any(where, name, flags, (flags != 0) & (flags != 1), "expected true or false")
     over = ends[0].astype(np.bool_) | ends[1].astype(np.bool_)
     if over[:-1].any():
         raise UserError(f"{where} goes on after its end at step {int(over.argmax())}")
     terminated = bool(ends[0][-1])
-    return Episode(_channels_last(where, frames, stacked), ours, narrow, terminated=terminated, truncated=not terminated)
+    given = narrow if metadata.rewards else None
+    return Episode(_channels_last(where, frames, stacked), ours, given, terminated=terminated, truncated=not terminated)
 
 
 def _checked_actions(where: str, actions: npt.NDArray[Any], metadata: Metadata) -> npt.NDArray[Any]:

@@ -33,13 +33,14 @@ _MAX_BYTES = 1_000_000
 _EPISODE = record({"total_steps": count})
 
 
-def check_length(folder: Path, references: int, window: int, per_episode: int | None) -> None:
+def check_length(folder: Path, references: int, window: int, per_episode: int | None, set_name: str | None = None) -> None:
     """Raises UserError if no split of the dataset in the data folder `folder` can hold out enough windows.
 
     `references` windows of `window` frames must lie in whole episodes, at most `per_episode` of them in each, and at least one episode must
-    remain for training. The import may still refuse the dataset, because it also refuses windows that occur in training.
+    remain for training. `set_name` is the set of episodes that is held out (`heldout_set`). The import may still refuse the dataset,
+    because it also refuses windows that occur in training.
     """
-    lengths, heldout = _lengths_of(folder)
+    lengths, heldout = _lengths_of(folder, set_name)
     if lengths is None:
         return
     if len(lengths) == 1:
@@ -52,7 +53,7 @@ def check_length(folder: Path, references: int, window: int, per_episode: int | 
     both = f"data.reference_context + data.reference_horizon by {window - longest} or more"
     shorter = f"lower {'data.reference_horizon' if longest >= window else both}"
     more = "" if per_episode is None else "raise data.windows_per_episode, "
-    others = "One is for training. The others hold" if heldout is None else f"The {len(heldout)} of {SPLIT_FILE} hold"
+    others = "One is for training. The others hold" if heldout is None else f"The {len(heldout)} of {listed_in(set_name)} hold"
     raise UserError(
         f"data.dataset={folder}: too short for this scale. Its {len(lengths)} episodes have up to {longest} frames. {others} "
         f"at most {possible} windows of {window} frames (data.reference_context + data.reference_horizon), "
@@ -73,12 +74,18 @@ def stated_actions(folder: Path) -> ActionSpec:
     return ACTIONS
 
 
-def _lengths_of(folder: Path) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+def listed_in(set_name: str | None) -> str:
+    """The list of held-out episodes in words: a set of a Minari dataset, or the file of other formats."""
+    return SPLIT_FILE if set_name is None else f"the set {set_name}"
+
+
+def _lengths_of(folder: Path, set_name: str | None) -> tuple[Sequence[int] | None, Sequence[int] | None]:
     """Frames of each episode (see `_lengths`), and the episodes that the dataset's own list holds out, if it has one."""
     kind = format_of(folder)
     if kind == "minari":
         metadata = read_metadata(folder)
-        return _lengths(folder, metadata, (folder / METADATA).stat().st_mtime_ns), None
+        listed = None if set_name is None else metadata.set_of(set_name)
+        return _lengths(folder, metadata, (folder / METADATA).stat().st_mtime_ns), listed
     files = own_files(folder, (FRAME_FILES,) if kind == "frame_files" else VIDEOS)
     stamp = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in own_files(folder, (FRAME_FILES, ".csv")))
     return _own_lengths(folder, kind, stamp), held_out(folder, files)

@@ -128,6 +128,7 @@ def write_dataset(
         "total_episodes": total_episodes,
         "total_steps": total_steps,
         "dataset_size": float(storage.get_size()),
+        **{name: False for name, has in (("rewards", spec.rewards), ("ends", spec.ends)) if not has},
         **(more or {}),
     }
     storage.update_metadata(facts)

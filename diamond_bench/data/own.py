@@ -51,6 +51,11 @@ class OwnDataset(Protocol):
         ...
 
     @property
+    def training(self) -> Sequence[int] | None:
+        """The episodes for training if `heldout` is a list. None takes all that are not in it."""
+        ...
+
+    @property
     def num_steps(self) -> int | None:
         """The steps of all episodes as the dataset states them. None if it does not."""
         ...
@@ -69,7 +74,7 @@ class FrameFiles:
     """The episodes of a folder of such files, one per file. See `OwnDataset`."""
 
     rewards = ends = False
-    num_steps = None
+    training = num_steps = None
     facts: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, folder: Path) -> None:
@@ -107,7 +112,7 @@ class Videos:
     """The episodes of a folder of videos, one per video. See `OwnDataset`."""
 
     rewards = ends = False
-    num_steps = None
+    training = num_steps = None
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError if a video has no table of actions, or the list of held-out videos does not fit."""
@@ -152,4 +157,4 @@ def open_own(folder: Path, data: DataConfig) -> OwnDataset:
         return FrameFiles(folder)
     if kind == "videos":
         return Videos(folder)
-    return MinariEpisodes(folder, data.stacked_frames)
+    return MinariEpisodes(folder, data.stacked_frames, data.heldout)

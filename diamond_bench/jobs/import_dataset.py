@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from diamond_bench.config import DataConfig
-from diamond_bench.data.foreign import METADATA, SPLIT_FILE, dataset_digest, find_dataset
+from diamond_bench.data.foreign import METADATA, dataset_digest, find_dataset
+from diamond_bench.data.foreign_lengths import listed_in
 from diamond_bench.data.leaks import TrainingRuns, spread_windows, window_starts
 from diamond_bench.data.linked import write_linked
 from diamond_bench.data.minari_io import Episode
@@ -27,8 +28,8 @@ def run(config: ImportDataset, context: JobContext) -> Result:
     """Writes train/, heldout/ and dataset.json from the dataset that `data.dataset` names: images of any size and their actions.
 
     Frames are resized by area to `env.frames`, and grey ones become RGB. Whole episodes, in an order drawn by data.seed, form the held-out
-    split until they contain num_references windows that occur in no other episode. If the dataset has a list of held-out episodes, they
-    come from this list alone. The training split takes num_train_frames frames from the rest. With data.windows_per_episode, at most that
+    split until they contain num_references windows that occur in no other episode. If the dataset has a list of held-out episodes, or
+    data.heldout names a set of its episodes, they come from this list alone. The training split takes num_train_frames frames from the rest. With data.windows_per_episode, at most that
     many windows of an episode are references. With data.link_frames, train/ only states where its frames lie in the user's files.
 
     The environment is never built and nothing is downloaded. Raises Interrupted with converted episodes kept. Raises UserError, with
@@ -93,8 +94,8 @@ class _Conversion:
             found = _split([episodes[index] for index in order], data)
             heldout, train = order[: found.count], self._train(order[found.count :])
         else:
-            listed = set(self._own.heldout)
-            train = self._train([index for index in order if index not in listed])
+            listed, named = set(self._own.heldout), self._own.training
+            train = self._train([index for index in order if (index not in listed if named is None else index in named)])
             heldout = [index for index in order if index in listed]
             found = self._listed(train, heldout)
             self._refuse_duplicates()
@@ -106,6 +107,7 @@ class _Conversion:
                 "refused_as_leaks": found.refused,
                 "reference_context": data.reference_context,
                 "reference_horizon": data.reference_horizon,
+                **({} if data.heldout is None else {"set": data.heldout}),
                 **({} if data.windows_per_episode is None else {"windows_per_episode": data.windows_per_episode}),
             },
         }
@@ -138,7 +140,7 @@ class _Conversion:
             if len(found.starts) >= data.num_references:
                 _refuse_contained(training, heldout)
                 return found
-        raise _too_few(f"the {len(order)} episodes of {SPLIT_FILE} hold", len(found.starts), data)
+        raise _too_few(f"the {len(order)} episodes of {listed_in(data.heldout)} hold", len(found.starts), data)
 
     def _training(self, index: int, most: int | None = None) -> StoredEpisode:
         """An episode for training, of at most `most` frames. If frames are linked, only their places are kept."""

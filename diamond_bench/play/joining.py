@@ -33,7 +33,7 @@ def join_datasets(sources: Sequence[Path], out: Path) -> int:
                 f"{metadata[0].actions}; join recordings of one game"
             )
     height, width, _ = metadata[0].frame_shape
-    described = WorldSpec(FrameSpec(height, width), metadata[0].actions)
+    described = WorldSpec(FrameSpec(height, width), metadata[0].actions, metadata[0].rewards, metadata[0].ends)
     try:
         with unfinished_folder(out) as temporary:
             files = [folder / MAIN_FILE for folder in folders]

@@ -126,8 +126,8 @@ def _write_lane(folder: Path, session: Session, path: Sequence[Moment], lane: in
     with h5py.File(file, "w") as target:
         write_episode(target.create_group(_GROUP), episode, _author(session.lanes[lane]) if imagined else None)
     dataset_id = f"{'imagined' if imagined else 'played'}/{_name(game).lower()}-v0"
-    frames = FrameSpec(*episode.frames.shape[1:3])
-    write_dataset(folder / "data", dataset_id, [file], _GROUP, WorldSpec(frames, session.actions), facts)
+    spec = WorldSpec(FrameSpec(*episode.frames.shape[1:3]), session.actions, rewards=episode.rewards is not None)
+    write_dataset(folder / "data", dataset_id, [file], _GROUP, spec, facts)
     file.unlink()
 
 

@@ -61,9 +61,10 @@ def dataset_job(config: RunConfig) -> JobSpec:
         policy = config.data.policy
         inputs = {"agent": JobRef.parse(policy)} if agents.is_agent(policy) else {}
         return JobSpec("collect_dataset", CollectDataset(config.game, config.env, config.data), inputs)
-    from diamond_bench.data.foreign import dataset_digest, find_dataset
+    from diamond_bench.data.foreign import dataset_digest, find_dataset, heldout_set
 
-    digest = dataset_digest(find_dataset(config.data.dataset))
+    folder = find_dataset(config.data.dataset)
     neutral = DataConfig()  # the settings of a collection do not affect an imported dataset
     data = replace(config.data, policy=neutral.policy, epsilon=neutral.epsilon, random_start_steps=neutral.random_start_steps)
-    return JobSpec("import_dataset", ImportDataset(digest, config.env, data), {})
+    data = replace(data, heldout=heldout_set(folder, config.data.heldout))
+    return JobSpec("import_dataset", ImportDataset(dataset_digest(folder), config.env, data), {})

@@ -95,7 +95,7 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
 def _check_dataset(data: DataConfig) -> None:
     """Raises UserError if a user's own dataset is too short for the references, or of a format for which a setting has no effect."""
     if data.dataset is not None:
-        from diamond_bench.data.foreign import find_dataset, format_of
+        from diamond_bench.data.foreign import find_dataset, format_of, heldout_set
         from diamond_bench.data.foreign_lengths import check_length
 
         folder, window = find_dataset(data.dataset), data.reference_context + data.reference_horizon
@@ -104,7 +104,7 @@ def _check_dataset(data: DataConfig) -> None:
             raise UserError(f"data.link_frames: only HDF5 files of frames can be linked, and {folder} holds {kind}; leave it out")
         if data.stacked_frames != "refuse" and kind != "minari":
             raise UserError(f"data.stacked_frames: only Minari datasets hold stacked frames, and {folder} holds {kind}; leave it out")
-        check_length(folder, data.num_references, window, data.windows_per_episode)
+        check_length(folder, data.num_references, window, data.windows_per_episode, heldout_set(folder, data.heldout))
 
 
 def _games(study: Study, config: RunConfig) -> tuple[str, ...]:

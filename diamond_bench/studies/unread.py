@@ -70,7 +70,8 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
     if c.actions == "none":
         yield "conditioning.action_width", "conditioning.actions=none"
     if config.data.dataset is None:
-        yield from ((f"data.{key}", "a game to collect data from (data.dataset=null)") for key in ("stacked_frames", "link_frames"))
+        own = ("stacked_frames", "link_frames", "heldout")
+        yield from ((f"data.{key}", "a game to collect data from (data.dataset=null)") for key in own)
     if config.data.dataset is not None:
         yield "env.pooling", "a dataset of your own (data.dataset)"
     else:
