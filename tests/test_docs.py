@@ -215,13 +215,14 @@ def headings(page: Path) -> Iterator[str]:
 def registered() -> set[str]:
     """The commands of the command line."""
     from diamond_bench.cli import app
+    from diamond_bench.cli.dataset_commands import datasets_app
     from diamond_bench.cli.store_commands import weights_app
 
     def of(group: object, prefix: str = "") -> set[str]:
         names = [c.name or c.callback.__name__.replace("_", "-") for c in group.registered_commands]  # type: ignore[attr-defined]
         return {f"{prefix}{name}" for name in names}
 
-    return of(app) | of(weights_app, "weights ")
+    return of(app) | of(weights_app, "weights ") | of(datasets_app, "datasets ")
 
 
 def test_evaluation_md_lists_all_columns_and_baselines(tiny_store: Path) -> None:

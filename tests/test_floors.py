@@ -32,6 +32,7 @@ FLOORS = [  # top floor first; rooms of one floor do not import each other
     {"diamond_bench.studies"},
     {"diamond_bench.costs"},
     {"diamond_bench.metrics"},
+    {"diamond_bench.datasets"},
     {"diamond_bench.store"},
     {"diamond_bench.data"},
     {"diamond_bench.envs"},

@@ -120,7 +120,7 @@ def _arguments(path: Sequence[str], name: str, root: Path, current: str) -> Iter
             yield from map(Offer, _swept(root))
     elif name == "options":
         yield from _among(current, {"game=": None, "frame_size=": None, "sigma_data=": None, "sigma_offset_noise=": None})
-    elif name in ("artifacts", "name", "shell"):
+    elif name in ("artifacts", "dataset", "name", "shell"):
         yield from _values_of(name)
 
 
@@ -158,6 +158,10 @@ def _values_of(name: str) -> Iterator[Offer]:
         from diamond_bench.metrics.weights import WEIGHTS
 
         yield from (Offer(found.metric.replace("_", "-")) for found in WEIGHTS.values())
+    elif name == "dataset":
+        from diamond_bench.datasets.freedoom_demos import NAME
+
+        yield Offer(NAME)
     elif name == "artifacts":
         from paper_figures.registry import ARTIFACTS
 
