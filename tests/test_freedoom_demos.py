@@ -140,6 +140,7 @@ class Setup:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.package, self.tool, self.out = folder / "packages" / "vizdoom", folder / "tool", folder / "out"
         self.commands = {source: inputs(source.tics, 2, number) for number, source in enumerate(self.sources)}
+        self.commands[self.sources[1]][121:, 1] = 0  # the viewed player dies after tic 120
         self.package.mkdir(parents=True)
         (self.package / "__init__.py").touch()
         known = {}
@@ -189,8 +190,8 @@ def test_frames_and_inputs_are_of_the_same_tics(doom: Setup) -> None:
     sets = dict(read_metadata(fetched.folder / "data").sets)
     assert sets == {"train": (0, 1), "heldout": (2, 3), "out_of_map": (4,)}
     first, second, whole = doom.sources
-    expected = [  # frames from the tic 0, 2, 4, ...
-        (first, 0, 66 - 6 - GAP), (second, 0, 70 - 7 - GAP), (first, 66 - 6, 6), (second, 70 - 7, 7), (whole, 0, 31)
+    expected = [  # frames of the tics 0, 2, 4, ..., of 131 tics, 121 that are played, and 61
+        (first, 0, 66 - 6 - GAP), (second, 0, 61 - 6 - GAP), (first, 66 - 6, 6), (second, 61 - 6, 6), (whole, 0, 31)
     ]  # fmt: skip
     for episode, (source, start, number) in zip(read_own_episodes(fetched.folder / "data"), expected, strict=True):
         tics = 2 * np.arange(start, start + number)

@@ -130,7 +130,6 @@ def test_a_set_that_is_not_there_is_refused(tmp_path: Path, sets: Any, wanted: s
 def test_a_set_that_is_too_short_is_refused_at_planning(tmp_path: Path) -> None:
     data = dataset(tmp_path / "source", SETS) / "data"
     check_length(data, 5, 10, None, "heldout")
-    with pytest.raises(
-        UserError, match=r"The 2 of the set heldout hold at most 5 windows of 10 frames"):
+    with pytest.raises(UserError, match=r"The 2 of the set heldout hold at most 5 windows of 10 frames"):
         check_length(data, 6, 10, None, "heldout")
     check_length(data, 2, 10, None, "out_of_map")

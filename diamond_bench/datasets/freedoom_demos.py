@@ -60,10 +60,8 @@ class Source:
         """Its name in the WAD."""
         return f"DEMO{self.number}"
 
-    @property
-    def parts(self) -> dict[str, tuple[int, int]]:
-        """First frame and number of frames of each of its episodes, by their sets."""
-        frames = (self.tics + 1) // 2
+    def parts(self, frames: int) -> dict[str, tuple[int, int]]:
+        """First frame and number of frames of each of its episodes, by their sets. `frames`: how many are played."""
         if self.out_of_map:
             return {OUT_OF_MAP: (0, frames)}
         last = frames // 10
@@ -185,7 +183,8 @@ def _keep(
     kept: Path, source: Source, demo: Demo, draw: Callable[[], Iterator[NDArray[np.uint8]]], divisor: int, what: str, say: Say
 ) -> None:
     """Draws a demo and writes its episodes, unless they are there."""
-    files = {part: _file(kept, source, part) for part in source.parts}
+    parts = source.parts(played_frames(demo))
+    files = {part: _file(kept, source, part) for part in parts}
     if all(file.is_file() for file in files.values()):
         say(f"{what}: kept from before")
         return
@@ -194,7 +193,7 @@ def _keep(
         raise UserError(f"{what}: {len(demo.commands):,} tics, expected {source.tics:,}")
     frames = reduced(draw(), source.tics, divisor, what)
     actions = encode(demo.viewer[1 : 2 * len(frames) - 1])
-    for part, (first, number) in source.parts.items():
+    for part, (first, number) in parts.items():
         rows = slice(first, first + number)
         episode = Episode(frames[rows], actions[rows][: number - 1], None, terminated=False, truncated=True)
         temporary = temporary_name(files[part])
@@ -204,7 +203,12 @@ def _keep(
             temporary.rename(files[part])
         finally:
             temporary.unlink(missing_ok=True)
-    say(f"{what}: {len(frames):,} frames in {time.perf_counter() - started:.1f} s")
+    say(f"{what}: {sum(number for _, number in parts.values()):,} frames in {time.perf_counter() - started:.1f} s")
+
+
+def played_frames(demo: Demo) -> int:
+    """The number of frames up to the player's last input. Afterwards most of these players lie dead, and nobody plays."""
+    return int(np.flatnonzero(demo.viewer.any(axis=1))[-1]) // 2 + 1
 
 
 def reduced(drawn: Iterator[NDArray[np.uint8]], tics: int, divisor: int, what: str) -> NDArray[np.uint8]:
@@ -225,7 +229,12 @@ def reduced(drawn: Iterator[NDArray[np.uint8]], tics: int, divisor: int, what: s
 
 
 def _publish(kept: Path, out: Path, divisor: int, demos: dict[Source, Demo]) -> Fetched:
-    episodes = [(part, source) for part in (TRAIN, HELDOUT, OUT_OF_MAP) for source in demos if part in source.parts]
+    episodes = [
+        (part, source)
+        for part in (TRAIN, HELDOUT, OUT_OF_MAP)
+        for source, demo in demos.items()
+        if part in source.parts(played_frames(demo))
+    ]
     sets: dict[str, list[int]] = {}
     for number, (part, _) in enumerate(episodes):
         sets.setdefault(part, []).append(number)
@@ -257,12 +266,13 @@ def _facts(divisor: int, digest: str, episodes: list[tuple[str, Source]], demos:
                 "wad": source.wad,
                 "demo": source.number,
                 "map": source.map,
-                "first_tic": 2 * source.parts[part][0],
-                "frames": source.parts[part][1],
+                "first_tic": 2 * first,
+                "frames": number,
                 "players": len(demos[source].players),
                 "view": demos[source].view + 1,
             }
             for part, source in episodes
+            for first, number in [source.parts(played_frames(demos[source]))[part]]
         ],
     }
 

@@ -29,8 +29,9 @@ def run(config: ImportDataset, context: JobContext) -> Result:
 
     Frames are resized by area to `env.frames`, and grey ones become RGB. Whole episodes, in an order drawn by data.seed, form the held-out
     split until they contain num_references windows that occur in no other episode. If the dataset has a list of held-out episodes, or
-    data.heldout names a set of its episodes, they come from this list alone. The training split takes num_train_frames frames from the rest. With data.windows_per_episode, at most that
-    many windows of an episode are references. With data.link_frames, train/ only states where its frames lie in the user's files.
+    data.heldout names a set of its episodes, they come from this list alone. The training split takes num_train_frames frames from the
+    rest. With data.windows_per_episode, at most that many windows of an episode are references. With data.link_frames, train/ only states
+    where its frames lie in the user's files.
 
     The environment is never built and nothing is downloaded. Raises Interrupted with converted episodes kept. Raises UserError, with
     nothing kept, if the dataset is damaged, changed since it was planned, of another kind, contradicts its metadata, contains an episode
