@@ -208,7 +208,7 @@ def test_frames_and_inputs_are_of_the_same_tics(doom: Setup) -> None:
     assert [each["first_tic"] for each in facts["episodes"]] == [2 * start for _, start, _ in expected]
 
 
-def test_it_is_made_once_and_always_of_the_same_bytes(doom: Setup) -> None:
+def test_it_is_created_once_and_its_bytes_are_always_the_same(doom: Setup) -> None:
     one, other = doom.fetch("one/demos"), doom.fetch("other/demos")
     files = [
         {file.relative_to(made.folder): file.read_bytes() for file in made.folder.rglob("*") if file.is_file()} for made in (one, other)
@@ -216,7 +216,7 @@ def test_it_is_made_once_and_always_of_the_same_bytes(doom: Setup) -> None:
     assert files[0] == files[1]
     assert len(doom.drawn) == 6
     again = doom.fetch("one/demos")
-    assert (again.made, again.content_sha256) == (False, one.content_sha256)
+    assert (again.created, again.content_sha256) == (False, one.content_sha256)
     assert len(doom.drawn) == 6
     assert sorted(entry.name for entry in one.folder.parent.iterdir()) == ["demos"], "nothing temporary stays"
     small = doom.fetch("small", divisor=10)
@@ -240,7 +240,7 @@ def test_a_tool_that_fails_is_not_waited_for(doom: Setup, monkeypatch: pytest.Mo
     file.write_text(file.read_text().replace("timed {number} gametics", "Bad V_DrawPatch"))
     if not ends:
         (doom.tool / "never ends").touch()
-        monkeypatch.setattr(doom_tool, "_PATIENCE", 0.3)
+        monkeypatch.setattr(doom_tool, "_PATIENCE", 3.0)
     with pytest.raises(UserError, match=r"freedoom1.wad DEMO1: cydoomgeneric did not play its 131 tics: Bad V_DrawPatch in 1 realtics"):
         doom.fetch()
 
@@ -287,7 +287,7 @@ def something_there(doom: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
         (something_there, "demos: it exists already and holds something else"),
     ],
 )
-def test_what_is_missing_is_named_before_anything_is_made(
+def test_what_is_missing_is_named_before_anything_is_created(
     doom: Setup, monkeypatch: pytest.MonkeyPatch, change: Callable[[Setup, pytest.MonkeyPatch], None], message: str
 ) -> None:
     change(doom, monkeypatch)

@@ -53,5 +53,5 @@ def datasets_fetch(
 
     freedoom_demos.check_name(dataset)
     fetched = freedoom_demos.fetch(divisor, folder, tool_python, install_tool, say)
-    say(f"{'Made' if fetched.made else 'It is there'}. SHA-256 of frames and actions: {fetched.content_sha256}")
+    say(f"{'Made' if fetched.created else 'It is there'}. SHA-256 of frames and actions: {fetched.content_sha256}")
     out.print(str(fetched.folder), markup=False)

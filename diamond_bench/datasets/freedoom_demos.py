@@ -86,8 +86,8 @@ class Fetched:
 
     folder: Path
     content_sha256: str
-    made: bool
-    """Whether it was made now. Otherwise it was there."""
+    created: bool
+    """Whether it was created now. Otherwise it was there."""
 
 
 def default_folder(divisor: int = DEFAULT_DIVISOR) -> Path:
@@ -143,7 +143,7 @@ def finished(out: Path, divisor: int) -> Fetched | None:
     try:
         facts = read_json(out / FACTS_FILE)
         if facts["divisor"] == divisor:
-            return Fetched(out, facts["content_sha256"], made=False)
+            return Fetched(out, facts["content_sha256"], created=False)
         what = f"{NAME} with the divisor {facts['divisor']}"
     except (OSError, UserError, KeyError, TypeError):
         what = "something else"
@@ -249,7 +249,7 @@ def _publish(kept: Path, out: Path, divisor: int, demos: dict[Source, Demo]) -> 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(kept, ignore_errors=True)
-    return Fetched(out, digest, made=True)
+    return Fetched(out, digest, created=True)
 
 
 def _facts(divisor: int, digest: str, episodes: list[tuple[str, Source]], demos: dict[Source, Demo]) -> dict[str, Any]:
