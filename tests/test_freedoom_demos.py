@@ -210,9 +210,7 @@ def test_frames_and_inputs_are_of_the_same_tics(doom: Setup) -> None:
 
 def test_it_is_created_once_and_its_bytes_are_always_the_same(doom: Setup) -> None:
     one, other = doom.fetch("one/demos"), doom.fetch("other/demos")
-    files = [
-        {file.relative_to(made.folder): file.read_bytes() for file in made.folder.rglob("*") if file.is_file()} for made in (one, other)
-    ]
+    files = [{file.relative_to(at): file.read_bytes() for file in at.rglob("*") if file.is_file()} for at in (one.folder, other.folder)]
     assert files[0] == files[1]
     assert len(doom.drawn) == 6
     again = doom.fetch("one/demos")
