@@ -279,7 +279,7 @@ def something_there(doom: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (other_wad, "freedoom2.wad: another WAD"),
         (no_wad, "freedoom1.wad: No such file"),
-        (no_package, "package vizdoom, which is not installed: pip install 'diamond-bench[envs3d]'"),
+        (no_package, "package vizdoom, which is not installed: pip install '.[envs3d]' in the checkout"),
         (other_tool, "it does not have cydoomgeneric 0.1.0 (it has version 0.2.0)"),
         (no_tool, "No module named 'cydoomgeneric'"),
         (no_python, "python: not a Python that can be started (No such file or directory)"),

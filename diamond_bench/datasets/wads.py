@@ -36,7 +36,7 @@ def find_wads() -> dict[str, Path]:
     """The checked files of `WADS` in the installed package vizdoom. Raises UserError if it or a file is missing, or is another one."""
     found = importlib.util.find_spec("vizdoom")
     if found is None or not found.submodule_search_locations:
-        raise UserError("the WADs of Freedoom are in the package vizdoom, which is not installed: pip install 'diamond-bench[envs3d]'")
+        raise UserError("the WADs of Freedoom are in the package vizdoom, which is not installed: pip install '.[envs3d]' in the checkout")
     folder = Path(found.submodule_search_locations[0])
     files = {name: folder / f"{name}.wad" for name in WADS}
     for name, file in files.items():
