@@ -21,11 +21,13 @@ from diamond_bench.datasets.freedoom_demos import GAP, OPENING, SOURCES, Source,
 from diamond_bench.errors import UserError
 
 TOOL = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 class Pixels:
     def __init__(self, *color): self.color = bytes(color)
     def __getitem__(self, where): return self
-    def tobytes(self): return self.color * (320 * 200)
+    def tobytes(self):
+        garbage = bytes([os.getpid() % 256] * 3) if (pathlib.Path(__file__).parent / "garbage").exists() else self.color
+        return self.color * 700 + garbage + self.color * (320 * 200 - 701)
 def init(width, height, draw, **more): globals()["draw"] = draw
 def main(argv):
     lump = argv[argv.index("-timedemo") + 1]
@@ -152,6 +154,7 @@ class Setup:
             known[name] = wads.Wad(len(content), hashlib.sha256(content).hexdigest())
         monkeypatch.setattr(wads, "WADS", known)
         monkeypatch.setattr(freedoom_demos, "SOURCES", self.sources)
+        monkeypatch.setattr(freedoom_demos, "RENDERINGS", 1)
         monkeypatch.delitem(sys.modules, "vizdoom", raising=False)
         monkeypatch.syspath_prepend(folder / "packages")
         (self.tool / "cydoomgeneric-0.1.0.dist-info").mkdir(parents=True)
@@ -220,6 +223,14 @@ def test_it_is_created_once_and_its_bytes_are_always_the_same(doom: Setup) -> No
     assert sorted(entry.name for entry in one.folder.parent.iterdir()) == ["demos"], "nothing temporary stays"
     small = doom.fetch("small", divisor=10)
     assert read_metadata(small.folder / "data").frame_shape == (20, 32, 3)
+
+
+def test_pixels_that_differ_between_processes_are_replaced(doom: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = doom.fetch("clean").content_sha256
+    (doom.tool / "garbage").touch()
+    assert doom.fetch("garbage").content_sha256 != expected
+    monkeypatch.setattr(freedoom_demos, "RENDERINGS", 3)
+    assert doom.fetch("agreed").content_sha256 == expected
 
 
 def test_a_failure_leaves_finished_demos_and_no_dataset(doom: Setup) -> None:

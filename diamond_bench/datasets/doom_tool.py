@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -133,6 +134,25 @@ def drawn_frames(python: Path, wad: Path, lump: str, tics: int) -> Iterator[NDAr
         text = _text(said)
     if f"timed {tics} gametics" not in text:
         raise UserError(f"{wad.name} {lump}: cydoomgeneric did not play its {tics:,} tics: {_last_line(text)}")
+
+
+def agreed(renderings: Sequence[Iterator[NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
+    """The frames of several renderings of one demo, with equal pixels on every machine.
+
+    Doom sometimes reads beyond the end of a texture, and draws a few pixels from memory addresses, which differ from process to process.
+    A pixel on which the renderings differ gets the value of the pixel above.
+    """
+    with ExitStack() as stack:
+        for rendering in renderings:
+            stack.callback(getattr(rendering, "close", lambda: None))
+        for first, *others in zip(*renderings, strict=False):
+            differing = np.zeros(first.shape[:2], np.bool_)
+            for other in others:
+                differing |= (other != first).any(axis=2)
+            frame = first.copy() if differing.any() else first
+            for row, column in np.argwhere(differing):
+                frame[row, column] = frame[row - 1, column] if row else 0
+            yield frame
 
 
 def _picture(data: bytes) -> NDArray[np.uint8]:

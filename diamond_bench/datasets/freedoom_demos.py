@@ -9,9 +9,8 @@ import fcntl
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from diamond_bench.data.foreign import ACTION_NAMES, HELDOUT, SETS, TRAIN, minar
 from diamond_bench.data.minari_io import Episode, read_own_episodes, write_dataset, write_episode
 from diamond_bench.datasets.demo_lumps import Demo, parse_demo
 from diamond_bench.datasets.doom_actions import ACTIONS, COLUMNS, encode
-from diamond_bench.datasets.doom_tool import HEIGHT, VERSION, WIDTH, Say, drawn_frames, find_tool, install_tool
+from diamond_bench.datasets.doom_tool import HEIGHT, VERSION, WIDTH, Say, agreed, drawn_frames, find_tool, install_tool
 from diamond_bench.datasets.wads import WADS, find_wads, read_lumps
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.spaces import FrameSpec, WorldSpec
@@ -39,6 +38,8 @@ OPENING = 39
 """Frames of the melting screen, which Doom draws before the frame of the first tic."""
 GAP = 35
 """Frames, 2 s, between the training part and the held-out part of a demo, which belong to neither."""
+RENDERINGS = 3
+"""How often each demo is drawn, at the same time (`agreed`)."""
 _GROUP = "episode"
 CONTENT_SHA256 = "64b9fe2f1abdc3901e710eec78bffa4c1d7ac7d93950e5ade818231cf22d6501"
 """Digest (`content_sha256`) of the dataset with the default divisor."""
@@ -129,8 +130,8 @@ def fetch(
                 return there
             for number, (source, demo) in enumerate(demos.items(), 1):
                 what = f"{source.wad} demo {source.number} ({source.map}), {number} of {len(demos)}"
-                draw = partial(drawn_frames, python, wads[source.wad], source.lump, source.tics)
-                _keep(kept, source, demo, draw, divisor, what, say)
+                drawing = [drawn_frames(python, wads[source.wad], source.lump, source.tics) for _ in range(RENDERINGS)]
+                _keep(kept, source, demo, agreed(drawing), divisor, what, say)
             return _publish(kept, out, divisor, demos)
     except OSError as error:
         raise UserError(f"{error.filename or out}: {error.strerror or error}; finished demos are kept in {kept}") from None
@@ -179,9 +180,7 @@ def _file(kept: Path, source: Source, part: str) -> Path:
     return kept / f"{source.wad}-{source.number}-{part}.h5"
 
 
-def _keep(
-    kept: Path, source: Source, demo: Demo, draw: Callable[[], Iterator[NDArray[np.uint8]]], divisor: int, what: str, say: Say
-) -> None:
+def _keep(kept: Path, source: Source, demo: Demo, drawn: Iterator[NDArray[np.uint8]], divisor: int, what: str, say: Say) -> None:
     """Draws a demo and writes its episodes, unless they are there."""
     parts = source.parts(played_frames(demo))
     files = {part: _file(kept, source, part) for part in parts}
@@ -191,7 +190,7 @@ def _keep(
     started = time.perf_counter()
     if len(demo.commands) != source.tics:
         raise UserError(f"{what}: {len(demo.commands):,} tics, expected {source.tics:,}")
-    frames = reduced(draw(), source.tics, divisor, what)
+    frames = reduced(drawn, source.tics, divisor, what)
     actions = encode(demo.viewer[1 : 2 * len(frames) - 1])
     for part, (first, number) in parts.items():
         rows = slice(first, first + number)
