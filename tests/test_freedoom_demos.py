@@ -16,9 +16,11 @@ from diamond_bench.data.foreign import read_metadata
 from diamond_bench.data.minari_io import Episode, read_own_episodes
 from diamond_bench.datasets import doom_tool, freedoom_demos, wads
 from diamond_bench.datasets.demo_lumps import parse_demo
-from diamond_bench.datasets.doom_actions import ACTIONS, COLUMNS, TURN_BINS, encode
+from diamond_bench.datasets.doom_actions import ACTIONS, COLUMNS, encode
 from diamond_bench.datasets.freedoom_demos import GAP, OPENING, SOURCES, Source, fetch, finished
+from diamond_bench.envs.first_person import DOOM_TURNS
 from diamond_bench.errors import UserError
+from diamond_bench.play.keys import key_map
 
 TOOL = """
 import json, os, pathlib, sys, time
@@ -99,7 +101,7 @@ def test_two_tics_are_one_action() -> None:
         signed = [(*(value % 256 for value in command[:3]), command[3]) for command in commands]
         return dict(zip(COLUMNS, encode(np.array(signed, np.uint8))[0].tolist(), strict=True))
 
-    still = {**dict.fromkeys(COLUMNS, 0), "mouse_x": TURN_BINS.index(0)}
+    still = {**dict.fromkeys(COLUMNS, 0), "mouse_x": DOOM_TURNS.index(0)}
     assert pair((0, 0, 0, 0), (0, 0, 0, 0)) == still
     assert pair((50, -40, 0, 0), (-25, 0, 0, 1)) == still | {"forward": 1, "left": 1, "fire": 1}
     assert pair((-50, 40, 0, 2), (50, 0, 0, 0)) == still | {"right": 1, "use": 1}
@@ -108,10 +110,20 @@ def test_two_tics_are_one_action() -> None:
     assert pair((0, 0, 0, 3 << 3), (0, 0, 0, 0x80 | 1)) == still, "a number without a change of weapon, and a pause"
     assert pair((-50, -40, 0, 0), (0, 0, 0, 0)) == still | {"back": 1, "left": 1}
     for left, right in ((-3, 3), (3, -3), (-5, 4), (5, -4), (-15, 16), (-127, 48), (127, -48)):  # 5 is as near to 4 as to 6
-        assert pair((0, 0, left, 0), (0, 0, 0, 0)) == still | {"mouse_x": TURN_BINS.index(right)}, left
-    assert pair((0, 0, -100, 0), (0, 0, -100, 0)) == still | {"mouse_x": TURN_BINS.index(48)}, "the sum does not wrap around"
+        assert pair((0, 0, left, 0), (0, 0, 0, 0)) == still | {"mouse_x": DOOM_TURNS.index(right)}, left
+    assert pair((0, 0, -100, 0), (0, 0, -100, 0)) == still | {"mouse_x": DOOM_TURNS.index(48)}, "the sum does not wrap around"
     with pytest.raises(UserError, match="chooses weapon 8"):
         pair((0, 0, 0, 4 | 7 << 3), (0, 0, 0, 0))
+
+
+def test_the_actions_have_the_keys_of_first_person_games() -> None:
+    keys = key_map(ACTIONS)
+    still = [0] * 7 + [DOOM_TURNS.index(0)]
+    assert keys.mouse
+    assert keys.action([]).tolist() == still
+    assert keys.action(["KeyW", "KeyD", "Mouse0", "Digit3"]).tolist() == [1, 0, 0, 1, 0, 1, 3, still[-1]]
+    assert DOOM_TURNS[keys.action(["ArrowRight"])[-1]] == 2, "60 counts, 3.3 degrees, are nearest to 2.8"
+    assert DOOM_TURNS[keys.action([], motion=(-100.0, 0.0))[-1]] == -8, "200 counts, 11 degrees, to the left"
 
 
 def test_the_real_demos_have_their_known_lengths() -> None:
@@ -356,7 +368,7 @@ def test_the_picture_turns_with_the_recorded_input(tmp_path: Path) -> None:
 
 def turn_and_motion(episode: Episode, most: int = 2) -> dict[int, float]:
     """The correlation of each step's turn with the motion of the picture in the step `lag` later."""
-    right = np.array(TURN_BINS)[episode.actions[:, -1]]
+    right = np.array(DOOM_TURNS)[episode.actions[:, -1]]
     motion = np.array([shift(before, after) for before, after in itertools.pairwise(episode.frames)])
     inner = slice(most, len(right) - most)
     return {lag: correlation(right[inner], np.roll(motion, -lag)[inner]) for lag in range(-most, most + 1)}

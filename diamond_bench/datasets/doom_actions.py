@@ -3,17 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from diamond_bench.envs.first_person import DOOM_TURNS
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import ActionSpec
 
-DEGREES_PER_UNIT = 360 / 256
-"""The unit of turns in a demo."""
-_TURNS = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 32, 48)
-TURN_BINS = (*(-turn for turn in reversed(_TURNS)), 0, *_TURNS)
-"""The turn of each value of the column mouse_x in units. Positive turns right. CS:GO's own bins are so coarse that turns of 15 to 28 units,
-the strong ones of these players, would be one."""
 WEAPON_KEYS = 7
-COLUMNS = {"forward": 2, "left": 2, "back": 2, "right": 2, "use": 2, "fire": 2, "weapon": WEAPON_KEYS + 1, "mouse_x": len(TURN_BINS)}
+COLUMNS = {"forward": 2, "left": 2, "back": 2, "right": 2, "use": 2, "fire": 2, "weapon": WEAPON_KEYS + 1, "mouse_x": len(DOOM_TURNS)}
 """Name and number of values of each column."""
 ACTIONS = ActionSpec.columns(tuple(COLUMNS.values()), tuple(COLUMNS))
 _FIRE, _USE, _CHANGE, _WEAPON, _SPECIAL = 1, 2, 4, 3, 128
@@ -49,6 +44,6 @@ def encode(commands: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _nearest_bin(right: NDArray[np.int64]) -> NDArray[np.int64]:
-    bins = np.array(TURN_BINS)
+    bins = np.array(DOOM_TURNS)
     distance = np.abs(right[:, None] - bins) + 1e-3 * np.abs(bins)  # of two equally near bins, the one that turns less
     return np.asarray(distance.argmin(axis=1), np.int64)

@@ -18,14 +18,20 @@ MOUSE_Y = (-200, -100, -50, -20, -10, -4, -2, 0, 2, 4, 10, 20, 50, 100, 200)
 """Counts of each bin of mouse_y. Positive motion looks down."""
 DEGREES_PER_COUNT = 0.055
 """0.00096 radians, the CS:GO data's sensitivity."""
+_DOOM_TURNS = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 32, 48)
+DOOM_TURNS = (*(-turn for turn in reversed(_DOOM_TURNS)), 0, *_DOOM_TURNS)
+"""The bins of mouse_x in recordings of Doom players, in their unit of 360 / 256 degrees. In the bins of CS:GO, turns of 15 to 28 units, the
+strong ones of these players, would be one."""
+DOOM_MOUSE_X = tuple(round(turn * 360 / 256 / DEGREES_PER_COUNT) for turn in DOOM_TURNS)
+"""Counts of each of these bins."""
 ACTIONS = ActionSpec.columns((2,) * (len(KEYS) + len(CLICKS)) + (len(MOUSE_X), len(MOUSE_Y)), (*KEYS, *CLICKS, *MOUSE))
 """13 columns of 0 or 1 and two of bins. The concatenated one-hots of the bins and the 13 bits are the 51-vector of the CS:GO data."""
 
 
 def bins_of(name: str, size: int) -> tuple[int, ...] | None:
     """The counts of a column's bins, ascending. None for a column of another name or size."""
-    bins = {"mouse_x": MOUSE_X, "mouse_y": MOUSE_Y}.get(name)
-    return bins if bins is not None and len(bins) == size else None
+    known = {("mouse_x", len(MOUSE_X)): MOUSE_X, ("mouse_x", len(DOOM_MOUSE_X)): DOOM_MOUSE_X, ("mouse_y", len(MOUSE_Y)): MOUSE_Y}
+    return known.get((name, size))
 
 
 def nearest_bin(bins: Sequence[int], counts: float) -> int:
