@@ -358,7 +358,6 @@ def test_the_picture_turns_with_the_recorded_input(tmp_path: Path) -> None:
     """The horizontal motion of the picture follows the turn of the same step more than the turns of the steps before and after."""
     pytest.importorskip("vizdoom")
     fetched = fetch(out=tmp_path / "demos", install=True, say=print)
-    assert fetched.content_sha256 == freedoom_demos.CONTENT_SHA256
     for number, episode in enumerate(read_own_episodes(fetched.folder / "data")):
         if len(episode.actions) > 1000:
             lags = turn_and_motion(episode)

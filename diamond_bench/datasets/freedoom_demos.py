@@ -41,8 +41,6 @@ GAP = 35
 RENDERINGS = 3
 """How often each demo is drawn, at the same time (`agreed`)."""
 _GROUP = "episode"
-CONTENT_SHA256 = "64b9fe2f1abdc3901e710eec78bffa4c1d7ac7d93950e5ade818231cf22d6501"
-"""Digest (`content_sha256`) of the dataset with the default divisor."""
 
 
 @dataclass(frozen=True)
