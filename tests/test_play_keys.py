@@ -89,14 +89,6 @@ def test_first_person_games_have_their_own_keys_and_the_mouse_chooses_bins() -> 
     assert len(rows) == 17
 
 
-def test_bins_that_nobody_described_follow_the_mouse_and_weapons_have_digits() -> None:
-    keys = key_map(ActionSpec.columns((2, 8, 27), ("fire", "weapon", "mouse_x")))
-    assert keys.action(["Digit7", "KeyF"]).tolist() == [1, 7, 13]
-    assert [int(keys.action([], (motion, 0.0))[2]) for motion in (-1e5, -12.0, 0.0, 26.0)] == [0, 12, 13, 16]
-    assert keys.action(["ArrowLeft"]).tolist() == [0, 0, 10]
-    assert keys.mouse
-
-
 def test_a_car_is_driven_like_a_joystick() -> None:
     keys = key_map(ActionSpec.continuous((-1.0, -1.0), (1.0, 1.0), ("acceleration", "steering")))
     assert keys.action(["KeyW", "ArrowLeft"]).tolist() == [1, -1]

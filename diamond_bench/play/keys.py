@@ -43,8 +43,6 @@ _TURNS = {"mouse_x": {"ArrowLeft": -60, "ArrowRight": 60}, "mouse_y": {"ArrowUp"
 """Keys that turn the view where motion has bins, and their counts per step."""
 _COUNTS_PER_PIXEL = 2.0
 """Counts of a bin per pixel of the mouse's motion."""
-_UNKNOWN_BINS, _UNKNOWN_COUNTS = 7, 20
-"""The least number of bins of the mouse that nobody described, which is odd, and their distance in counts."""
 _DRIVEN = {"acceleration": ("DOWN", "UP"), "steering": ("LEFT", "RIGHT")}
 """Columns of a Box that are driven like a joystick, and the buttons of their least and their greatest value."""
 
@@ -173,16 +171,8 @@ def key_map(spec: ActionSpec) -> KeyMap:
 
 def _binned(spec: ActionSpec) -> dict[int, tuple[int, ...]]:
     """The columns of mouse bins, and the counts of their bins."""
-    if spec.kind != "MultiDiscrete" or not spec.names:
-        return {}
-    found: dict[int, tuple[int, ...]] = {}
-    for column, (name, size) in enumerate(zip(spec.names, spec.sizes, strict=True)):
-        bins = bins_of(name, size)
-        if bins is None and name in MOUSE and size % 2 and size >= _UNKNOWN_BINS:
-            bins = tuple(_UNKNOWN_COUNTS * (number - size // 2) for number in range(size))
-        if bins is not None:
-            found[column] = bins
-    return found
+    found = {column: bins_of(name, size) for column, (name, size) in enumerate(zip(spec.names, spec.sizes, strict=False))}
+    return {column: bins for column, bins in found.items() if bins is not None and spec.kind == "MultiDiscrete"}
 
 
 def action_name(spec: ActionSpec, number: int) -> str:
