@@ -39,6 +39,8 @@ _FLOORS = {
 }
 _QUALITY = {"fid": 1, "kid": 4, "fvd": 1, "kvd": 3, "lpips": 3}
 """Digits after the point of each column of quality."""
+_OWN = ("kid", "kvd")
+"""Columns that the paper lacks. They are left out where no study has them."""
 _COUNTS = ("fid_images", "clips", "clip_frames")
 _HEADS = {
     "method": "Method",
@@ -74,8 +76,14 @@ def make(inputs: Inputs) -> Output:
             notes += [_LPIPS, *_protocol(study), *study.remarks]
     headings = {0: PAPER, printed: OTHER} if len(rows) > printed else {}
     lacks = [] if headings else [inputs.lack("table8", "rows of world models of one's own", "table8")]
+    shown = [i for i, key in enumerate(_HEADS) if key not in _OWN or any(row[i].value is not None for row in rows)]
+    heads = [Head(text, key) for key, text in _HEADS.items()]
     table = Table(
-        tuple(Head(text, key) for key, text in _HEADS.items()), tuple(rows), frozenset(rules), tuple(dict.fromkeys(notes)), headings
+        tuple(heads[i] for i in shown),
+        tuple(tuple(row[i] for i in shown) for row in rows),
+        frozenset(rules),
+        tuple(dict.fromkeys(notes)),
+        headings,
     )
     return Output(table=table, sources=tuple(sources), lacks=tuple(lacks))
 
