@@ -48,7 +48,7 @@ class EngineProcess:
         pid, words = self._process()
         name = words[words.index(identifier) + 1]
         command = ["/bin/sh", "-c", _GUARD, "sh", str(self.folder), str(pid), os.fsdecode(name)]
-        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def end(self) -> None:
         """Removes the folder. The engine must be closed."""
