@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from diamond_bench.config import DataConfig, EnvConfig, ExecutionConfig, ProbeConfig
 from diamond_bench.data.references import Windows
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.envs.games import check_poses
 from diamond_bench.envs.poses import pack_variables, read_poses, read_variable
 from diamond_bench.errors import UserError
+from diamond_bench.jobs import collect_dataset, train_state_probe
+from diamond_bench.jobs.context import JobContext
 from diamond_bench.metrics.pose_meter import (
     ANGLE,
     POSITION,
@@ -25,6 +28,7 @@ from diamond_bench.metrics.pose_meter import (
 from diamond_bench.models.pose_probe import PoseProbe
 from diamond_bench.models.pose_probe_cost import pose_probe_cost
 from diamond_bench.spaces import FrameSpec
+from diamond_bench.store.kinds import CollectDataset, TrainStateProbe
 from diamond_bench.studies.plan import plan_study
 
 FRAMES = FrameSpec(18, 32)
@@ -120,3 +124,22 @@ def test_pose_and_state_share_the_settings_of_the_probe() -> None:
     assert [job.config.probe.channels for job in probes] == [9]
     with pytest.raises(UserError, match=r"probe.channels: it has no effect with metrics that leave out state and pose"):
         plan_study("sampling_steps", ["scale=tiny", "probe.channels=9"])
+
+
+PLAY = DataConfig(
+    epsilon=0.0, random_start_steps=0, num_train_frames=40_000, num_references=24, reference_horizon=16, windows_per_episode=4
+)
+PROBE = ProbeConfig(channels=16, num_steps=2000, learning_rate=3e-3, pixel_noise=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_probe_of_a_maze_has_the_stated_errors(tmp_path: Path) -> None:
+    """`pytest -m slow tests/test_pose.py`: the numbers of docs/worlds3d.md, in 80 seconds on one core."""
+    pytest.importorskip("vizdoom")
+    collect_dataset.run(CollectDataset("vizdoom/my_way_home", EnvConfig(), PLAY), JobContext(tmp_path / "data"))
+    trained = TrainStateProbe(PROBE, ExecutionConfig(precision="fp32", num_threads=1))
+    result = train_state_probe.run(trained, JobContext(tmp_path / "probe", {"dataset": tmp_path / "data"}))
+    found = {row.metric: row.value for row in result.rows}
+    assert found["probe_pose_position_median"] < 70
+    assert found["probe_pose_angle_median"] < 36
