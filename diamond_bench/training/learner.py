@@ -49,10 +49,12 @@ class Learner:
         self._parameters = list(network.parameters())
         self._graphed: Graphed | None = None
         self._names: list[str] = []
+        if processes is None or processes.rank == 0:
+            _ = self._optimizer  # now: its creation copies to the device, which an update must not wait for
 
     @cached_property
     def _optimizer(self) -> Optimizer:
-        """Created on demand: a process that follows another has none, and need not import what torch's optimisers import."""
+        """A process that follows another has none, and need not import what torch's optimisers import."""
         return make_optimizer(self.network, self._settings, self._fused, on_device=True if self._recorded else None)
 
     def update(self, loss: Tensor) -> Tensor:
