@@ -358,6 +358,8 @@ def test_the_picture_turns_with_the_recorded_input(tmp_path: Path) -> None:
     """The horizontal motion of the picture follows the turn of the same step more than the turns of the steps before and after."""
     pytest.importorskip("vizdoom")
     fetched = fetch(out=tmp_path / "demos", install=True, say=print)
+    page = Path(__file__).parents[1] / "docs" / "human_play.md"
+    assert fetched.content_sha256 in page.read_text(), "the digest in the docs"
     for number, episode in enumerate(read_own_episodes(fetched.folder / "data")):
         if len(episode.actions) > 1000:
             lags = turn_and_motion(episode)
