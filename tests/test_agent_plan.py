@@ -9,6 +9,7 @@ import pytest
 from diamond_bench.config import (
     ActorCriticConfig,
     AgentConfig,
+    DataConfig,
     EnvConfig,
     EvaluationConfig,
     NetworkConfig,
@@ -103,6 +104,27 @@ def test_a_sampler_that_an_agents_world_model_cannot_use_is_refused_at_planning(
         agents.with_agents(config, store)
     rounded = replace(config, sampler=OdeSampler(quantization="round"))
     assert agents.with_agents(rounded, store) == rounded
+
+
+def test_a_dataset_with_other_actions_than_the_agents_is_refused_at_planning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, planned = Store(tmp_path / "outputs"), plan_train(["scale=tiny", "game=Pong"]).jobs.values()
+    (training,) = (spec for spec in planned if spec.kind == "train_agent")
+    store.prepare(training)
+    monkeypatch.setattr(agents, "find_agent", lambda store, name: training.ref)
+    for number in (1, 2):
+        (tmp_path / f"own_{number}.mp4").touch()
+        (tmp_path / f"own_{number}.csv").write_text("time,move:6\n0,0\n1,5\n")
+    config = RunConfig(
+        env=training.config.env,
+        data=DataConfig(dataset=str(tmp_path)),
+        evaluation=EvaluationConfig(world_model=str(training.ref)),
+        sampler=training.config.sampler,
+    )
+    assert agents.with_agents(config, store) == config, "Pong has six actions, too"
+    for number in (1, 2):
+        (tmp_path / f"own_{number}.csv").write_text("time,move:6,fire:2\n0,0,0\n1,5,1\n")
+    with pytest.raises(UserError, match=r"plays Pong with Discrete\(6\), but the actions of .* are MultiDiscrete\(\[6, 2\]\)"):
+        agents.with_agents(config, store)
 
 
 def test_an_agent_from_before_env_pooling_keeps_its_scale(tmp_path: Path) -> None:
