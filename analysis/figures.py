@@ -243,7 +243,8 @@ def trajectory_figure(true: NDArray[np.uint8], imagined: Mapping[str, NDArray[np
     names = ["true", *imagined]
     with matplotlib.rc_context({**RC, "axes.grid": False}):
         close = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0.0, hspace=0.0)
-        figure = Chart(figsize=(0.9 * len(times) + 1.1, 0.9 * len(names) + 0.5), layout=close)
+        row_height = 0.9 * true.shape[1] / true.shape[2]
+        figure = Chart(figsize=(0.9 * len(times) + 1.1, row_height * len(names) + 0.5), layout=close)
         panels = figure.subplots(len(names), len(times), squeeze=False)
         for name, row, frames in zip(names, panels, [true, *imagined.values()], strict=True):
             for ax, t in zip(row, times, strict=True):

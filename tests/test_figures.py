@@ -223,3 +223,11 @@ def test_trajectories_show_the_frames_asked_for():
             trajectory_figure(frames, {}, times=times)
     with pytest.raises(ValueError, match="n = 1: expected uint8"):
         trajectory_figure(frames, {"n = 1": frames / 255}, times=[1])
+
+
+def test_rows_of_wide_frames_are_as_high_as_the_frames() -> None:
+    frames = np.zeros((4, 36, 64, 3), np.uint8)
+    wide = trajectory_figure(frames, {"a": frames}, times=[1, 4])
+    square = trajectory_figure(np.zeros((4, 36, 36, 3), np.uint8), {}, times=[1, 4])
+    assert wide.get_figheight() == pytest.approx(2 * 0.9 * 36 / 64 + 0.5)
+    assert square.get_figheight() == pytest.approx(0.9 + 0.5)
