@@ -7,6 +7,7 @@ request the same. `-P` prevents modules of the working folder from being importe
 
 import argparse
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -83,6 +84,7 @@ class _Worker:
 
     def serve(self, store: Store, device: str, scratch: Path | None) -> None:
         while (ref := self._jobs.get()) is not None and not self._stop.is_set():
+            gc.freeze()  # what is here now stays, so the collection of garbage after each job need not look at it
             try:
                 end = run_job(store, ref, device, on_event=self.send, should_stop=self._stop.is_set, scratch=scratch, leave=self._leave)
             except UserError as error:
