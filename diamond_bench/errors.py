@@ -1,7 +1,7 @@
 """The exception that the user sees as a message without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MAX_CHARACTERS = 2000
 """Maximum length of a message. A longer one loses its middle, which contains the overlong value."""
@@ -33,6 +33,10 @@ def nearest(word: str, candidates: Iterable[str], most: int = 3, within: str = "
     folded = {name.casefold(): name for name in names}
     close = difflib.get_close_matches(word.casefold(), list(folded), n=most, cutoff=0.6)
     if close:
-        return f"did you mean {', '.join(within + folded[name] for name in close)}?"
-    shown = ", ".join(names[:30])
-    return f"valid: {shown}{', ...' if len(names) > 30 else ''}"
+        return f"did you mean {joined([within + folded[name] for name in close])}?"
+    return f"valid: {joined([*names[:30], *(['...'] if len(names) > 30 else [])])}"
+
+
+def joined(names: Sequence[str]) -> str:
+    """The names with commas between them, or with semicolons if a name contains a comma."""
+    return ("; " if any("," in name for name in names) else ", ").join(names)

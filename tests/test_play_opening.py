@@ -263,7 +263,7 @@ def test_variants_of_a_study_play_next_to_each_other(tmp_path: Path, monkeypatch
         ([training.id, "seed=1"], "seed=1: chooses a part of a study, and no study is named"),
         ([training.id, "scale=tiny"], "scale=tiny: chooses a part of a study"),
         (["samplingsteps"], "'samplingsteps': neither a job's id nor a study, a family or a game; did you mean sampling_steps"),
-        (["ffff"], "'ffff' names no job"),
+        (["ffff"], ", n=3). `diamond-bench status` lists the studies"),
         ([], "play: name a job, a study or a game"),
         (["oracle"], "oracle: say in which game, such as game=Breakout"),
         (["oracle", "game=Pang"], "unknown game"),
@@ -332,6 +332,10 @@ def test_the_command_serves_what_it_opened(stored: Stored, monkeypatch: pytest.M
         (["agent", "--headless", "--out", "file.mp4"], "--out file.mp4: exists already"),
         (["agent", "--headless", "--out", "file"], "--out file: is a file; expected a folder, or a file such as rollout.mp4 or steps.png"),
         (["agent", "--headless", "--out", "none/a.mp4"], "there is no folder none"),
+        (
+            ["agent", "--headless", "--out", "vid.gif"],
+            "--out vid.gif: expected a video such as vid.mp4, a picture such as vid.png, or a folder",
+        ),
         (["agent", "--actions", "none.json"], "none.json: not a recording of actions"),
         (["agent", "--milestone", "0.5"], "kept 1.0 alone"),
         (["agent", "--device", "cuda:99"], "--device=cuda:99: "),
@@ -375,7 +379,8 @@ def test_the_headless_command_plays_recorded_actions(
     assert (options.out, options.player, options.place) == (Path("a.mp4"), "recording", session.start.place)
     assert same_bytes(_replayed(found.session(recording.place, recording.seed), recording), recording) == (True,)
     _, said = command(stored, monkeypatch, tmp_path, "agent", *words, "--real", exit_code=2)
-    assert "recorded with 1 pictures (agent" in said
+    assert "recorded with 1 picture (agent" in said
+    assert "2 are named: name as many, or --actions-only" in said
     command(stored, monkeypatch, tmp_path, "agent", *words, "--real", "--actions-only")
     assert len(played) == 2
 

@@ -336,7 +336,15 @@ def test_two_tabs_play_for_themselves_and_a_wrong_token_is_refused(visit: Callab
 def test_settings_starts_players_and_the_film_strip(visit: Callable[..., Any]) -> None:
     with visit() as tab:
         page, detail = tab.page, tab.page.locator(".picture .detail").first
+        page.locator("summary").click()
+        page.locator("input[name=rho]").fill("5")
+        tab.press("Enter")
+        expect(detail).to_have_text("n 2 · euler · changed")
         page.locator("#setting-form select").first.select_option("heun")
+        expect(detail).to_have_text("n 2 · heun · changed")
+        expect(page.locator("input[name=rho]")).to_have_value("5")  # as sampler.name=heun keeps it
+        page.locator("input[name=rho]").fill("7")
+        tab.press("Enter")
         expect(detail).to_have_text("n 2 · heun")
         expect(page.locator("select[name=quantization]")).to_have_value("round")
         page.get_by_label("Steps, n").fill("3")
@@ -349,7 +357,13 @@ def test_settings_starts_players_and_the_film_strip(visit: Callable[..., Any]) -
         expect(page.locator("#strip")).to_be_hidden()
         page.get_by_label("Steps, n").fill("0")
         tab.press("Enter")
-        expect(detail).to_have_text("n 3 · heun")  # the field says what is wrong, and nothing was sent
+        expect(page.locator("#notices")).to_contain_text("Steps, n: Value must be greater than or equal to 1. The old value holds.")
+        expect(page.get_by_label("Steps, n")).to_have_value("3")
+        expect(detail).to_have_text("n 3 · heun")
+        page.get_by_label("Horizon").fill("-1")
+        tab.press("Enter")
+        expect(page.locator("#notices")).to_contain_text("Horizon: Value must be greater than or equal to 0.")
+        expect(page.get_by_label("Horizon")).to_have_value("0")
 
         expect(page.locator("#notes")).to_have_text("A <b>note</b>.")
         expect(page.get_by_label("policy", exact=True)).to_be_disabled()

@@ -204,6 +204,11 @@ def test_names_become_different_folders(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "synthetic-turn").iterdir()] == ["20261129T120005Z-a-..-b"]
 
 
+def bright(difference: np.ndarray) -> np.ndarray:
+    """As a video and the page show it: four times brighter."""
+    return np.minimum(difference.astype(int) * 4, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
 def test_a_video_shows_each_difference_at_its_lane() -> None:
     one = session_of(lane("model"), Lane("game", Real(played())))
     several = session_of(lane("a"), lane("b", 1), Lane("game", Real(played())))
@@ -213,13 +218,13 @@ def test_a_video_shows_each_difference_at_its_lane() -> None:
     caption, frame = 22, 16 * 5
     picture = list(pictures(one.lanes, one.now.path))[-1]
     assert picture.shape == (caption + frame, (3 * 18 - 2) * 5, 3)
-    expected = one.drift(0, 1).difference.transpose(1, 2, 0)
+    expected = bright(one.drift(0, 1).difference)
     assert np.array_equal(picture[caption::5, 36 * 5 :: 5], expected)
     picture = list(pictures(several.lanes, several.now.path))[-1]
     assert picture.shape == (2 * (caption + frame), (3 * 18 - 2) * 5, 3)
     second = picture[2 * caption + frame :: 5, ::5]
-    assert np.array_equal(second[:, 18:34], several.drift(1, 2).difference.transpose(1, 2, 0))
-    assert not second[:, 36:].any()
+    assert np.array_equal(second[:, 18:34], bright(several.drift(1, 2).difference))
+    assert (second[:, 36:] == 48).all()
     assert list(pictures(alone.lanes, alone.now.path))[-1].shape == (caption + frame, frame, 3)
 
 
@@ -234,6 +239,14 @@ def test_recordings_of_a_game_become_one_dataset(folder: Path, tmp_path: Path) -
     assert second.actions.tolist() == [2]
     with pytest.raises(UserError, match="it exists already"):
         join_datasets([folder / "game"], tmp_path / "mine")
+    metadata = read_metadata(tmp_path / "mine" / "data")
+    assert (metadata.game, metadata.actions.names) == ("synthetic/turn", session.actions.names)
+    longer = both(seed=1)
+    for action in (2, 0):
+        longer.step(action)
+    long = saved(tmp_path / "long", longer)
+    number, notes = join_datasets([other, folder / "game", long / "game"], tmp_path / "whole")
+    assert (number, notes) == (2, [f"{other} is left out: it is the first 1 steps of {long / 'game'}"])
     for sources, message in (
         ([folder / "model", other], f"imagined by {JOB}"),
         ([other, other], "is named twice"),
@@ -303,7 +316,8 @@ def test_a_policy_plays_without_a_page_until_its_game_ends(tmp_path: Path) -> No
         str(before.shown[0].policy.action((0, before.step))) for before in session.now.path[:-1]
     ]
     assert said == [f"policy: 4 steps, saved in {tmp_path / 'x.png'}"]
-    rows = np.concatenate(list(pictures(session.lanes, session.now.path[1:])))
+    rows = np.concatenate(list(pictures(session.lanes, session.now.path[1:], steps=True)))
+    assert rows[:22].any()  # the number of the step
     assert np.array_equal(imageio.v3.imread(tmp_path / "x.png"), rows)
     session, _ = headless(opened(*lanes[::-1]), replace(options, player="human"))
     assert session.now.step == 1

@@ -116,7 +116,9 @@ def join(
     """Join recordings of a real game to one dataset for a study."""
     from diamond_bench.play.joining import join_datasets
 
-    number = join_datasets(folders, out)
+    number, notes = join_datasets(folders, out)
+    for note in notes:
+        say(f"note: {note}")
     say(f"{number} recordings in {out}. To train on them: diamond-bench sweep STUDY data.dataset={shlex.quote(str(out))}")
 
 
@@ -154,6 +156,9 @@ def _check_video(out: Path) -> None:
     video = out.suffix in (".mp4", ".png")
     if not video and out.suffix.lower() in (".mp4", ".png"):
         raise UserError(f"--out {out}: write the ending in small letters, {out.suffix.lower()}")
+    if not video and out.suffix and not out.is_dir():
+        stem = out.with_suffix("")
+        raise UserError(f"--out {out}: expected a video such as {stem}.mp4, a picture such as {stem}.png, or a folder such as {stem}")
     if video and os.path.lexists(out):
         raise UserError(f"--out {out}: exists already. Name another file, or remove this one first")
     if out.exists() and not out.is_dir():
@@ -177,7 +182,11 @@ def _check_opened(opened: Any, options: PlayOptions, recording: Any) -> None:
     if options.place is not None:
         opened.start(options.place)
     if recording is not None and options.as_recorded and len(recording.lanes) != len(opened.facts):
+        from diamond_bench.play.opening import REAL
+
+        number, missing = len(recording.lanes), REAL in recording.lanes and not any(lane.real for lane in opened.facts)
         raise UserError(
-            f"--actions {options.actions}: it was recorded with {len(recording.lanes)} pictures ({', '.join(recording.lanes)}), and "
-            f"{len(opened.facts)} are named; name as many, or add --actions-only"
+            f"--actions {options.actions}: it was recorded with {number} {'picture' if number == 1 else 'pictures'} "
+            f"({'; '.join(recording.lanes)}), and {len(opened.facts)} {'is' if len(opened.facts) == 1 else 'are'} named: "
+            f"{'add --real' if missing else 'name as many'}, or --actions-only"
         )

@@ -25,6 +25,8 @@ ACTION_NAMES = "action_names"
 """The key of the metadata that names the columns of actions, or the actions of a Discrete space."""
 TRAIN, HELDOUT, SETS = "train", "heldout", "sets"
 """Names of sets of episodes, and the key of the metadata that lists the episodes of each set by their numbers."""
+PLAYED, PLAYED_GAME = "played", "played_game"
+"""The keys of the game that `diamond-bench play` recorded, in the metadata and in the dataset.json of the imported dataset."""
 
 
 def find_dataset(name: str) -> Path:
@@ -128,6 +130,7 @@ _METADATA = record(
         **dict.fromkeys(("rewards", "ends"), flag),
         SETS: mapping(listing(count, 1)),
         ACTION_NAMES: listing(text),
+        PLAYED: record({"game": text}),
         **dict.fromkeys(("observation_space", "action_space"), _long_text),
     },
 )
@@ -165,6 +168,8 @@ class Metadata:
     """Whether an episode can end by itself."""
     sets: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """(name, numbers of its episodes) of each named set. One is called train. Empty if the dataset names none."""
+    game: str | None = None
+    """The game, if `diamond-bench play` recorded it."""
 
     def set_of(self, name: str) -> tuple[int, ...]:
         """The numbers of a set's episodes."""
@@ -227,6 +232,7 @@ def _read_metadata(data_folder: Path, changed: int, size: int) -> Metadata:
         content.get("rewards", True),
         content.get("ends", True),
         _sets(file, content),
+        content[PLAYED]["game"] if PLAYED in content else None,
     )
 
 

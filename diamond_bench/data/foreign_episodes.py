@@ -14,7 +14,7 @@ import numpy.typing as npt
 from minari.dataset.minari_storage import MinariStorage
 from PIL import Image
 
-from diamond_bench.data.foreign import IMAGINED_BY, METADATA, TRAIN, Metadata, imagined, read_metadata
+from diamond_bench.data.foreign import IMAGINED_BY, METADATA, PLAYED_GAME, TRAIN, Metadata, imagined, read_metadata
 from diamond_bench.data.minari_io import MAIN_FILE, Episode, open_dataset, read_episode
 from diamond_bench.data.pictures import MAX_EPISODE_BYTES, Picture
 from diamond_bench.errors import UserError
@@ -26,8 +26,6 @@ _COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 class MinariEpisodes:
     """The episodes of a Minari dataset. Implements `own.OwnDataset`."""
-
-    facts: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, folder: Path, stacked: str, set_name: str | None = None) -> None:
         """Raises UserError if the dataset is damaged, or contradicts its metadata.
@@ -44,6 +42,7 @@ class MinariEpisodes:
         self.rewards, self.ends = self._metadata.rewards, self._metadata.ends
         self.heldout = self._metadata.set_of(set_name) if set_name is not None else None
         self.training = self._metadata.set_of(TRAIN) if set_name is not None else None
+        self.facts = {} if self._metadata.game is None else {PLAYED_GAME: self._metadata.game}
 
     def read(self, index: int, picture: Picture) -> Episode:
         """See `OwnDataset.read`."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diamond_bench.data.foreign import PLAYED_GAME
 from diamond_bench.data.minari_io import open_dataset, read_own_episodes
 from diamond_bench.errors import UserError
 from diamond_bench.reading import read_json
@@ -23,6 +24,7 @@ _INFO = record(
     },
     {
         "game": text,
+        PLAYED_GAME: text,
         "minority_share": number,
         "num_actions": count,
         "action_meanings": nullable(listing(text)),

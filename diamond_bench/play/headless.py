@@ -69,7 +69,7 @@ def _saved(session: Session, shown: Iterator[Moment], player: str, opened: Opene
     if len(path) < 2:
         raise UserError("nothing was played, so there is nothing to show")
     steps = np.linspace(1, len(path) - 1, min(_ROWS, len(path) - 1)).round().astype(int)
-    rows = np.concatenate(list(pictures(session.lanes, [path[step] for step in steps])))
+    rows = np.concatenate(list(pictures(session.lanes, [path[step] for step in steps], steps=True)))
     with replacing(options.out) as temporary:
         Image.fromarray(rows).save(temporary)
     return options.out

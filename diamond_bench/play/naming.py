@@ -1,6 +1,7 @@
 """From the words of `diamond-bench play` to the lanes that they name. Reads the store's descriptions of jobs. Without torch."""
 
 import contextlib
+import difflib
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from diamond_bench.compose import Override, base, parse, with_values
 from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, EnvConfig, RunConfig, Sampler
 from diamond_bench.config.worlds import DIAMOND, untrained_families
 from diamond_bench.envs import games
-from diamond_bench.errors import UserError, nearest
+from diamond_bench.errors import UserError, joined, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import CollectDataset, TrainAgent
@@ -24,6 +25,8 @@ MOST_MODELS = 6
 PLAYABLE = ("train_world_model", "evaluate_world_model", *AGENT_KINDS, "evaluate_agent", "collect_dataset")
 """Kinds of jobs that can be named."""
 _OF_ENV = "env."
+_NEAR = 5
+"""Jobs that the message of an unknown id names."""
 OWN_KEYS = ("game", "seed", "variant", "output_dir")
 """Keys that choose what is opened. Other keys are those of the sampler, and those that name a sweep of a study, such as scale."""
 
@@ -92,7 +95,7 @@ def request(store: Store, words: Sequence[str], policy: str | None = None) -> Re
         elif kind == "game":
             more = [Named(source, source, source, _env(source, given), model=False)]
         else:
-            more = [_of_job(store, store.find(source))]
+            more = [_of_job(store, _find(store, source))]
         found += [one for one in more if one.source not in {known.source for known in found}]
     if not of_study:
         _refuse_choices(given, games_alone)
@@ -169,6 +172,30 @@ def _kind(store: Store, source: str) -> str:
         return "job"
     known = [*study_files(), *swept, *families, *games.games()]
     raise UserError(f"{source!r}: neither a job's id nor a study, a family or a game; {nearest(source, known)}")
+
+
+def _find(store: Store, source: str) -> JobRef:
+    """The job of an id. Raises UserError, with the nearest jobs that can be played, if there is none."""
+    kind, _, identity = source.rpartition("/")
+    if any(ref.id.startswith(identity) and kind in ("", ref.kind) for ref in store.refs()):
+        return store.find(source)
+    known = {ref.id: ref for ref in store.refs() if ref.kind in PLAYABLE}
+    near = [known[found] for found in difflib.get_close_matches(identity, known, n=_NEAR, cutoff=0.0)]
+    listed = "; ".join(f"{ref} ({', '.join(filter(None, _where(store, ref)))})" for ref in near)
+    hint = f"the nearest: {listed}. `diamond-bench status` lists the studies and their jobs" if near else "there are none to play"
+    raise UserError(f"{source!r} names no job of {store.root}; {hint}")
+
+
+def _where(store: Store, ref: JobRef) -> tuple[str, str]:
+    """The game and the variant of a job. The variant is empty for a job of no study."""
+    variant = ""
+    for folder in study_folders(store.root, lambda reason: None):
+        with contextlib.suppress(OSError, UserError):
+            variant = next((point.variant for point in load_plan(folder).points if ref in point.jobs.values()), variant)
+    try:
+        return _of_job(store, ref).game, variant
+    except UserError:
+        return "", variant
 
 
 def _of_job(store: Store, ref: JobRef, name: str = "") -> Named:
@@ -321,4 +348,4 @@ def _example(store: Store) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" if "," in name else name for name in names)
+    return joined(list(names))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from diamond_bench.config import SAMPLERS, Sampler
+from diamond_bench.data.foreign import PLAYED_GAME
+from diamond_bench.data.static import load_info
 from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.models.threads import torch_threads
@@ -92,7 +94,7 @@ def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str
     length = max(lengths, default=1)
     episodes = play.episodes
     return Opened(
-        game=first.game,
+        game=_title(store, first),
         actions=play.actions,
         facts=tuple(facts),
         lanes=lambda: tuple(make() for make in makers),
@@ -129,6 +131,14 @@ def _models(
             policies.append(policy)
     assert play is not None
     return [models[one.name] for one in asked.named if one.model], play, next((found for found in policies if found is not None), None)
+
+
+def _title(store: Store, first: Named) -> str:
+    """The name of the game. For an imported dataset it is the game that was recorded, if its recordings name one."""
+    kind, _, identity = first.game.partition("/")
+    if kind != "import_dataset":
+        return first.game
+    return str(load_info(store.folder(JobRef(kind, identity))).content.get(PLAYED_GAME, first.game))
 
 
 def _played_for(store: Store, one: Named, how: How, say: Callable[[str], None]) -> RealPlay | None:

@@ -80,7 +80,7 @@ def replay(session: Session, recording: Recording, as_recorded: bool = True) -> 
         raise UserError(f"the recorded actions are {theirs}, but the game's are {ours}; replay them in the game that they were recorded in")
     if as_recorded and len(session.lanes) != len(recording.lanes):
         raise UserError(
-            f"the recording has the settings of {len(recording.lanes)} lanes ({', '.join(recording.lanes)}), and {len(session.lanes)} are "
+            f"the recording has the settings of {len(recording.lanes)} lanes ({'; '.join(recording.lanes)}), and {len(session.lanes)} are "
             "open; open as many, or replay the actions alone"
         )
     return _replayed(session, recording, as_recorded)

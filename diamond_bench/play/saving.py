@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from analysis.media import write_video
+from diamond_bench.data.foreign import ACTION_NAMES, PLAYED
 from diamond_bench.data.minari_io import Episode, write_dataset, write_episode
 from diamond_bench.envs.games import make_env, spec
 from diamond_bench.envs.saves import load_env
@@ -121,7 +122,9 @@ def _real_infos(real: Real, session: Session, path: Sequence[Moment], lane: int)
 
 def _write_lane(folder: Path, session: Session, path: Sequence[Moment], lane: int, game: str, player: str) -> None:
     episode, imagined = lane_episode(session, path, lane), not isinstance(session.lanes[lane].dynamics, Real)
-    facts = {"imagined": imagined_facts(session, path, lane)} if imagined else {"played": {"game": game, "player": player}}
+    facts: dict[str, Any] = {"imagined": imagined_facts(session, path, lane)} if imagined else {PLAYED: {"game": game, "player": player}}
+    names = session.actions.names
+    facts |= {ACTION_NAMES: list(names)} if names else {}
     file = folder.with_name(f"{folder.name}.h5")
     with h5py.File(file, "w") as target:
         write_episode(target.create_group(_GROUP), episode, _author(session.lanes[lane]) if imagined else None)

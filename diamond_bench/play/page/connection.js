@@ -13,7 +13,7 @@ const SESSION = "diamond_bench session";
 export class Connection {
   /**
    * @param {Object<string, Function>} on what to do with each kind of message, `on[kind](message, pictures: Blob[])`
-   * @param {(state: "open" | "waiting" | "closed", why: string) => void} changed
+   * @param {(state: "warming" | "open" | "waiting" | "closed", why: string) => void} changed
    */
   constructor(on, changed) {
     Object.assign(this, { on, changed, tries: 0 });
@@ -24,7 +24,10 @@ export class Connection {
   open() {
     const socket = new WebSocket(`${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/ws`);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.send({ do: "hello", session: sessionStorage.getItem(SESSION) });
+    socket.onopen = () => {
+      this.send({ do: "hello", session: sessionStorage.getItem(SESSION) });
+      this.changed("warming", "");
+    };
     socket.onmessage = ({ data }) => this.received(data);
     socket.onclose = ({ code }) => this.lost(code);
     this.socket = socket;

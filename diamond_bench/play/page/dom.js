@@ -58,6 +58,13 @@ export function paced(work) {
   };
 }
 
+/** Why an input cannot be taken, in a sentence, or "" if it can. `name`: that of the input. */
+export function refusal(input, name) {
+  const empty = input.value.trim() === "" ? "Please enter a number." : "";
+  const why = input.validationMessage || empty;
+  return why && `${name}: ${why} The old value holds.`;
+}
+
 /** A number with so many digits after the point. */
 export function written(value, digits) {
   return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");

@@ -5,6 +5,7 @@ import { h, look, written } from "./dom.js";
 const GAP = 16;
 const AROUND = 52; // pixels of a picture's caption and numbers
 const PHONE = matchMedia("(max-width: 47.99rem)");
+const NEAR = 12; // pixels between the pictures of a phone
 const PEEK = 40; // pixels of the next picture that a phone shows, so that one sees that there is more
 
 export class Stage {
@@ -61,7 +62,8 @@ export class Stage {
     const whole = (space) => Math.max(1, Math.floor(space * devicePixelRatio)) / devicePixelRatio;
     let [scale, columns, lines] = [0, 1, count];
     if (PHONE.matches) {
-      scale = whole(Math.min((width - (count > 1 ? PEEK : 0)) / across, height / down));
+      const space = count === 2 ? (width - NEAR) / 2 : width - (count > 1 ? PEEK : 0);
+      scale = whole(Math.min(space / across, height / down));
     } else {
       for (let tried = 1; tried <= count; tried++) {
         const rows = Math.ceil(count / tried);
@@ -121,7 +123,15 @@ function summary(setting, lane) {
   if (setting.sampler) parts.push(`n ${setting.sampler.num_steps}`, setting.sampler.name.replaceAll("_", " "));
   if (setting.sampler && setting.sampler.guidance !== 1) parts.push(`guidance ${setting.sampler.guidance}`);
   if (setting.milestone !== null && lane.milestones.length > 1) parts.push(`${Math.round(setting.milestone * 100)}%`);
+  if (changed(setting.sampler, lane.setting.sampler)) parts.push("changed");
   return parts.join(" · ");
+}
+
+/** Whether a sampler has another value than the first one in a key that both have and the caption does not show. */
+function changed(sampler, first) {
+  const shown = ["name", "num_steps", "guidance"];
+  const keys = Object.keys(sampler ?? {}).filter((key) => !shown.includes(key) && first && key in first);
+  return keys.some((key) => JSON.stringify(sampler[key]) !== JSON.stringify(first[key]));
 }
 
 function draw(canvas, bitmap) {

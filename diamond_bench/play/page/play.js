@@ -1,7 +1,7 @@
 /** The page: connects messages of the server, keys and controls. The protocol is described in play/messages.py. */
 
 import { Connection } from "./connection.js";
-import { $, h, icon, segments, written } from "./dom.js";
+import { $, h, icon, refusal, segments, written } from "./dom.js";
 import { History } from "./history.js";
 import { gameRows, Input, keyName, PAGE_KEYS } from "./input.js";
 import { bitmaps, film, Stage, still, thumbnails } from "./pictures.js";
@@ -20,6 +20,7 @@ let stage = null;
 let plots = null;
 let settings = null;
 let newest = 0; // number of the newest frame whose pictures were drawn
+let ready = false; // whether a picture was drawn
 let filmed = null; // the lane and the moment of the film strip
 
 const on = {
@@ -35,7 +36,7 @@ const on = {
     $("sources").textContent = sources.length > 1 ? `${sources.length} models` : sources.join();
     stage = new Stage($("stage"), message.lanes);
     plots = new Plots($("plots"), message.lanes, names(message), history, go);
-    settings = new Settings(message.lanes, message.form, (lane, setting) => send({ do: "change", lane, setting }), restrip);
+    settings = new Settings(message.lanes, message.form, (lane, setting) => send({ do: "change", lane, setting }), restrip, notice);
     input.learn(message, $("pad"), $("stage"));
     controls(message);
     help(message);
@@ -65,13 +66,14 @@ const on = {
   },
   async frame(message, pictures) {
     history.note(message);
-    $("stage").dataset.moment = message.moment;
     meters(message);
     $("action").textContent = message.action === null ? "" : actionName(message.action);
     if (state) status();
     const found = await bitmaps(pictures);
     if (message.number > newest) {
       newest = message.number;
+      $("stage").dataset.moment = message.moment;
+      if (!ready) begin();
       stage.show(message, found);
       if (message.step === 0) $("start-picture").replaceChildren(still(found[0], 64, "start"));
       timeline.draw();
@@ -103,7 +105,7 @@ const on = {
     notice(`Saved: ${message.files.join(", ")}`);
   },
   notice(message) {
-    notice(message.text);
+    if (!state?.over || !message.text.startsWith(state.over)) notice(message.text); // else the line below the pictures says it
     if (!state) return;
     on.state(state); // what was refused goes back to what holds
     settings.show(state.settings, true);
@@ -142,11 +144,12 @@ const commands = {
 
 const connection = new Connection(on, (how, why) => {
   document.body.dataset.connection = how;
+  if (how === "warming" && !ready) $("status").textContent = "Warming up the model";
   $("link").textContent = why;
-  $("link").hidden = how === "open";
+  $("link").hidden = !why;
 });
 const send = (message) => connection.send(message);
-const input = new Input(send, (what) => command(what));
+const input = new Input((message) => ready && send(message), (what) => command(what));
 const timeline = new Timeline(history, (moment) => go(moment));
 
 /** Goes to a moment. While a slider moves, the newest place wins. */
@@ -196,10 +199,19 @@ function actionName(action) {
   return action.map((value, column) => `${welcome.actions.names[column] ?? column} ${Math.round(value * 100) / 100}`).join(", ");
 }
 
+/** With the first picture, keys and buttons count. */
+function begin() {
+  ready = true;
+  input.again();
+  status();
+}
+
 function status() {
-  const text = state.over ?? (state.running ? "" : history.size === 1 ? hint() : "");
+  if (!state) return;
+  const text = state.over ?? (state.running || !ready ? "" : history.size === 1 ? hint() : "");
   if ($("message").textContent !== text) $("message").textContent = text;
   $("message").classList.toggle("over", Boolean(state.over));
+  if (!ready) return;
   $("status").textContent = state.over ? "Over" : state.running ? "Playing" : "Paused";
   $("status").dataset.is = state.over ? "over" : state.running ? "running" : "paused";
 }
@@ -224,11 +236,12 @@ function controls({ lanes, recording, reference, limits }) {
   const watched = lanes.map((lane, number) => ({ lane, number })).filter(({ lane }) => lane.policy);
   const why = {
     human: "",
-    policy: watched.length ? "" : "No policy was opened. Name an agent, also as --policy AGENT.",
-    recording: recording === null ? "No recorded actions were opened (--actions)." : "",
+    policy: watched.length ? "" : "No policy: name an agent, also as --policy AGENT.",
+    recording: recording === null ? "No recording: name one with --actions FILE." : "",
   };
   const players = Object.entries(why).map(([value, off]) => ({ value, label: value, off }));
   segments($("player"), "player", players, "human", play);
+  $("player-off").textContent = Object.values(why).filter(Boolean).join(" ");
   $("policy-field").hidden = watched.length < 2;
   $("policy-lane").replaceChildren(...watched.map(({ lane, number }) => h("option", { value: number }, lane.name)));
   $("policy-lane").onchange = () => play(state.player);
@@ -265,12 +278,14 @@ function notice(text) {
   wait();
 }
 
-const command = (what) => welcome && state && commands[what]();
+const command = (what) => state && ready && commands[what](); // until a picture is there, keys and buttons do nothing
 for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => command(button.dataset.do));
 for (const [field, key] of [["fps", "fps"], ["horizon", "steps"], ["seed", "seed"]]) {
   $(field).addEventListener("change", () => {
-    if ($(field).value !== "" && $(field).reportValidity()) send({ do: field, [key]: Number($(field).value) });
-    else $(field).value = state[field];
+    const why = refusal($(field), $(field).closest("label").textContent.trim());
+    if (!why) return send({ do: field, [key]: Number($(field).value) });
+    notice(why);
+    $(field).value = state[field];
   });
 }
 $("pictures").addEventListener("change", () => send({ do: "pictures", format: $("pictures").value }));

@@ -4,7 +4,7 @@ import { colours, h, look, paced, short, sized, written } from "./dom.js";
 
 const SHOWN = 300; // steps in a plot
 const HEIGHT = 84;
-const LEFT = 52; // pixels for the labels of the axis
+const LEFT = 64; // pixels for the labels of the axis
 const DASHES = [[], [], [], [6, 3], [2, 2], [8, 3, 2, 3], [4, 2]];
 
 const REWARD = "expected. Marks: the rewards that were drawn, and those of the real game";

@@ -1,9 +1,19 @@
 /** The form of a model's settings. Its fields come from the server, so a new sampler appears without code here. */
 
-import { $, h, look, segments } from "./dom.js";
+import { $, h, look, refusal, segments } from "./dom.js";
 
 const FIRST = new Set(["num_steps", "guidance", "schedule"]); // fields that are always in view
-const LABELS = { num_steps: "Steps, n", guidance: "Guidance", schedule: "Schedule", sigma_min: "sigma min", sigma_max: "sigma max" };
+const LABELS = {
+  ...{ num_steps: "Steps, n", guidance: "Guidance", schedule: "Schedule", sigma_min: "lowest noise level", sigma_max: "highest noise level" },
+  ...{ rho: "exponent of the levels, rho", start_noise: "scale of the first noise", quantize: "round to 8 bits", quantization: "how to round" },
+  ...{ s_churn: "added noise, total", s_tmin: "added from level", s_tmax: "added up to level", s_noise: "its standard deviation" },
+  ...{ churn_sigma: "level that the network gets", s_cond: "noise on past frames", s_cond_rule: "noise on past frames, rule" },
+  ...{ clip_denoised: "clip to [−1, 1]", eta: "new noise, eta" },
+  ...{ upsampling_steps: "upsampler: steps", upsampling_solver: "upsampler: solver", upsampling_rho: "upsampler: exponent, rho" },
+  ...{ upsampling_sigma_min: "upsampler: lowest level", upsampling_sigma_max: "upsampler: highest level", upsampling_churn: "upsampler: added noise" },
+  ...{ upsampling_tmin: "upsampler: added from level", upsampling_tmax: "upsampler: added up to level" },
+  ...{ upsampling_noise: "upsampler: its standard deviation", upsampling_churn_sigma: "upsampler: level it gets" },
+};
 const NO_GUIDANCE = "This model was trained without action dropout, which guidance needs.";
 
 export class Settings {
@@ -12,9 +22,10 @@ export class Settings {
    * @param {object} form `welcome.form`
    * @param {(lane: number, setting: object) => void} change
    * @param {() => void} chose called when another lane was chosen
+   * @param {(sentence: string) => void} refuse called with why a value is not taken
    */
-  constructor(lanes, form, change, chose) {
-    Object.assign(this, { lanes, form, change, settings: lanes.map((lane) => lane.setting), open: false });
+  constructor(lanes, form, change, chose, refuse) {
+    Object.assign(this, { lanes, form, change, refuse, settings: lanes.map((lane) => lane.setting), open: false });
     this.able = lanes.map((_, lane) => lane).filter((lane) => lanes[lane].samplers.length || lanes[lane].milestones.length > 1);
     this.chosen = this.able[0];
     $("settings").hidden = !this.able.length;
@@ -51,7 +62,7 @@ export class Settings {
   sampler(of) {
     for (const lane of this.concerned) {
       const { sampler } = this.settings[lane];
-      if (sampler) this.apply(lane, { sampler: of(sampler) });
+      if (sampler) this.apply(lane, { sampler: of(sampler, this.lanes[lane].setting.sampler) });
     }
   }
 
@@ -89,20 +100,15 @@ export class Settings {
 
   samplers(facts, sampler) {
     return choice("Sampler", facts.samplers, sampler.name, (name) => {
-      this.sampler((old) => {
-        // a model that predicts changes takes only one quantization
-        const kept = Object.fromEntries(["num_steps", "guidance", "quantization"].map((key) => [key, old[key]]));
-        const neutral = Object.fromEntries(this.form.samplers[name].map((field) => [field.name, field.default]));
-        return { name, ...neutral, ...kept };
-      });
+      this.sampler((old, own) => exchanged(name, this.form.samplers[name], old, own, true));
       this.build();
     });
   }
 
   schedules(sampler, field) {
     return choice(LABELS[field.name], Object.keys(this.form.schedules), sampler.schedule.name, (name) => {
-      const neutral = Object.fromEntries(this.form.schedules[name].map((inner) => [inner.name, inner.default]));
-      this.sampler((old) => ({ ...old, schedule: { name, ...neutral } }));
+      const fields = this.form.schedules[name];
+      this.sampler((old, own) => ({ ...old, schedule: exchanged(name, fields, old.schedule, own.schedule, false) }));
       this.build();
     });
   }
@@ -128,8 +134,10 @@ export class Settings {
     const input = h("input", { name: field.name, ...(field.default === "inf" ? { type: "text", value } : finite), disabled: Boolean(off) });
     input.addEventListener("change", () => {
       const wanted = input.value.trim() === "inf" ? "inf" : Number(input.value);
-      if (input.value.trim() === "" || Number.isNaN(wanted) || !input.checkValidity()) input.reportValidity();
-      else set(wanted);
+      const why = refusal(input, name) || (Number.isNaN(wanted) ? `${name}: Please enter a number or inf. The old value holds.` : "");
+      if (!why) return set(wanted);
+      this.refuse(why);
+      input.value = value;
     });
     if (field.name === "num_steps") {
       input.setAttribute("aria-label", name);
@@ -149,6 +157,13 @@ export class Settings {
     };
     return h("span", { class: "stepper" }, button(-1, "one denoising step less", "["), input, button(1, "one denoising step more", "]"));
   }
+}
+
+/** Another sampler or schedule: its defaults, or what the job has of it (`own`), and if `keep` all values of keys that `old` has too. */
+function exchanged(name, fields, old, own, keep) {
+  const pick = (from) => Object.fromEntries(fields.filter((field) => from && field.name in from).map((field) => [field.name, from[field.name]]));
+  const neutral = Object.fromEntries(fields.map((field) => [field.name, field.default]));
+  return { name, ...neutral, ...(own?.name === name ? pick(own) : {}), ...(keep ? pick(old) : {}) };
 }
 
 /** `options`: values, or [value, text]. */
