@@ -122,7 +122,7 @@ export class Settings {
 
   row(field, value, facts, set) {
     const name = LABELS[field.name] ?? field.name.replaceAll("_", " ");
-    if (field.kind === "choice") return choice(name, field.choices, value, set);
+    if (field.kind === "choice") return choice(name, field.choices, value, set, field.name);
     if (field.kind === "flag") {
       const box = h("input", { type: "checkbox", name: field.name, checked: value });
       box.addEventListener("change", () => set(box.checked));
@@ -135,7 +135,7 @@ export class Settings {
     input.addEventListener("change", () => {
       const wanted = input.value.trim() === "inf" ? "inf" : Number(input.value);
       const why = refusal(input, name) || (Number.isNaN(wanted) ? `${name}: Please enter a number or inf. The old value holds.` : "");
-      if (!why) return set(wanted);
+      if (!why) return set((value = wanted));
       this.refuse(why);
       input.value = value;
     });
@@ -167,8 +167,8 @@ function exchanged(name, fields, old, own, keep) {
 }
 
 /** `options`: values, or [value, text]. */
-function choice(name, options, chosen, choose) {
-  const select = h("select", { name }, ...options.map((option) => {
+function choice(name, options, chosen, choose, key = name) {
+  const select = h("select", { name: key }, ...options.map((option) => {
     const [value, text] = Array.isArray(option) ? option : [option, option.replaceAll("_", " ")];
     return h("option", { value, selected: value === chosen }, text);
   }));
