@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio.v3
@@ -26,7 +27,7 @@ from diamond_bench.data.foreign import find_dataset, read_metadata
 from diamond_bench.data.foreign_episodes import read_foreign
 from diamond_bench.data.minari_io import Episode, open_dataset, read_own_episodes
 from diamond_bench.data.static import load_split
-from diamond_bench.envs.games import make_env
+from diamond_bench.envs.games import actions, make_env
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.agent_learners import describe
 from diamond_bench.jobs.context import JobContext
@@ -35,7 +36,9 @@ from diamond_bench.play import saving
 from diamond_bench.play.headless import run_headless
 from diamond_bench.play.joining import join_datasets
 from diamond_bench.play.lanes import Lane, Memory, Real, Shown
+from diamond_bench.play.naming import Named
 from diamond_bench.play.opened import LaneFacts, Opened
+from diamond_bench.play.opening import _title
 from diamond_bench.play.options import PlayOptions
 from diamond_bench.play.recording import Recording, read_recording, recorded, replay, same_bytes
 from diamond_bench.play.saver import Played
@@ -341,6 +344,10 @@ def test_recordings_of_the_real_game_are_data_for_a_study(tmp_path: Path, monkey
     job.mkdir()
     import_dataset(config(source, num_train_frames=50, num_references=2), JobContext(job))
     played_frames = [each.frames.transpose(0, 3, 1, 2) for each in read_own_episodes(source / "data")]
+    imported: Any = SimpleNamespace(folder=lambda ref: job)
+    assert _title(imported, Named("model", "source", "import_dataset/0123456789abcdef")) == "synthetic/turn"
+    facts = json.loads((job / "dataset.json").read_text())
+    assert (facts["played_game"], tuple(facts["action_meanings"])) == ("synthetic/turn", actions("synthetic/turn").names)
     train, heldout = load_split(job, "train"), load_split(job, "heldout")
     order = np.random.default_rng(3).permutation(3)  # by data.seed
     assert np.array_equal(heldout.frames, played_frames[order[0]])
