@@ -39,6 +39,7 @@ _EXTRAS = {
     "docs": "the documentation site cannot be built",
     "dev": "the tests and linters cannot be run",
     "bench": "the benchmarks cannot be run",
+    "envs3d": "the games vizdoom/... and highway/... cannot be played",
     "play": "`diamond-bench play` cannot serve its page",
     "rl": "the example with stable-baselines3 (docs/imagination.md) cannot be run",
 }

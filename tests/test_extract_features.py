@@ -37,6 +37,7 @@ def eight_features(images: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def network(data: dict[str, EpisodeSet], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(extract_features, "load_split", evaluate_world_model.load_split)
+    monkeypatch.setattr(extract_features, "load_rows", lambda folder: data["train"])
     monkeypatch.setattr(extract_features, "load_info", evaluate_world_model.load_info)
     monkeypatch.setattr(perceptual, "inception_features", lambda device: LearnedMetric(eight_features, "a" * 64))
     return

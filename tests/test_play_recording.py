@@ -68,7 +68,7 @@ def test_other_settings_show_other_bytes() -> None:
 def test_actions_replay_in_other_lanes() -> None:
     recording = recorded(rich())
     copies = session_of(Lane("copy", untrained(open_world(CopyLastFrame(), spec(TURN, ENV), torch.device("cpu")))))
-    with pytest.raises(UserError, match=r"settings of 2 lanes \(model, game\), and 1 are open"):
+    with pytest.raises(UserError, match=r"settings of 2 lanes \(model; game\), and 1 are open"):
         replay(copies, recording)
     assert [int(moment.action) for moment in replay(copies, recording, as_recorded=False)] == [0, 1, 0, 1]
     with pytest.raises(UserError, match=r"the recorded actions are Discrete\(4\), but the game's are Discrete\(3\)"):

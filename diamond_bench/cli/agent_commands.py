@@ -62,7 +62,7 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Import an agent from a checkpoint in the authors' format, or a world model from one of their CS:GO model (docs/game_engine.md).
+    """Import an agent, or a CS:GO world model (docs/game_engine.md), from a checkpoint in the authors' format.
 
     The last line of output is the path of the stored agent or world model.
     """

@@ -221,7 +221,7 @@ def plan_profile(
     if compare == "authors" and device == "cpu" and not has_compiler(device):
         raise UserError("--compare authors: their imagination is compiled, for which torch.compile needs a C++ compiler, and none is here")
     training = replace(_timed(training), execution=execution)
-    executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name != "device")
+    executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name not in ("device", "num_processes"))
     measured = "" if set(parts) == set(PROFILED) else ",".join(part for part in PROFILED if part in parts)
     numbers = tuple(sorted(set(packed))) or None
     profile = Profile(model, executed, training, compare or "", measured, _software(), _host(), numbers, plan.cluster.mps, plan.scale)
