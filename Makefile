@@ -14,7 +14,7 @@ check: ## run ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: ## run the default tests, with these checks and the site among them
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 slow: ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
