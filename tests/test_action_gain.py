@@ -73,9 +73,7 @@ def test_half_of_the_effect_is_as_computed_from_the_kept_frames(
     assert 0 < gain < 1
 
 
-def test_a_world_that_is_one_action_late_gains_less_than_one_that_guesses(
-    shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_world_that_is_one_action_late_gains_about_nothing(shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its frames are as wrong with the true actions as with random ones. Chance decides the sign, so the bound is wide."""
     gain, _ = measured(tmp_path / "e", Shades(late=1), monkeypatch)
     assert abs(gain) < 0.6

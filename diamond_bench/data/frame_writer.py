@@ -23,7 +23,7 @@ _BITS = len(KEYS) + len(CLICKS)
 def write_frame_files(source: SegmentSource, mapped: Mapped, picture: Picture, folder: Path, first: int) -> Iterator[Path]:
     """Writes the episodes of a source to files hdf5_N.hdf5, N from `first`, and yields each. Files have at most 1,000 frames.
 
-    A longer episode goes on in the next file. Rewards and ends are not written: the layout has none. The action of an episode's last frame
+    Longer episodes continue in the next file. Rewards and ends are not written: the layout has none. The action of an episode's last frame
     is none. Memory holds one file.
     """
     for start, length in zip(source.starts.tolist(), source.lengths.tolist(), strict=True):

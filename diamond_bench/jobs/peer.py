@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _listen(messages: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    """Ends this process when the first one has ended, whatever it waits for."""
+    """Ends this process when the first one has ended, even while it waits for something else."""
     for line in sys.stdin:
         messages.put(json.loads(line))
     os._exit(1)

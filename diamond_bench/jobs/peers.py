@@ -66,7 +66,9 @@ class Peers:
         except RuntimeError as error:  # gloo reports the lost connection a little before the process has ended
             self.ending = True
             time.sleep(1.0)
-            raise _lost(self._started) or error from error
+            if lost := _lost(self._started):
+                raise lost from error
+            raise
 
     def _watch(self) -> None:
         """Ends this process if another one ends and the group does not notice: NCCL waits for it. The job is resumed like a killed one."""

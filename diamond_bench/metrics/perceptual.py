@@ -1,6 +1,6 @@
 """The networks of learned metrics: LPIPS, Inception and I3D. Their weights are verified before they are read.
 
-All run in float32 whatever the precision of the run, since a metric must not change with the model that it measures.
+All run in float32, also in runs of another precision. So a metric does not change with the model that it measures.
 """
 
 import contextlib
