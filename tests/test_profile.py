@@ -23,7 +23,8 @@ from diamond_bench.profiling.timing import spread
 from diamond_bench.report.profile_table import amount, lines_of, profile_records, profile_table
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.store.kinds import PROFILED, PROFILED_UPDATES, TrainAgent
+from diamond_bench.store.kinds import TrainAgent
+from diamond_bench.store.profiled import PROFILED, PROFILED_UPDATES
 from diamond_bench.studies.single import plan_profile
 from paper_figures.parts import Inputs
 from paper_figures.table5 import differences, make

@@ -29,7 +29,8 @@ from diamond_bench.profiling.machine import host_synchronisations, product_peak
 from diamond_bench.profiling.parts import Parts, Recorded, flop_of, random_replay
 from diamond_bench.profiling.timing import MAX_CALLS, MAX_ROUNDS, Timings, Work, alternate, spread
 from diamond_bench.spaces import ActionSpec, FrameSpec
-from diamond_bench.store.kinds import COMPARED, PROFILED, Compared, Profile, TrainAgent
+from diamond_bench.store.kinds import Profile, TrainAgent
+from diamond_bench.store.profiled import COMPARED, PROFILED, Compared
 from diamond_bench.studies.single import plan_train
 from diamond_bench.training import rollout as rollout_module
 from diamond_bench.training.rollout import Carry, collect_rollout, start

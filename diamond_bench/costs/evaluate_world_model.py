@@ -4,7 +4,7 @@ from diamond_bench.costs import frames_of
 from diamond_bench.costs.world_model import World, arithmetic, frame_flops
 from diamond_bench.metrics.header import ALTERED_FRAMES, PICTURED, sampled_frames
 from diamond_bench.metrics.planning import measures, measuring_seconds, part_bytes
-from diamond_bench.store.cost import Inputs, JobCost
+from diamond_bench.store.cost import Arithmetic, Inputs, JobCost
 from diamond_bench.store.kinds import EvaluateWorldModel
 
 _GPU_SPEEDUP = 50.0
@@ -14,6 +14,8 @@ _CURVES = 16
 
 
 def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
+    if config.given is not None:
+        return float(_imagined(config, inputs))
     flops = frame_flops(_world(config, inputs), config.sampler, frames_of(inputs["dataset"]))
     return (flops or 1.0) * _imagined(config, inputs)  # without a network, frames are counted
 
@@ -55,9 +57,13 @@ def _passing_disk(config: EvaluateWorldModel, inputs: Inputs) -> float:
     return part_bytes(config.evaluation)
 
 
+def _arithmetic(config: EvaluateWorldModel, inputs: Inputs) -> Arithmetic:
+    return Arithmetic() if config.given is not None else arithmetic(_world(config, inputs), config.execution)
+
+
 COST = JobCost(
     work=_work,
-    arithmetic=lambda config, inputs: arithmetic(_world(config, inputs), config.execution),
+    arithmetic=_arithmetic,
     fixed_seconds=_fixed_seconds,
     disk=_disk,
     passing_disk=_passing_disk,

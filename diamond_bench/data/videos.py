@@ -33,10 +33,10 @@ def lengths(folder: Path) -> list[int]:
     return [len(fitting(table, first, tables[0]).rows) for table in tables]
 
 
-def read_video(path: Path, rate: float) -> Iterator[npt.NDArray[np.uint8]]:
+def read_video(path: Path, rate: float | None = None) -> Iterator[npt.NDArray[np.uint8]]:
     """The frames (h, w, 3) RGB of a video.
 
-    Raises UserError if it cannot be decoded, is too large, or has another rate than `rate` frames per second.
+    Raises UserError if it cannot be decoded, is too large, or has another rate than `rate` frames per second (None: any rate).
     """
     try:
         os.close(open_file(path))
@@ -46,7 +46,7 @@ def read_video(path: Path, rate: float) -> Iterator[npt.NDArray[np.uint8]]:
             width, height = about["size"]
             if not 1 <= min(width, height) <= max(width, height) <= MAX_SIDE:
                 raise UserError(f"{path}: its frames are {height} x {width}; expected sides of at most {MAX_SIDE}")
-            if abs(about["fps"] - rate) > _RATE_TOLERANCE * rate:
+            if rate is not None and abs(about["fps"] - rate) > _RATE_TOLERANCE * rate:
                 raise UserError(f"{path}: it has {about['fps']:g} frames per second, but its actions have {rate:g} rows per second")
             for data in video:
                 yield np.frombuffer(data, np.uint8).reshape(height, width, 3)

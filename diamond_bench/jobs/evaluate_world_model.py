@@ -1,13 +1,13 @@
 """The job `evaluate_world_model`: a world model imagines held-out trajectories, which are measured against the true ones.
 
-References, starts and noise depend only on the dataset and `evaluation.seed`, so all variants of a study have the same ones. Frames come
-from `evaluation/play.py`: the world model imagines them, or an evaluation that differs only in its metrics has kept them. The metrics
-(`metrics/`) then measure each batch, and reduce all batches to rows.
+References, starts and noise depend only on the dataset and `evaluation.seed`, so all variants of a study have the same ones. The world
+model imagines the frames, or an evaluation that differs only in its metrics has kept them, or they are given (`diamond-bench score`). The
+metrics (`metrics/`) then measure each batch, and reduce all batches to rows.
 """
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,19 @@ from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.evaluation.fixed_actions import as_arrays, fixed_actions, imagine_fixed
-from diamond_bench.evaluation.play import KEPT_FILES, Frames, Imagined, Kept, kept_in
+from diamond_bench.evaluation.given import given_frames, starts_of
+from diamond_bench.evaluation.play import KEPT_FILES, Frames, Imagined, kept_in
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.execution import facts_of
+from diamond_bench.jobs.imagination_prices import known_prices, prices, speed
 from diamond_bench.jobs.loaded_world import executed_world, loaded_world
-from diamond_bench.jobs.memory import peak_bytes, reset_peak
+from diamond_bench.jobs.memory import reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.metrics import measured
 from diamond_bench.metrics.forks import find_forks
 from diamond_bench.metrics.header import ALTERED_FRAMES, PICTURED, Play
 from diamond_bench.metrics.metric import Metric
-from diamond_bench.metrics.planning import measures
+from diamond_bench.metrics.planning import lacking, measures
 from diamond_bench.metrics.play import (
     ALTERED_STREAM,
     MODES_STREAM,
@@ -60,8 +62,6 @@ from diamond_bench.worlds.contract import WorldModel
 
 _VIDEO_FRAMES = 300
 _ONE_STEP_BATCH = 64
-_PRICES = ("nfe_per_frame", "parameters", "frames_per_second", "imagination_seconds", "peak_memory_mb")
-"""Rows of the cost of imagining the rollouts."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _Work:
     config: EvaluateWorldModel
     parts: Parts
     world: WorldModel | None
-    """None if all frames are read."""
+    """None if all frames are read or given."""
     twin: Twin | None
     """The evaluation whose frames are read in place of imagining them."""
     frames: Mapping[Play, Frames]
@@ -112,33 +112,35 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     device, settings = torch.device(context.device), config.evaluation
     reset_peak(device)
     work, facts = _prepare(config, context, device)
-    rolled = _joined([_rollout(work, rows) for rows in _batches(settings.num_trajectories, settings.batch_size)])
-    baselines = _joined([_baselines(work, rows) for rows in _batches(settings.num_trajectories, settings.batch_size)])
-    ahead = _joined([_one_step(work, rows) for rows in _batches(len(work.one_step), _ONE_STEP_BATCH)])
-    sampled = _joined([_samples(work, rows) for rows in _batches(settings.num_sample_starts, _starts_per_batch(settings))])
-    forked = _joined([_forks(work, work.forks, rows) for rows in _fork_batches(work)]) if work.forks is not None else {}
-    others = _batches(settings.num_trajectories, settings.batch_size) if measures(settings.metrics, "altered") else []
-    altered = _joined([_altered(work, rows) for rows in others]) if others else {}
+    batches = _kind_batches(settings, work.frames, len(work.one_step), len(work.forks or ()))
+    rolled = _joined([_rollout(work, rows) for rows in batches["rollouts"]])
+    baselines = _joined([_baselines(work, rows) for rows in batches["rollouts"]])
+    ahead = _joined([_one_step(work, rows) for rows in batches["one_step"]])
+    sampled = _joined([_samples(work, rows) for rows in batches["samples"]])
+    forked = _joined([_forks(work, work.forks, rows) for rows in batches["forks"]]) if work.forks is not None else {}
+    altered = _joined([_altered(work, rows) for rows in batches["altered"]])
     fixed = _fixed_actions(work) if settings.fixed_actions else {}
 
     kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked, "altered": altered}
     frames = {kind: arrays.pop("frames") for kind, arrays in kept.items() if "frames" in arrays}
     seconds, imagined = float(rolled["seconds"].sum()), settings.num_trajectories * settings.horizon
     rows = _rows(work, Measured(settings, context.inputs, rolled, _by_shown(baselines), ahead, sampled, forked, altered))
-    rows += _prices(work, imagined, seconds, device)
+    imagining = work.world if isinstance(work.frames["rollouts"], Imagined) else None
+    rows += known_prices(work.twin) if imagining is None else prices(imagining, imagined, seconds, device)
 
     context.check_owner()
     save_arrays(context.folder / "arrays.npz", _arrays(work, rolled, baselines, sampled, forked))
     kept_frames = _keep_frames(work, frames, context.folder)
     if fixed:
         save_arrays(context.folder / "media" / "fixed_actions.npz", fixed, compressed=True)
-    return Result(rows, facts | kept_frames | _speed(work, imagined, seconds))
+    return Result(rows, facts | kept_frames | speed(imagining, imagined, seconds))
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
     """Joins the parts. Frames are left out if a part that an earlier version stored lacks them."""
     whole = all("frames" in part for part in parts)
-    return join([part if whole else {name: values for name, values in part.items() if name != "frames"} for part in parts])
+    kept = [part if whole else {name: values for name, values in part.items() if name != "frames"} for part in parts]
+    return join(kept) if kept else {}
 
 
 def _rows(work: _Work, arrays: Measured) -> list[Row]:
@@ -187,19 +189,23 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
 
     optional: tuple[Play, ...] = ("forks", "altered")
     kinds: list[Play] = ["rollouts", "one_step", "samples", *(kind for kind in optional if measures(settings.metrics, kind))]
-    twin = context.twin(_without_metrics, ("dataset", "world_model"))
-    kept = {} if twin is None else kept_in(twin, kinds)
+    given = config.given
+    twin = None if given is not None else context.twin(_without_metrics, ("dataset", "world_model"))
+    kept: Mapping[Play, Frames] = {} if twin is None else kept_in(twin, kinds)
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
-    if len(kept) < len(kinds) or settings.fixed_actions:
+    if given is not None:
+        kept = given_frames(given, starts_of(settings, references, one_step, described.spec.actions))
+    elif len(kept) < len(kinds) or settings.fixed_actions:
         world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
         way = facts_of(execution)
     on_device = heldout.to(device)
     references, one_step = _on(on_device, references), _on(on_device, one_step)
     forks = None if forks is None else replace(forks, windows=_on(on_device, forks.windows))
-    metrics = measured(settings.metrics)
+    there: set[Play] = {*kept, *(kinds if world is not None else ())}
+    metrics = {name: metric for name, metric in measured(settings.metrics).items() if not lacking(metric, there)}
     setting = Setting(settings, device, context.inputs, references, forks)
     meters = {name: metric.open(setting) for name, metric in metrics.items()}
-    ticks = _ticks(settings, len(one_step), len(forks or ()), list(meters.values()))
+    ticks = _ticks(settings, _kind_batches(settings, there, len(one_step), len(forks or ())), list(meters.values()))
     parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
     actions, opened = described.spec.actions, list(meters.values())
@@ -215,6 +221,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
         "weights": {name: meter.sha256 for name, meter in meters.items() if meter.sha256},
         "execution": way,
     }
+    if given is not None:
+        facts |= {"frames_given": {"folder": given.folder, "sha256": given.digest, "plays": list(given.plays)}}
     if twin is not None:
         facts["frames_read"] = {"kept_by": str(twin.ref), "files": [KEPT_FILES[kind] for kind in kept]}
     return work, facts
@@ -234,20 +242,24 @@ def _batches(total: int, size: int) -> list[range]:
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _starts_per_batch(settings: EvaluationConfig) -> int:
-    return max(1, settings.batch_size // settings.num_samples)
+def _kind_batches(settings: EvaluationConfig, kinds: Collection[Play], one_step: int, forks: int) -> dict[Play, list[range]]:
+    """The batches of each kind of play. A kind that is not among `kinds` has none."""
+    references, starts = settings.batch_size, max(1, settings.batch_size // settings.num_samples)
+    sizes: dict[Play, tuple[int, int]] = {
+        "rollouts": (settings.num_trajectories, references),
+        "one_step": (one_step, _ONE_STEP_BATCH),
+        "samples": (settings.num_sample_starts, starts),
+        "forks": (forks, starts),
+        "altered": (settings.num_trajectories, references),
+    }
+    return {kind: _batches(*size) if kind in kinds else [] for kind, size in sizes.items()}
 
 
-def _ticks(settings: EvaluationConfig, one_step: int, forks: int, meters: Sequence[Meter]) -> int:
+def _ticks(settings: EvaluationConfig, batches: Mapping[Play, Sequence[range]], meters: Sequence[Meter]) -> int:
     """Progress of the whole job: one tick per imagined batch of frames, and those of the metrics."""
-    rollouts = _batches(settings.num_trajectories, settings.batch_size)
-    samples = len(_batches(settings.num_sample_starts, _starts_per_batch(settings))) * settings.sample_horizon
-    of_forks = len(_batches(forks, _starts_per_batch(settings)))
-    ahead = len(_batches(one_step, _ONE_STEP_BATCH))
-    others = (settings.horizon if settings.fixed_actions else 0) + (
-        ALTERED_FRAMES * len(rollouts) if measures(settings.metrics, "altered") else 0
-    )
-    return sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in rollouts) + samples + ahead + of_forks + others
+    rollouts = sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in batches["rollouts"])
+    frames: dict[Play, int] = {"samples": settings.sample_horizon, "one_step": 1, "forks": 1, "altered": ALTERED_FRAMES}
+    return rollouts + sum(n * len(batches[kind]) for kind, n in frames.items()) + (settings.horizon if settings.fixed_actions else 0)
 
 
 def _metric_ticks(meters: Sequence[Meter], rows: range) -> int:
@@ -350,34 +362,6 @@ def _fixed_actions(work: _Work) -> Arrays:
         return as_arrays(world.spec.actions, imagine_fixed(world, play, actions, work.keys(ROLLOUT_STREAM, range(1))[0], work.parts.tick))
 
     return work.parts.get("fixed-actions", "imagining fixed actions", work.settings.horizon, compute)
-
-
-def _fork_batches(work: _Work) -> list[range]:
-    return _batches(len(work.forks or ()), _starts_per_batch(work.settings))
-
-
-def _prices(work: _Work, frames: int, seconds: float, device: torch.device) -> list[Row]:
-    """The cost of imagination. For frames that were read, the cost in the evaluation that imagined them."""
-    if isinstance(work.frames["rollouts"], Kept):
-        assert work.twin is not None
-        known = {row["metric"]: row for row in work.twin.result.rows}
-        return [Row(name, known[name]["value"], known[name]["measured"]) for name in _PRICES if name in known]
-    assert work.world is not None
-    trained = sum(weights.numel() for network in work.world.networks.values() for weights in network.parameters())
-    return [
-        Row("nfe_per_frame", float(work.world.calls_per_frame)),
-        Row("parameters", float(trained)),
-        Row("frames_per_second", frames / seconds, measured=True),
-        Row("imagination_seconds", seconds, measured=True),
-        Row("peak_memory_mb", peak_bytes(device) / 1e6, measured=True),
-    ]
-
-
-def _speed(work: _Work, frames: int, seconds: float) -> dict[str, float]:
-    """Work and time of the imagination, for estimates. Empty if the frames were read."""
-    if isinstance(work.frames["rollouts"], Kept) or work.world is None:
-        return {}
-    return {"work": (work.world.flops_per_frame or 1.0) * frames, "work_seconds": seconds}
 
 
 def _keep_frames(work: _Work, frames: Mapping[Play, NDArray[np.uint8]], folder: Path) -> dict[str, Any]:

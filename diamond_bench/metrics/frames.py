@@ -105,6 +105,8 @@ def of_frames(
             errors = measured.shown(shown)
             if array in errors:
                 found[stage] = [row("", errors[array], baseline), row("_final", errors[array][:, -1], baseline)]
+        if array not in measured.samples:
+            return found
         k = measured.samples[array]
         least = (column.better == "higher") == (of_mean is not None)  # PSNR is best where its squared error is least
         best = k.min(axis=1) if least else k.max(axis=1)
@@ -118,6 +120,7 @@ def of_frames(
         reduce,
         always=always,
         play=("rollouts", "samples"),
+        spares=("samples",),
         weights=weights,
         check=check,
         seconds=seconds or (lambda evaluation: pairs_compared(evaluation) / rate if rate else 0.0),

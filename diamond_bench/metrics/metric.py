@@ -27,6 +27,8 @@ class Metric:
     always: bool = False
     """Whether its arrays are measured even if the metric is not requested. It then has no rows."""
     play: tuple[Play, ...] = ("rollouts",)
+    spares: tuple[Play, ...] = ()
+    """The kinds in `play` without which it still has rows, if a folder of given frames lacks them."""
     weights: str = ""
     """The weights that it needs (weights.WEIGHTS)."""
     inputs: Mapping[str, Callable[[RunConfig, ExecutionConfig], tuple[str, Any]]] = field(default_factory=dict)

@@ -1,12 +1,13 @@
 """The metrics' part of planning: refusals, required jobs, and cost. Without torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics import all_metrics, measured, selectable
 from diamond_bench.metrics.header import Play
+from diamond_bench.metrics.metric import Metric
 from diamond_bench.metrics.weights import status_of
 
 
@@ -38,6 +39,11 @@ def roles() -> tuple[str, ...]:
 def measures(metrics: Sequence[str], play: Play) -> bool:
     """Whether an evaluation with these metrics imagines this kind of play."""
     return any(play in metric.play for metric in measured(tuple(metrics)).values())
+
+
+def lacking(metric: Metric, plays: Collection[Play]) -> tuple[Play, ...]:
+    """The kinds of play that a metric needs and that are not among `plays`."""
+    return tuple(kind for kind in metric.play if kind not in plays and kind not in metric.spares)
 
 
 def measuring_seconds(evaluation: EvaluationConfig) -> float:

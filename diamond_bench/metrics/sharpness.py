@@ -65,4 +65,5 @@ METRIC = Metric(
     _reduce,
     asked=False,
     play=("rollouts", "samples"),
+    spares=("samples",),
 )

@@ -45,7 +45,7 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
         for shown, baseline in (("", ""), ("copy", COPY_LAST), ("true", STATE_PROBE))
         for row in state_rows({n: v for n, v in measured.shown(shown).items() if n.startswith("state_")}, baseline)  # type: ignore[arg-type]
     ]
-    return {"after": [*rows, *state_score_rows(measured.samples)]}
+    return {"after": [*rows, *(state_score_rows(measured.samples) if measured.samples else ())]}
 
 
 def _probe(config: RunConfig, execution: ExecutionConfig) -> tuple[str, Any]:
@@ -161,6 +161,7 @@ METRIC = Metric(
     _open,
     _reduce,
     play=("rollouts", "samples"),
+    spares=("samples",),
     inputs={"state_probe": _probe},
     reads=tuple(f"probe.{f.name}" for f in fields(ProbeConfig)),
     check=_check,

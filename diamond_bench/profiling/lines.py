@@ -7,7 +7,8 @@ from diamond_bench.costs.train_agent import updates
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.jobs.context import Row
 from diamond_bench.profiling.timing import Spread, Timings, ratios, spread
-from diamond_bench.store.kinds import PROFILED_UPDATES, Profile, TrainAgent
+from diamond_bench.store.kinds import Profile, TrainAgent
+from diamond_bench.store.profiled import PROFILED_UPDATES
 
 LABELS = {
     "denoiser_update": (0, "one update of the denoiser"),

@@ -19,7 +19,8 @@ from diamond_bench.profiling.lines import LABELS, Line, ProfileReport, each, not
 from diamond_bench.profiling.machine import Product, host_synchronisations, product_peak
 from diamond_bench.profiling.parts import GRAPH_CALLS, Parts, flop_of, random_replay
 from diamond_bench.profiling.timing import ENOUGH_SECONDS, MAX_CALLS, MIN_ROUNDS, MIN_WARM_CALLS, Timings, alternate, warm_up
-from diamond_bench.store.kinds import COMPARED, PROFILED, PROFILED_UPDATES, Profile
+from diamond_bench.store.kinds import Profile
+from diamond_bench.store.profiled import COMPARED, PROFILED, PROFILED_UPDATES
 
 _TICKS = 10_000
 """Units of progress of a whole profile, in shares of the expected seconds."""

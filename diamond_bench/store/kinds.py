@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from diamond_bench.config import (
     FRAME_RMS,
@@ -31,6 +31,7 @@ from diamond_bench.config import (
     world_family,
 )
 from diamond_bench.store.cost import JobCost
+from diamond_bench.store.profiled import PROFILED
 from diamond_bench.typed import identity_fields
 
 
@@ -69,15 +70,32 @@ class TrainWorldModel:
 
 
 @dataclass(frozen=True)
+class GivenFrames:
+    """Frames that somebody imagined elsewhere, in a folder that `diamond-bench score` reads."""
+
+    digest: str
+    """SHA-256 over the files of frames."""
+    starts: str
+    """SHA-256 over the starts, actions and true frames for which they were imagined."""
+    plays: tuple[str, ...]
+    """The kinds of play in the folder."""
+    folder: str = setting("", recorded=True)
+    """The path of the folder."""
+
+
+@dataclass(frozen=True)
 class EvaluateWorldModel:
     """Config of `evaluate_world_model`. Its inputs are `dataset` and `world_model` (a training, or an agent with a world model; missing if
-    the family is not trained), `state_probe` for the metric state, `true_features` for fid and kid, and `true_clips` for fvd and kvd."""
+    the family is not trained, or the frames are given), `state_probe` for the metric state, `true_features` for fid and kid, and
+    `true_clips` for fvd and kvd."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
     execution: ExecutionConfig = ExecutionConfig()
     family: WorldSettings | None = None
     """The family of the world model. None is diamond. A family that is not trained has no input `world_model`."""
+    given: GivenFrames | None = None
+    """The frames to measure in place of imagined ones. None imagines them."""
 
 
 @dataclass(frozen=True)
@@ -190,32 +208,6 @@ class PlayRandom:
     """Temperature, epsilon and video are at their neutral values, since they change nothing."""
 
 
-PROFILED_UPDATES = ("denoiser_update", "reward_end_update", "actor_critic_update")
-PROFILED = (
-    *PROFILED_UPDATES,
-    *("imagination_step", "next_frame", "denoiser_call", "reward_and_end", "action", "renewal", "loss_and_backward"),
-    *("start_segments", "real_step", "peak_memory", "host_synchronisations"),
-)
-"""The parts that a profile measures. All other numbers are computed from these."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """An execution against which a profile is timed. Device and threads are those of the profile, and weights keep PyTorch's layout."""
-
-    precision: Literal["fp32", "tf32", "bf16"]
-    compile: Literal["none", "imagination", "all"]
-    fused: bool
-    """Whether the optimiser uses few, fused kernels."""
-
-
-COMPARED: Mapping[str, Compared] = {
-    "plain": Compared("fp32", "none", fused=False),
-    "authors": Compared("tf32", "imagination", fused=True),
-}
-"""The executions against which a profile can be timed, by the values of --compare."""
-
-
 @dataclass(frozen=True)
 class Profile:
     """Config of `profile`: how long the parts of a training take on one device, with random data. It is the only kind whose identity
@@ -279,7 +271,7 @@ class Kind:
 
     def needs(self, config: Any) -> tuple[str, ...]:
         """Names of the artifacts that a job with this config needs."""
-        trained = world_family(getattr(config, "family", None)).trained
+        trained = world_family(getattr(config, "family", None)).trained and getattr(config, "given", None) is None
         return tuple(name for name in self.inputs if trained or name != "world_model")
 
     @property

@@ -13,7 +13,8 @@ from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
-from diamond_bench.store.kinds import COMPARED, PROFILED, Profile, TrainAgent
+from diamond_bench.store.kinds import Profile, TrainAgent
+from diamond_bench.store.profiled import COMPARED, PROFILED
 from diamond_bench.store.provenance import provenance, source_digest
 from diamond_bench.studies.agents import (
     check_agent,

@@ -17,7 +17,8 @@ import torch
 
 from diamond_bench.launch.devices import resolve_device
 from diamond_bench.profiling.parts import Parts, random_replay
-from diamond_bench.store.kinds import PROFILED, Profile
+from diamond_bench.store.kinds import Profile
+from diamond_bench.store.profiled import PROFILED
 from diamond_bench.studies.single import plan_profile
 
 pytest.importorskip("pytest_benchmark")
