@@ -70,6 +70,8 @@ class WorldFamily:
     """context(settings): number of past frames that a prediction uses. A training segment is longer."""
     reads: tuple[str, ...] = ()
     """The settings in `studies.families.OPTIONAL` that a trained family uses. Other settings are refused, and enter no identity."""
+    estimates: bool = False
+    """Whether its models estimate the clean next frame at a noise level of `objective` (`worlds.contract.Estimating`)."""
     two_stages: bool = False
     """Whether its sampler has two stages (`CascadeSampler`)."""
     check: Callable[[Any, Any, str], None] = _no_check

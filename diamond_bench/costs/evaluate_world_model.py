@@ -1,8 +1,10 @@
 """The cost of `evaluate_world_model`: imagined frames, and the metrics on them."""
 
+from diamond_bench.config import world_family
 from diamond_bench.costs import frames_of
 from diamond_bench.costs.world_model import World, arithmetic, frame_flops
-from diamond_bench.metrics.header import ALTERED_FRAMES, PICTURED, sampled_frames
+from diamond_bench.diffusion.schedules import nfe
+from diamond_bench.metrics.header import ALTERED_FRAMES, ESTIMATE_LEVELS, ESTIMATED_WINDOWS, PICTURED, sampled_frames
 from diamond_bench.metrics.planning import measures, measuring_seconds, part_bytes
 from diamond_bench.store.cost import Arithmetic, Inputs, JobCost
 from diamond_bench.store.kinds import EvaluateWorldModel
@@ -17,7 +19,15 @@ def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
     if config.given is not None:
         return float(_imagined(config, inputs))
     flops = frame_flops(_world(config, inputs), config.sampler, frames_of(inputs["dataset"]))
-    return (flops or 1.0) * _imagined(config, inputs)  # without a network, frames are counted
+    return (flops or 1.0) * (_imagined(config, inputs) + _estimated(config, inputs))  # without a network, frames are counted
+
+
+def _estimated(config: EvaluateWorldModel, inputs: Inputs) -> float:
+    """Frames that cost as much as the estimates of clean frames, each of which is one network call."""
+    if not measures(config.evaluation.metrics, "estimates"):
+        return 0.0
+    slots = 1 + world_family(config.family).context(_world(config, inputs))
+    return min(_num_windows(config, inputs), ESTIMATED_WINDOWS) * slots * len(ESTIMATE_LEVELS) / nfe(config.sampler)
 
 
 def _world(config: EvaluateWorldModel, inputs: Inputs) -> World:

@@ -4,7 +4,7 @@ A window lies inside one game. It may extend across lost lives (the game continu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -88,6 +88,12 @@ def one_step_windows(references: Windows, num: int = 0, seed: int = 0) -> Window
         chosen = np.sort(np.random.default_rng(seed).choice(len(first), num, replace=False))
         first = first[torch.from_numpy(chosen).to(first.device)]
     return Windows(references.episodes, first, references.context, 1)
+
+
+def every_few(windows: Windows, most: int) -> Windows:
+    """At most `most` of the windows, spread evenly over them, in their order."""
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round().astype(np.int64))
+    return replace(windows, first=windows.first[torch.from_numpy(chosen).to(windows.first.device)])
 
 
 def find_leaks(train: EpisodeSet, windows: Windows) -> Tensor:

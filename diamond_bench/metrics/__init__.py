@@ -18,6 +18,7 @@ METRICS: dict[str, str] = {
     "state": "diamond_bench.metrics.state:METRIC",
     "pose": "diamond_bench.metrics.pose:METRIC",
     "action_gain": "diamond_bench.metrics.action_gain:METRIC",
+    "action_sensitivity": "diamond_bench.metrics.action_sensitivity:METRIC",
     "modes": "diamond_bench.metrics.modes:METRIC",
     "fid": "diamond_bench.metrics.fid:METRIC",
     "kid": "diamond_bench.metrics.kid:METRIC",

@@ -7,11 +7,16 @@ from typing import Literal
 from diamond_bench.config import EvaluationConfig
 
 Better = Literal["higher", "lower", "near 1", ""]
-Play = Literal["rollouts", "one_step", "samples", "forks", "altered"]
+Play = Literal["rollouts", "one_step", "samples", "forks", "altered", "estimates"]
 """The kinds of imagined play. `rollouts`, `one_step` and `samples` are part of every evaluation. The others are imagined only for metrics
 that measure them. `forks` are samples of the next frame at windows with two possible next frames. `altered` are the first ALTERED_FRAMES
-frames of the rollouts with their noise, but under uniformly random actions."""
+frames of the rollouts with their noise, but under uniformly random actions. `estimates` are no play: they are estimates of a true frame
+from that frame under noise, at ESTIMATE_LEVELS, with the true actions and with one of them replaced."""
 ALTERED_FRAMES = 4
+ESTIMATE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Noise levels of the estimates: sigma, in units of frames in [-1, 1]."""
+ESTIMATED_WINDOWS = 1024
+"""Maximum number of one-step windows with estimates."""
 
 PICTURED = 4
 """Number of trajectories whose frames every evaluation keeps for pictures and the video."""

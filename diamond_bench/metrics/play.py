@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows
+from diamond_bench.errors import UserError
 from diamond_bench.metrics.header import Play
 from diamond_bench.spaces import ActionSpec
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 Key = tuple[int, ...]
 """The seed of one trajectory's noise."""
-ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS_STREAM, ALTERED_STREAM = range(7)
+ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS_STREAM, ALTERED_STREAM, ESTIMATES_STREAM = range(8)
 """Second entry of all keys and seeds of an evaluation, so that each purpose has its own stream of random numbers."""
 Tick = Callable[[], None]
 STAGES = ("rollouts", "one_step", "samples", "copy", "unrelated", "after")
@@ -67,13 +68,32 @@ def window_batch(windows: Windows, rows: Sequence[int], horizon: int) -> WindowB
 
 def with_random_actions(play: WindowBatch, spec: ActionSpec, keys: Sequence[Key]) -> WindowBatch:
     """The same context, followed by actions that are uniform over the action space and independent of the state. `keys`: a seed per row."""
-    least, sizes = np.array(spec.bounds[0]), np.subtract(spec.bounds[1], spec.bounds[0])
     actions = play.actions.clone()
     for row, key in enumerate(keys):
-        drawn = np.random.default_rng(key).random((actions.shape[1] - play.context + 1, *(spec.shape or (1,))))
-        chosen = least + (drawn * sizes if spec.low else np.floor(drawn * (sizes + 1)))
-        actions[row, play.context - 1 :] = torch.from_numpy(chosen).reshape(-1, *spec.shape).to(actions)
+        actions[row, play.context - 1 :] = _uniform(spec, np.random.default_rng(key), actions.shape[1] - play.context + 1).to(actions)
     return replace(play, actions=actions)
+
+
+def other_actions(actions: Tensor, spec: ActionSpec, keys: Sequence[Key]) -> Tensor:
+    """For each action (n, t, ...) another one, uniform over all that differ from it in any column. `keys`: a seed per row.
+
+    Raises UserError if the space has only one action.
+    """
+    if not spec.low and max(spec.sizes) < 2:
+        raise UserError(f"actions {spec}: there is no other action; leave action_sensitivity out of metrics")
+    found = actions.clone()
+    for row, key in enumerate(keys):
+        rng = np.random.default_rng(key)
+        while (same := (found[row] == actions[row]).reshape(actions.shape[1], -1).all(dim=1)).any():
+            found[row, same] = _uniform(spec, rng, int(same.sum())).to(actions)
+    return found
+
+
+def _uniform(spec: ActionSpec, rng: np.random.Generator, count: int) -> Tensor:
+    """`count` actions, uniform over the action space, (count, ...)."""
+    least, sizes = np.array(spec.bounds[0]), np.subtract(spec.bounds[1], spec.bounds[0])
+    drawn = rng.random((count, *(spec.shape or (1,))))
+    return torch.from_numpy(least + (drawn * sizes if spec.low else np.floor(drawn * (sizes + 1)))).reshape(-1, *spec.shape)
 
 
 def copy_last(play: WindowBatch) -> Tensor:
@@ -106,9 +126,10 @@ class Batch:
 
     kind: Play
     frames: Tensor
-    """(n, T, 3, h, w) uint8. For samples and forks (n, K, T, 3, h, w)."""
+    """(n, T, 3, h, w) uint8. For samples and forks (n, K, T, 3, h, w). For estimates (n, 1 + L, levels, 3, h, w) float32 in units of
+    [-1, 1]: first with the true actions, then with the action of lag 0 to L - 1 replaced. Lag 0 is the action that leads to the frame."""
     play: WindowBatch
-    """The true play of the n rows, on the same device."""
+    """The true play of the n rows, on the same device. For altered play, its actions are those that were imposed."""
     rows: Sequence[int]
     """Numbers of the references, forks or one-step windows."""
     keys: Sequence[Key] = ()
@@ -166,6 +187,7 @@ class Measured:
     samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     forks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     altered: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    estimates: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def shown(self, shown: Shown) -> Mapping[str, NDArray[Any]]:
         """Arrays of the model's rollouts or of a baseline. Empty if not measured."""

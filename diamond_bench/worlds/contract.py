@@ -169,6 +169,21 @@ class Watchable(Protocol):
         ...
 
 
+class Estimating(WorldModel, Protocol):
+    """A world model that estimates the clean next frame at a noise level. Its family has `WorldFamily.estimates`."""
+
+    def estimate(self, past: Tensor, actions: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+        """The estimate of the clean next frame, unclamped, (b, 3, h, w) float32, without gradient.
+
+        Args:
+            past: true frames in [-1, 1], oldest first, (b, L, 3, h, w) with L = `context`.
+            actions: actions[:, i] taken after frame i of `past`, (b, L, ...).
+            noisy: clean + sigma * noise, (b, 3, h, w), with noise N(0, 1).
+            sigma: the noise level.
+        """
+        ...
+
+
 class RecordedPlay(Protocol):
     """Real play that can be replayed: the seed and all actions of each recording."""
 

@@ -300,7 +300,8 @@ def metrics_page() -> str:
             "## Numbers of world models",
             "Frames are in [0, 1], 64 x 64 RGB by default. A mean is over trajectories and t = 1..T. Numbers with `_final` are at t = T. "
             "Those with `_best_of_k` and `_mean_of_k` come from part 3 of an evaluation: the best of the K futures of a start, or their "
-            "mean, averaged over starts. `_<object>` stands for each object of the game.",
+            "mean, averaged over starts. `_<object>` stands for each object of the game, `<lag>` for 0 to 15 steps, "
+            "and `<sigma>` for a noise level.",
             re.sub(r"\]\((\w+\.md)", r"](../\1", metric_table()),
             "## Numbers of agents",
             "[Agents](../agents.md#what-is-measured) has the definitions.",

@@ -48,6 +48,7 @@ FAMILY = WorldFamily(
     cost=_cost,
     update_flops=_update_flops,
     context=_context,
+    estimates=True,
     reads=(
         *("objective", "conditioning", "network", "training.num_autoregressive_steps", "sampler"),
         *("execution.precision", "execution.compile", "execution.sampling_streams"),

@@ -140,6 +140,11 @@ class DiamondWorld(StackedWorld):
             frame = self.sampling(self.denoiser, past, actions, self._sampler, lambda: draw(past[:, -1]))
         return frame.clone()  # an ordinary tensor again, so that it may enter a network in training
 
+    @torch.inference_mode()
+    def estimate(self, past: Tensor, actions: Tensor, noisy: Tensor, sigma: float) -> Tensor:
+        """See `Estimating.estimate`. Guidance and noise on past frames are left out: they belong to the sampler."""
+        return self.denoiser.denoise(noisy, torch.full((len(noisy),), sigma, device=noisy.device), past, actions)
+
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`: only the denoiser."""
 

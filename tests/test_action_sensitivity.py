@@ -1,0 +1,166 @@
+"""The metric action_sensitivity on models whose use of actions is known. Each frame shows the action before it: one lit quarter of four."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_evaluation import CONFIG, SETTINGS, Predictor, data, evaluate, numbers  # noqa: F401
+
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.errors import UserError
+from diamond_bench.metrics.header import ESTIMATE_LEVELS
+from diamond_bench.metrics.play import other_actions
+from diamond_bench.spaces import ActionSpec
+from diamond_bench.studies.plan import plan_study
+
+SENSITIVE = replace(CONFIG, evaluation=replace(SETTINGS, metrics=("drift", "action_sensitivity"), num_one_step=0))
+
+
+def quarters(actions: torch.Tensor) -> torch.Tensor:
+    """Frames (n, 3, 16, 16) in [-1, 1]: the quarter of each action is 1, the others are -1."""
+    lit = torch.nn.functional.one_hot(actions, 4).float() * 2 - 1
+    return lit.repeat_interleave(4, dim=1)[:, None, :, None].expand(-1, 3, 16, 16)
+
+
+class Quarters(Predictor):
+    """Estimates the quarter of the action `late` steps before the last one. A share of the noisy frame is added."""
+
+    def __init__(self, late: int = 0, share: float = 0.0) -> None:
+        super().__init__()
+        self.late, self.share = late, share
+
+    def estimate(self, past: torch.Tensor, actions: torch.Tensor, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+        return (1 - self.share) * quarters(actions[:, -1 - self.late]) + self.share * noisy
+
+
+class Blind(Predictor):
+    """Copies the last frame, or denoises without a look at the actions."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def estimate(self, past: torch.Tensor, actions: torch.Tensor, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+        return (1 - self.share) * past[:, -1] + self.share * noisy
+
+
+def play(splits: dict[str, EpisodeSet], delay: int = 1, held: float = 0.0) -> torch.Tensor:
+    """Held-out play in which frame t shows the action of row t - delay. An action is repeated with probability `held`, else it is drawn
+    uniformly. Returns the actions."""
+    heldout, rng = splits["heldout"], np.random.default_rng(3)
+    actions = rng.integers(0, 4, len(heldout.frames))
+    for t in range(1, len(actions)):
+        if rng.random() < held:
+            actions[t] = actions[t - 1]
+    taken = torch.from_numpy(actions)
+    frames = ((quarters(taken.roll(delay)) + 1) / 2 * 255).to(torch.uint8).contiguous()
+    splits["heldout"] = replace(heldout, actions=taken, frames=frames)
+    return taken
+
+
+def measured(folder: Path, world: Predictor, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    found = numbers(evaluate(folder, world, monkeypatch, SENSITIVE))
+    return {name.removeprefix("action_"): value for (name, _), value in found.items() if name.startswith("action_")}
+
+
+def test_a_perfect_model_is_infinitely_sensitive_to_the_last_action_alone(
+    data: dict[str, EpisodeSet],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    play(data)
+    found = measured(tmp_path / "e", Quarters(), monkeypatch)
+    assert (found["sensitivity"], found["lag"]) == (np.inf, 0)
+    assert (found["sensitivity_0"], found["sensitivity_1"]) == (np.inf, 1.0)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_values_and_lag_are_as_derived_by_hand(
+    late: int,
+    data: dict[str, EpisodeSet],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With half of the noisy frame, the error of the right actions is sigma^2 / 16 (frames in [0, 1]). Another action moves two of four
+    quarters by 1, which the half makes 1/8. So the ratio is 1 + 2 / sigma^2, at the lag of the action that the frames show."""
+    play(data, delay=1 + late)
+    found = measured(tmp_path / "e", Quarters(late, share=0.5), monkeypatch)
+    by_hand = {sigma: 1 + 2 / sigma**2 for sigma in ESTIMATE_LEVELS}
+    for sigma, expected in by_hand.items():
+        assert found[f"sensitivity_{late}_at_{sigma:g}"] == pytest.approx(expected, rel=0.05)
+        assert found[f"sensitivity_{1 - late}_at_{sigma:g}"] == 1.0
+    assert found["sensitivity"] == pytest.approx(np.mean(list(by_hand.values())), rel=0.05)
+    assert found["lag"] == late
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_model_without_actions_has_exactly_one_and_no_lag(
+    share: float,
+    data: dict[str, EpisodeSet],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copy-last-frame with share 0. The noise is the same with every action, so the ratio is exactly 1."""
+    play(data)
+    found = measured(tmp_path / "e", Blind(share), monkeypatch)
+    assert found.pop("sensitivity") == 1.0
+    assert np.isnan(found.pop("lag"))
+    assert set(found.values()) == {1.0}
+
+
+def test_a_shifted_model_is_found_in_play_that_holds_its_actions(
+    data: dict[str, EpisodeSet],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model trained with shifted actions reads lag 1, where the right action is that of lag 0. It is wrong where the two differ, a
+    share d of windows. With another action at lag 1 it is right only by chance, at d / 3. So the ratio is (1 - d / 3) / d."""
+    actions = play(data, held=0.7)
+    found = measured(tmp_path / "e", Quarters(late=1), monkeypatch)
+    rows = torch.tensor([start + t for start in (0, 9, 20, 29, 40, 49) for t in range(2, 8)])
+    differ = float((actions[rows] != actions[rows - 1]).float().mean())
+    assert found["sensitivity_1"] == pytest.approx((1 - differ / 3) / differ, rel=0.15)
+    assert (found["sensitivity_0"], found["lag"]) == (1.0, 1)
+
+
+def test_a_shifted_model_cannot_be_found_if_actions_are_independent(
+    data: dict[str, EpisodeSet],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    play(data)
+    found = measured(tmp_path / "e", Quarters(late=1), monkeypatch)
+    assert found["sensitivity"] < 1.6
+    assert np.isnan(found["lag"])
+
+
+@pytest.mark.parametrize("spec", [ActionSpec.discrete(3), ActionSpec.columns((2, 3)), ActionSpec.continuous((-1.0,), (1.0,))])
+def test_another_action_is_uniform_over_all_others(spec: ActionSpec) -> None:
+    given = torch.ones(100, 6, *spec.shape, dtype=getattr(torch, spec.dtype))
+    found = other_actions(given, spec, [(0, row) for row in range(100)]).reshape(600, -1)
+    assert found.shape[1] == len(spec.sizes)
+    assert not (found == 1).all(dim=1).any()
+    if not spec.low:
+        counts = found.unique(dim=0, return_counts=True)[1].double()
+        number = int(np.prod(spec.sizes)) - 1
+        assert len(counts) == number
+        assert float((counts - 600 / number).abs().max()) < 5 * (600 / number) ** 0.5
+
+
+def test_a_game_with_one_action_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Discrete\(1\): there is no other action; leave action_sensitivity out"):
+        other_actions(torch.zeros(1, 1, dtype=torch.int64), ActionSpec.discrete(1), [(0,)])
+
+
+@pytest.mark.parametrize(
+    ("study", "words", "message"),
+    [
+        ("world_model_family", [], r"needs a model that denoises frames, and family=\w+ has none; leave it out with metrics=\[drift\]"),
+        ("sampling_steps", ["objective.sigma_max=5"], r"trained at noise levels 0\.002 to 5, and action_sensitivity needs 0\.1 to 10"),
+    ],
+)
+def test_models_without_such_estimates_are_refused(study: str, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_study(study, ["scale=tiny", "metrics=[drift,action_sensitivity]", *words])
