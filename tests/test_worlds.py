@@ -23,7 +23,9 @@ from diamond_bench.config import (
     FactoredObjective,
     NetworkConfig,
     OdeSampler,
+    Sampler,
     TrainingConfig,
+    WorldSettings,
     imported,
 )
 from diamond_bench.config.worlds import WORLD_FAMILIES, WorldCost, families_table, world_family
@@ -41,6 +43,8 @@ from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.models.token_transformer_cost import TransformerConfig
+from diamond_bench.models.vq_tokenizer_cost import TokenizerConfig
 from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.facts import gather
 from diamond_bench.report.figures import study_figures
@@ -54,8 +58,7 @@ from diamond_bench.studies.single import plan_train
 from diamond_bench.training.means import Means
 from diamond_bench.typed import build
 from diamond_bench.worlds.cascade import Cascade, LowResolution, Upsampler
-from diamond_bench.worlds.cascade.world import build_world
-from diamond_bench.worlds.contract import WorldModel, imagined_frames
+from diamond_bench.worlds.contract import TrainedWorld, WorldModel, imagined_frames
 from diamond_bench.worlds.copy_last_frame import CopyLastFrame
 from diamond_bench.worlds.diamond.world import Description, build_diamond
 from diamond_bench.worlds.families import open_world
@@ -63,6 +66,7 @@ from diamond_bench.worlds.oracle import Oracle
 from diamond_bench.worlds.oracle.packing import pack, unpack
 from diamond_bench.worlds.recorded import recorded
 from diamond_bench.worlds.recordings import recorded_episodes
+from diamond_bench.worlds.tokens import Tokens
 
 TURN, ENV = "synthetic/turn", EnvConfig(frame_size=16)
 NETWORK = NetworkConfig(depths=(1, 1), channels=(8, 8), attention=(False, True), cond_channels=8)
@@ -108,8 +112,8 @@ def case(family: str) -> Case:
     frames = from_bytes(torch.from_numpy(play.frames[:, :seen].copy()))
     origin = torch.stack((torch.arange(len(frames)), torch.full((len(frames),), seen - 1)), dim=1)
     actions = torch.from_numpy(play.actions[:, : seen + 5])
-    if family == "cascade":
-        return cascade_case(frames, actions, origin)
+    if family in TRAINED:
+        return trained_case(family, frames, actions, origin)
     if family != "diamond":
         settings = WORLD_FAMILIES[family].settings_type()()
         cost = world_family(settings).cost(settings, spec(TURN, ENV), OdeSampler())
@@ -137,18 +141,29 @@ CASCADE = Cascade(
 """Two small stages, for frames of 16 pixels."""
 
 
-def cascade_case(frames: Tensor, actions: Tensor, origin: Tensor) -> Case:
-    sampler, of = CascadeSampler(num_steps=2), spec(TURN, ENV)
+TOKENS = Tokens(
+    tokenizer=TokenizerConfig(8, levels=4, depth=1, attention=(8,), latent_channels=8, code_width=8, codes=8, perceptual=False),
+    transformer=TransformerConfig(2, 2, 16, num_frames=4),
+)
+"""Four tokens per frame of 16 pixels, and a memory of four frames."""
+TRAINED: dict[str, tuple[WorldSettings, Sampler]] = {
+    "cascade": (CASCADE, CascadeSampler(num_steps=2)),
+    "tokens": (TOKENS, OdeSampler()),
+}
+
+
+def trained_case(family: str, frames: Tensor, actions: Tensor, origin: Tensor) -> Case:
+    (settings, sampler), of = TRAINED[family], spec(TURN, ENV)
 
     def opened() -> WorldModel:
         torch.manual_seed(0)
-        world = build_world(CASCADE, of).bound(sampler)
+        world: TrainedWorld = imported(world_family(settings).build)(settings, of, "fp32", CPU)
         for network in world.networks.values():
             for parameter in network.parameters():
                 torch.nn.init.normal_(parameter, std=0.2)
-        return world
+        return world.bound(sampler)
 
-    return Case(opened, frames, actions, origin, world_family(CASCADE).cost(CASCADE, of, sampler), tolerance=0.05)
+    return Case(opened, frames, actions, origin, world_family(settings).cost(settings, of, sampler), tolerance=0.05)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -20,7 +20,7 @@ from diamond_bench.data.foreign import dataset_digest
 from diamond_bench.data.frame_files import read_frames
 from diamond_bench.data.pictures import Picture
 from diamond_bench.data.readers import Readers, by_part
-from diamond_bench.data.segments import Segments, read_actions
+from diamond_bench.data.segments import Segments, read_actions, with_outcomes
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.reading import read_json
@@ -97,7 +97,7 @@ class LinkedSource:
         frames = torch.zeros((*places.shape, 3, *self.sides), dtype=torch.uint8, pin_memory=on_gpu)
         target = frames.numpy().reshape(len(rows), 3, *self.sides)
         self._readers.each(lambda file, which: self._copy(target, rows, file, which), by_part(rows, self._firsts))
-        read = Segments(frames, self.read_actions(places), mask)
+        read = with_outcomes(Segments(frames, self.read_actions(places), mask), None, None, places)
         return Segments(**{name: tensor.to(self._device, non_blocking=on_gpu) for name, tensor in vars(read).items()})
 
     def read_actions(self, places: Tensor) -> Tensor:

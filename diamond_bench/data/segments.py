@@ -4,7 +4,7 @@ In memory, a batch costs a few index operations, without a loop over examples an
 read by another source of segments (`data/sources.py`). The places are drawn here for all sources.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol
 
 import torch
@@ -63,6 +63,11 @@ class Segments:
     """(b, t) int64 if Discrete, else (b, t, k) int64 or float32. 0 where padded, and at an episode's final observation."""
     mask: Tensor
     """(b, t) bool, false where padded."""
+    rewards: Tensor | None = None
+    """(b, t) float32, raw, of the action after each frame. 0 where padded, at an episode's final observation, and in games without
+    rewards. None if the segments were not read from a static dataset."""
+    ends: Tensor | None = None
+    """(b, t) bool, whether the action after each frame ended the game. False where padded. None like `rewards`."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def read_segments(rows: Rows, places: Tensor) -> Segments:
 
 
 def read_actions(actions: Tensor, places: Tensor) -> Tensor:
-    """Reads the actions (b, t) or (b, t, k) at `places` from a table (N,) or (N, k)."""
+    """Reads the actions (b, t) or (b, t, k) at `places` from a table (N,) or (N, k), 0 where padded."""
     read = actions[places.clamp(min=0)]
     return read * (places >= 0).view(*places.shape, *[1] * (read.dim() - 2))
 
@@ -164,7 +169,14 @@ def sample_reward_end_segments(
 
 def tensors_of(segments: Segments | RewardEndSegments) -> tuple[Tensor, ...]:
     """A batch's tensors, in the order of its fields, from which such a batch can be built again."""
-    return tuple(getattr(segments, f.name) for f in fields(segments))
+    return tuple(value for f in fields(segments) if (value := getattr(segments, f.name)) is not None)
+
+
+def with_outcomes(segments: Segments, rewards: Tensor | None, ends: Tensor | None, places: Tensor) -> Segments:
+    """The segments at `places` with rewards and ends from tables (N,). None stands for a table of zeros."""
+    none = torch.zeros_like(places, dtype=torch.bool)
+    read = (none if table is None else read_actions(table, places) for table in (rewards, ends))
+    return replace(segments, rewards=next(read).float(), ends=next(read))
 
 
 def to_float(segments: Segments | RewardEndSegments) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diamond_bench.config import SEGMENT_SOURCES, imported
 from diamond_bench.data.linked import INDEX, LinkedSource, load_linked
-from diamond_bench.data.segments import Layout, Segments, read_segments, segment_places, tensors_of
+from diamond_bench.data.segments import Layout, Segments, read_segments, segment_places, tensors_of, with_outcomes
 from diamond_bench.data.static import EpisodeSet, load_episodes
 from diamond_bench.data.streamed import StreamedSource
 
@@ -24,7 +24,7 @@ class SegmentSource(Layout, Protocol):
     """Whether reading takes so long that a thread should read while the device computes."""
 
     def read(self, places: Tensor) -> Segments:
-        """The segments at `places`, (b, t) int64 rows, -1 for padding. They lie on the training device and equal those of `read_segments`
+        """The segments at `places`, (b, t) int64 rows, -1 for padding. They lie on the training device and equal those of `MemorySource`
         bit for bit.
 
         If `reads_ahead`, another thread calls it, one call at a time. Raises UserError if a file cannot be read.
@@ -66,7 +66,7 @@ class MemorySource:
 
     def read(self, places: Tensor) -> Segments:
         """See `SegmentSource.read`."""
-        return read_segments(self.episodes, places)
+        return with_outcomes(read_segments(self.episodes, places), self.episodes.rewards, self.episodes.terminations, places)
 
     def close(self) -> None:
         """See `SegmentSource.close`: there is nothing to close."""

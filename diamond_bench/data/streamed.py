@@ -8,7 +8,7 @@ the file. Then threads read and decompress chunks themselves. A chunk, the small
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diamond_bench.data.minari_io import MAIN_FILE, open_dataset
 from diamond_bench.data.readers import Readers, by_part
-from diamond_bench.data.segments import Segments, read_actions
+from diamond_bench.data.segments import Segments, read_actions, with_outcomes
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import ActionSpec
 
@@ -27,7 +27,7 @@ _UNCOMPRESSED = 1
 
 
 class StreamedSource:
-    """The episodes of a split of a dataset artifact. Actions and the positions of frames lie in memory, about 10 bytes per frame."""
+    """The episodes of a split of a dataset artifact. All except frames lies in memory, about 15 bytes per frame."""
 
     def __init__(self, split_folder: Path, device: torch.device, readers: int) -> None:
         """Raises UserError if the dataset is missing, damaged, empty, or not stored like datasets of this program."""
@@ -45,14 +45,18 @@ class StreamedSource:
             self._file = os.open(self._path, os.O_RDONLY)
         except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py's errors for a damaged file
             raise UserError(f"{self._path} cannot be read ({error})") from error
-        lengths = torch.tensor([rows for rows, _, _ in episodes])
+        lengths = torch.tensor([episode.rows for episode in episodes])
         starts = lengths.cumsum(0) - lengths
         self.starts, self.lengths, self.num_frames = starts.to(device), lengths.to(device), int(lengths.sum())
         self._actions = torch.zeros((self.num_frames, *spec.shape), dtype=torch.float32 if spec.low else torch.int64)
-        for start, (_, actions, chunks) in zip(starts.tolist(), episodes, strict=True):
-            self._actions[start : start + len(actions)] = torch.from_numpy(actions)
-            chunks[:, 0] += start
-        self._chunks = np.concatenate([chunks for _, _, chunks in episodes])
+        self._rewards = torch.zeros(self.num_frames)
+        self._ends = torch.zeros(self.num_frames, dtype=torch.bool)
+        for start, episode in zip(starts.tolist(), episodes, strict=True):
+            rows = slice(start, start + len(episode.actions))
+            self._actions[rows], self._rewards[rows] = torch.from_numpy(episode.actions), torch.from_numpy(episode.rewards).nan_to_num()
+            self._ends[rows.stop - 1] = episode.terminated
+            episode.chunks[:, 0] += start
+        self._chunks = np.concatenate([episode.chunks for episode in episodes])
         """(n, 5) int64: first row, rows, stored bytes, offset in the file, and filter mask of each chunk."""
 
     def read(self, places: Tensor) -> Segments:
@@ -63,7 +67,7 @@ class StreamedSource:
         frames = torch.zeros((*places.shape, 3, *self._sides), dtype=torch.uint8, pin_memory=on_gpu)
         target = frames.numpy().reshape(len(rows), 3, *self._sides)
         self._readers.each(lambda chunk, which: self._copy(target, rows, chunk, which), by_part(rows, self._chunks[:, 0]))
-        read = Segments(frames, read_actions(self._actions, places), mask)
+        read = with_outcomes(Segments(frames, read_actions(self._actions, places), mask), self._rewards, self._ends, places)
         return Segments(**{name: tensor.to(self._device, non_blocking=on_gpu) for name, tensor in vars(read).items()})
 
     def close(self) -> None:
@@ -84,8 +88,21 @@ class StreamedSource:
         target[which] = frames[rows[which] - first].transpose(0, 3, 1, 2)
 
 
-def _index(group: h5py.Group) -> tuple[int, npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Rows, actions, and chunks (n, 5) of an episode, as in `StreamedSource._chunks` but with rows counted from its own first one."""
+class _Episode(NamedTuple):
+    """An episode of T steps without its frames."""
+
+    rows: int
+    """T + 1."""
+    actions: npt.NDArray[Any]
+    rewards: npt.NDArray[np.float32]
+    """(T,), NaN in games without rewards."""
+    terminated: bool
+    chunks: npt.NDArray[np.int64]
+    """As in `StreamedSource._chunks`, but with rows counted from the episode's own first one."""
+
+
+def _index(group: h5py.Group) -> _Episode:
+    """Reads all except frames. Raises ValueError if the frames are stored in another way."""
     frames: h5py.Dataset = group["observations"]
     if (
         frames.dtype != np.uint8
@@ -99,4 +116,5 @@ def _index(group: h5py.Group) -> tuple[int, npt.NDArray[Any], npt.NDArray[np.int
     frames.id.chunk_iter(lambda c: chunks.append((c.chunk_offset[0], frames.chunks[0], c.size, c.byte_offset, c.filter_mask)))
     if sum(size for _, size, *_ in chunks) < len(frames):
         raise ValueError(f"{frames.name} lacks chunks")
-    return len(frames), group["actions"][()], np.array(sorted(chunks), np.int64)
+    terminated = bool(group["terminations"][-1])
+    return _Episode(len(frames), group["actions"][()], group["rewards"][()], terminated, np.array(sorted(chunks), np.int64))

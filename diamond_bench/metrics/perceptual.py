@@ -42,6 +42,8 @@ class LearnedMetric:
 
     function: Callable[..., Tensor]
     sha256: str
+    differentiable: Callable[[Tensor, Tensor], Tensor] | None = None
+    """LPIPS for a loss: (a, b) -> distances (n,), with a gradient, at any range of values."""
 
     def __call__(self, *images: Tensor) -> Tensor:
         return self.function(*images)
@@ -81,7 +83,7 @@ def lpips_network(
             pairs = zip(a.split(BATCH_SIZE), b.split(BATCH_SIZE), strict=True)
             return torch.cat([network(x.to(device).float(), y.to(device).float()).reshape(len(x)) for x, y in pairs])
 
-    return LearnedMetric(distance, digest)
+    return LearnedMetric(distance, digest, lambda a, b: network(a, b).reshape(len(a)))
 
 
 def inception_features(

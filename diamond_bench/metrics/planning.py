@@ -8,7 +8,7 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics import all_metrics, measured, selectable
 from diamond_bench.metrics.header import Play
 from diamond_bench.metrics.metric import Metric
-from diamond_bench.metrics.weights import status_of
+from diamond_bench.metrics.weights import fault_of, status_of
 
 
 def check_metrics(config: RunConfig) -> None:
@@ -65,8 +65,7 @@ def require_weights(metrics: Sequence[str]) -> None:
     wanting = {metric: s for metric, s in needed.items() if s.state != "found"}
     if wanting:
         lines = [
-            f"metric {metric} needs the weights {s.name}, which are {f'corrupt ({s.path})' if s.path else 'not on this machine'}: "
-            f"get them with `{s.command}`"
+            f"metric {metric} needs the weights {s.name}, which are {fault_of(s)}: get them with `{s.command}`"
             for metric, s in wanting.items()
         ]
         kept = ",".join(metric for metric in metrics if metric not in wanting) or "drift"

@@ -138,3 +138,15 @@ def status_of(name: str) -> WeightsStatus:
     digest = digest_of(path)
     state: Literal["found", "corrupt"] = "found" if digest.startswith(_pins(name, path)) else "corrupt"
     return WeightsStatus(name, metric, state, path, path.stat().st_size, digest, command(name))
+
+
+def require(name: str, user: str, instead: str) -> None:
+    """Raises UserError if the weights `name` are missing or corrupt. `user`: the setting that needs them. `instead`: another remedy."""
+    found = status_of(name)
+    if found.state != "found":
+        raise UserError(f"{user} needs the weights {name}, which are {fault_of(found)}: get them with `{found.command}`, {instead}")
+
+
+def fault_of(found: WeightsStatus) -> str:
+    """What is wrong with a missing or corrupt file."""
+    return f"corrupt ({found.path})" if found.path else "not on this machine"

@@ -1,66 +1,18 @@
 """The ways in which actions enter the denoiser: `conditioning.actions`."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from diamond_bench.config import WITHHELD, ConditioningConfig, NetworkConfig
+from diamond_bench.models.action_table import ActionTable
 from diamond_bench.models.conditioning import ConditioningInputs
-from diamond_bench.models.shape import action_rows, action_width, active_bits
+from diamond_bench.models.shape import action_width, active_bits
 from diamond_bench.spaces import ActionSpec
 
 
-class _ActionTable(nn.Embedding):
-    """An embedding of each action. With action dropout, its last row stands for a withheld action.
-
-    Discrete actions have one row per action. For other action spaces, the embedding is a linear map of the action's concatenated columns,
-    divided by the square root of their number, so that its initial variance is 1. A MultiDiscrete column has one row per value. A Box
-    column has one row, and its number is first mapped from its bounds to [-1, 1].
-    """
-
-    offsets: Tensor
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, rows: Sequence[int] = ()) -> None:
-        """`rows`: of each column. () is one per value."""
-        rows = rows or [size or 1 for size in actions.sizes]
-        super().__init__(action_rows(conditioning, sum(rows)), action_width(network, conditioning))
-        self.actions, self.divisor = actions, math.sqrt(len(actions.sizes))
-        self.withheld_row = sum(rows) if conditioning.action_dropout > 0 else None
-        if actions.trailing:
-            first_rows = torch.tensor([0, *rows[:-1]]).cumsum(0)
-            for name, values in {"offsets": first_rows, "low": torch.tensor(actions.low), "high": torch.tensor(actions.high)}.items():
-                self.register_buffer(name, values, persistent=False)
-
-    def forward(self, actions: Tensor) -> Tensor:
-        """(b, L), or (b, L, k) for several columns, to (b, L, width).
-
-        A table without the last row cannot embed a withheld action: it raises an error for WITHHELD, and returns NaN for NaN.
-        """
-        if not self.actions.trailing:
-            if self.withheld_row is not None:
-                actions = torch.where(actions == WITHHELD, self.withheld_row, actions)
-            return super().forward(actions)
-        missing = actions.isnan() if self.actions.kind == "Box" else actions == WITHHELD
-        if self.withheld_row is not None:
-            actions = torch.where(missing, 0, actions)
-        embedded = self._of_columns(actions, missing) / self.divisor
-        return embedded if self.withheld_row is None else torch.where(missing.any(-1, keepdim=True), self.weight[-1], embedded)
-
-    def _of_columns(self, actions: Tensor, missing: Tensor) -> Tensor:
-        if self.actions.kind == "Box":
-            scaled = (actions - self.low) / (self.high - self.low) * 2 - 1
-            return scaled @ self.weight[: len(self.actions.sizes)]
-        rows = actions + self.offsets
-        if self.withheld_row is None:
-            rows = torch.where(missing, WITHHELD, rows)  # must not index a row of another column
-        return super().forward(rows).sum(-2)
-
-
-class EmbeddedActions(_ActionTable):
+class EmbeddedActions(ActionTable):
     """Embeddings concatenated in the condition vector, which controls all adaptive group norms (paper section 3.1).
 
     The authors' embeddings fill the vector exactly. Embeddings with their own width are projected to it. The module itself is the table, so
@@ -78,7 +30,7 @@ class EmbeddedActions(_ActionTable):
         image_channels: int,
         rows: Sequence[int] = (),
     ) -> None:
-        super().__init__(network, conditioning, actions, rows)
+        super().__init__(actions, action_width(network, conditioning), conditioning.action_dropout > 0, rows)
         width = conditioning.num_frames * self.embedding_dim
         self.projection = nn.Linear(width, network.cond_channels) if conditioning.action_width else nn.Identity()
 
@@ -112,13 +64,13 @@ class ActiveBits(EmbeddedActions):
         return (nn.Embedding.forward(self, rows) * active[..., None]).sum(-2)
 
 
-class ActionPlanes(_ActionTable):
+class ActionPlanes(ActionTable):
     """Embeddings as planes of the input, each constant over the frame."""
 
     history_widths: tuple[int, ...] = ()
 
     def __init__(self, network: NetworkConfig, conditioning: ConditioningConfig, actions: ActionSpec, image_channels: int) -> None:
-        super().__init__(network, conditioning, actions)
+        super().__init__(actions, action_width(network, conditioning), conditioning.action_dropout > 0)
         self.num_planes = conditioning.num_frames * self.embedding_dim
 
     def encode(self, past: Tensor, actions: Tensor) -> ConditioningInputs:

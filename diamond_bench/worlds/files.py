@@ -62,7 +62,8 @@ def family_in(description: Mapping[str, Any]) -> WorldSettings | None:
 
 def save_world(folder: Path, settings: WorldSettings, spec: WorldSpec, networks: Mapping[str, nn.Module]) -> None:
     """Saves a world of any family whose learned state lies in its networks. `load_world` reads it."""
-    described = {"family": to_plain(settings), "frames": list(spec.frames.sides), "actions": spec.actions.to_plain()}
+    predicted = {name: True for name in ("rewards", "ends") if getattr(spec, name)}
+    described = {"family": to_plain(settings), "frames": list(spec.frames.sides), "actions": spec.actions.to_plain(), **predicted}
     write_files(folder, nn.ModuleDict(dict(networks)).state_dict(), described)
 
 
@@ -75,7 +76,8 @@ def load_world(
     """
 
     def described(plain: dict[str, Any]) -> tuple[WorldSettings | None, WorldSpec]:
-        spec = WorldSpec(FrameSpec(*plain["frames"]), ActionSpec.from_plain(plain["actions"]), rewards=False, ends=False)
+        predicted = {name: bool(plain.get(name, False)) for name in ("rewards", "ends")}
+        spec = WorldSpec(FrameSpec(*plain["frames"]), ActionSpec.from_plain(plain["actions"]), **predicted)
         return family_in(plain), spec
 
     settings, spec = read_description(folder, described)

@@ -1,0 +1,199 @@
+"""An IRIS-style world model (Micheli et al. 2023): frames as tokens, predicted one after the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diamond_bench.config import OdeSampler, Sampler, TrainingConfig
+from diamond_bench.data.segments import Segments, to_float
+from diamond_bench.data.sources import SegmentSource
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.diffusion.quantization import quantize
+from diamond_bench.metrics.perceptual import lpips_network
+from diamond_bench.models.compilation import Compilable
+from diamond_bench.models.precision import Precision
+from diamond_bench.models.token_transformer import TokenTransformer, dropout
+from diamond_bench.models.vq_tokenizer import Perceptual, VqTokenizer
+from diamond_bench.spaces import WorldSpec
+from diamond_bench.worlds.contract import Draw, State, Step, Trainable
+from diamond_bench.worlds.files import save_world
+from diamond_bench.worlds.tokens import FAMILY, Tokens, check_frames
+
+
+@dataclass(frozen=True)
+class TokenWorld:
+    """A `TrainedWorld`. Its state is the newest frame's tokens (b, K), the memory of the transformer, and the number of positions that each
+    row's memory holds (b,)."""
+
+    settings: Tokens
+    spec: WorldSpec
+    tokenizer: VqTokenizer
+    transformer: TokenTransformer
+
+    pure = False
+    """A step asks the device whether a memory is full, so it cannot be recorded."""
+    compilable: ClassVar[Sequence[Compilable]] = ()
+    measured: ClassVar[Mapping[str, float]] = {}
+
+    @property
+    def context(self) -> int:
+        """See `WorldModel.context`."""
+        return FAMILY.context(self.settings)
+
+    @property
+    def device(self) -> torch.device:
+        """See `WorldModel.device`."""
+        return self.tokenizer.codes.weight.device
+
+    @property
+    def calls_per_frame(self) -> int:
+        """See `WorldModel.calls_per_frame`: passes of the transformer. K of them predict tokens. The last one only fills the memory."""
+        return self.transformer.shape.block
+
+    @property
+    def flops_per_frame(self) -> float:
+        """See `WorldModel.flops_per_frame`. A step that begins a new memory costs one pass over a frame's tokens more."""
+        return FAMILY.cost(self.settings, self.spec, OdeSampler()).flops_per_frame
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """See `WorldModel.networks`."""
+        return {"tokenizer": self.tokenizer, "transformer": self.transformer}
+
+    @property
+    def description(self) -> object:
+        """See `TrainedWorld.description`."""
+        return self.settings, self.spec
+
+    def bound(self, sampler: Sampler) -> "TokenWorld":
+        """The same model, since tokens are sampled at the family's own temperature."""
+        return self
+
+    def in_streams(self, count: int) -> "TokenWorld":
+        """The same model: its rows are always sampled together."""
+        return self
+
+    @torch.no_grad()
+    def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
+        """See `WorldModel.start`. Only the last frames are used, as many as the settings say."""
+        if frames.shape[1] < self.context:
+            raise ValueError(f"expected at least {self.context} frames to start from, got {frames.shape[1]}")
+        frames, actions, mask = (given[:, -self.context :] for given in (frames, actions, mask))
+        tokens = self.encode(frames)
+        first = self._first(mask)
+        tokens, actions = _moved(tokens, first), _moved(actions, first)
+        memory = self.transformer.memory(len(frames), frames)
+        sequence = self.transformer.sequence(tokens, actions)[:, :-1]
+        self.transformer.extend(sequence, memory, torch.zeros_like(first))
+        position = (self.context - first) * self.transformer.shape.block - 1  # the newest frame's action comes with the first step
+        newest = tokens[torch.arange(len(tokens), device=tokens.device), self.context - 1 - first]
+        return newest, memory, position
+
+    @torch.no_grad()
+    def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
+        """See `WorldModel.step`. A memory without room for another block is replaced by that of the newest frame alone, as in IRIS."""
+        tokens, memory, position = state
+        network, shape = self.transformer, self.transformer.shape
+        memory, full = memory.clone(), position + shape.block > shape.positions
+        if bool(full.any()):
+            again, begun = network.memory(int(full.sum()), memory), torch.zeros_like(position[full])
+            network.extend(network.tokens(tokens[full]), again, begun)
+            memory[full], position = again, torch.where(full, shape.tokens, position)
+        read = network.extend(network.actions(action)[:, None], memory, position)[:, 0]
+        rewards, ends = network.reward_head(read), network.end_head(read)
+        found: list[Tensor] = []
+        for number in range(1, shape.block):
+            found.append(self._sampled(network.token_head(read), draw))
+            read = network.extend(network.tokens(found[-1])[:, None], memory, position + number)[:, 0]
+        newest = torch.stack(found, dim=1)
+        step = Step(
+            quantize(self.tokenizer.decode(newest), "round"),
+            rewards if self.spec.rewards else None,
+            ends if self.spec.ends else None,
+        )
+        return (newest, memory, position + shape.block), step
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """The tokens (b, t, K) of frames (b, t, 3, h, w) in [-1, 1]."""
+        tokens: Tensor = self.tokenizer.encode(frames.flatten(0, 1)).tokens.unflatten(0, frames.shape[:2])
+        return tokens
+
+    @torch.no_grad()
+    def reconstructed(self, frames: Tensor) -> Tensor:
+        """Frames (n, 3, h, w) as their own tokens show them, on the 8-bit grid of [-1, 1]."""
+        return quantize(self.tokenizer.decode(self.tokenizer.encode(frames).tokens), "round")
+
+    def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
+        """See `TrainedWorld.trainables`: the tokenizer, and then the transformer on the tokens of the trained tokenizer."""
+
+        def compress(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            return self.tokenizer.loss(to_float(segments)[:, 0], self._perceptual)
+
+        def predict(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            with torch.no_grad():
+                tokens = self.encode(to_float(segments))
+            first = self._first(segments.mask)
+            none = torch.zeros_like(segments.mask)
+            rewards, ends = (none if values is None else values for values in (segments.rewards, segments.ends))
+            given = (_moved(values, first) for values in (tokens, segments.actions, segments.mask, rewards, ends))
+            return self.transformer.loss(*given, drop=dropout(self.settings.transformer.dropout, generator))
+
+        frames = self.settings.transformer.num_frames
+        return (
+            Trainable("tokenizer", self.tokenizer, 1, compress, self.settings.tokenizer.batch_size),
+            Trainable("transformer", self.transformer, frames, predict),
+        )
+
+    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
+        """See `TrainedWorld.measure`: there is nothing to measure."""
+
+    @torch.no_grad()
+    def call(self, state: State) -> None:
+        """See `TrainedWorld.call`: a pass over one token."""
+        tokens, memory, position = state
+        last = self.transformer.shape.positions - 1
+        self.transformer.extend(self.transformer.tokens(tokens[:, :1]), memory.clone(), position.clamp(max=last))
+
+    def save(self, folder: Path) -> None:
+        """See `TrainedWorld.save`."""
+        save_world(folder, self.settings, self.spec, self.networks)
+
+    @cached_property
+    def _perceptual(self) -> Perceptual | None:
+        return lpips_network("vgg", self.device).differentiable if self.settings.tokenizer.perceptual else None
+
+    def _sampled(self, logits: Tensor, draw: Draw) -> Tensor:
+        """One token per row, (b,). A normal draw becomes a uniform one, which the cumulative probabilities are compared with."""
+        cumulative = (logits / self.settings.temperature).softmax(1).cumsum(1)
+        uniform = torch.special.ndtr(draw(logits[:, 0])) * cumulative[:, -1]
+        return torch.searchsorted(cumulative, uniform[:, None]).clamp(max=logits.shape[1] - 1)[:, 0]
+
+    @staticmethod
+    def _first(mask: Tensor) -> Tensor:
+        """Index of the first frame of each row that is no padding, (b,)."""
+        return (~mask).sum(1)
+
+
+def _moved(values: Tensor, first: Tensor) -> Tensor:
+    """Values (b, t, ...) moved to the front, so that each row's padding lies behind them: nothing in a causal model depends on it then."""
+    steps = values.shape[1]
+    index = (torch.arange(steps, device=values.device) + first[:, None]) % steps
+    return values[torch.arange(len(values), device=values.device)[:, None], index]
+
+
+def build_world(settings: Tokens, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> TokenWorld:
+    """A token world with fresh weights, drawn from torch's global CPU generator whatever the device.
+
+    It predicts rewards and ends if the game has them. Raises UserError if the frames have no grid of tokens.
+    """
+    check_frames(settings, spec.frames)
+    tokenizer = VqTokenizer(settings.tokenizer, spec.frames).to(device)
+    transformer = TokenTransformer(settings.shape(spec)).to(device)
+    if torch.device(device).type == "cpu":
+        tokenizer.to(memory_format=torch.channels_last)
+    return TokenWorld(settings, spec, tokenizer, transformer)
