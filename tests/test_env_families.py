@@ -49,6 +49,7 @@ def test_a_family_plays_what_it_says(prefix: str) -> None:
         ("vizdoom/my_way_hom", "vizdoom/my_way_home"),
         ("vizdoom/map01", "vizdoom/MAP01"),
         ("highway/highway-v9", "highway/highway-v0"),
+        ("maze/lop", "maze/loop"),
     ],
 )
 def test_an_unknown_game_gets_the_nearest_of_all_families(game: str, near: str) -> None:

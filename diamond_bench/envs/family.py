@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diamond_bench.envs.policies import Policy
     from diamond_bench.envs.poses import Poses
     from diamond_bench.envs.ram_state import States
+    from diamond_bench.envs.sights import Sights
 
     Env = gymnasium.Env[npt.NDArray[np.uint8], Any]
     NextFrames = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]
@@ -35,6 +36,8 @@ class Truth:
     """Positions of the objects, from the memories (..., 128) in `info["ram"]`."""
     poses: "Callable[[npt.NDArray[np.uint8]], Poses] | None" = None
     """Where the player stands and looks, from the same memories."""
+    sights: "Callable[[npt.NDArray[np.uint8]], Sights] | None" = None
+    """The things that frames show, from their memories (N, 128)."""
 
 
 def _no_check(game: str, config: EnvConfig) -> None:

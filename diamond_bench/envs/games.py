@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from diamond_bench.envs.policies import Policy
     from diamond_bench.envs.poses import Poses
     from diamond_bench.envs.ram_state import States
+    from diamond_bench.envs.sights import Sights
 
 ENV_FAMILIES: dict[str, str] = {
     "": "diamond_bench.envs.atari_games:FAMILY",
     "synthetic/": "diamond_bench.envs.synthetic:FAMILY",
     "vizdoom/": "diamond_bench.envs.vizdoom:FAMILY",
     "highway/": "diamond_bench.envs.highway:FAMILY",
+    "maze/": "diamond_bench.envs.maze:FAMILY",
 }
 """Families by the prefix of their games' names, up to and including a slash: "module:object" of an `EnvFamily`."""
 
@@ -191,6 +193,24 @@ def read_poses(game: str, ram: "npt.NDArray[np.uint8]") -> "Poses":
     poses = truth(game).poses
     assert poses is not None
     return poses(ram)
+
+
+def check_sights(game: str) -> None:
+    """Raises UserError for a game whose memory does not hold which things a frame shows."""
+    if truth(game).sights is None:
+        known = ", ".join(games_with(lambda truth: truth.sights))
+        raise UserError(
+            f"metrics: memory_gain needs the things that each frame shows, which are known for {known}, not for {game}; leave memory_gain "
+            f"out of metrics, or choose one of these games"
+        )
+
+
+def read_sights(game: str, ram: "npt.NDArray[np.uint8]") -> "Sights":
+    """The things that frames show, from their memories (N, 128). Raises UserError, see `check_sights`."""
+    check_sights(game)
+    sights = truth(game).sights
+    assert sights is not None
+    return sights(ram)
 
 
 def is_random(game: str, settings: Mapping[str, Any]) -> bool | None:
