@@ -19,6 +19,7 @@ METRICS: dict[str, str] = {
     "pose": "diamond_bench.metrics.pose:METRIC",
     "action_gain": "diamond_bench.metrics.action_gain:METRIC",
     "action_sensitivity": "diamond_bench.metrics.action_sensitivity:METRIC",
+    "memory_gain": "diamond_bench.metrics.memory_gain:METRIC",
     "modes": "diamond_bench.metrics.modes:METRIC",
     "fid": "diamond_bench.metrics.fid:METRIC",
     "kid": "diamond_bench.metrics.kid:METRIC",

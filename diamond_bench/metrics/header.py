@@ -90,7 +90,7 @@ class Column:
 class Figure:
     """A figure of a metric in a report."""
 
-    kind: Literal["curve", "objects", "modes", "thresholds", "ranks"]
+    kind: Literal["curve", "objects", "modes", "thresholds", "ranks", "gaps"]
     """curve: an array (trajectories, t) against t, with the bands and baselines of drift. For the others see report/figures.py."""
     title: str
     stem: str

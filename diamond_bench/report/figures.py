@@ -19,6 +19,7 @@ from diamond_bench.metrics.header import Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.report.gap_figures import gap_figures
 from diamond_bench.report.looks import baseline_names, variant_looks
 from diamond_bench.report.mode_figures import group_of, means_of_variants, mode_figures, threshold_figures
 from diamond_bench.report.rank_figures import rank_figures
@@ -99,8 +100,8 @@ def study_figures(
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
     for shown in (shown for metric in all_metrics().values() for shown in metric.figures):
         measured = {ref for ref in done if ref.id in _jobs_with(table, shown.column)}
-        if shown.kind == "modes":
-            yield from mode_figures(shown, plan, table, notes)
+        if shown.kind in ("modes", "gaps"):
+            yield from (gap_figures if shown.kind == "gaps" else mode_figures)(shown, plan, table, notes)
         elif shown.kind in ("thresholds", "ranks"):
             yield from (rank_figures if shown.kind == "ranks" else threshold_figures)(shown, plan, store, measured, notes)
     yield from agent_figures(plan, store, table, done, notes)

@@ -1,0 +1,197 @@
+"""Memory: how much better a model predicts what comes into view again than what comes into view for the first time, by the gap in between.
+
+A game states which thing each cell of a frame shows (`envs.sights`). So the steps since a thing was last visible are known for every cell,
+and so is the error of the best guess without memory.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diamond_bench.config import RunConfig
+from diamond_bench.envs.games import check_sights, read_sights
+from diamond_bench.envs.sights import find_gaps
+from diamond_bench.errors import UserError
+from diamond_bench.metrics.baselines import COPY_LAST
+from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, Figure, Play, pairs_compared, without
+from diamond_bench.metrics.metric import Metric
+from diamond_bench.store.rows import Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diamond_bench.metrics.play import Arrays, Batch, Measured, Meter, Setting, WindowBatch
+
+GAPS = (2, 4, 8, 16, 32)
+"""The last gap of each bin, in steps. The first gap is 2: what was visible one step before is in view. One more bin holds longer gaps."""
+BINS = (*(str(gap) for gap in GAPS), "more")
+"""Names of the bins."""
+_NEVER = 0
+"""The index of things that were never seen, before those of the bins."""
+_PAIRS_PER_SECOND = 5000.0
+WAYS: dict[str, Play] = {"memory": "one_step", "memory_free": "rollouts"}
+"""The play of each group of columns: one step from true frames, and free-running."""
+
+
+def cell_errors(frames: "Tensor", true: "Tensor", rows: int, columns: int) -> NDArray[np.float64]:
+    """Mean squared errors (n, T, rows, columns), for values in [0, 1], of the cells of frames (n, T, 3, h, w) uint8."""
+    from diamond_bench.metrics.play import unit
+
+    squared = (unit(frames) - unit(true)).square().mean(dim=2)
+    n, steps, height, width = squared.shape
+    return squared.reshape(n, steps, rows, height // rows, columns, width // columns).mean(dim=(3, 5)).double().cpu().numpy()
+
+
+class _Truth:
+    """What all held-out frames show, and when it was seen before."""
+
+    def __init__(self, setting: "Setting") -> None:
+        from diamond_bench.data.ram import load_ram
+        from diamond_bench.data.static import load_info
+
+        dataset, episodes = setting.inputs["dataset"], setting.references.episodes
+        info = load_info(dataset)
+        sights = read_sights(str(info.content["game"]), load_ram(dataset, "heldout"))
+        self.starts, lengths = (values.cpu().numpy() for values in (episodes.starts, episodes.lengths))
+        self.gaps, self.kinds = find_gaps(sights.things, lengths.tolist()), sights.kinds
+        self.floors = np.array(sights.floors)
+        self.actions = info.spec.actions.sizes[0]
+
+    def totals(self, frames: "Tensor", play: "WindowBatch") -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Sums of the errors of new cells in units of the floor, and their numbers, each (n, times, actions, kinds, 1 + bins).
+
+        A cell is new if its thing was not visible in the true frame before. Things whose first sight was imagined are left out: a model
+        cannot know how the true ones look. Times are bins by powers of two. The last axis begins with things never seen.
+        """
+        assert play.origin is not None, "the true play has no place in its episode"
+        n, horizon = frames.shape[:2]
+        number, step = play.origin.cpu().numpy().T
+        at = self.starts[number][:, None] + step[:, None] + 1 + np.arange(horizon)  # (n, horizon), rows of the held-out split
+        last, first, kinds = self.gaps.last[at], self.gaps.first[at], self.kinds[at]
+        known = first <= step[:, None, None, None]
+        new = (last != 1) & (known | (last == 0))
+        gap = np.where(last == 0, _NEVER, 1 + np.searchsorted(GAPS, last))
+        time = np.floor(np.log2(np.arange(1, horizon + 1))).astype(np.int64)[:, None, None]
+        actions = play.actions[:, play.context - 1 : play.context - 1 + horizon].cpu().numpy()[:, :, None, None]
+        shape = (n, int(time.max()) + 1, self.actions, len(self.floors), 1 + len(BINS))
+        place = np.ravel_multi_index(np.broadcast_arrays(np.arange(n)[:, None, None, None], time, actions, kinds, gap), shape)[new]
+        errors = (cell_errors(frames, play.true, *kinds.shape[2:]) / self.floors[kinds])[new]
+        size = math.prod(shape)
+        counts = np.bincount(place, minlength=size).astype(np.int64)
+        return np.bincount(place, errors, size).astype(np.float64).reshape(shape), counts.reshape(shape)
+
+
+def _open(setting: "Setting") -> "Meter":
+    from diamond_bench.metrics.play import Meter, copy_last
+
+    truth = _Truth(setting)
+
+    def measure(batch: "Batch") -> "Arrays":
+        if batch.kind not in WAYS.values() or batch.shown not in ("", "copy"):
+            return {}
+        errors, counts = truth.totals(batch.frames, batch.play)
+        found = {"memory_errors": errors, "memory_counts": counts}
+        if batch.kind == "one_step":
+            found["copy_memory_errors"] = truth.totals(copy_last(batch.play), batch.play)[0]
+        return found
+
+    return Meter(measure)
+
+
+def gains(errors: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+    """The mean error of things never seen, and for each bin of gaps how much smaller the error of things seen is, (bins,).
+
+    Each seen cell is compared with the mean of the unseen cells of the same time, action and kind. Where there are none, it is left out. A
+    bin without a comparison is NaN.
+
+    Args:
+        errors: sums, (n, times, actions, kinds, 1 + bins).
+        counts: numbers of cells, of the same shape.
+    """
+    total, number = errors.sum(axis=0).reshape(-1, errors.shape[-1]), counts.sum(axis=0).reshape(-1, counts.shape[-1])
+    matched = number[:, _NEVER] > 0
+    total, number = total[matched], number[matched]
+    if not matched.any():
+        return math.nan, np.full(len(BINS), np.nan)
+    unseen = total[:, _NEVER] / number[:, _NEVER]
+    seen = number[:, 1:].sum(axis=0)
+    differences = (unseen[:, None] * number[:, 1:] - total[:, 1:]).sum(axis=0)
+    return float(total[:, _NEVER].sum() / number[:, _NEVER].sum()), np.where(seen > 0, differences / np.maximum(seen, 1), np.nan)
+
+
+def _rows(way: str, errors: NDArray[np.float64], counts: NDArray[np.int64], baseline: str = "") -> Iterator[Row]:
+    unseen, gain = gains(errors, counts)
+    found = {f"{way}_unseen_error": unseen, f"{way}_gain": float(np.mean(gain[np.isfinite(gain)])) if np.isfinite(gain).any() else math.nan}
+    found |= {f"{way}_gain_{name}": value for name, value in zip(BINS, gain.tolist(), strict=True)}
+    yield from (Row(name, value, baseline=baseline) for name, value in found.items() if math.isfinite(value))
+
+
+def _reduce(measured: "Measured") -> Mapping[str, Sequence[Row]]:
+    one, free, copied = measured.one_step, measured.rollouts, measured.shown("copy")
+    rows = [*_rows("memory", one["memory_errors"], one["memory_counts"])]
+    rows += _rows("memory", one["copy_memory_errors"], one["memory_counts"], COPY_LAST)
+    rows += _rows("memory_free", free["memory_errors"], free["memory_counts"])
+    rows += _rows("memory_free", copied["memory_errors"], copied["memory_counts"], COPY_LAST)
+    return {"after": rows}
+
+
+def _check(config: RunConfig) -> None:
+    if config.data.dataset is not None:
+        raise UserError(
+            f"metrics: memory_gain needs the things that each frame shows, and your dataset {config.data.dataset} is not known to hold "
+            f"them; collect a dataset here (data.dataset=null), or leave it out with {without(config.evaluation.metrics, 'memory_gain')}"
+        )
+    check_sights(config.game)
+
+
+def _columns() -> dict[str, Column]:
+    found: dict[str, Column] = {}
+    words = {"memory": "one step ahead from true frames", "memory_free": "free-running, over the horizon, so with drift"}
+    for way, how in words.items():
+        sizes = ("num_one_step",) if way == "memory" else ROLLOUT_SIZES
+        free = ", free-running" if way == "memory_free" else ""
+        found[f"{way}_gain"] = Column(
+            f"memory gain{free}",
+            "higher",
+            definition=f"{how}: mean of the gains of all gaps that occur ([memory.md](memory.md))",
+            headline=True,
+            compared=True,
+            drawn=way == "memory",
+            sizes=sizes,
+        )
+        for name, low in zip(BINS, (2, *(gap + 1 for gap in GAPS)), strict=True):
+            gap = f"gap {name}" if name == "2" else f"gaps of {low} or more" if name == "more" else f"gaps {low} to {name}"
+            found[f"{way}_gain_{name}"] = Column(
+                f"memory gain, {gap}{free}",
+                "higher",
+                definition=f"{how}: error of things never seen minus error of things seen that many steps ago, for cells that come into "
+                "view, at the same time, action and kind of thing. The unit is the error of the best guess without memory",
+                listed_as=f"{way}_gain_<gap>",
+                compared=way == "memory",
+                detail=way == "memory_free",
+                sizes=sizes,
+            )
+        found[f"{way}_unseen_error"] = Column(
+            f"error of things never seen{free}",
+            low=0.0,
+            definition=f"{how}: mean squared error of cells that come into view and show a thing that was never seen, in the same unit: 1 "
+            "for the best guess, 2 for a draw from the true distribution",
+            detail=True,
+            sizes=sizes,
+        )
+    return found
+
+
+METRIC = Metric(
+    "memory_gain",
+    _columns(),
+    _open,
+    _reduce,
+    play=("rollouts", "one_step"),
+    check=_check,
+    seconds=lambda evaluation: pairs_compared(evaluation) / _PAIRS_PER_SECOND,
+    figures=(Figure("gaps", "Memory gain against the gap", "memory", column="memory_gain"),),
+)

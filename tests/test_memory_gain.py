@@ -1,0 +1,202 @@
+"""The metric memory_gain on worlds whose memory is known: all of it, none, the last L frames, and a copied frame."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import StandIn
+from test_evaluation import CONFIG, SETTINGS, numbers
+
+from diamond_bench.config import EnvConfig
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.envs.games import make_env, make_policy, spec
+from diamond_bench.envs.maze import _MOVES
+from diamond_bench.errors import UserError
+from diamond_bench.jobs import evaluate_world_model as job
+from diamond_bench.jobs.context import JobContext
+from diamond_bench.metrics.memory_gain import BINS, gains
+from diamond_bench.studies.plan import plan_study
+from diamond_bench.worlds.contract import Draw, WorldModel
+from diamond_bench.worlds.families import open_world
+from diamond_bench.worlds.oracle import Oracle
+from diamond_bench.worlds.recordings import RecordedEpisodes
+
+GAME, ENV, CONTEXT, HORIZON, EPISODES, ROWS = "maze/corridor", EnvConfig(frame_size=16), 8, 40, 2, 400
+STARTS = [ROWS * episode + offset for episode in range(EPISODES) for offset in range(0, ROWS - CONTEXT - HORIZON, CONTEXT + HORIZON)]
+MEMORY = replace(
+    CONFIG,
+    evaluation=replace(
+        SETTINGS,
+        metrics=("drift", "memory_gain"),
+        num_trajectories=len(STARTS),
+        horizon=HORIZON,
+        batch_size=7,
+        num_one_step=0,
+        num_sample_starts=1,
+        sample_horizon=1,
+    ),
+)
+GREY = 128 / 127.5 - 1
+"""The mean of both colours, which is the best guess."""
+
+Play = tuple[EpisodeSet, np.ndarray, list[int]]
+Evaluate = Callable[[WorldModel], dict[str, float]]
+
+
+class Remembering(StandIn):
+    """Remembers the last L frames: it paints what they show at the place where the actions moved it, and grey elsewhere."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(16, 5)
+        self.context = context  # type: ignore[misc]
+
+    def bound(self, sampler: object) -> "Remembering":
+        return self
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        moves = 2 * torch.tensor(_MOVES)[actions][..., 1].flip(1).cumsum(1).flip(1)  # pixels to the right since each past frame
+        painted = torch.full_like(past[:, -1], GREY)
+        for frames, moved in zip(past.unbind(1), moves.unbind(1), strict=True):
+            for row, (frame, shift) in enumerate(zip(frames, moved.tolist(), strict=True)):
+                low, high = max(0, -shift), min(16, 16 - shift)
+                if low < high:
+                    painted[row, :, :, low:high] = frame[:, :, low + shift : high + shift]
+        return painted
+
+
+class Copying(Remembering):
+    """Repeats the last frame."""
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return past[:, -1]
+
+
+@pytest.fixture(scope="module")
+def play() -> Play:
+    """Episodes of the scripted policy, their memories, and their seeds."""
+    frames, actions, rams, seeds = [], [], [], list(range(EPISODES))
+    for seed in seeds:
+        env, policy = make_env(GAME, ENV), make_policy("expert", GAME, np.random.default_rng(seed + 50))
+        frame, info = env.reset(seed=seed)
+        for _ in range(ROWS):
+            frames.append(frame)
+            rams.append(info["ram"])
+            actions.append(policy(info["ram"], 0))
+            frame, _, _, _, info = env.step(actions[-1])
+    shown = torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy())
+    flags = torch.zeros(len(shown), dtype=torch.bool)
+    starts, lengths = torch.arange(EPISODES) * ROWS, torch.full((EPISODES,), ROWS)
+    return EpisodeSet(shown, torch.tensor(actions), None, flags, flags, starts, lengths), np.stack(rams), seeds
+
+
+@pytest.fixture
+def measured(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """A function: the numbers of an evaluation of a world."""
+    episodes, rams, _ = play
+    layout = {"reference_context": CONTEXT, "reference_horizon": HORIZON, "reference_starts": STARTS, "refused_as_leaks": 0}
+    info = type("Info", (), {"spec": spec(GAME, ENV), "content": {"game": GAME, "heldout": layout}})
+    monkeypatch.setattr(job, "load_info", lambda folder: info)
+    monkeypatch.setattr("diamond_bench.data.static.load_info", lambda folder: info)
+    monkeypatch.setattr("diamond_bench.data.ram.load_ram", lambda folder, split: rams)
+    monkeypatch.setattr(job, "load_split", lambda folder, split: episodes)
+
+    def evaluate(world: WorldModel) -> dict[str, float]:
+        monkeypatch.setattr(job, "loaded_world", lambda *_: world)
+        config = replace(MEMORY, family=None if isinstance(world, Remembering) else Oracle())
+        result = job.run(config, JobContext(tmp_path, {"dataset": tmp_path, "world_model": tmp_path}))
+        found = {(name, baseline): value for (name, baseline), value in numbers(result).items() if name.startswith("memory")}
+        return {f"copy_{name}" if baseline else name: value for (name, baseline), value in found.items()}
+
+    return evaluate
+
+
+def of_bins(found: dict[str, float], way: str = "memory") -> list[float]:
+    return [found[f"{way}_gain_{name}"] for name in BINS]
+
+
+@pytest.mark.parametrize(("frames", "remembered"), [(1, 0), (2, 1), (4, 2), (8, 3)])
+def test_a_memory_of_some_frames_gains_all_up_to_their_number_and_nothing_beyond(frames: int, remembered: int, measured: Evaluate) -> None:
+    """The bins end at the gaps 2, 4, 8, 16 and 32. With one frame it is the model that forgets, which is the floor."""
+    found = measured(Remembering(frames))
+    assert of_bins(found) == pytest.approx([1.0] * remembered + [0.0] * (6 - remembered), abs=1e-6)
+    assert found["memory_unseen_error"] == pytest.approx(1.0, abs=1e-6), "the best guess without memory"
+    assert found["memory_gain"] == pytest.approx(remembered / 6, abs=1e-6)
+    assert found["memory_free_unseen_error"] == pytest.approx(1.0, abs=1e-6)
+    if frames == 1:
+        assert of_bins(found, "memory_free") == pytest.approx([0.0] * 6, abs=1e-6)
+    else:  # what it forgot and then painted grey it remembers as grey
+        assert 0 < found["memory_free_gain_2"] < 1
+        assert of_bins(found, "memory_free")[4:] == pytest.approx([0.0] * 2, abs=1e-6)
+
+
+def test_the_true_world_is_right_about_all_that_was_seen(play: Play, measured: Evaluate) -> None:
+    """Its error there is 0, so every gain is its error at things never seen, about 2: it draws them from the true distribution."""
+    episodes, _, seeds = play
+    world = open_world(
+        Oracle(), spec(GAME, ENV), torch.device("cpu"), RecordedEpisodes(Path("held-out"), episodes, GAME, ENV, tuple(seeds))
+    )
+    found = measured(world)
+    assert found["memory_unseen_error"] == pytest.approx(2.0, abs=0.3)
+    assert of_bins(found) == pytest.approx([found["memory_unseen_error"]] * 6)
+    assert found["memory_free_unseen_error"] == pytest.approx(2.0, abs=0.4)
+    assert of_bins(found, "memory_free") == pytest.approx([2.0] * 6, abs=0.6)
+
+
+def test_copying_the_last_frame_is_as_by_hand(play: Play, measured: Evaluate) -> None:
+    """The column that comes into view is compared with the one that was there before: error 4 where the colours differ, else 0."""
+    episodes, rams, _ = play
+    frames, columns = episodes.frames.numpy()[:, :, ::2, ::2], rams[:, 2]
+    errors: dict[tuple[int, str], list[float]] = {}
+    for episode in range(EPISODES):
+        when: dict[int, int] = {}
+        for row in range(ROWS * episode, ROWS * (episode + 1)):
+            starts = [start for start in STARTS if start + CONTEXT <= row < start + CONTEXT + HORIZON]
+            for at in range(8):
+                column = int(columns[row]) + at
+                gap = row - when[column] if column in when else 0
+                if starts and gap != 1:
+                    bin_name = "never" if gap == 0 else next((name for name in BINS[:-1] if gap <= int(name)), "more")
+                    differ = (frames[row, :, :, at] != frames[row - 1, :, :, at]).any(axis=0)
+                    errors.setdefault((int(episodes.actions[row - 1]), bin_name), []).extend(4.0 * differ)
+                when[column] = row
+    never = np.mean(errors[2, "never"])
+    expected = [never - np.mean(errors[2, name]) for name in BINS]
+    found = measured(Copying(1))
+    assert of_bins(found) == pytest.approx(expected, abs=1e-6)
+    assert found["memory_unseen_error"] == pytest.approx(never, abs=1e-6)
+    assert [found[f"copy_memory_gain_{name}"] for name in BINS] == pytest.approx(expected, abs=1e-6)
+    assert found["copy_memory_free_gain"] == pytest.approx(found["memory_free_gain"])
+    assert never == pytest.approx(2.0, abs=0.5)
+    assert (3, "never") not in errors
+    assert (4, "2") in errors, "on the way back nothing is new, so those cells are not compared"
+
+
+def test_seen_and_unseen_are_compared_at_the_same_action() -> None:
+    """Things seen after action 0 have the error 3, as unseen ones have, and after action 1 the error 1. Action 2 has no unseen things."""
+    errors, counts = np.zeros((2, 1, 3, 1, 7)), np.zeros((2, 1, 3, 1, 7), np.int64)
+    for action, unseen, seen in ((0, 8, 2), (1, 2, 8), (2, 0, 5)):
+        counts[1, 0, action, 0, [0, 2]] = unseen, seen
+    errors[1, 0, 0, 0, [0, 2]] = 24.0, 6.0
+    errors[1, 0, 1, 0, [0, 2]] = 2.0, 8.0
+    errors[1, 0, 2, 0, 2] = 40.0
+    unseen, found = gains(errors, counts)
+    assert unseen == pytest.approx(2.6)
+    assert found[1] == pytest.approx(0.0), "without the match it would be 2.6 - 54 / 15"
+    assert np.isnan(found[[0, 2, 3, 4, 5]]).all()
+    errors[1, 0, 1, 0, 2] = 0.0  # all remembered: 8 of the 10 compared cells are better by 1
+    assert gains(errors, counts)[1][1] == pytest.approx(0.8)
+
+
+def test_games_and_data_without_the_truth_are_refused() -> None:
+    for words, message in (
+        (
+            ["games=[synthetic/turn]"],
+            r"memory_gain needs the things that each frame shows, which are known for maze/corridor, .*, not for synth",
+        ),
+        (["games=[maze/loop]", "env.frame_size=20"], r"env\.frame_size=20: maze/loop shows 8 x 8 cells"),
+    ):
+        with pytest.raises(UserError, match=message):
+            plan_study("sampling_steps", ["scale=tiny", "metrics=[memory_gain]", *words])
