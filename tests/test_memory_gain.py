@@ -14,10 +14,11 @@ from diamond_bench.config import EnvConfig
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.envs.games import make_env, make_policy, spec
 from diamond_bench.envs.maze import _MOVES
+from diamond_bench.envs.sights import Gaps, find_gaps
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.metrics.memory_gain import BINS, gains
+from diamond_bench.metrics.memory_gain import BINS, cell_errors, gains
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.contract import Draw, WorldModel
 from diamond_bench.worlds.families import open_world
@@ -132,21 +133,35 @@ def test_a_memory_of_some_frames_gains_all_up_to_their_number_and_nothing_beyond
         assert of_bins(found, "memory_free")[4:] == pytest.approx([0.0] * 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("fault", ["one row late", "one step short"])
+def test_a_fault_in_the_gaps_changes_these_values(fault: str, measured: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(things: np.ndarray, lengths: list[int]) -> Gaps:
+        if fault == "one row late":
+            return find_gaps(np.roll(things, 1, axis=0), lengths)
+        right = find_gaps(things, lengths)
+        return Gaps(np.where(right.last > 1, right.last - 1, right.last), right.first)
+
+    monkeypatch.setattr("diamond_bench.metrics.memory_gain.find_gaps", faulty)
+    found = measured(Remembering(4))
+    wrong = [abs(found.get(f"memory_gain_{name}", np.inf) - right) for name, right in zip(BINS, (1, 1, 0, 0, 0, 0), strict=True)]
+    assert max(wrong) > 0.1
+
+
 def test_the_true_world_is_right_about_all_that_was_seen(play: Play, measured: Evaluate) -> None:
-    """Its error there is 0, so every gain is its error at things never seen, about 2: it draws them from the true distribution."""
+    """Its error there is 0, so every gain is its error at things never seen, about 1: it draws them from the true distribution."""
     episodes, _, seeds = play
     world = open_world(
         Oracle(), spec(GAME, ENV), torch.device("cpu"), RecordedEpisodes(Path("held-out"), episodes, GAME, ENV, tuple(seeds))
     )
     found = measured(world)
-    assert found["memory_unseen_error"] == pytest.approx(2.0, abs=0.3)
+    assert found["memory_unseen_error"] == pytest.approx(1.0, abs=0.1)
     assert of_bins(found) == pytest.approx([found["memory_unseen_error"]] * 6)
-    assert found["memory_free_unseen_error"] == pytest.approx(2.0, abs=0.4)
-    assert of_bins(found, "memory_free") == pytest.approx([2.0] * 6, abs=0.6)
+    assert found["memory_free_unseen_error"] == pytest.approx(1.0, abs=0.2)
+    assert of_bins(found, "memory_free") == pytest.approx([1.0] * 6, abs=0.3)
 
 
 def test_copying_the_last_frame_is_as_by_hand(play: Play, measured: Evaluate) -> None:
-    """The column that comes into view is compared with the one that was there before: error 4 where the colours differ, else 0."""
+    """The column that comes into view is compared with the one that was there before: error 2 where the colours differ, else 0."""
     episodes, rams, _ = play
     frames, columns = episodes.frames.numpy()[:, :, ::2, ::2], rams[:, 2]
     errors: dict[tuple[int, str], list[float]] = {}
@@ -160,7 +175,7 @@ def test_copying_the_last_frame_is_as_by_hand(play: Play, measured: Evaluate) ->
                 if starts and gap != 1:
                     bin_name = "never" if gap == 0 else next((name for name in BINS[:-1] if gap <= int(name)), "more")
                     differ = (frames[row, :, :, at] != frames[row - 1, :, :, at]).any(axis=0)
-                    errors.setdefault((int(episodes.actions[row - 1]), bin_name), []).extend(4.0 * differ)
+                    errors.setdefault((int(episodes.actions[row - 1]), bin_name), []).extend(2.0 * differ)
                 when[column] = row
     never = np.mean(errors[2, "never"])
     expected = [never - np.mean(errors[2, name]) for name in BINS]
@@ -169,7 +184,7 @@ def test_copying_the_last_frame_is_as_by_hand(play: Play, measured: Evaluate) ->
     assert found["memory_unseen_error"] == pytest.approx(never, abs=1e-6)
     assert [found[f"copy_memory_gain_{name}"] for name in BINS] == pytest.approx(expected, abs=1e-6)
     assert found["copy_memory_free_gain"] == pytest.approx(found["memory_free_gain"])
-    assert never == pytest.approx(2.0, abs=0.5)
+    assert never == pytest.approx(1.0, abs=0.2)
     assert (3, "never") not in errors
     assert (4, "2") in errors, "on the way back nothing is new, so those cells are not compared"
 
@@ -200,3 +215,13 @@ def test_games_and_data_without_the_truth_are_refused() -> None:
     ):
         with pytest.raises(UserError, match=message):
             plan_study("sampling_steps", ["scale=tiny", "metrics=[memory_gain]", *words])
+
+
+def test_errors_of_cells_by_hand() -> None:
+    """The four colours of a counter are the corners of a tetrahedron around grey."""
+    corners = np.array([[0.1, 0.1, 0.1], [0.9, 0.9, 0.1], [0.1, 0.9, 0.9], [0.9, 0.1, 0.9]])
+    grey, true = np.full(3, 0.5), corners[1]
+    shown = np.stack([true, grey, (true + grey) / 2, 2 * grey - true, [1.0, 1.0, 0.0], *corners])
+    found = cell_errors(shown, np.broadcast_to(true, shown.shape), grey)
+    assert found == pytest.approx([0, 1, 0.5, 2, 0, 4 / 3, 0, 4 / 3, 4 / 3])
+    assert found[5:].mean() == pytest.approx(1.0), "a colour drawn at random is as wrong as grey"

@@ -151,8 +151,7 @@ def sights(game: str, ram: npt.NDArray[np.uint8]) -> Sights:
     """What the frames of these memories (N, 128) show."""
     place = _unpack(ram)
     things, kinds = LAYOUTS[game].view(place[:, 0], place[:, 1], place[:, 2])
-    floors = tuple(float((np.array(palette) / 255).var(axis=0).mean()) for palette in _PALETTES)
-    return Sights(things, kinds, KINDS, floors)
+    return Sights(things, kinds, KINDS, np.array([np.mean(palette, axis=0) / 255 for palette in _PALETTES]))
 
 
 class MazeEnv(gymnasium.Env[Frame, int]):

@@ -26,8 +26,8 @@ class Sights:
     """(N, rows, columns): the kind of the thing, an index of `names`. Any number where `things` is NOTHING."""
     names: tuple[str, ...]
     """The kinds of things."""
-    floors: tuple[float, ...]
-    """For each kind, the mean squared error of the best guess without memory, for values in [0, 1]: the variance of its appearance."""
+    guesses: "npt.NDArray[np.float64]"
+    """(kinds, 3): for each kind the mean of its colours, RGB in [0, 1]. It is the best guess without memory, and no thing has it."""
 
 
 @dataclass(frozen=True)

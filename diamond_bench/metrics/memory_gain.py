@@ -36,13 +36,30 @@ WAYS: dict[str, Play] = {"memory": "one_step", "memory_free": "rollouts"}
 """The play of each group of columns: one step from true frames, and free-running."""
 
 
-def cell_errors(frames: "Tensor", true: "Tensor", rows: int, columns: int) -> NDArray[np.float64]:
-    """Mean squared errors (n, T, rows, columns), for values in [0, 1], of the cells of frames (n, T, 3, h, w) uint8."""
+def cell_errors(imagined: NDArray[np.float64], true: NDArray[np.float64], guesses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 minus the projection of the imagined colour on the true one, both as differences from the best guess: (...), from 0 to 2.
+
+    It is 0 for the true colour, 1 for the best guess, and 1 in expectation for a colour drawn at random. The squared error of a random draw
+    would be twice that of the best guess, so it would mistake blur for memory.
+
+    Args:
+        imagined: mean colours of cells in [0, 1], (..., 3).
+        true: the same of the true frames.
+        guesses: the best guess for each cell, (..., 3).
+    """
+    along = true - guesses
+    share = ((imagined - guesses) * along).sum(axis=-1) / np.square(along).sum(axis=-1).clip(min=1e-12)
+    errors: NDArray[np.float64] = 1 - share.clip(-1, 1)
+    return errors
+
+
+def _colours(frames: "Tensor", rows: int, columns: int) -> NDArray[np.float64]:
+    """The mean colours in [0, 1], (n, T, rows, columns, 3), of the cells of frames (n, T, 3, h, w) uint8."""
     from diamond_bench.metrics.play import unit
 
-    squared = (unit(frames) - unit(true)).square().mean(dim=2)
-    n, steps, height, width = squared.shape
-    return squared.reshape(n, steps, rows, height // rows, columns, width // columns).mean(dim=(3, 5)).double().cpu().numpy()
+    n, steps, channels, height, width = frames.shape
+    cells = unit(frames).reshape(n, steps, channels, rows, height // rows, columns, width // columns).mean(dim=(4, 6))
+    return cells.permute(0, 1, 3, 4, 2).double().cpu().numpy()
 
 
 class _Truth:
@@ -57,11 +74,11 @@ class _Truth:
         sights = read_sights(str(info.content["game"]), load_ram(dataset, "heldout"))
         self.starts, lengths = (values.cpu().numpy() for values in (episodes.starts, episodes.lengths))
         self.gaps, self.kinds = find_gaps(sights.things, lengths.tolist()), sights.kinds
-        self.floors = np.array(sights.floors)
+        self.guesses = sights.guesses
         self.actions = info.spec.actions.sizes[0]
 
     def totals(self, frames: "Tensor", play: "WindowBatch") -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Sums of the errors of new cells in units of the floor, and their numbers, each (n, times, actions, kinds, 1 + bins).
+        """Sums of the errors of new cells, and their numbers, each (n, times, actions, kinds, 1 + bins).
 
         A cell is new if its thing was not visible in the true frame before. Things whose first sight was imagined are left out: a model
         cannot know how the true ones look. Times are bins by powers of two. The last axis begins with things never seen.
@@ -76,9 +93,10 @@ class _Truth:
         gap = np.where(last == 0, _NEVER, 1 + np.searchsorted(GAPS, last))
         time = np.floor(np.log2(np.arange(1, horizon + 1))).astype(np.int64)[:, None, None]
         actions = play.actions[:, play.context - 1 : play.context - 1 + horizon].cpu().numpy()[:, :, None, None]
-        shape = (n, int(time.max()) + 1, self.actions, len(self.floors), 1 + len(BINS))
+        shape = (n, int(time.max()) + 1, self.actions, len(self.guesses), 1 + len(BINS))
         place = np.ravel_multi_index(np.broadcast_arrays(np.arange(n)[:, None, None, None], time, actions, kinds, gap), shape)[new]
-        errors = (cell_errors(frames, play.true, *kinds.shape[2:]) / self.floors[kinds])[new]
+        imagined, true = (_colours(shown, *kinds.shape[2:])[new] for shown in (frames, play.true))
+        errors = cell_errors(imagined, true, self.guesses[kinds[new]])
         size = math.prod(shape)
         counts = np.bincount(place, minlength=size).astype(np.int64)
         return np.bincount(place, errors, size).astype(np.float64).reshape(shape), counts.reshape(shape)
@@ -168,7 +186,7 @@ def _columns() -> dict[str, Column]:
                 f"memory gain, {gap}{free}",
                 "higher",
                 definition=f"{how}: error of things never seen minus error of things seen that many steps ago, for cells that come into "
-                "view, at the same time, action and kind of thing. The unit is the error of the best guess without memory",
+                "view, at the same time, action and kind of thing: 1 for perfect memory, 0 for none",
                 listed_as=f"{way}_gain_<gap>",
                 compared=way == "memory",
                 detail=way == "memory_free",
@@ -177,8 +195,9 @@ def _columns() -> dict[str, Column]:
         found[f"{way}_unseen_error"] = Column(
             f"error of things never seen{free}",
             low=0.0,
-            definition=f"{how}: mean squared error of cells that come into view and show a thing that was never seen, in the same unit: 1 "
-            "for the best guess, 2 for a draw from the true distribution",
+            definition=f"{how}: mean error of cells that come into view and show a thing that was never seen: 1 for the best guess, for a "
+            "draw from the true distribution, and for the game itself",
+            high=2.0,
             detail=True,
             sizes=sizes,
         )
