@@ -149,10 +149,11 @@ def _rows(way: str, errors: NDArray[np.float64], counts: NDArray[np.int64], base
 
 def _reduce(measured: "Measured") -> Mapping[str, Sequence[Row]]:
     one, free, copied = measured.one_step, measured.rollouts, measured.shown("copy")
-    rows = [*_rows("memory", one["memory_errors"], one["memory_counts"])]
-    rows += _rows("memory", one["copy_memory_errors"], one["memory_counts"], COPY_LAST)
-    rows += _rows("memory_free", free["memory_errors"], free["memory_counts"])
+    rows = [*_rows("memory_free", free["memory_errors"], free["memory_counts"])]
     rows += _rows("memory_free", copied["memory_errors"], copied["memory_counts"], COPY_LAST)
+    if one:
+        rows += _rows("memory", one["memory_errors"], one["memory_counts"])
+        rows += _rows("memory", one["copy_memory_errors"], one["memory_counts"], COPY_LAST)
     return {"after": rows}
 
 
@@ -210,6 +211,7 @@ METRIC = Metric(
     _open,
     _reduce,
     play=("rollouts", "one_step"),
+    spares=("one_step",),
     check=_check,
     seconds=lambda evaluation: pairs_compared(evaluation) / _PAIRS_PER_SECOND,
     figures=(Figure("gaps", "Memory gain against the gap", "memory", column="memory_gain"),),
