@@ -146,6 +146,7 @@ def test_who_uses_a_world_model_knows_no_denoiser() -> None:
     apart = (
         "diamond_bench.worlds.diamond",
         "diamond_bench.worlds.cascade",
+        "diamond_bench.worlds.transformer",
         "diamond_bench.diffusion",
         "diamond_bench.models",
         "diamond_bench.worlds.families",

@@ -43,7 +43,7 @@ def test_the_reference_lists_every_key(reference: dict[str, str]) -> None:
     assert re.search(r"^\| `execution.num_threads`<br>.* \| integer \| 1 to 1024 \| `2` \| `2` \| no \|$", page, re.MULTILINE)
     assert re.search(r"^\| `sampler.eta`<br>.* \| number \| 0 to 1 \| `1.0` \| `1.0` \| yes \|$", page, re.MULTILINE)
     assert re.search(
-        r"^\| `family`<br>.* \| name \| `diamond`, `csgo`, `cascade`, `copy_last_frame`, `oracle`, `tokens` .*\| yes \|$",
+        r"^\| `family`<br>.* \| name \| `diamond`, `csgo`, `cascade`, `copy_last_frame`, `oracle`, `tokens`, `transformer` .*\| yes \|$",
         page,
         re.MULTILINE,
     )

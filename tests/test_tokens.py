@@ -120,7 +120,7 @@ def test_attention_heads_and_losses_equal_an_independent_reference() -> None:
     assert float(loss) == pytest.approx(sum(float(term) for term in terms.values()))
     other = tokens.clone()
     other[1, 2] = (other[1, 2] + 1) % 8
-    assert float(network.loss(other, actions, mask, rewards, ends)[0]) == float(loss), "padding never enters"
+    assert network.loss(other, actions, mask, rewards, ends)[0].item() == loss.item(), "padding never enters"
 
 
 def test_passes_through_the_memory_equal_the_whole_sequence() -> None:

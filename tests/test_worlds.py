@@ -43,6 +43,7 @@ from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.models.frame_transformer_cost import FrameTransformerConfig
 from diamond_bench.models.token_transformer_cost import TransformerConfig
 from diamond_bench.models.vq_tokenizer_cost import TokenizerConfig
 from diamond_bench.report.comparison import compare_study
@@ -67,6 +68,7 @@ from diamond_bench.worlds.oracle.packing import pack, unpack
 from diamond_bench.worlds.recorded import recorded
 from diamond_bench.worlds.recordings import recorded_episodes
 from diamond_bench.worlds.tokens import Tokens
+from diamond_bench.worlds.transformer import Transformer
 
 TURN, ENV = "synthetic/turn", EnvConfig(frame_size=16)
 NETWORK = NetworkConfig(depths=(1, 1), channels=(8, 8), attention=(False, True), cond_channels=8)
@@ -146,9 +148,12 @@ TOKENS = Tokens(
     transformer=TransformerConfig(2, 2, 16, num_frames=4),
 )
 """Four tokens per frame of 16 pixels, and a memory of four frames."""
+TRANSFORMER = Transformer(network=FrameTransformerConfig(2, 2, 8, patch=8, num_frames=4), num_frames=3)
+"""Four patches per frame of 16 pixels, and a memory of three frames."""
 TRAINED: dict[str, tuple[WorldSettings, Sampler]] = {
     "cascade": (CASCADE, CascadeSampler(num_steps=2)),
     "tokens": (TOKENS, OdeSampler()),
+    "transformer": (TRANSFORMER, OdeSampler(num_steps=2)),
 }
 
 

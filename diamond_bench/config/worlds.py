@@ -91,6 +91,7 @@ WORLD_FAMILIES: dict[str, Option] = {
     "copy_last_frame": Option("diamond_bench.worlds.copy_last_frame:CopyLastFrame", "diamond_bench.worlds.copy_last_frame:FAMILY"),
     "oracle": Option("diamond_bench.worlds.oracle:Oracle", "diamond_bench.worlds.oracle:FAMILY"),
     "tokens": Option("diamond_bench.worlds.tokens:Tokens", "diamond_bench.worlds.tokens:FAMILY"),
+    "transformer": Option("diamond_bench.worlds.transformer:Transformer", "diamond_bench.worlds.transformer:FAMILY"),
 }
 """The families by the value of `family`: the "module:class" of the settings, and the "module:object" of the `WorldFamily`."""
 

@@ -22,6 +22,7 @@ from diamond_bench.models.vq_tokenizer import Perceptual, VqTokenizer
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, State, Step, Trainable
 from diamond_bench.worlds.files import save_world
+from diamond_bench.worlds.padding import first_frames, moved_to_front
 from diamond_bench.worlds.tokens import FAMILY, Tokens, check_frames
 
 
@@ -85,8 +86,8 @@ class TokenWorld:
             raise ValueError(f"expected at least {self.context} frames to start from, got {frames.shape[1]}")
         frames, actions, mask = (given[:, -self.context :] for given in (frames, actions, mask))
         tokens = self.encode(frames)
-        first = self._first(mask)
-        tokens, actions = _moved(tokens, first), _moved(actions, first)
+        first = first_frames(mask)
+        tokens, actions = moved_to_front(tokens, first), moved_to_front(actions, first)
         memory = self.transformer.memory(len(frames), frames)
         sequence = self.transformer.sequence(tokens, actions)[:, :-1]
         self.transformer.extend(sequence, memory, torch.zeros_like(first))
@@ -137,10 +138,10 @@ class TokenWorld:
         def predict(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             with torch.no_grad():
                 tokens = self.encode(to_float(segments))
-            first = self._first(segments.mask)
+            first = first_frames(segments.mask)
             none = torch.zeros_like(segments.mask)
             rewards, ends = (none if values is None else values for values in (segments.rewards, segments.ends))
-            given = (_moved(values, first) for values in (tokens, segments.actions, segments.mask, rewards, ends))
+            given = (moved_to_front(values, first) for values in (tokens, segments.actions, segments.mask, rewards, ends))
             return self.transformer.loss(*given, drop=dropout(self.settings.transformer.dropout, generator))
 
         frames = self.settings.transformer.num_frames
@@ -172,18 +173,6 @@ class TokenWorld:
         cumulative = (logits / self.settings.temperature).softmax(1).cumsum(1)
         uniform = torch.special.ndtr(draw(logits[:, 0])) * cumulative[:, -1]
         return torch.searchsorted(cumulative, uniform[:, None]).clamp(max=logits.shape[1] - 1)[:, 0]
-
-    @staticmethod
-    def _first(mask: Tensor) -> Tensor:
-        """Index of the first frame of each row that is no padding, (b,)."""
-        return (~mask).sum(1)
-
-
-def _moved(values: Tensor, first: Tensor) -> Tensor:
-    """Values (b, t, ...) moved to the front, so that each row's padding lies behind them: nothing in a causal model depends on it then."""
-    steps = values.shape[1]
-    index = (torch.arange(steps, device=values.device) + first[:, None]) % steps
-    return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
 def build_world(settings: Tokens, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> TokenWorld:
