@@ -24,6 +24,7 @@ from diamond_bench.cli import (
     paper_commands,
     play_commands,
     profile_commands,
+    score_commands,
     setup_commands,
     store_commands,
     study_commands,
@@ -40,6 +41,7 @@ __all__ = [
     "paper_commands",
     "play_commands",
     "profile_commands",
+    "score_commands",
     "setup_commands",
     "store_commands",
     "study_commands",
@@ -56,6 +58,7 @@ def _show_version(wanted: bool) -> None:
 
 _MODULES = (
     study_commands,
+    score_commands,
     play_commands,
     paper_commands,
     agent_commands,

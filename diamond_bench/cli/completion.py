@@ -20,7 +20,7 @@ ASK = "__complete"
 SHELLS = ("bash", "zsh", "fish")
 _STORE_ALONE = ("show", "diff", "logs", "du", "gc", "merge", "export", "export-dataset", "doctor")
 """Commands that take output_dir= alone. The overrides of all others are config keys."""
-_OF_ONE_RUN = ("train", "evaluate", "profile")
+_OF_ONE_RUN = ("train", "evaluate", "profile", "score")
 """Commands that take game= and seed= in place of games= and seeds=."""
 
 
@@ -118,6 +118,8 @@ def _arguments(path: Sequence[str], name: str, root: Path, current: str) -> Iter
         yield from _overrides(path[0], current)
         if name == "more":  # `report` takes further studies
             yield from map(Offer, _swept(root))
+    elif name == "words" and current:
+        yield from _overrides(path[0], current)
     elif name == "options":
         yield from _among(current, {"game=": None, "frame_size=": None, "sigma_data=": None, "sigma_offset_noise=": None})
     elif name in ("artifacts", "dataset", "name", "shell"):

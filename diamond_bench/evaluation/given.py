@@ -26,7 +26,7 @@ class Given:
 
     def __call__(self, rows: range, play: WindowBatch, keys: Sequence[Key]) -> Tensor:
         frames = torch.from_numpy(self.read(rows)).movedim(-1, -3)
-        return frames.reshape(play.true.shape).to(play.frames.device)
+        return frames.contiguous().reshape(play.true.shape).to(play.frames.device)  # other strides would add in another order
 
 
 @dataclass(frozen=True)

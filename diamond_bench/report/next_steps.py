@@ -26,6 +26,8 @@ def next_steps(plan: SavedPlan) -> list[Step]:
     words = shlex.split(plan.command)
     place = place_of(plan)
     steps = [Step("Open the report", f"diamond-bench open {place}")]
+    if words[1] == "score":  # more seeds are no advice on frames that were given
+        return steps
     content = read_json(plan.folder / "report" / "report.json")
     rows = [row for row in content["comparison"]["rows"] if row["status"] == "primary"]
     undecided = [row for row in rows if row["verdict"] == "undecided"]
@@ -45,6 +47,8 @@ def next_steps(plan: SavedPlan) -> list[Step]:
 
 def play_step(plan: SavedPlan, store: Store) -> Step | None:
     """How to play the first finished model of a plan in the browser. None if none is finished."""
+    if plan.command.startswith("diamond-bench score "):
+        return None
     role = "agent" if plan.protocol == "agent" else "evaluation"
     found = next((point.jobs[role] for point in plan.points if store.state(point.jobs[role]).status == "done"), None)
     where = [word for word in shlex.split(plan.command)[2:] if word.startswith("output_dir=")]

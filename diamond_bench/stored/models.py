@@ -89,6 +89,8 @@ def training_behind(store: Store, ref: JobRef) -> tuple[JobRef, EvaluationConfig
         return spec.inputs["agent"], EvaluationConfig()
     if ref.kind != "evaluate_world_model":
         raise UserError(f"{ref}: has no world model; name a training of one, an agent, or an evaluation of either")
+    if spec.config.given is not None:
+        raise UserError(f"{ref}: measures frames that were given, and has no world model")
     if not world_family(spec.config.family).trained:
         raise UserError(f"{ref}: evaluates the family {spec.config.family.name}, which is not trained: it has no model to load")
     return spec.inputs["world_model"], spec.config.evaluation

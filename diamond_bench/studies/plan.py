@@ -113,10 +113,10 @@ def _games(study: Study, config: RunConfig) -> tuple[str, ...]:
         return study.games
     if "games" in study.overridden:
         raise UserError("games: a dataset of your own (data.dataset) takes the games' place; give only one of them")
-    return (_dataset_label(config.data.dataset),)
+    return (dataset_label(config.data.dataset),)
 
 
-def _dataset_label(dataset: str) -> str:
+def dataset_label(dataset: str) -> str:
     """The label of a user's own dataset in tables and figures: its Minari id, or its folder's name."""
     from diamond_bench.data.foreign import find_dataset, minari_root
 
