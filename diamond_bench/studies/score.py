@@ -82,7 +82,9 @@ class ScorePlan(Plan):
     def comparison(self) -> dict[str, Any]:
         """See `Plan.comparison`. The variants are compared to the first folder."""
         primary = Primary("drift", {"arm": self.points[0].arm}, Margin(0.0))
-        return {"note": " ".join(self.unmeasured), "protocol": "world_model", "axes": {}, "primary": plain_primary(primary)}
+        names = ", ".join(sentence.partition(" ")[0] for sentence in self.unmeasured)
+        note = f"Not measured: {names}. The command that follows prints the reasons: {self.command} --dry-run" if names else ""
+        return {"note": note, "protocol": "world_model", "axes": {}, "primary": plain_primary(primary)}
 
 
 def plan_prepare(tokens: Sequence[str]) -> tuple[Plan, RunConfig]:
