@@ -125,6 +125,15 @@ class ActionSpec:
         return (self.low, self.high) if self.low else ((0,) * len(self.sizes), tuple(size - 1 for size in self.sizes))
 
     @property
+    def neutral(self) -> tuple[float, ...]:
+        """The no-op: the first action if Discrete. Otherwise numbers and bins are in the middle of their range, and keys, which are columns
+        of two values, are 0."""
+        if not self.trailing:
+            return (0,)
+        middles = [low if size == 2 else (low + high) / 2 for size, low, high in zip(self.sizes, *self.bounds, strict=True)]
+        return tuple(middles) if self.low else tuple(map(round, middles))
+
+    @property
     def withheld(self) -> float:
         """The value of a withheld action in every column: NaN if continuous, else -1."""
         return math.nan if self.low else -1

@@ -29,6 +29,8 @@ from analysis.score_figures import (
 )
 from analysis.side_by_side import side_figure
 from analysis.state_figures import StatePanel, state_figure
+from analysis.survival import survival
+from analysis.survival_figures import HeldPanel, survival_figure
 from analysis.training_figures import loss_figure
 from analysis.variant_figures import variant_figure
 
@@ -137,6 +139,16 @@ def _efficiency() -> Chart:
     return efficiency_figure({f"{LONG} {i}: test episodes": EfficiencyLine(steps, band) for i, band in enumerate(bands)})
 
 
+def _survival() -> Chart:
+    lasted = {name: np.arange(10) * (10 + i) for i, name in enumerate(LOOKS)}
+    survivals = {name: survival(frames, frames < 150, 240) for name, frames in lasted.items()}
+    motion = {name: np.linspace(i, 1, 240) for i, name in enumerate(LOOKS)}
+    game = survival([240, 240], [False, False], 240)
+    return survival_figure(
+        [HeldPanel("no-op", survivals, motion, game, np.geomspace(1, 1e-3, 240)), HeldPanel("one other action", survivals, motion)], LOOKS
+    )
+
+
 EXAMPLES: dict[str, Callable[[], Chart]] = {
     "drift": _drift,
     "quality": lambda: quality_figure(points(), labels=METRICS, baselines=dict.fromkeys(METRICS, 12.0), looks=LOOKS),
@@ -150,6 +162,7 @@ EXAMPLES: dict[str, Callable[[], Chart]] = {
     "states": _states,
     "thresholds": _thresholds,
     "ranks": _ranks,
+    "survival": _survival,
     "power": _power,
     "learning": _learning,
     "scores": _scores,

@@ -244,7 +244,7 @@ class EvaluationConfig:
     num_samples: int = setting(8, minimum=2)
     """K, the number of samples per start for the stochastic quality (best and mean of K)."""
     num_sample_starts: int = setting(100, minimum=1)
-    """Starts from which samples are drawn."""
+    """Starts from which samples are drawn, and from which actions are held."""
     sample_horizon: int = setting(10, minimum=1)
     """Frames imagined per sample."""
     num_fid_images: int = setting(10_000, minimum=2)
@@ -253,6 +253,8 @@ class EvaluationConfig:
     """Frames of each clip of FVD and KVD, from the first imagined frame of a trajectory."""
     fixed_actions: bool = setting(False)
     """Also imagine the first reference under each of up to eight fixed actions, for a figure."""
+    hold_frames: int | None = setting(None, minimum=1)
+    """Frames imagined under each held action, for the metric idle_decay. None is evaluation.horizon."""
     seed: int = setting(0, minimum=0)
     """Seed of the choice of references and of each trajectory's own noise. It is independent of the run's seed."""
     world_model: str | None = setting(None, recorded=True)

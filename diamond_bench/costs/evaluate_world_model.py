@@ -4,7 +4,7 @@ from diamond_bench.config import world_family
 from diamond_bench.costs import frames_of
 from diamond_bench.costs.world_model import World, arithmetic, frame_flops
 from diamond_bench.diffusion.schedules import nfe
-from diamond_bench.metrics.header import ALTERED_FRAMES, ESTIMATE_LEVELS, ESTIMATED_WINDOWS, PICTURED, sampled_frames
+from diamond_bench.metrics.header import ALTERED_FRAMES, ESTIMATE_LEVELS, ESTIMATED_WINDOWS, PICTURED, held_frames, sampled_frames
 from diamond_bench.metrics.planning import measures, measuring_seconds, part_bytes
 from diamond_bench.store.cost import Arithmetic, Inputs, JobCost
 from diamond_bench.store.kinds import EvaluateWorldModel
@@ -39,7 +39,8 @@ def _imagined(config: EvaluateWorldModel, inputs: Inputs) -> int:
     evaluation, windows = config.evaluation, _num_windows(config, inputs)
     forks = windows * evaluation.num_samples if measures(evaluation.metrics, "forks") else 0
     altered = evaluation.num_trajectories * ALTERED_FRAMES if measures(evaluation.metrics, "altered") else 0
-    return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks + altered
+    held = 2 * evaluation.num_sample_starts * held_frames(evaluation) if measures(evaluation.metrics, "held") else 0
+    return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks + altered + held
 
 
 def _num_windows(config: EvaluateWorldModel, inputs: Inputs) -> int:

@@ -1,13 +1,13 @@
-"""The same start under different fixed actions (paper figures 11 and 12)."""
+"""Held actions: the same start under different ones (paper figures 11 and 12), and long play under one."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diamond_bench.evaluation.rollouts import imagine
+from diamond_bench.diffusion.quantization import from_bytes, to_bytes
+from diamond_bench.evaluation.rollouts import drawn_from, row_generators
 from diamond_bench.metrics.play import Key, Tick, WindowBatch
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.worlds.contract import WorldModel
@@ -48,10 +48,35 @@ def imagine_fixed(world: WorldModel, play: WindowBatch, actions: Tensor, key: Ke
     """
     if len(play) != 1:
         raise ValueError(f"expected one window, got {len(play)}")
-    rows = play.repeated(len(actions))
-    held = rows.actions.clone()
-    held[:, play.context - 1 :] = actions.to(held)[:, None]
-    return imagine(world, replace(rows, actions=held), [key] * len(actions), tick)
+    horizon = play.true.shape[1]
+    return imagine_held(world, play.repeated(len(actions)), actions, [key] * len(actions), [horizon] * len(actions), tick)
+
+
+@torch.no_grad()
+def imagine_held(
+    world: WorldModel, start: WindowBatch, actions: Tensor, keys: Sequence[Key], lengths: Sequence[int], tick: Tick = lambda: None
+) -> Tensor:
+    """The frames that follow the context of each row, with its action held from the last context frame on: (n, T, 3, h, w) uint8, T the
+    longest of `lengths`.
+
+    Row i has lengths[i] frames, and black ones after them: it is imagined no further. `actions`: (n, ...). `keys`: the seed of each row's
+    noise. `tick` is called after every step.
+    """
+    past, held = from_bytes(start.frames[:, : start.context]), actions.to(start.actions)
+    imagined = torch.zeros(len(start), max(lengths), *past.shape[2:], dtype=torch.uint8, device=past.device)
+    rows, generators = list(range(len(start))), row_generators(keys, past.device)
+    draw = drawn_from(generators)
+    mask = past.new_ones(past.shape[:2], dtype=torch.bool)
+    state = world.start(past, start.actions[:, : start.context], mask, draw, start.origin)
+    for t in range(max(lengths)):
+        live = [i for i, row in enumerate(rows) if lengths[row] > t]
+        if len(live) < len(rows):
+            rows = [rows[i] for i in live]
+            state, draw = tuple(part[live] for part in state), drawn_from([generators[row] for row in rows])
+        state, step = world.step(state, held[rows], draw)
+        imagined[rows, t] = to_bytes(step.frame)
+        tick()
+    return imagined
 
 
 def as_arrays(spec: ActionSpec, frames: Tensor) -> dict[str, Any]:

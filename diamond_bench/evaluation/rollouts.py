@@ -14,10 +14,18 @@ from diamond_bench.worlds.contract import Draw, WorldModel, imagined_frames
 
 def seeded_draw(keys: Sequence[Key], device: torch.device) -> Draw:
     """Noise for one batch: row i comes from a generator with the seed keys[i] alone."""
-    seeds = [int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)) for key in keys]
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    return drawn_from(row_generators(keys, device))
 
-    return lambda like: trajectory_noise(generators, tuple(like.shape[1:]), device)()
+
+def row_generators(keys: Sequence[Key], device: torch.device) -> list[torch.Generator]:
+    """A generator per row, with its seed."""
+    seeds = [int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)) for key in keys]
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+def drawn_from(generators: Sequence[torch.Generator]) -> Draw:
+    """Noise for one batch: row i comes from generators[i] alone."""
+    return lambda like: trajectory_noise(generators, tuple(like.shape[1:]), generators[0].device)()
 
 
 def imagine(world: WorldModel, play: WindowBatch, keys: Sequence[Key], tick: Tick = lambda: None) -> Tensor:

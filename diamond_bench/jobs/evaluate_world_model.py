@@ -35,6 +35,7 @@ from diamond_bench.jobs.evaluation_parts import (
     samples_part,
 )
 from diamond_bench.jobs.execution import facts_of
+from diamond_bench.jobs.held_actions import HeldPlay, playable
 from diamond_bench.jobs.imagination_prices import known_prices, prices, speed
 from diamond_bench.jobs.loaded_world import executed_world, loaded_world
 from diamond_bench.jobs.memory import reset_peak
@@ -49,6 +50,8 @@ from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.training.checkpoint import arithmetic_name
 
 _VIDEO_FRAMES = 300
+_RUNS_THE_MODEL: tuple[Play, ...] = ("estimates", "held")
+"""Kinds of play that are never read or given."""
 
 
 def run(config: EvaluateWorldModel, context: JobContext) -> Result:
@@ -67,17 +70,21 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     forked = _joined([forks_part(work, work.forks, rows) for rows in batches["forks"]]) if work.forks is not None else {}
     altered = _joined([altered_part(work, rows) for rows in batches["altered"]])
     estimated = _joined([estimates_part(work, rows) for rows in batches["estimates"]])
+    held = work.held.measured(work.measure, work.parts) if work.held is not None else {}
     fixed = fixed_actions_part(work) if settings.fixed_actions else {}
 
     kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked, "altered": altered}
     frames = {kind: arrays.pop("frames") for kind, arrays in kept.items() if "frames" in arrays}
     seconds, imagined = float(rolled["seconds"].sum()), settings.num_trajectories * settings.horizon
-    rows = _rows(work, Measured(settings, context.inputs, rolled, _by_shown(baselines), ahead, sampled, forked, altered, estimated))
+    constants = {name: values for meter in work.meters for name, values in meter.constants.items()}
+    of_kinds = (rolled, _by_shown(baselines), ahead, sampled, forked, altered, estimated, held)
+    rows = _rows(work, Measured(settings, context.inputs, *of_kinds, constants))
     imagining = work.world if isinstance(work.frames["rollouts"], Imagined) else None
     rows += known_prices(work.twin) if imagining is None else prices(imagining, imagined, seconds, device)
 
     context.check_owner()
-    extra = {f"{kind}_{name}": values for kind, of in (("altered", altered), ("estimates", estimated)) for name, values in of.items()}
+    others = (("altered", altered), ("estimates", estimated), ("held", held), ("held", constants))
+    extra = {f"{kind}_{name}": values for kind, of in others for name, values in of.items()}
     save_arrays(context.folder / "arrays.npz", _arrays(work, rolled, baselines, sampled, forked) | extra)
     kept_frames = _keep_frames(work, frames, context.folder)
     if fixed:
@@ -144,23 +151,27 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
     if given is not None:
         kept = given_frames(given, starts_of(settings, references, one_step, described.spec.actions))
-    elif len(kept) < len(kinds) or settings.fixed_actions or measures(settings.metrics, "estimates"):
+    elif len(kept) < len(kinds) or settings.fixed_actions or any(measures(settings.metrics, kind) for kind in _RUNS_THE_MODEL):
         world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
         way = facts_of(execution)
+    game = playable(dataset, heldout, described.spec) if world is not None and measures(settings.metrics, "held") else None
     on_device = heldout.to(device)
     references, one_step = _on(on_device, references), _on(on_device, one_step)
     forks = None if forks is None else replace(forks, windows=_on(on_device, forks.windows))
     estimated = every_few(one_step, ESTIMATED_WINDOWS)
-    estimating: list[Play] = ["estimates"] if measures(settings.metrics, "estimates") else []
-    there: set[Play] = {*kept, *([*kinds, *estimating] if world is not None else ())}
+    running: list[Play] = [kind for kind in _RUNS_THE_MODEL if measures(settings.metrics, kind)]
+    there: set[Play] = {*kept, *([*kinds, *running] if world is not None else ())}
     metrics = {name: metric for name, metric in measured(settings.metrics).items() if not lacking(metric, there)}
     setting = Setting(settings, device, context.inputs, references, forks)
     meters = {name: metric.open(setting) for name, metric in metrics.items()}
     batches = kind_batches(settings, there, len(one_step), len(forks or ()), len(estimated))
-    parts = Parts(context, count_ticks(settings, batches, list(meters.values())), arithmetic_name(device.type, way.get("compile", "none")))
+    held = HeldPlay(world, game, references, settings) if world is not None and "held" in there else None
+    ticks = count_ticks(settings, batches, list(meters.values())) + (held.ticks if held is not None else 0)
+    parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
     actions, opened = described.spec.actions, list(meters.values())
-    work = Work(config, parts, world, twin, {**frames, **kept}, batches, metrics, opened, references, one_step, estimated, forks, actions)
+    windows = (references, one_step, estimated, forks, held)
+    work = Work(config, parts, world, twin, {**frames, **kept}, batches, metrics, opened, *windows, actions)
     facts = {
         "references": settings.num_trajectories,
         "reference_episodes": reference_episodes,

@@ -13,6 +13,7 @@ from diamond_bench.data.references import Windows
 from diamond_bench.evaluation.estimates import estimates
 from diamond_bench.evaluation.fixed_actions import as_arrays, fixed_actions, imagine_fixed
 from diamond_bench.evaluation.play import Frames
+from diamond_bench.jobs.held_actions import HeldPlay
 from diamond_bench.jobs.parts import Arrays, Parts
 from diamond_bench.metrics.header import ALTERED_FRAMES, PICTURED, Play
 from diamond_bench.metrics.metric import Metric
@@ -64,6 +65,8 @@ class Work:
     """The one-step windows with estimates of the clean frame."""
     forks: Forks | None
     """Present if a metric measures forks."""
+    held: HeldPlay | None
+    """Present if a metric measures held play."""
     actions: ActionSpec
 
     @property
@@ -79,8 +82,10 @@ class Work:
         return [(seed, stream, i, k) for i in rows for k in range(num_samples)]
 
     def measure(self, batch: Batch) -> Arrays:
-        """The arrays of all metrics."""
-        return {name: values for meter in self.meters for name, values in meter.measure(batch).items()}
+        """The arrays of all metrics. Only metrics that name held play measure it."""
+        pairs = zip(self.metrics.values(), self.meters, strict=True)
+        asked = [meter for metric, meter in pairs if batch.kind != "held" or batch.kind in metric.play]
+        return {name: values for meter in asked for name, values in meter.measure(batch).items()}
 
     def kept(self, frames: torch.Tensor) -> Arrays:
         """The frames of a part, if all imagined frames are to be kept."""

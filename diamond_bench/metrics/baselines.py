@@ -18,6 +18,8 @@ UNIFORM_RANKS = "uniform-ranks"
 """As many independent, uniform ranks as there are starts: the distance of a histogram of ranks from the uniform one by chance alone."""
 STATE_PROBE = "state-probe"
 """Predictor that returns the true frames themselves. It shows the probe's own error, the floor of the metric state."""
+EMULATOR = "emulator"
+"""The game itself, from the same starts and under the same held actions."""
 RANDOM_PLAY = "random-play"
 """The uniformly random policy, under the conditions of an agent's final games."""
 DATASET = "dataset"
@@ -35,6 +37,7 @@ DEPENDS: Mapping[str, tuple[str, ...]] = {
     TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
     UNIFORM_RANKS: ("num_samples", "num_sample_starts"),
     STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", PROBE),
+    EMULATOR: ("seed", "horizon", "hold_frames", "num_trajectories", "num_sample_starts"),
     RANDOM_PLAY: (),
     DATASET: (),
 }

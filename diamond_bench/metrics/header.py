@@ -7,11 +7,12 @@ from typing import Literal
 from diamond_bench.config import EvaluationConfig
 
 Better = Literal["higher", "lower", "near 1", ""]
-Play = Literal["rollouts", "one_step", "samples", "forks", "altered", "estimates"]
+Play = Literal["rollouts", "one_step", "samples", "forks", "altered", "estimates", "held"]
 """The kinds of imagined play. `rollouts`, `one_step` and `samples` are part of every evaluation. The others are imagined only for metrics
 that measure them. `forks` are samples of the next frame at windows with two possible next frames. `altered` are the first ALTERED_FRAMES
 frames of the rollouts with their noise, but under uniformly random actions. `estimates` are no play: they are estimates of a true frame
-from that frame under noise, at ESTIMATE_LEVELS, with the true actions and with one of them replaced."""
+from that frame under noise, at ESTIMATE_LEVELS, with the true actions and with one of them replaced. `held` is longer play under a no-op,
+and under one other held action."""
 ALTERED_FRAMES = 4
 ESTIMATE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise levels of the estimates: sigma, in units of frames in [-1, 1]."""
@@ -90,7 +91,7 @@ class Column:
 class Figure:
     """A figure of a metric in a report."""
 
-    kind: Literal["curve", "objects", "modes", "thresholds", "ranks", "gaps"]
+    kind: Literal["curve", "objects", "modes", "thresholds", "ranks", "gaps", "survival"]
     """curve: an array (trajectories, t) against t, with the bands and baselines of drift. For the others see report/figures.py."""
     title: str
     stem: str
@@ -111,6 +112,11 @@ def pairs_compared(evaluation: EvaluationConfig) -> float:
 def sampled_frames(evaluation: EvaluationConfig) -> int:
     """Number of frames of all sampled futures."""
     return evaluation.num_sample_starts * evaluation.num_samples * evaluation.sample_horizon
+
+
+def held_frames(evaluation: EvaluationConfig) -> int:
+    """Frames imagined under each held action."""
+    return evaluation.hold_frames or evaluation.horizon
 
 
 def without(metrics: Sequence[str], name: str) -> str:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 Key = tuple[int, ...]
 """The seed of one trajectory's noise."""
-ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS_STREAM, ALTERED_STREAM, ESTIMATES_STREAM = range(8)
+ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS_STREAM, ALTERED_STREAM = range(7)
+ESTIMATES_STREAM, HELD_STREAM = 7, 8
 """Second entry of all keys and seeds of an evaluation, so that each purpose has its own stream of random numbers."""
 Tick = Callable[[], None]
 STAGES = ("rollouts", "one_step", "samples", "copy", "unrelated", "after")
@@ -138,6 +139,8 @@ class Batch:
     shown: Shown = ""
     tick: Tick = lambda: None
     """To be called after each unit of progress (Meter.ticks)."""
+    lengths: NDArray[np.int64] | None = None
+    """Held play: the frames of each row before its game ends, (n,). Frames after them are black."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ class Meter:
     """SHA-256 of its network's weights file."""
     ticks: Callable[[Sequence[int]], int] = lambda rows: 0
     """Units of progress that it reports for rollouts of these references, in addition to those of imagining."""
+    constants: Arrays = field(default_factory=dict)
+    """Arrays that depend on the data alone, such as a threshold."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,11 @@ class Measured:
     forks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     altered: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     estimates: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    held: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """With `lengths` (frames before the game's end) and `idle` (whether the action is the no-op), (n,) each. If the game could be played,
+    the arrays of its own play are under `true_`."""
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """The constants of all meters."""
 
     def shown(self, shown: Shown) -> Mapping[str, NDArray[Any]]:
         """Arrays of the model's rollouts or of a baseline. Empty if not measured."""

@@ -1,10 +1,11 @@
 """The true dynamics: real play is replayed up to the start of imagination, and the game continues from there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diamond_bench.diffusion.quantization import from_bytes
@@ -19,6 +20,8 @@ from diamond_bench.worlds.oracle.packing import pack, unpack
 if TYPE_CHECKING:
     from diamond_bench.envs.family import Env
 
+Played = tuple[NDArray[np.uint8], float, bool]
+"""A frame (3, h, w), the reward, and whether the game ended by itself."""
 _SMALL = 4096
 """Largest saved state, in bytes, for which a replay keeps every state that it passes."""
 _EVERY = 100
@@ -85,6 +88,20 @@ class OracleWorld:
             self._certain(rewards, 3) if self.spec.rewards else None,
             self._certain(ends, 2) if self.spec.ends else None,
         )
+
+    def played(self, place: tuple[int, int], actions: Iterable[Any], seed: Sequence[int]) -> Iterator[Played]:
+        """Plays on from a recorded place, (recording, step), until the game ends or is truncated, without saving each state.
+
+        Yields what follows each of `actions`. `seed`: of the game's random numbers.
+        """
+        state = self._reached(*place)
+        self._at = None
+        self._seeded(state, list(seed))
+        for taken in actions:
+            frame, reward, terminated, truncated, _ = self._env.step(taken)
+            yield np.array(frame).transpose(2, 0, 1), float(reward), terminated
+            if terminated or truncated:
+                return
 
     def _certain(self, classes: list[int], number: int) -> Tensor:
         chosen = torch.tensor(classes, device=self.device)

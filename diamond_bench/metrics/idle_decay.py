@@ -1,0 +1,214 @@
+"""Stability: how long imagined play under held actions lasts before its frames leave the training data, and how much it moves."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diamond_bench.config import EvaluationConfig
+from diamond_bench.metrics.baselines import EMULATOR
+from diamond_bench.metrics.header import Column, Figure, held_frames
+from diamond_bench.metrics.metric import Metric
+from diamond_bench.store.rows import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from diamond_bench.metrics.play import Arrays, Batch, Measured, Meter, Setting
+
+RUN = 10
+"""Consecutive frames above the threshold that count as a collapse."""
+QUANTILE = 0.999
+"""The share of held-out true frames below the threshold."""
+TRAINING_FRAMES = 4096
+"""Training frames among which the nearest one is searched."""
+TRUE_TRAJECTORIES = 100
+"""References whose true frames give the threshold, at most."""
+LEAST = 1 / 255
+"""Smallest threshold: a frame that is nearer to a training frame than one grey level is known."""
+_FRAMES_PER_SECOND = 1500.0
+
+
+def _open(setting: "Setting") -> "Meter":
+    from analysis.stability import collapses, held_shares, motion_energy, nearest_distance, small_frames
+    from diamond_bench.data.sources import load_rows
+    from diamond_bench.data.static import load_info
+    from diamond_bench.metrics.play import HELD_STREAM, Meter, window_batch
+
+    dataset, evaluation, horizon = setting.inputs["dataset"], setting.evaluation, held_frames(setting.evaluation)
+    train, references = load_rows(dataset / "train"), setting.references
+    number = min(TRAINING_FRAMES, train.num_frames)
+    chosen = np.random.default_rng([evaluation.seed, HELD_STREAM]).choice(train.num_frames, number, replace=False)
+    known = small_frames(train.frames[np.sort(chosen)].to(setting.device))
+
+    play = [window_batch(references, [i], references.horizon) for i in range(min(TRUE_TRAJECTORIES, len(references)))]
+    true = np.stack([nearest_distance(small_frames(one.true[0]), known).cpu().numpy() for one in play])
+    energy = float(np.mean([float(motion_energy(one.true, one.frames[:, one.context - 1]).mean()) for one in play]))
+    half = references.episode_numbers()[: len(true)] % 2
+    alarms = np.full(len(true), np.nan)  # each half with the threshold of the other, which has seen none of its episodes
+    for own in (0, 1):
+        if (half == own).any() and (half != own).any():
+            whole = np.full((half == own).sum(), true.shape[1])
+            alarms[half == own] = collapses(true[half == own], whole, _threshold(true[half != own]), RUN)[1]
+    threshold = _threshold(true)
+    neutral = np.array(load_info(dataset).spec.actions.neutral).reshape(load_info(dataset).spec.actions.shape)
+    actions = train.actions.numpy()
+    acted = np.ones(train.num_frames, bool)
+    acted[train.starts.numpy() + train.lengths.numpy() - 1] = False  # no action follows the last frame of an episode
+    same = (actions == neutral).reshape(len(actions), -1).all(axis=1) & acted
+    shares = held_shares(same, train.starts.numpy(), horizon) * len(acted) / acted.sum()
+
+    def measure(batch: "Batch") -> "Arrays":
+        if batch.kind != "held":
+            return {}
+        lengths = batch.lengths
+        assert lengths is not None
+        distances = np.stack([nearest_distance(small_frames(row), known).cpu().numpy() for row in batch.frames])
+        lasted, collapsed = collapses(distances, lengths, threshold, RUN)
+        moved = motion_energy(batch.frames, batch.play.frames[:, batch.play.context - 1]).cpu().numpy()
+        moved[np.arange(horizon) >= lengths[:, None]] = np.nan
+        return {"lasted": lasted, "collapsed": collapsed, "motion": moved.astype(np.float32)}
+
+    constants = {
+        "threshold": np.array([threshold]),
+        "false_alarms": alarms,
+        "train_shares": shares,
+        "true_motion_held_out": np.array([energy]),
+    }
+    return Meter(measure, constants=constants)
+
+
+def _threshold(distances: "NDArray[np.float64]") -> float:
+    """The distance above which a frame is unknown, from those of true frames."""
+    return max(LEAST, float(np.quantile(distances, QUANTILE)))
+
+
+def true_motion(arrays: "Mapping[str, NDArray[Any]]", constant: "NDArray[Any]") -> "NDArray[Any]":
+    """The motion energy (n, T) with which imagined play is compared: of the game under the same actions, or else the mean of held-out
+    references."""
+    motion = arrays["motion"]
+    return arrays["true_motion"] if "true_motion" in arrays else np.where(np.isnan(motion), np.nan, constant[0])
+
+
+def _reduce(measured: "Measured") -> dict[str, list[Row]]:
+    from analysis.survival import survival
+
+    held, constants, horizon = measured.held, measured.constants, held_frames(measured.evaluation)
+    rows = []
+    for prefix, chosen in (("idle", held["idle"]), ("held", ~held["idle"])):
+        if not chosen.any():  # a game with one action
+            continue
+        for source, baseline in (("", ""), ("true_", EMULATOR)):
+            if f"{source}lasted" in held:
+                found = survival(held[f"{source}lasted"][chosen], held[f"{source}collapsed"][chosen], horizon)
+                values = {"survival": found.share[-1], "survival_low": found.low[-1], "survival_high": found.high[-1]}
+                rows += [Row(f"{prefix}_{name}", float(value), baseline=baseline) for name, value in values.items()]
+                rows.append(Row(f"{prefix}_lifetime", found.lifetime, baseline=baseline))
+        true = float(np.nansum(true_motion(held, constants["true_motion_held_out"])[chosen], dtype=np.float64))
+        own = float(np.nansum(held["motion"][chosen], dtype=np.float64))
+        rows.append(Row(f"{prefix}_motion_ratio", own / true if true > 0 else math.nan))
+    known = constants["false_alarms"][np.isfinite(constants["false_alarms"])]
+    rows += [
+        Row("idle_false_alarms", float(known.mean()) if len(known) else math.nan),
+        Row("idle_train_share", float(constants["train_shares"][-1])),
+        Row("held_starts", float(held["idle"].sum())),
+        Row("hold_frames", float(horizon)),
+    ]
+    return {"after": rows}
+
+
+def _seconds(evaluation: EvaluationConfig) -> float:
+    true = min(TRUE_TRAJECTORIES, max(evaluation.num_trajectories, evaluation.num_sample_starts)) * evaluation.horizon
+    return (true + 4 * evaluation.num_sample_starts * held_frames(evaluation)) / _FRAMES_PER_SECOND
+
+
+_SIZES = ("num_sample_starts", "num_trajectories", "hold_frames", "horizon")
+_INTERVAL = "95% interval of the survival at the last frame: Kaplan-Meier with Greenwood's variance, log-log; starts count as independent"
+
+
+def _columns() -> dict[str, Column]:
+    found: dict[str, Column] = {}
+    for prefix, action in (("idle", "the no-op"), ("held", "one other action")):
+        words = f"under {action}, held from a held-out start"
+        found |= {
+            f"{prefix}_survival": Column(
+                f"survival under {action}",
+                "higher",
+                "share",
+                low=0.0,
+                high=1.0,
+                counted=("held_starts", "hold_frames"),
+                definition=f"share of imagined play {words}, that has not collapsed after `hold_frames` frames (Kaplan-Meier, "
+                "censored where the game itself ends; [evaluation.md](evaluation.md#stability-under-held-actions))",
+                headline=prefix == "idle",
+                compared=True,
+                sizes=_SIZES,
+            ),
+            **{
+                f"{prefix}_survival_{end}": Column(
+                    f"survival under {action}, {words_of_end} end", low=0.0, high=1.0, definition=_INTERVAL, detail=True, sizes=_SIZES
+                )
+                for end, words_of_end in (("low", "lower"), ("high", "upper"))
+            },
+            f"{prefix}_lifetime": Column(
+                f"frames before collapse under {action}",
+                "higher",
+                "frames",
+                low=0.0,
+                counted=("held_starts", "hold_frames"),
+                definition=f"mean frames of imagined play before its collapse {words}, at most `hold_frames`: the area under the survival "
+                "curve",
+                headline=True,
+                compared=True,
+                sizes=_SIZES,
+            ),
+            f"{prefix}_motion_ratio": Column(
+                f"motion under {action}, imagined / true",
+                "near 1",
+                low=0.0,
+                definition=f"mean squared difference of consecutive frames {words}, imagined over that of the game itself until its "
+                "end. If its state cannot be restored, over the mean of held-out references",
+                headline=prefix == "held",
+                compared=True,
+                sizes=_SIZES,
+            ),
+        }
+    return found
+
+
+METRIC = Metric(
+    "idle_decay",
+    {
+        **_columns(),
+        "idle_false_alarms": Column(
+            "false alarms of collapse",
+            unit="share",
+            low=0.0,
+            high=1.0,
+            definition=f"share of held-out true trajectories that the rule calls collapsed. The threshold is then the {QUANTILE:.1%} "
+            "quantile of the other half of held-out episodes. No value if there is only one half",
+            headline=True,
+            sizes=_SIZES,
+        ),
+        "idle_train_share": Column(
+            "training steps after as many no-ops",
+            unit="share",
+            low=0.0,
+            high=1.0,
+            definition="share of training steps that end a run of at least `hold_frames` no-ops",
+            sizes=_SIZES,
+        ),
+        "held_starts": Column("starts of held play", definition="starts from which actions are held", sizes=("num_sample_starts",)),
+        "hold_frames": Column(
+            "frames of held play", unit="frames", definition="frames imagined under each held action", sizes=("hold_frames", "horizon")
+        ),
+    },
+    _open,
+    _reduce,
+    play=("held",),
+    reads=("evaluation.hold_frames",),
+    seconds=_seconds,
+    figures=(Figure("survival", "Survival and motion under held actions", "survival", column="idle_lifetime"),),
+)

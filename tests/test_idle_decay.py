@@ -1,0 +1,217 @@
+"""The metric idle_decay on worlds whose collapse and motion are known: none, at a known frame, and cut by the game's end."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_evaluation import CONFIG, CONTEXT, SETTINGS, STARTS, Predictor, evaluate, numbers
+from test_evaluation import data as data  # a fixture
+from test_worlds import ENV, TURN, played
+
+from diamond_bench.data import sources, static
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.diffusion.quantization import quantize
+from diamond_bench.envs.games import make_env, spec
+from diamond_bench.errors import UserError
+from diamond_bench.evaluation.fixed_actions import fixed_actions
+from diamond_bench.jobs import evaluate_world_model as job
+from diamond_bench.metrics.idle_decay import RUN
+from diamond_bench.spaces import ActionSpec
+from diamond_bench.studies.plan import plan_study
+from diamond_bench.worlds.contract import Draw
+from diamond_bench.worlds.oracle.world import OracleWorld
+
+LEVELS, STEP = range(100, 140, 4), 4
+"""The frames of training are grey, of these levels."""
+FRAMES = 40
+STABILITY = replace(CONFIG, evaluation=replace(SETTINGS, metrics=("drift", "idle_decay"), hold_frames=FRAMES, batch_size=3))
+
+
+class Game:
+    """In place of the emulator: goes up and down by one level of `LEVELS`, and ends after `frames` frames."""
+
+    def __init__(self, start: dict[tuple[int, int], int], frames: int = FRAMES) -> None:
+        self.start, self.frames, self.held = start, frames, list[int]()
+
+    def played(self, place: tuple[int, int], actions: Iterable[Any], seed: Any) -> Iterator[tuple[np.ndarray, float, bool]]:
+        level = self.start[place]
+        for t, action in zip(range(self.frames), actions, strict=False):
+            self.held.append(int(action))
+            shown = level + STEP * ((t + 1) % 2) * (1 if level < LEVELS[-1] else -1)
+            yield np.full((3, 16, 16), shown, np.uint8), 0.0, t + 1 == self.frames
+
+
+class Alternating(Predictor):
+    """Imagines what `Game` shows, from the level of the frame before the last one."""
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return past[:, -2].clone()
+
+
+class Brighter(Predictor):
+    """Each frame is one step brighter, but only under action `only`, if there is one."""
+
+    def __init__(self, only: int | None = None) -> None:
+        super().__init__()
+        self.only = only
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        acts = torch.ones_like(actions[:, -1]) if self.only is None else (actions[:, -1] == self.only).long()
+        return quantize(past[:, -1] + 2 * STEP / 255 * acts[:, None, None, None], "round")
+
+
+@pytest.fixture
+def game(data: dict[str, EpisodeSet], monkeypatch: pytest.MonkeyPatch) -> Game:
+    """Grey frames. Every held-out episode goes up and down between two levels. The first start is at level 100."""
+    for name, episodes in data.items():
+        row = torch.arange(len(episodes.frames))
+        level = 100 + STEP * (row % 10) if name == "train" else 100 + 2 * STEP * (row // 20) + STEP * (row % 2)
+        actions = torch.where(row % 10 < 3, 0, 1 + row % 3) if name == "train" else episodes.actions
+        frames = level[:, None, None, None].expand(-1, 3, 16, 16).to(torch.uint8).contiguous()
+        data[name] = replace(episodes, frames=frames, actions=actions)
+    heldout = data["heldout"]
+    start = {}
+    for first in STARTS:
+        last = first + CONTEXT - 1
+        start[last // 20, last % 20] = int(heldout.frames[last, 0, 0, 0])
+    found = Game(start)
+    monkeypatch.setattr(job, "playable", lambda *_: found)
+    monkeypatch.setattr(sources, "load_rows", lambda folder: data["train"])
+    monkeypatch.setattr(static, "load_info", lambda folder: job.load_info(folder))
+    return found
+
+
+def measured(folder: Path, world: Predictor, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[tuple[str, str], float]:
+    config = replace(STABILITY, evaluation=replace(STABILITY.evaluation, **settings))
+    found = numbers(evaluate(folder, world, monkeypatch, config))
+    return {key: value for key, value in found.items() if key[0].startswith(("idle", "held", "hold"))}
+
+
+def levels_of_starts(data: dict[str, EpisodeSet]) -> list[int]:
+    order = np.random.default_rng(SETTINGS.seed).permutation(len(STARTS))[: SETTINGS.num_sample_starts]
+    return [int(data["heldout"].frames[STARTS[i] + CONTEXT - 1, 0, 0, 0]) for i in order]
+
+
+def test_a_world_that_moves_as_its_game_does_never_collapses(
+    game: Game,
+    data: dict[str, EpisodeSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = measured(tmp_path / "e", Alternating(), monkeypatch)
+    for name in ("idle", "held"):
+        for baseline in ("", "emulator"):
+            assert found[f"{name}_survival", baseline] == 1
+            assert found[f"{name}_lifetime", baseline] == FRAMES
+            assert found[f"{name}_survival_low", baseline] == pytest.approx(0.025 ** (1 / 3))
+    assert found["idle_motion_ratio", ""] == pytest.approx(1)
+    assert found["idle_false_alarms", ""] == 0
+    assert (found["held_starts", ""], found["hold_frames", ""]) == (3, FRAMES)
+    assert found["idle_train_share", ""] == 0
+    arrays = np.load(tmp_path / "e" / "arrays.npz")
+    # 2 episodes of 30 rows, the last without an action: runs of three no-ops at the start of each ten
+    assert arrays["held_train_shares"][:4] == pytest.approx([18 / 58, 12 / 58, 6 / 58, 0])
+    assert arrays["held_idle"].tolist() == [True, False] * 3
+    assert Counter(game.held) == {0: 3 * FRAMES, 1: FRAMES, 2: FRAMES, 3: FRAMES}
+
+
+def test_a_frozen_world_lasts_but_does_not_move(game: Game, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(tmp_path / "e", Predictor(), monkeypatch)
+    assert (found["idle_survival", ""], found["held_survival", ""]) == (1, 1)
+    assert (found["idle_motion_ratio", ""], found["held_motion_ratio", ""]) == (0, 0)
+
+
+def test_a_world_that_fades_to_white_collapses_when_it_leaves_the_levels_of_training(
+    game: Game,
+    data: dict[str, EpisodeSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Frame k has the level of the start plus k steps, and is known up to the highest level of training."""
+    found = measured(tmp_path / "e", Brighter(), monkeypatch)
+    lasted = [(LEVELS[-1] - level) // STEP for level in levels_of_starts(data)]
+    assert np.load(tmp_path / "e" / "arrays.npz")["held_lasted"].tolist() == [frames for frames in lasted for _ in range(2)]
+    assert found["idle_survival", ""] == found["held_survival", ""] == 0
+    assert found["idle_lifetime", ""] == pytest.approx(np.mean(lasted))
+    assert found["idle_lifetime", "emulator"] == FRAMES
+    # until it is white it takes one step per frame, as the game does
+    until_white = [min(FRAMES, (255 - level) / STEP) for level in levels_of_starts(data)]
+    assert found["idle_motion_ratio", ""] == pytest.approx(np.sum(until_white) / (3 * FRAMES), abs=0.02)
+
+
+def test_the_no_op_and_other_actions_are_apart(game: Game, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(tmp_path / "e", Brighter(only=0), monkeypatch)
+    assert (found["idle_survival", ""], found["held_survival", ""]) == (0, 1)
+    one = measured(tmp_path / "o", Brighter(only=2), monkeypatch)  # each other action is held from one of the three starts
+    assert (one["idle_survival", ""], one["held_survival", ""]) == (1, pytest.approx(2 / 3))
+
+
+def test_play_is_censored_where_the_game_ends(
+    game: Game,
+    data: dict[str, EpisodeSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The game ends before a whole run of unknown frames, so no collapse is seen, and the world is not asked for further frames."""
+    first = min((LEVELS[-1] - level) // STEP for level in levels_of_starts(data))
+    game.frames = first + RUN - 1
+    found = measured(tmp_path / "e", Brighter(), monkeypatch)
+    assert found["idle_survival", ""] == 1
+    arrays = np.load(tmp_path / "e" / "arrays.npz")
+    assert arrays["held_lengths"].tolist() == [game.frames] * 6
+    assert arrays["held_lasted"].min() == first
+    assert not arrays["held_collapsed"].any()
+    game.frames += 1
+    assert measured(tmp_path / "f", Brighter(), monkeypatch)["idle_survival", ""] < 1
+
+
+def test_without_a_game_motion_is_compared_with_that_of_held_out_references(
+    game: Game, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "playable", lambda *_: None)
+    found = measured(tmp_path / "e", Alternating(), monkeypatch)
+    assert found["idle_motion_ratio", ""] == pytest.approx(1)
+    assert not any(baseline for _, baseline in found)
+
+
+def test_no_number_depends_on_the_batch_size_and_progress_adds_up(game: Game, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(tmp_path / "e", Brighter(), monkeypatch)
+    assert measured(tmp_path / "f", Brighter(), monkeypatch, batch_size=100) == found
+    seen: list[tuple[int, int]] = []
+    evaluate(tmp_path / "g", Brighter(), monkeypatch, STABILITY, progress=lambda done, total, text: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _ in seen[1:]] == list(range(1, seen[-1][1] + 1))
+
+
+def test_the_game_goes_on_from_a_recorded_place_as_it_was_played() -> None:
+    play = played()
+    world = OracleWorld(make_env(TURN, ENV), spec(TURN, ENV), torch.device("cpu"), play)
+    found = list(world.played((1, 5), [2] * 4, seed=(0, 1)))
+    assert found[0][0].shape == (3, 16, 16)
+    assert [f.tobytes() for f, _, _ in found] == [f.tobytes() for f, _, _ in world.played((1, 5), [2] * 4, seed=(0, 1))]
+    built = make_env(TURN, ENV)
+    built.reset(seed=1)
+    for action in play.actions[1, :5]:
+        built.step(int(action))
+    built.unwrapped.np_random = np.random.default_rng([0, 1])
+    for frame, reward, ended in found:
+        true, gained, terminated, _, _ = built.step(2)
+        assert np.array_equal(frame.transpose(1, 2, 0), true)
+        assert (reward, ended) == (gained, terminated)
+    assert len(list(world.played((0, 10), [0] * 5000, seed=(0,)))) == 2015 - 10  # up to the limit of steps
+
+
+@pytest.mark.parametrize("spec", [ActionSpec.discrete(3), ActionSpec.columns((2, 5, 4)), ActionSpec.continuous((-1.0, 0.0), (1.0, 4.0))])
+def test_the_no_op_is_the_first_fixed_action(spec: ActionSpec) -> None:
+    first = next(iter(fixed_actions(spec).values()))
+    assert first.reshape(-1).tolist() == list(spec.neutral)
+
+
+def test_the_length_is_refused_without_the_metric() -> None:
+    with pytest.raises(UserError, match=r"evaluation\.hold_frames: it has no effect with metrics that leave out idle_decay"):
+        plan_study("sampling_steps", ["scale=tiny", "evaluation.hold_frames=5"])
