@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.chart import RC, REFERENCE, Chart, fitted, keep, level, shared_legend
@@ -46,12 +47,12 @@ def survival_figure(panels: Sequence[HeldPanel], looks: Looks) -> Chart:
                 t, look = np.arange(len(of.share)), looks[name]
                 every = max(1, len(t) // 8)
                 upper.step(t, of.share, where="post", label=look.label(name), markevery=every, **look.line)
-                upper.fill_between(t, of.low, of.high, step="post", alpha=0.12, linewidth=0, color=look.color)
+                upper.fill_between(t, of.low, of.high, step="post", alpha=0.07, linewidth=0, color=look.color)
                 keep(upper, panel.title, name, t=t, value=of.share, low=of.low, high=of.high)
             if panel.game is not None:
                 t = np.arange(len(panel.game.share))
                 upper.step(t, panel.game.share, where="post", color=REFERENCE, linestyle="--", linewidth=1.0, label="the game itself")
-                keep(upper, panel.title, "the game itself", t=t, value=panel.game.share, low=panel.game.low, high=panel.game.high)
+                keep(upper, panel.title, "the game itself", t=t, value=panel.game.share)
             if panel.train_shares is not None:
                 shares = np.asarray(panel.train_shares)
                 upper.plot(
@@ -65,6 +66,8 @@ def survival_figure(panels: Sequence[HeldPanel], looks: Looks) -> Chart:
             level(lower, f"{panel.title}: motion", 1.0, "as the game")
             upper.set(title=fitted(panel.title, 3.4), ylim=(-0.03, 1.03))
             lower.set(xlabel="t (frames)", yscale="log")
+            lower.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            lower.yaxis.set_minor_formatter(NullFormatter())
         axes[0, 0].set_ylabel("share not collapsed")
         axes[1, 0].set_ylabel("motion, imagined / true")
         shared_legend(figure)
