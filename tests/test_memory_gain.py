@@ -9,6 +9,7 @@ import pytest
 import torch
 from stand_ins import StandIn
 from test_evaluation import CONFIG, SETTINGS, numbers
+from test_report import finish
 
 from diamond_bench.config import EnvConfig
 from diamond_bench.data.static import EpisodeSet
@@ -18,8 +19,11 @@ from diamond_bench.envs.sights import Gaps, find_gaps
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.metrics.memory_gain import BINS, cell_errors, gains
-from diamond_bench.studies.plan import plan_study
+from diamond_bench.metrics.memory_gain import BINS, METRIC, cell_errors, gains
+from diamond_bench.report.gap_figures import gap_figures
+from diamond_bench.results.table import collect
+from diamond_bench.store.artifacts import Store
+from diamond_bench.studies.plan import load_plans, plan_study, save_plan
 from diamond_bench.worlds.contract import Draw, WorldModel
 from diamond_bench.worlds.families import open_world
 from diamond_bench.worlds.oracle import Oracle
@@ -225,3 +229,21 @@ def test_errors_of_cells_by_hand() -> None:
     found = cell_errors(shown, np.broadcast_to(true, shown.shape), grey)
     assert found == pytest.approx([0, 1, 0.5, 2, 0, 4 / 3, 0, 4 / 3, 4 / 3])
     assert found[5:].mean() == pytest.approx(1.0), "a colour drawn at random is as wrong as grey"
+
+
+def test_the_figure_draws_each_gain_at_its_gap(tmp_path: Path) -> None:
+    plan, store = plan_study("memory", ["scale=tiny", "seeds=2"]), Store(tmp_path, say=lambda text: None)
+    evaluations = {point.jobs["evaluation"]: point for point in plan.points}
+    for ref, job_spec in plan.jobs.items():
+        point = evaluations.get(ref)
+        past = 0 if point is None else point.axes["L"]
+        finish(store, job_spec, scores={f"memory_gain_{name}": 0.1 * past + point.seed for name in BINS[1:]} if point else {})
+    (offered,) = gap_figures(METRIC.figures[0], save_plan(plan, store.root), collect(load_plans(store.root)[0], store))
+    drawn = offered.draw()
+    assert drawn is not None
+    assert "64 stands for gaps of 33 or more" in drawn.caption
+    lines = {str(line.get_label()): line for line in drawn.figure.axes[0].get_lines()}
+    for label, gain in (("stacked, L=8", 1.3), ("stacked, L=1 (baseline)", 0.6)):
+        assert lines[label].get_xdata().tolist() == [4, 8, 16, 32, 64]
+        assert lines[label].get_ydata() == pytest.approx([gain] * 5)
+    assert set(lines["best guess without memory"].get_ydata()) == {0.0}
