@@ -73,7 +73,7 @@ class _Truth:
         info = load_info(dataset)
         sights = read_sights(str(info.content["game"]), load_ram(dataset, "heldout"))
         self.starts, lengths = (values.cpu().numpy() for values in (episodes.starts, episodes.lengths))
-        self.gaps, self.kinds = find_gaps(sights.things, lengths.tolist()), sights.kinds
+        self.gaps, self.kinds = find_gaps(sights.things, lengths.tolist()), sights.kinds.astype(np.int8)
         self.guesses = sights.guesses
         self.actions = info.spec.actions.sizes[0]
 
