@@ -40,8 +40,9 @@ class Agent:
     """Plays a game, and imagines it if it has a world model (paper section 3)."""
 
     world_model: TrainedWorld | None
-    """None, like reward_end, if the agent is model-free."""
+    """None if the agent is model-free."""
     reward_end: RewardEndModel | None
+    """None if the agent is model-free, or if the world model predicts rewards and ends itself."""
     actor_critic: ActorCritic
     description: AgentDescription
 
@@ -66,7 +67,8 @@ def build_agent(description: AgentDescription, precision: Precision = "fp32", de
     if not d.model_free:
         spec = WorldSpec(FrameSpec.square(d.frame_size), ActionSpec.discrete(d.num_actions))
         world_model = build_world_model(d, spec, precision, device)
-        reward_end = RewardEndModel(d.reward_end, d.num_actions, d.frame_size, precision=precision).to(device)
+        if not (world_model.spec.rewards and world_model.spec.ends):
+            reward_end = RewardEndModel(d.reward_end, d.num_actions, d.frame_size, precision=precision).to(device)
     actor_critic = ActorCritic(d.actor_critic, d.num_actions, d.frame_size, precision=precision).to(device)
     if torch.device(device).type == "cpu":  # narrow networks then train in about three quarters of the time
         for network in (reward_end, actor_critic):

@@ -190,7 +190,7 @@ def test_a_study_trains_it_once_for_each_of_its_settings(page: ModuleType, tmp_p
         ("a: {family: regression}", ("training.num_autoregressive_steps=2",), ["num_autoregressive_steps", "has no effect"]),
         ("a: {family: regression}", ("execution.precision=bf16",), ["execution.precision", "has no effect"]),
         ("a: {family: regression, family.chanels: 3}", (), ["family.chanels", "channels"]),
-        ("a: {family: regression}", ("evaluation.world_model=train_agent/0",), ["family=regression", "evaluation.world_model"]),
+        ("a: {family: regression}", ("evaluation.world_model=train_agent/0",), ["evaluation.world_model", "no agent"]),
     ],
 )
 def test_what_it_cannot_do_or_does_not_read_is_refused_at_planning(
@@ -216,9 +216,11 @@ def test_a_family_that_needs_more_frames_than_there_are_is_refused(page: ModuleT
         plan_study(study(tmp_path, "a: {family: regression}"), list(TINY))
 
 
-def test_agents_do_not_learn_in_it_yet(page: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="family=regression: agents cannot learn in it yet"):
-        plan_study(study(tmp_path, "a: {family: regression}", protocol="agent"), ["scale=tiny"])
+def test_agents_of_it_are_planned(page: ModuleType, tmp_path: Path) -> None:
+    plan = plan_study(study(tmp_path, "a: {family: regression, family.channels: 4}", protocol="agent"), ["scale=tiny"])
+    trainings = [of.config for ref, of in plan.jobs.items() if ref.kind == "train_agent"]
+    assert [config.family for config in trainings] == [page.Regression(channels=4)] * 2
+    assert all(config.trains_world_model and config.trains_reward_end for config in trainings)
 
 
 def test_the_api_finds_the_training_behind_an_evaluation_of_it(page: ModuleType, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ class WorldFamily:
     """The settings in `studies.families.OPTIONAL` that a trained family uses. Other settings are refused, and enter no identity."""
     estimates: bool = False
     """Whether its models estimate the clean next frame at a noise level of `objective` (`worlds.contract.Estimating`)."""
+    outcomes: bool = False
+    """Whether its models predict rewards and ends, in games that have them. If not, agents train a separate reward/end model."""
     two_stages: bool = False
     """Whether its sampler has two stages (`CascadeSampler`)."""
     check: Callable[[Any, Any, str], None] = _no_check

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from diamond_bench.config import world_family
 from diamond_bench.costs import ADAM, MAX_ACTIONS, STORED_PIXEL_BYTES, frames_of
 from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
@@ -41,11 +42,9 @@ def updates(config: TrainAgent) -> Updates:
         whole, rest = divmod(agent.budget, agent.steps_per_epoch)
         rollout = config.actor_critic.steps_per_update
         return Updates(0, 0, whole * -(-agent.steps_per_epoch // rollout) + -(-rest // rollout))
-    if config.family is not None:
-        return Updates(0, 0, agent.first_actor_critic_updates + later * agent.actor_critic_updates)
     return Updates(
-        agent.first_denoiser_updates + later * agent.denoiser_updates,
-        agent.first_reward_end_updates + later * agent.reward_end_updates,
+        (agent.first_denoiser_updates + later * agent.denoiser_updates) * config.trains_world_model,
+        (agent.first_reward_end_updates + later * agent.reward_end_updates) * config.trains_reward_end,
         agent.first_actor_critic_updates + later * agent.actor_critic_updates,
     )
 
@@ -59,11 +58,10 @@ def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
     imagined = frame_flops(config.family or config, config.sampler, frames)
-    if config.family is not None:
-        return (imagined + 3.0 * policy) * steps * count.actor_critic
-    signals = reward_end_cost(config.reward_end, MAX_ACTIONS, frames).flops
+    signals = reward_end_cost(config.reward_end, MAX_ACTIONS, frames).flops if config.trains_reward_end else 0.0
+    learned = update_flops(config, frames) * count.denoiser if config.trains_world_model else 0.0
     return (
-        update_flops(config, frames) * count.denoiser
+        learned
         + 3.0 * signals * (config.reward_end.segment_length - 1) * config.reward_end.batch_size * count.reward_end
         + (imagined + signals + 3.0 * policy) * steps * count.actor_critic
     )
@@ -73,15 +71,17 @@ def _disk(config: TrainAgent, inputs: Inputs) -> float:
     """A finished run: its agent, two checkpoints of networks, optimisers and start segments, and the replay."""
     frames = frames_of(config)
     weights, ring = actor_critic_cost(config.actor_critic, MAX_ACTIONS, frames).parameters, 0.0
-    if not config.agent.model_free and config.family is None:
-        weights += parameters(config) + reward_end_cost(config.reward_end, MAX_ACTIONS, frames).parameters
+    if config.trains_world_model:
+        weights += parameters(config)
+    if config.trains_reward_end:
+        weights += reward_end_cost(config.reward_end, MAX_ACTIONS, frames).parameters
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
     return 4.0 * weights * (1 + 2 * ADAM) + 2 * ring + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES
 
 
 def _arithmetic(config: TrainAgent, inputs: Inputs) -> Arithmetic:
     """The arithmetic of the world model. If no world model is trained, that of the policy, whose speed says nothing about other agents."""
-    if config.family is None:
+    if config.family is None or config.trains_world_model:
         return arithmetic(config, config.execution)
     channels, execution = config.actor_critic.channels, config.execution
     return Arithmetic(f"the policy in {config.family.name}", sum(channels) / len(channels), execution.precision, execution.device)
@@ -90,7 +90,7 @@ def _arithmetic(config: TrainAgent, inputs: Inputs) -> Arithmetic:
 def _fixed_seconds(config: TrainAgent, device: str) -> float:
     """Includes the time of true dynamics, which take no FLOP."""
     trained = config.actor_critic
-    steps = trained.steps_per_update * trained.batch_size * updates(config).actor_critic if config.family is not None else 0
+    steps = trained.steps_per_update * trained.batch_size * updates(config).actor_critic * (not world_family(config.family).trained)
     return 12.0 + steps / _TRUE_STEPS_PER_SECOND
 
 

@@ -99,7 +99,8 @@ def sample_segments(
     episodes: EpisodeSet, batch_size: int, length: int, generator: torch.Generator, weighting: Weighting = "length"
 ) -> Segments:
     """Draws `batch_size` segments of `length` frames, independently and with replacement (`segment_places`), and reads them."""
-    return read_segments(episodes, segment_places(episodes, batch_size, length, generator, weighting))
+    places = segment_places(episodes, batch_size, length, generator, weighting)
+    return with_outcomes(read_segments(episodes, places), episodes.rewards, episodes.terminations, places)
 
 
 def segment_places(episodes: Layout, count: int, length: int, generator: torch.Generator, weighting: Weighting = "length") -> Tensor:

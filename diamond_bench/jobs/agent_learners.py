@@ -38,8 +38,9 @@ def describe(config: TrainAgent) -> AgentDescription:
         actor_critic=config.actor_critic,
         num_actions=num_actions(config.game),
         frame_size=config.env.frame_size,
-        model_free=config.agent.model_free or config.family is not None,  # nothing is stored for a family that is not trained
+        model_free=not config.trains_world_model,  # nothing is stored for a family that is not trained
         game=config.game,
+        family=config.family if config.trains_world_model else None,
     )
 
 
@@ -67,17 +68,19 @@ class Learners:
         self._imagination: ImaginationEnv | None = None
         self._carry: Carry | None = None
         self._draw = sampled(generator)
-        if config.family is not None:
+        num_frames = max(config.conditioning.num_frames, config.actor_critic.start_frames)
+        if config.family is not None and not config.trains_world_model:
             played = RecordedReplay(config.game, config.env, config.seed, replay)
             self.world = open_world(config.family, spec(config.game, config.env), device, played)
-        if self.agent.world_model is not None and self.agent.reward_end is not None:
+        if self.agent.world_model is not None:
             trained = self.agent.world_model.bound(config.sampler)
+            num_frames = max(trained.context, config.actor_critic.start_frames)
             self.world, self._trainables = trained, tuple(trained.trainables(config.training))
             for trainable in self._trainables:
                 self._learners[trainable.name] = Learner(trainable.network, config.training, fused, recorded)
+        if self.agent.reward_end is not None:
             self._learners["reward_end"] = Learner(self.agent.reward_end, config.reward_end, fused, recorded)
         if self.world is not None:
-            num_frames = max(config.conditioning.num_frames, config.actor_critic.start_frames)
             self._imagination = ImaginationEnv(
                 self.world,
                 self.agent.reward_end,
@@ -116,7 +119,7 @@ class Learners:
         return {trainable.name: self._update(trainable) for trainable in self._trainables}
 
     def _update(self, trainable: Trainable) -> dict[str, Tensor]:
-        batch_size, length = self.config.training.batch_size, trainable.segment_length
+        batch_size, length = trainable.batch_size or self.config.training.batch_size, trainable.segment_length
         segments = sample_segments(self.replay.episodes, batch_size, length, self.generator, "recency")
 
         def loss_of(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

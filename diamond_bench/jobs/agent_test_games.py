@@ -42,9 +42,10 @@ def test_games(
         sink=seen,
     )
     found = {"return": float(np.mean([game.score for game in games])), "length": float(np.mean([game.length for game in games]))}
-    if learners.world is not None and learners.agent.reward_end is not None:
-        settings = config.reward_end
+    settings = config.reward_end
+    if learners.agent.reward_end is not None:
         found |= reward_end_quality(learners.agent.reward_end, seen.episodes, settings.segment_length, settings.batch_size)
+    if learners.world is not None and config.trains_world_model:
         horizon = settings.segment_length - learners.world.context  # the same for every imagination horizon
         drift = drift_quality(learners.world, seen.episodes, horizon, device, seed=config.seed)
         found |= {} if drift is None else {"drift": drift}

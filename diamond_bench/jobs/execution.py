@@ -60,7 +60,7 @@ def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: st
 
 def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = None) -> Execution:
     """`resolve` for the training of an agent. Without a world model to train, nothing is compiled or recorded."""
-    if config.agent.model_free or config.family is not None:
+    if not config.trains_world_model:
         return Execution()
     return resolve(config.execution, device, agent_work(config), begun)
 
@@ -90,9 +90,10 @@ def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Ag
     imagined, settings = config.actor_critic.batch_size, config.reward_end
     burnt_in = imagined * (max(config.conditioning.num_frames, config.actor_critic.start_frames) - 1)
     apply(execution, {agent.actor_critic: {imagined, burnt_in} - {0}})
-    if agent.world_model is None or agent.reward_end is None:
+    if agent.reward_end is not None:
+        apply(execution, {agent.reward_end: {imagined, settings.batch_size * (settings.segment_length - 1)}})
+    if agent.world_model is None:
         return agent
-    apply(execution, {agent.reward_end: {imagined, settings.batch_size * (settings.segment_length - 1)}})
     sizes = execution.sampled_sizes(imagined) | {config.training.batch_size}
     apply(execution, dict.fromkeys(agent.world_model.compilable, sizes))
     return replace(agent, world_model=agent.world_model.in_streams(execution.sampling_streams))

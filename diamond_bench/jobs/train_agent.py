@@ -132,8 +132,8 @@ class _Training:
             self.means.add("collect", **_of_game(game, self.device))
 
     def num_updates(self) -> tuple[int, int, int]:
-        """Updates of world model, reward/end model and policy in this epoch. A model-free policy learns during play. A family of world
-        models that is not trained has only updates of the policy."""
+        """Updates of world model, reward/end model and policy in this epoch. A model-free policy learns during play. Networks that the
+        agent does not train have none."""
         agent = self.config.agent
         if agent.model_free:
             return 0, 0, 0
@@ -141,7 +141,7 @@ class _Training:
             asked = agent.first_denoiser_updates, agent.first_reward_end_updates, agent.first_actor_critic_updates
         else:
             asked = agent.denoiser_updates, agent.reward_end_updates, agent.actor_critic_updates
-        return asked if self.config.family is None else (0, 0, asked[2])
+        return asked[0] * self.config.trains_world_model, asked[1] * self.config.trains_reward_end, asked[2]
 
     def update(self, network: str) -> Callable[[int], None]:
         """One update of a network. Its scalars enter the epoch's means."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diamond_bench.config import ActorCriticConfig, ConditioningConfig, NetworkConfig, Objective, RewardEndConfig
+from diamond_bench.config import ActorCriticConfig, ConditioningConfig, NetworkConfig, Objective, RewardEndConfig, WorldSettings
 
 
 @dataclass(frozen=True)
@@ -19,3 +19,5 @@ class AgentDescription:
     model_free: bool
     """An actor-critic alone, without a world model."""
     game: str
+    family: WorldSettings | None = None
+    """The family of its world model. None is diamond, or no world model at all."""

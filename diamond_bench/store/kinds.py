@@ -146,7 +146,17 @@ class TrainAgent:
     agent: AgentConfig = AgentConfig()
     execution: ExecutionConfig = ExecutionConfig()
     family: WorldSettings | None = None
-    """A family that is not trained, in which the policy learns. None trains a world model."""
+    """The family of the world model in which the policy learns. None is diamond."""
+
+    @property
+    def trains_world_model(self) -> bool:
+        """Whether a world model is trained."""
+        return not self.agent.model_free and world_family(self.family).trained
+
+    @property
+    def trains_reward_end(self) -> bool:
+        """Whether a separate model of rewards and ends is trained."""
+        return self.trains_world_model and not world_family(self.family).outcomes
 
 
 @dataclass(frozen=True)

@@ -201,11 +201,26 @@ def with_agents(config: RunConfig, store: Store) -> RunConfig:
         return _with_imported(config, store, config.evaluation.world_model)
     if config.evaluation.world_model is not None:
         agent = _fitting(config, store, "evaluation.world_model", config.evaluation.world_model)
-        trained = store.spec(agent).config
+        config = _of_the_agent_s_family(replace(config, evaluation=replace(config.evaluation, world_model=str(agent))), store, agent)
+    return config
+
+
+def _of_the_agent_s_family(config: RunConfig, store: Store, agent: JobRef) -> RunConfig:
+    """The config with the settings of the family of the agent's world model. Raises UserError if the run's family is another trained one,
+    or the sampler does not fit."""
+    trained, key = store.spec(agent).config, f"evaluation.world_model={agent}"
+    if not world_family(config.family).trained:
+        return config
+    settings = trained.family if isinstance(trained, TrainAgent) and trained.trains_world_model else None
+    if settings is None:
+        if config.family is not None:
+            raise UserError(f"{key}: its world model is of family=diamond; leave family={config.family.name} out")
         if isinstance(trained, TrainAgent):
             check_sampler(config.sampler, trained.objective)
-        config = replace(config, evaluation=replace(config.evaluation, world_model=str(agent)))
-    return config
+        return config
+    if config.family is None or config.family.name != settings.name:
+        raise UserError(f"{key}: its world model is of family={settings.name}; add family={settings.name}")
+    return replace(config, family=settings)
 
 
 def _with_imported(config: RunConfig, store: Store, name: str) -> RunConfig:

@@ -31,10 +31,15 @@ _UNTRAINED = {
 }
 """Settings that no untrained family uses, by protocol. An agent's start segments still have `conditioning.num_frames` frames."""
 
+_OUTCOMES = ("reward_end", "agent.first_reward_end_updates", "agent.reward_end_updates")
+"""Settings of the separate model of rewards and ends, which an agent has unless its world model predicts them."""
+
 
 def _unread(settings: WorldSettings | None, protocol: str) -> tuple[str, ...]:
     family = world_family(settings)
-    return tuple(key for key in OPTIONAL if key not in family.reads) if family.trained else _UNTRAINED[protocol]
+    if not family.trained:
+        return _UNTRAINED[protocol]
+    return (*(key for key in OPTIONAL if key not in family.reads), *(_OUTCOMES if family.outcomes and protocol == "agent" else ()))
 
 
 def reads(settings: WorldSettings | None, key: str, protocol: str) -> bool:
@@ -74,15 +79,7 @@ def of_family(config: RunConfig, protocol: str) -> RunConfig:
     """The config with neutral values for everything that its family does not use. Raises UserError if the family refuses the run."""
     if config.family is None:
         return config
-    family, name = world_family(config.family), config.family.name
-    if family.trained and protocol == "agent":
-        raise UserError(f"family={name}: agents cannot learn in it yet, only in family=diamond and family=oracle")
-    if family.trained and config.evaluation.world_model is not None and not is_imported(config.evaluation.world_model):
-        raise UserError(
-            f"family={name}: the agent of evaluation.world_model has a world model of family=diamond; leave one of the two out, or name an "
-            "imported world model as import_world_model/ID"
-        )
-    family.check(config.family, config, protocol)
+    world_family(config.family).check(config.family, config, protocol)
     for key in _unread(config.family, protocol):
         config = _reset(config, key)
     return config

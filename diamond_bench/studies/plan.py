@@ -78,8 +78,8 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
         for game in _games(study, config):
             special = agents.per_game(game) if study.protocol == "agent" else {}
             on_game = run_config({"scale": scale, **chosen}, {**special, **settings}) if special else config
-            on_game = of_family(replace(on_game, game=game, seed=max(study.seeds)), study.protocol)
-            on_game = agents.with_agents(on_game, store)
+            on_game = agents.with_agents(replace(on_game, game=game, seed=max(study.seeds)), store)
+            on_game = of_family(on_game, study.protocol)
             check_read(unread.of_variant(settings, on_game), on_game)
             check_run(on_game, study.protocol)
             _check_dataset(on_game.data)

@@ -88,5 +88,6 @@ FAMILY = WorldFamily(
     cost=_cost,
     update_flops=_update_flops,
     context=_context,
+    outcomes=True,
     check=_check,
 )
