@@ -217,6 +217,9 @@ def test_the_tokenizer_s_loss_and_its_straight_through_gradient() -> None:
     shown = tokenizer.decode(tokens)
     torch.testing.assert_close(terms["reconstruction"], (shown - frames).abs().mean().detach())
     torch.testing.assert_close(loss, sum(terms.values()))
+    squaring = VqTokenizer(replace(TOKENS.tokenizer, reconstruction="squared"), FrameSpec.square(16))
+    squaring.load_state_dict(tokenizer.state_dict())
+    torch.testing.assert_close(squaring.loss(frames)[1]["reconstruction"], (shown - frames).square().mean().detach())
     (straight,) = torch.autograd.grad(tokenizer.loss(frames)[0] - 2 * gap, [tokenizer.before.weight])
     assert straight.abs().max() > 0, "the reconstruction alone moves the encoder"
 

@@ -32,7 +32,7 @@ class VqTokenizer(nn.Module):
 
     def __init__(self, config: TokenizerConfig, frames: FrameSpec) -> None:
         super().__init__()
-        heights = level_heights(config, frames)
+        heights, self._reconstruction = level_heights(config, frames), config.reconstruction
         self.grid = heights[-1], frames.width >> (config.levels - 1)
         c, z = config.channels, config.latent_channels
         attended = [height in config.attention for height in heights]
@@ -80,14 +80,15 @@ class VqTokenizer(nn.Module):
         return shown
 
     def loss(self, frames: Tensor, perceptual: Perceptual | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the terms, and the terms: mean absolute error, the distances of codes to latents and of latents to codes, and the
-        perceptual distance if there is one, all with weight 1. The gradient passes the quantisation straight through."""
+        """The sum of the terms, and the terms: the mean absolute or squared error, the distances of codes to latents and of latents to
+        codes, and the perceptual distance if there is one, all with weight 1. The gradient passes the quantisation straight through."""
         latents, tokens = self.encode(frames)
         quantized = self.codes(tokens)
         codebook = F.mse_loss(quantized, latents.detach())
         commitment = F.mse_loss(latents, quantized.detach())
         shown = self._decode(latents + (quantized - latents).detach())
-        terms = {"reconstruction": F.l1_loss(shown, frames), "codebook": codebook, "commitment": commitment}
+        error = F.l1_loss if self._reconstruction == "absolute" else F.mse_loss
+        terms = {"reconstruction": error(shown, frames), "codebook": codebook, "commitment": commitment}
         if perceptual is not None:
             terms["perceptual"] = perceptual(shown, frames).mean()
         return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}

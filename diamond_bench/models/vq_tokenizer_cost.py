@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from diamond_bench.config.fields import setting
 from diamond_bench.models.cost import Cost, attention, convolution, embedding, norm, total
@@ -32,6 +33,9 @@ class TokenizerConfig:
     """Length of a code."""
     codes: int = setting(512, minimum=2)
     """Number of codes."""
+    reconstruction: Literal["absolute", "squared"] = setting("absolute")
+    """The error of a reconstruction: absolute (IRIS) or squared. The least absolute error of a pixel that rarely changes is that of the
+    background, so small objects can be lost without LPIPS."""
     perceptual: bool = setting(True)
     """Whether the loss contains LPIPS (VGG16), as in IRIS. Its weights must be there, and LPIPS is then no independent metric."""
     batch_size: int = setting(256, minimum=1)
