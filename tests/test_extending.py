@@ -22,7 +22,7 @@ SMALLER = ("network.depths=[1,1]", "network.channels=[8,8]", "network.attention=
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     for folder in ("diamond_bench", "analysis", "paper_figures", "experiments", "docs/hooks"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, copy / folder)  # bytecode too: its files keep their times, so that no process compiles them again
     for place, text in BLOCKS:
         name, _, registry = place.partition(": ")
         file = copy / name

@@ -291,7 +291,7 @@ def test_workers_stuck_in_a_job_do_not_outlive_a_killed_parent(store: Store, tmp
 
 def test_ctrl_c_saves_and_the_same_command_resumes(store: Store, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    with sweeping(store, 3, ledger=str(ledger), pause=0.15) as process:
+    with sweeping(store, 3, ledger=str(ledger), pause=0.3) as process:
         until(lambda: len({step.split()[0] for step in steps(ledger)}) == 2)  # both workers are in their jobs
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
