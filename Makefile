@@ -8,7 +8,7 @@ help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 install: ## create .venv with the package in editable mode and all development tools
-	python3 -m venv .venv && $(BIN)/pip install -e '.[dev]'
+	python3 -m venv .venv && $(BIN)/pip install --no-compile -e '.[dev]'
 
 check: ## run ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,11 +1,14 @@
 """What all tests share: one thread, the built wheel in a clean environment, and stores in which jobs ran at test scale."""
 
+import compileall
 import contextlib
 import gc
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -40,6 +43,19 @@ _LONG = (
 )
 _MANY = 50
 """Tests of a run from which on importing those early pays off."""
+
+
+_NOT_COMPILED = re.compile(
+    "site-packages/(fontTools|mypyc?|narwhals|networkx|pip|playwright|setuptools|statsmodels|torch/(_inductor|testing)|.*/tests?)/"
+)
+"""Packages of which the tests import little or nothing."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles the installed packages on all cores before the processes of pytest-xdist start, where pip did not (`--no-compile`)."""
+    torch = importlib.util.find_spec("torch")
+    if config.getoption("numprocesses", None) and torch is not None and torch.cached is not None and not Path(torch.cached).exists():
+        compileall.compile_dir(sysconfig.get_path("purelib"), rx=_NOT_COMPILED, quiet=2, workers=0)
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

@@ -100,6 +100,7 @@ def test_the_cells_of_a_table_name_their_columns() -> None:
     assert wide.startswith("<table data-labelled>")
 
 
+@pytest.mark.timeout(1200)  # it waits for the shared store
 def test_the_notebook_runs(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIAMOND_BENCH_OUTPUTS", str(tiny_store))
     names: dict[str, Any] = {}
