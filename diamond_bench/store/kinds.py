@@ -269,15 +269,13 @@ class Kind:
     optional: tuple[str, ...] = ()
     """Names of artifacts it uses if they are given."""
     keeps_checkpoint: bool = False
-    """Whether a done job keeps its checkpoint/ until `gc`. A training's checkpoint contains the optimiser; those of other kinds are
-    useless."""
+    """Whether a done job keeps its checkpoint/ until `gc`. Only that of a training is of use: it contains the optimiser."""
     cost: str = "diamond_bench.store.cost:NOTHING"
     """ "module:object", a `JobCost` without torch: work, disk, speed, and how often the job saves. Used by planning and launching."""
     unit: str = "steps"
     """The unit of its progress, for the throughput that a sweep shows. Empty if the progress counts no work, such as thousandths."""
     resources: Resources = Resources()
-    """The resources that its jobs request from a cluster in place of the profile's general values. The profile's own group for the kind
-    takes precedence."""
+    """What its jobs request from a cluster, unless the profile has a group for the kind. It replaces the profile's general values."""
 
     def needs(self, config: Any) -> tuple[str, ...]:
         """Names of the artifacts that a job with this config needs."""
