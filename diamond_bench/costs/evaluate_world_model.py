@@ -39,8 +39,9 @@ def _imagined(config: EvaluateWorldModel, inputs: Inputs) -> int:
     evaluation, windows = config.evaluation, _num_windows(config, inputs)
     forks = windows * evaluation.num_samples if measures(evaluation.metrics, "forks") else 0
     altered = evaluation.num_trajectories * ALTERED_FRAMES if measures(evaluation.metrics, "altered") else 0
+    outcomes = 2 * evaluation.num_trajectories * evaluation.horizon if measures(evaluation.metrics, "outcomes") else 0
     held = 2 * evaluation.num_sample_starts * held_frames(evaluation) if measures(evaluation.metrics, "held") else 0
-    return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks + altered + held
+    return evaluation.num_trajectories * evaluation.horizon + windows + sampled_frames(evaluation) + forks + altered + held + outcomes
 
 
 def _num_windows(config: EvaluateWorldModel, inputs: Inputs) -> int:

@@ -19,6 +19,7 @@ from analysis.media import side_by_side, write_video
 from diamond_bench.data.references import Windows, every_few, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.evaluation.given import given_frames, starts_of
+from diamond_bench.evaluation.outcomes import OutcomeModel
 from diamond_bench.evaluation.play import KEPT_FILES, Frames, Imagined, kept_in
 from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.evaluation_parts import (
@@ -31,13 +32,14 @@ from diamond_bench.jobs.evaluation_parts import (
     forks_part,
     kind_batches,
     one_step_part,
+    outcomes_part,
     rollout_part,
     samples_part,
 )
 from diamond_bench.jobs.execution import facts_of
 from diamond_bench.jobs.held_actions import HeldPlay, playable
 from diamond_bench.jobs.imagination_prices import known_prices, prices, speed
-from diamond_bench.jobs.loaded_world import executed_world, loaded_world
+from diamond_bench.jobs.loaded_world import executed_world, loaded_world, reward_end_model
 from diamond_bench.jobs.memory import reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
 from diamond_bench.metrics import measured
@@ -50,7 +52,7 @@ from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.training.checkpoint import arithmetic_name
 
 _VIDEO_FRAMES = 300
-_RUNS_THE_MODEL: tuple[Play, ...] = ("estimates", "held")
+_RUNS_THE_MODEL: tuple[Play, ...] = ("estimates", "held", "outcomes")
 """Kinds of play that are never read or given."""
 
 
@@ -71,19 +73,20 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     altered = _joined([altered_part(work, rows) for rows in batches["altered"]])
     estimated = _joined([estimates_part(work, rows) for rows in batches["estimates"]])
     held = work.held.measured(work.measure, work.parts) if work.held is not None else {}
+    outcomes = _joined([outcomes_part(work, rows) for rows in batches["outcomes"]])
     fixed = fixed_actions_part(work) if settings.fixed_actions else {}
 
     kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked, "altered": altered}
     frames = {kind: arrays.pop("frames") for kind, arrays in kept.items() if "frames" in arrays}
     seconds, imagined = float(rolled["seconds"].sum()), settings.num_trajectories * settings.horizon
     constants = {name: values for meter in work.meters for name, values in meter.constants.items()}
-    of_kinds = (rolled, _by_shown(baselines), ahead, sampled, forked, altered, estimated, held)
+    of_kinds = (rolled, _by_shown(baselines), ahead, sampled, forked, altered, estimated, held, outcomes)
     rows = _rows(work, Measured(settings, context.inputs, *of_kinds, constants))
     imagining = work.world if isinstance(work.frames["rollouts"], Imagined) else None
     rows += known_prices(work.twin) if imagining is None else prices(imagining, imagined, seconds, device)
 
     context.check_owner()
-    others = (("altered", altered), ("estimates", estimated), ("held", held), ("held", constants))
+    others = (("altered", altered), ("estimates", estimated), ("held", held), ("held", constants), ("outcomes", outcomes))
     extra = {f"{kind}_{name}": values for kind, of in others for name, values in of.items()}
     save_arrays(context.folder / "arrays.npz", _arrays(work, rolled, baselines, sampled, forked) | extra)
     kept_frames = _keep_frames(work, frames, context.folder)
@@ -170,7 +173,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
     actions, opened = described.spec.actions, list(meters.values())
-    windows = (references, one_step, estimated, forks, held)
+    outcomes = None if world is None or "outcomes" not in there else OutcomeModel(world, reward_end_model(config, context, device))
+    windows = (references, one_step, estimated, forks, held, outcomes)
     work = Work(config, parts, world, twin, {**frames, **kept}, batches, metrics, opened, *windows, actions)
     facts = {
         "references": settings.num_trajectories,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -12,6 +12,7 @@ from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows
 from diamond_bench.evaluation.estimates import estimates
 from diamond_bench.evaluation.fixed_actions import as_arrays, fixed_actions, imagine_fixed
+from diamond_bench.evaluation.outcomes import OutcomeModel
 from diamond_bench.evaluation.play import Frames
 from diamond_bench.jobs.held_actions import HeldPlay
 from diamond_bench.jobs.parts import Arrays, Parts
@@ -67,6 +68,8 @@ class Work:
     """Present if a metric measures forks."""
     held: HeldPlay | None
     """Present if a metric measures held play."""
+    outcomes: OutcomeModel | None
+    """Present if a metric measures predicted rewards and ends."""
     actions: ActionSpec
 
     @property
@@ -82,9 +85,9 @@ class Work:
         return [(seed, stream, i, k) for i in rows for k in range(num_samples)]
 
     def measure(self, batch: Batch) -> Arrays:
-        """The arrays of all metrics. Only metrics that name held play measure it."""
+        """The arrays of all metrics. Held play and outcomes are measured by the metrics that name them."""
         pairs = zip(self.metrics.values(), self.meters, strict=True)
-        asked = [meter for metric, meter in pairs if batch.kind != "held" or batch.kind in metric.play]
+        asked = [meter for metric, meter in pairs if batch.kind not in ("held", "outcomes") or batch.kind in metric.play]
         return {name: values for meter in asked for name, values in meter.measure(batch).items()}
 
     def kept(self, frames: torch.Tensor) -> Arrays:
@@ -106,6 +109,7 @@ def kind_batches(settings: EvaluationConfig, kinds: Collection[Play], one_step: 
         "forks": (forks, starts),
         "altered": (settings.num_trajectories, references),
         "estimates": (estimated, _ESTIMATES_BATCH),
+        "outcomes": (settings.num_trajectories, references),
     }
     return {kind: _batches(*size) if kind in kinds else [] for kind, size in sizes.items()}
 
@@ -114,6 +118,7 @@ def count_ticks(settings: EvaluationConfig, batches: Mapping[Play, Sequence[rang
     """Progress of the whole job: one tick per imagined batch of frames, and those of the metrics."""
     rollouts = sum(settings.horizon + 1 + _metric_ticks(meters, rows) for rows in batches["rollouts"])
     frames: dict[Play, int] = {"samples": settings.sample_horizon, "one_step": 1, "forks": 1, "altered": ALTERED_FRAMES, "estimates": 1}
+    frames["outcomes"] = 2 * settings.horizon
     return rollouts + sum(n * len(batches[kind]) for kind, n in frames.items()) + (settings.horizon if settings.fixed_actions else 0)
 
 
@@ -183,6 +188,20 @@ def estimates_part(work: Work, rows: range) -> Arrays:
         return work.measure(Batch("estimates", frames, play, rows, keys))
 
     return work.parts.get(f"estimates-{rows.start:06d}", "estimating clean frames", 1, compute)
+
+
+def outcomes_part(work: Work, rows: range) -> Arrays:
+    """Measurements of predicted rewards and ends, along the model's own frames and along the true ones."""
+
+    def compute() -> Arrays:
+        assert work.outcomes is not None
+        play, keys = window_batch(work.references, rows, work.settings.horizon), work.keys(ROLLOUT_STREAM, rows)
+        batch = Batch("outcomes", play.frames[:, :0], play, rows, keys)
+        own, forced = (predict(play, keys, work.parts.tick) for predict in (work.outcomes.free_running, work.outcomes.teacher_forced))
+        true = work.measure(replace(batch, predicted=forced, shown="true"))
+        return work.measure(replace(batch, predicted=own)) | {f"true_{name}": values for name, values in true.items()}
+
+    return work.parts.get(f"outcomes-{rows.start:06d}", "predicting rewards and ends", 2 * work.settings.horizon, compute)
 
 
 def one_step_part(work: Work, rows: range) -> Arrays:

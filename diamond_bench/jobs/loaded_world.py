@@ -5,13 +5,14 @@ from typing import cast
 
 import torch
 
-from diamond_bench.agent import DENOISER_FOLDER
+from diamond_bench.agent import DENOISER_FOLDER, load_agent
 from diamond_bench.config import EvaluationConfig, world_family
 from diamond_bench.data.static import EpisodeSet, load_info
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution, apply_to_world_model, resolve, supported_by
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.graphs import Graphed
+from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import IMAGE_CHANNELS
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.studies.agents import AGENT_FOLDER
@@ -33,6 +34,15 @@ def loaded_world(config: EvaluateWorldModel, context: JobContext, heldout: Episo
         return load_world_model(folder, spec.frames, config.execution.precision, device, spec.actions).bound(config.sampler)
     assert config.family is not None
     return open_world(config.family, spec, device, recorded_episodes(dataset, heldout))
+
+
+def reward_end_model(config: EvaluateWorldModel, context: JobContext, device: torch.device) -> RewardEndModel | None:
+    """The reward/end model of the agent whose world model is evaluated. None if the input `world_model` is no agent."""
+    of_agent = context.inputs["world_model"] / AGENT_FOLDER if "world_model" in context.inputs else None
+    if of_agent is None or not of_agent.is_dir():
+        return None
+    found = load_agent(of_agent, config.execution.precision, device).reward_end
+    return None if found is None else found.eval()
 
 
 def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: int, device: torch.device) -> tuple[WorldModel, Execution]:

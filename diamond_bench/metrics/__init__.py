@@ -21,6 +21,7 @@ METRICS: dict[str, str] = {
     "action_sensitivity": "diamond_bench.metrics.action_sensitivity:METRIC",
     "memory_gain": "diamond_bench.metrics.memory_gain:METRIC",
     "idle_decay": "diamond_bench.metrics.idle_decay:METRIC",
+    "outcomes": "diamond_bench.metrics.outcomes:METRIC",
     "modes": "diamond_bench.metrics.modes:METRIC",
     "fid": "diamond_bench.metrics.fid:METRIC",
     "kid": "diamond_bench.metrics.kid:METRIC",

@@ -7,12 +7,13 @@ from typing import Literal
 from diamond_bench.config import EvaluationConfig
 
 Better = Literal["higher", "lower", "near 1", ""]
-Play = Literal["rollouts", "one_step", "samples", "forks", "altered", "estimates", "held"]
+Play = Literal["rollouts", "one_step", "samples", "forks", "altered", "estimates", "held", "outcomes"]
 """The kinds of imagined play. `rollouts`, `one_step` and `samples` are part of every evaluation. The others are imagined only for metrics
 that measure them. `forks` are samples of the next frame at windows with two possible next frames. `altered` are the first ALTERED_FRAMES
 frames of the rollouts with their noise, but under uniformly random actions. `estimates` are no play: they are estimates of a true frame
 from that frame under noise, at ESTIMATE_LEVELS, with the true actions and with one of them replaced. `held` is longer play under a no-op,
-and under one other held action."""
+and under one other held action. `outcomes` are no frames: they are predicted rewards and ends along the references, from the model's own
+frames and from the true ones."""
 ALTERED_FRAMES = 4
 ESTIMATE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise levels of the estimates: sigma, in units of frames in [-1, 1]."""
@@ -91,7 +92,7 @@ class Column:
 class Figure:
     """A figure of a metric in a report."""
 
-    kind: Literal["curve", "objects", "modes", "thresholds", "ranks", "gaps", "survival"]
+    kind: Literal["curve", "objects", "modes", "thresholds", "ranks", "gaps", "survival", "outcomes"]
     """curve: an array (trajectories, t) against t, with the bands and baselines of drift. For the others see report/figures.py."""
     title: str
     stem: str

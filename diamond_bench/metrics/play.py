@@ -122,6 +122,16 @@ class Forks:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """Predicted rewards and ends of n rows at T steps."""
+
+    rewards: Tensor
+    """(n, T, 3), probabilities of the signs -1, 0, +1."""
+    ends: Tensor
+    """(n, T), probability of an end."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch of play that a metric measures."""
 
@@ -139,6 +149,8 @@ class Batch:
     shown: Shown = ""
     tick: Tick = lambda: None
     """To be called after each unit of progress (Meter.ticks)."""
+    predicted: Predicted | None = None
+    """Outcomes: the predictions along the model's own frames, or, if `shown` is true, along the true ones."""
     lengths: NDArray[np.int64] | None = None
     """Held play: the frames of each row before its game ends, (n,). Frames after them are black."""
 
@@ -196,6 +208,8 @@ class Measured:
     held: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """With `lengths` (frames before the game's end) and `idle` (whether the action is the no-op), (n,) each. If the game could be played,
     the arrays of its own play are under `true_`."""
+    outcomes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Arrays of the true frames are under `true_`."""
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """The constants of all meters."""
 

@@ -22,6 +22,7 @@ from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_wo
 from diamond_bench.report.gap_figures import gap_figures
 from diamond_bench.report.looks import baseline_names, variant_looks
 from diamond_bench.report.mode_figures import group_of, means_of_variants, mode_figures, threshold_figures
+from diamond_bench.report.outcome_figures import outcome_figures
 from diamond_bench.report.rank_figures import rank_figures
 from diamond_bench.report.state_figures import draw_states
 from diamond_bench.report.survival_figures import survival_figures
@@ -103,8 +104,8 @@ def study_figures(
         measured = {ref for ref in done if ref.id in _jobs_with(table, shown.column)}
         if shown.kind in ("modes", "gaps"):
             yield from (gap_figures if shown.kind == "gaps" else mode_figures)(shown, plan, table, notes)
-        elif shown.kind == "survival":
-            yield from survival_figures(shown, plan, store, measured, notes)
+        elif shown.kind in ("survival", "outcomes"):
+            yield from (outcome_figures if shown.kind == "outcomes" else survival_figures)(shown, plan, store, measured, notes)
         elif shown.kind in ("thresholds", "ranks"):
             yield from (rank_figures if shown.kind == "ranks" else threshold_figures)(shown, plan, store, measured, notes)
     yield from agent_figures(plan, store, table, done, notes)

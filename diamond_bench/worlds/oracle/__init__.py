@@ -41,6 +41,7 @@ def _check(settings: Oracle, config: RunConfig, protocol: str) -> None:
 FAMILY = WorldFamily(
     about="The true dynamics: the game itself goes on from the state in which the real play was. The ceiling for every world model.",
     open="diamond_bench.worlds.oracle.world:open_world",
+    outcomes=True,
     cost=_cost,
     check=_check,
 )
