@@ -14,6 +14,7 @@ from analysis.curves import Curve, mean_curve, mean_points
 from analysis.figures import DriftPanel, drift_figure, quality_figure, trajectory_figure
 from analysis.looks import crossed_styles
 from analysis.mode_figures import threshold_figure
+from analysis.outcome_figures import outcome_figure
 from analysis.power_figures import power_figure
 from analysis.rank_figures import rank_figure
 from analysis.score_figures import (
@@ -149,6 +150,12 @@ def _survival() -> Chart:
     )
 
 
+def _outcomes() -> Chart:
+    names = [f"{name}_{score}" for name in ("reward_plus", "end") for score in ("precision", "recall", "calibration")]
+    rows = {arm: {name: np.linspace(0.1 * i, 0.9, 10) for i, name in enumerate(names)} for arm in list(LOOKS)[4:7]}
+    return outcome_figure(np.arange(10) * 8 + 4.5, rows, rows, {"reward_plus": "reward +1", "end": "end"}, LOOKS)
+
+
 EXAMPLES: dict[str, Callable[[], Chart]] = {
     "drift": _drift,
     "quality": lambda: quality_figure(points(), labels=METRICS, baselines=dict.fromkeys(METRICS, 12.0), looks=LOOKS),
@@ -163,6 +170,7 @@ EXAMPLES: dict[str, Callable[[], Chart]] = {
     "thresholds": _thresholds,
     "ranks": _ranks,
     "survival": _survival,
+    "outcomes": _outcomes,
     "power": _power,
     "learning": _learning,
     "scores": _scores,

@@ -172,7 +172,7 @@ def test_a_world_that_predicts_no_rewards_is_refused_at_planning() -> None:
     METRIC.check(config)
     METRIC.check(replace(config, family=None, evaluation=replace(OUTCOMES.evaluation, world_model="train_agent/0123456789abcdef")))
     for refused, words in (
-        (replace(config, game="vizdoom/my_way_home", family=Oracle()), "has none"),
+        (replace(config, game="maze/loop", family=Oracle()), "has none"),
         (replace(config, data=DataConfig(dataset="mine")), "your dataset mine is not known to hold them"),
     ):
         with pytest.raises(UserError, match=f"metrics: outcomes needs .*{words}; leave outcomes out with metrics=\\[drift\\]"):
