@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # seconds on a quiet machine, minutes on a busy one
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```\w+\n# ([^\n]+)\n(.*?)```", PAGE, re.DOTALL)
@@ -41,7 +43,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-m", "diamond_bench", *words]
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=800)
 
 
 def test_every_new_thing_is_one_file_and_at_most_one_line(extended: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -53,9 +54,10 @@ def room_of(module: str) -> str | None:
     return next((room for room in _FLOOR if module == room or module.startswith(f"{room}.")), None)
 
 
-def imports(file: Path) -> list[str]:
+@cache
+def imports(source: str) -> list[str]:
     names = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -74,7 +76,7 @@ def modules() -> list[tuple[str, Path]]:
 
 
 def test_imports_only_go_down() -> None:
-    wrong = [f"{module} imports {name}" for module, file in modules() for name in imports(file) if goes_up(module, name)]
+    wrong = [f"{module} imports {name}" for module, file in modules() for name in imports(file.read_text()) if goes_up(module, name)]
     assert not wrong
 
 
@@ -85,7 +87,7 @@ def circle(files: dict[str, Path]) -> list[str]:
     def target(name: str) -> str:
         return name if name in files else name.rpartition(".")[0]
 
-    graph = {module: {there for name in imports(file) if (there := target(name)) != module} for module, file in files.items()}
+    graph = {module: {there for name in imports(file.read_text()) if (there := target(name)) != module} for module, file in files.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
