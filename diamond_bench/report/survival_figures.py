@@ -68,7 +68,8 @@ def _draw(plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) ->
     basis = f"{starts} held-out starts, {range_words((len(runs) for runs in found.values()), 'seed', 'seeds')} pooled, scale {plan.scale}"
     band = "band: 95% interval (Kaplan-Meier, Greenwood, log-log), in which starts and seeds count as independent"
     figure = survival_figure(panels, variant_looks(plan))
-    return annotated(figure, plan, points[0].game, basis, band, notes)
+    still = "no ratio of motion where the game stands still"
+    return annotated(figure, plan, points[0].game, basis, band, still, notes)
 
 
 def _survival(runs: "Sequence[Arrays]", idle: bool, prefix: str = "") -> "Survival":
