@@ -10,7 +10,10 @@ import torch
 from test_evaluation import CONFIG, CONTEXT, HORIZON, SETTINGS, STARTS, Predictor
 from test_evaluation import data as data  # a fixture
 
-from diamond_bench.data.static import EpisodeSet
+from diamond_bench.data import sources
+from diamond_bench.data.linked import LinkedSource
+from diamond_bench.data.sources import MemorySource
+from diamond_bench.data.static import EpisodeSet, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model, extract_features, loaded_world
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
@@ -37,7 +40,8 @@ def eight_features(images: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def network(data: dict[str, EpisodeSet], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(extract_features, "load_split", evaluate_world_model.load_split)
-    monkeypatch.setattr(extract_features, "load_rows", lambda folder: data["train"])
+    monkeypatch.setattr(sources, "load_rows", lambda folder: data["train"])
+    monkeypatch.setattr(extract_features, "open_source", lambda name, *where: MemorySource(*where))
     monkeypatch.setattr(extract_features, "load_info", evaluate_world_model.load_info)
     monkeypatch.setattr(perceptual, "inception_features", lambda device: LearnedMetric(eight_features, "a" * 64))
     return

@@ -27,21 +27,23 @@ from diamond_bench.data import frame_writer
 from diamond_bench.data.foreign import dataset_digest, find_dataset
 from diamond_bench.data.foreign_lengths import check_length
 from diamond_bench.data.frame_actions import NAMES, Mapped, decode, encode
-from diamond_bench.data.frame_files import find_places, lengths
+from diamond_bench.data.frame_files import find_places, lengths, read_frames
 from diamond_bench.data.linked import INDEX
 from diamond_bench.data.segments import segment_places, tensors_of
 from diamond_bench.data.sources import content_digest, load_rows, open_source
 from diamond_bench.data.static import load_info, load_split
 from diamond_bench.envs.first_person import ACTIONS, MOUSE_X, MOUSE_Y
 from diamond_bench.errors import UserError
-from diamond_bench.jobs import train_world_model
+from diamond_bench.jobs import extract_clip_features, extract_features, train_world_model
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.import_dataset import run
 from diamond_bench.launch.attempt import run_job
+from diamond_bench.metrics import perceptual
+from diamond_bench.metrics.perceptual import LearnedMetric
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobSpec
-from diamond_bench.store.kinds import ImportDataset
+from diamond_bench.store.kinds import ExtractClipFeatures, ExtractFeatures, ImportDataset
 from diamond_bench.studies.plan import plan_study
 
 SIDES = (30, 56)
@@ -202,6 +204,30 @@ def test_batches_are_equal_with_any_number_of_readers_and_across_a_kill(source: 
         assert list((folder / "checkpoint").iterdir()), "a checkpoint was to be written before the kill"
         train(folder, datasets[linked], then)
         assert built(folder) == built(tmp_path / "whole")
+
+
+def test_features_of_linked_frames_are_those_of_a_copy_and_read_no_other_frames(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = LearnedMetric(lambda pictures: pictures.flatten(1)[:, :8].float(), "a" * 64)
+    monkeypatch.setattr(perceptual, "inception_features", lambda device: network)
+    monkeypatch.setattr(perceptual, "i3d_features", lambda device: network)
+    read: list[int] = []
+    monkeypatch.setattr("diamond_bench.data.linked.read_frames", lambda *of: read.append(len(of[2])) or read_frames(*of))  # type: ignore[func-returns-value]
+    datasets = [imported(tmp_path / f"linked-{link}", source, link_frames=link) for link in (True, False)]
+    for name, job, making, frames in (
+        ("features.npz", extract_features, ExtractFeatures(seed=0, num_trajectories=3, horizon=4, num_images=10), 10),
+        ("clip_features.npz", extract_clip_features, ExtractClipFeatures(seed=0, num_clips=3, clip_frames=3), 9),
+    ):
+        read.clear()
+        written = []
+        for i, dataset in enumerate(datasets):
+            folder = tmp_path / f"{i}-{name}"
+            folder.mkdir()
+            job.run(making, JobContext(folder, {"dataset": dataset}))  # type: ignore[attr-defined]
+            written.append((folder / name).read_bytes())
+        assert sum(read) == frames, "of 35 training frames"
+        assert written[0] == written[1]
 
 
 def test_linked_files_that_changed_are_refused(source: Path, tmp_path: Path) -> None:

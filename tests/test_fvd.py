@@ -14,6 +14,8 @@ from test_evaluation import data as data  # a fixture
 
 from analysis.frechet import FeatureStatistics, frechet_distance
 from analysis.video_distance import frechet_video_distance, kernel_video_distance
+from diamond_bench.data import sources
+from diamond_bench.data.sources import MemorySource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model, extract_clip_features, loaded_world
@@ -152,6 +154,8 @@ def four_features(clips: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def network(data: dict[str, EpisodeSet], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(extract_clip_features, "load_split", evaluate_world_model.load_split)
+    monkeypatch.setattr(sources, "load_rows", lambda folder: data["train"])
+    monkeypatch.setattr(extract_clip_features, "open_source", lambda name, *where: MemorySource(*where))
     monkeypatch.setattr(extract_clip_features, "load_info", evaluate_world_model.load_info)
     monkeypatch.setattr(perceptual, "i3d_features", lambda device: LearnedMetric(four_features, "a" * 64))
     return

@@ -5,6 +5,7 @@ The choice of clips depends only on the dataset and on settings of the evaluatio
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diamond_bench.data.references import reference_windows
-from diamond_bench.data.static import EpisodeSet, load_info, load_split
+from diamond_bench.data.segments import Layout
+from diamond_bench.data.sources import SegmentSource, open_source
+from diamond_bench.data.static import load_info, load_split
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext, Result
 from diamond_bench.jobs.parts import Arrays, Parts, save_arrays
@@ -43,11 +46,16 @@ def run(config: ExtractClipFeatures, context: JobContext) -> Result:
     Raises Interrupted with the finished parts kept. Raises UserError if the dataset has too few clips or episodes, or if the weights are
     missing.
     """
+    with closing(open_source("streamed", context.inputs["dataset"] / "train", "cpu")) as train:
+        return _extract(config, context, train)
+
+
+def _extract(config: ExtractClipFeatures, context: JobContext, train: SegmentSource) -> Result:
     dataset, device = context.inputs["dataset"], torch.device(context.device)
     context.progress(0, 1, "loading the network and the frames")
     network = perceptual.i3d_features(device)
     layout = load_info(dataset).content["heldout"]
-    train, heldout = load_split(dataset, "train"), load_split(dataset, "heldout")
+    heldout = load_split(dataset, "heldout")
     window = (layout["reference_context"], layout["reference_horizon"])
     references = reference_windows(heldout, config.num_clips, *window, seed=config.seed, starts=layout["reference_starts"])
     others, other_episodes = _other_clips(train, config)
@@ -62,20 +70,21 @@ def run(config: ExtractClipFeatures, context: JobContext) -> Result:
     )
     still = torch.zeros_like(time_steps)
     sets = {
-        "true": (heldout, first[:, None] + time_steps),
-        "other": (train, others[:, None] + time_steps),
-        "copied": (heldout, first[:, None] - 1 + still),
-        "frozen": (heldout, first[:, None] + still),
-        "shuffled": (heldout, first[:, None] + orders),
+        "true": first[:, None] + time_steps,
+        "other": others[:, None] + time_steps,
+        "copied": first[:, None] - 1 + still,
+        "frozen": first[:, None] + still,
+        "shuffled": first[:, None] + orders,
     }
-    parts = Parts(context, sum(-(-len(part) // _BATCH) for _, rows in sets.values() for part in rows.split(_PART)))
+    parts = Parts(context, sum(-(-len(part) // _BATCH) for rows in sets.values() for part in rows.split(_PART)))
     found: dict[str, NDArray[np.float32]] = {}
     seconds = 0.0
-    for name, (split, rows) in sets.items():
+    for name, rows in sets.items():
+        read: Callable[[Tensor], Tensor] = (lambda rows: train.read(rows).frames) if name == "other" else (lambda rows: heldout.frames[rows])
         got = []
         for i, part in enumerate(rows.split(_PART)):
             ticks = -(-len(part) // _BATCH)
-            compute = partial(_features, network, split.frames, part, parts.tick)
+            compute = partial(_features, network, read, part, parts.tick)
             got.append(parts.get(f"{name}-{i:04d}", f"features of clips ({name})", ticks, compute))
         found[name] = np.concatenate([arrays["features"] for arrays in got])
         seconds += sum(float(arrays["seconds"].sum()) for arrays in got)
@@ -87,10 +96,10 @@ def run(config: ExtractClipFeatures, context: JobContext) -> Result:
     return Result([], {"clips": clips, "weights": {"fvd": network.sha256}, "work": work, "work_seconds": seconds})
 
 
-def _features(network: Callable[[Tensor], Tensor], frames: Tensor, rows: Tensor, tick: Callable[[], None]) -> Arrays:
+def _features(network: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor], rows: Tensor, tick: Callable[[], None]) -> Arrays:
     started, out = time.perf_counter(), []
     for batch in rows.split(_BATCH):
-        out.append(network(frames[batch]).cpu().numpy())
+        out.append(network(read(batch)).cpu().numpy())
         tick()
     return {"features": np.concatenate(out), "seconds": np.array([time.perf_counter() - started])}
 
@@ -103,7 +112,7 @@ def _check_episodes(split: str, episodes: NDArray[np.int64], mend: str) -> None:
         )
 
 
-def _other_clips(train: EpisodeSet, config: ExtractClipFeatures) -> tuple[Tensor, NDArray[np.int64]]:
+def _other_clips(train: Layout, config: ExtractClipFeatures) -> tuple[Tensor, NDArray[np.int64]]:
     """First rows and episodes of clips of the training data: drawn from those that lie end to end in each episode."""
     counts = (train.lengths // config.clip_frames).numpy()
     if (there := int(counts.sum())) < config.num_clips:
