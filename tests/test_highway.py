@@ -89,3 +89,15 @@ def test_black_pictures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for ask in (games.check_env, games.make_env):
         with pytest.raises(UserError, match=r"highway-v0: with SDL_VIDEODRIVER=dummy all its pictures are black; unset the variable"):
             ask(ROAD, EnvConfig())
+
+
+def test_drawing_prints_nothing_about_displays(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    pygame = pytest.importorskip("pygame")
+    pygame.display.quit()
+    env = games.make_env(ROAD, EnvConfig())
+    env.reset(seed=0)
+    env.close()
+    assert capfd.readouterr().err == ""

@@ -1,5 +1,6 @@
 """highway-env as a gymnasium environment of pictures. Loads the package highway_env."""
 
+import os
 from typing import Any
 
 import cv2
@@ -46,6 +47,7 @@ class HighwayEnv(ReplayedEnv):
             "screen_height": _DRAWN,
             "scaling": _SCALING,
         }
+        os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")  # otherwise SDL first tries desktops, and prints what they lack
         self._world: Any = gymnasium.make(name, render_mode="rgb_array", config=config, disable_env_checker=True).unwrapped
         self._size = frame_size
         self.action_space = ACTIONS.space()
