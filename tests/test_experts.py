@@ -65,5 +65,5 @@ def test_policies_that_cannot_play_are_refused() -> None:
     assert check_policy("random", "Seaquest") == "random"
     with pytest.raises(UserError, match="no scripted expert for Seaquest, only for Boxing, Breakout, Freeway, Pong"):
         check_policy("expert", "Seaquest")
-    with pytest.raises(UserError, match=r"valid: expert, random.*data\.dataset=FOLDER"):
+    with pytest.raises(UserError, match=r"valid: expert, look_around, random.*data\.dataset=FOLDER"):
         check_policy("outputs/train_agent/0123/agent.safetensors", "Breakout")

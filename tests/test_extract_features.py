@@ -11,9 +11,8 @@ from test_evaluation import CONFIG, CONTEXT, HORIZON, SETTINGS, STARTS, Predicto
 from test_evaluation import data as data  # a fixture
 
 from diamond_bench.data import sources
-from diamond_bench.data.linked import LinkedSource
 from diamond_bench.data.sources import MemorySource
-from diamond_bench.data.static import EpisodeSet, load_split
+from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model, extract_features, loaded_world
 from diamond_bench.jobs.context import Interrupted, JobContext, Result

@@ -133,7 +133,8 @@ class DataConfig:
     link_frames: bool = setting(False, recorded=True)
     """Your own HDF5 files of frames: training frames stay in your files and are read from there. By default they are copied."""
     policy: str = setting("expert")
-    """Collection policy: random, expert (scripted), or the job id of an agent in the store (train_agent/..., import_agent/...)."""
+    """Collection policy: random, expert (scripted), look_around (scripted, first-person games), or the job id of an agent in the store
+    (train_agent/..., import_agent/...)."""
     epsilon: float = setting(0.05, minimum=0.0, maximum=1.0)
     """Share of uniformly random actions during collection."""
     random_start_steps: int = setting(60, minimum=0)

@@ -1,4 +1,4 @@
-"""A scripted policy that explores first-person maps. Without torch."""
+"""Scripted policies for first-person maps. Without torch."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ _PATIENCE = 3
 """Steps of standing still after which the direction jumps."""
 _JUMP = (60.0, 180.0)
 """Range of a jump of the direction in degrees, to either side."""
+_LOOKS = (0, 30, 60, 100)
+"""Counts per step of the turns that `Looker` holds, to either side."""
 _COLUMN = {name: number for number, name in enumerate(ACTIONS.names)}
 
 
@@ -50,4 +52,28 @@ class Explorer:
         if self._owed:
             left = self._owed - MOUSE_X[action[_COLUMN["mouse_x"]]]
             self._owed = left if abs(left) >= -MOUSE_X[0] / 2 else 0.0
+        return action
+
+
+class Looker:
+    """Turns to both sides, each turn held for about three steps, and at times walks forward for about ten steps.
+
+    While it stands, its actions alone explain how the picture changes. A walking player's picture changes mostly because things come
+    nearer.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._counts, self._walks = 0, False
+
+    def __call__(self, ram: npt.NDArray[np.uint8], last_action: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The action (15,)."""
+        counts, coins = int(self._rng.choice(_LOOKS)) * int(self._rng.choice((-1, 1))), self._rng.random(2)
+        if coins[0] < 0.3:
+            self._counts = counts
+        if coins[1] < (0.1 if self._walks else 0.005):
+            self._walks = not self._walks
+        action = no_motion()
+        action[_COLUMN["forward"]] = self._walks
+        action[_COLUMN["mouse_x"]] = nearest_bin(MOUSE_X, self._counts)
         return action

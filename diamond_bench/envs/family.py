@@ -107,6 +107,8 @@ class EnvFamily:
     `EnvConfig`. None if they do not determine it."""
     experts: "Mapping[str, Callable[[np.random.Generator], Policy]]" = field(default_factory=dict)
     """experts[game](rng): a scripted policy for one episode. A policy that draws nothing ignores `rng`."""
+    policies: "Mapping[str, Callable[[np.random.Generator], Policy]]" = field(default_factory=dict)
+    """Further scripted policies for all its games, by the value of `data.policy`, which is registered in `games.POLICIES`."""
     objects: tuple[str, ...] = ()
     """Names of the objects that `truth` of any of its games reads. The metric `state` has columns for each."""
     truth: Callable[[str], Truth] = _no_truth

@@ -30,7 +30,7 @@ ENV_FAMILIES: dict[str, str] = {
 }
 """Families by the prefix of their games' names, up to and including a slash: "module:object" of an `EnvFamily`."""
 
-POLICIES = ("random", "expert")
+POLICIES = ("random", "expert", "look_around")
 """Policies that collect data, by the value of `data.policy`. An agent of the store is a further one."""
 
 _UNREAD = ("frame_size", "pooling")
@@ -231,6 +231,8 @@ def check_policy(policy: str, game: str) -> str:
             f"data.policy=expert: no scripted expert for {game}, only for {', '.join(_with_experts())}. "
             f"Use data.policy=random, or bring your own episodes: data.dataset=FOLDER"
         )
+    if policy not in ("random", "expert", *(known := family_of(game).policies)):
+        raise UserError(f"data.policy={policy}: not for {game}; {nearest(policy, ('random', 'expert', *known))}")
     return policy
 
 
@@ -248,7 +250,10 @@ def make_policy(policy: str, game: str, rng: "np.random.Generator") -> "Policy":
     from diamond_bench.envs.policies import random_policy
 
     check_policy(policy, game)
-    return family_of(game).experts[game](rng) if policy == "expert" else random_policy(actions(game), rng)
+    family = family_of(game)
+    if policy == "random":
+        return random_policy(actions(game), rng)
+    return family.experts[game](rng) if policy == "expert" else family.policies[policy](rng)
 
 
 def _frames_in_words(family: EnvFamily) -> str:

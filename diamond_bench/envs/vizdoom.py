@@ -71,6 +71,12 @@ def _explorer(rng: "np.random.Generator") -> "Policy":
     return Explorer(rng)
 
 
+def _looker(rng: "np.random.Generator") -> "Policy":
+    from diamond_bench.envs.explorer import Looker
+
+    return Looker(rng)
+
+
 def _truth(game: str) -> Truth:
     from diamond_bench.envs.poses import read_poses
 
@@ -90,5 +96,6 @@ FAMILY = EnvFamily(
     saves=True,
     check=_check,
     experts=dict.fromkeys(names(), _explorer),
+    policies={"look_around": _looker},
     truth=_truth,
 )

@@ -80,7 +80,9 @@ def _extract(config: ExtractClipFeatures, context: JobContext, train: SegmentSou
     found: dict[str, NDArray[np.float32]] = {}
     seconds = 0.0
     for name, rows in sets.items():
-        read: Callable[[Tensor], Tensor] = (lambda rows: train.read(rows).frames) if name == "other" else (lambda rows: heldout.frames[rows])
+        read: Callable[[Tensor], Tensor] = (
+            (lambda rows: train.read(rows).frames) if name == "other" else (lambda rows: heldout.frames[rows])
+        )
         got = []
         for i, part in enumerate(rows.split(_PART)):
             ticks = -(-len(part) // _BATCH)
