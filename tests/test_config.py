@@ -105,11 +105,9 @@ def test_plain_data_and_back(scale: str, sampler: str, objective: str) -> None:
         (),
         (("scale", "laptop"), ("data", "random"), ("conditioning", "cross_attention")),
         (("sampler/schedule", "cosine"), ("objective", "ddpm_clean"), ("sampler", "ddim"), ("scale", "tiny")),
-        (("sampler", "flow_euler"), ("objective", "ddpm_velocity"), ("training", "csgo"), ("cluster", "slurm")),
-        (("sampler", "churn"), ("objective", "flow"), ("data", "random"), ("scale", "smoke")),
     ],
 )
-def test_choices_are_composed_as_hydra_composes_them(choices: tuple[tuple[str, str], ...]) -> None:
+def test_choices_are_composed_one_by_one_as_hydra_composes_all_at_once(choices: tuple[tuple[str, str], ...]) -> None:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
         whole = hydra.compose("config", overrides=[f"{group}={option}" for group, option in choices])

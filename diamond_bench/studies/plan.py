@@ -126,7 +126,7 @@ def dataset_label(dataset: str) -> str:
 
 
 def run_config(chosen: Mapping[str, str], settings: Mapping[str, Any]) -> RunConfig:
-    """The typed config of a variant: groups composed once per set of choices, then dotted keys."""
+    """The typed config of a variant: groups composed by Hydra (once per set of choices), then dotted keys."""
     groups_chosen = {**chosen, **{key: value for key, value in settings.items() if key in groups()}}
     values = {key: value for key, value in settings.items() if key not in groups()}
     for key, value in values.items():
