@@ -133,7 +133,12 @@ def test_another_dataset_and_changed_frames_are_refused(data: dict[str, EpisodeS
     folder.mkdir()
     np.save(folder / "rollouts.npy", true_frames(starts["rollouts"]))
     right = GivenFrames(digest_of(find_given(folder, starts)), own, ("rollouts",), str(folder))
-    for given, reason in ((replace(right, starts=other), "other frames and actions"), (replace(right, digest="0"), "has changed")):
+    wrong = {
+        "other frames and actions": replace(right, starts=other),
+        "has changed": replace(right, digest="0"),
+        "not there any more": replace(right, folder=str(tmp_path / "moved")),
+    }
+    for reason, given in wrong.items():
         with pytest.raises(UserError, match=reason):
             job.run(replace(CONFIG, given=given), JobContext(folder, {"dataset": folder}))
 
@@ -268,6 +273,8 @@ def test_a_manifest_of_another_version_is_refused(folder: Path, monkeypatch: pyt
 
 
 def test_settings_of_the_starts_cannot_be_changed(folder: Path) -> None:
+    with pytest.raises(UserError, match="expected a folder of imagined frames"):
+        plan_score([folder / "rollouts.npy"], [])
     for token in ("evaluation.horizon=2", "scale=tiny", "data.seed=1"):
         with pytest.raises(UserError, match=re.escape(token.partition("=")[0]) + ": a score takes metrics="):
             plan_score([folder], [token])

@@ -71,9 +71,11 @@ def starts_of(settings: EvaluationConfig, references: Windows, one_step: Windows
 def given_frames(given: GivenFrames, starts: Mapping[Play, Starts]) -> dict[Play, Given]:
     """The given frames of each kind of play.
 
-    Raises UserError if they have changed since the score was planned, or were imagined for other starts.
+    Raises UserError if they are gone or have changed since the score was planned, or were imagined for other starts.
     """
     folder = Path(given.folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: the frames are not there any more; move them back, or remove this job's folder, and score them again")
     found = {kind: path for kind, path in find_given(folder, starts).items() if kind in given.plays}
     if content_digest(starts) != given.starts:
         raise UserError(

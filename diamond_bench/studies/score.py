@@ -140,6 +140,8 @@ def manifest_of(config: RunConfig, scale: str, starts: str, actions: ActionSpec,
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder of starts or of frames. Raises UserError if it is missing, was edited, or is of another version."""
     file = folder / MANIFEST
+    if not folder.is_dir():
+        raise UserError(f"{folder}: expected a folder of imagined frames, with {MANIFEST}")
     if file.is_symlink():
         raise UserError(f"{file}: it is a link; copy the manifest of the starts into the folder")
     try:

@@ -10,6 +10,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from metric_cards import with_registry
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -54,6 +55,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Points a page's links at the site's pages."""
     uri = page.file.src_uri
+    if uri == "metrics.md":
+        markdown = with_registry(markdown)
     source = next((root for root, name in PAGES.items() if name == uri), f"docs/{uri}")
     return _LINK.sub(lambda link: site_link(link[1], source, uri), markdown)
 
