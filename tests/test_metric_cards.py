@@ -49,16 +49,16 @@ def test_damages_are_what_they_are_called(cards: ModuleType) -> None:
         frames[:, t, 4:7, 3 + t : 5 + t] = 200  # and a larger object
     last = np.full((2, 8, 8, 3), 7, np.uint8)
     rng = np.random.default_rng(0)
-    made = {name: damage(frames, last, rng) for name, (_, damage) in cards.DAMAGES.items()}
-    assert np.array_equal(made["none"], frames)
-    assert made["blur"][0, 1, 1, 1].tolist() == [10, 10, 10]
-    assert made["blur"][0, 0, 0, 0].tolist() == [20, 20, 20], "edges repeat, so the pixel counts twice"
-    assert 6 < made["noise"][frames == 200].astype(float).std() < 10
-    assert not (made["object"] == 90).any()
-    assert np.array_equal(made["object"] == 200, frames == 200)
-    assert (made["frozen"] == 7).all()
-    assert np.array_equal(made["delay"][:, 1:], frames[:, :-1])
-    assert (made["delay"][:, 0] == 7).all()
+    damaged = {name: damage(frames, last, rng) for name, (_, damage) in cards.DAMAGES.items()}
+    assert np.array_equal(damaged["none"], frames)
+    assert damaged["blur"][0, 1, 1, 1].tolist() == [10, 10, 10]
+    assert damaged["blur"][0, 0, 0, 0].tolist() == [20, 20, 20], "edges repeat, so the pixel counts twice"
+    assert 6 < damaged["noise"][frames == 200].astype(float).std() < 10
+    assert not (damaged["object"] == 90).any()
+    assert np.array_equal(damaged["object"] == 200, frames == 200)
+    assert (damaged["frozen"] == 7).all()
+    assert np.array_equal(damaged["delay"][:, 1:], frames[:, :-1])
+    assert (damaged["delay"][:, 0] == 7).all()
 
 
 def test_the_page_shows_its_numbers(cards: ModuleType) -> None:
