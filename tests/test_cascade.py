@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from families import check_learns_actions
+from test_change import play_of
 from test_training import artifact, data, train
 from test_worlds import CASCADE, NETWORK, TINY, study
 from torch import Tensor
 
 from diamond_bench.compose import base
-from diamond_bench.config import CascadeSampler, RunConfig, TrainingConfig, world_family
+from diamond_bench.config import CascadeSampler, FactoredObjective, RunConfig, TrainingConfig, world_family
 from diamond_bench.data.segments import Segments
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
@@ -34,9 +34,14 @@ __all__ = ["data"]
 SPEC = WorldSpec(FrameSpec.square(16), ActionSpec.discrete(4))
 
 
-def config(**training: Any) -> TrainWorldModel:
-    settings = {"num_steps": 3, "batch_size": 2, "accumulation": 2, "learning_rate": 1e-3, "milestones": (1.0,), "log_every": 2}
-    return TrainWorldModel(0, training=TrainingConfig(**{**settings, **training}), family=CASCADE)
+CHANGES = FactoredObjective(coordinate="change", sigma_data="measured", sigma_offset_noise=0.0, quantization="round")
+MEASURED = replace(CASCADE, inner=replace(CASCADE.inner, objective=CHANGES), upsampler=replace(CASCADE.upsampler, objective=CHANGES))
+"""A cascade that measures the sigma_data of both stages."""
+
+
+def config(family: Cascade = CASCADE) -> TrainWorldModel:
+    training = TrainingConfig(num_steps=3, batch_size=2, accumulation=2, learning_rate=1e-3, milestones=(1.0,), log_every=2)
+    return TrainWorldModel(0, training=training, family=family)
 
 
 def csgo() -> Cascade:
@@ -115,19 +120,48 @@ def test_the_upsampler_sees_the_enlarged_true_frame_of_the_time_that_it_predicts
     assert float(seen[0][0, :3].mean()) * 0.5 == pytest.approx(20 / 127.5 - 1, abs=1e-5)
 
 
-@pytest.mark.parametrize("stop_after", [1, 4])
-def test_an_interrupted_training_of_both_stages_ends_with_the_same_bytes(data: EpisodeSet, tmp_path: Path, stop_after: int) -> None:
+@pytest.mark.parametrize(("stop_after", "family"), [(1, CASCADE), (4, MEASURED)])
+def test_an_interrupted_training_of_both_stages_ends_with_the_same_bytes(
+    data: EpisodeSet, tmp_path: Path, stop_after: int, family: Cascade
+) -> None:
     """Stopped within the first stage, and within the second. Each update has two batches."""
-    assert train(tmp_path / "whole", config=config())[-1] == 6
+    assert train(tmp_path / "whole", config=config(family))[-1] == 6
     with pytest.raises(Interrupted, match=f"update {stop_after} of 6"):
-        train(tmp_path / "parts", stop_after, config())
-    train(tmp_path / "parts", config=config())
+        train(tmp_path / "parts", stop_after, config(family))
+    train(tmp_path / "parts", config=config(family))
     assert artifact(tmp_path / "parts") == artifact(tmp_path / "whole")
     if stop_after == 4:
         loaded = load_world_model(tmp_path / "whole" / "models" / "1", SPEC.frames)
         assert isinstance(loaded, CascadeWorld)
-        assert loaded.settings == CASCADE
+        assert loaded.settings == family
         assert sorted(loaded.networks) == ["denoiser", "upsampler"]
+        fresh = build_world(family, SPEC)
+        fresh.measure(data)
+        assert loaded.measured == fresh.measured
+        assert list(loaded.measured) == ["sigma_data_inner", "sigma_data_upsampler"]
+
+
+def test_each_stage_measures_the_root_mean_square_of_what_it_predicts() -> None:
+    """Columns of +-20 levels around a grey that alternates between 100 and 110. At half the size, inner columns have their mean."""
+    columns = torch.tensor([-20, 20]).repeat(32)
+    greys = torch.tensor([100, 110]).repeat(3)
+    frames = (greys[:, None, None, None] + columns.expand(3, 64, 64)).to(torch.uint8)
+    play = play_of(frames)
+    world = build_world(MEASURED, WorldSpec(FrameSpec.square(64), ActionSpec.discrete(4)))
+    world.measure(play)
+    assert world.measured["sigma_data_inner"] == pytest.approx(2 * 10 / 255, rel=1e-3), "the grey changes by 10 levels per frame"
+    assert world.measured["sigma_data_upsampler"] == pytest.approx(2 * 20 / 255, rel=0.02), "only the columns are lost at low resolution"
+
+    def of_frames(objective: FactoredObjective) -> CascadeWorld:
+        frame = replace(objective, coordinate="frame")
+        upsampler = replace(MEASURED.upsampler, objective=frame)
+        return build_world(replace(MEASURED, inner=replace(MEASURED.inner, objective=frame), upsampler=upsampler), world.spec)
+
+    world = of_frames(CHANGES)
+    world.measure(play)
+    levels = (2 * greys.double() / 255 - 1).square().mean()
+    assert world.measured["sigma_data_inner"] == pytest.approx(float(levels.sqrt()), rel=0.01)
+    assert world.measured["sigma_data_upsampler"] == pytest.approx(float((levels + (40 / 255) ** 2).sqrt()), rel=1e-5)
 
 
 def test_gradients_of_several_batches_are_those_of_their_mean(data: EpisodeSet) -> None:
@@ -220,7 +254,6 @@ SPEC3 = WorldSpec(FrameSpec.square(16), ActionSpec.discrete(3))
         ("a: {conditioning.past_noise: training}", ["sampler.s_cond=0", "0.005"]),
         ("a: {conditioning.past_noise: training, conditioning.frame_noise: 0.1}", ["conditioning.past_noise", "frame_noise"]),
         ("a: {family: cascade, sampler: fast, sampler.upsampling_sigma_max: 50}", ["sigma 50", "sampler.upsampling_sigma_max"]),
-        ("a: {family: cascade, sampler: fast, family.upsampler.objective.sigma_data: measured}", ["family.upsampler.objective.sigma_data"]),
         ("a: {family: cascade, sampler: fast, family.inner.network.channels: [8]}", ["family.inner.network"]),
         ("a: {family: cascade, sampler: fast, objective.loc: 0}", ["objective.loc", "has no effect", "family=cascade"]),
     ],

@@ -17,6 +17,8 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs import loaded_world
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
+from diamond_bench.metrics.drift import drift
+from diamond_bench.metrics.low_resolution import low_resolution_drift
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.worlds.contract import Draw
@@ -135,6 +137,17 @@ def test_drift_and_psnr_are_what_they_are_by_hand(data: dict[str, EpisodeSet], t
     result = numbers(evaluate(tmp_path / "e", Predictor(), monkeypatch))
     assert result["psnr", ""] == pytest.approx(10 * np.log10(1 / arrays["mse"].mean()), abs=1e-3)
     assert result["drift_final", ""] == pytest.approx(arrays["drift"][:, -1].mean(), abs=1e-6)
+
+
+def test_drift_at_low_resolution_sees_no_details() -> None:
+    """A checkerboard of levels 0 and 100 has the mean of a plain frame of level 50. One white block of 8 is an error of an eighth."""
+    board = (torch.arange(8)[:, None] + torch.arange(16)) % 2 * 100
+    white = torch.zeros(8, 16)
+    white[4:, 8:12] = 255
+    true = torch.stack((board, white)).to(torch.uint8)[:, None].expand(2, 3, 8, 16)
+    imagined = torch.tensor([50, 0], dtype=torch.uint8)[:, None, None, None].expand_as(true)
+    assert low_resolution_drift(imagined, true).tolist() == [0.0, 0.125]
+    assert drift(imagined, true).tolist() == pytest.approx([50 / 255, 0.125])
 
 
 def test_one_step_psnr_pools_the_error_over_all_windows(

@@ -37,6 +37,10 @@ def play(
         str | None,
         typer.Option("--policy", metavar="AGENT", help="An agent whose policy can play in pictures that have none of their own."),
     ] = None,
+    spawn: Annotated[
+        Path | None,
+        typer.Option("--spawn", metavar="FOLDER", help="Start from the states in this folder, in the layout of the authors' CS:GO model."),
+    ] = None,
     actions: Annotated[Path | None, typer.Option("--actions", help="Replay the actions of this file (actions.json).")] = None,
     as_recorded: Annotated[
         bool,
@@ -78,7 +82,7 @@ def play(
         browser=not no_browser,
     )
     known: Any = _one_of("--precision", precision, Literal["fp32", "tf32", "bf16"])
-    _check(options, headless)
+    _check(options, headless, spawn)
     words = sources or []
     store = open_store([word for word in words if word.startswith("output_dir=")])
     from diamond_bench.launch.devices import resolve_device, valid_device
@@ -93,7 +97,7 @@ def play(
     from diamond_bench.stored.imagination import How
 
     how = How(milestone=milestone, device=resolve_device(device, "--device"), precision=known)
-    opened = open_sources(store, asked, real, how, threads, say)
+    opened = open_sources(store, asked, real, how, threads, say, spawn)
     _check_opened(opened, options, recording)
     for note in opened.notes:
         say(f"note: {note}")
@@ -101,6 +105,8 @@ def play(
         if headless:
             from diamond_bench.play.headless import run_headless
 
+            if recording is None and options.player == "recording":
+                recording, options = _recording_of_start(opened, options), replace(options, as_recorded=False)
             run_headless(opened, recording, options, say)
         else:
             from diamond_bench.play.server import serve
@@ -135,10 +141,10 @@ def _place(text: str) -> Place:
     return int(episode), int(step)
 
 
-def _check(options: PlayOptions, headless: bool) -> None:
+def _check(options: PlayOptions, headless: bool, spawn: Path | None) -> None:
     """Raises UserError for options that do not go together, and for a missing package."""
-    if options.player == "recording" and options.actions is None:
-        raise UserError("--player recording: name the file of recorded actions with --actions FILE")
+    if options.player == "recording" and options.actions is None and spawn is None:
+        raise UserError("--player recording: name the file of recorded actions with --actions FILE, or start states with --spawn FOLDER")
     if headless:
         if options.actions is not None and options.player != "recording":
             raise UserError(f"--player {options.player}: --headless with --actions replays the recording; leave one of them out")
@@ -173,6 +179,13 @@ def _recording(options: PlayOptions) -> Any:
     from diamond_bench.play.recording import read_recording
 
     return read_recording(options.actions)
+
+
+def _recording_of_start(opened: Any, options: PlayOptions) -> Any:
+    place = options.place or opened.starts[0]
+    if place not in opened.recordings:
+        raise UserError(f"--player recording: no recorded actions continue from {place[0]}:{place[1]} (next_act.npy)")
+    return opened.recordings[place]
 
 
 def _check_opened(opened: Any, options: PlayOptions, recording: Any) -> None:

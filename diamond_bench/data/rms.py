@@ -1,7 +1,7 @@
 """The root mean square of frames, or of their changes, over all training play of a world model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,19 +13,27 @@ from diamond_bench.errors import UserError
 
 _ROWS = 256
 """Frames that are converted at once."""
+Picture = Callable[[Tensor], Tensor]
+"""Makes other pictures from bytes of frames, (n, 3, h, w) -> (n, 3, h', w') int32, on a scale where 255 is 1."""
 
 
-def frame_rms(episodes: EpisodeSet | SegmentSource) -> float:
-    """Root mean square of all pixels of frames in [-1, 1]; 0 is mid-grey. Raises UserError if it is 0."""
-    return _rms((2 * rows.int() - 255 for rows in _chunks(episodes, 0)), "frames that are not grey")
+def whole_frames(rows: Tensor) -> Tensor:
+    """The frames themselves, as a `Picture`."""
+    return 2 * rows.int() - 255
 
 
-def change_rms(episodes: EpisodeSet | SegmentSource) -> float:
-    """Root mean square of all pixel differences between a frame in [-1, 1] and the next one of its episode.
+def frame_rms(episodes: EpisodeSet | SegmentSource, picture: Picture = whole_frames) -> float:
+    """Root mean square of all pixels of pictures in [-1, 1]; 0 is mid-grey. Raises UserError if it is 0."""
+    return _rms((picture(rows) for rows in _chunks(episodes, 0)), "frames that are not grey")
+
+
+def change_rms(episodes: EpisodeSet | SegmentSource, picture: Picture = whole_frames) -> float:
+    """Root mean square of all pixel differences between a picture in [-1, 1] and the next one of its episode.
 
     Raises UserError if it is 0.
     """
-    return _rms((2 * (rows[1:].int() - rows[:-1].int()) for rows in _chunks(episodes, 1)), "two frames in a row that differ")
+    shown = (picture(rows) for rows in _chunks(episodes, 1))
+    return _rms((rows[1:] - rows[:-1] for rows in shown), "two frames in a row that differ")
 
 
 def _rms(values: Iterator[Tensor], missing: str) -> float:

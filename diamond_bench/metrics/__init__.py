@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 METRICS: dict[str, str] = {
     "one_step": "diamond_bench.metrics.one_step:METRIC",
     "drift": "diamond_bench.metrics.drift:METRIC",
+    "low_resolution_drift": "diamond_bench.metrics.low_resolution:METRIC",
     "psnr": "diamond_bench.metrics.psnr:METRIC",
     "ssim": "diamond_bench.metrics.ssim:METRIC",
     "lpips": "diamond_bench.metrics.lpips:METRIC",

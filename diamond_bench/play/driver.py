@@ -52,15 +52,15 @@ class Driver:
             opened: what is played.
             options: with which it begins.
             save: called in another thread on request, and before a session is left.
-            recording: the actions that the player `recording` takes.
+            recording: the actions that the player `recording` takes. None takes those of the start, if it has some.
             name: the id of the session.
             computing: held during each step. Drivers that share models share it.
             clock: seconds.
 
         Raises UserError where a lane cannot begin, or the recording does not fit.
         """
-        self._opened, self._options, self._recording, self._clock = opened, options, recording, clock
-        self._replayed = Replayed(recording, options.as_recorded)
+        self._opened, self._options, self._clock = opened, options, clock
+        self._replayed = Replayed(recording, options.as_recorded, opened.recordings)
         self.name = name
         self.saver = Saver(save, self._answer)
         self._computing = computing or threading.Lock()
@@ -167,7 +167,7 @@ class Driver:
                 self._page = None
             case Outbox():
                 self._page, self._sent_state = request, None
-                self._answer(welcome(self.name, self._opened, self._lanes, self._keys, self._recording))
+                self._answer(welcome(self.name, self._opened, self._lanes, self._keys, self._replayed.recording))
                 self._state()
                 self._show(tree=True)
             case m.Run():
@@ -302,6 +302,7 @@ class Driver:
             session = Session(self._lanes, self._opened.start(place), seed, self._options.threads)
             session.change_all(settings)
         self._session, self._seed, self._tree, self._once = session, seed, Tree(session.now), None
+        self._replayed.begun(place)
         self._show(tree=True)
 
     def _leave(self) -> None:

@@ -54,10 +54,12 @@ def frame_message(
     now = session.now
     pictures = [encoded(shown.frame, form) for shown in now.shown]
     drifts = {} if reference is None else {lane: session.drift(lane, reference) for lane in range(len(pictures)) if lane != reference}
+    insets = [None if shown.low is None else encoded(shown.low, form) for shown in now.shown]
     lanes = [
-        {"bytes": len(picture), **_numbers(shown, tally), **_apart(drifts.get(lane))}
-        for lane, (picture, shown, tally) in enumerate(zip(pictures, now.shown, tallies, strict=True))
+        {"bytes": len(picture), "low_bytes": None if inset is None else len(inset), **_numbers(shown, tally), **_apart(drifts.get(lane))}
+        for lane, (picture, inset, shown, tally) in enumerate(zip(pictures, insets, now.shown, tallies, strict=True))
     ]
+    pictures += [inset for inset in insets if inset is not None]
     difference = None
     if compared is not None:
         pictures.append(encoded(drifts[compared].difference, form))

@@ -52,7 +52,7 @@ def run_headless(opened: Opened, recording: Recording | None, options: PlayOptio
         saved = _saved(session, shown, player, opened, options)
     except OSError as error:
         raise UserError(f"--out {options.out}: cannot be written ({error.strerror or error})") from error
-    if recording is not None:
+    if recording is not None and recording.lanes:
         _compare(session, recording, total, say)
     say(f"{player}: {session.now.step} steps, saved in {saved}")
     return session

@@ -19,7 +19,7 @@ from diamond_bench.evaluation.rollouts import seeded_draw
 from diamond_bench.imagination.env import RewardEnd, burn_in, predict_outcome
 from diamond_bench.models.actor_critic import ActorCritic
 from diamond_bench.spaces import ActionSpec
-from diamond_bench.worlds.contract import RecordedPlay, State, WorldModel
+from diamond_bench.worlds.contract import RecordedPlay, State, TwoStages, WorldModel
 from diamond_bench.worlds.oracle.packing import pack, unpack
 from diamond_bench.worlds.oracle.world import OracleWorld
 
@@ -104,6 +104,8 @@ class Shown:
     """None where they are unknown."""
     policy: "Opinion | None" = None
     """None without a policy."""
+    low: Frame | None = None
+    """The frame at low resolution from which the frame was made. None for a world model of one stage."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Imagined:
         draw = seeded_draw([seed], world.device)
         state = world.start(to_float(segments), segments.actions, segments.mask, draw, start.origin(world.device))
         outcome = tuple(memory[None] for memory in burn_in(self.reward_end, segments))
-        return Memory(state, outcome), Shown(start.frames[-1].numpy())
+        return Memory(state, outcome), Shown(start.frames[-1].numpy(), low=_low(world, state))
 
     def step(self, memory: Memory, before: Shown, action: NDArray[Any], seed: Seed, setting: Setting) -> tuple[Memory, Shown]:
         """See `Dynamics.step`. The order of draws is that of `ImaginationEnv`: world model, reward, end."""
@@ -185,7 +187,12 @@ class Imagined:
             end is not None and bool(_drawn(end, (*seed, _END))),
             reward_probabilities=reward,
             end_probability=None if end is None else end[1],
+            low=_low(world, state),
         )
+
+
+def _low(world: WorldModel, state: State) -> Frame | None:
+    return to_bytes(world.low_frame(state))[0].cpu().numpy() if isinstance(world, TwoStages) else None
 
 
 class Real:

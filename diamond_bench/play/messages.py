@@ -59,11 +59,12 @@ frame. Keys:
     number (counts frames), moment, before (the moment before it, or null), step, action (null at the start), keys_at (`at` of the keys that
     this frame is the first to answer, or null), fps (true steps per second, or null), model_ms, encode_ms, latency_ms ([p50, p95] from key
     to picture of the last 300, or null), dropped (frames that were not sent until now), lanes (below), difference ({lane, bytes} or null;
-    its picture comes after those of the lanes)
+    its picture comes last)
 each of frame.lanes. Keys:
-    bytes, reward, return (the sum of rewards since the start), ended and cut (here or before), p_reward (of -1, 0 and 1), p_end, lives,
-    policy (the probability of each action), value, entropy (bits), mse (from the real game, pixels in [0, 1]), psnr (dB). From p_reward on,
-    null where there is none. An infinite psnr is null too, and its mse is 0
+    bytes, low_bytes (of the frame at low resolution, or null; these pictures come after those of all lanes), reward, return (the sum of
+    rewards since the start), ended and cut (here or before), p_reward (of -1, 0 and 1), p_end, lives, policy (the probability of each
+    action), value, entropy (bits), mse (from the real game, pixels in [0, 1]), psnr (dB). From p_reward on, null where there is none. An
+    infinite psnr is null too, and its mse is 0
 thumbnails. Keys:
     first, of (the number of all starts), starts [{place, bytes}]
 strip. Keys:

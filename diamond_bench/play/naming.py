@@ -22,7 +22,7 @@ from diamond_bench.typed import build, to_plain
 
 MOST_MODELS = 6
 """World models next to each other."""
-PLAYABLE = ("train_world_model", "evaluate_world_model", *AGENT_KINDS, "evaluate_agent", "collect_dataset")
+PLAYABLE = ("train_world_model", "evaluate_world_model", "import_world_model", *AGENT_KINDS, "evaluate_agent", "collect_dataset")
 """Kinds of jobs that can be named."""
 _OF_ENV = "env."
 _NEAR = 5
@@ -210,6 +210,8 @@ def _of_job(store: Store, ref: JobRef, name: str = "") -> Named:
     if trained.kind in AGENT_KINDS:
         config, (game, _, env) = store.spec(trained).config, trained_with(store, trained)
         return Named(name, str(ref), game, env, ref, model=not (isinstance(config, TrainAgent) and config.agent.model_free))
+    if ref.kind == "import_world_model":
+        return Named(name, str(ref), str(ref), EnvConfig(), ref)
     dataset = spec.inputs["dataset"]
     collected = store.spec(dataset).config
     return Named(name, str(ref), collected.game if isinstance(collected, CollectDataset) else str(dataset), collected.env, ref)
@@ -242,6 +244,7 @@ _SHORT = {
     "evaluate_world_model": "evaluation",
     "train_agent": "agent",
     "import_agent": "import",
+    "import_world_model": "import",
     "evaluate_agent": "evaluation",
     "collect_dataset": "dataset",
 }

@@ -1,11 +1,12 @@
 """What `diamond-bench play` plays: lanes of the jobs that were named, and the places where sessions may begin."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from diamond_bench.config import EnvConfig
 from diamond_bench.play.lanes import Frame, Lane, Start
 from diamond_bench.play.options import Place
+from diamond_bench.play.recording import Recording
 from diamond_bench.play.session import Session
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.worlds.contract import RecordedPlay
@@ -35,6 +36,8 @@ class LaneFacts:
     """Whether a policy watches it, which can play."""
     watchable: bool = False
     """Whether it samples in steps that can be shown (`Session.denoising`)."""
+    two_stages: bool = False
+    """Whether it makes each picture from one at low resolution (`Shown.low`)."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Opened:
     """The recorded play behind the starts. None where it cannot be replayed, so that there is no real game."""
     compared: int | None = None
     """The lane whose difference from the real game is shown first, as a further picture. None shows none."""
+    recordings: Mapping[Place, Recording] = field(default_factory=dict)
+    """Recorded actions that continue from a place."""
 
     @property
     def reference(self) -> int | None:

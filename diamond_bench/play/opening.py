@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from diamond_bench.config import SAMPLERS, Sampler
 from diamond_bench.data.foreign import PLAYED_GAME
@@ -13,6 +14,7 @@ from diamond_bench.play.lanes import Lane, Real, Setting
 from diamond_bench.play.naming import Named, Request, sampler_with
 from diamond_bench.play.opened import LaneFacts, Opened
 from diamond_bench.play.sources import places, start_at, trained, untrained
+from diamond_bench.play.spawns import as_play, chosen_start, read_spawns, recordings_of, spawn_starts
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.stored.imagination import (
@@ -27,9 +29,9 @@ from diamond_bench.stored.imagination import (
     random_play,
 )
 from diamond_bench.stored.kept_play import kept_play
-from diamond_bench.stored.models import check_placement, load_agent
+from diamond_bench.stored.models import check_placement, load_agent, spec_behind
 from diamond_bench.studies.agents import AGENT_KINDS
-from diamond_bench.worlds.contract import TrainedWorld, Watchable
+from diamond_bench.worlds.contract import TrainedWorld, TwoStages, Watchable
 
 MOST_STARTS = 48
 """Places to begin that are offered."""
@@ -40,7 +42,13 @@ REAL = "real game"
 
 
 def open_sources(
-    store: Store, asked: Request, real: bool = False, how: How = How(), threads: int = 1, say: Callable[[str], None] = print
+    store: Store,
+    asked: Request,
+    real: bool = False,
+    how: How = How(),
+    threads: int = 1,
+    say: Callable[[str], None] = print,
+    spawn: Path | None = None,
 ) -> Opened:
     """Opens what a request names (docs/play.md): jobs, studies, families and games.
 
@@ -51,6 +59,7 @@ def open_sources(
         how: milestone, device and precision of the models.
         threads: CPU threads of torch while it opens.
         say: gets a line before something that takes seconds.
+        spawn: a folder of start states (`spawns.read_spawns`), in place of real play of the store.
 
     Raises UserError for jobs that are not finished, and for settings that they do not take.
     """
@@ -58,7 +67,7 @@ def open_sources(
     if how.milestone is not None and not any(one.model for one in asked.named):
         raise UserError(f"milestone={how.milestone}: no world model is named")
     with torch_threads(threads):
-        return _open(store, asked, real, how, say)
+        return _open(store, asked, real, how, say, spawn)
 
 
 @dataclass(frozen=True)
@@ -70,19 +79,24 @@ class _Model:
     length: int
 
 
-def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str], None]) -> Opened:
+def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str], None], spawn: Path | None) -> Opened:
     named, notes = asked.named, list(asked.notes)
     real = real or not all(one.model for one in named)
-    agent = None if asked.policy is None else load_agent(store, asked.policy, how.device, how.precision)
-    models, play, policy = _models(store, asked, how, None if agent is None else agent.actor_critic, notes, say)
     first = next((one for one in named if one.job is not None), named[0])
-    if len(named) > 1:
+    spec = None if spawn is None else spec_behind(store, first.job)
+    spawns = () if spawn is None or spec is None else read_spawns(spawn, spec)
+    given = None if spec is None else as_play(spawns, spec.actions)
+    agent = None if asked.policy is None else load_agent(store, asked.policy, how.device, how.precision)
+    models, play, policy = _models(store, asked, how, None if agent is None else agent.actor_critic, notes, say, given)
+    if len(named) > 1 and spawn is None:
         notes.append(f"All pictures start from the real play of {first.name}.")
     recording = play.recording
     facts = [model.facts for model in models]
     makers = [model.lane for model in models]
     if recording is None:
         missing = f"No real game: the episodes of {first.name} were imported, and nobody recorded their seeds."
+        if spawn is not None:
+            missing = f"No real game: {spawn} contains frames and actions, and no game."
         if real:
             raise UserError(missing)
         notes.append(missing)
@@ -93,28 +107,36 @@ def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str
     lengths = [model.length for model in models] + ([] if agent is None else [agent.description.actor_critic.start_frames])
     length = max(lengths, default=1)
     episodes = play.episodes
+    begun = spawn_starts(spawns, length) if spawns else None
     return Opened(
         game=_title(store, first),
         actions=play.actions,
         facts=tuple(facts),
         lanes=lambda: tuple(make() for make in makers),
-        starts=places(episodes, MOST_STARTS, length, MOST_REPLAYED if real else None),
-        start=lambda place: start_at(episodes, *place, length),
+        starts=places(episodes, MOST_STARTS, length, MOST_REPLAYED if real else None) if begun is None else tuple(begun),
+        start=lambda place: start_at(episodes, *place, length) if begun is None else chosen_start(begun, place),
         notes=tuple(notes),
         env=None if recording is None else recording.env,
         play=recording,
         compared=0 if real and len(models) == 1 else None,
+        recordings=recordings_of(spawns, play.actions),
     )
 
 
 def _models(
-    store: Store, asked: Request, how: How, given: ActorCritic | None, notes: list[str], say: Callable[[str], None]
+    store: Store,
+    asked: Request,
+    how: How,
+    given: ActorCritic | None,
+    notes: list[str],
+    say: Callable[[str], None],
+    play: RealPlay | None,
 ) -> tuple[list[_Model], RealPlay, ActorCritic | None]:
     """The world models in the order of the request, the real play from which all lanes start, and the policy for the real game.
 
-    `given`: the policy of lanes without one of their own. `notes` gets sentences about what was done.
+    `given`: the policy of lanes without one of their own. `notes` gets sentences about what was done. `play` is where to start; None is
+    the play of a job.
     """
-    play: RealPlay | None = None
     policies = [given]
     models: dict[str, _Model] = {}
     for one in sorted(asked.named, key=lambda one: one.job is None):  # jobs first: families start from their play
@@ -184,6 +206,7 @@ def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: 
         ends=imagination.reward_end is not None or world.spec.ends,
         policy=policy is not None,
         watchable=isinstance(world, Watchable),
+        two_stages=isinstance(world, TwoStages),
     )
     return _Model(facts, lane, imagination.length)
 

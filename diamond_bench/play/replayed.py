@@ -1,5 +1,6 @@
 """Recorded actions as a player, step by step, so that play can be rewound."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from diamond_bench.errors import UserError
@@ -11,9 +12,26 @@ from diamond_bench.play.session import Session
 class Replayed:
     """The player `recording`."""
 
-    def __init__(self, recording: Recording | None, as_recorded: bool) -> None:
-        """`as_recorded`: from the recorded start, with the recorded seeds and settings. None: there is nothing to replay."""
-        self._recording, self._as_recorded = recording, as_recorded
+    def __init__(self, recording: Recording | None, as_recorded: bool, of_places: Mapping[Place, Recording]) -> None:
+        """What is replayed.
+
+        Args:
+            recording: named by the user. None takes that of the place where a session begins.
+            as_recorded: from the recorded start, with the recorded seeds and settings.
+            of_places: recorded actions by the place from which they continue.
+        """
+        self._recording, self._as_recorded = recording, as_recorded and recording is not None
+        self._of_places = None if recording is not None else of_places
+
+    @property
+    def recording(self) -> Recording | None:
+        """The recording for the present session. None: there is nothing to replay."""
+        return self._recording
+
+    def begun(self, place: Place) -> None:
+        """A session began at a place."""
+        if self._of_places is not None:
+            self._recording = self._of_places.get(place)
 
     def begin(self, session: Session, seed: int) -> tuple[Place, int]:
         """The place and the seed with which to begin. Raises UserError without a recording, and for one that does not fit the lanes."""
@@ -34,8 +52,7 @@ class Replayed:
 
     def over(self, session: Session) -> str | None:
         """Why no action follows. None if one does."""
-        assert self._recording is not None
-        number = len(self._recording.steps)
+        number = 0 if self._recording is None else len(self._recording.steps)
         return f"the recording ends after {number:,} steps" if session.now.step >= number else None
 
     def verdict(self, session: Session) -> str | None:

@@ -266,8 +266,13 @@ def _of_training(store: Store, ref: JobRef, training: JobRef, how: How, real: Re
     world = trained.bound(sampler)
     dataset = store.spec(ref).inputs.get("dataset")
     if dataset is None:
-        raise UserError(f"{ref}: an imported world model has no play to start from; evaluate it on a dataset, and name the evaluation")
-    real = real or dataset_play(store, dataset)
+        if real is None:
+            raise UserError(
+                f"{ref}: an imported world model has no play to start from; evaluate it on a dataset and name the evaluation, or start "
+                "from spawn folders (play --spawn FOLDER)"
+            )
+    else:
+        real = real or dataset_play(store, dataset)
     kept = tuple(sorted(milestones_of(store, training)))
     return Imagination(
         world,

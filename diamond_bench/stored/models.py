@@ -13,13 +13,14 @@ from diamond_bench.envs import games
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.precision import Precision
-from diamond_bench.spaces import ActionSpec, FrameSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import ImportWorldModel
 from diamond_bench.studies.agents import AGENT_FOLDER, AGENT_KINDS
 from diamond_bench.worlds.contract import TrainedWorld
 from diamond_bench.worlds.families import load_world_model as load_world_model_folder
+from diamond_bench.worlds.files import described_world
 
 
 def check_placement(device: str, precision: str) -> None:
@@ -94,6 +95,17 @@ def training_behind(store: Store, ref: JobRef) -> tuple[JobRef, EvaluationConfig
     if not world_family(spec.config.family).trained:
         raise UserError(f"{ref}: evaluates the family {spec.config.family.name}, which is not trained: it has no model to load")
     return spec.inputs["world_model"], spec.config.evaluation
+
+
+def spec_behind(store: Store, ref: JobRef | None) -> WorldSpec:
+    """Frames and actions of the world model behind a job. Raises UserError for a job without a dataset that is no imported world model."""
+    kind = None if ref is None else ref.kind
+    if ref is None or kind not in ("train_world_model", "evaluate_world_model", "import_world_model"):
+        raise UserError(f"{ref or 'this family'}: expected a training, an evaluation or an import of a world model")
+    if kind == "import_world_model":
+        require_whole(store, ref)
+        return described_world(model_folder(store.folder(ref), 1.0))[1]
+    return load_info(store.folder(store.spec(ref).inputs["dataset"])).spec
 
 
 def require_whole(store: Store, ref: JobRef) -> None:

@@ -184,6 +184,15 @@ class Estimating(WorldModel, Protocol):
         ...
 
 
+@runtime_checkable
+class TwoStages(Protocol):
+    """A world model that makes each frame from one at low resolution."""
+
+    def low_frame(self, state: State) -> Tensor:
+        """The frame at low resolution behind the last frame of each row, in [-1, 1], (b, 3, h, w)."""
+        ...
+
+
 class RecordedPlay(Protocol):
     """Real play that can be replayed: the seed and all actions of each recording."""
 

@@ -67,24 +67,42 @@ def save_world(folder: Path, settings: WorldSettings, spec: WorldSpec, networks:
     write_files(folder, nn.ModuleDict(dict(networks)).state_dict(), described)
 
 
-def load_world(
-    folder: Path, frames: FrameSpec, precision: Precision, device: torch.device | str, actions: ActionSpec | None
-) -> TrainedWorld:
-    """Loads the world that `save_world` wrote. `actions`: those of the game, or None to take those of the folder.
-
-    Raises UserError with the name of a file that is missing, damaged or does not fit.
-    """
+def described_world(folder: Path) -> tuple[WorldSettings | None, WorldSpec]:
+    """Family and spaces of the world that `save_world` wrote, without its weights. Raises UserError, see `read_description`."""
 
     def described(plain: dict[str, Any]) -> tuple[WorldSettings | None, WorldSpec]:
         predicted = {name: bool(plain.get(name, False)) for name in ("rewards", "ends")}
         spec = WorldSpec(FrameSpec(*plain["frames"]), ActionSpec.from_plain(plain["actions"]), **predicted)
         return family_in(plain), spec
 
-    settings, spec = read_description(folder, described)
+    return read_description(folder, described)
+
+
+def load_world(
+    folder: Path,
+    frames: FrameSpec,
+    precision: Precision,
+    device: torch.device | str,
+    actions: ActionSpec | None,
+    parts: Callable[[Any], Mapping[str, nn.Module]] = lambda world: world.networks,
+) -> TrainedWorld:
+    """Loads the world that `save_world` wrote.
+
+    Args:
+        folder: holds the two files.
+        frames: their size in the game.
+        precision: see `WorldFamily.build`.
+        device: see `WorldFamily.build`.
+        actions: those of the game, or None to take those of the folder.
+        parts: parts(world) -> the modules that `save_world` received.
+
+    Raises UserError with the name of a file that is missing, damaged or does not fit.
+    """
+    settings, spec = described_world(folder)
     if spec.frames != frames or (actions is not None and actions.sizes != spec.actions.sizes):
         raise UserError(f"{folder}: a world model of frames {spec.frames} and actions {spec.actions}, but the game has {frames}, {actions}")
     world: TrainedWorld = imported(world_family(settings).build)(settings, spec, precision, device)
-    load_weights(folder, nn.ModuleDict(dict(world.networks)))
+    load_weights(folder, nn.ModuleDict(dict(parts(world))))
     return world
 
 

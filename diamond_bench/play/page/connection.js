@@ -76,7 +76,10 @@ export function unpacked(data) {
 }
 
 function sizes(header) {
-  if (header.kind === "frame") return [...header.lanes.map((lane) => lane.bytes), ...(header.difference ? [header.difference.bytes] : [])];
+  if (header.kind === "frame") {
+    const insets = header.lanes.map((lane) => lane.low_bytes).filter((size) => size !== null);
+    return [...header.lanes.map((lane) => lane.bytes), ...insets, ...(header.difference ? [header.difference.bytes] : [])];
+  }
   if (header.kind === "strip") return header.calls.flatMap((call) => call.bytes);
   return header.starts.map((start) => start.bytes);
 }

@@ -34,8 +34,10 @@ export class Stage {
     if (frame.difference && !shown) this.place.append(this.difference.figure);
     if (!frame.difference && shown) this.difference.figure.remove();
     if (shown !== Boolean(frame.difference) || String(other) !== String(this.size)) this.fit();
+    let inset = frame.lanes.length;
     frame.lanes.forEach((lane, number) => {
       this.figures[number].draw(bitmaps[number]);
+      if (lane.low_bytes !== null) this.figures[number].inlay(bitmaps[inset++]);
       if (lane.lives) this.living.add(number);
       const shown = numbers(lane, this.lanes[number], this.living.has(number));
       this.figures[number].say(shown, lane.ended ? "over" : lane.cut ? "time limit" : "");
@@ -72,9 +74,10 @@ export class Stage {
       }
     }
     this.place.style.setProperty("--columns", columns);
-    for (const { canvas, figure } of [...this.figures, this.difference]) {
+    for (const { canvas, figure, inset } of [...this.figures, this.difference]) {
       canvas.style.width = figure.style.width = `${scale * across}px`;
       canvas.style.height = `${scale * down}px`;
+      inset.style.width = `${scale * inset.width}px`;
     }
   }
 }
@@ -82,11 +85,21 @@ export class Stage {
 class Picture {
   constructor(name, source, color) {
     this.canvas = h("canvas", { width: 64, height: 64, role: "img", "aria-label": name });
+    this.inset = h("canvas", { width: 0, class: "inset", role: "img", "aria-label": `${name}, at low resolution`, hidden: true });
     this.details = h("span", { class: "soft detail" });
     this.badge = h("span", { class: "ended", hidden: true });
     this.numbers = h("dl", { class: "numbers" });
     const caption = h("figcaption", { title: source }, h("i", { class: `dot ${color}` }), h("b", {}, name), this.details, this.badge);
-    this.figure = h("figure", { class: `picture of-${color}` }, caption, this.canvas, this.numbers);
+    const screen = h("div", { class: "screen" }, this.canvas, this.inset);
+    this.figure = h("figure", { class: `picture of-${color}` }, caption, screen, this.numbers);
+  }
+
+  /** Draws the frame at low resolution into a corner, with pixels as large as those of the picture. */
+  inlay(bitmap) {
+    draw(this.inset, bitmap);
+    if (!this.inset.hidden) return;
+    this.inset.hidden = false;
+    this.inset.style.width = `${(parseFloat(this.canvas.style.width) / this.canvas.width) * bitmap.width}px`;
   }
 
   draw(bitmap) {

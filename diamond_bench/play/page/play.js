@@ -248,6 +248,7 @@ function controls({ lanes, recording, reference, limits }) {
   const compared = lanes.map((lane, number) => h("option", { value: number }, lane.name)).filter((_, number) => number !== reference);
   $("compare").replaceChildren(h("option", { value: "null" }, "none"), ...compared);
   $("compare-field").hidden = reference === null;
+  $("inset-field").hidden = !lanes.some((lane) => lane.two_stages);
   $("fps").max = limits.max_fps;
   $("horizon").max = limits.horizon;
   $("seed").max = limits.seed;
@@ -289,6 +290,7 @@ for (const [field, key] of [["fps", "fps"], ["horizon", "steps"], ["seed", "seed
   });
 }
 $("pictures").addEventListener("change", () => send({ do: "pictures", format: $("pictures").value }));
+$("inset").addEventListener("change", () => document.body.classList.toggle("no-insets", !$("inset").checked));
 $("compare").addEventListener("change", () => send({ do: "compare", lane: JSON.parse($("compare").value) }));
 $("open-help").addEventListener("click", commands.help);
 $("open-starts").addEventListener("click", () => {

@@ -121,8 +121,6 @@ def _named(keys: dict[str, str], check: Callable[..., None], *settings: Any) -> 
 def _check(settings: Cascade, config: RunConfig, protocol: str) -> None:
     for stage, keys in ((settings.inner, _INNER), (settings.upsampler, _UPSAMPLER)):
         _named(keys, check_network, stage.network, stage.conditioning)
-        if getattr(stage.objective, "sigma_data", None) == "measured":
-            raise UserError(f"{keys['objective.']}sigma_data=measured: a cascade measures nothing; give a number, such as 0.5")
     if config.data.dataset is None:
         check_frames(settings, spec_of(config.game, config.env).frames)
     check_two_stages(settings, config.sampler)
@@ -163,6 +161,7 @@ def _context(settings: Cascade) -> int:
 FAMILY = WorldFamily(
     about="A world model at low resolution, and an upsampler of its frames: the authors' CS:GO game engine.",
     build="diamond_bench.worlds.cascade.world:build_world",
+    load="diamond_bench.worlds.cascade.world:load_cascade",
     cost=_cost,
     update_flops=_update_flops,
     context=_context,

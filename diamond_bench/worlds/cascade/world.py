@@ -11,21 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diamond_bench.config import CascadeSampler, Sampler, TrainingConfig, chosen
+from diamond_bench.data.rms import change_rms, frame_rms
 from diamond_bench.data.segments import Segments, to_float
 from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.denoiser import Denoiser
-from diamond_bench.diffusion.quantization import quantize
+from diamond_bench.diffusion.objectives import Factored
+from diamond_bench.diffusion.quantization import from_bytes, quantize
 from diamond_bench.diffusion.samplers import Sampling, sample
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.denoiser_network import DenoiserNetwork
 from diamond_bench.models.precision import Precision
-from diamond_bench.spaces import WorldSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.worlds.cascade import FAMILY, Cascade, check_frames, check_two_stages
-from diamond_bench.worlds.contract import Draw, Seen, State, Step, Trainable
+from diamond_bench.worlds.contract import Draw, Seen, State, Step, Trainable, TrainedWorld
 from diamond_bench.worlds.diamond.world import Description, DiamondWorld, build_diamond
-from diamond_bench.worlds.files import save_world
+from diamond_bench.worlds.files import load_world, save_world
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ class CascadeWorld:
         frame = frame.clone()  # an ordinary tensor again, so that it may enter a network in training
         return (*inner, torch.cat((past[:, 1:], frame[:, None]), dim=1)), Step(frame)
 
+    def low_frame(self, state: State) -> Tensor:
+        """See `TwoStages.low_frame`. After `start` it is the last real frame, made smaller."""
+        return state[0][:, -1]
+
     def shrunk(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Frames (b, t, 3, h, w) at low resolution, on the 8-bit grid, and exactly 0 where padded: bicubic, with antialiasing.
 
@@ -145,12 +151,35 @@ class CascadeWorld:
         )
 
     def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
-        """See `TrainedWorld.measure`: there is nothing to measure."""
+        """See `TrainedWorld.measure`: sigma_data of each stage, if its objective leaves it open, of the pictures that the stage predicts.
+
+        The change that the upsampler predicts is the difference between a frame and its enlarged version at low resolution.
+        """
+
+        def low(rows: Tensor) -> Tensor:
+            return self.shrunk(from_bytes(rows)[None], torch.ones(1, len(rows), device=rows.device))
+
+        def details(rows: Tensor) -> Tensor:
+            return _integers(from_bytes(rows) - self.enlarged(low(rows))[0])
+
+        measured = self.measured_objectives
+        if "inner" in measured:
+            of_stage = change_rms if measured["inner"].config.coordinate == "change" else frame_rms
+            measured["inner"].set_sigma_data(of_stage(episodes, lambda rows: _integers(low(rows)[0])))
+        if "upsampler" in measured:
+            changes = measured["upsampler"].config.coordinate == "change"
+            measured["upsampler"].set_sigma_data(frame_rms(episodes, details) if changes else frame_rms(episodes))
+
+    @property
+    def measured_objectives(self) -> Mapping[str, Factored]:
+        """The objectives that measure their sigma_data, by stage."""
+        stages = {"inner": self.inner.denoiser.objective, "upsampler": self.upsampler.objective}
+        return {name: o for name, o in stages.items() if isinstance(o, Factored) and o.config.sigma_data == "measured"}
 
     @property
     def measured(self) -> Mapping[str, float]:
-        """See `TrainedWorld.measured`."""
-        return {}
+        """See `TrainedWorld.measured`: sigma_data of the stages that measure it."""
+        return {f"sigma_data_{name}": float(objective.sigma_data) for name, objective in self.measured_objectives.items()}
 
     def call(self, state: State) -> None:
         """See `TrainedWorld.call`: one at low resolution."""
@@ -158,7 +187,24 @@ class CascadeWorld:
 
     def save(self, folder: Path) -> None:
         """See `TrainedWorld.save`."""
-        save_world(folder, self.settings, self.spec, self.networks)
+        save_world(folder, self.settings, self.spec, _parts(self))
+
+
+def load_cascade(
+    folder: Path, frames: FrameSpec, precision: Precision, device: torch.device | str, actions: ActionSpec | None
+) -> TrainedWorld:
+    """See `load_world`. A measured sigma_data is loaded with the weights."""
+    return load_world(folder, frames, precision, device, actions, _parts)
+
+
+def _integers(frames: Tensor) -> Tensor:
+    """Frames on a scale where 255 is 1, as integers, whose sums are exact (`data.rms`)."""
+    return (255 * frames).round().int()
+
+
+def _parts(world: CascadeWorld) -> Mapping[str, nn.Module]:
+    """The modules whose tensors are saved."""
+    return {**world.networks, **{f"{name}_objective": objective for name, objective in world.measured_objectives.items()}}
 
 
 def build_world(settings: Cascade, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> CascadeWorld:
