@@ -456,7 +456,7 @@ class Mock:
             count = self.welcome["actions"]["sizes"][0]
             seen = {"reward": 0, "return": 0, "ended": False, "cut": False, "p_reward": [0, 0.5, 0.5], "p_end": 0.1, "lives": None}
             policy = {"policy": [1 / count] * count if count else None, "value": 1.5, "entropy": 1.0, "mse": None, "psnr": None}
-            lanes = [{"bytes": len(picture), **seen, **policy}] * len(self.welcome["lanes"])
+            lanes = [{"bytes": len(picture), "low_bytes": None, **seen, **policy}] * len(self.welcome["lanes"])
             number = {"number": 1, "moment": 0, "before": None, "step": 0, "action": None, "keys_at": None, "dropped": 0}
             times = {"fps": None, "model_ms": 1.0, "encode_ms": 0.1, "latency_ms": None}
             self.socket.send(packed({"kind": "frame", **number, **times, "lanes": lanes, "difference": None}, [picture] * len(lanes)))
