@@ -17,7 +17,7 @@ from diamond_bench.training.memory import training_bytes
 from diamond_bench.typed import build
 from diamond_bench.worlds.cascade.checkpoint import CSGO_ACTIONS
 from diamond_bench.worlds.cascade.world import build_world
-from diamond_bench.worlds.contract import TrainedWorld, Trainable
+from diamond_bench.worlds.contract import Trainable, TrainedWorld
 
 
 def test_bytes_are_what_they_are_by_hand() -> None:

@@ -1,13 +1,14 @@
 """The memory that a training needs on its device, counted without a device: networks on torch's meta device have shapes and no numbers."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from diamond_bench.config import TrainingConfig
 from diamond_bench.data.segments import Segments
-from diamond_bench.worlds.contract import TrainedWorld, Trainable
+from diamond_bench.worlds.contract import Trainable, TrainedWorld
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _bytes(world: TrainedWorld, trainable: Trainable, training: TrainingConfig) 
     actions = torch.zeros(1, steps, *spec.actions.shape, dtype=getattr(torch, spec.actions.dtype), device="meta")
     mask = torch.ones(1, steps, dtype=torch.bool, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        loss, _ = trainable.loss(Segments(frames, actions, mask), None)
+        loss, _ = trainable.loss(Segments(frames, actions, mask), cast(torch.Generator, None))  # there is none for this device
     assert loss.requires_grad
     weights = sum(tensor.nbytes for tensor in (*parameters, *network.buffers()))
     trained = sum(tensor.nbytes for tensor in parameters)
@@ -65,4 +66,4 @@ def _bytes(world: TrainedWorld, trainable: Trainable, training: TrainingConfig) 
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
