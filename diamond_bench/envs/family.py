@@ -38,6 +38,12 @@ class Truth:
     """Where the player stands and looks, from the same memories."""
     sights: "Callable[[npt.NDArray[np.uint8]], Sights] | None" = None
     """The things that frames show, from their memories (N, 128)."""
+    erasable: tuple[str, ...] = ()
+    """Names of the small objects that `erased` can remove from a frame."""
+    erased: "Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.uint8]] | None" = None
+    """erased(frames, missing): true frames (b, 3, h, w) without the objects that `missing`, (b, number of erasable objects), marks."""
+    rewards: "Callable[[Mapping[str, Any]], tuple[float, float]] | None" = None
+    """rewards(facts): mean reward per step of uniformly random play, and of the best policy that knows the state."""
 
 
 def _no_check(game: str, config: EnvConfig) -> None:

@@ -5,8 +5,9 @@ environment and `next_frames` use the same function `outcomes` of a world, so th
 """
 
 import functools
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,15 +59,19 @@ class World:
 
     past_frames: int
     """Number of frames that determine the state."""
+    ranges: tuple[Iterable[int], ...]
+    """Values of the four fields of a state. A start is drawn uniformly from all their combinations."""
     start: Callable[[np.random.Generator], State]
     outcomes: Callable[[State, int, float], Outcomes]
     """outcomes(state, action, probability of left)."""
     decode: Callable[[list[tuple[int, int]], int], State]
     """decode((row, column) of the walker in each of the last `past_frames` frames, column of the player in the last)."""
+    reward: Callable[[State, State], float]
+    """reward(state before a step, state after it)."""
 
 
 def _moved(state: State, action: int) -> State:
-    return replace(state, player=int(np.clip(state.player + _MOVES[action], 0, CELLS - 1)))
+    return replace(state, player=min(max(state.player + _MOVES[action], 0), CELLS - 1))
 
 
 def _turn_start(rng: np.random.Generator) -> State:
@@ -107,17 +112,34 @@ def _opponent_decode(walker: list[tuple[int, int]], player: int) -> State:
     return State(*walker[-1], 0, player)
 
 
+def _seek_outcomes(state: State, action: int, moves: float) -> Outcomes:
+    moved = _moved(state, action)
+    return _possible([(moves, replace(moved, column=(state.column + 1) % CELLS)), (1.0 - moves, moved)])
+
+
+def _met(before: State, after: State) -> float:
+    return float(after.player == after.column)
+
+
+def _approached(before: State, after: State) -> float:
+    """Columns by which the player came nearer to where the walker was."""
+    return float(abs(before.player - before.column) - abs(after.player - before.column))
+
+
 def _possible(outcomes: Outcomes) -> Outcomes:
     return [(probability, state) for probability, state in outcomes if probability > 0]
 
 
 WORLDS: dict[str, World] = {
-    "synthetic/turn": World(2, _turn_start, _turn_outcomes, _turn_decode),
-    "synthetic/opponent": World(1, _opponent_start, _opponent_outcomes, _opponent_decode),
+    "synthetic/turn": World(
+        2, (range(_FIELD_ROWS), range(CELLS), range(len(_HEADINGS)), range(CELLS)), _turn_start, _turn_outcomes, _turn_decode, _met
+    ),
+    "synthetic/opponent": World(1, ([1], range(CELLS), [0], range(CELLS)), _opponent_start, _opponent_outcomes, _opponent_decode, _met),
+    "synthetic/seek": World(1, ([1], range(CELLS), [0], range(CELLS)), _opponent_start, _seek_outcomes, _opponent_decode, _approached),
 }
 """turn: in each step the walker turns and moves one cell, to the left with probability env.minority_share, else to the right. If a wall
 blocks one direction, it takes the other. opponent: in its row the walker moves one cell left with that probability, else right, and
-re-enters on the other side (paper, figure 4)."""
+re-enters on the other side (paper, figure 4). seek: the walker moves one cell right with that probability, else it stays."""
 
 
 def _check(game: str, config: EnvConfig) -> None:
@@ -172,6 +194,46 @@ def next_frames(
     return modes, np.array([probability for probability, _ in outcomes])
 
 
+_OBJECTS = {"walker": _WALKER, "player": _PLAYER}
+_ROUNDS = 2000
+
+
+def without_objects(frames: npt.NDArray[np.uint8], missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """True frames (b, 3, h, w) without the walker and the player where `missing`, (b, 2), marks them. Black takes their place."""
+    found = frames.copy()
+    for colour, gone in zip(_OBJECTS.values(), missing.T, strict=True):
+        shown = (frames == np.array(colour, np.uint8)[:, None, None]).all(axis=1)
+        found[np.broadcast_to((shown & gone[:, None, None])[:, None], frames.shape)] = 0
+    return found
+
+
+@functools.cache
+def step_rewards(game: str, minority_share: float) -> tuple[float, float]:
+    """Mean reward per step, from a uniformly drawn start: of uniformly random play, and of the best policy that knows the state.
+
+    Both are limits for long episodes, from value iteration over all states (Puterman 1994, section 8.5). Half of each step stays in place,
+    since the walker's heading is periodic. This leaves the mean reward of a step unchanged.
+    """
+    world = world_of(game)
+    states = [State(*fields) for fields in itertools.product(*world.ranges)]
+    place = {state: number for number, state in enumerate(states)}
+    outcomes = [[world.outcomes(state, action, minority_share) for action in range(len(ACTIONS))] for state in states]
+    padded = [[[*found, (0.0, found[0][1])][:2] for found in of_state] for of_state in outcomes]
+    chance = np.array([[[p for p, _ in found] for found in of_state] for of_state in padded])  # (states, actions, 2)
+    reached = np.array([[[place[state] for _, state in found] for found in of_state] for of_state in padded])
+    reward = np.array(
+        [[[world.reward(state, after) for _, after in found] for found in of] for state, of in zip(states, padded, strict=True)]
+    )
+    gains = []
+    for policy in (np.mean, np.max):
+        values = gain = np.zeros(len(states))
+        for _ in range(_ROUNDS):
+            ahead = policy((chance * (reward + values[reached])).sum(axis=-1), axis=-1)
+            values, gain = 0.5 * (values + ahead), ahead - values
+        gains.append(float(gain.mean()))
+    return gains[0], gains[1]
+
+
 def world_of(game: str) -> World:
     """The world with this name. Raises UserError with the nearest names for another game."""
     if game not in WORLDS:
@@ -182,7 +244,8 @@ def world_of(game: str) -> World:
 class SyntheticEnv(gymnasium.Env[Frame, int]):
     """A playable world. Observations (frame_size, frame_size, 3) uint8. The actions NOOP, RIGHT and LEFT move the player one cell.
 
-    The reward is 1 if the player stands in the walker's column after the step, else 0. An episode never ends. It is truncated after
+    The reward is 1 if the player stands in the walker's column after the step, else 0. In `seek` it is the number of columns by which the
+    player came nearer to the column in which the walker stood: -1, 0 or 1. An episode never ends. It is truncated after
     EPISODE_STEPS steps. There are no lives, no-ops, skipped frames or sticky actions. A seed determines the start and all later draws.
 
     info has the keys of `AtariEnv`: `lives` 0, `life_loss` False, `ram` ((128,) uint8: row, column, heading, player, then zeros),
@@ -211,9 +274,9 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
         """One step of the world. The class describes the outputs."""
         outcomes = self._world.outcomes(self._state, int(action), self._config.minority_share)
         drawn = int(self.np_random.choice(len(outcomes), p=[probability for probability, _ in outcomes]))
-        self._state = outcomes[drawn][1]
+        before, self._state = self._state, outcomes[drawn][1]
         self._steps += 1
-        reward = float(self._state.player == self._state.column)
+        reward = self._world.reward(before, self._state)
         return self.render(), reward, False, self._steps >= EPISODE_STEPS, self._info()
 
     def render(self) -> Frame:
@@ -275,7 +338,13 @@ def _next_frames(
 
 
 def _truth(game: str) -> Truth:
-    return Truth(next_frames=functools.partial(_next_frames, game), past_frames=world_of(game).past_frames)
+    return Truth(
+        next_frames=functools.partial(_next_frames, game),
+        past_frames=world_of(game).past_frames,
+        erasable=tuple(_OBJECTS),
+        erased=without_objects,
+        rewards=lambda facts: step_rewards(game, facts["minority_share"]),
+    )
 
 
 FAMILY = EnvFamily(

@@ -8,6 +8,7 @@ import torch
 from analysis.media import replacing, side_by_side, write_video
 from analysis.scores import human_random
 from diamond_bench.agent import Agent, load_agent
+from diamond_bench.envs.games import family_of, truth
 from diamond_bench.envs.lives import Frame
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import PolicyPlayer
@@ -55,6 +56,10 @@ class _Evaluation:
         if self.game in known.index:
             low, high = float(known["random"][self.game]), float(known["human"][self.game])
             rows.append(Row("hns", float((returns.mean() - low) / (high - low))))
+        rates = truth(self.game).rewards
+        if rates is not None:
+            low, high = rates(family_of(self.game).facts(self.config.env))
+            rows.append(Row("normalised_return", float((returns.sum() / lengths.sum() - low) / (high - low))))
         policy = f"sampled, temperature {settings.temperature:g}, epsilon {settings.epsilon:g}"
         record = {**self.final.conditions(games, policy), "real_steps": _real_steps(self.context.inputs["agent"])}
         return Result(rows, {"protocol_record": record, "return_std": float(returns.std())})

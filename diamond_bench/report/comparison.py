@@ -133,9 +133,9 @@ def _effects(scores: Scores, metric: str, pairs: Mapping[str, str], margin: Marg
 
 
 def _headlines(plan: SavedPlan, present: set[str]) -> list[str]:
-    """The columns to compare, the primary one apart: of returns, the human-normalised one where there is one, which says the same."""
+    """The columns to compare, the primary one apart: of returns, the normalised one where there is one, which says the same."""
     found = [name for name, column in METRIC_INFO.items() if column.compared and name in present and _poolable(plan, name)]
-    return [name for name in found if not (name == "test_return" and "hns" in present)]
+    return [name for name in found if not (name == "test_return" and present & {"hns", "normalised_return"})]
 
 
 def _poolable(plan: SavedPlan, metric: str) -> bool:

@@ -18,6 +18,7 @@ from diamond_bench.metrics.columns import METRIC_INFO, metric_label, within_boun
 from diamond_bench.metrics.header import Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.report.agent_figures import agent_figures
+from diamond_bench.report.dose_figures import dose_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.gap_figures import gap_figures
 from diamond_bench.report.looks import baseline_names, variant_looks
@@ -109,6 +110,7 @@ def study_figures(
         elif shown.kind in ("thresholds", "ranks"):
             yield from (rank_figures if shown.kind == "ranks" else threshold_figures)(shown, plan, store, measured, notes)
     yield from agent_figures(plan, store, table, done, notes)
+    yield from dose_figures(plan, store, table, done, notes)
     yield from training_figures(plan, store, done, notes)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 State = Literal["passed", "failed", "undecided", "unknown"]
+_NORMALISED = ("hns", "normalised_return")
+"""Scores at which random play has 0."""
 _TONE = {"passed": "good", "failed": "bad", "undecided": "warn", "unknown": "warn"}
 
 
@@ -43,7 +45,7 @@ class Gate:
     @property
     def against(self) -> str:
         """The trivial predictor or player that the variant is compared to."""
-        return "random play" if self.metric == "hns" else "copying the last frame"
+        return "random play" if self.metric in _NORMALISED else "copying the last frame"
 
 
 def gates(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[Gate]:
@@ -98,12 +100,13 @@ def _of_agents(facts: StudyFacts, variant: str, game: str) -> Gate | None:
     import numpy as np
 
     table = facts.table
-    mine = (table["metric"] == "hns") & (table["variant"] == variant) & (table["game"] == game) & table["seed"].notna()
+    metric = next((name for name in _NORMALISED if (table["metric"] == name).any()), "")
+    mine = (table["metric"] == metric) & (table["variant"] == variant) & (table["game"] == game) & table["seed"].notna()
     scores = table.loc[mine, "value"].to_numpy(dtype=np.float64)[:, None]
     if not len(scores):
         return None
     state, few = _state(-scores, np.zeros_like(scores), None)  # of a score more is better, of an error less
-    return Gate(variant, game, "hns", state, f"human-normalised score {scores.mean():.3g}, where random play has 0{few}")
+    return Gate(variant, game, metric, state, f"{METRIC_INFO[metric].title} {scores.mean():.3g}, where random play has 0{few}")
 
 
 def _state(errors: "Array", trivial: "Array", episodes: "NDArray[np.int64] | None") -> tuple[State, str]:

@@ -206,11 +206,13 @@ def with_agents(config: RunConfig, store: Store) -> RunConfig:
 
 
 def _of_the_agent_s_family(config: RunConfig, store: Store, agent: JobRef) -> RunConfig:
-    """The config with the settings of the family of the agent's world model. Raises UserError if the run's family is another trained one,
-    or the sampler does not fit."""
+    """The config with the settings of the family of the agent's world model. A family that is not trained takes the place of
+    evaluation.world_model. Raises UserError if the run's family is another trained one, or the sampler does not fit."""
     trained, key = store.spec(agent).config, f"evaluation.world_model={agent}"
     if not world_family(config.family).trained:
         return config
+    if config.family is None and isinstance(trained, TrainAgent) and not world_family(trained.family).trained:
+        return replace(config, family=trained.family, evaluation=replace(config.evaluation, world_model=None))
     settings = trained.family if isinstance(trained, TrainAgent) and trained.trains_world_model else None
     if settings is None:
         if config.family is not None:

@@ -78,9 +78,11 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
         for game in _games(study, config):
             special = agents.per_game(game) if study.protocol == "agent" else {}
             on_game = run_config({"scale": scale, **chosen}, {**special, **settings}) if special else config
+            named = on_game.evaluation.world_model
             on_game = agents.with_agents(replace(on_game, game=game, seed=max(study.seeds)), store)
+            replaced = "evaluation.world_model" if named and on_game.evaluation.world_model is None else ""
             on_game = of_family(on_game, study.protocol)
-            check_read(unread.of_variant(settings, on_game), on_game)
+            check_read(unread.of_variant([key for key in settings if key != replaced], on_game), on_game)
             check_run(on_game, study.protocol)
             _check_dataset(on_game.data)
             on_game = in_effect(on_game)

@@ -2,18 +2,26 @@
 
 from dataclasses import dataclass
 
-from diamond_bench.config import RunConfig, Sampler
+from diamond_bench.config import RunConfig, Sampler, setting
 from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
-from diamond_bench.envs.games import family_of, games_with, truth
+from diamond_bench.envs.games import family_of, frames, games_with, truth
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import WorldSpec
 
 
 @dataclass(frozen=True)
 class Oracle(WorldSettings):
-    """It has no settings."""
+    """Damage to the frames that the oracle shows. Its dynamics, rewards and ends stay true, and 0 means no damage."""
 
     name: str = "oracle"
+    dropped: float = setting(0.0, minimum=0.0, maximum=1.0)
+    """Probability that a small object is missing from all frames of an imagined game."""
+    flicker: float = setting(0.0, minimum=0.0, maximum=1.0)
+    """Probability that a small object is missing from a frame."""
+    blur: float = setting(0.0, minimum=0.0, maximum=100.0)
+    """Standard deviation of a Gaussian blur, in pixels."""
+    token_side: int = setting(0, minimum=0)
+    """Side in pixels of the square patches of a frame, each of which is shown in one of 512 colours."""
 
 
 def _cost(settings: Oracle, spec: WorldSpec, sampler: Sampler) -> WorldCost:
@@ -33,6 +41,13 @@ def _check(settings: Oracle, config: RunConfig, protocol: str) -> None:
             f"family=oracle: with env.sticky_actions={config.env.sticky_actions} it would know which actions the emulator is going to "
             "repeat; use env.sticky_actions=0"
         )
+    for key, probability in (("dropped", settings.dropped), ("flicker", settings.flicker)):
+        if probability and not truth(config.game).erasable:
+            known = ",".join(games_with(lambda of: of.erasable))
+            raise UserError(f"family.{key}={probability:g}: objects can be removed from frames of games=[{known}], not of {config.game}")
+    shown = frames(config.game, config.env)
+    if settings.token_side and any(side % settings.token_side for side in shown.sides):
+        raise UserError(f"family.token_side={settings.token_side}: it does not divide the sides of frames of {shown} pixels")
     if protocol == "agent" and truth(config.game).next_frames is None:
         known = ",".join(games_with(lambda of: of.next_frames))
         raise UserError(f"family=oracle: agents are trained only in the true dynamics of games=[{known}], not of {config.game}")

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diamond_bench.diffusion.quantization import from_bytes
-from diamond_bench.envs.games import make_env
+from diamond_bench.envs.games import make_env, truth
 from diamond_bench.envs.saves import load_env, save_env
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, RecordedPlay, State, Step
 from diamond_bench.worlds.oracle import Oracle
+from diamond_bench.worlds.oracle.damage import Damage
 from diamond_bench.worlds.oracle.packing import pack, unpack
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ _SMALL = 4096
 """Largest saved state, in bytes, for which a replay keeps every state that it passes."""
 _EVERY = 100
 """Steps between two kept states if they are larger. The steps in between are replayed."""
+_SEED = 9
+"""Bytes at the end of a state: whether the next step first seeds the game's random numbers, and the seed. Most starts are never stepped, so
+`start` leaves the seeding to the step."""
 _SURE = 1e4
 """Logit of a certain outcome, against 0 for the others."""
 
 
 class OracleWorld:
-    """A `WorldModel` that plays the game. A state is the saved state of a game, packed in bytes, (b, n) uint8.
+    """A `WorldModel` that plays the game. A state is the saved state of a game, packed in bytes, (b, n) uint8, and that of the damage.
 
     One environment plays all rows, one after the other: each step restores a row's game, plays the action and saves it again. So rows are
     independent, and `step` does not change its state. After `start` a row's game draws its random numbers from the row's own seed: random
@@ -43,17 +47,18 @@ class OracleWorld:
     calls_per_frame = 0
     flops_per_frame = 0.0
 
-    def __init__(self, env: "Env", spec: WorldSpec, device: torch.device, play: RecordedPlay) -> None:
+    def __init__(self, env: "Env", spec: WorldSpec, device: torch.device, play: RecordedPlay, damage: Damage) -> None:
         """`env`: the environment of the recorded play's game. It can save and load its state."""
         self.spec, self.device = spec, device
-        self._env, self._play = env, play
+        self._env, self._play, self._damage = env, play, damage
         self._kept: dict[tuple[int, int], bytes] = {}
         self._at: tuple[int, int] | None = None
         """The recording and step of the environment during a replay."""
         self._furthest: dict[int, int] = {}
         """The last step that a replay reached, by recording."""
         self._env.reset(seed=play.seed(0))
-        self._width = (len(pack(save_env(self._env))) * 21 // 20 // 256 + 1) * 256  # numbers in it may gain digits
+        largest = len(pack(save_env(self._env))) * 21 // 20 + _SEED  # numbers in it may gain digits
+        self._width = (largest // 256 + 1) * 256
         self._every = 1 if self._width <= _SMALL else _EVERY
 
     @property
@@ -65,26 +70,31 @@ class OracleWorld:
         """See `WorldModel.start`. Raises UserError if the recorded play cannot be replayed frame by frame."""
         if origin is None:
             raise UserError("family=oracle: imagination can start only from play whose seed and actions are recorded")
-        seeds = draw(torch.empty(len(frames), 2, device=frames.device)).cpu().numpy().view(np.uint32)
+        seeds = draw(torch.empty(len(frames), 2, device=frames.device)).cpu().numpy().view(np.uint8)
         places = [(number, step) for number, step in origin.tolist()]
         reached = {place: self._reached(*place) for place in sorted(set(places))}  # in order, so that no replay goes back
         self._at = None
-        return (self._stacked([self._seeded(reached[place], seed.tolist()) for place, seed in zip(places, seeds, strict=True)]),)
+        games = self._stacked([reached[place] for place in places])
+        games[:, -_SEED] = 1
+        games[:, -_SEED + 1 :] = torch.from_numpy(seeds)
+        return (games, *self._damage.start(frames, draw))
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
-        """See `WorldModel.step`. Nothing is drawn, since each game has its own random numbers."""
+        """See `WorldModel.step`. Only the damage draws, since each game has its own random numbers."""
         self._at = None
         saved, frames, rewards, ends = [], [], [], []
         for row, taken in zip(state[0].cpu().numpy(), action.cpu().numpy(), strict=True):
             load_env(self._env, unpack(row.tobytes()))
+            if row[-_SEED]:
+                self._env.unwrapped.np_random = np.random.default_rng(row[-_SEED + 1 :].view(np.uint32).tolist())
             frame, reward, ended, _, _ = self._env.step(taken)
             saved.append(pack(save_env(self._env)))
             frames.append(np.array(frame))
             rewards.append(int(np.sign(float(reward))) + 1)
             ends.append(int(ended))
-        shown = from_bytes(torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2).contiguous())
-        return (self._stacked(saved),), Step(
-            shown,
+        true = torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2).contiguous()
+        return (self._stacked(saved), *state[1:]), Step(
+            from_bytes(self._damage.shown(true, state[1:], draw)),
             self._certain(rewards, 3) if self.spec.rewards else None,
             self._certain(ends, 2) if self.spec.ends else None,
         )
@@ -106,12 +116,6 @@ class OracleWorld:
     def _certain(self, classes: list[int], number: int) -> Tensor:
         chosen = torch.tensor(classes, device=self.device)
         return _SURE * torch.nn.functional.one_hot(chosen, number).float()
-
-    def _seeded(self, state: bytes, seed: list[int]) -> bytes:
-        """The same game with random numbers from a new seed."""
-        load_env(self._env, unpack(state))
-        self._env.unwrapped.np_random = np.random.default_rng(seed)
-        return pack(save_env(self._env))
 
     def _reached(self, number: int, step: int) -> bytes:
         """The saved state of a recording after this number of steps."""
@@ -147,7 +151,7 @@ class OracleWorld:
 
     def _stacked(self, states: list[bytes]) -> Tensor:
         longest = max(map(len, states))
-        assert longest <= self._width, f"a saved state of {longest} bytes, where {self._width} were enough before"
+        assert longest <= self._width - _SEED, f"a saved state of {longest} bytes, where {self._width} were enough before"
         rows = np.frombuffer(b"".join(state.ljust(self._width, b"\0") for state in states), np.uint8)
         return torch.from_numpy(rows.reshape(len(states), self._width).copy()).to(self.device)
 
@@ -159,4 +163,4 @@ def open_world(settings: Oracle, spec: WorldSpec, device: torch.device, play: Re
     env = make_env(play.game, play.env)
     if not hasattr(env.unwrapped, "save_state"):
         raise UserError(f"family=oracle: {play.game} cannot save and load its state (save_state, load_state)")
-    return OracleWorld(env, spec, device, play)
+    return OracleWorld(env, spec, device, play, Damage(settings, truth(play.game)))
