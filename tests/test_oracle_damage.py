@@ -246,7 +246,7 @@ ARMS = "none: {}, blur: {family.blur: 1}, more: {family.blur: 2}, once: {family.
 
 
 def test_the_figure_of_doses_has_a_panel_for_each_number_that_is_varied_on_its_own(tmp_path: Path) -> None:
-    """Three arms with blur alone (0, 1 and 2) are a panel. The one with flicker alone has a single dose, and the one with both none."""
+    """Three arms with blur alone (0, 1 and 2) are a panel, and two with flicker alone. The arm with both is in none."""
     name = study(tmp_path, ARMS, "family: oracle, env.frame_size: 16", protocol="agent")
     Path(name).write_text(Path(name).read_text().replace("metric: test_return", "metric: normalised_return, baseline: {arm: none}"))
     plan = plan_study(name, ["scale=tiny", "seeds=3"])
@@ -262,11 +262,12 @@ def test_the_figure_of_doses_has_a_panel_for_each_number_that_is_varied_on_its_o
     drawn = doses.draw()
     assert drawn is not None
     numbers = drawn.figure.numbers()
-    assert set(numbers["panel"]) == {"family.blur"}
     assert set(numbers["series"]) == {TURN}
-    assert numbers["x"].tolist() == [0, 1, 2]
-    assert numbers["value"].tolist() == pytest.approx([1.01, 0.81, 0.61])
-    assert (numbers["high"] - numbers["value"]).tolist() == pytest.approx([4.3027 * 0.01 / 3**0.5] * 3, rel=1e-4)
+    blur, flicker = (numbers[numbers["panel"] == f"family.{name}"] for name in ("blur", "flicker"))
+    assert (blur["x"].tolist(), flicker["x"].tolist()) == ([0, 1, 2], [0, 1])
+    assert blur["value"].tolist() == pytest.approx([1.01, 0.81, 0.61])
+    assert (blur["high"] - blur["value"]).tolist() == pytest.approx([4.3027 * 0.01 / 3**0.5] * 3, rel=1e-4)
+    assert set(numbers["panel"]) == {"family.blur", "family.flicker"}
     assert "3 seeds" in drawn.caption
 
 

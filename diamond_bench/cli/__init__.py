@@ -20,6 +20,7 @@ from diamond_bench.cli import (
     agent_commands,
     cluster_commands,
     completion,
+    correlation_commands,
     dataset_commands,
     paper_commands,
     play_commands,
@@ -36,6 +37,7 @@ __all__ = [
     "agent_commands",
     "app",
     "cluster_commands",
+    "correlation_commands",
     "dataset_commands",
     "main",
     "paper_commands",
@@ -58,6 +60,7 @@ def _show_version(wanted: bool) -> None:
 
 _MODULES = (
     study_commands,
+    correlation_commands,
     score_commands,
     play_commands,
     paper_commands,

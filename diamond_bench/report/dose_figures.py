@@ -17,8 +17,8 @@ from diamond_bench.studies.plan import SavedPlan
 if TYPE_CHECKING:
     import pandas as pd
 
-_FEWEST = 2
-"""Doses besides the baseline's that a panel has at least."""
+_FEWEST = 3
+"""Doses that one panel has at least, with the baseline's. Other panels may have two."""
 _MOST_GAMES = 7
 """Most games whose lines remain distinguishable."""
 
@@ -26,7 +26,7 @@ _MOST_GAMES = 7
 def dose_figures(
     plan: SavedPlan, store: Store, table: "pd.DataFrame", done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
-    """One figure if at least one number is varied on its own, with a panel for each such number and a line for each game."""
+    """One figure with a panel for each number that is varied on its own and a line for each game, if one of the numbers has several doses."""
     if plan.protocol != "agent" or len({point.game for point in plan.points}) > _MOST_GAMES:
         return
     scores = table[(table["metric"] == plan.primary["metric"]) & table["seed"].notna() & np.isfinite(table["value"])]
@@ -50,7 +50,7 @@ def doses(plan: SavedPlan, store: Store, done: Collection[JobRef]) -> dict[str, 
         differing = [key for key in own.keys() | base.keys() if own.get(key) != base.get(key)]
         if len(differing) == 1 and _is_number(own.get(differing[0])) and _is_number(base.get(differing[0])):
             found.setdefault(differing[0], {baseline: base[differing[0]]})[variant] = own[differing[0]]
-    return {key: values for key, values in found.items() if len(values) > _FEWEST}
+    return found if any(len(values) >= _FEWEST for values in found.values()) else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,196 @@
+"""How the metrics of world models rank the agents that learned in them: one row per agent with both evaluations."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diamond_bench.config import EvaluationConfig
+from diamond_bench.errors import UserError
+from diamond_bench.metrics.columns import METRIC_INFO, metric_label
+from diamond_bench.report.drawing import Drawn, StudyFigure, slug
+from diamond_bench.report.write import draw_figures, write_table
+from diamond_bench.results.table import conditions
+from diamond_bench.store.artifacts import Store
+from diamond_bench.store.files import require_folders
+from diamond_bench.store.jobspec import JobRef, JobSpec
+from diamond_bench.store.kinds import EvaluateWorldModel, TrainAgent
+from diamond_bench.studies.agents import AGENT_KINDS
+from diamond_bench.typed import to_plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = "correlations"
+"""Folder of a store with the results of `correlate`."""
+OUTCOME = "test_return"
+_COMPUTATION = {"metrics", "batch_size", "milestone", "weights", "world_model", "keep_frames", "fixed_actions"}
+"""Settings of an evaluation that do not change what a metric means."""
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """The rank correlations of the games, and the agents from which they were computed."""
+
+    table: "pd.DataFrame"
+    """game and the columns of `analysis.correlation.rank_correlations`."""
+    agents: "pd.DataFrame"
+    """One row per agent: game, agent, cluster (its world model), group (the family of the world model), the outcome and each metric."""
+    notes: tuple[str, ...]
+    """Sentences on games that are left out."""
+
+
+def correlate(store: Store, refs: Iterable[JobRef]) -> Correlated:
+    """The rank correlations, from the finished evaluations among `refs`.
+
+    Raises UserError if no game has enough agents with both evaluations, or if evaluations of a game had different conditions.
+    """
+    import pandas as pd
+
+    from analysis.correlation import COLUMNS, MIN_AGENTS, rank_correlations
+
+    agents = _agents(store, [ref for ref in dict.fromkeys(refs) if store.state(ref).status == "done"])
+    tables, notes = [], []
+    for game, rows in agents.groupby("game", sort=False):
+        if len(rows) < MIN_AGENTS:
+            notes.append(f"{game}: {_count(len(rows))} with both evaluations, and a rank correlation needs {MIN_AGENTS}")
+            continue
+        metrics = [name for name in METRIC_INFO if name != OUTCOME and name in rows and rows[name].notna().any()]
+        tables.append(rank_correlations(rows, metrics, OUTCOME).assign(game=game))
+    if not tables:
+        found = "; ".join(notes) or f"no agent has both evaluations, and a rank correlation needs {MIN_AGENTS}"
+        raise UserError(f"correlate: {found}; evaluate more agents, and their world models with evaluation.world_model=AGENT")
+    return Correlated(pd.concat(tables, ignore_index=True)[["game", *COLUMNS]], agents, tuple(notes))
+
+
+def _count(number: int) -> str:
+    return f"{number} agent{'' if number == 1 else 's'}"
+
+
+def _agents(store: Store, done: Sequence[JobRef]) -> "pd.DataFrame":
+    import pandas as pd
+
+    worlds = _worlds(store, [ref for ref in done if ref.kind == "evaluate_world_model"])
+    returns: dict[JobRef, list[float]] = {}
+    played: dict[str, dict[str, str]] = {}
+    for ref in (ref for ref in done if ref.kind == "evaluate_agent"):
+        agent = store.spec(ref).inputs["agent"]
+        world = _world_of(store, agent)
+        if world not in worlds:
+            continue
+        result = store.result(ref)
+        returns.setdefault(agent, []).extend(row["value"] for row in result.rows if row["metric"] == OUTCOME)
+        said = conditions(result.info.get("protocol_record") or {}, world[0])
+        played.setdefault(world[0], {})[said] = str(ref)
+    for game, several in played.items():
+        _one_condition(game, "agents", several)
+    rows = []
+    for agent, values in returns.items():
+        world = _world_of(store, agent)
+        own = {"game": world[0], "agent": str(agent), "cluster": world[1], "group": world[2], OUTCOME: sum(values) / len(values)}
+        rows.append({**own, **worlds[world]})
+    return pd.DataFrame(rows, columns=None if rows else ["game"])
+
+
+World = tuple[str, str, str]
+"""The game, a name of the world model, and its family."""
+
+
+def _world_of(store: Store, agent: JobRef) -> World:
+    """The world model that an agent learned in: its own one, or an untrained one with its settings."""
+    config = store.spec(agent).config
+    if isinstance(config, TrainAgent) and config.family is not None:
+        return (config.game, _untrained(config.family, config.env), config.family.name)
+    return (config.game, str(agent), "diamond")
+
+
+def _untrained(family: Any, env: Any) -> str:
+    return str(to_plain(family) | {"env": to_plain(env)})
+
+
+def _worlds(store: Store, evaluations: Sequence[JobRef]) -> dict[World, Mapping[str, float]]:
+    """The mean of each metric over the evaluations of a world model."""
+    values: dict[World, dict[str, list[float]]] = {}
+    measured: dict[str, dict[str, str]] = {}
+    for ref in evaluations:
+        spec = store.spec(ref)
+        world = _evaluated(store, spec)
+        if world is None:
+            continue
+        for row in store.result(ref).rows:
+            column = METRIC_INFO.get(row["metric"])
+            if column and column.better and not (column.cost or column.detail or row.get("baseline")):
+                values.setdefault(world, {}).setdefault(row["metric"], []).append(float(row["value"]))
+        measured.setdefault(world[0], {})[_conditions(spec)] = str(ref)
+    for game, several in measured.items():
+        _one_condition(game, "world models", several)
+    return {world: {name: sum(own) / len(own) for name, own in of.items()} for world, of in values.items()}
+
+
+def _evaluated(store: Store, spec: JobSpec) -> World | None:
+    """The world model of an evaluation, as `_world_of` names it. None if no agent can have learned in it."""
+    config = spec.config
+    assert isinstance(config, EvaluateWorldModel)
+    model = spec.inputs.get("world_model")
+    if model is not None:
+        return _world_of(store, model) if model.kind in AGENT_KINDS else None
+    dataset = store.spec(spec.inputs["dataset"])
+    if config.family is None or dataset.kind != "collect_dataset":
+        return None
+    return (dataset.config.game, _untrained(config.family, dataset.config.env), config.family.name)
+
+
+def _conditions(spec: JobSpec) -> str:
+    own = {key: value for key, value in vars(spec.config.evaluation).items() if key not in _COMPUTATION}
+    neutral = vars(EvaluationConfig())
+    changed = [f"{key}={value}" for key, value in own.items() if value != neutral[key]]
+    return ", ".join([f"dataset {spec.inputs['dataset'].id}", *changed])
+
+
+def _one_condition(game: str, what: str, several: Mapping[str, str]) -> None:
+    if len(several) > 1:
+        (one, first), (other, second) = list(several.items())[:2]
+        raise UserError(
+            f"correlate: {what} of {game} were evaluated under different conditions ({first}: {one}; {second}: {other}); name studies "
+            "that have one"
+        )
+
+
+def write_correlations(
+    found: Correlated, store: Store, named: Sequence[str], say: Callable[[str], None], captions: bool = False
+) -> list[Path]:
+    """Writes correlations.csv, agents.csv and a figure for each game into a folder of the store, and returns the files.
+
+    `named`: the words of the command, from which the folder has its name.
+    """
+    words = slug("-".join(named) or "all")[:80]
+    digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:8]
+    folder = store.root / FOLDER / f"{words}-{digest}"
+    require_folders(store.root, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = [write_table(found.table, folder / "correlations.csv"), write_table(found.agents, folder / "agents.csv")]
+    shown, notes = draw_figures(_figures(found), folder, say, captions)
+    for note in notes:
+        say(note)
+    return [*tables, *(file for figure in shown for file in figure.files)]
+
+
+def _figures(found: Correlated) -> Iterable[StudyFigure]:
+    for game in dict.fromkeys(found.table["game"]):
+        yield StudyFigure(
+            f"correlation-{slug(game)}", "correlation", f"Return against metrics: {game}", "", lambda game=game: _draw(found, game)
+        )
+
+
+def _draw(found: Correlated, game: str) -> Drawn:
+    from analysis.correlation import correlation_figure
+
+    rows, agents = (frame[frame["game"] == game] for frame in (found.table, found.agents))
+    labels = {name: metric_label(name) for name in rows["metric"]}
+    figure = correlation_figure(agents, rows, OUTCOME, labels, metric_label(OUTCOME))
+    number = int(rows["clusters"].max())
+    caption = (
+        f"{game}; a point is the mean over the agents of one world model; {_count(len(agents))}, {number} world models; rank correlation"
+    )
+    return Drawn(figure, f"{caption} with its 95% interval over world models")
