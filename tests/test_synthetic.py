@@ -107,14 +107,15 @@ def test_left_is_the_less_likely_way() -> None:
 
 
 @GAMES
-def test_actions_move_the_player_and_the_reward_is_its_column(game: str) -> None:
+def test_actions_move_the_player_and_the_reward_follows_from_its_column(game: str) -> None:
     env = SyntheticEnv(game, CONFIG)
     _, info = env.reset(seed=3)
     for t in range(300):
-        action, before = (t * 7 + t // 5) % 3, int(info["ram"][3])
+        action, before, stood = (t * 7 + t // 5) % 3, int(info["ram"][3]), int(info["ram"][1])
         frame, reward, terminated, _, info = env.step(action)
         assert info["ram"][3] == min(7, max(0, before + (0, 1, -1)[action]))
-        assert reward == float(info["ram"][3] == info["ram"][1])
+        player = int(info["ram"][3])
+        assert reward == (abs(before - stood) - abs(player - stood) if game == "synthetic/seek" else float(player == info["ram"][1]))
         assert not terminated
         assert np.argwhere((frame == (0, 158, 115)).all(axis=-1))[0][1] == 2 * info["ram"][3]
 
