@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import permutations
 from math import factorial
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -47,7 +48,7 @@ def rank_correlations(agents: pd.DataFrame, metrics: Sequence[str], outcome: str
     return pd.DataFrame([[*row, p] for row, p in zip(rows, corrected, strict=True)], columns=list(COLUMNS))
 
 
-def _correlation(agents: pd.DataFrame, metric: str, outcome: str, generator: np.random.Generator) -> list[object]:
+def _correlation(agents: pd.DataFrame, metric: str, outcome: str, generator: np.random.Generator) -> list[Any]:
     known = agents[np.isfinite(agents[metric]) & np.isfinite(agents[outcome])]
     means = known.groupby("cluster", sort=False)[[metric, outcome]].mean()
     x, y = means[metric].to_numpy(np.float64), means[outcome].to_numpy(np.float64)

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diamond_bench.config import EvaluationConfig
+from diamond_bench.config import EvaluationConfig, world_family
+from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.columns import METRIC_INFO, metric_label
 from diamond_bench.report.drawing import Drawn, StudyFigure, slug
@@ -100,9 +102,10 @@ World = tuple[str, str, str]
 def _world_of(store: Store, agent: JobRef) -> World:
     """The world model that an agent learned in: its own one, or an untrained one with its settings."""
     config = store.spec(agent).config
-    if isinstance(config, TrainAgent) and config.family is not None:
-        return (config.game, _untrained(config.family, config.env), config.family.name)
-    return (config.game, str(agent), "diamond")
+    family = config.family if isinstance(config, TrainAgent) else None
+    if family is not None and not world_family(family).trained:
+        return (config.game, _untrained(family, config.env), family.name)
+    return (config.game, str(agent), DIAMOND if family is None else family.name)
 
 
 def _untrained(family: Any, env: Any) -> str:
@@ -178,9 +181,8 @@ def write_correlations(
 
 def _figures(found: Correlated) -> Iterable[StudyFigure]:
     for game in dict.fromkeys(found.table["game"]):
-        yield StudyFigure(
-            f"correlation-{slug(game)}", "correlation", f"Return against metrics: {game}", "", lambda game=game: _draw(found, game)
-        )
+        title = f"Return against metrics: {game}"
+        yield StudyFigure(f"correlation-{slug(game)}", "correlation", title, "", partial(_draw, found, game))
 
 
 def _draw(found: Correlated, game: str) -> Drawn:

@@ -26,7 +26,7 @@ _MOST_GAMES = 7
 def dose_figures(
     plan: SavedPlan, store: Store, table: "pd.DataFrame", done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
-    """One figure with a panel for each number that is varied on its own and a line for each game, if one of the numbers has several doses."""
+    """One figure if a number is varied on its own in several doses, with a panel for each varied number and a line for each game."""
     if plan.protocol != "agent" or len({point.game for point in plan.points}) > _MOST_GAMES:
         return
     scores = table[(table["metric"] == plan.primary["metric"]) & table["seed"].notna() & np.isfinite(table["value"])]
@@ -64,11 +64,8 @@ def _draw(plan: SavedPlan, scores: "pd.DataFrame", found: dict[str, dict[str, fl
     from analysis.dose_figures import dose_figure
 
     means = within_bounds(mean_over_seeds(scores.assign(metric=plan.primary["metric"]), ["game", "variant", "metric"]))
-    parts = [
-        means[means["variant"].isin(of_key)].assign(panel=key, dose=lambda rows, of_key=of_key: rows["variant"].map(of_key))
-        for key, of_key in found.items()
-    ]
-    points = pd.concat(parts).rename(columns={"game": "group"})
+    parts = [means.assign(panel=key, dose=means["variant"].map(of_key)) for key, of_key in found.items()]
+    points = pd.concat(parts).dropna(subset=["dose"]).rename(columns={"game": "group"})
     basis = f"{range_words(means['num_seeds'], 'seed', 'seeds')}, scale {plan.scale}"
     figure = dose_figure(points, metric_label(plan.primary["metric"]))
     return annotated(figure, plan, "mean over seeds", basis, interval_words(means["num_seeds"]), notes)

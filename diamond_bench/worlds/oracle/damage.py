@@ -38,7 +38,8 @@ class Damage:
 
     def _missing(self, like: Tensor, probability: float, draw: Draw) -> Tensor:
         normal = draw(torch.empty(len(like), len(self._truth.erasable), device=like.device))
-        return torch.special.ndtr(normal) < probability
+        missing: Tensor = torch.special.ndtr(normal) < probability
+        return missing
 
     def _erased(self, frames: Tensor, missing: Tensor) -> Tensor:
         assert self._truth.erased is not None, "planning refuses games whose objects cannot be removed"

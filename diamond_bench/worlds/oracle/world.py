@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.envs.family import Truth
 from diamond_bench.envs.games import make_env, truth
 from diamond_bench.envs.saves import load_env, save_env
 from diamond_bench.errors import UserError
@@ -27,9 +28,6 @@ _SMALL = 4096
 """Largest saved state, in bytes, for which a replay keeps every state that it passes."""
 _EVERY = 100
 """Steps between two kept states if they are larger. The steps in between are replayed."""
-_SEED = 9
-"""Bytes at the end of a state: whether the next step first seeds the game's random numbers, and the seed. Most starts are never stepped, so
-`start` leaves the seeding to the step."""
 _SURE = 1e4
 """Logit of a certain outcome, against 0 for the others."""
 
@@ -47,18 +45,17 @@ class OracleWorld:
     calls_per_frame = 0
     flops_per_frame = 0.0
 
-    def __init__(self, env: "Env", spec: WorldSpec, device: torch.device, play: RecordedPlay, damage: Damage) -> None:
-        """`env`: the environment of the recorded play's game. It can save and load its state."""
+    def __init__(self, env: "Env", spec: WorldSpec, device: torch.device, play: RecordedPlay, damage: Damage | None = None) -> None:
+        """`env`: the environment of the recorded play's game. It can save and load its state. `damage`: that of the frames, or none."""
         self.spec, self.device = spec, device
-        self._env, self._play, self._damage = env, play, damage
+        self._env, self._play, self._damage = env, play, damage or Damage(Oracle(), Truth())
         self._kept: dict[tuple[int, int], bytes] = {}
         self._at: tuple[int, int] | None = None
         """The recording and step of the environment during a replay."""
         self._furthest: dict[int, int] = {}
         """The last step that a replay reached, by recording."""
         self._env.reset(seed=play.seed(0))
-        largest = len(pack(save_env(self._env))) * 21 // 20 + _SEED  # numbers in it may gain digits
-        self._width = (largest // 256 + 1) * 256
+        self._width = (len(pack(save_env(self._env))) * 21 // 20 // 256 + 1) * 256  # numbers in it may gain digits
         self._every = 1 if self._width <= _SMALL else _EVERY
 
     @property
@@ -70,13 +67,11 @@ class OracleWorld:
         """See `WorldModel.start`. Raises UserError if the recorded play cannot be replayed frame by frame."""
         if origin is None:
             raise UserError("family=oracle: imagination can start only from play whose seed and actions are recorded")
-        seeds = draw(torch.empty(len(frames), 2, device=frames.device)).cpu().numpy().view(np.uint8)
+        seeds = draw(torch.empty(len(frames), 2, device=frames.device)).cpu().numpy().view(np.uint32)
         places = [(number, step) for number, step in origin.tolist()]
         reached = {place: self._reached(*place) for place in sorted(set(places))}  # in order, so that no replay goes back
         self._at = None
-        games = self._stacked([reached[place] for place in places])
-        games[:, -_SEED] = 1
-        games[:, -_SEED + 1 :] = torch.from_numpy(seeds)
+        games = self._stacked([self._seeded(reached[place], seed.tolist()) for place, seed in zip(places, seeds, strict=True)])
         return (games, *self._damage.start(frames, draw))
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
@@ -85,8 +80,6 @@ class OracleWorld:
         saved, frames, rewards, ends = [], [], [], []
         for row, taken in zip(state[0].cpu().numpy(), action.cpu().numpy(), strict=True):
             load_env(self._env, unpack(row.tobytes()))
-            if row[-_SEED]:
-                self._env.unwrapped.np_random = np.random.default_rng(row[-_SEED + 1 :].view(np.uint32).tolist())
             frame, reward, ended, _, _ = self._env.step(taken)
             saved.append(pack(save_env(self._env)))
             frames.append(np.array(frame))
@@ -116,6 +109,12 @@ class OracleWorld:
     def _certain(self, classes: list[int], number: int) -> Tensor:
         chosen = torch.tensor(classes, device=self.device)
         return _SURE * torch.nn.functional.one_hot(chosen, number).float()
+
+    def _seeded(self, state: bytes, seed: list[int]) -> bytes:
+        """The same game with random numbers from a new seed."""
+        load_env(self._env, unpack(state))
+        self._env.unwrapped.np_random = np.random.default_rng(seed)
+        return pack(save_env(self._env))
 
     def _reached(self, number: int, step: int) -> bytes:
         """The saved state of a recording after this number of steps."""
@@ -151,7 +150,7 @@ class OracleWorld:
 
     def _stacked(self, states: list[bytes]) -> Tensor:
         longest = max(map(len, states))
-        assert longest <= self._width - _SEED, f"a saved state of {longest} bytes, where {self._width} were enough before"
+        assert longest <= self._width, f"a saved state of {longest} bytes, where {self._width} were enough before"
         rows = np.frombuffer(b"".join(state.ljust(self._width, b"\0") for state in states), np.uint8)
         return torch.from_numpy(rows.reshape(len(states), self._width).copy()).to(self.device)
 
