@@ -193,6 +193,6 @@ def _draw(found: Correlated, game: str) -> Drawn:
     figure = correlation_figure(agents, rows, OUTCOME, labels, metric_label(OUTCOME))
     number = int(rows["clusters"].max())
     caption = (
-        f"{game}; a point is the mean over the agents of one world model; {_count(len(agents))}, {number} world models; rank correlation"
+        f"{game}. A point is the mean over the agents of one world model. {_count(len(agents))}, {number} world models, rank correlation"
     )
     return Drawn(figure, f"{caption} with its 95% interval over world models")

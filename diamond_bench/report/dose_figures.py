@@ -46,7 +46,7 @@ def doses(plan: SavedPlan, store: Store, done: Collection[JobRef]) -> dict[str, 
         return {}
     found: dict[str, dict[str, float]] = {}
     base = settings[baseline]
-    for variant, own in settings.items():
+    for variant, own in reversed(settings.items()):  # in the plan's order
         differing = [key for key in own.keys() | base.keys() if own.get(key) != base.get(key)]
         if len(differing) == 1 and _is_number(own.get(differing[0])) and _is_number(base.get(differing[0])):
             found.setdefault(differing[0], {baseline: base[differing[0]]})[variant] = own[differing[0]]
