@@ -230,7 +230,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     from diamond_bench.metrics.columns import METRIC_INFO
 
     names = [name for name in DAMAGES if name != "none"]
-    lines = [["Game", "Metric", *names, "sees", "blind to", "true frames", "largest change", "spread"], ["---"] * (len(names) + 7)]
+    lines = [["Game", "Metric", *names, "blind to", "true frames", "largest change", "spread"], ["---"] * (len(names) + 6)]
     for (game, metric), of in responses(rows).items():
         own = [row for row in rows if (row["game"], row["metric"], row["damage"]) == (game, metric, "none")]
         floor, scale = (np.mean([float(row[name]) for row in own]) for name in ("value", "scale"))
@@ -240,12 +240,16 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
         lines.append(
             [
                 *(game, f"`{metric}`{unit}"),
-                *(f"{round(100 * of[name][0])}%" if math.isfinite(of[name][0]) else "–" for name in names),
-                *(", ".join(seen) or "none", ", ".join(name for name in names if name not in seen) or "none"),
-                *(f"{floor:.3g}", f"{scale:.3g}", f"{100 * spread:.1f}%" if math.isfinite(spread) else "–"),
+                *(f"**{round(100 * of[name][0])}%**" if name in seen else share(of[name][0]) for name in names),
+                ", ".join(name for name in names if name not in seen) or "none",
+                *(f"{floor:.3g}", f"{scale:.3g}", share(spread)),
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def share(value: float) -> str:
+    return f"{round(100 * value)}%" if math.isfinite(value) else "–"
 
 
 def costs() -> str:
