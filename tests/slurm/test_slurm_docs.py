@@ -31,9 +31,13 @@ def commands() -> list[list[str]]:
     return [[re.sub("^scale=(small|smoke)$", "scale=tiny", word) for word in shlex.split(line)[1:]] for line in lines]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_page_is_followed(cluster: Cluster, tmp_path: Path) -> None:
-    """Its profile is found by name; the commands come in the page's order; at the end everything is done."""
+    """Its profile is found by name; the commands come in the page's order; at the end everything is done.
+
+    Slow, since it trains and evaluates: the default tests give the same commands in test_steering.py, and let fake jobs run on SLURM.
+    """
     clusters = tmp_path / "config" / "diamond_bench" / "clusters"
     clusters.mkdir(parents=True)
     written = profile_of_the_page()
