@@ -79,7 +79,7 @@ NOTHING = Bounds({}, 0.0, 0.0, levels=1e-9)
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 COMPILED = Option(compile=True)
-"""With inductor, which takes half a minute for a denoiser of one level: but for the policy, its tests are slow."""
+"""With inductor, which takes half a minute for each network: its tests are slow. test_compilation.py compiles with another backend."""
 LAYOUTS = [
     pytest.param(Option(precision="bf16"), BF16, id="bf16"),
     pytest.param(Option(channels_last=True), ROUNDING, id="channels-last"),
@@ -160,13 +160,9 @@ def test_outputs_and_gradients(option: Option, bounds: Bounds, name: str) -> Non
     assert_near(name, option, bounds, SEEDS[name])
 
 
-def test_outputs_and_gradients_of_what_is_compiled() -> None:
-    assert_near("policy", COMPILED, ROUNDING, range(1))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["denoiser", "reward and end"])
-def test_outputs_and_gradients_of_the_larger_networks_compiled(name: str) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_and_gradients_of_what_is_compiled(name: str) -> None:
     assert_near(name, COMPILED, ROUNDING, range(1))
 
 
