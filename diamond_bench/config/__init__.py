@@ -36,6 +36,7 @@ from diamond_bench.config.diffusion import (
     option_of,
 )
 from diamond_bench.config.fields import setting
+from diamond_bench.config.inverse_dynamics import InverseDynamicsConfig
 from diamond_bench.config.probe import ProbeConfig
 from diamond_bench.config.sources import SEGMENT_SOURCES
 from diamond_bench.config.worlds import REGISTRIES, WORLD_FAMILIES, WorldSettings, world_family
@@ -68,6 +69,7 @@ __all__ = [
     "ExecutionConfig",
     "FactoredObjective",
     "FlowSchedule",
+    "InverseDynamicsConfig",
     "KarrasSchedule",
     "LocalCluster",
     "MultistepSampler",
@@ -199,6 +201,9 @@ class TrainingConfig:
     """Gradients are clipped to this norm."""
     num_autoregressive_steps: int = setting(1, minimum=0)
     """k further steps that are trained on the model's own quantised frames: k + 1 loss terms."""
+    action_shift: int = setting(0, minimum=0, maximum=1)
+    """Planted fault, for tests of metrics of control. With 1, a world model learns with each frame the action of the next step in place of
+    its own. Evaluations give it the right actions."""
     ema: float | None = setting(None, minimum=0.0, maximum=0.999999)
     """Decay of a bias-corrected exponential moving average of the weights, which is stored next to the last weights for evaluation. None
     keeps no average. A training of a world model can have one, an agent cannot."""
@@ -311,6 +316,7 @@ class RunConfig:
     agent: AgentConfig = AgentConfig()
     agent_evaluation: AgentEvaluationConfig = AgentEvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
+    inverse_dynamics: InverseDynamicsConfig = InverseDynamicsConfig()
     execution: ExecutionConfig = ExecutionConfig()
     cluster: Cluster = LocalCluster()
     family: WorldSettings | None = None

@@ -83,6 +83,7 @@ class SlurmCluster:
     import_dataset: Resources = Resources()
     train_world_model: Resources = Resources()
     train_state_probe: Resources = Resources()
+    train_inverse_dynamics: Resources = Resources()
     extract_features: Resources = Resources()
     extract_clip_features: Resources = Resources()
     evaluate_world_model: Resources = Resources()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -68,7 +69,10 @@ class Gradients:
             if training.accumulation > 1:
                 part = self._rank * self._parts + done % self._parts
                 self._noise.manual_seed(_seed(self.config.seed, number, learner.updates, part))
-            loss, _ = trainable.loss(Segments(*batch), self._noise)
+            segments = Segments(*batch)
+            if training.action_shift:  # the last action of a segment is never used
+                segments = replace(segments, actions=segments.actions.roll(-training.action_shift, dims=1))
+            loss, _ = trainable.loss(segments, self._noise)
             done += 1
             drawn = done % self._parts == 0
             if drawn and not self.execution.records_updates and learner.updates + 1 < training.num_steps:

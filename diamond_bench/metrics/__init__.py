@@ -19,6 +19,7 @@ METRICS: dict[str, str] = {
     "state": "diamond_bench.metrics.state:METRIC",
     "pose": "diamond_bench.metrics.pose:METRIC",
     "action_gain": "diamond_bench.metrics.action_gain:METRIC",
+    "action_accuracy": "diamond_bench.metrics.action_accuracy:METRIC",
     "action_sensitivity": "diamond_bench.metrics.action_sensitivity:METRIC",
     "memory_gain": "diamond_bench.metrics.memory_gain:METRIC",
     "idle_decay": "diamond_bench.metrics.idle_decay:METRIC",

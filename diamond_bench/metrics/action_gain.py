@@ -41,12 +41,13 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     return {"after": [Row("action_gain", gain), Row("action_delta_psnr", difference)]}
 
 
-def _check(config: RunConfig) -> None:
+def check_horizon(config: RunConfig, metric: str) -> None:
+    """Raises UserError if rollouts are shorter than altered play, which a metric compares."""
     evaluation = config.evaluation
     if evaluation.horizon < ALTERED_FRAMES:
         raise UserError(
-            f"evaluation.horizon={evaluation.horizon}: the metric action_gain compares the first {ALTERED_FRAMES} imagined frames; set "
-            f"evaluation.horizon={ALTERED_FRAMES} or more, or leave it out with {without(evaluation.metrics, 'action_gain')}"
+            f"evaluation.horizon={evaluation.horizon}: the metric {metric} compares the first {ALTERED_FRAMES} imagined frames; set "
+            f"evaluation.horizon={ALTERED_FRAMES} or more, or leave it out with {without(evaluation.metrics, metric)}"
         )
 
 
@@ -77,5 +78,5 @@ METRIC = Metric(
     _open,
     _reduce,
     play=("rollouts", "altered"),
-    check=_check,
+    check=lambda config: check_horizon(config, "action_gain"),
 )

@@ -20,13 +20,17 @@ STATE_PROBE = "state-probe"
 """Predictor that returns the true frames themselves. It shows the probe's own error, the floor of the metric state."""
 EMULATOR = "emulator"
 """The game itself, from the same starts and under the same held actions."""
+REAL_IMPOSED = "real-imposed"
+"""Real frames after uniformly random actions from saved states of the game: the ceiling of the metric action_accuracy."""
+REAL_HELDOUT = "real-heldout"
+"""Held-out real frames and their recorded actions: that ceiling if the game cannot save its state."""
 RANDOM_PLAY = "random-play"
 """The uniformly random policy, under the conditions of an agent's final games."""
 DATASET = "dataset"
 """The variant's name in rows about a dataset."""
 
-PROBE = "probe."
-"""Prefix of all settings of the state probe."""
+NETWORKS = {"state_probe": "probe", "inverse_dynamics": "inverse_dynamics"}
+"""The roles of networks that read imagined frames, with the groups of their settings."""
 _ROLLOUTS = ("horizon", "num_trajectories", "seed")
 DEPENDS: Mapping[str, tuple[str, ...]] = {
     COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon", "clip_frames"),
@@ -36,8 +40,10 @@ DEPENDS: Mapping[str, tuple[str, ...]] = {
     SHUFFLED_TIME: ("num_trajectories", "seed", "clip_frames"),
     TRUE_DISTRIBUTION: ("num_one_step", "num_samples", "seed"),
     UNIFORM_RANKS: ("num_samples", "num_sample_starts"),
-    STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", PROBE),
     EMULATOR: ("seed", "horizon", "hold_frames", "num_trajectories", "num_sample_starts"),
+    STATE_PROBE: (*_ROLLOUTS, "num_sample_starts", "sample_horizon", "probe."),
+    REAL_IMPOSED: ("inverse_dynamics.",),
+    REAL_HELDOUT: ("inverse_dynamics.",),
     RANDOM_PLAY: (),
     DATASET: (),
 }

@@ -15,6 +15,7 @@ _WORDS = {
     "import_dataset": ("imported dataset", "imported datasets"),
     "train_world_model": ("training", "trainings"),
     "train_state_probe": ("state probe", "state probes"),
+    "train_inverse_dynamics": ("inverse-dynamics network", "inverse-dynamics networks"),
     "extract_features": ("set of true frames' features", "sets of true frames' features"),
     "extract_clip_features": ("set of true clips' features", "sets of true clips' features"),
     "evaluate_world_model": ("evaluation", "evaluations"),

@@ -20,7 +20,6 @@ from diamond_bench.config import (
     NetworkConfig,
     Objective,
     OdeSampler,
-    ProbeConfig,
     Resources,
     RewardEndConfig,
     Sampler,
@@ -31,6 +30,10 @@ from diamond_bench.config import (
     world_family,
 )
 from diamond_bench.store.cost import JobCost
+from diamond_bench.store.dataset_kinds import ExtractClipFeatures as ExtractClipFeatures
+from diamond_bench.store.dataset_kinds import ExtractFeatures as ExtractFeatures
+from diamond_bench.store.dataset_kinds import TrainInverseDynamics as TrainInverseDynamics
+from diamond_bench.store.dataset_kinds import TrainStateProbe as TrainStateProbe
 from diamond_bench.store.profiled import PROFILED
 from diamond_bench.typed import identity_fields
 
@@ -86,8 +89,8 @@ class GivenFrames:
 @dataclass(frozen=True)
 class EvaluateWorldModel:
     """Config of `evaluate_world_model`. Its inputs are `dataset` and `world_model` (a training, or an agent with a world model; missing if
-    the family is not trained, or the frames are given), `state_probe` for the metric state, `true_features` for fid and kid, and
-    `true_clips` for fvd and kvd."""
+    the family is not trained, or the frames are given), `state_probe` for the metric state, `inverse_dynamics` for action_accuracy,
+    `true_features` for fid and kid, and `true_clips` for fvd and kvd."""
 
     sampler: Sampler = OdeSampler()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -96,36 +99,6 @@ class EvaluateWorldModel:
     """The family of the world model. None is diamond. A family that is not trained has no input `world_model`."""
     given: GivenFrames | None = None
     """The frames to measure in place of imagined ones. None imagines them."""
-
-
-@dataclass(frozen=True)
-class TrainStateProbe:
-    """Config of `train_state_probe`. Its input `dataset` is a collected one, which states its game. Always in fp32."""
-
-    probe: ProbeConfig = ProbeConfig()
-    execution: ExecutionConfig = ExecutionConfig()
-
-
-@dataclass(frozen=True)
-class ExtractFeatures:
-    """Config of `extract_features`: the settings of an evaluation that choose the true frames of FID and KID. Its input is `dataset`. The
-    network always runs in fp32."""
-
-    seed: int
-    num_trajectories: int
-    horizon: int
-    num_images: int
-    execution: ExecutionConfig = ExecutionConfig()
-
-
-@dataclass(frozen=True)
-class ExtractClipFeatures:
-    """Config of `extract_clip_features`, always in fp32: the settings of an evaluation that choose the true clips of FVD and KVD."""
-
-    seed: int
-    num_clips: int
-    clip_frames: int
-    execution: ExecutionConfig = ExecutionConfig()
 
 
 @dataclass(frozen=True)
@@ -325,6 +298,14 @@ KINDS: dict[str, Kind] = {
         inputs=("dataset",),
         cost="diamond_bench.costs.train_state_probe:COST",
     ),
+    "train_inverse_dynamics": Kind(
+        TrainInverseDynamics,
+        "diamond_bench.jobs.train_inverse_dynamics:run",
+        revision=1,
+        unit="updates",
+        inputs=("dataset",),
+        cost="diamond_bench.costs.train_inverse_dynamics:COST",
+    ),
     "extract_features": Kind(
         ExtractFeatures,
         "diamond_bench.jobs.extract_features:run",
@@ -346,7 +327,7 @@ KINDS: dict[str, Kind] = {
         "diamond_bench.jobs.evaluate_world_model:run",
         revision=2,
         inputs=("dataset", "world_model"),
-        optional=("state_probe", "true_features", "true_clips"),
+        optional=("state_probe", "inverse_dynamics", "true_features", "true_clips"),
         cost="diamond_bench.costs.evaluate_world_model:COST",
     ),
     "train_agent": Kind(

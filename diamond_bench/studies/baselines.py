@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from diamond_bench.config import EvaluationConfig
-from diamond_bench.metrics.baselines import COPY_LAST, DEPENDS, PROBE
+from diamond_bench.metrics.baselines import COPY_LAST, DEPENDS, NETWORKS
 from diamond_bench.metrics.columns import inputs_of
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.job_plan import Point, SavedPlan
@@ -27,7 +27,7 @@ def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence[Point]) 
         for point in points:
             ref = point.jobs["evaluation"]
             if point.game == game and ref.kind == "evaluate_world_model":
-                way = (jobs[ref].config.evaluation, point.jobs.get("dataset"), point.jobs.get("state_probe"))
+                way = (jobs[ref].config.evaluation, point.jobs.get("dataset"), *(point.jobs.get(role) for role in NETWORKS))
                 ways.setdefault(way, []).append(ref.id)
         if len(ways) < 2:
             continue
@@ -41,9 +41,9 @@ def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence[Point]) 
 
 
 def _settings(way: tuple[Any, ...], jobs: Mapping[JobRef, JobSpec]) -> dict[str, Any]:
-    evaluation, dataset, probe = way
+    evaluation, dataset, *networks = way
     found = {f.name: to_plain(getattr(evaluation, f.name)) for f in fields(EvaluationConfig) if f.name not in _NEVER}
-    for ref, prefix in ((dataset, ""), (probe, "probe")):
+    for ref, prefix in ((dataset, ""), *zip(networks, NETWORKS.values(), strict=True)):
         if ref in jobs:
             config = to_plain(jobs[ref].config)
             found |= flat(config.get(prefix, {}) if prefix else {key: config[key] for key in ("env", "data")}, prefix)
@@ -63,12 +63,12 @@ def baseline_variant(plan: SavedPlan, point: Point, baseline: str, metric: str =
     """The name of a baseline in tables for this point's evaluation, such as "copy-last-frame, horizon=50".
 
     It is the plain name if all evaluations of the game have the same settings, as far as this baseline's value of `metric` depends on them.
-    The state probe reads the objects of copied frames too, so copy-last-frame depends on its settings in the rows of the metric state.
+    Networks read copied frames too, so copy-last-frame depends on their settings in the rows of the metrics that use them.
     """
     own = plan.baseline_settings.get(point.jobs["evaluation"].id, {})
     depends = DEPENDS.get(baseline, tuple(f.name for f in fields(EvaluationConfig)))
-    if baseline == COPY_LAST and "state_probe" in inputs_of(metric):
-        depends = (*depends, PROBE)
+    if baseline == COPY_LAST:
+        depends = (*depends, *(f"{group}." for role, group in NETWORKS.items() if role in inputs_of(metric)))
     prefixes = ("data.", "env.", *(name for name in depends if name.endswith(".")))
     parts = [f"{key}={value}" for key, value in own.items() if key.startswith(prefixes) or key in depends]
     return ", ".join([baseline, *parts])

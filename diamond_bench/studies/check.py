@@ -83,6 +83,7 @@ def _check_seeds(config: RunConfig) -> None:
         ("evaluation.seed", config.evaluation.seed),
         ("agent_evaluation.seed", config.agent_evaluation.seed),
         ("probe.seed", config.probe.seed),
+        ("inverse_dynamics.seed", config.inverse_dynamics.seed),
     ):
         if seed > MAX_SEED:
             raise UserError(f"{key}={seed}: a seed is at most {MAX_SEED}")

@@ -30,8 +30,10 @@ _UNUSED_KEYS = {
     "agent": (
         "data",
         "probe",
+        "inverse_dynamics",
         "evaluation",
         "training.num_steps",
+        "training.action_shift",
         "training.milestones",
         "training.cooldown",
         "training.checkpoint_every",
