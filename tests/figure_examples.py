@@ -10,6 +10,7 @@ from analysis.agent_figures import learning_figure
 from analysis.aggregates import Curve as Band
 from analysis.aggregates import Profile
 from analysis.chart import Chart
+from analysis.control_figures import confusion_figure, sensitivity_figure
 from analysis.curves import Curve, mean_curve, mean_points
 from analysis.figures import DriftPanel, drift_figure, quality_figure, trajectory_figure
 from analysis.looks import crossed_styles
@@ -87,6 +88,16 @@ def _states() -> Chart:
         for arm, label in itertools.product(ARMS[1:], ("position error (pixels)", "lost or made up (share)"))
     ]
     return state_figure(rows)
+
+
+def _sensitivity() -> Chart:
+    lines = {name: 1 + np.exp(-np.arange(4)[:, None] - np.linspace(-1, 1, 5) ** 2) * (i + 1) for i, name in enumerate(LOOKS)}
+    return sensitivity_figure((0.1, 0.3, 1.0, 3.0, 10.0), lines, LOOKS)
+
+
+def _confusion() -> Chart:
+    names = [f"action {i}" for i in range(18)]
+    return confusion_figure({name: np.eye(18) * (i + 1) + 1 for i, name in enumerate(LOOKS)}, names)
 
 
 def _thresholds() -> Chart:
@@ -171,6 +182,8 @@ EXAMPLES: dict[str, Callable[[], Chart]] = {
     "ranks": _ranks,
     "survival": _survival,
     "outcomes": _outcomes,
+    "sensitivity": _sensitivity,
+    "confusion": _confusion,
     "power": _power,
     "learning": _learning,
     "scores": _scores,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.config import ExecutionConfig, InverseDynamicsConfig, RunConfig
 from diamond_bench.metrics.action_gain import check_horizon
 from diamond_bench.metrics.baselines import COPY_LAST
-from diamond_bench.metrics.header import ALTERED_FRAMES, Column
+from diamond_bench.metrics.header import ALTERED_FRAMES, Column, Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.kinds import TrainInverseDynamics
 from diamond_bench.store.rows import Row
@@ -126,4 +126,5 @@ METRIC = Metric(
     inputs={_ROLE: _network},
     reads=tuple(f"{_ROLE}.{f.name}" for f in fields(InverseDynamicsConfig)),
     check=lambda config: check_horizon(config, "action_accuracy"),
+    figures=(Figure("confusion", "Actions read from imagined frames", "confusion", "altered_action_confusion", "action_accuracy"),),
 )

@@ -7,7 +7,7 @@ from diamond_bench.config import RunConfig, world_family
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.diffusion.schedules import trained_sigma_range
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.header import ESTIMATE_LEVELS, ESTIMATED_WINDOWS, Column, without
+from diamond_bench.metrics.header import ESTIMATE_LEVELS, ESTIMATED_WINDOWS, Column, Figure, without
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -133,4 +133,5 @@ METRIC = Metric(
     _reduce,
     play=("estimates",),
     check=_check,
+    figures=(Figure("sensitivity", "Sensitivity to actions", "sensitivity", "estimates_errors", "action_sensitivity"),),
 )

@@ -92,7 +92,7 @@ class Column:
 class Figure:
     """A figure of a metric in a report."""
 
-    kind: Literal["curve", "objects", "modes", "thresholds", "ranks", "gaps", "survival", "outcomes"]
+    kind: Literal["curve", "objects", "modes", "thresholds", "ranks", "gaps", "survival", "outcomes", "sensitivity", "confusion"]
     """curve: an array (trajectories, t) against t, with the bands and baselines of drift. For the others see report/figures.py."""
     title: str
     stem: str

@@ -45,7 +45,7 @@ class StudyFigure:
     stem: str
     kind: str
     """The kind of figure: trajectories, quality, training, losses or power. For a metric: the stem or kind of its figure (drift, state,
-    modes, thresholds, ranks, gaps, survival, outcomes). For agents: scores, learning or doses."""
+    modes, thresholds, ranks, gaps, survival, outcomes, sensitivity, confusion). For agents: scores, learning or doses."""
     title: str
     view: str
     """Values of the other axes, where they are not the last ones."""

@@ -18,6 +18,7 @@ from diamond_bench.metrics.columns import METRIC_INFO, metric_label, within_boun
 from diamond_bench.metrics.header import Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.report.agent_figures import agent_figures
+from diamond_bench.report.control_figures import confusion_figures, sensitivity_figures
 from diamond_bench.report.dose_figures import dose_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
 from diamond_bench.report.gap_figures import gap_figures
@@ -38,6 +39,16 @@ if TYPE_CHECKING:
 
 _STEPS, _MILESTONE = "sampler.num_steps", "evaluation.milestone"
 _DRAWN_KIND = "evaluate_world_model"
+
+_OF_ARRAYS = {
+    "thresholds": threshold_figures,
+    "ranks": rank_figures,
+    "survival": survival_figures,
+    "outcomes": outcome_figures,
+    "sensitivity": sensitivity_figures,
+    "confusion": confusion_figures,
+}
+"""The functions of figures that show arrays of each evaluation, by the kind of figure."""
 
 View = dict[str, Any]
 """The value at which each axis stands that a figure does not vary."""
@@ -105,10 +116,8 @@ def study_figures(
         measured = {ref for ref in done if ref.id in _jobs_with(table, shown.column)}
         if shown.kind in ("modes", "gaps"):
             yield from (gap_figures if shown.kind == "gaps" else mode_figures)(shown, plan, table, notes)
-        elif shown.kind in ("survival", "outcomes"):
-            yield from (outcome_figures if shown.kind == "outcomes" else survival_figures)(shown, plan, store, measured, notes)
-        elif shown.kind in ("thresholds", "ranks"):
-            yield from (rank_figures if shown.kind == "ranks" else threshold_figures)(shown, plan, store, measured, notes)
+        elif shown.kind in _OF_ARRAYS:
+            yield from _OF_ARRAYS[shown.kind](shown, plan, store, measured, notes)
     yield from agent_figures(plan, store, table, done, notes)
     yield from dose_figures(plan, store, table, done, notes)
     yield from training_figures(plan, store, done, notes)
