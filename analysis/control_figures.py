@@ -61,11 +61,13 @@ def confusion_figure(panels: Mapping[str, ArrayLike], names: Sequence[str]) -> C
             ax.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
             ax.grid(visible=False)
             for i, name in enumerate(names):
-                keep(ax, title, name, read=list(names), value=shares[i])
+                for j, other in enumerate(names):
+                    keep(ax, title, f"{name} read as {other}", value=shares[i, j])
                 for j in range(number) if number <= _WRITTEN else ():
                     dark = shares[i, j] > 0.6
                     ax.text(j, i, f"{shares[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
             ax.set(title=fitted(title, 2.5), xlabel="action read")
-            ax.set_xticks(range(number), names, rotation=90 if number > _WRITTEN else 30)
-            ax.set_yticks(range(number), names)
+            size = min(8.0, 80 / number)
+            ax.set_xticks(range(number), names, rotation=90 if number > _WRITTEN else 30, fontsize=size)
+            ax.set_yticks(range(number), names, fontsize=size)
     return figure

@@ -70,7 +70,7 @@ def test_the_band_takes_no_room_from_the_panels() -> None:
 
 
 def coordinates(figure: Chart) -> np.ndarray:
-    """Every coordinate of the lines, bands, bars and spans drawn in a figure's panels."""
+    """Every coordinate of the lines, bands, bars and spans, and the value of every cell, drawn in a figure's panels."""
     found = [np.zeros(0)]
     for ax in figure.axes:
         for line in ax.lines:
@@ -78,6 +78,7 @@ def coordinates(figure: Chart) -> np.ndarray:
         for collection in ax.collections:
             if isinstance(collection, (PolyCollection, LineCollection)):
                 found += [path.vertices.ravel() for path in collection.get_paths()]  # type: ignore[union-attr]
+        found += [cells.ravel() for image in ax.images if (cells := np.asarray(image.get_array(), float)).ndim == 2]
         for patch in ax.patches:
             found.append(patch.get_path().vertices.ravel() if patch.get_transform() == ax.transData else extent(patch))  # type: ignore[union-attr]
     return np.concatenate(found)

@@ -66,7 +66,8 @@ def test_the_figure_of_sensitivities_has_a_panel_for_each_lag() -> None:
 
 def test_the_figure_of_confusions_shows_shares_of_each_imposed_action() -> None:
     drawn = confusion_figure({"a": [[3, 1], [0, 0]]}, ["UP", "DOWN"]).numbers()
-    assert drawn[drawn["series"] == "UP"]["value"].tolist() == [0.75, 0.25]
-    assert np.isnan(drawn[drawn["series"] == "DOWN"]["value"]).all(), "DOWN was never imposed"
+    shares = dict(zip(drawn["series"], drawn["value"], strict=True))
+    assert (shares["UP read as UP"], shares["UP read as DOWN"]) == (0.75, 0.25)
+    assert np.isnan([shares["DOWN read as UP"], shares["DOWN read as DOWN"]]).all(), "DOWN was never imposed"
     with pytest.raises(ValueError, match=r"expected counts \(2, 2\)"):
         confusion_figure({"a": [[1]]}, ["UP", "DOWN"])

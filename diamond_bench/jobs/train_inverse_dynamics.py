@@ -73,10 +73,10 @@ def run(config: TrainInverseDynamics, context: JobContext) -> Result:
 
 def _effects(dataset: Path, spec: ActionSpec, seed: int) -> Effects | None:
     """The effects of actions in the dataset's game. None if the dataset was imported, or the game cannot save its state."""
-    made = Store(dataset.parent.parent).spec(JobRef(dataset.parent.name, dataset.name)).config
-    if not isinstance(made, CollectDataset) or not family_of(made.game).saves:
+    source = Store(dataset.parent.parent).spec(JobRef(dataset.parent.name, dataset.name)).config
+    if not isinstance(source, CollectDataset) or not family_of(source.game).saves:
         return None
-    return action_effects(made.game, made.env, spec, seed)
+    return action_effects(source.game, source.env, spec, seed)
 
 
 def _classes(spec: ActionSpec, effects: Effects | None) -> tuple[int, ...]:

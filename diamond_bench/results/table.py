@@ -242,7 +242,7 @@ def seed_means(table: "pd.DataFrame") -> "pd.DataFrame":
     keys = ["game", "variant", "metric"]
     finite = table.assign(finite=np.isfinite(table["value"])).groupby(keys, sort=False)["finite"].transform("all")
     means = within_bounds(mean_over_seeds(table[finite], keys))
-    endless = table[~finite].groupby(keys, sort=False)["value"].sum().rename("mean").reset_index()
+    endless = table[~finite].groupby(keys, sort=False)["value"].agg(lambda values: values.sum(skipna=False)).rename("mean").reset_index()
     seeds = table.groupby(keys, sort=False)["seed"].count().rename("seeds").reset_index()
     found = seeds.merge(pd.concat([means, endless]) if len(endless) else means, on=keys, how="left")
     equal = found["high"] - found["low"] <= _SAME * found["mean"].abs()
