@@ -38,8 +38,8 @@ def rank_correlations(agents: pd.DataFrame, metrics: Sequence[str], outcome: str
         outcome: name of a column.
         seed: seed of the resamples and permutations.
 
-    Raises ValueError for fewer than MIN_AGENTS agents. A metric that is constant, or known for fewer than 3 clusters, has NaN, and counts
-    in the correction.
+    Raises ValueError for fewer than MIN_AGENTS agents. A metric that is constant, or known for fewer than MIN_AGENTS agents or 3 clusters,
+    has NaN, and counts in the correction.
     """
     if len(agents) < MIN_AGENTS:
         raise ValueError(f"{len(agents)} agents, expected at least {MIN_AGENTS}")
@@ -54,7 +54,7 @@ def _correlation(agents: pd.DataFrame, metric: str, outcome: str, generator: np.
     x, y = means[metric].to_numpy(np.float64), means[outcome].to_numpy(np.float64)
     n = len(x)
     found = [metric, len(known), n]
-    if n < _FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(known) < MIN_AGENTS or n < _FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return [*found, *[float("nan")] * 4]
     rho = float(spearman(x[None], y[None])[0])
     resampled = generator.integers(n, size=(REPLICATES, n))

@@ -12,7 +12,8 @@ _TAIL = 0.025
 
 @dataclass(frozen=True)
 class Survival:
-    """The Kaplan-Meier estimate at t = 0, 1, ..., T with its 95% interval at each t. Each array is (T + 1,)."""
+    """The Kaplan-Meier estimate at t = 0, 1, ..., T with its 95% interval at each t, NaN where no play was observed so far. Each array is
+    (T + 1,)."""
 
     share: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -22,8 +23,9 @@ class Survival:
 
     @property
     def lifetime(self) -> float:
-        """The mean number of frames before the collapse, restricted to T: the sum of the share over t = 1, ..., T."""
-        return float(self.share[1:].sum())
+        """The mean number of frames before the collapse, restricted to the frames at which a play was observed: the sum of the share over
+        t = 1, ..., T."""
+        return float(np.nansum(self.share[1:]))
 
 
 def survival(lasted: ArrayLike, collapsed: ArrayLike, horizon: int) -> Survival:
@@ -54,4 +56,6 @@ def survival(lasted: ArrayLike, collapsed: ArrayLike, horizon: int) -> Survival:
     bound = _TAIL ** (1 / np.maximum(at_risk, 1))
     low = np.where(share >= 1, bound, np.where(share <= 0, 0.0, low))
     high = np.where(share >= 1, 1.0, np.where(share <= 0, 1 - _TAIL ** (1 / max(1, int(events.sum()))), high))
+    unknown = (at_risk == 0) & (share > 0)  # beyond the last play, unless all have collapsed
+    share, low, high = (np.where(unknown, np.nan, values) for values in (share, low, high))
     return Survival(share, low, high, at_risk)

@@ -140,7 +140,7 @@ def test_what_estimates_and_launches_names_no_kind_and_no_network() -> None:
     asking = [*(package / "launch").rglob("*.py"), package / "studies" / "estimate.py", package / "studies" / "speed.py"]
     known = {f"diamond_bench.store.kinds.{kind.config.__name__}" for kind in KINDS.values()}
     rooms = ("diamond_bench.models", "diamond_bench.costs", "diamond_bench.worlds", "diamond_bench.diffusion")
-    found = [f"{file.name}: {name}" for file in asking for name in imports(file) if name in known or name.startswith(rooms)]
+    found = [f"{file.name}: {name}" for file in asking for name in imports(file.read_text()) if name in known or name.startswith(rooms)]
     assert found == []
 
 
@@ -149,5 +149,5 @@ def test_from_the_study_file_to_the_sampler_no_cost_code_is_passed() -> None:
     section = (ROOT / "docs" / "architecture.md").read_text().partition("## From the study file to the sampler\n")[2].partition("\n## ")[0]
     files = [ROOT / "docs" / link for link in re.findall(r"\]\((\.\./diamond_bench/[^)]+\.py)\)", section)]
     assert len(files) >= 8
-    passed = [f"{file.name}: {name}" for file in files for name in imports(file) if name.startswith("diamond_bench.costs")]
+    passed = [f"{file.name}: {name}" for file in files for name in imports(file.read_text()) if name.startswith("diamond_bench.costs")]
     assert passed == []

@@ -178,7 +178,13 @@ def test_a_tutorial_is_followed(page: Path, workspace: Path, tiny_store: Path) -
 
 def test_the_main_command_and_the_kinds_of_commands_are_documented() -> None:
     assert ("sweep", "sampling_steps", "scale=smoke") in commands()
-    documented = {command[0] for command in commands(elsewhere=True)} | {"play", "join", "export-dataset"}  # files of their own run these
+    documented = {command[0] for command in commands(elsewhere=True)} | {
+        "play",
+        "join",
+        "export-dataset",
+        "score",
+        "correlate",
+    }  # files of their own run these
     assert documented == {name.split()[0] for name in registered()}
 
 

@@ -13,6 +13,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.store.kinds import KINDS
+from diamond_bench.studies.single import plan_train
 
 SMALL = {
     "cascade": (
@@ -60,6 +61,13 @@ def test_an_agent_learns_in_its_imagination_and_an_interruption_changes_no_byte(
     costs = KINDS["train_agent"].costs
     assert costs.work(config, {}) > 0
     assert costs.disk(config, {}) > 0
+
+
+def test_requests_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="start_frames=2: fewer than frames that family=tokens predicts from=3"):
+        small_agent_config(*RUN, "family=tokens", *SMALL["tokens"], "actor_critic.start_frames=2", "family.num_frames=3")
+    with pytest.raises(UserError, match="family: a model-free agent"):
+        plan_train(["game=synthetic/turn", "scale=tiny", "agent.model_free=true", "family=tokens_small"])
 
 
 def test_settings_of_the_reward_model_have_no_effect_where_the_world_model_predicts_rewards(tmp_path: Path) -> None:

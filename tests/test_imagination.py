@@ -10,7 +10,7 @@ from stand_ins import CountingReward, CountingWorld, GoldenDraws, ListedStarts, 
 from torch import Tensor, nn
 
 from diamond_bench.config import KarrasSchedule, OdeSampler
-from diamond_bench.data.segments import Segments
+from diamond_bench.data.segments import Segments, tensors_of
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
 from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ImaginationSettings, StartRing, categorical
 
@@ -126,7 +126,7 @@ def test_only_finished_episodes_restart_each_from_a_fresh_segment_burnt_in(disca
         for i in range(4):
             if done[i]:
                 number = taken % 40
-                segment = Segments(*(column[number] for column in vars(starts.segments).values()))
+                segment = Segments(*(column[number] for column in tensors_of(starts.segments)))
                 expected = from_bytes(segment.frames) * segment.mask[:, None, None, None]
                 assert torch.equal(frames[i], expected[-1])
                 assert torch.equal(infos["burn_in"][i], expected[:-1])
@@ -305,7 +305,7 @@ def test_no_step_waits_for_the_device() -> None:
             return super().draw(count).to("cuda")
 
     starts = OnDevice(g["init_obs_u8"], g["init_act"], g["init_mask"].bool())
-    starts.segments = Segments(*(column.cuda() for column in vars(starts.segments).values()))
+    starts.segments = starts.segments.to("cuda")
     draws = GeneratorDraws(torch.Generator("cuda").manual_seed(0))
     env = ImaginationEnv(world, agent.reward_end.cuda(), starts, draws, ImaginationSettings(3, horizon=3, preload=20))
     env.reset()

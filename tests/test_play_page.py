@@ -161,7 +161,7 @@ class Tab:
     def picture(self, lane: int) -> list[int]:
         """The pixels of a lane's picture, as RGBA."""
         draw = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
-        found: list[int] = self.page.locator(".picture canvas").nth(lane).evaluate(draw)
+        found: list[int] = self.page.locator(".picture canvas:not(.inset)").nth(lane).evaluate(draw)
         return found
 
 
@@ -388,7 +388,7 @@ def test_settings_starts_players_and_the_film_strip(visit: Callable[..., Any]) -
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_a_phone_and_a_desk_in_light_and_dark(width: int, visit: Callable[..., Any]) -> None:
     look = """() => {
-      const canvas = document.querySelector('.picture canvas').getBoundingClientRect();
+      const canvas = document.querySelector('.picture canvas:not(.inset)').getBoundingClientRect();
       const shown = [...document.querySelectorAll('body *')].filter((e) => e.offsetParent && e.textContent.trim() && !e.children.length);
       const style = getComputedStyle(document.body);
       const scroll = [document.documentElement, document.body, ...document.querySelectorAll('main > *:not(#stage), aside, aside *')];
@@ -504,7 +504,7 @@ def test_touch_has_eight_directions_and_all_variants_fit(mocked: Callable[..., t
     page.mouse.up()
     mock.last(page, "keys", lambda keys: keys["held"] == [])
     page.set_viewport_size({"width": 1280, "height": 800})
-    for picture in page.locator(".picture canvas").all():
+    for picture in page.locator(".picture canvas:not(.inset)").all():
         expect(picture).to_have_css("width", "192px")  # two rows of three
     picture = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
     starts = [{"place": [0, step], "bytes": len(picture)} for step in (3, 9)]

@@ -218,7 +218,7 @@ def test_a_rollout_never_waits_for_the_device() -> None:
             return super().draw(count).to("cuda")
 
     starts = OnDevice(g["init_obs_u8"], g["init_act"], g["init_mask"].bool())
-    starts.segments = type(starts.segments)(*(column.cuda() for column in vars(starts.segments).values()))
+    starts.segments = starts.segments.to("cuda")
     draws = GeneratorDraws(torch.Generator("cuda").manual_seed(0))
     env = ImaginationEnv(Saved(), agent.reward_end.cuda(), starts, draws, ImaginationSettings(3, horizon=3, preload=50))
     policy, draw = agent.actor_critic.cuda(), sampled(torch.Generator("cuda").manual_seed(1))

@@ -99,6 +99,17 @@ def replay_of(*steps: int, num_envs: int = 1, size: int = 8) -> Replay:
     return replay
 
 
+def test_the_last_step_of_a_replay_has_an_outcome_and_a_final_observation_has_none() -> None:
+    """Static data ends with a final observation, after which nothing is done. A replay ends with the last action."""
+    replay, static = replay_of(4).episodes, episode_set(3)
+    for episodes, last in ((replay, True), (static, False)):
+        segments = sample_segments(episodes, 64, 4, generator())
+        assert segments.acted is not None
+        whole = segments.mask.all(1)
+        assert segments.acted[whole].all(0).tolist() == [True, True, True, last]
+        assert not segments.acted[~segments.mask].any()
+
+
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_segments_of_a_replay_hold_no_final_frame_and_one_episode(num_envs: int) -> None:
     lengths = (3, 40, 20, 7, 9, 11)

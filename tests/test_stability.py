@@ -27,6 +27,10 @@ def test_the_interval_of_plays_that_all_last_or_all_collapse_is_the_exact_binomi
     assert lasting.high.tolist() == [1] * 5
     assert lasting.low == pytest.approx([0.025 ** (1 / 3)] * 3 + [0.025 ** (1 / 2)] * 2)
     assert lasting.lifetime == 4
+    short = survival([2, 2], [False, False], horizon=4)
+    assert np.array_equal(short.share, [1, 1, 1, np.nan, np.nan], equal_nan=True), "no play was observed beyond frame 2"
+    assert np.isnan(short.low[3:]).all()
+    assert short.lifetime == 2
     ended = survival([0, 0], [True, True], horizon=3)
     assert ended.share.tolist() == [1, 0, 0, 0]
     assert ended.low[1:].tolist() == [0] * 3

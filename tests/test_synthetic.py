@@ -350,4 +350,4 @@ def test_an_agent_is_trained_and_scored_in_it(tmp_path: Path) -> None:
     assert record["environment"] == "synthetic/turn, minority share 0.2"
     assert (record["sticky_actions"], record["no_ops"], record["frame_skip"]) == (0.0, "none", 1)
     assert num_actions("synthetic/turn") == 3
-    assert {row.metric for row in result.rows} == {"test_return", "test_length"}
+    assert {row.metric for row in result.rows} == {"test_return", "test_length", "normalised_return"}

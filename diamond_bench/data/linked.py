@@ -85,6 +85,7 @@ class LinkedSource:
         self._stored, self._picture = (index["stored"][0], index["stored"][1]), Picture(FrameSpec(*index["frames"]))
         self.sides = self._picture.frames.sides
         self._firsts = lengths.cumsum() - lengths
+        self._finals = torch.from_numpy(self._firsts + lengths - 1)
         self.starts, self.lengths = torch.from_numpy(self._firsts).to(device), torch.from_numpy(lengths).to(device)
         self.num_frames = len(self._offsets)
         self._actions = torch.from_numpy(actions)
@@ -97,8 +98,8 @@ class LinkedSource:
         frames = torch.zeros((*places.shape, 3, *self.sides), dtype=torch.uint8, pin_memory=on_gpu)
         target = frames.numpy().reshape(len(rows), 3, *self.sides)
         self._readers.each(lambda file, which: self._copy(target, rows, file, which), by_part(rows, self._firsts))
-        read = with_outcomes(Segments(frames, self.read_actions(places), mask), None, None, places)
-        return Segments(**{name: tensor.to(self._device, non_blocking=on_gpu) for name, tensor in vars(read).items()})
+        read = with_outcomes(Segments(frames, self.read_actions(places), mask), places, finals=self._finals)
+        return read.to(self._device, non_blocking=on_gpu)
 
     def read_actions(self, places: Tensor) -> Tensor:
         """The actions at `places`, with a last axis of k columns, int64."""

@@ -64,10 +64,17 @@ class Segments:
     mask: Tensor
     """(b, t) bool, false where padded."""
     rewards: Tensor | None = None
-    """(b, t) float32, raw, of the action after each frame. 0 where padded, at an episode's final observation, and in games without
-    rewards. None if the segments were not read from a static dataset."""
+    """(b, t) float32, raw, of the action after each frame. 0 where padded, and in games without rewards. None if the source of the
+    segments does not read outcomes."""
     ends: Tensor | None = None
     """(b, t) bool, whether the action after each frame ended the game. False where padded. None like `rewards`."""
+    acted: Tensor | None = None
+    """(b, t) bool, whether an action was taken after each frame. False where padded, and at the final observation of an episode of static
+    data. None like `rewards`."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Segments":
+        """The same segments on another device."""
+        return Segments(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors_of(self)))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,9 @@ def sample_segments(
 ) -> Segments:
     """Draws `batch_size` segments of `length` frames, independently and with replacement (`segment_places`), and reads them."""
     places = segment_places(episodes, batch_size, length, generator, weighting)
-    return with_outcomes(read_segments(episodes, places), episodes.rewards, episodes.terminations, places)
+    if isinstance(episodes, ReplayEpisodes):
+        return with_outcomes(read_segments(episodes, places), places, episodes.rewards, episodes.terminations)
+    return read_static(episodes, places)
 
 
 def segment_places(episodes: Layout, count: int, length: int, generator: torch.Generator, weighting: Weighting = "length") -> Tensor:
@@ -127,6 +136,12 @@ def read_segments(rows: Rows, places: Tensor) -> Segments:
     mask = places >= 0
     frames = rows.frames[places.clamp(min=0)] * mask[:, :, None, None, None]
     return Segments(frames, read_actions(rows.actions, places), mask)
+
+
+def read_static(episodes: EpisodeSet, places: Tensor) -> Segments:
+    """Reads the segments at `places`, with outcomes, from episodes of static data."""
+    finals = episodes.starts + episodes.lengths - 1
+    return with_outcomes(read_segments(episodes, places), places, episodes.rewards, episodes.terminations, finals)
 
 
 def read_actions(actions: Tensor, places: Tensor) -> Tensor:
@@ -173,11 +188,15 @@ def tensors_of(segments: Segments | RewardEndSegments) -> tuple[Tensor, ...]:
     return tuple(value for f in fields(segments) if (value := getattr(segments, f.name)) is not None)
 
 
-def with_outcomes(segments: Segments, rewards: Tensor | None, ends: Tensor | None, places: Tensor) -> Segments:
-    """The segments at `places` with rewards and ends from tables (N,). None stands for a table of zeros."""
+def with_outcomes(
+    segments: Segments, places: Tensor, rewards: Tensor | None = None, ends: Tensor | None = None, finals: Tensor | None = None
+) -> Segments:
+    """The segments at `places` with rewards and ends from tables (N,). None stands for a table of zeros. `finals`: the ascending rows (E,)
+    of final observations, if the rows contain any."""
     none = torch.zeros_like(places, dtype=torch.bool)
-    read = (none if table is None else read_actions(table, places) for table in (rewards, ends))
-    return replace(segments, rewards=next(read).float(), ends=next(read))
+    read = [none if table is None else read_actions(table, places) for table in (rewards, ends)]
+    acted = segments.mask if finals is None else segments.mask & ~torch.isin(places, finals)
+    return replace(segments, rewards=read[0].float(), ends=read[1], acted=acted)
 
 
 def to_float(segments: Segments | RewardEndSegments) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diamond_bench.config import SEGMENT_SOURCES, imported
 from diamond_bench.data.linked import INDEX, LinkedSource, load_linked
-from diamond_bench.data.segments import Layout, Segments, read_segments, segment_places, tensors_of, with_outcomes
+from diamond_bench.data.segments import Layout, Segments, read_static, segment_places, tensors_of
 from diamond_bench.data.static import EpisodeSet, load_episodes
 from diamond_bench.data.streamed import StreamedSource
 
@@ -66,7 +66,7 @@ class MemorySource:
 
     def read(self, places: Tensor) -> Segments:
         """See `SegmentSource.read`."""
-        return with_outcomes(read_segments(self.episodes, places), self.episodes.rewards, self.episodes.terminations, places)
+        return read_static(self.episodes, places)
 
     def close(self) -> None:
         """See `SegmentSource.close`: there is nothing to close."""

@@ -49,7 +49,7 @@ class StreamedSource:
         starts = lengths.cumsum(0) - lengths
         self.starts, self.lengths, self.num_frames = starts.to(device), lengths.to(device), int(lengths.sum())
         self._actions = torch.zeros((self.num_frames, *spec.shape), dtype=torch.float32 if spec.low else torch.int64)
-        self._rewards = torch.zeros(self.num_frames)
+        self._rewards, self._finals = torch.zeros(self.num_frames), starts + lengths - 1
         self._ends = torch.zeros(self.num_frames, dtype=torch.bool)
         for start, episode in zip(starts.tolist(), episodes, strict=True):
             rows = slice(start, start + len(episode.actions))
@@ -67,8 +67,8 @@ class StreamedSource:
         frames = torch.zeros((*places.shape, 3, *self._sides), dtype=torch.uint8, pin_memory=on_gpu)
         target = frames.numpy().reshape(len(rows), 3, *self._sides)
         self._readers.each(lambda chunk, which: self._copy(target, rows, chunk, which), by_part(rows, self._chunks[:, 0]))
-        read = with_outcomes(Segments(frames, read_actions(self._actions, places), mask), self._rewards, self._ends, places)
-        return Segments(**{name: tensor.to(self._device, non_blocking=on_gpu) for name, tensor in vars(read).items()})
+        read = with_outcomes(Segments(frames, read_actions(self._actions, places), mask), places, self._rewards, self._ends, self._finals)
+        return read.to(self._device, non_blocking=on_gpu)
 
     def close(self) -> None:
         """See `SegmentSource.close`."""

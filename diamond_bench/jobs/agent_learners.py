@@ -1,4 +1,4 @@
-"""The learners of an agent: three networks, each updated from the replay, the policy in imagination."""
+"""The learners of an agent: its networks, updated from the replay, and the policy, updated in imagination."""
 
 from typing import Any
 
@@ -110,6 +110,11 @@ class Learners:
     def learn_from(self, loss: Tensor) -> Tensor:
         """An update of the policy from a loss of real play (model-free)."""
         return self._learners["actor_critic"].update(loss)
+
+    @property
+    def world_updates(self) -> int:
+        """Updates of the world model so far. Its networks are updated in turn."""
+        return self._learners[self._trainables[0].name].updates if self._trainables else 0
 
     def counts(self) -> dict[str, int]:
         """Updates made."""

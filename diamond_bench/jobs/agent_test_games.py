@@ -46,7 +46,7 @@ def test_games(
     if learners.agent.reward_end is not None:
         found |= reward_end_quality(learners.agent.reward_end, seen.episodes, settings.segment_length, settings.batch_size)
     if learners.world is not None and config.trains_world_model:
-        horizon = settings.segment_length - learners.world.context  # the same for every imagination horizon
+        horizon = max(1, settings.segment_length - learners.world.context)  # the same for every imagination horizon
         drift = drift_quality(learners.world, seen.episodes, horizon, device, seed=config.seed)
         found |= {} if drift is None else {"drift": drift}
     return found

@@ -59,7 +59,8 @@ class _Evaluation:
         rates = truth(self.game).rewards
         if rates is not None:
             low, high = rates(family_of(self.game).facts(self.config.env))
-            rows.append(Row("normalised_return", float((returns.sum() / lengths.sum() - low) / (high - low))))
+            if high - low > 1e-9:  # otherwise no policy earns more than random play
+                rows.append(Row("normalised_return", float((returns.sum() / lengths.sum() - low) / (high - low))))
         policy = f"sampled, temperature {settings.temperature:g}, epsilon {settings.epsilon:g}"
         record = {**self.final.conditions(games, policy), "real_steps": _real_steps(self.context.inputs["agent"])}
         return Result(rows, {"protocol_record": record, "return_std": float(returns.std())})

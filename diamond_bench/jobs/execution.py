@@ -88,7 +88,8 @@ def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Ag
     """The same agent, with its networks compiled for the batches of its training. CUDA graphs cover whole steps and updates
     (`Learners`)."""
     imagined, settings = config.actor_critic.batch_size, config.reward_end
-    burnt_in = imagined * (max(config.conditioning.num_frames, config.actor_critic.start_frames) - 1)
+    context = config.conditioning.num_frames if agent.world_model is None else agent.world_model.context
+    burnt_in = imagined * (max(context, config.actor_critic.start_frames) - 1)
     apply(execution, {agent.actor_critic: {imagined, burnt_in} - {0}})
     if agent.reward_end is not None:
         apply(execution, {agent.reward_end: {imagined, settings.batch_size * (settings.segment_length - 1)}})

@@ -197,7 +197,7 @@ class _Training:
     def progress(self) -> tuple[int, int, str]:
         """See `loop.Training.progress`."""
         at, counts = self.at, self.learners.counts()
-        done_updates = (counts.get(name, 0) for name in ("denoiser", "reward_end", "actor_critic"))
+        done_updates = (self.learners.world_updates, *(counts.get(name, 0) for name in ("reward_end", "actor_critic")))
         done = sum(count * share for count, share in zip(done_updates, self.shares, strict=True))
         tested = f", last test return {at.tests[-1]['return']:.1f}" if at.tests else ""
         text = f"{_in_words(PHASES[at.phase])} {at.unit}, {self.play.real_steps} real steps{tested}"

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diamond_bench.config import EvaluationConfig
+from diamond_bench.config import EvaluationConfig, RunConfig
+from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import EMULATOR
-from diamond_bench.metrics.header import Column, Figure, held_frames
+from diamond_bench.metrics.header import Column, Figure, held_frames, without
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -119,6 +120,15 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     return {"after": rows}
 
 
+def _check(config: RunConfig) -> None:
+    number = held_frames(config.evaluation)
+    if number < RUN:
+        raise UserError(
+            f"metrics: for idle_decay, {RUN} unknown frames in a row are a collapse, but only {number} are imagined; set "
+            f"evaluation.hold_frames={RUN} or more, or leave it out with {without(config.evaluation.metrics, 'idle_decay')}"
+        )
+
+
 def _seconds(evaluation: EvaluationConfig) -> float:
     true = min(TRUE_TRAJECTORIES, max(evaluation.num_trajectories, evaluation.num_sample_starts)) * evaluation.horizon
     return (true + 4 * evaluation.num_sample_starts * held_frames(evaluation)) / _FRAMES_PER_SECOND
@@ -210,5 +220,6 @@ METRIC = Metric(
     play=("held",),
     reads=("evaluation.hold_frames",),
     seconds=_seconds,
+    check=_check,
     figures=(Figure("survival", "Survival and motion under held actions", "survival", column="idle_lifetime"),),
 )

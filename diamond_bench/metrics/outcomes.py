@@ -86,7 +86,8 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
 
 def _check(config: RunConfig) -> None:
     leave = f"leave outcomes out with {without(config.evaluation.metrics, 'outcomes')}"
-    if config.evaluation.world_model is None and not world_family(config.family).outcomes:
+    agent = config.evaluation.world_model is not None and not config.evaluation.world_model.startswith("import_world_model/")
+    if not agent and not world_family(config.family).outcomes:
         able = ", ".join(name for name in WORLD_FAMILIES if imported(WORLD_FAMILIES[name].function).outcomes)
         raise UserError(
             "metrics: outcomes measures predicted rewards and ends, and this world model predicts none. Name an agent with "

@@ -150,6 +150,8 @@ def _refuse_unexportable(description: AgentDescription) -> None:
     objective, conditioning = description.objective, description.conditioning
     if description.model_free:
         raise UserError("this agent cannot be exported: it is model-free, and the authors' format holds three networks")
+    if description.family is not None:
+        raise UserError(f"this agent cannot be exported: its world model is of family={description.family.name}, not diamond")
     for name in _CONDITIONING:
         if getattr(conditioning, name) != getattr(ConditioningConfig(), name):
             raise UserError(

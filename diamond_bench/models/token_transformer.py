@@ -77,7 +77,7 @@ class TokenTransformer(nn.Module):
         return Predictions(self.token_head(reads), self.reward_head(x[:, :, -1]), self.end_head(x[:, :, -1]))
 
     def loss(
-        self, tokens: Tensor, actions: Tensor, mask: Tensor, rewards: Tensor, ends: Tensor, *, drop: Drop = lambda x: x
+        self, tokens: Tensor, actions: Tensor, mask: Tensor, acted: Tensor, rewards: Tensor, ends: Tensor, *, drop: Drop = lambda x: x
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of three mean cross-entropies, and these, of segments that are padded at their end.
 
@@ -85,14 +85,14 @@ class TokenTransformer(nn.Module):
             tokens: (b, t, K).
             actions: action i was taken after frame i, (b, t, ...).
             mask: false where padded, (b, t).
+            acted: whether an action was taken after each frame, (b, t). Others have no reward and no end.
             rewards: after each action, raw, (b, t). Their signs are the classes.
             ends: after each action, (b, t).
             drop: see `dropout`.
         """
         found = self(tokens, actions, drop)
         shown = tokens.masked_fill(~mask[:, :, None], _IGNORED).flatten(1)
-        followed = mask & F.pad(mask[:, 1:], (0, 1))  # the action after the last frame of a segment has no known consequences
-        signs, over = ((values.masked_fill(~followed, _IGNORED)) for values in (rewards.sign().long() + 1, ends.long()))
+        signs, over = ((values.masked_fill(~acted, _IGNORED)) for values in (rewards.sign().long() + 1, ends.long()))
         terms = {
             "tokens": _cross_entropy(found.tokens[:, :-1], shown[:, 1:]),
             "rewards": _cross_entropy(found.rewards, signs),

@@ -191,7 +191,7 @@ def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: 
         dynamics = trained(load, Setting(sampler if samplers else None, imagination.milestone), sampler, imagination.reward_end)
 
     def lane() -> Lane:
-        if world.pure:
+        if world.pure or load is not None:
             return Lane(one.name, dynamics, policy, one.source)
         again = imagination_of(store, one.source, how, imagination.real).world  # it holds a game, which only one thread may step
         return Lane(one.name, replace(untrained(again), reward_end=imagination.reward_end), policy, one.source)

@@ -232,9 +232,10 @@ def _of_agent(store: Store, ref: JobRef, training: JobRef, how: How, real: RealP
     agent = load_agent(store, training, how.device, how.precision)
     described = agent.description
     length = max(described.conditioning.num_frames, described.actor_critic.start_frames)
-    if family is None:
+    if family is None or world_family(family).trained:
         own = config.sampler if isinstance(config, TrainAgent) else run_config({"scale": "paper"}, {}).sampler
         trained, sampler = world_model_in(agent, training), how.sampler or own
+        length = max(trained.context, described.actor_critic.start_frames)
         bound, real = trained.bound(sampler), real or agent_play(store, training, agent, how)
 
         def load(milestone: float | None) -> TrainedWorld:

@@ -51,7 +51,7 @@ _WITH_A_MODEL = (
 _OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs", "start_frames")
 """Settings of the policy's imagination, also without effect on it."""
 _NOT_MODEL_FREE = (
-    *("objective", "conditioning", "network", "training", "sampler", "reward_end"),
+    *("family", "objective", "conditioning", "network", "training", "sampler", "reward_end"),
     *("execution.compile", "execution.cuda_graphs", "execution.sampling_streams"),
     *(f"agent.{name}" for name in _WITH_A_MODEL),
     *(f"actor_critic.{name}" for name in _OF_IMAGINATION),
@@ -81,6 +81,7 @@ def training_job(config: RunConfig) -> JobSpec:
     )
     if config.agent.model_free:
         world: dict[str, Any] = {
+            "family": None,
             "objective": FactoredObjective(),
             "conditioning": ConditioningConfig(),
             "network": NetworkConfig(),
@@ -216,12 +217,14 @@ def _of_the_agent_s_family(config: RunConfig, store: Store, agent: JobRef) -> Ru
     settings = trained.family if isinstance(trained, TrainAgent) and trained.trains_world_model else None
     if settings is None:
         if config.family is not None:
-            raise UserError(f"{key}: its world model is of family=diamond; leave family={config.family.name} out")
+            raise UserError(f"{key}: it has no world model of family={config.family.name}; leave family={config.family.name} out")
         if isinstance(trained, TrainAgent):
             check_sampler(config.sampler, trained.objective)
         return config
     if config.family is None or config.family.name != settings.name:
         raise UserError(f"{key}: its world model is of family={settings.name}; add family={settings.name}")
+    if config.family not in (settings, built_family({"name": settings.name})):
+        raise UserError(f"{key}: the settings of its family are those of its training; leave out the keys that begin with family.")
     return replace(config, family=settings)
 
 
@@ -314,12 +317,19 @@ def check_agent(config: RunConfig) -> None:
             f"agent.steps_per_epoch={agent.steps_per_epoch}: an update of the model-free agent takes "
             f"actor_critic.steps_per_update={config.actor_critic.steps_per_update} steps"
         )
-    num_frames, start_frames = config.conditioning.num_frames, config.actor_critic.start_frames
-    if 0 < start_frames < num_frames:
-        raise UserError(f"actor_critic.start_frames={start_frames}: fewer than conditioning.num_frames={num_frames}; 0 takes as many")
-    key, burnt_in = max(("conditioning.num_frames", num_frames), ("actor_critic.start_frames", start_frames), key=lambda item: item[1])
-    if config.reward_end.segment_length <= burnt_in:
+    named, start_frames = _start_frames(config), config.actor_critic.start_frames
+    if 0 < start_frames < named[1]:
+        raise UserError(f"actor_critic.start_frames={start_frames}: fewer than {named[0]}={named[1]}; 0 takes as many")
+    key, burnt_in = max(named, ("actor_critic.start_frames", start_frames), key=lambda item: item[1])
+    if config.reward_end.segment_length <= burnt_in and not world_family(config.family).outcomes:
         raise UserError(
             f"reward_end.segment_length={config.reward_end.segment_length}: must be longer than {key}={burnt_in}, on which its state is "
             "burnt in"
         )
+
+
+def _start_frames(config: RunConfig) -> tuple[str, int]:
+    """The number of frames that the world model needs to start from, and the key that sets it."""
+    if config.family is None or not world_family(config.family).trained:
+        return "conditioning.num_frames", config.conditioning.num_frames
+    return f"frames that family={config.family.name} predicts from", world_family(config.family).context(config.family)

@@ -213,7 +213,7 @@ def plan_profile(
         raise UserError("cluster.mps=true: one process has the device to itself, so it has no effect; use it with --packed")
     training = next(spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent))
     if training.family is not None:
-        raise UserError(f"family={training.family.name}: a profile measures the networks of a trained world model; leave it out")
+        raise UserError(f"family={training.family.name}: a profile measures the networks of family=diamond; leave it out")
     if training.agent.model_free:
         raise UserError("agent.model_free=true: a profile measures the networks of a world model; leave it false")
     device, model = model_of(plan.execution.device)

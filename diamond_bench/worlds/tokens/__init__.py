@@ -55,6 +55,13 @@ def _check(settings: Tokens, config: RunConfig, protocol: str) -> None:
         )
     if config.data.dataset is None:
         check_frames(settings, spec_of(config.game, config.env).frames)
+    if config.execution.cuda_graphs != "none":
+        raise UserError(f"execution.cuda_graphs={config.execution.cuda_graphs}: family=tokens cannot be recorded; use none")
+    if config.training.ema is not None:
+        raise UserError(
+            f"training.ema={config.training.ema:g}: the transformer of family=tokens learns the tokens of the last tokenizer, not of an "
+            "averaged one; use training.ema=null"
+        )
     if settings.tokenizer.perceptual:
         require("lpips-vgg", "family.tokenizer.perceptual=true", "or set family.tokenizer.perceptual=false")
 

@@ -124,11 +124,6 @@ class TokenWorld:
         tokens: Tensor = self.tokenizer.encode(frames.flatten(0, 1)).tokens.unflatten(0, frames.shape[:2])
         return tokens
 
-    @torch.no_grad()
-    def reconstructed(self, frames: Tensor) -> Tensor:
-        """Frames (n, 3, h, w) as their own tokens show them, on the 8-bit grid of [-1, 1]."""
-        return quantize(self.tokenizer.decode(self.tokenizer.encode(frames).tokens), "round")
-
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`: the tokenizer, and then the transformer on the tokens of the trained tokenizer."""
 
@@ -140,8 +135,8 @@ class TokenWorld:
                 tokens = self.encode(to_float(segments))
             first = first_frames(segments.mask)
             none = torch.zeros_like(segments.mask)
-            rewards, ends = (none if values is None else values for values in (segments.rewards, segments.ends))
-            given = (moved_to_front(values, first) for values in (tokens, segments.actions, segments.mask, rewards, ends))
+            outcomes = [none if values is None else values for values in (segments.acted, segments.rewards, segments.ends)]
+            given = (moved_to_front(values, first) for values in (tokens, segments.actions, segments.mask, *outcomes))
             return self.transformer.loss(*given, drop=dropout(self.settings.transformer.dropout, generator))
 
         frames = self.settings.transformer.num_frames

@@ -58,8 +58,12 @@ def check_fits(settings: Transformer, sampler: Sampler) -> None:
 
 def _check(settings: Transformer, config: RunConfig, protocol: str) -> None:
     network, objective = settings.network, settings.objective
-    if network.width % network.heads or network.width % 2:
-        raise UserError(f"family.network.width={network.width}: it is odd, or family.network.heads={network.heads} does not divide it")
+    if network.width % network.heads:
+        raise UserError(f"family.network.heads={network.heads}: it does not divide family.network.width={network.width}")
+    if network.width % 2:
+        raise UserError(f"family.network.width={network.width}: it must be even")
+    if settings.history_guidance != 1 and settings.noise == "last_frame":
+        raise UserError("family.history_guidance: with family.noise=last_frame, no frame without earlier ones is trained; use per_frame")
     if settings.num_frames >= network.num_frames:
         raise UserError(
             f"family.num_frames={settings.num_frames}: a frame attends to {network.num_frames - 1} earlier ones "
