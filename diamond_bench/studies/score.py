@@ -38,7 +38,7 @@ from diamond_bench.typed import build, to_plain
 MANIFEST = "manifest.json"
 _MAX_BYTES = 2**20
 _FORMAT = 1
-_GROUPS = ("env", "data", "evaluation", "probe")
+_GROUPS = ("env", "data", "evaluation", "probe", "inverse_dynamics")
 """The groups of settings that a manifest holds."""
 _NOT_PREPARED = ("metrics", "batch_size", "milestone", "weights", "world_model", "keep_frames", "fixed_actions")
 """Settings of an evaluation that do not affect the starts."""
@@ -102,7 +102,7 @@ def plan_prepare(tokens: Sequence[str]) -> tuple[Plan, RunConfig]:
         raise UserError("score --prepare writes the starts of one game; run it once for each")
     config = replace(config, game=games[0], evaluation=replace(config.evaluation, metrics=("drift",)))
     config = with_agents(config, Store(output_root(overrides)))
-    check_read([key for key in settings if not key.startswith("probe.")], config)
+    check_read([key for key in settings if not key.startswith(("probe.", "inverse_dynamics."))], config)
     check_run(config)
     config = in_effect(config)
     dataset = dataset_job(config)

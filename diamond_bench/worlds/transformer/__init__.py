@@ -47,7 +47,7 @@ def check_fits(settings: Transformer, sampler: Sampler) -> None:
     if isinstance(sampler, CascadeSampler):
         raise UserError(f"sampler={sampler.name}: it has two stages, for models of family=cascade")
     if sampler.guidance != 1:
-        raise UserError(f"sampler.guidance={sampler.guidance:g}: family=transformer is not trained without actions; use sampler.guidance=1")
+        raise UserError(f"sampler.guidance={sampler.guidance:g}: family=transformer never learns without actions; use sampler.guidance=1")
     if isinstance(sampler, OdeSampler) and sampler.s_cond > 0:
         raise UserError(f"sampler.s_cond={sampler.s_cond:g}: family=transformer has family.context_noise instead; use sampler.s_cond=0")
     try:
