@@ -34,8 +34,8 @@ class HeldPanel:
 def survival_figure(panels: Sequence[HeldPanel], looks: Looks) -> Chart:
     """Two rows: the share of play that has not collapsed against t, with its 95% interval, and the ratio of motion. A column per panel.
 
-    The ratio has a logarithmic axis, on which 0 has no place, so it is drawn from 0.01 on. `looks`: by variant. Raises ValueError without
-    panels.
+    A line ends with the last play that was observed. The ratio has a logarithmic axis, on which 0 has no place, so it is drawn from 0.01
+    on. `looks`: by variant. Raises ValueError without panels.
     """
     if not panels:
         raise ValueError("no panels to draw")
@@ -44,15 +44,15 @@ def survival_figure(panels: Sequence[HeldPanel], looks: Looks) -> Chart:
         axes = figure.subplots(2, len(panels), squeeze=False, sharex="col", sharey="row")
         for (upper, lower), panel in zip(axes.T, panels, strict=True):
             for name, of in panel.survivals.items():
-                t, look = np.arange(len(of.share)), looks[name]
-                every = max(1, len(t) // 8)
-                upper.step(t, of.share, where="post", label=look.label(name), markevery=every, **look.line)
-                upper.fill_between(t, of.low, of.high, step="post", alpha=0.07, linewidth=0, color=look.color)
-                keep(upper, panel.title, name, t=t, value=of.share, low=of.low, high=of.high)
+                t, look = np.flatnonzero(np.isfinite(of.share)), looks[name]
+                share, low, high = of.share[t], of.low[t], of.high[t]
+                upper.step(t, share, where="post", label=look.label(name), markevery=max(1, len(of.share) // 8), **look.line)
+                upper.fill_between(t, low, high, step="post", alpha=0.07, linewidth=0, color=look.color)
+                keep(upper, panel.title, name, t=t, value=share, low=low, high=high)
             if panel.game is not None:
-                t = np.arange(len(panel.game.share))
-                upper.step(t, panel.game.share, where="post", color=REFERENCE, linestyle="--", linewidth=1.0, label="the game itself")
-                keep(upper, panel.title, "the game itself", t=t, value=panel.game.share)
+                t = np.flatnonzero(np.isfinite(panel.game.share))
+                upper.step(t, panel.game.share[t], where="post", color=REFERENCE, linestyle="--", linewidth=1.0, label="the game itself")
+                keep(upper, panel.title, "the game itself", t=t, value=panel.game.share[t])
             if panel.train_shares is not None:
                 shares = np.asarray(panel.train_shares)
                 upper.plot(
