@@ -1,4 +1,4 @@
-"""Survival of plays: the share that has not collapsed after t frames, if some plays end before they could collapse."""
+"""The share of imagined games that have not collapsed after t frames. A game that ends before it collapses is censored."""
 
 import warnings
 from dataclasses import dataclass

@@ -181,7 +181,7 @@ def test_a_saved_game_goes_on_exactly_and_a_seed_decides_all(game: str) -> None:
 
 
 def test_the_oracle_remembers_all_and_invents_the_rest() -> None:
-    """It goes on from the saved state: what the recorded play had seen is exactly right, and the rest is drawn again."""
+    """It continues from the saved state. Content that the recorded play has shown is exact. Other content is drawn again."""
     play = recorded("maze/corridor", [RIGHT] * 8 + [LEFT] * 8 + [RIGHT] * 16)
     shown = imagined(play, seen=17)
     assert np.array_equal(shown[:, :8], play.frames[:, 17:25])

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 
 from diamond_bench.metrics.header import ESTIMATE_LEVELS, Figure
-from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays, stored_file
+from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, stored_arrays, stored_file
 from diamond_bench.report.looks import variant_looks
-from diamond_bench.report.mode_figures import group_of
+from diamond_bench.report.mode_figures import from_evaluations
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -21,27 +21,14 @@ def sensitivity_figures(
     shown: Figure, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
     """One per game and group of arms, from the finished evaluations `done` that measured sensitivities."""
-    return _figures(_draw_sensitivity, shown, plan, store, done, notes)
+    return from_evaluations(partial(_draw_sensitivity, shown), shown, plan, store, done, notes)
 
 
 def confusion_figures(
     shown: Figure, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
     """One per game and group of arms, from the finished evaluations `done` that read Discrete actions."""
-    return _figures(_draw_confusion, shown, plan, store, done, notes)
-
-
-def _figures(
-    draw: _Draw, shown: Figure, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str]
-) -> Iterator[StudyFigure]:
-    measured = [point for point in plan.points if point.jobs["evaluation"] in done]
-    for game in dict.fromkeys(point.game for point in measured):
-        of_game = [point for point in measured if point.game == game]
-        for group in dict.fromkeys(group_of(point.arm) for point in of_game):
-            points = [point for point in of_game if group_of(point.arm) == group]
-            stem = "-".join(part for part in (shown.stem, slug(game), slug(group)) if part)
-            title = ", ".join(part for part in (f"{shown.title}: {game}", group) if part)
-            yield StudyFigure(stem, shown.kind, title, "", partial(draw, shown, plan, store, points, "; ".join(notes)))
+    return from_evaluations(partial(_draw_confusion, shown), shown, plan, store, done, notes)
 
 
 def _by_variant(points: Sequence[Point]) -> dict[str, list[Point]]:

@@ -1,6 +1,6 @@
 """The figures of the metric `modes`: scores against denoiser calls, and the share of samples near a mode against the threshold."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,18 @@ def threshold_figures(
     shown: Figure, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
     """One per game and group of arms: the share of samples within a threshold of the nearest mode, against that threshold."""
+    return from_evaluations(_draw_thresholds, shown, plan, store, done, notes)
+
+
+def from_evaluations(
+    draw: Callable[[SavedPlan, Store, Sequence[Point], str], Drawn | None],
+    shown: Figure,
+    plan: SavedPlan,
+    store: Store,
+    done: Collection[JobRef],
+    notes: Sequence[str],
+) -> Iterator[StudyFigure]:
+    """One figure per game and group of arms. `draw` reads the finished evaluations of its points."""
     measured = [point for point in plan.points if point.jobs["evaluation"] in done]
     for game in dict.fromkeys(point.game for point in measured):
         of_game = [point for point in measured if point.game == game]
@@ -54,7 +66,7 @@ def threshold_figures(
             points = [point for point in of_game if group_of(point.arm) == group]
             stem = "-".join(part for part in (shown.stem, slug(game), slug(group)) if part)
             title = ", ".join(part for part in (f"{shown.title}: {game}", group) if part)
-            yield StudyFigure(stem, "thresholds", title, "", partial(_draw_thresholds, plan, store, points, "; ".join(notes)))
+            yield StudyFigure(stem, shown.kind, title, "", partial(draw, plan, store, points, "; ".join(notes)))
 
 
 def _draw_thresholds(plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:

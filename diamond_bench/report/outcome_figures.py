@@ -1,14 +1,13 @@
 """The figures of rewards and ends in imagination: precision, recall and calibration error against t."""
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 
 import numpy as np
 
 from diamond_bench.metrics.header import Figure
-from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, stored_arrays
 from diamond_bench.report.looks import variant_looks
-from diamond_bench.report.mode_figures import group_of
+from diamond_bench.report.mode_figures import from_evaluations
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
@@ -18,12 +17,7 @@ def outcome_figures(
     shown: Figure, plan: SavedPlan, store: Store, done: Collection[JobRef], notes: Sequence[str] = ()
 ) -> Iterator[StudyFigure]:
     """One per game and group of arms, from the finished evaluations `done` that measured rewards and ends."""
-    measured = [point for point in plan.points if point.jobs["evaluation"] in done]
-    for game, group in dict.fromkeys((point.game, group_of(point.arm)) for point in measured):
-        points = [point for point in measured if point.game == game and group_of(point.arm) == group]
-        stem = "-".join(part for part in (shown.stem, slug(game), slug(group)) if part)
-        title = ", ".join(part for part in (f"{shown.title}: {game}", group) if part)
-        yield StudyFigure(stem, "outcomes", title, "", partial(_draw, plan, store, points, "; ".join(notes)))
+    return from_evaluations(_draw, shown, plan, store, done, notes)
 
 
 def _draw(plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:

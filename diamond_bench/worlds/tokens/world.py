@@ -171,7 +171,7 @@ class TokenWorld:
 
 
 def build_world(settings: Tokens, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> TokenWorld:
-    """A token world with fresh weights, drawn from torch's global CPU generator whatever the device.
+    """A token world with fresh weights. They are drawn from torch's global CPU generator on every device.
 
     It predicts rewards and ends if the game has them. Raises UserError if the frames have no grid of tokens.
     """

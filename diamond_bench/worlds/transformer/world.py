@@ -201,7 +201,8 @@ class TransformerWorld:
 def build_world(
     settings: Transformer, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu"
 ) -> TransformerWorld:
-    """A world model with fresh weights, drawn from torch's global CPU generator whatever the device. It predicts no rewards and no ends.
+    """A world model with fresh weights. They are drawn from torch's global CPU generator on every device. The model
+    predicts no rewards and no ends.
 
     Raises UserError if the frames cannot be cut into patches.
     """
