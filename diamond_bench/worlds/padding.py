@@ -1,7 +1,14 @@
-"""Segments for causal models: padding behind the frames, so that nothing before it depends on it."""
+"""Segments to start from: the last frames, and padding behind the frames, so that in causal models nothing before it depends on it."""
 
 import torch
 from torch import Tensor
+
+
+def last_frames(count: int, frames: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """The last `count` of frames (b, s, 3, h, w), and of what belongs to them, (b, s, ...). Raises ValueError if there are fewer."""
+    if frames.shape[1] < count:
+        raise ValueError(f"expected at least {count} frames to start from, got {frames.shape[1]}")
+    return tuple(given[:, -count:] for given in (frames, *others))
 
 
 def first_frames(mask: Tensor) -> Tensor:

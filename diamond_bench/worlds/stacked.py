@@ -2,20 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import OdeSampler, Sampler, TrainingConfig, WorldSettings, world_family
+from diamond_bench.config import OdeSampler, TrainingConfig, WorldSettings, world_family
 from diamond_bench.data.segments import Segments
-from diamond_bench.data.sources import SegmentSource
-from diamond_bench.data.static import EpisodeSet
-from diamond_bench.models.compilation import Compilable
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, State, Step, Trainable
-from diamond_bench.worlds.files import save_world
+from diamond_bench.worlds.padding import last_frames
+from diamond_bench.worlds.trained import BuiltWorld
 
 
 class StackedWorld(ABC):
@@ -38,9 +34,8 @@ class StackedWorld(ABC):
 
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
         """See `WorldModel.start`. Only the last L frames are used."""
-        if frames.shape[1] < self.context:
-            raise ValueError(f"expected at least {self.context} frames to start from, got {frames.shape[1]}")
-        return frames[:, -self.context :], actions[:, -self.context :]
+        past, acted = last_frames(self.context, frames, actions)
+        return past, acted
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
         """See `WorldModel.step`."""
@@ -69,13 +64,11 @@ class UntrainedWorld(StackedWorld):
         return self._context
 
 
-class LearnedWorld(StackedWorld):
+class LearnedWorld(BuiltWorld, StackedWorld):
     """A `TrainedWorld` that predicts frames from the last L with one call of one network. A subclass has `predict` and `loss`."""
 
     pure = True
     calls_per_frame = 1
-    compilable: Sequence[Compilable] = ()
-    measured: Mapping[str, float] = {}
 
     def __init__(self, settings: WorldSettings, spec: WorldSpec, network: nn.Module) -> None:
         """`spec`: of the game. The world predicts neither its rewards nor its ends. `network`: on its device."""
@@ -89,11 +82,6 @@ class LearnedWorld(StackedWorld):
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`."""
         return (Trainable("network", self.network, self.context + 1, self.loss),)
-
-    @property
-    def context(self) -> int:
-        """L, as stated by the family."""
-        return world_family(self.settings).context(self.settings)
 
     @property
     def device(self) -> torch.device:
@@ -110,27 +98,7 @@ class LearnedWorld(StackedWorld):
         """See `WorldModel.flops_per_frame`, as stated by the family."""
         return world_family(self.settings).cost(self.settings, self.spec, OdeSampler()).flops_per_frame
 
-    @property
-    def description(self) -> object:
-        """See `TrainedWorld.description`."""
-        return self.settings, self.spec
-
-    def bound(self, sampler: Sampler) -> Self:
-        """The same model, since there is nothing to sample."""
-        return self
-
-    def in_streams(self, count: int) -> Self:
-        """The same model, since there is nothing to sample."""
-        return self
-
-    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
-        """See `TrainedWorld.measure`: there is nothing to measure."""
-
     def call(self, state: State) -> None:
         """See `TrainedWorld.call`."""
         frames, actions = state
         self.predict(frames, actions, torch.zeros_like)
-
-    def save(self, folder: Path) -> None:
-        """See `TrainedWorld.save`."""
-        save_world(folder, self.settings, self.spec, self.networks)

@@ -3,31 +3,26 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import OdeSampler, Sampler, TrainingConfig
+from diamond_bench.config import OdeSampler, TrainingConfig
 from diamond_bench.data.segments import Segments, to_float
-from diamond_bench.data.sources import SegmentSource
-from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.metrics.perceptual import lpips_network
-from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.token_transformer import TokenTransformer, dropout
 from diamond_bench.models.vq_tokenizer import Perceptual, VqTokenizer
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, State, Step, Trainable
-from diamond_bench.worlds.files import save_world
-from diamond_bench.worlds.padding import first_frames, moved_to_front
+from diamond_bench.worlds.padding import first_frames, last_frames, moved_to_front
 from diamond_bench.worlds.tokens import FAMILY, Tokens, check_frames
+from diamond_bench.worlds.trained import BuiltWorld
 
 
 @dataclass(frozen=True)
-class TokenWorld:
+class TokenWorld(BuiltWorld):
     """A `TrainedWorld`. Its state is the newest frame's tokens (b, K), the memory of the transformer, and the number of positions that each
     row's memory holds (b,)."""
 
@@ -38,13 +33,6 @@ class TokenWorld:
 
     pure = False
     """A step asks the device whether a memory is full, so it cannot be recorded."""
-    compilable: ClassVar[Sequence[Compilable]] = ()
-    measured: ClassVar[Mapping[str, float]] = {}
-
-    @property
-    def context(self) -> int:
-        """See `WorldModel.context`."""
-        return FAMILY.context(self.settings)
 
     @property
     def device(self) -> torch.device:
@@ -66,25 +54,10 @@ class TokenWorld:
         """See `WorldModel.networks`."""
         return {"tokenizer": self.tokenizer, "transformer": self.transformer}
 
-    @property
-    def description(self) -> object:
-        """See `TrainedWorld.description`."""
-        return self.settings, self.spec
-
-    def bound(self, sampler: Sampler) -> "TokenWorld":
-        """The same model, since tokens are sampled at the family's own temperature."""
-        return self
-
-    def in_streams(self, count: int) -> "TokenWorld":
-        """The same model: its rows are always sampled together."""
-        return self
-
     @torch.no_grad()
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
         """See `WorldModel.start`. Only the last frames are used, as many as the settings say."""
-        if frames.shape[1] < self.context:
-            raise ValueError(f"expected at least {self.context} frames to start from, got {frames.shape[1]}")
-        frames, actions, mask = (given[:, -self.context :] for given in (frames, actions, mask))
+        frames, actions, mask = last_frames(self.context, frames, actions, mask)
         tokens = self.encode(frames)
         first = first_frames(mask)
         tokens, actions = moved_to_front(tokens, first), moved_to_front(actions, first)
@@ -145,19 +118,12 @@ class TokenWorld:
             Trainable("transformer", self.transformer, frames, predict),
         )
 
-    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
-        """See `TrainedWorld.measure`: there is nothing to measure."""
-
     @torch.no_grad()
     def call(self, state: State) -> None:
         """See `TrainedWorld.call`: a pass over one token."""
         tokens, memory, position = state
         last = self.transformer.shape.positions - 1
         self.transformer.extend(self.transformer.tokens(tokens[:, :1]), memory.clone(), position.clamp(max=last))
-
-    def save(self, folder: Path) -> None:
-        """See `TrainedWorld.save`."""
-        save_world(folder, self.settings, self.spec, self.networks)
 
     @cached_property
     def _perceptual(self) -> Perceptual | None:

@@ -1,0 +1,54 @@
+"""What the worlds of all trained families share, if their learned state lies in the weights of their networks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+from torch import nn
+
+from diamond_bench.config import Sampler, WorldSettings, world_family
+from diamond_bench.data.sources import SegmentSource
+from diamond_bench.data.static import EpisodeSet
+from diamond_bench.models.compilation import Compilable
+from diamond_bench.spaces import WorldSpec
+from diamond_bench.worlds.files import save_world
+
+
+class BuiltWorld:
+    """The part of a `TrainedWorld` that follows from its settings, its spec and its networks."""
+
+    settings: WorldSettings
+    spec: WorldSpec
+
+    compilable: ClassVar[Sequence[Compilable]] = ()
+    measured: ClassVar[Mapping[str, float]] = {}
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """See `WorldModel.networks`. A subclass names them."""
+        raise NotImplementedError
+
+    @property
+    def context(self) -> int:
+        """See `WorldModel.context`, as stated by the family."""
+        return world_family(self.settings).context(self.settings)
+
+    @property
+    def description(self) -> object:
+        """See `TrainedWorld.description`."""
+        return self.settings, self.spec
+
+    def bound(self, sampler: Sampler) -> Self:
+        """The same model, which needs no sampler."""
+        return self
+
+    def in_streams(self, count: int) -> Self:
+        """The same model: its rows are always imagined together."""
+        return self
+
+    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
+        """See `TrainedWorld.measure`: there is nothing to measure."""
+
+    def save(self, folder: Path) -> None:
+        """See `TrainedWorld.save`."""
+        save_world(folder, self.settings, self.spec, self.networks)
