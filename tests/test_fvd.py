@@ -26,7 +26,7 @@ from diamond_bench.metrics.perceptual import LearnedMetric, i3d_features
 from diamond_bench.metrics.weights_download import convert_i3d, fetch
 from diamond_bench.models import i3d
 from diamond_bench.models.i3d import I3d
-from diamond_bench.models.i3d_cost import MIN_FRAMES, UNITS, Pool, i3d_cost
+from diamond_bench.models.i3d_cost import MIN_FRAMES, POOLS, UNITS, Pool, i3d_cost
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.kinds import ExtractClipFeatures
 from diamond_bench.studies.estimate import estimate, job_work
@@ -94,6 +94,10 @@ def test_padding_and_pools_are_tensorflows() -> None:
     assert padded.flatten().tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 0, 0, 0]
     pooled = i3d.max_pool(torch.arange(1.0, 6).reshape(1, 1, 5, 1, 1), Pool(2, 1, 2, 1))
     assert pooled.flatten().tolist() == [2, 4, 5]
+    x = torch.rand(2, 3, 5, 9, 8, generator=torch.Generator().manual_seed(0))
+    for pool in (*POOLS.values(), Pool(3, 3, 1, 1)):
+        kernel, stride = (pool.time, pool.side, pool.side), (pool.time_stride, pool.side_stride, pool.side_stride)
+        assert torch.equal(i3d.max_pool(x, pool), torch.nn.functional.max_pool3d(i3d.same_padded(x, kernel, stride), kernel, stride))
     with pytest.raises(ValueError, match=r"t of at least 9, got \(1, 3, 8, 224, 224\)"):
         I3d.forward(None, torch.empty(1, 3, 8, 224, 224, device="meta"))  # type: ignore[arg-type]
 
