@@ -82,8 +82,8 @@ class ConvUnit(nn.Module):
 def max_pool(x: Tensor, pool: Pool) -> Tensor:
     """A max-pool with TensorFlow's "SAME" padding, of x (n, c, t, h, w) >= 0. Zeros as padding therefore change no maximum.
 
-    It pools one axis after another. On a CPU this takes a quarter to two thirds of the time of `F.max_pool3d`, and the result is the same bit
-    for bit.
+    It pools one axis after another. On a CPU this takes a quarter to two thirds of the time of `F.max_pool3d`. The result is the same
+    bit for bit.
     """
     kernel, stride = (pool.time, pool.side, pool.side), (pool.time_stride, pool.side_stride, pool.side_stride)
     x = same_padded(x, kernel, stride)
