@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diamond_bench.config.worlds import DIAMOND
+from diamond_bench.profiling.device_plan import GPUS, DevicePlan, device_plan
 from diamond_bench.results.older import older_sentence
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
@@ -107,12 +108,28 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
         free = free_bytes(store.root) / 1e9
         if cost.gigabytes + cost.passing_gigabytes > free:
             out.print(f"note: the disk of the store has only {free:.3g} GB free", highlight=False)
+        if on_gpus := device_plan(plan.jobs, missing, store, states, cost):
+            _print_device_plan(out, on_gpus)
     else:
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
     for sentence in notes:
         out.print(f"note: {escape(sentence)}", highlight=False)
+
+
+def _print_device_plan(out: SafeConsole, found: DevicePlan) -> None:
+    out.print(
+        f"\n{found.trainings} trainings of agents on GPUs, {found.flop:.3g} FLOP in all. The hours are those until every job is done:"
+    )
+    shown = table("speed of a GPU", "trainings at once")
+    for number in GPUS:
+        shown.add_column(f"{number} GPU{'s' * (number > 1)}", justify="right", no_wrap=True)
+    for course in found.courses:
+        shown.add_row(escape(course.speed.source), str(course.speed.at_once), *course.words)
+    out.print(shown)
+    for sentence in found.sentences:
+        out.print(escape(sentence), highlight=False)
 
 
 def _seeds(seeds: Sequence[int]) -> str:

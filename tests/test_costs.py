@@ -9,7 +9,7 @@ import pytest
 from test_floors import ROOT, imports
 
 from diamond_bench.config import ActorCriticConfig, AgentConfig, Resources, SlurmCluster
-from diamond_bench.launch.local import _order
+from diamond_bench.launch.local import begin_order
 from diamond_bench.launch.resources import resources
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import NOTHING, Checkpoint, Inputs, JobCost
@@ -119,7 +119,7 @@ def test_a_new_kind_is_estimated_by_its_row_alone(brews: dict[Any, JobSpec], tmp
 
 
 def test_the_longest_of_one_kind_and_input_begins_first(brews: dict[Any, JobSpec]) -> None:
-    order = _order(brews, KINDS)
+    order = begin_order(brews, KINDS)
     assert [brews[ref].config.cups for ref in sorted(order, key=order.__getitem__)] == [2, 30, 20, 10]
 
 

@@ -243,7 +243,7 @@ def test_all_graphs_share_one_memory() -> None:
 
 @pytest.mark.parametrize("graphs", ["none", "all"])
 def test_a_profile_of_a_tiny_agent(tmp_path: Path, graphs: str) -> None:
-    """The command of docs/performance.md: it ends, and no imagined step waits."""
+    """The command of docs/profile.md: it ends, and no imagined step waits."""
     done = diamond_bench("profile", "scale=tiny", f"execution.cuda_graphs={graphs}", "--compare", "plain", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = {line["name"]: line for line in map(json.loads, done.stdout.splitlines()) if "name" in line}

@@ -14,6 +14,7 @@ from diamond_bench.studies import estimate as estimating
 from diamond_bench.studies import speed as speeds
 from diamond_bench.studies.estimate import estimate, job_work, time_range
 from diamond_bench.studies.plan import Plan
+from diamond_bench.studies.single import plan_profile
 from diamond_bench.studies.speed import Speed
 
 TIMING = speeds.slowness
@@ -89,6 +90,15 @@ def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
     found = estimate(plan.jobs, trainings, Store(tmp_path / "outputs"))
     assert "assumed (3e+13 FLOP/s on a GPU)" in found.basis
     assert found.high_hours / found.low_hours > 8
+
+
+def test_a_finished_job_without_work_tells_no_speed(tmp_path: Path) -> None:
+    """Of two profiles in a store, the second divided by the speed of the first: no work in some seconds."""
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    first, second = (plan_profile(["scale=tiny", f"seed={seed}"], None, lambda device: ("cpu", "A processor")) for seed in (0, 1))
+    run(store, first, 1e9, 5.0)
+    (ref,) = second.jobs
+    assert 0 < estimate(second.jobs, [ref], store).seconds[ref] < 60
 
 
 def test_a_narrow_network_is_slower_per_operation() -> None:

@@ -411,11 +411,11 @@ def test_the_parent_imports_no_torch() -> None:
 
 
 def test_of_evaluations_of_one_training_the_longest_is_begun_first() -> None:
-    from diamond_bench.launch.local import _order
+    from diamond_bench.launch.local import begin_order
     from diamond_bench.studies.plan import plan_study
 
     jobs = plan_study("sampling_steps", ["scale=tiny", "seeds=2"]).jobs
-    order = _order(jobs, STUDY_KINDS)
+    order = begin_order(jobs, STUDY_KINDS)
     begun = [jobs[ref] for ref in sorted(order, key=lambda ref: order[ref])]
     assert [spec.config.sampler.num_steps for spec in begun if spec.kind == "evaluate_world_model"] == [10, 5, 3, 2, 1] * 2
     assert [spec.kind for spec in begun][:2] == ["collect_dataset", "train_world_model"], "the first training's evaluations do not wait"

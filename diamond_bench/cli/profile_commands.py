@@ -1,8 +1,10 @@
-"""The command that measures how long the parts of a training take."""
+"""The commands that measure how fast this machine trains agents."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +36,9 @@ def profile(
             "--packed", metavar="N[,M]", help="Compare N simultaneous trainings on the device with a single one, instead of timing parts."
         ),
     ] = None,
+    pairs: Annotated[
+        int | None, typer.Option("--pairs", metavar="N", help="With --packed: measure each number of trainings in N pairs. Default: 6.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how long the parts of a training take on this machine.
@@ -46,7 +51,7 @@ def profile(
     from diamond_bench.studies.single import plan_profile
 
     tokens = overrides or []
-    plan = plan_profile(tokens, compare, _model_of, [] if parts is None else parts.split(","), _numbers(packed))
+    plan = plan_profile(tokens, compare, _model_of, [] if parts is None else parts.split(","), _numbers(packed), pairs)
     store = open_store([token for token in tokens if token.startswith("output_dir=")])
     (ref,) = plan.jobs
     with writing(store):
@@ -66,6 +71,43 @@ def profile(
                 say(f"note: {note}")
         say(f"Profile: {store.folder(ref)}")
     raise typer.Exit(exit_code)
+
+
+@app.command(rich_help_panel=MACHINE)
+def acceptance(
+    overrides: Overrides = None,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="End after this time. Parts that do not begin are named.")] = 8.0,
+    file: Annotated[Path, typer.Option("--out", help="Write all numbers to this JSON file.")] = Path("acceptance.json"),
+) -> None:
+    """Measure what a GPU gains from each option, in at most eight minutes.
+
+    The command runs the tests of CUDA and profiles, each with a time limit. On a CPU it measures what a CPU offers. It writes the JSON file
+    after each part. Rerunning the command measures only what is missing. The exit code is 1 if a part is not done.
+    """
+    from diamond_bench.profiling.acceptance import Outcome, accept, findings, parts, plain
+    from diamond_bench.report.acceptance_table import findings_table, parts_table
+    from diamond_bench.store.files import write_json
+    from diamond_bench.studies.single import plan_profile
+
+    tokens = overrides or []
+    tests = Path(__file__).parents[2] / "tests" / "test_cuda.py"
+    (spec,) = plan_profile(tokens, None, _model_of).jobs.values()
+    gpu = spec.config.execution.device != "cpu"
+    todo = parts(tokens, gpu, tests if tests.exists() else None)
+    if file.is_dir():
+        raise UserError(f"--out {file} is a folder; name a file")
+
+    def save(outcomes: Sequence[Outcome]) -> None:
+        write_json(file, {"device": spec.config.device_name, "software": spec.config.software, **plain(outcomes, gpu)})
+        done = outcomes[-1]
+        say(f"{done.part.name}: {done.status} after {done.seconds:.0f} s ({len(outcomes)} of {len(todo)} parts)")
+
+    outcomes = accept(todo, minutes, save)
+    say(f"{spec.config.device_name}; {spec.config.software}")
+    out.print(parts_table(outcomes))
+    out.print(findings_table(findings(outcomes, gpu)))
+    say(f"Numbers: {file}")
+    raise typer.Exit(int(any(outcome.status != "done" for outcome in outcomes)))
 
 
 def _numbers(text: str | None) -> list[int]:

@@ -108,7 +108,7 @@ class _Sweep:
         """Jobs that another process is running: when to poll again, and the interval after that."""
         self._attempts: dict[JobRef, int] = {}
         """Number of attempts of each job at the first look."""
-        self._order = _order(specs, store.kinds)
+        self._order = begin_order(specs, store.kinds)
         self._ready: list[tuple[int, JobRef]] = []
         self._offered: set[JobRef] = set()
         """Jobs that have been ready: each is offered once, and returns only by `again`."""
@@ -252,7 +252,7 @@ class _Sweep:
             self.again(ref)
 
 
-def _order(specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Kind]) -> dict[JobRef, int]:
+def begin_order(specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Kind]) -> dict[JobRef, int]:
     """The order in which jobs begin: as planned, but among jobs of one kind and input the longest comes first, so that it does not run
     alone at the end."""
     first: dict[tuple[str, tuple[JobRef, ...]], int] = {}

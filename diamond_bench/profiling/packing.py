@@ -23,9 +23,8 @@ from diamond_bench.profiling.timing import spread
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import TrainAgent
+from diamond_bench.store.profiled import PACKING_PAIRS
 
-PAIRS = 6
-"""An even number: each alternative is as often the first of a pair as the second."""
 SLICE_SECONDS = 5.0
 """Minimum duration of a slice."""
 _MIN_ENDS = 3
@@ -50,6 +49,8 @@ class Packing:
     """Whether the runs share the device through CUDA's Multi-Process Service."""
     seconds: float = SLICE_SECONDS
     """The shortest slice."""
+    pairs: int = PACKING_PAIRS
+    """Pairs of slices: one run alone, and the packed runs. An even number."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def run(config: Packing, context: JobContext) -> Result:
 
     found: list[Measured] = []
     for processes in config.packed:
-        found.append(measure(config, processes, context.device, tick))
+        found.append(measure(config, processes, context.device, tick, config.pairs))
     context.check_owner()
     lines = [line for measured in found for line in lines_of(config.training, measured)]
     info: dict[str, Any] = {
@@ -102,7 +103,7 @@ def run(config: Packing, context: JobContext) -> Result:
     return Result([row for line in lines for row in _rows(line)], info)
 
 
-def measure(config: Packing, processes: int, device: str, tick: Tick = lambda share, text: None, pairs: int = PAIRS) -> Measured:
+def measure(config: Packing, processes: int, device: str, tick: Tick = lambda share, text: None, pairs: int = PACKING_PAIRS) -> Measured:
     """Slices of one run alone and of several at once, alternating, with every other pair in reverse order.
 
     On the CPU, where threads are divided, the single run is a further run with all threads of the config. Otherwise it is one of the packed

@@ -40,7 +40,7 @@ def run(config: Profile, context: JobContext) -> Result:
     if context.device.startswith("cuda") and (found := torch.cuda.get_device_name(context.device)) != config.device_name:
         raise UserError(f"this profile is of {config.device_name}, and {context.device} here is {found}; run the command again")
     if config.packed:
-        return packing.run(packing.Packing(config.training, config.packed, config.mps), context)
+        return packing.run(packing.Packing(config.training, config.packed, config.mps, pairs=config.pairs), context)
     return _Profiling(config, context).run()
 
 

@@ -34,7 +34,7 @@ from diamond_bench.store.dataset_kinds import ExtractClipFeatures as ExtractClip
 from diamond_bench.store.dataset_kinds import ExtractFeatures as ExtractFeatures
 from diamond_bench.store.dataset_kinds import TrainInverseDynamics as TrainInverseDynamics
 from diamond_bench.store.dataset_kinds import TrainStateProbe as TrainStateProbe
-from diamond_bench.store.profiled import PROFILED
+from diamond_bench.store.profiled import PACKING_PAIRS, PROFILED
 from diamond_bench.typed import identity_fields
 
 
@@ -214,6 +214,8 @@ class Profile:
     """Numbers of trainings to run at once, compared with a single one. Empty measures the parts of one training."""
     mps: bool = False
     """Whether CUDA's Multi-Process Service is on during the measurement."""
+    pairs: int = PACKING_PAIRS
+    """Pairs of measurements of a packed profile."""
     scale: str = setting("", recorded=True)
     """The scale's name, for tables."""
 

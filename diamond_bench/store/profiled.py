@@ -12,6 +12,9 @@ PROFILED = (
 )
 """The parts that a profile measures. All other numbers are computed from these."""
 
+PACKING_PAIRS = 6
+"""Pairs of measurements of a packed profile. An even number: each alternative is as often the first of a pair as the second."""
+
 
 @dataclass(frozen=True)
 class Compared:

@@ -14,7 +14,7 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import Profile, TrainAgent
-from diamond_bench.store.profiled import COMPARED, PROFILED
+from diamond_bench.store.profiled import COMPARED, PACKING_PAIRS, PROFILED
 from diamond_bench.store.provenance import provenance, source_digest
 from diamond_bench.studies.agents import (
     check_agent,
@@ -186,12 +186,13 @@ def plan_profile(
     model_of: Callable[[str], tuple[str, str]],
     parts: Sequence[str] = (),
     packed: Sequence[int] = (),
+    pairs: int | None = None,
 ) -> Plan:
     """The plan of `diamond-bench profile [overrides] [--compare plain|authors] [--parts NAME,NAME] [--packed N,M]`: one job, for the
     training that the overrides describe, on this machine with this software.
 
     `model_of` maps execution.device to (the actual device, its model). `parts`: of PROFILED, or none for all. `packed`: numbers of such
-    trainings to run at once, in place of the parts of one. Raises UserError.
+    trainings to run at once, in place of the parts of one. `pairs`: how often each of them is measured. Raises UserError.
     """
     if compare is not None and compare not in COMPARED:
         raise UserError(f"--compare {compare}: {nearest(compare, COMPARED)}")
@@ -203,6 +204,8 @@ def plan_profile(
         raise UserError("--packed compares whole trainings at once with one alone; --compare and --parts are for the parts of one training")
     if any(number < 2 for number in packed) or len(set(packed)) < len(packed):
         raise UserError(f"--packed {','.join(map(str, packed))}: expected different numbers of runs at once, 2 at least, such as 2,4")
+    if pairs is not None and (not packed or pairs < 2 or pairs % 2):
+        raise UserError(f"--pairs {pairs}: expected an even number of pairs, 2 at least, together with --packed")
     for token in tokens:
         if token.startswith(("agent_evaluation.", "agent_evaluation=")):
             raise UserError(f"{token.partition('=')[0]}: a profile measures a training, which has no final episodes; it has no effect")
@@ -225,11 +228,13 @@ def plan_profile(
     executed = " ".join(f"{f.name}={getattr(execution, f.name)}" for f in fields(execution) if f.name not in ("device", "num_processes"))
     measured = "" if set(parts) == set(PROFILED) else ",".join(part for part in PROFILED if part in parts)
     numbers = tuple(sorted(set(packed))) or None
-    profile = Profile(model, executed, training, compare or "", measured, _software(), _host(), numbers, plan.cluster.mps, plan.scale)
+    software, host, mps = _software(), _host(), plan.cluster.mps
+    profile = Profile(model, executed, training, compare or "", measured, software, host, numbers, mps, pairs or PACKING_PAIRS, plan.scale)
     spec = JobSpec("profile", profile)
     point = Point("profiled", "", {}, training.game, training.seed, execution.precision, {"evaluation": spec.ref})
     asked = [*tokens, *(["--compare", compare] if compare else []), *(["--parts", measured] if measured else [])]
     asked += ["--packed", ",".join(map(str, numbers))] if numbers else []
+    asked += ["--pairs", str(pairs)] if pairs is not None else []
     command = " ".join(["diamond-bench profile", *map(shlex.quote, asked)])
     question = "Where does the time of a training go?"
     return Plan(f"profile-{spec.id}", question, plan.scale, command, {spec.ref: spec}, (point,), execution, plan.cluster)

@@ -30,7 +30,7 @@ STEPS_PER_SECOND = 1500.0
 """Game steps per second on such a core."""
 _TIMING_SECONDS = 0.05
 _MAX_READ = 200
-_SPREADS = {"measured": 1.6, "extrapolated": 2.5, "timed": 3.0, "assumed": 5.0}
+SPREADS = {"measured": 1.6, "extrapolated": 2.5, "timed": 3.0, "assumed": 5.0}
 """By the source of a rate, the factor by which a job may take longer or shorter (docs/measurements/speed.md describes how it was found)."""
 _FAR = 10.0
 """A job that is this many times larger or smaller than all measured ones is extrapolated."""
@@ -53,7 +53,7 @@ class Speed:
     def spread(self, work: float) -> float:
         """The factor by which a job with this work may take longer or shorter than expected."""
         near = self.least / _FAR <= work <= self.most * _FAR
-        return _SPREADS["extrapolated" if self.basis == "measured" and not near else self.basis]
+        return SPREADS["extrapolated" if self.basis == "measured" and not near else self.basis]
 
 
 @functools.cache
@@ -108,8 +108,7 @@ def measured(
         work, seconds = _number(result.info.get("work")), _number(result.info.get("work_seconds"))
         if work > 0 and seconds > 0:
             found[speed_class].append((work, work / seconds, max(0.0, total - seconds) / expected if total > seconds else 1.0))
-        elif not speed_class[2] and total > 0:
-            work = cost.work(spec.config, inputs)
+        elif not speed_class[2] and total > 0 and (work := cost.work(spec.config, inputs)) > 0:
             found[speed_class].append((work, work / max(total - expected, 0.3 * total), 1.0))
     return {speed_class: _median(jobs) for speed_class, jobs in found.items() if speed_class in classes}
 
