@@ -30,25 +30,34 @@ def nearest_distance(queries: Tensor, known: Tensor) -> Tensor:
 def collapses(distances: ArrayLike, lengths: ArrayLike, threshold: float, run: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """When plays collapse: the first of `run` consecutive frames whose distances are all above the threshold.
 
+    A shorter run counts if the play ends within it: the play did not come back. If it were censored there, plays that collapse shortly
+    before their end would raise the survival of the others.
+
     Args:
         distances: (n, T).
-        lengths: frames of each play, (n,). Distances after them are not used.
+        lengths: frames of each play, at least 1, (n,). Distances after them are not used.
         threshold: a distance.
         run: consecutive frames.
 
-    Returns the frames before the collapse (n,), and whether the play collapsed (n,). A play without a collapse lasted until its end. If its
-    end cuts a run of such frames, it lasted until this run began: what followed is unknown.
+    Returns the frames before the collapse (n,), and whether the play collapsed (n,). A play without a collapse lasted until its end.
     """
-    above = np.asarray(distances) > threshold
-    horizon = above.shape[1]
-    ends = np.asarray(lengths, np.int64)
-    inside = np.arange(horizon) < ends[:, None]
-    above &= inside
-    counts = np.cumsum(np.pad(above, ((0, 0), (1, run))), axis=1)
-    whole = np.equal(counts[:, run:] - counts[:, :-run], run)  # (n, T + 1): whether a whole run begins here
-    collapsed: NDArray[np.bool_] = whole.any(axis=1)
-    calm = np.where(inside & ~above, np.arange(1, horizon + 1), 0).max(axis=1, initial=0)  # up to the last frame that is not above
-    return np.where(collapsed, whole.argmax(axis=1), calm), collapsed
+    begins = _run_minima(distances, lengths, run) > threshold
+    collapsed: NDArray[np.bool_] = begins.any(axis=1)
+    return np.where(collapsed, begins.argmax(axis=1), np.asarray(lengths, np.int64)), collapsed
+
+
+def alarm_levels(distances: ArrayLike, lengths: ArrayLike, run: int) -> NDArray[np.float64]:
+    """The smallest threshold at which each play does not collapse, (n,). Arguments as in `collapses`."""
+    levels: NDArray[np.float64] = _run_minima(distances, lengths, run).max(axis=1)
+    return levels
+
+
+def _run_minima(distances: ArrayLike, lengths: ArrayLike, run: int) -> NDArray[np.float64]:
+    """The smallest distance of the run that begins with each frame, (n, T), and -inf after the play's end. Its end cuts a run."""
+    values = np.asarray(distances, np.float64)
+    inside = np.arange(values.shape[1]) < np.asarray(lengths, np.int64)[:, None]
+    padded = np.pad(np.where(inside, values, np.inf), ((0, 0), (0, run - 1)), constant_values=np.inf)
+    return np.where(inside, np.lib.stride_tricks.sliding_window_view(padded, run, axis=1).min(axis=-1), -np.inf)
 
 
 def motion_energy(frames: Tensor, before: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from diamond_bench.envs.games import make_env, spec
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.fixed_actions import fixed_actions
 from diamond_bench.jobs import evaluate_world_model as job
-from diamond_bench.metrics.idle_decay import RUN
+from diamond_bench.metrics.idle_decay import true_plays
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.contract import Draw
@@ -73,7 +73,8 @@ def game(data: dict[str, EpisodeSet], monkeypatch: pytest.MonkeyPatch) -> Game:
         level = 100 + STEP * (row % 10) if name == "train" else 100 + 2 * STEP * (row // 20) + STEP * (row % 2)
         actions = torch.where(row % 10 < 3, 0, 1 + row % 3) if name == "train" else episodes.actions
         frames = level[:, None, None, None].expand(-1, 3, 16, 16).to(torch.uint8).contiguous()
-        data[name] = replace(episodes, frames=frames, actions=actions)
+        game_over = row % 20 == 18 if name == "heldout" else episodes.terminations
+        data[name] = replace(episodes, frames=frames, actions=actions, terminations=game_over)
     heldout = data["heldout"]
     start = {}
     for first in STARTS:
@@ -110,8 +111,7 @@ def test_a_world_that_moves_as_its_game_does_never_collapses(
             assert found[f"{name}_lifetime", baseline] == FRAMES
             assert found[f"{name}_survival_low", baseline] == pytest.approx(0.025 ** (1 / 3))
     assert found["idle_motion_ratio", ""] == pytest.approx(1)
-    assert found["idle_false_alarms", ""] == 0
-    assert (found["held_starts", ""], found["hold_frames", ""]) == (3, FRAMES)
+    assert (found["held_starts", ""], found["hold_frames", ""], found["idle_true_plays", ""]) == (3, FRAMES, 3)
     assert found["idle_train_share", ""] == 0
     arrays = np.load(tmp_path / "e" / "arrays.npz")
     # 2 episodes of 30 rows, the last without an action: runs of three no-ops at the start of each ten
@@ -151,24 +151,73 @@ def test_the_no_op_and_other_actions_are_apart(game: Game, tmp_path: Path, monke
     assert (one["idle_survival", ""], one["held_survival", ""]) == (1, pytest.approx(2 / 3))
 
 
-def test_play_is_censored_where_the_game_ends(
+def test_play_is_censored_where_the_game_ends_unless_it_is_in_unknown_frames(
     game: Game,
     data: dict[str, EpisodeSet],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The game ends before a whole run of unknown frames, so no collapse is seen, and the world is not asked for further frames."""
-    first = min((LEVELS[-1] - level) // STEP for level in levels_of_starts(data))
-    game.frames = first + RUN - 1
+    """The world is not asked for further frames. One unknown frame before the end is a collapse: the play did not come back."""
+    levels = levels_of_starts(data)
+    game.frames = min((LEVELS[-1] - level) // STEP for level in levels)
     found = measured(tmp_path / "e", Brighter(), monkeypatch)
     assert np.isnan(found["idle_survival", ""]), "no play was observed to the last frame"
     arrays = np.load(tmp_path / "e" / "arrays.npz")
-    assert arrays["held_lengths"].tolist() == [game.frames] * 6
-    assert arrays["held_lasted"].min() == first
+    assert arrays["held_lengths"].tolist() == arrays["held_lasted"].tolist() == [game.frames] * 6
     assert not arrays["held_collapsed"].any()
+    assert found["idle_lifetime", ""] == game.frames
     game.frames += 1
-    measured(tmp_path / "f", Brighter(), monkeypatch)
-    assert np.load(tmp_path / "f" / "arrays.npz")["held_collapsed"].any()
+    found = measured(tmp_path / "f", Brighter(), monkeypatch)
+    arrays = np.load(tmp_path / "f" / "arrays.npz")
+    gone = [(LEVELS[-1] - level) // STEP < game.frames for level in levels]
+    assert arrays["held_collapsed"].tolist() == [end for end in gone for _ in range(2)]
+    assert found["idle_lifetime", ""] == game.frames - np.mean(gone)
+
+
+def test_the_threshold_lets_true_play_of_this_length_pass(
+    game: Game,
+    data: dict[str, EpisodeSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second of three held-out games ends with eight unknown frames. The threshold of the two others raises the alarm for it, and its
+    own one none for them: a false alarm in three plays. The threshold of all three is its distance from the highest level of training."""
+    data["heldout"].frames[32:40] = 200
+    found = measured(tmp_path / "e", Brighter(), monkeypatch)
+    assert found["idle_false_alarms", ""] == pytest.approx(1 / 3)
+    arrays = np.load(tmp_path / "e" / "arrays.npz")
+    assert arrays["held_false_alarms"].tolist() == [0, 1, 0]
+    assert arrays["held_threshold"] == pytest.approx((200 - LEVELS[-1]) / 255, abs=1e-6)
+    assert arrays["held_lasted"].tolist() == [(200 - level) // STEP for level in levels_of_starts(data) for _ in range(2)]
+
+
+def test_true_play_is_cut_to_the_length_of_imagined_play(data: dict[str, EpisodeSet]) -> None:
+    """Three games of 20 frames, of which the last ends by itself. After three frames of context there are 17."""
+    over = torch.zeros(60, dtype=torch.bool)
+    over[58] = True
+    plays = true_plays(replace(data["heldout"], terminations=over), CONTEXT, 10)
+    found = [(play.episode, play.first, play.frames, play.whole) for play in plays]
+    assert found[:2] == [(0, 3, 10, True), (0, 13, 7, False)]
+    assert found[4:] == [(2, 43, 10, True), (2, 53, 7, True)]
+
+
+def test_data_without_true_play_of_this_length_are_refused(
+    game: Game,
+    data: dict[str, EpisodeSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data["heldout"] = replace(data["heldout"], terminations=torch.zeros(60, dtype=torch.bool))
+    words = (
+        r"true play of 40 frames \(evaluation\.hold_frames\), but the longest held-out game has 17 .* evaluation\.hold_frames=17 or less"
+    )
+    with pytest.raises(UserError, match=words):
+        measured(tmp_path / "e", Alternating(), monkeypatch)
+    assert measured(tmp_path / "f", Alternating(), monkeypatch, hold_frames=17)["idle_true_plays", ""] == 3
+    words = r"data\.windows_per_episode=1 cuts held-out games to 112 after their context; set evaluation\.hold_frames=112 or less"
+    settings = ["data.reference_context=8", "data.reference_horizon=22", "data.windows_per_episode=1", "evaluation.hold_frames=113"]
+    with pytest.raises(UserError, match=words):
+        plan_study("sampling_steps", ["scale=smoke", "metrics=[drift,idle_decay]", *settings])
 
 
 def test_without_a_game_motion_is_compared_with_that_of_held_out_references(

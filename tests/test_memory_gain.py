@@ -19,7 +19,7 @@ from diamond_bench.envs.sights import Gaps, find_gaps
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs.context import JobContext
-from diamond_bench.metrics.memory_gain import BINS, METRIC, cell_errors, gains
+from diamond_bench.metrics.memory_gain import BINS, METRIC, cell_errors, chance, gains
 from diamond_bench.report.gap_figures import gap_figures
 from diamond_bench.results.table import collect
 from diamond_bench.store.artifacts import Store
@@ -137,18 +137,60 @@ def test_a_memory_of_some_frames_gains_all_up_to_their_number_and_nothing_beyond
         assert of_bins(found, "memory_free")[4:] == pytest.approx([0.0] * 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("fault", ["one row late", "one step short"])
-def test_a_fault_in_the_gaps_changes_these_values(fault: str, measured: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+def gaps_by_hand(columns: np.ndarray) -> np.ndarray:
+    """The steps since the column of each cell was last in view, 0 if never, (rows, 8). `columns`: the first one in view, (rows,)."""
+    found = np.zeros((len(columns), 8), int)
+    for row, first in enumerate(columns.tolist()):
+        if row % ROWS == 0:
+            when: dict[int, int] = {}
+        for at in range(8):
+            found[row, at] = row - when[first + at] if first + at in when else 0
+            when[first + at] = row
+    return found
+
+
+def gains_by_hand(play: Play, gaps: np.ndarray, errors: np.ndarray) -> dict[str, tuple[float, int]]:
+    """The gain of each bin that occurs, and its seen columns: those that come into view by `gaps` (rows, 8) in an imagined frame, after the
+    same action as an unseen one. `errors`: (rows, 8)."""
+    rows = np.array([row for row in range(len(gaps)) if any(start + CONTEXT <= row < start + CONTEXT + HORIZON for start in STARTS)])
+    action = np.broadcast_to(play[0].actions.numpy()[rows - 1, None], (len(rows), 8))
+    gap, error = gaps[rows], errors[rows]
+    found = {}
+    for name, low, high in zip(BINS, (2, 3, 5, 9, 17, 33), (2, 4, 8, 16, 32, ROWS), strict=True):
+        differences = []
+        for act in np.unique(action[gap == 0]):
+            seen = (action == act) & (gap >= low) & (gap <= high)
+            differences.extend(error[(action == act) & (gap == 0)].mean() - error[seen])
+        if differences:
+            found[name] = (float(np.mean(differences)), len(differences))
+    return found
+
+
+@pytest.mark.parametrize("fault", ["one row late", "one step long"])
+def test_a_fault_in_the_gaps_gives_the_gains_of_those_gaps(
+    fault: str, play: Play, measured: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a memory of four frames a cell has the error 0 if it was in view up to four steps ago, and 1 otherwise. Under the right gaps the
+    gains are 1, 1, 0, 0, 0, 0."""
+
     def faulty(things: np.ndarray, lengths: list[int]) -> Gaps:
         if fault == "one row late":
             return find_gaps(np.roll(things, 1, axis=0), lengths)
         right = find_gaps(things, lengths)
-        return Gaps(np.where(right.last > 1, right.last - 1, right.last), right.first)
+        return Gaps(np.where(right.last > 1, right.last + 1, right.last), right.first)
 
+    columns = play[1][:, 2].astype(int)
+    right = gaps_by_hand(columns)
+    wrong = gaps_by_hand(np.roll(columns, 1)) if fault == "one row late" else np.where(right > 1, right + 1, right)
+    expected = gains_by_hand(play, wrong, np.where((right > 0) & (right <= 4), 0.0, 1.0))
+    correct = dict(zip(BINS, (1, 1, 0, 0, 0, 0), strict=True))
+    assert max(abs(gain - correct[name]) for name, (gain, _) in expected.items()) > 0.1, "the fault matters"
     monkeypatch.setattr("diamond_bench.metrics.memory_gain.find_gaps", faulty)
     found = measured(Remembering(4))
-    wrong = [abs(found.get(f"memory_gain_{name}", np.inf) - right) for name, right in zip(BINS, (1, 1, 0, 0, 0, 0), strict=True)]
-    assert max(wrong) > 0.1
+    for name in BINS:
+        gain, cells = expected.get(name, (None, 0))
+        assert found.get(f"memory_gain_{name}") == (gain if gain is None else pytest.approx(gain, abs=1e-6))
+        assert found[f"memory_cells_{name}"] == 8 * cells, "a column has eight cells"
 
 
 def test_the_true_world_is_right_about_all_that_was_seen(play: Play, measured: Evaluate) -> None:
@@ -167,30 +209,46 @@ def test_the_true_world_is_right_about_all_that_was_seen(play: Play, measured: E
 def test_copying_the_last_frame_is_as_by_hand(play: Play, measured: Evaluate) -> None:
     """The column that comes into view is compared with the one that was there before: error 2 where the colours differ, else 0."""
     episodes, rams, _ = play
-    frames, columns = episodes.frames.numpy()[:, :, ::2, ::2], rams[:, 2]
-    errors: dict[tuple[int, str], list[float]] = {}
-    for episode in range(EPISODES):
-        when: dict[int, int] = {}
-        for row in range(ROWS * episode, ROWS * (episode + 1)):
-            starts = [start for start in STARTS if start + CONTEXT <= row < start + CONTEXT + HORIZON]
-            for at in range(8):
-                column = int(columns[row]) + at
-                gap = row - when[column] if column in when else 0
-                if starts and gap != 1:
-                    bin_name = "never" if gap == 0 else next((name for name in BINS[:-1] if gap <= int(name)), "more")
-                    differ = (frames[row, :, :, at] != frames[row - 1, :, :, at]).any(axis=0)
-                    errors.setdefault((int(episodes.actions[row - 1]), bin_name), []).extend(2.0 * differ)
-                when[column] = row
-    never = np.mean(errors[2, "never"])
-    expected = [never - np.mean(errors[2, name]) for name in BINS]
+    frames = episodes.frames.numpy()[:, :, ::2, ::2]
+    differ = np.zeros((len(frames), 8, 8), bool)
+    differ[1:] = (frames[1:] != frames[:-1]).any(axis=1)
+    gaps = gaps_by_hand(rams[:, 2].astype(int))
+    expected, cells = zip(*gains_by_hand(play, gaps, 2.0 * differ.mean(axis=1)).values(), strict=True)
     found = measured(Copying(1))
     assert of_bins(found) == pytest.approx(expected, abs=1e-6)
-    assert found["memory_unseen_error"] == pytest.approx(never, abs=1e-6)
+    assert [found[f"memory_cells_{name}"] for name in BINS] == [8 * number for number in cells], "a column has eight cells"
+    assert found["memory_cells"] == 8 * sum(cells)
     assert [found[f"copy_memory_gain_{name}"] for name in BINS] == pytest.approx(expected, abs=1e-6)
     assert found["copy_memory_free_gain"] == pytest.approx(found["memory_free_gain"])
-    assert never == pytest.approx(1.0, abs=0.2)
-    assert (3, "never") not in errors
-    assert (4, "2") in errors, "on the way back nothing is new, so those cells are not compared"
+    assert found["memory_unseen_error"] == pytest.approx(1.0, abs=0.2)
+    of_action = {int(action): set(gaps[1:][episodes.actions.numpy()[:-1] == action].ravel().tolist()) for action in (3, 4)}
+    assert 0 not in of_action[4], "on the way back nothing is new, so those cells are not compared"
+    assert 2 in of_action[4]
+
+
+def test_chance_and_counts_by_hand() -> None:
+    """Bin 0 has 4 seen cells after action 0. Bin 1 has 2 after action 0 and 8 after action 1. Unseen are 8 and 2. Action 2 has none."""
+    counts = np.zeros((2, 1, 3, 1, 7), np.int64)
+    counts[0, 0, 0, 0, :3] = 8, 4, 2
+    counts[1, 0, 1, 0, [0, 2]] = 2, 8
+    counts[1, 0, 2, 0, 2] = 5
+    found = chance(counts)
+    assert (found.seen[:3].tolist(), found.unseen) == ([4, 10, 0], 10)
+    assert found.bins[:2] == pytest.approx([(1 / 8 + 1 / 4) ** 0.5, (0.2**2 / 8 + 0.8**2 / 2 + 1 / 10) ** 0.5])
+    assert np.isnan(found.bins[2:]).all()
+    assert found.mean == pytest.approx((0.6**2 / 8 + 0.4**2 / 2 + (1 / 4 + 1 / 10) / 4) ** 0.5), "both bins share the unseen cells"
+    counts[..., 0] = 0
+    assert np.isnan(chance(counts).mean)
+
+
+def test_random_colours_deviate_by_chance() -> None:
+    """400 draws of errors 0 and 2, with the numbers above."""
+    counts = np.zeros((1, 1, 2, 1, 7), np.int64)
+    counts[0, 0, 0, 0, :3], counts[0, 0, 1, 0, [0, 2]] = (8, 4, 2), (2, 8)
+    drawn = [gains(2.0 * np.random.default_rng(seed).binomial(counts, 0.5), counts)[1][:2] for seed in range(400)]
+    by_chance = chance(counts)
+    assert np.std(drawn, axis=0) == pytest.approx(by_chance.bins[:2], rel=0.15)
+    assert np.std(np.mean(drawn, axis=1)) == pytest.approx(by_chance.mean, rel=0.15)
 
 
 def test_seen_and_unseen_are_compared_at_the_same_action() -> None:
@@ -237,11 +295,14 @@ def test_the_figure_draws_each_gain_at_its_gap(tmp_path: Path) -> None:
     for ref, job_spec in plan.jobs.items():
         point = evaluations.get(ref)
         past = 0 if point is None else point.axes["L"]
-        finish(store, job_spec, scores={f"memory_gain_{name}": 0.1 * past + point.seed for name in BINS[1:]} if point else {})
+        scores = {f"memory_gain_{name}": 0.1 * past + point.seed for name in BINS[1:]} if point else {}
+        counts = {"memory_chance_8": 0.01 * past, "memory_cells_8": 500.0 - past} if point else {}
+        finish(store, job_spec, scores=scores | counts)
     (offered,) = gap_figures(METRIC.figures[0], save_plan(plan, store.root), collect(load_plans(store.root)[0], store))
     drawn = offered.draw()
     assert drawn is not None
     assert "64 stands for gaps of 33 or more" in drawn.caption
+    assert "by chance, and seen cells, one step ahead: 8: 0.08 of 492" in drawn.caption
     lines = {str(line.get_label()): line for line in drawn.figure.axes[0].get_lines()}
     for label, gain in (("stacked, L=8", 1.3), ("stacked, L=1 (baseline)", 0.6)):
         assert lines[label].get_xdata().tolist() == [4, 8, 16, 32, 64]

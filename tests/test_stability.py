@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.stability import collapses, held_shares, motion_energy, nearest_distance, small_frames
+from analysis.stability import alarm_levels, collapses, held_shares, motion_energy, nearest_distance, small_frames
 from analysis.survival import survival
 
 
@@ -44,18 +44,30 @@ def test_survival_refuses_numbers_that_do_not_fit(lasted: list[float], collapsed
         survival(lasted, collapsed, horizon=4)
 
 
-def test_a_collapse_is_a_whole_run_above_the_threshold_before_the_game_ends() -> None:
+def test_a_collapse_is_a_run_above_the_threshold_that_is_whole_or_lasts_to_the_end() -> None:
     distances = [
         [0, 1, 0, 1, 1, 1, 1, 0],  # a run of three from the fourth frame
         [0, 1, 1, 0, 1, 1, 0, 0],  # no run of three
-        [0, 0, 0, 0, 0, 0, 1, 1],  # a run that the end cuts: nothing is known after six frames
+        [0, 0, 0, 0, 0, 0, 1, 1],  # a run that the end cuts: the play does not come back
         [0, 0, 1, 1, 1, 1, 1, 1],  # the game ends within a run that began after two frames
         [0, 0, 0, 1, 1, 1, 1, 1],  # the game ended before
         [1, 1, 1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1],  # the game ends before a whole run
     ]
-    lasted, collapsed = collapses(distances, [8, 8, 8, 4, 3, 8], threshold=0.5, run=3)
-    assert lasted.tolist() == [3, 8, 6, 2, 3, 0]
-    assert collapsed.tolist() == [True, False, False, False, False, True]
+    lengths = [8, 8, 8, 4, 3, 8, 2]
+    lasted, collapsed = collapses(distances, lengths, threshold=0.5, run=3)
+    assert lasted.tolist() == [3, 8, 6, 2, 3, 0, 0]
+    assert collapsed.tolist() == [True, False, True, True, False, True, True]
+
+
+def test_the_alarm_level_is_the_least_threshold_without_a_collapse() -> None:
+    distances = [[0.1, 0.5, 0.4, 0.6, 0.2], [0.1, 0.2, 0.1, 0.3, 0.7], [0.1, 0.2, 0.1, 0.3, 0.7], [0.9, 0.8, 0.1, 0.1, 0.1]]
+    lengths = [5, 5, 4, 5]
+    levels = alarm_levels(distances, lengths, run=2)
+    assert levels.tolist() == [0.4, 0.7, 0.3, 0.8]
+    for row, level in enumerate(levels):
+        for threshold, alarm in ((level, False), (level - 0.01, True)):
+            assert collapses(distances, lengths, threshold, run=2)[1][row] == alarm
 
 
 def test_distances_are_to_the_nearest_known_frame_after_downsampling() -> None:

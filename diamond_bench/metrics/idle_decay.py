@@ -1,11 +1,13 @@
 """Stability: how long imagined play under held actions lasts before its frames leave the training data, and how much it moves."""
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diamond_bench.config import EvaluationConfig, RunConfig
+from diamond_bench.data.leaks import SPREAD
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import EMULATOR
 from diamond_bench.metrics.header import Column, Figure, held_frames, without
@@ -17,43 +19,80 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from diamond_bench.data.static import EpisodeSet
     from diamond_bench.metrics.play import Arrays, Batch, Measured, Meter, Setting
 
 RUN = 10
 """Consecutive frames above the threshold that count as a collapse."""
 QUANTILE = 0.999
-"""The share of held-out true frames below the threshold."""
+"""The share of held-out true frames below the threshold, at least."""
+FALSE_ALARMS = 0.01
+"""The share of true plays, as long as the imagined ones, that may collapse."""
 TRAINING_FRAMES = 4096
 """Training frames among which the nearest one is searched."""
-TRUE_TRAJECTORIES = 100
-"""References whose true frames give the threshold, at most."""
+TRUE_PLAYS = 100
+"""Held-out true plays that give the threshold, at most."""
 LEAST = 1 / 255
 """Smallest threshold: a frame that is nearer to a training frame than one grey level is known."""
 _FRAMES_PER_SECOND = 1500.0
 
 
+@dataclass(frozen=True)
+class TruePlay:
+    """A stretch of a held-out game."""
+
+    episode: int
+    first: int
+    """Its first row in the held-out split."""
+    frames: int
+    whole: bool
+    """Whether it is as long as asked, or its game ends with it."""
+
+
+def true_plays(episodes: "EpisodeSet", context: int, frames: int) -> list[TruePlay]:
+    """Held-out games after their first `context` frames, cut into stretches of `frames` frames. The last one of a game may be shorter."""
+    ended, found = episodes.terminations.cpu().numpy(), []
+    for number, (start, length) in enumerate(zip(episodes.starts.tolist(), episodes.lengths.tolist(), strict=True)):
+        for first in range(start + context, start + length, frames):
+            stop = min(first + frames, start + length)
+            game_over = stop == start + length and bool(ended[stop - 2])
+            found.append(TruePlay(number, first, stop - first, stop - first == frames or game_over))
+    return found
+
+
 def _open(setting: "Setting") -> "Meter":
-    from analysis.stability import collapses, held_shares, motion_energy, nearest_distance, small_frames
+    from analysis.stability import alarm_levels, collapses, held_shares, motion_energy, nearest_distance, small_frames
     from diamond_bench.data.sources import load_rows
     from diamond_bench.data.static import load_info
-    from diamond_bench.metrics.play import HELD_STREAM, Meter, window_batch
+    from diamond_bench.metrics.play import HELD_STREAM, Meter
 
     dataset, evaluation, horizon = setting.inputs["dataset"], setting.evaluation, held_frames(setting.evaluation)
     train, references = load_rows(dataset / "train"), setting.references
-    number = min(TRAINING_FRAMES, train.num_frames)
-    chosen = np.random.default_rng([evaluation.seed, HELD_STREAM]).choice(train.num_frames, number, replace=False)
+    plays = _calibrating(true_plays(references.episodes, references.context, horizon), horizon)
+    rng = np.random.default_rng([evaluation.seed, HELD_STREAM])
+    chosen = rng.choice(train.num_frames, min(TRAINING_FRAMES, train.num_frames), replace=False)
     known = small_frames(train.frames[np.sort(chosen)].to(setting.device))
+    plays = [plays[i] for i in np.sort(rng.choice(len(plays), min(TRUE_PLAYS, len(plays)), replace=False))]
 
-    play = [window_batch(references, [i], references.horizon) for i in range(min(TRUE_TRAJECTORIES, len(references)))]
-    true = np.stack([nearest_distance(small_frames(one.true[0]), known).cpu().numpy() for one in play])
-    energy = float(np.mean([float(motion_energy(one.true, one.frames[:, one.context - 1]).mean()) for one in play]))
-    half = references.episode_numbers()[: len(true)] % 2
-    alarms = np.full(len(true), np.nan)  # each half with the threshold of the other, which has seen none of its episodes
-    for own in (0, 1):
-        if (half == own).any() and (half != own).any():
-            whole = np.full((half == own).sum(), true.shape[1])
-            alarms[half == own] = collapses(true[half == own], whole, _threshold(true[half != own]), RUN)[1]
-    threshold = _threshold(true)
+    true, energies = np.full((len(plays), horizon), np.nan), []
+    lengths = np.array([play.frames for play in plays])
+    for row, play in enumerate(plays):
+        frames = references.episodes.frames[play.first - 1 : play.first + play.frames].to(setting.device)
+        true[row, : play.frames] = nearest_distance(small_frames(frames[1:]), known).cpu().numpy()
+        energies.append(float(motion_energy(frames[None, 1:], frames[:1]).mean()))
+
+    def threshold_of(rows: "NDArray[np.bool_]") -> float:
+        """The distance above which a frame is unknown, from these true plays."""
+        levels = alarm_levels(true[rows], lengths[rows], RUN)
+        of_frames = float(np.nanquantile(true[rows], QUANTILE))
+        return max(LEAST, of_frames, float(np.sort(levels)[-1 - int(FALSE_ALARMS * len(levels))]))
+
+    half = np.array([play.episode for play in plays]) % 2
+    alarms = np.full(len(plays), np.nan)  # each half with the threshold of the other, which has seen none of its games
+    for own in (half == 0, half == 1):
+        if own.any() and not own.all():
+            alarms[own] = collapses(true[own], lengths[own], threshold_of(~own), RUN)[1]
+    threshold = threshold_of(np.ones(len(plays), bool))
     neutral = np.array(load_info(dataset).spec.actions.neutral).reshape(load_info(dataset).spec.actions.shape)
     actions = train.actions.numpy()
     acted = np.ones(train.num_frames, bool)
@@ -76,14 +115,22 @@ def _open(setting: "Setting") -> "Meter":
         "threshold": np.array([threshold]),
         "false_alarms": alarms,
         "train_shares": shares,
-        "true_motion_held_out": np.array([energy]),
+        "true_motion_held_out": np.array([np.mean(energies)]),
     }
     return Meter(measure, constants=constants)
 
 
-def _threshold(distances: "NDArray[np.float64]") -> float:
-    """The distance above which a frame is unknown, from those of true frames."""
-    return max(LEAST, float(np.quantile(distances, QUANTILE)))
+def _calibrating(plays: list[TruePlay], horizon: int) -> list[TruePlay]:
+    """The true plays that are as long as the imagined ones, or end with their game. Raises UserError if there is none."""
+    whole = [play for play in plays if play.whole]
+    if not whole:
+        longest = max((play.frames for play in plays), default=0)
+        shorter = f"set evaluation.hold_frames={longest} or less, or " if longest >= RUN else ""
+        raise UserError(
+            f"metrics: idle_decay calibrates collapse on held-out true play of {horizon} frames (evaluation.hold_frames), but the longest "
+            f"held-out game has {longest} after its context; {shorter}use data with longer games"
+        )
+    return whole
 
 
 def true_motion(arrays: "Mapping[str, NDArray[Any]]", constant: "NDArray[Any]") -> "NDArray[Any]":
@@ -114,6 +161,7 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     rows += [
         Row("idle_false_alarms", float(known.mean()) if len(known) else math.nan),
         Row("idle_train_share", float(constants["train_shares"][-1])),
+        Row("idle_true_plays", float(len(constants["false_alarms"]))),
         Row("held_starts", float(held["idle"].sum())),
         Row("hold_frames", float(horizon)),
     ]
@@ -127,11 +175,20 @@ def _check(config: RunConfig) -> None:
             f"metrics: for idle_decay, {RUN} unknown frames in a row are a collapse, but only {number} are imagined; set "
             f"evaluation.hold_frames={RUN} or more, or leave it out with {without(config.evaluation.metrics, 'idle_decay')}"
         )
+    data = config.data
+    if data.windows_per_episode is None or data.dataset is not None:
+        return
+    longest = SPREAD * data.windows_per_episode * (data.reference_context + data.reference_horizon) - data.reference_context
+    if longest < number:
+        raise UserError(
+            f"metrics: idle_decay calibrates collapse on held-out true play of {number} frames (evaluation.hold_frames), but "
+            f"data.windows_per_episode={data.windows_per_episode} cuts held-out games to {longest} after their context; set "
+            f"evaluation.hold_frames={longest} or less, or raise data.windows_per_episode"
+        )
 
 
 def _seconds(evaluation: EvaluationConfig) -> float:
-    true = min(TRUE_TRAJECTORIES, max(evaluation.num_trajectories, evaluation.num_sample_starts)) * evaluation.horizon
-    return (true + 4 * evaluation.num_sample_starts * held_frames(evaluation)) / _FRAMES_PER_SECOND
+    return (TRUE_PLAYS + 4 * evaluation.num_sample_starts) * held_frames(evaluation) / _FRAMES_PER_SECOND
 
 
 _SIZES = ("num_sample_starts", "num_trajectories", "hold_frames", "horizon")
@@ -168,8 +225,8 @@ def _columns() -> dict[str, Column]:
                 "frames",
                 low=0.0,
                 counted=("held_starts", "hold_frames"),
-                definition=f"mean frames of imagined play before its collapse {words}, at most `hold_frames`: the area under the survival "
-                "curve",
+                definition=f"mean frames of imagined play before its collapse {words}: the area under the survival curve, up to "
+                "`hold_frames` or the last frame at which a play was observed",
                 headline=True,
                 compared=True,
                 sizes=_SIZES,
@@ -197,10 +254,14 @@ METRIC = Metric(
             unit="share",
             low=0.0,
             high=1.0,
-            definition=f"share of held-out true trajectories that the rule calls collapsed. The threshold is then the {QUANTILE:.1%} "
-            "quantile of the other half of held-out episodes. No value if there is only one half",
+            definition="share of held-out true plays, as long as the imagined ones, that the rule calls collapsed. The threshold is then "
+            "that of the other half of held-out games. No value if there is only one half",
             headline=True,
+            counted=("idle_true_plays", "hold_frames"),
             sizes=_SIZES,
+        ),
+        "idle_true_plays": Column(
+            "true plays for the threshold", definition="held-out true plays that give the threshold", sizes=("hold_frames", "horizon")
         ),
         "idle_train_share": Column(
             "training steps after as many no-ops",

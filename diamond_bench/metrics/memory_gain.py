@@ -6,6 +6,7 @@ and so is the error of the best guess without memory.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,10 +141,52 @@ def gains(errors: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float
     return float(total[:, _NEVER].sum() / number[:, _NEVER].sum()), np.where(seen > 0, differences / np.maximum(seen, 1), np.nan)
 
 
+@dataclass(frozen=True)
+class Chance:
+    """How far gains deviate from 0 without memory, and the numbers of cells that decide it."""
+
+    mean: float
+    """Standard deviation of the mean gain over the bins that occur. NaN if none does."""
+    bins: NDArray[np.float64]
+    """Standard deviation of the gain of each bin, NaN where `gains` is, (bins,)."""
+    seen: NDArray[np.int64]
+    """Seen cells of each bin that have an unseen one to compare with, (bins,)."""
+    unseen: int
+    """Unseen cells."""
+
+
+def chance(counts: NDArray[np.int64]) -> Chance:
+    """The deviation of gains without memory, from the numbers of cells alone. `counts` as in `gains`.
+
+    A colour drawn from the generator has an error with mean 1 and a standard deviation of at most 1, so that is taken for each cell. Cells
+    count as independent. The gain of a bin is a weighted mean of unseen cells minus a mean of seen cells. All bins share the unseen cells.
+    """
+    number = counts.sum(axis=0).reshape(-1, counts.shape[-1])
+    number = number[number[:, _NEVER] > 0]
+    seen, unseen = number[:, 1:].sum(axis=0), number[:, _NEVER]
+    weights = number[:, 1:] / np.maximum(seen, 1)  # of each group in the unseen cells with which a bin is compared
+    own = np.where(seen > 0, 1 / np.maximum(seen, 1), np.nan)
+    bins = np.sqrt(np.square(weights).T @ (1 / unseen) + own)
+    occur = np.flatnonzero(seen)
+    if not len(occur):
+        return Chance(math.nan, bins, seen, int(unseen.sum()))
+    mean = math.sqrt(np.square(weights[:, occur].mean(axis=1)) @ (1 / unseen) + own[occur].sum() / len(occur) ** 2)
+    return Chance(mean, bins, seen, int(unseen.sum()))
+
+
 def _rows(way: str, errors: NDArray[np.float64], counts: NDArray[np.int64], baseline: str = "") -> Iterator[Row]:
     unseen, gain = gains(errors, counts)
     found = {f"{way}_unseen_error": unseen, f"{way}_gain": float(np.mean(gain[np.isfinite(gain)])) if np.isfinite(gain).any() else math.nan}
     found |= {f"{way}_gain_{name}": value for name, value in zip(BINS, gain.tolist(), strict=True)}
+    if not baseline:
+        by_chance = chance(counts)
+        found |= {
+            f"{way}_chance": by_chance.mean,
+            f"{way}_cells": float(by_chance.seen.sum()),
+            f"{way}_unseen_cells": float(by_chance.unseen),
+        }
+        for name, deviation, seen in zip(BINS, by_chance.bins.tolist(), by_chance.seen.tolist(), strict=True):
+            found |= {f"{way}_chance_{name}": deviation, f"{way}_cells_{name}": float(seen)}
     yield from (Row(name, value, baseline=baseline) for name, value in found.items() if math.isfinite(value))
 
 
@@ -164,6 +207,10 @@ def _check(config: RunConfig) -> None:
             f"them; collect a dataset here (data.dataset=null), or leave it out with {without(config.evaluation.metrics, 'memory_gain')}"
         )
     check_sights(config.game)
+
+
+_CHANCE = "standard deviation of the gain of a model without memory, at most, from the numbers of cells ([memory.md](memory.md))"
+_CELLS = "number of cells that come into view, were seen before, and have a cell never seen to compare with"
 
 
 def _columns() -> dict[str, Column]:
@@ -193,6 +240,30 @@ def _columns() -> dict[str, Column]:
                 detail=way == "memory_free",
                 sizes=sizes,
             )
+            found[f"{way}_chance_{name}"] = Column(
+                f"chance, {gap}{free}",
+                low=0.0,
+                definition=_CHANCE,
+                listed_as=f"{way}_chance_<gap>",
+                detail=True,
+                sizes=sizes,
+            )
+            found[f"{way}_cells_{name}"] = Column(
+                f"seen cells, {gap}{free}", low=0.0, definition=_CELLS, listed_as=f"{way}_cells_<gap>", detail=True, sizes=sizes
+            )
+        found[f"{way}_chance"] = Column(
+            f"memory gain by chance{free}", low=0.0, definition=_CHANCE, headline=way == "memory", detail=way == "memory_free", sizes=sizes
+        )
+        found[f"{way}_cells"] = Column(
+            f"seen cells{free}", low=0.0, definition=_CELLS, headline=way == "memory", detail=way == "memory_free", sizes=sizes
+        )
+        found[f"{way}_unseen_cells"] = Column(
+            f"cells never seen{free}",
+            low=0.0,
+            definition="cells that come into view and were never seen",
+            detail=True,
+            sizes=sizes,
+        )
         found[f"{way}_unseen_error"] = Column(
             f"error of things never seen{free}",
             low=0.0,
