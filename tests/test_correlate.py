@@ -11,7 +11,7 @@ from command_line import in_this_process
 from test_report import finish
 
 from analysis.correlation import rank_correlations, spearman
-from diamond_bench.config import AgentEvaluationConfig, EnvConfig, EvaluationConfig
+from diamond_bench.config import AgentEvaluationConfig, EnvConfig, EvaluationConfig, OdeSampler
 from diamond_bench.errors import UserError
 from diamond_bench.report.correlation import correlate
 from diamond_bench.store.artifacts import Store
@@ -72,9 +72,9 @@ GAME, ENV = "synthetic/seek", EnvConfig(frame_size=16)
 DATASET = JobSpec("collect_dataset", CollectDataset(GAME, ENV))
 
 
-def agent(store: Store, number: int, score: float, family: Oracle | None, times: int = 1) -> JobSpec:
-    """A finished agent with evaluations of this return."""
-    trained = JobSpec("train_agent", TrainAgent(GAME, number, ENV, family=family))
+def agent(store: Store, number: int, score: float, family: Oracle | None, times: int = 1, game: str = GAME, steps: int = 3) -> JobSpec:
+    """A finished agent with evaluations of this return, which learned with this number of denoising steps."""
+    trained = JobSpec("train_agent", TrainAgent(game, number, ENV, sampler=OdeSampler(num_steps=steps), family=family))
     finish(store, trained)
     for seed in range(times):
         evaluation = JobSpec("evaluate_agent", EvaluateAgent(ENV, games_of(seed)), {"agent": trained.ref})
@@ -82,20 +82,28 @@ def agent(store: Store, number: int, score: float, family: Oracle | None, times:
         claim = store.claim(evaluation.ref)
         assert claim is not None
         rows = [{"metric": "test_return", "value": score, "measured": False, "baseline": ""}]
-        info = {"protocol_record": {"environment": GAME, "real_steps": 100}}
+        info = {"protocol_record": {"environment": game, "real_steps": 100}}
         claim.finish({"rows": rows, "info": info, "recorded": {"revision": 1, "device": "cpu"}})
     return trained
 
 
 def games_of(seed: int) -> AgentEvaluationConfig:
-
     return AgentEvaluationConfig(seed=seed)
 
 
-def world(store: Store, family: Oracle | None, drift: float, model: JobRef | None = None, **settings: Any) -> JobSpec:
+def world(
+    store: Store,
+    family: Oracle | None,
+    drift: float,
+    model: JobRef | None = None,
+    scores: dict[str, float] | None = None,
+    steps: int = 3,
+    **settings: Any,
+) -> JobSpec:
     inputs = {"dataset": DATASET.ref} | ({} if model is None else {"world_model": model})
-    spec = JobSpec("evaluate_world_model", EvaluateWorldModel(evaluation=EvaluationConfig(**settings), family=family), inputs)
-    finish(store, spec, scores={"drift": drift, "psnr": 1 / drift, "train_loss": 0.0})
+    config = EvaluateWorldModel(OdeSampler(num_steps=steps), EvaluationConfig(**settings), family=family)
+    spec = JobSpec("evaluate_world_model", config, inputs)
+    finish(store, spec, scores=scores or {"drift": drift, "psnr": 1 / drift, "train_loss": 0.0})
     return spec
 
 
@@ -128,10 +136,54 @@ def test_agents_meet_the_world_models_in_which_they_learned(store: Store) -> Non
     assert of_oracle.groupby("cluster")["test_return"].mean().tolist() == pytest.approx([9.05, 8.05, 7.05])
 
 
-def test_evaluations_of_one_game_under_two_conditions_are_refused(store: Store) -> None:
+def test_a_store_with_no_other_game_than_one_of_two_conditions_is_refused(store: Store) -> None:
     world(store, Oracle(blur=3.0), 0.3, horizon=7)
-    with pytest.raises(UserError, match=r"world models of synthetic/seek were evaluated under different conditions.*horizon=7"):
+    with pytest.raises(UserError, match=r"synthetic/seek: world models were evaluated under different conditions.*horizon=7"):
         correlate(store, store.refs())
+
+
+def test_one_refused_game_does_not_stop_the_others(store: Store) -> None:
+    for number in range(10):
+        learned = agent(store, number, float(number), None, game="synthetic/turn")
+        world(store, None, 1.0 + number, learned.ref, horizon=7 if number == 9 else 50)
+    found = correlate(store, store.refs())
+    assert set(found.table["game"]) == {GAME}
+    (note,) = found.notes
+    assert note.startswith("synthetic/turn: world models were evaluated under different conditions")
+    assert "horizon=7" in note
+    done = in_this_process("correlate", f"output_dir={store.root}", "--json", cwd=store.root)
+    assert {row["game"] for row in json.loads(done.stdout)} == {GAME}
+    assert "note: synthetic/turn: world models were evaluated under different conditions" in done.stderr
+
+
+def test_a_ratio_is_ranked_by_its_distance_from_one(tmp_path: Path) -> None:
+    """The ratios 1.1, 0.8, 1.3, 0.6, ... with falling returns: rho of the distance is -1. The ratios themselves fall and rise in turn."""
+    store = Store(tmp_path / "out", say=lambda text: None)
+    finish(store, DATASET)
+    for number in range(10):
+        ratio = 1 + (0.1 + 0.1 * number if number % 2 == 0 else -0.1 * number)
+        world(store, None, 0.0, agent(store, number, -number, None).ref, {"sharpness_ratio": ratio, "drift": number})
+    rows = correlate(store, store.refs()).table.set_index("metric").loc[["drift", "sharpness_ratio"]]
+    assert rows["rho"].tolist() == pytest.approx([-1, -1])
+    assert rows["ranked"].tolist() == ["value", "distance from 1"]
+
+
+def test_an_agent_is_paired_with_the_evaluation_of_its_own_sampler(tmp_path: Path) -> None:
+    """Each world model is evaluated with one and three denoising steps. The drift with three rises with the return, that with one falls."""
+    store = Store(tmp_path / "out", say=lambda text: None)
+    finish(store, DATASET)
+    for number in range(10):
+        learned = agent(store, number, number, None, steps=3)
+        world(store, None, 1.0 + number, learned.ref, steps=3)
+        world(store, None, 100.0 - 10 * number, learned.ref, steps=1)
+    other = agent(store, 10, 10.0, None, steps=2)
+    world(store, None, 0.1, other.ref, steps=1)
+    found = correlate(store, store.refs())
+    rows = found.table.set_index("metric")
+    assert rows.loc["drift", ["rho", "agents"]].tolist() == [pytest.approx(1), 10]
+    (note,) = found.notes
+    assert f"{other.ref} is left out: it learned with sampler euler num_steps=2" in note
+    assert note.endswith("its world model was evaluated with sampler euler num_steps=1")
 
 
 def test_the_command_prints_a_table_and_writes_a_figure(store: Store) -> None:

@@ -292,7 +292,7 @@ def test_every_metric_is_measured_or_has_a_reason(folder: Path) -> None:
     assert {"drift", "psnr", "ssim"} <= set(named)
     reasons = dict(sentence.split(" is not measured: ", 1) for sentence in plan.unmeasured)
     assert reasons["proper_scores"] == "the folder holds no samples.npy."
-    assert reasons["modes"] == "no folder of frames holds its kind of play (forks)."
+    assert reasons["modes"] == "it needs samples of next frames whose distribution is known, which a folder of frames cannot hold."
     with pytest.raises(UserError, match=r"action_gain cannot be measured: the folder holds no altered\.npy"):
         plan_score([folder], ["metrics=[action_gain]"])
 

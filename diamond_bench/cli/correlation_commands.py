@@ -21,7 +21,7 @@ def correlate(
     """Show how strongly the metrics of world models and the returns of their agents are correlated.
 
     Takes agents that have both evaluations: evaluate_agent, and evaluate_world_model with evaluation.world_model=AGENT. A game needs ten of
-    them. The exit code is 2 if no game has as many.
+    them, all under one condition. Other games are left out with a note, and the exit code is 2 if none remains.
     """
     from diamond_bench import api
     from diamond_bench.printing import print_frame, print_json

@@ -36,44 +36,47 @@ class Correlated:
     """The rank correlations of the games, and the agents from which they were computed."""
 
     table: "pd.DataFrame"
-    """game and the columns of `analysis.correlation.rank_correlations`."""
+    """game, ranked (value, or distance from 1), and the columns of `analysis.correlation.rank_correlations`."""
     agents: "pd.DataFrame"
     """One row per agent: game, agent, cluster (its world model), group (the family of the world model), the outcome and each metric."""
     notes: tuple[str, ...]
-    """Sentences on games that are left out."""
+    """Sentences on games and agents that are left out."""
 
 
 def correlate(store: Store, refs: Iterable[JobRef]) -> Correlated:
     """The rank correlations, from the finished evaluations among `refs`.
 
-    Raises UserError if no game has enough agents with both evaluations, or if evaluations of a game had different conditions.
+    A game whose evaluations had different conditions, or with too few agents, is left out with a note. Raises UserError if none is left.
     """
     import pandas as pd
 
     from analysis.correlation import COLUMNS, MIN_AGENTS, rank_correlations
 
-    agents = _agents(store, [ref for ref in dict.fromkeys(refs) if store.state(ref).status == "done"])
-    tables, notes = [], []
+    agents, notes = _agents(store, [ref for ref in dict.fromkeys(refs) if store.state(ref).status == "done"])
+    tables = []
     for game, rows in agents.groupby("game", sort=False):
         if len(rows) < MIN_AGENTS:
             notes.append(f"{game}: {_count(len(rows))} with both evaluations, and a rank correlation needs {MIN_AGENTS}")
             continue
         metrics = [name for name in METRIC_INFO if name != OUTCOME and name in rows and rows[name].notna().any()]
-        tables.append(rank_correlations(rows, metrics, OUTCOME).assign(game=game))
+        ranked = ["distance from 1" if METRIC_INFO[name].better == "near 1" else "value" for name in metrics]
+        tables.append(rank_correlations(rows, metrics, OUTCOME).assign(game=game, ranked=ranked))
     if not tables:
         found = "; ".join(notes) or f"no agent has both evaluations, and a rank correlation needs {MIN_AGENTS}"
         raise UserError(f"correlate: {found}; evaluate more agents, and their world models with evaluation.world_model=AGENT")
-    return Correlated(pd.concat(tables, ignore_index=True)[["game", *COLUMNS]], agents, tuple(notes))
+    metric, *others = COLUMNS
+    return Correlated(pd.concat(tables, ignore_index=True)[["game", metric, "ranked", *others]], agents, tuple(notes))
 
 
 def _count(number: int) -> str:
     return f"{number} agent{'' if number == 1 else 's'}"
 
 
-def _agents(store: Store, done: Sequence[JobRef]) -> "pd.DataFrame":
+def _agents(store: Store, done: Sequence[JobRef]) -> "tuple[pd.DataFrame, list[str]]":
+    """The table of agents, and notes on the games and agents that it lacks."""
     import pandas as pd
 
-    worlds = _worlds(store, [ref for ref in done if ref.kind == "evaluate_world_model"])
+    worlds, measured = _worlds(store, [ref for ref in done if ref.kind == "evaluate_world_model"])
     returns: dict[JobRef, list[float]] = {}
     played: dict[str, dict[str, str]] = {}
     for ref in (ref for ref in done if ref.kind == "evaluate_agent"):
@@ -85,14 +88,24 @@ def _agents(store: Store, done: Sequence[JobRef]) -> "pd.DataFrame":
         returns.setdefault(agent, []).extend(row["value"] for row in result.rows if row["metric"] == OUTCOME)
         said = conditions(result.info.get("protocol_record") or {}, world[0])
         played.setdefault(world[0], {})[said] = str(ref)
-    for game, several in played.items():
-        _one_condition(game, "agents", several)
+    refused = {game: _difference("world models", several) for game, several in measured.items() if len(several) > 1}
+    refused |= {game: _difference("agents", several) for game, several in played.items() if len(several) > 1}
+    notes = [f"{game}: {reason}; name studies that have one" for game, reason in refused.items()]
     rows = []
     for agent, values in returns.items():
         world = _world_of(store, agent)
+        if world[0] in refused:
+            continue
+        sampler, evaluated = _sampler_of(store, agent), worlds[world]
+        if sampler is None and len(evaluated) == 1:
+            (sampler,) = evaluated
+        if sampler is None or sampler not in evaluated:
+            learned, others = "an unknown sampler" if sampler is None else sampler, " and ".join(evaluated)
+            notes.append(f"{world[0]}: {agent} is left out: it learned with {learned}, and its world model was evaluated with {others}")
+            continue
         own = {"game": world[0], "agent": str(agent), "cluster": world[1], "group": world[2], OUTCOME: sum(values) / len(values)}
-        rows.append({**own, **worlds[world]})
-    return pd.DataFrame(rows, columns=None if rows else ["game"])
+        rows.append({**own, **evaluated[sampler]})
+    return pd.DataFrame(rows, columns=None if rows else ["game"]), notes
 
 
 World = tuple[str, str, str]
@@ -112,23 +125,41 @@ def _untrained(family: Any, env: Any) -> str:
     return str(to_plain(family) | {"env": to_plain(env)})
 
 
-def _worlds(store: Store, evaluations: Sequence[JobRef]) -> dict[World, Mapping[str, float]]:
-    """The mean of each metric over the evaluations of a world model."""
-    values: dict[World, dict[str, list[float]]] = {}
+def _sampler_of(store: Store, agent: JobRef) -> str | None:
+    """The settings of the sampler with which an agent's world model imagined. None if they are unknown, because it was imported."""
+    config = store.spec(agent).config
+    return _sampler(config.sampler) if isinstance(config, TrainAgent) else None
+
+
+def _sampler(sampler: Any) -> str:
+    settings = to_plain(sampler)
+    neutral = to_plain(type(sampler)())
+    changed = [f"{key}={value}" for key, value in settings.items() if key != "name" and value != neutral[key]]
+    return " ".join(["sampler", str(settings["name"]), *changed])
+
+
+def _worlds(store: Store, evaluations: Sequence[JobRef]) -> tuple[dict[World, dict[str, Mapping[str, float]]], dict[str, dict[str, str]]]:
+    """The mean of each metric over the evaluations of a world model with one sampler, by its settings. A metric that is best at 1 is the
+    mean distance from 1. Also an evaluation for each condition of a game."""
+    values: dict[World, dict[str, dict[str, list[float]]]] = {}
     measured: dict[str, dict[str, str]] = {}
     for ref in evaluations:
         spec = store.spec(ref)
         world = _evaluated(store, spec)
         if world is None:
             continue
+        of_sampler = values.setdefault(world, {}).setdefault(_sampler(spec.config.sampler), {})
         for row in store.result(ref).rows:
             column = METRIC_INFO.get(row["metric"])
             if column and column.better and not (column.cost or column.detail or row.get("baseline")):
-                values.setdefault(world, {}).setdefault(row["metric"], []).append(float(row["value"]))
+                value = float(row["value"])
+                of_sampler.setdefault(row["metric"], []).append(abs(value - 1) if column.better == "near 1" else value)
         measured.setdefault(world[0], {})[_conditions(spec)] = str(ref)
-    for game, several in measured.items():
-        _one_condition(game, "world models", several)
-    return {world: {name: sum(own) / len(own) for name, own in of.items()} for world, of in values.items()}
+    means = {
+        world: {sampler: {name: sum(own) / len(own) for name, own in of.items()} for sampler, of in by_sampler.items()}
+        for world, by_sampler in values.items()
+    }
+    return means, measured
 
 
 def _evaluated(store: Store, spec: JobSpec) -> World | None:
@@ -151,13 +182,9 @@ def _conditions(spec: JobSpec) -> str:
     return ", ".join([f"dataset {spec.inputs['dataset'].id}", *changed])
 
 
-def _one_condition(game: str, what: str, several: Mapping[str, str]) -> None:
-    if len(several) > 1:
-        (one, first), (other, second) = list(several.items())[:2]
-        raise UserError(
-            f"correlate: {what} of {game} were evaluated under different conditions ({first}: {one}; {second}: {other}); name studies "
-            "that have one"
-        )
+def _difference(what: str, several: Mapping[str, str]) -> str:
+    (one, first), (other, second) = list(several.items())[:2]
+    return f"{what} were evaluated under different conditions ({first}: {one}; {second}: {other})"
 
 
 def write_correlations(
@@ -189,7 +216,10 @@ def _draw(found: Correlated, game: str) -> Drawn:
     from analysis.correlation import correlation_figure
 
     rows, agents = (frame[frame["game"] == game] for frame in (found.table, found.agents))
-    labels = {name: metric_label(name) for name in rows["metric"]}
+    labels = {
+        name: metric_label(name) if ranked == "value" else f"{metric_label(name)}, {ranked}"
+        for name, ranked in zip(rows["metric"], rows["ranked"], strict=True)
+    }
     figure = correlation_figure(agents, rows, OUTCOME, labels, metric_label(OUTCOME))
     number = int(rows["clusters"].max())
     caption = (

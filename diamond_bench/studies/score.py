@@ -42,6 +42,13 @@ _GROUPS = ("env", "data", "evaluation", "probe", "inverse_dynamics")
 """The groups of settings that a manifest holds."""
 _NOT_PREPARED = ("metrics", "batch_size", "milestone", "weights", "world_model", "keep_frames", "fixed_actions")
 """Settings of an evaluation that do not affect the starts."""
+_NOT_GIVEN: Mapping[Play, str] = {
+    "forks": "samples of next frames whose distribution is known",
+    "estimates": "a model's estimates of frames under noise",
+    "held": "long play under held actions",
+    "outcomes": "predicted rewards and ends",
+}
+"""The kinds of play that no folder of frames can hold."""
 _SHAPE = record(
     {
         "format": count,
@@ -272,7 +279,9 @@ def _reason(name: str, config: RunConfig, plays: set[str]) -> str:
     known: tuple[Play, ...] = ("rollouts", "one_step", "samples", "altered")
     if absent := lacking(metric, [kind for kind in known if kind in plays]):
         files = [f"{kind}.npy" for kind in absent if kind in known]
-        return f"the folder holds no {' or '.join(files)}" if files else f"no folder of frames holds its kind of play ({', '.join(absent)})"
+        if files:
+            return f"the folder holds no {' or '.join(files)}"
+        return f"it needs {' and '.join(_NOT_GIVEN[kind] for kind in absent)}, which a folder of frames cannot hold"
     try:
         metric.check(replace(config, evaluation=replace(config.evaluation, metrics=(name,))))
     except UserError as error:
