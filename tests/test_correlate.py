@@ -157,11 +157,11 @@ def test_one_refused_game_does_not_stop_the_others(store: Store) -> None:
 
 
 def test_a_ratio_is_ranked_by_its_distance_from_one(tmp_path: Path) -> None:
-    """The ratios 1.1, 0.8, 1.3, 0.6, ... with falling returns: rho of the distance is -1. The ratios themselves fall and rise in turn."""
+    """The ratios 1, 0.9, 1.2, 0.7, 1.4, ... with falling returns: rho of the distance is -1. The ratios themselves fall and rise in turn."""
     store = Store(tmp_path / "out", say=lambda text: None)
     finish(store, DATASET)
     for number in range(10):
-        ratio = 1 + (0.1 + 0.1 * number if number % 2 == 0 else -0.1 * number)
+        ratio = 1 + 0.1 * number * (-1) ** number
         world(store, None, 0.0, agent(store, number, -number, None).ref, {"sharpness_ratio": ratio, "drift": number})
     rows = correlate(store, store.refs()).table.set_index("metric").loc[["drift", "sharpness_ratio"]]
     assert rows["rho"].tolist() == pytest.approx([-1, -1])

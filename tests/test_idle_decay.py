@@ -20,7 +20,7 @@ from diamond_bench.envs.games import make_env, spec
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.fixed_actions import fixed_actions
 from diamond_bench.jobs import evaluate_world_model as job
-from diamond_bench.metrics.idle_decay import true_plays
+from diamond_bench.metrics.idle_decay import threshold_of, true_plays
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.contract import Draw
@@ -189,6 +189,14 @@ def test_the_threshold_lets_true_play_of_this_length_pass(
     assert arrays["held_false_alarms"].tolist() == [0, 1, 0]
     assert arrays["held_threshold"] == pytest.approx((200 - LEVELS[-1]) / 255, abs=1e-6)
     assert arrays["held_lasted"].tolist() == [(200 - level) // STEP for level in levels_of_starts(data) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("plays", "strange", "threshold"), [(40, 1, 0.5), (200, 2, 0.1), (200, 3, 0.5)])
+def test_at_most_one_true_play_in_a_hundred_collapses(plays: int, strange: int, threshold: float) -> None:
+    """Plays of 1,000 frames, of which some have ten frames at the distance 0.5: less than one frame in a thousand."""
+    distances = np.full((plays, 1000), 0.1)
+    distances[:strange, 500:510] = 0.5
+    assert threshold_of(distances, np.full(plays, 1000)) == threshold
 
 
 def test_true_play_is_cut_to_the_length_of_imagined_play(data: dict[str, EpisodeSet]) -> None:

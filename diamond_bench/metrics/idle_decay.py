@@ -61,7 +61,7 @@ def true_plays(episodes: "EpisodeSet", context: int, frames: int) -> list[TruePl
 
 
 def _open(setting: "Setting") -> "Meter":
-    from analysis.stability import alarm_levels, collapses, held_shares, motion_energy, nearest_distance, small_frames
+    from analysis.stability import collapses, held_shares, motion_energy, nearest_distance, small_frames
     from diamond_bench.data.sources import load_rows
     from diamond_bench.data.static import load_info
     from diamond_bench.metrics.play import HELD_STREAM, Meter
@@ -81,18 +81,12 @@ def _open(setting: "Setting") -> "Meter":
         true[row, : play.frames] = nearest_distance(small_frames(frames[1:]), known).cpu().numpy()
         energies.append(float(motion_energy(frames[None, 1:], frames[:1]).mean()))
 
-    def threshold_of(rows: "NDArray[np.bool_]") -> float:
-        """The distance above which a frame is unknown, from these true plays."""
-        levels = alarm_levels(true[rows], lengths[rows], RUN)
-        of_frames = float(np.nanquantile(true[rows], QUANTILE))
-        return max(LEAST, of_frames, float(np.sort(levels)[-1 - int(FALSE_ALARMS * len(levels))]))
-
     half = np.array([play.episode for play in plays]) % 2
     alarms = np.full(len(plays), np.nan)  # each half with the threshold of the other, which has seen none of its games
     for own in (half == 0, half == 1):
         if own.any() and not own.all():
-            alarms[own] = collapses(true[own], lengths[own], threshold_of(~own), RUN)[1]
-    threshold = threshold_of(np.ones(len(plays), bool))
+            alarms[own] = collapses(true[own], lengths[own], threshold_of(true[~own], lengths[~own]), RUN)[1]
+    threshold = threshold_of(true, lengths)
     neutral = np.array(load_info(dataset).spec.actions.neutral).reshape(load_info(dataset).spec.actions.shape)
     actions = train.actions.numpy()
     acted = np.ones(train.num_frames, bool)
@@ -131,6 +125,14 @@ def _calibrating(plays: list[TruePlay], horizon: int) -> list[TruePlay]:
             f"held-out game has {longest} after its context; {shorter}use data with longer games"
         )
     return whole
+
+
+def threshold_of(distances: "NDArray[np.float64]", lengths: "NDArray[np.int64]") -> float:
+    """The distance above which a frame is unknown, from those of n true plays (n, T) of these lengths, NaN after their ends."""
+    from analysis.stability import alarm_levels
+
+    levels = np.sort(alarm_levels(distances, lengths, RUN))
+    return max(LEAST, float(np.nanquantile(distances, QUANTILE)), float(levels[-1 - int(FALSE_ALARMS * len(levels))]))
 
 
 def true_motion(arrays: "Mapping[str, NDArray[Any]]", constant: "NDArray[Any]") -> "NDArray[Any]":

@@ -138,7 +138,7 @@ def _sampler(sampler: Any) -> str:
     return " ".join(["sampler", str(settings["name"]), *changed])
 
 
-def _worlds(store: Store, evaluations: Sequence[JobRef]) -> tuple[dict[World, dict[str, Mapping[str, float]]], dict[str, dict[str, str]]]:
+def _worlds(store: Store, evaluations: Sequence[JobRef]) -> tuple[dict[World, dict[str, dict[str, float]]], dict[str, dict[str, str]]]:
     """The mean of each metric over the evaluations of a world model with one sampler, by its settings. A metric that is best at 1 is the
     mean distance from 1. Also an evaluation for each condition of a game."""
     values: dict[World, dict[str, dict[str, list[float]]]] = {}
