@@ -41,8 +41,8 @@ def collapses(distances: ArrayLike, lengths: ArrayLike, threshold: float, run: i
 
     Returns the frames before the collapse (n,), and whether the play collapsed (n,). A play without a collapse lasted until its end.
     """
-    begins = np.greater(_run_minima(distances, lengths, run), threshold)
-    collapsed: NDArray[np.bool_] = begins.any(axis=1)
+    begins = _run_minima(distances, lengths, run) > threshold
+    collapsed: NDArray[np.bool_] = np.asarray(begins.any(axis=1))
     return np.where(collapsed, begins.argmax(axis=1), np.asarray(lengths, np.int64)), collapsed
 
 

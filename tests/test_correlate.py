@@ -157,7 +157,7 @@ def test_one_refused_game_does_not_stop_the_others(store: Store) -> None:
 
 
 def test_a_ratio_is_ranked_by_its_distance_from_one(tmp_path: Path) -> None:
-    """The ratios 1, 0.9, 1.2, 0.7, 1.4, ... with falling returns: rho of the distance is -1. The ratios themselves fall and rise in turn."""
+    """The ratios 1, 0.9, 1.2, 0.7, 1.4, ... with falling returns: rho of the distance is -1."""
     store = Store(tmp_path / "out", say=lambda text: None)
     finish(store, DATASET)
     for number in range(10):
