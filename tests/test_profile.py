@@ -147,7 +147,9 @@ def test_json_has_every_line_with_the_same_keys(folder: Path, lines: dict[str, d
     assert line["epochs"] == num_epochs(store.spec(ref).config.training)
     assert line["notes"]
     assert {line["job"] for line in lines.values()} == {ref.id}
-    assert {line["asked"] for line in lines.values()} == {"precision=fp32 compile=auto cuda_graphs=none sampling_streams=1 num_threads=1"}
+    assert {line["asked"] for line in lines.values()} == {
+        "precision=fp32 compile=auto cuda_graphs=none sampling_streams=1 encode_past=every_call num_threads=1"
+    }
     assert list(lines.values()) == profile_records(store, ref)
     assert "profile Breakout" in (folder / "said").read_text()
     said = (folder / "said").read_text()

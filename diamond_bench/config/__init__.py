@@ -285,6 +285,9 @@ class ExecutionConfig:
     sampling_streams: int = setting(1, minimum=1)
     """Groups of imagined games whose frames are sampled at once, each on its own CUDA stream. Smaller batches round differently, so this
     setting enters the identity."""
+    encode_past: Literal["every_call", "once"] = setting("every_call")
+    """How often the encoder of past frames (conditioning.frames=cross_attention or both) runs while a frame is sampled: at every denoiser
+    call, or once for all of them. Compiled networks then round differently, so this setting enters the identity."""
     device: str = setting("auto", recorded=True)
     """auto (cuda if available), cpu, cuda or cuda:N."""
     num_threads: int = setting(2, minimum=1, maximum=1024, recorded=True)

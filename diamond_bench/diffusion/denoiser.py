@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from diamond_bench.diffusion.objectives import Draws, Network, Objective, ObjectiveStep
 from diamond_bench.models.compilation import Compilable
-from diamond_bench.models.conditioning import withheld
+from diamond_bench.models.conditioning import Conditioning, ConditioningInputs, withheld
 from diamond_bench.models.precision import Precision, arithmetic
 
 __all__ = ["Denoiser", "Precision"]
@@ -108,6 +108,10 @@ class Denoiser(Compilable):
         """The frame to which sampling adds its first noise (`Objective.centre`)."""
         return self.objective.centre(past)
 
+    def for_one_frame(self) -> "Denoiser | EncodedOnce":
+        """The denoiser for the calls of one sampled frame."""
+        return EncodedOnce(self) if self.encodes_past_once else self
+
     def training_loss(
         self, frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator | None = None, guide: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -178,3 +182,39 @@ class Denoiser(Compilable):
             steps.append(step)
             past = torch.cat((past[:, 1:], step.denoised[:, None]), dim=1)
         return steps
+
+
+class EncodedOnce:
+    """A denoiser for the calls of one sampled frame. It encodes past frames once for all calls that get the same frames and actions.
+
+    The objective must scale past frames equally at every noise level, as `Factored` does.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self._encoded: list[tuple[Tensor, Tensor, ConditioningInputs]] = []
+        """Past frames, actions, and their encoding."""
+
+    def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, past_sigma: Tensor | None = None) -> Tensor:
+        """See `Denoiser.denoise`."""
+
+        def run(x: Tensor, c_noise: Tensor, scaled: Tensor, actions: Tensor) -> Tensor:
+            inputs = {} if past_sigma is None else {"frame_noise": past_sigma}
+            with arithmetic(x.device.type, self._denoiser.precision):
+                encoded = self._of(past, scaled, actions)
+                return self._denoiser.run_core(x, c_noise, scaled, actions, encoded=encoded, **inputs).float()
+
+        return self._denoiser.objective.denoise(run, x, sigma, past, actions)
+
+    def centre(self, past: Tensor) -> Tensor | None:
+        """See `Denoiser.centre`."""
+        return self._denoiser.centre(past)
+
+    def _of(self, past: Tensor, scaled: Tensor, actions: Tensor) -> ConditioningInputs:
+        self._encoded = [known for known in self._encoded if known[0] is past]
+        for _, given, encoded in self._encoded:
+            if given is actions:
+                return encoded
+        encoded = cast(Conditioning, self._denoiser.network.frame_conditioning).encode(scaled, actions)
+        self._encoded.append((past, actions, encoded))
+        return encoded

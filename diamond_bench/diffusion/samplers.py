@@ -153,6 +153,7 @@ def sample(
     every_call = sampler.quantize == "every_call"
 
     noisy = NoisyPast(denoiser, past, sampler, noise) if isinstance(sampler, OdeSampler) and sampler.s_cond > 0 else None
+    no_actions = torch.full_like(actions, withheld(actions)) if sampler.guidance != 1 else actions
 
     def call(x: Tensor, sigma: float, given_actions: Tensor) -> Tensor:
         # torch.full writes the number on the device. A tensor made from it on the host would have to be copied there.
@@ -167,7 +168,7 @@ def sample(
             noisy.begin_call()
         denoised = call(x, sigma, actions)
         if sampler.guidance != 1:
-            free = call(x, sigma, torch.full_like(actions, withheld(actions)))
+            free = call(x, sigma, no_actions)
             denoised = free + sampler.guidance * (denoised - free)
         return quantize(denoised, sampler.quantization) if every_call else denoised
 

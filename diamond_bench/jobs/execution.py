@@ -34,6 +34,8 @@ class Execution:
     """Groups of games whose frames are sampled at once."""
     fused: bool = True
     """Whether the optimiser uses few, fused kernels."""
+    encode_past: Literal["every_call", "once"] = "every_call"
+    """How often the encoder of past frames runs while a frame is sampled."""
 
     @property
     def records_updates(self) -> bool:
@@ -52,10 +54,13 @@ def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: st
     Auto compiles if a compiler is found. Raises UserError if the request is impossible (`check_execution`).
     """
     check_execution(asked, device.type)
-    if asked.compile != "auto":
-        return Execution(asked.compile, asked.cuda_graphs, asked.sampling_streams)
-    wanted = begun != "none" if begun is not None else work >= COMPILE_PAYS_OFF_FLOPS[device.type]
-    return Execution("all" if wanted and has_compiler(device.type) else "none", asked.cuda_graphs, asked.sampling_streams)
+    compile: Extent
+    if asked.compile == "auto":
+        wanted = begun != "none" if begun is not None else work >= COMPILE_PAYS_OFF_FLOPS[device.type]
+        compile = "all" if wanted and has_compiler(device.type) else "none"
+    else:
+        compile = asked.compile
+    return Execution(compile, asked.cuda_graphs, asked.sampling_streams, encode_past=asked.encode_past)
 
 
 def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = None) -> Execution:
@@ -71,9 +76,10 @@ def supported_by(world: TrainedWorld, execution: Execution) -> Execution:
 
 
 def apply(execution: Execution, networks: Mapping[Compilable, Iterable[int]]) -> None:
-    """Compiles networks for their batch sizes, if the execution asks for it."""
-    if execution.compile != "none":
-        for network, sizes in networks.items():
+    """Compiles networks for their batch sizes and lets them encode past frames once, if the execution asks for it."""
+    for network, sizes in networks.items():
+        network.encodes_past_once = execution.encode_past == "once"
+        if execution.compile != "none":
             network.compile_core(sizes, with_gradient=execution.compile == "all")
 
 
@@ -103,7 +109,8 @@ def apply_to_agent(execution: Execution, agent: Agent, config: TrainAgent) -> Ag
 def facts_of(execution: Execution) -> dict[str, str]:
     """The facts about the execution for a result."""
     streams = {"sampling_streams": str(execution.sampling_streams)} if execution.sampling_streams > 1 else {}
-    return {"compile": execution.compile, "cuda_graphs": execution.cuda_graphs, **streams}
+    once = {"encode_past": "once"} if execution.encode_past == "once" else {}
+    return {"compile": execution.compile, "cuda_graphs": execution.cuda_graphs, **streams, **once}
 
 
 def compile_rows(networks: Iterable[Compilable]) -> list[Row]:

@@ -33,7 +33,7 @@ class Compiled:
         """Number of compilations."""
         return len(self._seen)
 
-    def __call__(self, x: Tensor, *rest: Tensor, **inputs: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *rest: Tensor, **inputs: Any) -> Tensor:
         """The network's output."""
         gradient = torch.is_grad_enabled()
         if len(x) not in self._sizes or (gradient and not self._with_gradient):
@@ -55,13 +55,15 @@ class Compilable(nn.Module, ABC):
     """A network with a part that does nearly all its arithmetic and may be compiled."""
 
     compiled: Compiled | None = None
+    encodes_past_once = False
+    """Whether the calls for one frame share the encoding of past frames. A network without such an encoding ignores it."""
 
     @property
     @abstractmethod
     def core(self) -> nn.Module:
         """That part."""
 
-    def run_core(self, x: Tensor, *rest: Tensor, **inputs: Tensor) -> Tensor:
+    def run_core(self, x: Tensor, *rest: Tensor, **inputs: Any) -> Tensor:
         """The forward pass of that part, compiled after `compile_core`."""
         return (self.core if self.compiled is None else self.compiled)(x, *rest, **inputs)
 

@@ -80,7 +80,15 @@ class DenoiserNetwork(nn.Module):
         self.frame_noise = FrameNoiseFeatures(cond_channels, conditioning.frame_noise) if conditioning.frame_noise > 0 else None
         self.past_noise_features = FourierFeatures(cond_channels) if conditioning.past_noise != "none" else None
 
-    def forward(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, frame_noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        past: Tensor,
+        actions: Tensor,
+        frame_noise: Tensor | None = None,
+        encoded: ConditioningInputs | None = None,
+    ) -> Tensor:
         """One forward pass.
 
         Args:
@@ -91,12 +99,14 @@ class DenoiserNetwork(nn.Module):
             frame_noise: standard deviation of the noise in the past frames, (b,). With conditioning.frame_noise it goes from 0 to that
             value,
                 and None is 0. With conditioning.past_noise the network receives log(frame_noise) / 4, and 0 for None.
+            encoded: what `frame_conditioning` encodes from `past` and `actions`. None encodes them here.
 
         Returns:
             (b, 3, h, w), with the dtype of autocast if it is enabled.
         """
         # frames first: their planes come before those of actions
-        inputs: list[ConditioningInputs] = [self.frame_conditioning.encode(past, actions), self.action_embedding.encode(past, actions)]
+        frames = self.frame_conditioning.encode(past, actions) if encoded is None else encoded
+        inputs: list[ConditioningInputs] = [frames, self.action_embedding.encode(past, actions)]
         planes = [part.planes for part in inputs if part.planes is not None]
         histories = [part.history for part in inputs if part.history]
         history = [next((tokens for tokens in level if tokens is not None), None) for level in zip(*histories, strict=True)]

@@ -29,9 +29,8 @@ class AttendedFrames(nn.Module):
     """A light encoder, like the downward half of the U-Net. The U-Net attends to its activations at its own levels (paper appendix M).
 
     The L past frames share its parameters. Each frame's relative time step is the condition of its adaptive group norms. The encoder ends
-    at the deepest attended level. It runs at every denoiser call, because an objective may scale past frames by the noise level. The tokens
-    of a level are the pixels of all frames' normalised activations, concatenated with their positions, since attention has no notion of
-    position.
+    at the deepest attended level. It runs at every denoiser call, or once per sampled frame (`EncodedOnce`). The tokens of a level are the
+    pixels of all frames' normalised activations, concatenated with their positions, since attention has no notion of position.
     """
 
     num_planes = 0

@@ -52,7 +52,7 @@ _OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs", "st
 """Settings of the policy's imagination, also without effect on it."""
 _NOT_MODEL_FREE = (
     *("family", "objective", "conditioning", "network", "training", "sampler", "reward_end"),
-    *("execution.compile", "execution.cuda_graphs", "execution.sampling_streams"),
+    *("execution.compile", "execution.cuda_graphs", "execution.sampling_streams", "execution.encode_past"),
     *(f"agent.{name}" for name in _WITH_A_MODEL),
     *(f"actor_critic.{name}" for name in _OF_IMAGINATION),
 )

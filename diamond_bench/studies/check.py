@@ -1,6 +1,6 @@
 """Refusals at planning: settings that are valid on their own but conflict. Without torch."""
 
-from diamond_bench.config import SEGMENT_SOURCES, CascadeSampler, RunConfig, world_family
+from diamond_bench.config import OBJECTIVES, SEGMENT_SOURCES, CascadeSampler, RunConfig, option_of, world_family
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs.games import check_env, check_policy
 from diamond_bench.errors import UserError, nearest
@@ -19,6 +19,11 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
     _check_seeds(config)
     check_env(config.game if config.data.dataset is None else None, config.env)
     _check_streams(config, protocol)
+    if config.execution.encode_past == "once" and option_of(config.objective).function != OBJECTIVES["edm"].function:
+        raise UserError(
+            f"execution.encode_past=once: objective={config.objective.name} is your own and may scale past frames by the noise level; "
+            "use execution.encode_past=every_call"
+        )
     if protocol == "agent":
         check_reward_end(config.reward_end, config.env.frame_size)
         check_actor_critic(config.actor_critic, config.env.frame_size)

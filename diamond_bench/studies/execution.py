@@ -32,7 +32,8 @@ def has_compiler(device_type: str) -> bool:
 
 def of_training(execution: ExecutionConfig) -> ExecutionConfig:
     """The settings that affect a training without imagination, so that equal jobs have one identity."""
-    return replace(execution, compile="none" if execution.compile == "imagination" else execution.compile, sampling_streams=1)
+    compiled = "none" if execution.compile == "imagination" else execution.compile
+    return replace(execution, compile=compiled, sampling_streams=1, encode_past="every_call")
 
 
 def of_imagination(execution: ExecutionConfig) -> ExecutionConfig:
@@ -42,4 +43,4 @@ def of_imagination(execution: ExecutionConfig) -> ExecutionConfig:
 
 def of_no_compilation(execution: ExecutionConfig) -> ExecutionConfig:
     """The settings that affect a job that compiles and imagines nothing."""
-    return replace(execution, compile=ExecutionConfig().compile, sampling_streams=1, num_processes=1)
+    return replace(execution, compile=ExecutionConfig().compile, sampling_streams=1, encode_past="every_call", num_processes=1)

@@ -8,10 +8,13 @@ from diamond_bench.errors import UserError
 
 OPTIONAL = (
     *("objective", "conditioning", "network", "training.num_autoregressive_steps", "sampler"),
-    *("execution.precision", "execution.compile", "execution.sampling_streams"),
+    *("execution.precision", "execution.compile", "execution.sampling_streams", "execution.encode_past"),
 )
 """Groups and keys that a trained family uses only if it declares so (`WorldFamily.reads`)."""
-_DIAMOND = ("objective", "network", "training", "sampler", "execution.compile", "execution.cuda_graphs", "execution.sampling_streams")
+_DIAMOND = (
+    *("objective", "network", "training", "sampler"),
+    *("execution.compile", "execution.cuda_graphs", "execution.sampling_streams", "execution.encode_past"),
+)
 _UNTRAINED = {
     "world_model": (
         *_DIAMOND,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from diamond_bench.config import OBJECTIVES, ConditioningConfig, EnvConfig, FactoredObjective, RunConfig, option_of
+from diamond_bench.config import OBJECTIVES, ConditioningConfig, EnvConfig, ExecutionConfig, FactoredObjective, RunConfig, option_of
 from diamond_bench.envs.games import unread_settings
 from diamond_bench.errors import UserError
 from diamond_bench.metrics import all_metrics
@@ -28,10 +28,12 @@ def in_effect(config: RunConfig) -> RunConfig:
     objective: dict[str, Any] = {}
     conditioning: dict[str, Any] = {}
     env: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
     groups = {
         "objective": (objective, FactoredObjective()),
         "conditioning": (conditioning, ConditioningConfig()),
         "env": (env, EnvConfig()),
+        "execution": (execution, ExecutionConfig()),
     }
     for key, _ in _unread(config):
         group, _, name = key.partition(".")
@@ -45,6 +47,7 @@ def in_effect(config: RunConfig) -> RunConfig:
         objective=replace(config.objective, **objective),
         conditioning=replace(config.conditioning, **conditioning),
         env=replace(config.env, **env),
+        execution=replace(config.execution, **execution),
     )
 
 
@@ -67,6 +70,8 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield from _of_metrics(config.evaluation.metrics)
     if c.frames == "stack":
         yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
+    if c.frames == "stack" and config.evaluation.world_model is None:
+        yield "execution.encode_past", "conditioning.frames=stack"
     if c.actions == "none":
         yield "conditioning.action_width", "conditioning.actions=none"
     if config.data.dataset is None:

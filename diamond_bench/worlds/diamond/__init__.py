@@ -51,6 +51,6 @@ FAMILY = WorldFamily(
     estimates=True,
     reads=(
         *("objective", "conditioning", "network", "training.num_autoregressive_steps", "sampler"),
-        *("execution.precision", "execution.compile", "execution.sampling_streams"),
+        *("execution.precision", "execution.compile", "execution.sampling_streams", "execution.encode_past"),
     ),
 )

@@ -137,7 +137,7 @@ class DiamondWorld(StackedWorld):
         if past.shape[1] != self.context or actions.shape[1] != self.context:
             raise ValueError(f"expected {self.context} past frames and actions, got {past.shape[1]} and {actions.shape[1]}")
         with torch.inference_mode():
-            frame = self.sampling(self.denoiser, past, actions, self._sampler, lambda: draw(past[:, -1]))
+            frame = self.sampling(self.denoiser.for_one_frame(), past, actions, self._sampler, lambda: draw(past[:, -1]))
         return frame.clone()  # an ordinary tensor again, so that it may enter a network in training
 
     @torch.inference_mode()
