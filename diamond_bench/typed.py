@@ -24,9 +24,7 @@ def build(cls: type[T], mapping: Any, path: str = "") -> T:
     """Builds a `cls` from plain data (YAML, JSON). Raises UserError with the offending key and the nearest valid one."""
     if not isinstance(mapping, Mapping):
         raise UserError(f"{path or cls.__name__}: expected a group of keys, got {mapping!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    renamed: dict[str, str] = {f.metadata["identity"]: f.name for f in fields.values() if f.metadata.get("identity")}
+    fields, hints, renamed = _described(cls)  # type: ignore[arg-type]
     for key in mapping:
         if key in renamed and renamed[key] in mapping:
             raise UserError(f"{_join(path, key)!r} was renamed: write {_join(path, renamed[key])!r}")
@@ -42,6 +40,14 @@ def build(cls: type[T], mapping: Any, path: str = "") -> T:
         else:
             values[key] = _convert(hints[key], value, where, fields[key].metadata)
     return cls(**values)
+
+
+@functools.cache
+def _described(cls: type) -> tuple[dict[str, "dataclasses.Field[Any]"], dict[str, Any], dict[str, str]]:
+    """The fields of a dataclass, their types, and fields by their former names. Resolving the types takes most of the time of a plan."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    renamed: dict[str, str] = {f.metadata["identity"]: f.name for f in fields.values() if f.metadata.get("identity")}
+    return fields, typing.get_type_hints(cls), renamed
 
 
 def _build_option(registry: Mapping[str, Option], value: Any, path: str) -> Any:

@@ -46,7 +46,8 @@ _MANY = 50
 
 
 _NOT_COMPILED = re.compile(
-    "site-packages/(fontTools|mypyc?|narwhals|networkx|pip|playwright|setuptools|statsmodels|torch/(_inductor|testing)|.*/tests?)/"
+    "site-packages/(fontTools|mypyc?|narwhals|networkx|numpy/distutils|pip|playwright|pydantic|pygments/lexers|seaborn|setuptools|"
+    "statsmodels|sympy/(parsing|physics|stats)|torch/(_inductor|_vendor|testing)|torchgen|torchvision/(datasets|models)|.*/tests?)/"
 )
 """Packages of which the tests import little or nothing."""
 
@@ -120,7 +121,10 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def simulated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Simulates what the intervals of a matrix of scores attain once for all processes; a process remembers only what it simulated."""
+    """Simulates what the intervals of a matrix of scores attain once for all processes, with 60 repetitions instead of 500.
+
+    A process remembers only what it simulated. test_aggregates.py tests the simulation itself.
+    """
     from analysis.coverage import Attained
     from paper_figures import attained
 
@@ -135,7 +139,7 @@ def simulated_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         saved = json.loads((shared_folder(tmp_path_factory, name, save) / "attained.json").read_text())
         return {name: Attained(*of) for name, of in saved.items()}
 
-    with patch.object(attained, "_simulated", simulated):
+    with patch.object(attained, "_REPETITIONS", 60), patch.object(attained, "_simulated", simulated):
         yield
 
 

@@ -182,7 +182,7 @@ def test_a_copy_plays_what_is_learned_meanwhile_changes_nothing() -> None:
     play.close()
 
 
-@pytest.mark.parametrize("slow", ["play", "training", "neither"])
+@pytest.mark.parametrize("slow", ["play", "training", pytest.param("neither", marks=pytest.mark.slow)])
 def test_stopped_anywhere_and_however_the_threads_run_the_agent_is_the_same(
     slow: str, whole: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

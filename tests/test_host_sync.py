@@ -134,7 +134,7 @@ def test_loading_start_segments_reads_one_number_for_many_steps() -> None:
     built = learners(config("actor_critic.preload=4"))
     env: Any = built._imagination
     env.reset()
-    for steps in (20, 90):
+    for steps in (10, 30):
         with counted() as seen:
             env.prepare(steps)
         assert seen.places == {"starts.prepare": 1}

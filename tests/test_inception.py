@@ -176,6 +176,26 @@ def gathered(features: np.ndarray) -> FeatureStatistics:
     return statistics
 
 
+@pytest.mark.parametrize(
+    ("layer", "size", "mean", "deviation", "first"),
+    [
+        ("64", 299, 3.536735, 1.714945, (4.276595, 3.630547, 2.571229)),
+        ("64", 64, 2.967405, 1.909943, (2.514982, 1.874350, 3.363493)),
+        ("2048", 64, 0.2027000, 0.3847989, (0.1114971, 0.0, 0.0372810)),
+    ],
+)
+def test_features_are_those_with_which_the_slow_tests_gave_the_documented_numbers(
+    network_file, layer: str, size: int, mean: float, deviation: float, first: tuple[float, ...]
+):
+    """Features of random images. The smaller ones are resized."""
+    images = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = inception_features(path=network_file, layer=layer)(images)
+    assert found.shape == (2, int(layer))
+    assert (found.mean().item(), found.std().item()) == pytest.approx((mean, deviation), rel=1e-4)
+    assert found[1, :3].tolist() == pytest.approx(first, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.slow
 def test_fid_on_64_features_is_the_documented_one(network_file):
     """torchmetrics' documentation of FrechetInceptionDistance: tensor(12.7202)."""
     with torch.random.fork_rng(devices=[]):

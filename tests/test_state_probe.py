@@ -319,6 +319,7 @@ def test_a_probe_is_the_same_interrupted_or_not(breakout: Path, tmp_path: Path) 
     assert not torch.equal(other["first.weight"], whole["first.weight"])
 
 
+@pytest.mark.slow
 def test_a_probe_of_smoke_scale_reads_breakout(breakout: Path, tmp_path: Path) -> None:
     """Its own floor, on games it has not seen: paddle and ball to a fraction of a pixel; a ball that is painted over is missed."""
     probe = ProbeConfig(channels=12, num_steps=160, batch_size=24, learning_rate=0.008, adam_beta2=0.99, pixel_noise=0.05)

@@ -312,7 +312,7 @@ def built(plan: Plan, root: Path) -> dict[str, list[Result]]:
     return found
 
 
-@GAMES
+@pytest.mark.parametrize("game", [name if n == 0 else pytest.param(name, marks=pytest.mark.slow) for n, name in enumerate(WORLDS)])
 def test_collected_trained_and_evaluated(game: str, tmp_path: Path) -> None:
     plan = plan_study("stochastic_world", ["scale=tiny", f"games=[{game}]", "sampler.num_steps=1", *_TINY, *_SHORT])
     results = built(plan, tmp_path)

@@ -264,7 +264,7 @@ def test_it_learns_which_action_leads_to_which_frame() -> None:
     torch.manual_seed(0)
     model = build_world(TOKENS, SPEC)
     draws = torch.Generator().manual_seed(0)
-    for trainable, steps in zip(model.trainables(TrainingConfig()), (120, 60), strict=True):
+    for trainable, steps in zip(model.trainables(TrainingConfig()), (80, 40), strict=True):
 
         def segments(b: int = 16, length: int = trainable.segment_length) -> Segments:
             actions = torch.randint(3, (b, length), generator=draws)

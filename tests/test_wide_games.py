@@ -60,13 +60,17 @@ ATTENDED = ("conditioning.frames=both", "conditioning.attended_levels=[false,tru
 GUIDED = ("conditioning.action_dropout=0.2", "sampler.guidance=1.5")
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(
     ("game", "actions", "rewards", "tokens"),
     [
-        ("columns/tints", COLUMNS, False, (*ATTENDED, "conditioning.history_channels=[8,8]", "conditioning.actions=planes")),
-        ("numbers/tints", NUMBERS, True, GUIDED),
+        pytest.param(
+            *("columns/tints", COLUMNS, False, (*ATTENDED, "conditioning.history_channels=[8,8]", "conditioning.actions=planes")),
+            id="columns",
+            marks=pytest.mark.slow,  # test_extending.py runs a game with columns of actions, and without rewards, to its report
+        ),
+        pytest.param("numbers/tints", NUMBERS, True, GUIDED, id="numbers"),
     ],
-    ids=["columns", "numbers"],
 )
 def test_a_wide_game_runs_from_collection_to_report(
     tmp_path: Path, game: str, actions: ActionSpec, rewards: bool, tokens: tuple[str, ...]

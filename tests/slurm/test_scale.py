@@ -1,4 +1,4 @@
-"""Hundreds of jobs on a real controller, with `-m slow` thousands: submitted in a minute, shown in seconds, submitted once, taken back.
+"""A hundred jobs on a real controller, with `-m slow` thousands: submitted in a minute, shown in seconds, submitted once, taken back.
 
 The jobs are held, so none of them runs: what is measured is planning, the store, submitit and SLURM.
 """
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from command_line import diamond_bench
+from command_line import diamond_bench, in_this_process
 
 from diamond_bench.launch.slurm.client import array_limit
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch, read_batches
 from diamond_bench.store.jobspec import JobRef
 
-SIZES = [pytest.param(101, id="hundreds"), pytest.param(1001, id="thousands", marks=pytest.mark.slow)]
+SIZES = [pytest.param(11, id="tens"), *(pytest.param(size, marks=pytest.mark.slow) for size in (101, 1001))]
 """Elements that an array may have (MaxArraySize)."""
 MAX_SUBMISSION_SECONDS = 60.0
 MAX_STATUS_SECONDS = 5.0
@@ -66,9 +66,13 @@ def submit_show_and_cancel(
 
     def timed(what: str, *words: str) -> str:
         began = time.monotonic()
-        done = diamond_bench(*words, cwd=tmp_path, env=own)
+        done = (diamond_bench if what == "sweep" else in_this_process)(*words, cwd=tmp_path, env=own)
         seconds[what] = time.monotonic() - began
         return done.stdout + done.stderr
+
+    def counts(what: str) -> dict[str, int]:
+        (study,) = json.loads(timed(what, "status", "sampling_steps", "--json").partition("\n")[0])
+        return dict(study["counts"])
 
     said = timed("sweep", *command)
     assert f"submitted {num_jobs:,} jobs in 13 arrays" in said
@@ -107,10 +111,17 @@ def submit_show_and_cancel(
     assert set(waits_for(cluster)) == set(waits)
     assert len(read_batches(store.root)) == len(batches)
 
-    assert f"Cancelled {num_jobs:,} jobs" in timed("cancel", "cancel", "sampling_steps")
+    assert f"Cancelled {num_seeds:,} jobs." in timed("cancel a variant", "cancel", "sampling_steps", "--variant", "n=10")
+    assert counts("status, a variant cancelled") == {"cancelled": num_seeds, "pending": num_jobs - num_seeds}
+    in_this_process("cancel", "sampling_steps", "--variant", "n=11", cwd=tmp_path, env=own, exit_code=2)
+    if size < 100:  # each of these jobs becomes an array of its own, since it waits for another array's task
+        assert f"submitted {num_seeds} jobs in {num_seeds} arrays" in timed("retry", "retry", "sampling_steps")
+        assert counts("status, retried") == {"pending": num_jobs}
+
+    left = num_jobs if size < 100 else num_jobs - num_seeds
+    assert f"Cancelled {left:,} jobs." in timed("cancel", "cancel", "sampling_steps")
     assert not waits_for(cluster)
-    shown = json.loads(timed("status, cancelled", "status", "sampling_steps", "--json").partition("\n")[0])
-    assert shown[0]["counts"] == {"cancelled": num_jobs}
+    assert counts("status, cancelled") == {"cancelled": num_jobs}
 
     with capsys.disabled():
         print(f"\n{num_jobs} jobs: " + ", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))

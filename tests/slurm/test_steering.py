@@ -1,13 +1,11 @@
 """What is submitted to a real SLURM, how it is said to stand, what ends it, and what is refused before anything has happened."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from command_line import diamond_bench, in_this_process
 from fake_jobs import add, count
 from stores import make_store
 from test_tasks import PIECE, address, joined, ordered, printed, steps, submitted, until, until_stands, worker_of
@@ -230,34 +228,6 @@ def test_a_job_s_log_and_its_task_s_are_found_and_followed(store: Store) -> None
     assert "a child printed this" in text
     assert f"{job.ref}, CUDA_VISIBLE_DEVICES=" in task.read_text()
     assert printed(store, job) == task.read_text()
-
-
-def test_the_commands_submit_show_cancel_and_retry_a_study(cluster: Cluster, tmp_path: Path) -> None:
-    """Held, so that nothing of it runs. After the first, commands run in this process, which saves a second of imports each."""
-    profile = tmp_path / "held.yaml"
-    profile.write_text("{gpus: 1, cpus: 1, memory: 100M, extra: [hold]}\n")
-    env = {"SLURM_CONF": cluster.env["SLURM_CONF"], "PATH": cluster.env["PATH"], "DIAMOND_BENCH_OUTPUTS": str(tmp_path / "outputs")}
-
-    def reported(*words: str, exit_code: int = 0) -> str:
-        done = in_this_process(*words, cwd=tmp_path, env=env, exit_code=exit_code)
-        return done.stdout + done.stderr
-
-    def counts() -> dict[str, int]:
-        (study,) = json.loads(in_this_process("status", "sampling_steps", "--json", cwd=tmp_path, env=env).stdout)
-        return dict(study["counts"])
-
-    sweep = ("sweep", "sampling_steps", "scale=tiny", f"cluster={profile}")
-    first = diamond_bench(*sweep, cwd=tmp_path, env=env)
-    assert "submitted 7 jobs in 3 arrays" in first.stdout + first.stderr
-    assert counts() == {"pending": 7}
-    assert "nothing to submit: 0 jobs are done, 7 are in the queue" in reported(*sweep)
-    assert "Cancelled 1 job." in reported("cancel", "sampling_steps", "--variant", "n=10")
-    assert counts() == {"cancelled": 1, "pending": 6}
-    assert "submitted 1 job in 1 arrays" in reported("retry", "sampling_steps")
-    assert counts() == {"pending": 7}
-    assert "Cancelled 7 jobs." in reported("cancel", "sampling_steps")
-    assert counts() == {"cancelled": 7}
-    assert "no such variant" in reported("cancel", "sampling_steps", "--variant", "n=11", exit_code=2)
 
 
 # Bad input: one message, nothing created, nothing submitted

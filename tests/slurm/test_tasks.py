@@ -175,6 +175,7 @@ def test_the_pause_before_a_further_try_doubles_up_to_ten_minutes(tmp_path: Path
     assert (pauses[-1] < 0, memory.given_up) == (True, (str(ref),))
 
 
+@pytest.mark.slow  # test_review.py sends this signal to one element of an array
 def test_a_signal_before_python_can_hear_it_requeues_too(
     cluster: Cluster, store: Store, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +292,7 @@ def test_neighbours_go_on_without_a_job_that_is_given_up(cluster: Cluster, store
     assert steps(ledger, "long") == list(range(20))
 
 
-@pytest.mark.parametrize("spare", [100_000, 0])
+@pytest.mark.parametrize("spare", [pytest.param(100_000, marks=pytest.mark.slow), 0])
 def test_a_full_disk_fails_a_job_and_leaves_its_checkpoint(spare: int, store: Store, ledger: Path) -> None:
     """The store on a disk of 4 MB of which a checkpoint takes one; there may be place for a line that says so, or none."""
     store.root.mkdir()
