@@ -15,7 +15,7 @@ from torch import nn
 from diamond_bench.config import FactoredObjective
 from diamond_bench.envs.games import num_actions
 from diamond_bench.errors import UserError
-from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.actor_critic import ActorCritic, Policy, ViewingPolicy
 from diamond_bench.models.authors_checkpoint import AuthorsCheckpoint, read_authors_checkpoint
 from diamond_bench.models.authors_names import Component
 from diamond_bench.models.description import AgentDescription
@@ -25,7 +25,7 @@ from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.files import read_json, temporary_name, write_json
 from diamond_bench.studies.agents import DESCRIPTION_FILE
 from diamond_bench.typed import build, to_plain
-from diamond_bench.worlds.contract import TrainedWorld
+from diamond_bench.worlds.contract import Reconstructing, TrainedWorld
 from diamond_bench.worlds.families import build_world_model, load_world_model
 
 __all__ = ["Agent", "AgentDescription", "build_agent", "import_agent", "load_agent", "read_checkpoint_of", "save_agent"]
@@ -45,6 +45,14 @@ class Agent:
     """None if the agent is model-free, or if the world model predicts rewards and ends itself."""
     actor_critic: ActorCritic
     description: AgentDescription
+
+    @property
+    def policy(self) -> Policy:
+        """The actor-critic as it plays the real game: it sees what `actor_critic.observations` says."""
+        if self.description.actor_critic.observations == "frames":
+            return self.actor_critic
+        world = cast(Reconstructing, self.world_model)
+        return ViewingPolicy(self.actor_critic, lambda frames: world.reconstruct(frames).frames)
 
     @property
     def networks(self) -> dict[Component, nn.Module]:

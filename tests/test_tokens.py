@@ -1,5 +1,6 @@
 """The family `tokens`: its networks against independent references, its memory, its training and its place in plans."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def test_the_tokenizer_s_loss_and_its_straight_through_gradient() -> None:
     torch.testing.assert_close(terms["commitment"], gap.detach())
     shown = tokenizer.decode(tokens)
     torch.testing.assert_close(terms["reconstruction"], (shown - frames).abs().mean().detach())
-    torch.testing.assert_close(loss, sum(terms.values()))
+    torch.testing.assert_close(loss, sum(terms[name] for name in ("reconstruction", "codebook", "commitment")))
     squaring = VqTokenizer(replace(TOKENS.tokenizer, reconstruction="squared"), FrameSpec.square(16))
     squaring.load_state_dict(tokenizer.state_dict())
     torch.testing.assert_close(squaring.loss(frames)[1]["reconstruction"], (shown - frames).square().mean().detach())
@@ -287,14 +288,18 @@ def config(**training: Any) -> TrainWorldModel:
     return TrainWorldModel(0, training=TrainingConfig(**{**settings, **training}), family=TOKENS)
 
 
-@pytest.mark.parametrize("stop_after", [2, 6])
+@pytest.mark.parametrize("stop_after", [3, 6])
 def test_an_interruption_changes_no_byte(data: EpisodeSet, tmp_path: Path, stop_after: int) -> None:
-    """Within the tokenizer and within the transformer, whose dropout draws random numbers, too."""
+    """Within the tokenizer, between two lines of its log, and within the transformer, whose dropout draws random numbers, too. The log
+    shows the usage of codes while the tokenizer is trained."""
     assert train(tmp_path / "whole", config=config())[-1] == 8
     with pytest.raises(Interrupted, match=f"update {stop_after} of 8"):
         train(tmp_path / "parts", stop_after, config())
     train(tmp_path / "parts", config=config())
     assert artifact(tmp_path / "parts") == artifact(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [{*line} & {"code_perplexity", "codes_used"} for line in lines] == [{"code_perplexity", "codes_used"}] * 2 + [set()] * 2
+    assert all(1 <= line["code_perplexity"] <= 8 and 1 / 8 <= line["codes_used"] <= 1 for line in lines[:2])
     loaded = load_world_model(tmp_path / "whole" / "models" / "1", FrameSpec.square(16))
     assert isinstance(loaded, TokenWorld)
     assert (loaded.spec.rewards, loaded.spec.ends) == (True, True)

@@ -100,16 +100,16 @@ def test_the_log_is_cut_to_the_checkpoint_and_goes_on_where_it_was(tmp_path: Pat
 
     first = log(0, torch.zeros(0, 1))
     for step in range(1, 5):
-        first.add(torch.tensor(float(step)))
+        first.add({"loss": torch.tensor(float(step))})
     pending = first.pending()
     for step in range(5, 8):
-        first.add(torch.tensor(float(step)))
+        first.add({"loss": torch.tensor(float(step))})
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "lo')
     second = log(4, pending)
     for step in range(5, 8):
-        second.add(torch.tensor(float(step)))
+        second.add({"loss": torch.tensor(float(step))})
     second.write()
     second.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -118,9 +118,8 @@ def test_the_log_is_cut_to_the_checkpoint_and_goes_on_where_it_was(tmp_path: Pat
 
 def test_the_log_names_the_update_that_was_not_finite(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path, ("loss", "grad_norm"), 10, 20, torch.zeros(0, 2))
-    log.add(torch.tensor(1.0), torch.tensor(1.0))
-    log.add(torch.tensor(1.0), torch.tensor(float("inf")))
-    log.add(torch.tensor(float("nan")), torch.tensor(1.0))
+    for loss, norm in ((1.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0)):
+        log.add({"loss": torch.tensor(loss), "grad_norm": torch.tensor(norm)})
     with pytest.raises(NotFinite, match=r"update 22: .*grad_norm inf"):
         log.pending()
     log.close()

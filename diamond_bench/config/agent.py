@@ -51,6 +51,9 @@ class ActorCriticConfig:
     """Whether a stage ends in 2x2 max-pooling."""
     lstm_dim: int = setting(512, minimum=1)
     """Width of the LSTM."""
+    observations: Literal["frames", "reconstructions"] = setting("frames")
+    """What the policy sees of the real game: its frames, or these frames after the world model's tokenizer (IRIS). Imagined frames are
+    decoded from tokens in both cases."""
     batch_size: int = setting(32, minimum=1)
     """Imagination environments."""
     steps_per_update: int = setting(15, minimum=1)

@@ -74,6 +74,8 @@ class WorldFamily:
     """Whether its models estimate the clean next frame at a noise level of `objective` (`worlds.contract.Estimating`)."""
     outcomes: bool = False
     """Whether its models predict rewards and ends, in games that have them. If not, agents train a separate reward/end model."""
+    reconstructs: bool = False
+    """Whether its models encode frames as tokens and decode them (`worlds.contract.Reconstructing`)."""
     two_stages: bool = False
     """Whether its sampler has two stages (`CascadeSampler`)."""
     check: Callable[[Any, Any, str], None] = _no_check

@@ -9,25 +9,25 @@ from diamond_bench.diffusion.quantization import from_bytes
 from diamond_bench.envs.lives import Frame
 from diamond_bench.envs.play import State, draw_actions
 from diamond_bench.envs.policies import Ram
-from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.actor_critic import Policy
 
 
 class PolicyPlayer:
-    """Plays with an actor-critic (the protocol `envs.play.Player`), without gradient. Every step uses its current weights."""
+    """Plays with a policy (the protocol `envs.play.Player`), without gradient. Every step uses its current weights."""
 
-    def __init__(self, actor_critic: ActorCritic) -> None:
-        self._actor_critic = actor_critic
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
 
     def initial_state(self, num_games: int) -> State:
         """Zeros, (num_games, lstm_dim) each."""
-        return self._actor_critic.initial_state(num_games)
+        return self._policy.initial_state(num_games)
 
     @torch.no_grad()
     def __call__(self, frames: npt.NDArray[np.uint8], state: State) -> tuple[Tensor, State]:
         """Logits (n, actions), and the state after frames (n, h, w, 3) uint8."""
         h, c = state
         on_device = torch.from_numpy(np.ascontiguousarray(frames)).to(h.device).permute(0, 3, 1, 2)
-        output = self._actor_critic(from_bytes(on_device), (h, c))
+        output = self._policy(from_bytes(on_device), (h, c))
         return output.logits, output.state
 
 
@@ -49,8 +49,8 @@ class UniformPlayer:
 class WatchingPolicy:
     """An agent that collects data (an `envs.policies.Policy`). It must see each frame before it is asked for an action."""
 
-    def __init__(self, actor_critic: ActorCritic, rng: np.random.Generator) -> None:
-        self._player, self._rng = PolicyPlayer(actor_critic), rng
+    def __init__(self, policy: Policy, rng: np.random.Generator) -> None:
+        self._player, self._rng = PolicyPlayer(policy), rng
         self._state = self._player.initial_state(1)
         self._frame: Frame | None = None
 

@@ -137,7 +137,13 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # type: ignore[misc]
 
     def __init__(
-        self, world: WorldModel, reward_end: RewardEnd | None, starts: StartSegments, draws: Draws, settings: ImaginationSettings
+        self,
+        world: WorldModel,
+        reward_end: RewardEnd | None,
+        starts: StartSegments,
+        draws: Draws,
+        settings: ImaginationSettings,
+        view: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Builds the environment.
 
@@ -147,6 +153,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             starts: real play to start from, segments of s >= `world.context` frames (`ReplayStarts`).
             draws: noise, rewards and ends (`GeneratorDraws`).
             settings: the number of games and their length.
+            view: what is shown of real frames (n, 3, h, w), such as their reconstruction. None shows them as they are.
 
         Raises ValueError if nothing predicts rewards, unless `settings.rewards` is false.
         """
@@ -161,6 +168,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.device = world.device
         self._action_dtype: torch.dtype = getattr(torch, world.spec.actions.dtype)
         self._world, self._reward_end, self._starts, self._draws, self._settings = world, reward_end, starts, draws, settings
+        self._view = view
         self._nfe = torch.full((b,), world.calls_per_frame, device=self.device)
         self._ring = StartRing(starts, self._burn_in, b, settings.preload * b, settings.discard_left_overs, self.device)
         self._all = torch.ones(b, dtype=torch.bool, device=self.device)
@@ -206,7 +214,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._ring.clear()
         start = self._ring.take(self._all)
         frames = to_float(start.segments)
-        self._shown, self._state = frames[:, -1].contiguous(), self._begin(frames, start)
+        self._shown, self._state = self._seen(frames, start)[:, -1].contiguous(), self._begin(frames, start)
         self._memory = tuple(memory[None] for memory in start.memories)
         self._steps = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         return self._out(self._shown), {}
@@ -238,6 +246,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         state = tuple(_where(done, new, old) for new, old in zip(self._begin(frames, start), state, strict=True))
         memory = tuple(torch.where(done[:, None], new, old) for new, old in zip(start.memories, memory, strict=True))
         steps = torch.where(done, 0, steps)
+        frames = self._seen(frames, start)
         imagined = (step.frame, rewards, terminations, truncations, done, frames[:, :-1], reward_logits, end_logits)
         shown = _where(done, frames[:, -1], step.frame).contiguous()  # the same strides at every call, for compiled code
         return (*imagined, shown, steps, segments_taken, *state, *memory)
@@ -250,6 +259,12 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         if ends is None:
             ends = torch.tensor([0.0, -math.inf], device=self.device).expand(len(shown), 2)
         return rewards, ends, memory
+
+    def _seen(self, frames: Tensor, start: Start) -> Tensor:
+        """What is shown of start segments. Padding stays 0."""
+        if self._view is None:
+            return frames
+        return self._view(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]) * start.segments.mask[:, :, None, None, None]
 
     def _begin(self, frames: Tensor, start: Start) -> State:
         return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, start.origin)

@@ -13,6 +13,7 @@ from diamond_bench.envs.games import num_actions, spec
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ImaginationSettings, ReservedSteps, record_steps
 from diamond_bench.imagination.starts import ReplayStarts
 from diamond_bench.jobs.execution import Execution, apply_to_agent, resolve_for
+from diamond_bench.models.actor_critic import ViewingPolicy
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.graphs import Outputs
 from diamond_bench.store.kinds import TrainAgent
@@ -87,6 +88,7 @@ class Learners:
                 ReplayStarts(replay, num_frames, generator),
                 GeneratorDraws(generator),
                 imagination_settings(config.actor_critic),
+                policy.view if isinstance(policy := self.agent.policy, ViewingPolicy) else None,
             )
             if self.execution.cuda_graphs == "imagination":  # a recorded update contains its steps
                 record_steps(self._imagination, [generator])
@@ -128,8 +130,8 @@ class Learners:
         segments = sample_segments(self.replay.episodes, batch_size, length, self.generator, "recency")
 
         def loss_of(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            loss, _ = trainable.loss(Segments(*batch), self.generator)
-            return loss, {"loss": loss.detach()}
+            loss, metrics = trainable.loss(Segments(*batch), self.generator)
+            return loss, trainable.found(loss, metrics)
 
         return self._learners[trainable.name].learn(loss_of, tensors_of(segments), [self.generator])
 

@@ -59,7 +59,7 @@ class RealPlay:
     """Plays into the replay with the present policy, and with epsilon and temperature of the collection."""
 
     def __init__(self, config: TrainAgent, learners: Learners, replay: Replay) -> None:
-        env, player = vector_env(config.game, config.env, 1), PolicyPlayer(learners.agent.actor_critic)
+        env, player = vector_env(config.game, config.env, 1), PolicyPlayer(learners.agent.policy)
         self._collector = Collector(env, player, replay, config.seed, config.agent.epsilon, config.agent.temperature)
 
     @property

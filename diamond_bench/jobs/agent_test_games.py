@@ -33,7 +33,7 @@ def test_games(
     seen = Replay(1000 * config.agent.test_episodes, config.env.frame_size, "cpu", config.agent.test_episodes)
     games = play_test_games(
         lambda: make_env(config.game, config.env),
-        PolicyPlayer(learners.agent.actor_critic),
+        PolicyPlayer(learners.agent.policy),
         config.agent.test_episodes,
         config.agent.test_episodes,
         seed=_SEED + config.seed * 100_003 + epoch,

@@ -125,7 +125,7 @@ class _Collection:
         """The policy of one game, and a function that shows it each frame."""
         if self._agent is None:
             return make_policy(self._data.policy, self._config.game, rng), lambda frame: None
-        watching = WatchingPolicy(self._agent.actor_critic, rng)
+        watching = WatchingPolicy(self._agent.policy, rng)
         return watching, watching.see
 
     def _play(self, split: str, index: int, most_frames: int) -> tuple[Episode, bool]:

@@ -47,7 +47,7 @@ class _Evaluation:
     def run(self) -> Result:
         settings = self.settings
         filmed = {0} if settings.video else ()  # played again if it was played before; its seed makes it the same game
-        games = self.final.play(PolicyPlayer(self.agent.actor_critic), self._watch, filmed)
+        games = self.final.play(PolicyPlayer(self.agent.policy), self._watch, filmed)
         if settings.video:
             self._write_video()
         returns, lengths = np.array([game.score for game in games]), np.array([game.length for game in games])

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.media import side_by_side, write_video
+from diamond_bench.config import world_family
 from diamond_bench.data.references import Windows, every_few, one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
 from diamond_bench.evaluation.given import given_frames, starts_of
@@ -33,6 +34,7 @@ from diamond_bench.jobs.evaluation_parts import (
     kind_batches,
     one_step_part,
     outcomes_part,
+    reconstructions_part,
     rollout_part,
     samples_part,
 )
@@ -67,6 +69,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     batches = work.batches
     rolled = _joined([rollout_part(work, rows) for rows in batches["rollouts"]])
     baselines = _joined([baselines_part(work, rows) for rows in batches["rollouts"]])
+    reconstructed = _joined([reconstructions_part(work, rows) for rows in batches["rollouts"] if work.reconstructs])
     ahead = _joined([one_step_part(work, rows) for rows in batches["one_step"]])
     sampled = _joined([samples_part(work, rows) for rows in batches["samples"]])
     forked = _joined([forks_part(work, work.forks, rows) for rows in batches["forks"]]) if work.forks is not None else {}
@@ -80,7 +83,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     frames = {kind: arrays.pop("frames") for kind, arrays in kept.items() if "frames" in arrays}
     seconds, imagined = float(rolled["seconds"].sum()), settings.num_trajectories * settings.horizon
     constants = {name: values for meter in work.meters for name, values in meter.constants.items()}
-    of_kinds = (rolled, _by_shown(baselines), ahead, sampled, forked, altered, estimated, held, outcomes)
+    of_kinds = (rolled, _by_shown(baselines | reconstructed), ahead, sampled, forked, altered, estimated, held, outcomes)
     rows = _rows(work, Measured(settings, context.inputs, *of_kinds, constants))
     imagining = work.world if isinstance(work.frames["rollouts"], Imagined) else None
     rows += known_prices(work.twin) if imagining is None else prices(imagining, imagined, seconds, device)
@@ -88,7 +91,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     context.check_owner()
     others = (("altered", altered), ("estimates", estimated), ("held", held), ("held", constants), ("outcomes", outcomes))
     extra = {f"{kind}_{name}": values for kind, of in others for name, values in of.items()}
-    save_arrays(context.folder / "arrays.npz", _arrays(work, rolled, baselines, sampled, forked) | extra)
+    save_arrays(context.folder / "arrays.npz", _arrays(work, rolled, baselines | reconstructed, sampled, forked) | extra)
     kept_frames = _keep_frames(work, frames, context.folder)
     if fixed:
         save_arrays(context.folder / "media" / "fixed_actions.npz", fixed, compressed=True)
@@ -111,7 +114,7 @@ def _rows(work: Work, arrays: Measured) -> list[Row]:
 
 
 def _by_shown(baselines: Arrays) -> dict[Shown, Arrays]:
-    shown: tuple[Shown, ...] = ("copy", "unrelated", "true")
+    shown: tuple[Shown, ...] = ("copy", "unrelated", "true", "reconstructed")
     return {
         name: {key.removeprefix(f"{name}_"): values for key, values in baselines.items() if key.startswith(f"{name}_")} for name in shown
     }
@@ -154,7 +157,12 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
     if given is not None:
         kept = given_frames(given, starts_of(settings, references, one_step, described.spec.actions))
-    elif len(kept) < len(kinds) or settings.fixed_actions or any(measures(settings.metrics, kind) for kind in _RUNS_THE_MODEL):
+    elif (
+        len(kept) < len(kinds)
+        or settings.fixed_actions
+        or any(measures(settings.metrics, kind) for kind in _RUNS_THE_MODEL)
+        or world_family(config.family).reconstructs
+    ):
         world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
         way = facts_of(execution)
     game = playable(dataset, heldout, described.spec) if world is not None and measures(settings.metrics, "held") else None
@@ -169,13 +177,15 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     meters = {name: metric.open(setting) for name, metric in metrics.items()}
     batches = kind_batches(settings, there, len(one_step), len(forks or ()), len(estimated))
     held = HeldPlay(world, game, references, settings) if world is not None and "held" in there else None
+    reconstructs = world is not None and world_family(config.family).reconstructs
     ticks = count_ticks(settings, batches, list(meters.values())) + (held.ticks if held is not None else 0)
+    ticks += len(batches["rollouts"]) if reconstructs else 0
     parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
     actions, opened = described.spec.actions, list(meters.values())
     outcomes = None if world is None or "outcomes" not in there else OutcomeModel(world, reward_end_model(config, context, device))
     windows = (references, one_step, estimated, forks, held, outcomes)
-    work = Work(config, parts, world, twin, {**frames, **kept}, batches, metrics, opened, *windows, actions)
+    work = Work(config, parts, world, reconstructs, twin, {**frames, **kept}, batches, metrics, opened, *windows, actions)
     facts = {
         "references": settings.num_trajectories,
         "reference_episodes": reference_episodes,

@@ -10,6 +10,7 @@ import torch
 
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows
+from diamond_bench.diffusion.quantization import from_bytes, to_bytes
 from diamond_bench.evaluation.estimates import estimates
 from diamond_bench.evaluation.fixed_actions import as_arrays, fixed_actions, imagine_fixed
 from diamond_bench.evaluation.outcomes import OutcomeModel
@@ -35,10 +36,11 @@ from diamond_bench.metrics.play import (
     window_batch,
     with_random_actions,
 )
+from diamond_bench.models.vq_tokenizer import code_counts
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.store.twins import Twin
-from diamond_bench.worlds.contract import Estimating, WorldModel
+from diamond_bench.worlds.contract import Estimating, Reconstructing, WorldModel
 
 _ONE_STEP_BATCH = 64
 _ESTIMATES_BATCH = 16
@@ -52,6 +54,8 @@ class Work:
     parts: Parts
     world: WorldModel | None
     """None if all frames are read or given."""
+    reconstructs: bool
+    """Whether `world` has a tokenizer."""
     twin: Twin | None
     """The evaluation whose frames are read in place of imagining them."""
     frames: Mapping[Play, Frames]
@@ -164,6 +168,22 @@ def baselines_part(work: Work, rows: range) -> Arrays:
         return found
 
     return work.parts.get(f"baselines-{rows.start:06d}", "measuring baselines", 1, compute)
+
+
+def reconstructions_part(work: Work, rows: range) -> Arrays:
+    """The same measurements for the true frames after the model's tokenizer, and the counts of its codes, (n, codes)."""
+
+    def compute() -> Arrays:
+        play, keys = window_batch(work.references, rows, work.settings.horizon), work.keys(ROLLOUT_STREAM, rows)
+        world = cast(Reconstructing, work.world)
+        shown = [world.reconstruct(from_bytes(frames)) for frames in play.true]
+        frames = torch.stack([to_bytes(one.frames) for one in shown])
+        counts = torch.stack([code_counts(one.tokens, world.num_codes).sum(0) for one in shown])
+        found = work.measure(Batch("rollouts", frames, play, rows, keys, "reconstructed")) | {"code_counts": counts.cpu().numpy()}
+        work.parts.tick()
+        return {f"reconstructed_{name}": values for name, values in found.items()}
+
+    return work.parts.get(f"reconstructions-{rows.start:06d}", "measuring the tokenizer", 1, compute)
 
 
 def altered_part(work: Work, rows: range) -> Arrays:

@@ -72,12 +72,12 @@ class Gradients:
             segments = Segments(*batch)
             if training.action_shift:  # the last action of a segment is never used
                 segments = replace(segments, actions=segments.actions.roll(-training.action_shift, dims=1))
-            loss, _ = trainable.loss(segments, self._noise)
+            loss, metrics = trainable.loss(segments, self._noise)
             done += 1
             drawn = done % self._parts == 0
             if drawn and not self.execution.records_updates and learner.updates + 1 < training.num_steps:
                 feed.read_ahead()  # during the backward pass
-            return loss, {"loss": loss.detach()}
+            return loss, trainable.found(loss, metrics)
 
         return loss_of
 

@@ -93,6 +93,7 @@ class _Training(Gradients):
         self.averages = [] if training.ema is None else [WeightAverage(network, training.ema) for network in networks]
         self.recent = torch.zeros(min(_RECENT, training.num_steps), device=device)
         """The last losses; that of update i lies at i % len. train_loss is their mean, however often lines are logged."""
+        optional = tuple(dict.fromkeys(name for trainable in self.trainables for name in trainable.logged))
         pending, seconds = torch.zeros(0, len(_LOGGED), device=device), 0.0
         if saved is None:
             self.model.measure(source)
@@ -109,7 +110,7 @@ class _Training(Gradients):
             self.generator.set_state(state["generator"])
             self.recent.copy_(state["recent"])
             pending, seconds = state["pending"].to(device), state["seconds"]
-        self.log = TrainingLog(context.folder, _LOGGED, training.log_every, self.done, pending)
+        self.log = TrainingLog(context.folder, _LOGGED, training.log_every, self.done, pending, optional)
         self.milestones = {training.milestone_step(milestone) for milestone in training.milestones}
         self.started = time.perf_counter() - seconds
 
@@ -154,7 +155,7 @@ class _Training(Gradients):
             if self.averages:
                 self.averages[number].update(learner.updates)
             self.recent[(self.done - 1) % len(self.recent)] = found["loss"]
-            self.log.add(*(found[name] for name in _LOGGED))
+            self.log.add(found)
             if last:
                 self.keep_milestones(learner.updates)
 

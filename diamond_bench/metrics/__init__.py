@@ -29,6 +29,7 @@ METRICS: dict[str, str] = {
     "kid": "diamond_bench.metrics.kid:METRIC",
     "fvd": "diamond_bench.metrics.fvd:METRIC",
     "kvd": "diamond_bench.metrics.kvd:METRIC",
+    "code_usage": "diamond_bench.metrics.code_usage:METRIC",
     "sharpness": "diamond_bench.metrics.sharpness:METRIC",
 }
 """"module:object" of each metric's header (metric.Metric) by name, in the order of tables, figures and docs."""

@@ -6,6 +6,8 @@ COPY_LAST = "copy-last-frame"
 """Predictor that repeats the last true frame of the context."""
 UNRELATED = "unrelated-frames"
 """The true future of another reference: the level of a prediction that has lost all information about its start."""
+RECONSTRUCTED = "tokenizer-reconstruction"
+"""The true frames after the model's own tokenizer: the loss by compression alone. It exists for families with a tokenizer only."""
 TRUE_FRAMES = "true-frames"
 """Other true frames or clips: the floor of FID, KID, FVD and KVD at this number of images or clips."""
 FROZEN_FIRST = "frozen-first-frame"
@@ -35,6 +37,7 @@ _ROLLOUTS = ("horizon", "num_trajectories", "seed")
 DEPENDS: Mapping[str, tuple[str, ...]] = {
     COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon", "clip_frames"),
     UNRELATED: _ROLLOUTS,
+    RECONSTRUCTED: (*_ROLLOUTS, "num_fid_images", "clip_frames", "probe."),
     TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images", "clip_frames"),
     FROZEN_FIRST: ("num_trajectories", "seed", "clip_frames"),
     SHUFFLED_TIME: ("num_trajectories", "seed", "clip_frames"),
@@ -48,3 +51,6 @@ DEPENDS: Mapping[str, tuple[str, ...]] = {
     DATASET: (),
 }
 """Evaluation settings that change a baseline's numbers. All baselines also depend on the dataset (data.*, env.*)."""
+
+OF_MODEL = (RECONSTRUCTED,)
+"""Baselines whose numbers depend on the model, so that each variant has its own."""

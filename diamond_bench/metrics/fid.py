@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import TRUE_FRAMES
+from diamond_bench.metrics.baselines import RECONSTRUCTED, TRUE_FRAMES
 from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, without
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.kinds import ExtractFeatures
@@ -83,7 +83,7 @@ def _open(setting: "Setting") -> "Meter":
     positions = fid_positions(e.seed, e.num_trajectories, e.horizon, e.num_fid_images)
 
     def measure(batch: "Batch") -> "Arrays":
-        if batch.kind != "rollouts" or batch.shown:
+        if batch.kind != "rollouts" or batch.shown not in ("", "reconstructed"):
             return {}
         chosen = torch.from_numpy(positions[list(batch.rows)]).to(batch.frames.device)
         out = []
@@ -109,6 +109,9 @@ def _reduce(measured: "Measured") -> Mapping[str, list[Row]]:
         Row("fid", fid_floor, baseline=TRUE_FRAMES),
         Row("kid", kid_floor, baseline=TRUE_FRAMES),
     ]
+    if "features" in (compressed := measured.shown("reconstructed")):
+        fid, kid = distribution_distances(compressed["features"], true, seed)
+        rows += [Row("fid", fid, baseline=RECONSTRUCTED), Row("kid", kid, baseline=RECONSTRUCTED)]
     return {"after": rows}
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from diamond_bench.config import EvaluationConfig, RunConfig
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import COPY_LAST, UNRELATED
+from diamond_bench.metrics.baselines import COPY_LAST, RECONSTRUCTED, UNRELATED
 from diamond_bench.metrics.header import ROLLOUT_SIZES, SAMPLE_SIZES, Column, Figure, PerReference, pairs_compared
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
@@ -132,8 +132,9 @@ def _axis(column: Column) -> str:
     return f"{column.title} ({column.unit})" if column.unit else column.title
 
 
-_STAGES: tuple[tuple[str, Literal["", "copy", "unrelated"], str], ...] = (
+_STAGES: tuple[tuple[str, Literal["", "copy", "unrelated", "reconstructed"], str], ...] = (
     ("rollouts", "", ""),
+    ("reconstructed", "reconstructed", RECONSTRUCTED),
     ("copy", "copy", COPY_LAST),
     ("unrelated", "unrelated", UNRELATED),
 )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import COPY_LAST, FROZEN_FIRST, SHUFFLED_TIME, TRUE_FRAMES
+from diamond_bench.metrics.baselines import COPY_LAST, FROZEN_FIRST, RECONSTRUCTED, SHUFFLED_TIME, TRUE_FRAMES
 from diamond_bench.metrics.header import Column, without
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.models.i3d_cost import LOGITS, MIN_FRAMES, i3d_cost
@@ -69,7 +69,7 @@ def open_clips(setting: "Setting") -> "Meter":
     length = setting.evaluation.clip_frames
 
     def measure(batch: "Batch") -> "Arrays":
-        if batch.kind != "rollouts" or batch.shown:
+        if batch.kind != "rollouts" or batch.shown not in ("", "reconstructed"):
             return {}
         out = []
         for clips in batch.frames[:, :length].split(_BATCH):
@@ -97,6 +97,8 @@ def distance_rows(name: str, distance: Distance, interval: Interval, measured: "
     for array, baseline in REFERENCES.items():
         of = stored["other_episodes"] if array == "other" else episodes
         rows.append(Row(name, distance(stored[array], true, of, episodes), baseline=baseline))
+    if "clip_features" in (compressed := measured.shown("reconstructed")):
+        rows.append(Row(name, distance(compressed["clip_features"], true, episodes, episodes), baseline=RECONSTRUCTED))
     return rows
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from diamond_bench.config import RunConfig
 from diamond_bench.metrics import fid
-from diamond_bench.metrics.baselines import TRUE_FRAMES
+from diamond_bench.metrics.baselines import RECONSTRUCTED, TRUE_FRAMES
 from diamond_bench.store.rows import Row
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def _reduce(measured: "Measured") -> Mapping[str, list[Row]]:
         return {}  # fid has the same rows
     true, other = fid.load_features(measured.inputs["true_features"])
     sides = {"": measured.rollouts["features"], TRUE_FRAMES: other}
+    if "features" in (compressed := measured.shown("reconstructed")):
+        sides[RECONSTRUCTED] = compressed["features"]
     rows = [
         Row("kid", kernel_distance(features, true, seed=measured.evaluation.seed)[0], baseline=name) for name, features in sides.items()
     ]

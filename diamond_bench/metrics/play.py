@@ -26,10 +26,11 @@ ROLLOUT_STREAM, ONE_STEP_STREAM, SAMPLES_STREAM, FID_STREAM, MODES_STREAM, CLIPS
 ESTIMATES_STREAM, HELD_STREAM = 7, 8
 """Second entry of all keys and seeds of an evaluation, so that each purpose has its own stream of random numbers."""
 Tick = Callable[[], None]
-STAGES = ("rollouts", "one_step", "samples", "copy", "unrelated", "after")
+STAGES = ("rollouts", "one_step", "samples", "reconstructed", "copy", "unrelated", "after")
 """The order of rows in the results. `after` is for metrics that reduce all of their play together."""
-Shown = Literal["", "copy", "unrelated", "true"]
-"""The source of a batch's frames: the model, the repeated last true frame, another reference, or the true frames."""
+Shown = Literal["", "copy", "unrelated", "true", "reconstructed"]
+"""The source of a batch's frames: the model, the repeated last true frame, another reference, the true frames, or the true frames after the
+model's tokenizer."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.config import ExecutionConfig, ProbeConfig, RunConfig
 from diamond_bench.envs.games import check_poses
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
+from diamond_bench.metrics.baselines import COPY_LAST, RECONSTRUCTED, STATE_PROBE
 from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, Figure, pairs_compared
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.kinds import TrainStateProbe
@@ -36,8 +36,9 @@ def _open(setting: "Setting") -> "Meter":
 def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     from diamond_bench.metrics.pose_meter import pose_rows
 
-    shown = (("", ""), ("copy", COPY_LAST), ("true", STATE_PROBE))
-    return {"after": [row for one, baseline in shown for row in pose_rows(measured.shown(one), baseline)]}  # type: ignore[arg-type]
+    shown = (("", ""), ("copy", COPY_LAST), ("true", STATE_PROBE), ("reconstructed", RECONSTRUCTED))
+    arrays = ((measured.shown(one), baseline) for one, baseline in shown)  # type: ignore[arg-type]
+    return {"after": [row for found, baseline in arrays if found for row in pose_rows(found, baseline)]}
 
 
 def _probe(config: RunConfig, execution: ExecutionConfig) -> tuple[str, Any]:

@@ -1,8 +1,12 @@
 """Sharpness and noise of imagined frames compared with true ones."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from diamond_bench.metrics.baselines import RECONSTRUCTED
 from diamond_bench.metrics.header import ROLLOUT_SIZES, Column
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
@@ -32,11 +36,16 @@ def _open(setting: "Setting") -> "Meter":
 
 def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     """The ratio of mean sharpness to that of true frames, and the difference of mean noise."""
-    imagined, true = measured.rollouts, measured.shown("true")
+    true = measured.shown("true")
     whole = float(true["sharpness"].mean())
-    ratio = float(imagined["sharpness"].mean()) / whole if whole > 0 else math.nan
-    excess = float(imagined["noise"].mean() - true["noise"].mean())
-    return {"rollouts": [Row("sharpness_ratio", ratio), Row("noise_excess", excess)]}
+
+    def rows(found: Mapping[str, NDArray[Any]], baseline: str = "") -> list[Row]:
+        ratio = float(found["sharpness"].mean()) / whole if whole > 0 else math.nan
+        excess = float(found["noise"].mean() - true["noise"].mean())
+        return [Row("sharpness_ratio", ratio, baseline=baseline), Row("noise_excess", excess, baseline=baseline)]
+
+    compressed = measured.shown("reconstructed")
+    return {"rollouts": rows(measured.rollouts)} | ({"reconstructed": rows(compressed, RECONSTRUCTED)} if compressed else {})
 
 
 METRIC = Metric(

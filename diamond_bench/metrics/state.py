@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.config import ExecutionConfig, ProbeConfig, RunConfig
 from diamond_bench.envs.games import all_object_names, object_names
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import COPY_LAST, STATE_PROBE
+from diamond_bench.metrics.baselines import COPY_LAST, RECONSTRUCTED, STATE_PROBE
 from diamond_bench.metrics.header import ROLLOUT_SIZES, SAMPLE_SIZES, Column, Figure, PerReference, pairs_compared
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.kinds import TrainStateProbe
@@ -42,8 +42,9 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
 
     rows = [
         row
-        for shown, baseline in (("", ""), ("copy", COPY_LAST), ("true", STATE_PROBE))
-        for row in state_rows({n: v for n, v in measured.shown(shown).items() if n.startswith("state_")}, baseline)  # type: ignore[arg-type]
+        for shown, baseline in (("", ""), ("copy", COPY_LAST), ("true", STATE_PROBE), ("reconstructed", RECONSTRUCTED))
+        if (found := {n: v for n, v in measured.shown(shown).items() if n.startswith("state_")})  # type: ignore[arg-type]
+        for row in state_rows(found, baseline)
     ]
     return {"after": [*rows, *(state_score_rows(measured.samples) if measured.samples else ())]}
 

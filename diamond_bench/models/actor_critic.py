@@ -1,5 +1,6 @@
 """Policy and value, given a frame and the memory of earlier frames (method section 1, golden README 3.3)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -107,3 +108,29 @@ class ActorCritic(Compilable):
     def _features(self, frames: Tensor) -> Tensor:
         with arithmetic(frames.device.type, self.precision):
             return self.run_core(frames).float().flatten(1)
+
+
+@dataclass(frozen=True)
+class ViewingPolicy:
+    """An actor-critic that sees each frame through a function, such as the world model's tokenizer."""
+
+    actor_critic: ActorCritic
+    view: Callable[[Tensor], Tensor]
+    """Frames (n, 3, h, w) in [-1, 1] -> what is seen of them."""
+
+    def initial_state(self, b: int, device: torch.device | str | None = None) -> LstmState:
+        """See `ActorCritic.initial_state`."""
+        return self.actor_critic.initial_state(b, device)
+
+    def __call__(self, frame: Tensor, state: LstmState) -> PolicyOutput:
+        """See `ActorCritic.forward`."""
+        output: PolicyOutput = self.actor_critic(self.view(frame), state)
+        return output
+
+    def burn_in(self, frames: Tensor, state: LstmState) -> LstmState:
+        """See `ActorCritic.burn_in`."""
+        return self.actor_critic.burn_in(self.view(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]), state)
+
+
+Policy = ActorCritic | ViewingPolicy
+"""A policy for the real game."""

@@ -81,7 +81,8 @@ class VqTokenizer(nn.Module):
 
     def loss(self, frames: Tensor, perceptual: Perceptual | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the terms, and the terms: the mean absolute or squared error, the distances of codes to latents and of latents to
-        codes, and the perceptual distance if there is one, all with weight 1. The gradient passes the quantisation straight through."""
+        codes, and the perceptual distance if there is one, all with weight 1. The gradient passes the quantisation straight through. The
+        usage of the codes in this batch follows the terms."""
         latents, tokens = self.encode(frames)
         quantized = self.codes(tokens)
         codebook = F.mse_loss(quantized, latents.detach())
@@ -91,7 +92,19 @@ class VqTokenizer(nn.Module):
         terms = {"reconstruction": error(shown, frames), "codebook": codebook, "commitment": commitment}
         if perceptual is not None:
             terms["perceptual"] = perceptual(shown, frames).mean()
-        return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
+        usage = code_usage(code_counts(tokens, len(self.codes.weight)).sum(0))
+        return torch.stack(list(terms.values())).sum(), {**{name: term.detach() for name, term in terms.items()}, **usage}
+
+
+def code_counts(tokens: Tensor, codes: int) -> Tensor:
+    """How often each code occurs in each row of tokens (n, K): (n, codes) int64."""
+    return tokens.new_zeros(len(tokens), codes).scatter_add_(1, tokens, torch.ones_like(tokens))
+
+
+def code_usage(counts: Tensor) -> dict[str, Tensor]:
+    """`code_perplexity`, exp of the entropy of the codes, and `codes_used`, the share of those that occur, of counts (codes,)."""
+    shares = counts.double() / counts.sum()
+    return {"code_perplexity": torch.special.entr(shares).sum().exp().float(), "codes_used": (counts > 0).float().mean()}
 
 
 def _norm(channels: int) -> nn.GroupNorm:

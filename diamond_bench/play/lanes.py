@@ -17,7 +17,7 @@ from diamond_bench.envs.saves import load_env, save_env
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.rollouts import seeded_draw
 from diamond_bench.imagination.env import RewardEnd, burn_in, predict_outcome
-from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.actor_critic import Policy, ViewingPolicy
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.worlds.contract import RecordedPlay, State, TwoStages, WorldModel
 from diamond_bench.worlds.oracle.packing import pack, unpack
@@ -245,10 +245,12 @@ class Lane:
 
     name: str
     dynamics: Dynamics
-    policy: ActorCritic | None = None
+    policy: Policy | None = None
     """Watches the lane's frames, and can play."""
     source: str = ""
     """What was opened, such as a job's id."""
+    decoded: bool = False
+    """Whether its frames after the first one are decoded from tokens. A policy that sees reconstructions then sees them as they are."""
 
     @torch.no_grad()
     def begin(self, start: Start, seed: Seed) -> tuple[Memory, Shown]:
@@ -260,7 +262,7 @@ class Lane:
         state = self.policy.initial_state(1)
         if len(start.frames) > 1:
             state = self.policy.burn_in(to_float(start.segments(device))[:, :-1], state)
-        return self._watched(memory, shown, state)
+        return self._watched(self.policy, memory, shown, state)
 
     @torch.no_grad()
     def step(self, memory: Memory, before: Shown, action: NDArray[Any], seed: Seed, setting: Setting) -> tuple[Memory, Shown]:
@@ -268,7 +270,8 @@ class Lane:
         if self.policy is None:
             return self.dynamics.step(memory, before, action, seed, setting)
         after, shown = self.dynamics.step(memory, before, action, seed, setting)
-        return self._watched(after, shown, memory.policy)
+        policy = self.policy.actor_critic if self.decoded and isinstance(self.policy, ViewingPolicy) else self.policy
+        return self._watched(policy, after, shown, memory.policy)
 
     @torch.no_grad()
     def watch(self, world: WorldModel, memory: Memory, before: Shown, action: NDArray[Any], seed: Seed) -> Shown:
@@ -277,10 +280,9 @@ class Lane:
             raise UserError(f"{self.name}: nothing is sampled there")
         return self.dynamics.step_in(world, memory, before, action, seed)[1]
 
-    def _watched(self, memory: Memory, shown: Shown, state: State) -> tuple[Memory, Shown]:
-        assert self.policy is not None
+    def _watched(self, policy: Policy, memory: Memory, shown: Shown, state: State) -> tuple[Memory, Shown]:
         frame = from_bytes(torch.from_numpy(shown.frame).to(state[0].device))[None]
-        output = self.policy(frame, (state[0], state[1]))
+        output = policy(frame, (state[0], state[1]))
         opinion = Opinion(tuple(output.logits[0].double().softmax(0).tolist()), float(output.value[0]))
         return replace(memory, policy=tuple(output.state)), replace(shown, policy=opinion)
 

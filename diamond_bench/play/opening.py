@@ -8,7 +8,7 @@ from diamond_bench.config import SAMPLERS, Sampler
 from diamond_bench.data.foreign import PLAYED_GAME
 from diamond_bench.data.static import load_info
 from diamond_bench.errors import UserError
-from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.actor_critic import Policy
 from diamond_bench.models.threads import torch_threads
 from diamond_bench.play.lanes import Lane, Real, Setting
 from diamond_bench.play.naming import Named, Request, sampler_with
@@ -31,7 +31,7 @@ from diamond_bench.stored.imagination import (
 from diamond_bench.stored.kept_play import kept_play
 from diamond_bench.stored.models import check_placement, load_agent, spec_behind
 from diamond_bench.studies.agents import AGENT_KINDS
-from diamond_bench.worlds.contract import TrainedWorld, TwoStages, Watchable
+from diamond_bench.worlds.contract import Reconstructing, TrainedWorld, TwoStages, Watchable
 
 MOST_STARTS = 48
 """Places to begin that are offered."""
@@ -87,7 +87,7 @@ def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str
     spawns = () if spawn is None or spec is None else read_spawns(spawn, spec)
     given = None if spec is None else as_play(spawns, spec.actions)
     agent = None if asked.policy is None else load_agent(store, asked.policy, how.device, how.precision)
-    models, play, policy = _models(store, asked, how, None if agent is None else agent.actor_critic, notes, say, given)
+    models, play, policy = _models(store, asked, how, None if agent is None else agent.policy, notes, say, given)
     if len(named) > 1 and spawn is None:
         notes.append(f"All pictures start from the real play of {first.name}.")
     recording = play.recording
@@ -127,11 +127,11 @@ def _models(
     store: Store,
     asked: Request,
     how: How,
-    given: ActorCritic | None,
+    given: Policy | None,
     notes: list[str],
     say: Callable[[str], None],
     play: RealPlay | None,
-) -> tuple[list[_Model], RealPlay, ActorCritic | None]:
+) -> tuple[list[_Model], RealPlay, Policy | None]:
     """The world models in the order of the request, the real play from which all lanes start, and the policy for the real game.
 
     `given`: the policy of lanes without one of their own. `notes` gets sentences about what was done. `play` is where to start; None is
@@ -176,7 +176,7 @@ def _agent_behind(store: Store, ref: JobRef) -> JobRef | None:
     return next((found for found in (ref, *store.spec(ref).inputs.values()) if found.kind in AGENT_KINDS), None)
 
 
-def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: Request, policy: ActorCritic | None) -> _Model:
+def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: Request, policy: Policy | None) -> _Model:
     """`policy`: plays where the lane has none of its own."""
     world, policy, load = imagination.world, imagination.policy or policy, imagination.load
     samplers: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: 
 
     def lane() -> Lane:
         if world.pure or load is not None:
-            return Lane(one.name, dynamics, policy, one.source)
+            return Lane(one.name, dynamics, policy, one.source, isinstance(world, Reconstructing))
         again = imagination_of(store, one.source, how, imagination.real).world  # it holds a game, which only one thread may step
         return Lane(one.name, replace(untrained(again), reward_end=imagination.reward_end), policy, one.source)
 
@@ -231,7 +231,7 @@ def _fitting(model: TrainedWorld, sampler: Sampler) -> tuple[tuple[str, ...], bo
     return names, fits(replace(sampler, guidance=2.0))
 
 
-def _without_model(store: Store, one: Named, how: How, play: RealPlay | None) -> tuple[RealPlay, ActorCritic | None]:
+def _without_model(store: Store, one: Named, how: How, play: RealPlay | None) -> tuple[RealPlay, Policy | None]:
     """The real play and the policy behind a word that stands for the real game alone."""
     if one.job is None:
         assert one.env is not None
@@ -240,4 +240,4 @@ def _without_model(store: Store, one: Named, how: How, play: RealPlay | None) ->
     if agent_job is None:
         return play or dataset_play(store, one.job), None
     agent = load_agent(store, agent_job, how.device, how.precision)
-    return play or agent_play(store, agent_job, agent, how), agent.actor_critic
+    return play or agent_play(store, agent_job, agent, how), agent.policy

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import DATASET, TRUE_FRAMES
+from diamond_bench.metrics.baselines import DATASET, OF_MODEL, TRUE_FRAMES
 from diamond_bench.metrics.columns import METRIC_INFO, within_bounds
 from diamond_bench.store.artifacts import Store, StoredResult
 from diamond_bench.store.files import write_atomic
@@ -71,7 +71,7 @@ def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult]
     for point in plan.points:
         for role, ref in point.jobs.items():
             for row in _rows(plan, point, role, found[ref], seen) if ref in found else ():
-                if _own_starts(row[COLUMNS.index("metric")]) and row[COLUMNS.index("seed")] is None:
+                if row[COLUMNS.index("seed")] is None and _own(row[COLUMNS.index("variant")], row[COLUMNS.index("metric")]):
                     chances.append((point.variant, row))
                 else:
                     (of_baselines if row[COLUMNS.index("seed")] is None else rows).append(row)
@@ -83,14 +83,14 @@ def collect(plan: SavedPlan, store: Store, stored: Mapping[JobRef, StoredResult]
     return table
 
 
-def _own_starts(metric: str) -> bool:
-    """Whether a baseline of the metric covers the starts at which this model has values. Other models have other starts."""
-    return metric in METRIC_INFO and METRIC_INFO[metric].own_starts
+def _own(baseline: str, metric: str) -> bool:
+    """Whether each model has its own baseline: it is computed by the model, or covers the starts at which this model has values."""
+    return baseline.startswith(OF_MODEL) or (metric in METRIC_INFO and METRIC_INFO[metric].own_starts)
 
 
 def _by_variant(rows: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
-    """Rows of one baseline metric from every evaluation (of a variant): one per baseline if all values agree, else one per variant, the
-    mean over its evaluations."""
+    """Rows of one baseline metric from every evaluation (of a variant): one per baseline if all values agree and no model computes it, else
+    one per variant, the mean over its evaluations."""
     game, name, value = (COLUMNS.index(column) for column in ("game", "variant", "value"))
     cells: dict[tuple[str, str], dict[str, list[list[Any]]]] = {}
     for variant, row in rows:
@@ -100,7 +100,7 @@ def _by_variant(rows: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
         values = {variant: [float(row[value]) for row in several] for variant, several in of_variants.items()}
         known = {variant: [one for one in some if one == one] for variant, some in values.items()}  # NaN: no start has ranks
         every = [one for some in known.values() for one in some]
-        if known == values and max(every) - min(every) <= _SAME:
+        if known == values and max(every) - min(every) <= _SAME and not baseline.startswith(OF_MODEL):
             found.append(next(iter(of_variants.values()))[0])
             continue
         for variant, several in of_variants.items():
@@ -130,7 +130,7 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
         if of_all:
             key = (of_all, row["metric"], point.jobs.get(DATASET, ref).id)
             # Every evaluation with these settings computes the baseline, up to the last bits. It is shown once.
-            if key in seen and not _own_starts(row["metric"]):
+            if key in seen and not _own(baseline, row["metric"]):
                 continue
             seen.add(key)
         start = [plan.study, of_all or point.variant, point.game, None if of_all else point.seed, plan.scale, plan.protocol]

@@ -20,7 +20,7 @@ from diamond_bench.evaluation.player import PolicyPlayer, UniformPlayer
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ImaginationSettings, RewardEnd
 from diamond_bench.imagination.games import RENDER_MODES, ImaginedGames, Reward
 from diamond_bench.imagination.starts import EpisodeStarts, ReplayStarts, StartSegments
-from diamond_bench.models.actor_critic import ActorCritic
+from diamond_bench.models.actor_critic import Policy
 from diamond_bench.models.precision import Precision
 from diamond_bench.models.threads import torch_threads
 from diamond_bench.spaces import ActionSpec
@@ -84,7 +84,7 @@ class Imagination:
     real: RealPlay
     length: int
     """Frames of a start segment."""
-    policy: ActorCritic | None = None
+    policy: Policy | None = None
     """The agent's."""
     load: Callable[[float | None], TrainedWorld] | None = None
     """load(milestone) -> the trained world without a sampler; None is the milestone of `world`. Raises UserError for a milestone that was
@@ -185,7 +185,7 @@ def agent_play(store: Store, ref: JobRef, agent: Agent, how: How) -> RealPlay:
     if how.start_steps is None and isinstance(config, TrainAgent):
         replay = _replay_of(store, ref, config, how)
     else:
-        replay, seed = _played(game, env, PolicyPlayer(agent.actor_critic), how), PLAY_SEED
+        replay, seed = _played(game, env, PolicyPlayer(agent.policy), how), PLAY_SEED
     return RealPlay(replay, RecordedReplay(game, env, seed, replay), games.actions(game))
 
 
@@ -242,11 +242,11 @@ def _of_agent(store: Store, ref: JobRef, training: JobRef, how: How, real: RealP
             _check_kept_by_agent(training, milestone)
             return trained
 
-        return Imagination(bound, agent.reward_end, real, length, agent.actor_critic, load, sampler)
+        return Imagination(bound, agent.reward_end, real, length, agent.policy, load, sampler)
     _refuse(family.name, how, "sampler")
     real = real or agent_play(store, training, agent, how)
     world = open_world(family, games.spec(game, env), torch.device(how.device), real.recording)
-    return Imagination(world, agent.reward_end, real, length, agent.actor_critic)
+    return Imagination(world, agent.reward_end, real, length, agent.policy)
 
 
 def _check_kept_by_agent(ref: JobRef, milestone: float | None) -> None:

@@ -19,9 +19,11 @@ from diamond_bench.config import (
     OdeSampler,
     RunConfig,
     TrainingConfig,
+    imported,
     world_family,
 )
 from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig, RewardEndConfig
+from diamond_bench.config.worlds import DIAMOND, WORLD_FAMILIES
 from diamond_bench.diffusion.schedules import check_sampler
 from diamond_bench.envs import games
 from diamond_bench.errors import UserError, nearest
@@ -48,8 +50,8 @@ _WITH_A_MODEL = (
     *("denoiser_updates", "reward_end_updates", "actor_critic_updates"),
 )
 """Settings of the loop without effect on a model-free agent, which learns from each rollout during play."""
-_OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs", "start_frames")
-"""Settings of the policy's imagination, also without effect on it."""
+_OF_IMAGINATION = ("batch_size", "horizon", "preload", "discard_left_overs", "start_frames", "observations")
+"""Settings of the policy's imagination and of its world model's tokenizer, also without effect on it."""
 _NOT_MODEL_FREE = (
     *("family", "objective", "conditioning", "network", "training", "sampler", "reward_end"),
     *("execution.compile", "execution.cuda_graphs", "execution.sampling_streams", "execution.encode_past"),
@@ -301,6 +303,15 @@ def _check_playable(config: RunConfig) -> None:
         )
 
 
+def _check_reconstructions(config: RunConfig) -> None:
+    key, family = "actor_critic.observations=reconstructions", DIAMOND if config.family is None else config.family.name
+    if not world_family(config.family).reconstructs:
+        names = [name for name, option in WORLD_FAMILIES.items() if imported(option.function).reconstructs]
+        raise UserError(f"{key}: family={family} has no tokenizer; use family={' or '.join(names)}, or actor_critic.observations=frames")
+    if config.agent.collection == "concurrent":
+        raise UserError(f"{key}: the tokenizer learns while agent.collection=concurrent plays; use agent.collection=sequential")
+
+
 def check_agent(config: RunConfig) -> None:
     """Raises UserError with the first conflict between an agent's settings, or for a game that no agent can play."""
     _check_playable(config)
@@ -317,6 +328,8 @@ def check_agent(config: RunConfig) -> None:
             f"agent.steps_per_epoch={agent.steps_per_epoch}: an update of the model-free agent takes "
             f"actor_critic.steps_per_update={config.actor_critic.steps_per_update} steps"
         )
+    if config.actor_critic.observations == "reconstructions" and not agent.model_free:
+        _check_reconstructions(config)
     named, start_frames = _start_frames(config), config.actor_critic.start_frames
     if 0 < start_frames < named[1]:
         raise UserError(f"actor_critic.start_frames={start_frames}: fewer than {named[0]}={named[1]}; 0 takes as many")

@@ -38,32 +38,38 @@ class Journal:
 class TrainingLog:
     """Collects a few scalars per step on the device. Writes their means to a job's folder after every `every` steps."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...], every: int, step: int, pending: torch.Tensor) -> None:
-        """`step`: updates already done. Later lines, left by an interrupted attempt, are deleted. `pending`: the scalars (0..every-1,
-        len(names)) of the last updates that are in no line yet, on the device that collects them."""
+    def __init__(
+        self, folder: Path, names: tuple[str, ...], every: int, step: int, pending: torch.Tensor, optional: tuple[str, ...] = ()
+    ) -> None:
+        """`step`: updates already done. Later lines, left by an interrupted attempt, are deleted. `pending`: what `pending` returned, on
+        the device that collects the scalars. `optional`: further scalars, which only some updates have."""
         self._journal = Journal(folder, step)
-        self._names = names
-        self._values = torch.zeros(every, len(names), device=pending.device)
+        self._names, self._required = (*names, *optional), len(names)
+        self._absent = torch.full((), math.nan, device=pending.device)
+        self._values = self._absent.repeat(every, len(self._names))
         self._held = len(pending)
-        self._values[: self._held] = pending
+        self._values[: self._held, : pending.shape[1]] = pending  # earlier versions saved no optional scalars
         self._step = step
         self.last: dict[str, float] = {}
 
-    def add(self, *values: torch.Tensor) -> None:
+    def add(self, values: Mapping[str, torch.Tensor]) -> None:
         """Adds the scalars of one update. Raises NotFinite with the update's number, at the latest when they are due to be written."""
-        torch.stack([value.detach().float() for value in values], out=self._values[self._held])
+        torch.stack([values.get(name, self._absent).detach().float() for name in self._names], out=self._values[self._held])
         self._held += 1
         self._step += 1
         if self._held == len(self._values):
             self.write()
 
     def pending(self) -> torch.Tensor:
-        """The scalars that are in no line yet, for a checkpoint (on the CPU, so it waits for the device). Raises NotFinite."""
+        """The scalars of the last updates that are in no line yet, (0..every-1, scalars), NaN where an update has none. For a checkpoint:
+        on the CPU, so it waits for the device. Raises NotFinite."""
         values = self._values[: self._held].cpu().clone()
-        wrong = (~torch.isfinite(values)).any(dim=1).nonzero()
+        wrong = (~torch.isfinite(values[:, : self._required])).any(dim=1).nonzero()
         if len(wrong):
             index = int(wrong[0])
-            shown = ", ".join(f"{name} {value:g}" for name, value in zip(self._names, values[index].tolist(), strict=True))
+            shown = ", ".join(
+                f"{name} {value:g}" for name, value in zip(self._names, values[index, : self._required].tolist(), strict=False)
+            )
             raise NotFinite(f"update {self._step - self._held + 1 + index}: not finite ({shown})")
         return values
 
@@ -71,8 +77,9 @@ class TrainingLog:
         """Writes one line with the means of the collected scalars."""
         if not self._held:
             return
-        means = self.pending().double().mean(dim=0).tolist()
-        self.last = dict(zip(self._names, means, strict=True))
+        means = self.pending().double().nanmean(dim=0).tolist()
+        found = zip(self._names, means, strict=True)
+        self.last = {name: mean for name, mean in found if mean == mean}
         self._journal.write(self._step, self.last)
         self._held = 0
 

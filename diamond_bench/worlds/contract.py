@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,12 @@ class Trainable:
     device."""
     batch_size: int | None = None
     """Segments per batch. None is `training.batch_size`."""
+    logged: tuple[str, ...] = ()
+    """The metrics that are logged in addition to the loss."""
+
+    def found(self, loss: Tensor, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The scalars of an update for the log, detached."""
+        return {"loss": loss.detach(), **{name: metrics[name] for name in self.logged}}
 
 
 class WorldModel(Protocol):
@@ -181,6 +187,29 @@ class Estimating(WorldModel, Protocol):
             noisy: clean + sigma * noise, (b, 3, h, w), with noise N(0, 1).
             sigma: the noise level.
         """
+        ...
+
+
+class Reconstructed(NamedTuple):
+    """Frames after compression to tokens and back."""
+
+    frames: Tensor
+    """(n, 3, h, w) float32 on the 8-bit grid of [-1, 1], without gradient."""
+    tokens: Tensor
+    """(n, K) int64."""
+
+
+@runtime_checkable
+class Reconstructing(Protocol):
+    """A world model that predicts frames in a compressed form. Its family has `WorldFamily.reconstructs`."""
+
+    @property
+    def num_codes(self) -> int:
+        """Number of values of a token."""
+        ...
+
+    def reconstruct(self, frames: Tensor) -> Reconstructed:
+        """Frames (n, 3, h, w) in [-1, 1], encoded and decoded."""
         ...
 
 

@@ -96,5 +96,6 @@ FAMILY = WorldFamily(
     update_flops=_update_flops,
     context=_context,
     outcomes=True,
+    reconstructs=True,
     check=_check,
 )

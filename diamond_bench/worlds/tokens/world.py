@@ -15,7 +15,7 @@ from diamond_bench.models.precision import Precision
 from diamond_bench.models.token_transformer import TokenTransformer, dropout
 from diamond_bench.models.vq_tokenizer import Perceptual, VqTokenizer
 from diamond_bench.spaces import WorldSpec
-from diamond_bench.worlds.contract import Draw, State, Step, Trainable
+from diamond_bench.worlds.contract import Draw, Reconstructed, State, Step, Trainable
 from diamond_bench.worlds.padding import first_frames, last_frames, moved_to_front
 from diamond_bench.worlds.tokens import FAMILY, Tokens, check_frames
 from diamond_bench.worlds.trained import BuiltWorld
@@ -97,6 +97,17 @@ class TokenWorld(BuiltWorld):
         tokens: Tensor = self.tokenizer.encode(frames.flatten(0, 1)).tokens.unflatten(0, frames.shape[:2])
         return tokens
 
+    @property
+    def num_codes(self) -> int:
+        """See `Reconstructing.num_codes`."""
+        return self.settings.tokenizer.codes
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor) -> Reconstructed:
+        """See `Reconstructing.reconstruct`."""
+        tokens = self.tokenizer.encode(frames).tokens
+        return Reconstructed(quantize(self.tokenizer.decode(tokens), "round"), tokens)
+
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`: the tokenizer, and then the transformer on the tokens of the trained tokenizer."""
 
@@ -114,7 +125,7 @@ class TokenWorld(BuiltWorld):
 
         frames = self.settings.transformer.num_frames
         return (
-            Trainable("tokenizer", self.tokenizer, 1, compress, self.settings.tokenizer.batch_size),
+            Trainable("tokenizer", self.tokenizer, 1, compress, self.settings.tokenizer.batch_size, ("code_perplexity", "codes_used")),
             Trainable("transformer", self.transformer, frames, predict),
         )
 
