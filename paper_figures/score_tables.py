@@ -56,14 +56,14 @@ def score_table(
     below = [
         " ".join([_HNS, *(_MEANING[name] for name in aggregates if _MEANING[name])]),
         *_from(columns),
-        f"As printed: the numbers under {where} of the DIAMOND paper.",
+        *([] if printed == () else [f"As printed: the numbers under {where} of the DIAMOND paper."]),
         *notes,
     ]
     with_iqm = [column for column, of in zip(columns, computed, strict=True) if IQM in of and of[IQM].value is not None]
     below += [*general_footnotes(), *notes_between(columns, games, with_iqm)]
     if not all(compete):
         below.append("Best of a row in bold; columns of other scales than the paper's do not compete.")
-    sources = [*(source for column in columns for source in column.sources), paper_source(where)]
+    sources = [*(source for column in columns for source in column.sources), *([] if printed == () else [paper_source(where)])]
     table = Table(tuple(heads), tuple(rows), frozenset(rules), tuple(dict.fromkeys(below)))
     return Output(table=table, sources=tuple(_distinct(sources)))
 

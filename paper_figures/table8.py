@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import COPY_LAST, FROZEN_FIRST, SHUFFLED_TIME, TRUE_FRAMES
+from diamond_bench.metrics.baselines import COPY_LAST, FROZEN_FIRST, RECONSTRUCTED, SHUFFLED_TIME, TRUE_FRAMES
 from diamond_bench.metrics.fvd import ENOUGH_CLIPS, KERNEL
 from diamond_bench.models.i3d_cost import SIDE
 from diamond_bench.report.facts import device_name
@@ -33,6 +33,7 @@ _SETTING = (
 _LPIPS = "LPIPS of studies: AlexNet's, a mean over all imagined frames. The paper does not name its network."
 _FLOORS = {
     TRUE_FRAMES: "floor: other true frames or clips",
+    RECONSTRUCTED: "true frames after the tokenizer",
     COPY_LAST: "reference: copy last frame",
     FROZEN_FIRST: "reference: true clips, first frame frozen",
     SHUFFLED_TIME: "reference: true clips, time shuffled",

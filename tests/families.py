@@ -115,9 +115,12 @@ def check_saved_and_resumed(case: Case) -> None:
 
 
 def check_cost(case: Case) -> None:
-    """One row of cost is a counted step; the state takes what it says, at most."""
+    """One row of cost is a counted step and a counted start; the state takes what it says, at most."""
     world = case.open()
-    state = case.start(world, draw(range(1)), slice(1))
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        state = case.start(world, draw(range(1)), slice(1))
+    assert counter.get_total_flops() == case.cost.start_flops
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not see into fused attention
         world.step(state, case.actions[:1, case.seen - 1], draw(range(1), 1))

@@ -11,6 +11,7 @@ from diamond_bench.agent import load_agent
 from diamond_bench.costs.train_agent import updates
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
+from diamond_bench.jobs.agent_learners import Learners, Logged
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.studies.single import plan_train
@@ -40,11 +41,24 @@ RUN = ("game=synthetic/turn", "seed=0", "agent.budget=60", "agent.initial_steps=
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_an_agent_learns_in_its_imagination_and_an_interruption_changes_no_byte(family: str, tmp_path: Path) -> None:
-    config = small_agent_config(*RUN, f"family={family}", *SMALL[family])
+def test_an_agent_learns_in_its_imagination_and_an_interruption_changes_no_byte(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once before imagination begins, and once within it: after a rollout that leaves its games unfinished."""
+    config = small_agent_config(*RUN, f"family={family}", *SMALL[family], "actor_critic.steps_per_update=2", "actor_critic.horizon=3")
     whole = train_agent.run(config, JobContext(tmp_path / "whole"))
     with pytest.raises(Interrupted):
         train_agent.run(config, JobContext(tmp_path / "parts", should_stop=stopping_at([3])))
+    rollouts, learn = list[str](), Learners._update_policy
+
+    def noted(learners: Learners) -> Logged:
+        rollouts.append(family)
+        return learn(learners)
+
+    monkeypatch.setattr(Learners, "_update_policy", noted)
+    with pytest.raises(Interrupted):
+        train_agent.run(config, JobContext(tmp_path / "parts", should_stop=lambda: bool(rollouts)))
+    assert len(rollouts) == 1 < updates(config).actor_critic
     parts = train_agent.run(config, JobContext(tmp_path / "parts"))
     one, two = (load_agent(tmp_path / name / "agent") for name in ("whole", "parts"))
     assert one.description.family == config.family

@@ -22,6 +22,7 @@ from diamond_bench.jobs.agent_learners import Learners, describe
 from diamond_bench.jobs.agent_play import RealPlay
 from diamond_bench.models.actor_critic import ViewingPolicy
 from diamond_bench.store.kinds import TrainAgent
+from diamond_bench.studies.single import plan_train
 from diamond_bench.training.means import Means
 
 SEES = "actor_critic.observations=reconstructions"
@@ -70,6 +71,11 @@ def test_the_policy_sees_reconstructions_of_the_real_game_also_after_it_is_store
     torch.testing.assert_close(watching._state[0], expected.state[0][:1])
 
 
+def same_frames(found: Tensor, expected: Tensor) -> None:
+    """Up to the rounding of another batch size, which may move a value by one grey level."""
+    torch.testing.assert_close(found, expected, atol=2 / 255 + 1e-6, rtol=0)
+
+
 def test_imagined_games_begin_with_reconstructions_and_the_game_is_played_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collection shows the policy decoded frames alone, and so does the imagination, whose memory of padding stays empty."""
     settings = config(SEES, "actor_critic.start_frames=3", "actor_critic.horizon=2")
@@ -82,7 +88,7 @@ def test_imagined_games_begin_with_reconstructions_and_the_game_is_played_on_the
     policy.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     RealPlay(settings, learners, replay).collect(40, Means(torch.device("cpu")))
     true = from_bytes(replay.storage.frames[:40])
-    torch.testing.assert_close(torch.cat(seen)[:40], decoded(learners.agent, true))
+    same_frames(torch.cat(seen)[:40], decoded(learners.agent, true))
     env: Any = learners._imagination
     starts: list[Any] = []
     hand_out = env._ring.hand_out
@@ -94,17 +100,17 @@ def test_imagined_games_begin_with_reconstructions_and_the_game_is_played_on_the
     monkeypatch.setattr(env._ring, "hand_out", noted)
     first, _ = env.reset()
     segments = starts[-1][0].segments
-    torch.testing.assert_close(first, decoded(learners.agent, to_float(segments)[:, -1]))
+    same_frames(first, decoded(learners.agent, to_float(segments)[:, -1]))
     _, _, _, truncated, _ = env.step(torch.zeros(len(first), dtype=torch.int64))
     assert not truncated.any()
     frames, _, _, truncated, infos = env.step(torch.zeros(len(first), dtype=torch.int64))
     assert truncated.all()
     segments = starts[-1][0].segments
     real = to_float(segments)
-    torch.testing.assert_close(frames, decoded(learners.agent, real[:, -1]))
+    same_frames(frames, decoded(learners.agent, real[:, -1]))
     mask = segments.mask[:, :-1, None, None, None]
     expected = decoded(learners.agent, real[:, :-1].flatten(0, 1)).unflatten(0, (len(real), 2)) * mask
-    torch.testing.assert_close(infos["burn_in"], expected)
+    same_frames(infos["burn_in"], expected)
     levels = (infos["final_obs"] + 1) * 127.5
     assert (levels - levels.round()).abs().max() < 1e-3
 
@@ -134,7 +140,6 @@ def test_a_watching_policy_sees_decoded_frames_of_imagination_once() -> None:
         (("family=transformer", *SMALL["transformer"]), ["family=transformer has no tokenizer", "family=tokens"]),
         ((), ["family=diamond has no tokenizer", "actor_critic.observations=frames"]),
         (("family=tokens", *SMALL["tokens"], "agent.collection=concurrent"), ["agent.collection=concurrent", "sequential"]),
-        (("agent.model_free=true",), ["actor_critic.observations", "model-free"]),
     ],
 )
 def test_agents_without_a_fixed_tokenizer_are_refused(tokens: tuple[str, ...], words: list[str]) -> None:
@@ -142,3 +147,8 @@ def test_agents_without_a_fixed_tokenizer_are_refused(tokens: tuple[str, ...], w
         small_agent_config(*RUN, *tokens, SEES)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_model_free_agent_is_refused() -> None:
+    with pytest.raises(UserError, match=r"actor_critic\.observations: a model-free agent"):
+        plan_train(["game=synthetic/turn", "scale=tiny", "agent.model_free=true", SEES])

@@ -73,7 +73,7 @@ def test_each_arm_has_its_own_row(tmp_path: Path) -> None:
         claim.finish({"rows": plain, "info": {}, "recorded": {"revision": 1}})
     table = collect(save_plan(plan, store.root), store)
     shown = table[table["seed"].isna()].set_index("variant")["value"].to_dict()
-    assert shown == pytest.approx({"copy-last-frame": 0.5, f"{RECONSTRUCTED}, a": 0.1, f"{RECONSTRUCTED}, b": 1.1})
+    assert shown == pytest.approx({"copy-last-frame": 0.5, f"{RECONSTRUCTED}, a": 0.6, f"{RECONSTRUCTED}, b": 2.6})
 
 
 def test_usage_of_codes_by_hand() -> None:

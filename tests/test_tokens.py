@@ -22,13 +22,13 @@ from diamond_bench.metrics import weights
 from diamond_bench.models.token_transformer import TokenTransformer
 from diamond_bench.models.token_transformer_cost import TransformerConfig, TransformerShape, sequence_flops
 from diamond_bench.models.vq_tokenizer import VqTokenizer
-from diamond_bench.models.vq_tokenizer_cost import TokenizerConfig, decoder_cost, encoder_cost, search_cost
+from diamond_bench.models.vq_tokenizer_cost import TokenizerConfig, decoder_cost, encoder_cost, num_tokens, search_cost
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.families import load_world_model
 from diamond_bench.worlds.tokens import FAMILY, Tokens
-from diamond_bench.worlds.tokens.world import TokenWorld, build_world
+from diamond_bench.worlds.tokens.world import TokenWorld, build_world, doubled_sum, running_sum
 
 __all__ = ["data"]
 SPEC = WorldSpec(FrameSpec.square(16), ActionSpec.discrete(3), rewards=True, ends=True)
@@ -182,6 +182,9 @@ def test_tokens_are_sampled_from_the_logits_of_the_whole_past() -> None:
         torch.testing.assert_close(step.reward_logits, found.rewards[:, -1], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(step.end_logits, found.ends[:, -1], atol=1e-5, rtol=1e-5)
         past, taken = torch.cat((past, state[0][:, None]), dim=1), torch.cat((taken, torch.tensor([[0]])), dim=1)
+    shares = torch.rand(3, 11, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(doubled_sum(shares), shares.double().cumsum(1).float())
+    assert torch.equal(running_sum(shares), shares.cumsum(1))
     logits = torch.tensor([[0.0, 1.0, -1.0]]).repeat(4000, 1)
     noise = torch.randn(4000, generator=torch.Generator().manual_seed(0))
     shares = torch.bincount(model._sampled(logits, lambda like: noise), minlength=3) / 4000
@@ -225,6 +228,21 @@ def test_the_tokenizer_s_loss_and_its_straight_through_gradient() -> None:
     grown = (tokenizer.encode(frames).latents - tokenizer.codes(tokens).detach()).square().mean()
     (straight,) = torch.autograd.grad(tokenizer.loss(frames)[0] - grown, [tokenizer.before.weight])
     assert straight.abs().max() > 1e-5, "the reconstruction alone moves the encoder"
+
+
+def test_frames_of_other_sides_are_padded() -> None:
+    """18 x 32 pixels in tokens of 4 pixels: 5 rows of 8. The last two rows of pixels are copies, which the decoder cuts off."""
+    sides, config = FrameSpec(18, 32), replace(TOKENS.tokenizer, levels=3)
+    torch.manual_seed(0)
+    tokenizer = VqTokenizer(config, sides)
+    whole = VqTokenizer(config, FrameSpec(20, 32))
+    whole.load_state_dict(tokenizer.state_dict())
+    frames = torch.rand(2, 3, 18, 32) * 2 - 1
+    tokens = tokenizer.encode(frames).tokens
+    assert tokens.shape == (2, num_tokens(config, sides)) == (2, 40)
+    assert torch.equal(tokens, whole.encode(torch.cat((frames, frames[:, :, -1:], frames[:, :, -1:]), dim=2)).tokens)
+    assert torch.equal(tokenizer.decode(tokens), whole.decode(tokens)[:, :, :18])
+    assert encoder_cost(config, sides) == encoder_cost(config, FrameSpec(20, 32))
 
 
 def test_the_perceptual_term_has_a_gradient_and_needs_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -310,7 +328,7 @@ def test_an_interruption_changes_no_byte(data: EpisodeSet, tmp_path: Path, stop_
     [
         ("{family: tokens, family.transformer.heads: 3}", ["family.transformer.heads=3", "width=256"]),
         ("{family: tokens, family.num_frames: 20}", ["family.num_frames=20", "family.num_frames=19"]),
-        ("{family: tokens, family.tokenizer.levels: 6, env.frame_size: 16}", ["family.tokenizer.levels=6", "16 x 16", "32"]),
+        ("{family: tokens, family.tokenizer.levels: 6, env.frame_size: 16}", ["family.tokenizer.levels=6", "only 16 x 16", "32 x 32"]),
         ("{family: tokens, family.tokenizer.code: 3}", ["family.tokenizer.code", "codes"]),
         ("{family: tokens, execution.cuda_graphs: imagination}", ["execution.cuda_graphs=imagination", "none"]),
         ("{family: tokens, training.ema: 0.9}", ["training.ema=0.9", "training.ema=null"]),

@@ -29,6 +29,8 @@ class WorldCost:
     calls_per_frame: int = 0
     state_bytes: int = 0
     """Maximum number of bytes of the state of one row."""
+    start_flops: float = 0.0
+    """FLOP of `start`."""
 
 
 def _no_check(settings: Any, config: Any, protocol: str) -> None:

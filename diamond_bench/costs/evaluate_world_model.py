@@ -2,7 +2,7 @@
 
 from diamond_bench.config import world_family
 from diamond_bench.costs import frames_of
-from diamond_bench.costs.world_model import World, arithmetic, frame_flops
+from diamond_bench.costs.world_model import World, arithmetic, frame_flops, start_flops
 from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.metrics.header import ALTERED_FRAMES, ESTIMATE_LEVELS, ESTIMATED_WINDOWS, PICTURED, held_frames, sampled_frames
 from diamond_bench.metrics.planning import measures, measuring_seconds, part_bytes
@@ -18,8 +18,19 @@ _CURVES = 16
 def _work(config: EvaluateWorldModel, inputs: Inputs) -> float:
     if config.given is not None:
         return float(_imagined(config, inputs))
-    flops = frame_flops(_world(config, inputs), config.sampler, frames_of(inputs["dataset"]))
-    return (flops or 1.0) * (_imagined(config, inputs) + _estimated(config, inputs))  # without a network, frames are counted
+    world, frames = _world(config, inputs), frames_of(inputs["dataset"])
+    flops = frame_flops(world, config.sampler, frames)
+    begun = start_flops(world, frames) * _starts(config, inputs)
+    return (flops or 1.0) * (_imagined(config, inputs) + _estimated(config, inputs)) + begun  # without a network, frames are counted
+
+
+def _starts(config: EvaluateWorldModel, inputs: Inputs) -> int:
+    """Number of imagined games. For forks it is the maximum."""
+    evaluation, windows = config.evaluation, _num_windows(config, inputs)
+    of_references = 1 + measures(evaluation.metrics, "altered") + 2 * measures(evaluation.metrics, "outcomes")
+    samples = evaluation.num_sample_starts * (evaluation.num_samples + 2 * measures(evaluation.metrics, "held"))
+    forks = windows * evaluation.num_samples if measures(evaluation.metrics, "forks") else 0
+    return evaluation.num_trajectories * of_references + windows + samples + forks
 
 
 def _estimated(config: EvaluateWorldModel, inputs: Inputs) -> float:

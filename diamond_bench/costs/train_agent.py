@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from diamond_bench.config import world_family
 from diamond_bench.costs import ADAM, MAX_ACTIONS, STORED_PIXEL_BYTES, frames_of
-from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, update_flops
+from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, start_flops, state_bytes, update_flops
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
@@ -57,7 +57,8 @@ def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
     steps = trained.steps_per_update * (1 if config.agent.model_free else trained.batch_size)
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
-    imagined = frame_flops(config.family or config, config.sampler, frames)
+    world = config.family or config
+    imagined = frame_flops(world, config.sampler, frames) + start_flops(world, frames)  # a step begins games in all rows, and keeps some
     signals = reward_end_cost(config.reward_end, MAX_ACTIONS, frames).flops if config.trains_reward_end else 0.0
     learned = update_flops(config, frames) * count.denoiser if config.trains_world_model else 0.0
     return (
@@ -68,15 +69,16 @@ def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
 
 
 def _disk(config: TrainAgent, inputs: Inputs) -> float:
-    """A finished run: its agent, two checkpoints of networks, optimisers and start segments, and the replay."""
+    """A finished run: its agent, two checkpoints of networks, optimisers, start segments and imagined games, and the replay."""
     frames = frames_of(config)
     weights, ring = actor_critic_cost(config.actor_critic, MAX_ACTIONS, frames).parameters, 0.0
+    games = 0 if config.agent.model_free else config.actor_critic.batch_size * state_bytes(config.family or config, frames)
     if config.trains_world_model:
         weights += parameters(config)
     if config.trains_reward_end:
         weights += reward_end_cost(config.reward_end, MAX_ACTIONS, frames).parameters
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim
-    return 4.0 * weights * (1 + 2 * ADAM) + 2 * ring + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES
+    return 4.0 * weights * (1 + 2 * ADAM) + 2 * (ring + games) + config.agent.budget * frames.pixels * STORED_PIXEL_BYTES
 
 
 def _arithmetic(config: TrainAgent, inputs: Inputs) -> Arithmetic:

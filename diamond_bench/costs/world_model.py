@@ -35,6 +35,16 @@ def frame_flops(world: World, sampler: Sampler, frames: FrameSpec) -> float:
     return _cost(world, sampler, frames).flops_per_frame
 
 
+def start_flops(world: World, frames: FrameSpec) -> float:
+    """FLOP to begin a game from real frames."""
+    return _cost(world, OdeSampler(), frames).start_flops
+
+
+def state_bytes(world: World, frames: FrameSpec) -> int:
+    """Maximum number of bytes of the state of one imagined game."""
+    return _cost(world, OdeSampler(), frames).state_bytes
+
+
 def update_flops(producer: TrainWorldModel | TrainAgent, frames: FrameSpec) -> float:
     """FLOP of one update of each network of the world model: a forward pass and a backward pass, which counts as two."""
     family, settings = _family(producer)

@@ -264,7 +264,8 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """What is shown of start segments. Padding stays 0."""
         if self._view is None:
             return frames
-        return self._view(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]) * start.segments.mask[:, :, None, None, None]
+        shown: Tensor = self._view(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return shown * start.segments.mask[:, :, None, None, None]
 
     def _begin(self, frames: Tensor, start: Start) -> State:
         return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, start.origin)

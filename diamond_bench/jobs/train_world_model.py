@@ -66,6 +66,7 @@ def run(config: TrainWorldModel, context: JobContext) -> Result:
     ]
     facts = {
         "updates": training.done,
+        "networks": [trainable.name for trainable in training.trainables],
         "train_frames": dataset.num_train_frames,
         "execution": facts_of(training.execution),
         **training.model.measured,

@@ -65,6 +65,12 @@ def frame_flops(shape: TransformerShape) -> float:
     return total([passes, observation, _embedding(shape), _head(width, NUM_REWARDS), _head(width, NUM_ENDS)]).flops
 
 
+def start_flops(shape: TransformerShape, frames: int) -> float:
+    """FLOP to write this many frames and the actions between them into an empty memory."""
+    block = _block(shape.config.width, frames * shape.block - 1, shape.positions)
+    return total([block.repeated(shape.config.layers), _embedding(shape).repeated(frames)]).flops
+
+
 def sequence_flops(shape: TransformerShape) -> float:
     """FLOP of a forward pass over a training segment."""
     width, config, rows = shape.config.width, shape.config, shape.positions

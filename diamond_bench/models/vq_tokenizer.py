@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diamond_bench.models.shape import IMAGE_CHANNELS
-from diamond_bench.models.vq_tokenizer_cost import NORM_EPS, TokenizerConfig, level_heights, norm_groups
+from diamond_bench.models.vq_tokenizer_cost import NORM_EPS, TokenizerConfig, level_heights, norm_groups, padded
 from diamond_bench.spaces import FrameSpec
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +33,9 @@ class VqTokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig, frames: FrameSpec) -> None:
         super().__init__()
         heights, self._reconstruction = level_heights(config, frames), config.reconstruction
-        self.grid = heights[-1], frames.width >> (config.levels - 1)
+        whole = padded(config, frames)
+        self.frames, self._padding = frames, (0, whole.width - frames.width, 0, whole.height - frames.height)
+        self.grid = heights[-1], whole.width >> (config.levels - 1)
         c, z = config.channels, config.latent_channels
         attended = [height in config.attention for height in heights]
 
@@ -64,7 +66,10 @@ class VqTokenizer(nn.Module):
         self.decoder = nn.Sequential(*up, _norm(c), nn.SiLU(), nn.Conv2d(c, IMAGE_CHANNELS, 3, padding=1))
 
     def encode(self, frames: Tensor) -> Encoded:
-        """The latents of frames, and the code nearest to each by squared distance."""
+        """The latents of frames, and the code nearest to each by squared distance. Frames whose sides are no multiples of a token's
+        pixels are padded to the right and below with their last pixels."""
+        if any(self._padding):
+            frames = F.pad(frames, self._padding, mode="replicate")
         latents = self.before(self.encoder(frames)).flatten(2).transpose(1, 2)
         book = self.codes.weight
         flat = latents.reshape(-1, book.shape[1])
@@ -77,7 +82,7 @@ class VqTokenizer(nn.Module):
 
     def _decode(self, quantized: Tensor) -> Tensor:
         shown: Tensor = self.decoder(self.after(quantized.transpose(1, 2).unflatten(2, self.grid)))
-        return shown
+        return shown[:, :, : self.frames.height, : self.frames.width]
 
     def loss(self, frames: Tensor, perceptual: Perceptual | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the terms, and the terms: the mean absolute or squared error, the distances of codes to latents and of latents to

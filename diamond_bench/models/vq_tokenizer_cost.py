@@ -47,14 +47,20 @@ def norm_groups(channels: int) -> int:
     return math.gcd(32, channels)
 
 
+def padded(config: TokenizerConfig, frames: FrameSpec) -> FrameSpec:
+    """The size of frames after padding to multiples of the pixels of a token."""
+    height, width = (-(-side >> (config.levels - 1)) << (config.levels - 1) for side in frames.sides)
+    return FrameSpec(height, width)
+
+
 def level_heights(config: TokenizerConfig, frames: FrameSpec) -> list[int]:
     """Height of the feature maps of each level in pixels, finest first."""
-    return [frames.height >> level for level in range(config.levels)]
+    return [padded(config, frames).height >> level for level in range(config.levels)]
 
 
 def num_tokens(config: TokenizerConfig, frames: FrameSpec) -> int:
     """K, tokens per frame."""
-    return frames.pixels >> (2 * (config.levels - 1))
+    return padded(config, frames).pixels >> (2 * (config.levels - 1))
 
 
 def encoder_cost(config: TokenizerConfig, frames: FrameSpec) -> Cost:
@@ -65,7 +71,7 @@ def encoder_cost(config: TokenizerConfig, frames: FrameSpec) -> Cost:
         if level > 0:
             parts.append(convolution(c, c, 3, pixels))
     last = _level_pixels(config, frames)[-1]
-    parts += [convolution(IMAGE_CHANNELS, c, 3, frames.pixels), _middle(c, last), norm(c)]
+    parts += [convolution(IMAGE_CHANNELS, c, 3, padded(config, frames).pixels), _middle(c, last), norm(c)]
     parts += [convolution(c, config.latent_channels, 3, last), convolution(config.latent_channels, config.code_width, 1, last)]
     return total(parts)
 
@@ -79,7 +85,7 @@ def decoder_cost(config: TokenizerConfig, frames: FrameSpec) -> Cost:
             parts.append(convolution(c, c, 3, pixels))
     last = _level_pixels(config, frames)[-1]
     parts += [convolution(config.code_width, config.latent_channels, 1, last), convolution(config.latent_channels, c, 3, last)]
-    parts += [_middle(c, last), norm(c), convolution(c, IMAGE_CHANNELS, 3, frames.pixels)]
+    parts += [_middle(c, last), norm(c), convolution(c, IMAGE_CHANNELS, 3, padded(config, frames).pixels)]
     return total(parts)
 
 
@@ -97,7 +103,7 @@ def update_flops(config: TokenizerConfig, frames: FrameSpec) -> float:
 
 
 def _level_pixels(config: TokenizerConfig, frames: FrameSpec) -> list[int]:
-    return [frames.pixels >> (2 * level) for level in range(config.levels)]
+    return [padded(config, frames).pixels >> (2 * level) for level in range(config.levels)]
 
 
 def _level(config: TokenizerConfig, frames: FrameSpec, level: int, depth: int) -> Cost:

@@ -23,7 +23,8 @@ _LOG = "metrics.jsonl"
 _ROLES = {"train_world_model": "world_model", "train_agent": "agent"}
 """The role of each kind of training that keeps a log of its losses."""
 _STEPS = {"train_world_model": "update", "train_agent": "epoch"}
-_NETWORKS = {"denoiser": "world model (denoiser)", "reward_end": "reward and end model", "actor_critic": "policy (actor-critic)"}
+_NETWORKS = {"reward_end": "reward and end model", "actor_critic": "policy (actor-critic)"}
+"""The titles of an agent's networks that are not part of its world model."""
 _ORDINALS = {0: "first network", 1: "second network"}
 _MAX_LINES = 12
 
@@ -97,14 +98,14 @@ def _losses(store: Store, kind: str, points: Sequence[Point]) -> "tuple[pd.DataF
             else:
                 lost += 1
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    if set(table["network"]) == {_ORDINALS[0]}:
+    if kind == "train_world_model" and (table.groupby("training")["network"].nunique() == 1).all():
         table["network"] = "world model"
     return table, lost, sharing
 
 
 def _logged(store: Store, ref: JobRef) -> Iterator[tuple[str, int, float]]:
     """Network, step and loss of every line of a training's log. Networks that learn one after the other have steps of their own."""
-    config = config_of(store, ref)
+    config, networks = config_of(store, ref), store.result(ref).info.get("networks", [])
     of_one = config.training.num_steps if ref.kind == "train_world_model" and config is not None else None
     for line in stored_file(store, ref, _LOG).decode().splitlines():
         values: dict[str, Any] = json.loads(line)  # not load_json: a value may be NaN
@@ -113,9 +114,10 @@ def _logged(store: Store, ref: JobRef) -> Iterator[tuple[str, int, float]]:
         for key, value in values.items():
             network, slash, name = key.rpartition("/")
             if name == "loss" and slash:
-                yield _NETWORKS.get(network, network), step, float(value)
+                yield _NETWORKS.get(network, f"world model ({network})"), step, float(value)
             elif name == "loss":
-                yield _ORDINALS.get(before, f"network {before + 1}"), step - before * (of_one or 0), float(value)
+                of_world = f"world model ({networks[before]})" if before < len(networks) else _ORDINALS.get(before, f"network {before + 1}")
+                yield of_world, step - before * (of_one or 0), float(value)
 
 
 def _scales(store: Store, kind: str, points: Sequence[Point]) -> str:

@@ -9,6 +9,7 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.columns import METRIC_INFO, measured_with, pools, unused_settings
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.baselines import flat
+from diamond_bench.studies.families import reads
 from diamond_bench.studies.looks import ALPHA, look_level
 from diamond_bench.studies.plan import Point, StudyPlan
 from diamond_bench.typed import to_plain
@@ -97,7 +98,19 @@ MAX_SEEDS = 50
 
 def limits(plan: StudyPlan) -> list[str]:
     """Warnings about the planned runs: an implausible number of seeds, and questions that they cannot answer, whatever their results."""
-    return [*_many_seeds(plan), *_between_looks(plan), *_unanswerable(plan)]
+    return [*_many_seeds(plan), *_partly_used(plan), *_between_looks(plan), *_unanswerable(plan)]
+
+
+def _partly_used(plan: StudyPlan) -> list[str]:
+    """The overrides that some arms do not use because of their family."""
+    configs = [job.config for job in plan.jobs.values() if job.kind in ("evaluate_world_model", "train_agent")]
+    found = []
+    for key in sorted(plan.study.overridden):
+        unread = [config.family for config in configs if config.family is not None and not reads(config.family, key, plan.study.protocol)]
+        if unread:
+            names = " and ".join(dict.fromkeys(f"family={family.name}" for family in unread))
+            found.append(f"{key}: it has no effect with {names}, so it changes the other arms alone")
+    return found
 
 
 def _between_looks(plan: StudyPlan) -> list[str]:

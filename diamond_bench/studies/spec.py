@@ -350,6 +350,12 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
 def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
     if key in study.overridden:
         raise UserError(f"{key}: given twice")
+    choosing = [arm for arm, keys in study.arms.items() if "family" in keys] if key.startswith("family.") else []
+    if choosing:
+        raise UserError(
+            f"{key}: the arms of {study.name} choose the family ({', '.join(choosing)}), and this key would have to fit all of them. Copy "
+            f"the study's YAML under another name, write {key} into the arms that it is for, and sweep the copy's path instead"
+        )
     check_use(key, study.protocol, key)
     taken = {axis.name for axis in study.axes}
     short = key.rsplit(".", 1)[-1]

@@ -36,11 +36,11 @@ class Tokens(WorldSettings):
 
 
 def check_frames(settings: Tokens, frames: FrameSpec) -> None:
-    """Raises UserError if frames of this size have no grid of tokens."""
-    factor = 2 ** (settings.tokenizer.levels - 1)
-    if any(side % factor for side in frames.sides):
+    """Raises UserError if a token covers more than a frame."""
+    pixels = 2 ** (settings.tokenizer.levels - 1)
+    if any(side < pixels for side in frames.sides):
         raise UserError(
-            f"family.tokenizer.levels={settings.tokenizer.levels}: the sides of frames of {frames} pixels are not multiples of {factor}"
+            f"family.tokenizer.levels={settings.tokenizer.levels}: a token covers {pixels} x {pixels} pixels, and frames have only {frames}"
         )
 
 
@@ -73,7 +73,9 @@ def _cost(settings: Tokens, spec: WorldSpec, sampler: Sampler) -> WorldCost:
     )
     parameters = transformer_cost.parameters(shape) + encoder.parameters + decoder.parameters + search.parameters
     memory = 4 * 2 * shape.config.layers * shape.positions * shape.config.width
-    return WorldCost(parameters, transformer_cost.frame_flops(shape) + decoder.flops, shape.block, memory + 8 * (shape.tokens + 1))
+    frame = transformer_cost.frame_flops(shape) + decoder.flops
+    start = settings.num_frames * (encoder.flops + search.flops) + transformer_cost.start_flops(shape, settings.num_frames)
+    return WorldCost(parameters, frame, shape.block, memory + 8 * (shape.tokens + 1), start)
 
 
 def _update_flops(settings: Tokens, spec: WorldSpec, training: TrainingConfig) -> float:

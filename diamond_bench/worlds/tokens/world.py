@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diamond_bench.config import OdeSampler, TrainingConfig
 from diamond_bench.data.segments import Segments, to_float
@@ -142,9 +143,24 @@ class TokenWorld(BuiltWorld):
 
     def _sampled(self, logits: Tensor, draw: Draw) -> Tensor:
         """One token per row, (b,). A normal draw becomes a uniform one, which the cumulative probabilities are compared with."""
-        cumulative = (logits / self.settings.temperature).softmax(1).cumsum(1)
+        cumulative = running_sum((logits / self.settings.temperature).softmax(1))
         uniform = torch.special.ndtr(draw(logits[:, 0])) * cumulative[:, -1]
         return torch.searchsorted(cumulative, uniform[:, None]).clamp(max=logits.shape[1] - 1)[:, 0]
+
+
+def running_sum(x: Tensor) -> Tensor:
+    """The cumulative sum of each row of (b, n). On a GPU, torch's own has no fixed order of additions, so sums of 1, 2, 4, ... elements are
+    added there."""
+    return x.cumsum(1) if x.device.type == "cpu" else doubled_sum(x)
+
+
+def doubled_sum(x: Tensor) -> Tensor:
+    """The cumulative sum of each row of (b, n) by elementwise additions, whose order never changes."""
+    width = 1
+    while width < x.shape[1]:
+        x = x + functional.pad(x[:, :-width], (width, 0))
+        width *= 2
+    return x
 
 
 def build_world(settings: Tokens, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> TokenWorld:

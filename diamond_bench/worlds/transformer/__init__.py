@@ -86,7 +86,7 @@ def _cost(settings: Transformer, spec: WorldSpec, sampler: Sampler) -> WorldCost
     call, shape = network_cost(settings.shape(spec)), settings.shape(spec)
     steps = nfe(sampler) * (1 if settings.history_guidance == 1 else 2) + 1
     memory = 4 * 2 * shape.config.layers * (shape.config.num_frames - 1) * shape.tokens * shape.config.width
-    return WorldCost(call.parameters, call.flops * steps, steps, memory + 8)
+    return WorldCost(call.parameters, call.flops * steps, steps, memory + 8, call.flops * settings.num_frames)
 
 
 def _update_flops(settings: Transformer, spec: WorldSpec, training: TrainingConfig) -> float:
