@@ -13,7 +13,7 @@ STUDY = "world_model_families"
 def test_a_key_of_the_family_is_written_into_the_arms(key: str) -> None:
     with pytest.raises(UserError) as error:
         plan_study(STUDY, ["scale=tiny", key])
-    for word in (f"{key.partition('=')[0]}: the arms of {STUDY} choose the family (tokens, transformer)", "Copy the study's YAML"):
+    for word in (f"{key.partition('=')[0]}: family is set by the arms of {STUDY} (tokens, transformer)", "Copy the study's YAML"):
         assert word in str(error.value)
 
 

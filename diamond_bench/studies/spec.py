@@ -350,12 +350,6 @@ def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
 def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
     if key in study.overridden:
         raise UserError(f"{key}: given twice")
-    choosing = [arm for arm, keys in study.arms.items() if "family" in keys] if key.startswith("family.") else []
-    if choosing:
-        raise UserError(
-            f"{key}: the arms of {study.name} choose the family ({', '.join(choosing)}), and this key would have to fit all of them. Copy "
-            f"the study's YAML under another name, write {key} into the arms that it is for, and sweep the copy's path instead"
-        )
     check_use(key, study.protocol, key)
     taken = {axis.name for axis in study.axes}
     short = key.rsplit(".", 1)[-1]
@@ -365,10 +359,12 @@ def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
     for axis in study.axes:
         if axis.key == key:
             return replace(study, axes=tuple(replace(a, values=values) if a is axis else a for a in study.axes))
-    setters = [arm for arm, keys in study.arms.items() if key in keys or (key in groups() and any(k.startswith(f"{key}.") for k in keys))]
+    chosen = key.partition(".")[0] if key.startswith("family.") else key  # the keys of a family fit no other family
+    setters = [arm for arm, of in study.arms.items() if chosen in of or (key in groups() and any(k.startswith(f"{key}.") for k in of))]
     if setters:
+        named = f"{', '.join(setters[:3])}{', ...' if len(setters) > 3 else ''}"
         raise UserError(
-            f"{key}: set by the arms of {study.name} ({', '.join(setters[:3])}{', ...' if len(setters) > 3 else ''}); "
+            f"{key}: {'' if chosen == key else f'{chosen} is '}set by the arms of {study.name} ({named}); "
             "overriding it would make their names untrue. Copy the study's YAML under another name and sweep the copy's path instead"
         )
     if len(values) == 1:
