@@ -68,11 +68,17 @@ def test_each_arm_has_its_own_row(tmp_path: Path) -> None:
         store.prepare(spec)
         claim = store.claim(spec.ref)
         assert claim is not None
-        rows = [("drift", 0.2, ""), ("drift", 0.1 + number, RECONSTRUCTED), ("drift", 0.5, "copy-last-frame")]
+        rows = [
+            ("drift", 0.2, ""),
+            ("drift", 0.1 + number, RECONSTRUCTED),
+            ("lpips", 9.0, RECONSTRUCTED),
+            ("drift", 0.5, "copy-last-frame"),
+        ]
         plain = [{"metric": m, "value": v, "measured": False, "baseline": b} for m, v, b in rows]
         claim.finish({"rows": plain, "info": {}, "recorded": {"revision": 1}})
     table = collect(save_plan(plan, store.root), store)
-    shown = table[table["seed"].isna()].set_index("variant")["value"].to_dict()
+    assert table.loc[table["metric"] == "lpips", "value"].tolist() == [9.0, 9.0]
+    shown = table[table["seed"].isna() & (table["metric"] == "drift")].set_index("variant")["value"].to_dict()
     assert shown == pytest.approx({"copy-last-frame": 0.5, f"{RECONSTRUCTED}, a": 0.6, f"{RECONSTRUCTED}, b": 2.6})
 
 

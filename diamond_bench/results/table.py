@@ -89,14 +89,14 @@ def _own(baseline: str, metric: str) -> bool:
 
 
 def _by_variant(rows: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
-    """Rows of one baseline metric from every evaluation (of a variant): one per baseline if all values agree and no model computes it, else
-    one per variant, the mean over its evaluations."""
-    game, name, value = (COLUMNS.index(column) for column in ("game", "variant", "value"))
-    cells: dict[tuple[str, str], dict[str, list[list[Any]]]] = {}
+    """Rows of baselines from every evaluation (of a variant). A baseline and metric have one row if all values agree and no model computes
+    it, else one per variant, the mean over its evaluations."""
+    game, name, metric, value = (COLUMNS.index(column) for column in ("game", "variant", "metric", "value"))
+    cells: dict[tuple[str, str, str], dict[str, list[list[Any]]]] = {}
     for variant, row in rows:
-        cells.setdefault((row[game], row[name]), {}).setdefault(variant, []).append(row)
+        cells.setdefault((row[game], row[name], row[metric]), {}).setdefault(variant, []).append(row)
     found = []
-    for (_, baseline), of_variants in cells.items():
+    for (_, baseline, _), of_variants in cells.items():
         values = {variant: [float(row[value]) for row in several] for variant, several in of_variants.items()}
         known = {variant: [one for one in some if one == one] for variant, some in values.items()}  # NaN: no start has ranks
         every = [one for some in known.values() for one in some]
