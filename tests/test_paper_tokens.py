@@ -96,7 +96,7 @@ def test_errors_of_objects_by_hand(built: Path) -> None:
     assert rows.loc[("ball", "mine: tokens"), "Runs"] == 3
     assert not [method for _, method in rows.index if "transformer" in method]
     text = (built / "section5_3.md").read_text()
-    assert "5.00 [2.52, 7.48]" in text, "Student's interval of 4, 5 and 6: 5 -+ 4.303 / sqrt(3)"
+    assert r"5.00 \[2.52, 7.48\]" in text, "Student's interval of 4, 5 and 6: 5 -+ 4.303 / sqrt(3)"
 
 
 def test_token_rows_of_table_8(built: Path) -> None:
