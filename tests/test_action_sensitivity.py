@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from test_evaluation import CONFIG, SETTINGS, Predictor, data, evaluate, numbers  # noqa: F401
 
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
+from diamond_bench.metrics.action_sensitivity import lag_p
 from diamond_bench.metrics.header import ESTIMATE_LEVELS
 from diamond_bench.metrics.play import other_actions
 from diamond_bench.spaces import ActionSpec
@@ -107,7 +109,8 @@ def test_a_model_without_actions_has_exactly_one_and_no_lag(
     found = measured(tmp_path / "e", Blind(share), monkeypatch)
     assert found.pop("sensitivity") == 1.0
     assert np.isnan(found.pop("lag"))
-    assert set(found.values()) == {1.0}
+    assert found.pop("lag_clusters") == 6
+    assert set(found.values()) == {1.0}, "the p-value too"
 
 
 def test_a_shifted_model_is_found_in_play_that_holds_its_actions(
@@ -123,6 +126,7 @@ def test_a_shifted_model_is_found_in_play_that_holds_its_actions(
     differ = float((actions[rows] != actions[rows - 1]).float().mean())
     assert found["sensitivity_1"] == pytest.approx((1 - differ / 3) / differ, rel=0.15)
     assert (found["sensitivity_0"], found["lag"]) == (1.0, 1)
+    assert found["lag_p"] < 0.001
 
 
 def test_a_shifted_model_cannot_be_found_if_actions_are_independent(
@@ -134,6 +138,57 @@ def test_a_shifted_model_cannot_be_found_if_actions_are_independent(
     found = measured(tmp_path / "e", Quarters(late=1), monkeypatch)
     assert found["sensitivity"] < 1.6
     assert np.isnan(found["lag"])
+
+
+def rises(of_group: list[float], windows: int, *others: float) -> np.ndarray:
+    """Rises (groups * windows, 2 + others): 0 without a replaced action, the group's with lag 0, and `others` with each other lag."""
+    first = np.repeat(of_group, windows)
+    return np.stack([np.zeros_like(first), first, *(np.full_like(first, other) for other in others)], axis=1)
+
+
+def test_windows_of_one_episode_are_not_independent() -> None:
+    """Eight episodes rise by -0.5 or 1.5 in all of their windows. Their means have the standard deviation sqrt(8 / 7), so the mean of 0.5
+    has the standard error sqrt(1 / 7). Windows that count as independent have one of 1 / 16, and t = 8."""
+    planted, episodes = rises([-0.5, 1.5] * 4, 32), np.repeat(np.arange(8) * 3, 32)
+    p, clusters = lag_p(planted, 0, episodes, np.arange(256))
+    assert p == pytest.approx(stats.t.sf(0.5 * 7**0.5, 7))
+    assert p > 0.1
+    assert clusters == 8
+    naive = stats.ttest_1samp(planted[:, 1], 0, alternative="greater").pvalue
+    assert naive < 1e-12, "the fault that clustering prevents"
+
+
+def test_few_episodes_leave_blocks_of_windows_as_clusters() -> None:
+    planted, blocks = rises([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 4), np.repeat(np.arange(6), 4)
+    p, clusters = lag_p(planted, 0, blocks // 2, blocks)
+    assert clusters == 6
+    assert p == pytest.approx(stats.t.sf(2.5 / (3.5 / 6) ** 0.5, 5))
+    assert all(np.isnan(lag_p(planted, 0, blocks // 2, np.minimum(blocks, 3))))
+
+
+def test_the_peak_is_compared_with_every_other_lag_and_is_the_best_of_all() -> None:
+    """Lag 0 rises by 2.5 on average, far above 0. Lag 1 rises by 2 in all windows, which lag 0 hardly exceeds."""
+    groups = np.repeat(np.arange(6), 4)
+    p, _ = lag_p(rises([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 4, 2.0), 0, groups, groups)
+    assert p == pytest.approx(2 * stats.t.sf(0.5 / (3.5 / 6) ** 0.5, 5))
+    below, _ = lag_p(rises([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 4, 3.0), 0, groups, groups)
+    assert below == 1.0
+
+
+@pytest.mark.parametrize(("starts", "lengths", "clusters"), [([0, 20, 40], [20, 20, 20], 6), ([0, 9, 20, 29, 40], [9, 11, 9, 11, 20], 5)])
+def test_clusters_of_an_evaluation_are_its_episodes_or_the_blocks_of_its_references(
+    starts: list[int],
+    lengths: list[int],
+    clusters: int,
+    data: dict[str, EpisodeSet],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Six references lie end to end in three episodes. Only windows of one reference share frames."""
+    play(data)
+    data["heldout"] = replace(data["heldout"], starts=torch.tensor(starts), lengths=torch.tensor(lengths))
+    found = measured(tmp_path / "e", Quarters(), monkeypatch)
+    assert (found["lag_clusters"], found["lag_p"]) == (clusters, 0.0)
 
 
 @pytest.mark.parametrize("spec", [ActionSpec.discrete(3), ActionSpec.columns((2, 3)), ActionSpec.continuous((-1.0,), (1.0,))])

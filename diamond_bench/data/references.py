@@ -43,6 +43,14 @@ class Windows:
         """(n,): number of each window's episode."""
         return (torch.searchsorted(self.episodes.starts, self.first, right=True) - 1).cpu().numpy()
 
+    def blocks(self) -> NDArray[np.int64]:
+        """(n,): number of each window's block. Windows of different blocks share no frame."""
+        first = self.first.cpu().numpy()
+        order = np.argsort(first, kind="stable")
+        found = np.zeros(len(first), np.int64)
+        found[order[1:]] = np.cumsum(np.diff(first[order]) >= self.context + self.horizon)
+        return found
+
     def _rows(self, which: slice | Tensor) -> Tensor:
         return self.first[which, None] + torch.arange(self.context + self.horizon, device=self.first.device)
 

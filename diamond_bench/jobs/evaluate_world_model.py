@@ -26,6 +26,7 @@ from diamond_bench.jobs.context import JobContext, Result, Row
 from diamond_bench.jobs.evaluation_parts import (
     Work,
     altered_part,
+    altered_truth_part,
     baselines_part,
     count_ticks,
     estimates_part,
@@ -39,12 +40,13 @@ from diamond_bench.jobs.evaluation_parts import (
     samples_part,
 )
 from diamond_bench.jobs.execution import facts_of
-from diamond_bench.jobs.held_actions import HeldPlay, playable
+from diamond_bench.jobs.held_actions import HeldPlay
 from diamond_bench.jobs.imagination_prices import known_prices, prices, speed
 from diamond_bench.jobs.loaded_world import executed_world, loaded_world, reward_end_model
 from diamond_bench.jobs.memory import reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
-from diamond_bench.metrics import measured
+from diamond_bench.jobs.true_play import playable
+from diamond_bench.metrics import all_metrics, measured
 from diamond_bench.metrics.forks import find_forks
 from diamond_bench.metrics.header import ESTIMATED_WINDOWS, PICTURED, Play
 from diamond_bench.metrics.planning import lacking, measures
@@ -74,7 +76,11 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     sampled = _joined([samples_part(work, rows) for rows in batches["samples"]])
     forked = _joined([forks_part(work, work.forks, rows) for rows in batches["forks"]]) if work.forks is not None else {}
     altered = _joined([altered_part(work, rows) for rows in batches["altered"]])
+    if work.game is not None:
+        altered |= _joined([altered_truth_part(work, rows) for rows in batches["altered"]])
     estimated = _joined([estimates_part(work, rows) for rows in batches["estimates"]])
+    if estimated:
+        estimated |= {"episodes": work.estimated.episode_numbers(), "blocks": work.estimated.blocks()}
     held = work.held.measured(work.measure, work.parts) if work.held is not None else {}
     outcomes = _joined([outcomes_part(work, rows) for rows in batches["outcomes"]])
     fixed = fixed_actions_part(work) if settings.fixed_actions else {}
@@ -165,7 +171,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     ):
         world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
         way = facts_of(execution)
-    game = playable(dataset, heldout, described.spec) if world is not None and measures(settings.metrics, "held") else None
+    holds, replays = world is not None and measures(settings.metrics, "held"), any(all_metrics()[name].replays for name in settings.metrics)
+    game = playable(dataset, heldout, described.spec) if holds or replays else None
     on_device = heldout.to(device)
     references, one_step = _on(on_device, references), _on(on_device, one_step)
     forks = None if forks is None else replace(forks, windows=_on(on_device, forks.windows))
@@ -180,12 +187,14 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     reconstructs = world is not None and world_family(config.family).reconstructs
     ticks = count_ticks(settings, batches, list(meters.values())) + (held.ticks if held is not None else 0)
     ticks += len(batches["rollouts"]) if reconstructs else 0
+    ticks += sum(map(len, batches["altered"])) if replays and game is not None else 0
     parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
     actions, opened = described.spec.actions, list(meters.values())
     outcomes = None if world is None or "outcomes" not in there else OutcomeModel(world, reward_end_model(config, context, device))
     windows = (references, one_step, estimated, forks, held, outcomes)
-    work = Work(config, parts, world, reconstructs, twin, {**frames, **kept}, batches, metrics, opened, *windows, actions)
+    of_game = game if replays else None
+    work = Work(config, parts, world, reconstructs, twin, {**frames, **kept}, batches, metrics, opened, *windows, actions, of_game)
     facts = {
         "references": settings.num_trajectories,
         "reference_episodes": reference_episodes,

@@ -17,6 +17,7 @@ from diamond_bench.evaluation.outcomes import OutcomeModel
 from diamond_bench.evaluation.play import Frames
 from diamond_bench.jobs.held_actions import HeldPlay
 from diamond_bench.jobs.parts import Arrays, Parts
+from diamond_bench.jobs.true_play import true_play
 from diamond_bench.metrics.header import ALTERED_FRAMES, PICTURED, Play
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.metrics.play import (
@@ -41,6 +42,7 @@ from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
 from diamond_bench.store.twins import Twin
 from diamond_bench.worlds.contract import Estimating, Reconstructing, WorldModel
+from diamond_bench.worlds.oracle.world import OracleWorld
 
 _ONE_STEP_BATCH = 64
 _ESTIMATES_BATCH = 16
@@ -75,6 +77,8 @@ class Work:
     outcomes: OutcomeModel | None
     """Present if a metric measures predicted rewards and ends."""
     actions: ActionSpec
+    game: OracleWorld | None
+    """The game itself. Present if a metric compares altered play with it, and it can be replayed."""
 
     @property
     def settings(self) -> EvaluationConfig:
@@ -196,6 +200,21 @@ def altered_part(work: Work, rows: range) -> Arrays:
         return work.measure(Batch("altered", frames, other, rows, keys)) | work.kept(frames)
 
     return work.parts.get(f"altered-{rows.start:06d}", "imagining other actions", ALTERED_FRAMES, compute)
+
+
+def altered_truth_part(work: Work, rows: range) -> Arrays:
+    """The game itself from the same references and under the same random actions. Names of its arrays begin with `true_`."""
+
+    def compute() -> Arrays:
+        assert work.game is not None
+        play, keys = window_batch(work.references, rows, ALTERED_FRAMES), work.keys(ROLLOUT_STREAM, rows)
+        other = with_random_actions(play, work.actions, work.keys(ALTERED_STREAM, rows))
+        imposed = other.actions[:, play.context - 1 : -1].cpu().numpy()
+        frames, lengths = true_play(work.game, other, list(imposed), ALTERED_FRAMES, keys, work.parts.tick)
+        found = work.measure(Batch("altered", frames.to(other.frames.device), other, rows, keys, "true", lengths=lengths))
+        return {f"true_{name}": values for name, values in found.items()}
+
+    return work.parts.get(f"altered-true-{rows.start:06d}", "playing other actions", len(rows), compute)
 
 
 def estimates_part(work: Work, rows: range) -> Arrays:

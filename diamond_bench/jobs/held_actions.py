@@ -1,40 +1,21 @@
 """Long play under held actions, next to the game's own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import repeat
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.references import Windows
-from diamond_bench.data.static import EpisodeSet
-from diamond_bench.envs.games import family_of
 from diamond_bench.evaluation.fixed_actions import fixed_actions, imagine_held
 from diamond_bench.jobs.parts import Arrays, Parts, join
+from diamond_bench.jobs.true_play import true_play
 from diamond_bench.metrics.header import held_frames
-from diamond_bench.metrics.play import HELD_STREAM, Batch, Tick, window_batch
-from diamond_bench.spaces import WorldSpec
+from diamond_bench.metrics.play import HELD_STREAM, Batch, window_batch
 from diamond_bench.worlds.contract import WorldModel
-from diamond_bench.worlds.oracle import Oracle
 from diamond_bench.worlds.oracle.world import OracleWorld
-from diamond_bench.worlds.oracle.world import open_world as open_game
-from diamond_bench.worlds.recordings import recorded_episodes
-
-
-def playable(dataset: Path, heldout: EpisodeSet, spec: WorldSpec) -> OracleWorld | None:
-    """The game of a dataset, which can go on from each recorded place. None if its states cannot be saved, or nobody recorded its seeds.
-
-    `dataset`: its folder. `heldout`: on the CPU.
-    """
-    play = recorded_episodes(dataset, heldout)
-    if play is None or not family_of(play.game).saves:
-        return None
-    return open_game(Oracle(), spec, torch.device("cpu"), play)
 
 
 @dataclass(frozen=True)
@@ -87,7 +68,8 @@ class HeldPlay:
         batch = Batch("held", play.frames[:, :0], play, rows, keys)
         lengths, found = np.full(len(rows), held_frames(self.settings)), {}
         if self.game is not None:
-            frames, lengths = self._truth(self.game, batch, actions, parts.tick)
+            held_down = [repeat(action.numpy()[()], held_frames(self.settings)) for action in actions]
+            frames, lengths = true_play(self.game, play, held_down, held_frames(self.settings), keys, parts.tick)
             true = measure(replace(batch, frames=frames.to(play.frames.device), shown="true", lengths=lengths))
             found = {f"true_{name}": values for name, values in true.items()}
         longest = held_frames(self.settings)
@@ -95,17 +77,3 @@ class HeldPlay:
         frames = torch.nn.functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, longest - frames.shape[1]))
         own = measure(replace(batch, frames=frames, lengths=lengths))
         return {**own, **found, "lengths": lengths, "idle": np.array([kind == 0 for _, kind, _ in held])}
-
-    def _truth(self, game: OracleWorld, batch: Batch, actions: Tensor, tick: Tick) -> tuple[Tensor, NDArray[np.int64]]:
-        """The frames of the game itself (n, T, 3, h, w) uint8 on the CPU, black after its end, and their number (n,)."""
-        play = batch.play
-        assert play.origin is not None
-        frames = np.zeros((len(play), held_frames(self.settings), *play.frames.shape[2:]), np.uint8)
-        lengths = np.zeros(len(play), np.int64)
-        places: list[tuple[int, int]] = [(number, step) for number, step in play.origin.tolist()]
-        for row in sorted(range(len(play)), key=places.__getitem__):  # in order, so that no replay goes back
-            held: Iterable[NDArray[np.generic]] = repeat(actions[row].numpy()[()], frames.shape[1])
-            for t, (frame, _, _) in enumerate(game.played(places[row], held, batch.keys[row])):
-                frames[row, t], lengths[row] = frame, t + 1
-            tick()
-        return torch.from_numpy(frames), lengths

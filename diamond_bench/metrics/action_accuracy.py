@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import ExecutionConfig, InverseDynamicsConfig, RunConfig
 from diamond_bench.metrics.action_gain import check_horizon
-from diamond_bench.metrics.baselines import COPY_LAST
+from diamond_bench.metrics.baselines import COPY_LAST, EMULATOR
 from diamond_bench.metrics.header import ALTERED_FRAMES, Column, Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.kinds import TrainInverseDynamics
@@ -18,6 +18,7 @@ _ROLE = "inverse_dynamics"
 
 
 def _open(setting: "Setting") -> "Meter":
+    import numpy as np
     import torch
 
     from diamond_bench.metrics.action_reader import confusion, load_reader
@@ -26,13 +27,18 @@ def _open(setting: "Setting") -> "Meter":
     reader = load_reader(setting.inputs[_ROLE], setting.device)
 
     def measure(batch: "Batch") -> "Arrays":
-        """Values (n, ALTERED_FRAMES, k) that were imposed and read, and for Discrete actions the counts of pairs (n, C, C)."""
+        """Values (n, ALTERED_FRAMES, k) that were imposed and read, and for Discrete actions the counts of pairs (n, C, C). Of the game
+        itself: values that were read, and whether the game had not ended yet (n, ALTERED_FRAMES)."""
         if batch.kind != "altered":
             return {}
         play, frames = batch.play, batch.frames[:, :ALTERED_FRAMES]
         last = play.context - 1
         before = torch.cat((play.frames[:, last : last + 1], frames[:, :-1]), dim=1)
         read, first = reader.read(before, frames)
+        if batch.shown == "true":
+            assert batch.lengths is not None
+            lasted = np.arange(ALTERED_FRAMES) < batch.lengths[:, None]
+            return {"action_read": read, "action_first": first, "action_lasted": lasted}
         copied = play.frames[:, last : last + 1].expand_as(frames)
         imposed = reader.values(play.actions[:, last : last + ALTERED_FRAMES])
         found: Arrays = {"imposed": imposed, "read": read, "first": first, "copied": reader.read(copied, copied)[0]}
@@ -52,7 +58,11 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     rows = accuracy_rows(code, imposed, read, first)
     late = [row for row in accuracy_rows(code, imposed[:, :-1], read[:, 1:]) if row.metric != "action_value_error"]
     rows += [Row(f"{row.metric}_lag_1", row.value) for row in late]
-    return {"after": [*rows, *accuracy_rows(code, imposed, copied, baseline=COPY_LAST)]}
+    rows += accuracy_rows(code, imposed, copied, baseline=COPY_LAST)
+    if "true_action_read" in measured.altered:
+        read, first, lasted = (measured.altered[f"true_action_{name}"] for name in ("read", "first", "lasted"))
+        rows += accuracy_rows(code, imposed[lasted], read[lasted], first[lasted], baseline=EMULATOR)
+    return {"after": rows}
 
 
 def _network(config: RunConfig, execution: ExecutionConfig) -> tuple[str, Any]:
@@ -123,6 +133,7 @@ METRIC = Metric(
     _open,
     _reduce,
     play=("rollouts", "altered"),
+    replays=True,
     inputs={_ROLE: _network},
     reads=tuple(f"{_ROLE}.{f.name}" for f in fields(InverseDynamicsConfig)),
     check=lambda config: check_horizon(config, "action_accuracy"),

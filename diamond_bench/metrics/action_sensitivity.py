@@ -1,7 +1,7 @@
 """Control: how much worse a model's estimate of the clean frame becomes if one of the actions that it receives is replaced."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import RunConfig, world_family
 from diamond_bench.config.worlds import DIAMOND
@@ -12,11 +12,13 @@ from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from diamond_bench.metrics.play import Arrays, Batch, Measured, Meter, Setting
 
 MAX_LAGS = 16
-_CERTAIN = 3.0
-"""Standard errors by which the error must rise with the replaced action, so that a lag is named."""
+_LEVEL = 0.01
+"""The p-value below which a lag is named."""
 
 
 def _measure(batch: "Batch") -> "Arrays":
@@ -39,20 +41,52 @@ def _open(setting: "Setting") -> "Meter":
 def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     import numpy as np
 
-    errors = measured.estimates["errors"]
+    errors, episodes, blocks = (measured.estimates[name] for name in ("errors", "episodes", "blocks"))
     means = errors.mean(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(means[1:] == means[:1], 1.0, means[1:] / means[:1])  # (L, levels)
-        rises = ((errors[:, 1:] - errors[:, :1]) / errors.mean(axis=(0, 1))).mean(axis=2)  # (windows, L)
-        certainty = rises.mean(axis=0) / (rises.std(axis=0, ddof=1) / math.sqrt(len(rises)))
+        rises = ((errors - errors[:, :1]) / errors.mean(axis=(0, 1))).mean(axis=2)  # (windows, 1 + L), 0 with the true actions
     of_lag = ratios.mean(axis=1)
     peak = int(of_lag.argmax())
-    named = float(peak) if certainty[peak] > _CERTAIN else math.nan
-    rows = [Row("action_sensitivity", float(of_lag[peak])), Row("action_lag", named)]
+    p, clusters = lag_p(rises, peak, episodes, blocks)
+    rows = [Row("action_sensitivity", float(of_lag[peak])), Row("action_lag", float(peak) if p < _LEVEL else math.nan)]
+    rows += [Row("action_lag_p", p), Row("action_lag_clusters", clusters)]
     for lag, values in enumerate(ratios):
         rows.append(Row(f"action_sensitivity_{lag}", float(of_lag[lag])))
         rows += [Row(_at(lag, sigma), float(value)) for sigma, value in zip(ESTIMATE_LEVELS, values, strict=True)]
     return {"after": rows}
+
+
+def lag_p(rises: "NDArray[Any]", peak: int, episodes: "NDArray[Any]", blocks: "NDArray[Any]") -> tuple[float, float]:
+    """The p-value of the claim that the action of lag `peak` matters more than every other one, and the number of clusters behind it.
+
+    The claim needs L one-sided t tests: the mean rise at the peak against no rise, and against the rise at each other lag. The p-value is
+    the largest of the L, times L because the peak is the best of L lags (Bonferroni).
+
+    Windows overlap and lie in the same episodes, so they are not independent. The standard error of a mean over windows is therefore
+    clustered by held-out episode, with one degree of freedom less than there are episodes. With fewer than 5 episodes
+    (analysis.differences.MIN_EPISODES) it is clustered by block of overlapping windows. It then says nothing about other episodes. With
+    fewer than 5 blocks both numbers are NaN.
+
+    Args:
+        rises: rise of the error if no action or that of lag 0 to L - 1 is replaced, (windows, 1 + L).
+        peak: the lag with the largest rise.
+        episodes, blocks: numbers of each window's episode and block, (windows,).
+    """
+    import numpy as np
+
+    from analysis.differences import mean
+
+    groups = [np.unique(given, return_inverse=True)[1] for given in (episodes, blocks)]
+    others = np.delete(rises, 1 + peak, axis=1).T  # (L, windows)
+    largest, clusters = 0.0, math.nan
+    for margin in rises[:, 1 + peak] - others:
+        found = mean(margin[None], groups[0]) or mean(margin[None], groups[1])
+        if found is None:
+            return math.nan, math.nan
+        largest = max(largest, found[0].p_value() / 2 if found[0].value > 0 else 1.0)
+        clusters = found[0].freedom + 1
+    return min(1.0, len(others) * largest), clusters
 
 
 def _at(lag: int, sigma: float) -> str:
@@ -94,10 +128,27 @@ def _columns() -> dict[str, Column]:
         "action_lag": Column(
             "lag of the action that matters",
             unit="steps",
-            definition="the lag at which the sensitivity is largest. Lag 0 is the action that leads to the frame. No number if the error "
-            f"does not rise there by {_CERTAIN:g} standard errors over windows",
+            definition="the lag at which the sensitivity is largest. Lag 0 is the action that leads to the frame. No number unless "
+            f"`action_lag_p` is below {_LEVEL:g}",
             low=0.0,
             headline=True,
+            sizes=_SIZES,
+        ),
+        "action_lag_p": Column(
+            "p-value of that lag",
+            definition="p-value of the claim that the error rises more with the action of that lag replaced than with another one or none. "
+            "One-sided t tests with standard errors clustered by held-out episode, or by block of overlapping windows if there are fewer "
+            "than 5 episodes",
+            low=0.0,
+            high=1.0,
+            detail=True,
+            sizes=_SIZES,
+        ),
+        "action_lag_clusters": Column(
+            "clusters behind that p-value",
+            definition="number of held-out episodes, or of blocks if there are fewer than 5 episodes",
+            low=0.0,
+            detail=True,
             sizes=_SIZES,
         ),
         **{

@@ -29,6 +29,8 @@ class Metric:
     play: tuple[Play, ...] = ("rollouts",)
     spares: tuple[Play, ...] = ()
     """The kinds in `play` without which it still has rows, if a folder of given frames lacks them."""
+    replays: bool = False
+    """Whether it also measures the game itself under the actions of altered play, where the game can be replayed."""
     weights: str = ""
     """The weights that it needs (weights.WEIGHTS)."""
     inputs: Mapping[str, Callable[[RunConfig, ExecutionConfig], tuple[str, Any]]] = field(default_factory=dict)

@@ -153,7 +153,7 @@ class Batch:
     predicted: Predicted | None = None
     """Outcomes: the predictions along the model's own frames, or, if `shown` is true, along the true ones."""
     lengths: NDArray[np.int64] | None = None
-    """Held play: the frames of each row before its game ends, (n,). Frames after them are black."""
+    """Held play, and altered play of the game itself: the frames of each row before its game ends, (n,). Frames after them are black."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,9 @@ class Measured:
     samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     forks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     altered: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """If the game was replayed for a metric, the arrays of its own play are under `true_`."""
     estimates: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """With `episodes` and `blocks`, the number of each window's held-out episode and of its block of overlapping windows, (n,) each."""
     held: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """With `lengths` (frames before the game's end) and `idle` (whether the action is the no-op), (n,) each. If the game could be played,
     the arrays of its own play are under `true_`."""

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from diamond_bench.config import EvaluationConfig
-from diamond_bench.metrics.baselines import COPY_LAST, DEPENDS, NETWORKS
+from diamond_bench.metrics.baselines import COPY_LAST, DEPENDS, EMULATOR, NETWORKS
 from diamond_bench.metrics.columns import inputs_of
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.job_plan import Point, SavedPlan
@@ -63,11 +63,11 @@ def baseline_variant(plan: SavedPlan, point: Point, baseline: str, metric: str =
     """The name of a baseline in tables for this point's evaluation, such as "copy-last-frame, horizon=50".
 
     It is the plain name if all evaluations of the game have the same settings, as far as this baseline's value of `metric` depends on them.
-    Networks read copied frames too, so copy-last-frame depends on their settings in the rows of the metrics that use them.
+    Networks read copied frames and the game's own too, so these baselines depend on their settings in the rows of metrics that use them.
     """
     own = plan.baseline_settings.get(point.jobs["evaluation"].id, {})
     depends = DEPENDS.get(baseline, tuple(f.name for f in fields(EvaluationConfig)))
-    if baseline == COPY_LAST:
+    if baseline in (COPY_LAST, EMULATOR):
         depends = (*depends, *(f"{group}." for role, group in NETWORKS.items() if role in inputs_of(metric)))
     prefixes = ("data.", "env.", *(name for name in depends if name.endswith(".")))
     parts = [f"{key}={value}" for key, value in own.items() if key.startswith(prefixes) or key in depends]
