@@ -266,6 +266,8 @@ def test_a_share_of_copying_is_refused_for_other_metrics(tmp_path: Path) -> None
     saved, store = swept(tmp_path, noisy(0.01, 0.0, 0.1), "{metric: drift, baseline: {n: 1}}", scores=scores)
     with pytest.raises(UserError, match="psnr has no copy-last-frame error"):
         compared(saved, store, metrics=["psnr"], margin="10%")
+    with pytest.raises(UserError, match=r"'action_lag': not in the results of \w+: it is a column of the metric action_sensitivity"):
+        compared(saved, store, metrics=["action_lag"])
     assert set(compared(saved, store, margin="10%").table.set_index("metric")["unit"].items()) >= {("drift", OF_COPYING), ("psnr", "dB")}
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from diamond_bench.errors import joined
 from diamond_bench.metrics import all_metrics
 from diamond_bench.metrics.header import Column
 
@@ -89,6 +90,24 @@ def measured_with(name: str) -> tuple[str, ...]:
     """The metrics of which an evaluation must measure one, so that its results contain the number `name`. Empty if every evaluation has
     it."""
     return METRIC_INFO[name].needs if name in METRIC_INFO else ()
+
+
+def source_of(name: str) -> str:
+    """A clause that names the metric behind a column. Empty if `name` is no column of a metric."""
+    if needs := measured_with(name):
+        return f"it is a column of the metric {' or '.join(needs)}, so write metrics=[...,{needs[0]}]"
+    always = [metric.name for metric in all_metrics().values() if name in metric.columns]
+    return f"it is a column of {always[0]}, which every evaluation measures" if always else ""
+
+
+def columns_of(name: str) -> str:
+    """A clause that names the columns of a metric. Empty if `name` is no metric."""
+    metric = all_metrics().get(name)
+    if metric is None:
+        return ""
+    return (
+        f"it is a metric, and its columns are {joined(list(dict.fromkeys(c.listed_as or column for column, c in metric.columns.items())))}"
+    )
 
 
 def inputs_of(name: str) -> tuple[str, ...]:

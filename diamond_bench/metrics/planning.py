@@ -6,6 +6,7 @@ from typing import Any
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics import all_metrics, measured, selectable
+from diamond_bench.metrics.columns import source_of
 from diamond_bench.metrics.header import Play
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.metrics.weights import fault_of, status_of
@@ -16,12 +17,19 @@ def check_metrics(config: RunConfig) -> None:
     metrics = config.evaluation.metrics
     for name in metrics:
         if name not in selectable():
-            raise UserError(f"metrics: unknown metric {name!r}: {nearest(name, selectable())}")
+            raise UserError(f"metrics: unknown metric {name!r}: {meant(name)}")
         if metrics.count(name) > 1:
             raise UserError(f"metrics: {name} is given twice")
     for metric in measured(metrics).values():
         if metric.name in metrics or not metric.asked:
             metric.check(config)
+
+
+def meant(name: str) -> str:
+    """A clause for a name that `evaluation.metrics` may not contain: what it is, or the nearest names that are valid."""
+    if name in all_metrics():
+        return "every evaluation measures it, so leave it out"
+    return source_of(name) or nearest(name, selectable())
 
 
 def input_jobs(config: RunConfig, execution: ExecutionConfig) -> Iterator[tuple[str, str, Any]]:
@@ -60,7 +68,7 @@ def require_weights(metrics: Sequence[str]) -> None:
     """Raises UserError for an unknown metric, and for missing or corrupt weights. Needs no torch, since planning calls it."""
     for metric in metrics:
         if metric not in selectable():
-            raise UserError(f"unknown metric {metric!r}: {nearest(metric, selectable())}")
+            raise UserError(f"unknown metric {metric!r}: {meant(metric)}")
     needed = {metric: status_of(name) for metric in metrics if (name := all_metrics()[metric].weights)}
     wanting = {metric: s for metric, s in needed.items() if s.state != "found"}
     if wanting:

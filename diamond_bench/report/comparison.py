@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.metrics.columns import METRIC_INFO, comparable, pools
+from diamond_bench.metrics.columns import METRIC_INFO, columns_of, comparable, measured_with, pools, source_of
 from diamond_bench.report.cost_ratios import CostRatios
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.scores import Scores
@@ -97,7 +97,8 @@ def compare_study(
     chosen = [primary, *headlines] if metrics is None else list(metrics)
     for name in chosen:
         if name not in present and (name != primary or metrics is not None):
-            raise UserError(f"metric {name!r}: not in the results of {plan.study}: {nearest(name, present)}")
+            meant = source_of(name) or columns_of(name) or nearest(name, present)
+            raise UserError(f"metric {name!r}: not in the results of {plan.study}: {meant}")
         if metrics is not None and least.relative and name not in COPYABLE:
             raise UserError(f"margin={least.plain()}: {name} has no copy-last-frame error to take a share of: {nearest(name, COPYABLE)}")
         if metrics is not None and not _poolable(plan, name):
@@ -163,7 +164,8 @@ def _problem(
         return f"the study's primary metric {metric} is not measured any more by this version of the evaluation"
     of_variants = table[table["seed"].notna() & table["metric"].eq(metric)]
     if of_variants.empty:
-        return f"no finished job measured {metric}, the study's primary metric (the sweep's metrics=[...] must contain it)"
+        source = " or ".join(measured_with(metric)) or "it"
+        return f"no finished job measured {metric}, the study's primary metric (the sweep's metrics=[...] must contain {source})"
     if comparable(metric, table["value"]) is None:
         return f"the study's primary metric {metric} has no better side"
     if not _poolable(plan, metric):

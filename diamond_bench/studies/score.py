@@ -12,10 +12,10 @@ from typing import Any
 
 from diamond_bench.compose import Override, output_root, parse, scale_keys
 from diamond_bench.config import RunConfig
-from diamond_bench.errors import UserError, nearest
+from diamond_bench.errors import UserError
 from diamond_bench.metrics import all_metrics, selectable
 from diamond_bench.metrics.header import Play
-from diamond_bench.metrics.planning import check_metrics, input_jobs, lacking
+from diamond_bench.metrics.planning import check_metrics, input_jobs, lacking, meant
 from diamond_bench.metrics.weights import status_of
 from diamond_bench.reading import read_json
 from diamond_bench.shapes import Mismatch, anything, count, listing, mapping, record, text
@@ -262,7 +262,7 @@ def _with_metrics(config: RunConfig, plays: set[str], overrides: Sequence[Overri
         config = replace(config, evaluation=replace(config.evaluation, metrics=tuple(asked) if isinstance(asked, list) else (str(asked),)))
         for name in config.evaluation.metrics:
             if name not in selectable():
-                raise UserError(f"metrics: unknown metric {name!r}: {nearest(name, selectable())}")
+                raise UserError(f"metrics: unknown metric {name!r}: {meant(name)}")
             if reason := _reason(name, config, plays):
                 raise UserError(f"metrics: {name} cannot be measured: {reason}")
         check_metrics(config)

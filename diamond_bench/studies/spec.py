@@ -12,7 +12,7 @@ from typing import Any
 from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.metrics.columns import METRIC_INFO, pools, result_metrics
+from diamond_bench.metrics.columns import METRIC_INFO, columns_of, pools, result_metrics
 from diamond_bench.reading import MAX_BYTES, load_yaml, read_file
 from diamond_bench.studies.bounds import check_key, check_text, check_variants, seeds_of, study_name
 from diamond_bench.studies.looks import check_seeds, read_looks
@@ -281,7 +281,7 @@ def _primary(
     content = _mapping(value, where, _PRIMARY_KEYS)
     metric, test, corrected = content.get("metric"), content.get("test", TESTS[0]), content.get("holm_equivalence", False)
     if metric not in (known := result_metrics(protocol)):
-        raise UserError(f"study {where}.metric: unknown metric {metric!r}: {nearest(str(metric), known)}")
+        raise UserError(f"study {where}.metric: unknown metric {metric!r}: {columns_of(str(metric)) or nearest(str(metric), known)}")
     if not METRIC_INFO[metric].better:
         raise UserError(f"study {where}.metric: {metric} has no better side, so no comparison of it has an answer")
     if len(games) > 1 and not pools(metric):

@@ -1,0 +1,53 @@
+"""The list of metrics in the docs, and messages for names of metrics and columns."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from diamond_bench.errors import UserError
+from diamond_bench.metrics.columns import METRIC_INFO, columns_of, source_of
+from diamond_bench.metrics.planning import meant
+from diamond_bench.studies.plan import plan_study
+
+HOOK = Path(__file__).parents[1] / "docs" / "hooks" / "metric_list.py"
+
+
+def test_the_page_of_metrics_lists_every_column_of_the_registry() -> None:
+    spec = importlib.util.spec_from_file_location("metric_list", HOOK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text()
+    assert module.render(page) == page, "run python docs/hooks/metric_list.py"
+    for name, column in METRIC_INFO.items():
+        if column.protocol == "world_model":
+            assert f"`{column.listed_as or name}`" in page
+    assert "`diamond-bench weights fetch fvd`, the job `extract_clip_features`" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "clause"),
+    [
+        ("action_lag", "it is a column of the metric action_sensitivity, so write metrics=[...,action_sensitivity]"),
+        ("kid", "it is a column of the metric fid or kid, so write metrics=[...,fid]"),
+        ("sharpness_ratio", "it is a column of sharpness, which every evaluation measures"),
+        ("nonsense", ""),
+        ("test_return", ""),
+    ],
+)
+def test_a_column_is_traced_to_its_metric(name: str, clause: str) -> None:
+    assert source_of(name) == clause
+
+
+def test_a_metric_is_traced_to_its_columns() -> None:
+    assert columns_of("sharpness") == "it is a metric, and its columns are sharpness_ratio, noise_excess"
+    assert columns_of("sharpness_ratio") == ""
+
+
+def test_a_name_that_is_no_metric_is_explained() -> None:
+    assert meant("sharpness") == "every evaluation measures it, so leave it out"
+    assert meant("lpisp").startswith("did you mean lpips")
+    with pytest.raises(UserError, match=r"metrics: unknown metric 'action_lag': it is a column of the metric action_sensitivity, so write"):
+        plan_study("sampling_steps", ["scale=tiny", "metrics=[drift,action_lag]"])
