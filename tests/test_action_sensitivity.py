@@ -11,9 +11,9 @@ from test_evaluation import CONFIG, SETTINGS, Predictor, data, evaluate, numbers
 
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.action_sensitivity import lag_p
+from diamond_bench.metrics.action_sensitivity import _measure, lag_p, lag_ratios
 from diamond_bench.metrics.header import ESTIMATE_LEVELS
-from diamond_bench.metrics.play import other_actions
+from diamond_bench.metrics.play import Batch, WindowBatch, other_actions
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.studies.plan import plan_study
 
@@ -113,31 +113,39 @@ def test_a_model_without_actions_has_exactly_one_and_no_lag(
     assert set(found.values()) == {1.0}, "the p-value too"
 
 
-def test_a_shifted_model_is_found_in_play_that_holds_its_actions(
+@pytest.mark.parametrize("held", [0.0, 0.7])
+def test_a_shifted_model_is_found_in_play_that_holds_its_actions_or_draws_them(
+    held: float,
     data: dict[str, EpisodeSet],  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A model trained with shifted actions reads lag 1, where the right action is that of lag 0. It is wrong where the two differ, a
-    share d of windows. With another action at lag 1 it is right only by chance, at d / 3. So the ratio is (1 - d / 3) / d."""
-    actions = play(data, held=0.7)
-    found = measured(tmp_path / "e", Quarters(late=1), monkeypatch)
-    rows = torch.tensor([start + t for start in (0, 9, 20, 29, 40, 49) for t in range(2, 8)])
-    differ = float((actions[rows] != actions[rows - 1]).float().mean())
-    assert found["sensitivity_1"] == pytest.approx((1 - differ / 3) / differ, rel=0.15)
+    """A model trained with shifted actions reads lag 1, where the right action is that of lag 0. In windows where the two are equal it is
+    right, so its ratio at lag 1 is 1 + 2 / sigma^2, as that of a normal model at lag 0. In other windows its frame is wrong anyway."""
+    play(data, held=held)
+    found = measured(tmp_path / "e", Quarters(late=1, share=0.5), monkeypatch)
+    for sigma in ESTIMATE_LEVELS:
+        assert found[f"sensitivity_1_at_{sigma:g}"] == pytest.approx(1 + 2 / sigma**2, rel=0.1)
     assert (found["sensitivity_0"], found["lag"]) == (1.0, 1)
-    assert found["lag_p"] < 0.001
+    assert found["lag_p"] < 0.01
 
 
-def test_a_shifted_model_cannot_be_found_if_actions_are_independent(
-    data: dict[str, EpisodeSet],  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    play(data)
-    found = measured(tmp_path / "e", Quarters(late=1), monkeypatch)
-    assert found["sensitivity"] < 1.6
-    assert np.isnan(found["lag"])
+def test_a_lag_without_windows_of_equal_actions_has_no_number() -> None:
+    errors = np.array([[[1.0], [3.0], [8.0]], [[1.0], [5.0], [8.0]], [[2.0], [2.0], [9.0]]])
+    same = np.array([[True, False], [True, False], [True, False]])
+    assert lag_ratios(errors, same)[0] == pytest.approx(10 / 4)
+    assert np.isnan(lag_ratios(errors, same)[1]).all()
+    same[2, 1] = True
+    assert lag_ratios(errors, same)[1] == pytest.approx(9 / 2)
+
+
+def test_windows_of_equal_actions_are_found_by_all_columns_of_an_action() -> None:
+    """Lags 0, 1 and 2 of two windows. The context has one more action, and one follows it, which no estimate sees."""
+    actions = torch.tensor([[[9, 9], [1, 2], [1, 3], [1, 2], [0, 0]], [[9, 9], [4, 4], [4, 4], [4, 4], [0, 0]]])
+    frames = torch.zeros(2, 5, 3, 1, 1, dtype=torch.uint8)
+    for dtype, expected in ((torch.int64, [[True, False, True], [True] * 3]), (torch.float32, [[True] * 3] * 2)):
+        batch = Batch("estimates", torch.zeros(2, 4, 1, 3, 1, 1), WindowBatch(frames, actions.to(dtype), context=4), range(2))
+        assert _measure(batch)["same"].tolist() == expected
 
 
 def rises(of_group: list[float], windows: int, *others: float) -> np.ndarray:

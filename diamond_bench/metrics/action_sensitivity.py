@@ -22,14 +22,18 @@ _LEVEL = 0.01
 
 
 def _measure(batch: "Batch") -> "Arrays":
-    """Mean squared errors (n, 1 + L, levels) of the estimates of the clean frame, in units of frames in [0, 1]."""
+    """Mean squared errors (n, 1 + L, levels) of the estimates of the clean frame, in units of frames in [0, 1], and whether the action of
+    each lag equals the one that leads to the frame, (n, L). Continuous actions are seldom equal, so all of them count as equal."""
     from diamond_bench.metrics.play import unit
 
     if batch.kind != "estimates":
         return {}
     true = unit(batch.play.true[:, :1, None])
     errors = ((batch.frames + 1) / 2 - true).double().square().flatten(3).mean(dim=3)
-    return {"errors": errors.cpu().numpy()}
+    lags, last = errors.shape[1] - 1, batch.play.context
+    actions = batch.play.actions[:, last - lags : last].flip(1)  # lag 0 first
+    same = (actions == actions[:, :1]).reshape(*actions.shape[:2], -1).all(dim=2) | actions.is_floating_point()
+    return {"errors": errors.cpu().numpy(), "same": same.cpu().numpy()}
 
 
 def _open(setting: "Setting") -> "Meter":
@@ -41,20 +45,42 @@ def _open(setting: "Setting") -> "Meter":
 def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     import numpy as np
 
-    errors, episodes, blocks = (measured.estimates[name] for name in ("errors", "episodes", "blocks"))
-    means = errors.mean(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(means[1:] == means[:1], 1.0, means[1:] / means[:1])  # (L, levels)
-        rises = ((errors - errors[:, :1]) / errors.mean(axis=(0, 1))).mean(axis=2)  # (windows, 1 + L), 0 with the true actions
+    errors, same, episodes, blocks = (measured.estimates[name] for name in ("errors", "same", "episodes", "blocks"))
+    ratios = lag_ratios(errors, same)
     of_lag = ratios.mean(axis=1)
-    peak = int(of_lag.argmax())
-    p, clusters = lag_p(rises, peak, episodes, blocks)
+    peak = int(np.nanargmax(of_lag))
+    chosen = same[:, peak]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rises = ((errors[chosen] - errors[chosen, :1]) / errors[chosen].mean(axis=(0, 1))).mean(axis=2)  # (windows, 1 + L)
+    p, clusters = lag_p(rises, peak, episodes[chosen], blocks[chosen])
     rows = [Row("action_sensitivity", float(of_lag[peak])), Row("action_lag", float(peak) if p < _LEVEL else math.nan)]
     rows += [Row("action_lag_p", p), Row("action_lag_clusters", clusters)]
     for lag, values in enumerate(ratios):
         rows.append(Row(f"action_sensitivity_{lag}", float(of_lag[lag])))
         rows += [Row(_at(lag, sigma), float(value)) for sigma, value in zip(ESTIMATE_LEVELS, values, strict=True)]
     return {"after": rows}
+
+
+def lag_ratios(errors: "NDArray[Any]", same: "NDArray[Any]") -> "NDArray[Any]":
+    """The error with the action of each lag replaced, over the error with the true actions, (L, levels).
+
+    The ratio of a lag comes from the windows in which the action of this lag equals the one that leads to the frame. A model that takes the
+    action of this lag in place of the right one is right there, so its ratio is as high as that of a model that takes the right one. NaN
+    for a lag without such windows, infinite if the error with the true actions is 0, and 1 if the action changes nothing.
+
+    Args:
+        errors: mean squared errors (windows, 1 + L, levels): with the true actions, then with that of lag 0 to L - 1 replaced.
+        same: whether the action of each lag equals that of lag 0, (windows, L).
+    """
+    import numpy as np
+
+    found = np.full((errors.shape[1] - 1, errors.shape[2]), math.nan)
+    for lag, chosen in enumerate(same.T):
+        if chosen.any():
+            true, replaced = errors[chosen][:, [0, 1 + lag]].mean(axis=0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found[lag] = np.where(replaced == true, 1.0, replaced / true)
+    return found
 
 
 def lag_p(rises: "NDArray[Any]", peak: int, episodes: "NDArray[Any]", blocks: "NDArray[Any]") -> tuple[float, float]:
@@ -110,7 +136,8 @@ def _check(config: RunConfig) -> None:
 _SIZES = ("num_one_step",)
 _WHAT = (
     f"MSE of the estimate of the clean frame with one action replaced by another one, divided by the MSE with the true actions, with the "
-    f"same noise, from true past frames in at most {ESTIMATED_WINDOWS} one-step windows"
+    f"same noise, from true past frames in at most {ESTIMATED_WINDOWS} one-step windows. Lags after 0 use the windows whose action of that "
+    "lag equals that of lag 0"
 )
 
 

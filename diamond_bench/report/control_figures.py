@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from diamond_bench.metrics.action_sensitivity import lag_ratios
 from diamond_bench.metrics.header import ESTIMATE_LEVELS, Figure
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, stored_arrays, stored_file
 from diamond_bench.report.looks import variant_looks
@@ -14,6 +15,7 @@ from diamond_bench.store.jobspec import JobRef
 from diamond_bench.studies.plan import Point, SavedPlan
 
 _ROLE, _DESCRIPTION = "inverse_dynamics", "inverse_dynamics/model.json"
+_SAME = "estimates_same"
 _Draw = Callable[[Figure, SavedPlan, Store, Sequence[Point], str], Drawn | None]
 
 
@@ -43,12 +45,13 @@ def _draw_sensitivity(shown: Figure, plan: SavedPlan, store: Store, points: Sequ
 
     lines, windows, seeds = {}, [], []
     for variant, of in _by_variant(points).items():
-        errors = [stored_arrays(store, point.jobs["evaluation"], "arrays.npz", shown.array)[shown.array] for point in of]
-        means = np.stack([one.mean(axis=0) for one in errors])  # (seeds, 1 + L, levels)
-        if not means[:, 0].all():  # a perfect model has no finite ratio
+        stored = [stored_arrays(store, point.jobs["evaluation"], "arrays.npz", shown.array, _SAME, optional=True) for point in of]
+        every = [np.ones((len(one[shown.array]), one[shown.array].shape[1] - 1), bool) for one in stored]  # of earlier versions
+        ratios = [lag_ratios(one[shown.array], one.get(_SAME, whole)) for one, whole in zip(stored, every, strict=True)]
+        if np.isinf(ratios).any():  # a perfect model has no finite ratio
             continue
-        lines[variant] = (means[:, 1:] / means[:, :1]).mean(axis=0)
-        windows += [len(one) for one in errors]
+        lines[variant] = np.mean(ratios, axis=0)
+        windows += [len(one[shown.array]) for one in stored]
         seeds.append(len(of))
     if not lines:
         return None
