@@ -4,11 +4,11 @@ from itertools import zip_longest
 from typing import Any
 
 from diamond_bench.compose import base, groups
-from diamond_bench.config import SAMPLERS, CascadeSampler, Objective, RunConfig, Sampler
+from diamond_bench.config import SAMPLERS, CascadeSampler, Objective, OpenLoopSampler, RunConfig, Sampler
 from diamond_bench.typed import build
 
-ONE_STAGE = [name for name, option in SAMPLERS.items() if not issubclass(option.settings_type(), CascadeSampler)]
-"""Samplers that ask a denoiser without noise on its past frames. Those of a cascade are tested in test_cascade_parity.py."""
+ONE_STAGE = [name for name, option in SAMPLERS.items() if not issubclass(option.settings_type(), CascadeSampler | OpenLoopSampler)]
+"""Samplers of one frame. Those of a cascade are tested in test_cascade_parity.py, and those of a whole horizon in test_open_loop.py."""
 
 
 def _run(group: str, name: str, values: dict[str, Any]) -> RunConfig:

@@ -7,17 +7,19 @@ from typing import Any, get_args
 import pytest
 import torch
 from families import check_learns_actions, draw
+from stand_ins import ListedStarts, generator
 from test_training import artifact, data, train
 from test_worlds import TINY, TRANSFORMER, study
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_bench.config import OdeSampler, TrainingConfig
+from diamond_bench.config import OdeSampler, Sampler, TrainingConfig
 from diamond_bench.data.segments import Segments
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.errors import UserError
+from diamond_bench.imagination import GeneratorDraws, ImaginationEnv, ImaginationSettings
 from diamond_bench.jobs.context import Interrupted
 from diamond_bench.models.frame_transformer import FrameTransformer, led_to
 from diamond_bench.models.frame_transformer_cost import ActionWay, FrameTransformerConfig, FrameTransformerShape, network_cost
@@ -52,9 +54,7 @@ def one_by_one(of: FrameTransformer, x: Tensor, level: Tensor, actions: Tensor) 
     memory, outs = of.memory(len(x), x), []
     for t in range(x.shape[1]):
         position = torch.full((len(x),), t)
-        out, own = of.next_frame(x[:, t], level[:, t], actions[:, t], memory, position)
-        memory = of.remembered(memory, own, position)
-        outs.append(out)
+        outs.append(of.next_frame(x[:, t], level[:, t], actions[:, t], memory, position))
     return torch.stack(outs, dim=1)
 
 
@@ -101,7 +101,7 @@ def test_the_cost_is_counted(way: ActionWay) -> None:
     assert counter.get_total_flops() == cost.flops
 
 
-def world(settings: Transformer = TRANSFORMER, sampler: OdeSampler | None = None) -> TransformerWorld:
+def world(settings: Transformer = TRANSFORMER, sampler: Sampler | None = None) -> TransformerWorld:
     torch.manual_seed(0)
     built = build_world(settings, WorldSpec(FrameSpec.square(16), ActionSpec.discrete(3)))
     for parameter in built.network.parameters():
@@ -147,6 +147,56 @@ def test_history_guidance_extrapolates_from_the_estimate_without_a_memory() -> N
     alone, once, twice = (shown(w) for w in (0.0, 1.0, 2.0))
     assert not torch.equal(alone, once)
     torch.testing.assert_close(twice, 2 * once - alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sampler_may_set_the_context_noise() -> None:
+    """The same frames as with that context noise in the settings, and one training for both."""
+    frames, taken = torch.rand(1, 3, 3, 16, 16) * 2 - 1, torch.tensor([[2, 0, 1]])
+    steps = []
+    for settings, sampler in ((0.05, OdeSampler(1, s_cond=0.3)), (0.3, OdeSampler(1)), (0.05, OdeSampler(1))):
+        model = world(replace(TRANSFORMER, context_noise=settings), replace(sampler, name="euler", num_steps=1))
+        state = model.start(frames, taken, torch.ones(1, 3, dtype=torch.bool), draw(range(1)))
+        steps.append(model.step(state, torch.tensor([1]), draw(range(1), 1))[1].frame)
+    assert torch.equal(steps[0], steps[1])
+    assert not torch.equal(steps[0], steps[2])
+
+
+class _Ending:
+    """A reward/end model: a game ends with a probability of 0.27."""
+
+    reward_logits, end_logits, state = torch.zeros(3, 1, 3), torch.tensor([0.0, -1.0]).expand(3, 1, 2), ()
+
+    def __call__(self, *given: object) -> "_Ending":
+        return self
+
+
+class _Other:
+    """The same world model, without `skip_start`."""
+
+    def __init__(self, world: TransformerWorld) -> None:
+        self.spec, self.device, self.context, self.step, self.pure = world.spec, world.device, world.context, world.step, True
+        self.calls_per_frame, self.start = world.calls_per_frame, world.start
+
+
+def test_games_are_started_only_when_one_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws, started = torch.Generator().manual_seed(3), []
+    shown = torch.randint(256, (20, 3, 3, 16, 16), generator=draws, dtype=torch.uint8)
+    starts = ListedStarts(shown, torch.randint(3, (20, 3), generator=draws), torch.ones(20, 3, dtype=torch.bool))
+    inner = TransformerWorld.start
+    monkeypatch.setattr(TransformerWorld, "start", lambda *given: (started.append(1), inner(*given))[1])
+    found = []
+    for wrap in (lambda model: model, _Other):
+        env = ImaginationEnv(wrap(world()), _Ending(), starts, GeneratorDraws(generator(1)), ImaginationSettings(3, 4, preload=2))
+        starts.manual_seed(0)
+        steps = [(env.reset(seed=0)[0],), *(env.step(torch.tensor([0, 1, 2])) for _ in range(8))]
+        found.append([torch.stack([step[i] for step in steps[1:]]) for i in range(4)] + list(env.state_dict()["world"]))
+        found[-1].append(torch.tensor(len(started)))
+    (*one, few), (*two, many) = found
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    begun = (one[2] | one[3]).any(1).sum()
+    assert 0 < begun < 8
+    assert few == 1 + begun
+    assert many - few == 9
 
 
 @torch.no_grad()
@@ -235,6 +285,9 @@ def test_an_interruption_changes_no_byte(data: EpisodeSet, tmp_path: Path) -> No
         ("family.objective.sigma_data: measured", ["family.objective.sigma_data=measured", "number"]),
         ("family.context_noise: 50", ["family.context_noise=50", "0.002 to 20"]),
         ("sampler.guidance: 2", ["sampler.guidance=2", "sampler.guidance=1"]),
+        ("sampler.s_cond: 50", ["sampler.s_cond=50", "0.002 to 20"]),
+        ("sampler.s_cond: 0.1, family.noise: last_frame", ["sampler.s_cond=0.1", "family.context_noise"]),
+        ("sampler.s_cond: 0.1, sampler.s_cond_rule: constant", ["sampler.s_cond_rule=constant", "leave it out"]),
         ("sampler: fast", ["sampler=fast", "two stages"]),
         ("family.network.actions: adalm", ["adalm", "adaln"]),
     ],

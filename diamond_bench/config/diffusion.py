@@ -165,7 +165,7 @@ class OdeSampler(SamplerSettings):
     """The noise level that the network receives in a churned step: sigma (the authors) or the raised sigma_hat (textbook)."""
     s_cond: float = setting(0.0, minimum=0.0)
     """Standard deviation of the noise that each step adds to the past frames. It needs a model with conditioning.past_noise=training, and
-    the network receives this level."""
+    the network receives this level. With family=transformer it replaces family.context_noise, unless it is 0."""
     s_cond_rule: Literal["accumulating", "constant"] = setting("accumulating")
     """accumulating: each step adds its noise to the past frames of the step before, so after k steps their noise is s_cond * sqrt(k) (the
     authors). constant: each step adds its noise to the true past frames, so the network receives the right level."""
@@ -259,9 +259,35 @@ class AncestralSampler(SamplerSettings):
     """Noise of a step relative to ancestral sampling: 1 is DDPM, 0 is deterministic DDIM (Song et al. 2021, equation 16)."""
 
 
+@dataclass(frozen=True)
+class OpenLoopSampler(SamplerSettings):
+    """Denoises all frames of a horizon at once, by Euler's method. So it needs all actions in advance: nobody can play with it."""
+
+    name: str = "whole_sequence"
+
+    @property
+    def steps_behind(self) -> int:
+        """Denoising steps by which a frame lags behind the frame before it."""
+        return 0
+
+
+@dataclass(frozen=True)
+class PyramidSampler(OpenLoopSampler):
+    """Denoises several frames at once, each behind the one before it: their noise levels are a staircase (Chen et al. 2024)."""
+
+    name: str = "pyramid"
+    delay: int = setting(1, minimum=1)
+    """Denoising steps by which a frame lags behind the frame before it. With num_steps or more, frames follow one after the other."""
+
+    @property
+    def steps_behind(self) -> int:
+        """See `OpenLoopSampler.steps_behind`."""
+        return self.delay
+
+
 Objective = FactoredObjective
 """Settings of an objective: this class, or another class of OBJECTIVES."""
-Sampler = OdeSampler | MultistepSampler | AncestralSampler
+Sampler = OdeSampler | MultistepSampler | AncestralSampler | OpenLoopSampler
 
 
 @dataclass(frozen=True)
@@ -302,6 +328,8 @@ SAMPLERS: dict[str, Option] = {
     "dpm_solver_pp_2m": Option(MultistepSampler, "diamond_bench.diffusion.samplers:dpm_solver_pp_2m"),
     "ddpm_ancestral": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ancestral"),
     "ddim": Option(AncestralSampler, "diamond_bench.diffusion.samplers:ancestral"),
+    "whole_sequence": Option(OpenLoopSampler, "diamond_bench.diffusion.open_loop:sample_together"),
+    "pyramid": Option(PyramidSampler, "diamond_bench.diffusion.open_loop:sample_together"),
     "fast": Option(CascadeSampler, "diamond_bench.diffusion.samplers:euler", "diamond_bench.diffusion.schedules:churned_calls"),
     "higher_quality": Option(
         HigherQualitySampler, "diamond_bench.diffusion.samplers:euler", "diamond_bench.diffusion.schedules:churned_calls"

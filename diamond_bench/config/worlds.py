@@ -80,6 +80,8 @@ class WorldFamily:
     """Whether its models encode frames as tokens and decode them (`worlds.contract.Reconstructing`)."""
     two_stages: bool = False
     """Whether its sampler has two stages (`CascadeSampler`)."""
+    open_loop: bool = False
+    """Whether its models also take samplers that denoise the frames of a horizon together (`OpenLoopSampler`)."""
     check: Callable[[Any, Any, str], None] = _no_check
     """check(settings, config, protocol): raises UserError if a run cannot use the family. `config` is its `RunConfig`, `protocol` is
     world_model or agent."""

@@ -58,7 +58,9 @@ def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
     world = config.family or config
-    imagined = frame_flops(world, config.sampler, frames) + start_flops(world, frames)  # a step begins games in all rows, and keeps some
+    imagined = frame_flops(world, config.sampler, frames) + start_flops(
+        world, frames
+    )  # at most: a step in which a game begins starts all rows
     signals = reward_end_cost(config.reward_end, MAX_ACTIONS, frames).flops if config.trains_reward_end else 0.0
     learned = update_flops(config, frames) * count.denoiser if config.trains_world_model else 0.0
     return (

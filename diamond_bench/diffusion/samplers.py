@@ -172,11 +172,15 @@ def sample(
             denoised = free + sampler.guidance * (denoised - free)
         return quantize(denoised, sampler.quantization) if every_call else denoised
 
-    start_scale = {"unit": 1.0, "sigma_max": levels[0], "variance_preserving": math.sqrt(1 + levels[0] ** 2)}[sampler.start_noise]
-    start, centre = noise() * start_scale, denoiser.centre(past)
+    start, centre = noise() * start_scale(sampler, levels), denoiser.centre(past)
     x = chosen(sampler)(denoise, start if centre is None else centre + start, levels, sampler, noise)
     # A frame composed of quantised parts lies on the grid up to rounding errors. Truncation would turn these into whole levels.
     return quantize(x, "round" if every_call else sampler.quantization)
+
+
+def start_scale(sampler: Sampler, levels: Sequence[float]) -> float:
+    """The scale of the noise that sampling starts from (`SamplerSettings.start_noise`)."""
+    return {"unit": 1.0, "sigma_max": levels[0], "variance_preserving": math.sqrt(1 + levels[0] ** 2)}[sampler.start_noise]
 
 
 def trajectory_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device | str) -> Noise:

@@ -19,6 +19,7 @@ from diamond_bench.config import (
     KarrasSchedule,
     Objective,
     OdeSampler,
+    OpenLoopSampler,
     RangeSchedule,
     Sampler,
     SamplerSettings,
@@ -168,6 +169,15 @@ def denoiser_sigmas(sampler: Sampler) -> list[float]:
 def nfe(sampler: Sampler) -> int:
     """Denoiser calls per frame: n, 2n - 1 for Heun, and twice that with guidance."""
     return len(denoiser_sigmas(sampler)) * (1 if sampler.guidance == 1 else 2)
+
+
+def check_closed_loop(sampler: Sampler, player: str) -> None:
+    """Raises UserError if the sampler needs all actions in advance. `player`: who chooses them one by one."""
+    if isinstance(sampler, OpenLoopSampler):
+        raise UserError(
+            f"sampler={sampler.name}: it denoises the frames of a horizon together, so it needs all actions in advance, but {player} "
+            "chooses them one by one; use another sampler, such as sampler=euler"
+        )
 
 
 def trained_sigma_range(objective: Objective) -> tuple[float, float]:

@@ -1,13 +1,14 @@
 """Held actions: the same start under different ones (paper figures 11 and 12), and long play under one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diamond_bench.diffusion.quantization import from_bytes, to_bytes
-from diamond_bench.evaluation.rollouts import drawn_from, row_generators
+from diamond_bench.evaluation.rollouts import drawn_from, imagine, row_generators
 from diamond_bench.metrics.play import Key, Tick, WindowBatch
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.worlds.contract import WorldModel
@@ -48,8 +49,10 @@ def imagine_fixed(world: WorldModel, play: WindowBatch, actions: Tensor, key: Ke
     """
     if len(play) != 1:
         raise ValueError(f"expected one window, got {len(play)}")
-    horizon = play.true.shape[1]
-    return imagine_held(world, play.repeated(len(actions)), actions, [key] * len(actions), [horizon] * len(actions), tick)
+    rows = play.repeated(len(actions))
+    held = rows.actions.clone()
+    held[:, play.context - 1 :] = actions.to(held)[:, None]
+    return imagine(world, replace(rows, actions=held), [key] * len(actions), tick)
 
 
 @torch.no_grad()

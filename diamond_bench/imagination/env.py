@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import gymnasium
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from diamond_bench.data.segments import Segments, to_float
 from diamond_bench.imagination.starts import Start, StartRing, StartSegments
 from diamond_bench.models.graphs import Graphed, Outputs
-from diamond_bench.worlds.contract import State, Step, WorldModel
+from diamond_bench.worlds.contract import CostlyStart, State, Step, WorldModel
 
 
 class RewardEndPrediction(Protocol):
@@ -131,7 +131,8 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     - `nfe` (b,) int64: network calls.
     - `reward_logits` (b, 3) and `end_logits` (b, 2).
 
-    In a pure world model no step waits for the device, provided that `prepare` was called for enough steps. No gradient passes through it.
+    In a pure world model no step waits for the device, provided that `prepare` was called for enough steps, and that starts call no network
+    (`CostlyStart`) or the steps are recorded. No gradient passes through it.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # type: ignore[misc]
@@ -171,6 +172,7 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._view = view
         self._nfe = torch.full((b,), world.calls_per_frame, device=self.device)
         self._ring = StartRing(starts, self._burn_in, b, settings.preload * b, settings.discard_left_overs, self.device)
+        self._costly_start = isinstance(world, CostlyStart)
         self._all = torch.ones(b, dtype=torch.bool, device=self.device)
         self._state: State = ()
         self._memory: State = ()
@@ -243,7 +245,10 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         done = terminations | truncations
         start, segments_taken = self._ring.hand_out(done, segments_taken)
         frames = to_float(start.segments)
-        state = tuple(_where(done, new, old) for new, old in zip(self._begin(frames, start), state, strict=True))
+        if self._starts_anything(done):
+            state = tuple(_where(done, new, old) for new, old in zip(self._begin(frames, start), state, strict=True))
+        else:
+            cast(CostlyStart, self._world).skip_start(frames, self._draws.noise)
         memory = tuple(torch.where(done[:, None], new, old) for new, old in zip(start.memories, memory, strict=True))
         steps = torch.where(done, 0, steps)
         frames = self._seen(frames, start)
@@ -266,6 +271,12 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             return frames
         shown: Tensor = self._view(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return shown * start.segments.mask[:, :, None, None, None]
+
+    def _starts_anything(self, done: Tensor) -> bool:
+        """Whether a game begins. If `start` costs less than the answer, or a CUDA graph is recorded, it is true."""
+        if not self._costly_start or (self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            return True
+        return bool(done.any())
 
     def _begin(self, frames: Tensor, start: Start) -> State:
         return self._world.start(frames, start.segments.actions, start.segments.mask, self._draws.noise, start.origin)

@@ -14,6 +14,8 @@ frames of the rollouts with their noise, but under uniformly random actions. `es
 from that frame under noise, at ESTIMATE_LEVELS, with the true actions and with one of them replaced. `held` is longer play under a no-op,
 and under one other held action. `outcomes` are no frames: they are predicted rewards and ends along the references, from the model's own
 frames and from the true ones."""
+PLAYED: tuple[Play, ...] = ("held", "outcomes")
+"""The kinds of play with a player in the loop: one step after the other, for as long as the game goes on."""
 ALTERED_FRAMES = 4
 ESTIMATE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise levels of the estimates: sigma, in units of frames in [-1, 1]."""

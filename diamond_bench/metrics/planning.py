@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
+from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics import all_metrics, measured, selectable
 from diamond_bench.metrics.columns import source_of
-from diamond_bench.metrics.header import Play
+from diamond_bench.metrics.header import PLAYED, Play
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.metrics.weights import fault_of, status_of
 
@@ -23,6 +24,8 @@ def check_metrics(config: RunConfig) -> None:
     for metric in measured(metrics).values():
         if metric.name in metrics or not metric.asked:
             metric.check(config)
+            if any(kind in PLAYED for kind in metric.play):
+                check_closed_loop(config.sampler, f"the player of metric {metric.name}")
 
 
 def meant(name: str) -> str:

@@ -1,8 +1,9 @@
 """A causal diffusion transformer over frames: patches as tokens, attention within a frame and to earlier frames, and a noise level of its
 own for each frame (diffusion forcing, Chen et al. 2024; blocks as in DiT, Peebles and Xie 2023).
 
-A memory of b rows holds the keys and values of the last L - 1 frames in all layers, (b, layers, 2, L - 1, tokens, width). It is a ring:
-frame i lies at place i mod (L - 1).
+A memory of b rows holds the keys and values of frames in all layers, (b, tokens, layers, 2, heads, L, width / heads). It is a ring of L
+places: frame i lies at place i mod L. Before frame i, the ring holds the L - 1 frames before it, and place i mod L is free. Every call for
+frame i writes the frame's own keys and values there, in place, so no call copies the memory.
 """
 
 import torch
@@ -50,8 +51,10 @@ class FrameTransformer(nn.Module):
             tokens = block(tokens, level, acted)
         return self._frames(tokens, level)
 
-    def next_frame(self, x: Tensor, c_noise: Tensor, action: Tensor, memory: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """The output for the frame after the memory's, (b, 3, h, w), and the frame's own keys and values, (b, layers, 2, tokens, width).
+    def next_frame(
+        self, x: Tensor, c_noise: Tensor, action: Tensor, memory: Tensor, position: Tensor, seen: Tensor | None = None
+    ) -> Tensor:
+        """The output for the frame after the memory's, (b, 3, h, w). Writes its keys and values into the free place of the memory.
 
         Args:
             x: (b, 3, h, w).
@@ -59,28 +62,49 @@ class FrameTransformer(nn.Module):
             action: the action that led to the frame, (b, ...).
             memory: of b rows.
             position: number of frames before this one, (b,) int64. 0 means an empty memory.
+            seen: number of frames of the memory that the frame attends to, (b,) int64. None is all of them.
         """
         tokens, level, acted = self._embedded(x[:, None], c_noise[:, None], action[:, None])
-        size = self.shape.config.num_frames - 1
-        lag = (position[:, None] - 1 - torch.arange(size, device=x.device)) % size + 1
-        kept = []
+        length = self.shape.config.num_frames
+        lag = (position[:, None] - torch.arange(length, device=x.device)) % length
+        hidden = lag > (position if seen is None else seen)[:, None]
         for number, block in enumerate(self.blocks):
             assert isinstance(block, _Block)
-            tokens, own = block.next_frame(tokens, level, acted, memory[:, number], lag, lag <= position[:, None])
-            kept.append(own)
-        return self._frames(tokens, level)[:, 0], torch.stack(kept, dim=1)
+            tokens = block.next_frame(tokens, level, acted, memory[:, :, number], position % length, lag, hidden)
+        return self._frames(tokens, level)[:, 0]
+
+    def frames_after(self, x: Tensor, c_noise: Tensor, actions: Tensor, memory: Tensor, position: Tensor, seen: bool = True) -> Tensor:
+        """The outputs for k frames after the memory's at once, (b, k, 3, h, w). Each attends to the frames before it, in the memory and
+        among the k, and to L frames at most. The memory is not changed.
+
+        Args:
+            x: (b, k, 3, h, w).
+            c_noise: (b, k).
+            actions: the action that led to each frame, (b, k, ...).
+            memory: of b rows.
+            position: number of frames before the first of them, (b,) int64.
+            seen: whether a frame attends to others at all.
+        """
+        tokens, level, acted = self._embedded(x, c_noise, actions)
+        length, new = self.shape.config.num_frames, torch.arange(x.shape[1], device=x.device)
+        first = (position[:, None] - torch.arange(length, device=x.device)) % length
+        kept = first[:, None] + new[:, None]  # (b, k, L)
+        among = (new[:, None] - new).expand(len(x), -1, -1)  # (b, k, k)
+        unheld = ((first == 0) | (first > position[:, None]))[:, None] | (kept >= length)
+        hidden = torch.cat((unheld, (among < 0) | (among >= length)), dim=2)
+        lag = torch.cat((kept, among), dim=2)
+        if not seen:
+            hidden = hidden | (lag != 0)
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, _Block)
+            tokens = block.frames_after(tokens, level, acted, memory[:, :, number], lag.clamp(0, length - 1), hidden)
+        return self._frames(tokens, level)
 
     def memory(self, rows: int, like: Tensor) -> Tensor:
         """An empty memory of `rows` rows, with the type and device of `like`."""
         config = self.shape.config
-        return like.new_zeros((rows, config.layers, 2, config.num_frames - 1, self.shape.tokens, config.width))
-
-    @staticmethod
-    def remembered(memory: Tensor, own: Tensor, position: Tensor) -> Tensor:
-        """The memory with the keys and values of the frame at `position`. The given memory is not changed."""
-        place = (position % memory.shape[3])[:, None, None, None, None, None].expand(-1, *own.shape[1:3], 1, *own.shape[3:])
-        written: Tensor = memory.scatter(3, place, own[:, :, :, None])
-        return written
+        sides = config.layers, 2, config.heads, config.num_frames, config.width // config.heads
+        return like.new_zeros((rows, self.shape.tokens, *sides))
 
     def _embedded(self, x: Tensor, c_noise: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (b, t, tokens, width), and the vectors of level and action, (b, t, width)."""
@@ -138,17 +162,28 @@ class _Block(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self._after(x, y, gate, mlp)
 
-    def next_frame(self, x: Tensor, level: Tensor, acted: Tensor, memory: Tensor, lag: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-        """x (b, 1, tokens, width), after the frames of a layer's memory (b, 2, L - 1, tokens, width) at the lags (b, L - 1). `held`: which
-        places hold a frame. Also returns the frame's own keys and values, (b, 2, tokens, width)."""
+    def next_frame(self, x: Tensor, level: Tensor, acted: Tensor, memory: Tensor, place: Tensor, lag: Tensor, hidden: Tensor) -> Tensor:
+        """x (b, 1, tokens, width), whose keys and values are written at `place` (b,) of a layer's memory (b, tokens, 2, heads, L, c).
+
+        `lag`: of the frame at each place of the memory, (b, L). `hidden`: the places that are not attended to, (b, L).
+        """
         x, (shift, scale, gate), mlp = self._within(x, level, acted)
         q, k, v = self._earlier(_norm(x) * (1 + scale) + shift)
-        own = torch.stack((k, v), dim=1)[:, :, :, :, 0].flatten(3)
-        keys, values = memory.unflatten(4, (self.heads, -1)).permute(1, 0, 3, 4, 2, 5)  # each (b, tokens, heads, L - 1, c)
-        bias = self.lag_bias[:, lag].transpose(0, 1).masked_fill(~held[:, None], -torch.inf)
-        bias = torch.cat((bias, self.lag_bias[None, :, :1].expand(len(x), -1, -1)), dim=2)[:, None, :, None]
-        y = F.scaled_dot_product_attention(q, torch.cat((keys, k), dim=3), torch.cat((values, v), dim=3), attn_mask=bias)
-        return self._after(x, y, gate, mlp), own
+        memory[torch.arange(len(x), device=x.device), :, :, :, place] = torch.stack((k[:, :, :, 0], v[:, :, :, 0]), dim=2)
+        keys, values = memory.unbind(2)
+        return self._after(x, _attended(q, keys, values, self._bias(lag[:, None], hidden[:, None])), gate, mlp)
+
+    def frames_after(self, x: Tensor, level: Tensor, acted: Tensor, memory: Tensor, lag: Tensor, hidden: Tensor) -> Tensor:
+        """x (b, k, tokens, width) after a layer's memory (b, tokens, 2, heads, L, c). `lag`, `hidden`: of the L + k frames for each of the
+        k, (b, k, L + k)."""
+        x, (shift, scale, gate), mlp = self._within(x, level, acted)
+        q, k, v = self._earlier(_norm(x) * (1 + scale) + shift)
+        keys, values = (torch.cat(pair, dim=3) for pair in zip(memory.unbind(2), (k, v), strict=True))
+        return self._after(x, _attended(q, keys, values, self._bias(lag, hidden)), gate, mlp)
+
+    def _bias(self, lag: Tensor, hidden: Tensor) -> Tensor:
+        """What is added to the attention's logits, (b, heads, queries, keys), from (b, queries, keys)."""
+        return self.lag_bias[:, lag].transpose(0, 1).masked_fill(hidden[:, None], -torch.inf)
 
     def _within(self, x: Tensor, level: Tensor, acted: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """x after the attention within each frame, and the modulations of the two other sublayers."""
@@ -198,6 +233,15 @@ class _ActionAttention(nn.Module):
 def led_to(actions: Tensor) -> Tensor:
     """The action that led to each frame, withheld for the first one, from the actions after each frame, (b, t, ...)."""
     return torch.cat((torch.full_like(actions[:, :1], withheld(actions)), actions[:, :-1]), dim=1)
+
+
+def _attended(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention over time at each place of the frame, (b, tokens, heads, queries, c), with a bias (b, heads, queries, keys)."""
+    b, tokens = q.shape[:2]
+    bias = bias[:, None].expand(-1, tokens, -1, -1, -1).flatten(0, 1)
+    q, keys, values = (given.flatten(0, 1) for given in (q, keys, values))
+    y: Tensor = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias).unflatten(0, (b, tokens))
+    return y
 
 
 def _norm(x: Tensor) -> Tensor:

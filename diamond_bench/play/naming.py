@@ -10,6 +10,7 @@ from typing import Any
 from diamond_bench.compose import Override, base, parse, with_values
 from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, EnvConfig, RunConfig, Sampler
 from diamond_bench.config.worlds import DIAMOND, untrained_families
+from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.envs import games
 from diamond_bench.errors import UserError, joined, nearest
 from diamond_bench.store.artifacts import Store
@@ -127,7 +128,7 @@ def _check_sampler(overrides: Sequence[Override]) -> None:
     refusals = []
     for name, option in SAMPLERS.items():
         try:
-            sampler_with(option.settings_type()(name=name), overrides)
+            check_closed_loop(sampler_with(option.settings_type()(name=name), overrides), "a player")
             return
         except UserError as error:
             refusals.append(error)

@@ -7,6 +7,7 @@ from pathlib import Path
 from diamond_bench.config import SAMPLERS, Sampler
 from diamond_bench.data.foreign import PLAYED_GAME
 from diamond_bench.data.static import load_info
+from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic import Policy
 from diamond_bench.models.threads import torch_threads
@@ -221,6 +222,7 @@ def _fitting(model: TrainedWorld, sampler: Sampler) -> tuple[tuple[str, ...], bo
 
     def fits(candidate: Sampler) -> bool:
         try:
+            check_closed_loop(candidate, "a player")
             model.bound(candidate)
         except UserError:
             return False

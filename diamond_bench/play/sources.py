@@ -9,6 +9,7 @@ from diamond_bench.config import Sampler
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import read_segments
 from diamond_bench.data.static import EpisodeSet
+from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.errors import UserError
 from diamond_bench.imagination.env import RewardEnd
 from diamond_bench.play.lanes import Imagined, Setting, Start
@@ -34,6 +35,7 @@ def trained(
 
     @lru_cache(_LOADED)
     def world(setting: Setting) -> WorldModel:
+        check_closed_loop(setting.sampler or sampler, "a player")
         return loaded(setting.milestone).bound(setting.sampler or sampler)
 
     return Imagined(world, world(first).spec.actions, first, reward_end)

@@ -13,6 +13,7 @@ from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, EnvConfig, RunConfig,
 from diamond_bench.config.worlds import DIAMOND, untrained_families
 from diamond_bench.data.replay import REPLAY_FILE, Replay
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
+from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.envs import games
 from diamond_bench.envs.play import Collector, Player
 from diamond_bench.errors import UserError, nearest
@@ -136,6 +137,8 @@ def opened(
         raise UserError(f"reward={reward!r}: expected a function reward(before, actions, after)")
     with torch_threads(threads):
         imagination = imagination_of(store, source, how)
+    if imagination.sampler is not None:
+        check_closed_loop(imagination.sampler, "a policy")
     if reward is None and not imagination.rewarded:
         raise UserError(
             f"{source}: predicts no rewards; pass reward=, a function reward(before, actions, after) that returns one number per game "

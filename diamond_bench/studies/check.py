@@ -1,7 +1,7 @@
 """Refusals at planning: settings that are valid on their own but conflict. Without torch."""
 
-from diamond_bench.config import OBJECTIVES, SEGMENT_SOURCES, CascadeSampler, RunConfig, option_of, world_family
-from diamond_bench.diffusion.schedules import check_sampler
+from diamond_bench.config import OBJECTIVES, SEGMENT_SOURCES, CascadeSampler, OpenLoopSampler, RunConfig, option_of, world_family
+from diamond_bench.diffusion.schedules import check_closed_loop, check_sampler
 from diamond_bench.envs.games import check_env, check_policy
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.planning import check_metrics
@@ -37,6 +37,7 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
                 f"training.accumulation={config.training.accumulation}: an agent's networks learn from one batch per update; use 1"
             )
         _check_sampler(config)
+        check_closed_loop(config.sampler, "an agent")
         return
     _check_training(config)
     _check_evaluation(config)
@@ -50,6 +51,11 @@ def _check_sampler(config: RunConfig) -> None:
     family, sampler = world_family(config.family), config.sampler
     if isinstance(sampler, CascadeSampler) and not family.two_stages:
         raise UserError(f"sampler={sampler.name}: it has two stages, for family=cascade; choose another one, such as sampler=euler")
+    if isinstance(sampler, OpenLoopSampler) and not family.open_loop:
+        raise UserError(
+            f"sampler={sampler.name}: it denoises the frames of a horizon together, for family=transformer; choose another one, such as "
+            "sampler=euler"
+        )
     if "objective" in family.reads or not family.trained:
         check_sampler(sampler, config.objective)
         check_past_noise(sampler, config.conditioning)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diamond_bench.compose import Override, groups, output_root, parse, scale_keys
 from diamond_bench.config import SlurmCluster
+from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
@@ -158,6 +159,7 @@ def plan_evaluate(checkpoint: str, tokens: Sequence[str], episodes: int | None, 
     if config.env.frame_size != env.frame_size:
         raise UserError(f"env.frame_size={config.env.frame_size}: the agent sees frames of {env.frame_size} pixels")
     check_agent(config)
+    check_closed_loop(config.sampler, "an agent")
     config = replace(config, game=game, seed=seed)
     spec = evaluation_job(config, agent)
     at_random = random_play_job(config)

@@ -82,7 +82,7 @@ class WorldModel(Protocol):
 
     @property
     def calls_per_frame(self) -> int:
-        """Network calls per step (NFE). 0 without a network."""
+        """Network calls per step (NFE). 0 without a network. A call for k frames (`OpenLoop`) counts as one call of each."""
         ...
 
     @property
@@ -222,6 +222,30 @@ class TwoStages(Protocol):
         ...
 
 
+@runtime_checkable
+class CostlyStart(Protocol):
+    """A world model whose `start` calls networks. Imagined games start it only in steps in which a game begins."""
+
+    def skip_start(self, frames: Tensor, draw: Draw) -> None:
+        """Draws the random numbers of `start` for these frames, and does nothing else."""
+        ...
+
+
+@runtime_checkable
+class OpenLoop(Protocol):
+    """A world model that imagines the frames of a horizon together, so it needs all actions in advance. Its `step` raises UserError."""
+
+    def together(self, state: State, actions: Tensor, draw: Draw) -> Iterator[Tensor]:
+        """The next T frames in their order, each (b, 3, h, w) as in `Step.frame`.
+
+        Args:
+            state: the state to start from, which is not changed.
+            actions: action i leads to frame i, (b, T, ...).
+            draw: see `WorldModel.start`.
+        """
+        ...
+
+
 class RecordedPlay(Protocol):
     """Real play that can be replayed: the seed and all actions of each recording."""
 
@@ -271,6 +295,9 @@ def imagined_frames(world: WorldModel, frames: Tensor, actions: Tensor, draw: Dr
     """
     seen = frames.shape[1]
     state = world.start(frames, actions[:, :seen], frames.new_ones(frames.shape[:2], dtype=torch.bool), draw, origin)
+    if isinstance(world, OpenLoop):
+        yield from world.together(state, actions[:, seen - 1 :], draw)
+        return
     for t in range(seen - 1, actions.shape[1]):
         state, step = world.step(state, actions[:, t], draw)
         yield step.frame

@@ -13,6 +13,7 @@ from diamond_bench.config import (
     ConditioningConfig,
     NetworkConfig,
     Objective,
+    OpenLoopSampler,
     Sampler,
     SamplerSettings,
     TrainingConfig,
@@ -119,6 +120,8 @@ class DiamondWorld(StackedWorld):
             raise UserError(f"sampler={sampler!r}: expected the name of a sampler, or settings from `api.sampler`")
         if isinstance(sampler, CascadeSampler):
             raise UserError(f"sampler={sampler.name}: it has two stages, for models of family=cascade")
+        if isinstance(sampler, OpenLoopSampler):
+            raise UserError(f"sampler={sampler.name}: it denoises the frames of a horizon together, for models of family=transformer")
         check_sampler(sampler, self.description.objective)
         check_guidance(sampler, self.description.conditioning)
         check_past_noise(sampler, self.description.conditioning)

@@ -69,6 +69,9 @@ class TokenWorld(BuiltWorld):
         newest = tokens[torch.arange(len(tokens), device=tokens.device), self.context - 1 - first]
         return newest, memory, position
 
+    def skip_start(self, frames: Tensor, draw: Draw) -> None:
+        """See `CostlyStart.skip_start`: there is nothing to draw."""
+
     @torch.no_grad()
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
         """See `WorldModel.step`. A memory without room for another block is replaced by that of the newest frame alone, as in IRIS."""

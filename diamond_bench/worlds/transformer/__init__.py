@@ -4,7 +4,17 @@ file, so it imports no torch."""
 from dataclasses import dataclass
 from typing import Literal
 
-from diamond_bench.config import CascadeSampler, FactoredObjective, Objective, OdeSampler, RunConfig, Sampler, TrainingConfig, setting
+from diamond_bench.config import (
+    CascadeSampler,
+    FactoredObjective,
+    Objective,
+    OdeSampler,
+    OpenLoopSampler,
+    RunConfig,
+    Sampler,
+    TrainingConfig,
+    setting,
+)
 from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
 from diamond_bench.diffusion.schedules import check_sampler, nfe, trained_sigma_range
 from diamond_bench.envs.games import spec as spec_of
@@ -48,12 +58,33 @@ def check_fits(settings: Transformer, sampler: Sampler) -> None:
         raise UserError(f"sampler={sampler.name}: it has two stages, for models of family=cascade")
     if sampler.guidance != 1:
         raise UserError(f"sampler.guidance={sampler.guidance:g}: family=transformer never learns without actions; use sampler.guidance=1")
+    if isinstance(sampler, OpenLoopSampler) and settings.noise == "last_frame":
+        raise UserError(
+            f"sampler={sampler.name}: a frame attends to others that are not finished, which family.noise=last_frame never trains; "
+            "use family.noise=per_frame, or another sampler, such as sampler=euler"
+        )
     if isinstance(sampler, OdeSampler) and sampler.s_cond > 0:
-        raise UserError(f"sampler.s_cond={sampler.s_cond:g}: family=transformer has family.context_noise instead; use sampler.s_cond=0")
+        _check_context_noise(settings, sampler)
     try:
         check_sampler(sampler, settings.objective)
     except UserError as error:
         raise UserError(str(error).replace("objective.", "family.objective.")) from None
+
+
+def context_noise(settings: Transformer, sampler: Sampler) -> float:
+    """The noise level of the frames in the memory: that of the sampler, or else that of the settings."""
+    return sampler.s_cond if isinstance(sampler, OdeSampler) and sampler.s_cond > 0 else settings.context_noise
+
+
+def _check_context_noise(settings: Transformer, sampler: OdeSampler) -> None:
+    key = f"sampler.s_cond={sampler.s_cond:g}"
+    if sampler.s_cond_rule != "accumulating":
+        raise UserError(f"sampler.s_cond_rule={sampler.s_cond_rule}: family=transformer adds noise to a frame once; leave it out")
+    if settings.noise == "last_frame":
+        raise UserError(f"{key}: with family.noise=last_frame, a model is trained at family.context_noise alone; set that one")
+    low, high = trained_sigma_range(settings.objective)
+    if not low <= sampler.s_cond <= high:
+        raise UserError(f"{key}: the objective trains levels from {low:g} to {high:g}")
 
 
 def _check(settings: Transformer, config: RunConfig, protocol: str) -> None:
@@ -76,16 +107,20 @@ def _check(settings: Transformer, config: RunConfig, protocol: str) -> None:
     low, high = trained_sigma_range(objective)
     if not low <= settings.context_noise <= high:
         raise UserError(f"family.context_noise={settings.context_noise:g}: the objective trains levels from {low:g} to {high:g}")
+    if isinstance(config.sampler, OpenLoopSampler) and config.execution.cuda_graphs != "none":
+        raise UserError(f"execution.cuda_graphs={config.execution.cuda_graphs}: sampler={config.sampler.name} cannot be recorded; use none")
     if config.data.dataset is None:
         check_frames(settings, spec_of(config.game, config.env).frames)
     check_fits(settings, config.sampler)
 
 
 def _cost(settings: Transformer, spec: WorldSpec, sampler: Sampler) -> WorldCost:
-    """The last call of a frame writes it into the memory."""
+    """The last call of a frame writes it into the memory. Frames that are finished at the same time are never written. FLOP are those of
+    the L frames that a frame attends to, without what is masked."""
     call, shape = network_cost(settings.shape(spec)), settings.shape(spec)
-    steps = nfe(sampler) * (1 if settings.history_guidance == 1 else 2) + 1
-    memory = 4 * 2 * shape.config.layers * (shape.config.num_frames - 1) * shape.tokens * shape.config.width
+    written = not isinstance(sampler, OpenLoopSampler) or sampler.steps_behind > 0
+    steps = nfe(sampler) * (1 if settings.history_guidance == 1 else 2) + written
+    memory = 4 * 2 * shape.config.layers * shape.config.num_frames * shape.tokens * shape.config.width
     return WorldCost(call.parameters, call.flops * steps, steps, memory + 8, call.flops * settings.num_frames)
 
 
@@ -105,5 +140,6 @@ FAMILY = WorldFamily(
     update_flops=_update_flops,
     context=_context,
     reads=("sampler",),
+    open_loop=True,
     check=_check,
 )

@@ -1,33 +1,31 @@
 """A causal diffusion transformer as a world model (diffusion forcing, Chen et al. 2024), with a memory of past frames' keys and values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import Sampler, TrainingConfig, chosen
+from diamond_bench.config import OdeSampler, OpenLoopSampler, Sampler, TrainingConfig, chosen
 from diamond_bench.data.segments import Segments, to_float
-from diamond_bench.data.sources import SegmentSource
-from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.objectives import Objective
+from diamond_bench.diffusion.open_loop import sample_together
 from diamond_bench.diffusion.samplers import Sampling, sample
-from diamond_bench.models.compilation import Compilable
+from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.models.frame_transformer import FrameTransformer, led_to
 from diamond_bench.models.precision import Precision
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, Seen, State, Step, Trainable
-from diamond_bench.worlds.files import save_world
-from diamond_bench.worlds.padding import first_frames, moved_to_front
-from diamond_bench.worlds.transformer import FAMILY, Transformer, check_fits, check_frames
+from diamond_bench.worlds.padding import first_frames, last_frames, moved_to_front
+from diamond_bench.worlds.trained import BuiltWorld
+from diamond_bench.worlds.transformer import FAMILY, Transformer, check_fits, check_frames, context_noise
 
 
 @dataclass(frozen=True)
 class _Remembering:
-    """A denoiser of the next frame, given a memory (`SupportsDenoise`). Past frames come from the memory, not from the arguments."""
+    """A denoiser of the next frame, given a memory (`SupportsDenoise`). Past frames come from the memory, not from the arguments. Each call
+    writes into the free place of the memory."""
 
     network: FrameTransformer
     objective: Objective
@@ -47,15 +45,15 @@ class _Remembering:
         """None: first noise is added to a frame of zeros."""
         return None
 
-    def _denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, position: Tensor) -> Tensor:
+    def _denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, seen: Tensor) -> Tensor:
         def run(x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-            return self.network.next_frame(x, c_noise, actions[:, 0], self.memory, position)[0]
+            return self.network.next_frame(x, c_noise, actions[:, 0], self.memory, self.position, seen)
 
         return self.objective.denoise(run, x, sigma, past, actions)
 
 
 @dataclass(frozen=True)
-class TransformerWorld:
+class TransformerWorld(BuiltWorld):
     """A `TrainedWorld`. Its state is the memory of the network, and the number of frames that each row has seen, (b,)."""
 
     settings: Transformer
@@ -67,13 +65,6 @@ class TransformerWorld:
     sampling: Sampling = sample
 
     pure = True
-    compilable: ClassVar[Sequence[Compilable]] = ()
-    measured: ClassVar[Mapping[str, float]] = {}
-
-    @property
-    def context(self) -> int:
-        """See `WorldModel.context`."""
-        return FAMILY.context(self.settings)
 
     @property
     def device(self) -> torch.device:
@@ -96,24 +87,26 @@ class TransformerWorld:
         return {"network": self.network}
 
     @property
-    def description(self) -> object:
-        """See `TrainedWorld.description`."""
-        return self.settings, self.spec
-
-    @property
     def _sampler(self) -> Sampler:
         if self.sampler is None:
             raise ValueError("no sampler is bound to this world model; bind one with bound(sampler)")
         return self.sampler
 
     def bound(self, sampler: Sampler) -> "TransformerWorld":
-        """See `TrainedWorld.bound`. Raises UserError for a sampler that does not fit its training."""
+        """See `TrainedWorld.bound`. With an `OpenLoopSampler`, the model is an `OpenLoop`. Raises UserError for a sampler that does not fit
+        its training."""
         check_fits(self.settings, sampler)
-        return replace(self, sampler=sampler)
+        bound = OpenLoopTransformer if isinstance(sampler, OpenLoopSampler) else TransformerWorld
+        return bound(self.settings, self.spec, self.network, self.objective, sampler, self.sampling)
 
-    def in_streams(self, count: int) -> "TransformerWorld":
-        """The same model: its rows are always sampled together."""
-        return self
+    @property
+    def _context_noise(self) -> float:
+        return self.settings.context_noise if self.sampler is None else context_noise(self.settings, self.sampler)
+
+    @property
+    def _of_frame(self) -> Sampler:
+        """The sampler without the noise of past frames, which lies in the memory."""
+        return replace(self._sampler, s_cond=0.0) if isinstance(self._sampler, OdeSampler) else self._sampler
 
     def watched(self, seen: Seen) -> "TransformerWorld":
         """See `Watchable.watched`."""
@@ -122,41 +115,39 @@ class TransformerWorld:
     @torch.no_grad()
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
         """See `WorldModel.start`. Only the last frames are used, as many as the settings say."""
-        if frames.shape[1] < self.context:
-            raise ValueError(f"expected at least {self.context} frames to start from, got {frames.shape[1]}")
-        frames, actions, mask = (given[:, -self.context :] for given in (frames, actions, mask))
+        frames, actions, mask = last_frames(self.context, frames, actions, mask)
         first = first_frames(mask)
         frames, acted = moved_to_front(frames, first), led_to(moved_to_front(actions, first))
-        state: State = self.network.memory(len(frames), frames), torch.zeros_like(first)
+        memory, position = self.network.memory(len(frames), frames), torch.zeros_like(first)
         for t in range(self.context):
-            extended = self._remembered(state, frames[:, t], acted[:, t], draw)
-            real = t < self.context - first
-            state = tuple(torch.where(real.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(extended, state, strict=True))
-        return state
+            self._remember(memory, position, frames[:, t], acted[:, t], draw)
+            position = position + (t < self.context - first)  # the next frame replaces padding, which nothing attends to
+        return memory, position
+
+    def skip_start(self, frames: Tensor, draw: Draw) -> None:
+        """See `CostlyStart.skip_start`."""
+        for _ in range(self.context):
+            draw(frames[:, 0])
 
     @torch.no_grad()
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
         """See `WorldModel.step`."""
-        memory, position = state
+        memory, position = state[0].clone(), state[1]
         denoiser = _Remembering(self.network, self.objective, memory, position, self.settings.history_guidance)
         like = memory.new_zeros((len(memory), 1, 3, *self.spec.frames.sides))
-        frame = self.sampling(denoiser, like, action[:, None], self._sampler, lambda: draw(like[:, 0]))
-        return self._remembered(state, frame, action, draw), Step(frame)
+        frame = self.sampling(denoiser, like, action[:, None], self._of_frame, lambda: draw(like[:, 0]))
+        self._remember(memory, position, frame, action, draw)
+        return (memory, position + 1), Step(frame)
 
-    def _remembered(self, state: State, frame: Tensor, action: Tensor, draw: Draw) -> State:
-        """The state after a frame, which is written at the level of the context noise."""
-        memory, position = state
-        sigma = torch.full((len(frame),), self.settings.context_noise, device=frame.device)
-        kept: list[Tensor] = []
+    def _remember(self, memory: Tensor, position: Tensor, frame: Tensor, action: Tensor, draw: Draw) -> None:
+        """Writes a frame into the memory, in place, at the level of the context noise."""
+        sigma = torch.full((len(frame),), self._context_noise, device=frame.device)
 
         def run(x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-            out, own = self.network.next_frame(x, c_noise, actions[:, 0], memory, position)
-            kept.append(own)
-            return out
+            return self.network.next_frame(x, c_noise, actions[:, 0], memory, position)
 
-        noisy = frame + self.settings.context_noise * draw(frame)
+        noisy = frame + self._context_noise * draw(frame)
         self.objective.denoise(run, noisy, sigma, frame[:, None], action[:, None])
-        return self.network.remembered(memory, kept[0], position), position + 1
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`: every frame of a segment is denoised, given the noisy frames before it."""
@@ -182,20 +173,66 @@ class TransformerWorld:
 
         return (Trainable("network", self.network, self.settings.network.num_frames, loss),)
 
-    def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
-        """See `TrainedWorld.measure`: there is nothing to measure."""
-
     @torch.no_grad()
     def call(self, state: State) -> None:
         """See `TrainedWorld.call`: the network's pass over a frame."""
         memory, position = state
         frame = memory.new_zeros((len(memory), 3, *self.spec.frames.sides))
         action = torch.zeros((len(memory), *self.spec.actions.shape), dtype=getattr(torch, self.spec.actions.dtype), device=memory.device)
-        self.network.next_frame(frame, frame.new_zeros(len(frame)), action, memory, position)
+        self.network.next_frame(frame, frame.new_zeros(len(frame)), action, memory.clone(), position)
 
-    def save(self, folder: Path) -> None:
-        """See `TrainedWorld.save`."""
-        save_world(folder, self.settings, self.spec, self.networks)
+
+@dataclass(frozen=True)
+class OpenLoopTransformer(TransformerWorld):
+    """A `TransformerWorld` whose frames are denoised together (`OpenLoop`). Attention is causal, so a frame depends on no later action. But
+    later frames are denoised before it is finished, and they need their actions then."""
+
+    pure = False
+
+    def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
+        """Raises UserError: a step has one action only."""
+        check_closed_loop(self._sampler, "the caller of step")
+        return super().step(state, action, draw)
+
+    @torch.no_grad()
+    def together(self, state: State, actions: Tensor, draw: Draw) -> Iterator[Tensor]:
+        """See `OpenLoop.together`. A finished frame is written into the memory as in `step`, if others are unfinished then. The noise of a
+        frame is that of a step: first noise and context noise, drawn in the order of the frames."""
+        sampler = self._sampler
+        assert isinstance(sampler, OpenLoopSampler)
+        memory, position = state[0].clone(), state[1]
+        like = memory.new_zeros((len(memory), 3, *self.spec.frames.sides))
+        context: list[Tensor] = []
+
+        def first_noise() -> Tensor:
+            start = draw(like)
+            context.append(draw(like))
+            return start
+
+        def denoise(x: Tensor, sigma: Tensor, first: int) -> Tensor:
+            b, k = x.shape[:2]
+            acted = actions[:, first : first + k]
+
+            def estimate(seen: bool) -> Tensor:
+                def run(x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+                    given = x.unflatten(0, (b, k)), c_noise.view(b, k), acted
+                    return self.network.frames_after(*given, memory, position, seen).flatten(0, 1)
+
+                flat, each = x.flatten(0, 1), sigma.expand(b, k).flatten()
+                clean = self.objective.denoise(run, flat, each, flat[:, None], acted.flatten(0, 1)[:, None])
+                return clean.view_as(x)
+
+            shown, weight = estimate(True), self.settings.history_guidance
+            if weight == 1:
+                return shown
+            alone = estimate(False)
+            return alone + weight * (shown - alone)
+
+        for t, frame in enumerate(sample_together(denoise, sampler, actions.shape[1], first_noise)):
+            yield frame
+            if sampler.steps_behind:
+                self._remember(memory, position, frame, actions[:, t], lambda like, t=t: context[t])  # type: ignore[misc]
+                position = position + 1
 
 
 def build_world(
