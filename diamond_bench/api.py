@@ -221,8 +221,9 @@ def load_world_model(
 def load_agent(job: str, *, output_dir: Folder = None, device: str = "cpu", precision: Literal["fp32", "tf32", "bf16"] = "fp32") -> "Agent":
     """The agent of a training, an import or an evaluation, after its files were checked against their SHA-256.
 
-    It has `actor_critic`, `reward_end`, `world_model` and `description`; `reward_end` and `world_model` are None if it learned without a
-    world model. `job`: the job's id, or its beginning. Other arguments as in `load_world_model`.
+    It has `actor_critic`, `policy` (the actor-critic as it plays the real game), `reward_end`, `world_model` and `description`.
+    `reward_end` and `world_model` are None if it learned without a world model. `job`: the job's id, or its beginning. Other arguments
+    as in `load_world_model`.
 
     Raises UserError for a job of another kind, an unfinished or a damaged one.
     """
