@@ -17,7 +17,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.estimate import estimate, time_range
+from diamond_bench.studies.estimate import estimate, time_range, uncompiled_bf16
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.overview import StudyStatus, job_variants
@@ -114,7 +114,7 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
-    for sentence in notes:
+    for sentence in (*uncompiled_bf16(plan.jobs, missing), *notes):
         out.print(f"note: {escape(sentence)}", highlight=False)
 
 

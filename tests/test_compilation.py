@@ -16,12 +16,19 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
 from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext
-from diamond_bench.jobs.execution import COMPILE_PAYS_OFF_FLOPS, Execution, apply_to_world_model, compile_rows, resolve
+from diamond_bench.jobs.execution import Execution, apply_to_world_model, compile_rows, resolve
 from diamond_bench.launch.devices import check_devices
 from diamond_bench.models import graphs
 from diamond_bench.models.compilation import Compiled
 from diamond_bench.models.graphs import Graphed
-from diamond_bench.studies.execution import check_execution, has_compiler, of_imagination, of_no_compilation, of_training
+from diamond_bench.studies.execution import (
+    COMPILE_PAYS_OFF_FLOPS,
+    check_execution,
+    has_compiler,
+    of_imagination,
+    of_no_compilation,
+    of_training,
+)
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.single import plan_train
 from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint

@@ -92,6 +92,24 @@ def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
     assert found.high_hours / found.low_hours > 8
 
 
+@pytest.mark.parametrize(
+    ("tokens", "slow"),
+    [
+        (["execution.precision=bf16"], True),
+        (["execution.precision=bf16", "execution.compile=imagination"], True),
+        (["execution.precision=bf16", "execution.compile=all"], False),
+        (["execution.precision=bf16", "training.num_steps=100000000"], False),
+        (["execution.precision=bf16", "execution.device=cuda"], False),
+        ([], False),
+    ],
+)
+def test_bf16_that_slows_updates_down_is_named(tokens: list[str], slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So long a training is compiled by default."""
+    monkeypatch.setattr(estimating, "has_compiler", lambda device: True)
+    plan = planned(tmp_path, tokens if "execution.device=cuda" in tokens else ["execution.device=cpu", *tokens])
+    assert bool(estimating.uncompiled_bf16(plan.jobs, plan.jobs)) == slow
+
+
 def test_a_finished_job_without_work_tells_no_speed(tmp_path: Path) -> None:
     """Of two profiles in a store, the second divided by the speed of the first: no work in some seconds."""
     store = Store(tmp_path / "outputs", say=lambda text: None)

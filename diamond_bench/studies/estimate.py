@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diamond_bench.config import ExecutionConfig
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
+from diamond_bench.studies.execution import compiling_pays_off, has_compiler
 from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Speed, SpeedClass, measured, slowness, unmeasured
 
 
@@ -98,6 +100,21 @@ def checkpoint_intervals(
         seconds = job_work(specs[ref], specs) / speed.rate * min(1.0, saved.every / saved.total)
         found[ref] = seconds, f"{saved.key}={saved.every}", _basis([speed_class], {speed_class: speed})
     return found
+
+
+def uncompiled_bf16(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
+    """A sentence if trainings among `refs` update in bf16 on a CPU without compilation, which is slower than fp32. Empty if none does."""
+    for spec in {specs[ref].config: specs[ref] for ref in refs if KINDS[ref.kind].costs.checkpoint is not None}.values():
+        execution: ExecutionConfig = spec.config.execution
+        if execution.precision != "bf16" or _speed_class(spec, input_configs(spec, specs))[1] != "cpu":
+            continue
+        pays = has_compiler("cpu") and compiling_pays_off(job_work(spec, specs), "cpu")
+        if execution.compile in ("none", "imagination") or (execution.compile == "auto" and not pays):
+            return [
+                "execution.precision=bf16: updates that are not compiled are slower in bf16 than in fp32 on a CPU; use "
+                "execution.precision=fp32, or execution.compile=all for long trainings"
+            ]
+    return []
 
 
 def _basis(speed_classes: Iterable[SpeedClass], speeds: Mapping[SpeedClass, Speed]) -> str:

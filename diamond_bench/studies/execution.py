@@ -8,6 +8,15 @@ from dataclasses import replace
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
 
+COMPILE_PAYS_OFF_FLOPS = {"cuda": 3e16, "cpu": 5e13}
+"""FLOP of a job above which compiling pays off: the work of about 20 minutes on a device, compared with one to three minutes of compilation
+(docs/performance.md)."""
+
+
+def compiling_pays_off(work: float, device_type: str) -> bool:
+    """Whether execution.compile=auto wants to compile a job of `work` FLOP. It also needs a compiler."""
+    return work >= COMPILE_PAYS_OFF_FLOPS[device_type]
+
 
 def check_execution(asked: ExecutionConfig, device_type: str, here: bool = True) -> None:
     """Raises UserError for CUDA graphs or streams without CUDA, and (if the job runs `here`) for compiling without a compiler."""
