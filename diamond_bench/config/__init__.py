@@ -38,10 +38,11 @@ from diamond_bench.config.diffusion import (
     option_of,
 )
 from diamond_bench.config.fields import setting
+from diamond_bench.config.heads import HeadsConfig
 from diamond_bench.config.inverse_dynamics import InverseDynamicsConfig
 from diamond_bench.config.probe import ProbeConfig
 from diamond_bench.config.sources import SEGMENT_SOURCES
-from diamond_bench.config.worlds import REGISTRIES, WORLD_FAMILIES, WorldSettings, world_family
+from diamond_bench.config.worlds import REGISTRIES, WORLD_FAMILIES, WorldSettings, predicts_outcomes, world_family
 from diamond_bench.spaces import FrameSpec
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "ExecutionConfig",
     "FactoredObjective",
     "FlowSchedule",
+    "HeadsConfig",
     "InverseDynamicsConfig",
     "KarrasSchedule",
     "LocalCluster",
@@ -95,6 +97,7 @@ __all__ = [
     "chosen",
     "imported",
     "option_of",
+    "predicts_outcomes",
     "setting",
     "world_family",
 ]
@@ -175,6 +178,7 @@ class NetworkConfig:
     """Whether the residual blocks of a level have self-attention. The middle blocks always have it."""
     cond_channels: int = setting(256, minimum=4)
     """Width of the condition vector: an even number, divisible by the number of past frames."""
+    heads: HeadsConfig = HeadsConfig()
 
 
 @dataclass(frozen=True)

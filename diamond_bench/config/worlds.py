@@ -45,6 +45,16 @@ def _one_frame(settings: Any) -> int:
     return 1
 
 
+def never(settings: Any) -> bool:
+    """The neutral value of `WorldFamily.outcomes`."""
+    return False
+
+
+def always(settings: Any) -> bool:
+    """The value of `WorldFamily.outcomes` of a family whose models always predict rewards and ends."""
+    return True
+
+
 @dataclass(frozen=True)
 class WorldFamily:
     """A family of world models: one folder in worlds/ and one line of `WORLD_FAMILIES`. It sets `open` or `build`.
@@ -74,8 +84,9 @@ class WorldFamily:
     """The settings in `studies.families.OPTIONAL` that a trained family uses. Other settings are refused, and enter no identity."""
     estimates: bool = False
     """Whether its models estimate the clean next frame at a noise level of `objective` (`worlds.contract.Estimating`)."""
-    outcomes: bool = False
-    """Whether its models predict rewards and ends, in games that have them. If not, agents train a separate reward/end model."""
+    outcomes: Callable[[Any], bool] = never
+    """outcomes(settings): whether its models predict rewards and ends, in games that have them. If not, agents train a separate reward/end
+    model."""
     reconstructs: bool = False
     """Whether its models encode frames as tokens and decode them (`worlds.contract.Reconstructing`)."""
     two_stages: bool = False
@@ -113,6 +124,12 @@ def world_family(settings: WorldSettings | None) -> WorldFamily:
     function = _DIAMOND if settings is None else WORLD_FAMILIES[settings.name].function
     family: WorldFamily = imported(function)
     return family
+
+
+def predicts_outcomes(config: Any) -> bool:
+    """Whether the world model of a run or a job predicts rewards and ends itself."""
+    settings: WorldSettings | None = getattr(config, "family", None)
+    return world_family(settings).outcomes(settings or config)
 
 
 def untrained_families() -> list[str]:

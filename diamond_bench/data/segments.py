@@ -112,6 +112,26 @@ def sample_segments(
     return read_static(episodes, places)
 
 
+def sample_with_finals(
+    episodes: ReplayEpisodes, batch_size: int, length: int, generator: torch.Generator, weighting: Weighting = "length"
+) -> Segments:
+    """Like `sample_segments`, but the frame after the last step of an episode belongs to it, as in static data. No action follows it."""
+    number = torch.arange(len(episodes.lengths), device=episodes.lengths.device)
+    longer = replace(
+        episodes,
+        lengths=episodes.lengths + 1,
+        offsets=episodes.offsets + number,
+        num_rows=episodes.num_rows + len(number),
+    )
+    episode, position = _episode_and_position(longer, batch_size, length, generator, weighting)
+    rows = episodes.lengths[episode][:, None]
+    inside, final = (position >= 0) & (position < rows), position == rows
+    places = torch.where(inside, episodes.starts[episode][:, None] + position * episodes.stride, -1)
+    read = with_outcomes(read_segments(episodes, places), places, episodes.rewards, episodes.terminations)
+    frames = torch.where(final[:, :, None, None, None], episodes.finals[episode][:, None], read.frames)
+    return replace(read, frames=frames, mask=read.mask | final)
+
+
 def segment_places(episodes: Layout, count: int, length: int, generator: torch.Generator, weighting: Weighting = "length") -> Tensor:
     """Rows of `count` segments of `length` frames, drawn independently and with replacement: (count, length) int64, -1 for padding.
 
@@ -122,13 +142,8 @@ def segment_places(episodes: Layout, count: int, length: int, generator: torch.G
     E // 4, the last with the remainder, with weights 0.1, 0.1, 0.1, 0.7, uniform within a group (replay). Below 4 episodes it chooses by
     length. `generator` lies on the episodes' device.
     """
-    device = episodes.starts.device
-    episode, frame = _episode_and_frame(episodes, count, generator, weighting)
-    start, rows = episodes.starts[episode], episodes.lengths[episode]
-    stop = torch.minimum(rows, frame + 1 + torch.randint(length, (count,), generator=generator, device=device))
-    # (count, length), relative to the episode; negative is padding
-    position = (stop - length)[:, None] + torch.arange(length, device=device)
-    return torch.where(position >= 0, start[:, None] + position * _stride(episodes), -1)
+    episode, position = _episode_and_position(episodes, count, length, generator, weighting)
+    return torch.where(position >= 0, episodes.starts[episode][:, None] + position * _stride(episodes), -1)
 
 
 def read_segments(rows: Rows, places: Tensor) -> Segments:
@@ -213,6 +228,16 @@ def transition_frames(segments: RewardEndSegments) -> tuple[Tensor, Tensor]:
     final = from_bytes(segments.final_frames)[:, None]
     following = torch.where(segments.final_steps[:, :-1, None, None, None], final, frames[:, 1:])
     return frames[:, :-1], following
+
+
+def _episode_and_position(
+    episodes: Layout, count: int, length: int, generator: torch.Generator, weighting: Weighting
+) -> tuple[Tensor, Tensor]:
+    """The episode of each segment, (count,), and the places of its frames in the episode, (count, length). Negative is padding."""
+    device = episodes.starts.device
+    episode, frame = _episode_and_frame(episodes, count, generator, weighting)
+    stop = torch.minimum(episodes.lengths[episode], frame + 1 + torch.randint(length, (count,), generator=generator, device=device))
+    return episode, (stop - length)[:, None] + torch.arange(length, device=device)
 
 
 def _episode_and_frame(episodes: Layout, count: int, generator: torch.Generator, weighting: Weighting) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from diamond_bench.diffusion.objectives import Draws, Network, Objective, ObjectiveStep
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.models.conditioning import Conditioning, ConditioningInputs, withheld
+from diamond_bench.models.outcome_heads import OutcomeHeads
 from diamond_bench.models.precision import Precision, arithmetic
 
 __all__ = ["Denoiser", "Precision"]
@@ -72,7 +73,9 @@ class Denoiser(Compilable):
         action_dropout: float = 0.0,
         frame_noise: float = 0.0,
         past_noise: str = "none",
+        heads: OutcomeHeads | None = None,
     ) -> None:
+        """`heads`: of rewards and ends, on the deepest features of the network (`NetworkConfig.heads`)."""
         super().__init__()
         self.network = network
         self.objective = objective
@@ -81,17 +84,32 @@ class Denoiser(Compilable):
         self.action_dropout = action_dropout
         self.frame_noise = frame_noise
         self.past_noise = past_noise
+        self.heads = heads
 
     @property
     def core(self) -> nn.Module:
         """The network."""
         return self.network
 
-    def _run(self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, **inputs: Tensor) -> Tensor:
+    def _run(
+        self, x: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor, *, kept: list[Tensor] | None = None, **inputs: Tensor
+    ) -> Tensor:
         with arithmetic(x.device.type, self.precision):
-            return self.run_core(x, c_noise, past, actions, **inputs).float()
+            found: Tensor | tuple[Tensor, Tensor] = self.run_core(x, c_noise, past, actions, **inputs)
+        out, deepest = found if isinstance(found, tuple) else (found, None)
+        if kept is not None and deepest is not None:
+            kept.append(deepest)
+        return out.float()
 
-    def denoise(self, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, past_sigma: Tensor | None = None) -> Tensor:
+    def denoise(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        past: Tensor,
+        actions: Tensor,
+        past_sigma: Tensor | None = None,
+        kept: list[Tensor] | None = None,
+    ) -> Tensor:
         """The model's estimate of the clean frame, unclamped, (b, 3, h, w) float32.
 
         Args:
@@ -100,8 +118,9 @@ class Denoiser(Compilable):
             past: in [-1, 1], oldest first, (b, L, 3, h, w).
             actions: taken after each past frame, (b, L) or (b, L, k). Withheld ones need a network trained with action dropout.
             past_sigma: standard deviation of the noise in `past`, (b,). It needs a network with an input for it.
+            kept: receives the deepest features of the call, if the network has heads.
         """
-        run = self._run if past_sigma is None else partial(self._run, frame_noise=past_sigma)
+        run = partial(self._run, kept=kept) if past_sigma is None else partial(self._run, kept=kept, frame_noise=past_sigma)
         return self.objective.denoise(run, x, sigma, past, actions)
 
     def centre(self, past: Tensor) -> Tensor | None:
@@ -113,7 +132,13 @@ class Denoiser(Compilable):
         return EncodedOnce(self) if self.encodes_past_once else self
 
     def training_loss(
-        self, frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator | None = None, guide: Tensor | None = None
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
+        guide: Tensor | None = None,
+        features: list[Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the k + 1 autoregressive prediction steps of a batch of segments, and metrics (detached, on the device).
 
@@ -126,12 +151,13 @@ class Denoiser(Compilable):
             mask: (b, L + 1 + k), 1 (or True) where the frame is real.
             generator: on the frames' device.
             guide: see `unroll`.
+            features: see `unroll`.
         """
         if self.action_dropout > 0:  # without action dropout nothing is drawn, so that earlier models keep their stream of random numbers
             dropped = torch.rand(len(frames), generator=generator, device=frames.device) < self.action_dropout
             actions = torch.where(dropped.view(-1, *[1] * (actions.dim() - 1)), withheld(actions), actions)
         noise = self._past_noise(frames, generator)
-        steps = self.unroll(frames, actions, mask, lambda clean: self.objective.draw(clean, generator), noise, guide)
+        steps = self.unroll(frames, actions, mask, lambda clean: self.objective.draw(clean, generator), noise, guide, features)
         loss = torch.stack([step.loss for step in steps]).mean()
         return loss, {f"loss_step_{i}": step.loss.detach() for i, step in enumerate(steps)} | {"loss": loss.detach()}
 
@@ -155,11 +181,13 @@ class Denoiser(Compilable):
         draw: Callable[[Tensor], Draws],
         past_noise: PastNoise | None = None,
         guide: Tensor | None = None,
+        features: list[Tensor] | None = None,
     ) -> list[ObjectiveStep]:
         """The prediction steps of `training_loss`. `draw(clean)` gives the noise of each, and `past_noise` that of past frames, if any.
 
         `guide`: a picture of each frame, (b, L + 1 + k, 3, h, w), that the network receives after the past frames when it predicts that
         frame.
+        `features`: receives those that the heads read at each step.
         """
         n = self.num_frames
         if frames.shape[1] <= n:
@@ -168,10 +196,11 @@ class Denoiser(Compilable):
         steps = []
         for i in range(frames.shape[1] - n):
             clean, shown = frames[:, n + i], past
-            run: Network = self._run
+            kept: list[Tensor] = []
+            run: Network = partial(self._run, kept=kept)
             if past_noise is not None:
                 shown, level = past_noise(past, mask[:, i : n + i])
-                run = partial(self._run, frame_noise=level)
+                run = partial(self._run, kept=kept, frame_noise=level)
             if guide is not None:
                 shown = torch.cat((shown, guide[:, n + i, None]), dim=1)
             counts = mask[:, n + i]
@@ -180,6 +209,12 @@ class Denoiser(Compilable):
                 counts = counts * mask[:, n + i - 1]
             step = self.objective.step(run, clean, shown, actions[:, i : n + i], counts, draw(clean))
             steps.append(step)
+            if features is not None and self.heads is not None:
+                if self.heads.config.reads == "extra":
+                    sigma = torch.full_like(counts, self.heads.config.sigma, dtype=clean.dtype)
+                    noisy = clean + self.heads.config.sigma * draw(clean).gauss
+                    self.objective.denoise(run, noisy, sigma, shown, actions[:, i : n + i])
+                features.append(kept[-1])
             past = torch.cat((past[:, 1:], step.denoised[:, None]), dim=1)
         return steps
 

@@ -8,7 +8,14 @@ from torch import Tensor
 from diamond_bench.agent import Agent, AgentDescription, build_agent
 from diamond_bench.config import ActorCriticConfig
 from diamond_bench.data.replay import Replay
-from diamond_bench.data.segments import RewardEndSegments, Segments, sample_reward_end_segments, sample_segments, tensors_of
+from diamond_bench.data.segments import (
+    RewardEndSegments,
+    Segments,
+    sample_reward_end_segments,
+    sample_segments,
+    sample_with_finals,
+    tensors_of,
+)
 from diamond_bench.envs.games import num_actions, spec
 from diamond_bench.imagination.env import GeneratorDraws, ImaginationEnv, ImaginationSettings, ReservedSteps, record_steps
 from diamond_bench.imagination.starts import ReplayStarts
@@ -78,7 +85,7 @@ class Learners:
             num_frames = max(trained.context, config.actor_critic.start_frames)
             self.world, self._trainables = trained, tuple(trained.trainables(config.training))
             for trainable in self._trainables:
-                self._learners[trainable.name] = Learner(trainable.network, config.training, fused, recorded)
+                self._learners[trainable.name] = Learner(trainable.network, config.training, fused, recorded, apart=trainable.apart)
         if self.agent.reward_end is not None:
             self._learners["reward_end"] = Learner(self.agent.reward_end, config.reward_end, fused, recorded)
         if self.world is not None:
@@ -127,7 +134,8 @@ class Learners:
 
     def _update(self, trainable: Trainable) -> dict[str, Tensor]:
         batch_size, length = trainable.batch_size or self.config.training.batch_size, trainable.segment_length
-        segments = sample_segments(self.replay.episodes, batch_size, length, self.generator, "recency")
+        read = sample_with_finals if trainable.final_frames else sample_segments
+        segments = read(self.replay.episodes, batch_size, length, self.generator, "recency")
 
         def loss_of(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             loss, metrics = trainable.loss(Segments(*batch), self.generator)

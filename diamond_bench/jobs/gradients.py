@@ -40,7 +40,15 @@ class Gradients:
         apply(execution, dict.fromkeys(self.model.compilable, (training.batch_size,)) if execution.compile == "all" else {})
         self.trainables = self.model.trainables(training)
         self.learners = [
-            Learner(trainable.network, training, execution.fused, execution.records_updates, None, training.accumulation, processes)
+            Learner(
+                trainable.network,
+                trainable.optimizer or training,
+                execution.fused,
+                execution.records_updates,
+                accumulation=training.accumulation,
+                processes=processes,
+                apart=trainable.apart,
+            )
             for trainable in self.trainables
         ]
         self.generator = torch.Generator(device).manual_seed(config.seed)

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diamond_bench.config import WORLD_FAMILIES, RunConfig, imported, world_family
+from diamond_bench.config import WORLD_FAMILIES, RunConfig, imported, predicts_outcomes
+from diamond_bench.config.worlds import always
 from diamond_bench.envs.games import family_of
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, Figure, without
@@ -87,11 +88,12 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
 def _check(config: RunConfig) -> None:
     leave = f"leave outcomes out with {without(config.evaluation.metrics, 'outcomes')}"
     agent = config.evaluation.world_model is not None and not config.evaluation.world_model.startswith("import_world_model/")
-    if not agent and not world_family(config.family).outcomes:
-        able = ", ".join(name for name in WORLD_FAMILIES if imported(WORLD_FAMILIES[name].function).outcomes)
+    if not agent and not predicts_outcomes(config):
+        able = ", ".join(name for name in WORLD_FAMILIES if imported(WORLD_FAMILIES[name].function).outcomes is always)
         raise UserError(
             "metrics: outcomes measures predicted rewards and ends, and this world model predicts none. Name an agent with "
-            f"evaluation.world_model=AGENT, or take a family that predicts them ({able}), or {leave}"
+            f"evaluation.world_model=AGENT, take a family that predicts them ({able}), set network.heads.reads to last, extra or frames, "
+            f"or {leave}"
         )
     if config.data.dataset is not None:
         raise UserError(

@@ -79,6 +79,7 @@ class DenoiserNetwork(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         self.frame_noise = FrameNoiseFeatures(cond_channels, conditioning.frame_noise) if conditioning.frame_noise > 0 else None
         self.past_noise_features = FourierFeatures(cond_channels) if conditioning.past_noise != "none" else None
+        self.has_heads = network.heads.on_trunk
 
     def forward(
         self,
@@ -88,7 +89,7 @@ class DenoiserNetwork(nn.Module):
         actions: Tensor,
         frame_noise: Tensor | None = None,
         encoded: ConditioningInputs | None = None,
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """One forward pass.
 
         Args:
@@ -102,7 +103,7 @@ class DenoiserNetwork(nn.Module):
             encoded: what `frame_conditioning` encodes from `past` and `actions`. None encodes them here.
 
         Returns:
-            (b, 3, h, w), with the dtype of autocast if it is enabled.
+            (b, 3, h, w), with the dtype of autocast if it is enabled. For heads on it, also the deepest features of the U-Net.
         """
         # frames first: their planes come before those of actions
         frames = self.frame_conditioning.encode(past, actions) if encoded is None else encoded
@@ -120,6 +121,12 @@ class DenoiserNetwork(nn.Module):
             cond = cond + self.past_noise_features(torch.zeros_like(c_noise) if frame_noise is None else frame_noise.log() / 4)
         elif frame_noise is not None:
             raise ValueError("noise in the past frames, but this network has no input for its level (conditioning.frame_noise=0)")
-        y = self.unet(self.conv_in(torch.cat((*planes, x), dim=1)), self.condition(cond), history)
+        given = self.conv_in(torch.cat((*planes, x), dim=1)), self.condition(cond), history
+        if not self.has_heads:
+            return self._output(self.unet(*given))
+        y, deepest = self.unet.with_deepest(*given)
+        return self._output(y), deepest
+
+    def _output(self, y: Tensor) -> Tensor:
         out: Tensor = self.conv_out(F.silu(self.norm_out(y)))
         return out

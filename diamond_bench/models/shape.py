@@ -9,12 +9,13 @@ from diamond_bench.config import (
     ActorCriticConfig,
     ConditioningConfig,
     ConditioningOption,
+    HeadsConfig,
     NetworkConfig,
     RewardEndConfig,
     Sampler,
 )
 from diamond_bench.errors import UserError, nearest
-from diamond_bench.spaces import ActionSpec, FrameSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 
 NORM_EPS = 1e-5
 IMAGE_CHANNELS = 3
@@ -171,6 +172,26 @@ def check_past_noise(sampler: Sampler, conditioning: ConditioningConfig) -> None
             "sampler.s_cond=0: the model was trained with noise on its past frames (conditioning.past_noise=training) and "
             "receives its level; set sampler.s_cond above 0, such as 0.005 (the authors)"
         )
+
+
+def check_streams(heads: HeadsConfig, streams: int) -> None:
+    """Refuses sampling in groups if heads read the features of all rows at the last call of sampling. Raises UserError."""
+    if heads.reads == "last" and streams > 1:
+        raise UserError(
+            f"execution.sampling_streams={streams}: network.heads.reads=last reads the last call of all games together; use 1, or "
+            "network.heads.reads=extra"
+        )
+
+
+def check_separate(heads: HeadsConfig, spec: WorldSpec) -> None:
+    """Refuses a separate network of rewards and ends for games whose frames are not square, or whose actions are not Discrete. Raises
+    UserError."""
+    if spec.actions.kind != "Discrete" or spec.frames.height != spec.frames.width:
+        raise UserError(
+            f"network.heads.reads={heads.reads}: that network needs square frames and Discrete actions, but the game has {spec.frames} "
+            f"and {spec.actions}; use network.heads.reads=last"
+        )
+    check_reward_end(heads.lstm, spec.frames.height)
 
 
 def _check_conditioning(network: NetworkConfig, conditioning: ConditioningConfig) -> None:

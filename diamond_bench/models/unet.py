@@ -83,6 +83,10 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, cond: Tensor, history: Sequence[Tensor | None] = ()) -> Tensor:
+        return self.with_deepest(x, cond, history)[0]
+
+    def with_deepest(self, x: Tensor, cond: Tensor, history: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:
+        """The output, and the features after the middle, (b, channels[-1], h', w') at the deepest level."""
         h, w = x.shape[-2:]
         x = pad_to_levels(x, self.network)
         sides = [(x.shape[-2] >> level, x.shape[-1] >> level) for level in range(len(self.down))]
@@ -96,6 +100,7 @@ class UNet(nn.Module):
             x = stored[-1][-1]
         for block in self.middle:
             x = block(x, cond, attended[-1])
+        deepest = x
         for up in self.up:
             x = up(x, stored.pop(), cond, attended.pop())
-        return x[..., :h, :w]
+        return x[..., :h, :w], deepest

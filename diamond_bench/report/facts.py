@@ -107,8 +107,8 @@ def _configs(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, dict[s
 
 def settings_of(config: Any, protocol: str) -> dict[str, Any]:
     """The settings of a job or a run by dotted key, without those that its family of world models does not read."""
-    family, leaves = getattr(config, "family", None), _leaves(config, "")
-    return {key: to_plain(value) for key, value in leaves if key not in _POINT_KEYS and reads(family, key, protocol)}
+    leaves = _leaves(config, "")
+    return {key: to_plain(value) for key, value in leaves if key not in _POINT_KEYS and reads(config, key, protocol)}
 
 
 def _agent_nfe(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, float]:

@@ -26,6 +26,7 @@ from diamond_bench.config import (
     TrainingConfig,
     WorldSettings,
     imported,
+    predicts_outcomes,
     setting,
     world_family,
 )
@@ -129,7 +130,7 @@ class TrainAgent:
     @property
     def trains_reward_end(self) -> bool:
         """Whether a separate model of rewards and ends is trained."""
-        return self.trains_world_model and not world_family(self.family).outcomes
+        return self.trains_world_model and not predicts_outcomes(self)
 
 
 @dataclass(frozen=True)

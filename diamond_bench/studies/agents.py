@@ -20,6 +20,7 @@ from diamond_bench.config import (
     RunConfig,
     TrainingConfig,
     imported,
+    predicts_outcomes,
     world_family,
 )
 from diamond_bench.config.agent import ActorCriticConfig, AgentEvaluationConfig, RewardEndConfig
@@ -334,7 +335,7 @@ def check_agent(config: RunConfig) -> None:
     if 0 < start_frames < named[1]:
         raise UserError(f"actor_critic.start_frames={start_frames}: fewer than {named[0]}={named[1]}; 0 takes as many")
     key, burnt_in = max(named, ("actor_critic.start_frames", start_frames), key=lambda item: item[1])
-    if config.reward_end.segment_length <= burnt_in and not world_family(config.family).outcomes:
+    if config.reward_end.segment_length <= burnt_in and not predicts_outcomes(config):
         raise UserError(
             f"reward_end.segment_length={config.reward_end.segment_length}: must be longer than {key}={burnt_in}, on which its state is "
             "burnt in"

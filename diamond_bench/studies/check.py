@@ -1,11 +1,19 @@
 """Refusals at planning: settings that are valid on their own but conflict. Without torch."""
 
 from diamond_bench.config import OBJECTIVES, SEGMENT_SOURCES, CascadeSampler, OpenLoopSampler, RunConfig, option_of, world_family
-from diamond_bench.diffusion.schedules import check_closed_loop, check_sampler
-from diamond_bench.envs.games import check_env, check_policy
+from diamond_bench.diffusion.schedules import check_closed_loop, check_sampler, trained_sigma_range
+from diamond_bench.envs.games import check_env, check_policy, spec
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.planning import check_metrics
-from diamond_bench.models.shape import check_actor_critic, check_guidance, check_network, check_past_noise, check_reward_end
+from diamond_bench.models.shape import (
+    check_actor_critic,
+    check_guidance,
+    check_network,
+    check_past_noise,
+    check_reward_end,
+    check_separate,
+    check_streams,
+)
 from diamond_bench.studies.agents import check_agent, is_agent
 
 MAX_SEED = 2**63 - 1
@@ -24,6 +32,8 @@ def check_run(config: RunConfig, protocol: str = "world_model") -> None:
             f"execution.encode_past=once: objective={config.objective.name} is your own and may scale past frames by the noise level; "
             "use execution.encode_past=every_call"
         )
+    if config.network.heads.used:
+        _check_heads(config, protocol)
     if protocol == "agent":
         check_reward_end(config.reward_end, config.env.frame_size)
         check_actor_critic(config.actor_critic, config.env.frame_size)
@@ -68,6 +78,32 @@ def _check_streams(config: RunConfig, protocol: str) -> None:
         key, games = "evaluation.batch_size", min(config.evaluation.batch_size, config.evaluation.num_trajectories)
     if streams > games:
         raise UserError(f"execution.sampling_streams={streams}: {games} games are imagined at once ({key}), and a group has one at least")
+
+
+def _check_heads(config: RunConfig, protocol: str) -> None:
+    heads, key = config.network.heads, f"network.heads.reads={config.network.heads.reads}"
+    check_streams(heads, config.execution.sampling_streams)
+    if heads.on_trunk and config.execution.encode_past == "once":
+        raise UserError(f"execution.encode_past=once: {key} reads the features of whole calls; use execution.encode_past=every_call")
+    if config.data.dataset is None:
+        game = spec(config.game, config.env)
+        if not (game.rewards or game.ends):
+            raise UserError(f"{key}: {config.game} has no rewards and no ends; use network.heads.reads=none")
+        if heads.reads == "frames":
+            check_separate(heads, game)
+    if heads.reads == "frames" and protocol == "agent":
+        raise UserError(f"{key}: an agent has that network (reward_end) with network.heads.reads=none; use none")
+    if heads.on_trunk and heads.memory and not config.training.num_autoregressive_steps:
+        raise UserError(
+            f"network.heads.memory={heads.memory}: a segment has one predicted frame, so the memory would learn nothing; set "
+            "training.num_autoregressive_steps above 0, or network.heads.memory=0"
+        )
+    if heads.reads == "extra":
+        if config.conditioning.past_noise == "training":
+            raise UserError(f"{key}: the extra call has no noise on its past frames (conditioning.past_noise=training); use last")
+        low, high = trained_sigma_range(config.objective)
+        if not low <= heads.sigma <= high:
+            raise UserError(f"network.heads.sigma={heads.sigma:g}: the objective trains levels from {low:g} to {high:g}")
 
 
 def _check_coordinate(config: RunConfig) -> None:

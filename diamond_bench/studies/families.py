@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
-from diamond_bench.config import ConditioningConfig, RunConfig, WorldSettings, world_family
+from diamond_bench.config import ConditioningConfig, RunConfig, predicts_outcomes, world_family
 from diamond_bench.errors import UserError
 
 OPTIONAL = (
@@ -35,19 +36,20 @@ _UNTRAINED = {
 """Settings that no untrained family uses, by protocol. An agent's start segments still have `conditioning.num_frames` frames."""
 
 _OUTCOMES = ("reward_end", "agent.first_reward_end_updates", "agent.reward_end_updates")
-"""Settings of the separate model of rewards and ends, which an agent has unless its world model predicts them."""
+"""Settings of the separate model of rewards and ends, which an agent has unless its world model predicts them itself."""
 
 
-def _unread(settings: WorldSettings | None, protocol: str) -> tuple[str, ...]:
-    family = world_family(settings)
+def _unread(config: Any, protocol: str) -> tuple[str, ...]:
+    family = world_family(getattr(config, "family", None))
     if not family.trained:
         return _UNTRAINED[protocol]
-    return (*(key for key in OPTIONAL if key not in family.reads), *(_OUTCOMES if family.outcomes and protocol == "agent" else ()))
+    alone = protocol == "agent" and predicts_outcomes(config)
+    return (*(key for key in OPTIONAL if key not in family.reads), *(_OUTCOMES if alone else ()))
 
 
-def reads(settings: WorldSettings | None, key: str, protocol: str) -> bool:
-    """Whether a run of this family (None: diamond) uses a setting, given by its dotted key or as group/key."""
-    return not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in _unread(settings, protocol))
+def reads(config: Any, key: str, protocol: str) -> bool:
+    """Whether the world model of a run or a job uses a setting, given by its dotted key or as group/key."""
+    return not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in _unread(config, protocol))
 
 
 class UnreadSettings:
@@ -60,17 +62,18 @@ class UnreadSettings:
 
     def of_variant(self, keys: Iterable[str], config: RunConfig) -> list[str]:
         """The keys, among those that a variant sets, that its family uses."""
-        ignored = {key for key in keys if not reads(config.family, key, self._protocol)}
+        ignored = {key for key in keys if not reads(config, key, self._protocol)}
         read = [key for key in keys if key not in ignored]
         self._read.update(read)
-        self._unread |= {key: config.family.name for key in ignored if config.family is not None}
+        why = f"family={config.family.name}" if config.family is not None else f"network.heads.reads={config.network.heads.reads}"
+        self._unread |= dict.fromkeys(ignored, why)
         return read
 
     def check(self) -> None:
         """Raises UserError for the first key that no variant uses."""
-        for key, family in self._unread.items():
+        for key, why in self._unread.items():
             if key not in self._read:
-                raise UserError(f"{key}: it has no effect with family={family}")
+                raise UserError(f"{key}: it has no effect with {why}")
 
 
 def is_imported(world_model: str) -> bool:
@@ -80,10 +83,9 @@ def is_imported(world_model: str) -> bool:
 
 def of_family(config: RunConfig, protocol: str) -> RunConfig:
     """The config with neutral values for everything that its family does not use. Raises UserError if the family refuses the run."""
-    if config.family is None:
-        return config
-    world_family(config.family).check(config.family, config, protocol)
-    for key in _unread(config.family, protocol):
+    if config.family is not None:
+        world_family(config.family).check(config.family, config, protocol)
+    for key in _unread(config, protocol):
         config = _reset(config, key)
     return config
 

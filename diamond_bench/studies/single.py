@@ -219,6 +219,9 @@ def plan_profile(
     training = next(spec.config for spec in plan.jobs.values() if isinstance(spec.config, TrainAgent))
     if training.family is not None:
         raise UserError(f"family={training.family.name}: a profile measures the networks of family=diamond; leave it out")
+    if training.network.heads.used:
+        reads = training.network.heads.reads
+        raise UserError(f"network.heads.reads={reads}: a profile measures the separate model of rewards and ends; use none")
     if training.agent.model_free:
         raise UserError("agent.model_free=true: a profile measures the networks of a world model; leave it false")
     device, model = model_of(plan.execution.device)

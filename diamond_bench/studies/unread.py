@@ -5,7 +5,17 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from diamond_bench.config import OBJECTIVES, ConditioningConfig, EnvConfig, ExecutionConfig, FactoredObjective, RunConfig, option_of
+from diamond_bench.config import (
+    OBJECTIVES,
+    ConditioningConfig,
+    EnvConfig,
+    ExecutionConfig,
+    FactoredObjective,
+    HeadsConfig,
+    RewardEndConfig,
+    RunConfig,
+    option_of,
+)
 from diamond_bench.envs.games import unread_settings
 from diamond_bench.errors import UserError
 from diamond_bench.metrics import all_metrics
@@ -29,14 +39,18 @@ def in_effect(config: RunConfig) -> RunConfig:
     conditioning: dict[str, Any] = {}
     env: dict[str, Any] = {}
     execution: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
+    lstm: dict[str, Any] = {}
     groups = {
         "objective": (objective, FactoredObjective()),
         "conditioning": (conditioning, ConditioningConfig()),
         "env": (env, EnvConfig()),
         "execution": (execution, ExecutionConfig()),
+        "network.heads": (heads, HeadsConfig()),
+        "network.heads.lstm": (lstm, RewardEndConfig()),
     }
     for key, _ in _unread(config):
-        group, _, name = key.partition(".")
+        group, _, name = key.rpartition(".")
         if group in groups:  # the probe's settings enter no job that does not use them
             values, neutral = groups[group]
             values[name] = getattr(neutral, name)
@@ -48,6 +62,7 @@ def in_effect(config: RunConfig) -> RunConfig:
         conditioning=replace(config.conditioning, **conditioning),
         env=replace(config.env, **env),
         execution=replace(config.execution, **execution),
+        network=replace(config.network, heads=replace(config.network.heads, **heads, lstm=replace(config.network.heads.lstm, **lstm))),
     )
 
 
@@ -67,6 +82,7 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield "objective.sigma_data", f"objective.parameterization={o.parameterization} and objective.input_scaling={o.input_scaling}"
         if o.loss_weight != "min_snr":
             yield "objective.min_snr", f"objective.loss_weight={o.loss_weight}"
+    yield from _of_heads(config.network.heads)
     yield from _of_metrics(config.evaluation.metrics)
     if c.frames == "stack":
         yield from ((f"conditioning.{name}", "conditioning.frames=stack") for name in _HISTORY)
@@ -81,6 +97,24 @@ def _unread(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "env.pooling", "a dataset of your own (data.dataset)"
     else:
         yield from ((f"env.{name}", why) for name, why in unread_settings(config.game, config.env))
+
+
+def _of_heads(heads: HeadsConfig) -> Iterator[tuple[str, str]]:
+    """The keys of the heads of rewards and ends that the others leave without effect."""
+    weights = ("reward_weight", "end_weight")
+    found: dict[str, tuple[str, ...]] = {f"reads={heads.reads}": ("sigma",) * (heads.reads != "extra")}
+    if not heads.on_trunk:
+        found[f"reads={heads.reads}"] += ("width", "memory", "gradient", "weights", *weights)
+    elif not heads.gradient:
+        found["gradient=false"] = ("weights", *weights)
+    elif heads.weights == "harmonised":
+        found["weights=harmonised"] = weights
+    if heads.reads != "frames":
+        found[f"reads={heads.reads}"] += tuple(f"lstm.{name}" for name in vars(RewardEndConfig()))
+    else:
+        found["reads=frames, since static data has all final frames"] = ("lstm.final_frames",)
+    for why, names in found.items():
+        yield from ((f"network.heads.{name}", f"network.heads.{why}") for name in names)
 
 
 def _of_metrics(requested: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -40,13 +40,18 @@ class Learner:
         record: Recorder | None = None,
         accumulation: int = 1,
         processes: Processes | None = None,
+        apart: nn.Module | None = None,
     ) -> None:
         """`fused`: optimiser with few kernels. `recorded`: run `learn` through a CUDA graph. `accumulation`: number of equal parts of an
-        update whose gradients are averaged. `processes` share these parts equally, and each computes its own one after the other."""
+        update whose gradients are averaged. `processes` share these parts equally, and each computes its own one after the other.
+        `apart`: a part of the network whose gradients are clipped on their own. They do not enter `grad_norm`."""
         self.network, self.updates, self.rate = network, 0, 0.0
         self._settings, self._fused, self._recorded, self._record = settings, fused, recorded, record
         self._accumulation, self._processes = accumulation, processes
         self._parameters = list(network.parameters())
+        self._apart = [] if apart is None else list(apart.parameters())
+        alone = {id(parameter) for parameter in self._apart}
+        self._others = [parameter for parameter in self._parameters if id(parameter) not in alone]
         self._graphed: Graphed | None = None
         self._names: list[str] = []
         if processes is None or processes.rank == 0:
@@ -138,7 +143,9 @@ class Learner:
         return self._step()
 
     def _step(self) -> Tensor:
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._others, self._settings.max_grad_norm)
+        if self._apart:
+            torch.nn.utils.clip_grad_norm_(self._apart, self._settings.max_grad_norm)
         self._optimizer.step()
         return norm.detach()
 

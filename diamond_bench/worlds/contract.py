@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diamond_bench.config import EnvConfig, Sampler, TrainingConfig
+from diamond_bench.config import EnvConfig, RewardEndConfig, Sampler, TrainingConfig
 from diamond_bench.data.segments import Segments
 from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
@@ -49,6 +49,12 @@ class Trainable:
     device."""
     batch_size: int | None = None
     """Segments per batch. None is `training.batch_size`."""
+    optimizer: RewardEndConfig | None = None
+    """The settings of its optimiser. None is `training`."""
+    apart: nn.Module | None = None
+    """A part of the network whose gradients are clipped on their own, because it must not affect the rest."""
+    final_frames: bool = False
+    """Whether segments of an agent's replay may end with the frame after an episode's last step, as those of static data do."""
     logged: tuple[str, ...] = ()
     """The metrics that are logged in addition to the loss."""
 

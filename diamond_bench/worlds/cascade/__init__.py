@@ -121,6 +121,8 @@ def _named(keys: dict[str, str], check: Callable[..., None], *settings: Any) -> 
 def _check(settings: Cascade, config: RunConfig, protocol: str) -> None:
     for stage, keys in ((settings.inner, _INNER), (settings.upsampler, _UPSAMPLER)):
         _named(keys, check_network, stage.network, stage.conditioning)
+        if stage.network.heads.used:
+            raise UserError(f"{keys['network.']}heads.reads={stage.network.heads.reads}: only family=diamond can have heads; use none")
     if config.data.dataset is None:
         check_frames(settings, spec_of(config.game, config.env).frames)
     check_two_stages(settings, config.sampler)

@@ -25,18 +25,21 @@ from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.denoiser import Denoiser
 from diamond_bench.diffusion.objectives import Factored
-from diamond_bench.diffusion.samplers import Sampling, sample
-from diamond_bench.diffusion.schedules import check_sampler, nfe, sigmas
+from diamond_bench.diffusion.samplers import Sampling, SupportsDenoise, sample
+from diamond_bench.diffusion.schedules import check_sampler, sigmas
 from diamond_bench.diffusion.side_by_side import SideBySide
 from diamond_bench.errors import UserError
-from diamond_bench.models.denoiser_cost import denoiser_cost
+from diamond_bench.models.cost import level_pixels
 from diamond_bench.models.denoiser_network import DenoiserNetwork
+from diamond_bench.models.outcome_heads import OutcomeHeads
 from diamond_bench.models.precision import Precision
-from diamond_bench.models.shape import check_guidance, check_past_noise
+from diamond_bench.models.reward_end_model import RewardEndModel
+from diamond_bench.models.shape import check_guidance, check_past_noise, check_separate, check_streams
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.typed import build, to_plain
-from diamond_bench.worlds.contract import Draw, Seen, State, Trainable
-from diamond_bench.worlds.diamond import Settings
+from diamond_bench.worlds.contract import Draw, Seen, State, Step, Trainable
+from diamond_bench.worlds.diamond import FAMILY, Settings
+from diamond_bench.worlds.diamond.joint import Keeping, burnt_in, joint_loss, separate_loss
 from diamond_bench.worlds.files import load_weights, read_description, write_files
 from diamond_bench.worlds.stacked import StackedWorld
 
@@ -50,6 +53,10 @@ class Description:
     network: NetworkConfig
     num_actions: int
     """Number of Discrete actions. For other action spaces, the width of the one-hot encodings."""
+    rewards: bool = False
+    """Whether its heads (`NetworkConfig.heads`) predict rewards."""
+    ends: bool = False
+    """Whether its heads predict ends."""
     sigma_data: float | None = field(default=None, compare=False)
     """The measured value, for people. The value in use is stored with the weights. None if objective.sigma_data is a number."""
 
@@ -67,14 +74,16 @@ class DiamondWorld(StackedWorld):
     """None before `bound`. Imagination needs a sampler."""
     sampling: Sampling = sample
     """Samples a batch: `sample`, or in groups (`SideBySide`)."""
+    separate: RewardEndModel | None = None
+    """The network that predicts rewards and ends from frames, with network.heads.reads=frames."""
 
     pure = True
 
     @property
     def spec(self) -> WorldSpec:
-        """See `WorldModel.spec`. Another model predicts rewards and ends."""
+        """See `WorldModel.spec`. Without heads, another model predicts rewards and ends."""
         actions = self.actions or ActionSpec.discrete(self.description.num_actions)
-        return WorldSpec(self.frames, actions, rewards=False, ends=False)
+        return WorldSpec(self.frames, actions, self.description.rewards, self.description.ends)
 
     @property
     def context(self) -> int:
@@ -89,18 +98,18 @@ class DiamondWorld(StackedWorld):
     @property
     def calls_per_frame(self) -> int:
         """See `WorldModel.calls_per_frame`."""
-        return nfe(self._sampler)
+        return FAMILY.cost(self.description, self.spec, self._sampler).calls_per_frame
 
     @property
     def flops_per_frame(self) -> float:
         """See `WorldModel.flops_per_frame`."""
-        described = self.description
-        return denoiser_cost(described.network, described.conditioning, self.spec.actions, self.frames).flops * self.calls_per_frame
+        return FAMILY.cost(self.description, self.spec, self._sampler).flops_per_frame
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
         """See `WorldModel.networks`."""
-        return {"denoiser": self.denoiser.network}
+        parts = {"denoiser": self.denoiser.network, "heads": self.denoiser.heads, "reward_end": self.separate}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def compilable(self) -> Sequence[Denoiser]:
@@ -128,19 +137,58 @@ class DiamondWorld(StackedWorld):
         return replace(self, sampler=sampler)
 
     def in_streams(self, count: int) -> "DiamondWorld":
-        """See `TrainedWorld.in_streams`."""
+        """See `TrainedWorld.in_streams`. Raises UserError if heads read the calls of sampling."""
+        check_streams(self.description.network.heads, count)
         return replace(self, sampling=sample if count == 1 else SideBySide(count))
 
     def watched(self, seen: Seen) -> "DiamondWorld":
         """See `Watchable.watched`. Guidance makes two calls in place of one."""
         return replace(self, sampling=partial(sample, callback=seen))
 
+    def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
+        """See `WorldModel.start`. The memory of heads is empty, and that of a separate network comes from all frames, padding included."""
+        state, heads = super().start(frames, actions, mask, draw, origin), self.denoiser.heads
+        if self.separate is not None:
+            with torch.no_grad():
+                return (*state, *burnt_in(self.separate, frames, actions))
+        return state if heads is None else (*state, *heads.start(len(frames), frames))
+
+    def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
+        """See `WorldModel.step`."""
+        heads = self.denoiser.heads
+        frames, actions, *memory = state
+        if self.separate is not None:
+            following, step = super().step((frames, actions), action, draw)
+            with torch.no_grad():
+                pair = frames[:, -1:], action[:, None], step.frame[:, None]
+                out = self.separate(*pair, (memory[0][None], memory[1][None]))
+            remembered = tuple(values[0] for values in out.state)
+            return (*following, *remembered), self._said(step.frame, out.reward_logits[:, 0], out.end_logits[:, 0])
+        if heads is None:
+            return super().step(state, action, draw)
+        acted, kept = torch.cat((actions[:, :-1], action[:, None]), dim=1), list[Tensor]()
+        frame = self._sampled(Keeping(self.denoiser, acted, kept), frames, acted, draw)
+        with torch.no_grad():
+            if heads.config.reads == "extra":
+                sigma = heads.config.sigma
+                noisy, level = frame + sigma * draw(frame), torch.full((len(frame),), sigma, device=frame.device)
+                self.denoiser.denoise(noisy, level, frames, acted, kept=kept)
+            rewards, ends, remembered = heads(kept[-1], tuple(memory))
+        following = torch.cat((frames[:, 1:], frame[:, None]), dim=1), acted.roll(-1, dims=1)
+        return (*following, *remembered), self._said(frame, rewards, ends)
+
+    def _said(self, frame: Tensor, rewards: Tensor, ends: Tensor) -> Step:
+        return Step(frame, rewards if self.spec.rewards else None, ends if self.spec.ends else None)
+
     def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
         """See `StackedWorld.predict`."""
+        return self._sampled(self.denoiser.for_one_frame(), past, actions, draw)
+
+    def _sampled(self, denoiser: SupportsDenoise, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:
         if past.shape[1] != self.context or actions.shape[1] != self.context:
             raise ValueError(f"expected {self.context} past frames and actions, got {past.shape[1]} and {actions.shape[1]}")
         with torch.inference_mode():
-            frame = self.sampling(self.denoiser.for_one_frame(), past, actions, self._sampler, lambda: draw(past[:, -1]))
+            frame = self.sampling(denoiser, past, actions, self._sampler, lambda: draw(past[:, -1]))
         return frame.clone()  # an ordinary tensor again, so that it may enter a network in training
 
     @torch.inference_mode()
@@ -149,12 +197,29 @@ class DiamondWorld(StackedWorld):
         return self.denoiser.denoise(noisy, torch.full((len(noisy),), sigma, device=noisy.device), past, actions)
 
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
-        """See `TrainedWorld.trainables`: only the denoiser."""
+        """See `TrainedWorld.trainables`: the separate network of rewards and ends, if there is one, and then the denoiser with its
+        heads."""
+        heads = self.denoiser.heads
 
         def loss(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-            return self.denoiser.training_loss(to_float(segments), segments.actions, segments.mask, generator)
+            features: list[Tensor] = []
+            given = to_float(segments), segments.actions, segments.mask, generator
+            denoising, metrics = self.denoiser.training_loss(*given, features=features)
+            return (denoising, metrics) if heads is None else joint_loss(heads, denoising, features, segments)
 
-        return (Trainable("denoiser", self.denoiser, self.context + 1 + training.num_autoregressive_steps, loss),)
+        length, apart = self.context + 1 + training.num_autoregressive_steps, None
+        if heads is not None and not heads.config.gradient:
+            apart = heads
+        denoiser = Trainable("denoiser", self.denoiser, length, loss, apart=apart, final_frames=heads is not None)
+        model, settings = self.separate, self.description.network.heads.lstm
+        if model is None:
+            return (denoiser,)
+
+        def of_separate(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+            return separate_loss(model, segments)
+
+        own = Trainable("reward_end", model, settings.segment_length, of_separate, settings.batch_size, settings)
+        return own, denoiser  # milestones belong to the last network
 
     def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
         """See `TrainedWorld.measure`: sigma_data, if the objective leaves it open."""
@@ -172,19 +237,33 @@ class DiamondWorld(StackedWorld):
     @torch.inference_mode()
     def call(self, state: State) -> None:
         """See `TrainedWorld.call`: the first denoiser call of a step."""
-        past, actions = state
+        past, actions = state[:2]
         level = torch.full((len(past),), float(sigmas(self._sampler)[0]), device=past.device)
         self.denoiser.denoise(past[:, -1], level, past, actions)
 
     def save(self, folder: Path) -> None:
         """See `TrainedWorld.save`: model.safetensors and model.json. Each file appears whole or not at all."""
         description = replace(self.description, sigma_data=self.measured.get("sigma_data"))
-        write_files(folder, self.denoiser.state_dict(), to_plain(description))
+        write_files(folder, self.stored.state_dict(), to_plain(description))
+
+    @property
+    def stored(self) -> nn.Module:
+        """All that is saved, under its names in the file."""
+        parts = nn.Module()
+        for name, part in (*self.denoiser.named_children(), ("reward_end", self.separate)):
+            if part is not None:
+                parts.add_module(name, part)
+        return parts
 
 
 def build_world(settings: Settings, spec: WorldSpec, precision: Precision = "fp32", device: torch.device | str = "cpu") -> DiamondWorld:
-    """See `build_diamond`, for the game's frames and actions."""
-    described = Description(settings.objective, settings.conditioning, settings.network, spec.actions.width)
+    """See `build_diamond`, for the game's frames and actions. Raises UserError if there are heads, but the game has no rewards and no
+    ends."""
+    heads = settings.network.heads
+    if heads.used and not (spec.rewards or spec.ends):
+        raise UserError(f"network.heads.reads={heads.reads}: the game has no rewards and no ends; use network.heads.reads=none")
+    predicted = (heads.used and spec.rewards, heads.used and spec.ends)
+    described = Description(settings.objective, settings.conditioning, settings.network, spec.actions.width, *predicted)
     return build_diamond(described, spec.frames, precision, device, spec.actions)
 
 
@@ -202,12 +281,20 @@ def build_diamond(
     d, c = description, description.conditioning
     if actions is not None and actions.width != d.num_actions:
         raise UserError(f"a world model of {d.num_actions} actions, but the game's are {actions}")
-    parts = DenoiserNetwork(d.network, c, actions or d.num_actions)
-    denoiser = Denoiser(parts, chosen(d.objective)(d.objective), c.num_frames, precision, c.action_dropout, c.frame_noise, c.past_noise)
+    parts, heads = DenoiserNetwork(d.network, c, actions or d.num_actions), None
+    if d.network.heads.on_trunk:
+        heads = OutcomeHeads(d.network.heads, d.network.channels[-1], level_pixels(d.network, frames)[-1])
+    noise = c.action_dropout, c.frame_noise, c.past_noise
+    denoiser = Denoiser(parts, chosen(d.objective)(d.objective), c.num_frames, precision, *noise, heads)
     denoiser.to(device)
     if torch.device(device).type == "cpu":
         denoiser.to(memory_format=torch.channels_last)  # a narrow network then trains in two thirds of the time
-    return DiamondWorld(denoiser, description, frames, actions)
+    world = DiamondWorld(denoiser, description, frames, actions)
+    if d.network.heads.reads != "frames":
+        return world
+    check_separate(d.network.heads, world.spec)
+    separate = RewardEndModel(d.network.heads.lstm, d.num_actions, frames.height, precision=precision)
+    return replace(world, separate=separate.to(device))
 
 
 def load_diamond(
@@ -224,5 +311,5 @@ def load_diamond(
     description = read_description(folder, lambda plain: build(Description, plain))
     columns = actions if actions is not None and actions.trailing else None
     world = build_diamond(description, frames, precision, device, columns)
-    load_weights(folder, world.denoiser)
+    load_weights(folder, world.stored)
     return world

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from diamond_bench.config import RunConfig, Sampler, setting
-from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
+from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings, always
 from diamond_bench.envs.games import family_of, frames, games_with, truth
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import WorldSpec
@@ -56,7 +56,7 @@ def _check(settings: Oracle, config: RunConfig, protocol: str) -> None:
 FAMILY = WorldFamily(
     about="The true dynamics: the game itself goes on from the state in which the real play was. The ceiling for every world model.",
     open="diamond_bench.worlds.oracle.world:open_world",
-    outcomes=True,
+    outcomes=always,
     cost=_cost,
     check=_check,
 )

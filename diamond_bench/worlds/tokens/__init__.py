@@ -4,7 +4,7 @@ frame one after the other. Planning imports this file, so it imports no torch.""
 from dataclasses import dataclass
 
 from diamond_bench.config import RunConfig, Sampler, TrainingConfig, setting
-from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings
+from diamond_bench.config.worlds import WorldCost, WorldFamily, WorldSettings, always
 from diamond_bench.envs.games import spec as spec_of
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.weights import require
@@ -97,7 +97,7 @@ FAMILY = WorldFamily(
     cost=_cost,
     update_flops=_update_flops,
     context=_context,
-    outcomes=True,
+    outcomes=always,
     reconstructs=True,
     check=_check,
 )
