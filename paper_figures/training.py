@@ -7,6 +7,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.description import AgentDescription
+from diamond_bench.models.outcome_heads_cost import heads_cost
 from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.report.drawing import stored_arrays
 from diamond_bench.report.facts import device_name
@@ -55,7 +56,9 @@ def _parameters(store: Store, point: Point) -> int:
     policy = actor_critic_cost(agent.actor_critic, *given)
     if agent.model_free:
         return policy.parameters
-    return (denoiser_cost(agent.network, agent.conditioning, *given) + reward_end_cost(agent.reward_end, *given) + policy).parameters
+    heads = agent.network.heads.used
+    signals = heads_cost(agent.network, given[1]) if heads else reward_end_cost(agent.reward_end, *given)
+    return (denoiser_cost(agent.network, agent.conditioning, *given) + signals + policy).parameters
 
 
 def days_cell(study: StudyResults, variant: str) -> Cell:

@@ -76,7 +76,7 @@ def _disk(config: TrainAgent, inputs: Inputs) -> float:
     weights, ring = actor_critic_cost(config.actor_critic, MAX_ACTIONS, frames).parameters, 0.0
     games = 0 if config.agent.model_free else config.actor_critic.batch_size * state_bytes(config.family or config, frames)
     if config.trains_world_model:
-        weights += parameters(config)
+        weights += parameters(config, frames)
     if config.trains_reward_end:
         weights += reward_end_cost(config.reward_end, MAX_ACTIONS, frames).parameters
         ring = 2 * 4.0 * config.actor_critic.preload * config.actor_critic.batch_size * config.reward_end.lstm_dim

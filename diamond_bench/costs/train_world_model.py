@@ -16,8 +16,8 @@ def training_flops(config: TrainWorldModel, frames: FrameSpec) -> float:
 
 def _disk(config: TrainWorldModel, inputs: Inputs) -> float:
     """A model per milestone and two checkpoints, each with averaged weights, if there are any."""
-    averages = int(config.training.ema is not None)
-    return 4.0 * parameters(config) * (len(config.training.milestones) * (1 + averages) + 2 * (ADAM + averages))
+    averages, weights = int(config.training.ema is not None), parameters(config, frames_of(inputs["dataset"]))
+    return 4.0 * weights * (len(config.training.milestones) * (1 + averages) + 2 * (ADAM + averages))
 
 
 def _arithmetic(config: TrainWorldModel) -> Arithmetic:

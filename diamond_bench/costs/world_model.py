@@ -26,8 +26,6 @@ Producer = HasNetwork | ImportAgent
 """The job that produced a world model. An imported agent's world model is assumed to have the paper's size."""
 World = Producer | WorldSettings
 """A trained world model, or the settings of a family that is not trained."""
-_ANY = FrameSpec.square(64)
-"""Any size: the number of parameters does not depend on it."""
 
 
 def frame_flops(world: World, sampler: Sampler, frames: FrameSpec) -> float:
@@ -57,9 +55,9 @@ def call_flops(producer: Producer, frames: FrameSpec) -> float:
     return cost.flops_per_frame / cost.calls_per_frame
 
 
-def parameters(producer: Producer) -> int:
+def parameters(producer: Producer, frames: FrameSpec) -> int:
     """Trained parameters."""
-    return _cost(producer, OdeSampler(), _ANY).parameters
+    return _cost(producer, OdeSampler(), frames).parameters
 
 
 def arithmetic(world: World, execution: ExecutionConfig) -> Arithmetic:

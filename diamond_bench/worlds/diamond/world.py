@@ -108,13 +108,17 @@ class DiamondWorld(StackedWorld):
     @property
     def networks(self) -> Mapping[str, nn.Module]:
         """See `WorldModel.networks`."""
-        parts = {"denoiser": self.denoiser.network, "heads": self.denoiser.heads, "reward_end": self.separate}
+        parts = {"denoiser": self.denoiser.network, "heads": self._heads, "reward_end": self.separate}
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def compilable(self) -> Sequence[Denoiser]:
         """See `TrainedWorld.compilable`."""
         return (self.denoiser,)
+
+    @property
+    def _heads(self) -> OutcomeHeads | None:
+        return self.denoiser.heads if self.description.network.heads.on_trunk else None
 
     @property
     def _sampler(self) -> Sampler:
@@ -147,7 +151,7 @@ class DiamondWorld(StackedWorld):
 
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
         """See `WorldModel.start`. The memory of heads is empty, and that of a separate network comes from all frames, padding included."""
-        state, heads = super().start(frames, actions, mask, draw, origin), self.denoiser.heads
+        state, heads = super().start(frames, actions, mask, draw, origin), self._heads
         if self.separate is not None:
             with torch.no_grad():
                 return (*state, *burnt_in(self.separate, frames, actions))
@@ -155,7 +159,7 @@ class DiamondWorld(StackedWorld):
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
         """See `WorldModel.step`."""
-        heads = self.denoiser.heads
+        heads = self._heads
         frames, actions, *memory = state
         if self.separate is not None:
             following, step = super().step((frames, actions), action, draw)
@@ -199,7 +203,7 @@ class DiamondWorld(StackedWorld):
     def trainables(self, training: TrainingConfig) -> Sequence[Trainable]:
         """See `TrainedWorld.trainables`: the separate network of rewards and ends, if there is one, and then the denoiser with its
         heads."""
-        heads = self.denoiser.heads
+        heads = self._heads
 
         def loss(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             features: list[Tensor] = []
