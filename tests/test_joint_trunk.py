@@ -308,6 +308,11 @@ def small_joint_agent() -> Any:
             ["network.heads.memory=8", "training.num_autoregressive_steps"],
         ),
         ("network.heads.reads: last, execution.sampling_streams: 2", (), ["sampling_streams=2", "network.heads.reads=extra"]),
+        (
+            "network.heads.reads: last, conditioning: cross_attention, execution.encode_past: once",
+            (),
+            ["execution.encode_past=once", "network.heads.reads=last", "every_call"],
+        ),
         ("network.heads.reads: extra, network.heads.sigma: 90.0", (), ["network.heads.sigma=90", "to 20"]),
         ("network.heads.reads: frame", (), ["network.heads.reads='frame'", "frames"]),
         ("family: cascade, sampler: fast, family.inner.network.heads.reads: last", (), ["family.inner.network.heads.reads=last", "none"]),

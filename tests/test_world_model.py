@@ -46,6 +46,9 @@ def start(b=2, size=8):
 class Counter(SupportsDenoise):
     """An oracle of a game whose frame shows the sum of the actions so far; strict about which actions go with which frames."""
 
+    def for_one_frame(self):
+        return self
+
     def denoise(self, x, sigma, past, actions):
         pixels = to_bytes(past).long()[:, :, 0, 0, 0]
         # every frame but the first must be the one before plus the action taken between them
