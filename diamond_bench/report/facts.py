@@ -114,7 +114,10 @@ def settings_of(config: Any, protocol: str) -> dict[str, Any]:
 def _agent_nfe(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, float]:
     agents = {point.variant: kept(point.jobs["agent"]) for point in reversed(plan.points) if "agent" in point.jobs}
     trained = {name: config for name, config in agents.items() if isinstance(config, TrainAgent) and not config.agent.model_free}
-    return {name: float(nfe(config.sampler)) if config.family is None else 0.0 for name, config in trained.items()}
+    return {
+        name: float(nfe(config.sampler) + (config.network.heads.reads == "extra")) if config.family is None else 0.0
+        for name, config in trained.items()
+    }
 
 
 def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:

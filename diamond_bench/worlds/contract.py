@@ -49,14 +49,14 @@ class Trainable:
     device."""
     batch_size: int | None = None
     """Segments per batch. None is `training.batch_size`."""
+    logged: tuple[str, ...] = ()
+    """The metrics that are logged in addition to the loss."""
     optimizer: RewardEndConfig | None = None
     """The settings of its optimiser. None is `training`."""
     apart: nn.Module | None = None
     """A part of the network whose gradients are clipped on their own, because it must not affect the rest."""
     final_frames: bool = False
     """Whether segments of an agent's replay may end with the frame after an episode's last step, as those of static data do."""
-    logged: tuple[str, ...] = ()
-    """The metrics that are logged in addition to the loss."""
 
     def found(self, loss: Tensor, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The scalars of an update for the log, detached."""

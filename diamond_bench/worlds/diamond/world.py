@@ -214,7 +214,8 @@ class DiamondWorld(StackedWorld):
         length, apart = self.context + 1 + training.num_autoregressive_steps, None
         if heads is not None and not heads.config.gradient:
             apart = heads
-        denoiser = Trainable("denoiser", self.denoiser, length, loss, apart=apart, final_frames=heads is not None)
+        logged = () if heads is None else ("loss_denoising", "loss_reward", "loss_end")
+        denoiser = Trainable("denoiser", self.denoiser, length, loss, logged=logged, apart=apart, final_frames=heads is not None)
         model, settings = self.separate, self.description.network.heads.lstm
         if model is None:
             return (denoiser,)
@@ -222,7 +223,7 @@ class DiamondWorld(StackedWorld):
         def of_separate(segments: Segments, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
             return separate_loss(model, segments)
 
-        own = Trainable("reward_end", model, settings.segment_length, of_separate, settings.batch_size, settings)
+        own = Trainable("reward_end", model, settings.segment_length, of_separate, settings.batch_size, optimizer=settings)
         return own, denoiser  # milestones belong to the last network
 
     def measure(self, episodes: EpisodeSet | SegmentSource) -> None:
