@@ -74,7 +74,7 @@ def score(measured: Mapping[str, Array], probabilities: ArrayLike) -> ModeScores
     first, second = np.triu_indices(position.shape[1], 1)
     pairs = np.abs(position[:, first] - position[:, second]).mean(axis=1)
     less = distances[..., 0] - distances[..., 1]  # negative: nearer to the first mode
-    nearer_first = np.where(less == 0, 0.5, less < 0)
+    nearer_first: Array = np.where(less == 0, 0.5, less < 0)
     uneven = p[:, 0] != p[:, 1]
     share = np.where(p[:, :1] < p[:, 1:], nearer_first, 1 - nearer_first)[uneven]
     return ModeScores(

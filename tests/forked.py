@@ -62,7 +62,7 @@ class ForkedPopen(subprocess.Popen[bytes]):
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
 
-PROCESSES = SimpleNamespace(Popen=ForkedPopen, PIPE=subprocess.PIPE)
+PROCESSES = SimpleNamespace(Popen=ForkedPopen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
 """Replaces the module `subprocess` where workers are started."""
 
 

@@ -64,7 +64,7 @@ def test_the_default_network_draws_its_start_in_the_order_of_earlier_models():
     assert all(torch.equal(state[name], expected[name]) for name in state)
 
 
-@pytest.mark.parametrize("extras", [{}, {"action_dropout": 0.5, "frame_noise": 0.5}, {"action_width": 7}])
+@pytest.mark.parametrize("extras", [{}, {"action_dropout": 0.5, "frame_noise": 0.5, "action_width": 7}], ids=["plain", "extras"])
 @pytest.mark.parametrize("conditioning", WAYS, ids=named)
 def test_a_training_step_reaches_every_parameter(conditioning, extras):
     if conditioning.actions == "none":

@@ -266,7 +266,7 @@ def test_a_job_held_by_another_process_is_left_to_it(store: Store) -> None:
     assert "taken" in [event.name for event in events if event.ref == held.ref]
 
 
-@pytest.mark.parametrize("moment", [0, 1, 3])
+@pytest.mark.parametrize("moment", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(3, marks=pytest.mark.slow)])
 def test_kill_9_of_the_whole_sweep_then_again(store: Store, tmp_path: Path, moment: int) -> None:
     ledger = tmp_path / "ledger"
     with sweeping(store, 3, ledger=str(ledger), pause=0.12) as process:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,6 +28,12 @@ from diamond_bench.training.processes import meeting_point
 from diamond_bench.typed import to_plain
 
 STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def forked_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers are forked from a process that has imported torch, as workers are."""
+    monkeypatch.setattr(peers, "subprocess", forked.PROCESSES)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def test_two_processes_train_the_weights_of_one_over_a_stop_and_a_death(
     """A sum of two gradients has no order, so the weights are equal bit for bit."""
     started = []
     real = peers.subprocess.Popen
-    monkeypatch.setattr(peers.subprocess, "Popen", lambda *args, **options: started.append(real(*args, **options)) or started[-1])
+    monkeypatch.setattr(forked.PROCESSES, "Popen", lambda *args, **options: started.append(real(*args, **options)) or started[-1])
     boundaries = itertools.count(1)
     with pytest.raises(Interrupted, match="after update 2 of 4"):
         train(tmp_path / "two", dataset, 2, should_stop=lambda: next(boundaries) == 2)

@@ -93,7 +93,8 @@ def other_actions(actions: Tensor, spec: ActionSpec, keys: Sequence[Key]) -> Ten
 
 def _uniform(spec: ActionSpec, rng: np.random.Generator, count: int) -> Tensor:
     """`count` actions, uniform over the action space, (count, ...)."""
-    least, sizes = np.array(spec.bounds[0]), np.subtract(spec.bounds[1], spec.bounds[0])
+    least, most = (np.array(bound, np.float64) for bound in spec.bounds)
+    sizes = most - least
     drawn = rng.random((count, *(spec.shape or (1,))))
     return torch.from_numpy(least + (drawn * sizes if spec.low else np.floor(drawn * (sizes + 1)))).reshape(-1, *spec.shape)
 

@@ -121,7 +121,7 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
     games = {game: i for i, game in enumerate(dict.fromkeys(scores["game"]))}
     order = sorted(dict.fromkeys(zip(scores["game"], scores["variant"], strict=True)), key=lambda cell: games[cell[0]])
     several = len(games) > 1
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "variant": variant,
             **({"game": game} if several else {}),

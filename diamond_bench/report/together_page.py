@@ -87,7 +87,7 @@ def _means(side: Side, metric: str) -> Html:
     order = dict.fromkeys(zip(rows["game"], rows["variant"], strict=True))
     several = rows["game"].nunique() > 1
     names = [entry.label for entry in side.entries]
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"game": game, "variant": variant, **{name: cells.get((game, variant, name), "") for name in names}} for game, variant in order
     ]
     apart = "; ".join(differing(side, metric))
