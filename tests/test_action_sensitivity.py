@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.metrics.action_sensitivity import _measure, lag_p, lag_ratios
 from diamond_bench.metrics.header import ESTIMATE_LEVELS
 from diamond_bench.metrics.play import Batch, WindowBatch, other_actions
+from diamond_bench.report.sections import with_interval
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.studies.plan import plan_study
 
@@ -137,6 +139,11 @@ def test_a_lag_without_windows_of_equal_actions_has_no_number() -> None:
     assert np.isnan(lag_ratios(errors, same)[1]).all()
     same[2, 1] = True
     assert lag_ratios(errors, same)[1] == pytest.approx(9 / 2)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(np.nan, "no number"), (np.inf, "∞"), (1.0, "1")])
+def test_a_report_shows_what_has_no_number(value: float, shown: str) -> None:
+    assert with_interval(SimpleNamespace(mean=value, low=np.nan, high=np.nan)) == shown
 
 
 def test_windows_of_equal_actions_are_found_by_all_columns_of_an_action() -> None:

@@ -349,6 +349,18 @@ def test_a_study_of_trained_and_untrained_families(tmp_path: Path) -> None:
     assert oracle.config.sampler == OdeSampler()
 
 
+def test_a_network_that_reads_frames_pairs_no_runs(tmp_path: Path) -> None:
+    """All runs share the network of action_accuracy. The oracle's runs share one evaluation too."""
+    name = study(tmp_path, "learned: {}, oracle: {family: oracle}")
+    plan = plan_study(name, [*TINY[:1], "metrics=[drift,action_accuracy]", *TINY[2:], f"output_dir={tmp_path}/out"])
+    store = Store(tmp_path / "out", say=lambda text: None)
+    for of in plan.jobs.values():
+        finish(store, of, scores={"action_accuracy": 0.5, "drift": 0.1} if of.kind == "evaluate_world_model" else None)
+    saved = save_plan(plan, store.root)
+    (row,) = compare_study(saved, store, gather(saved, store), ["action_accuracy"], {"arm": "oracle"}, 0.0).table.to_dict("records")
+    assert (row["variant"], row["difference"], row["runs"]) == ("learned", 0.0, 2)
+
+
 def test_figures_against_network_calls_leave_out_worlds_without_a_network(tmp_path: Path) -> None:
     name = study(tmp_path, "learned: {}, oracle: {family: oracle}")
     Path(name).write_text(Path(name).read_text() + "axes: {n: {key: sampler.num_steps, values: [1, 3]}}\n")

@@ -77,12 +77,12 @@ def _columns() -> dict[str, Column]:
     for name, title, what in (
         (
             "action_accuracy",
-            "imposed actions read rightly",
+            "accuracy of imposed actions",
             "share of uniformly random, imposed actions that the inverse-dynamics network reads",
         ),
         (
             "action_sign_accuracy",
-            "sides of imposed values read rightly",
+            "side accuracy of imposed values",
             "of columns with numbers or more than two values, the share whose side of the middle the network reads rightly",
         ),
     ):

@@ -57,7 +57,8 @@ def _draw_sensitivity(shown: Figure, plan: SavedPlan, store: Store, points: Sequ
         return None
     figure = sensitivity_figure(ESTIMATE_LEVELS, lines, variant_looks(plan))
     basis = f"{range_words(windows, 'window', 'windows')}, mean of {range_words(seeds, 'seed', 'seeds')}, scale {plan.scale}"
-    return annotated(figure, plan, points[0].game, "lag 0 is the action that leads to the frame", basis, notes)
+    meaning = "lag 0 is the action that leads to the frame; other lags use the windows in which their action equals that of lag 0"
+    return annotated(figure, plan, points[0].game, meaning, basis, notes)
 
 
 def _draw_confusion(shown: Figure, plan: SavedPlan, store: Store, points: Sequence[Point], notes: str) -> Drawn | None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from diamond_bench.metrics.baselines import NETWORKS
 from diamond_bench.metrics.columns import METRIC_INFO, comparable
 from diamond_bench.report.facts import StudyFacts
 from diamond_bench.report.references import Array, PerReference, per_reference
@@ -162,7 +163,7 @@ class Scores:
 
     def _checkpoint(self, point: Point) -> str:
         """The checkpoint that was evaluated, where that is known: evaluations of one checkpoint are paired."""
-        trainings = [ref.id for ref in point.jobs.values() if ref.kind.startswith("train_")]
+        trainings = [ref.id for role, ref in point.jobs.items() if ref.kind.startswith("train_") and role not in NETWORKS]
         settings = self._facts.configs.get(point.variant)
         if not trainings or not settings:
             return ""

@@ -142,7 +142,7 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
 def with_interval(mean: Any) -> Html:
     """A mean over seeds and, where there is one, its interval."""
     if not math.isfinite(mean.mean):
-        return escaped("∞" if mean.mean == math.inf else "not finite")
+        return escaped("∞" if mean.mean == math.inf else "no number" if math.isnan(mean.mean) else "not finite")
     interval = f"{mean.low:.4g} to {mean.high:.4g}" if mean.low == mean.low else ""
     return joined([f"{mean.mean:.4g}", *([el("span", interval, class_="interval")] if interval else [])])
 
