@@ -190,6 +190,7 @@ def test_the_main_command_and_the_kinds_of_commands_are_documented() -> None:
         "export-dataset",
         "score",
         "correlate",
+        "acceptance",
     }  # files of their own run these
     assert documented == {name.split()[0] for name in registered()}
 
