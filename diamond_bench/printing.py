@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from diamond_bench.config import LocalCluster
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.profiling.device_plan import GPUS, DevicePlan, device_plan
 from diamond_bench.results.older import older_sentence
@@ -17,7 +18,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.estimate import estimate, time_range, uncompiled_bf16
+from diamond_bench.studies.estimate import estimate, slow_bf16, time_range
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.overview import StudyStatus, job_variants
@@ -114,7 +115,8 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
-    for sentence in (*uncompiled_bf16(plan.jobs, missing), *notes):
+    here = isinstance(plan.cluster, LocalCluster)
+    for sentence in (*(slow_bf16(plan.jobs, missing) if here else ()), *notes):
         out.print(f"note: {escape(sentence)}", highlight=False)
 
 

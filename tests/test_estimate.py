@@ -11,6 +11,7 @@ from test_report import finish, planned
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import sealed, write_json
 from diamond_bench.studies import estimate as estimating
+from diamond_bench.studies import execution
 from diamond_bench.studies import speed as speeds
 from diamond_bench.studies.estimate import estimate, job_work, time_range
 from diamond_bench.studies.plan import Plan
@@ -93,21 +94,34 @@ def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "slow"),
+    ("tokens", "units", "slow"),
     [
-        (["execution.precision=bf16"], True),
-        (["execution.precision=bf16", "execution.compile=imagination"], True),
-        (["execution.precision=bf16", "execution.compile=all"], False),
-        (["execution.precision=bf16", "training.num_steps=100000000"], False),
-        (["execution.precision=bf16", "execution.device=cuda"], False),
-        ([], False),
+        (["execution.precision=bf16", "execution.device=cpu"], False, True),
+        (["execution.precision=bf16", "execution.device=cpu"], True, False),
+        (["execution.precision=bf16", "execution.device=cuda"], False, False),
+        (["execution.device=cpu"], False, False),
     ],
 )
-def test_bf16_that_slows_updates_down_is_named(tokens: list[str], slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So long a training is compiled by default."""
-    monkeypatch.setattr(estimating, "has_compiler", lambda device: True)
-    plan = planned(tmp_path, tokens if "execution.device=cuda" in tokens else ["execution.device=cpu", *tokens])
-    assert bool(estimating.uncompiled_bf16(plan.jobs, plan.jobs)) == slow
+def test_bf16_on_a_processor_without_units_is_named(
+    tokens: list[str], units: bool, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimating, "has_bf16_units", lambda: units)
+    plan = planned(tmp_path, tokens)
+    assert bool(estimating.slow_bf16(plan.jobs, plan.jobs)) == slow
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sse\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags\t\t: fpu avx2\n", False),
+        ("processor: 0\n", True),
+    ],
+)
+def test_units_for_bf16_are_read_from_the_processor_s_flags(text: str, units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: text)
+    assert execution.has_bf16_units() == units
 
 
 def test_a_finished_job_without_work_tells_no_speed(tmp_path: Path) -> None:

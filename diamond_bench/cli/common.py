@@ -148,7 +148,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`."""
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
-    from diamond_bench.studies.estimate import estimate, uncompiled_bf16
+    from diamond_bench.studies.estimate import estimate, slow_bf16
     from diamond_bench.studies.overview import job_labels
 
     begin, saved = planned(plan, store)
@@ -158,7 +158,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     cost = estimate(plan.jobs, missing, store, states)
     if missing:
         say(amount(plan, cost))
-    for sentence in uncompiled_bf16(plan.jobs, missing):
+    for sentence in slow_bf16(plan.jobs, missing):
         say(f"note: {sentence}")
     with progress_display(job_labels(saved.points), expected=cost.seconds) as display:
         store.say = display.say

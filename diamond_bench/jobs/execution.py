@@ -13,7 +13,7 @@ from diamond_bench.diffusion.side_by_side import group_sizes
 from diamond_bench.jobs.context import Row
 from diamond_bench.models.compilation import Compilable
 from diamond_bench.store.kinds import TrainAgent
-from diamond_bench.studies.execution import check_execution, compiling_pays_off, has_compiler
+from diamond_bench.studies.execution import COMPILE_PAYS_OFF_FLOPS, check_execution, has_compiler
 from diamond_bench.worlds.contract import TrainedWorld, WorldModel
 from diamond_bench.worlds.recorded import recorded
 
@@ -52,7 +52,7 @@ def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: st
     check_execution(asked, device.type)
     compile: Extent
     if asked.compile == "auto":
-        wanted = begun != "none" if begun is not None else compiling_pays_off(work, device.type)
+        wanted = begun != "none" if begun is not None else work >= COMPILE_PAYS_OFF_FLOPS[device.type]
         compile = "all" if wanted and has_compiler(device.type) else "none"
     else:
         compile = asked.compile

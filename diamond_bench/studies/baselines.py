@@ -22,13 +22,13 @@ def differing_settings(jobs: Mapping[JobRef, JobSpec], points: Sequence[Point]) 
     """For each evaluation (by id), its values of the settings in which the evaluations of its game differ. Evaluations without such
     settings are left out. Settings of the dataset and the state probe have dotted keys."""
     found: dict[str, dict[str, Any]] = {}
-    for game in dict.fromkeys(point.game for point in points):
-        ways: dict[tuple[Any, ...], list[str]] = {}
-        for point in points:
-            ref = point.jobs["evaluation"]
-            if point.game == game and ref.kind == "evaluate_world_model":
-                way = (jobs[ref].config.evaluation, point.jobs.get("dataset"), *(point.jobs.get(role) for role in NETWORKS))
-                ways.setdefault(way, []).append(ref.id)
+    ways_of: dict[str, dict[tuple[Any, ...], list[str]]] = {}
+    for point in points:
+        ref = point.jobs["evaluation"]
+        if ref.kind == "evaluate_world_model":
+            way = (jobs[ref].config.evaluation, point.jobs.get("dataset"), *(point.jobs.get(role) for role in NETWORKS))
+            ways_of.setdefault(point.game, {}).setdefault(way, []).append(ref.id)
+    for ways in ways_of.values():
         if len(ways) < 2:
             continue
         settings = {way: _settings(way, jobs) for way in ways}

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diamond_bench.config import ExecutionConfig
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.execution import compiling_pays_off, has_compiler
+from diamond_bench.studies.execution import has_bf16_units
 from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Speed, SpeedClass, measured, slowness, unmeasured
 
 
@@ -102,19 +101,16 @@ def checkpoint_intervals(
     return found
 
 
-def uncompiled_bf16(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
-    """A sentence if trainings among `refs` update in bf16 on a CPU without compilation, which is slower than fp32. Empty if none does."""
-    for spec in {specs[ref].config: specs[ref] for ref in refs if KINDS[ref.kind].costs.checkpoint is not None}.values():
-        execution: ExecutionConfig = spec.config.execution
-        if execution.precision != "bf16" or _speed_class(spec, input_configs(spec, specs))[1] != "cpu":
-            continue
-        pays = has_compiler("cpu") and compiling_pays_off(job_work(spec, specs), "cpu")
-        if execution.compile in ("none", "imagination") or (execution.compile == "auto" and not pays):
-            return [
-                "execution.precision=bf16: updates that are not compiled are slower in bf16 than in fp32 on a CPU; use "
-                "execution.precision=fp32, or execution.compile=all for long trainings"
-            ]
-    return []
+def slow_bf16(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
+    """A sentence if jobs among `refs` run networks in bf16 on this CPU, which has no units for it. Empty otherwise."""
+    executions = {getattr(specs[ref].config, "execution", None) for ref in refs} - {None}
+    asked = any(asked.precision == "bf16" and _device_type(asked.device) == "cpu" for asked in executions)
+    if not asked or has_bf16_units():
+        return []
+    return [
+        "execution.precision=bf16: this CPU has no units for bf16 (avx512_bf16 or amx_bf16), so networks are slow; use "
+        "execution.precision=fp32"
+    ]
 
 
 def _basis(speed_classes: Iterable[SpeedClass], speeds: Mapping[SpeedClass, Speed]) -> str:
@@ -172,8 +168,11 @@ def input_configs(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> Inputs:
 def _speed_class(spec: JobSpec, inputs: Inputs, device: str = "") -> SpeedClass:
     """`device`: where the job ran or will run. Empty for the config's device."""
     arithmetic = KINDS[spec.kind].costs.arithmetic(spec.config, inputs)
-    device = device or arithmetic.device
+    device = _device_type(device or arithmetic.device) if arithmetic.network else "cpu"
+    return spec.kind, device, arithmetic.network, arithmetic.precision
+
+
+def _device_type(device: str) -> str:
     if device == "auto":
-        device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
-    on_gpu = bool(arithmetic.network) and device.startswith("cuda")
-    return spec.kind, "cuda" if on_gpu else "cpu", arithmetic.network, arithmetic.precision
+        return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    return "cuda" if device.startswith("cuda") else "cpu"

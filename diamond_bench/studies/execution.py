@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
@@ -11,11 +12,18 @@ from diamond_bench.errors import UserError
 COMPILE_PAYS_OFF_FLOPS = {"cuda": 3e16, "cpu": 5e13}
 """FLOP of a job above which compiling pays off: the work of about 20 minutes on a device, compared with one to three minutes of compilation
 (docs/performance.md)."""
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Names of the instruction sets with bf16 products, as Linux lists them on x86 and ARM."""
 
 
-def compiling_pays_off(work: float, device_type: str) -> bool:
-    """Whether execution.compile=auto wants to compile a job of `work` FLOP. It also needs a compiler."""
-    return work >= COMPILE_PAYS_OFF_FLOPS[device_type]
+def has_bf16_units() -> bool:
+    """Whether this CPU multiplies in bf16. Without a list of its instruction sets, such as on macOS, the answer is yes."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return True
+    flags = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
+    return not flags or bool(_BF16_FLAGS.intersection(flags[0]))
 
 
 def check_execution(asked: ExecutionConfig, device_type: str, here: bool = True) -> None:
