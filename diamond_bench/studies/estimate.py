@@ -103,7 +103,7 @@ def checkpoint_intervals(
 
 def slow_bf16(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
     """A sentence if jobs among `refs` run networks in bf16 on this CPU, which has no units for it. Empty otherwise."""
-    executions = {getattr(specs[ref].config, "execution", None) for ref in refs} - {None}
+    executions = {specs[ref].config.execution for ref in refs if hasattr(specs[ref].config, "execution")}
     asked = any(asked.precision == "bf16" and _device_type(asked.device) == "cpu" for asked in executions)
     if not asked or has_bf16_units():
         return []
