@@ -196,6 +196,24 @@ def test_a_separate_network_sees_the_transition_and_remembers_the_start() -> Non
     assert sum(p.numel() for network in model.networks.values() for p in network.parameters()) == cost.parameters
 
 
+def test_heads_learn_rewards_and_ends_from_the_denoiser() -> None:
+    """A game whose frame shows the action before it. The action is the reward, and the third action ends the game."""
+    torch.manual_seed(0)
+    model, draws = build_world(settings(replace(LAST, width=32)), SPEC), generator()
+    (trainable,) = model.trainables(TrainingConfig(num_autoregressive_steps=0))
+    optimizer = torch.optim.AdamW(trainable.network.parameters(), 1e-2)
+    for _ in range(60):
+        actions = torch.randint(3, (16, 3), generator=draws)
+        shown = torch.cat((torch.zeros(16, 1, dtype=torch.int64), actions[:, :-1]), dim=1) * 100 + 20
+        frames, yes = shown.to(torch.uint8)[..., None, None, None].expand(16, 3, 3, 16, 16), torch.ones(16, 3, dtype=torch.bool)
+        loss, found = trainable.loss(Segments(frames, actions, yes, actions - 1.0, actions == 2, yes), draws)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert found["loss_reward"] < 0.3, "log(3) = 1.1 without learning"
+    assert found["loss_end"] < 0.2, "0.64 without learning"
+
+
 def config(heads: HeadsConfig, **training: Any) -> Any:
     return replace(CONFIG, network=replace(CONFIG.network, heads=heads), training=replace(TRAINING, num_steps=5, **training))
 
