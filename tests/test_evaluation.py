@@ -12,15 +12,17 @@ from stand_ins import StandIn
 from analysis.pixels import noise_level
 from diamond_bench.config import EvaluationConfig
 from diamond_bench.data.static import EpisodeSet
-from diamond_bench.diffusion.quantization import quantize
+from diamond_bench.diffusion.quantization import from_bytes, quantize, to_bytes
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import evaluate_world_model as job
 from diamond_bench.jobs import loaded_world
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.metrics.drift import drift
-from diamond_bench.metrics.low_resolution import low_resolution_drift
+from diamond_bench.metrics.low_resolution import FACTOR, low_resolution_drift, upsampled
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import EvaluateWorldModel
+from diamond_bench.worlds.cascade import Cascade
+from diamond_bench.worlds.cascade.world import build_world
 from diamond_bench.worlds.contract import Draw
 
 CONTEXT, HORIZON = 3, 6
@@ -148,6 +150,23 @@ def test_drift_at_low_resolution_sees_no_details() -> None:
     imagined = torch.tensor([50, 0], dtype=torch.uint8)[:, None, None, None].expand_as(true)
     assert low_resolution_drift(imagined, true).tolist() == [0.0, 0.125]
     assert drift(imagined, true).tolist() == pytest.approx([50 / 255, 0.125])
+
+
+def test_the_last_frame_without_its_details_is_a_baseline_one_step_ahead(
+    data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the frame that a cascade with this factor enlarges, on the windows of the other one-step scores."""
+    config = replace(CONFIG, evaluation=replace(SETTINGS, metrics=("drift", "low_resolution_drift"), num_one_step=0))
+    found = numbers(evaluate(tmp_path / "e", Predictor(), monkeypatch, config))
+    frames = data["heldout"].frames
+    targets = torch.tensor([start + CONTEXT + t for start in STARTS for t in range(HORIZON)])
+    last = from_bytes(frames[targets - 1])[:, None]
+    world = build_world(Cascade(factor=FACTOR), WorldSpec(FrameSpec.square(16), ActionSpec.discrete(4)))
+    enlarged = to_bytes(world.enlarged(world.shrunk(last, torch.ones(len(last), 1)))[:, 0])
+    assert torch.equal(enlarged, upsampled(frames[targets - 1]))
+    mse = ((enlarged.double() - frames[targets].double()) / 255).square().mean()
+    assert found["one_step_psnr", "copy-last-frame-upsampled"] == pytest.approx(10 * np.log10(1 / float(mse)), abs=1e-5)
+    assert upsampled(torch.full((1, 3, 9, 14), 77, dtype=torch.uint8)).unique().tolist() == [77]
 
 
 def test_one_step_psnr_pools_the_error_over_all_windows(

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 COPY_LAST = "copy-last-frame"
 """Predictor that repeats the last true frame of the context."""
+COPY_UPSAMPLED = "copy-last-frame-upsampled"
+"""Predictor that repeats the last true frame without its details, at low resolution and enlarged again."""
 UNRELATED = "unrelated-frames"
 """The true future of another reference: the level of a prediction that has lost all information about its start."""
 RECONSTRUCTED = "tokenizer-reconstruction"
@@ -36,6 +38,7 @@ NETWORKS = {"state_probe": "probe", "inverse_dynamics": "inverse_dynamics"}
 _ROLLOUTS = ("horizon", "num_trajectories", "seed")
 DEPENDS: Mapping[str, tuple[str, ...]] = {
     COPY_LAST: (*_ROLLOUTS, "num_one_step", "num_sample_starts", "sample_horizon", "clip_frames"),
+    COPY_UPSAMPLED: ("num_one_step", "seed"),
     UNRELATED: _ROLLOUTS,
     RECONSTRUCTED: (*_ROLLOUTS, "num_fid_images", "clip_frames", "probe."),
     TRUE_FRAMES: (*_ROLLOUTS, "num_fid_images", "clip_frames"),
