@@ -77,8 +77,29 @@ def test_two_processes_train_the_weights_of_one_over_a_stop_and_a_death(
     assert equal(train(tmp_path / "two", dataset, 2), train(tmp_path / "alone", dataset, 1))
 
 
-def test_sums_of_more_gradients_agree_within_rounding(tmp_path: Path, dataset: Path) -> None:
+@pytest.fixture
+def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As in a SLURM job of the nodes a and b, on b. `srun` runs its command here, and the file lists its options."""
+    said = tmp_path / "srun.txt"
+    for name, lines in (
+        ("scontrol", 'test "$*" = "show hostnames a,b" && printf "a\\nb\\n"'),
+        ("srun", f'while case "$1" in --*) true;; *) false;; esac; do echo "$1" >> {said}; shift; done; exec "$@"'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "a,b", "SLURMD_NODENAME": "b"}.items():
+        monkeypatch.setenv(name, value)
+    return said
+
+
+def test_sums_of_more_gradients_agree_within_rounding_on_two_nodes(tmp_path: Path, dataset: Path, two_nodes: Path) -> None:
+    """The first process stays where it is, on b, and the second is a step on a."""
+    with pytest.raises(UserError, match=r"execution\.num_processes=3: the 2 nodes of this SLURM job cannot share them equally"):
+        train(tmp_path / "three", dataset, 3, accumulation=3)
+    assert not two_nodes.exists()
     one, two = (train(tmp_path / str(number), dataset, number, accumulation=4) for number in (1, 2))
+    assert two_nodes.read_text().split() == ["--overlap", "--nodes=1", "--ntasks=1", "--nodelist=a"]
     for name, weights in one.items():
         torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-6)
 
@@ -87,7 +108,8 @@ def test_a_process_ends_when_the_first_one_dies(dataset: Path) -> None:
     """Its stdin ends then, whatever it waits for."""
     process = subprocess.Popen([sys.executable, "-P", "-m", "diamond_bench.jobs.peer"], stdin=subprocess.PIPE, text=True)
     point = meeting_point(2)
-    what = {"config": to_plain(CONFIG), "dataset": str(dataset), "device": "cpu", "rank": 1, "size": 2, "port": point.port}
+    what = {"config": to_plain(CONFIG), "dataset": str(dataset), "device": "cpu", "rank": 1, "size": 2}
+    what |= {"host": "127.0.0.1", "port": point.port}
     assert process.stdin is not None
     print(json.dumps(what), file=process.stdin)
     process.stdin.close()

@@ -4,6 +4,7 @@ profile cannot be."""
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,18 @@ from fake_jobs import Count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diamond_bench.config import SlurmCluster
+from diamond_bench.config import Resources, SlurmCluster
 from diamond_bench.errors import UserError
-from diamond_bench.launch.slurm.request import check_limits, check_profile, limit_of, minutes
+from diamond_bench.launch.slurm.request import check_limits, check_profile, executor, limit_of, minutes, sbatch_file
 from diamond_bench.launch.slurm.waves import Array, Condition, arrays
 from diamond_bench.store.artifacts import Store
+from diamond_bench.store.batches import Batch
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.studies.plan import plan_study
 
 Specs = dict[JobRef, JobSpec]
+TWO = ("training.accumulation=2", "execution.num_processes=2")
+"""A training of two processes."""
 
 
 def job(kind: str, name: str, **inputs: JobSpec) -> JobSpec:
@@ -261,6 +265,38 @@ def test_a_limit_below_the_time_between_checkpoints_is_refused(tmp_path: Path) -
         else:
             check_limits(plan.cluster, plan.jobs, plan.jobs, store, {})
     assert not store.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["cluster.train_world_model.nodes=2"], r"train_world_model\.nodes=2: .* has one process.*set execution\.num_processes=2"),
+        (
+            [*TWO, "cluster.train_world_model.nodes=3"],
+            r"has 2 processes.*num_processes=3 or cluster\.train_world_model\.nodes=1",
+        ),
+        (["cluster.evaluate_world_model.nodes=2"], r"cluster\.evaluate_world_model\.nodes=2: .* has one process"),
+        ([*TWO, "cluster.train_world_model.nodes=2", "cluster.packed=2"], r"packed=2"),
+        ([*TWO, "cluster.train_world_model.nodes=2", "cluster.scratch=/tmp"], r"cluster\.scratch=/tmp"),
+        ([*TWO, "cluster.train_world_model.nodes=2"], None),
+        ([*TWO], r"num_processes=2: each process uses a GPU, and a train_world_model requests 1"),
+    ],
+)
+def test_nodes_that_the_processes_of_a_training_cannot_share_are_refused(tokens: list[str], message: str | None, tmp_path: Path) -> None:
+    plan = plan_study("sampling_steps", ["scale=tiny", "cluster=slurm", *tokens])
+    assert isinstance(plan.cluster, SlurmCluster)
+    with nullcontext() if message is None else pytest.raises(UserError, match=message):
+        check_limits(plan.cluster, plan.jobs, plan.jobs, Store(tmp_path / "outputs"), {})
+
+
+def test_a_training_on_two_nodes_is_one_task_on_the_first(tmp_path: Path) -> None:
+    """Its processes on the other node are steps of the same job, which the task starts."""
+    cluster = SlurmCluster(train_world_model=Resources(nodes=2, gpus=4))
+    for kind, nodes in (("train_world_model", 2), ("evaluate_world_model", 1)):
+        batch = Batch("1", "label", "study", kind, ((JobRef(kind, "1"),),), 60, 120, 1, 30.0)
+        text = sbatch_file(executor(cluster, batch, tmp_path, None), 1)
+        assert f"#SBATCH --nodes={nodes}\n" in text
+        assert ("--ntasks-per-node=1\n" in text, "--nodes=1 --ntasks=1" in text) == ((True, True) if nodes == 2 else (False, False))
 
 
 def test_a_kind_s_own_limit_is_named(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class Resources:
     """Time limit of an allocation, in SLURM's notation."""
     packed: int | None = setting(None, minimum=1, recorded=True)
     """Jobs that share one allocation."""
+    nodes: int | None = setting(None, minimum=1, recorded=True)
+    """Nodes per allocation, each with these GPUs, cores and this memory. A training of several processes can use more than one."""
 
 
 @dataclass(frozen=True)

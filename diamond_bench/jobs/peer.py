@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(config.execution.num_threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    processes = Processes(what["rank"], what["size"], meeting_point(what["size"], what["port"]), device)
+    processes = Processes(what["rank"], what["size"], meeting_point(what["size"], what["port"], what["host"]), device)
     state = messages.get()
     with closing(open_source(config.training.segments, dataset / "train", device)) as source:
         own = Gradients(config, load_info(dataset).spec, source, Execution(**state["execution"]), device, processes)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,10 +19,12 @@ from torch import Tensor
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution
+from diamond_bench.jobs.hosts import hosts, on_host
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.processes import Processes, have_come, meeting_point
 from diamond_bench.typed import to_plain
 
+_PEER = (sys.executable, "-P", "-m", "diamond_bench.jobs.peer")
 _SECONDS_TO_END = 20.0
 _SECONDS_TO_NOTICE = 10.0
 
@@ -92,23 +95,28 @@ def _lost(started: Sequence[subprocess.Popen[str]]) -> RuntimeError | None:
 def peers_of(config: TrainWorldModel, context: JobContext) -> Iterator[Peers | None]:
     """The further processes of a training, one per further GPU or on the CPU. None if it has one process. They end with this one.
 
-    Raises UserError if there are fewer GPUs than processes.
+    In a SLURM job of several nodes, each node gets as many processes, and srun starts those of other nodes. Raises UserError if there are
+    fewer GPUs than processes, or if the nodes cannot share the processes equally.
     """
     size = config.execution.num_processes
     if size == 1:
         yield None
         return
-    device = torch.device(context.device)
-    devices = [context.device] * size if device.type == "cpu" else _gpus(device.index or 0, size)
-    store = meeting_point(size)
+    device, nodes = torch.device(context.device), hosts()
+    each, rest = divmod(size, len(nodes))
+    if rest:
+        raise UserError(f"execution.num_processes={size}: the {len(nodes)} nodes of this SLURM job cannot share them equally")
+    devices = [context.device] * each if device.type == "cpu" else _gpus(device.index or 0, each)
+    places = [("" if node == nodes[0] else node, own) for node in nodes for own in devices]
+    store, host = meeting_point(size), "127.0.0.1" if len(nodes) == 1 else socket.gethostname()
     started: list[subprocess.Popen[str]] = []
     peers: Peers | None = None
     try:
-        for rank, own in enumerate(devices[1:], start=1):
-            process = subprocess.Popen([sys.executable, "-P", "-m", "diamond_bench.jobs.peer"], stdin=subprocess.PIPE, text=True)
+        for rank, (node, own) in enumerate(places[1:], start=1):
+            process = subprocess.Popen(on_host(node, _PEER), stdin=subprocess.PIPE, text=True)
             started.append(process)
             described = {"config": to_plain(config), "dataset": str(context.inputs["dataset"]), "device": own}
-            _send(process, {"rank": rank, "size": size, "port": store.port, **described})
+            _send(process, {"rank": rank, "size": size, "host": host, "port": store.port, **described})
         while not have_come(store, size):
             if lost := _lost(started):
                 raise lost
@@ -132,10 +140,11 @@ def peers_of(config: TrainWorldModel, context: JobContext) -> Iterator[Peers | N
 
 
 def _gpus(first: int, size: int) -> list[str]:
+    """The GPUs of the processes of a node."""
     there = torch.cuda.device_count()
     if first + size > there:
         raise UserError(
-            f"execution.num_processes={size}: each process uses a GPU, and from cuda:{first} on this machine has {there - first}"
+            f"execution.num_processes: {size} on this machine, each uses a GPU, and from cuda:{first} on this machine has {there - first}"
         )
     return [f"cuda:{first + rank}" for rank in range(size)]
 

@@ -20,9 +20,10 @@ _PATIENCE = timedelta(minutes=30)
 """Time that a process waits for another, which may compile its networks first."""
 
 
-def meeting_point(size: int, port: int = 0) -> Any:
-    """The torch.distributed store where `size` processes of this machine meet: a new one, or that of the process that opened this port."""
-    return dist.TCPStore("127.0.0.1", port, size, is_master=port == 0, wait_for_workers=False)
+def meeting_point(size: int, port: int = 0, host: str = "127.0.0.1") -> Any:
+    """The torch.distributed store where `size` processes meet: a new one on this machine, or that of the process of `host` that opened this
+    port."""
+    return dist.TCPStore(host, port, size, is_master=port == 0, wait_for_workers=False)
 
 
 def have_come(store: Any, size: int) -> bool:

@@ -84,7 +84,10 @@ def _check(cluster: SlurmCluster, kind: str, asked: Resources, there: list[Node]
                 f"{_key(cluster, kind, key)}={value}: no node of {where} can serve a {kind}, since each has {has}; lower it, or take "
                 "another cluster.partition"
             )
-    if not any(all(serves(node) for _, serves, _ in tests.values()) for node in there):
+    serving = {node.name for node in there if all(serves(node) for _, serves, _ in tests.values())}
+    if serving and len(serving) < (asked.nodes or 1):
+        raise UserError(f"{_key(cluster, kind, 'nodes')}={asked.nodes}: {where} has {len(serving)} nodes that can serve a {kind}")
+    if not serving:
         together = ", ".join(f"{_key(cluster, kind, key)}={value}" for key, (value, _, _) in tests.items() if value not in ("None", "0"))
         raise UserError(f"{together}: no node of {where} has all of these for a {kind}; lower one, or take another cluster.partition")
 

@@ -34,6 +34,7 @@ _KEYS = {
     "gpus-per-node": "gpus",
     "gres": "gres",
     "mem": "memory",
+    "nodes": "train_world_model.nodes",
     "partition": "partition",
     "qos": "qos",
     "time": "time",
@@ -131,7 +132,9 @@ def check_limits(
     such a job would never make progress."""
     for ref in todo:
         if ref.kind in KINDS:
-            _check_gpus(cluster, ref.kind, KINDS[ref.kind].costs.gpus(specs[ref].config))
+            processes = KINDS[ref.kind].costs.gpus(specs[ref].config)
+            _check_nodes(cluster, ref.kind, processes)
+            _check_gpus(cluster, ref.kind, processes)
     on_gpu = {kind: bool(resources(cluster, kind).gpus) for kind in KINDS}
     apart_of = checkpoint_intervals(specs, (ref for ref in todo if ref.kind in KINDS), store, states, on_gpu.__getitem__)
     for ref, (apart, key, basis) in apart_of.items():
@@ -143,12 +146,28 @@ def check_limits(
             )
 
 
-def _check_gpus(cluster: SlurmCluster, kind: str, needed: int) -> None:
+def _check_nodes(cluster: SlurmCluster, kind: str, processes: int) -> None:
     asked = resources(cluster, kind)
+    nodes, key = asked.nodes or 1, f"cluster.{kind}.nodes={asked.nodes}"
+    if processes % nodes:
+        here = "one process" if processes == 1 else f"{processes} processes"
+        raise UserError(
+            f"{key}: a {kind} here has {here}, which the nodes cannot share equally; set "
+            f"execution.num_processes={math.ceil(processes / nodes) * nodes} or cluster.{kind}.nodes=1"
+        )
+    if nodes > 1 and (asked.packed or 1) > 1:
+        raise UserError(f"{key}: jobs that share an allocation (packed={asked.packed}) run on one node; use packed=1")
+    if nodes > 1 and cluster.scratch:
+        raise UserError(f"{key}: only the first node would have the copy in cluster.scratch={cluster.scratch}; leave cluster.scratch out")
+
+
+def _check_gpus(cluster: SlurmCluster, kind: str, processes: int) -> None:
+    asked = resources(cluster, kind)
+    needed = processes // (asked.nodes or 1)
     if asked.gpus and cluster.gres is None and asked.gpus < needed:
         cpus = f" and cluster.{kind}.cpus={(asked.cpus or 1) * needed // asked.gpus}"
         raise UserError(
-            f"execution.num_processes={needed}: each process uses a GPU, and a {kind} requests {asked.gpus}; set "
+            f"execution.num_processes={processes}: each process uses a GPU, and a {kind} requests {asked.gpus}; set "
             f"cluster.{kind}.gpus={needed}{cpus}"
         )
 
@@ -161,6 +180,9 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
     wants_gpu = bool(asked.gpus)
     by_gres = wants_gpu and cluster.gres is not None
     further: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    several: dict[str, Any] = {}
+    if (asked.nodes or 1) > 1:  # the task runs on the first node, and starts the processes of the others (jobs/hosts.py)
+        several = {"nodes": asked.nodes, "ntasks_per_node": 1, "srun_args": ["--nodes=1", "--ntasks=1"]}
     for option in cluster.extra or ():
         key, equals, value = option.lstrip("-").partition("=")
         further[key] = value if equals else True
@@ -185,6 +207,7 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
         "stderr_to_stdout": True,
         "array_parallelism": cluster.parallelism or 10**6,  # submitit writes the smaller of this and the array's size
         "additional_parameters": further,
+        **several,
     }
     slurm_executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6, python=f"{shlex.quote(sys.executable)} -P")
     slurm_executor.parameters.update(parameters)  # directly: `update_parameters` would read mem as a number of gigabytes
