@@ -24,6 +24,7 @@ from diamond_bench.config import ConditioningConfig, TrainingConfig
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.static import DatasetInfo, load_info, load_split
 from diamond_bench.envs.games import make_env, spec
+from diamond_bench.envs.maze import LAYOUTS
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.player import UniformPlayer
 from diamond_bench.play import naming, opening
@@ -149,6 +150,11 @@ def test_words_without_a_model_are_the_real_game(stored: Stored) -> None:  # noq
     both = opened(stored, "agent", GAME)
     assert [facts.real for facts in both.facts] == [False, True]
     assert both.env == ENV  # the agent's
+
+
+def test_a_game_without_rewards_and_ends_shows_none(stored: Stored) -> None:  # noqa: F811
+    (facts,) = opened(stored, f"maze/{next(iter(LAYOUTS))}").facts
+    assert (facts.real, facts.rewards, facts.ends) == (True, False, False)
 
 
 def test_an_agent_s_policy_plays_in_pictures_without_one(stored: Stored) -> None:  # noqa: F811

@@ -33,7 +33,7 @@ def spawn(folder: Path, level: int, following: int = 2, height: int = HEIGHT, **
     folder.mkdir(parents=True)
     keys = np.array([[step % 2, 1 - step % 2] for step in range(4 + following)], np.uint8)
     frames = np.full((4, 3, height, WIDTH), level, np.uint8) + np.arange(4, dtype=np.uint8)[:, None, None, None]
-    written = {"full_res": frames, "low_res": frames[..., ::4, ::4], "act": keys[:4], "next_act": keys[4:], **arrays}
+    written = {"full_res": frames, "low_res": frames[..., ::4, ::4] + 100, "act": keys[:4], "next_act": keys[4:], **arrays}
     for name, array in written.items():
         if array is not None:
             np.save(folder / f"{name}.npy", array)
@@ -88,7 +88,8 @@ def test_the_inset_is_the_frame_at_low_resolution_that_the_upsampler_enlarged(tm
     session = opened(tmp_path).session((1, 3))
     begun = session.now.shown[0].low
     assert begun is not None
-    assert set(begun.flatten().tolist()) <= {62, 63}, "the last real frame, made smaller and truncated"
+    assert begun.shape == (3, HEIGHT // 4, WIDTH // 4)
+    assert set(begun.flatten().tolist()) == {163}, "the last frame of low_res.npy"
     world = session.lanes[0].dynamics.world(session.settings[0])  # type: ignore[attr-defined]
     moment = session.step([1, 0])
     low = moment.shown[0].low
@@ -98,6 +99,17 @@ def test_the_inset_is_the_frame_at_low_resolution_that_the_upsampler_enlarged(tm
     inner = moment.memories[0].world[0][0, -1]
     assert np.array_equal(low, ((inner + 1) * 127.5).round().byte().numpy())
     assert world.low_frame(moment.memories[0].world).shape == (1, 3, HEIGHT // 4, WIDTH // 4)
+
+
+def test_without_low_res_the_frames_at_low_resolution_follow_from_the_others(tmp_path: Path) -> None:
+    store, ref = imported(tmp_path)
+    spawn(tmp_path / "spawn" / "0", 60, low_res=None)
+    begun = open_sources(store, request(store, [str(ref)]), spawn=tmp_path / "spawn").session((0, 3)).now.shown[0].low
+    assert begun is not None
+    assert set(begun.flatten().tolist()) <= {62, 63}, "the last real frame, made smaller and truncated"
+    np.save(tmp_path / "spawn" / "0" / "low_res.npy", np.zeros((4, 3, 6, 9), np.uint8))
+    with pytest.raises(UserError, match=r"low_res\.npy: frames of 6 x 9, and .* has 6 x 10 at low resolution"):
+        open_sources(store, request(store, [str(ref)]), spawn=tmp_path / "spawn")
 
 
 def test_the_command_replays_the_recorded_actions_of_a_start(tmp_path: Path) -> None:
@@ -129,6 +141,10 @@ def test_bits_of_csgo_are_keys_and_bins(tmp_path: Path) -> None:
         (lambda f: None, ["spawn", "No such file"]),
         (lambda f: f.mkdir(), ["0 folders"]),
         (lambda f: spawn(f / "0", 40, height=20), ["full_res.npy", "(4, 3, 20, 40)", "(frames, 3, 24, 40)"]),
+        (
+            lambda f: spawn(f / "0", 40, low_res=np.zeros((3, 3, 6, 10), np.uint8)),
+            ["low_res.npy", "(3, 3, 6, 10)", "(4, 3, h"],
+        ),
         (lambda f: spawn(f / "0", 40, act=None), ["act.npy", "No such file"]),
         (lambda f: spawn(f / "0", 40, act=np.zeros((3, 2), np.uint8)), ["act.npy", "3 actions for 4 frames"]),
         (lambda f: spawn(f / "0", 40, act=np.zeros((4, 51), np.uint8)), ["act.npy", "(4, 51)", "(steps, 2)"]),

@@ -66,6 +66,8 @@ class Start:
     """(s,) bool, false where padded."""
     place: tuple[int, int] = (0, 0)
     """(recording, step) of the last frame, as in `RecordedPlay`."""
+    low: Tensor | None = None
+    """The same frames at low resolution, (s, 3, h, w) uint8, for a world model of two stages. None lets it compute them."""
 
     def segments(self, device: torch.device) -> Segments:
         """One row of segments."""
@@ -166,7 +168,11 @@ class Imagined:
         world = self.world(self.first)
         segments = start.segments(world.device)
         draw = seeded_draw([seed], world.device)
-        state = world.start(to_float(segments), segments.actions, segments.mask, draw, start.origin(world.device))
+        rest = (segments.actions, segments.mask, draw, start.origin(world.device))
+        if start.low is not None and isinstance(world, TwoStages):
+            state = world.start_from(to_float(segments), from_bytes(start.low[None].to(world.device)), *rest)
+        else:
+            state = world.start(to_float(segments), *rest)
         outcome = tuple(memory[None] for memory in burn_in(self.reward_end, segments))
         return Memory(state, outcome), Shown(start.frames[-1].numpy(), low=_low(world, state))
 

@@ -8,6 +8,7 @@ from diamond_bench.config import SAMPLERS, Sampler
 from diamond_bench.data.foreign import PLAYED_GAME
 from diamond_bench.data.static import load_info
 from diamond_bench.diffusion.schedules import check_closed_loop
+from diamond_bench.envs.games import spec as game_spec
 from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic import Policy
 from diamond_bench.models.threads import torch_threads
@@ -15,7 +16,8 @@ from diamond_bench.play.lanes import Lane, Real, Setting
 from diamond_bench.play.naming import Named, Request, sampler_with
 from diamond_bench.play.opened import LaneFacts, Opened
 from diamond_bench.play.sources import places, start_at, trained, untrained
-from diamond_bench.play.spawns import as_play, chosen_start, read_spawns, recordings_of, spawn_starts
+from diamond_bench.play.spawns import as_play, check_low, chosen_start, read_spawns, recordings_of, spawn_starts
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.stored.imagination import (
@@ -78,6 +80,8 @@ class _Model:
     facts: LaneFacts
     lane: Callable[[], Lane]
     length: int
+    low: FrameSpec | None
+    """The size of its frames at low resolution, if it has two stages."""
 
 
 def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str], None], spawn: Path | None) -> Opened:
@@ -102,8 +106,12 @@ def _open(store: Store, asked: Request, real: bool, how: How, say: Callable[[str
             raise UserError(missing)
         notes.append(missing)
     elif real:
-        facts.append(LaneFacts(REAL, recording.game, True, rewards=True, ends=True, policy=policy is not None))
+        given_by = game_spec(recording.game, recording.env)
+        facts.append(LaneFacts(REAL, recording.game, True, rewards=given_by.rewards, ends=given_by.ends, policy=policy is not None))
         makers.append(lambda: Lane(REAL, Real(recording), policy, recording.game))
+    for model in models:
+        if spawn is not None and model.low is not None:
+            check_low(spawn, spawns, model.low, model.facts.name)
     makers[-1]()  # raises where the real game cannot be played
     lengths = [model.length for model in models] + ([] if agent is None else [agent.description.actor_critic.start_frames])
     length = max(lengths, default=1)
@@ -209,7 +217,7 @@ def _model(store: Store, one: Named, how: How, imagination: Imagination, asked: 
         watchable=isinstance(world, Watchable),
         two_stages=isinstance(world, TwoStages),
     )
-    return _Model(facts, lane, imagination.length)
+    return _Model(facts, lane, imagination.length, world.low_frames if isinstance(world, TwoStages) else None)
 
 
 def _fitting(model: TrainedWorld, sampler: Sampler) -> tuple[tuple[str, ...], bool]:

@@ -1,11 +1,12 @@
 """Start states in the layout of the authors' CS:GO model: one folder per state, with arrays of frames and actions.
 
     spawn/0/full_res.npy   (s, 3, h, w) uint8 RGB, oldest first
+    spawn/0/low_res.npy    (s, 3, h, w) uint8 RGB, the same frames at low resolution; may be missing
     spawn/0/act.npy        (s, k) bytes: the action after each of these frames
     spawn/0/next_act.npy   (n, k) bytes: the recorded actions after those; may be missing
 
 An action is a vector of k bits: one bit for a key, and the one-hot of a choice of several values, such as a bin of the mouse. Other files
-are not read: `low_res.npy` follows from the frames at full resolution.
+are not read.
 """
 
 import io
@@ -28,6 +29,7 @@ from diamond_bench.reading import read_file
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.stored.imagination import RealPlay
 
+LOW_RESOLUTION = "low_res.npy"
 MOST_SPAWNS = 1000
 """Maximum number of start states."""
 _MOST_BYTES = 256_000_000
@@ -45,12 +47,15 @@ class Spawn:
     """(s, columns) int64: the action after each frame."""
     following: tuple[list[int], ...]
     """The recorded actions after the last of `actions`."""
+    low: Tensor | None = None
+    """(s, 3, h, w) uint8: the frames at low resolution. None if the folder has none."""
 
     def start(self, place: Place, length: int) -> Start:
         """Real play of the last `length` frames. Raises UserError if there are fewer."""
         if len(self.frames) < length:
             raise UserError(f"start state {self.name}: it has {len(self.frames)} frames, and what plays needs {length}")
-        return Start(self.frames[-length:], self.actions[-length:], torch.ones(length, dtype=torch.bool), place)
+        low = None if self.low is None else self.low[-length:]
+        return Start(self.frames[-length:], self.actions[-length:], torch.ones(length, dtype=torch.bool), place, low)
 
     def recording(self, spec: ActionSpec, place: Place) -> Recording | None:
         """The recorded actions from the last frame on. None if there are none."""
@@ -88,14 +93,30 @@ def _read(folder: Path, spec: WorldSpec) -> Spawn:
         raise UserError(f"{folder / 'act.npy'}: {len(actions)} actions for {len(frames)} frames; expected one for each frame")
     following = folder / "next_act.npy"
     after = _actions(following, spec.actions).tolist() if following.exists() else []
-    return Spawn(folder.name, torch.from_numpy(frames), torch.from_numpy(actions), tuple(after))
+    file = folder / LOW_RESOLUTION
+    low = torch.from_numpy(_frames(file, None, len(frames))) if file.exists() else None
+    return Spawn(folder.name, torch.from_numpy(frames), torch.from_numpy(actions), tuple(after), low)
 
 
-def _frames(file: Path, spec: FrameSpec) -> NDArray[np.uint8]:
+def _frames(file: Path, spec: FrameSpec | None, count: int | None = None) -> NDArray[np.uint8]:
+    """Frames of this size (None: of any), and of this number."""
     frames = _array(file)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (3, *spec.sides) or not len(frames):
-        raise UserError(f"{file}: {_described(frames)}; expected (frames, 3, {spec.height}, {spec.width}) uint8")
+    fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[1] == 3 and frames.size
+    if not fits or len(frames) != (count or len(frames)) or frames.shape[2:] != (spec.sides if spec else frames.shape[2:]):
+        size = f"{spec.height}, {spec.width}" if spec else "height, width"
+        raise UserError(f"{file}: {_described(frames)}; expected ({count or 'frames'}, 3, {size}) uint8")
     return frames
+
+
+def check_low(folder: Path, spawns: Sequence[Spawn], low: FrameSpec, name: str) -> None:
+    """Raises UserError if a state's frames at low resolution have another size than those of the world model `name`."""
+    for spawn in spawns:
+        if spawn.low is not None and spawn.low.shape[2:] != low.sides:
+            height, width = spawn.low.shape[2:]
+            raise UserError(
+                f"{folder / spawn.name / LOW_RESOLUTION}: frames of {height} x {width}, and {name} has {low} at low resolution; without "
+                "this file they are computed from full_res.npy"
+            )
 
 
 def _actions(file: Path, spec: ActionSpec) -> NDArray[np.int64]:

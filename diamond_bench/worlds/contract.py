@@ -15,7 +15,7 @@ from diamond_bench.data.segments import Segments
 from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.models.compilation import Compilable
-from diamond_bench.spaces import WorldSpec
+from diamond_bench.spaces import FrameSpec, WorldSpec
 
 State = tuple[Tensor, ...]
 """The memory of a world model for b games: a flat tuple of tensors, batch first, whose shapes never change."""
@@ -222,6 +222,15 @@ class Reconstructing(Protocol):
 @runtime_checkable
 class TwoStages(Protocol):
     """A world model that makes each frame from one at low resolution."""
+
+    @property
+    def low_frames(self) -> FrameSpec:
+        """The size of a frame at low resolution."""
+        ...
+
+    def start_from(self, frames: Tensor, low: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
+        """As `WorldModel.start`, with the same frames at low resolution, (b, t, 3, h, w) in [-1, 1], which `start` would compute."""
+        ...
 
     def low_frame(self, state: State) -> Tensor:
         """The frame at low resolution behind the last frame of each row, in [-1, 1], (b, 3, h, w)."""

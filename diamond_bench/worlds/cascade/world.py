@@ -99,8 +99,11 @@ class CascadeWorld:
 
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
         """See `WorldModel.start`."""
-        inner = self.inner.start(self.shrunk(frames, mask), actions, mask, draw, origin)
-        return *inner, frames[:, -self.upsampler.num_frames :]
+        return self.start_from(frames, self.shrunk(frames, mask), actions, mask, draw, origin)
+
+    def start_from(self, frames: Tensor, low: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
+        """See `TwoStages.start_from`."""
+        return *self.inner.start(low, actions, mask, draw, origin), frames[:, -self.upsampler.num_frames :]
 
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
         """See `WorldModel.step`."""
@@ -112,8 +115,13 @@ class CascadeWorld:
         frame = frame.clone()  # an ordinary tensor again, so that it may enter a network in training
         return (*inner, torch.cat((past[:, 1:], frame[:, None]), dim=1)), Step(frame)
 
+    @property
+    def low_frames(self) -> FrameSpec:
+        """See `TwoStages.low_frames`."""
+        return self.settings.low_resolution(self.spec.frames)
+
     def low_frame(self, state: State) -> Tensor:
-        """See `TwoStages.low_frame`. After `start` it is the last real frame, made smaller."""
+        """See `TwoStages.low_frame`. After `start` it is the last real frame at low resolution."""
         return state[0][:, -1]
 
     def shrunk(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -121,7 +129,7 @@ class CascadeWorld:
 
         The authors let values outside [-1, 1] wrap around in their bytes; here they are clamped.
         """
-        sides = self.settings.low_resolution(self.spec.frames).sides
+        sides = self.low_frames.sides
         low: Tensor = F.interpolate(frames.flatten(0, 1), sides, mode="bicubic", align_corners=False, antialias=True)
         return quantize(low, self.settings.low_resolution_rounding).reshape(*frames.shape[:3], *sides) * mask[:, :, None, None, None]
 
