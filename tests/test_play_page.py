@@ -399,6 +399,11 @@ def test_it_fits_a_phone_and_a_desk_in_light_and_dark(width: int, visit: Callabl
         ink: style.color, page: style.backgroundColor,
       };
     }"""
+    ring = """() => {
+      const stage = document.querySelector('#stage'), style = getComputedStyle(stage);
+      const below = document.querySelector('#action').getBoundingClientRect().top - stage.getBoundingClientRect().bottom;
+      return stage.matches(':focus-visible') ? below - parseFloat(style.outlineOffset) - parseFloat(style.outlineWidth) : NaN;
+    }"""
     with visit(has_touch=width == 390) as tab:
         tab.page.set_viewport_size({"width": width, "height": 844})
         pad = tab.page.locator(".cross")
@@ -420,6 +425,9 @@ def test_it_fits_a_phone_and_a_desk_in_light_and_dark(width: int, visit: Callabl
             assert seen["scale"] == int(seen["scale"]) > 8
             assert low <= luminance(seen["page"]) <= high
             assert contrast(seen["ink"], seen["page"]) > 7
+        assert tab.page.evaluate(ring) >= 0, "the ring of the focus does not cover the line below the pictures"
+        rewards = "async () => { const { signed } = await import('./dom.js'); return [-1e-4, -4e-4, 0, 0.126, -2, null].map(signed); }"
+        assert tab.page.evaluate(rewards) == ["−0.0001", "−0.0004", "0", "+0.13", "−2", "–"]
 
 
 class Mock:

@@ -70,6 +70,14 @@ export function written(value, digits) {
   return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
 }
 
+/** A reward or a sum of rewards, with its sign: two digits after the point, or the first two digits of a smaller number. */
+export function signed(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  const text = String(size < 0.01 ? Number(value.toPrecision(2)) : Math.round(value * 100) / 100).replace("-", "−");
+  return value > 0 ? `+${text}` : text;
+}
+
 /** A number for the label of an axis. */
 export function short(value) {
   const size = Math.abs(value);

@@ -1,6 +1,6 @@
 /** Pictures: the lanes next to each other, the film strip of denoising, and the starts. Pixels stay whole multiples of screen pixels. */
 
-import { h, look, written } from "./dom.js";
+import { h, look, signed, written } from "./dom.js";
 
 const GAP = 16;
 const AROUND = 52; // pixels of a picture's caption and numbers
@@ -122,11 +122,6 @@ function numbers(lane, facts, lives) {
   if (facts.rewards) found.push(["reward", signed(lane.reward)], ["return", signed(lane.return)]);
   if (lives) found.push(["lives", String(lane.lives)]);
   return found;
-}
-
-function signed(value) {
-  const text = String(Math.round(value * 100) / 100).replace("-", "−");
-  return value > 0 ? `+${text}` : text;
 }
 
 /** A setting in a few words, such as "n 3 · euler · guidance 2 · 50%". */

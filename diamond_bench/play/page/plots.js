@@ -1,6 +1,6 @@
 /** Small plots over the steps of the present branch, and the bars of a policy. */
 
-import { colours, h, look, paced, short, sized, written } from "./dom.js";
+import { colours, h, look, paced, short, signed, sized, written } from "./dom.js";
 
 const SHOWN = 300; // steps in a plot
 const HEIGHT = 84;
@@ -15,7 +15,7 @@ const PLOTS = [
   { name: "End probability", unit: "predicted", of: (lane) => lane.p_end, low: 0, high: 1, digits: 3 },
   { name: "Value", unit: "expected discounted return, by the policy's critic", of: (lane) => lane.value, digits: 2 },
   { name: "Entropy", unit: "of the policy, in bits", of: (lane) => lane.entropy, low: 0, digits: 2 },
-  { name: "Return", unit: "sum of rewards since the start", of: (lane) => lane.return, digits: 0, only: (lane) => lane.rewards },
+  { name: "Return", unit: "sum of rewards since the start", of: (lane) => lane.return, write: signed, only: (lane) => lane.rewards },
 ];
 
 function expected(lane) {
@@ -111,7 +111,8 @@ export class Plots {
       const place = Math.round(x(step - this.first)) + 0.5;
       stroke(pen, color, 1, [[place, 0], [place, HEIGHT]]);
     }
-    const read = (step) => lines.map(({ line, lane }) => ({ lane, text: written(line[step - this.first], plot.digits) }));
+    const write = plot.write ?? ((value) => written(value, plot.digits));
+    const read = (step) => lines.map(({ line, lane }) => ({ lane, text: write(line[step - this.first]) }));
     values.replaceChildren(
       ...(this.hover === null ? [] : [h("span", { class: "soft" }, `step ${this.hover}`)]),
       ...read(this.hover ?? now).map(({ lane, text }) => h("span", { class: look(this.lanes, lane) }, text)),
