@@ -150,5 +150,7 @@ def test_a_job_of_several_gpus_takes_those_after_its_workers(monkeypatch: pytest
     assert devices.worker_devices("auto", 0) == [f"cuda:{number}" for number in range(5)]
     with pytest.raises(UserError, match=r"execution\.num_processes=6: this machine has 5 GPUs"):
         devices.worker_devices("auto", 0, 6)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    assert devices.worker_devices("auto", 1, 6) == ["cuda:0"], "three of them on each node"
     config = replace(CONFIG, execution=ExecutionConfig(num_processes=2))
     assert KINDS["train_world_model"].costs.gpus(config) == 2

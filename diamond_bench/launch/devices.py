@@ -11,6 +11,7 @@ from typing import Any
 
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
+from diamond_bench.jobs.hosts import num_nodes
 from diamond_bench.studies.execution import check_execution
 
 
@@ -19,7 +20,7 @@ def worker_devices(device: str, num_workers: int, gpus_per_job: int = 1) -> list
 
     `device` is auto, cpu, cuda or cuda:N. A job that uses several GPUs uses those that follow its worker's. Raises UserError for any other
     device, for a GPU that the machine does not show, and for a job that uses more than there are. The worker checks whether torch can use
-    the GPU.
+    the GPU. In a SLURM job of several nodes, a job uses an equal share of its GPUs on each.
     """
     check_there(device)
     if device == "cpu" or device.startswith("cuda:"):
@@ -27,12 +28,13 @@ def worker_devices(device: str, num_workers: int, gpus_per_job: int = 1) -> list
     gpus = _count_gpus()
     if gpus < 2:
         return [device] * max(1, num_workers)
-    if gpus_per_job > gpus:
+    here = -(-gpus_per_job // num_nodes())
+    if here > gpus:
         raise UserError(
             f"execution.num_processes={gpus_per_job}: this machine has {gpus} GPUs; use at most {gpus}, or execution.device=cpu"
         )
-    places = gpus // gpus_per_job
-    return [f"cuda:{i % places * gpus_per_job}" for i in range(num_workers or places)]
+    places = gpus // here
+    return [f"cuda:{i % places * here}" for i in range(num_workers or places)]
 
 
 def check_there(device: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from diamond_bench.errors import UserError
-from diamond_bench.jobs.hosts import num_nodes
 from diamond_bench.launch.devices import valid_device, worker_devices
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
@@ -87,8 +86,7 @@ def run_local(
         check_mps(worker_devices(device, num_workers), processes)
     sweep.look(retry_failed)
     if sweep.open:
-        gpus = max(store.kinds[ref.kind].costs.gpus(sweep.specs[ref].config) for ref in sweep.open)
-        devices = worker_devices(device, num_workers, -(-gpus // num_nodes()))
+        devices = worker_devices(device, num_workers, max(store.kinds[ref.kind].costs.gpus(sweep.specs[ref].config) for ref in sweep.open))
         store.require_writable()
         with counted_interrupts() if interrupts is None else contextlib.nullcontext(interrupts) as counted, service(mps):
             _Pool(sweep, devices, worker_arguments, counted, begin).run()
