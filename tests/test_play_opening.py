@@ -153,7 +153,7 @@ def test_words_without_a_model_are_the_real_game(stored: Stored) -> None:  # noq
 
 
 def test_a_game_without_rewards_and_ends_shows_none(stored: Stored) -> None:  # noqa: F811
-    (facts,) = opened(stored, f"maze/{next(iter(LAYOUTS))}").facts
+    (facts,) = opened(stored, next(iter(LAYOUTS))).facts
     assert (facts.real, facts.rewards, facts.ends) == (True, False, False)
 
 

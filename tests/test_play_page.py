@@ -425,7 +425,9 @@ def test_it_fits_a_phone_and_a_desk_in_light_and_dark(width: int, visit: Callabl
             assert seen["scale"] == int(seen["scale"]) > 8
             assert low <= luminance(seen["page"]) <= high
             assert contrast(seen["ink"], seen["page"]) > 7
-        assert tab.page.evaluate(ring) >= 0, "the ring of the focus does not cover the line below the pictures"
+        if width == 1280:  # the last input was a key, so the focus has a ring
+            tab.page.focus("#stage")
+            assert tab.page.evaluate(ring) >= 0, "the ring of the focus does not cover the line below the pictures"
         rewards = "async () => { const { signed } = await import('./dom.js'); return [-1e-4, -4e-4, 0, 0.126, -2, null].map(signed); }"
         assert tab.page.evaluate(rewards) == ["−0.0001", "−0.0004", "0", "+0.13", "−2", "–"]
 
