@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
@@ -78,28 +79,32 @@ def test_two_processes_train_the_weights_of_one_over_a_stop_and_a_death(
 
 
 @pytest.fixture
-def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As in a SLURM job of the nodes a and b, on b. `srun` runs its command here, and the file lists its options."""
-    said = tmp_path / "srun.txt"
-    for name, lines in (
-        ("scontrol", 'test "$*" = "show hostnames a,b" && printf "a\\nb\\n"'),
-        ("srun", f'while case "$1" in --*) true;; *) false;; esac; do echo "$1" >> {said}; shift; done; exec "$@"'),
-    ):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
-        (tmp_path / name).chmod(0o755)
+def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As in a SLURM job of the nodes a and b, on b. What `srun` would start on a starts here. Its words are listed."""
+    (tmp_path / "scontrol").write_text('#!/bin/sh\ntest "$*" = "show hostnames a,b" && printf "a\\nb\\n"\n')
+    (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for name, value in {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "a,b", "SLURMD_NODENAME": "b"}.items():
         monkeypatch.setenv(name, value)
-    return said
+    words: list[str] = []
+    real = forked.PROCESSES.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        here = command.index(sys.executable)
+        words.extend(command[:here])
+        return real(command[here:], **options)
+
+    monkeypatch.setattr(forked.PROCESSES, "Popen", start)
+    return words
 
 
-def test_sums_of_more_gradients_agree_within_rounding_on_two_nodes(tmp_path: Path, dataset: Path, two_nodes: Path) -> None:
+def test_sums_of_more_gradients_agree_within_rounding_on_two_nodes(tmp_path: Path, dataset: Path, two_nodes: list[str]) -> None:
     """The first process stays where it is, on b, and the second is a step on a."""
     with pytest.raises(UserError, match=r"execution\.num_processes=3: the 2 nodes of this SLURM job cannot share them equally"):
         train(tmp_path / "three", dataset, 3, accumulation=3)
-    assert not two_nodes.exists()
+    assert not two_nodes
     one, two = (train(tmp_path / str(number), dataset, number, accumulation=4) for number in (1, 2))
-    assert two_nodes.read_text().split() == ["--overlap", "--nodes=1", "--ntasks=1", "--nodelist=a"]
+    assert two_nodes == ["srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=a"]
     for name, weights in one.items():
         torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-6)
 
