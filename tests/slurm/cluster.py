@@ -56,7 +56,6 @@ StorageUser=slurm StoragePass={password} StorageLoc=slurm
 
 _PORTS = range(20_000, 30_000, 4)  # the first of four each; below those that Linux lends to whoever connects somewhere, at any moment
 NODE = "node1"
-SECOND_NODE = "node2"
 ACCOUNT = "lab"
 MARK = "DIAMOND_BENCH_TEST_CLUSTER"  # with the folder, in the environment of each daemon, and so of the slurmstepd that slurmd starts
 
@@ -118,8 +117,6 @@ class Cluster:
     memory_mb: int = 64_000
     max_array_size: int = 1001
     max_job_count: int = 20_000
-    nodes: int = 1
-    """1 or, without accounting and GPUs, 2: node1 and node2, each with its slurmd."""
     accounting: bool = False
     cgroups: bool = False
     """Whether the kernel limits the memory of tasks (see `cgroups_missing_reason`)."""
@@ -161,9 +158,7 @@ class Cluster:
             if self.accounting:
                 self._start_database()
             self._launch("slurmctld", "-D")
-            self._launch("slurmd", "-D", *(("-N", NODE) if self.nodes > 1 else ()))
-            if self.nodes > 1:
-                self._launch("slurmd", "-D", "-N", SECOND_NODE, name="second slurmd")
+            self._launch("slurmd", "-D")
             until(self._idle, "an idle node")
         except BaseException as error:
             error.add_note(self.log_tails())
@@ -284,11 +279,10 @@ class Cluster:
     def _idle(self) -> bool:
         return set(self.call("sinfo", "--noheader", "--format=%T").stdout.split()) == {"idle"}
 
-    def _launch(self, program: str, *options: str, name: str = "") -> None:
-        name = name or program
+    def _launch(self, name: str, *options: str) -> None:
         if self.alive(name):
             raise ClusterError(f"{name} runs already")
-        command = [shutil.which(program, path=_path()) or program, *options]
+        command = [shutil.which(name, path=_path()) or name, *options]
         where: dict[str, Any] = {"env": self.env | {MARK: str(self.folder)}, "cwd": self.folder, "start_new_session": True}
         self._daemons.pop(name, None)  # so that the order stays that of the starts
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -329,19 +323,10 @@ class Cluster:
             (self.folder / "cgroup.conf").write_text(_lines(_pairs(_CGROUPS)))
         settings |= dict(line.split("=", 1) for line in self.extra_conf.split("\n") if line.strip())
         counted = f"CPUs={self.cpus} RealMemory={self.memory_mb}" + (f" Gres=gpu:{self.gpus}" if self.gpus else "")
-        names, second = NODE, ()
-        if self.nodes > 1:
-            assert not self.accounting
-            assert not self.gpus
-            names = f"{NODE},{SECOND_NODE}"
-            settings["SlurmdSpoolDir"] = f"{self.folder}/spool/%n"
-            port = self._ports["slurmdbd"]  # nobody else's without accounting
-            second = (f"NodeName={SECOND_NODE} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} {counted} State=UNKNOWN",)
         nodes = (
             f"NodeName={NODE} NodeHostname={host} NodeAddr=127.0.0.1 {counted} State=UNKNOWN",
-            *second,
-            f"PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP",
-            f"PartitionName=short Nodes={names} MaxTime=10 State=UP",
+            f"PartitionName=main Nodes={NODE} Default=YES MaxTime=INFINITE State=UP",
+            f"PartitionName=short Nodes={NODE} MaxTime=10 State=UP",
         )
         (self.folder / "slurm.conf").write_text(_lines(settings) + "\n".join(nodes) + "\n")
 

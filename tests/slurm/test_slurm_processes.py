@@ -74,35 +74,3 @@ def test_two_processes_survive_on_slurm(cluster: Cluster, tmp_path: Path) -> Non
     assert one.keys() == two.keys()
     assert all(bool((one[name] == two[name]).all()) for name in one)
     assert not processes_of(outputs, "diamond_bench.jobs.peer")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_training_runs_on_two_nodes_and_survives_a_preemption(slurm_installed: None, tmp_path: Path) -> None:
-    """The process of the second node is a step of the same SLURM job. Two gradients have no order, so the weights are those of one
-    process."""
-    outputs = tmp_path / "outputs"
-    with Cluster(tmp_path / "slurm", gpus=0, nodes=2) as cluster:
-        own = {"DIAMOND_BENCH_OUTPUTS": str(outputs), **cluster.env}
-
-        def sweep(processes: int, *more: str) -> None:
-            done = diamond_bench("sweep", *STUDY, *TRAINING, f"execution.num_processes={processes}", *more, cwd=tmp_path, env=own)
-            assert "Traceback" not in done.stderr
-
-        sweep(1)
-        (alone,) = (outputs / "train_world_model").iterdir()
-        sweep(2, *SLURM, "cluster.train_world_model.nodes=2")
-        store, end = Store(outputs, say=lambda text: None), time.monotonic() + 240
-        (two,) = (ref for ref in store.refs() if ref.kind == "train_world_model" and ref.id != alone.name)
-        while store.state(two).done < 100:
-            assert time.monotonic() < end, store.state(two)
-            time.sleep(0.2)
-        steps = cluster.run("squeue", "--steps", "--noheader", "--format=%i %N").splitlines()
-        assert sorted(step.split()[1] for step in steps if not step.split()[0].endswith("batch")) == ["node1", "node2"]
-        cluster.run("scancel", "--signal=USR2", cluster.run("squeue", "--noheader", "--states=running", "--format=%i"))
-        sweep(2, *SLURM, "cluster.train_world_model.nodes=2", "--wait")
-        assert store.state(two).status == "done"
-        assert not cluster.run("squeue", "--noheader")
-    first, second = (load_file(outputs / "train_world_model" / id / "models/1/model.safetensors") for id in (alone.name, two.id))
-    assert first.keys() == second.keys()
-    assert all(bool((first[name] == second[name]).all()) for name in first)
