@@ -30,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 @pytest.fixture(autouse=True)
 def _float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything in float64, also the network's output."""
-    monkeypatch.setattr(Denoiser, "_run", lambda self, *given, **more: self.network(*given, **more))
+    monkeypatch.setattr(Denoiser, "_run", lambda self, *given, kept=None, **more: self.network(*given, **more))
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
