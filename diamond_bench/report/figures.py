@@ -113,7 +113,8 @@ def study_figures(
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
     for shown in (shown for metric in all_metrics().values() for shown in metric.figures):
-        measured = {ref for ref in done if ref.id in _jobs_with(table, shown.column)}
+        jobs = _jobs_with(table, shown.column)  # reading the table for each job would take time quadratic in their number
+        measured = {ref for ref in done if ref.id in jobs}
         if shown.kind in ("modes", "gaps"):
             yield from (gap_figures if shown.kind == "gaps" else mode_figures)(shown, plan, table, notes)
         elif shown.kind in _OF_ARRAYS:
