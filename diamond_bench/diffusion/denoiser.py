@@ -241,7 +241,7 @@ class EncodedOnce:
                 encoded = self._of(past, scaled, actions)
                 return self._denoiser.run_core(x, c_noise, scaled, actions, encoded=encoded, **inputs).float()
 
-        return self._denoiser.objective.denoise(run, x, sigma, past, actions, past_sigma)
+        return self._denoiser.objective.denoise(run, x, sigma, past, actions)
 
     def centre(self, past: Tensor) -> Tensor | None:
         """See `Denoiser.centre`."""
