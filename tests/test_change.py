@@ -43,32 +43,6 @@ def textbook_output(parameterization, change, noise, s, d):
     }[parameterization]()
 
 
-def test_the_noise_of_the_last_frame_is_part_of_the_change_from_it():
-    """The network receives the noisy last frame alone. Its input and its target have the mean square 1, whatever the noise."""
-    fed = []
-
-    class Silent(torch.nn.Module):
-        def forward(self, x, c_noise, past, actions, frame_noise=None):
-            fed.append(x)
-            return torch.zeros_like(x)
-
-    config = FactoredObjective(**CHANGE, sigma_data=0.1, rescale_past_frames=False)
-    denoiser = Denoiser(Silent(), Factored(config), 2, past_noise="training")
-    generator = torch.Generator().manual_seed(0)
-    steps = torch.randn(512, 3, 3, 8, 8, generator=generator) * torch.tensor([0.5, 0.1, 0.1])[:, None, None, None]
-    loss, _ = denoiser.training_loss(steps.cumsum(1), torch.zeros(512, 3, dtype=torch.long), torch.ones(512, 3), generator)
-    assert float(loss) == pytest.approx(1.0, rel=0.02)
-    assert float(fed[0].square().mean()) == pytest.approx(1.0, rel=0.02)
-
-    level, noise_of_past, noise = torch.tensor([0.8]), torch.tensor([0.6]), frames_of(1, 3, 4, 4)
-    past, clean, spread = frames_of(1, 2, 3, 4, 4, seed=1), frames_of(1, 3, 4, 4, seed=2), math.hypot(0.1, 0.6)
-    said = textbook_output("edm", clean - past[:, -1], noise, 0.8, spread)
-    denoised = denoiser.objective.denoise(lambda *_: said, clean + 0.8 * noise, level, past, torch.zeros(1, 2), noise_of_past)
-    torch.testing.assert_close(denoised, clean, rtol=0, atol=1e-5)
-    mean = Factored(replace(config, coordinate="frame"))
-    assert torch.equal(mean.coefficients(level, noise_of_past).c_out, mean.coefficients(level).c_out), "a frame is no change from another"
-
-
 @pytest.mark.parametrize("sigma_data", [0.5, 0.1, "measured"])
 @pytest.mark.parametrize("name", PRESETS)
 def test_output_and_target_are_those_of_the_change_from_the_last_frame(name, sigma_data):

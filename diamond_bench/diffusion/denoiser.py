@@ -121,7 +121,7 @@ class Denoiser(Compilable):
             kept: receives the deepest features of the call, if the network has heads.
         """
         run = partial(self._run, kept=kept) if past_sigma is None else partial(self._run, kept=kept, frame_noise=past_sigma)
-        return self.objective.denoise(run, x, sigma, past, actions, past_sigma)
+        return self.objective.denoise(run, x, sigma, past, actions)
 
     def centre(self, past: Tensor) -> Tensor | None:
         """The frame to which sampling adds its first noise (`Objective.centre`)."""
@@ -198,24 +198,22 @@ class Denoiser(Compilable):
             clean, shown = frames[:, n + i], past
             kept: list[Tensor] = []
             run: Network = partial(self._run, kept=kept)
-            past_sigma = None
             if past_noise is not None:
                 shown, level = past_noise(past, mask[:, i : n + i])
                 run = partial(self._run, kept=kept, frame_noise=level)
-                past_sigma = level if self.past_noise == "training" else None
             if guide is not None:
                 shown = torch.cat((shown, guide[:, n + i, None]), dim=1)
             counts = mask[:, n + i]
             # The step from padding to a game's first frame is no change, and no model has to predict it.
             if self.centre(shown) is not None:
                 counts = counts * mask[:, n + i - 1]
-            step = self.objective.step(run, clean, shown, actions[:, i : n + i], counts, draw(clean), past_sigma)
+            step = self.objective.step(run, clean, shown, actions[:, i : n + i], counts, draw(clean))
             steps.append(step)
             if features is not None and self.heads is not None:
                 if self.heads.config.reads == "extra":
                     sigma = torch.full_like(counts, self.heads.config.sigma, dtype=clean.dtype)
                     noisy = clean + self.heads.config.sigma * draw(clean).gauss
-                    self.objective.denoise(run, noisy, sigma, shown, actions[:, i : n + i], past_sigma)
+                    self.objective.denoise(run, noisy, sigma, shown, actions[:, i : n + i])
                 features.append(kept[-1])
             past = torch.cat((past[:, 1:], step.denoised[:, None]), dim=1)
         return steps

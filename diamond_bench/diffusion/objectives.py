@@ -42,9 +42,7 @@ class ObjectiveStep:
 class Objective(Protocol):
     """A training objective and the meaning of its network's output."""
 
-    def denoise(
-        self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, past_sigma: Tensor | None = None
-    ) -> Tensor:
+    def denoise(self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """The model's estimate of the clean frame, unclamped, (b, 3, h, w).
 
         Args:
@@ -53,7 +51,6 @@ class Objective(Protocol):
             sigma: noise level of each example, (b,), or of all, 0-d.
             past: frames in [-1, 1], oldest first, (b, L, 3, h, w).
             actions: taken after each past frame, (b, L) int64.
-            past_sigma: standard deviation of the noise in `past`, (b,). None is 0.
         """
         ...
 
@@ -69,18 +66,8 @@ class Objective(Protocol):
         """The noise that training adds to a frame, of the shape of `draws.gauss`."""
         ...
 
-    def step(
-        self,
-        network: Network,
-        clean: Tensor,
-        past: Tensor,
-        actions: Tensor,
-        mask: Tensor,
-        draws: Draws,
-        past_sigma: Tensor | None = None,
-    ) -> ObjectiveStep:
-        """The loss of predicting `clean` (b, 3, h, w) under given noise. `mask` (b,) is 1 where clean is a real frame. `past_sigma`: see
-        `denoise`.
+    def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
+        """The loss of predicting `clean` (b, 3, h, w) under given noise. `mask` (b,) is 1 where clean is a real frame.
 
         The loss is the mean over the examples with mask 1. If there are none, it is 0 and has no gradient.
         """
@@ -149,10 +136,9 @@ class Factored(nn.Module):
         """The timestep in 0..T-1 whose level is nearest in log sigma, in the shape of sigma."""
         return torch.bucketize(sigma.log(), self.log_midpoints)
 
-    def coefficients(self, sigma: Tensor, past_sigma: Tensor | None = None) -> Coefficients:
-        """Coefficients in the shape of sigma, which is that of `past_sigma`. With offset noise added at every level, they use the raised
-        level, in sampling too."""
-        s, sd = self._raised(sigma), self._spread(past_sigma)
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Coefficients in the shape of sigma. With offset noise added at every level, they use the raised level, in sampling too."""
+        s, sd = self._raised(sigma), self.sigma_data
         total, unit = s.square() + sd**2, 1 + s.square()
         c_in = {
             "edm": lambda: total.rsqrt(),
@@ -182,12 +168,9 @@ class Factored(nn.Module):
             case "flow_time":
                 return sigma / (1 + sigma)
 
-    def denoise(
-        self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor, past_sigma: Tensor | None = None
-    ) -> Tensor:
+    def denoise(self, network: Network, x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """See `Objective.denoise`."""
-        noise_of_past = None if past_sigma is None else _per_pixel(past_sigma, x)
-        c, centre = self.coefficients(_per_pixel(sigma, x), noise_of_past), self.centre(past)
+        c, centre = self.coefficients(_per_pixel(sigma, x)), self.centre(past)
         if centre is not None:
             x = x - centre
         clean = c.c_skip * x + c.c_out * self._predict(network, c.c_in * x, sigma, past, actions)
@@ -223,40 +206,24 @@ class Factored(nn.Module):
         """Maps standard normal draws to levels of the log-normal distribution, clipped."""
         return (self.config.loc + self.config.scale * z).exp().clamp(self.config.sigma_min, self.config.sigma_max)
 
-    def step(
-        self,
-        network: Network,
-        clean: Tensor,
-        past: Tensor,
-        actions: Tensor,
-        mask: Tensor,
-        draws: Draws,
-        past_sigma: Tensor | None = None,
-    ) -> ObjectiveStep:
+    def step(self, network: Network, clean: Tensor, past: Tensor, actions: Tensor, mask: Tensor, draws: Draws) -> ObjectiveStep:
         """See `Objective.step`."""
         centre = self.centre(past)
         if centre is not None:
             clean = clean - centre
         level, noise = _per_pixel(draws.level, clean), self.noise(draws)
         x = clean + noise
-        c = self.coefficients(level, None if past_sigma is None else _per_pixel(past_sigma, clean))
+        c = self.coefficients(level)
         prediction = self._predict(network, c.c_in * x, draws.level, past, actions)
         target = (c.removed * clean - c.c_skip * noise) / c.c_out  # solves c_skip * x + c_out * target = clean
         estimate = c.c_skip * x + c.c_out * prediction.detach()
         denoised = quantize(estimate if centre is None else centre + estimate, self.config.quantization)
-        loss = masked_mean_square(prediction - target, mask, self._weight(draws.level, past_sigma))
-        return ObjectiveStep(loss, denoised, prediction, target)
+        return ObjectiveStep(masked_mean_square(prediction - target, mask, self._weight(draws.level)), denoised, prediction, target)
 
     def noise(self, draws: Draws) -> Tensor:
         """See `Objective.noise`."""
         level, offset = _per_pixel(draws.level, draws.gauss), self.config.sigma_offset_noise * draws.offset
         return level * (offset + draws.gauss) if self.config.offset_noise == "scaled" else offset + level * draws.gauss
-
-    def _spread(self, past_sigma: Tensor | None) -> float | Tensor:
-        """sigma_data of what is predicted. The change from a noisy last frame contains this frame's noise."""
-        if past_sigma is None or self.config.coordinate != "change":
-            return self.sigma_data
-        return (self.sigma_data**2 + self._raised(past_sigma).square()).sqrt()
 
     def _raised(self, sigma: Tensor) -> Tensor:
         if self.config.offset_noise == "scaled":
@@ -268,15 +235,15 @@ class Factored(nn.Module):
             past = past / self.config.past_scale
         return network(fed, self.noise_conditioning(sigma.to(fed.dtype)).expand(len(fed)), past.flatten(1, 2), actions)
 
-    def _weight(self, sigma: Tensor, past_sigma: Tensor | None) -> Tensor | None:
+    def _weight(self, sigma: Tensor) -> Tensor | None:
         """Weight of an example's squared output error, (b,). The output error is the clean frame's error divided by c_out."""
         if self.config.loss_weight == "output":
             return None
-        s, sd = self._raised(sigma), self._spread(past_sigma)
+        s, sd = self._raised(sigma), self.sigma_data
         clean = {
             "clean": lambda: torch.ones_like(s),
             "noise": lambda: 1 / s.square(),
             "edm": lambda: (s.square() + sd**2) / (s * sd).square(),
             "min_snr": lambda: (1 / s.square()).clamp(max=self.config.min_snr),
         }[self.config.loss_weight]()
-        return self.coefficients(sigma, past_sigma).c_out.square() * clean
+        return self.coefficients(sigma).c_out.square() * clean
