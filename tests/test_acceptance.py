@@ -106,6 +106,9 @@ def test_findings_have_the_goals_of_a_gpu() -> None:
     assert all(finding.goal is None for finding in findings(outcomes, gpu=False))
     assert findings_table(list(found.values())).row_count == len(found)
     assert found["peak memory"] == Finding("peak memory", 7e9, "bytes")
+    late = [Outcome(Part("authors", (), 1.0), "out of time"), Outcome(Part("plain", (), 1.0), "done", lines=main), *outcomes[1:]]
+    shown = {finding.what: finding.value for finding in findings(late, gpu=True)}
+    assert shown["actor_critic_update, times as fast with CUDA graphs"] == pytest.approx(3.0), "plain has the same settings as authors"
 
 
 def test_the_command_measures_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +122,9 @@ def test_the_command_measures_a_processor(tmp_path: Path, monkeypatch: pytest.Mo
         return Outcome(part, "done", 1.0, tuple(json.loads(in_this_process(*narrow, cwd=tmp_path).stdout)))
 
     monkeypatch.setattr(acceptance, "run", execute)
+    (tmp_path / "notes.txt").touch()
+    refused = in_this_process("acceptance", *SMALL, "--out", "notes.txt/a.json", cwd=tmp_path, exit_code=2)
+    assert "--out notes.txt/a.json cannot be written" in refused.stderr
     done = in_this_process("acceptance", *SMALL, cwd=tmp_path, exit_code=1)
     saved = json.loads((tmp_path / "acceptance.json").read_text())
     assert [(one["name"], one["status"]) for one in saved["parts"]] == [

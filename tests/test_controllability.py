@@ -2,7 +2,7 @@
 
     pytest -m slow tests/test_controllability.py
 
-It takes about 10 minutes on two free cores. The seeds are those of the confirming run in docs/findings.md.
+It takes about 10 minutes on two free cores. The seed is the first of the confirming run in docs/findings.md.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def identified(table: pd.DataFrame) -> dict[str, tuple[float, bool]]:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_a_model_trained_with_shifted_actions_is_identified_at_scale_smoke(tmp_path: Path, forked_workers: None) -> None:
-    done = in_this_process("sweep", "controllability", "scale=smoke", "seeds=[11]", "data.seed=11", cwd=tmp_path)
+    done = in_this_process("sweep", "controllability", "scale=smoke", "seeds=[21]", "data.seed=21", cwd=tmp_path)
     assert "9/9 jobs done" in done.stderr
     table = pd.read_parquet(tmp_path / "outputs" / "studies" / "controllability" / "smoke" / "results.parquet")
     found = identified(table)

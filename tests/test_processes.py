@@ -21,6 +21,7 @@ from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import peers, train_world_model
 from diamond_bench.jobs.context import Interrupted, JobContext
+from diamond_bench.jobs.hosts import NODES
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.launch import devices
 from diamond_bench.store.kinds import KINDS
@@ -84,7 +85,7 @@ def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "scontrol").write_text('#!/bin/sh\ntest "$*" = "show hostnames a,b" && printf "a\\nb\\n"\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    for name, value in {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "a,b", "SLURMD_NODENAME": "b"}.items():
+    for name, value in {NODES: "2", "SLURM_JOB_NODELIST": "a,b", "SLURMD_NODENAME": "b"}.items():
         monkeypatch.setenv(name, value)
     words: list[str] = []
     real = forked.PROCESSES.Popen
@@ -155,7 +156,7 @@ def test_a_job_of_several_gpus_takes_those_after_its_workers(monkeypatch: pytest
     assert devices.worker_devices("auto", 0) == [f"cuda:{number}" for number in range(5)]
     with pytest.raises(UserError, match=r"execution\.num_processes=6: this machine has 5 GPUs"):
         devices.worker_devices("auto", 0, 6)
-    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv(NODES, "2")
     assert devices.worker_devices("auto", 1, 6) == ["cuda:0"], "three of them on each node"
     config = replace(CONFIG, execution=ExecutionConfig(num_processes=2))
     assert KINDS["train_world_model"].costs.gpus(config) == 2

@@ -296,6 +296,7 @@ def test_a_training_on_two_nodes_is_one_task_on_the_first(tmp_path: Path) -> Non
         batch = Batch("1", "label", "study", kind, ((JobRef(kind, "1"),),), 60, 120, 1, 30.0)
         text = sbatch_file(executor(cluster, batch, tmp_path, None), 1)
         assert f"#SBATCH --nodes={nodes}\n" in text
+        assert ("export DIAMOND_BENCH_NODES=2\n" in text) == (nodes == 2)
         assert ("--ntasks-per-node=1\n" in text, "--nodes=1 --ntasks=1" in text) == ((True, True) if nodes == 2 else (False, False))
 
 

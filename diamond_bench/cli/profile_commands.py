@@ -97,11 +97,18 @@ def acceptance(
     if file.is_dir():
         raise UserError(f"--out {file} is a folder; name a file")
 
+    def write(outcomes: Sequence[Outcome]) -> None:
+        try:
+            write_json(file, {"device": spec.config.device_name, "software": spec.config.software, **plain(outcomes, gpu)})
+        except OSError as error:
+            raise UserError(f"--out {file} cannot be written ({error})") from None
+
     def save(outcomes: Sequence[Outcome]) -> None:
-        write_json(file, {"device": spec.config.device_name, "software": spec.config.software, **plain(outcomes, gpu)})
+        write(outcomes)
         done = outcomes[-1]
         say(f"{done.part.name}: {done.status} after {done.seconds:.0f} s ({len(outcomes)} of {len(todo)} parts)")
 
+    write(())  # a file that cannot be written is refused before anything is measured
     outcomes = accept(todo, minutes, save)
     say(f"{spec.config.device_name}; {spec.config.software}")
     out.print(parts_table(outcomes))

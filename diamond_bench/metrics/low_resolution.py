@@ -1,5 +1,7 @@
-"""Drift at low resolution: the error that remains when frames lose their details. And the copied last frame without its details, the
-baseline of a model that first imagines a frame at low resolution."""
+"""Drift at low resolution: the error that remains when frames lose their details.
+
+It adds the baseline `copy-last-frame-upsampled`: the copied last frame without its details, one step ahead.
+"""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

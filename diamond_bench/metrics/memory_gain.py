@@ -209,7 +209,7 @@ def _check(config: RunConfig) -> None:
     check_sights(config.game)
 
 
-_CHANCE = "standard deviation of the gain of a model without memory, at most, from the numbers of cells ([memory.md](memory.md))"
+_CHANCE = "standard deviation of the gain of a model without memory if cells are independent, from their numbers ([memory.md](memory.md))"
 _CELLS = "number of cells that come into view, were seen before, and have a cell never seen to compare with"
 
 

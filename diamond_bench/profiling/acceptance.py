@@ -172,7 +172,7 @@ def findings(outcomes: Sequence[Outcome], gpu: bool) -> list[Finding]:
 
 def _findings(found: Mapping[str, Outcome], goals: Mapping[str, float]) -> Iterator[Finding]:
     none = Outcome(Part("", (), 0.0), "not run")
-    main = found.get("authors") or found.get("plain", none)
+    main = next((outcome for name in ("authors", "plain") if (outcome := found.get(name, none)).lines), none)
     for other in ("authors", "plain"):
         for name in (*PROFILED_UPDATES, "next_frame"):
             if ratio := found.get(other, none).line(name).get("ratio"):

@@ -46,8 +46,9 @@ def _draw_sensitivity(shown: Figure, plan: SavedPlan, store: Store, points: Sequ
     lines, windows, seeds = {}, [], []
     for variant, of in _by_variant(points).items():
         stored = [stored_arrays(store, point.jobs["evaluation"], "arrays.npz", shown.array, _SAME, optional=True) for point in of]
-        every = [np.ones((len(one[shown.array]), one[shown.array].shape[1] - 1), bool) for one in stored]  # of earlier versions
-        ratios = [lag_ratios(one[shown.array], one.get(_SAME, whole)) for one, whole in zip(stored, every, strict=True)]
+        if not all(_SAME in one for one in stored):  # an earlier version compared other windows
+            continue
+        ratios = [lag_ratios(one[shown.array], one[_SAME]) for one in stored]
         if np.isinf(ratios).any():  # a perfect model has no finite ratio
             continue
         lines[variant] = np.mean(ratios, axis=0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError, nearest
+from diamond_bench.jobs.hosts import NODES
 from diamond_bench.launch.mps import check_packed_mps
 from diamond_bench.launch.resources import resources
 from diamond_bench.store.artifacts import Store
@@ -181,8 +182,10 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
     by_gres = wants_gpu and cluster.gres is not None
     further: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes"}
     several: dict[str, Any] = {}
+    setup = [*_SETUP, _seen(folder), *(cluster.setup or ())]
     if (asked.nodes or 1) > 1:  # the task runs on the first node, and starts the processes of the others (jobs/hosts.py)
         several = {"nodes": asked.nodes, "ntasks_per_node": 1, "srun_args": ["--nodes=1", "--ntasks=1"]}
+        setup.insert(0, f"export {NODES}={asked.nodes}")
     for option in cluster.extra or ():
         key, equals, value = option.lstrip("-").partition("=")
         further[key] = value if equals else True
@@ -201,7 +204,7 @@ def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str 
         "mem": asked.memory,
         "time": batch.minutes,
         "signal_delay_s": cluster.signal_seconds,
-        "setup": [*_SETUP, _seen(folder), *(cluster.setup or ())],
+        "setup": setup,
         "teardown": list(_TEARDOWN),
         "wckey": None,
         "stderr_to_stdout": True,
