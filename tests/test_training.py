@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -215,9 +216,9 @@ def test_a_loss_that_is_no_number_stops_the_job_and_keeps_the_last_good_checkpoi
 
     sound, calls = Denoiser.training_loss, []
 
-    def breaks(self: Denoiser, *arguments: object) -> object:
+    def breaks(self: Denoiser, *arguments: Any, **named: Any) -> object:
         calls.append(1)
-        loss, metrics = sound(self, *arguments)  # type: ignore[arg-type]
+        loss, metrics = sound(self, *arguments, **named)
         return (loss * float("nan") if len(calls) == 5 else loss), metrics
 
     monkeypatch.setattr(Denoiser, "training_loss", breaks)

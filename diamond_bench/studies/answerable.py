@@ -106,7 +106,7 @@ def _partly_used(plan: StudyPlan) -> list[str]:
     configs = [job.config for job in plan.jobs.values() if job.kind in ("evaluate_world_model", "train_agent")]
     found = []
     for key in sorted(plan.study.overridden):
-        unread = [config.family for config in configs if config.family is not None and not reads(config.family, key, plan.study.protocol)]
+        unread = [config.family for config in configs if config.family is not None and not reads(config, key, plan.study.protocol)]
         if unread:
             names = " and ".join(dict.fromkeys(f"family={family.name}" for family in unread))
             found.append(f"{key}: it has no effect with {names}, so it changes the other arms alone")
