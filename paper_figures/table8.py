@@ -30,7 +30,10 @@ _SETTING = (
     "Rows of the paper: 64 × 64, 6 past frames, 20 denoising steps, 1024 clips of 16 frames, rate on an A6000. FID and FVD depend on the "
     "data, on the length and on the number of clips or images: compare values of one data set only, never across data sets or headings."
 )
-_LPIPS = "LPIPS of studies: AlexNet's, a mean over all imagined frames. The paper does not name its network."
+_LPIPS = (
+    "LPIPS of studies: AlexNet's, a mean over all imagined frames. The paper does not name its network. Token models whose tokenizer "
+    "is trained with LPIPS (VGG), as in IRIS, have an advantage in this column."
+)
 _FLOORS = {
     TRUE_FRAMES: "floor: other true frames or clips",
     RECONSTRUCTED: "true frames after the tokenizer",

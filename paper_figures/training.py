@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diamond_bench.config import OdeSampler, predicts_outcomes, world_family
 from diamond_bench.errors import UserError
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
-from diamond_bench.models.denoiser_cost import denoiser_cost
 from diamond_bench.models.description import AgentDescription
-from diamond_bench.models.outcome_heads_cost import heads_cost
 from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.report.drawing import stored_arrays
 from diamond_bench.report.facts import device_name
-from diamond_bench.spaces import ActionSpec, FrameSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import DamagedFile, read_json
 from diamond_bench.studies.agents import AGENT_FOLDER, DESCRIPTION_FILE
@@ -53,12 +52,13 @@ def _parameters(store: Store, point: Point) -> int:
     except (OSError, TypeError, DamagedFile, UserError) as error:
         raise UserError(f"{file} is damaged ({error}); run the study's sweep again, which repeats the job") from None
     given = ActionSpec.discrete(agent.num_actions), FrameSpec.square(agent.frame_size)
-    policy = actor_critic_cost(agent.actor_critic, *given)
+    policy = actor_critic_cost(agent.actor_critic, *given).parameters
     if agent.model_free:
-        return policy.parameters
-    heads = agent.network.heads.used
-    signals = heads_cost(agent.network, given[1]) if heads else reward_end_cost(agent.reward_end, *given)
-    return (denoiser_cost(agent.network, agent.conditioning, *given) + signals + policy).parameters
+        return policy
+    family, spec = world_family(agent.family), WorldSpec(given[1], given[0])
+    world = family.cost(agent.family or agent, spec, OdeSampler()).parameters
+    signals = 0 if predicts_outcomes(agent) else reward_end_cost(agent.reward_end, *given).parameters
+    return world + signals + policy
 
 
 def days_cell(study: StudyResults, variant: str) -> Cell:

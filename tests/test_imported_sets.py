@@ -1,6 +1,8 @@
 """A dataset that names sets of its episodes, and has neither rewards nor ends."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from diamond_bench.jobs.import_dataset import run
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.store.kinds import ImportDataset
 from diamond_bench.studies.cells import dataset_job
+from diamond_bench.studies.check import check_run
 from diamond_bench.studies.plan import run_config
 
 SPEC = WorldSpec(FrameSpec(18, 30), ActionSpec.columns((3, 4), ("keys", "turn")), rewards=False, ends=False)
@@ -133,3 +136,16 @@ def test_a_set_that_is_too_short_is_refused_at_planning(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The 2 of the set heldout hold at most 5 windows of 10 frames"):
         check_length(data, 6, 10, None, "heldout")
     check_length(data, 2, 10, None, "out_of_map")
+
+
+@pytest.mark.parametrize(
+    ("reads", "rewards", "words"),
+    [("last", False, "has no rewards and no ends; use network.heads.reads=none"), ("frames", True, "square frames and Discrete actions")],
+)
+def test_heads_that_cannot_learn_from_a_dataset_are_refused_at_planning(
+    reads: str, rewards: bool, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SPEC", replace(SPEC, rewards=rewards))
+    source = dataset(tmp_path / "source")
+    with pytest.raises(UserError, match=rf"network\.heads\.reads={reads}: .*{words}"):
+        check_run(run_config({"scale": "tiny"}, {"data.dataset": str(source), "network.heads.reads": reads}))

@@ -33,6 +33,7 @@ from diamond_bench.costs.train_agent import updates
 from diamond_bench.data.segments import Segments, sample_with_finals
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import train_agent
+from diamond_bench.jobs.agent_learners import Learners
 from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.models.outcome_heads import OutcomeHeads, harmonised, outcome_losses
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
@@ -106,7 +107,7 @@ def test_losses_of_rewards_and_ends_count_signs_and_no_padding() -> None:
     assert [loss.item() for loss in outcome_losses(rewards, ends, *true[:2], torch.zeros(3, dtype=torch.bool))] == [0, 0]
 
 
-class Told(torch.nn.Module):
+class RightHeads(torch.nn.Module):
     """Heads that read the right answer from the features: the class of the reward, and the end."""
 
     config = LAST
@@ -131,7 +132,7 @@ def test_a_predicted_frame_is_labelled_with_the_action_that_led_to_it() -> None:
     right = [torch.tensor([[0, 0], [1, 0]]), torch.tensor([[2, 1], [0, 1]])]  # the last one leads to no frame that counts
 
     def total(features: list[Tensor]) -> float:
-        return joint_loss(Told(), torch.tensor(0.25), features, segments)[0].item()  # type: ignore[arg-type]
+        return joint_loss(RightHeads(), torch.tensor(0.25), features, segments)[0].item()  # type: ignore[arg-type]
 
     assert total(right) == 0.25
     assert total(right[::-1]) > 30
@@ -194,6 +195,20 @@ def test_a_separate_network_sees_the_transition_and_remembers_the_start() -> Non
     assert torch.allclose(whole, step.reward_logits, atol=1e-5)  # type: ignore[arg-type]
     cost = FAMILY.cost(settings(SEPARATE), SPEC, SAMPLER)
     assert sum(p.numel() for network in model.networks.values() for p in network.parameters()) == cost.parameters
+
+
+def test_the_cost_of_a_separate_network_counts_its_start_and_its_steps() -> None:
+    """The memory of two past frames comes from one transition."""
+    model, (frames, actions), counted = world(SEPARATE), play(1), []
+    for steps in (0, 1):
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            state = model.start(frames, actions[:, :2], torch.ones(1, 2, dtype=torch.bool), torch.zeros_like)
+            if steps:
+                model.step(state, actions[:, 1], torch.zeros_like)
+        counted.append(counter.get_total_flops() + FUSED * (1 + steps))
+    cost = FAMILY.cost(settings(SEPARATE), SPEC, SAMPLER)
+    assert counted == [cost.start_flops, cost.start_flops + cost.flops_per_frame]
 
 
 def test_heads_learn_rewards_and_ends_from_the_denoiser() -> None:
@@ -261,8 +276,9 @@ def test_the_cost_of_an_update_is_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
-def test_segments_may_end_with_the_frame_after_an_episode(num_envs: int) -> None:
-    lengths = (3, 40, 20, 7, 9, 11)
+@pytest.mark.parametrize("lengths", [(3, 40, 20, 7, 9, 11), (3, 40, 20)])
+def test_segments_may_end_with_the_frame_after_an_episode(num_envs: int, lengths: tuple[int, ...]) -> None:
+    """Below four episodes, each is chosen in proportion to its frames, the final one included."""
     segments = sample_with_finals(replay_of(*lengths, num_envs=num_envs).episodes, 4000, 6, generator(), "recency")
     shown, number = segments.frames[:, :, 0, 0, 0].long(), segments.frames[:, :, 1, 0, 0].long()
     expected = shown[:, -1:] - 5 + torch.arange(6)
@@ -272,7 +288,10 @@ def test_segments_may_end_with_the_frame_after_an_episode(num_envs: int) -> None
     assert torch.equal(segments.acted, segments.mask & ~final)
     assert torch.equal(segments.actions, torch.where(segments.mask & ~final, (shown + number) % 4, 0))
     assert not final[:, :-1].any()
-    assert {int(e) for e in number[final]} == set(range(6))
+    assert {int(e) for e in number[final]} == set(range(len(lengths)))
+    if len(lengths) < 4:
+        shares = torch.bincount(number[:, -1]) / 4000
+        assert shares.tolist() == pytest.approx([(n + 1) / 66 for n in lengths], abs=0.04)
     assert segments.ends is not None
     assert segments.ends[:, -2][final[:, -1] & (number[:, -1] == 0)].all(), "the first episode ended by its last action"
     assert not segments.ends[final].any()
@@ -295,6 +314,16 @@ def test_an_agent_learns_from_its_denoisers_rewards_and_an_interruption_changes_
     count, done = updates(described), whole.info["updates"]
     assert done == {"actor_critic": count.actor_critic, "denoiser": count.denoiser}
     assert count.reward_end == 0
+
+
+def test_a_network_of_an_agents_world_model_may_have_its_own_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, trainables = RewardEndConfig(warmup_steps=0, learning_rate=0.25), DiamondWorld.trainables
+    monkeypatch.setattr(DiamondWorld, "trainables", lambda self, training: [replace(t, optimizer=own) for t in trainables(self, training)])
+    replay = replay_of(9, 9, size=16)
+    replay.storage.actions.zero_()
+    learners = Learners(small_joint_agent(), torch.device("cpu"), replay, generator())
+    learners.update("denoiser")
+    assert learners._learners["denoiser"].rate == 0.25
 
 
 def small_joint_agent() -> Any:

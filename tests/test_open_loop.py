@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from test_transformer import world
 from test_worlds import TRANSFORMER, study
 from torch import Tensor
 
-from diamond_bench.config import OdeSampler, OpenLoopSampler, PyramidSampler, Sampler
+from diamond_bench import api
+from diamond_bench.config import EnvConfig, OdeSampler, OpenLoopSampler, PyramidSampler, Sampler
 from diamond_bench.diffusion.schedules import sigmas
 from diamond_bench.errors import UserError
 from diamond_bench.models.frame_transformer import led_to
@@ -21,6 +23,9 @@ from diamond_bench.play.naming import request
 from diamond_bench.play.opening import _fitting
 from diamond_bench.play.sources import trained
 from diamond_bench.store.artifacts import Store
+from diamond_bench.store.jobspec import JobRef
+from diamond_bench.stored import imagination
+from diamond_bench.studies import single
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.single import plan_train
 from diamond_bench.worlds.contract import Draw, OpenLoop, imagined_frames
@@ -163,6 +168,19 @@ def test_studies_that_cannot_use_it_are_refused_at_planning(arm: str, words: lis
         plan_study(study(tmp_path, f"a: {{{arm}}}"), ["scale=tiny"])
     for word in words:
         assert word in str(error.value)
+
+
+def test_an_evaluation_of_an_agent_and_imagined_games_refuse_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    match = r"sampler=pyramid: .* all actions in advance, but .*sampler=euler"
+    monkeypatch.setattr(single, "find_agent", lambda store, name: JobRef("train_agent", "0" * 16))
+    monkeypatch.setattr(single, "trained_with", lambda store, agent: ("Pong", 0, EnvConfig()))
+    monkeypatch.setattr(single, "trained_at", lambda store, agent: "tiny")
+    with pytest.raises(UserError, match=match):
+        single.plan_evaluate("x", ["sampler=pyramid", f"output_dir={tmp_path}"], None, False)
+    opened = SimpleNamespace(sampler=PyramidSampler(), rewarded=True)
+    monkeypatch.setattr(imagination, "imagination_of", lambda store, source, how: opened)
+    with pytest.raises(UserError, match=match):
+        api.imagination_env("0000", output_dir=tmp_path)
 
 
 def test_no_agent_and_no_player_takes_it(tmp_path: Path) -> None:

@@ -4,16 +4,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from small_agents import small_agent_config
+from test_family_agents import RUN, SMALL
 
 from analysis.scores import human_random
 from diamond_bench.agent import build_agent
 from diamond_bench.envs.games import num_actions
 from diamond_bench.errors import UserError
+from diamond_bench.jobs.agent_learners import describe
 from diamond_bench.models.description import AgentDescription
 from diamond_bench.results.table import COLUMNS
 from diamond_bench.store.artifacts import Store, StoredResult
@@ -25,6 +29,7 @@ from paper_figures.build import build_paper
 from paper_figures.parts import Inputs, StudyResults
 from paper_figures.registry import ARTIFACTS
 from paper_figures.tables import to_csv
+from paper_figures.training import _parameters
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("unrendered")]
 
@@ -109,6 +114,16 @@ def test_sizes_and_times_of_own_agents(tmp_path: Path) -> None:
     text = (tmp_path / "paper" / "table4.md").read_text()
     assert "6 trainings on a CPU, 1 to 3 days, here their mean; test games included" in text
     assert "by the game's number of actions" in text
+
+
+def test_a_token_agent_has_the_parameters_of_its_own_networks(tmp_path: Path) -> None:
+    """Its transformer predicts rewards and ends, so it has no reward/end model."""
+    described = describe(small_agent_config(*RUN, "family=tokens", *SMALL["tokens"]))
+    (tmp_path / "agent").mkdir()
+    write_json(tmp_path / "agent" / "agent.json", to_plain(described))
+    store, point = SimpleNamespace(folder=lambda ref: tmp_path), SimpleNamespace(jobs={"agent": None})
+    networks = build_agent(described).networks
+    assert _parameters(store, point) == sum(p.numel() for network in networks.values() for p in network.parameters())  # type: ignore[arg-type]
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from small_agents import small_agent_config
 from test_family_agents import RUN, SMALL
 from test_play_session import lane, played, setting, start_of
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_bench.agent import Agent, build_agent, load_agent, save_agent
+from diamond_bench.costs.train_agent import agent_work, updates
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.segments import to_float
 from diamond_bench.diffusion.quantization import from_bytes
@@ -101,10 +104,16 @@ def test_imagined_games_begin_with_reconstructions_and_the_game_is_played_on_the
     first, _ = env.reset()
     segments = starts[-1][0].segments
     same_frames(first, decoded(learners.agent, to_float(segments)[:, -1]))
+    viewed: list[int] = []
+    view = env._view
+    monkeypatch.setattr(env, "_view", lambda frames: (viewed.append(len(frames)), view(frames))[1])
+    monkeypatch.setattr(env._draws, "end", lambda logits: torch.zeros(len(logits), dtype=torch.bool))
     _, _, _, truncated, _ = env.step(torch.zeros(len(first), dtype=torch.int64))
     assert not truncated.any()
+    assert not viewed, "no game begins, so no start is encoded"
     frames, _, _, truncated, infos = env.step(torch.zeros(len(first), dtype=torch.int64))
     assert truncated.all()
+    assert viewed == [3 * len(first)]
     segments = starts[-1][0].segments
     real = to_float(segments)
     same_frames(frames, decoded(learners.agent, real[:, -1]))
@@ -113,6 +122,28 @@ def test_imagined_games_begin_with_reconstructions_and_the_game_is_played_on_the
     same_frames(infos["burn_in"], expected)
     levels = (infos["final_obs"] + 1) * 127.5
     assert (levels - levels.round()).abs().max() < 1e-3
+
+
+def test_the_cost_of_an_agent_counts_the_reconstructions_where_games_begin() -> None:
+    more = "actor_critic.start_frames=3"
+    settings, counter = config(SEES, more), FlopCounterMode(display=False)
+    world: Any = agent_of(settings).world_model
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        world.reconstruct(torch.zeros(1, 3, 16, 16))
+    trained = settings.actor_critic
+    rows = trained.steps_per_update * trained.batch_size * updates(settings).actor_critic
+    assert agent_work(settings) - agent_work(config(more)) == pytest.approx(3 * counter.get_total_flops() * rows)
+
+
+def test_a_watching_policy_sees_the_padding_of_a_start_as_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, seen = agent_of(config(SEES)), []
+    burn_in = agent.actor_critic.burn_in
+    monkeypatch.setattr(agent.actor_critic, "burn_in", lambda frames, state: (seen.append(frames), burn_in(frames, state))[1])
+    start = start_of(played())
+    start = replace(start, mask=torch.tensor([False, False, True, True]))
+    replace(lane("model"), policy=agent.policy).begin(start, (0,))
+    (frames,) = seen
+    assert frames.abs().flatten(2).amax(2).gt(0).tolist() == [[False, False, True]]
 
 
 def test_a_watching_policy_sees_decoded_frames_of_imagination_once() -> None:

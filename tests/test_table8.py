@@ -90,6 +90,7 @@ def test_rows_have_their_intervals_and_games_their_references() -> None:
 @pytest.mark.parametrize(("clips", "biased"), [(401.0, True), (1024.0, False)])
 def test_few_clips_are_marked_as_biased(clips: float, biased: bool) -> None:
     notes = " ".join(table_of(study(clips)).notes)
+    assert "whose tokenizer is trained with LPIPS (VGG), as in IRIS, have an advantage in this column" in notes
     assert f"{clips:g} clips of 16 frames a side, frames resized to 224 × 224 (bilinear)" in notes
     assert ("fewer than 1024 clips is biased upwards" in notes) == biased
     assert any(f"FVD of {clips:g} clips is biased upwards (fewer than 1024)" in note for note in mixtures(study(clips).table)) == biased
@@ -101,8 +102,9 @@ def test_few_clips_are_marked_as_biased(clips: float, biased: bool) -> None:
 def test_the_study_measures_as_the_paper_does(scale: str, distances: tuple[str, ...], clips: int) -> None:
     """Six past frames, 16 imagined ones, 20 denoising steps, as many clips as there are references."""
     plan = plan_study("table8", [f"scale={scale}", "games=[synthetic/turn]", "seeds=1"])
-    assert [point.arm for point in plan.points] == ["frame stack", "cross attention"]
-    for point, frames in zip(plan.points, ("stack", "cross_attention"), strict=True):
+    arms = ["frame stack", "cross attention", "tokens of 16 pixels", "tokens of 8 pixels"]
+    assert [point.arm for point in plan.points] == (arms[:2] if scale == "smoke" else arms)
+    for point, frames in zip(plan.points[:2], ("stack", "cross_attention"), strict=True):
         evaluation, training = (plan.jobs[point.jobs[role]].config for role in ("evaluation", "world_model"))
         assert (training.conditioning.frames, training.conditioning.num_frames) == (frames, 6)
         assert (evaluation.sampler.num_steps, evaluation.evaluation.horizon, evaluation.evaluation.clip_frames) == (20, 16, 16)

@@ -22,7 +22,8 @@ class HeadsConfig:
     memory: int = setting(0, minimum=0)
     """Width of an LSTM over the predicted steps of a segment, and over an imagined game. 0: the heads see no more than the denoiser."""
     gradient: bool = setting(True)
-    """Whether the denoiser learns from the losses of the heads, too. If not, it learns exactly as without heads."""
+    """Whether the denoiser learns from the losses of the heads, too. If not, the denoiser of a static data
+    set with reads=last learns exactly as without heads. With reads=extra, its random numbers differ. In agents, its segments differ."""
     weights: Literal["fixed", "harmonised"] = setting("fixed")
     """How the losses are added. fixed: with the two weights below. harmonised: each of the three losses L becomes L / s + log(1 + s), with
     a learned s > 0 of its own (Ma et al. 2024, HarmonyDream)."""

@@ -31,6 +31,8 @@ class WorldCost:
     """Maximum number of bytes of the state of one row."""
     start_flops: float = 0.0
     """FLOP of `start`."""
+    reconstruction_flops: float = 0.0
+    """FLOP to encode a frame and decode it, for a family that reconstructs."""
 
 
 def _no_check(settings: Any, config: Any, protocol: str) -> None:

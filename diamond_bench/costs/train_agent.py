@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from diamond_bench.config import world_family
 from diamond_bench.costs import ADAM, MAX_ACTIONS, STORED_PIXEL_BYTES, frames_of
-from diamond_bench.costs.world_model import arithmetic, frame_flops, parameters, start_flops, state_bytes, update_flops
+from diamond_bench.costs.world_model import (
+    arithmetic,
+    frame_flops,
+    parameters,
+    reconstruction_flops,
+    start_flops,
+    state_bytes,
+    update_flops,
+)
 from diamond_bench.models.actor_critic_cost import actor_critic_cost
 from diamond_bench.models.reward_end_cost import reward_end_cost
 from diamond_bench.store.cost import Arithmetic, Checkpoint, Inputs, JobCost
@@ -58,9 +66,11 @@ def agent_work(config: TrainAgent, done: Updates | None = None) -> float:
     if config.agent.model_free:
         return 3.0 * policy * steps * count.actor_critic
     world = config.family or config
-    imagined = frame_flops(world, config.sampler, frames) + start_flops(
-        world, frames
-    )  # at most: a step in which a game begins starts all rows
+    begun = start_flops(world, frames)  # of all rows at every step, which is the most that a step can cost
+    if trained.observations == "reconstructions":
+        shown = max(world_family(config.family).context(world), trained.start_frames)
+        begun += shown * reconstruction_flops(world, frames)
+    imagined = frame_flops(world, config.sampler, frames) + begun
     signals = reward_end_cost(config.reward_end, MAX_ACTIONS, frames).flops if config.trains_reward_end else 0.0
     learned = update_flops(config, frames) * count.denoiser if config.trains_world_model else 0.0
     return (

@@ -38,6 +38,11 @@ def start_flops(world: World, frames: FrameSpec) -> float:
     return _cost(world, OdeSampler(), frames).start_flops
 
 
+def reconstruction_flops(world: World, frames: FrameSpec) -> float:
+    """FLOP to encode a real frame and decode it. 0 if the family has no tokenizer."""
+    return _cost(world, OdeSampler(), frames).reconstruction_flops
+
+
 def state_bytes(world: World, frames: FrameSpec) -> int:
     """Maximum number of bytes of the state of one imagined game."""
     return _cost(world, OdeSampler(), frames).state_bytes

@@ -21,7 +21,7 @@ from diamond_bench.data.foreign import (
 from diamond_bench.errors import UserError
 from diamond_bench.reading import read_json
 from diamond_bench.shapes import count, record
-from diamond_bench.spaces import ActionSpec
+from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 
 if TYPE_CHECKING:
     import h5py
@@ -72,6 +72,14 @@ def stated_actions(folder: Path) -> ActionSpec:
     from diamond_bench.envs.first_person import ACTIONS
 
     return ACTIONS
+
+
+def stated_spec(folder: Path, frames: FrameSpec) -> WorldSpec:
+    """The game of the dataset in a folder from `find_dataset`, whose frames are resized to `frames`. Only Minari datasets state rewards and
+    ends. Raises UserError if it is damaged."""
+    metadata = read_metadata(folder) if format_of(folder) == "minari" else None
+    outcomes = (False, False) if metadata is None else (metadata.rewards, metadata.ends)
+    return WorldSpec(frames, stated_actions(folder), *outcomes)
 
 
 def listed_in(set_name: str | None) -> str:

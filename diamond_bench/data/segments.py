@@ -72,6 +72,14 @@ class Segments:
     """(b, t) bool, whether an action was taken after each frame. False where padded, and at the final observation of an episode of static
     data. None like `rewards`."""
 
+    @property
+    def outcomes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rewards, ends and whether an action was taken, (b, t) each. All are false where the source of the segments does not read
+        them."""
+        none = torch.zeros_like(self.mask)
+        rewards, ends, acted = (none if values is None else values for values in (self.rewards, self.ends, self.acted))
+        return rewards, ends, acted
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Segments":
         """The same segments on another device."""
         return Segments(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors_of(self)))

@@ -247,11 +247,11 @@ class ImaginationEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         frames = to_float(start.segments)
         if self._starts_anything(done):
             state = tuple(_where(done, new, old) for new, old in zip(self._begin(frames, start), state, strict=True))
-        else:
+            frames = self._seen(frames, start)
+        else:  # no row of `frames` is read
             cast(CostlyStart, self._world).skip_start(frames, self._draws.noise)
         memory = tuple(torch.where(done[:, None], new, old) for new, old in zip(start.memories, memory, strict=True))
         steps = torch.where(done, 0, steps)
-        frames = self._seen(frames, start)
         imagined = (step.frame, rewards, terminations, truncations, done, frames[:, :-1], reward_logits, end_logits)
         shown = _where(done, frames[:, -1], step.frame).contiguous()  # the same strides at every call, for compiled code
         return (*imagined, shown, steps, segments_taken, *state, *memory)

@@ -85,7 +85,8 @@ class Learners:
             num_frames = max(trained.context, config.actor_critic.start_frames)
             self.world, self._trainables = trained, tuple(trained.trainables(config.training))
             for trainable in self._trainables:
-                self._learners[trainable.name] = Learner(trainable.network, config.training, fused, recorded, apart=trainable.apart)
+                settings = trainable.optimizer or config.training
+                self._learners[trainable.name] = Learner(trainable.network, settings, fused, recorded, apart=trainable.apart)
         if self.agent.reward_end is not None:
             self._learners["reward_end"] = Learner(self.agent.reward_end, config.reward_end, fused, recorded)
         if self.world is not None:

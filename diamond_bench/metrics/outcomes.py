@@ -104,11 +104,16 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"metrics: outcomes needs rewards, and {config.game} has none; {leave}")
 
 
+_FORGETS = "; a world model that predicts them itself starts again at each step, so its memory reaches back to the context only"
+"""The limit of teacher-forced predictions, see `evaluation.outcomes`."""
+
+
 def _columns() -> dict[str, Column]:
     found: dict[str, Column] = {}
     words = {**{f"reward_{sign}": f"reward {text}" for sign, text in zip(REWARDS, ("−1", "0", "+1"), strict=True)}, "end": "end"}
     for end in WAYS:
         frames = "true frames" if end else "imagined frames"
+        until = ", up to the first true end" + (_FORGETS if end else "")
         for name in CLASSES:
             for score, better, text in (
                 ("precision", "higher", "share of the predictions of this class that are right"),
@@ -121,7 +126,7 @@ def _columns() -> dict[str, Column]:
                     "share",
                     low=0.0,
                     high=1.0,
-                    definition=f"along {frames} under the true actions, {text}; up to the first true end "
+                    definition=f"along {frames} under the true actions, {text}{until} "
                     "([evaluation.md](evaluation.md#rewards-and-ends-in-imagination))",
                     listed_as=f"reward_<sign>_{score}{end}" if name != "end" else f"end_{score}{end}",
                     detail=bool(end) or name == "reward_zero",
@@ -132,14 +137,14 @@ def _columns() -> dict[str, Column]:
             f"error of the return, {frames}",
             "lower",
             low=0.0,
-            definition=f"mean over references of |expected minus true sum of reward signs| along {frames}, up to the first true end",
+            definition=f"mean over references of |expected minus true sum of reward signs| along {frames}{until}",
             headline=not end,
             compared=not end,
             sizes=ROLLOUT_SIZES,
         )
         found[f"imagined_return_bias{end}"] = Column(
             f"bias of the return, {frames}",
-            definition=f"mean over references of the expected minus the true sum of reward signs along {frames}",
+            definition=f"mean over references of the expected minus the true sum of reward signs along {frames}{until}",
             detail=bool(end),
             sizes=ROLLOUT_SIZES,
         )

@@ -99,8 +99,9 @@ class ActorCritic(Compilable):
         h, c = self.lstm(self._features(frame), state)
         return PolicyOutput(self.actor(h), self.critic(h).squeeze(1), (h, c))
 
-    def burn_in(self, frames: Tensor, state: LstmState) -> LstmState:
-        """The state after (b, t, 3, h, w) more frames, oldest first. The convolutions run once over all of them."""
+    def burn_in(self, frames: Tensor, state: LstmState, mask: Tensor | None = None) -> LstmState:
+        """The state after (b, t, 3, h, w) more frames, oldest first, 0 where padded. The convolutions run once over all of them. `mask`
+        (b, t), false where padded, is for a `ViewingPolicy`."""
         for features in self._features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).unbind(1):
             state = self.lstm(features, state)
         return state
@@ -127,9 +128,10 @@ class ViewingPolicy:
         output: PolicyOutput = self.actor_critic(self.view(frame), state)
         return output
 
-    def burn_in(self, frames: Tensor, state: LstmState) -> LstmState:
-        """See `ActorCritic.burn_in`."""
-        return self.actor_critic.burn_in(self.view(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]), state)
+    def burn_in(self, frames: Tensor, state: LstmState, mask: Tensor | None = None) -> LstmState:
+        """See `ActorCritic.burn_in`. Padding stays 0."""
+        seen = self.view(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return self.actor_critic.burn_in(seen if mask is None else seen * mask[:, :, None, None, None], state)
 
 
 Policy = ActorCritic | ViewingPolicy

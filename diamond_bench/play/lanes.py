@@ -267,7 +267,8 @@ class Lane:
         device = self.policy.initial_state(1)[0].device
         state = self.policy.initial_state(1)
         if len(start.frames) > 1:
-            state = self.policy.burn_in(to_float(start.segments(device))[:, :-1], state)
+            segments = start.segments(device)
+            state = self.policy.burn_in(to_float(segments)[:, :-1], state, segments.mask[:, :-1])
         return self._watched(self.policy, memory, shown, state)
 
     @torch.no_grad()

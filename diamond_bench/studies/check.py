@@ -14,6 +14,7 @@ from diamond_bench.models.shape import (
     check_separate,
     check_streams,
 )
+from diamond_bench.spaces import WorldSpec
 from diamond_bench.studies.agents import check_agent, is_agent
 
 MAX_SEED = 2**63 - 1
@@ -85,12 +86,12 @@ def _check_heads(config: RunConfig, protocol: str) -> None:
     check_streams(heads, config.execution.sampling_streams)
     if heads.on_trunk and config.execution.encode_past == "once":
         raise UserError(f"execution.encode_past=once: {key} reads the features of whole calls; use execution.encode_past=every_call")
-    if config.data.dataset is None:
-        game = spec(config.game, config.env)
-        if not (game.rewards or game.ends):
-            raise UserError(f"{key}: {config.game} has no rewards and no ends; use network.heads.reads=none")
-        if heads.reads == "frames":
-            check_separate(heads, game)
+    game = _spec(config)
+    if not (game.rewards or game.ends):
+        source = config.game if config.data.dataset is None else f"data.dataset={config.data.dataset}"
+        raise UserError(f"{key}: {source} has no rewards and no ends; use network.heads.reads=none")
+    if heads.reads == "frames":
+        check_separate(heads, game)
     if heads.reads == "frames" and protocol == "agent":
         raise UserError(f"{key}: an agent has that network (reward_end) with network.heads.reads=none; use none")
     if heads.on_trunk and heads.memory and not config.training.num_autoregressive_steps:
@@ -104,6 +105,16 @@ def _check_heads(config: RunConfig, protocol: str) -> None:
         low, high = trained_sigma_range(config.objective)
         if not low <= heads.sigma <= high:
             raise UserError(f"network.heads.sigma={heads.sigma:g}: the objective trains levels from {low:g} to {high:g}")
+
+
+def _spec(config: RunConfig) -> WorldSpec:
+    """The frames, actions and outcomes of the run's game, or of the user's own dataset."""
+    if config.data.dataset is None:
+        return spec(config.game, config.env)
+    from diamond_bench.data.foreign import find_dataset
+    from diamond_bench.data.foreign_lengths import stated_spec
+
+    return stated_spec(find_dataset(config.data.dataset), config.env.frames)
 
 
 def _check_coordinate(config: RunConfig) -> None:

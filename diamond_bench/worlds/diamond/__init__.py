@@ -29,12 +29,13 @@ class Settings(Protocol):
 def _cost(settings: Settings, spec: WorldSpec, sampler: Sampler) -> WorldCost:
     call, reading = _cost_of(settings.network, settings.conditioning, spec.actions, spec.frames), _heads_of(settings.network, spec.frames)
     heads = settings.network.heads
-    calls, memory = nfe(sampler) + (heads.reads == "extra"), heads.memory * heads.on_trunk
+    calls, memory, start = nfe(sampler) + (heads.reads == "extra"), heads.memory * heads.on_trunk, 0.0
     if heads.reads == "frames":
         reading, memory = reward_end_cost(heads.lstm, spec.actions, spec.frames), heads.lstm.lstm_dim
+        start = reading.flops * (settings.conditioning.num_frames - 1)
     row = 3 * 4 * spec.frames.pixels + 8 * len(spec.actions.sizes)  # a float32 frame and an action
     state = settings.conditioning.num_frames * row + 2 * 4 * memory
-    return WorldCost(call.parameters + reading.parameters, call.flops * calls + reading.flops, calls, state)
+    return WorldCost(call.parameters + reading.parameters, call.flops * calls + reading.flops, calls, state, start)
 
 
 def _update_flops(settings: Settings, spec: WorldSpec, training: TrainingConfig) -> float:

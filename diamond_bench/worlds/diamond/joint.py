@@ -64,9 +64,7 @@ def separate_loss(model: RewardEndModel, segments: Segments) -> tuple[Tensor, Ma
 
 def _labels(segments: Segments, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards, ends, and whether they count, of the actions that led to the last frames of the segments, (b * steps,) each."""
-    none = torch.zeros_like(segments.mask)
-    found = (none if values is None else values for values in (segments.rewards, segments.ends, segments.acted))
-    rewards, ends, acted = (values[:, -1 - steps : -1].flatten() for values in found)
+    rewards, ends, acted = (values[:, -1 - steps : -1].flatten() for values in segments.outcomes)
     return rewards, ends, acted
 
 

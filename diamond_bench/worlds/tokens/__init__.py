@@ -75,7 +75,8 @@ def _cost(settings: Tokens, spec: WorldSpec, sampler: Sampler) -> WorldCost:
     memory = 4 * 2 * shape.config.layers * shape.positions * shape.config.width
     frame = transformer_cost.frame_flops(shape) + decoder.flops
     start = settings.num_frames * (encoder.flops + search.flops) + transformer_cost.start_flops(shape, settings.num_frames)
-    return WorldCost(parameters, frame, shape.block, memory + 8 * (shape.tokens + 1), start)
+    seen = encoder.flops + search.flops + decoder.flops
+    return WorldCost(parameters, frame, shape.block, memory + 8 * (shape.tokens + 1), start, seen)
 
 
 def _update_flops(settings: Tokens, spec: WorldSpec, training: TrainingConfig) -> float:

@@ -122,9 +122,8 @@ class TokenWorld(BuiltWorld):
             with torch.no_grad():
                 tokens = self.encode(to_float(segments))
             first = first_frames(segments.mask)
-            none = torch.zeros_like(segments.mask)
-            outcomes = [none if values is None else values for values in (segments.acted, segments.rewards, segments.ends)]
-            given = (moved_to_front(values, first) for values in (tokens, segments.actions, segments.mask, *outcomes))
+            rewards, ends, acted = segments.outcomes
+            given = (moved_to_front(values, first) for values in (tokens, segments.actions, segments.mask, acted, rewards, ends))
             return self.transformer.loss(*given, drop=dropout(self.settings.transformer.dropout, generator))
 
         frames = self.settings.transformer.num_frames
