@@ -26,7 +26,7 @@ HOURS = 24 * PUBLISHED_DAYS
 
 @pytest.fixture(autouse=True)
 def idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose evaluations take as long as on the reference core, whatever else it does."""
+    """Evaluations are estimated at the speed of the reference core, however busy this machine is."""
     for module in (speeds, estimating):
         monkeypatch.setattr(module, "slowness", lambda: 1.0)
 
@@ -57,7 +57,7 @@ def test_a_free_worker_takes_the_first_ready_job_in_the_order_of_a_sweep() -> No
     jobs = {spec.ref: spec for pair in zip(trainings, evaluations, strict=True) for spec in pair}
     seconds: Mapping[JobRef, float] = {ref: 10.0 if ref.kind == "train_agent" else 1.0 for ref in jobs}
     assert makespan(jobs, seconds, 1) == 33.0
-    assert makespan(jobs, seconds, 2) == 21.0, "two trainings, then the third beside two evaluations, then its own"
+    assert makespan(jobs, seconds, 2) == 21.0, "two trainings, then the third and two evaluations at the same time, then its own evaluation"
     assert makespan(jobs, seconds, 8) == 11.0
     assert makespan(jobs, {ref: second for ref, second in seconds.items() if ref.kind == "evaluate_agent"}, 1) == 3.0
 

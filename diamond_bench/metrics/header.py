@@ -15,7 +15,7 @@ from that frame under noise, at ESTIMATE_LEVELS, with the true actions and with 
 and under one other held action. `outcomes` are no frames: they are predicted rewards and ends along the references, from the model's own
 frames and from the true ones."""
 PLAYED: tuple[Play, ...] = ("held", "outcomes")
-"""The kinds of play with a player in the loop: one step after the other, for as long as the game goes on."""
+"""The kinds of play with a player in the loop: the player chooses each action when the step before it is done."""
 ALTERED_FRAMES = 4
 ESTIMATE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise levels of the estimates: sigma, in units of frames in [-1, 1]."""

@@ -1,5 +1,6 @@
 """What the worlds of all trained families share, if their learned state lies in the weights of their networks."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
@@ -24,9 +25,9 @@ class BuiltWorld:
     measured: ClassVar[Mapping[str, float]] = {}
 
     @property
+    @abstractmethod
     def networks(self) -> Mapping[str, nn.Module]:
-        """See `WorldModel.networks`. A subclass names them."""
-        raise NotImplementedError
+        """See `WorldModel.networks`."""
 
     @property
     def context(self) -> int:
