@@ -119,9 +119,12 @@ def test_a_new_kind_is_estimated_by_its_row_alone(brews: dict[Any, JobSpec], tmp
     assert interval[:2] == (pytest.approx(32 / 6e10 / 30), "brew.every=1")
 
 
-def test_the_longest_of_one_kind_and_input_begins_first(brews: dict[Any, JobSpec]) -> None:
-    order = begin_order(brews, KINDS)
-    assert [brews[ref].config.cups for ref in sorted(order, key=order.__getitem__)] == [2, 30, 20, 10]
+def test_the_longest_with_the_same_inputs_begins_first(brews: dict[Any, JobSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "stew", KINDS["brew"])
+    (water, *_) = brews
+    stew = JobSpec("stew", Brew(25), {"water": water})
+    order = begin_order({**brews, stew.ref: stew}, KINDS)
+    assert [{**brews, stew.ref: stew}[ref].config.cups for ref in sorted(order, key=order.__getitem__)] == [2, 30, 25, 20, 10]
 
 
 def test_resources_come_from_the_group_then_the_row_then_the_profile(brews: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,17 +253,21 @@ class _Sweep:
 
 
 def begin_order(specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Kind]) -> dict[JobRef, int]:
-    """The order in which jobs begin: as planned, but among jobs of one kind and input the longest comes first, so that it does not run
-    alone at the end."""
-    first: dict[tuple[str, tuple[JobRef, ...]], int] = {}
-    for position, (ref, spec) in enumerate(specs.items()):
-        first.setdefault((ref.kind, tuple(spec.inputs.values())), position)
+    """The order in which jobs begin: as planned, but among jobs with the same inputs the longest comes first, so that it does not run alone
+    at the end."""
+    first: dict[tuple[object, ...], int] = {}
+    for position, spec in enumerate(specs.values()):
+        first.setdefault(_group(spec), position)
 
     def key(ref: JobRef) -> tuple[int, float]:
-        spec = specs[ref]
-        return first[ref.kind, tuple(spec.inputs.values())], -_work(spec, specs, kinds) if spec.inputs else 0.0
+        return first[_group(specs[ref])], -_work(specs[ref], specs, kinds) if specs[ref].inputs else 0.0
 
     return {ref: place for place, ref in enumerate(sorted(specs, key=key))}
+
+
+def _group(spec: JobSpec) -> tuple[object, ...]:
+    """Jobs of one group can begin at the same moment."""
+    return tuple(spec.inputs.values()) or (spec.kind,)
 
 
 def _work(spec: JobSpec, specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Kind]) -> float:
