@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from wide_games import _family
 
 from diamond_bench.api import load_world_model
-from diamond_bench.config import CascadeSampler, ConditioningConfig, NetworkConfig, world_family
+from diamond_bench.config import CascadeSampler, NetworkConfig, world_family
 from diamond_bench.envs import games
 from diamond_bench.errors import UserError
 from diamond_bench.launch.attempt import run_job
@@ -171,12 +172,29 @@ def test_what_does_not_fit_is_refused_before_anything_is_created(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_cascade_that_the_format_cannot_express_is_not_exported() -> None:
+@pytest.mark.parametrize(
+    ("conditioning", "objective", "upsampler", "key"),
+    [
+        ({"actions": "group_norm"}, {}, {}, "inner.conditioning.actions='group_norm'"),
+        ({"past_noise": "none"}, {}, {}, "inner.conditioning.past_noise='none'"),
+        ({"past_noise": "none", "frame_noise": 0.1}, {}, {}, "inner.conditioning.frame_noise=0.1"),
+        (
+            {"frames": "cross_attention", "history_depths": (1,), "history_channels": (8,), "attended_levels": (True,)},
+            {},
+            {},
+            "inner.conditioning.frames='cross_attention'",
+        ),
+        ({}, {"sigma_data": 0.4}, {}, "inner.objective.sigma_data=0.4"),
+        ({}, {}, {"past_noise": "none"}, "upsampler.past_noise='none'"),
+        ({}, {}, {"objective": replace(CSGO_OBJECTIVE, sigma_offset_noise=0.3)}, "upsampler.objective.sigma_offset_noise=0.3"),
+    ],
+)
+def test_a_cascade_that_the_format_cannot_express_is_not_exported(
+    conditioning: dict[str, Any], objective: dict[str, Any], upsampler: dict[str, Any], key: str
+) -> None:
     network = NetworkConfig((1,), (8,), (False,), 8)
-    for inner, key in (
-        (LowResolution(conditioning=ConditioningConfig(past_noise="training"), network=network), "family.inner.conditioning="),
-        (LowResolution(objective=replace(CSGO_OBJECTIVE, sigma_data=0.4), network=network), "family.inner.objective.sigma_data=0.4"),
-    ):
-        world = build_world(Cascade(factor=4, inner=inner, upsampler=Upsampler(network=network)), WorldSpec(FRAMES, ActionSpec.discrete(3)))
-        with pytest.raises(UserError, match=key):
-            cascade_state(world)
+    inner = LowResolution(replace(CSGO_OBJECTIVE, **objective), replace(LowResolution().conditioning, **conditioning), network)
+    settings = Cascade(factor=4, inner=inner, upsampler=replace(Upsampler(network=network), **upsampler))
+    world = build_world(settings, WorldSpec(FRAMES, ActionSpec.discrete(3)))
+    with pytest.raises(UserError, match=f"this cascade cannot be exported: .*family.{key}"):
+        cascade_state(world)

@@ -264,7 +264,15 @@ def test_a_condition_of_any_width_serves_any_number_of_frames(changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"frames": "both"}, {"actions": "planes"}, {"action_width": 8}, {"action_dropout": 0.1}, {"frame_noise": 0.1}]
+    "changes",
+    [
+        {"frames": "both"},
+        {"actions": "planes"},
+        {"action_width": 8},
+        {"action_dropout": 0.1},
+        {"frame_noise": 0.1},
+        {"past_noise": "training"},
+    ],
 )
 def test_what_the_authors_format_cannot_say_is_not_exported(changes):
     agent = small_agent()

@@ -42,7 +42,7 @@ WEIGHTS_MEANING = (
 )
 """Settings of an objective on which the meaning of the weights depends. Settings of the training are not among them."""
 
-_CONDITIONING = ("frames", "actions", "action_width", "action_dropout", "frame_noise")
+_CONDITIONING = ("frames", "actions", "action_width", "action_dropout", "frame_noise", "past_noise")
 """Settings of a conditioning that determine which tensors exist."""
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -152,17 +152,29 @@ def _refuse_unexportable(description: AgentDescription) -> None:
         raise UserError("this agent cannot be exported: it is model-free, and the authors' format holds three networks")
     if description.family is not None:
         raise UserError(f"this agent cannot be exported: its world model is of family={description.family.name}, not diamond")
+    refuse_conditioning("agent", "conditioning", conditioning, ConditioningConfig())
+    refuse_meaning("agent", "objective", objective, FactoredObjective())
+
+
+def refuse_conditioning(what: str, key: str, ours: ConditioningConfig, theirs: ConditioningConfig) -> None:
+    """Raises UserError unless a conditioning has the tensors of `theirs`, for which the format has a place. `what`: what is exported.
+    `key`: the group of the conditioning's settings."""
     for name in _CONDITIONING:
-        if getattr(conditioning, name) != getattr(ConditioningConfig(), name):
+        if getattr(ours, name) != getattr(theirs, name):
             raise UserError(
-                f"this agent cannot be exported: the authors' format has no place for conditioning.{name}={getattr(conditioning, name)!r}, "
-                f"only for {getattr(ConditioningConfig(), name)!r}"
+                f"this {what} cannot be exported: the authors' format has no place for {key}.{name}={getattr(ours, name)!r}, "
+                f"only for {getattr(theirs, name)!r}"
             )
+
+
+def refuse_meaning(what: str, key: str, ours: FactoredObjective, theirs: FactoredObjective) -> None:
+    """Raises UserError unless the weights of an objective mean what those of `theirs` mean. `what` and `key`: see
+    `refuse_conditioning`."""
     for name in WEIGHTS_MEANING:
-        if getattr(objective, name, None) != getattr(FactoredObjective(), name):
+        if getattr(ours, name, None) != getattr(theirs, name):
             raise UserError(
-                f"this agent cannot be exported: objective.{name}={getattr(objective, name, None)!r} determines what its weights mean, "
-                f"and readers of the authors' format assume {getattr(FactoredObjective(), name)!r}"
+                f"this {what} cannot be exported: {key}.{name}={getattr(ours, name, None)!r} determines what its weights mean, "
+                f"and readers of the authors' format assume {getattr(theirs, name)!r}"
             )
 
 

@@ -13,7 +13,14 @@ from torch import Tensor
 from diamond_bench.config import NetworkConfig
 from diamond_bench.envs import first_person
 from diamond_bench.errors import UserError
-from diamond_bench.models.authors_checkpoint import WEIGHTS_MEANING, Shapes, denoiser_sizes, shape_of, stages_of
+from diamond_bench.models.authors_checkpoint import (
+    Shapes,
+    denoiser_sizes,
+    refuse_conditioning,
+    refuse_meaning,
+    shape_of,
+    stages_of,
+)
 from diamond_bench.models.authors_names import authors_names
 from diamond_bench.models.shape import IMAGE_CHANNELS, check_network
 from diamond_bench.models.tensor_file import Places, matched, read_state_dict, require_finite
@@ -53,29 +60,30 @@ def cascade_state(world: CascadeWorld) -> dict[str, Tensor]:
 
     Raises UserError if the format cannot express the cascade.
     """
+    settings = world.settings
+    refuse_conditioning("cascade", "family.inner.conditioning", settings.inner.conditioning, LowResolution().conditioning)
+    refuse_conditioning("cascade", "family.upsampler", settings.upsampler.conditioning, Upsampler().conditioning)
+    for stage, objective in (("inner", settings.inner.objective), ("upsampler", settings.upsampler.objective)):
+        refuse_meaning("cascade", f"family.{stage}.objective", objective, CSGO_OBJECTIVE)
     places = _places(world)
     states = {component: network.state_dict() for component, network in world.networks.items()}
     state = {
         name: states[component][ours].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, (component, ours, _) in places.items()
     }
-    found, _ = _described({name: tuple(tensor.shape) for name, tensor in state.items()}, world.spec.frames, world.settings.factor)
-    ours = world.settings
-    for stage, objective in (("inner", world.settings.inner.objective), ("upsampler", world.settings.upsampler.objective)):
-        for name in WEIGHTS_MEANING:
-            if getattr(objective, name, None) != getattr(CSGO_OBJECTIVE, name):
-                raise UserError(
-                    f"this cascade cannot be exported: family.{stage}.objective.{name}={getattr(objective, name, None)!r} determines what "
-                    f"its weights mean, and readers of the authors' format assume {getattr(CSGO_OBJECTIVE, name)!r}"
-                )
+    try:
+        found, _ = _described({name: tuple(tensor.shape) for name, tensor in state.items()}, world.spec.frames, settings.factor)
+    except UserError as error:
+        raise UserError(f"this cascade cannot be exported: read back, {error}") from None
     for key, here, back in (
-        ("inner.conditioning", ours.inner.conditioning, found.inner.conditioning),
-        ("inner.network", ours.inner.network, found.inner.network),
-        ("upsampler", ours.upsampler.network, found.upsampler.network),
-        ("upsampler.past_noise", ours.upsampler.past_noise, found.upsampler.past_noise),
+        ("inner.conditioning.num_frames", settings.inner.conditioning.num_frames, found.inner.conditioning.num_frames),
+        ("inner.network", settings.inner.network, found.inner.network),
+        ("upsampler.network", settings.upsampler.network, found.upsampler.network),
     ):
         if here != back:
-            raise UserError(f"this cascade cannot be exported: the authors' format has no place for family.{key}={here}")
+            raise UserError(
+                f"this cascade cannot be exported: the authors' format has no place for family.{key}={here}; read back it would be {back}"
+            )
     return state
 
 
