@@ -89,6 +89,24 @@ def test_first_person_games_have_their_own_keys_and_the_mouse_chooses_bins() -> 
     assert len(rows) == 17
 
 
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ("KeyW KeyS", ["back"]),
+        ("KeyS KeyD KeyW KeyA", ["forward", "left"]),
+        ("Digit1 Digit3 Digit2 KeyC", ["crouch", "weapon_2"]),
+        ("ArrowUp ArrowDown", ["mouse_y"]),
+    ],
+)
+def test_of_opposite_keys_the_later_one_counts(held: str, expected: list[str]) -> None:
+    spec = actions("vizdoom/MAP01")
+    keys = key_map(spec)
+    still, taken = keys.action([]), keys.action(held.split())
+    assert [name for name, value, before in zip(spec.names, taken, still, strict=True) if value != before] == expected
+    if expected == ["mouse_y"]:
+        assert taken[-1] == 12, "50 counts down, as in the authors' game"
+
+
 def test_a_car_is_driven_like_a_joystick() -> None:
     keys = key_map(ActionSpec.continuous((-1.0, -1.0), (1.0, 1.0), ("acceleration", "steering")))
     assert keys.action(["KeyW", "ArrowLeft"]).tolist() == [1, -1]

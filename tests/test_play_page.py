@@ -532,7 +532,7 @@ def test_touch_has_eight_directions_and_all_variants_fit(mocked: Callable[..., t
 def test_the_mouse_looks_around_and_keys_are_released_with_the_focus(mocked: Callable[..., tuple[Page, Mock]]) -> None:
     page, mock = mocked(ActionSpec.columns((2, 23, 15), ("fire", "mouse_x", "mouse_y")), names=1, mouse=True)
     buttons = page.locator(".others button").all_text_contents()
-    assert buttons == ["fire", "mouse_x = -60", "mouse_x = 60", "mouse_y = -20", "mouse_y = 20"]
+    assert buttons == ["fire", "mouse_x = -60", "mouse_x = 60", "mouse_y = -50", "mouse_y = 50"]
     page.keyboard.down("f")
     mock.last(page, "keys", lambda keys: keys["held"] == ["KeyF"])
     page.evaluate("() => dispatchEvent(new Event('blur'))")

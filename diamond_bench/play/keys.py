@@ -39,8 +39,10 @@ _FIRST_PERSON = {
     "alt_fire": ("Mouse2", "KeyG"),
 }
 """Columns of first-person games with the values 0 and 1, and their keys. `Mouse0` and `Mouse2` are the left and the right mouse button."""
-_TURNS = {"mouse_x": {"ArrowLeft": -60, "ArrowRight": 60}, "mouse_y": {"ArrowUp": -20, "ArrowDown": 20}}
-"""Keys that turn the view where motion has bins, and their counts per step."""
+_TURNS = {"mouse_x": {"ArrowLeft": -60, "ArrowRight": 60}, "mouse_y": {"ArrowUp": -50, "ArrowDown": 50}}
+"""Keys that turn the view where motion has bins, and their counts per step: those of the authors' CS:GO game."""
+_OPPOSITES = (frozenset(("forward", "back")), frozenset(("left", "right")), frozenset(("weapon_1", "weapon_2", "weapon_3")))
+"""Columns of which an action sets only one: the authors' CS:GO game never sends two."""
 _COUNTS_PER_PIXEL = 2.0
 """Counts of a bin per pixel of the mouse's motion."""
 _DRIVEN = {"acceleration": ("DOWN", "UP"), "steering": ("LEFT", "RIGHT")}
@@ -63,7 +65,7 @@ class KeyMap:
         """The action of the keys that are held, of shape () or (k,).
 
         Discrete: the action with the most of the held buttons and no other button. If several have as many, the later key wins. In other
-        kinds each column follows the latest of its keys.
+        kinds each column follows the latest of its keys, and of opposite columns (`_OPPOSITES`) only the one with the latest key is set.
 
         Args:
             held: keys in the order in which they were pressed. Keys without a meaning are ignored.
@@ -76,7 +78,7 @@ class KeyMap:
             best = max(fitting, default=0, key=lambda number: self._strength(number, rank))
             return np.array(best, np.int64)
         values = self._neutral(motion)
-        for button in reversed(pressed):
+        for button in reversed(_without_opposites(pressed)):
             column, value = self.columns[button]
             values[column] = value
         low, high = self.spec.bounds
@@ -167,6 +169,15 @@ def key_map(spec: ActionSpec) -> KeyMap:
                 own |= dict.fromkeys(_BUTTONS[button], f"{column}={value:g}")
     others = iter(code for code in _OTHERS if code not in own)
     return KeyMap(spec, own | {key(): button for button in columns if button not in own.values()}, (), columns)
+
+
+def _without_opposites(pressed: Sequence[str]) -> list[str]:
+    """The buttons, the latest first, except those that are opposite to a later one."""
+    kept: list[str] = []
+    for button in pressed:
+        if not any(button in group and group.intersection(kept) for group in _OPPOSITES):
+            kept.append(button)
+    return kept
 
 
 def _binned(spec: ActionSpec) -> dict[int, tuple[int, ...]]:
