@@ -156,7 +156,17 @@ def test_a_job_of_several_gpus_takes_those_after_its_workers(monkeypatch: pytest
     assert devices.worker_devices("auto", 0) == [f"cuda:{number}" for number in range(5)]
     with pytest.raises(UserError, match=r"execution\.num_processes=6: this machine has 5 GPUs"):
         devices.worker_devices("auto", 0, 6)
+    assert devices.worker_devices("cuda:3", 1, 2) == ["cuda:3"]
+    with pytest.raises(UserError, match=r"num_processes=3: .* 5 GPUs, and execution\.device=cuda:3 .*; use at most 2"):
+        devices.worker_devices("cuda:3", 1, 3)
+    assert devices.worker_devices("cpu", 1, 6) == ["cpu"]
     monkeypatch.setenv(NODES, "2")
     assert devices.worker_devices("auto", 1, 6) == ["cuda:0"], "three of them on each node"
+    with pytest.raises(UserError, match=r"num_processes=12: the 2 nodes of this SLURM job have 5 GPUs each; use at most 10"):
+        devices.worker_devices("auto", 1, 12)
+    monkeypatch.setenv(NODES, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match=r"num_processes=2: this machine has 1 GPU; use at most 1"):
+        devices.worker_devices("auto", 1, 2)
     config = replace(CONFIG, execution=ExecutionConfig(num_processes=2))
     assert KINDS["train_world_model"].costs.gpus(config) == 2

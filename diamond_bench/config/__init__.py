@@ -302,8 +302,8 @@ class ExecutionConfig:
     """CPU threads of a process of a job. The number is fixed and independent of the free cores, because it changes the last bits of
     numbers."""
     num_processes: int = setting(1, minimum=1, maximum=64)
-    """Processes that train one world model together, on one machine, each on its own GPU. They share the training.accumulation batches of
-    an update equally. Sums of gradients round differently, so this setting enters the identity."""
+    """Processes that train one world model together, each on its own GPU, on one machine or on the nodes of a SLURM job. They share the
+    training.accumulation batches of an update equally. Sums of gradients round differently, so this setting enters the identity."""
 
 
 @dataclass(frozen=True)

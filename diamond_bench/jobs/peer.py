@@ -39,7 +39,7 @@ def main() -> None:
         torch.cuda.set_device(device)
     processes = Processes(what["rank"], what["size"], meeting_point(what["size"], what["port"], what["host"]), device)
     state = messages.get()
-    with closing(open_source(config.training.segments, dataset / "train", device)) as source:
+    with closing(open_source(config.training.segments, dataset / "train", device, config.training.readers)) as source:
         own = Gradients(config, load_info(dataset).spec, source, Execution(**state["execution"]), device, processes)
         own.generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
         for learner, updates in zip(own.learners, state["updates"], strict=True):

@@ -144,7 +144,8 @@ def _gpus(first: int, size: int) -> list[str]:
     there = torch.cuda.device_count()
     if first + size > there:
         raise UserError(
-            f"execution.num_processes: {size} on this machine, each uses a GPU, and from cuda:{first} on this machine has {there - first}"
+            f"execution.num_processes: each process uses a GPU, and {size} of them run on this machine, which has {there}; the job uses "
+            f"cuda:{first} and those after it"
         )
     return [f"cuda:{first + rank}" for rank in range(size)]
 

@@ -23,16 +23,17 @@ def worker_devices(device: str, num_workers: int, gpus_per_job: int = 1) -> list
     the GPU. In a SLURM job of several nodes, a job uses an equal share of its GPUs on each.
     """
     check_there(device)
-    if device == "cpu" or device.startswith("cuda:"):
-        return [device] * max(1, num_workers)
-    gpus = _count_gpus()
-    if gpus < 2:
-        return [device] * max(1, num_workers)
-    here = -(-gpus_per_job // num_nodes())
-    if here > gpus:
+    gpus = 0 if device == "cpu" else _count_gpus()
+    here, first = -(-gpus_per_job // num_nodes()), int(device.partition(":")[2] or 0)
+    if 0 < gpus < first + here:
+        count = f"{gpus} GPU{'s' * (gpus > 1)}"
+        there = f"this machine has {count}" if num_nodes() == 1 else f"the {num_nodes()} nodes of this SLURM job have {count} each"
+        begin = f", and execution.device={device} is the first of the job" * (first > 0)
         raise UserError(
-            f"execution.num_processes={gpus_per_job}: this machine has {gpus} GPUs; use at most {gpus}, or execution.device=cpu"
+            f"execution.num_processes={gpus_per_job}: {there}{begin}; use at most {(gpus - first) * num_nodes()}, or execution.device=cpu"
         )
+    if gpus < 2 or device.startswith("cuda:"):
+        return [device] * max(1, num_workers)
     places = gpus // here
     return [f"cuda:{i % places * here}" for i in range(num_workers or places)]
 

@@ -98,7 +98,7 @@ def check_profile(cluster: SlurmCluster) -> None:
         if name in _KEYS:
             raise UserError(f"cluster.extra: {option!r}: set cluster.{_KEYS[name]} instead")
         if name in _OURS or not re.fullmatch(r"[a-z][a-z-]*", name):
-            why = "it is said by diamond-bench itself" if name in _OURS else "expected an option of sbatch, such as mail-type=FAIL"
+            why = "diamond-bench sets it itself" if name in _OURS else "expected an option of sbatch, such as mail-type=FAIL"
             raise UserError(f"cluster.extra: {option!r}: {why}")
 
 
