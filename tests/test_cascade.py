@@ -51,6 +51,22 @@ def csgo() -> Cascade:
     return family
 
 
+def test_the_presets_have_the_authors_constants() -> None:
+    """Of csgo.md, sections 3 and 4. Samplers and networks are compared in test_cascade_parity.py and test_cascade_import.py."""
+    run = build(RunConfig, base((("training", "csgo"), ("family", "csgo"), ("scale", "paper"))))
+    training, family = run.training, run.family
+    assert isinstance(family, Cascade)
+    assert (training.learning_rate, training.weight_decay, training.adam_epsilon, training.adam_beta2) == (1e-4, 1e-2, 1e-8, 0.999)
+    assert (training.warmup_steps, training.cooldown, training.max_grad_norm) == (100, 0, 10)
+    assert (training.examples, family.upsampler.batch_size * training.accumulation) == (16 * 8, 4 * 8)
+    assert (training.num_autoregressive_steps, family.upsampler.num_autoregressive_steps) == (4, 1)
+    for objective in (family.inner.objective, family.upsampler.objective):
+        assert (objective.loc, objective.scale, objective.sigma_min, objective.sigma_max) == (-1.2, 1.2, 2e-3, 20)
+        assert (objective.sigma_data, objective.sigma_offset_noise, objective.quantization) == (0.5, 0.1, "truncate")
+    assert (family.inner.conditioning.past_noise, family.upsampler.past_noise) == ("training", "constant")
+    assert (family.factor, family.low_resolution_rounding) == (5, "truncate")
+
+
 def edge() -> Tensor:
     """A black and a white half, (1, 1, 3, 16, 16)."""
     return torch.ones(1, 1, 3, 16, 16) * torch.linspace(-1, 1, 16).sign()

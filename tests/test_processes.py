@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.launch import devices
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.studies.plan import plan_study
-from diamond_bench.training.processes import meeting_point
+from diamond_bench.training.processes import have_come, meeting_point
 from diamond_bench.typed import to_plain
 
 STEPS = 4
@@ -111,15 +112,20 @@ def test_sums_of_more_gradients_agree_within_rounding_on_two_nodes(tmp_path: Pat
 
 
 def test_a_process_ends_when_the_first_one_dies(dataset: Path) -> None:
-    """Its stdin ends then, whatever it waits for."""
-    process = subprocess.Popen([sys.executable, "-P", "-m", "diamond_bench.jobs.peer"], stdin=subprocess.PIPE, text=True)
+    """Its stdin ends then. Here it waits for the first process to join the group, which would take half an hour."""
     point = meeting_point(2)
     what = {"config": to_plain(CONFIG), "dataset": str(dataset), "device": "cpu", "rank": 1, "size": 2}
     what |= {"host": "127.0.0.1", "port": point.port}
+    process = forked.PROCESSES.Popen([sys.executable, "-P", "-m", "diamond_bench.jobs.peer"], stdin=subprocess.PIPE, text=True)
     assert process.stdin is not None
-    print(json.dumps(what), file=process.stdin)
+    print(json.dumps(what), file=process.stdin, flush=True)
+    while not have_come(point, 2):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.2)
+    assert process.poll() is None, "it waits"
     process.stdin.close()
-    assert process.wait(60) != 0
+    assert process.wait(20) == 1
 
 
 @pytest.mark.parametrize(

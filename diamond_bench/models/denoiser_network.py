@@ -98,8 +98,7 @@ class DenoiserNetwork(nn.Module):
             past: past frames as the objective scales them, stacked on channels, oldest first, (b, L * 3, h, w).
             actions: taken after each past frame, (b, L) or (b, L, k). Withheld ones need a conditioning with action dropout.
             frame_noise: standard deviation of the noise in the past frames, (b,). With conditioning.frame_noise it goes from 0 to that
-            value,
-                and None is 0. With conditioning.past_noise the network receives log(frame_noise) / 4, and 0 for None.
+                value, and None is 0. With conditioning.past_noise the network receives log(frame_noise) / 4, and 0 for None.
             encoded: what `frame_conditioning` encodes from `past` and `actions`. None encodes them here.
 
         Returns:
