@@ -20,7 +20,7 @@ from test_imagined_games import ENV, GAME, STEPS, Stored, stored  # noqa: F401
 from test_report import finished
 from test_worlds import NETWORK
 
-from diamond_bench.config import ConditioningConfig, TrainingConfig
+from diamond_bench.config import CascadeSampler, ConditioningConfig, FactoredObjective, TrainingConfig
 from diamond_bench.data.replay import Replay
 from diamond_bench.data.static import DatasetInfo, load_info, load_split
 from diamond_bench.envs.games import make_env, spec
@@ -30,7 +30,7 @@ from diamond_bench.evaluation.player import UniformPlayer
 from diamond_bench.play import naming, opening
 from diamond_bench.play.naming import request
 from diamond_bench.play.opened import Opened
-from diamond_bench.play.opening import open_sources
+from diamond_bench.play.opening import _fitting, open_sources
 from diamond_bench.play.options import PlayOptions
 from diamond_bench.play.recording import Recording, recorded, replay, same_bytes, write_recording
 from diamond_bench.play.session import Session
@@ -41,6 +41,7 @@ from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.stored import kept_play
 from diamond_bench.stored.imagination import How, _first_fitting, _played
 from diamond_bench.studies.plan import load_plan, plan_study
+from diamond_bench.worlds.cascade import Cascade, LowResolution, Upsampler
 from diamond_bench.worlds.families import build_world_model
 
 
@@ -239,6 +240,17 @@ def test_a_model_of_changes_is_sampled_with_rounding() -> None:
     assert (sampler.name, sampler.quantization) == ("euler", "round")
     training = replace(training, objective=replace(objective, coordinate="frame"))
     assert _first_fitting(build_world_model(training, spec(GAME, ENV))) == replace(sampler, quantization="truncate")
+    noisy = replace(training, objective=FactoredObjective(), conditioning=ConditioningConfig(num_frames=2, past_noise="training"))
+    assert _first_fitting(build_world_model(noisy, spec(GAME, ENV))) == replace(sampler, quantization="truncate", s_cond=0.005)
+
+
+def test_a_cascade_without_noise_on_past_frames_is_sampled_without_it() -> None:
+    conditioning = ConditioningConfig(num_frames=2, actions="active_bits")
+    family = Cascade(factor=2, inner=LowResolution(conditioning=conditioning, network=NETWORK), upsampler=Upsampler(network=NETWORK))
+    world = build_world_model(TrainWorldModel(0, training=TrainingConfig(milestones=(1.0,)), family=family), spec(GAME, ENV))
+    sampler = _first_fitting(world)
+    assert sampler == CascadeSampler(s_cond=0.0)
+    assert _fitting(world, sampler) == (("fast", "higher_quality"), False)
 
 
 def test_variants_of_a_study_play_next_to_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Opens jobs, studies, families and games for play: their models, the real play to start from, and the real game."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from diamond_bench.config import SAMPLERS, Sampler
@@ -236,9 +236,15 @@ def _fitting(model: TrainedWorld, sampler: Sampler) -> tuple[tuple[str, ...], bo
             return False
         return True
 
-    others = {name: SAMPLERS[name].settings_type()(name=name, quantization=sampler.quantization) for name in SAMPLERS}
-    names = tuple(name for name, other in others.items() if name == sampler.name or fits(other))
+    names = tuple(name for name in SAMPLERS if name == sampler.name or fits(_like(sampler, name)))
     return names, fits(replace(sampler, guidance=2.0))
+
+
+def _like(sampler: Sampler, name: str) -> Sampler:
+    """Another sampler that treats frames as this one does."""
+    settings: type[Sampler] = SAMPLERS[name].settings_type()
+    kept = {field.name for field in fields(settings)} & vars(sampler).keys() & {"quantization", "s_cond"}
+    return settings(name=name, **{key: getattr(sampler, key) for key in kept})
 
 
 def _without_model(store: Store, one: Named, how: How, play: RealPlay | None) -> tuple[RealPlay, Policy | None]:

@@ -9,7 +9,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from diamond_bench.agent import Agent
-from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, EnvConfig, RunConfig, Sampler, world_family
+from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, CascadeSampler, EnvConfig, OdeSampler, RunConfig, Sampler, world_family
 from diamond_bench.config.worlds import DIAMOND, untrained_families
 from diamond_bench.data.replay import REPLAY_FILE, Replay
 from diamond_bench.data.static import EpisodeSet, load_info, load_split
@@ -292,11 +292,14 @@ def _of_training(store: Store, ref: JobRef, training: JobRef, how: How, real: Re
 
 def _first_fitting(trained: TrainedWorld) -> Sampler:
     """The sampler of a model that nobody chose one for: the first one that fits its training, in the order of the registry, with the
-    defaults of conf/sampler. A model that predicts changes does not take their truncation; it gets rounding."""
+    defaults of conf/sampler. A model that predicts changes does not take their truncation; it gets rounding. A model has noise on past
+    frames if it was trained with it, and only then."""
     refusals = []
     for name in SAMPLERS:
         default = run_config({"scale": "paper", "sampler": name}, {}).sampler
-        for sampler in (default, replace(default, quantization="round")):
+        candidates = [default, replace(default, quantization="round")]
+        noisy = [sampler for sampler in candidates if isinstance(sampler, OdeSampler)]
+        for sampler in (*candidates, *(replace(one, s_cond=level) for one in noisy for level in (0.0, CascadeSampler().s_cond))):
             try:
                 trained.bound(sampler)
                 return sampler
