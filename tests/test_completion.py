@@ -33,6 +33,7 @@ def test_commands_and_options_are_offered() -> None:
     assert answer(COMMAND, "zsh", "diamond-bench doct")[0].startswith("doctor\tCheck what this machine")
     assert offers("no_such_command ") == []
     assert offers("weights fetch l") == ["lpips", "lpips-vgg"]
+    assert offers("weights fetch lpips f") == ["fid", "fvd"]
     assert offers("profile --compare ") == ["plain", "authors"]
 
 

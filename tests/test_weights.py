@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import in_this_process
 from PIL import Image
 
 from diamond_bench.errors import UserError
@@ -174,6 +175,23 @@ def test_a_fetch_that_fails_says_why_and_leaves_nothing(places, tmp_path, monkey
         fetch("lpips")
     with pytest.raises(UserError, match="unknown weights 'lpisp': did you mean lpips"):
         fetch("lpisp")
+
+
+def test_one_command_fetches_several_weights(places, tmp_path, monkeypatch):
+    fetched: list[str] = []
+    monkeypatch.setattr(weights_download, "fetch", lambda name, progress: fetched.append(name) or places[0] / name)
+    for names, expected in [
+        (["fid", "lpips", "fvd", "lpips-alex"], ["inception", "lpips-alex", "i3d"]),
+        ([], list(weights.WEIGHTS)),
+    ]:
+        fetched.clear()
+        done = in_this_process("weights", "fetch", *names, cwd=tmp_path)
+        assert fetched == expected
+        assert done.stdout.splitlines() == [str(places[0] / name) for name in expected]
+    fetched.clear()
+    refused = in_this_process("weights", "fetch", "lpips", "fdi", "fvdd", cwd=tmp_path, exit_code=2)
+    assert "unknown weights 'fdi': did you mean fvd, fid?\nunknown weights 'fvdd': did you mean fvd?\n" in refused.stderr
+    assert not fetched
 
 
 def test_a_fetch_mends_a_corrupt_file(places, tmp_path, monkeypatch):

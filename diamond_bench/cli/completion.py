@@ -122,7 +122,7 @@ def _arguments(path: Sequence[str], name: str, root: Path, current: str) -> Iter
         yield from _overrides(path[0], current)
     elif name == "options":
         yield from _among(current, {"game=": None, "frame_size=": None, "sigma_data=": None, "sigma_offset_noise=": None})
-    elif name in ("artifacts", "dataset", "name", "shell"):
+    elif name in ("artifacts", "dataset", "weights", "shell"):
         yield from _values_of(name)
 
 
@@ -156,7 +156,7 @@ def _values_of(name: str) -> Iterator[Offer]:
         yield from map(Offer, ("fp32", "tf32", "bf16"))
     elif name == "shell":
         yield from map(Offer, SHELLS)
-    elif name == "name":
+    elif name == "weights":
         from diamond_bench.metrics.weights import WEIGHTS
 
         yield from (Offer(found.metric.replace("_", "-")) for found in WEIGHTS.values())

