@@ -5,7 +5,6 @@ Only a child process imports torch.
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import shutil
@@ -27,7 +26,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
 from diamond_bench.store.provenance import provenance
 from diamond_bench.studies.estimate import estimate, time_range
-from diamond_bench.studies.execution import has_compiler
+from diamond_bench.studies.execution import has_compiler, usable_cores
 from diamond_bench.studies.plan import StudyPlan, plan_study
 from diamond_bench.terminal import has_display
 
@@ -178,7 +177,7 @@ def devices(torch: Mapping[str, Any]) -> Iterator[Check]:
         yield Check("GPU", "limited", f"the machine shows one, but torch {torch.get('version', '')} cannot use it", slow, get)
     else:
         yield Check("GPU", "missing", "none", slow, "use a machine with a GPU, or cluster=slurm")
-    cores, flags = len(os.sched_getaffinity(0)), set(processor().split())
+    cores, flags = usable_cores(), set(processor().split())
     sets = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     capability = f"; torch uses {torch['capability']}" if "capability" in torch else ""
     found = f"{device_name('cpu')}, {cores} usable {'core' if cores == 1 else 'cores'}, {', '.join(sets) or 'no AVX2'}{capability}"

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from diamond_bench.config import LocalCluster
 from diamond_bench.config.worlds import DIAMOND
+from diamond_bench.launch.cores import workers
 from diamond_bench.profiling.device_plan import GPUS, DevicePlan, device_plan
 from diamond_bench.results.older import older_sentence
 from diamond_bench.store.artifacts import Store
@@ -116,7 +117,7 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
     here = isinstance(plan.cluster, LocalCluster)
-    for sentence in (*(slow_bf16(plan.jobs, missing) if here else ()), *notes):
+    for sentence in (*((*slow_bf16(plan.jobs, missing), *workers(plan, missing).notes) if here else ()), *notes):
         out.print(f"note: {escape(sentence)}", highlight=False)
 
 

@@ -54,6 +54,7 @@ def run(config: Count, context: JobContext) -> Result:
             raise Interrupted(f"saved after step {step + 1}")
     print(f"{config.name} counted")
     os.system("echo a child printed this")
+    print(f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY')}")
     endings = {"user": UserError("steps=3: too few"), "exception": ValueError("two\nlines"), "memory": MemoryError()}
     if config.end in endings and not (context.folder / "mended").exists():
         raise endings[config.end]

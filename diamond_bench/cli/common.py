@@ -146,6 +146,7 @@ def standing_of(saved: Any, store: Any) -> Any:
 
 def run_jobs(plan: Any, store: Any) -> Any:
     """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`."""
+    from diamond_bench.launch.cores import workers
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
     from diamond_bench.studies.estimate import estimate, slow_bf16
@@ -158,12 +159,14 @@ def run_jobs(plan: Any, store: Any) -> Any:
     cost = estimate(plan.jobs, missing, store, states)
     if missing:
         say(amount(plan, cost))
-    for sentence in slow_bf16(plan.jobs, missing):
+    share = workers(plan, missing)
+    for sentence in (*slow_bf16(plan.jobs, missing), *share.notes):
         say(f"note: {sentence}")
     with progress_display(job_labels(saved.points), expected=cost.seconds) as display:
         store.say = display.say
-        options = {"num_workers": plan.cluster.num_workers, "device": plan.execution.device, "mps": plan.cluster.mps}
-        summary = run_local(store, plan.jobs.values(), **options, on_event=display, begin=begin)
+        options = {"num_workers": share.number, "device": plan.execution.device, "mps": plan.cluster.mps}
+        waiting = ("--sleep-idle-threads",) if share.crowded else ()
+        summary = run_local(store, plan.jobs.values(), **options, worker_arguments=waiting, on_event=display, begin=begin)
     store.say = say
     for ref, error in summary.failed.items():
         say(f"Failed: {ref}: {error} (log: {store.folder(ref) / 'log.txt'})")

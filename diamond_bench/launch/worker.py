@@ -41,9 +41,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--kinds", default="diamond_bench.store.kinds:KINDS", help="module:table of the kinds of jobs")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for the job to save after the parent's death")
+    parser.add_argument("--sleep-idle-threads", action="store_true", help="do not let idle threads of OpenMP spin: cores are shared")
     parser.add_argument("--scratch", type=Path, help="a folder of this machine to copy datasets to before they are read")
     arguments = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the threads of numpy and scipy must not depend on the free cores either; read at import
+    if arguments.sleep_idle_threads:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     orders, events = _take_streams()
     worker = _Worker(events, arguments.grace)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):

@@ -26,6 +26,11 @@ def has_bf16_units() -> bool:
     return not flags or bool(_BF16_FLAGS.intersection(flags[0]))
 
 
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_execution(asked: ExecutionConfig, device_type: str, here: bool = True) -> None:
     """Raises UserError for CUDA graphs or streams without CUDA, and (if the job runs `here`) for compiling without a compiler."""
     if asked.cuda_graphs != "none" and device_type != "cuda":

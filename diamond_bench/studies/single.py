@@ -1,7 +1,6 @@
 """Plans of one agent outside a study: to train, import or evaluate it, or to profile its training. The same store, the same jobs. Without
 torch."""
 
-import os
 import platform
 import shlex
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from diamond_bench.studies.agents import (
 )
 from diamond_bench.studies.bounds import seeds_of
 from diamond_bench.studies.check import check_run
-from diamond_bench.studies.execution import check_execution, has_compiler
+from diamond_bench.studies.execution import check_execution, has_compiler, usable_cores
 from diamond_bench.studies.families import UnreadSettings, of_family
 from diamond_bench.studies.job_plan import RANDOM_PLAY, Plan, Point
 from diamond_bench.studies.plan import run_config, scale_of
@@ -263,8 +262,7 @@ def _software() -> str:
 
 
 def _host() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.node()}, {cores} cores"
+    return f"{platform.node()}, {usable_cores()} cores"
 
 
 def trained_at(store: Store, agent: JobRef) -> str:

@@ -15,6 +15,7 @@ from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
+from diamond_bench.studies.execution import usable_cores
 
 SpeedClass = tuple[str, str, str, str]
 """The common properties of jobs with the same speed: kind, type of device, network, precision."""
@@ -72,7 +73,7 @@ def slowness() -> float:
         for _ in range(20):
             matrix @ matrix
         products += 20
-    crowd = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    crowd = max(1.0, os.getloadavg()[0] / usable_cores())
     return max(1.0, CORE_FLOPS / (2 * 64**3 * products / seconds)) * math.sqrt(crowd)
 
 
