@@ -10,7 +10,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import forked
-import submitit  # noqa: F401 - here, because its import closes all log handlers: absl's would close pytest's capture during a test
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(sys.executable).with_name("diamond-bench")

@@ -2,6 +2,8 @@
 profile cannot be."""
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,6 +30,28 @@ TWO = ("training.accumulation=2", "execution.num_processes=2")
 
 def job(kind: str, name: str, **inputs: JobSpec) -> JobSpec:
     return JobSpec(kind, Count(name), {key: spec.ref for key, spec in inputs.items()}, revision=1)
+
+
+_LOGGING = """
+import logging, sys
+from pathlib import Path
+from types import SimpleNamespace
+from diamond_bench.config import SlurmCluster
+from diamond_bench.launch.slurm import client, request
+logging.getLogger().addHandler(logging.FileHandler(sys.argv[1], mode="w"))
+if sys.argv[2] == "submit":
+    batch = SimpleNamespace(kind="train_world_model", label="label", comment="comment", minutes=10)
+    request.executor(SlurmCluster(), batch, Path("folder"), None)
+else:
+    client.accounted([])
+logging.warning("%s %s", "submitit" in sys.modules, "SUBMITIT_LOG_LEVEL" in __import__("os").environ)
+"""
+
+
+@pytest.mark.parametrize("part", ["submit", "account"])
+def test_a_program_keeps_its_log_handlers(part: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-P", "-c", _LOGGING, str(tmp_path / "log"), part], check=True)
+    assert (tmp_path / "log").read_text() == "True False\n"
 
 
 def dataset(name: str) -> JobSpec:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diamond_bench.errors import UserError
+from diamond_bench.launch.slurm.imports import without_logging
 from diamond_bench.store.batches import Batch, read_batches
 
 _COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
@@ -148,7 +149,8 @@ def _entries(text: str) -> dict[str, QueueEntry]:
 
 def accounted(arrays: Collection[str]) -> dict[str, QueueEntry]:
     """The accounting database's entries for the tasks of these arrays; empty if the cluster has no database. Raises SlurmError."""
-    from submitit.slurm.slurm import read_job_id
+    with without_logging():
+        from submitit.slurm.slurm import read_job_id
 
     if not arrays or shutil.which("sacct") is None:
         return {}

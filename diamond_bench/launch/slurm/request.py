@@ -14,6 +14,7 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.jobs.hosts import NODES
 from diamond_bench.launch.mps import check_packed_mps
 from diamond_bench.launch.resources import resources
+from diamond_bench.launch.slurm.imports import without_logging
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch
 from diamond_bench.store.jobspec import JobRef, JobSpec
@@ -175,7 +176,8 @@ def _check_gpus(cluster: SlurmCluster, kind: str, processes: int) -> None:
 
 def executor(cluster: SlurmCluster, batch: Batch, folder: Path, dependency: str | None) -> "SlurmExecutor":
     """submitit's executor for a batch, with its own `folder` in the store. Nothing is submitted or written."""
-    import submitit
+    with without_logging():
+        import submitit
 
     asked = resources(cluster, batch.kind)
     wants_gpu = bool(asked.gpus)
