@@ -23,9 +23,10 @@ from fake_jobs import add, count
 from diamond_bench.errors import UserError
 from diamond_bench.launch.events import Event
 from diamond_bench.launch.interrupts import Interrupts
-from diamond_bench.launch.local import Summary, _Sweep, run_local
+from diamond_bench.launch.local import _Sweep, run_local
 from diamond_bench.launch.process import WorkerProcess
 from diamond_bench.launch.progress import progress_display
+from diamond_bench.launch.summary import Summary
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS as STUDY_KINDS

@@ -4,7 +4,6 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from diamond_bench.errors import UserError
@@ -13,6 +12,7 @@ from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
 from diamond_bench.launch.mps import check_mps, service
 from diamond_bench.launch.process import WorkerProcess
+from diamond_bench.launch.summary import Summary
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import InputConfigs
 from diamond_bench.store.jobspec import JobRef, JobSpec
@@ -24,33 +24,6 @@ _POLL_SECONDS = (0.25, 2.0)
 """Interval at which a job of another process is polled: at first, and at most."""
 _LEAVE_SECONDS = 20.0
 _MAX_FALSE_STARTS = 3
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The outcome of a sweep. Every job is in exactly one of the collections."""
-
-    done: tuple[JobRef, ...]
-    """Jobs that this sweep ran."""
-    skipped: tuple[JobRef, ...]
-    """Jobs that were done before, or that another sweep has finished meanwhile."""
-    failed: Mapping[JobRef, str]
-    """Failed jobs with the last line of the error; the traceback is in the job's log.txt."""
-    blocked: Mapping[JobRef, JobRef]
-    """Jobs that were not run because a job that they need, given here, failed or was stopped."""
-    interrupted: tuple[JobRef, ...]
-    """Jobs that were stopped while running; the same command resumes them."""
-    left: tuple[JobRef, ...]
-    """Jobs that were not begun, or were left to another sweep, when the sweep was stopped."""
-    stopped: bool
-    """Whether the sweep was asked to stop (Ctrl-C)."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all jobs are done, even after a request to stop; otherwise 130 after Ctrl-C, else 1."""
-        if self.failed or self.blocked or self.interrupted or self.left:
-            return 130 if self.stopped else 1
-        return 0
 
 
 def run_local(

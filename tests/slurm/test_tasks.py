@@ -17,12 +17,12 @@ from stores import hold_up_once, make_store, use
 
 from diamond_bench.config import SlurmCluster
 from diamond_bench.errors import UserError
-from diamond_bench.launch.local import Summary
 from diamond_bench.launch.slurm.client import queue
 from diamond_bench.launch.slurm.follow import wait
 from diamond_bench.launch.slurm.queue_status import queue_status
 from diamond_bench.launch.slurm.submit import Order, Requests, submit
 from diamond_bench.launch.slurm.task import TaskMemory, _learned
+from diamond_bench.launch.summary import Summary
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch, batch_folder, newest, read_batches
 from diamond_bench.store.files import read_json

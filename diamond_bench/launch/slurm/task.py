@@ -22,10 +22,11 @@ from types import FrameType
 from diamond_bench.errors import UserError
 from diamond_bench.launch.devices import worker_devices
 from diamond_bench.launch.interrupts import Interrupts
-from diamond_bench.launch.local import Summary, run_local
+from diamond_bench.launch.local import run_local
 from diamond_bench.launch.mps import shared
 from diamond_bench.launch.progress import LineDisplay, SweepProgress
 from diamond_bench.launch.slurm.client import SlurmError, requeue, slurm
+from diamond_bench.launch.summary import Summary
 from diamond_bench.launch.worker import load_kinds
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.batches import Batch, batch_folder, read_batch
