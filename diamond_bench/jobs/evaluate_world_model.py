@@ -68,7 +68,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     device, settings = torch.device(context.device), config.evaluation
     reset_peak(device)
     work, facts = _prepare(config, context, device)
-    batches = work.batches
+    batches, num = work.batches, settings.num_trajectories
     rolled = _joined([rollout_part(work, rows) for rows in batches["rollouts"]])
     baselines = _joined([baselines_part(work, rows) for rows in batches["rollouts"]])
     reconstructed = _joined([reconstructions_part(work, rows) for rows in batches["rollouts"] if work.reconstructs])
@@ -78,6 +78,8 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
     altered = _joined([altered_part(work, rows) for rows in batches["altered"]])
     if work.game is not None:
         altered |= _joined([altered_truth_part(work, rows) for rows in batches["altered"]])
+    if altered:
+        altered |= {"episodes": work.references.episode_numbers()[:num], "blocks": work.references.blocks()[:num]}
     estimated = _joined([estimates_part(work, rows) for rows in batches["estimates"]])
     if estimated:
         estimated |= {"episodes": work.estimated.episode_numbers(), "blocks": work.estimated.blocks()}
@@ -87,7 +89,7 @@ def run(config: EvaluateWorldModel, context: JobContext) -> Result:
 
     kept: dict[Play, Arrays] = {"rollouts": rolled, "one_step": ahead, "samples": sampled, "forks": forked, "altered": altered}
     frames = {kind: arrays.pop("frames") for kind, arrays in kept.items() if "frames" in arrays}
-    seconds, imagined = float(rolled["seconds"].sum()), settings.num_trajectories * settings.horizon
+    seconds, imagined = float(rolled["seconds"].sum()), num * settings.horizon
     constants = {name: values for meter in work.meters for name, values in meter.constants.items()}
     of_kinds = (rolled, _by_shown(baselines | reconstructed), ahead, sampled, forked, altered, estimated, held, outcomes)
     rows = _rows(work, Measured(settings, context.inputs, *of_kinds, constants))

@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 FOLDER, DESCRIPTION = "inverse_dynamics", "model.json"
 _WEIGHTS = "model.safetensors"
 _CHUNK = 256
+_SIDELESS = 1e-9
+"""A number nearer than this to the middle of its range, in half ranges, has no side."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,35 @@ def accuracy_rows(code: ActionCode, imposed: Array, read: Array, first: Array | 
     return rows
 
 
+def scores(code: ActionCode, imposed: Array, read: Array, lags: int, valid: NDArray[np.bool_]) -> Array:
+    """Share of columns that are read rightly if the action of each lag is the right one, (lags, n, t).
+
+    Continuous actions are read rightly if the side of the middle of their range is right. NaN where the action of that lag was not imposed,
+    has no side, or the frame is not `valid`.
+
+    Args:
+        imposed, read: values (n, t, k).
+        lags: number of lags, at most t.
+        valid: whether each frame counts, (n, t).
+    """
+    found = np.full((lags, *read.shape[:2]), np.nan)
+    for lag in range(lags):
+        frames = slice(lag, None)
+        found[lag, :, frames] = _right(code, imposed[:, : read.shape[1] - lag], read[:, frames])
+    return np.where(valid, found, np.nan)
+
+
+def _right(code: ActionCode, imposed: Array, read: Array) -> Array:
+    if not code.spec.low:
+        share: Array = (imposed == read).mean(axis=-1)
+        return share
+    true, found = _scaled(code, imposed), _scaled(code, read)
+    sided = np.abs(true) > _SIDELESS
+    right = (sided & (np.sign(true) == np.sign(found))).sum(axis=-1)
+    side_share: Array = np.divide(right, sided.sum(axis=-1), out=np.full(right.shape, np.nan), where=sided.any(axis=-1))
+    return side_share
+
+
 def confusion(imposed: Array, read: Array, number: int) -> NDArray[np.int64]:
     """Counts of imposed and read classes, (n, number, number), of values (n, t, 1). Row: imposed. Column: read."""
     pairs = (imposed[..., 0] * number + read[..., 0]).astype(np.int64)
@@ -121,7 +152,7 @@ def _sign_accuracy(code: ActionCode, imposed: Array, read: Array) -> float | Non
     if not _ordered(code):
         return None
     true, found = _scaled(code, imposed), _scaled(code, read)
-    sided = np.abs(true) > 1e-9
+    sided = np.abs(true) > _SIDELESS
     return float((np.sign(true) == np.sign(found))[sided].mean()) if sided.any() else None
 
 

@@ -7,7 +7,7 @@ from diamond_bench.config import RunConfig, world_family
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.diffusion.schedules import trained_sigma_range
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.header import ESTIMATE_LEVELS, ESTIMATED_WINDOWS, Column, Figure, without
+from diamond_bench.metrics.header import ESTIMATE_LEVELS, ESTIMATED_WINDOWS, LAG_LEVEL, Column, Figure, without
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from diamond_bench.metrics.play import Arrays, Batch, Measured, Meter, Setting
 
 MAX_LAGS = 16
-_LEVEL = 0.01
-"""The p-value below which a lag is named."""
 
 
 def _measure(batch: "Batch") -> "Arrays":
@@ -53,7 +51,7 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
     with np.errstate(divide="ignore", invalid="ignore"):
         rises = ((errors[chosen] - errors[chosen, :1]) / errors[chosen].mean(axis=(0, 1))).mean(axis=2)  # (windows, 1 + L)
     p, clusters = lag_p(rises, peak, episodes[chosen], blocks[chosen])
-    rows = [Row("action_sensitivity", float(of_lag[peak])), Row("action_lag", float(peak) if p < _LEVEL else math.nan)]
+    rows = [Row("action_sensitivity", float(of_lag[peak])), Row("action_lag", float(peak) if p < LAG_LEVEL else math.nan)]
     rows += [Row("action_lag_p", p), Row("action_lag_clusters", clusters)]
     for lag, values in enumerate(ratios):
         rows.append(Row(f"action_sensitivity_{lag}", float(of_lag[lag])))
@@ -86,13 +84,8 @@ def lag_ratios(errors: "NDArray[Any]", same: "NDArray[Any]") -> "NDArray[Any]":
 def lag_p(rises: "NDArray[Any]", peak: int, episodes: "NDArray[Any]", blocks: "NDArray[Any]") -> tuple[float, float]:
     """The p-value of the claim that the action of lag `peak` matters more than every other one, and the number of clusters behind it.
 
-    The claim needs L one-sided t tests: the mean rise at the peak against no rise, and against the rise at each other lag. The p-value is
-    the largest of the L, times L because the peak is the best of L lags (Bonferroni).
-
-    Windows overlap and lie in the same episodes, so they are not independent. The standard error of a mean over windows is therefore
-    clustered by held-out episode, with one degree of freedom less than there are episodes. With fewer than 5 episodes
-    (analysis.differences.MIN_EPISODES) it is clustered by block of overlapping windows. It then says nothing about other episodes. With
-    fewer than 5 blocks both numbers are NaN.
+    The claim needs L comparisons: the mean rise at the peak against no rise, and against the rise at each other lag (`lags.evidence`).
+    With fewer than 5 blocks both numbers are NaN.
 
     Args:
         rises: rise of the error if no action or that of lag 0 to L - 1 is replaced, (windows, 1 + L).
@@ -101,18 +94,11 @@ def lag_p(rises: "NDArray[Any]", peak: int, episodes: "NDArray[Any]", blocks: "N
     """
     import numpy as np
 
-    from analysis.differences import mean
+    from diamond_bench.metrics.lags import evidence
 
-    groups = [np.unique(given, return_inverse=True)[1] for given in (episodes, blocks)]
     others = np.delete(rises, 1 + peak, axis=1).T  # (L, windows)
-    largest, clusters = 0.0, math.nan
-    for margin in rises[:, 1 + peak] - others:
-        found = mean(margin[None], groups[0]) or mean(margin[None], groups[1])
-        if found is None:
-            return math.nan, math.nan
-        largest = max(largest, found[0].p_value() / 2 if found[0].value > 0 else 1.0)
-        clusters = found[0].freedom + 1
-    return min(1.0, len(others) * largest), clusters
+    found = evidence([(margin, episodes, blocks) for margin in rises[:, 1 + peak] - others], len(others))
+    return found.p, found.clusters
 
 
 def _at(lag: int, sigma: float) -> str:
@@ -156,7 +142,7 @@ def _columns() -> dict[str, Column]:
             "lag of the action that matters",
             unit="steps",
             definition="the lag at which the sensitivity is largest. Lag 0 is the action that leads to the frame. No number unless "
-            f"`action_lag_p` is below {_LEVEL:g}",
+            f"`action_lag_p` is below {LAG_LEVEL:g}",
             low=0.0,
             headline=True,
             sizes=_SIZES,

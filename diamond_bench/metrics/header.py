@@ -22,6 +22,9 @@ ESTIMATE_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 ESTIMATED_WINDOWS = 1024
 """Maximum number of one-step windows with estimates."""
 
+LAG_LEVEL = 0.01
+"""The p-value below which a metric of control names the lag of the action that a model obeys."""
+
 PICTURED = 4
 """Number of trajectories whose frames every evaluation keeps for pictures and the video."""
 ROLLOUT_SIZES = ("num_trajectories", "horizon")

@@ -206,7 +206,8 @@ class Measured:
     samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     forks: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     altered: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """If the game was replayed for a metric, the arrays of its own play are under `true_`."""
+    """With `episodes` and `blocks`, the number of each trajectory's held-out episode and of its block of overlapping windows, (n,) each. If
+    the game was replayed for a metric, the arrays of its own play are under `true_`."""
     estimates: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """With `episodes` and `blocks`, the number of each window's held-out episode and of its block of overlapping windows, (n,) each."""
     held: Mapping[str, NDArray[Any]] = field(default_factory=dict)
