@@ -112,6 +112,14 @@ def test_lags_are_compared_in_the_frames_that_both_have(tmp_path: Path) -> None:
     assert (found["accuracy", ""], found["accuracy_lag_1", ""]) == (0.25, 0)
     assert (found["accuracy_lag_margin", ""], found["accuracy_lag_p", ""]) == (0, 1)
     assert np.isnan(found["accuracy_lag", ""])
+    imposed, episodes = cycles(36), np.arange(36) // 6  # now one of the six in each episode obeys one step late after its first frame
+    read = np.where((np.arange(36) % 6 == 0)[:, None, None], obeying(imposed, 1), NEVER)
+    read[:, 0] = imposed[:, 0]
+    found = rows(tmp_path, imposed, read, episodes)
+    assert (found["accuracy", ""], found["accuracy_lag_1", ""]) == pytest.approx((1 / 4, 1 / 6))
+    assert (found["accuracy_lag_margin", ""], found["accuracy_lag_p", ""]) == pytest.approx((-1 / 6, 1)), (
+        "worse in the frames that both have"
+    )
 
 
 def test_frames_after_the_end_of_the_game_do_not_count(tmp_path: Path) -> None:
