@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from test_sources import CONFIG, DISCRETE, TRAINING, make_dataset
 
+from diamond_bench.cli.running import refuse_copies
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import peers, train_world_model
@@ -144,6 +145,17 @@ def test_impossible_shares_are_refused(overrides: list[str], message: str) -> No
 def test_an_agent_has_one_process() -> None:
     with pytest.raises(UserError, match=r"execution\.num_processes=2: an agent is trained by one process"):
         plan_study("atari_100k", ["scale=tiny", "execution.num_processes=2"])
+
+
+def test_several_copies_of_a_command_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would share the jobs of a sweep, and each training would still have one process."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuse_copies()  # whoever set it, torchrun did not
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(UserError, match=r"torchrun started 2 copies .* execution\.num_processes=2"):
+        refuse_copies()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_copies()
 
 
 def test_only_trainings_have_the_number_of_processes_in_their_identity() -> None:
