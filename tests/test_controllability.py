@@ -2,7 +2,7 @@
 
     pytest -m slow tests/test_controllability.py
 
-It takes about 10 minutes on two free cores. The seed is the one of the confirming run in docs/findings.md.
+It takes about 10 minutes on two free cores. No setting was chosen on its seed.
 """
 
 from pathlib import Path
