@@ -40,3 +40,8 @@ def nearest(word: str, candidates: Iterable[str], most: int = 3, within: str = "
 def joined(names: Sequence[str]) -> str:
     """The names with commas between them, or with semicolons if a name contains a comma."""
     return ("; " if any("," in name for name in names) else ", ").join(names)
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """The number with the right form of a noun."""
+    return f"{number} {one if number == 1 else several}"

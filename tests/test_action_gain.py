@@ -1,5 +1,6 @@
 """The metric action_gain on worlds whose use of actions is known: all of it, none, half, and one step late."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from test_evaluation import CONFIG, SETTINGS, Predictor, data, evaluate, numbers
 
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.play import WindowBatch, with_random_actions
+from diamond_bench.jobs import evaluation_parts as parts
+from diamond_bench.metrics import action_gain
+from diamond_bench.metrics.play import Key, WindowBatch, with_random_actions
 from diamond_bench.spaces import ActionSpec
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.contract import Draw
@@ -92,6 +95,29 @@ def test_a_world_that_is_one_action_late_is_below_zero_as_derived_by_hand(
     assert wrong[:, 0].tolist() == [9] * len(wrong)
     assert gain == pytest.approx(1 - 9 / wrong.mean())
     assert gain == pytest.approx(-0.85, abs=0.35)
+
+
+@pytest.mark.parametrize("fault", ["true actions twice", "other noise", "frames one step late"])
+def test_a_fault_in_the_metric_misses_the_values_derived_by_hand(
+    fault: str, shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A perfect world has 1, and a world that ignores actions has 0 under any noise."""
+    right = action_gain._measure
+
+    def faulty(play: WindowBatch, spec: ActionSpec, keys: Sequence[Key]) -> WindowBatch:
+        if fault == "true actions twice":
+            return play
+        monkeypatch.setattr(parts, "ROLLOUT_STREAM", 1000)  # that of the play under random actions, which is imagined next
+        return with_random_actions(play, spec, keys)
+
+    if fault == "frames one step late":
+        monkeypatch.setattr(action_gain, "_measure", lambda batch: right(replace(batch, frames=batch.frames.roll(1, dims=1))))
+    else:
+        monkeypatch.setattr(parts, "with_random_actions", faulty)
+    if fault == "other noise":
+        assert measured(tmp_path / "e", Predictor(noise=0.3), monkeypatch)[0] != 0
+    else:
+        assert measured(tmp_path / "e", Shades(), monkeypatch)[0] != 1
 
 
 @pytest.mark.parametrize("spec", [ActionSpec.discrete(3), ActionSpec.columns((2, 5)), ActionSpec.continuous((-1.0, 0.0), (1.0, 4.0))])

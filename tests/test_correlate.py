@@ -206,4 +206,8 @@ def test_fewer_than_ten_agents_are_refused(tmp_path: Path) -> None:
     assert "synthetic/seek: 9 agents with both evaluations, and a rank correlation needs 10" in done.stderr
     assert not (store.root / "correlations").exists()
     empty = in_this_process("correlate", f"output_dir={tmp_path}/none", cwd=tmp_path, exit_code=2)
-    assert "no agent has both evaluations" in empty.stderr
+    assert "no agent has both evaluations, and" in empty.stderr
+    alone = Store(tmp_path / "alone", say=lambda text: None)
+    agent(alone, 0, 1.0, None)
+    with pytest.raises(UserError, match=r"no agent has both evaluations \(1 agent with final games alone\), and a rank"):
+        correlate(alone, alone.refs())

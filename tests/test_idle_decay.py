@@ -13,6 +13,7 @@ from test_evaluation import CONFIG, CONTEXT, SETTINGS, STARTS, Predictor, evalua
 from test_evaluation import data as data  # a fixture
 from test_worlds import ENV, TURN, played
 
+from analysis.stability import collapses, nearest_distance
 from diamond_bench.data import sources, static
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
@@ -54,15 +55,32 @@ class Alternating(Predictor):
 
 
 class Brighter(Predictor):
-    """Each frame is one step brighter, but only under action `only`, if there is one."""
+    """Each frame is one step brighter, but only under action `only`, if there is one. `late`: it takes the action of the step before."""
 
-    def __init__(self, only: int | None = None) -> None:
+    def __init__(self, only: int | None = None, late: int = 0) -> None:
         super().__init__()
-        self.only = only
+        self.only, self.late = only, late
 
     def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
-        acts = torch.ones_like(actions[:, -1]) if self.only is None else (actions[:, -1] == self.only).long()
+        action = actions[:, -1 - self.late]
+        acts = torch.ones_like(action) if self.only is None else (action == self.only).long()
         return quantize(past[:, -1] + 2 * STEP / 255 * acts[:, None, None, None], "round")
+
+
+class Blurring(Predictor):
+    """Halves the contrast of the last frame."""
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        mean = past[:, -1].mean(dim=(-2, -1), keepdim=True)
+        return quantize((past[:, -1] + mean) / 2, "round")
+
+
+class Blinking(Predictor):
+    """Each second frame is white, and the others are the last one before."""
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        white = (past[:, -1] == 1)[:, :1, :1, :1]
+        return torch.where(white, past[:, -2], torch.ones_like(past[:, -2]))
 
 
 @pytest.fixture
@@ -149,6 +167,74 @@ def test_the_no_op_and_other_actions_are_apart(game: Game, tmp_path: Path, monke
     assert (found["idle_survival", ""], found["held_survival", ""]) == (0, 1)
     one = measured(tmp_path / "o", Brighter(only=2), monkeypatch)  # each other action is held from one of the three starts
     assert (one["idle_survival", ""], one["held_survival", ""]) == (1, pytest.approx(2 / 3))
+
+
+def test_actions_one_step_late_are_one_frame_late(
+    game: Game,
+    data: dict[str, EpisodeSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first held frame still follows the last action of the context. So the play lasts one frame longer if that is another action. A
+    metric of held actions sees no more of a shift."""
+    heldout, order = data["heldout"], np.random.default_rng(SETTINGS.seed).permutation(len(STARTS))[: SETTINGS.num_sample_starts]
+    before = [int(heldout.actions[STARTS[i] + CONTEXT - 2]) for i in order]
+    lasted = [(LEVELS[-1] - level) // STEP + (action != 0) for level, action in zip(levels_of_starts(data), before, strict=True)]
+    found = measured(tmp_path / "e", Brighter(only=0, late=1), monkeypatch)
+    assert np.load(tmp_path / "e" / "arrays.npz")["held_lasted"][::2].tolist() == lasted
+    assert found["idle_lifetime", ""] == pytest.approx(np.mean(lasted))
+
+
+def test_a_world_that_blurs_leaves_the_training_data_and_slows_down(
+    game: Game, data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The right half of each frame is 40 levels brighter. The first blurred frame has 20 between both halves, so each pixel is 10 levels
+    from the nearest training frame: far above the threshold. The pixels then move by 10, 5, 2.5, ... levels, and those of the held-out
+    references by 4 in each frame."""
+    for episodes in data.values():
+        episodes.frames[..., 8:] += 40
+    monkeypatch.setattr(job, "playable", lambda *_: None)
+    found = measured(tmp_path / "e", Blurring(), monkeypatch)
+    for name in ("idle", "held"):
+        assert found[f"{name}_survival", ""] == found[f"{name}_lifetime", ""] == 0
+        assert found[f"{name}_motion_ratio", ""] == pytest.approx((100 / (1 - 0.25)) / (FRAMES * STEP**2), abs=0.02)
+
+
+FAULTS = {
+    "a single unknown frame counts": ("diamond_bench.metrics.idle_decay.RUN", 1),
+    "the game's end does not count": (
+        "analysis.stability.collapses",
+        lambda distances, lengths, *rest: collapses(distances, np.full(len(lengths), FRAMES), *rest),
+    ),
+    "one training frame is known": (
+        "analysis.stability.nearest_distance",
+        lambda queries, known: nearest_distance(queries, known[:1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_metric_misses_the_values_derived_by_hand(
+    fault: str, game: Game, data: dict[str, EpisodeSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blinking never collapses, because no ten unknown frames follow each other. Brighter lasts as long as there are brighter training
+    frames. A game of six frames censors both."""
+    game.frames = 6
+    known = [(LEVELS[-1] - level) // STEP for level in levels_of_starts(data) for _ in range(2)]
+    right = [[6] * 6, [False] * 6, [min(6, frames) for frames in known], [frames < 6 for frames in known]]
+
+    def found(folder: str) -> list[list[int]]:
+        found = []
+        for name, world in (("blinking", Blinking()), ("brighter", Brighter())):
+            measured(tmp_path / f"{folder}-{name}", world, monkeypatch)
+            arrays = np.load(tmp_path / f"{folder}-{name}" / "arrays.npz")
+            found += [arrays["held_lasted"].tolist(), arrays["held_collapsed"].tolist()]
+        return found
+
+    assert found("right") == right
+    place, wrong = FAULTS[fault]
+    monkeypatch.setattr(place, wrong)
+    assert found("faulty") != right
 
 
 def test_play_is_censored_where_the_game_ends_unless_it_is_in_unknown_frames(

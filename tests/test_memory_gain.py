@@ -79,6 +79,30 @@ class Copying(Remembering):
         return past[:, -1]
 
 
+class Blind(Remembering):
+    """Gets no actions: it paints what it remembers as if the window had stood still."""
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return super().predict(past, torch.zeros_like(actions), draw)
+
+
+class Late(Remembering):
+    """Remembers the last frame and moves it by the action before the right one."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return super().predict(past[:, 1:], actions[:, :1], draw)
+
+
+class Blurring(Remembering):
+    """Paints everything half as strong."""
+
+    def predict(self, past: torch.Tensor, actions: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return (super().predict(past, actions, draw) + GREY) / 2
+
+
 @pytest.fixture(scope="module")
 def play() -> Play:
     """Episodes of the scripted policy, their memories, and their seeds."""
@@ -135,6 +159,11 @@ def test_a_memory_of_some_frames_gains_all_up_to_their_number_and_nothing_beyond
     else:  # what it forgot and then painted grey it remembers as grey
         assert 0 < found["memory_free_gain_2"] < 1
         assert of_bins(found, "memory_free")[4:] == pytest.approx([0.0] * 2, abs=1e-6)
+
+
+def test_a_memory_that_blurs_gains_half(measured: Evaluate) -> None:
+    """A colour half way between the true one and the best guess has the error 0.5, up to the rounding of bytes."""
+    assert of_bins(measured(Blurring(8))) == pytest.approx([0.5] * 3 + [0.0] * 3, abs=0.01)
 
 
 def gaps_by_hand(columns: np.ndarray) -> np.ndarray:
@@ -206,15 +235,17 @@ def test_the_true_world_is_right_about_all_that_was_seen(play: Play, measured: E
     assert of_bins(found, "memory_free") == pytest.approx([1.0] * 6, abs=0.3)
 
 
-def test_copying_the_last_frame_is_as_by_hand(play: Play, measured: Evaluate) -> None:
-    """The column that comes into view is compared with the one that was there before: error 2 where the colours differ, else 0."""
+@pytest.mark.parametrize("world", [Copying(1), Blind(8)], ids=["copy", "withheld actions"])
+def test_copying_the_last_frame_is_as_by_hand(world: Remembering, play: Play, measured: Evaluate) -> None:
+    """The column that comes into view is compared with the one that was there before: error 2 where the colours differ, else 0. A memory
+    that gets no actions paints the same picture."""
     episodes, rams, _ = play
     frames = episodes.frames.numpy()[:, :, ::2, ::2]
     differ = np.zeros((len(frames), 8, 8), bool)
     differ[1:] = (frames[1:] != frames[:-1]).any(axis=1)
     gaps = gaps_by_hand(rams[:, 2].astype(int))
     expected, cells = zip(*gains_by_hand(play, gaps, 2.0 * differ.mean(axis=1)).values(), strict=True)
-    found = measured(Copying(1))
+    found = measured(world)
     assert of_bins(found) == pytest.approx(expected, abs=1e-6)
     assert [found[f"memory_cells_{name}"] for name in BINS] == [8 * number for number in cells], "a column has eight cells"
     assert found["memory_cells"] == 8 * sum(cells)
@@ -224,6 +255,22 @@ def test_copying_the_last_frame_is_as_by_hand(play: Play, measured: Evaluate) ->
     of_action = {int(action): set(gaps[1:][episodes.actions.numpy()[:-1] == action].ravel().tolist()) for action in (3, 4)}
     assert 0 not in of_action[4], "on the way back nothing is new, so those cells are not compared"
     assert 2 in of_action[4]
+
+
+def test_actions_that_are_one_step_late_are_as_by_hand(play: Play, measured: Evaluate) -> None:
+    """Each column shows what the last frame has where the action before would have moved it from: error 2 where the colours differ, else 0.
+    Beyond the last frame it is grey: error 1."""
+    frames, move = play[0].frames.numpy()[:, :, ::2, ::2], np.array(_MOVES)[play[0].actions.numpy(), 1]
+    errors = np.ones((len(frames), 8))
+    for row in range(2, len(frames)):
+        for at in range(8):
+            source = at + move[row - 2]
+            if 0 <= source < 8:
+                errors[row, at] = 2 * (frames[row, :, :, at] != frames[row - 1, :, :, source]).any(axis=0).mean()
+    gaps = gaps_by_hand(play[1][:, 2].astype(int))
+    expected = [gain for gain, _ in gains_by_hand(play, gaps, errors).values()]
+    assert max(expected) < 0.7, "the right action gives a memory of one frame more where it waited"
+    assert of_bins(measured(Late())) == pytest.approx(expected, abs=1e-6)
 
 
 def test_chance_and_counts_by_hand() -> None:

@@ -33,6 +33,7 @@ def test_the_page_of_metrics_lists_every_column_of_the_registry() -> None:
         ("action_lag", "it is a column of the metric action_sensitivity, so write metrics=[...,action_sensitivity]"),
         ("kid", "it is a column of the metric fid or kid, so write metrics=[...,fid]"),
         ("sharpness_ratio", "it is a column of sharpness, which every evaluation measures"),
+        ("nfe_per_frame", "it is a column that every job records, so leave it out"),
         ("nonsense", ""),
         ("test_return", ""),
     ],
@@ -49,5 +50,6 @@ def test_a_metric_is_traced_to_its_columns() -> None:
 def test_a_name_that_is_no_metric_is_explained() -> None:
     assert meant("sharpness") == "every evaluation measures it, so leave it out"
     assert meant("lpisp").startswith("did you mean lpips")
+    assert meant("idle_lifetme").startswith("did you mean idle_lifetime? It is a column of the metric idle_decay, so write")
     with pytest.raises(UserError, match=r"metrics: unknown metric 'action_lag': it is a column of the metric action_sensitivity, so write"):
         plan_study("sampling_steps", ["scale=tiny", "metrics=[drift,action_lag]"])

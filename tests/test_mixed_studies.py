@@ -24,3 +24,20 @@ def test_an_override_that_some_families_do_not_use_is_noted() -> None:
     assert not [line for line in limits(plan_study(STUDY, ["scale=tiny", "training.batch_size=4"])) if "no effect" in line]
     (noted,) = (line for line in limits(plan_study(STUDY, ["scale=tiny", "sampler.num_steps=2"])) if "no effect" in line)
     assert noted.startswith("sampler.num_steps: it has no effect with family=tokens, so")
+
+
+def test_a_dose_that_arms_set_is_not_given_to_the_arm_without_damage() -> None:
+    """All arms of details_matter are oracles. `undamaged` would be blurred, too, while a setting of no arm fits them all."""
+    with pytest.raises(UserError, match=r"family\.blur: set by the arms of details_matter \(blur/1, blur/4\); overriding it"):
+        plan_study("details_matter", ["scale=tiny", "family.blur=2"])
+    (keys,) = {frozenset(arm) for arm in plan_study("details_matter", ["scale=tiny"]).study.arms.values() if "family.blur" in arm}
+    assert keys == {"family.blur"}
+
+
+def test_a_metric_that_some_arms_cannot_have_belongs_into_the_arms() -> None:
+    with pytest.raises(
+        UserError, match=r"Other arms of world_model_families may have it\. Copy the study's YAML .* set evaluation\.metrics"
+    ):
+        plan_study(STUDY, ["scale=tiny", "metrics=[drift,action_sensitivity]"])
+    with pytest.raises(UserError, match=r"metrics: set by the arms of controllability \(oracle\), which cannot measure all metrics"):
+        plan_study("controllability", ["scale=tiny", "metrics=[drift]"])

@@ -9,6 +9,7 @@ import torch
 from stand_ins import CountingReward, CountingWorld, counting_frames, ends_at, reward_of
 from test_evaluation import CONFIG, CONTEXT, HORIZON, SETTINGS, STARTS, Predictor, evaluate, numbers
 from test_evaluation import data as data  # a fixture
+from test_worlds import ENV, TURN, played
 
 from analysis.outcomes import before_end, class_scores
 from diamond_bench.config import DataConfig, RunConfig
@@ -16,6 +17,7 @@ from diamond_bench.data import outcomes as data_outcomes
 from diamond_bench.data.outcomes import Outcomes
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import from_bytes
+from diamond_bench.envs.games import make_env, spec
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.outcomes import OutcomeModel
 from diamond_bench.metrics.outcomes import METRIC
@@ -24,6 +26,7 @@ from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.worlds.contract import Draw, State, Step
 from diamond_bench.worlds.oracle import Oracle
+from diamond_bench.worlds.oracle.world import OracleWorld
 
 OUTCOMES = replace(CONFIG, evaluation=replace(SETTINGS, metrics=("drift", "outcomes")))
 
@@ -122,10 +125,15 @@ def measured(folder: Path, world: Predictor, monkeypatch: pytest.MonkeyPatch) ->
     return {name: value for (name, _), value in found.items() if name.startswith(("reward_", "end_", "imagined_return", "outcome"))}
 
 
+def steps() -> np.ndarray:
+    """The rows of the held-out split at which the references' actions are taken, (trajectories, T)."""
+    order = np.random.default_rng(SETTINGS.seed).permutation(len(STARTS))[: SETTINGS.num_trajectories]
+    return np.array([STARTS[i] + CONTEXT - 1 + np.arange(HORIZON) for i in order])
+
+
 def counted(paid: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     """The signs and ends of all steps that count."""
-    order = np.random.default_rng(SETTINGS.seed).permutation(len(STARTS))[: SETTINGS.num_trajectories]
-    rows = np.array([STARTS[i] + CONTEXT - 1 + np.arange(HORIZON) for i in order])
+    rows = steps()
     count = before_end(paid.ends[rows])
     return np.sign(paid.rewards[rows])[count], paid.ends[rows][count]
 
@@ -144,6 +152,27 @@ def test_a_world_that_predicts_the_truth_is_perfect(paid: Outcomes, tmp_path: Pa
     assert arrays["outcomes_true_reward_plus"].shape == (SETTINGS.num_trajectories, HORIZON)
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_the_game_itself_predicts_every_reward_if_nothing_is_random(forced: bool) -> None:
+    """The oracle of a game without minority turns, against the rewards of the same play."""
+    env, seen = replace(ENV, minority_share=0.0), 4
+    play = played(TURN, env)
+    rewards = np.zeros(play.actions.shape)
+    for number, actions in enumerate(play.actions):
+        built = make_env(TURN, env)
+        built.reset(seed=number)
+        rewards[number] = [built.step(int(action))[1] for action in actions]
+    origin = torch.stack((torch.arange(len(rewards)), torch.full((len(rewards),), seen - 1)), dim=1)
+    actions = torch.from_numpy(np.pad(play.actions, ((0, 0), (0, 1))))
+    batch = WindowBatch(torch.from_numpy(play.frames.copy()), actions, context=seen, origin=origin)
+    model = OutcomeModel(OracleWorld(make_env(TURN, env), spec(TURN, env), torch.device("cpu"), play))
+    found = (model.teacher_forced if forced else model.free_running)(batch, [(0, number) for number in range(len(rewards))])
+    assert (found.rewards.argmax(dim=-1) - 1).tolist() == np.sign(rewards[:, seen - 1 :]).tolist()
+    assert found.rewards.amax(dim=-1).min() == 1
+    assert len(set(rewards[:, seen - 1 :].ravel().tolist())) > 1
+    assert not found.ends.any()
+
+
 def test_a_world_that_always_says_the_same_has_values_derived_by_hand(
     paid: Outcomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,11 +187,54 @@ def test_a_world_that_always_says_the_same_has_values_derived_by_hand(
     assert found["imagined_return_bias"] == pytest.approx(-signs.sum() / SETTINGS.num_trajectories)
 
 
-def test_a_world_that_pays_one_step_late_is_caught(paid: Outcomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_world_that_pays_one_step_late_has_values_derived_by_hand(
+    paid: Outcomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its predictions are what happened one step before."""
     found = measured(tmp_path / "e", Paying(late=True), monkeypatch)
+    count, (signs, ends) = before_end(paid.ends[steps()]), counted(paid)
+    late, ended = np.sign(paid.rewards[steps() - 1])[count], paid.ends[steps() - 1][count]
+    for end in ("", "_forced"):
+        for name, sign in (("minus", -1), ("zero", 0), ("plus", 1)):
+            right = ((late == sign) & (signs == sign)).sum()
+            assert found[f"reward_{name}_precision{end}"] == pytest.approx(right / (late == sign).sum())
+            assert found[f"reward_{name}_recall{end}"] == pytest.approx(right / (signs == sign).sum())
+        assert found[f"end_recall{end}"] == pytest.approx(ended[ends].mean())
+        error = ((np.sign(paid.rewards[steps() - 1]) - np.sign(paid.rewards[steps()])) * count).sum(axis=1)
+        assert found[f"imagined_return_error{end}"] == pytest.approx(np.abs(error).mean())
     assert found["reward_plus_recall"] < 0.8
-    assert found["reward_plus_recall_forced"] == found["reward_plus_recall"]
-    assert found["imagined_return_error"] > 0
+
+
+def test_a_world_that_blurs_its_predictions_is_right_but_not_calibrated(
+    paid: Outcomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the logit ln 2 the right sign has the probability 1/2 and each other one 1/4. An end is 2/3 or 1/3."""
+    found = measured(tmp_path / "e", Paying(logit=float(np.log(2))), monkeypatch)
+    signs, _ = counted(paid)
+    for name, sign in (("minus", -1), ("zero", 0), ("plus", 1)):
+        share = (signs == sign).mean()
+        assert found[f"reward_{name}_precision"] == found[f"reward_{name}_recall"] == 1
+        assert found[f"reward_{name}_calibration"] == pytest.approx(share / 2 + (1 - share) / 4, abs=1e-6)
+    assert found["end_calibration"] == pytest.approx(1 / 3, abs=1e-6)
+    signs_of = np.sign(paid.rewards[steps()]) * before_end(paid.ends[steps()])
+    assert found["imagined_return_error"] == pytest.approx(0.75 * np.abs(signs_of.sum(axis=1)).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("fault", ["steps after the end", "truth one step late", "classes in reverse"])
+def test_a_fault_in_the_metric_makes_the_perfect_world_imperfect(
+    fault: str, paid: Outcomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_counted = len(counted(paid)[0])
+    if fault == "steps after the end":
+        monkeypatch.setattr("analysis.outcomes.before_end", lambda ends: np.ones_like(ends, dtype=bool))
+    elif fault == "truth one step late":
+        late = Outcomes(np.roll(paid.rewards, 1), np.roll(paid.ends, 1))
+        monkeypatch.setattr(data_outcomes, "load_outcomes", lambda folder, split, lives: late)
+    else:
+        monkeypatch.setattr("diamond_bench.metrics.outcomes.REWARDS", ("plus", "zero", "minus"))
+    found = measured(tmp_path / "e", Paying(), monkeypatch)
+    perfect = found["reward_plus_recall"] == found["reward_minus_recall"] == 1 and found["imagined_return_error"] < 1e-9
+    assert not perfect or found["outcome_steps"] > steps_counted
 
 
 def test_a_world_that_predicts_no_rewards_is_refused_at_planning() -> None:

@@ -208,8 +208,11 @@ ZEROS = np.zeros(SHAPE, np.uint8)
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "floats": (lambda f: save(f, ZEROS.astype(np.float32)), "float32; expected uint8 from 0 to 255"),
     "colours first": (lambda f: save(f, np.moveaxis(ZEROS, -1, 2)), "colours come before height and width"),
-    "one missing": (lambda f: save(f, ZEROS[:4]), "1 trajectories are missing"),
-    "one too many": (lambda f: save(f, np.zeros((6, *SHAPE[1:]), np.uint8)), "1 trajectories too many"),
+    "one missing": (lambda f: save(f, ZEROS[:4]), "1 trajectory missing"),
+    "one too many": (lambda f: save(f, np.zeros((6, *SHAPE[1:]), np.uint8)), "1 trajectory too many"),
+    "a frame too few": (lambda f: save(f, ZEROS[:, :-1]), f"{HORIZON - 1} along the axis time, not {HORIZON}"),
+    "four colours": (lambda f: save(f, np.zeros((*SHAPE[:-1], 4), np.uint8)), "4 along the axis colour, not 3"),
+    "unknown format": (lambda f: (f / "rollouts.npy").rename(f / "rollouts.npy.gz"), r"rollouts\.npy\.gz is in none of the formats"),
     "time first": (lambda f: save(f, ZEROS.swapaxes(0, 1)), r"the order is \(trajectory"),
     "objects": (lambda f: save(f, np.array([{}], object)), "pickled Python objects, which are never loaded"),
     "a pickle": (lambda f: (f / "rollouts.npy").write_bytes(pickle.dumps(ZEROS)), "not an .npy file of frames"),
@@ -220,7 +223,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "other name": (lambda f: (f / "rollouts.npy").rename(f / "rolouts.npy"), r"did you mean rollouts\?"),
     "no frames": (lambda f: (f / "rollouts.npy").unlink(), "it has no frames: expected rollouts.npy"),
     "two": (lambda f: (f / "rollouts.npz").write_bytes(archive(frames=ZEROS)), "expected one of them"),
-    "npz of others": (lambda f: as_npz(f, archive(video=ZEROS)), "no array 'frames'"),
+    "npz of others": (lambda f: as_npz(f, archive(video=ZEROS)), "no array 'frames', only video; rename it"),
     "npz of objects": (lambda f: as_npz(f, archive(frames=np.array([{}], object))), "never loaded"),
     "npz cut": (lambda f: as_npz(f, archive(frames=ZEROS)[:-50]), "not a whole .npz archive"),
     "npz damaged": (lambda f: as_npz(f, archive(frames=ZEROS).replace(b"\0" * 64, b"\1" * 64, 1)), "not a whole .npz archive"),
@@ -247,7 +250,7 @@ def test_the_command_refuses_with_one_message_and_creates_nothing(folder: Path, 
     np.save(folder / "rollouts.npy", ZEROS[:4])
     done = in_this_process("score", str(folder), "output_dir=out", cwd=tmp_path, exit_code=2)
     assert done.stderr.count("\n") == 1
-    assert "1 trajectories are missing" in done.stderr
+    assert "1 trajectory missing" in done.stderr
     assert not (tmp_path / "out").exists()
     existing = in_this_process("score", "--prepare", str(folder), "game=synthetic/opponent", cwd=tmp_path, exit_code=2)
     assert "exists already" in existing.stderr
@@ -291,6 +294,8 @@ def test_every_metric_is_measured_or_has_a_reason(folder: Path) -> None:
     assert not set(named) & set(said)
     assert {"drift", "psnr", "ssim"} <= set(named)
     reasons = dict(sentence.split(" is not measured: ", 1) for sentence in plan.unmeasured)
+    assert not [reason for reason in reasons.values() if "metrics: " in reason]
+    assert reasons["kvd"].endswith("These settings belong to the starts: give them to `diamond-bench score --prepare`.")
     assert reasons["proper_scores"] == "the folder holds no samples.npy."
     assert reasons["modes"] == "it needs samples of next frames whose distribution is known, which a folder of frames cannot hold."
     with pytest.raises(UserError, match=r"action_gain cannot be measured: the folder holds no altered\.npy"):

@@ -20,19 +20,20 @@ def correlate(
 ) -> None:
     """Show how strongly the metrics of world models and the returns of their agents are correlated.
 
-    Takes agents that have both evaluations: evaluate_agent, and evaluate_world_model with evaluation.world_model=AGENT. A game needs ten of
-    them, all under one condition. Other games are left out with a note, and the exit code is 2 if none remains.
+    Takes agents that have both evaluations: evaluate_agent, and evaluate_world_model of the world model in which they learned
+    (evaluation.world_model=AGENT). A game needs ten of them, all under one condition. Other games are left out with a note, and the exit
+    code is 2 if none remains.
     """
-    from diamond_bench import api
-    from diamond_bench.printing import print_frame, print_json
-    from diamond_bench.report.correlation import correlate as correlated
-    from diamond_bench.report.correlation import write_correlations
+    with working("correlating"):  # the imports take seconds, too
+        from diamond_bench import api
+        from diamond_bench.printing import print_frame, print_json
+        from diamond_bench.report.correlation import correlate as correlated
+        from diamond_bench.report.correlation import write_correlations
 
-    named = studies_named(words or [])
-    plans = [api.find_study(*study, say=say)[0] for study in named]
-    store = open_store([word for word in words or [] if word.startswith("output_dir=")])
-    refs = [ref for plan in plans for ref in plan.jobs] if plans else store.refs()
-    with working("correlating"):
+        named = studies_named(words or [])
+        plans = [api.find_study(*study, say=say)[0] for study in named]
+        store = open_store([word for word in words or [] if word.startswith("output_dir=")])
+        refs = [ref for plan in plans for ref in plan.jobs] if plans else store.refs()
         found = correlated(store, refs)
     for note in found.notes:
         say(f"note: {note}")

@@ -33,13 +33,21 @@ def score(
     folders, tokens = [Path(word) for word in words if "=" not in word], [word for word in words if "=" in word]
     store = open_store([token for token in tokens if token.startswith("output_dir=")])
     if prepare:
-        if len(folders) != 1 or starts is not None or wait:
-            raise UserError("score --prepare takes one new folder, and neither --starts nor --wait")
+        _check_preparing(folders, starts, wait)
         _prepare(folders[0], tokens, store, dry_run, as_json)
         return
     if not folders:
         raise UserError("score: name a folder of imagined frames; `diamond-bench score --prepare FOLDER game=...` writes starts for them")
     _score(folders, tokens, starts, store, dry_run, wait, as_json)
+
+
+def _check_preparing(folders: list[Path], starts: Path | None, wait: bool) -> None:
+    if not folders:
+        raise UserError("score --prepare: name the new folder to write, such as `diamond-bench score --prepare starts game=Freeway`")
+    if len(folders) > 1:
+        raise UserError(f"score --prepare writes one folder, and {len(folders)} are named: {', '.join(map(str, folders))}")
+    if starts is not None or wait:
+        raise UserError(f"{'--wait' if wait else f'--starts {starts}'}: it has no effect with --prepare; leave it out")
 
 
 def _prepare(folder: Path, tokens: list[str], store: Any, dry_run: bool, as_json: bool) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from diamond_bench.data.foreign import VIDEOS, own_files
 from diamond_bench.data.videos import read_video
-from diamond_bench.errors import UserError, nearest
+from diamond_bench.errors import UserError, counted, joined, nearest
 from diamond_bench.reading import open_file
 
 FRAMES = "frames"
@@ -56,6 +56,11 @@ def find_given(folder: Path, plays: Collection[str]) -> dict[str, Path]:
     return found
 
 
+def unread(folder: Path, plays: Collection[str]) -> list[str]:
+    """The names in `folder` that begin with a kind of play and are in none of the formats, such as rollouts.pt."""
+    return sorted(path.name for path in folder.iterdir() if path.name.split(".")[0] in plays and path.suffix.lower() not in ("", *SUFFIXES))
+
+
 def open_given(path: Path, shape: tuple[int, ...]) -> Reader:
     """A reader of the frames at `path`, from `find_given`. `shape`: the expected (rows, [K,] T, h, w, 3).
 
@@ -91,12 +96,27 @@ def _check(path: Path, shape: tuple[int, ...], dtype: Any, expected: tuple[int, 
     first = (*expected[:-3], 3, *expected[-3:-1])
     if shape == first:
         why = "its colours come before height and width: move that axis to the end"
-    elif len(shape) == len(expected) and shape[1:] == expected[1:]:
-        missing = expected[0] - shape[0]
-        why = f"{abs(missing)} {'trajectories are missing' if missing > 0 else 'trajectories too many'}"
     else:
-        why = "the order is (trajectory, [sample,] time, height, width, colour)"
+        why = _differing(shape, expected) or f"the order is ({', '.join(_axes(expected))})"
     raise UserError(f"{path}: its frames have the shape {shape}; expected {expected} ({why})")
+
+
+def _axes(expected: tuple[int, ...]) -> tuple[str, ...]:
+    return ("trajectory", *(("sample",) if len(expected) == 6 else ()), "time", "height", "width", "colour")
+
+
+def _differing(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What is missing, or too much, if the sizes differ along one axis alone. Empty otherwise."""
+    if len(shape) != len(expected):
+        return ""
+    differing = [i for i, (has, wanted) in enumerate(zip(shape, expected, strict=True)) if has != wanted]
+    if len(differing) > 1:
+        return ""
+    (axis,) = differing
+    has, wanted = shape[axis], expected[axis]
+    if axis == 0:
+        return f"{counted(abs(wanted - has), 'trajectory', 'trajectories')} {'missing' if has < wanted else 'too many'}"
+    return f"{has} along the axis {_axes(expected)[axis]}, not {wanted}"
 
 
 def _npy(path: Path, expected: tuple[int, ...]) -> Reader:
@@ -120,7 +140,7 @@ def _npz(path: Path, expected: tuple[int, ...]) -> Reader:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             if FRAMES not in names:
-                raise UserError(f"{path}: it has no array {FRAMES!r} ({nearest(FRAMES, names)})")
+                raise UserError(f"{path}: it has no array {FRAMES!r}, only {joined(sorted(names)[:10]) or 'an empty archive'}; rename it")
             with archive.open(f"{FRAMES}.npy") as file:
                 shape, dtype = _header(file)
         _check(path, shape, dtype, expected)
@@ -144,7 +164,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], Any]:
 def _hdf5(path: Path, expected: tuple[int, ...]) -> Reader:
     def array_of(file: h5py.File) -> h5py.Dataset:
         if not isinstance(file.get(FRAMES, getlink=True), h5py.HardLink):
-            raise UserError(f"{path}: it has no array {FRAMES!r} of its own ({nearest(FRAMES, set(file))})")
+            raise UserError(f"{path}: it has no array {FRAMES!r} of its own, only {joined(sorted(file)[:10]) or 'nothing'}; rename it")
         data = file[FRAMES]
         if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
             raise UserError(f"{path}: {FRAMES} is a group or lies in another file; only an array in this file is read")
@@ -167,7 +187,8 @@ def _videos(path: Path, expected: tuple[int, ...]) -> Reader:
     files = own_files(path, VIDEOS)
     each = int(np.prod(expected[1:-4]))  # K futures of each row
     if len(files) != expected[0] * each:
-        raise UserError(f"{path}: it holds {len(files)} videos ({', '.join(VIDEOS)}); expected {expected[0] * each}, one for each future")
+        found = counted(len(files), "video", "videos")
+        raise UserError(f"{path}: it holds {found} ({', '.join(VIDEOS)}); expected {expected[0] * each}, one for each future")
 
     def read(rows: range) -> Frames:
         videos = [_video(file, expected[-4:]) for file in files[rows.start * each : rows.stop * each]]

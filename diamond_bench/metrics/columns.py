@@ -93,7 +93,9 @@ def measured_with(name: str) -> tuple[str, ...]:
 
 
 def source_of(name: str) -> str:
-    """A clause that names the metric behind a column. Empty if `name` is no column of a metric."""
+    """A clause that names the metric behind a column. Empty if `name` is no column of an evaluation."""
+    if name in _RECORDED and METRIC_INFO[name].protocol == "world_model":
+        return "it is a column that every job records, so leave it out"
     if needs := measured_with(name):
         return f"it is a column of the metric {' or '.join(needs)}, so write metrics=[...,{needs[0]}]"
     always = [metric.name for metric in all_metrics().values() if name in metric.columns]

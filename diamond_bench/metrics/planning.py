@@ -1,5 +1,6 @@
 """The metrics' part of planning: refusals, required jobs, and cost. Without torch."""
 
+import difflib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics import all_metrics, measured, selectable
-from diamond_bench.metrics.columns import source_of
+from diamond_bench.metrics.columns import METRIC_INFO, source_of
 from diamond_bench.metrics.header import PLAYED, Play
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.metrics.weights import fault_of, status_of
@@ -32,7 +33,14 @@ def meant(name: str) -> str:
     """A clause for a name that `evaluation.metrics` may not contain: what it is, or the nearest names that are valid."""
     if name in all_metrics():
         return "every evaluation measures it, so leave it out"
-    return source_of(name) or nearest(name, selectable())
+    return source_of(name) or _near_column(name) or nearest(name, selectable())
+
+
+def _near_column(name: str) -> str:
+    """A clause with the nearest column and its metric, if `name` is nearer to it than to every metric. Empty otherwise."""
+    near = difflib.get_close_matches(name, [*selectable(), *METRIC_INFO], n=1, cutoff=0.8)
+    source = source_of(near[0]) if near and near[0] not in selectable() else ""
+    return f"did you mean {near[0]}? {source[0].upper()}{source[1:]}" if source else ""
 
 
 def input_jobs(config: RunConfig, execution: ExecutionConfig) -> Iterator[tuple[str, str, Any]]:

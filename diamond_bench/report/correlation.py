@@ -52,7 +52,7 @@ def correlate(store: Store, refs: Iterable[JobRef]) -> Correlated:
 
     from analysis.correlation import COLUMNS, MIN_AGENTS, rank_correlations
 
-    agents, notes = _agents(store, [ref for ref in dict.fromkeys(refs) if store.state(ref).status == "done"])
+    agents, notes, alone = _agents(store, [ref for ref in dict.fromkeys(refs) if store.state(ref).status == "done"])
     tables = []
     for game, rows in agents.groupby("game", sort=False):
         if len(rows) < MIN_AGENTS:
@@ -62,7 +62,8 @@ def correlate(store: Store, refs: Iterable[JobRef]) -> Correlated:
         ranked = ["distance from 1" if METRIC_INFO[name].better == "near 1" else "value" for name in metrics]
         tables.append(rank_correlations(rows, metrics, OUTCOME).assign(game=game, ranked=ranked))
     if not tables:
-        found = "; ".join(notes) or f"no agent has both evaluations, and a rank correlation needs {MIN_AGENTS}"
+        without = f" ({_count(alone)} with final games alone)" if alone else ""
+        found = "; ".join(notes) or f"no agent has both evaluations{without}, and a rank correlation needs {MIN_AGENTS}"
         raise UserError(f"correlate: {found}; evaluate more agents, and their world models with evaluation.world_model=AGENT")
     metric, *others = COLUMNS
     return Correlated(pd.concat(tables, ignore_index=True)[["game", metric, "ranked", *others]], agents, tuple(notes))
@@ -72,17 +73,19 @@ def _count(number: int) -> str:
     return f"{number} agent{'' if number == 1 else 's'}"
 
 
-def _agents(store: Store, done: Sequence[JobRef]) -> "tuple[pd.DataFrame, list[str]]":
-    """The table of agents, and notes on the games and agents that it lacks."""
+def _agents(store: Store, done: Sequence[JobRef]) -> "tuple[pd.DataFrame, list[str], int]":
+    """The table of agents, notes on the games and agents that it lacks, and the number of agents whose world models were not evaluated."""
     import pandas as pd
 
     worlds, measured = _worlds(store, [ref for ref in done if ref.kind == "evaluate_world_model"])
     returns: dict[JobRef, list[float]] = {}
+    alone: set[JobRef] = set()
     played: dict[str, dict[str, str]] = {}
     for ref in (ref for ref in done if ref.kind == "evaluate_agent"):
         agent = store.spec(ref).inputs["agent"]
         world = _world_of(store, agent)
         if world not in worlds:
+            alone.add(agent)
             continue
         result = store.result(ref)
         returns.setdefault(agent, []).extend(row["value"] for row in result.rows if row["metric"] == OUTCOME)
@@ -105,7 +108,7 @@ def _agents(store: Store, done: Sequence[JobRef]) -> "tuple[pd.DataFrame, list[s
             continue
         own = {"game": world[0], "agent": str(agent), "cluster": world[1], "group": world[2], OUTCOME: sum(values) / len(values)}
         rows.append({**own, **evaluated[sampler]})
-    return pd.DataFrame(rows, columns=None if rows else ["game"]), notes
+    return pd.DataFrame(rows, columns=None if rows else ["game"]), notes, len(alone)
 
 
 World = tuple[str, str, str]

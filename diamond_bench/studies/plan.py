@@ -24,7 +24,8 @@ from diamond_bench.studies.families import UnreadSettings, of_family
 from diamond_bench.studies.job_plan import RANDOM_PLAY, Plan, plain_primary
 from diamond_bench.studies.job_plan import Point as Point
 from diamond_bench.studies.job_plan import SavedPlan as SavedPlan
-from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study, with_overrides
+from diamond_bench.studies.overrides import with_families, with_overrides
+from diamond_bench.studies.spec import Study, load_study, points, study_files, unknown_study
 from diamond_bench.studies.unread import check_read, in_effect
 from diamond_bench.typed import build, to_plain
 
@@ -83,7 +84,10 @@ def make_plan(study: Study, overrides: Sequence[Override], command: str) -> Stud
             replaced = "evaluation.world_model" if named and on_game.evaluation.world_model is None else ""
             on_game = of_family(on_game, study.protocol)
             check_read(unread.of_variant([key for key in settings if key != replaced], on_game), on_game)
-            check_run(on_game, study.protocol)
+            try:
+                check_run(on_game, study.protocol)
+            except UserError as error:
+                raise with_families(error, study) from None
             _check_dataset(on_game.data)
             on_game = in_effect(on_game)
             for seed in study.seeds:

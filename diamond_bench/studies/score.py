@@ -183,7 +183,7 @@ def plan_score(folders: Sequence[Path], tokens: Sequence[str], starts: Path | No
 
     Raises UserError for the first thing that is wrong with a folder.
     """
-    from diamond_bench.data.given_frames import digest_of, find_given, open_given, read_through
+    from diamond_bench.data.given_frames import digest_of, find_given, open_given, read_through, unread
 
     names = [folder.absolute().name for folder in folders]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -195,7 +195,10 @@ def plan_score(folders: Sequence[Path], tokens: Sequence[str], starts: Path | No
     for folder in folders:
         found = find_given(folder, manifest.plays)
         if "rollouts" not in found:
-            raise UserError(f"{folder}: it has no frames: expected rollouts.npy of shape {manifest.plays['rollouts']} (see its README.md)")
+            others = "".join(f"; {name} is in none of the formats of docs/score.md" for name in unread(folder, manifest.plays)[:1])
+            raise UserError(
+                f"{folder}: it has no frames: expected rollouts.npy of shape {manifest.plays['rollouts']} (see its README.md){others}"
+            )
         for kind, path in found.items():
             shape = manifest.plays[kind]
             for _ in read_through(open_given(path, shape), shape[0]):
@@ -273,6 +276,13 @@ def _with_metrics(config: RunConfig, plays: set[str], overrides: Sequence[Overri
     return replace(config, evaluation=replace(config.evaluation, metrics=metrics)), notes
 
 
+def _of_starts(reason: str) -> str:
+    """The reason, with advice if it names a setting that only `score --prepare` can change."""
+    if not any(f"{group}." in reason for group in _GROUPS):
+        return reason
+    return f"{reason}. These settings belong to the starts: give them to `diamond-bench score --prepare`"
+
+
 def _reason(name: str, config: RunConfig, plays: set[str]) -> str:
     """Why a metric cannot be measured from these kinds of play. Empty if it can."""
     metric = all_metrics()[name]
@@ -285,7 +295,7 @@ def _reason(name: str, config: RunConfig, plays: set[str]) -> str:
     try:
         metric.check(replace(config, evaluation=replace(config.evaluation, metrics=(name,))))
     except UserError as error:
-        return str(error)
+        return _of_starts(str(error).removeprefix("metrics: "))
     if metric.weights and (status := status_of(metric.weights)).state != "found":
         return f"the weights {status.name} are not on this machine; get them with `{status.command}`"
     return ""

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.compose import Override, groups
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.columns import METRIC_INFO, columns_of, pools, result_metrics
 from diamond_bench.reading import MAX_BYTES, load_yaml, read_file
 from diamond_bench.studies.bounds import check_key, check_text, check_variants, seeds_of, study_name
-from diamond_bench.studies.looks import check_seeds, read_looks
+from diamond_bench.studies.looks import read_looks
 from diamond_bench.studies.margin import Margin, stated_margin
 from diamond_bench.studies.shipped import study_files as study_files
 from diamond_bench.typed import to_plain
@@ -173,7 +172,7 @@ def _study(name: str, where: str, content: Any, scale: str) -> Study:
     check_variants(arms, {axis.key: axis.values for axis in axes.values()}, f"study {where}")
     _settings({axis.key: None for axis in written}, f"{where}: axes", protocol)
     for axis in (*written, *axes.values()):
-        _check_axis(axis, f"study {where}: axes.{axis.name}")
+        check_axis(axis, f"study {where}: axes.{axis.name}")
     return Study(
         name=name,
         question=content["question"],
@@ -243,7 +242,7 @@ def _settings(value: Any, where: str, protocol: str) -> dict[str, Any]:
     return settings
 
 
-def _check_axis(axis: Axis, where: str) -> None:
+def check_axis(axis: Axis, where: str) -> None:
     """Refuses values that would make the same variant twice."""
     plain = [_comparable(value) for value in axis.values]
     twice = [value for i, value in enumerate(plain) if value in plain[:i]]
@@ -325,51 +324,6 @@ def games_of(value: Any) -> tuple[str, ...]:
         if name in names[:place]:
             raise UserError(f"games=[{','.join(map(str, names))}]: {name} is given twice")
     return tuple(map(str, names))
-
-
-def with_overrides(study: Study, overrides: Sequence[Override]) -> Study:
-    """The study with a user's overrides. An axis' key replaces its values. Any other key is set for all variants or, with several values,
-    becomes an axis. Refuses a key that distinguishes the study's arms, and more seeds than at the last look."""
-    for override in overrides:
-        if override.key == "games":
-            games = games_of(override.values if len(override.values) > 1 else override.value)
-            study = replace(study, games=games, overridden=study.overridden | {"games"})
-        elif override.key == "seeds":
-            study = replace(study, seeds=seeds_of(override.values if len(override.values) > 1 else override.value))
-        elif override.key == "metrics":
-            value = override.values if len(override.values) > 1 else override.value
-            study = _with_key(study, "evaluation.metrics", (list(value) if isinstance(value, (list, tuple)) else [value],))
-        elif override.key not in ("scale", "output_dir", "cluster"):
-            study = _with_key(study, override.key, override.values)
-    each = len(study.games) * len(study.seeds)
-    check_variants(study.arms, {axis.key: axis.values for axis in study.axes}, f"study {study.name}", each)
-    check_seeds(study.primary.looks, study.seeds)
-    return study
-
-
-def _with_key(study: Study, key: str, values: tuple[Any, ...]) -> Study:
-    if key in study.overridden:
-        raise UserError(f"{key}: given twice")
-    check_use(key, study.protocol, key)
-    taken = {axis.name for axis in study.axes}
-    short = key.rsplit(".", 1)[-1]
-    added = Axis(key if short in taken else short, key, values, key)
-    _check_axis(added, key)
-    study = replace(study, overridden=study.overridden | {key})
-    for axis in study.axes:
-        if axis.key == key:
-            return replace(study, axes=tuple(replace(a, values=values) if a is axis else a for a in study.axes))
-    chosen = key.partition(".")[0] if key.startswith("family.") else key  # the keys of a family fit no other family
-    setters = [arm for arm, of in study.arms.items() if chosen in of or (key in groups() and any(k.startswith(f"{key}.") for k in of))]
-    if setters:
-        named = f"{', '.join(setters[:3])}{', ...' if len(setters) > 3 else ''}"
-        raise UserError(
-            f"{key}: {'' if chosen == key else f'{chosen} is '}set by the arms of {study.name} ({named}); "
-            "overriding it would make their names untrue. Copy the study's YAML under another name and sweep the copy's path instead"
-        )
-    if len(values) == 1:
-        return replace(study, settings={**study.settings, key: values[0]})
-    return replace(study, axes=(*study.axes, added))
 
 
 def points(study: Study) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
