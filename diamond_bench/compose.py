@@ -282,6 +282,8 @@ def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, An
         first, _, rest = dotted.partition(".")
         if rest:
             inner = out.get(first)
+            if first == "family" and inner is None:
+                raise UserError(f"{dotted}: no family is chosen, so this is the denoiser of DIAMOND; choose one too, such as family=oracle")
             if not isinstance(inner, dict):
                 raise UserError(f"unknown key {dotted!r}: {nearest(dotted, known_keys())}")
             out[first] = with_values(inner, {rest: value})

@@ -41,3 +41,8 @@ def test_a_metric_that_some_arms_cannot_have_belongs_into_the_arms() -> None:
         plan_study(STUDY, ["scale=tiny", "metrics=[drift,action_sensitivity]"])
     with pytest.raises(UserError, match=r"metrics: set by the arms of controllability \(oracle\), which cannot measure all metrics"):
         plan_study("controllability", ["scale=tiny", "metrics=[drift]"])
+
+
+def test_a_key_of_a_family_needs_the_family() -> None:
+    with pytest.raises(UserError, match=r"^family\.blur: no family is chosen, .* choose one too, such as family=oracle$"):
+        plan_study("sampling_steps", ["scale=tiny", "family.blur=2"])
