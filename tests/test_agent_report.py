@@ -90,7 +90,7 @@ def test_variants_differ_in_what_their_agents_were_trained_with(tmp_path: Path) 
     facts = gather(saved, store)
     shown = config_differences(saved, facts).set_index("variant")
     assert shown["sampler.num_steps"].to_dict() == {"n=1": "1", "n=3": "3"}
-    assert facts.nfe == {"n=1": 1.0, "n=3": 3.0}
+    assert {name: costs["calls_per_frame"]["Pong"] for name, costs in facts.costs.items()} == {"n=1": 1.0, "n=3": 3.0}
 
 
 def test_the_answer_is_in_human_normalised_score_with_the_cost_of_imagining(tmp_path: Path) -> None:

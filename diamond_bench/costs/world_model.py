@@ -33,6 +33,11 @@ def frame_flops(world: World, sampler: Sampler, frames: FrameSpec) -> float:
     return _cost(world, sampler, frames).flops_per_frame
 
 
+def frame_calls(world: World, sampler: Sampler, frames: FrameSpec) -> int:
+    """Network calls to imagine one frame. 0 if the family has no network."""
+    return _cost(world, sampler, frames).calls_per_frame
+
+
 def start_flops(world: World, frames: FrameSpec) -> float:
     """FLOP to begin a game from real frames."""
     return _cost(world, OdeSampler(), frames).start_flops

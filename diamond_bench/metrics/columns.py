@@ -35,14 +35,14 @@ _RECORDED: dict[str, Column] = {
     "reward_f1": Column("F1 of non-zero rewards, test episodes", "higher", protocol="agent", low=0.0, high=1.0),
     "end_f1": Column("F1 of ends, test episodes", "higher", protocol="agent", low=0.0, high=1.0),
     "nfe_per_frame": Column(
-        "denoiser calls a frame (NFE)",
+        "network calls a frame (NFE)",
         "lower",
         cost=True,
         low=0.0,
         headline=True,
-        definition="denoiser calls for one frame: n, for Heun 2n - 1, with guidance twice that",
+        definition="network calls for one frame: of denoisers n, for Heun 2n - 1, with guidance twice that; do not compare families by it",
     ),
-    "parameters": Column("parameters", cost=True, low=0.0, definition="trained parameters of the denoiser"),
+    "parameters": Column("parameters", cost=True, low=0.0, definition="trained parameters of all networks of the world model"),
     "frames_per_second": Column(
         "imagined frames a second", "higher", cost=True, low=0.0, headline=True, definition="measured: imagined frames a second of part 1"
     ),

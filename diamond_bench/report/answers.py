@@ -155,6 +155,8 @@ def evidence(row: Mapping[Any, Any]) -> list[str]:
         parts.append(f"Equivalence: p = {row['p_equivalent']:.2g} (TOST).")
     if _known(row["nfe_ratio"]) and row["nfe_ratio"] != 1:
         parts.append(f"{row['nfe_ratio']:.3g} × the denoiser calls.")
+    elif not _known(row["nfe_ratio"]) and _known(row["flops_ratio"]):  # of another family
+        parts.append(f"{row['flops_ratio']:.3g} × the FLOP per frame.")
     missing = row["missing"].split("; ") if isinstance(row["missing"], str) and row["missing"] else []
     return [*parts, *(f"{text[:1].upper()}{text[1:]}." for text in missing)]
 

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 COLUMNS = (
     "status", "metric", "variant", "baseline", "verdict", "difference", "low", "high", "level", "unit", "runs", "baseline_runs", "paired",
     "scope", "references", "episodes", "effect_size", "effect", "probability_of_improvement", "test", "p_value", "p_holm", "p_equivalent",
-    "margin", "nfe_ratio", "seconds_ratio", "training_ratio", "missing",
+    "margin", "nfe_ratio", "flops_ratio", "seconds_ratio", "training_ratio", "missing",
 )  # fmt: skip
 """Columns of comparison.csv. `status` is primary or exploratory. `difference` is variant minus baseline in `unit` (of a metric whose best
-value is 1: of the distance to 1). `nfe_ratio`, `seconds_ratio` (of imagining one frame) and `training_ratio` (of training seconds) are
-the variant's cost over the baseline's, of the games that both have. They are empty where there is none, or they were not measured on one
-kind of device. The other columns are those of `analysis.comparison.compare`."""
+value is 1: of the distance to 1). `nfe_ratio`, `flops_ratio`, `seconds_ratio` (of imagining one frame) and `training_ratio` (of training
+seconds) are the variant's cost over the baseline's, of the games that both have. They are empty where there is none, where seconds were
+not measured on one kind of device, and where network calls are those of two families. The other columns are those of
+`analysis.comparison.compare`."""
 
 PRIMARY, EXPLORATORY = "primary", "exploratory"
 OF_COPYING = "share of copy-last-frame's error"

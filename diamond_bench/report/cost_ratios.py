@@ -1,4 +1,4 @@
-"""The cost of a variant relative to its baseline: denoiser calls, seconds to imagine a frame, and seconds of training."""
+"""The cost of a variant relative to its baseline: network calls, FLOP and seconds to imagine a frame, and seconds of training."""
 
 from typing import Any
 
@@ -16,18 +16,23 @@ class CostRatios:
         means: dict[Any, float] = wanted.groupby(["variant", "metric", "game"])["value"].mean().to_dict()
         for (variant, metric, game), mean in means.items():
             self._by_game.setdefault((variant, metric), {})[game] = mean
-        for variant, calls in facts.nfe.items():  # of agents, whose evaluation imagines nothing
-            self._by_game[variant, "nfe_per_frame"] = dict.fromkeys(runs.loc[runs["variant"] == variant, "game"].unique(), calls)
+        for variant, costs in facts.costs.items():
+            self._by_game[variant, "flops_per_frame"] = dict(costs.get("flops_per_frame", {}))
+            calls = dict(costs.get("calls_per_frame", {}))
+            self._by_game.setdefault((variant, "nfe_per_frame"), calls)  # of agents, whose evaluation imagines nothing
+        self._family = facts.family_of
         self._devices: dict[tuple[str, str, str], set[str]] = {}
         for variant, metric, game, job in zip(wanted["variant"], wanted["metric"], wanted["game"], wanted["job"], strict=True):
             self._devices.setdefault((variant, metric, game), set()).add(devices.get(job, ""))
 
     def of(self, variant: str, base: str) -> dict[str, float]:
-        """nfe_ratio, seconds_ratio and training_ratio. NaN if a side has no value, or if seconds were measured on several kinds of
-        device."""
+        """nfe_ratio, flops_ratio, seconds_ratio and training_ratio. NaN if a side has no value, or if seconds were measured on several
+        kinds of device. Calls of different families of world models do not compare."""
         frames = self._ratio("frames_per_second", variant, base, measured=True)
+        alike = self._family(variant) == self._family(base)
         return {
-            "nfe_ratio": self._ratio("nfe_per_frame", variant, base, measured=False),
+            "nfe_ratio": self._ratio("nfe_per_frame", variant, base, measured=False) if alike else float("nan"),
+            "flops_ratio": self._ratio("flops_per_frame", variant, base, measured=False),
             "seconds_ratio": 1 / frames if frames else float("nan"),
             "training_ratio": self._ratio("training_seconds", variant, base, measured=True),
         }

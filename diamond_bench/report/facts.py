@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config.worlds import DIAMOND
-from diamond_bench.diffusion.schedules import nfe
 from diamond_bench.errors import UserError
+from diamond_bench.report.world_costs import WorldCosts, world_costs
 from diamond_bench.results.table import collect, conditions, finished_results, protocol_records, unverified, unverified_plan
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
-from diamond_bench.store.kinds import KINDS, TrainAgent
+from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
 from diamond_bench.studies.answerable import measured_settings
 from diamond_bench.studies.families import reads
@@ -45,8 +45,8 @@ class StudyFacts:
     """For each variant, the settings that determine its measurements (`studies.answerable.measured_settings`)."""
     conditions: Mapping[JobRef, str] = dataclasses.field(default_factory=dict)
     """Conditions in the protocol record of each finished evaluation of an agent (`results.table.conditions`)."""
-    nfe: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Denoiser calls per frame of the imagination that each variant of trained agents learned in."""
+    costs: WorldCosts = dataclasses.field(default_factory=dict)
+    """The cost of each variant's world model, without costs that its configs do not determine."""
     protocol: Sequence[str] = ()
     """See `results.table.protocol_records`."""
     unverified: Sequence[str] = ()
@@ -56,6 +56,11 @@ class StudyFacts:
     def done(self) -> Collection[JobRef]:
         """The finished jobs."""
         return self.recorded.keys()
+
+    def family_of(self, variant: str) -> str | None:
+        """The family of a variant's world model. None if its settings were not read."""
+        found = self.configs.get(variant, {}).get("family")
+        return None if found is None else str(found)
 
 
 def gather(plan: SavedPlan, store: Store) -> StudyFacts:
@@ -76,7 +81,7 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
         configs=_configs(plan, kept) if few else {},
         measured=measured_settings(plan.points, kept),
         conditions=said,
-        nfe=_agent_nfe(plan, kept),
+        costs=world_costs(plan, kept) if few else {},
         protocol=protocol,
         unverified=[*unverified_plan(plan), *unverified(results)],
     )
@@ -109,15 +114,6 @@ def settings_of(config: Any, protocol: str) -> dict[str, Any]:
     """The settings of a job or a run by dotted key, without those that its family of world models does not read."""
     leaves = _leaves(config, "")
     return {key: to_plain(value) for key, value in leaves if key not in _POINT_KEYS and reads(config, key, protocol)}
-
-
-def _agent_nfe(plan: SavedPlan, kept: Callable[[JobRef], Any]) -> dict[str, float]:
-    agents = {point.variant: kept(point.jobs["agent"]) for point in reversed(plan.points) if "agent" in point.jobs}
-    trained = {name: config for name, config in agents.items() if isinstance(config, TrainAgent) and not config.agent.model_free}
-    return {
-        name: float(nfe(config.sampler) + (config.network.heads.reads == "extra")) if config.family is None else 0.0
-        for name, config in trained.items()
-    }
 
 
 def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:

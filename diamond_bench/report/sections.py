@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.runs import MIN_RUNS
 from diamond_bench.metrics.columns import METRIC_INFO, metric_label
 from diamond_bench.report.comparison import OF_COPYING, Comparison
+from diamond_bench.report.cost_table import costs_of_variants
 from diamond_bench.report.facts import MAX_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.markup import MAX_CHARACTERS, Html, details, el, escaped, items, joined, table
 from diamond_bench.results.table import seed_means
@@ -168,13 +169,15 @@ def comparison(found: Comparison) -> Html:
                 "p (Holm)": _number(row["p_holm"]),
                 "runs": _runs(row),
                 "NFE ratio": _number(row["nfe_ratio"]),
+                "FLOP ratio": _number(row["flops_ratio"]),
                 "time ratio": _number(row["seconds_ratio"]),
                 "training ratio": _number(row["training_ratio"]),
                 "missing": row["missing"] if isinstance(row["missing"], str) else "",
             }
             for row in rows.to_dict(orient="records")
         ]
-        numeric = ["difference", "P(improvement)", "effect size", "p", "p (Holm)", "runs", "NFE ratio", "time ratio", "training ratio"]
+        ratios = ["NFE ratio", "FLOP ratio", "time ratio", "training ratio"]
+        numeric = ["difference", "P(improvement)", "effect size", "p", "p (Holm)", "runs", *ratios]
         return table(pd.DataFrame(lines), caption, numeric=numeric, rest="comparison.csv", keys=2)
 
     parts: list[Any] = []
@@ -229,26 +232,7 @@ def costs(plan: SavedPlan, facts: StudyFacts) -> Html:
     hours["jobs"] = hours["jobs"].map(str)
     hours["hours"] = hours["hours"].map(lambda value: f"{value:.3g}" if value >= 1e-3 else "below 0.001")
     parts = [table(hours.rename(columns={"hours": "device hours"}), "Device hours of the finished jobs", numeric=["jobs", "device hours"])]
-    runs = facts.table[facts.table["seed"].notna()]
-    of_agents = {(variant, "nfe_per_frame"): calls for variant, calls in facts.nfe.items()}
-    measured = {*runs["metric"], *(metric for _, metric in of_agents)}
-    present = [name for name, metric in METRIC_INFO.items() if metric.cost and name in measured]
-    if present:
-        means: dict[Any, float] = runs[runs["metric"].isin(present)].groupby(["variant", "metric"], sort=False)["value"].mean().to_dict()
-        means = {**of_agents, **means}
-        rows = [
-            {"variant": name, **{metric_label(m): _plain(means[name, m]) if (name, m) in means else "" for m in present}}
-            for name in dict.fromkeys(runs["variant"])
-        ]
-        caption = "Means over runs. Times and memory are of the machines above; variants that share a training share its time."
-        if of_agents:
-            caption += " Denoiser calls are those of the imagination that agents learned in."
-        parts.append(table(pd.DataFrame(rows), caption, numeric=[metric_label(name) for name in present], rest="results.parquet"))
-    return joined(parts)
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return joined([*parts, costs_of_variants(plan, facts)])
 
 
 def reproduce(plan: SavedPlan, facts: StudyFacts) -> Html:
