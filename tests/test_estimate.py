@@ -111,6 +111,20 @@ def test_bf16_on_a_processor_without_units_is_named(
 
 
 @pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        (["family=transformer", "execution.device=cpu"], ["family=transformer"]),
+        (["family=transformer", "execution.device=cuda"], []),
+        (["family=transformer_small", "execution.device=cpu"], []),
+        (["execution.device=cpu"], []),
+    ],
+)
+def test_a_family_of_full_size_on_a_cpu_is_named(tokens: list[str], named: list[str], tmp_path: Path) -> None:
+    plan = planned(tmp_path, tokens)
+    assert [sentence.partition(":")[0] for sentence in estimating.slow_sizes(plan.jobs, plan.jobs)] == named
+
+
+@pytest.mark.parametrize(
     ("text", "units"),
     [
         ("flags\t\t: fpu avx512f avx512_bf16 sse\n", True),

@@ -98,6 +98,8 @@ class WorldFamily:
     check: Callable[[Any, Any, str], None] = _no_check
     """check(settings, config, protocol): raises UserError if a run cannot use the family. `config` is its `RunConfig`, `protocol` is
     world_model or agent."""
+    small: str = ""
+    """The name of a preset of the family for CPUs. Empty if there is none, or if a scale sets the size."""
     revision: int = 1
     """Raised by hand when the family's code changes results. It enters the identities of this family's jobs only."""
 

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diamond_bench.config import world_family
+from diamond_bench.costs.world_model import parameters
+from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
@@ -12,6 +15,11 @@ from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
 from diamond_bench.studies.execution import has_bf16_units
 from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Speed, SpeedClass, measured, slowness, unmeasured
+
+_FRAMES = FrameSpec.square(64)
+"""Frames for which parameters are counted. They hardly depend on it."""
+_MANY_PARAMETERS = 1_000_000
+"""Parameters of a world model that is slow to train on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,18 @@ def slow_bf16(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[s
         "execution.precision=bf16: this CPU has no units for bf16 (avx512_bf16 or amx_bf16), so networks are slow; use "
         "execution.precision=fp32"
     ]
+
+
+def slow_sizes(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
+    """A sentence for each family of world models that jobs among `refs` train on this CPU at a size for GPUs, if it has a preset for CPUs.
+    No scale changes the size of a family's networks."""
+    found: dict[str, str] = {}
+    for config in (specs[ref].config for ref in refs if specs[ref].kind in ("train_world_model", "train_agent")):
+        small = "" if config.family is None else world_family(config.family).small
+        if small and _device_type(config.execution.device) == "cpu" and parameters(config, _FRAMES) > _MANY_PARAMETERS:
+            found[config.family.name] = small
+    slow = "no scale changes its size, which is slow on a CPU"
+    return [f"family={name}: {slow}; family={small} is a small preset" for name, small in found.items()]
 
 
 def _basis(speed_classes: Iterable[SpeedClass], speeds: Mapping[SpeedClass, Speed]) -> str:

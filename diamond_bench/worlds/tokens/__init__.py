@@ -101,4 +101,5 @@ FAMILY = WorldFamily(
     outcomes=always,
     reconstructs=True,
     check=_check,
+    small="tokens_small",
 )

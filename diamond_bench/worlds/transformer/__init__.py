@@ -142,4 +142,5 @@ FAMILY = WorldFamily(
     reads=("sampler",),
     open_loop=True,
     check=_check,
+    small="transformer_small",
 )
