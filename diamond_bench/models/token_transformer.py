@@ -15,6 +15,8 @@ from diamond_bench.models.action_table import ActionTable
 from diamond_bench.models.shape import NUM_ENDS, NUM_REWARDS
 from diamond_bench.models.token_transformer_cost import EXPANSION, TransformerShape
 
+_IGNORED = -100
+"""The label of a position without a label."""
 Drop = Callable[[Tensor], Tensor]
 """Sets a share of the values to 0 and scales the others, in training."""
 
@@ -162,10 +164,6 @@ class _Block(nn.Module):
 
 def _head(width: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
-
-
-_IGNORED = -100
-"""The label of a position without a label."""
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

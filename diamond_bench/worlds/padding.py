@@ -21,3 +21,11 @@ def moved_to_front(values: Tensor, first: Tensor) -> Tensor:
     steps = values.shape[1]
     index = (torch.arange(steps, device=values.device) + first[:, None]) % steps
     return values[torch.arange(len(values), device=values.device)[:, None], index]
+
+
+def seen_last(count: int, frames: Tensor, actions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The last `count` frames (b, count, 3, h, w) and actions of real play, each row's padding moved behind its frames, and the number of
+    padded frames of each row, (b,). The arguments are those of `WorldModel.start`. Raises ValueError if there are fewer frames."""
+    frames, actions, mask = last_frames(count, frames, actions, mask)
+    first = first_frames(mask)
+    return moved_to_front(frames, first), moved_to_front(actions, first), first

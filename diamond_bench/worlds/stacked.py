@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from diamond_bench.config import OdeSampler, TrainingConfig, WorldSettings, world_family
+from diamond_bench.config import TrainingConfig, WorldSettings
 from diamond_bench.data.segments import Segments
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, State, Step, Trainable
@@ -40,9 +40,19 @@ class StackedWorld(ABC):
     def step(self, state: State, action: Tensor, draw: Draw) -> tuple[State, Step]:
         """See `WorldModel.step`."""
         frames, actions = state
-        acted = torch.cat((actions[:, :-1], action[:, None]), dim=1)
+        acted = with_action(actions, action)
         frame = self.predict(frames, acted, draw)
-        return (torch.cat((frames[:, 1:], frame[:, None]), dim=1), acted.roll(-1, dims=1)), Step(frame)
+        return advanced(frames, acted, frame), Step(frame)
+
+
+def with_action(actions: Tensor, action: Tensor) -> Tensor:
+    """The actions (b, L, ...) of a state, with the one after its newest frame filled in."""
+    return torch.cat((actions[:, :-1], action[:, None]), dim=1)
+
+
+def advanced(frames: Tensor, acted: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+    """The frames and actions of a state after the next frame (b, 3, h, w). `acted`: see `with_action`."""
+    return torch.cat((frames[:, 1:], frame[:, None]), dim=1), acted.roll(-1, dims=1)
 
 
 class UntrainedWorld(StackedWorld):
@@ -68,7 +78,6 @@ class LearnedWorld(BuiltWorld, StackedWorld):
     """A `TrainedWorld` that predicts frames from the last L with one call of one network. A subclass has `predict` and `loss`."""
 
     pure = True
-    calls_per_frame = 1
 
     def __init__(self, settings: WorldSettings, spec: WorldSpec, network: nn.Module) -> None:
         """`spec`: of the game. The world predicts neither its rewards nor its ends. `network`: on its device."""
@@ -84,19 +93,9 @@ class LearnedWorld(BuiltWorld, StackedWorld):
         return (Trainable("network", self.network, self.context + 1, self.loss),)
 
     @property
-    def device(self) -> torch.device:
-        """See `WorldModel.device`."""
-        return next(self.network.parameters()).device
-
-    @property
     def networks(self) -> Mapping[str, nn.Module]:
         """See `WorldModel.networks`."""
         return {"network": self.network}
-
-    @property
-    def flops_per_frame(self) -> float:
-        """See `WorldModel.flops_per_frame`, as stated by the family."""
-        return world_family(self.settings).cost(self.settings, self.spec, OdeSampler()).flops_per_frame
 
     def call(self, state: State) -> None:
         """See `TrainedWorld.call`."""

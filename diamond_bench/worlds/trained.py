@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
+import torch
 from torch import nn
 
-from diamond_bench.config import Sampler, WorldSettings, world_family
+from diamond_bench.config import OdeSampler, Sampler, WorldSettings, world_family
+from diamond_bench.config.worlds import WorldCost
 from diamond_bench.data.sources import SegmentSource
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.models.compilation import Compilable
@@ -28,6 +30,30 @@ class BuiltWorld:
     @abstractmethod
     def networks(self) -> Mapping[str, nn.Module]:
         """See `WorldModel.networks`."""
+
+    @property
+    def device(self) -> torch.device:
+        """See `WorldModel.device`."""
+        return next(weights.device for network in self.networks.values() for weights in network.parameters())
+
+    @property
+    def calls_per_frame(self) -> int:
+        """See `WorldModel.calls_per_frame`, as stated by the family."""
+        return self._cost.calls_per_frame
+
+    @property
+    def flops_per_frame(self) -> float:
+        """See `WorldModel.flops_per_frame`, as stated by the family."""
+        return self._cost.flops_per_frame
+
+    @property
+    def _cost(self) -> WorldCost:
+        return world_family(self.settings).cost(self.settings, self.spec, self._sampler)
+
+    @property
+    def _sampler(self) -> Sampler:
+        """The sampler that the cost depends on. The cost of a family without a sampler is the same for all."""
+        return OdeSampler()
 
     @property
     def context(self) -> int:

@@ -41,7 +41,7 @@ from diamond_bench.worlds.contract import Draw, Seen, State, Step, Trainable
 from diamond_bench.worlds.diamond import FAMILY, Settings
 from diamond_bench.worlds.diamond.joint import Keeping, burnt_in, joint_loss, separate_loss
 from diamond_bench.worlds.files import load_weights, read_description, write_files
-from diamond_bench.worlds.stacked import StackedWorld
+from diamond_bench.worlds.stacked import StackedWorld, advanced, with_action
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,10 @@ class DiamondWorld(StackedWorld):
                 pair = frames[:, -1:], action[:, None], step.frame[:, None]
                 out = self.separate(*pair, (memory[0][None], memory[1][None]))
             remembered = tuple(values[0] for values in out.state)
-            return (*following, *remembered), self._said(step.frame, out.reward_logits[:, 0], out.end_logits[:, 0])
+            return (*following, *remembered), self._step_of(step.frame, out.reward_logits[:, 0], out.end_logits[:, 0])
         if heads is None:
             return super().step(state, action, draw)
-        acted, kept = torch.cat((actions[:, :-1], action[:, None]), dim=1), list[Tensor]()
+        acted, kept = with_action(actions, action), list[Tensor]()
         frame = self._sampled(Keeping(self.denoiser, acted, kept), frames, acted, draw)
         with torch.no_grad():
             if heads.config.reads == "extra":
@@ -178,10 +178,9 @@ class DiamondWorld(StackedWorld):
                 noisy, level = frame + sigma * draw(frame), torch.full((len(frame),), sigma, device=frame.device)
                 self.denoiser.denoise(noisy, level, frames, acted, kept=kept)
             rewards, ends, remembered = heads(kept[-1], tuple(memory))
-        following = torch.cat((frames[:, 1:], frame[:, None]), dim=1), acted.roll(-1, dims=1)
-        return (*following, *remembered), self._said(frame, rewards, ends)
+        return (*advanced(frames, acted, frame), *remembered), self._step_of(frame, rewards, ends)
 
-    def _said(self, frame: Tensor, rewards: Tensor, ends: Tensor) -> Step:
+    def _step_of(self, frame: Tensor, rewards: Tensor, ends: Tensor) -> Step:
         return Step(frame, rewards if self.spec.rewards else None, ends if self.spec.ends else None)
 
     def predict(self, past: Tensor, actions: Tensor, draw: Draw) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diamond_bench.config import OdeSampler, TrainingConfig
+from diamond_bench.config import TrainingConfig
 from diamond_bench.data.segments import Segments, to_float
 from diamond_bench.diffusion.quantization import quantize
 from diamond_bench.metrics.perceptual import lpips_network
@@ -17,15 +17,16 @@ from diamond_bench.models.token_transformer import TokenTransformer, dropout
 from diamond_bench.models.vq_tokenizer import Perceptual, VqTokenizer
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, Reconstructed, State, Step, Trainable
-from diamond_bench.worlds.padding import first_frames, last_frames, moved_to_front
-from diamond_bench.worlds.tokens import FAMILY, Tokens, check_frames
+from diamond_bench.worlds.padding import first_frames, moved_to_front, seen_last
+from diamond_bench.worlds.tokens import Tokens, check_frames
 from diamond_bench.worlds.trained import BuiltWorld
 
 
 @dataclass(frozen=True)
 class TokenWorld(BuiltWorld):
     """A `TrainedWorld`. Its state is the newest frame's tokens (b, K), the memory of the transformer, and the number of positions that each
-    row's memory holds (b,)."""
+    row's memory holds (b,). Of the passes of a step, K predict tokens, and the last one only fills the memory. A step that begins a new
+    memory makes one more pass, over a frame's tokens, which its cost does not count."""
 
     settings: Tokens
     spec: WorldSpec
@@ -36,21 +37,6 @@ class TokenWorld(BuiltWorld):
     """A step asks the device whether a memory is full, so it cannot be recorded."""
 
     @property
-    def device(self) -> torch.device:
-        """See `WorldModel.device`."""
-        return self.tokenizer.codes.weight.device
-
-    @property
-    def calls_per_frame(self) -> int:
-        """See `WorldModel.calls_per_frame`: passes of the transformer. K of them predict tokens. The last one only fills the memory."""
-        return self.transformer.shape.block
-
-    @property
-    def flops_per_frame(self) -> float:
-        """See `WorldModel.flops_per_frame`. A step that begins a new memory costs one pass over a frame's tokens more."""
-        return FAMILY.cost(self.settings, self.spec, OdeSampler()).flops_per_frame
-
-    @property
     def networks(self) -> Mapping[str, nn.Module]:
         """See `WorldModel.networks`."""
         return {"tokenizer": self.tokenizer, "transformer": self.transformer}
@@ -58,10 +44,8 @@ class TokenWorld(BuiltWorld):
     @torch.no_grad()
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
         """See `WorldModel.start`. Only the last frames are used, as many as the settings say."""
-        frames, actions, mask = last_frames(self.context, frames, actions, mask)
+        frames, actions, first = seen_last(self.context, frames, actions, mask)
         tokens = self.encode(frames)
-        first = first_frames(mask)
-        tokens, actions = moved_to_front(tokens, first), moved_to_front(actions, first)
         memory = self.transformer.memory(len(frames), frames)
         sequence = self.transformer.sequence(tokens, actions)[:, :-1]
         self.transformer.extend(sequence, memory, torch.zeros_like(first))

@@ -17,9 +17,9 @@ from diamond_bench.models.frame_transformer import FrameTransformer, led_to
 from diamond_bench.models.precision import Precision
 from diamond_bench.spaces import WorldSpec
 from diamond_bench.worlds.contract import Draw, Seen, State, Step, Trainable
-from diamond_bench.worlds.padding import first_frames, last_frames, moved_to_front
+from diamond_bench.worlds.padding import first_frames, moved_to_front, seen_last
 from diamond_bench.worlds.trained import BuiltWorld
-from diamond_bench.worlds.transformer import FAMILY, Transformer, check_fits, check_frames, context_noise
+from diamond_bench.worlds.transformer import Transformer, check_fits, check_frames, context_noise
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class _Remembering:
 
 @dataclass(frozen=True)
 class TransformerWorld(BuiltWorld):
-    """A `TrainedWorld`. Its state is the memory of the network, and the number of frames that each row has seen, (b,)."""
+    """A `TrainedWorld`. Its state is the memory of the network, and the number of frames that each row has seen, (b,). The last call of a
+    step writes the frame into the memory."""
 
     settings: Transformer
     spec: WorldSpec
@@ -65,21 +66,6 @@ class TransformerWorld(BuiltWorld):
     sampling: Sampling = sample
 
     pure = True
-
-    @property
-    def device(self) -> torch.device:
-        """See `WorldModel.device`."""
-        return self.network.places.device
-
-    @property
-    def calls_per_frame(self) -> int:
-        """See `WorldModel.calls_per_frame`: those of the sampler, and one that writes the frame into the memory."""
-        return FAMILY.cost(self.settings, self.spec, self._sampler).calls_per_frame
-
-    @property
-    def flops_per_frame(self) -> float:
-        """See `WorldModel.flops_per_frame`."""
-        return FAMILY.cost(self.settings, self.spec, self._sampler).flops_per_frame
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -115,9 +101,8 @@ class TransformerWorld(BuiltWorld):
     @torch.no_grad()
     def start(self, frames: Tensor, actions: Tensor, mask: Tensor, draw: Draw, origin: Tensor | None = None) -> State:
         """See `WorldModel.start`. Only the last frames are used, as many as the settings say."""
-        frames, actions, mask = last_frames(self.context, frames, actions, mask)
-        first = first_frames(mask)
-        frames, acted = moved_to_front(frames, first), led_to(moved_to_front(actions, first))
+        frames, actions, first = seen_last(self.context, frames, actions, mask)
+        acted = led_to(actions)
         memory, position = self.network.memory(len(frames), frames), torch.zeros_like(first)
         for t in range(self.context):
             self._remember(memory, position, frames[:, t], acted[:, t], draw)
