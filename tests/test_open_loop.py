@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import draw
+from test_report import finish
 from test_transformer import world
 from test_worlds import TRANSFORMER, study
 from torch import Tensor
@@ -26,7 +27,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.stored import imagination
 from diamond_bench.studies import single
-from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.plan import plan_study, save_plan
 from diamond_bench.studies.single import plan_train
 from diamond_bench.worlds.contract import Draw, OpenLoop, imagined_frames
 from diamond_bench.worlds.transformer.world import TransformerWorld
@@ -199,3 +200,16 @@ def test_no_agent_and_no_player_takes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=match):
         model.step(state, actions[:, 1], numbered())
     assert not list(tmp_path.iterdir())
+
+
+def test_play_of_a_study_leaves_out_the_variants_that_nobody_can_play(tmp_path: Path) -> None:
+    arms = "a: {family: transformer_small}, b: {family: transformer_small, sampler: pyramid}"
+    plan = plan_study(study(tmp_path, arms), ["scale=tiny", "seeds=1", f"output_dir={tmp_path / 'outputs'}"])
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    for spec in plan.jobs.values():
+        finish(store, spec)
+    save_plan(plan, store.root)
+    asked = request(store, ["mine", "scale=tiny"])
+    assert [one.name for one in asked.named] == ["a"]
+    assert any("need all in advance: b." in note for note in asked.notes)
+    assert [one.name for one in request(store, ["mine", "scale=tiny", "variant=b"]).named] == ["b"]

@@ -280,6 +280,7 @@ def test_variants_of_a_study_play_next_to_each_other(tmp_path: Path, monkeypatch
         (["sampling_steps", "game=Pong", "variant=n=2"], "variant=n=2: sampling_steps has no such variant; did you mean n="),
         ([training.id, "seed=1"], "seed=1: chooses a part of a study, and no study is named"),
         ([training.id, "scale=tiny"], "scale=tiny: chooses a part of a study"),
+        ([training.id, "family.num_frames=2"], "family.num_frames=2: the settings of a family are those of its training"),
         (["samplingsteps"], "'samplingsteps': neither a job's id nor a study, a family or a game; did you mean sampling_steps"),
         (["ffff"], ", n=3). `diamond-bench status` lists the studies"),
         ([], "play: name a job, a study or a game"),

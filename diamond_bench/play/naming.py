@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diamond_bench.compose import Override, base, parse, with_values
-from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, EnvConfig, RunConfig, Sampler
+from diamond_bench.config import SAMPLERS, WORLD_FAMILIES, EnvConfig, OpenLoopSampler, RunConfig, Sampler
 from diamond_bench.config.worlds import DIAMOND, untrained_families
 from diamond_bench.diffusion.schedules import check_closed_loop
 from diamond_bench.envs import games
@@ -280,6 +280,11 @@ def _of_study(store: Store, study: str, given: _Words) -> tuple[list[Named], lis
     points = [point for point in points if done[point.jobs[role]]]
     if not points:
         raise UserError(f"{study}: none of these variants is finished; run: {plan.command}")
+    closed = [point for point in points if not _open_loop(store, point.jobs[role])]
+    if closed and not wanted and len(closed) < len(points):
+        rest = [point.variant for point in points if point not in closed]
+        points = closed
+        notes.append(f"{study}: left out, because a player chooses actions one by one, and these need all in advance: {_listed(rest)}.")
     if len(points) > MOST_MODELS:
         names = [point.variant for point in points]
         raise UserError(
@@ -287,6 +292,11 @@ def _of_study(store: Store, study: str, given: _Words) -> tuple[list[Named], lis
             f"variant=NAME, such as 'variant={names[0]}': {_listed(names)}"
         )
     return [_of_job(store, point.jobs[role], point.variant) for point in points], notes
+
+
+def _open_loop(store: Store, ref: JobRef) -> bool:
+    """Whether an evaluation denoised the frames of a horizon together."""
+    return isinstance(getattr(store.spec(ref).config, "sampler", None), OpenLoopSampler)
 
 
 def _chosen(plan: SavedPlan, points: list[Any], key: str, given: _Words) -> list[Any]:
@@ -310,6 +320,8 @@ def _refuse_choices(given: _Words, games_alone: bool) -> None:
     """Refuses settings that choose a part of a study, where no study is named. Games without models take settings of `env`."""
     parse(given.sweep)  # an unknown key first
     words = [word for word in given.sweep if not (games_alone and word.startswith(_OF_ENV))]
+    if of_family := [word for word in words if word.startswith("family.")]:
+        raise UserError(f"{of_family[0]}: the settings of a family are those of its training; in play, change those of the sampler")
     for word in [*words, *(f"{key}={values[0]}" for key, values in given.own.items() if key in ("seed", "variant"))]:
         raise UserError(f"{word}: chooses a part of a study, and no study is named; leave it out")
 
