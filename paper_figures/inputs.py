@@ -40,6 +40,8 @@ def find(text: str, store: Store) -> SavedPlan:
     """The swept plan that STUDY, STUDY:SCALE or the path of a study's file names. Raises UserError if there is none, or several."""
     name, colon, scale = text.rpartition(":")
     if not colon or scale.rstrip("*") not in SCALES:
+        if name in study_files():
+            raise UserError(f"--results {text}: unknown scale {scale!r}: {nearest(scale, SCALES)}")
         name, scale = text, ""
     study = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     plans = load_plans(store.root, study) if study and "/" not in study else []

@@ -254,6 +254,12 @@ def test_the_agents_offered_for_a_wrong_id_are_finished_ones_nearest_first(tmp_p
         agents.find_agent(store, "0123")
 
 
+def test_a_mistyped_policy_is_named_with_the_nearest(tmp_path: Path) -> None:
+    near = r"data\.policy='look_arround': no policy \(did you mean look_around\?\), and 'look_arround' names no agent of "
+    with pytest.raises(UserError, match=near):
+        plan_study("table8", ["scale=tiny", "data.policy=look_arround", f"output_dir={tmp_path}"])
+
+
 def test_a_job_of_another_kind_is_no_agent(tmp_path: Path) -> None:
     (tmp_path / "o" / "train_world_model" / "0123456789abcdef").mkdir(parents=True)
     for name in ("0123", "train_world_model/0123456789abcdef"):

@@ -264,7 +264,7 @@ SPEC3 = WorldSpec(FrameSpec.square(16), ActionSpec.discrete(3))
     [
         ("a: {family: cascade}", ["sampler=euler", "two stages", "sampler=fast"]),
         ("a: {sampler: fast}", ["sampler=fast", "two stages", "family=cascade"]),
-        ("a: {family: cascade, sampler: fast, family.factor: 3}", ["family.factor=3", "16 x 16"]),
+        ("a: {family: cascade, sampler: fast, family.factor: 3}", ["family.factor=3", "16 x 16 pixels; valid: 2, 4, 8, 16"]),
         ("a: {family: cascade, sampler: fast, sampler.s_cond: 0}", ["sampler.s_cond=0", "family.inner.conditioning.past_noise"]),
         ("a: {sampler.s_cond: 0.1}", ["sampler.s_cond=0.1", "conditioning.past_noise=training"]),
         ("a: {conditioning.past_noise: training}", ["sampler.s_cond=0", "0.005"]),

@@ -48,6 +48,8 @@ def test_a_family_plays_what_it_says(prefix: str) -> None:
         ("turn/Breakout", "Breakout"),
         ("vizdoom/my_way_hom", "vizdoom/my_way_home"),
         ("vizdoom/map01", "vizdoom/MAP01"),
+        ("e1m1", "vizdoom/E1M1"),
+        ("doom/E1M1", "vizdoom/E1M1"),
         ("highway/highway-v9", "highway/highway-v0"),
         ("maze/lop", "maze/loop"),
     ],
@@ -65,7 +67,9 @@ def test_an_unknown_game_gets_the_nearest_of_all_families(game: str, near: str) 
         ("synthetic/turn", {"frame_skip": 2}, "synthetic/turn has none"),
         (None, {"minority_share": 0.3}, "a dataset of your own has none"),
         ("synthetic/turn", {"frame_size": 20}, "a multiple of 8"),
-        ("Breakout", {"frame_height": 36}, "Breakout has none"),
+        ("Breakout", {"frame_height": 36}, "Breakout has none, so it has no effect; use env.frame_size"),
+        ("vizdoom/MAP01", {"frame_width": 64}, "set env.frame_height too"),
+        ("highway/exit-v1", {"frame_height": 36}, "use env.frame_size"),
         ("vizdoom/MAP01", {"frame_skip": 2}, "vizdoom/MAP01 has none"),
     ],
 )
@@ -73,6 +77,12 @@ def test_settings_that_a_game_does_not_have_are_refused(game: str | None, settin
     ((key, value),) = setting.items()
     with pytest.raises(UserError, match=rf"env\.{key}={value}.*{named}"):
         games.check_env(game, EnvConfig(**setting))  # type: ignore[arg-type]
+
+
+def test_frames_are_not_larger_than_the_pictures_of_the_engine() -> None:
+    games.check_env("vizdoom/MAP01", EnvConfig(frame_height=180, frame_width=320))
+    with pytest.raises(UserError, match=r"env\.frame_width=321: larger than the engine's pictures.*at most env\.frame_width=320"):
+        games.check_env("vizdoom/MAP01", EnvConfig(frame_height=180, frame_width=321))
 
 
 def test_random_actions_are_of_their_space_and_discrete_ones_keep_their_bits() -> None:

@@ -44,6 +44,7 @@ from diamond_bench.spaces import ActionSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobSpec
 from diamond_bench.store.kinds import ExtractClipFeatures, ExtractFeatures, ImportDataset
+from diamond_bench.stored import datasets as stored_datasets
 from diamond_bench.studies.plan import plan_study
 
 SIDES = (30, 56)
@@ -468,7 +469,7 @@ def test_columns_are_mapped_by_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "renamed", "left_out", "message"),
     [
-        (ActionSpec.discrete(3), {}, (), r"its actions are Discrete\(3\)"),
+        (ActionSpec.discrete(3), {}, (), r"the actions of the dataset are Discrete\(3\)"),
         (SPEC, {}, (), r"column 'ahead' has no place"),
         (SPEC, {"jmp": "hop"}, (), r"'jmp' is no column of the layout: did you mean jump"),
         (SPEC, {"forward": "aheads"}, (), r"has no column 'aheads': did you mean ahead"),
@@ -489,16 +490,19 @@ def test_columns_that_do_not_fit_are_refused(spec: ActionSpec, renamed: dict[str
 
 def test_a_dataset_is_written_in_the_layout_and_read_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_writer, "FRAMES_PER_FILE", 5)
+    monkeypatch.setattr(stored_datasets, "_SAY_EVERY_SECONDS", -1.0)
     store, making = Store(tmp_path / "outputs", say=lambda text: None), config(source, link_frames=True)
     spec = JobSpec("import_dataset", making)
     store.prepare(spec)
     assert run_job(store, spec.ref, "cpu").name == "done"
     words = ("export-dataset", spec.ref.id[:8], "written")
     done = in_this_process(*words, "--column", "forward=back", "--column", "back=forward", cwd=tmp_path)
-    assert done.stderr.startswith("8 files for training and 6 held-out files, which written/test_split.txt names")
+    said = done.stderr.splitlines()
+    assert "train: 8 of 8 files written" in said
+    assert "files for training: 8; held-out files, which written/test_split.txt names: 6" in said
     names = [f"hdf5_{number}.hdf5" for number in range(1, 15)]
     assert sorted(path.name for path in (tmp_path / "written").glob("*.hdf5")) == sorted(names)
-    assert (tmp_path / "written" / "test_split.txt").read_text().split("\n") == names[8:]
+    assert (tmp_path / "written" / "test_split.txt").read_text() == "".join(f"{name}\n" for name in names[8:])
     train = load_rows(store.folder(spec.ref) / "train")
     with h5py.File(tmp_path / "written" / names[2], "r") as file:  # the last two frames of the first episode
         assert len(file) == 8

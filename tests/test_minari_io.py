@@ -179,6 +179,24 @@ def test_find_dataset_by_folder(tmp_path: Path) -> None:
         find_dataset(str(tmp_path))
 
 
+def test_a_dataset_that_is_not_there_gets_the_nearest_one_or_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
+    (tmp_path / "drives").mkdir()
+    (tmp_path / "drives" / "one.mp4").touch()
+    for name, said in (
+        ("freedoom_demos", "make it with: diamond-bench datasets fetch freedoom_demos$"),
+        ("freedoom_demos-50x80", "make it with: diamond-bench datasets fetch freedoom_demos --divisor N$"),
+        ("freedom_demos", "did you mean freedoom_demos"),
+        (f"{tmp_path}/drivse", f"no such folder; did you mean {tmp_path}/drives"),
+        (f"{tmp_path}/drives/one.mp4", f"a file; name the folder that holds it: data.dataset={tmp_path}/drives$"),
+        ("cartpole/random-v0", "minari download cartpole/random-v0$"),
+    ):
+        with pytest.raises(UserError, match=said):
+            find_dataset(name)
+
+
 def _nested(content: dict[str, Any]) -> str:
     return json.dumps({**content, "author": 0}).replace('"author": 0', '"author": ' + "[" * 200_000 + "]" * 200_000)
 

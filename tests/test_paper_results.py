@@ -279,6 +279,7 @@ def test_a_study_that_varies_the_steps_of_one_arm_alone_has_figures_4_and_8(tmp_
             "diffusion_objective has not been swept into .*; run: diamond-bench sweep diffusion_objective",
         ),
         (["table8"], ["mine:paper"], "mine was not swept at scale paper: there are mine:tiny"),
+        (["table8"], ["sampling_steps:tny"], "unknown scale 'tny': did you mean tiny"),
         (["table8"], [""], "unknown study ''"),
         (["table8"], ["../mine"], "unknown study '../mine'"),
     ],

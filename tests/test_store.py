@@ -107,8 +107,10 @@ def test_find_by_the_beginning_of_an_id(store: Store) -> None:
     spec = count("a")
     store.prepare(spec)
     assert store.find(spec.id[:6]) == store.find(f"count/{spec.id[:4]}") == spec.ref
-    with pytest.raises(UserError, match="names no job"):
+    with pytest.raises(UserError, match=f"names no job.*{spec.id}"):
         store.find("zzzz")
+    with pytest.raises(UserError, match=r"names no job.*there are none"):
+        store.find("zzzz", ["evaluate"])
 
 
 # One owner

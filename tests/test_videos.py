@@ -197,6 +197,10 @@ def test_planning_checks_tables_before_anything_runs(source: Path) -> None:
     (source / "drive_2.csv").rename(source / "drive_3.csv")
     with pytest.raises(UserError, match=r"drive_2\.mkv: its actions drive_2\.csv are missing \(did you mean drive_\d\.csv"):
         check_length(source, 4, 6, None)
+    for table in source.glob("*.csv"):
+        table.unlink()
+    with pytest.raises(UserError, match=r"actions drive_\d\.csv are missing \(the folder has no CSV file\)$"):
+        check_length(source, 4, 6, None)
 
 
 def test_frame_rates_that_ffmpeg_rounds_are_accepted(tmp_path: Path) -> None:

@@ -212,5 +212,7 @@ def test_the_real_game_is_played_and_rewound(tmp_path: Path, monkeypatch: pytest
     assert np.array_equal(found.session(found.starts[10], seed=2).step(keys.action(["ArrowRight"])).shown[0].frame, turned)
     with pytest.raises(UserError, match=r"env.frame_skip=3: vizdoom/my_way_home has none"):
         opening.open_sources(store, request(store, [HOME, "env.frame_skip=3"]))
+    with pytest.raises(UserError, match=r"env.frame_height=180: set env.frame_width too.*env.frame_height=180 env.frame_width=320$"):
+        opening.open_sources(store, request(store, [HOME, "env.frame_height=180"]))
     with pytest.raises(UserError, match="chooses a part of a study"):
         opening.open_sources(store, request(store, [HOME, "scale=tiny"]))

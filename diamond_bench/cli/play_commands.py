@@ -31,7 +31,10 @@ def play(
     start: Annotated[str | None, typer.Option("--start", metavar="EPISODE:STEP", help="Where to begin in the recorded play.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="The seed of all noise and chance.")] = 0,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=MAX_FPS, help="Steps per second.")] = 15.0,
-    horizon: Annotated[int, typer.Option("--horizon", min=0, max=MAX_HORIZON, help="Steps after which play is over; 0 is no limit.")] = 0,
+    horizon: Annotated[
+        int,
+        typer.Option("--horizon", min=0, max=MAX_HORIZON, help="Steps after which play is over. 0 is no limit, or 150 with --headless."),
+    ] = 0,
     milestone: Annotated[float | None, typer.Option("--milestone", help="Share of the training after which the model was saved.")] = None,
     policy: Annotated[
         str | None,

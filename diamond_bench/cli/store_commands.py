@@ -108,11 +108,12 @@ def export_dataset(
     ] = None,
 ) -> None:
     """Write a dataset as HDF5 files of frames, in the layout of Pearce and Zhu's Counter-Strike data."""
-    from diamond_bench.stored.datasets import columns_of, export_frames, size_of
+    from diamond_bench.stored.datasets import DATASETS, columns_of, export_frames, size_of
 
     store = open_store(overrides)
-    train, heldout = export_frames(store, store.find(job), folder, columns_of(column or ()), leave_out or (), size_of(size))
-    say(f"{train} files for training and {heldout} held-out files, which {folder}/test_split.txt names")
+    dataset = store.find(job, DATASETS)
+    train, heldout = export_frames(store, dataset, folder, columns_of(column or ()), leave_out or (), size_of(size), say)
+    say(f"files for training: {train}; held-out files, which {folder}/test_split.txt names: {heldout}")
 
 
 @weights_app.command("list")

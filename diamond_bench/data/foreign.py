@@ -27,6 +27,8 @@ TRAIN, HELDOUT, SETS = "train", "heldout", "sets"
 """Names of sets of episodes, and the key of the metadata that lists the episodes of each set by their numbers."""
 PLAYED, PLAYED_GAME = "played", "played_game"
 """The keys of the game that `diamond-bench play` recorded, in the metadata and in the dataset.json of the imported dataset."""
+MADE = ("freedoom_demos",)
+"""Ids of the datasets that `diamond-bench datasets fetch` makes. An id may end in a size, such as `-200x320`."""
 
 
 def find_dataset(name: str) -> Path:
@@ -49,6 +51,17 @@ def find_dataset(name: str) -> Path:
             f"data.dataset={name!r}: no dataset there: no data/{METADATA} of Minari, no HDF5 files of frames (*{FRAME_FILES}), and no "
             f"videos ({', '.join(VIDEOS)})"
         )
+    if Path(name).expanduser().is_file():
+        raise UserError(f"data.dataset={name!r}: a file; name the folder that holds it: data.dataset={Path(name).parent}")
+    if name.startswith((".", "~", "/")):
+        beside = [str(path) for path in Path(name).parent.glob("*/")]
+        raise UserError(f"data.dataset={name!r}: no such folder; {nearest(name, beside)}")
+    known, dash, _ = name.partition("-")
+    if known in MADE:
+        command = f"diamond-bench datasets fetch {known}{' --divisor N' if dash else ''}"
+        raise UserError(f"data.dataset={name}: it is not in {root} yet; make it with: {command}")
+    if "did you mean" in (made := nearest(name, MADE)):
+        raise UserError(f"data.dataset={name!r}: no such dataset; {made}")
     found = [metadata.parent.parent.relative_to(root).as_posix() for metadata in root.glob(f"**/data/{METADATA}")]
     raise UserError(
         f"data.dataset={name!r}: neither a folder nor the id of a Minari dataset in {root} ({nearest(name, found)}); "

@@ -63,7 +63,7 @@ class Mapped:
         column with another number of values, and for a column of the game that has no place.
         """
         if actions.kind != "MultiDiscrete" or not actions.names:
-            raise UserError(f"its actions are {actions}; the layout needs MultiDiscrete actions whose columns have names")
+            raise UserError(f"the actions of the dataset are {actions}; the layout needs MultiDiscrete actions whose columns have names")
         for target, source in renamed.items():
             if target not in NAMES:
                 raise UserError(f"--column {target}={source}: {target!r} is no column of the layout: {nearest(target, NAMES)}")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from diamond_bench.data.foreign import FRAME_FILES, MAX_SIDE, own_files
 from diamond_bench.data.frame_actions import WIDTH, decode
-from diamond_bench.errors import UserError, nearest
+from diamond_bench.errors import UserError
 from diamond_bench.reading import open_file
 
 _KEY = re.compile(r"frame_(\d{1,9})_[xy]")
@@ -127,7 +127,7 @@ def _count(path: Path, file: h5py.File) -> int:
     for i in range(max(numbers) + 1):  # ends at the first gap
         for key in (f"frame_{i}_x", f"frame_{i}_y"):
             if key not in names:
-                raise UserError(f"{path}: {key} is missing ({nearest(key, names)}); expected both arrays of frames 0 to {max(numbers)}")
+                raise UserError(f"{path}: {key} is missing; expected both arrays of frames 0 to {max(numbers)}")
     return max(numbers) + 1
 
 

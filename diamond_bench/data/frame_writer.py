@@ -39,6 +39,11 @@ def write_frame_files(source: SegmentSource, mapped: Mapped, picture: Picture, f
             yield path
 
 
+def count_files(source: SegmentSource) -> int:
+    """The number of files that `write_frame_files` writes for a source."""
+    return sum(len(_begins(length)) for length in source.lengths.tolist())
+
+
 def _begins(length: int) -> Sequence[int]:
     """First frames of an episode's files. A last file of one frame would have no step, so that frame is left out."""
     return [begin for begin in range(0, length, FRAMES_PER_FILE) if length - begin > 1]

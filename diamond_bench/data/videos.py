@@ -64,7 +64,8 @@ def pairs(folder: Path) -> tuple[list[Path], list[Path]]:
         if path.with_suffix(".csv") not in tables:
             names = [table.relative_to(folder).as_posix() for table in tables]
             wanted = path.with_suffix(".csv").relative_to(folder).as_posix()
-            raise UserError(f"{path}: its actions {wanted} are missing ({nearest(wanted, names)})")
+            near = nearest(wanted, names) if names else "the folder has no CSV file"
+            raise UserError(f"{path}: its actions {wanted} are missing ({near})")
     return files, [path.with_suffix(".csv") for path in files]
 
 

@@ -36,13 +36,15 @@ POLICIES = ("random", "expert", "look_around")
 _UNREAD = ("frame_size", "pooling")
 """Fields of `EnvConfig` that conf/env or a scale sets for all games. A family that does not use them ignores them, and refuses others."""
 
+_SQUARE, _SIDES = "frame_size", ("frame_height", "frame_width")
+
 
 def family_of(game: str) -> EnvFamily:
     """The family of a game, by its name. Raises UserError with the nearest games if there is none."""
     head, slash, _ = game.partition("/")
     prefix = f"{head}/" if slash else ""
     if prefix not in ENV_FAMILIES:
-        raise UserError(f"game={game!r}: unknown game: {nearest(game, games())}")
+        raise UserError(_unknown(game))
     family: EnvFamily = imported(ENV_FAMILIES[prefix])
     return family
 
@@ -55,8 +57,14 @@ def games() -> list[str]:
 def check_game(game: str) -> str:
     """Returns the name if there is such a game. Otherwise raises UserError with the nearest names of all families."""
     if game not in family_of(game).names():
-        raise UserError(f"game={game!r}: unknown game: {nearest(game, games())}")
+        raise UserError(_unknown(game))
     return game
+
+
+def _unknown(game: str) -> str:
+    """The message for a name that is no game. A name without its prefix, such as `E1M1`, is found too."""
+    bare = [name for name in games() if name.rpartition("/")[2].casefold() == game.rpartition("/")[2].casefold()]
+    return f"game={game!r}: unknown game: {nearest(game, bare) if bare else nearest(game, games())}"
 
 
 def check_env(game: str | None, config: EnvConfig) -> None:
@@ -69,7 +77,8 @@ def check_env(game: str | None, config: EnvConfig) -> None:
     for key in (f.name for f in fields(EnvConfig) if f.name not in (*read, *_UNREAD)):
         if getattr(config, key) != getattr(EnvConfig(), key):
             whose = game or "a dataset of your own"
-            raise UserError(f"env.{key}={getattr(config, key)}: {whose} has none, so it has no effect; leave it out")
+            other = f"use env.{_SQUARE}" if key in _SIDES and _SQUARE in read else "leave it out"
+            raise UserError(f"env.{key}={getattr(config, key)}: {whose} has none, so it has no effect; {other}")
     if game is not None:
         family.check(game, config)
 
@@ -77,7 +86,9 @@ def check_env(game: str | None, config: EnvConfig) -> None:
 def unread_settings(game: str, config: EnvConfig) -> Iterator[tuple[str, str]]:
     """(name, reason) of the fields of `EnvConfig` that have no effect in this game."""
     family = family_of(game)
-    yield from ((name, f"games=[{game}]") for name in _UNREAD if name not in family.reads)
+    for name in (name for name in _UNREAD if name not in family.reads):
+        sides = name == _SQUARE and family.reads.issuperset(_SIDES)
+        yield name, f"games=[{game}]" + (f"; use {' and '.join(f'env.{side}' for side in _SIDES)}" if sides else "")
     yield from family.unread(config).items()
 
 

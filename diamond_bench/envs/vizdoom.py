@@ -8,6 +8,7 @@ from diamond_bench.envs.family import EnvFamily, Truth
 from diamond_bench.envs.first_person import ACTIONS
 from diamond_bench.envs.packages import check_package
 from diamond_bench.envs.vizdoom_maps import FRAME_SKIP, MAPS, RENDERED, SCENARIOS
+from diamond_bench.errors import UserError
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ def _actions(game: str) -> ActionSpec:
 
 def _check(game: str, config: EnvConfig) -> None:
     check_package("vizdoom", game)
+    sides = {"env.frame_height": config.frame_height, "env.frame_width": config.frame_width}
+    given = {key: side for key, side in sides.items() if side is not None}
+    drawn = dict(zip(sides, RENDERED, strict=True))
+    shape = " ".join(f"{key}={side}" for key, side in drawn.items())
+    for key, side in given.items():
+        if len(given) == 1:
+            other = next(name for name in sides if name != key)
+            raise UserError(f"{key}={side}: set {other} too. The engine's pictures have {shape}")
+        if side > drawn[key]:
+            raise UserError(f"{key}={side}: larger than the engine's pictures, which have {shape}; set at most {key}={drawn[key]}")
 
 
 def _make(game: str, config: EnvConfig) -> "Env":

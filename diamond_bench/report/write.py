@@ -122,7 +122,7 @@ def draw_figures(
     for figure in figures:
         if time.monotonic() - last > _SAY_EVERY_SECONDS:
             last = time.monotonic()
-            say(f"{len(shown)} figures drawn so far")
+            say(f"figures drawn so far: {len(shown)}")
         family = figure.stem.partition("-at-")[0]
         drawn[family] += 1
         if drawn[family] > _MAX_VIEWS:

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -138,12 +138,16 @@ class Store:
         """All jobs that have a folder in the store."""
         return [ref for ref, _ in self._folders()]
 
-    def find(self, prefix: str) -> JobRef:
-        """The only job whose id (or kind/id) begins with `prefix`. Raises UserError if there is none, or several."""
+    def find(self, prefix: str, kinds: Sequence[str] = ()) -> JobRef:
+        """The only job whose id (or kind/id) begins with `prefix`. Raises UserError if there is none, or several.
+
+        The message then names similar ids of jobs of `kinds`, or of all jobs if it is empty.
+        """
         kind, _, identity = prefix.rpartition("/")
         found = [ref for ref in self.refs() if ref.id.startswith(identity) and kind in ("", ref.kind)]
         if len(found) != 1:
-            hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(identity, (ref.id for ref in self.refs()))
+            near = [ref.id for ref in self.refs() if not kinds or ref.kind in kinds]
+            hint = "it fits " + ", ".join(map(str, found[:5])) if found else nearest(identity, near)
             raise UserError(f"{prefix!r} names {f'{len(found)} jobs' if found else 'no job'} of {self.root}; {hint}")
         return found[0]
 

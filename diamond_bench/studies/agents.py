@@ -131,7 +131,9 @@ def import_job(file: Path, game: str | None, frame_size: int | None = None, **co
     if game is None:
         game = next((known for known in games.games() if known.lower() == file.stem.lower()), None)
         if game is None:
-            raise UserError(f"{file}: which game is it of? Say so: diamond-bench import {file} game=Breakout")
+            raise UserError(
+                f"{file}: which game is it of? It holds no CS:GO world model. Name the game: diamond-bench import {file} game=Breakout"
+            )
     games.num_actions(game)
     config = {"digest": digest, "game": game, "file": str(file.absolute()), "frame_size": frame_size, **constants}
     return JobSpec("import_agent", build(ImportAgent, config))
@@ -250,8 +252,8 @@ def _fitting(config: RunConfig, store: Store, key: str, name: str) -> JobRef:
     try:
         ref = find_agent(store, name)
     except UserError as error:
-        named = f" ({nearest(name, games.POLICIES)}; or the id of a finished agent)" if key == "data.policy" else ""
-        raise UserError(f"{key}={name!r}{named}: {error}") from None
+        named = f"no policy ({nearest(name, games.POLICIES)}), and " if key == "data.policy" else ""
+        raise UserError(f"{key}={name!r}: {named}{error}") from None
     game, _, env = trained_with(store, ref)
     if config.data.dataset is None and game != config.game:
         raise UserError(f"{key}={name}: the agent {ref} plays {game}, not {config.game}; use games={game}")

@@ -2,6 +2,7 @@
 torch."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,7 +81,9 @@ class Cascade(WorldSettings):
 def check_frames(settings: Cascade, frames: FrameSpec) -> None:
     """Raises UserError if frames of this size have no exact low resolution."""
     if any(side % settings.factor for side in frames.sides):
-        raise UserError(f"family.factor={settings.factor}: it does not divide the sides of frames of {frames} pixels")
+        common = math.gcd(*frames.sides)
+        valid = ", ".join(str(factor) for factor in range(2, common + 1) if common % factor == 0) or "none; choose another size of frames"
+        raise UserError(f"family.factor={settings.factor}: it does not divide the sides of frames of {frames} pixels; valid: {valid}")
 
 
 def check_two_stages(settings: Cascade, sampler: Sampler) -> CascadeSampler:
