@@ -362,7 +362,7 @@ TWO_MOVEMENTS = encode(actions_of(0, 1))[0].copy()
 TWO_MOVEMENTS[13:36] = 1
 
 REFUSED: list[tuple[Callable[[Path], None], str]] = [
-    (edited(lambda file: file.pop("frame_7_x") and None), r"frame_7_x is missing \(did you mean frame_"),
+    (edited(lambda file: file.pop("frame_7_x") and None), r"frame_7_x is missing; expected both arrays of frames 0 to"),
     (edited(lambda file: file.pop("frame_11_y") and None), r"frame_11_y is missing"),
     (changed("frame_3_x", np.zeros((30, 55, 3), np.uint8)), r"frame_3_x is uint8 \(30, 55, 3\); expected uint8 \(30, 56, 3\)"),
     (changed("frame_3_x", np.zeros((30, 56, 3), np.float32)), r"frame_3_x is float32"),

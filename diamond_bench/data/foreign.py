@@ -27,7 +27,7 @@ TRAIN, HELDOUT, SETS = "train", "heldout", "sets"
 """Names of sets of episodes, and the key of the metadata that lists the episodes of each set by their numbers."""
 PLAYED, PLAYED_GAME = "played", "played_game"
 """The keys of the game that `diamond-bench play` recorded, in the metadata and in the dataset.json of the imported dataset."""
-MADE = ("freedoom_demos",)
+FETCHED = ("freedoom_demos",)
 """Ids of the datasets that `diamond-bench datasets fetch` makes. An id may end in a size, such as `-200x320`."""
 
 
@@ -57,11 +57,11 @@ def find_dataset(name: str) -> Path:
         beside = [str(path) for path in Path(name).parent.glob("*/")]
         raise UserError(f"data.dataset={name!r}: no such folder; {nearest(name, beside)}")
     known, dash, _ = name.partition("-")
-    if known in MADE:
+    if known in FETCHED:
         command = f"diamond-bench datasets fetch {known}{' --divisor N' if dash else ''}"
         raise UserError(f"data.dataset={name}: it is not in {root} yet; make it with: {command}")
-    if "did you mean" in (made := nearest(name, MADE)):
-        raise UserError(f"data.dataset={name!r}: no such dataset; {made}")
+    if "did you mean" in (near := nearest(name, FETCHED)):
+        raise UserError(f"data.dataset={name!r}: no such dataset; {near}")
     found = [metadata.parent.parent.relative_to(root).as_posix() for metadata in root.glob(f"**/data/{METADATA}")]
     raise UserError(
         f"data.dataset={name!r}: neither a folder nor the id of a Minari dataset in {root} ({nearest(name, found)}); "

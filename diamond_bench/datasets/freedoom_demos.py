@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from diamond_bench.data.foreign import ACTION_NAMES, HELDOUT, MADE, SETS, TRAIN, minari_root
+from diamond_bench.data.foreign import ACTION_NAMES, FETCHED, HELDOUT, SETS, TRAIN, minari_root
 from diamond_bench.data.minari_io import Episode, read_own_episodes, write_dataset, write_episode
 from diamond_bench.datasets.demo_lumps import Demo, parse_demo
 from diamond_bench.datasets.doom_actions import ACTIONS, COLUMNS, encode
@@ -29,7 +29,7 @@ from diamond_bench.errors import UserError, nearest
 from diamond_bench.spaces import FrameSpec, WorldSpec
 from diamond_bench.store.files import read_json, temporary_name, write_json
 
-NAME, FACTS_FILE = MADE[0], "demos.json"
+NAME, FACTS_FILE = FETCHED[0], "demos.json"
 OUT_OF_MAP = "out_of_map"
 DIVISORS = (1, 2, 4, 5, 8, 10)
 """Divisors of 200 and 320 that leave at least 20 rows."""
