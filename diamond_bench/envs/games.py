@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import EnvConfig, imported
 from diamond_bench.envs.family import EnvFamily, Truth
-from diamond_bench.errors import UserError, nearest
+from diamond_bench.errors import UserError, joined, nearest
 from diamond_bench.spaces import ActionSpec, FrameSpec, WorldSpec
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def check_game(game: str) -> str:
 def _unknown(game: str) -> str:
     """The message for a name that is no game. A name without its prefix, such as `E1M1`, is found too."""
     bare = [name for name in games() if name.rpartition("/")[2].casefold() == game.rpartition("/")[2].casefold()]
-    return f"game={game!r}: unknown game: {nearest(game, bare) if bare else nearest(game, games())}"
+    return f"game={game!r}: unknown game: " + (f"did you mean {joined(bare)}?" if bare else nearest(game, games()))
 
 
 def check_env(game: str | None, config: EnvConfig) -> None:
