@@ -54,8 +54,8 @@ def find_dataset(name: str) -> Path:
     if Path(name).expanduser().is_file():
         raise UserError(f"data.dataset={name!r}: a file; name the folder that holds it: data.dataset={Path(name).parent}")
     if name.startswith((".", "~", "/")):
-        beside = [str(path) for path in Path(name).parent.glob("*/")]
-        raise UserError(f"data.dataset={name!r}: no such folder; {nearest(name, beside)}")
+        siblings = [str(path) for path in Path(name).parent.glob("*/")]
+        raise UserError(f"data.dataset={name!r}: no such folder; {nearest(name, siblings)}")
     known, dash, _ = name.partition("-")
     if known in FETCHED:
         command = f"diamond-bench datasets fetch {known}{' --divisor N' if dash else ''}"
