@@ -19,7 +19,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.estimate import estimate, slow_bf16, slow_sizes, time_range
+from diamond_bench.studies.estimate import estimate, precision_notes, slow_sizes, time_range
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.overview import StudyStatus, job_variants
@@ -117,7 +117,7 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
     here = isinstance(plan.cluster, LocalCluster)
-    slow = (*slow_bf16(plan.jobs, missing), *slow_sizes(plan.jobs, missing), *workers(plan, missing).notes) if here else ()
+    slow = (*precision_notes(plan.jobs, missing), *slow_sizes(plan.jobs, missing), *workers(plan, missing).notes) if here else ()
     for sentence in (*slow, *notes):
         out.print(f"note: {escape(sentence)}", highlight=False)
 

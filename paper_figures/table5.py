@@ -40,7 +40,7 @@ def make(inputs: Inputs) -> Output:
     """The printed numbers, then those of each finished profile."""
     profiles, lacks = _profiles(inputs.store)
     heads = [Head("What"), Head("RTX 4090\n(as printed)", "printed_rtx_4090")]
-    heads += [_head(ref, config) for ref, config, _ in profiles]
+    heads += [_head(ref, config, result) for ref, config, result in profiles]
     rows = []
     for what, name, printed, unit in _ROWS:
         level = (len(what) - len(what.lstrip())) // 2
@@ -83,13 +83,14 @@ def _profiles(store: Store) -> tuple[list[_Found], list[Lack]]:
     return sorted(found, key=lambda one: (one[1].device_name, one[1].execution.precision, one[1].scale, one[0])), lacks
 
 
-def _head(ref: JobRef, config: Profile) -> Head:
+def _head(ref: JobRef, config: Profile, result: StoredResult) -> Head:
     """Device and precision, and notes on this column."""
     notes = [f"Job {ref.id}, game {config.training.game}, seed {config.training.seed}, {config.executed}, scale {config.scale}."]
     different = "; ".join(f"{key} {mine} (the paper: {theirs})" for key, mine, theirs in differences(config.training))
     if different:
         notes.append(f"Not the paper's sizes, so that its times are not comparable to the printed ones: {different}.")
-    return Head(f"{config.device_name}\n{config.execution.precision}, scale {config.scale}", f"profile_{ref.id}", tuple(notes))
+    precision = result.info["ways"][0]["precision"]
+    return Head(f"{config.device_name}\n{precision}, scale {config.scale}", f"profile_{ref.id}", tuple(notes))
 
 
 def _cell(result: StoredResult, name: str, unit: str) -> Cell:

@@ -32,6 +32,7 @@ from diamond_bench.studies.execution import (
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.studies.single import plan_train
 from diamond_bench.training.checkpoint import load_checkpoints, save_checkpoint
+from diamond_bench.training.loop import Begun
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -175,11 +176,11 @@ def test_the_compiler_is_looked_for_where_torch_does(monkeypatch: pytest.MonkeyP
 
 def test_a_run_that_goes_on_keeps_what_it_began_with_where_it_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     long, short = COMPILE_PAYS_OFF_FLOPS["cpu"], 0.0
-    assert resolve(ExecutionConfig(), CPU, long, begun="none").compile == "none", "a run from before there was compiling"
-    assert resolve(ExecutionConfig(), CPU, short, begun="all").compile == "all"
-    assert resolve(ExecutionConfig(compile="none"), CPU, long, begun="all").compile == "none"
+    assert resolve(ExecutionConfig(), CPU, long, begun=Begun("none")).compile == "none", "a run from before there was compiling"
+    assert resolve(ExecutionConfig(), CPU, short, begun=Begun("all")).compile == "all"
+    assert resolve(ExecutionConfig(compile="none"), CPU, long, begun=Begun("all")).compile == "none"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert resolve(ExecutionConfig(), CPU, long, begun="all").compile == "none"
+    assert resolve(ExecutionConfig(), CPU, long, begun=Begun("all")).compile == "none"
 
 
 def test_a_checkpoint_of_other_arithmetic_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_studies_scales_keys_and_values_are_offered() -> None:
     assert offers("sweep sampling_steps scale=s") == ["scale=small", "scale=smoke"]
     assert offers("sweep sampling_steps sampler.num") == ["sampler.num_steps="]
     assert set(offers("sweep sampling_steps sampler")) == {"sampler=", "sampler.", "sampler/schedule="}
-    assert offers("sweep x execution.precision=") == [f"execution.precision={name}" for name in ("fp32", "tf32", "bf16")]
+    assert offers("sweep x execution.precision=") == [f"execution.precision={name}" for name in ("fp32", "tf32", "bf16", "auto")]
     assert offers("sweep x 'games=[Breakout,Pon") == ["games=[Breakout,Pong"]
     assert offers("sweep x metrics=[drift,ss") == ["metrics=[drift,ssim"]
     assert offers("train ga") == ["game="]

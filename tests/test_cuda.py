@@ -57,6 +57,7 @@ def replay(device: torch.device) -> Replay:
 def learners(device: str, execution: Execution = Execution(), precision: str = "fp32") -> Learners:
     torch.manual_seed(0)
     on = torch.device(device)
+    execution = replace(execution, precision=precision)
     return Learners(config(precision), on, replay(on), torch.Generator(on).manual_seed(7), execution)
 
 

@@ -94,20 +94,26 @@ def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "units", "slow"),
+    ("tokens", "units", "words"),
     [
-        (["execution.precision=bf16", "execution.device=cpu"], False, True),
-        (["execution.precision=bf16", "execution.device=cpu"], True, False),
-        (["execution.precision=bf16", "execution.device=cuda"], False, False),
-        (["execution.device=cpu"], False, False),
+        (["execution.precision=bf16", "execution.device=cpu"], False, "bf16: this CPU has no units"),
+        (["execution.precision=bf16", "execution.device=cpu"], True, None),
+        (["execution.precision=bf16", "execution.device=cpu"], None, None),
+        (["execution.precision=bf16", "execution.device=cuda"], False, None),
+        (["execution.precision=auto", "execution.device=cpu"], True, "auto: on this CPU bf16, because it has units"),
+        (["execution.precision=auto", "execution.device=cpu"], False, "auto: on this CPU fp32, because it lists no units"),
+        (["execution.precision=auto", "execution.device=cpu"], None, "auto: on this CPU fp32, because it lists no units"),
+        (["execution.precision=auto", "execution.device=cuda"], False, "auto: bf16 on a GPU of compute capability 8.0 or higher"),
+        (["execution.device=cpu"], False, None),
     ],
 )
-def test_bf16_on_a_processor_without_units_is_named(
-    tokens: list[str], units: bool, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_meaning_of_a_precision_on_this_machine_is_named(
+    tokens: list[str], units: bool | None, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimating, "has_bf16_units", lambda: units)
+    monkeypatch.setattr(estimating, "bf16_units", lambda: units)
     plan = planned(tmp_path, tokens)
-    assert bool(estimating.slow_bf16(plan.jobs, plan.jobs)) == slow
+    notes = estimating.precision_notes(plan.jobs, plan.jobs)
+    assert [words in note for note in notes if words is not None] == [True] * (words is not None), notes
 
 
 @pytest.mark.parametrize(
@@ -130,12 +136,12 @@ def test_a_family_of_full_size_on_a_cpu_is_named(tokens: list[str], named: list[
         ("flags\t\t: fpu avx512f avx512_bf16 sse\n", True),
         ("Features\t: fp asimd bf16\n", True),
         ("flags\t\t: fpu avx2\n", False),
-        ("processor: 0\n", True),
+        ("processor: 0\n", None),
     ],
 )
-def test_units_for_bf16_are_read_from_the_processor_s_flags(text: str, units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_units_for_bf16_are_read_from_the_processor_s_flags(text: str, units: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: text)
-    assert execution.has_bf16_units() == units
+    assert execution.bf16_units() is units
 
 
 def test_a_finished_job_without_work_tells_no_speed(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_what_is_compared_is_built_last_and_as_it_is_described(small: TrainAgent
     monkeypatch.setattr(profile_job, "peak_bytes", lambda device: happened.append("memory") or 1)
     fast = replace(small, execution=replace(small.execution, precision="bf16"))
     result = profiling(fast, tmp_path, "plain", "action,peak_memory").run()
-    configured = Execution("none", "none", fused=True)
+    configured = Execution("none", "none", fused=True, precision="bf16")
     assert happened == [("bf16", configured, False), "memory", ("fp32", Execution(fused=False), True)]
     assert result.info["ways"] == [
         {"precision": "bf16", "compile": "none", "cuda_graphs": "none"},

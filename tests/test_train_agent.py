@@ -190,7 +190,7 @@ def test_the_initial_collection_is_played_in_short_blocks_and_can_be_continued(d
 def damaged_newest(folder: Path) -> Path:
     newest = max((folder / "checkpoint").glob("step-*.pt"))
     _, state, _ = next(load_checkpoints(folder / "checkpoint", print))
-    assert set(state) == {"device", "compile", "position", "means", "generator", "play", "learners", "replay_rows"}, (
+    assert set(state) - {"precision"} == {"device", "compile", "position", "means", "generator", "play", "learners", "replay_rows"}, (
         "as in earlier versions"
     )
     newest.write_bytes(newest.read_bytes()[:-100])

@@ -255,7 +255,7 @@ def test_a_checkpoint_holds_what_earlier_versions_wrote_so_that_theirs_are_resum
     with pytest.raises(Interrupted):
         train(tmp_path / "t", 4)
     (_, state) = load_checkpoint(tmp_path / "t" / "checkpoint", print) or (0, {})
-    assert set(state) == {"device", "compile", "pending", "recent", "denoiser", "optimizer", "generator", "seconds"}
+    assert set(state) - {"precision"} == {"device", "compile", "pending", "recent", "denoiser", "optimizer", "generator", "seconds"}
 
 
 def test_a_checkpoint_of_another_kind_of_device_is_not_gone_on_with(data: EpisodeSet, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     from diamond_bench.launch.cores import workers
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
-    from diamond_bench.studies.estimate import estimate, slow_bf16, slow_sizes
+    from diamond_bench.studies.estimate import estimate, precision_notes, slow_sizes
     from diamond_bench.studies.overview import job_labels
 
     begin, saved = planned(plan, store)
@@ -160,7 +160,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     if missing:
         say(amount(plan, cost))
     share = workers(plan, missing)
-    for sentence in (*slow_bf16(plan.jobs, missing), *slow_sizes(plan.jobs, missing), *share.notes):
+    for sentence in (*precision_notes(plan.jobs, missing), *slow_sizes(plan.jobs, missing), *share.notes):
         say(f"note: {sentence}")
     with progress_display(job_labels(saved.points), expected=cost.seconds) as display:
         store.say = display.say

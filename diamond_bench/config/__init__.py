@@ -281,8 +281,9 @@ class EvaluationConfig:
 class ExecutionConfig:
     """How the arithmetic is done."""
 
-    precision: Literal["fp32", "tf32", "bf16"] = setting("fp32")
-    """Precision of the networks. It enters a job's identity. The solver, losses and quantisation always use fp32."""
+    precision: Literal["fp32", "tf32", "bf16", "auto"] = setting("fp32")
+    """Precision of the networks. It enters a job's identity. The solver, losses and quantisation always use fp32. auto is bf16 on a device
+    with units for it, and fp32 on others. A result records which one it was."""
     compile: Literal["auto", "none", "imagination", "all"] = setting("auto")
     """Which forward passes use torch.compile: none, those of the imagination, or those of the updates too. Compiling changes the last bits
     of numbers, so this setting enters the identity. auto compiles all in jobs that are long enough for compiling to pay off, and nothing in

@@ -66,7 +66,9 @@ class Learners:
         """`execution`: by default the one that config.execution resolves to."""
         self.config, self.replay, self.generator = config, replay, generator
         self.execution = resolve_for(config, device) if execution is None else execution
-        agent = build_agent(describe(config), config.execution.precision, device)
+        asked, precision = config.execution.precision, self.execution.precision
+        assert asked in ("auto", precision), f"{precision}, not {asked}"
+        agent = build_agent(describe(config), precision, device)
         self.agent: Agent = apply_to_agent(self.execution, agent, config)
         self.world: WorldModel | None = None
         """The environment of the policy's learning, with its sampler bound. None if the agent is model-free."""

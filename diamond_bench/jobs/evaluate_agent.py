@@ -15,6 +15,7 @@ from diamond_bench.evaluation.player import PolicyPlayer
 from diamond_bench.evaluation.rollouts import imagine
 from diamond_bench.jobs.context import Interrupted, JobContext, Result, Row
 from diamond_bench.jobs.final_games import FinalGames
+from diamond_bench.jobs.precision import kept_precision
 from diamond_bench.metrics.play import WindowBatch
 from diamond_bench.store.files import DamagedFile, read_json
 from diamond_bench.store.kinds import EvaluateAgent
@@ -36,7 +37,8 @@ def run(config: EvaluateAgent, context: JobContext) -> Result:
 class _Evaluation:
     def __init__(self, config: EvaluateAgent, context: JobContext) -> None:
         self.config, self.context, self.settings = config, context, config.evaluation
-        self.agent: Agent = load_agent(context.inputs["agent"] / AGENT_FOLDER, config.execution.precision, context.device)
+        self.precision = kept_precision(config.execution.precision, context)
+        self.agent: Agent = load_agent(context.inputs["agent"] / AGENT_FOLDER, self.precision, context.device)
         self.game = self.agent.description.game
         if self.agent.description.frame_size != config.env.frame_size:
             raise UserError(f"env.frame_size={config.env.frame_size}: the agent sees frames of {self.agent.description.frame_size} pixels")
@@ -63,7 +65,8 @@ class _Evaluation:
                 rows.append(Row("normalised_return", float((returns.sum() / lengths.sum() - low) / (high - low))))
         policy = f"sampled, temperature {settings.temperature:g}, epsilon {settings.epsilon:g}"
         record = {**self.final.conditions(games, policy), "real_steps": _real_steps(self.context.inputs["agent"])}
-        return Result(rows, {"protocol_record": record, "return_std": float(returns.std())})
+        way = {"precision": self.precision}
+        return Result(rows, {"protocol_record": record, "return_std": float(returns.std()), "execution": way})
 
     def _watch(self, index: int, frame: Frame, action: int, reward: float) -> None:
         if index == 0 and len(self.film) < _VIDEO_STEPS:

@@ -45,6 +45,7 @@ from diamond_bench.jobs.imagination_prices import known_prices, prices, speed
 from diamond_bench.jobs.loaded_world import executed_world, loaded_world, reward_end_model
 from diamond_bench.jobs.memory import reset_peak
 from diamond_bench.jobs.parts import Arrays, Parts, join, save_arrays
+from diamond_bench.jobs.precision import kept_precision
 from diamond_bench.jobs.true_play import playable
 from diamond_bench.metrics import all_metrics, measured
 from diamond_bench.metrics.forks import find_forks
@@ -160,7 +161,10 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     optional: tuple[Play, ...] = ("forks", "altered")
     kinds: list[Play] = ["rollouts", "one_step", "samples", *(kind for kind in optional if measures(settings.metrics, kind))]
     given = config.given
+    precision = kept_precision(config.execution.precision, context)
     twin = None if given is not None else context.twin(_without_metrics, ("dataset", "world_model"))
+    if twin is not None and twin.result.info.get("execution", {}).get("precision", precision) != precision:
+        twin = None  # execution.precision=auto meant another precision there
     kept: Mapping[Play, Frames] = {} if twin is None else kept_in(twin, kinds)
     world, way = None, {} if twin is None else twin.result.info.get("execution", {})
     if given is not None:
@@ -171,7 +175,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
         or any(measures(settings.metrics, kind) for kind in _RUNS_THE_MODEL)
         or world_family(config.family).reconstructs
     ):
-        world, execution = executed_world(loaded_world(config, context, heldout, device), config, len(one_step), device)
+        loaded = loaded_world(config, context, heldout, precision)
+        world, execution = executed_world(loaded, config, len(one_step), precision, device)
         way = facts_of(execution)
     holds, replays = world is not None and measures(settings.metrics, "held"), any(all_metrics()[name].replays for name in settings.metrics)
     game = playable(dataset, heldout, described.spec) if holds or replays else None
@@ -193,7 +198,7 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     parts = Parts(context, ticks, arithmetic_name(device.type, way.get("compile", "none")))
     frames: dict[Play, Frames] = {} if world is None else dict.fromkeys(kinds, Imagined(world, parts.tick))
     actions, opened = described.spec.actions, list(meters.values())
-    outcomes = None if world is None or "outcomes" not in there else OutcomeModel(world, reward_end_model(config, context, device))
+    outcomes = None if world is None or "outcomes" not in there else OutcomeModel(world, reward_end_model(context, precision))
     windows = (references, one_step, estimated, forks, held, outcomes)
     of_game = game if replays else None
     work = Work(config, parts, world, reconstructs, twin, {**frames, **kept}, batches, metrics, opened, *windows, actions, of_game)

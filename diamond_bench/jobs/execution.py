@@ -11,9 +11,12 @@ from diamond_bench.config import ExecutionConfig
 from diamond_bench.costs.train_agent import agent_work
 from diamond_bench.diffusion.side_by_side import group_sizes
 from diamond_bench.jobs.context import Row
+from diamond_bench.jobs.precision import resolved_precision
 from diamond_bench.models.compilation import Compilable
+from diamond_bench.models.precision import Precision
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.execution import COMPILE_PAYS_OFF_FLOPS, check_execution, has_compiler
+from diamond_bench.training.loop import Begun
 from diamond_bench.worlds.contract import TrainedWorld, WorldModel
 from diamond_bench.worlds.recorded import recorded
 
@@ -32,6 +35,7 @@ class Execution:
     """Whether the optimiser uses few, fused kernels."""
     encode_past: Literal["every_call", "once"] = "every_call"
     """How often the encoder of past frames runs while a frame is sampled."""
+    precision: Precision = "fp32"
 
     @property
     def records_updates(self) -> bool:
@@ -43,26 +47,27 @@ class Execution:
         return set(group_sizes(num_games, self.sampling_streams))
 
 
-def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: str | None = None) -> Execution:
-    """Resolves `execution` for a job of `work` FLOP on a device. `begun`: the resolved value of `compile` in the job's first attempt, which
-    auto keeps if possible.
+def resolve(asked: ExecutionConfig, device: torch.device, work: float, begun: Begun | None = None) -> Execution:
+    """Resolves `execution` for a job of `work` FLOP on a device. `begun`: the execution of the job's first attempt. `compile=auto` keeps it
+    if possible, and `precision=auto` always.
 
-    Auto compiles if a compiler is found. Raises UserError if the request is impossible (`check_execution`).
+    Auto compiles if a compiler is found. Raises UserError if the request is impossible (`check_execution`, `resolved_precision`).
     """
     check_execution(asked, device.type)
+    precision = resolved_precision(asked.precision, device, None if begun is None else begun.precision)
     compile: Extent
     if asked.compile == "auto":
-        wanted = begun != "none" if begun is not None else work >= COMPILE_PAYS_OFF_FLOPS[device.type]
+        wanted = begun.compile != "none" if begun is not None else work >= COMPILE_PAYS_OFF_FLOPS[device.type]
         compile = "all" if wanted and has_compiler(device.type) else "none"
     else:
         compile = asked.compile
-    return Execution(compile, asked.cuda_graphs, asked.sampling_streams, encode_past=asked.encode_past)
+    return Execution(compile, asked.cuda_graphs, asked.sampling_streams, encode_past=asked.encode_past, precision=precision)
 
 
-def resolve_for(config: TrainAgent, device: torch.device, begun: str | None = None) -> Execution:
+def resolve_for(config: TrainAgent, device: torch.device, begun: Begun | None = None) -> Execution:
     """`resolve` for the training of an agent. Without a world model to train, nothing is compiled or recorded."""
     if not config.trains_world_model:
-        return Execution()
+        return Execution(precision=resolved_precision(config.execution.precision, device, None if begun is None else begun.precision))
     return resolve(config.execution, device, agent_work(config), begun)
 
 
@@ -106,7 +111,7 @@ def facts_of(execution: Execution) -> dict[str, str]:
     """The facts about the execution for a result."""
     streams = {"sampling_streams": str(execution.sampling_streams)} if execution.sampling_streams > 1 else {}
     once = {"encode_past": "once"} if execution.encode_past == "once" else {}
-    return {"compile": execution.compile, "cuda_graphs": execution.cuda_graphs, **streams, **once}
+    return {"precision": execution.precision, "compile": execution.compile, "cuda_graphs": execution.cuda_graphs, **streams, **once}
 
 
 def compile_rows(networks: Iterable[Compilable]) -> list[Row]:

@@ -35,7 +35,8 @@ class Gradients:
     ) -> None:
         training = config.training
         torch.manual_seed(config.seed)  # for the initial weights; a worker runs one job at a time
-        self.config, self.model = config, build_world_model(config, spec, config.execution.precision, device)
+        assert config.execution.precision in ("auto", execution.precision), f"{execution.precision}, not {config.execution.precision}"
+        self.config, self.model = config, build_world_model(config, spec, execution.precision, device)
         self.execution = execution = supported_by(self.model, execution)
         apply(execution, dict.fromkeys(self.model.compilable, (training.batch_size,)) if execution.compile == "all" else {})
         self.trainables = self.model.trainables(training)

@@ -1,5 +1,6 @@
 """The world model of an evaluation, loaded and executed as its config asks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution, apply_to_world_model, resolve, supported_by
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.models.graphs import Graphed
+from diamond_bench.models.precision import Precision
 from diamond_bench.models.reward_end_model import RewardEndModel
 from diamond_bench.models.shape import IMAGE_CHANNELS
 from diamond_bench.store.kinds import EvaluateWorldModel
@@ -21,40 +23,44 @@ from diamond_bench.worlds.families import load_world_model, open_world
 from diamond_bench.worlds.recordings import recorded_episodes
 
 
-def loaded_world(config: EvaluateWorldModel, context: JobContext, heldout: EpisodeSet, device: torch.device) -> WorldModel:
+def loaded_world(config: EvaluateWorldModel, context: JobContext, heldout: EpisodeSet, precision: Precision) -> WorldModel:
     """The input `world_model` with its sampler bound, or a world of the config's family if that is not trained. `heldout`: on the CPU.
 
     Raises UserError if it is not available.
     """
-    dataset = context.inputs["dataset"]
+    dataset, device = context.inputs["dataset"], torch.device(context.device)
     spec = load_info(dataset).spec
     family = world_family(config.family)
     if family.trained:
         folder = _folder(context.inputs["world_model"], config.evaluation)
-        return load_world_model(folder, spec.frames, config.execution.precision, device, spec.actions).bound(config.sampler)
+        return load_world_model(folder, spec.frames, precision, device, spec.actions).bound(config.sampler)
     assert config.family is not None
     return open_world(config.family, spec, device, recorded_episodes(dataset, heldout))
 
 
-def reward_end_model(config: EvaluateWorldModel, context: JobContext, device: torch.device) -> RewardEndModel | None:
+def reward_end_model(context: JobContext, precision: Precision) -> RewardEndModel | None:
     """The reward/end model of the agent whose world model is evaluated. None if the input `world_model` is no agent."""
     of_agent = context.inputs["world_model"] / AGENT_FOLDER if "world_model" in context.inputs else None
     if of_agent is None or not of_agent.is_dir():
         return None
-    found = load_agent(of_agent, config.execution.precision, device).reward_end
+    found = load_agent(of_agent, precision, context.device).reward_end
     return None if found is None else found.eval()
 
 
-def executed_world(loaded: WorldModel, config: EvaluateWorldModel, num_windows: int, device: torch.device) -> tuple[WorldModel, Execution]:
-    """The model with `execution` applied: full batches of the rollouts are compiled and recorded before any of them is timed."""
+def executed_world(
+    loaded: WorldModel, config: EvaluateWorldModel, num_windows: int, precision: Precision, device: torch.device
+) -> tuple[WorldModel, Execution]:
+    """The model with `execution` applied: full batches of the rollouts are compiled and recorded before any of them is timed. `precision`:
+    that of the model."""
     if not world_family(config.family).trained:
-        return loaded, Execution()
+        return loaded, Execution(precision=precision)
     trained = cast(TrainedWorld, loaded)
     settings = config.evaluation
     frames = settings.num_trajectories * settings.horizon + num_windows
     frames += settings.num_sample_starts * settings.num_samples * settings.sample_horizon
-    execution = supported_by(trained, resolve(config.execution, device, loaded.flops_per_frame * frames))
-    if execution == Execution():
+    asked = replace(config.execution, precision=precision)
+    execution = supported_by(trained, resolve(asked, device, loaded.flops_per_frame * frames))
+    if execution == Execution(precision=precision):
         return loaded, execution
     b = min(settings.batch_size, settings.num_trajectories)
     world = apply_to_world_model(execution, trained, b)

@@ -13,6 +13,7 @@ from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.jobs.execution import Execution, facts_of
 from diamond_bench.jobs.memory import peak_bytes, reserved_bytes, reset_peak
+from diamond_bench.jobs.precision import resolved_precision
 from diamond_bench.models.precision import Precision
 from diamond_bench.profiling import packing
 from diamond_bench.profiling.lines import LABELS, Line, ProfileReport, each, notes, rows_of
@@ -46,12 +47,12 @@ def run(config: Profile, context: JobContext) -> Result:
 
 class _Profiling:
     def __init__(self, config: Profile, context: JobContext) -> None:
-        self.config, self.context, self.training = config, context, config.training
-        self.device = torch.device(context.device)
+        self.config, self.context, self.device = config, context, torch.device(context.device)
+        self.precision = resolved_precision(config.training.execution.precision, self.device)
+        self.training = replace(config.training, execution=replace(config.training.execution, precision=self.precision))
         self.flop = flop_of(config.training, self.device.type)
         self.timed = [name for name in PROFILED if name in config.measures and name in LABELS]
         self.ways: list[Parts] = []
-        self.precisions: list[Precision] = []
         self.warm: dict[str, list[float]] = {}
         """For each update, the seconds of a call after warm-up, one value per way."""
         self.timings: dict[str, Timings] = {}
@@ -66,14 +67,15 @@ class _Profiling:
         self._tick("", 0.0, "random data")
         replay = random_replay(self.training, self.device)
         self._measure_peak("")
-        self._build(replay, self.training.execution.precision)
+        self._build(replay, self.precision)
         self._expect()
         memory = self._memory() if "peak_memory" in self.config.measures else []
         if not memory:
             self._warm_up("warm-up")
         if self.config.compare:
             way = COMPARED[self.config.compare]
-            self._build(replay, way.precision, Execution(compile=way.compile, fused=way.fused), contiguous=True)
+            execution = Execution(compile=way.compile, precision=way.precision, fused=way.fused)
+            self._build(replay, way.precision, execution, contiguous=True)
             self._warm_up("warm-up")
         for name in self.timed:
             self.timings[name] = self._timed(name)
@@ -85,7 +87,6 @@ class _Profiling:
         self._tick("warm", 0.0, "networks")
         training = replace(self.training, execution=replace(self.training.execution, precision=precision))
         self.ways.append(Parts(training, self.device, replay, execution, contiguous))
-        self.precisions.append(precision)
 
     # Before anything is timed
 
@@ -153,7 +154,7 @@ class _Profiling:
     def _measure_peak(self, phase: str) -> None:
         """Keeps the best of several measurements: other work on the machine can only slow them down."""
         tick = self._ticker(phase, 0.0, "matrix product")
-        self.peak = max(self.peak, product_peak(self.device, self.training.execution.precision, self._wait, tick))
+        self.peak = max(self.peak, product_peak(self.device, self.precision, self._wait, tick))
 
     # Timings
 
@@ -210,7 +211,7 @@ class _Profiling:
         lines = ProfileReport(self.config, self.timings, self.flop, rate).lines()
         lines.append(Line("product_peak", f"matrix product of {side} x {side}, {precision}", 0, "FLOP/s", rate))
         lines += [*self._compile_seconds(), *memory, *waits]
-        ways = [{"precision": p, **facts_of(way.learners.execution)} for p, way in zip(self.precisions, self.ways, strict=True)]
+        ways = [facts_of(way.learners.execution) for way in self.ways]
         self.context.check_owner()
         info: dict[str, Any] = {
             "lines": [asdict(line) for line in lines],

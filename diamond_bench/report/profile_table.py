@@ -29,7 +29,7 @@ def profile_records(store: Store, ref: JobRef) -> list[dict[str, Any]]:
         "job": ref.id,
         "device": config.device_name,
         "asked": config.executed,
-        "precision": config.execution.precision,
+        "precision": info["ways"][0]["precision"],
         "num_threads": config.execution.num_threads,
         "scale": config.scale,
         "game": config.training.game,

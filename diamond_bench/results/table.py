@@ -136,9 +136,15 @@ def _rows(plan: SavedPlan, point: Point, role: str, result: StoredResult, seen: 
         start = [plan.study, of_all or point.variant, point.game, None if of_all else point.seed, plan.scale, plan.protocol]
         job = "" if of_all and role != DATASET else ref.id
         numbers = [row["metric"], row["value"], job, row["measured"], "" if of_all else point.arm]
-        origin = [ref.kind, result.recorded.get("revision"), "" if role == DATASET else point.precision]
+        origin = [ref.kind, result.recorded.get("revision"), "" if role == DATASET else _precision(point, result)]
         origin.append("" if role == DATASET else result.info.get("execution", {}).get("compile", "none"))
         yield start + numbers + origin + [None if of_all else value for value in point.axes.values()]
+
+
+def _precision(point: Point, result: StoredResult) -> str:
+    """The precision that the job had, which `auto` does not say. A job without networks in that precision has none."""
+    asked = "" if point.precision == "auto" else point.precision
+    return str(result.info.get("execution", {}).get("precision", asked))
 
 
 def mixtures(table: "pd.DataFrame") -> list[str]:

@@ -103,7 +103,7 @@ RESULT = record(
         "info": record(
             {},
             {
-                "execution": record({}, {"compile": text}),
+                "execution": record({}, {"compile": text, "precision": text}),
                 "protocol_record": nullable(record({}, dict.fromkeys(("episodes_cut", "real_steps"), nullable(number)))),
                 "work": number,
                 "work_seconds": number,

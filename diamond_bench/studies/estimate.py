@@ -13,7 +13,7 @@ from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.execution import has_bf16_units
+from diamond_bench.studies.execution import bf16_units
 from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Speed, SpeedClass, measured, slowness, unmeasured
 
 _FRAMES = FrameSpec.square(64)
@@ -109,16 +109,22 @@ def checkpoint_intervals(
     return found
 
 
-def slow_bf16(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
-    """A sentence if jobs among `refs` run networks in bf16 on this CPU, which has no units for it. Empty otherwise."""
+def precision_notes(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
+    """A sentence if jobs among `refs` run networks in bf16 on this CPU without units for it, and one with the meaning of `auto`."""
     executions = {specs[ref].config.execution for ref in refs if hasattr(specs[ref].config, "execution")}
-    asked = any(asked.precision == "bf16" and _device_type(asked.device) == "cpu" for asked in executions)
-    if not asked or has_bf16_units():
-        return []
-    return [
-        "execution.precision=bf16: this CPU has no units for bf16 (avx512_bf16 or amx_bf16), so networks are slow; use "
-        "execution.precision=fp32"
-    ]
+    asked = {(asked.precision, _device_type(asked.device)) for asked in executions}
+    notes, units = [], bf16_units()
+    if ("bf16", "cpu") in asked and units is False:
+        notes.append(
+            "execution.precision=bf16: this CPU has no units for bf16 (avx512_bf16 or amx_bf16), so networks are slow; use "
+            "execution.precision=fp32"
+        )
+    if ("auto", "cpu") in asked:
+        found = "fp32, because it lists no" if not units else "bf16, because it has"
+        notes.append(f"execution.precision=auto: on this CPU {found} units for bf16 (avx512_bf16 or amx_bf16)")
+    if ("auto", "cuda") in asked:
+        notes.append("execution.precision=auto: bf16 on a GPU of compute capability 8.0 or higher, and fp32 on others")
+    return notes
 
 
 def slow_sizes(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:

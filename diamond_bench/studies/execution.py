@@ -5,10 +5,13 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
 
+AskedPrecision = Literal["fp32", "tf32", "bf16", "auto"]
+"""The values of `execution.precision`."""
 COMPILE_PAYS_OFF_FLOPS = {"cuda": 3e16, "cpu": 5e13}
 """FLOP of a job above which compiling pays off: the work of about 20 minutes on a device, compared with one to three minutes of compilation
 (docs/performance.md)."""
@@ -16,14 +19,14 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """Names of the instruction sets with bf16 products, as Linux lists them on x86 and ARM."""
 
 
-def has_bf16_units() -> bool:
-    """Whether this CPU multiplies in bf16. Without a list of its instruction sets, such as on macOS, the answer is yes."""
+def bf16_units() -> bool | None:
+    """Whether this CPU multiplies in bf16. None without a list of its instruction sets, such as on macOS."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return True
+        return None
     flags = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
-    return not flags or bool(_BF16_FLAGS.intersection(flags[0]))
+    return bool(_BF16_FLAGS.intersection(flags[0])) if flags else None
 
 
 def usable_cores() -> int:

@@ -49,7 +49,7 @@ class Training(Protocol):
         ...
 
     @property
-    def execution(self) -> "Compiled":
+    def execution(self) -> "Executed":
         """The execution of its arithmetic."""
         ...
 
@@ -93,7 +93,7 @@ class LoopContext(Protocol):
     def losing_nothing(self) -> Callable[[Callable[[], bool]], None]: ...
 
 
-class Compiled(Protocol):
+class Executed(Protocol):
     """How the arithmetic is done; `Execution` is one."""
 
     @property
@@ -101,8 +101,22 @@ class Compiled(Protocol):
         """none, or the part of the networks that is compiled."""
         ...
 
+    @property
+    def precision(self) -> str:
+        """fp32, tf32 or bf16."""
+        ...
 
-E = TypeVar("E", bound=Compiled)
+
+@dataclass(frozen=True)
+class Begun:
+    """The execution with which the training of a checkpoint began, on the same kind of device."""
+
+    compile: str
+    precision: str | None = None
+    """None in a checkpoint of an earlier version, which had no precision to decide."""
+
+
+E = TypeVar("E", bound=Executed)
 T = TypeVar("T", bound=Training)
 
 
@@ -116,18 +130,18 @@ class Loop:
     remedy: str = "try a lower training.learning_rate"
     """Advice to the user for a loss that is not finite."""
 
-    def begin(self, resolve: Callable[[str | None], E], build: Callable[[E, Saved | None], T]) -> T:
+    def begin(self, resolve: Callable[[Begun | None], E], build: Callable[[E, Saved | None], T]) -> T:
         """The training at the newest usable checkpoint, or a new one.
 
-        `resolve`: decides the execution, given what the checkpoint's training compiled (None without a checkpoint). A checkpoint of other
-        arithmetic (another device, or other compiled code) is set aside, since resuming from it would mix two kinds of rounding. `build`
-        creates the training. If it raises Unusable, the previous checkpoint is tried.
+        `resolve`: decides the execution, given that of the checkpoint (None without one). If it raises UserError, the checkpoint stays. A
+        checkpoint of other arithmetic (another device, or other compiled code) is set aside, since resuming from it would mix two kinds of
+        rounding. `build` creates the training. If it raises Unusable, the previous checkpoint is tried.
         """
         folder, say = self._folder, self.context.say
         for done, state, file in load_checkpoints(folder, say):
-            begun = state.pop("compile", "none")
-            execution = resolve(begun)
-            theirs, ours = arithmetic_name(state.pop("device"), begun), arithmetic_name(self._device_type, execution.compile)
+            begun, there = Begun(state.pop("compile", "none"), state.pop("precision", None)), state.pop("device")
+            execution = resolve(begun if there == self._device_type else None)
+            theirs, ours = arithmetic_name(there, begun.compile), arithmetic_name(self._device_type, execution.compile)
             if theirs != ours:
                 say(f"the checkpoint was made on {theirs}; restarting on {ours}")
                 break
@@ -183,7 +197,8 @@ class Loop:
 
     def _save(self, training: Training, writer: CheckpointWriter) -> int:
         self.context.check_owner()
-        state = {"device": self._device_type, "compile": training.execution.compile, **training.state_dict()}
+        way = {"compile": training.execution.compile, "precision": training.execution.precision}
+        state = {"device": self._device_type, **way, **training.state_dict()}
         writer.save(training.done, state)
         return training.done
 
