@@ -4,12 +4,13 @@
 
 Three ways take turns in one process, six rounds, every other round backwards: compiled bf16, eager bf16 and eager fp32. The eager ways have
 PyTorch's own weight layout and an optimiser that is not fused, as `profile --compare plain` does. Then the operators of one update and of
-one frame are profiled, three ways of getting memory from the system take turns, and convolutions with prepacked weights are compared with
-ordinary ones. The variable lets torch ask for huge pages. The kernel grants them only where the script allows it.
+one frame are profiled, convolutions with prepacked weights are compared with ordinary ones, and three ways of getting memory from the
+system take turns. The variable lets torch ask for huge pages. The kernel grants them only where the script allows it.
 """
 
 import argparse
 import ctypes
+import math
 import os
 import resource
 import time
@@ -24,13 +25,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.launch.devices import device_name
-from diamond_bench.profiling.machine import product_peak
+from diamond_bench.models.precision import Precision, arithmetic
 from diamond_bench.profiling.parts import Parts, flop_of, random_replay
 from diamond_bench.profiling.timing import Spread, Work, alternate, ratios, spread, warm_up
 from diamond_bench.store.kinds import TrainAgent
 from diamond_bench.studies.single import plan_train
 
 CPU = torch.device("cpu")
+Clock = Callable[[], float]
+PROFILED_CALLS = 4
 WAYS = {
     "compiled bf16": Execution(compile="all", precision="bf16"),
     "eager bf16": Execution(fused=False, precision="bf16"),
@@ -69,7 +72,7 @@ def set_memory(name: str) -> None:
     LIBC.malloc_trim(0)
 
 
-def print_memory(name: str, work: Work) -> None:
+def print_memory(name: str, work: Work, clock: Clock) -> None:
     """One part with each way of getting memory, in turn. A way's first call after a change is not timed."""
     faults: dict[str, int] = {}
 
@@ -83,7 +86,7 @@ def print_memory(name: str, work: Work) -> None:
         faults[way] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults[way]
 
     works = [Work(partial(call, way), partial(before, way), most_calls=1) for way in MEMORY]
-    timings = alternate(works, [1.0] * len(works), wait, enough=0.0)
+    timings = alternate(works, [1.0] * len(works), wait, clock=clock, enough=1e-3)
     for way, seconds in zip(MEMORY, timings.seconds, strict=True):
         faster = spread([first / own for first, own in zip(timings.seconds[0], seconds, strict=True)])
         print(f"{name}, {way}: {shown(spread(seconds))} s, {faults[way]} page faults, {shown(faster)} times as fast", flush=True)
@@ -99,15 +102,31 @@ def shown(value: Spread) -> str:
     return f"{value.median:.3g} ({value.low:.3g} to {value.high:.3g})"
 
 
+def product(precision: Precision, clock: Clock) -> float:
+    """FLOP per second of the fastest square matrix product in this precision."""
+    found = []
+    for side in (512, 1024, 1536):
+        a, b = (torch.randn(side, side).to(torch.bfloat16 if precision == "bf16" else torch.float32) for _ in range(2))
+        with arithmetic("cpu", precision), torch.no_grad():
+            work = Work(partial(torch.mm, a, b))
+            timings = alternate([work], [warm_up(work, wait, clock=clock)], wait, clock=clock, enough=0.5)
+        found.append(2.0 * side**3 / spread(timings.seconds[0]).median)
+    return max(found)
+
+
 def by_group(work: Callable[[], object]) -> Mapping[str, dict[str, float]]:
-    """Seconds of each operator itself, by group, in one call."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        work()
+    """Seconds of each operator itself in one call, by group: the least of several calls, since other work only adds to them."""
+    least: dict[str, float] = {}
+    for _ in range(PROFILED_CALLS):
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            work()
+        for event in found.key_averages():
+            least[event.key] = min(least.get(event.key, math.inf), event.self_cpu_time_total / 1e6)
     groups: dict[str, dict[str, float]] = defaultdict(dict)
-    for event in found.key_averages():
-        words = event.key.lower()
+    for operator, seconds in least.items():
+        words = operator.lower()
         group = next((name for name, parts in GROUPS.items() if any(part in words for part in parts)), "other")
-        groups[group][event.key] = event.self_cpu_time_total / 1e6
+        groups[group][operator] = seconds
     return groups
 
 
@@ -128,7 +147,7 @@ def print_groups(name: str, flop: float, peak: float, work: Callable[[], object]
         print(f"  all FLOP in the time of convolutions: {rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of the matrix product", flush=True)
 
 
-def print_packed(batch: int, channels: int, size: int) -> None:
+def print_packed(batch: int, channels: int, size: int, clock: Clock) -> None:
     """One convolution, forward, with weights in oneDNN's own order and in channels-last order."""
     x = torch.randn(batch, channels, size, size).to(torch.bfloat16, memory_format=torch.channels_last)
     weight = (0.05 * torch.randn(channels, channels, 3, 3)).to(memory_format=torch.channels_last)
@@ -138,7 +157,7 @@ def print_packed(batch: int, channels: int, size: int) -> None:
     with torch.no_grad():
         assert torch.equal(ready(), cast()), "the same bits"
         works = [Work(ready), Work(cast)]
-        timings = alternate(works, [warm_up(work, wait) for work in works], wait)
+        timings = alternate(works, [warm_up(work, wait, clock=clock) for work in works], wait, clock=clock)
     packed_ms, cast_ms = (1e3 * spread(seconds).median for seconds in timings.seconds)
     print(
         f"convolution {channels} channels, {size} x {size}, batch {batch}: cast and reordered {cast_ms:.3g} ms, prepacked {packed_ms:.3g} "
@@ -169,41 +188,44 @@ def main() -> None:
     asked.add_argument("--packed", default="1,32", help="batch sizes for prepacked weights")
     asked.add_argument("--ways", default=",".join(WAYS), help="the first is profiled")
     asked.add_argument("tokens", nargs="*")
+    asked.add_argument("--cpu-time", action="store_true", help="CPU time of this process instead of time, for a machine with other work")
     given = asked.parse_args()
+    clock: Clock = time.process_time if given.cpu_time else time.perf_counter
     inductor.cpp.enable_kernel_profile = True  # names the compiled kernels in a profile
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, {device_name('cpu')}, load {os.getloadavg()[0]:.1f}", flush=True)
     set_memory("memory as by default")
     config, ways = built(given.tokens, given.ways.split(","))
     torch.set_num_threads(config.execution.num_threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
-    products = {precision: product_peak(CPU, precision, wait) for precision in ("bf16", "fp32")}
+    precisions: tuple[Precision, ...] = ("bf16", "fp32")
+    products = {precision: product(precision, clock) for precision in precisions}
     flop = flop_of(config, "cpu")
     for name in filter(None, given.parts.split(",")):
         works = [way.works[name] for way in ways.values()]
-        warm = [warm_up(work, wait, least=1) for work in works]
-        timings = alternate(works, warm, wait, enough=0.0)
-        products = {precision: max(best, product_peak(CPU, precision, wait)) for precision, best in products.items()}
+        warm = [warm_up(work, wait, clock=clock, least=1) for work in works]
+        timings = alternate(works, warm, wait, clock=clock, enough=1e-3)
+        products = {precision: max(best, product(precision, clock)) for precision, best in products.items()}
         for way, seconds in zip(ways, timings.seconds, strict=True):
-            took, peak = spread(seconds), products[WAYS[way].precision].flop_per_second
+            took, peak = spread(seconds), products[WAYS[way].precision]
             faster = spread([other / own for own, other in zip(timings.seconds[0], seconds, strict=True)])
             print(
                 f"{name}, {way}: {shown(took)} s, {flop[name] / took.median / 1e9:.0f} GFLOP/s, {flop[name] / took.median / peak:.0%} of "
                 f"{peak / 1e9:.0f}; {next(iter(ways))} is {shown(faster)} times as fast; load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
-    peak = products["bf16"].flop_per_second
+    peak = products["bf16"]
     label, first = next(iter(ways.items()))
     for name in filter(None, given.parts.split(",")):
         print_groups(name, flop[name], peak, first.works[name].call)
-    for name in filter(None, given.parts.split(",")):
-        print_memory(name, first.works[name])
     for batch in filter(None, given.packed.split(",")):
         for size in (64, 8):
-            print_packed(int(batch), 64, size)
+            print_packed(int(batch), 64, size, clock)
+    for name in filter(None, given.parts.split(",")):
+        print_memory(name, first.works[name], clock)
     for name in filter(None, given.alone.split(",")):
         work = first.works[name]
-        warm_up(work, wait, least=1)
-        took = spread(alternate([work], [1.0], wait, enough=0.0).seconds[0])
+        warm_up(work, wait, clock=clock, least=1)
+        took = spread(alternate([work], [1.0], wait, clock=clock, enough=1e-3).seconds[0])
         print(f"{name}, {label} alone: {shown(took)} s, {flop[name] / took.median / peak:.0%} of {peak / 1e9:.0f}", flush=True)
     print(f"load {os.getloadavg()[0]:.1f}, {time.strftime('%H:%M')}", flush=True)
 
