@@ -116,8 +116,8 @@ def test_the_next_steps_give_exact_commands(tmp_path: Path) -> None:
     (first, more) = steps(plan, [row("n=1", "undecided"), row("n=2", "worse")], [power("n=1", 10), power("n=2", 90)])
     assert first == opened
     assert more.startswith(
-        "1 of 2 comparisons is undecided. Run 10 seeds, about 4 hours more on one device. The registered comparison has 3 seeds, so an "
-        "answer with more is exploratory: "
+        "1 of 2 comparisons is undecided. Run 10 seeds, about 4 hours more on one device. An answer with more seeds than were "
+        "registered is exploratory: "
     )
     words = shlex.split(more.rpartition(": ")[2])
     assert words == [*(word for word in shlex.split(plan.command) if word != "seeds=3"), "seeds=10"]

@@ -41,7 +41,7 @@ def next_steps(plan: SavedPlan) -> list[Step]:
     hours = next((one["hours_per_seed"] for one in content["power"] if one["hours_per_seed"]), None)
     time = f", about {_time((number - len(seeds)) * hours)} more on one device" if hours else ""
     looks = plan.primary.get("looks", [])
-    caution = "" if looks else f". The registered comparison has {_count(len(seeds))}, so an answer with more is exploratory"
+    caution = "" if looks else ". An answer with more seeds than were registered is exploratory"
     return [*steps, Step(f"{open_questions}. Run {number} seeds{time}{caution}", with_seeds(words, seeds, number))]
 
 
@@ -82,10 +82,6 @@ def with_seeds(words: Sequence[str], seeds: Sequence[int], number: int) -> str:
     more = [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + number - len(seeds))]
     stated = str(number) if sorted(more) == list(range(number)) else f"[{','.join(map(str, more))}]"
     return " ".join(map(shlex.quote, [*(word for word in words if not word.startswith("seeds=")), f"seeds={stated}"]))
-
-
-def _count(seeds: int) -> str:
-    return f"{seeds} seed{'' if seeds == 1 else 's'}"
 
 
 def _time(hours: float) -> str:
