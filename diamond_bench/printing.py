@@ -19,7 +19,8 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.estimate import estimate, precision_notes, slow_sizes, time_range
+from diamond_bench.studies.device_notes import precision_notes, slow_sizes
+from diamond_bench.studies.estimate import estimate, time_range
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.job_plan import Plan
 from diamond_bench.studies.overview import StudyStatus, job_variants

@@ -10,8 +10,8 @@ from test_report import finish, planned
 
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import sealed, write_json
+from diamond_bench.studies import device_notes, execution
 from diamond_bench.studies import estimate as estimating
-from diamond_bench.studies import execution
 from diamond_bench.studies import speed as speeds
 from diamond_bench.studies.estimate import estimate, job_work, time_range
 from diamond_bench.studies.plan import Plan
@@ -110,10 +110,11 @@ def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
 def test_the_meaning_of_a_precision_on_this_machine_is_named(
     tokens: list[str], units: bool | None, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimating, "bf16_units", lambda: units)
+    monkeypatch.setattr(device_notes, "bf16_units", lambda: units)
     plan = planned(tmp_path, tokens)
-    notes = estimating.precision_notes(plan.jobs, plan.jobs)
-    assert [words in note for note in notes if words is not None] == [True] * (words is not None), notes
+    notes = device_notes.precision_notes(plan.jobs, plan.jobs)
+    assert len(notes) == (words is not None), notes
+    assert words is None or words in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_the_meaning_of_a_precision_on_this_machine_is_named(
 )
 def test_a_family_of_full_size_on_a_cpu_is_named(tokens: list[str], named: list[str], tmp_path: Path) -> None:
     plan = planned(tmp_path, tokens)
-    assert [sentence.partition(":")[0] for sentence in estimating.slow_sizes(plan.jobs, plan.jobs)] == named
+    assert [sentence.partition(":")[0] for sentence in device_notes.slow_sizes(plan.jobs, plan.jobs)] == named
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def run_jobs(plan: Any, store: Any) -> Any:
     from diamond_bench.launch.cores import workers
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
-    from diamond_bench.studies.estimate import estimate, precision_notes, slow_sizes
+    from diamond_bench.studies.device_notes import precision_notes, slow_sizes
+    from diamond_bench.studies.estimate import estimate
     from diamond_bench.studies.overview import job_labels
 
     begin, saved = planned(plan, store)

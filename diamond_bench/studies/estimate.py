@@ -3,23 +3,14 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from diamond_bench.config import world_family
-from diamond_bench.costs.world_model import parameters
-from diamond_bench.spaces import FrameSpec
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import InputConfigs, Inputs
 from diamond_bench.store.jobspec import JobRef, JobSpec
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.execution import bf16_units
+from diamond_bench.studies.execution import device_type
 from diamond_bench.studies.speed import ASSUMED, START_SECONDS, Speed, SpeedClass, measured, slowness, unmeasured
-
-_FRAMES = FrameSpec.square(64)
-"""Frames for which parameters are counted. They hardly depend on it."""
-_MANY_PARAMETERS = 1_000_000
-"""Parameters of a world model that is slow to train on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -109,36 +100,6 @@ def checkpoint_intervals(
     return found
 
 
-def precision_notes(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
-    """A sentence if jobs among `refs` run networks in bf16 on this CPU without units for it, and one with the meaning of `auto`."""
-    executions = {specs[ref].config.execution for ref in refs if hasattr(specs[ref].config, "execution")}
-    asked = {(asked.precision, _device_type(asked.device)) for asked in executions}
-    notes, units = [], bf16_units()
-    if ("bf16", "cpu") in asked and units is False:
-        notes.append(
-            "execution.precision=bf16: this CPU has no units for bf16 (avx512_bf16 or amx_bf16), so networks are slow; use "
-            "execution.precision=fp32"
-        )
-    if ("auto", "cpu") in asked:
-        found = "fp32, because it lists no" if not units else "bf16, because it has"
-        notes.append(f"execution.precision=auto: on this CPU {found} units for bf16 (avx512_bf16 or amx_bf16)")
-    if ("auto", "cuda") in asked:
-        notes.append("execution.precision=auto: bf16 on a GPU of compute capability 8.0 or higher, and fp32 on others")
-    return notes
-
-
-def slow_sizes(specs: Mapping[JobRef, JobSpec], refs: Iterable[JobRef]) -> list[str]:
-    """A sentence for each family of world models that jobs among `refs` train on this CPU at a size for GPUs, if it has a preset for CPUs.
-    No scale changes the size of a family's networks."""
-    found: dict[str, str] = {}
-    for config in (specs[ref].config for ref in refs if specs[ref].kind in ("train_world_model", "train_agent")):
-        small = "" if config.family is None else world_family(config.family).small
-        if small and _device_type(config.execution.device) == "cpu" and parameters(config, _FRAMES) > _MANY_PARAMETERS:
-            found[config.family.name] = small
-    slow = "no scale changes its size, which is slow on a CPU"
-    return [f"family={name}: {slow}; family={small} is a small preset" for name, small in found.items()]
-
-
 def _basis(speed_classes: Iterable[SpeedClass], speeds: Mapping[SpeedClass, Speed]) -> str:
     speed_classes = list(dict.fromkeys(speed_classes))
     words = {
@@ -194,11 +155,5 @@ def input_configs(spec: JobSpec, specs: Mapping[JobRef, JobSpec]) -> Inputs:
 def _speed_class(spec: JobSpec, inputs: Inputs, device: str = "") -> SpeedClass:
     """`device`: where the job ran or will run. Empty for the config's device."""
     arithmetic = KINDS[spec.kind].costs.arithmetic(spec.config, inputs)
-    device = _device_type(device or arithmetic.device) if arithmetic.network else "cpu"
+    device = device_type(device or arithmetic.device) if arithmetic.network else "cpu"
     return spec.kind, device, arithmetic.network, arithmetic.precision
-
-
-def _device_type(device: str) -> str:
-    if device == "auto":
-        return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
-    return "cuda" if device.startswith("cuda") else "cpu"

@@ -29,6 +29,13 @@ def bf16_units() -> bool | None:
     return bool(_BF16_FLAGS.intersection(flags[0])) if flags else None
 
 
+def device_type(device: str) -> str:
+    """`cpu` or `cuda`: the kind of device that `execution.device` means on this machine. Asks the operating system, not torch."""
+    if device == "auto":
+        return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
 def usable_cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
