@@ -11,7 +11,7 @@ from test_action_accuracy import PerfectReader
 
 from diamond_bench.metrics.action_accuracy import METRIC
 from diamond_bench.metrics.action_reader import ActionReader, save_reader
-from diamond_bench.metrics.lags import best_lag
+from diamond_bench.metrics.lags import best_lag, evidence
 from diamond_bench.models.inverse_dynamics import ActionCode
 from diamond_bench.spaces import ActionSpec, FrameSpec
 
@@ -162,3 +162,38 @@ def test_the_best_lag_is_the_weakest_of_its_comparisons() -> None:
     assert peak == 2
     assert found.margin == pytest.approx(5 / 6)
     assert found.p == pytest.approx(3 * stats.t.sf(5 / 6 / (1 / 36) ** 0.5, 5))
+
+
+def test_of_two_lags_that_do_better_in_the_same_frames_the_margin_is_that_of_the_larger_one() -> None:
+    """Lag 0 is the best through its first frame alone. In frames that both have, lag 1 exceeds it by 1/6 and lag 2 by 1/2. So both margins
+    are negative, and p is 1 for each."""
+    scores = np.full((3, 6, 3), np.nan)
+    scores[0] = [6, 0, 0]
+    scores[1, :, 1:] = [[2, 0]] + [[0, 0]] * 5
+    scores[2, :, 2] = [0, 1, 0, 1, 0, 1]
+    peak, found = best_lag(scores, np.arange(6), np.arange(6))
+    reach = stats.t.ppf(0.975, 5) * (0.3 / 6) ** 0.5  # three 0 and three -1: variance 0.3
+    assert (peak, found.p) == (0, 1)
+    assert (found.margin, found.low, found.high) == pytest.approx((-1 / 2, -1 / 2 - reach, -1 / 2 + reach))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_p_is_that_of_the_noisier_margin_if_the_smaller_one_is_surer(order: tuple[int, int]) -> None:
+    """One margin is 1, from values of 0.5 and 1.5. The other is 2, from values of -2 and 6: larger, but with eight times the error."""
+    steady, noisy = np.array([0.5, 1.5] * 3), np.array([-2.0, 6.0] * 3)
+    margins = [(values, np.arange(6), np.arange(6)) for values in (steady, noisy)]
+    found = evidence([margins[place] for place in order], lags=3)
+    error = np.std(steady, ddof=1) / 6**0.5
+    reach = stats.t.ppf(0.975, 5) * error
+    assert found.p == pytest.approx(3 * stats.t.sf(2 / (8 * error), 5))
+    assert (found.margin, found.low, found.high) == pytest.approx((1, 1 - reach, 1 + reach))
+    assert found.clusters == 6
+
+
+def test_p_and_its_clusters_come_from_one_comparison() -> None:
+    """The margin of six episodes is smaller and surer. That of eight is larger, and four of its episodes are against it."""
+    six = (np.array([0.5, 1.5] * 3), np.arange(6), np.arange(6))
+    eight = (np.array([-2.0, 6.0] * 4), np.arange(8), np.arange(8))
+    found = evidence([six, eight], lags=3)
+    assert (found.margin, found.clusters) == (1, 8)
+    assert found.p == pytest.approx(3 * stats.t.sf(2 / (np.std(eight[0], ddof=1) / 8**0.5), 7))

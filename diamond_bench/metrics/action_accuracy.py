@@ -166,8 +166,9 @@ def _columns() -> dict[str, Column]:
 
 def _lag_columns() -> dict[str, Column]:
     margin = (
-        "accuracy at the best lag minus accuracy at the lag that comes closest, in the frames that both have, with a 95% interval "
-        "clustered by held-out episode, or by trajectory if there are fewer than 5 episodes"
+        "accuracy at the best lag minus accuracy at the lag that comes closest: the smallest difference from another lag, in the frames "
+        "that both have. Its 95% interval is clustered by held-out episode, or by trajectory if there are fewer than 5 episodes, and is "
+        "not corrected for the choice of the lags"
     )
     return {
         "action_accuracy_lag": Column(

@@ -1,7 +1,7 @@
 """Evidence that the action of one lag matters more than those of all others. Lag 0 is the action that leads to a frame."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
 
@@ -13,24 +13,25 @@ from analysis.differences import mean
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence for one lag, from its comparison with the lag that comes closest. All numbers are NaN if there is too little play."""
+    """The evidence for one lag from its comparisons with the others. All numbers are NaN if there is too little play."""
 
     p: float = nan
     """The p-value of the claim that the lag beats every other one."""
     clusters: float = nan
-    """The number of clusters behind it."""
+    """The number of clusters behind `p`."""
     margin: float = nan
-    """The mean difference from the lag that comes closest."""
+    """The mean difference from the lag that comes closest: the smallest mean difference of all comparisons."""
     low: float = nan
     high: float = nan
-    """The ends of its 95% interval."""
+    """The ends of its 95% interval. They are not corrected for the choice of the best lag or of the closest one."""
 
 
 def evidence(margins: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], lags: int) -> Evidence:
     """The evidence that all of these margins are above 0.
 
     The claim needs one one-sided t test for each margin. The p-value is the largest of them, times `lags` because the lag is the best of
-    that many (Bonferroni).
+    that many (Bonferroni). The margin and its interval are those of the comparison with the smallest mean. If the spreads differ, the
+    largest p-value may belong to another comparison.
 
     Values of one episode are not independent. The standard error of a mean is therefore clustered by held-out episode, with one degree of
     freedom less than there are episodes. With fewer than 5 episodes (analysis.differences.MIN_EPISODES) it is clustered by block of
@@ -42,7 +43,7 @@ def evidence(margins: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
     """
     if not margins:
         return Evidence()
-    weakest = Evidence()
+    weakest, closest = Evidence(), Evidence()
     for values, episodes, blocks in margins:
         groups = [np.unique(given, return_inverse=True)[1] for given in (episodes, blocks)]
         found = mean(values[None], groups[0]) or mean(values[None], groups[1])
@@ -51,8 +52,10 @@ def evidence(margins: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
         difference = found[0]
         p = difference.p_value() / 2 if difference.value > 0 else 1.0
         if not p <= weakest.p:
-            weakest = Evidence(p, difference.freedom + 1, difference.value, *difference.interval())
-    return Evidence(min(1.0, lags * weakest.p), weakest.clusters, weakest.margin, weakest.low, weakest.high)
+            weakest = Evidence(p, difference.freedom + 1)
+        if not difference.value >= closest.margin:
+            closest = Evidence(nan, nan, difference.value, *difference.interval())
+    return replace(closest, p=min(1.0, lags * weakest.p), clusters=weakest.clusters)
 
 
 def best_lag(scores: NDArray[Any], episodes: NDArray[Any], blocks: NDArray[Any]) -> tuple[int, Evidence]:
