@@ -98,11 +98,20 @@ def test_a_world_that_is_one_action_late_is_below_zero_as_derived_by_hand(
 
 
 @pytest.mark.parametrize("fault", ["true actions twice", "other noise", "frames one step late"])
-def test_a_fault_in_the_metric_misses_the_values_derived_by_hand(
+def test_a_fault_in_the_metric_moves_it_as_computed_from_the_kept_frames(
     fault: str, shades: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A perfect world has 1, and a world that ignores actions has 0 under any noise."""
+    """Without a fault a perfect world has 1, and one that ignores actions has 0 under any noise. One with half of the effect is wrong by
+    0.875 squared steps under the true actions and by 2.125 under random ones, on average, so it is near 0.59. With true actions twice the
+    two errors are equal. With other noise they differ by chance. Frames one step late are wrong under the true actions too."""
+    world, unfaulty = {
+        "true actions twice": (Shades(share=0.5), 0.59),
+        "other noise": (Predictor(noise=0.3), 0.0),
+        "frames one step late": (Shades(), 1.0),
+    }[fault]
     right = action_gain._measure
+    measured(tmp_path / "perfect", Shades(), monkeypatch)
+    true = np.load(tmp_path / "perfect" / "frames.npy")[:, :4].astype(float)
 
     def faulty(play: WindowBatch, spec: ActionSpec, keys: Sequence[Key]) -> WindowBatch:
         if fault == "true actions twice":
@@ -114,10 +123,14 @@ def test_a_fault_in_the_metric_misses_the_values_derived_by_hand(
         monkeypatch.setattr(action_gain, "_measure", lambda batch: right(replace(batch, frames=batch.frames.roll(1, dims=1))))
     else:
         monkeypatch.setattr(parts, "with_random_actions", faulty)
-    if fault == "other noise":
-        assert measured(tmp_path / "e", Predictor(noise=0.3), monkeypatch)[0] != 0
-    else:
-        assert measured(tmp_path / "e", Shades(), monkeypatch)[0] != 1
+    gain, _ = measured(tmp_path / "e", world, monkeypatch)
+    frames = [np.load(tmp_path / "e" / f"{name}.npy").astype(float) for name in ("frames", "altered")]
+    late = 1 if fault == "frames one step late" else 0
+    error, wrong = (((np.roll(played, late, axis=1)[:, :4] - true) ** 2).mean() for played in frames)
+    assert gain == pytest.approx(1 - error / wrong, abs=1e-6)
+    assert abs(gain - unfaulty) > 1e-4, "a hundred times the tolerance above"
+    if fault == "true actions twice":
+        assert gain == 0
 
 
 @pytest.mark.parametrize("spec", [ActionSpec.discrete(3), ActionSpec.columns((2, 5)), ActionSpec.continuous((-1.0, 0.0), (1.0, 4.0))])
