@@ -40,12 +40,12 @@ WAYS = {
     "eager fp32": Execution(fused=False),
 }
 GROUPS = {
+    "compiled kernels": ("cpp_fused",),
     "convolution, backward": ("convolution_backward",),
     "convolution, forward": ("mkldnn_convolution", "_convolution", "convolution"),
     "attention": ("scaled_dot", "flash_attention", "bmm"),
     "matrix products": ("addmm", "aten::mm", "linear"),
     "optimiser and clipping": ("adam", "_foreach", "norm.Tensor", "clip"),
-    "compiled kernels": ("cpp_fused", "kernel"),
     "copies and casts": ("copy_", "_to_copy", "contiguous", "clone"),
 }
 """Operators by the words in their names. An operator belongs to the first group that fits."""
