@@ -54,7 +54,7 @@ def csgo() -> Cascade:
 def test_the_presets_have_the_authors_constants() -> None:
     """The values are those of the CS:GO branch of the authors' code.
 
-    Networks are compared in test_cascade_parity.py and test_cascade_import.py.
+    Samplers and networks are compared in test_cascade_parity.py and test_cascade_import.py.
     """
     run = build(RunConfig, base((("training", "csgo"), ("family", "csgo"), ("scale", "paper"))))
     training, family = run.training, run.family
