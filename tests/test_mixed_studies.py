@@ -39,7 +39,7 @@ def test_a_metric_that_some_arms_cannot_have_belongs_into_the_arms() -> None:
         UserError, match=r"Other arms of world_model_families may have it\. Copy the study's YAML .* set evaluation\.metrics"
     ):
         plan_study(STUDY, ["scale=tiny", "metrics=[drift,action_sensitivity]"])
-    with pytest.raises(UserError, match=r"metrics: set by the arms of controllability \(oracle\), which cannot measure all metrics"):
+    with pytest.raises(UserError, match=r"metrics: set by the arms of controllability \(oracle\); metrics= would replace them\. "):
         plan_study("controllability", ["scale=tiny", "metrics=[drift]"])
 
 

@@ -60,7 +60,7 @@ def _check_arms(study: Study, key: str) -> None:
     names = _named([arm for arm, of in study.arms.items() if key in of or (key in groups() and any(k.startswith(f"{key}.") for k in of))])
     if names and key == _METRICS:
         advice = _COPY.format("change the metrics of its arms, ")
-        raise UserError(f"metrics: set by the arms of {study.name} ({names}), which cannot measure all metrics of the others. {advice}")
+        raise UserError(f"metrics: set by the arms of {study.name} ({names}); metrics= would replace them. {advice}")
     if names:
         why = "overriding it would make their names untrue"
         raise UserError(f"{key}: set by the arms of {study.name} ({names}); {why}. {_COPY.format('')}")
