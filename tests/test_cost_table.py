@@ -10,8 +10,10 @@ from test_report import finished
 
 from diamond_bench.envs.games import spec
 from diamond_bench.report import write_report
-from diamond_bench.report.answers import answers_of
+from diamond_bench.report.answers import answers_of, evidence
 from diamond_bench.report.comparison import compare_study
+from diamond_bench.report.cost_ratios import CostRatios
+from diamond_bench.report.cost_table import costs_of_variants
 from diamond_bench.report.facts import gather
 from diamond_bench.report.world_costs import world_costs
 from diamond_bench.studies.plan import Plan, plan_study, save_plan
@@ -49,12 +51,31 @@ def test_world_models_of_two_families_are_compared_by_flop_and_not_by_network_ca
         worlds["tokens"].flops_per_frame / worlds["one step"].flops_per_frame, rel=0.01
     )
     two, tokens = (" ".join(answer.evidence) for answer in answers_of(found))
-    assert "2 × the denoiser calls." in two
+    assert "2 × the network calls." in two
     assert "calls" not in tokens
     assert f"{rows.loc['tokens', 'flops_ratio']:.3g} × the FLOP per frame." in tokens
     words = Page(write_report(saved, store, lambda text: None)[0].read_text()).words
     assert "FLOP of the training" in words
     assert "Network calls of different families do not compare" in words
+
+
+def test_families_that_were_not_read_are_not_compared_by_network_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with more than MAX_CONFIGS variants, or with settings of another version."""
+    saved, store = finished(tmp_path, planned(tmp_path, "world_model", "drift", "data=random"))
+    monkeypatch.setattr("diamond_bench.report.facts.MAX_CONFIGS", 2)
+    facts = gather(saved, store)
+    assert {facts.family_of(name) for name in ("one step", "two steps", "tokens")} == {None}
+    ratios = CostRatios(facts)
+    assert all(math.isnan(ratios.of(name, "one step")["nfe_ratio"]) for name in ("two steps", "tokens"))
+    assert "Network calls of different families do not compare" in costs_of_variants(saved, facts)
+
+
+@pytest.mark.parametrize(
+    ("nfe", "flops", "said"), [(math.nan, 0.0, ""), (0.0, 0.0, ""), (1.0, 2.0, ""), (math.nan, 3.0, "3 × the FLOP per frame.")]
+)
+def test_a_cost_of_nothing_or_of_the_same_is_not_said(nfe: float, flops: float, said: str) -> None:
+    unknown = dict.fromkeys(("difference", "p_holm", "p_equivalent"), math.nan)
+    assert " ".join(evidence({**unknown, "nfe_ratio": nfe, "flops_ratio": flops, "missing": ""})) == said
 
 
 def test_an_agent_s_world_model_has_the_calls_of_its_family(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_the_answer_is_the_comparison_stated_in_the_file(tmp_path: Path) -> None
     assert "do not mean by more than the margin" in answer
     assert "In simulations with 5 seeds and 1 game where differences between runs are symmetric" in words
     assert "as skewed as a lognormal distribution: up to 2" in words
-    assert "2 × the denoiser calls" in answer
+    assert "2 × the network calls" in answer
     assert "The smallest difference that matters is 0.01." in answer
     assert "Not registered: " in answer
     with (saved.folder / "report" / "comparison.csv").open() as file:

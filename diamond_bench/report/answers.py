@@ -153,10 +153,10 @@ def evidence(row: Mapping[Any, Any]) -> list[str]:
         parts.append(f"p = {row['p_holm']:.2g} ({row['test']} test, Holm).")
     if _known(row["p_equivalent"]):
         parts.append(f"Equivalence: p = {row['p_equivalent']:.2g} (TOST).")
-    if _known(row["nfe_ratio"]) and row["nfe_ratio"] != 1:
-        parts.append(f"{row['nfe_ratio']:.3g} × the denoiser calls.")
-    elif not _known(row["nfe_ratio"]) and _known(row["flops_ratio"]):  # of another family
-        parts.append(f"{row['flops_ratio']:.3g} × the FLOP per frame.")
+    of_one_family = _known(row["nfe_ratio"])
+    ratio, cost = (row["nfe_ratio"], "network calls") if of_one_family else (row["flops_ratio"], "FLOP per frame")
+    if _known(ratio) and (times := f"{ratio:.3g}") not in ("0", "1"):  # a world model without a network, such as the oracle, has 0
+        parts.append(f"{times} × the {cost}.")
     missing = row["missing"].split("; ") if isinstance(row["missing"], str) and row["missing"] else []
     return [*parts, *(f"{text[:1].upper()}{text[1:]}." for text in missing)]
 

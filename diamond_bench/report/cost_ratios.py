@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diamond_bench.report.facts import StudyFacts, device_name
+from diamond_bench.report.facts import StudyFacts, calls_compare, device_name
 
 
 class CostRatios:
@@ -27,9 +27,9 @@ class CostRatios:
 
     def of(self, variant: str, base: str) -> dict[str, float]:
         """nfe_ratio, flops_ratio, seconds_ratio and training_ratio. NaN if a side has no value, or if seconds were measured on several
-        kinds of device. Calls of different families of world models do not compare."""
+        kinds of device. nfe_ratio is also NaN unless both sides are known to have one family: calls of different ones do not compare."""
         frames = self._ratio("frames_per_second", variant, base, measured=True)
-        alike = self._family(variant) == self._family(base)
+        alike = calls_compare([self._family(variant), self._family(base)])
         return {
             "nfe_ratio": self._ratio("nfe_per_frame", variant, base, measured=False) if alike else float("nan"),
             "flops_ratio": self._ratio("flops_per_frame", variant, base, measured=False),

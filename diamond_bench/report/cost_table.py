@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diamond_bench.metrics.columns import METRIC_INFO, metric_label
-from diamond_bench.report.facts import StudyFacts
+from diamond_bench.report.facts import StudyFacts, calls_compare
 from diamond_bench.report.markup import Html, table
 from diamond_bench.report.profile_table import amount
 from diamond_bench.studies.plan import SavedPlan
@@ -41,7 +41,7 @@ def costs_of_variants(plan: SavedPlan, facts: StudyFacts) -> Html:
         notes.append("FLOP are computed from the settings of the world model.")
     if plan.protocol == "agent" and known:
         notes.append("Network calls and FLOP per frame are those of the imagination that agents learned in.")
-    if len({facts.family_of(name) for name in variants}) > 1:
+    if not calls_compare([facts.family_of(name) for name in variants]):
         notes.append("Network calls of different families do not compare: compare their FLOP, or their frames per second.")
     numeric = [*(metric_label(name) for name in present), *(_FLOPS[cost] for cost in counted)]
     return table(pd.DataFrame(rows), " ".join(notes), numeric=numeric, rest="results.parquet")

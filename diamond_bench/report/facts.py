@@ -63,6 +63,11 @@ class StudyFacts:
         return None if found is None else str(found)
 
 
+def calls_compare(families: Sequence[str | None]) -> bool:
+    """Whether network calls of variants with these families compare: all have one family, which was read. None stands for an unread one."""
+    return len(families) < 2 or (None not in families and len(set(families)) == 1)
+
+
 def gather(plan: SavedPlan, store: Store) -> StudyFacts:
     """Reads everything. Raises DamagedFile if a result was changed since it was written."""
     results = finished_results(plan, store)
