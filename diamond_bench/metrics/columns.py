@@ -61,7 +61,11 @@ _RECORDED: dict[str, Column] = {
     ),
 }
 """Values that jobs record in addition to their metrics."""
-_OF_TRAININGS = ("train_loss", "training_seconds", "updates_per_second")
+_RECORDED_BY = {
+    **dict.fromkeys(("train_loss", "training_seconds", "updates_per_second"), "training"),
+    "dataset_return": "dataset of whole games",
+}
+"""The jobs that record such a value, if they are not the evaluations of world models."""
 
 
 def _of_metrics() -> dict[str, Column]:
@@ -96,14 +100,7 @@ def measured_with(name: str) -> tuple[str, ...]:
 def source_of(name: str) -> str:
     """A clause that names the metric behind a column. Empty if `name` is no column of an evaluation."""
     if name in _RECORDED and METRIC_INFO[name].protocol == "world_model":
-        job = (
-            "training"
-            if name in _OF_TRAININGS
-            else "dataset of whole games"
-            if name == "dataset_return"
-            else "evaluation that imagines frames"
-        )
-        return f"every {job} records this column, so leave it out"
+        return f"every {_RECORDED_BY.get(name, 'evaluation that imagines frames')} records this column, so leave it out"
     if needs := measured_with(name):
         return f"it is a column of the metric {' or '.join(needs)}, so write metrics=[...,{needs[0]}]"
     always = [metric.name for metric in all_metrics().values() if name in metric.columns]
