@@ -153,11 +153,11 @@ def quality_figure(
     labels: Mapping[str, str] | None = None,
     baselines: Mapping[str, float] | None = None,
     baseline: str = COPY_LAST,
-    xlabel: str = "denoiser calls per frame (NFE)",
+    xlabel: str = "network calls per frame (NFE)",
     shared_scale: bool = False,
     looks: Looks | None = None,
 ) -> Chart:
-    """Quality against the number of denoiser calls per frame, with one panel for each metric and one line for each group. Several seeds
+    """Quality against the number of network calls per frame, with one panel for each metric and one line for each group. Several seeds
     give intervals.
 
     `points` has columns metric, group, nfe (at least 1; another quantity if `xlabel` says so), mean, low, high, as `curves.mean_points`

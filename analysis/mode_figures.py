@@ -1,4 +1,4 @@
-"""Scores of modes against denoiser calls, and shares of samples near a mode against the threshold: numbers in, figures out."""
+"""Scores of modes against network calls, and shares of samples near a mode against the threshold: numbers in, figures out."""
 
 from collections.abc import Mapping
 

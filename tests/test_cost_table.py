@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.text import Text
 from test_html_report import Page
-from test_report import finished
+from test_report import finish, finished
 
 from diamond_bench.envs.games import spec
 from diamond_bench.report import write_report
@@ -15,7 +16,10 @@ from diamond_bench.report.comparison import compare_study
 from diamond_bench.report.cost_ratios import CostRatios
 from diamond_bench.report.cost_table import costs_of_variants
 from diamond_bench.report.facts import gather
+from diamond_bench.report.figures import study_figures
 from diamond_bench.report.world_costs import world_costs
+from diamond_bench.results.table import collect
+from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import Plan, plan_study, save_plan
 from diamond_bench.worlds.families import build_world_model
 
@@ -23,10 +27,10 @@ pytestmark = pytest.mark.usefixtures("unrendered")
 ARMS = "{one step: {sampler.num_steps: 1}, two steps: {sampler.num_steps: 2}, tokens: {family: tokens_small}}"
 
 
-def planned(folder: Path, protocol: str, metric: str, *tokens: str) -> Plan:
+def planned(folder: Path, protocol: str, metric: str, *tokens: str, arms: str = ARMS) -> Plan:
     file = folder / "mine.yaml"
     primary = f"{{metric: {metric}, baseline: {{arm: one step}}, margin: 0.01}}"
-    file.write_text(f"question: x\nprotocol: {protocol}\ngames: [Pong]\nseeds: 1\nprimary: {primary}\narms: {ARMS}\n")
+    file.write_text(f"question: x\nprotocol: {protocol}\ngames: [Pong]\nseeds: 1\nprimary: {primary}\narms: {arms}\n")
     return plan_study(str(file), ["scale=tiny", *tokens])
 
 
@@ -57,6 +61,27 @@ def test_world_models_of_two_families_are_compared_by_flop_and_not_by_network_ca
     words = Page(write_report(saved, store, lambda text: None)[0].read_text()).words
     assert "FLOP of the training" in words
     assert "Network calls of different families do not compare" in words
+
+
+@pytest.mark.parametrize("tokens", [(), ("sampler.num_steps=1,2",)])
+def test_a_figure_of_two_families_does_not_compare_their_network_calls(tmp_path: Path, tokens: tuple[str, ...]) -> None:
+    """With a number of calls for each arm, these are left out. With several they are the axis, and the caption has the table's note."""
+    arms = "{one step: {}, transformer: {family: transformer_small}}"
+    plan = planned(tmp_path, "world_model", "drift", "data=random", *tokens, arms=arms)
+    store = Store(tmp_path / "outputs", say=lambda text: None)
+    (*_, transformer) = (point.jobs["evaluation"] for point in plan.points if point.arm == "transformer")
+    for ref, job in plan.jobs.items():
+        finish(store, job, scores={"nfe_per_frame": 17.0} if ref == transformer else None)
+    saved = save_plan(plan, store.root)
+    offered = study_figures(saved, store, collect(saved, store), plan.jobs.keys())
+    (quality,) = (figure for figure in offered if figure.kind == "quality")
+    drawn = quality.draw()
+    assert drawn is not None
+    assert "network calls per frame:" not in drawn.caption
+    assert ("network calls of different families do not compare" in drawn.caption) == bool(tokens)
+    shown = {text.get_text() for text in drawn.figure.findobj(Text)}
+    assert not [text for text in shown if "calls)" in text]
+    assert any("transformer" in text for text in shown)
 
 
 def test_families_that_were_not_read_are_not_compared_by_network_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

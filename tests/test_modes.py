@@ -173,7 +173,7 @@ def drawn_points(tmp_path: Path, arms: str) -> tuple[dict[str, Points], dict[str
     assert drawn is not None
     assert "dash-dotted: as many samples" in drawn.caption
     panels = {" ".join(ax.get_title().split()): ax for ax in drawn.figure.axes}
-    assert {ax.get_xlabel() for ax in panels.values()} == {"denoiser calls per frame (NFE)"}
+    assert {ax.get_xlabel() for ax in panels.values()} == {"network calls per frame (NFE)"}
     found = []
     for metric in ("mode_cramer_distance", "mode_commitment"):
         lines = [line for line in panels[metric_label(metric)].get_lines() if not str(line.get_label()).startswith("_")]

@@ -195,7 +195,7 @@ def test_variants_of_one_cost_each_stand_side_by_side(tmp_path: Path, captions: 
     write_report(saved, store, lambda text: None)
     assert drawn["drift"] == ["Pong one", "Pong two", "Pong wide"]
     assert drawn["quality"] == ["one (1 call)", "two (2 calls)", "wide (2 calls)"]
-    assert any("denoiser calls per frame: 1, 2" in caption for caption in captions)
+    assert any("network calls per frame: 1, 2" in caption for caption in captions)
 
 
 def test_the_primary_metric_is_always_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

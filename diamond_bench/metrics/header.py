@@ -75,7 +75,7 @@ class Column:
     compared: bool = False
     """Whether a report compares variants by it, in addition to the primary metric."""
     drawn: bool = False
-    """Whether it has a panel in the figure of quality against denoiser calls."""
+    """Whether it has a panel in the figure of quality against network calls."""
     copyable: bool = False
     """Whether a margin may be a share of copy-last-frame's error in this column."""
     sizes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from diamond_bench.store.states import JobState
 from diamond_bench.studies.answerable import measured_settings
 from diamond_bench.studies.families import reads
 from diamond_bench.studies.overview import job_labels
-from diamond_bench.studies.plan import SavedPlan
+from diamond_bench.studies.plan import Point, SavedPlan
 from diamond_bench.typed import to_plain
 
 if TYPE_CHECKING:
@@ -90,6 +90,13 @@ def gather(plan: SavedPlan, store: Store) -> StudyFacts:
         protocol=protocol,
         unverified=[*unverified_plan(plan), *unverified(results)],
     )
+
+
+def families_of(plan: SavedPlan, store: Store, points: Sequence[Point]) -> list[str | None]:
+    """`StudyFacts.family_of` of each variant of these points, read from the store."""
+    few = len({point.variant for point in points}) <= MAX_CONFIGS
+    found = _configs(dataclasses.replace(plan, points=tuple(points)), lambda ref: config_of(store, ref) if few else None)
+    return [settings.get("family") for settings in found.values()]
 
 
 def config_of(store: Store, ref: JobRef) -> Any:

@@ -21,6 +21,7 @@ from diamond_bench.report.agent_figures import agent_figures
 from diamond_bench.report.control_figures import confusion_figures, sensitivity_figures
 from diamond_bench.report.dose_figures import dose_figures
 from diamond_bench.report.drawing import Drawn, StudyFigure, annotated, range_words, slug, stored_arrays
+from diamond_bench.report.facts import calls_compare, families_of
 from diamond_bench.report.gap_figures import gap_figures
 from diamond_bench.report.looks import baseline_names, variant_looks
 from diamond_bench.report.mode_figures import group_of, means_of_variants, mode_figures, threshold_figures
@@ -108,7 +109,7 @@ def study_figures(
                     yield figure("trajectories", game, group, view, last, partial(_grid_figure, plan, store, members, view, said))
             quality_axes = [name for name in others if plan.axes[name]["key"] != _STEPS]
             for view in _views(plan, of_group, quality_axes):
-                draw = partial(_quality_figure, plan, scores, of_group, view, baselines, said)
+                draw = partial(_quality_figure, plan, store, scores, of_group, view, baselines, said)
                 yield figure("quality", game, group, view, _last_values(plan, quality_axes), draw)
             if any(axis["key"] == _MILESTONE for axis in plan.axes.values()):
                 yield figure("training", game, group, {}, {}, partial(_training_figure, plan, scores, of_group, said))
@@ -144,7 +145,7 @@ def _measured_lines(metric: Metric, shown: Figure, table: "pd.DataFrame", lines:
 _TITLES = {
     **{shown.stem: shown.title for _, shown in _curves()},
     "trajectories": "Trajectories",
-    "quality": "Quality against denoiser calls",
+    "quality": "Quality against network calls",
     "training": "Drift against the training",
 }
 
@@ -282,11 +283,17 @@ def frame_times(horizon: int, most: int = 9) -> list[int]:
 
 
 def _quality_figure(
-    plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], view: View, baselines: "pd.DataFrame", notes: str
+    plan: SavedPlan,
+    store: Store,
+    scores: "pd.DataFrame",
+    points: Sequence[Point],
+    view: View,
+    baselines: "pd.DataFrame",
+    notes: str,
 ) -> Drawn | None:
     """Quality against NFE: a line per arm and value of the first axis, except where that is the number of steps. `baselines` are the game's
-    rows without a seed; copy-last-frame is drawn if all points share one. Where each group takes one number of calls, a row per group.
-    The first panel is of the primary metric."""
+    rows without a seed; copy-last-frame is drawn if all points share one. Where each group takes one number of calls, a row per group,
+    with the calls if those of the groups compare. The first panel is of the primary metric."""
     from analysis.curves import interval_words, mean_points
     from analysis.figures import quality_figure
     from analysis.variant_figures import variant_figure
@@ -311,16 +318,25 @@ def _quality_figure(
     labels = {metric: metric_label(metric) for metric in metrics}
     without = sorted(set(table.loc[table["nfe"] < 1, "group"]))
     if (table["group"].nunique() > 1 or without) and (table.groupby("group")["nfe"].nunique() == 1).all():
+        compare = _calls_compare(plan, store, points, table["variant"])
         calls = table["nfe"].map(lambda n: f"{n:g} call{'' if n == 1 else 's'}")
-        if calls.nunique() > 1:
+        if compare and calls.nunique() > 1:
             table["group"] = table["group"] + " (" + calls + ")"
-        cost = f"denoiser calls per frame: {', '.join(f'{n:g}' for n in sorted(set(table['nfe'])))}"
+        cost = f"network calls per frame: {', '.join(f'{n:g}' for n in sorted(set(table['nfe'])))}" if compare else ""
         of_group = {group: looks[variant] for group, variant in zip(table["group"], table["variant"], strict=True)}
         figure = variant_figure(within_bounds(mean_points(table)), labels=labels, baselines=copied, looks=of_group)
         return annotated(figure, plan, *caption, cost)
-    left_out = (f"without a network, so not drawn: {', '.join(without)}",) if without else ()
-    means = within_bounds(means_of_variants(table[table["nfe"] >= 1]))
+    left_out = [f"without a network, so not drawn: {', '.join(without)}"] if without else []
+    with_calls = table[table["nfe"] >= 1]
+    compare = _calls_compare(plan, store, points, with_calls["variant"])
+    left_out += [] if compare else ["network calls of different families do not compare"]
+    means = within_bounds(means_of_variants(with_calls))
     return annotated(quality_figure(means, labels=labels, baselines=copied, looks=looks), plan, *caption, *left_out)
+
+
+def _calls_compare(plan: SavedPlan, store: Store, points: Sequence[Point], variants: Iterable[str]) -> bool:
+    drawn = set(variants)
+    return calls_compare(families_of(plan, store, [point for point in points if point.variant in drawn]))
 
 
 def _training_figure(plan: SavedPlan, scores: "pd.DataFrame", points: Sequence[Point], notes: str) -> Drawn | None:

@@ -1,4 +1,4 @@
-"""The figures of the metric `modes`: scores against denoiser calls, and the share of samples near a mode against the threshold."""
+"""The figures of the metric `modes`: scores against network calls, and the share of samples near a mode against the threshold."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
