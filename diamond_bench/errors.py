@@ -10,8 +10,10 @@ MAX_CHARACTERS = 2000
 class UserError(Exception):
     """A mistake that the user can correct. The command line prints only the message, of at most MAX_CHARACTERS, and exits with code 2."""
 
-    def __init__(self, message: object = ""):
+    def __init__(self, message: object = "", *, keys: Iterable[str] = ()):
+        """`keys`: the settings that the message names, the refused one first, where code that catches the error needs them."""
         super().__init__(shortened(str(message), MAX_CHARACTERS))
+        self.keys = tuple(keys)
 
 
 def shortened(text: str, most: int) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from diamond_bench.errors import UserError
 from diamond_bench.studies.answerable import limits
+from diamond_bench.studies.overrides import with_families
 from diamond_bench.studies.plan import plan_study
 
 STUDY = "world_model_families"
@@ -41,6 +42,13 @@ def test_a_metric_that_some_arms_cannot_have_belongs_into_the_arms() -> None:
         plan_study(STUDY, ["scale=tiny", "metrics=[drift,action_sensitivity]"])
     with pytest.raises(UserError, match=r"metrics: set by the arms of controllability \(oracle\); metrics= would replace them\. "):
         plan_study("controllability", ["scale=tiny", "metrics=[drift]"])
+
+
+def test_advice_on_metrics_follows_the_keys_of_the_refusal() -> None:
+    study = plan_study(STUDY, ["scale=tiny"]).study
+    of_another, keyed = UserError("metrics: of another place"), UserError("refused", keys=("metrics",))
+    assert with_families(of_another, study) is of_another
+    assert str(with_families(keyed, study)).startswith(f"refused. Other arms of {STUDY} may have it.")
 
 
 def test_a_key_of_a_family_needs_the_family() -> None:

@@ -47,7 +47,8 @@ def check_horizon(config: RunConfig, metric: str) -> None:
     if evaluation.horizon < ALTERED_FRAMES:
         raise UserError(
             f"evaluation.horizon={evaluation.horizon}: the metric {metric} compares the first {ALTERED_FRAMES} imagined frames; set "
-            f"evaluation.horizon={ALTERED_FRAMES} or more, or leave it out with {without(evaluation.metrics, metric)}"
+            f"evaluation.horizon={ALTERED_FRAMES} or more, or leave it out with {without(evaluation.metrics, metric)}",
+            keys=("evaluation.horizon",),
         )
 
 

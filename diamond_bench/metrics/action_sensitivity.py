@@ -109,7 +109,9 @@ def _check(config: RunConfig) -> None:
     family, leave_out = world_family(config.family), f"leave it out with {without(config.evaluation.metrics, 'action_sensitivity')}"
     if not family.estimates:
         name = config.family.name if config.family is not None else DIAMOND
-        raise UserError(f"metrics: action_sensitivity needs a model that denoises frames, and family={name} has none; {leave_out}")
+        raise UserError(
+            f"metrics: action_sensitivity needs a model that denoises frames, and family={name} has none; {leave_out}", keys=("metrics",)
+        )
     lags = family.context(config.family or config)
     if lags > MAX_LAGS:
         raise UserError(f"conditioning.num_frames={lags}: action_sensitivity replaces at most {MAX_LAGS} actions; lower it, or {leave_out}")

@@ -126,7 +126,8 @@ def _check(config: RunConfig) -> None:
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {MIN_IMAGES} images "
             f"(with fewer, the covariance of its 2048 features is singular); raise it, or leave FID out with "
-            f"{without(evaluation.metrics, 'fid')}"
+            f"{without(evaluation.metrics, 'fid')}",
+            keys=("evaluation.num_fid_images",),
         )
     check_images(config, "fid", "FID")
 
@@ -139,13 +140,15 @@ def check_images(config: RunConfig, name: str, title: str) -> None:
     if evaluation.num_fid_images > data.num_train_frames:
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of {title} takes as many frames of the training data, "
-            f"which has {data.num_train_frames} (data.num_train_frames); raise that, or {out}"
+            f"which has {data.num_train_frames} (data.num_train_frames); raise that, or {out}",
+            keys=("evaluation.num_fid_images", "data.num_train_frames"),
         )
     if evaluation.num_fid_images > frames:
         mend = "lower it" if frames >= least else "raise evaluation.num_trajectories or evaluation.horizon"
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
-            f"frames give {frames}; {mend}, or {out}"
+            f"frames give {frames}; {mend}, or {out}",
+            keys=("evaluation.num_fid_images",),
         )
 
 

@@ -127,19 +127,25 @@ def check_clips(config: RunConfig, name: str, title: str) -> None:
     if e.clip_frames < MIN_FRAMES:
         raise UserError(
             f"evaluation.clip_frames={e.clip_frames}: the network of {title} takes clips of at least {MIN_FRAMES} frames; set "
-            f"evaluation.clip_frames={MIN_FRAMES} or more (16 is usual), or {out}"
+            f"evaluation.clip_frames={MIN_FRAMES} or more (16 is usual), or {out}",
+            keys=("evaluation.clip_frames",),
         )
     if e.clip_frames > e.horizon:
         raise UserError(
             f"evaluation.horizon={e.horizon}: {title} needs clips of {e.clip_frames} frames (evaluation.clip_frames), which start at the "
-            f"first imagined one; set evaluation.horizon={e.clip_frames} or more, or {out}"
+            f"first imagined one; set evaluation.horizon={e.clip_frames} or more, or {out}",
+            keys=("evaluation.horizon", "evaluation.clip_frames"),
         )
     if e.num_trajectories < 2:
-        raise UserError(f"evaluation.num_trajectories={e.num_trajectories}: {title} compares clips of several episodes; raise it, or {out}")
+        raise UserError(
+            f"evaluation.num_trajectories={e.num_trajectories}: {title} compares clips of several episodes; raise it, or {out}",
+            keys=("evaluation.num_trajectories",),
+        )
     if (needed := e.num_trajectories * e.clip_frames) > config.data.num_train_frames:
         raise UserError(
             f"evaluation.num_trajectories={e.num_trajectories}: the floor of {title} takes as many clips of the training data, "
-            f"{needed} frames, and there are {config.data.num_train_frames} (data.num_train_frames); raise that, or {out}"
+            f"{needed} frames, and there are {config.data.num_train_frames} (data.num_train_frames); raise that, or {out}",
+            keys=("evaluation.num_trajectories", "data.num_train_frames"),
         )
 
 
@@ -151,7 +157,8 @@ def _check(config: RunConfig) -> None:
         raise UserError(
             f"evaluation.num_trajectories={e.num_trajectories}: FVD needs at least {MIN_CLIPS} clips on each side, one per trajectory "
             f"(with fewer, the covariance of its {LOGITS} features is singular); set evaluation.num_trajectories={MIN_CLIPS}{references} "
-            f"or more, or measure KVD, which has no such bias: metrics=[{instead}]"
+            f"or more, or measure KVD, which has no such bias: metrics=[{instead}]",
+            keys=("evaluation.num_trajectories", "data.num_references"),
         )
     check_clips(config, "fvd", "FVD")
 

@@ -175,7 +175,8 @@ def _check(config: RunConfig) -> None:
     if number < RUN:
         raise UserError(
             f"metrics: for idle_decay, {RUN} unknown frames in a row are a collapse, but only {number} are imagined; set "
-            f"evaluation.hold_frames={RUN} or more, or leave it out with {without(config.evaluation.metrics, 'idle_decay')}"
+            f"evaluation.hold_frames={RUN} or more, or leave it out with {without(config.evaluation.metrics, 'idle_decay')}",
+            keys=("metrics", "evaluation.hold_frames"),
         )
     data = config.data
     if data.windows_per_episode is None or data.dataset is not None:
@@ -185,7 +186,8 @@ def _check(config: RunConfig) -> None:
         raise UserError(
             f"metrics: idle_decay calibrates collapse on held-out true play of {number} frames (evaluation.hold_frames), but "
             f"data.windows_per_episode={data.windows_per_episode} cuts held-out games to {longest} after their context; set "
-            f"evaluation.hold_frames={longest} or less, or raise data.windows_per_episode"
+            f"evaluation.hold_frames={longest} or less, or raise data.windows_per_episode",
+            keys=("metrics", "evaluation.hold_frames", "data.windows_per_episode"),
         )
 
 

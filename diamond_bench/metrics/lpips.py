@@ -44,7 +44,8 @@ def lpips_metric(
             at_fault, remedy = (given, "raise it, or ") if sized else (f"games=[{config.game}]", "")
             raise UserError(
                 f"{at_fault}: {name} needs frames of at least {MIN_SIZE} pixels a side, and these are {sides}; "
-                f"{remedy}leave {name} out with {without(config.evaluation.metrics, 'lpips')}"
+                f"{remedy}leave {name} out with {without(config.evaluation.metrics, 'lpips')}",
+                keys=[f"env.{key}" for key, value in sizes.items() if value is not None] if sized else [],
             )
 
     def seconds(evaluation: EvaluationConfig) -> float:

@@ -204,7 +204,8 @@ def _check(config: RunConfig) -> None:
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: memory_gain needs the things that each frame shows, and your dataset {config.data.dataset} is not known to hold "
-            f"them; collect a dataset here (data.dataset=null), or leave it out with {without(config.evaluation.metrics, 'memory_gain')}"
+            f"them; collect a dataset here (data.dataset=null), or leave it out with {without(config.evaluation.metrics, 'memory_gain')}",
+            keys=("metrics", "data.dataset"),
         )
     check_sights(config.game)
 

@@ -38,7 +38,8 @@ class Metric:
     reads: tuple[str, ...] = ()
     """Config keys that have no effect unless the metric is requested."""
     check: Callable[[RunConfig], None] = lambda config: None
-    """Raises UserError at planning if the config or the game does not allow it."""
+    """Raises UserError at planning if the config or the game does not allow it. The error's `keys` are the settings that its message names.
+    They begin with "metrics" if the metric itself is refused."""
     seconds: Callable[[EvaluationConfig], float] = lambda evaluation: 0.0
     """Seconds of measurement on two CPU cores."""
     part_bytes: Callable[[EvaluationConfig], float] = lambda evaluation: 0.0

@@ -46,14 +46,18 @@ def _check(config: RunConfig) -> None:
         games = ",".join(games_with(lambda truth: truth.next_frames))
         raise UserError(
             f"metrics: modes needs the true distribution of the next frame, which is not known for {whose}, only for "
-            f"games=[{games}]; leave it out with {without(config.evaluation.metrics, 'modes')}"
+            f"games=[{games}]; leave it out with {without(config.evaluation.metrics, 'modes')}",
+            keys=("metrics",),
         )
     if config.env.minority_share == 0:
-        raise UserError("env.minority_share=0.0: the metric modes needs frames that can go two ways; set it above 0")
+        raise UserError(
+            "env.minority_share=0.0: the metric modes needs frames that can go two ways; set it above 0", keys=("env.minority_share",)
+        )
     if config.data.reference_context < known.past_frames:
         raise UserError(
             f"data.reference_context={config.data.reference_context}: the state of {config.game} is read from {known.past_frames} "
-            f"frames; raise it"
+            f"frames; raise it",
+            keys=("data.reference_context",),
         )
 
 

@@ -93,15 +93,17 @@ def _check(config: RunConfig) -> None:
         raise UserError(
             "metrics: outcomes measures predicted rewards and ends, and this world model predicts none. Name an agent with "
             f"evaluation.world_model=AGENT, take a family that predicts them ({able}), set network.heads.reads to last, extra or frames, "
-            f"or {leave}"
+            f"or {leave}",
+            keys=("metrics", "evaluation.world_model", "network.heads.reads"),
         )
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: outcomes needs the rewards and ends of each step, and your dataset {config.data.dataset} is not known to hold them; "
-            f"{leave}, or collect a dataset here (data.dataset=null)"
+            f"{leave}, or collect a dataset here (data.dataset=null)",
+            keys=("metrics", "data.dataset"),
         )
     if not family_of(config.game).rewards:
-        raise UserError(f"metrics: outcomes needs rewards, and {config.game} has none; {leave}")
+        raise UserError(f"metrics: outcomes needs rewards, and {config.game} has none; {leave}", keys=("metrics",))
 
 
 _FORGETS = "; a world model that predicts them itself starts again at each step, so its memory reaches back to the context only"

@@ -276,9 +276,10 @@ def _with_metrics(config: RunConfig, plays: set[str], overrides: Sequence[Overri
     return replace(config, evaluation=replace(config.evaluation, metrics=metrics)), notes
 
 
-def _of_starts(reason: str) -> str:
-    """The reason, with advice if it names a setting that only `score --prepare` can change."""
-    if not any(f"{group}." in reason for group in _GROUPS):
+def _of_starts(error: UserError) -> str:
+    """Why a metric is refused, with advice if the message names a setting that only `score --prepare` can change."""
+    reason = str(error).removeprefix("metrics: ")  # the sentence begins with the metric
+    if not any(key.partition(".")[0] in _GROUPS for key in error.keys):
         return reason
     return f"{reason}. These settings belong to the starts: give them to `diamond-bench score --prepare`"
 
@@ -295,7 +296,7 @@ def _reason(name: str, config: RunConfig, plays: set[str]) -> str:
     try:
         metric.check(replace(config, evaluation=replace(config.evaluation, metrics=(name,))))
     except UserError as error:
-        return _of_starts(str(error).removeprefix("metrics: "))
+        return _of_starts(error)
     if metric.weights and (status := status_of(metric.weights)).state != "found":
         return f"the weights {status.name} are not on this machine; get them with `{status.command}`"
     return ""
