@@ -13,13 +13,14 @@ from rich.table import Table
 from diamond_bench.config import LocalCluster
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.launch.cores import workers
+from diamond_bench.launch.devices import has_gpu
 from diamond_bench.profiling.device_plan import GPUS, DevicePlan, device_plan
 from diamond_bench.results.older import older_sentence
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import free_bytes
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.states import JobState
-from diamond_bench.studies.device_notes import precision_notes, slow_sizes
+from diamond_bench.studies.device_notes import node_notes, precision_notes, slow_sizes
 from diamond_bench.studies.estimate import estimate, time_range
 from diamond_bench.studies.housekeeping import Usage
 from diamond_bench.studies.job_plan import Plan
@@ -117,9 +118,12 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
-    here = isinstance(plan.cluster, LocalCluster)
-    slow = (*precision_notes(plan.jobs, missing), *slow_sizes(plan.jobs, missing), *workers(plan, missing).notes) if here else ()
-    for sentence in (*slow, *notes):
+    if isinstance(plan.cluster, LocalCluster):
+        gpu = has_gpu()
+        of_devices = [*precision_notes(plan.jobs, missing, gpu), *slow_sizes(plan.jobs, missing, gpu), *workers(plan, missing).notes]
+    else:
+        of_devices = node_notes(plan.jobs, missing)
+    for sentence in (*of_devices, *notes):
         out.print(f"note: {escape(sentence)}", highlight=False)
 
 

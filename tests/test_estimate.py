@@ -1,6 +1,7 @@
 """What a sweep will take: a range, learned from the store, else from a timing of this machine."""
 
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from test_report import finish, planned
 
+from diamond_bench.printing import print_plan
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import sealed, write_json
 from diamond_bench.studies import device_notes, execution
@@ -17,6 +19,7 @@ from diamond_bench.studies.estimate import estimate, job_work, time_range
 from diamond_bench.studies.plan import Plan
 from diamond_bench.studies.single import plan_profile
 from diamond_bench.studies.speed import Speed
+from diamond_bench.terminal import SafeConsole
 
 TIMING = speeds.slowness
 
@@ -102,7 +105,7 @@ def test_a_gpu_is_assumed_within_a_wide_range(tmp_path: Path) -> None:
         (["execution.precision=bf16", "execution.device=cuda"], False, None),
         (["execution.precision=auto", "execution.device=cpu"], True, "auto: on this CPU bf16, because it has units"),
         (["execution.precision=auto", "execution.device=cpu"], False, "auto: on this CPU fp32, because it lists no units"),
-        (["execution.precision=auto", "execution.device=cpu"], None, "auto: on this CPU fp32, because it lists no units"),
+        (["execution.precision=auto", "execution.device=cpu"], None, "auto: on this CPU fp32, because its flags are unknown"),
         (["execution.precision=auto", "execution.device=cuda"], False, "auto: bf16 on a GPU of compute capability 8.0 or higher"),
         (["execution.device=cpu"], False, None),
     ],
@@ -112,9 +115,33 @@ def test_the_meaning_of_a_precision_on_this_machine_is_named(
 ) -> None:
     monkeypatch.setattr(device_notes, "bf16_units", lambda: units)
     plan = planned(tmp_path, tokens)
-    notes = device_notes.precision_notes(plan.jobs, plan.jobs)
-    assert len(notes) == (words is not None), notes
-    assert words is None or words in notes[0]
+    for gpu in (True, False):
+        notes = device_notes.precision_notes(plan.jobs, plan.jobs, gpu)
+        assert len(notes) == (words is not None), notes
+        assert words is None or words in notes[0]
+
+
+@pytest.mark.parametrize(("visible", "words"), [("", "on this CPU fp32"), ("0", "bf16 on a GPU of compute capability")])
+def test_the_precision_of_a_device_left_open_is_that_of_the_device_that_jobs_get(
+    visible: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device_notes, "bf16_units", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    plan = planned(tmp_path, ["execution.precision=auto"])
+    print_plan(SafeConsole(width=400), plan, Store(tmp_path / "outputs"), as_json=False)
+    assert f"execution.precision=auto: {words}" in capsys.readouterr().out
+    large = planned(tmp_path, ["family=transformer"])
+    assert bool(device_notes.slow_sizes(large.jobs, large.jobs, gpu=visible != "")) == (visible == "")
+
+
+@pytest.mark.parametrize(("asked", "number"), [("auto", 1), ("bf16", 0)])
+def test_nodes_of_a_cluster_decide_on_their_own(asked: str, number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(tmp_path, ["cluster=slurm", f"execution.precision={asked}"])
+    print_plan(SafeConsole(width=400), plan, Store(tmp_path / "outputs"), as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count("execution.precision=auto: each node decides by its own device, so request nodes of one kind") == number
+    assert "this CPU" not in shown
 
 
 @pytest.mark.parametrize(
@@ -128,7 +155,8 @@ def test_the_meaning_of_a_precision_on_this_machine_is_named(
 )
 def test_a_family_of_full_size_on_a_cpu_is_named(tokens: list[str], named: list[str], tmp_path: Path) -> None:
     plan = planned(tmp_path, tokens)
-    assert [sentence.partition(":")[0] for sentence in device_notes.slow_sizes(plan.jobs, plan.jobs)] == named
+    for gpu in (True, False):
+        assert [sentence.partition(":")[0] for sentence in device_notes.slow_sizes(plan.jobs, plan.jobs, gpu)] == named
 
 
 @pytest.mark.parametrize(

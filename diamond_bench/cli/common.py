@@ -147,6 +147,7 @@ def standing_of(saved: Any, store: Any) -> Any:
 def run_jobs(plan: Any, store: Any) -> Any:
     """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`."""
     from diamond_bench.launch.cores import workers
+    from diamond_bench.launch.devices import has_gpu
     from diamond_bench.launch.local import run_local
     from diamond_bench.launch.progress import progress_display
     from diamond_bench.studies.device_notes import precision_notes, slow_sizes
@@ -160,8 +161,8 @@ def run_jobs(plan: Any, store: Any) -> Any:
     cost = estimate(plan.jobs, missing, store, states)
     if missing:
         say(amount(plan, cost))
-    share = workers(plan, missing)
-    for sentence in (*precision_notes(plan.jobs, missing), *slow_sizes(plan.jobs, missing), *share.notes):
+    share, gpu = workers(plan, missing), has_gpu()
+    for sentence in (*precision_notes(plan.jobs, missing, gpu), *slow_sizes(plan.jobs, missing, gpu), *share.notes):
         say(f"note: {sentence}")
     with progress_display(job_labels(saved.points), expected=cost.seconds) as display:
         store.say = display.say

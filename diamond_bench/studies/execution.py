@@ -17,6 +17,8 @@ COMPILE_PAYS_OFF_FLOPS = {"cuda": 3e16, "cpu": 5e13}
 (docs/performance.md)."""
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """Names of the instruction sets with bf16 products, as Linux lists them on x86 and ARM."""
+BF16_NAMES = "avx512_bf16 or amx_bf16, on ARM bf16"
+"""The same names in messages."""
 
 
 def bf16_units() -> bool | None:
@@ -29,10 +31,13 @@ def bf16_units() -> bool | None:
     return bool(_BF16_FLAGS.intersection(flags[0])) if flags else None
 
 
-def device_type(device: str) -> str:
-    """`cpu` or `cuda`: the kind of device that `execution.device` means on this machine. Asks the operating system, not torch."""
+def device_type(device: str, gpu: bool | None = None) -> str:
+    """`cpu` or `cuda`: the kind of device that `execution.device` means on this machine. Asks the operating system, not torch.
+
+    `gpu`: whether jobs see a GPU (`launch.devices.has_gpu`). None: whether the machine has an NVIDIA GPU, even a hidden one.
+    """
     if device == "auto":
-        return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+        return "cuda" if (Path("/dev/nvidia0").exists() if gpu is None else gpu) else "cpu"
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
