@@ -20,7 +20,7 @@ from command_line import ROOT, in_this_process
 from test_evaluation import CONFIG, HORIZON, SETTINGS, numbers
 from test_evaluation import data as data  # a fixture
 
-from diamond_bench.config import DataConfig, RunConfig
+from diamond_bench.config import DataConfig, ExecutionConfig, RunConfig
 from diamond_bench.data.given_frames import digest_of, find_given, open_given
 from diamond_bench.data.references import one_step_windows, reference_windows
 from diamond_bench.data.static import EpisodeSet
@@ -69,8 +69,11 @@ def scored(folder: Path, starts: dict[Play, Starts], frames: Callable[[Starts], 
         np.save(folder / f"{kind}.npy", frames(starts[kind]))
     given = GivenFrames(digest_of(find_given(folder, starts)), content_digest(starts), kinds, str(folder))
     metrics = ("drift", "psnr", "ssim", *(["action_gain"] if "altered" in kinds else []))
-    config = replace(CONFIG, evaluation=replace(SETTINGS, metrics=metrics), given=given)
-    return job.run(config, JobContext(folder, {"dataset": folder}))
+    auto = ExecutionConfig(precision="auto")
+    config = replace(CONFIG, evaluation=replace(SETTINGS, metrics=metrics), given=given, execution=auto)
+    result = job.run(config, JobContext(folder, {"dataset": folder}))
+    assert not [*(folder / "checkpoint").glob("precision-*")], "no world model runs, so nothing chooses its precision"
+    return result
 
 
 def test_true_frames_have_no_error(data: dict[str, EpisodeSet], tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ def _prepare(config: EvaluateWorldModel, context: JobContext, device: torch.devi
     optional: tuple[Play, ...] = ("forks", "altered")
     kinds: list[Play] = ["rollouts", "one_step", "samples", *(kind for kind in optional if measures(settings.metrics, kind))]
     given = config.given
-    precision = kept_precision(config.execution.precision, context)
+    # no network of a world model runs if all frames are given
+    precision = "fp32" if given is not None else kept_precision(config.execution.precision, context)
     twin = None if given is not None else context.twin(_without_metrics, ("dataset", "world_model"))
     if twin is not None and twin.result.info.get("execution", {}).get("precision", precision) != precision:
         twin = None  # execution.precision=auto meant another precision there
