@@ -19,15 +19,17 @@ import torch
 from diamond_bench.data.segments import tensors_of
 from diamond_bench.data.sources import open_source
 from diamond_bench.data.static import load_info
+from diamond_bench.errors import UserError
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.jobs.gradients import Gradients
+from diamond_bench.jobs.precision import check_peer
 from diamond_bench.store.kinds import TrainWorldModel
-from diamond_bench.training.processes import Processes, meeting_point
+from diamond_bench.training.processes import REFUSED, Processes, meeting_point
 from diamond_bench.typed import build
 
 
 def main() -> None:
-    """Computes this process's share of every update."""
+    """Computes this process's share of every update. Raises UserError if this node's device does not support the first one's precision."""
     for request in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(request, signal.SIG_IGN)  # the first process decides when the training stops
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -39,8 +41,10 @@ def main() -> None:
         torch.cuda.set_device(device)
     processes = Processes(what["rank"], what["size"], meeting_point(what["size"], what["port"], what["host"]), device)
     state = messages.get()
+    execution = Execution(**state["execution"])
+    check_peer(config.execution.precision, execution.precision, device)
     with closing(open_source(config.training.segments, dataset / "train", device, config.training.readers)) as source:
-        own = Gradients(config, load_info(dataset).spec, source, Execution(**state["execution"]), device, processes)
+        own = Gradients(config, load_info(dataset).spec, source, execution, device, processes)
         own.generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
         for learner, updates in zip(own.learners, state["updates"], strict=True):
             learner.updates = updates
@@ -62,4 +66,8 @@ def _listen(messages: "queue.SimpleQueue[dict[str, Any]]") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(REFUSED)

@@ -21,7 +21,7 @@ from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.jobs.hosts import hosts, on_host
 from diamond_bench.store.kinds import TrainWorldModel
-from diamond_bench.training.processes import Processes, have_come, meeting_point
+from diamond_bench.training.processes import REFUSED, Processes, have_come, meeting_point
 from diamond_bench.typed import to_plain
 
 _PEER = (sys.executable, "-P", "-m", "diamond_bench.jobs.peer")
@@ -83,9 +83,11 @@ class Peers:
             os._exit(1)
 
 
-def _lost(started: Sequence[subprocess.Popen[str]]) -> RuntimeError | None:
+def _lost(started: Sequence[subprocess.Popen[str]]) -> RuntimeError | UserError | None:
     for rank, process in enumerate(started, start=1):
         code = process.poll()
+        if code == REFUSED:
+            return UserError(f"process {rank} of the training cannot take part; the job's log names its node and the reason")
         if code is not None:
             return RuntimeError(f"process {rank} of the training ended (exit code {code}); a resume begins at the last checkpoint")
     return None

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+REFUSED = 3
+"""Exit code of a process whose device cannot take part in the training."""
 _END = -1
 _BUCKET_BYTES = 2**26
 """Tensors are sent in pieces of about this size."""
