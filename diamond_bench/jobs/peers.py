@@ -40,7 +40,8 @@ class Peers:
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
     def begin(self, execution: Execution, generator: Tensor, updates: Sequence[int], state: Sequence[Tensor]) -> None:
-        """Lets them build the same training: its execution, the state of its generator, the updates done of each network, all tensors."""
+        """Lets them build the same training: its execution, the state of its generator, the updates done of each network, all tensors.
+        Raises UserError if one of them has no units for this execution's precision."""
         for process in self._started:
             _send(process, {"execution": asdict(execution), "generator": generator.tolist(), "updates": list(updates)})
         with self._together():
