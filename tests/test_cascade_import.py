@@ -36,6 +36,7 @@ from diamond_bench.worlds.cascade.checkpoint import CSGO_ACTIONS, PREFIXES, _des
 from diamond_bench.worlds.cascade.world import CascadeWorld, build_world
 
 FRAMES = FrameSpec(16, 24)
+TRUNCATING = Cascade(factor=4, low_resolution_rounding="truncate")
 DIGEST = "b91ea7e814c6cec16d71d3afc026ccffb79271cc3a30ccd23c6a70c100c0bdd6"
 """SHA-256 of the lines "name,shape" of the 573 tensors in the order of the authors' file."""
 
@@ -88,7 +89,7 @@ def small_state(bits: int = 5) -> dict[str, Tensor]:
     """A random state dict in the authors' format."""
     torch.manual_seed(0)
     network = NetworkConfig((1, 1), (8, 16), (False, True), 16)
-    settings = Cascade(factor=4, inner=LowResolution(network=network), upsampler=Upsampler(network=network))
+    settings = replace(TRUNCATING, inner=LowResolution(network=network), upsampler=Upsampler(network=network))
     world = build_world(settings, WorldSpec(FRAMES, ActionSpec.columns((2,) * bits)))
     return {name: torch.randn(tensor.shape) for name, tensor in cascade_state(world).items()}
 
@@ -194,7 +195,16 @@ def test_a_cascade_that_the_format_cannot_express_is_not_exported(
 ) -> None:
     network = NetworkConfig((1,), (8,), (False,), 8)
     inner = LowResolution(replace(CSGO_OBJECTIVE, **objective), replace(LowResolution().conditioning, **conditioning), network)
-    settings = Cascade(factor=4, inner=inner, upsampler=replace(Upsampler(network=network), **upsampler))
+    settings = replace(TRUNCATING, inner=inner, upsampler=replace(Upsampler(network=network), **upsampler))
     world = build_world(settings, WorldSpec(FRAMES, ActionSpec.discrete(3)))
     with pytest.raises(UserError, match=f"this cascade cannot be exported: .*family.{key}"):
         cascade_state(world)
+
+
+def test_a_cascade_that_rounds_is_not_exported() -> None:
+    network = NetworkConfig((1,), (8,), (False,), 8)
+    settings = Cascade(factor=4, inner=LowResolution(network=network), upsampler=Upsampler(network=network))
+    world = build_world(settings, WorldSpec(FRAMES, ActionSpec.columns((2,) * 5)))
+    with pytest.raises(UserError, match=r"no place for family.low_resolution_rounding=round; read back it would be truncate"):
+        cascade_state(world)
+    assert cascade_state(replace(world, settings=replace(settings, low_resolution_rounding="truncate")))

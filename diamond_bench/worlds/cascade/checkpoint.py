@@ -76,6 +76,7 @@ def cascade_state(world: CascadeWorld) -> dict[str, Tensor]:
     except UserError as error:
         raise UserError(f"this cascade cannot be exported: read back, {error}") from None
     for key, here, back in (
+        ("low_resolution_rounding", settings.low_resolution_rounding, found.low_resolution_rounding),
         ("inner.conditioning.num_frames", settings.inner.conditioning.num_frames, found.inner.conditioning.num_frames),
         ("inner.network", settings.inner.network, found.inner.network),
         ("upsampler.network", settings.upsampler.network, found.upsampler.network),
