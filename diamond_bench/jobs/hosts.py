@@ -28,6 +28,17 @@ def hosts() -> list[str]:
         raise UserError(f"the names of the {num_nodes()} nodes of this SLURM job cannot be read ({error})") from None
 
 
+def too_few_gpus(processes: int, gpus: int, first: int) -> UserError:
+    """The error of a job of so many processes, each on a GPU, if each of its nodes has `gpus` GPUs and the job uses cuda:`first` and those
+    after it."""
+    count = f"{gpus} GPU{'s' * (gpus > 1)}"
+    there = f"this machine has {count}" if num_nodes() == 1 else f"the {num_nodes()} nodes of this SLURM job have {count} each"
+    begin = f", and execution.device=cuda:{first} is the first of the job" * (first > 0)
+    return UserError(
+        f"execution.num_processes={processes}: {there}{begin}; use at most {(gpus - first) * num_nodes()}, or execution.device=cpu"
+    )
+
+
 def on_host(host: str, command: Sequence[str]) -> list[str]:
     """The command that runs another command on a node of this SLURM job, with stdin passed on. An empty name is this node."""
     return ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={host}", *command] if host else [*command]

@@ -19,7 +19,7 @@ from torch import Tensor
 from diamond_bench.errors import UserError
 from diamond_bench.jobs.context import JobContext
 from diamond_bench.jobs.execution import Execution
-from diamond_bench.jobs.hosts import hosts, on_host
+from diamond_bench.jobs.hosts import hosts, on_host, too_few_gpus
 from diamond_bench.store.kinds import TrainWorldModel
 from diamond_bench.training.processes import REFUSED, Processes, have_come, meeting_point
 from diamond_bench.typed import to_plain
@@ -109,7 +109,7 @@ def peers_of(config: TrainWorldModel, context: JobContext) -> Iterator[Peers | N
     each, rest = divmod(size, len(nodes))
     if rest:
         raise UserError(f"execution.num_processes={size}: the {len(nodes)} nodes of this SLURM job cannot share them equally")
-    devices = [context.device] * each if device.type == "cpu" else _gpus(device.index or 0, each)
+    devices = [context.device] * each if device.type == "cpu" else _gpus(size, device.index or 0, each)
     places = [("" if node == nodes[0] else node, own) for node in nodes for own in devices]
     store, host = meeting_point(size), "127.0.0.1" if len(nodes) == 1 else socket.gethostname()
     started: list[subprocess.Popen[str]] = []
@@ -142,15 +142,12 @@ def peers_of(config: TrainWorldModel, context: JobContext) -> Iterator[Peers | N
             peers.processes.close()
 
 
-def _gpus(first: int, size: int) -> list[str]:
-    """The GPUs of the processes of a node."""
+def _gpus(size: int, first: int, each: int) -> list[str]:
+    """The GPUs of the processes of a node, which has `each` of the `size` processes."""
     there = torch.cuda.device_count()
-    if first + size > there:
-        raise UserError(
-            f"execution.num_processes: each process uses a GPU, and {size} of them run on this machine, which has {there}; the job uses "
-            f"cuda:{first} and those after it"
-        )
-    return [f"cuda:{first + rank}" for rank in range(size)]
+    if first + each > there:
+        raise too_few_gpus(size, there, first)
+    return [f"cuda:{first + rank}" for rank in range(each)]
 
 
 def _input(process: subprocess.Popen[str]) -> IO[str]:

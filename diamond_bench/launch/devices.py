@@ -11,7 +11,7 @@ from typing import Any
 
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
-from diamond_bench.jobs.hosts import num_nodes
+from diamond_bench.jobs.hosts import num_nodes, too_few_gpus
 from diamond_bench.studies.execution import check_execution
 
 
@@ -26,12 +26,7 @@ def worker_devices(device: str, num_workers: int, gpus_per_job: int = 1) -> list
     gpus = 0 if device == "cpu" else _count_gpus()
     here, first = -(-gpus_per_job // num_nodes()), int(device.partition(":")[2] or 0)
     if 0 < gpus < first + here:
-        count = f"{gpus} GPU{'s' * (gpus > 1)}"
-        there = f"this machine has {count}" if num_nodes() == 1 else f"the {num_nodes()} nodes of this SLURM job have {count} each"
-        begin = f", and execution.device={device} is the first of the job" * (first > 0)
-        raise UserError(
-            f"execution.num_processes={gpus_per_job}: {there}{begin}; use at most {(gpus - first) * num_nodes()}, or execution.device=cpu"
-        )
+        raise too_few_gpus(gpus_per_job, gpus, first)
     if gpus < 2 or device.startswith("cuda:"):
         return [device] * max(1, num_workers)
     places = gpus // here
