@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 from test_sources import CONFIG, DISCRETE, TRAINING, make_dataset
 
-from diamond_bench.cli.running import refuse_copies
+from diamond_bench.cli.common import refuse_copies, run_jobs
+from diamond_bench.cli.running import submit_plan
 from diamond_bench.config import ExecutionConfig
 from diamond_bench.errors import UserError
 from diamond_bench.jobs import peers, train_world_model
@@ -26,6 +27,7 @@ from diamond_bench.jobs.context import Interrupted, JobContext
 from diamond_bench.jobs.hosts import NODES
 from diamond_bench.jobs.train_world_model import model_folder
 from diamond_bench.launch import devices
+from diamond_bench.store.artifacts import Store
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.studies.plan import plan_study
 from diamond_bench.training.processes import have_come, meeting_point
@@ -147,13 +149,18 @@ def test_an_agent_has_one_process() -> None:
         plan_study("atari_100k", ["scale=tiny", "execution.num_processes=2"])
 
 
-def test_several_copies_of_a_command_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would share the jobs of a sweep, and each training would still have one process."""
+def test_several_copies_of_a_command_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies would run the same jobs at once, and each training would still have one process."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     refuse_copies()  # whoever set it, torchrun did not
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(UserError, match=r"torchrun started 2 copies .* execution\.num_processes=2"):
         refuse_copies()
+    plan, store = plan_study("sampling_steps", ["scale=tiny"]), Store(tmp_path / "store")
+    for run in (lambda: run_jobs(plan, store), lambda: submit_plan(plan, store, as_json=False, wait=False, with_report=False)):
+        with pytest.raises(UserError, match="torchrun started 2 copies"):
+            run()
+    assert not store.root.exists()
     monkeypatch.setenv("WORLD_SIZE", "1")
     refuse_copies()
 
@@ -177,6 +184,10 @@ def test_a_job_of_several_gpus_takes_those_after_its_workers(monkeypatch: pytest
     assert devices.worker_devices("cuda:3", 1, 2) == ["cuda:3"]
     with pytest.raises(UserError, match=r"num_processes=3: .* 5 GPUs, and execution\.device=cuda:3 .*; use at most 2"):
         devices.worker_devices("cuda:3", 1, 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert peers._gpus(2, 3, 2) == ["cuda:3", "cuda:4"]
+    with pytest.raises(UserError, match=r"num_processes=3: .* 5 GPUs, and execution\.device=cuda:3 .*; use at most 2"):
+        peers._gpus(3, 3, 3)
     assert devices.worker_devices("cpu", 1, 6) == ["cpu"]
     monkeypatch.setenv(NODES, "2")
     assert devices.worker_devices("auto", 1, 6) == ["cuda:0"], "three of them on each node"

@@ -1,6 +1,7 @@
 """Shared parts of commands: the application, its consoles, the store, and running the jobs of a plan."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,8 +145,24 @@ def standing_of(saved: Any, store: Any) -> Any:
     return registration_status(saved, {ref for ref in evaluations if store.state(ref).status == "done"})
 
 
+def refuse_copies() -> None:
+    """Raises UserError in one of several copies of a command that torchrun started.
+
+    The copies would run the same jobs at once, and no training would use several of them.
+    """
+    copies = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+    if copies != "1":
+        raise UserError(
+            f"torchrun started {copies} copies of this command; start it once, without torchrun, with execution.num_processes={copies}: a "
+            "training starts its own processes"
+        )
+
+
 def run_jobs(plan: Any, store: Any) -> Any:
-    """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`."""
+    """Runs the missing jobs of a plan, shows progress, and prints what failed. Returns the `launch.local.Summary`.
+
+    Raises UserError in one of several copies that torchrun started.
+    """
     from diamond_bench.launch.cores import workers
     from diamond_bench.launch.devices import has_gpu
     from diamond_bench.launch.local import run_local
@@ -154,6 +171,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
     from diamond_bench.studies.estimate import estimate
     from diamond_bench.studies.overview import job_labels
 
+    refuse_copies()
     begin, saved = planned(plan, store)
     store.require_writable()
     states = store.states()

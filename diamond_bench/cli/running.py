@@ -1,9 +1,8 @@
 """How commands run a plan: on this machine, or by submitting it to a cluster."""
 
-import os
 from typing import Any
 
-from diamond_bench.cli.common import err, jobs, out, planned, report_results, run_jobs, say
+from diamond_bench.cli.common import err, jobs, out, planned, refuse_copies, report_results, run_jobs, say
 from diamond_bench.errors import UserError
 
 
@@ -13,7 +12,6 @@ def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_repo
     from diamond_bench.config import SlurmCluster
     from diamond_bench.studies.plan import as_saved
 
-    refuse_copies()
     if isinstance(plan.cluster, SlurmCluster):
         return submit_plan(plan, store, as_json, wait, with_report)
     if wait:
@@ -24,21 +22,14 @@ def run_plan(plan: Any, store: Any, as_json: bool, wait: bool = False, with_repo
     return int(summary.exit_code)
 
 
-def refuse_copies() -> None:
-    """Raises UserError in one of several copies of a command that torchrun started. They would share the jobs, and not a training."""
-    copies = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
-    if copies != "1":
-        raise UserError(
-            f"torchrun started {copies} copies of this command; start it once, without torchrun, with execution.num_processes={copies}: a "
-            "training starts its own processes"
-        )
-
-
 def submit_plan(plan: Any, store: Any, as_json: bool, wait: bool, with_report: bool, only: Any = None) -> int:
-    """Submits the missing jobs of a plan to SLURM. With `wait`, follows them and reports. Returns the exit code."""
+    """Submits the missing jobs of a plan to SLURM. With `wait`, follows them and reports. Returns the exit code.
+
+    Raises UserError in one of several copies that torchrun started."""
     from diamond_bench.launch.slurm.submit import submit
     from diamond_bench.studies.plan import place_of
 
+    refuse_copies()
     begin, saved = planned(plan, store)
     order = _order(plan, only)
     sent = submit(store, order, say, begin)
