@@ -85,11 +85,24 @@ def plan_rows(plan: Plan, states: Mapping[JobRef, JobState]) -> list[dict[str, A
 
 
 def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes: Iterable[str] = ()) -> None:
-    """Prints the jobs of a plan, how many are missing, the cost of running them, and further `notes`."""
+    """Prints the jobs of a plan, how many are missing, the cost of running them, and notes: those on its devices, and further `notes`.
+
+    With `as_json` it prints only the jobs, as JSON, and the notes go to stderr.
+    """
     states = store.states()
     rows = plan_rows(plan, states)
+    missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
+    if isinstance(plan.cluster, LocalCluster):
+        gpu = has_gpu()
+        of_devices = [*precision_notes(plan.jobs, missing, gpu), *slow_sizes(plan.jobs, missing, gpu), *workers(plan, missing).notes]
+    else:
+        of_devices = node_notes(plan.jobs, missing)
+    sentences = [f"note: {escape(sentence)}" for sentence in (*of_devices, *notes)]
     if as_json:
         print_json(out, rows)
+        err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
+        for sentence in sentences:
+            err.print(sentence)
         return
     shown = table("kind", "jobs", "done", "to run")
     for kind in dict.fromkeys(row["kind"] for row in rows):
@@ -103,7 +116,6 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
     worlds = f"; families {', '.join(plan.families)}" if plan.families not in ((), (DIAMOND,)) else ""
     out.print(f"games {games}; seeds {seeds}{measured}{worlds}; store {escape(str(store.root))}")
     out.print(shown)
-    missing = [ref for (ref, _), row in zip(plan.jobs.items(), rows, strict=True) if row["state"] != "done"]
     cost = estimate(plan.jobs, missing, store, states)
     if cost.jobs:
         passing = f" (and up to {cost.passing_gigabytes:.3g} GB while a job runs)" if cost.passing_gigabytes else ""
@@ -118,13 +130,8 @@ def print_plan(out: SafeConsole, plan: Plan, store: Store, as_json: bool, notes:
         out.print("nothing to run: every job is done")
     if older := older_sentence(plan.jobs, store, states):
         out.print(escape(older), highlight=False)
-    if isinstance(plan.cluster, LocalCluster):
-        gpu = has_gpu()
-        of_devices = [*precision_notes(plan.jobs, missing, gpu), *slow_sizes(plan.jobs, missing, gpu), *workers(plan, missing).notes]
-    else:
-        of_devices = node_notes(plan.jobs, missing)
-    for sentence in (*of_devices, *notes):
-        out.print(f"note: {escape(sentence)}", highlight=False)
+    for sentence in sentences:
+        out.print(sentence, highlight=False)
 
 
 def _print_device_plan(out: SafeConsole, found: DevicePlan) -> None:

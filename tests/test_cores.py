@@ -1,6 +1,7 @@
 """Workers share the cores of a CPU: how many run at once, what the user reads about it, and that idle threads do not spin."""
 
 import importlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,6 +96,9 @@ def test_the_plan_and_the_run_say_it_and_do_it(
     tokens = ("sampling_steps", "scale=smoke", "metrics=[drift]", THREADS.format(2), *given)
     note = f"note: {of_study(THREADS.format(2), *given).notes[0]}\n"
     assert note in in_this_process("sweep", *tokens, "--dry-run", cwd=tmp_path).stdout
+    for_programs = in_this_process("sweep", *tokens, "--dry-run", "--json", cwd=tmp_path)
+    assert json.loads(for_programs.stdout)
+    assert note in for_programs.stderr
     assert note in in_this_process("sweep", *tokens, cwd=tmp_path, exit_code=1).stderr
     assert [(how["num_workers"], how["worker_arguments"]) for how in taken] == [(number, arguments)]
 
