@@ -227,7 +227,10 @@ class _Sweep:
 
 def begin_order(specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Kind]) -> dict[JobRef, int]:
     """The order in which jobs begin: as planned, but among jobs with the same inputs the longest comes first, so that it does not run alone
-    at the end."""
+    at the end.
+
+    The longest is the one with the most work (`Costs.work`). If such jobs are of several kinds, their work is compared as it is. For kinds
+    that compute it is FLOP."""
     first: dict[tuple[object, ...], int] = {}
     for position, spec in enumerate(specs.values()):
         first.setdefault(_group(spec), position)

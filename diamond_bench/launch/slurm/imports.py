@@ -20,4 +20,4 @@ def without_logging() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_LEVEL]
+        os.environ.pop(_LEVEL, None)  # another thread may have left the context first
