@@ -184,7 +184,7 @@ def run_jobs(plan: Any, store: Any) -> Any:
         say(f"note: {sentence}")
     with progress_display(job_labels(saved.points), expected=cost.seconds) as display:
         store.say = display.say
-        options = {"num_workers": share.number, "device": plan.execution.device, "mps": plan.cluster.mps}
+        options = {"num_workers": share.number, "device": plan.execution.device, "mps": plan.cluster.mps, "limit": share.limit}
         waiting = ("--sleep-idle-threads",) if share.crowded else ()
         summary = run_local(store, plan.jobs.values(), **options, worker_arguments=waiting, on_event=display, begin=begin)
     store.say = say

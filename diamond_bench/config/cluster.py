@@ -12,7 +12,7 @@ class LocalCluster:
     name: str = "local"
     num_workers: int = setting(0, minimum=0, recorded=True)
     """Number of worker processes. Each uses one device. 0 means one per GPU, or one if there is no GPU. On a CPU, fewer
-    run if a scale sets the number and the threads of so many jobs exceed the cores."""
+    run while the threads of so many jobs would exceed the cores, unless the command gives this number."""
     mps: bool = setting(False, recorded=True)
     """Run CUDA's Multi-Process Service together with the workers, for workers that share a GPU."""
 

@@ -1,12 +1,13 @@
-"""How many jobs share the processor: workers and their threads against the cores that this process may use. Without torch."""
+"""Which jobs share the processor: workers and their threads against the cores that this process may use. Without torch."""
 
 import shlex
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import accumulate
 
 from diamond_bench.config import LocalCluster
 from diamond_bench.launch.devices import has_gpu, valid_device
+from diamond_bench.launch.threads import NO_LIMIT, ThreadLimit
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import KINDS
 from diamond_bench.studies.execution import usable_cores
@@ -22,17 +23,19 @@ class Workers:
     number: int
     """Number of worker processes, as `run_local` takes it: 0 leaves it to the devices."""
     crowded: bool = False
-    """Whether the jobs that run at once have more threads than there are cores."""
+    """Whether jobs that run at once can have more threads than there are cores."""
     notes: tuple[str, ...] = ()
     """A sentence about each limit and each excess."""
+    limit: ThreadLimit = NO_LIMIT
+    """Which jobs may run at once."""
 
 
 def workers(plan: Plan, missing: Collection[JobRef], cores: int | None = None) -> Workers:
     """The workers that run the `missing` jobs of a local plan.
 
-    On a CPU at most `cores` // threads jobs run at once, unless the command gives `cluster.num_workers`: idle threads of OpenMP spin, so
-    jobs that share a core make each other many times slower. Jobs without networks do not count. `cores`: those that this process may use,
-    if None as the operating system states them.
+    On a CPU the threads of the jobs that run at once fit the cores, unless the command gives `cluster.num_workers`: idle threads of OpenMP
+    spin, so jobs that share a core make each other many times slower. Jobs without networks do not count. `cores`: those that this process
+    may use, if None as the operating system states them.
     """
     asked = plan.cluster.num_workers if isinstance(plan.cluster, LocalCluster) else 0
     if valid_device(plan.execution.device).startswith("cuda") or (plan.execution.device == "auto" and has_gpu()):
@@ -42,10 +45,12 @@ def workers(plan: Plan, missing: Collection[JobRef], cores: int | None = None) -
         for ref in missing
         if hasattr(config := plan.jobs[ref].config, "execution")
     }
-    most = max(threads.values(), default=1)
+    sizes = sorted(threads.values())
+    most = max(sizes, default=0)
     cores = usable_cores() if cores is None else cores
-    at_once, fitting = min(asked, _widest(plan, missing, threads)), max(1, cores // most)
+    at_once = sum(sizes[-max(1, asked) :])
     given = any(word.startswith(_KEY) for word in shlex.split(plan.command))
+    limited = at_once > max(most, cores) and not given
     notes = []
     own = plan.execution.num_threads
     if threads and own > cores:
@@ -53,26 +58,21 @@ def workers(plan: Plan, missing: Collection[JobRef], cores: int | None = None) -
             f"execution.num_threads={own}: this process may use {_number(cores, 'core')}, and more threads than cores make jobs slower; "
             f"use execution.num_threads={cores}"
         )
-    if at_once > fitting:
-        each = f"{_number(most, 'thread')} each, and this process may use {_number(cores, 'core')}"
+    if limited:
+        fitting = max(1, cores // most)
         notes.append(
-            f"{_KEY}{asked}: {at_once} jobs run at once with {each}, so they slow each other down; use {_KEY}{fitting}"
-            if given
-            else f"{_number(fitting, 'job')} at a time in place of {at_once}: jobs have {each}. To run {at_once} at once, give "
-            f"{_KEY}{asked}"
+            f"jobs with {_number(most, 'thread')} run {'one' if fitting == 1 else fitting} at a time on {_number(cores, 'core')}; to run "
+            f"{asked} jobs at once, give {_KEY}{asked}"
         )
-    number = fitting if at_once > fitting and not given else asked
-    return Workers(number, most * max(1, min(at_once, number)) > cores, tuple(notes))
-
-
-def _widest(plan: Plan, missing: Collection[JobRef], counted: Collection[JobRef]) -> int:
-    """The largest number of `counted` jobs of equal depth in the graph of the missing jobs. None of these needs another, so they can run at
-    once."""
-    todo, depth = set(missing), dict[JobRef, int]()
-    for ref, spec in plan.jobs.items():  # inputs come first
-        if ref in todo:
-            depth[ref] = 1 + max((depth[need] for need in spec.inputs.values() if need in depth), default=0)
-    return max(Counter(depth[ref] for ref in counted).values(), default=0)
+    elif at_once > max(most, cores):
+        notes.append(
+            f"{_KEY}{asked} lets {min(asked, len(sizes))} jobs run at once, with up to {_number(at_once, 'thread')}, and this process "
+            f"may use {_number(cores, 'core')}, so they slow each other down; use {_KEY}{max(1, cores // most)}"
+        )
+    if not limited:
+        return Workers(asked, at_once > cores, tuple(notes))
+    together = sum(total <= cores for total in accumulate(sizes))  # the smallest ones
+    return Workers(min(asked, max(1, together)), most > cores, tuple(notes), ThreadLimit(cores, threads))
 
 
 def _number(count: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from diamond_bench.launch.interrupts import Interrupts, counted_interrupts
 from diamond_bench.launch.mps import check_mps, service
 from diamond_bench.launch.process import WorkerProcess
 from diamond_bench.launch.summary import Summary
+from diamond_bench.launch.threads import NO_LIMIT, ThreadLimit
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.cost import InputConfigs
 from diamond_bench.store.jobspec import JobRef, JobSpec
@@ -38,6 +39,7 @@ def run_local(
     begin: Callable[[], None] = lambda: None,
     interrupts: Interrupts | None = None,
     mps: bool = False,
+    limit: ThreadLimit = NO_LIMIT,
 ) -> Summary:
     """Runs the jobs of `specs` that are not done, and returns when no more can be run. Each input must be among `specs` or done in the
     store.
@@ -47,7 +49,8 @@ def run_local(
 
     `worker_arguments`: further options of the worker (worker.py). `begin` is called once, before the first job is prepared, when a worker
     has found its device or there is nothing to run. `interrupts` replaces SIGINT and SIGTERM by requests that the caller counts. `mps`
-    starts CUDA's Multi-Process Service (mps.py) while the workers run.
+    starts CUDA's Multi-Process Service (mps.py) while the workers run. `limit`: a job begins only if it fits next to the
+    running ones. Until it does, jobs after it do not begin.
 
     Raises UserError if the store is not writable, the device is not available, or `mps` would have no effect. Nothing is created then, and
     `begin` is not called.
@@ -62,7 +65,7 @@ def run_local(
         devices = worker_devices(device, num_workers, max(store.kinds[ref.kind].costs.gpus(sweep.specs[ref].config) for ref in sweep.open))
         store.require_writable()
         with counted_interrupts() if interrupts is None else contextlib.nullcontext(interrupts) as counted, service(mps):
-            _Pool(sweep, devices, worker_arguments, counted, begin).run()
+            _Pool(sweep, devices, worker_arguments, counted, begin, limit).run()
             return sweep.summary(counted.count > 0)
     begin()
     return sweep.summary(stopped=False)
@@ -121,10 +124,13 @@ class _Sweep:
         for ref in self.specs:
             self._offer(ref)
 
-    def next(self) -> JobRef | None:
-        """A ready job, prepared, or None if there is none at the moment."""
+    def next(self, fits: Callable[[JobRef], bool]) -> JobRef | None:
+        """The first ready job, prepared. None if there is none at the moment, or if it does not fit: later ones do not overtake it."""
         while self._ready:
-            _, ref = heappop(self._ready)
+            ref = self._ready[0][1]
+            if ref in self.open and not fits(ref):
+                return None
+            heappop(self._ready)
             if ref not in self.open:
                 continue
             state = self.store.state(ref)
@@ -255,8 +261,17 @@ def _work(spec: JobSpec, specs: Mapping[JobRef, JobSpec], kinds: Mapping[str, Ki
 class _Pool:
     """The workers, at most one per entry of `devices`. They are started when there is work for them."""
 
-    def __init__(self, sweep: _Sweep, devices: Sequence[str], arguments: Sequence[str], interrupts: Interrupts, begin: Callable[[], None]):
+    def __init__(
+        self,
+        sweep: _Sweep,
+        devices: Sequence[str],
+        arguments: Sequence[str],
+        interrupts: Interrupts,
+        begin: Callable[[], None],
+        limit: ThreadLimit,
+    ):
         self._sweep = sweep
+        self._limit = limit
         self._devices = devices
         self._arguments = arguments
         self._interrupts = interrupts
@@ -295,11 +310,14 @@ class _Pool:
     def _busy(self) -> bool:
         return any(worker.job is not None for worker in self._workers())
 
+    def _fits(self, ref: JobRef) -> bool:
+        return self._limit.fits(ref, (worker.job for worker in self._workers() if worker.job is not None))
+
     def _hand_out(self) -> None:
         """Sends jobs to idle workers, and starts workers while more jobs are ready than workers are starting."""
         for worker in self._workers():
             if worker.ready and worker.job is None:
-                ref = self._sweep.next()
+                ref = self._sweep.next(self._fits)
                 if ref is None:
                     return
                 worker.run(ref)
