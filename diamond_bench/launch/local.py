@@ -124,7 +124,7 @@ class _Sweep:
         for ref in self.specs:
             self._offer(ref)
 
-    def next(self, fits: Callable[[JobRef], bool]) -> JobRef | None:
+    def next(self, fits: Callable[[JobRef], bool] = lambda ref: True) -> JobRef | None:
         """The first ready job, prepared. None if there is none at the moment, or if it does not fit: later ones do not overtake it."""
         while self._ready:
             ref = self._ready[0][1]
