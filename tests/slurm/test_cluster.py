@@ -28,9 +28,12 @@ def submit(cluster: Cluster, folder: Path, script: str, *options: str) -> str:
     return cluster.run("sbatch", "--parsable", "--mem=100", f"--output={folder}/{output}", *options, f"--wrap={script}")
 
 
-def ends(cluster: Cluster, *jobs: str, seconds: float = 30) -> list[str]:
-    """The states in which jobs, or elements of arrays, ended."""
-    until(lambda: {cluster.states()[job] for job in jobs} <= ENDED, f"the end of {jobs}, in {cluster.states()}", seconds)
+def ends(cluster: Cluster, *jobs: str, seconds: float = 90) -> list[str]:
+    """The states in which jobs, or elements of arrays, ended. A step whose message to the controller fails repeats it after 15 seconds."""
+    try:
+        until(lambda: {cluster.states()[job] for job in jobs} <= ENDED, f"the end of {jobs}", seconds)
+    except ClusterError as error:
+        raise ClusterError(f"{error}, in {cluster.states()}") from None
     return [cluster.states()[job] for job in jobs]
 
 
