@@ -32,7 +32,7 @@ class HeldPanel:
 
 
 def survival_figure(panels: Sequence[HeldPanel], looks: Looks) -> Chart:
-    """One column per panel. The upper axes show the share of play that has not collapsed, with its 95% interval. The lower axes show
+    """Draws one column per panel. The upper axes show the share of play that has not collapsed, with its 95% interval. The lower axes show
     the ratio of motion.
 
     A line ends with the last play that was observed. The ratio has a logarithmic axis, on which 0 has no place, so it is drawn from 0.01

@@ -44,8 +44,10 @@ def resolved_precision(asked: AskedPrecision, device: torch.device, begun: str |
 
 
 def check_peer(asked: AskedPrecision, taken: Precision, device: torch.device) -> None:
-    """For a further process of a training, which takes the precision of the first one. Raises UserError with this node's name if `auto`
-    became bf16 there and this process's device has no units for it."""
+    """Checks whether a further process of a training can take the precision of the first one.
+
+    Raises UserError with this node's name if `auto` became bf16 there and this process's device has no units for it.
+    """
     if asked == "auto" and taken == "bf16" and not has_bf16(device):
         raise UserError(
             f"execution.precision=auto: the training's first process runs in bf16, and on the node {socket.gethostname()} {_lack(device)}; "
