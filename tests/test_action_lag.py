@@ -197,3 +197,18 @@ def test_p_and_its_clusters_come_from_one_comparison() -> None:
     found = evidence([six, eight], lags=3)
     assert (found.margin, found.clusters) == (1, 8)
     assert found.p == pytest.approx(3 * stats.t.sf(2 / (np.std(eight[0], ddof=1) / 8**0.5), 7))
+
+
+@pytest.mark.parametrize(("episodes", "trajectories"), [(6, 2), (24, 1), (8, 8)])
+def test_chance_seldom_names_a_lag(episodes: int, trajectories: int) -> None:
+    """A model that ignores actions shows a favourite action of each episode half of the time. At most 1% of such models may get a lag."""
+    rng, named, models = np.random.default_rng(0), 0, 1000
+    episode = np.repeat(np.arange(episodes), trajectories)
+    for _ in range(models):
+        imposed, read = rng.integers(0, 4, (2, len(episode), 8))
+        read = np.where(rng.random(read.shape) < 0.5, rng.integers(0, 4, episodes)[episode, None], read)
+        scores = np.full((3, *read.shape), np.nan)
+        for lag in range(3):
+            scores[lag, :, lag:] = read[:, lag:] == imposed[:, : 8 - lag]
+        named += best_lag(scores, episode, np.arange(len(episode)))[1].p < 0.01
+    assert named <= 0.01 * models

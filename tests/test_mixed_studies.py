@@ -51,6 +51,13 @@ def test_advice_on_metrics_follows_the_keys_of_the_refusal() -> None:
     assert str(with_families(keyed, study)).startswith(f"refused. Other arms of {STUDY} may have it.")
 
 
+@pytest.mark.parametrize("metrics", ["[drift,lpipz]", "[drift,drift]"])
+def test_a_wrong_list_of_metrics_is_no_matter_of_arms(metrics: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan_study(STUDY, ["scale=tiny", f"metrics={metrics}"])
+    assert "Other arms" not in str(caught.value)
+
+
 def test_a_key_of_a_family_needs_the_family() -> None:
     with pytest.raises(UserError, match=r"^family\.blur: no family is chosen, .* choose one too, such as family=oracle$"):
         plan_study("sampling_steps", ["scale=tiny", "family.blur=2"])

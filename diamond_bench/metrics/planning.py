@@ -19,9 +19,9 @@ def check_metrics(config: RunConfig) -> None:
     metrics = config.evaluation.metrics
     for name in metrics:
         if name not in selectable():
-            raise UserError(f"metrics: unknown metric {name!r}: {meant(name)}", keys=("metrics",))
+            raise UserError(f"metrics: unknown metric {name!r}: {meant(name)}")
         if metrics.count(name) > 1:
-            raise UserError(f"metrics: {name} is given twice", keys=("metrics",))
+            raise UserError(f"metrics: {name} is given twice")
     for metric in measured(metrics).values():
         if metric.name in metrics or not metric.asked:
             metric.check(config)
