@@ -27,13 +27,21 @@ LEAST = 0.01
 GAMES = {
     "synthetic/turn": ("env.minority_share=0", "data=random"),
     "Freeway": ("data.epsilon=0.5",),
+    "vizdoom/my_way_home": (),
 }
-SIZES = (
-    *("scale=tiny", "data.num_train_frames=1500", "data.num_references=24", "data.reference_horizon=16"),
-    *("evaluation.num_trajectories=8", "evaluation.horizon=16", "evaluation.num_one_step=16", "evaluation.num_sample_starts=4"),
-    *("evaluation.sample_horizon=4", "evaluation.num_fid_images=48", "probe.num_steps=250", "probe.channels=16", "probe.batch_size=32"),
-    *("probe.learning_rate=0.008",),
-)
+_STARTS = ("data.num_references", "evaluation.num_trajectories")
+_SMALL = {
+    **{"scale": "tiny", "data.num_train_frames": 1500, "data.num_references": 24, "data.reference_horizon": 16},
+    **{"evaluation.num_trajectories": 8, "evaluation.horizon": 16, "evaluation.num_one_step": 16, "evaluation.num_sample_starts": 4},
+    **{"evaluation.sample_horizon": 4, "evaluation.num_fid_images": 48},
+    **{"probe.num_steps": 250, "probe.channels": 16, "probe.batch_size": 32, "probe.learning_rate": 0.008},
+}
+SIZES = {
+    "small": _SMALL,
+    "images": {**_SMALL, "evaluation.num_fid_images": 2048, "data.num_train_frames": 2100, **dict.fromkeys(_STARTS, 128)},
+    "clips": {**_SMALL, "data.num_train_frames": 6500, **dict.fromkeys(_STARTS, 401)},
+}
+"""Settings of a repetition. FID needs 2,048 images, and FVD 401 clips."""
 
 Frames = NDArray[np.uint8]
 """(n, T, h, w, 3)."""
@@ -99,7 +107,7 @@ DAMAGES: Mapping[str, tuple[str, Callable[[Frames, Frames, np.random.Generator],
 # Measurement
 
 
-def measure(game: str, repetition: int, metrics: str, work: Path) -> list[dict[str, Any]]:
+def measure(game: str, repetition: int, metrics: str, sizes: Mapping[str, Any], work: Path) -> list[dict[str, Any]]:
     """The rows of NUMBERS of one repetition, which is the seed of its starts. `metrics`: as in `metrics=` of a score, or empty for all."""
     from diamond_bench.launch.local import run_local
     from diamond_bench.store.artifacts import Store
@@ -107,7 +115,9 @@ def measure(game: str, repetition: int, metrics: str, work: Path) -> list[dict[s
     from diamond_bench.studies.score import plan_prepare, plan_score
 
     store = Store(work / "outputs", say=print)
-    prepared, config = plan_prepare([f"game={game}", *SIZES, *GAMES[game], f"evaluation.seed={repetition}"])
+    prepared, config = plan_prepare(
+        [f"game={game}", *(f"{key}={value}" for key, value in sizes.items()), *GAMES[game], f"evaluation.seed={repetition}"]
+    )
     run_local(store, prepared.jobs.values(), num_workers=1, device="cpu")
     (dataset,) = prepared.jobs
     place = work / game.replace("/", "-") / str(repetition)
@@ -330,8 +340,11 @@ def draw(rows: Sequence[Mapping[str, str]]) -> None:
 def render(page: str, rows: Sequence[Mapping[str, str]]) -> str:
     """The page with the table between its two marks."""
     before, rest = page.split(BEGIN)
-    sets = {game: len({row["repetition"] for row in rows if row["game"] == game}) for game in dict.fromkeys(row["game"] for row in rows)}
-    words = f"Repetitions, each with other starts: {', '.join(f'{number} of {game}' for game, number in sets.items())}."
+    sets: dict[str, set[str]] = {}
+    for row in rows:
+        sets.setdefault(row["metric"], set()).add(row["repetition"])
+    once = ", ".join(f"`{metric}`" for metric, repetitions in sets.items() if len(repetitions) == 1)
+    words = f"Repetitions, each with other starts: {max(map(len, sets.values()))}{f', but 1 for {once}' if once else ''}."
     return f"{before}{BEGIN}\n\n{words}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}"
 
 
@@ -341,12 +354,13 @@ def main() -> None:
     parser.add_argument("games", nargs="*", choices=[*GAMES, []], help="games to measure again; none only draws")
     parser.add_argument("--repetitions", type=int, default=3, help="sets of starts")
     parser.add_argument("--metrics", default="", help="such as [drift,lpips]; by default all that can be measured")
+    parser.add_argument("--sizes", choices=SIZES, default="small", help="number of frames: images for fid and kid, clips for fvd and kvd")
     parser.add_argument("--work", type=Path, default=Path("metric_cards"), help="folder of the store and of the damaged frames")
     asked = parser.parse_args()
     for game in asked.games:
         new: list[dict[str, Any]] = []
         for repetition in range(asked.repetitions):
-            new += measure(game, repetition, asked.metrics, asked.work.absolute())
+            new += measure(game, repetition, asked.metrics, SIZES[asked.sizes], asked.work.absolute())
             again = {(row["game"], row["metric"]) for row in new}
             others: list[dict[str, Any]] = list(read_numbers()) if NUMBERS.exists() else []
             kept = [row for row in others if (row["game"], row["metric"]) not in again]
