@@ -14,11 +14,12 @@ from test_report import finish
 
 from diamond_bench.cli.common import no_results, print_results
 from diamond_bench.printing import print_frame
-from diamond_bench.report.next_steps import next_steps, play_step, seeds_needed, with_seeds
+from diamond_bench.report.next_steps import more_seeds, next_steps, play_step, seeds_needed, with_seeds
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import write_json
 from diamond_bench.studies.overview import overview
 from diamond_bench.studies.plan import SavedPlan, find_plan, plan_study, save_plan
+from diamond_bench.studies.registration import register
 from diamond_bench.terminal import SafeConsole
 
 TOKENS = ("scale=tiny", "data=random", "metrics=[drift]", "sampler.num_steps=1,3")
@@ -154,7 +155,16 @@ def test_the_seeds_to_run_next() -> None:
     assert seeds_needed(undecided, [power("n=1", 10)], [5, 20], 5) == 20
     assert seeds_needed(undecided, [power("n=1", 10)], [5], 5) is None
     assert seeds_needed(undecided, [power("n=1", 900)], [], 3) is None
-    assert with_seeds(["diamond-bench", "sweep", "s", "seeds=[0,7]"], [0, 7], 4) == "diamond-bench sweep s 'seeds=[0,7,8,9]'"
+    assert more_seeds([0, 7], 4) == [0, 7, 8, 9]
+    assert with_seeds(["diamond-bench", "sweep", "s", "seeds=[0,7]"], [0, 7, 8, 9]) == "diamond-bench sweep s 'seeds=[0,7,8,9]'"
+
+
+def test_registered_seeds_that_have_not_run_come_first(tmp_path: Path) -> None:
+    register(save_plan(plan_study("sampling_steps", [*TOKENS, "seeds=3"]), tmp_path / "outputs"), lambda ref: False)
+    plan, _ = swept(tmp_path, True, "seeds=1")
+    (_, more) = steps(plan, [row("n=1", "undecided")], [power("n=1", 10)])
+    assert more.startswith("1 of 1 comparisons is undecided so far. Run all registered seeds: diamond-bench sweep sampling_steps ")
+    assert more.endswith(" seeds=3")
 
 
 @pytest.mark.parametrize("display", [True, False])

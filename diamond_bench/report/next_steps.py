@@ -8,6 +8,7 @@ from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import read_json
 from diamond_bench.studies.looks import MIN_LOOK_SEEDS
 from diamond_bench.studies.plan import SavedPlan, place_of
+from diamond_bench.studies.registration_files import registrations
 
 _MAX_SEEDS = 200
 """Beyond this number, more seeds are no advice."""
@@ -35,6 +36,8 @@ def next_steps(plan: SavedPlan) -> list[Step]:
         return steps
     seeds = list(dict.fromkeys(point.seed for point in plan.points))
     open_questions = f"{len(undecided)} of {len(rows)} comparisons {'is' if len(undecided) == 1 else 'are'} undecided"
+    if (last := registrations(plan.folder)[-1:]) and set(seeds) < set(last[0].content["seeds"]):
+        return [*steps, Step(f"{open_questions} so far. Run all registered seeds", with_seeds(words, last[0].content["seeds"]))]
     number = seeds_needed(undecided, content["power"], plan.primary.get("looks", []), len(seeds))
     if number is None:
         return [*steps, Step(f"{open_questions}, and more seeds alone will not decide. See why", f"diamond-bench power {place}")]
@@ -42,7 +45,7 @@ def next_steps(plan: SavedPlan) -> list[Step]:
     time = f", about {_time((number - len(seeds)) * hours)} more on one device" if hours else ""
     looks = plan.primary.get("looks", [])
     caution = "" if looks else ". An answer with more seeds than were registered is exploratory"
-    return [*steps, Step(f"{open_questions}. Run {number} seeds{time}{caution}", with_seeds(words, seeds, number))]
+    return [*steps, Step(f"{open_questions}. Run {number} seeds{time}{caution}", with_seeds(words, more_seeds(seeds, number)))]
 
 
 def play_step(plan: SavedPlan, store: Store) -> Step | None:
@@ -77,10 +80,14 @@ def seeds_needed(undecided: Sequence[Mapping[str, Any]], power: Sequence[Mapping
     return number if number <= _MAX_SEEDS else None
 
 
-def with_seeds(words: Sequence[str], seeds: Sequence[int], number: int) -> str:
-    """The command of a sweep with `number` seeds, the present ones among them."""
-    more = [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + number - len(seeds))]
-    stated = str(number) if sorted(more) == list(range(number)) else f"[{','.join(map(str, more))}]"
+def more_seeds(seeds: Sequence[int], number: int) -> list[int]:
+    """`number` seeds, the given ones among them."""
+    return [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + number - len(seeds))]
+
+
+def with_seeds(words: Sequence[str], seeds: Sequence[int]) -> str:
+    """The command of a sweep with these seeds."""
+    stated = str(len(seeds)) if sorted(seeds) == list(range(len(seeds))) else f"[{','.join(map(str, seeds))}]"
     return " ".join(map(shlex.quote, [*(word for word in words if not word.startswith("seeds=")), f"seeds={stated}"]))
 
 
