@@ -127,7 +127,15 @@ def measure(game: str, repetition: int, metrics: str, sizes: Mapping[str, Any], 
     summary = run_local(store, plan.jobs.values(), num_workers=2, device="cpu")
     if summary.exit_code:
         raise SystemExit(f"{game}: jobs failed: {summary.failed}")
-    return card_rows(game, repetition, {point.variant: store.result(point.jobs["evaluation"]).rows for point in plan.points})
+    found = card_rows(game, repetition, {point.variant: store.result(point.jobs["evaluation"]).rows for point in plan.points})
+    return [row for row in found if not metrics or row["metric"] in columns_of(metrics)]
+
+
+def columns_of(metrics: str) -> set[str]:
+    """The columns of metrics such as [fid,drift]. Every evaluation also has those that are always measured."""
+    from diamond_bench.metrics import all_metrics
+
+    return {column for name in metrics.strip("[]").split(",") for column in all_metrics()[name.strip()].columns}
 
 
 def write_damages(store: Any, dataset: Any, config: Any, place: Path, seed: int) -> list[Path]:
