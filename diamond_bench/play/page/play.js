@@ -193,10 +193,15 @@ function names({ actions }) {
   return actions.names.length ? actions.names : Array.from({ length: actions.sizes[0] }, (_, number) => String(number));
 }
 
-/** The name of an action, or the values of its columns. */
+/** The name of an action, or its pressed keys and the values of its other columns. */
 function actionName(action) {
   if (!Array.isArray(action)) return names(welcome)[action];
-  return action.map((value, column) => `${welcome.actions.names[column] ?? column} ${Math.round(value * 100) / 100}`).join(", ");
+  const columns = action.map((value, column) => {
+    const name = welcome.actions.names[column] ?? column;
+    if (welcome.actions.sizes[column] === 2) return value ? name : null;
+    return `${name} ${Math.round(value * 100) / 100}`;
+  });
+  return columns.filter((words) => words !== null).join(", ");
 }
 
 /** With the first picture, keys and buttons count. */
