@@ -4,6 +4,7 @@ import io
 import json
 import shlex
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,17 @@ def test_the_seeds_to_run_next() -> None:
 def test_registered_seeds_that_have_not_run_come_first(tmp_path: Path) -> None:
     register(save_plan(plan_study("sampling_steps", [*TOKENS, "seeds=3"]), tmp_path / "outputs"), lambda ref: False)
     plan, _ = swept(tmp_path, True, "seeds=1")
-    (_, more) = steps(plan, [row("n=1", "undecided")], [power("n=1", 10)])
-    assert more.startswith("1 of 1 comparisons is undecided so far. Run all registered seeds: diamond-bench sweep sampling_steps ")
+    given = [row("n=1", "undecided")], [power("n=1", 10)]
+    (_, more) = steps(plan, *given)
+    assert more.startswith(
+        "1 of 1 comparisons is undecided. Run all 3 registered seeds, about 60 minutes more on one device: diamond-bench "
+    )
     assert more.endswith(" seeds=3")
+    with_looks = replace(plan, primary={**plan.primary, "looks": [2, 3]})
+    assert steps(with_looks, *given)[1].endswith(" seeds=2"), "the next look, not the last one"
+    file = plan.folder / "registration.json"
+    file.write_text(file.read_text().replace("Freeway", "Freewax", 1))
+    assert steps(plan, *given)[1].endswith(" seeds=10"), "a damaged registration states no seeds"
 
 
 @pytest.mark.parametrize("display", [True, False])

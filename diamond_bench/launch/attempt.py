@@ -22,7 +22,6 @@ from diamond_bench.jobs.context import Interrupted, JobContext, Result
 from diamond_bench.launch.devices import device_name, processor
 from diamond_bench.launch.events import Event, ignore
 from diamond_bench.launch.leave import Leave
-from diamond_bench.launch.memory import keep_memory
 from diamond_bench.launch.scratch import DATASETS, on_node
 from diamond_bench.store.artifacts import COMPILED, Store
 from diamond_bench.store.claims import Claim, last_line
@@ -166,9 +165,7 @@ def _share_compiled(store: Store, threads: int) -> None:
 
 
 def _use_device(device: str) -> None:
-    """Makes the job's device the default of CUDA calls that name none, such as streams and graphs. On a CPU, keeps freed memory."""
-    if device == "cpu":
-        keep_memory()
+    """Makes the job's device the default of CUDA calls that name none, such as streams and graphs."""
     if device.startswith("cuda"):
         import torch
 

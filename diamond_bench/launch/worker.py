@@ -26,6 +26,7 @@ from diamond_bench.launch.attempt import run_job
 from diamond_bench.launch.devices import resolve_device
 from diamond_bench.launch.events import Event
 from diamond_bench.launch.leave import Leave
+from diamond_bench.launch.memory import give_back_memory, keep_memory
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.jobspec import JobRef
 from diamond_bench.store.kinds import Kind
@@ -86,12 +87,15 @@ class _Worker:
         self._leave = Leave()
 
     def serve(self, store: Store, device: str, scratch: Path | None) -> None:
+        keeps = device == "cpu" and keep_memory()
         while (ref := self._jobs.get()) is not None and not self._stop.is_set():
             gc.freeze()  # what is here now stays, so the collection of garbage after each job need not look at it
             try:
                 end = run_job(store, ref, device, on_event=self.send, should_stop=self._stop.is_set, scratch=scratch, leave=self._leave)
             except UserError as error:
                 end = Event("failed", ref, text=str(error))
+            if keeps:
+                give_back_memory()
             self.send(end)
 
     def send(self, event: Event) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diamond_bench.store.artifacts import Store
-from diamond_bench.store.files import read_json
+from diamond_bench.store.files import DamagedFile, read_json
 from diamond_bench.studies.looks import MIN_LOOK_SEEDS
 from diamond_bench.studies.plan import SavedPlan, place_of
 from diamond_bench.studies.registration_files import registrations
@@ -34,18 +34,30 @@ def next_steps(plan: SavedPlan) -> list[Step]:
     undecided = [row for row in rows if row["verdict"] == "undecided"]
     if not undecided:
         return steps
-    seeds = list(dict.fromkeys(point.seed for point in plan.points))
+    seeds, looks = list(dict.fromkeys(point.seed for point in plan.points)), plan.primary.get("looks", [])
     open_questions = f"{len(undecided)} of {len(rows)} comparisons {'is' if len(undecided) == 1 else 'are'} undecided"
-    if (last := registrations(plan.folder)[-1:]) and set(seeds) < set(last[0].content["seeds"]):
-        return [*steps, Step(f"{open_questions} so far. Run all registered seeds", with_seeds(words, last[0].content["seeds"]))]
-    number = seeds_needed(undecided, content["power"], plan.primary.get("looks", []), len(seeds))
+    hours = next((one["hours_per_seed"] for one in content["power"] if one["hours_per_seed"]), None)
+
+    def more(wanted: Sequence[int], which: str, caution: str = "") -> Step:
+        time = f", about {_time((len(wanted) - len(seeds)) * hours)} more on one device" if hours else ""
+        return Step(f"{open_questions}. Run {which}{time}{caution}", with_seeds(words, wanted))
+
+    registered = _registered_seeds(plan)
+    if not looks and set(seeds) < set(registered):
+        return [*steps, more(registered, f"all {len(registered)} registered seeds")]
+    number = seeds_needed(undecided, content["power"], looks, len(seeds))
     if number is None:
         return [*steps, Step(f"{open_questions}, and more seeds alone will not decide. See why", f"diamond-bench power {place}")]
-    hours = next((one["hours_per_seed"] for one in content["power"] if one["hours_per_seed"]), None)
-    time = f", about {_time((number - len(seeds)) * hours)} more on one device" if hours else ""
-    looks = plan.primary.get("looks", [])
     caution = "" if looks else ". An answer with more seeds than were registered is exploratory"
-    return [*steps, Step(f"{open_questions}. Run {number} seeds{time}{caution}", with_seeds(words, more_seeds(seeds, number)))]
+    return [*steps, more(more_seeds(seeds, number), f"{number} seeds", caution)]
+
+
+def _registered_seeds(plan: SavedPlan) -> list[int]:
+    """The seeds of the last registration. Empty without one, and if it is damaged, which the report says."""
+    try:
+        return [seed for registration in registrations(plan.folder)[-1:] for seed in registration.content["seeds"]]
+    except DamagedFile:
+        return []
 
 
 def play_step(plan: SavedPlan, store: Store) -> Step | None:

@@ -348,11 +348,12 @@ def draw(rows: Sequence[Mapping[str, str]]) -> None:
 def render(page: str, rows: Sequence[Mapping[str, str]]) -> str:
     """The page with the table between its two marks."""
     before, rest = page.split(BEGIN)
-    sets: dict[str, set[str]] = {}
+    sets: dict[tuple[str, str], set[str]] = {}
     for row in rows:
-        sets.setdefault(row["metric"], set()).add(row["repetition"])
-    once = ", ".join(f"`{metric}`" for metric, repetitions in sets.items() if len(repetitions) == 1)
-    words = f"Repetitions, each with other starts: {max(map(len, sets.values()))}{f', but 1 for {once}' if once else ''}."
+        sets.setdefault((row["game"], row["metric"]), set()).add(row["repetition"])
+    usual = max(map(len, sets.values()))
+    fewer = "".join(f", {len(of)} for `{metric}` in {game}" for (game, metric), of in sets.items() if len(of) < usual)
+    words = f"Repetitions, each with other starts: {usual}{fewer}."
     return f"{before}{BEGIN}\n\n{words}\n\n{table(rows)}\n\n{END}{rest.split(END)[1]}"
 
 
@@ -369,10 +370,10 @@ def main() -> None:
         new: list[dict[str, Any]] = []
         for repetition in range(asked.repetitions):
             new += measure(game, repetition, asked.metrics, SIZES[asked.sizes], asked.work.absolute())
-            again = {(row["game"], row["metric"]) for row in new}
-            others: list[dict[str, Any]] = list(read_numbers()) if NUMBERS.exists() else []
-            kept = [row for row in others if (row["game"], row["metric"]) not in again]
-            write_numbers(sorted([*kept, *new], key=lambda row: list(GAMES).index(row["game"])))
+        again = {(row["game"], row["metric"]) for row in new}
+        others: list[dict[str, Any]] = list(read_numbers()) if NUMBERS.exists() else []
+        kept = [row for row in others if (row["game"], row["metric"]) not in again]
+        write_numbers(sorted([*kept, *new], key=lambda row: list(GAMES).index(row["game"])))
     texts = read_numbers()
     draw(texts)
     PAGE.write_text(render(PAGE.read_text(), texts))

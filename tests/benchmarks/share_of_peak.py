@@ -25,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from diamond_bench.jobs.execution import Execution
 from diamond_bench.launch.devices import device_name
+from diamond_bench.launch.memory import MMAP_THRESHOLD, TRIM_THRESHOLD
 from diamond_bench.models.precision import Precision, arithmetic
 from diamond_bench.profiling.parts import Parts, flop_of, random_replay
 from diamond_bench.profiling.timing import Spread, Work, alternate, ratios, spread, warm_up
@@ -52,22 +53,22 @@ GROUPS = {
 
 
 LIBC = ctypes.CDLL("libc.so.6", use_errno=True)
-TRIM, MMAP, NO_HUGE_PAGES = -1, -3, 41
-"""Options of mallopt and prctl."""
+NO_HUGE_PAGES = 41
+"""An option of prctl."""
 MIB = 2**20
 MEMORY = {
-    "memory as by default": (32 * MIB, 64 * MIB, False),
+    "glibc's default": (32 * MIB, 64 * MIB, False),
     "huge pages": (32 * MIB, 64 * MIB, True),
-    "memory is kept": (1024 * MIB, 2**31 - 1, False),
+    "memory is kept": (1024 * MIB, -1, False),
 }
 """Sizes from which glibc maps an allocation and returns free memory (its own settle at the first row after large arrays), and whether the
-kernel may use huge pages."""
+kernel may use huge pages. Jobs keep memory."""
 
 
 def set_memory(name: str) -> None:
     """Changes how this process gets memory."""
     mapped, trimmed, huge = MEMORY[name]
-    assert LIBC.mallopt(MMAP, mapped) == LIBC.mallopt(TRIM, trimmed) == 1
+    assert LIBC.mallopt(MMAP_THRESHOLD, mapped) == LIBC.mallopt(TRIM_THRESHOLD, trimmed) == 1
     assert LIBC.prctl(NO_HUGE_PAGES, 0 if huge else 1, 0, 0, 0) == 0
     LIBC.malloc_trim(0)
 
@@ -90,7 +91,7 @@ def print_memory(name: str, work: Work, clock: Clock) -> None:
     for way, seconds in zip(MEMORY, timings.seconds, strict=True):
         faster = spread([first / own for first, own in zip(timings.seconds[0], seconds, strict=True)])
         print(f"{name}, {way}: {shown(spread(seconds))} s, {faults[way]} page faults, {shown(faster)} times as fast", flush=True)
-    set_memory("memory as by default")
+    set_memory("memory is kept")
 
 
 def wait() -> None:
@@ -193,7 +194,7 @@ def main() -> None:
     clock: Clock = time.process_time if given.cpu_time else time.perf_counter
     inductor.cpp.enable_kernel_profile = True  # names the compiled kernels in a profile
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, {device_name('cpu')}, load {os.getloadavg()[0]:.1f}", flush=True)
-    set_memory("memory as by default")
+    set_memory("memory is kept")
     config, ways = built(given.tokens, given.ways.split(","))
     torch.set_num_threads(config.execution.num_threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)

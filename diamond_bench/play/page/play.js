@@ -197,11 +197,11 @@ function names({ actions }) {
 function actionName(action) {
   if (!Array.isArray(action)) return names(welcome)[action];
   const columns = action.map((value, column) => {
-    const name = welcome.actions.names[column] ?? column;
-    if (welcome.actions.sizes[column] === 2) return value ? name : null;
-    return `${name} ${Math.round(value * 100) / 100}`;
+    const name = welcome.actions.names[column];
+    if (name && welcome.actions.sizes[column] === 2) return value ? name : null;
+    return `${name ?? column} ${Math.round(value * 100) / 100}`;
   });
-  return columns.filter((words) => words !== null).join(", ");
+  return columns.filter((words) => words !== null).join(", ") || "no key";
 }
 
 /** With the first picture, keys and buttons count. */
