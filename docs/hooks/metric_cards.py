@@ -29,7 +29,6 @@ GAMES = {
     "Freeway": ("data.epsilon=0.5",),
     "vizdoom/my_way_home": (),
 }
-_STARTS = ("data.num_references", "evaluation.num_trajectories")
 _SMALL = {
     **{"scale": "tiny", "data.num_train_frames": 1500, "data.num_references": 24, "data.reference_horizon": 16},
     **{"evaluation.num_trajectories": 8, "evaluation.horizon": 16, "evaluation.num_one_step": 16, "evaluation.num_sample_starts": 4},
@@ -38,10 +37,9 @@ _SMALL = {
 }
 SIZES = {
     "small": _SMALL,
-    "images": {**_SMALL, "evaluation.num_fid_images": 2048, "data.num_train_frames": 2100, **dict.fromkeys(_STARTS, 128)},
-    "clips": {**_SMALL, "data.num_train_frames": 6500, **dict.fromkeys(_STARTS, 401)},
+    "clips": {**_SMALL, "data.num_references": 64, "evaluation.num_trajectories": 64},
 }
-"""Settings of a repetition. FID needs 2,048 images, and FVD 401 clips."""
+"""Settings of a repetition. The distances of clips need more of them."""
 
 Frames = NDArray[np.uint8]
 """(n, T, h, w, 3)."""
@@ -123,7 +121,9 @@ def measure(game: str, repetition: int, metrics: str, sizes: Mapping[str, Any], 
     place = work / game.replace("/", "-") / str(repetition)
     shutil.rmtree(place, ignore_errors=True)
     write_starts(store, dataset, config, prepared.scale, place / "starts")
-    plan = plan_score(write_damages(store, dataset, config, place, repetition), [f"metrics={metrics}"] if metrics else [])
+    plan = plan_score(
+        write_damages(store, dataset, config, place, repetition), ["execution.num_threads=1", *([f"metrics={metrics}"] if metrics else [])]
+    )
     summary = run_local(store, plan.jobs.values(), num_workers=2, device="cpu")
     if summary.exit_code:
         raise SystemExit(f"{game}: jobs failed: {summary.failed}")
@@ -363,7 +363,7 @@ def main() -> None:
     parser.add_argument("games", nargs="*", choices=[*GAMES, []], help="games to measure again; none only draws")
     parser.add_argument("--repetitions", type=int, default=3, help="sets of starts")
     parser.add_argument("--metrics", default="", help="such as [drift,lpips]; by default all that can be measured")
-    parser.add_argument("--sizes", choices=SIZES, default="small", help="number of frames: images for fid and kid, clips for fvd and kvd")
+    parser.add_argument("--sizes", choices=SIZES, default="small", help="number of trajectories: clips for kvd")
     parser.add_argument("--work", type=Path, default=Path("metric_cards"), help="folder of the store and of the damaged frames")
     asked = parser.parse_args()
     for game in asked.games:
