@@ -24,10 +24,13 @@ COLUMNS = ("game", "metric", "damage", "repetition", "value", "scale")
 """Columns of NUMBERS. `scale` is the largest change of the metric among all damages and unrelated frames of this repetition."""
 LEAST = 0.01
 """A smaller response, as a share of the scale, counts as none."""
-GAMES = {
-    "synthetic/turn": ("env.minority_share=0", "data=random"),
-    "Freeway": ("data.epsilon=0.5",),
-    "vizdoom/my_way_home": (),
+GAMES: Mapping[str, Mapping[str, Any]] = {
+    "synthetic/turn": {"env.minority_share": 0, "data": "random"},
+    "Freeway": {"data.epsilon": 0.5},
+    "vizdoom/my_way_home": {
+        **{"data.num_train_frames": 40_000, "data.windows_per_episode": 4},
+        **{"probe.num_steps": 2000, "probe.learning_rate": 0.003, "probe.pixel_noise": 0.1},
+    },
 }
 _SMALL = {
     **{"scale": "tiny", "data.num_train_frames": 1500, "data.num_references": 24, "data.reference_horizon": 16},
@@ -37,7 +40,7 @@ _SMALL = {
 }
 SIZES = {
     "small": _SMALL,
-    "clips": {**_SMALL, "data.num_references": 64, "evaluation.num_trajectories": 64},
+    "clips": {**_SMALL, "data.num_references": 64, "evaluation.num_trajectories": 64, "data.windows_per_episode": 4},
 }
 """Settings of a repetition. The distances of clips need more of them."""
 
@@ -113,9 +116,8 @@ def measure(game: str, repetition: int, metrics: str, sizes: Mapping[str, Any], 
     from diamond_bench.studies.score import plan_prepare, plan_score
 
     store = Store(work / "outputs", say=print)
-    prepared, config = plan_prepare(
-        [f"game={game}", *(f"{key}={value}" for key, value in sizes.items()), *GAMES[game], f"evaluation.seed={repetition}"]
-    )
+    settings = {"game": game, **sizes, **GAMES[game], "evaluation.seed": repetition}
+    prepared, config = plan_prepare([f"{key}={value}" for key, value in settings.items()])
     run_local(store, prepared.jobs.values(), num_workers=1, device="cpu")
     (dataset,) = prepared.jobs
     place = work / game.replace("/", "-") / str(repetition)
