@@ -27,22 +27,13 @@ LEAST = 0.01
 GAMES: Mapping[str, Mapping[str, Any]] = {
     "synthetic/turn": {"env.minority_share": 0, "data": "random"},
     "Freeway": {"data.epsilon": 0.5},
-    "vizdoom/my_way_home": {
-        **{"data.num_train_frames": 40_000, "data.windows_per_episode": 4},
-        **{"probe.num_steps": 2000, "probe.learning_rate": 0.003, "probe.pixel_noise": 0.1},
-    },
 }
-_SMALL = {
+SIZES = {
     **{"scale": "tiny", "data.num_train_frames": 1500, "data.num_references": 24, "data.reference_horizon": 16},
     **{"evaluation.num_trajectories": 8, "evaluation.horizon": 16, "evaluation.num_one_step": 16, "evaluation.num_sample_starts": 4},
     **{"evaluation.sample_horizon": 4, "evaluation.num_fid_images": 48},
     **{"probe.num_steps": 250, "probe.channels": 16, "probe.batch_size": 32, "probe.learning_rate": 0.008},
 }
-SIZES = {
-    "small": _SMALL,
-    "clips": {**_SMALL, "data.num_references": 64, "evaluation.num_trajectories": 64, "data.windows_per_episode": 4},
-}
-"""Settings of a repetition. The distances of clips need more of them."""
 
 Frames = NDArray[np.uint8]
 """(n, T, h, w, 3)."""
@@ -108,7 +99,7 @@ DAMAGES: Mapping[str, tuple[str, Callable[[Frames, Frames, np.random.Generator],
 # Measurement
 
 
-def measure(game: str, repetition: int, metrics: str, sizes: Mapping[str, Any], work: Path) -> list[dict[str, Any]]:
+def measure(game: str, repetition: int, metrics: str, work: Path) -> list[dict[str, Any]]:
     """The rows of NUMBERS of one repetition, which is the seed of its starts. `metrics`: as in `metrics=` of a score, or empty for all."""
     from diamond_bench.launch.local import run_local
     from diamond_bench.store.artifacts import Store
@@ -116,7 +107,7 @@ def measure(game: str, repetition: int, metrics: str, sizes: Mapping[str, Any], 
     from diamond_bench.studies.score import plan_prepare, plan_score
 
     store = Store(work / "outputs", say=print)
-    settings = {"game": game, **sizes, **GAMES[game], "evaluation.seed": repetition}
+    settings = {"game": game, **SIZES, **GAMES[game], "evaluation.seed": repetition}
     prepared, config = plan_prepare([f"{key}={value}" for key, value in settings.items()])
     run_local(store, prepared.jobs.values(), num_workers=1, device="cpu")
     (dataset,) = prepared.jobs
@@ -365,13 +356,12 @@ def main() -> None:
     parser.add_argument("games", nargs="*", choices=[*GAMES, []], help="games to measure again; none only draws")
     parser.add_argument("--repetitions", type=int, default=3, help="sets of starts")
     parser.add_argument("--metrics", default="", help="such as [drift,lpips]; by default all that can be measured")
-    parser.add_argument("--sizes", choices=SIZES, default="small", help="number of trajectories: clips for kvd")
     parser.add_argument("--work", type=Path, default=Path("metric_cards"), help="folder of the store and of the damaged frames")
     asked = parser.parse_args()
     for game in asked.games:
         new: list[dict[str, Any]] = []
         for repetition in range(asked.repetitions):
-            new += measure(game, repetition, asked.metrics, SIZES[asked.sizes], asked.work.absolute())
+            new += measure(game, repetition, asked.metrics, asked.work.absolute())
         again = {(row["game"], row["metric"]) for row in new}
         others: list[dict[str, Any]] = list(read_numbers()) if NUMBERS.exists() else []
         kept = [row for row in others if (row["game"], row["metric"]) not in again]
