@@ -67,7 +67,8 @@ def kernel_distance(
     """KID (Binkowski et al. 2018) of features a (n, d) and b (m, d): mean and standard deviation over random subsets.
 
     It is the unbiased MMD^2 with the kernel (x.y / d + 1)^3, so it may be slightly negative. Subsets have `subset_size` rows, or all rows
-    of the smaller side if it has fewer (the mean is unbiased at any size).
+    of the smaller side if it has fewer (the mean is unbiased at any size). If that is all rows of both sides, all subsets are equal, and
+    one of them is computed.
     """
     a, b = _checked(a, "features a"), _checked(b, "features b")
     if a.shape[1] != b.shape[1]:
@@ -75,6 +76,8 @@ def kernel_distance(
     if min(len(a), len(b), subset_size) < 2 or num_subsets < 1:
         raise ValueError(f"KID needs 2 rows a side and a subset: got {len(a)} and {len(b)}, {num_subsets} subsets of {subset_size}")
     size = min(subset_size, len(a), len(b))
+    if size == len(a) == len(b):
+        num_subsets = 1
     generator = np.random.default_rng(seed)
     distances = [
         _unbiased_mmd(a[generator.choice(len(a), size, replace=False)], b[generator.choice(len(b), size, replace=False)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis import frechet
 from analysis.frechet import FeatureStatistics, frechet_distance, gaussian_frechet_distance, kernel_distance
 from analysis.pixels import ssim
 
@@ -111,6 +112,20 @@ def test_kid_is_unbiased_and_seeded():
     assert kernel_distance(a, far, subset_size=50)[0] > 1.0
     assert kernel_distance(a, b, subset_size=50, seed=3) == kernel_distance(a, b, subset_size=50, seed=3)
     assert kernel_distance(a, b, subset_size=50, seed=3) != kernel_distance(a, b, subset_size=50, seed=4)
+
+
+def test_equal_subsets_are_computed_once(monkeypatch):
+    calls = []
+    counted = lambda x, y: calls.append(len(x)) or unbiased_mmd(x, y)  # noqa: E731
+    unbiased_mmd = frechet._unbiased_mmd
+    monkeypatch.setattr(frechet, "_unbiased_mmd", counted)
+    a, b = np.random.default_rng(0).normal(size=(2, 40, 8))
+    assert kernel_distance(a, b) == (pytest.approx(unbiased_mmd(a, b), rel=1e-9), 0.0)
+    assert calls == [40]
+    for sides in ((a, b[:30]), (a[:30], b)):
+        calls.clear()
+        assert kernel_distance(*sides, num_subsets=5)[1] > 0
+        assert calls == [30] * 5, "rows of the larger side differ between subsets"
 
 
 def test_refusals():
