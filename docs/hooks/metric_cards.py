@@ -34,6 +34,14 @@ SIZES = {
     **{"evaluation.sample_horizon": 4, "evaluation.num_fid_images": 48},
     **{"probe.num_steps": 250, "probe.channels": 16, "probe.batch_size": 32, "probe.learning_rate": 0.008},
 }
+LARGER: Mapping[str, Mapping[str, Any]] = {
+    "fid": {
+        **{"data.num_train_frames": 2048, "data.num_references": 128, "evaluation.num_trajectories": 128},
+        **{"evaluation.num_fid_images": 2048},
+    },
+    "fvd": {"data.num_train_frames": 8192, "data.num_references": 401, "evaluation.num_trajectories": 401, "data.windows_per_episode": 20},
+}
+"""Metrics that compare sets need more of everything, and FVD also clips of at least 20 episodes. `--metrics` has to name them."""
 
 Frames = NDArray[np.uint8]
 """(n, T, h, w, 3)."""
@@ -107,7 +115,7 @@ def measure(game: str, repetition: int, metrics: str, work: Path) -> list[dict[s
     from diamond_bench.studies.score import plan_prepare, plan_score
 
     store = Store(work / "outputs", say=print)
-    settings = {"game": game, **SIZES, **GAMES[game], "evaluation.seed": repetition}
+    settings = {"game": game, **sizes(metrics), **GAMES[game], "evaluation.seed": repetition}
     prepared, config = plan_prepare([f"{key}={value}" for key, value in settings.items()])
     run_local(store, prepared.jobs.values(), num_workers=1, device="cpu")
     (dataset,) = prepared.jobs
@@ -124,11 +132,25 @@ def measure(game: str, repetition: int, metrics: str, work: Path) -> list[dict[s
     return [row for row in found if not metrics or row["metric"] in columns_of(metrics)]
 
 
+def names_of(metrics: str) -> list[str]:
+    """The names in a list such as [fid,drift]."""
+    return [name.strip() for name in metrics.strip("[]").split(",") if name.strip()]
+
+
+def sizes(metrics: str) -> dict[str, Any]:
+    """SIZES, raised to those that one of the metrics needs."""
+    found = dict(SIZES)
+    for name in names_of(metrics):
+        for key, value in LARGER.get(name, {}).items():
+            found[key] = max(value, found.get(key, value))
+    return found
+
+
 def columns_of(metrics: str) -> set[str]:
     """The columns of metrics such as [fid,drift]. Every evaluation also has those that are always measured."""
     from diamond_bench.metrics import all_metrics
 
-    return {column for name in metrics.strip("[]").split(",") for column in all_metrics()[name.strip()].columns}
+    return {column for name in names_of(metrics) for column in all_metrics()[name].columns}
 
 
 def write_damages(store: Any, dataset: Any, config: Any, place: Path, seed: int) -> list[Path]:
