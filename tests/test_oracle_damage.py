@@ -75,12 +75,22 @@ def test_a_token_has_one_of_512_colours() -> None:
 
 def test_objects_are_removed_by_the_truth() -> None:
     frames = frames_of(*[State(3, 4, 0, 4)] * 4)
-    shown = without_objects(frames.numpy(), np.array([[False, False], [True, False], [False, True], [True, True]]))
+    shown = without_objects(TURN, frames.numpy(), np.array([[False, False], [True, False], [False, True], [True, True]]))
     assert np.array_equal(shown[0], frames[0])
     assert shown[1].sum() == 4 * (158 + 115)
     assert shown[2].sum() == 4 * 3 * 255
     assert not shown[3].any()
     assert truth(TURN).erasable == ("walker", "player")
+
+
+@pytest.mark.parametrize("light", [0, 1])
+def test_a_light_of_either_colour_is_removed(light: int) -> None:
+    game = "synthetic/signal"
+    frame = render(State(1, 2, 0, 5, light), 16, has_light=True).transpose(2, 0, 1)[None]
+    without = render(State(1, 2, 0, 5), 16).transpose(2, 0, 1)[None]
+    assert not np.array_equal(frame, without)
+    assert np.array_equal(without_objects(game, frame, np.array([[False, False, True]])), without)
+    assert truth(game).erasable == ("walker", "player", "light")
 
 
 # In imagination
@@ -164,14 +174,16 @@ def test_the_reward_of_random_play_and_of_the_best_policy() -> None:
 
     Without chance the walker of `turn` goes round in two columns, so that the player can always be below it. The one of `opponent` crosses
     the board in 8 steps and starts again on the other side. A player that stays with it to the right side and then goes back to meet it
-    misses columns 0, 1 and 2. In `seek` the walker then stands still, and nothing is left to gain after the first steps.
+    misses columns 0, 1 and 2. In `seek` the walker then stands still, and nothing is left to gain after the first steps. In `signal` the
+    player can come nearer in each step: it follows the walker, and goes to meet it once it enters again.
     """
     assert step_rewards("synthetic/turn", 0.0) == pytest.approx((1 / 8, 1.0))
     assert step_rewards("synthetic/opponent", 0.0) == pytest.approx((1 / 8, 5 / 8))
     assert step_rewards("synthetic/seek", 0.0) == pytest.approx((0.0, 0.0))
+    assert step_rewards("synthetic/signal", 0.0) == pytest.approx((0.0, 1.0))
 
 
-@pytest.mark.parametrize("game", ["synthetic/opponent", "synthetic/seek"])
+@pytest.mark.parametrize("game", ["synthetic/opponent", "synthetic/seek", "synthetic/signal"])
 def test_the_best_policy_is_better_than_one_that_follows_the_walker(game: str) -> None:
     random, best = step_rewards(game, 0.2)
     env, rewards = make_env(game, ENV), []
@@ -182,7 +194,7 @@ def test_the_best_policy_is_better_than_one_that_follows_the_walker(game: str) -
         rewards.append(float(reward))
     error = 4 * float(np.std(rewards)) / 2000**0.5
     assert random + 0.1 < np.mean(rewards) < best + error
-    assert random == pytest.approx({"synthetic/opponent": 1 / 8, "synthetic/seek": 0.0}[game])
+    assert random == pytest.approx({"synthetic/opponent": 1 / 8}.get(game, 0.0))
 
 
 def test_seek_rewards_the_columns_by_which_the_player_comes_nearer() -> None:

@@ -1,6 +1,7 @@
 """The synthetic games: their state is told exactly from what is seen, they do what they say, and every job plays them."""
 
 from collections import Counter, defaultdict
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_the_state_is_recovered_exactly(game: str, size: int) -> None:
         frames, _, rams = played(game, 700, seed, config)
         for t in range(2, len(frames)):
             state = decode(game, frames[t - 1 : t + 1])
-            assert (state.row, state.column, state.heading, state.player) == tuple(rams[t][:4])
+            assert astuple(state) == tuple(rams[t][:5])
 
 
 @GAMES
@@ -106,16 +107,27 @@ def test_left_is_the_less_likely_way() -> None:
     assert outcomes == [(0.2, WalkerState(1, 7, 0, 7)), (0.8, WalkerState(1, 1, 0, 7))]
 
 
+def test_the_light_is_red_as_often_as_stated_and_its_cell_shows_it() -> None:
+    outcomes = WORLDS["synthetic/signal"].outcomes(WalkerState(row=1, column=7, heading=0, player=3, light=1), 2, 0.2)
+    assert outcomes == [(0.2, WalkerState(1, 0, 0, 2, 1)), (0.8, WalkerState(1, 0, 0, 2, 0))]
+    frames, _, rams = played("synthetic/signal", 300)
+    colours = frames[:, :, 8, 0]
+    assert {tuple(colour) for colour in colours} == {(0, 114, 178), (213, 94, 0)}
+    assert np.array_equal(colours[:, 0] == 213, rams[:, 4] == 1)
+
+
 @GAMES
 def test_actions_move_the_player_and_the_reward_follows_from_its_column(game: str) -> None:
     env = SyntheticEnv(game, CONFIG)
     _, info = env.reset(seed=3)
     for t in range(300):
-        action, before, stood = (t * 7 + t // 5) % 3, int(info["ram"][3]), int(info["ram"][1])
+        action, before, stood, red = (t * 7 + t // 5) % 3, int(info["ram"][3]), int(info["ram"][1]), int(info["ram"][4])
         frame, reward, terminated, _, info = env.step(action)
         assert info["ram"][3] == min(7, max(0, before + (0, 1, -1)[action]))
         player = int(info["ram"][3])
-        assert reward == (abs(before - stood) - abs(player - stood) if game == "synthetic/seek" else float(player == info["ram"][1]))
+        nearer = abs(before - stood) - abs(player - stood)
+        expected = {"synthetic/seek": nearer, "synthetic/signal": -nearer if red else nearer}
+        assert reward == expected.get(game, float(player == info["ram"][1]))
         assert not terminated
         assert np.argwhere((frame == (0, 158, 115)).all(axis=-1))[0][1] == 2 * info["ram"][3]
 

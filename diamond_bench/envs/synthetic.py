@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 import gymnasium
@@ -29,7 +29,11 @@ EPISODE_STEPS = 2015
 """Steps after which an episode is truncated (a time limit, not an end). It contains two of the paper's references of 8 + 1000 frames."""
 ACTIONS = ("NOOP", "RIGHT", "LEFT")
 _MOVES = (0, 1, -1)
+Colour = tuple[int, int, int]
 _WALKER, _PLAYER = (255, 255, 255), (0, 158, 115)
+_LIGHTS: tuple[Colour, ...] = ((0, 114, 178), (213, 94, 0))
+"""Colours of the light: blue and red."""
+_LIGHT_ROW, _LIGHT_COLUMN = 4, 0
 _HEADINGS = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """(rows, columns) of a step up, right, down, left. The next entry is a turn to the right."""
 _FIELD_ROWS = CELLS - 1
@@ -47,6 +51,8 @@ class State:
     """Direction of the walker's last step, an index of _HEADINGS. Always 0 in a world that does not use it."""
     player: int
     """Column of the player."""
+    light: int = 0
+    """Index of _LIGHTS. Always 0 in a world without a light."""
 
 
 Outcomes = list[tuple[float, State]]
@@ -60,14 +66,20 @@ class World:
     past_frames: int
     """Number of frames that determine the state."""
     ranges: tuple[Iterable[int], ...]
-    """Values of the four fields of a state. A start is drawn uniformly from all their combinations."""
+    """Values of the fields of a state, in their order. A start is drawn uniformly from all their combinations."""
     start: Callable[[np.random.Generator], State]
     outcomes: Callable[[State, int, float], Outcomes]
     """outcomes(state, action, probability of left)."""
     decode: Callable[[list[tuple[int, int]], int], State]
-    """decode((row, column) of the walker in each of the last `past_frames` frames, column of the player in the last)."""
+    """decode((row, column) of the walker in each of the last `past_frames` frames, column of the player in the last). Without the light."""
     reward: Callable[[State, State], float]
     """reward(state before a step, state after it)."""
+    has_light: bool = False
+
+    @property
+    def objects(self) -> Mapping[str, tuple[Colour, ...]]:
+        """The colours of each object."""
+        return {"walker": (_WALKER,), "player": (_PLAYER,), **({"light": _LIGHTS} if self.has_light else {})}
 
 
 def _moved(state: State, action: int) -> State:
@@ -117,6 +129,15 @@ def _seek_outcomes(state: State, action: int, moves: float) -> Outcomes:
     return _possible([(moves, replace(moved, column=(state.column + 1) % CELLS)), (1.0 - moves, moved)])
 
 
+def _signal_start(rng: np.random.Generator) -> State:
+    return replace(_opponent_start(rng), light=int(rng.integers(len(_LIGHTS))))
+
+
+def _signal_outcomes(state: State, action: int, red: float) -> Outcomes:
+    moved = replace(_moved(state, action), column=(state.column + 1) % CELLS)
+    return _possible([(red, replace(moved, light=1)), (1.0 - red, replace(moved, light=0))])
+
+
 def _met(before: State, after: State) -> float:
     return float(after.player == after.column)
 
@@ -126,20 +147,28 @@ def _approached(before: State, after: State) -> float:
     return float(abs(before.player - before.column) - abs(after.player - before.column))
 
 
+def _obeyed(before: State, after: State) -> float:
+    """Columns by which the player came nearer to where the walker was, or under a red light went away from there."""
+    return _approached(before, after) * (-1.0 if before.light else 1.0)
+
+
 def _possible(outcomes: Outcomes) -> Outcomes:
     return [(probability, state) for probability, state in outcomes if probability > 0]
 
 
+_ONE_ROW: tuple[Iterable[int], ...] = ([1], range(CELLS), [0], range(CELLS))
 WORLDS: dict[str, World] = {
     "synthetic/turn": World(
         2, (range(_FIELD_ROWS), range(CELLS), range(len(_HEADINGS)), range(CELLS)), _turn_start, _turn_outcomes, _turn_decode, _met
     ),
-    "synthetic/opponent": World(1, ([1], range(CELLS), [0], range(CELLS)), _opponent_start, _opponent_outcomes, _opponent_decode, _met),
-    "synthetic/seek": World(1, ([1], range(CELLS), [0], range(CELLS)), _opponent_start, _seek_outcomes, _opponent_decode, _approached),
+    "synthetic/opponent": World(1, _ONE_ROW, _opponent_start, _opponent_outcomes, _opponent_decode, _met),
+    "synthetic/seek": World(1, _ONE_ROW, _opponent_start, _seek_outcomes, _opponent_decode, _approached),
+    "synthetic/signal": World(1, (*_ONE_ROW, (0, 1)), _signal_start, _signal_outcomes, _opponent_decode, _obeyed, has_light=True),
 }
 """turn: in each step the walker turns and moves one cell, to the left with probability env.minority_share, else to the right. If a wall
 blocks one direction, it takes the other. opponent: in its row the walker moves one cell left with that probability, else right, and
-re-enters on the other side (paper, figure 4). seek: the walker moves one cell right with that probability, else it stays."""
+re-enters on the other side (paper, figure 4). seek: the walker moves one cell right with that probability, else it stays. signal: the
+walker moves one cell right in each step. With that probability the light is then red, else blue."""
 
 
 def _check(game: str, config: EnvConfig) -> None:
@@ -147,9 +176,11 @@ def _check(game: str, config: EnvConfig) -> None:
         raise UserError(f"env.frame_size={config.frame_size}: {game} is a board of {CELLS} x {CELLS} cells; use a multiple of {CELLS}")
 
 
-def render(state: State, frame_size: int) -> Frame:
-    """The frame of a state, (frame_size, frame_size, 3), black except for the walker and the player."""
+def render(state: State, frame_size: int, has_light: bool = False) -> Frame:
+    """The frame of a state, (frame_size, frame_size, 3), black except for the walker, the player and the light, if there is one."""
     cells = np.zeros((CELLS, CELLS, 3), np.uint8)
+    if has_light:
+        cells[_LIGHT_ROW, _LIGHT_COLUMN] = _LIGHTS[state.light]
     cells[state.row, state.column] = _WALKER
     cells[CELLS - 1, state.player] = _PLAYER
     side = frame_size // CELLS
@@ -164,7 +195,7 @@ def decode(game: str, past: npt.NDArray[np.uint8]) -> State:
     if len(past) < world.past_frames:
         raise ValueError(f"{game}: its state follows from {world.past_frames} frames, got {len(past)}")
     walker: list[tuple[int, int]] = []
-    player = 0
+    player, light = 0, 0
     for frame in past[-world.past_frames :].transpose(0, 2, 3, 1):
         side = len(frame) // CELLS
         cells = frame[::side, ::side]
@@ -172,10 +203,11 @@ def decode(game: str, past: npt.NDArray[np.uint8]) -> State:
         if len(places) != 1 or len(players) != 1:
             raise ValueError(f"{game}: a frame with {len(places)} walkers and {len(players)} players")
         place, player = (int(places[0][0]), int(places[0][1])), int(players[0][1])
-        if not np.array_equal(frame, render(State(*place, 0, player), len(frame))):
+        light = int(world.has_light and tuple(cells[_LIGHT_ROW, _LIGHT_COLUMN]) == _LIGHTS[1])
+        if not np.array_equal(frame, render(State(*place, 0, player, light), len(frame), world.has_light)):
             raise ValueError(f"{game}: a frame that no state has")
         walker.append(place)
-    return world.decode(walker, player)
+    return replace(world.decode(walker, player), light=light)
 
 
 def next_frames(
@@ -189,21 +221,22 @@ def next_frames(
         action: taken after the last of them.
         minority_share: env.minority_share of the world that made the frames.
     """
-    outcomes = world_of(game).outcomes(decode(game, past), int(action), minority_share)
-    modes = np.stack([render(state, past.shape[-1]).transpose(2, 0, 1) for _, state in outcomes])
+    world = world_of(game)
+    outcomes = world.outcomes(decode(game, past), int(action), minority_share)
+    modes = np.stack([render(state, past.shape[-1], world.has_light).transpose(2, 0, 1) for _, state in outcomes])
     return modes, np.array([probability for probability, _ in outcomes])
 
 
-_OBJECTS = {"walker": _WALKER, "player": _PLAYER}
 _ROUNDS = 2000
 
 
-def without_objects(frames: npt.NDArray[np.uint8], missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """True frames (b, 3, h, w) without the walker and the player where `missing`, (b, 2), marks them. Black takes their place."""
+def without_objects(game: str, frames: npt.NDArray[np.uint8], missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """True frames (b, 3, h, w) without the objects that `missing`, (b, objects of the world), marks. Black takes their place."""
     found = frames.copy()
-    for colour, gone in zip(_OBJECTS.values(), missing.T, strict=True):
-        shown = (frames == np.array(colour, np.uint8)[:, None, None]).all(axis=1)
-        found[np.broadcast_to((shown & gone[:, None, None])[:, None], frames.shape)] = 0
+    for colours, gone in zip(world_of(game).objects.values(), missing.T, strict=True):
+        for colour in colours:
+            shown = (frames == np.array(colour, np.uint8)[:, None, None]).all(axis=1)
+            found[np.broadcast_to((shown & gone[:, None, None])[:, None], frames.shape)] = 0
     return found
 
 
@@ -245,10 +278,11 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
     """A playable world. Observations (frame_size, frame_size, 3) uint8. The actions NOOP, RIGHT and LEFT move the player one cell.
 
     The reward is 1 if the player stands in the walker's column after the step, else 0. In `seek` it is the number of columns by which the
-    player came nearer to the column in which the walker stood: -1, 0 or 1. An episode never ends. It is truncated after
-    EPISODE_STEPS steps. There are no lives, no-ops, skipped frames or sticky actions. A seed determines the start and all later draws.
+    player came nearer to the column in which the walker stood: -1, 0 or 1. In `signal` a red light reverses its sign. An episode never
+    ends. It is truncated after EPISODE_STEPS steps. There are no lives, no-ops, skipped frames or sticky actions. A seed determines the
+    start and all later draws.
 
-    info has the keys of `AtariEnv`: `lives` 0, `life_loss` False, `ram` ((128,) uint8: row, column, heading, player, then zeros),
+    info has the keys of `AtariEnv`: `lives` 0, `life_loss` False, `ram` ((128,) uint8: row, column, heading, player, light, then zeros),
     `frame_number` (steps since the start).
     """
 
@@ -281,11 +315,11 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
     def render(self) -> Frame:
         """The present frame."""
-        return render(self._state, self._config.frame_size)
+        return render(self._state, self._config.frame_size, self._world.has_light)
 
     def save_state(self) -> dict[str, Any]:
         """Plain data for `load_state`."""
-        return {"state": self._ram()[:4].tolist(), "steps": self._steps, "random": json.dumps(self.np_random.bit_generator.state)}
+        return {"state": list(astuple(self._state)), "steps": self._steps, "random": json.dumps(self.np_random.bit_generator.state)}
 
     def load_state(self, saved: dict[str, Any]) -> None:
         """Continues exactly from `save_state`."""
@@ -294,7 +328,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
     def _ram(self) -> npt.NDArray[np.uint8]:
         ram = np.zeros(_RAM, np.uint8)
-        ram[:4] = self._state.row, self._state.column, self._state.heading, self._state.player
+        ram[: len(fields(State))] = astuple(self._state)
         return ram
 
     def _info(self) -> dict[str, Any]:
@@ -302,16 +336,16 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
 
 class Follower:
-    """A policy that goes to the most likely next position of the walker."""
+    """A policy that goes to the most likely next position of the walker, or away from it under a red light."""
 
     def __init__(self, game: str) -> None:
         self._world = world_of(game)
 
     def __call__(self, ram: Ram, last_action: int) -> int:
         """NOOP 0, RIGHT 1, LEFT 2."""
-        state = State(*map(int, ram[:4]))
+        state = State(*map(int, ram[: len(fields(State))]))
         _, likeliest = self._world.outcomes(state, 0, EnvConfig().minority_share)[-1]
-        return (0, 1, 2)[int(np.sign(likeliest.column - state.player))]
+        return (0, 1, 2)[int(np.sign(likeliest.column - state.player)) * (-1 if state.light else 1)]
 
 
 def _follower(game: str) -> Callable[[np.random.Generator], Policy]:
@@ -341,8 +375,8 @@ def _truth(game: str) -> Truth:
     return Truth(
         next_frames=functools.partial(_next_frames, game),
         past_frames=world_of(game).past_frames,
-        erasable=tuple(_OBJECTS),
-        erased=without_objects,
+        erasable=tuple(world_of(game).objects),
+        erased=functools.partial(without_objects, game),
         rewards=lambda facts: step_rewards(game, facts["minority_share"]),
     )
 
