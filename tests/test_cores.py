@@ -17,6 +17,7 @@ from diamond_bench.launch.local import run_local
 from diamond_bench.launch.threads import NO_LIMIT, ThreadLimit
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.plan import plan_study
+from diamond_bench.studies.single import plan_train
 
 THREADS = "execution.num_threads={}"
 WORKERS = "cluster.num_workers={}"
@@ -64,6 +65,12 @@ def test_only_jobs_that_are_missing_count() -> None:
     assert workers(plan, evaluations[:1]) == Workers(2)
     assert workers(plan, evaluations[:2]).number == 1
     assert workers(plan, []) == Workers(2)
+
+
+def test_the_jobs_of_one_training_follow_each_other_so_they_need_no_note() -> None:
+    plan = plan_train(["game=Breakout", "scale=smoke", "execution.num_threads=2"])
+    assert len(plan.jobs) > 1
+    assert workers(plan, list(plan.jobs)) == Workers(2)
 
 
 def test_more_cores_take_more_jobs() -> None:

@@ -48,7 +48,7 @@ def workers(plan: Plan, missing: Collection[JobRef], cores: int | None = None) -
     sizes = sorted(threads.values())
     most = max(sizes, default=0)
     cores = usable_cores() if cores is None else cores
-    at_once = sum(sizes[-max(1, asked) :])
+    at_once = most if _is_chain(plan, threads) else sum(sizes[-max(1, asked) :])
     given = any(word.startswith(_KEY) for word in shlex.split(plan.command))
     limited = at_once > max(most, cores) and not given
     notes = []
@@ -73,6 +73,14 @@ def workers(plan: Plan, missing: Collection[JobRef], cores: int | None = None) -
         return Workers(asked, at_once > cores, tuple(notes))
     together = sum(total <= cores for total in accumulate(sizes))  # the smallest ones
     return Workers(min(asked, max(1, together)), most > cores, tuple(notes), ThreadLimit(cores, threads))
+
+
+def _is_chain(plan: Plan, refs: Collection[JobRef]) -> bool:
+    """Whether each of these jobs needs the one before, as in a single training, so that no two of them run at once."""
+    longest: dict[JobRef, int] = {}  # jobs of `refs` in the longest chain that ends with a job
+    for ref, spec in plan.jobs.items():
+        longest[ref] = max((longest.get(need, 0) for need in spec.inputs.values()), default=0) + (ref in refs)
+    return max(longest.values(), default=0) == len(refs)
 
 
 def _number(count: int, noun: str) -> str:
