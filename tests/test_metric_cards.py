@@ -11,6 +11,7 @@ from command_line import ROOT
 
 from diamond_bench.metrics import all_metrics
 from diamond_bench.metrics.columns import METRIC_INFO
+from diamond_bench.studies.plan import plan_study
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,15 @@ def test_a_metric_sees_what_exceeds_the_spread_and_one_percent(cards: ModuleType
     assert not cards.sees(0.5, 0.3), "undamaged repetitions differ as much"
     assert not cards.sees(0.005, 0.0)
     assert not cards.sees(math.nan, 0.0)
+
+
+def test_metrics_of_sets_get_the_sizes_that_they_need(cards: ModuleType) -> None:
+    assert cards.sizes("") == cards.sizes("[drift,lpips]") == cards.SIZES
+    assert cards.sizes("[fid]")["evaluation.num_trajectories"] == 128
+    both = cards.sizes("[drift, fid, fvd]")
+    assert (both["evaluation.num_trajectories"], both["evaluation.num_fid_images"]) == (401, 2048)
+    words = [f"{key}={value}" for key, value in both.items() if key.partition(".")[0] != "probe"]
+    plan_study("sampling_steps", [*words, "games=[Freeway]", "metrics=[drift,fid,fvd]"])
 
 
 def test_damages_are_what_they_are_called(cards: ModuleType) -> None:

@@ -34,7 +34,7 @@ BLACK = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
 
 
 def frames_of(*states: State) -> torch.Tensor:
-    return torch.from_numpy(np.stack([render(state, 16).transpose(2, 0, 1) for state in states]))
+    return torch.from_numpy(np.stack([render(TURN, state, 16).transpose(2, 0, 1) for state in states]))
 
 
 def test_a_blurred_point_has_the_weights_of_the_gaussian() -> None:
@@ -86,8 +86,8 @@ def test_objects_are_removed_by_the_truth() -> None:
 @pytest.mark.parametrize("light", [0, 1])
 def test_a_light_of_either_colour_is_removed(light: int) -> None:
     game = "synthetic/signal"
-    frame = render(State(1, 2, 0, 5, light), 16, has_light=True).transpose(2, 0, 1)[None]
-    without = render(State(1, 2, 0, 5), 16).transpose(2, 0, 1)[None]
+    frame = render(game, State(1, 2, 0, 5, light), 16).transpose(2, 0, 1)[None]
+    without = render(TURN, State(1, 2, 0, 5), 16).transpose(2, 0, 1)[None]
     assert not np.array_equal(frame, without)
     assert np.array_equal(without_objects(game, frame, np.array([[False, False, True]])), without)
     assert truth(game).erasable == ("walker", "player", "light")
@@ -193,7 +193,7 @@ def test_the_best_policy_is_better_than_one_that_follows_the_walker(game: str) -
         _, reward, _, _, info = env.step(policy(info["ram"], 0))
         rewards.append(float(reward))
     error = 4 * float(np.std(rewards)) / 2000**0.5
-    assert random + 0.1 < np.mean(rewards) < best + error
+    assert random + (0.9 * best if game == "synthetic/signal" else 0.1) < np.mean(rewards) < best + error
     assert random == pytest.approx({"synthetic/opponent": 1 / 8}.get(game, 0.0))
 
 

@@ -112,7 +112,7 @@ class Dynamics:
     """All of the true distribution of the frame `steps` steps after one start, by the true dynamics."""
 
     def __init__(self, minority_share: float, steps: int) -> None:
-        start = render(State(1, 3, 0, 6), SIZE).transpose(2, 0, 1)
+        start = render(GAME, State(1, 3, 0, 6), SIZE).transpose(2, 0, 1)
         self.last = start
         frames, probabilities = [start], np.ones(1)
         for _ in range(steps):

@@ -107,6 +107,13 @@ def test_left_is_the_less_likely_way() -> None:
     assert outcomes == [(0.2, WalkerState(1, 7, 0, 7)), (0.8, WalkerState(1, 1, 0, 7))]
 
 
+@pytest.mark.parametrize(("column", "player", "blue", "red"), [(2, 5, 2, 1), (5, 2, 1, 2), (4, 4, 0, 2), (0, 0, 0, 1)])
+def test_the_expert_goes_to_the_walker_and_flees_it_at_red(column: int, player: int, blue: int, red: int) -> None:
+    expert = family_of("synthetic/signal").experts["synthetic/signal"](np.random.default_rng(0))
+    rams = [np.array([1, column, 0, player, light, 0], np.uint8) for light in (0, 1)]
+    assert [expert(ram, 0) for ram in rams] == [blue, red]
+
+
 def test_the_light_is_red_as_often_as_stated_and_its_cell_shows_it() -> None:
     outcomes = WORLDS["synthetic/signal"].outcomes(WalkerState(row=1, column=7, heading=0, player=3, light=1), 2, 0.2)
     assert outcomes == [(0.2, WalkerState(1, 0, 0, 2, 1)), (0.8, WalkerState(1, 0, 0, 2, 0))]
@@ -157,10 +164,18 @@ def test_a_saved_state_goes_on_as_it_would_have(game: str) -> None:
     other.reset(seed=9)
     for one, state in zip(other.envs, saved, strict=True):
         load_env(one, state)
+    assert [save_env(one)["state"] for one in other.envs] == [state["state"] for state in saved]
     for t, (frames, rewards) in enumerate(expected):
         found = other.step(np.array([t % 3, 2]))
         np.testing.assert_array_equal(found[0], frames)
         np.testing.assert_array_equal(found[1], rewards)
+
+
+def test_states_that_were_saved_before_there_was_a_light_still_load() -> None:
+    env = SyntheticEnv("synthetic/opponent", CONFIG)
+    env.reset(seed=0)
+    env.load_state({**env.save_state(), "state": [1, 2, 0, 5]})
+    assert env.save_state()["state"] == [1, 2, 0, 5, 0]
 
 
 class Fixed:
@@ -201,6 +216,10 @@ def test_frames_of_no_state_are_refused() -> None:
     spoilt[1, 0, 15, :] = 7
     with pytest.raises(ValueError, match="no state"):
         decode("synthetic/turn", spoilt)
+    dark = played("synthetic/signal", 1)[0][:1]
+    dark[:, :, 8:10, 0:2] = 0
+    with pytest.raises(ValueError, match="no state"):
+        decode("synthetic/signal", dark)
 
 
 def heldout(game: str) -> tuple[Windows, dict[str, object]]:

@@ -1,14 +1,14 @@
 """Small pixel worlds with known randomness: the true distribution of the next frame follows from past frames and an action.
 
-A world is a board of 8 x 8 cells. A walker (white) moves at random. The player (green), in the bottom row, obeys its actions. The
-environment and `next_frames` use the same function `outcomes` of a world, so the two cannot differ. Without torch.
+A world is a board of 8 x 8 cells. A walker (white) moves at random, or a light changes at random. The player (green), in the bottom row,
+obeys its actions. The environment and `next_frames` use the same function `outcomes` of a world, so the two cannot differ. Without torch.
 """
 
 import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Any
 
 import gymnasium
@@ -29,11 +29,10 @@ EPISODE_STEPS = 2015
 """Steps after which an episode is truncated (a time limit, not an end). It contains two of the paper's references of 8 + 1000 frames."""
 ACTIONS = ("NOOP", "RIGHT", "LEFT")
 _MOVES = (0, 1, -1)
-Colour = tuple[int, int, int]
 _WALKER, _PLAYER = (255, 255, 255), (0, 158, 115)
-_LIGHTS: tuple[Colour, ...] = ((0, 114, 178), (213, 94, 0))
+_LIGHTS = ((0, 114, 178), (213, 94, 0))
 """Colours of the light: blue and red."""
-_LIGHT_ROW, _LIGHT_COLUMN = 4, 0
+_LIGHT_CELL = (4, 0)
 _HEADINGS = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """(rows, columns) of a step up, right, down, left. The next entry is a turn to the right."""
 _FIELD_ROWS = CELLS - 1
@@ -55,8 +54,9 @@ class State:
     """Index of _LIGHTS. Always 0 in a world without a light."""
 
 
+_FIELDS = len(fields(State))
 Outcomes = list[tuple[float, State]]
-"""The outcomes of a step: probabilities, which sum to 1, and states. Of two, the less likely comes first (at equal odds, left)."""
+"""The outcomes of a step: probabilities, which sum to 1, and states. Of two, the less likely comes first."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,13 @@ class World:
     """Values of the fields of a state, in their order. A start is drawn uniformly from all their combinations."""
     start: Callable[[np.random.Generator], State]
     outcomes: Callable[[State, int, float], Outcomes]
-    """outcomes(state, action, probability of left)."""
+    """outcomes(state, action, probability of the less likely outcome)."""
     decode: Callable[[list[tuple[int, int]], int], State]
     """decode((row, column) of the walker in each of the last `past_frames` frames, column of the player in the last). Without the light."""
     reward: Callable[[State, State], float]
     """reward(state before a step, state after it)."""
-    has_light: bool = False
-
-    @property
-    def objects(self) -> Mapping[str, tuple[Colour, ...]]:
-        """The colours of each object."""
-        return {"walker": (_WALKER,), "player": (_PLAYER,), **({"light": _LIGHTS} if self.has_light else {})}
+    objects: Mapping[str, tuple[tuple[int, int, int], ...]] = field(default_factory=lambda: {"walker": (_WALKER,), "player": (_PLAYER,)})
+    """The colours (RGB) that each object can have."""
 
 
 def _moved(state: State, action: int) -> State:
@@ -148,7 +144,7 @@ def _approached(before: State, after: State) -> float:
 
 
 def _obeyed(before: State, after: State) -> float:
-    """Columns by which the player came nearer to where the walker was, or under a red light went away from there."""
+    """Columns by which the player came nearer to where the walker was, with the opposite sign if the light was red before the step."""
     return _approached(before, after) * (-1.0 if before.light else 1.0)
 
 
@@ -156,6 +152,7 @@ def _possible(outcomes: Outcomes) -> Outcomes:
     return [(probability, state) for probability, state in outcomes if probability > 0]
 
 
+_WITH_LIGHT = {"walker": (_WALKER,), "player": (_PLAYER,), "light": _LIGHTS}
 _ONE_ROW: tuple[Iterable[int], ...] = ([1], range(CELLS), [0], range(CELLS))
 WORLDS: dict[str, World] = {
     "synthetic/turn": World(
@@ -163,7 +160,7 @@ WORLDS: dict[str, World] = {
     ),
     "synthetic/opponent": World(1, _ONE_ROW, _opponent_start, _opponent_outcomes, _opponent_decode, _met),
     "synthetic/seek": World(1, _ONE_ROW, _opponent_start, _seek_outcomes, _opponent_decode, _approached),
-    "synthetic/signal": World(1, (*_ONE_ROW, (0, 1)), _signal_start, _signal_outcomes, _opponent_decode, _obeyed, has_light=True),
+    "synthetic/signal": World(1, (*_ONE_ROW, (0, 1)), _signal_start, _signal_outcomes, _opponent_decode, _obeyed, _WITH_LIGHT),
 }
 """turn: in each step the walker turns and moves one cell, to the left with probability env.minority_share, else to the right. If a wall
 blocks one direction, it takes the other. opponent: in its row the walker moves one cell left with that probability, else right, and
@@ -176,11 +173,11 @@ def _check(game: str, config: EnvConfig) -> None:
         raise UserError(f"env.frame_size={config.frame_size}: {game} is a board of {CELLS} x {CELLS} cells; use a multiple of {CELLS}")
 
 
-def render(state: State, frame_size: int, has_light: bool = False) -> Frame:
+def render(game: str, state: State, frame_size: int) -> Frame:
     """The frame of a state, (frame_size, frame_size, 3), black except for the walker, the player and the light, if there is one."""
     cells = np.zeros((CELLS, CELLS, 3), np.uint8)
-    if has_light:
-        cells[_LIGHT_ROW, _LIGHT_COLUMN] = _LIGHTS[state.light]
+    if "light" in world_of(game).objects:
+        cells[_LIGHT_CELL] = _LIGHTS[state.light]
     cells[state.row, state.column] = _WALKER
     cells[CELLS - 1, state.player] = _PLAYER
     side = frame_size // CELLS
@@ -203,8 +200,8 @@ def decode(game: str, past: npt.NDArray[np.uint8]) -> State:
         if len(places) != 1 or len(players) != 1:
             raise ValueError(f"{game}: a frame with {len(places)} walkers and {len(players)} players")
         place, player = (int(places[0][0]), int(places[0][1])), int(players[0][1])
-        light = int(world.has_light and tuple(cells[_LIGHT_ROW, _LIGHT_COLUMN]) == _LIGHTS[1])
-        if not np.array_equal(frame, render(State(*place, 0, player, light), len(frame), world.has_light)):
+        light = int("light" in world.objects and tuple(cells[_LIGHT_CELL]) == _LIGHTS[1])
+        if not np.array_equal(frame, render(game, State(*place, 0, player, light), len(frame))):
             raise ValueError(f"{game}: a frame that no state has")
         walker.append(place)
     return replace(world.decode(walker, player), light=light)
@@ -221,9 +218,8 @@ def next_frames(
         action: taken after the last of them.
         minority_share: env.minority_share of the world that made the frames.
     """
-    world = world_of(game)
-    outcomes = world.outcomes(decode(game, past), int(action), minority_share)
-    modes = np.stack([render(state, past.shape[-1], world.has_light).transpose(2, 0, 1) for _, state in outcomes])
+    outcomes = world_of(game).outcomes(decode(game, past), int(action), minority_share)
+    modes = np.stack([render(game, state, past.shape[-1]).transpose(2, 0, 1) for _, state in outcomes])
     return modes, np.array([probability for probability, _ in outcomes])
 
 
@@ -248,7 +244,7 @@ def step_rewards(game: str, minority_share: float) -> tuple[float, float]:
     since the walker's heading is periodic. This leaves the mean reward of a step unchanged.
     """
     world = world_of(game)
-    states = [State(*fields) for fields in itertools.product(*world.ranges)]
+    states = [State(*values) for values in itertools.product(*world.ranges)]
     place = {state: number for number, state in enumerate(states)}
     outcomes = [[world.outcomes(state, action, minority_share) for action in range(len(ACTIONS))] for state in states]
     padded = [[[*found, (0.0, found[0][1])][:2] for found in of_state] for of_state in outcomes]
@@ -278,9 +274,9 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
     """A playable world. Observations (frame_size, frame_size, 3) uint8. The actions NOOP, RIGHT and LEFT move the player one cell.
 
     The reward is 1 if the player stands in the walker's column after the step, else 0. In `seek` it is the number of columns by which the
-    player came nearer to the column in which the walker stood: -1, 0 or 1. In `signal` a red light reverses its sign. An episode never
-    ends. It is truncated after EPISODE_STEPS steps. There are no lives, no-ops, skipped frames or sticky actions. A seed determines the
-    start and all later draws.
+    player came nearer to the column in which the walker stood: -1, 0 or 1. In `signal` the same number counts, with the opposite sign
+    if the light was red before the step. An episode never ends. It is truncated after EPISODE_STEPS steps. There are no lives, no-ops,
+    skipped frames or sticky actions. A seed determines the start and all later draws.
 
     info has the keys of `AtariEnv`: `lives` 0, `life_loss` False, `ram` ((128,) uint8: row, column, heading, player, light, then zeros),
     `frame_number` (steps since the start).
@@ -291,7 +287,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
     def __init__(self, game: str, config: EnvConfig) -> None:
         """Raises UserError for an unknown name, or a frame size that does not fit."""
-        self._world = world_of(game)
+        self._game, self._world = game, world_of(game)
         _check(game, config)
         self._config = config
         self._state, self._steps = State(0, 0, 0, 0), 0
@@ -315,7 +311,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
     def render(self) -> Frame:
         """The present frame."""
-        return render(self._state, self._config.frame_size, self._world.has_light)
+        return render(self._game, self._state, self._config.frame_size)
 
     def save_state(self) -> dict[str, Any]:
         """Plain data for `load_state`."""
@@ -328,7 +324,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
     def _ram(self) -> npt.NDArray[np.uint8]:
         ram = np.zeros(_RAM, np.uint8)
-        ram[: len(fields(State))] = astuple(self._state)
+        ram[:_FIELDS] = astuple(self._state)
         return ram
 
     def _info(self) -> dict[str, Any]:
@@ -336,16 +332,21 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
 
 class Follower:
-    """A policy that goes to the most likely next position of the walker, or away from it under a red light."""
+    """A policy that goes to the most likely next column of the walker. With a light it goes to the walker's present column, or away from it
+    if the light is red."""
 
     def __init__(self, game: str) -> None:
         self._world = world_of(game)
 
     def __call__(self, ram: Ram, last_action: int) -> int:
         """NOOP 0, RIGHT 1, LEFT 2."""
-        state = State(*map(int, ram[: len(fields(State))]))
+        state = State(*map(int, ram[:_FIELDS]))
         _, likeliest = self._world.outcomes(state, 0, EnvConfig().minority_share)[-1]
-        return (0, 1, 2)[int(np.sign(likeliest.column - state.player)) * (-1 if state.light else 1)]
+        if "light" not in self._world.objects:
+            return (0, 1, 2)[int(np.sign(likeliest.column - state.player))]
+        if state.light:
+            return 1 if state.player > state.column or state.player == state.column == 0 else 2
+        return (0, 1, 2)[int(np.sign(state.column - state.player))]
 
 
 def _follower(game: str) -> Callable[[np.random.Generator], Policy]:

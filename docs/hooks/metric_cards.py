@@ -27,6 +27,10 @@ LEAST = 0.01
 GAMES: Mapping[str, Mapping[str, Any]] = {
     "synthetic/turn": {"env.minority_share": 0, "data": "random"},
     "Freeway": {"data.epsilon": 0.5},
+    "vizdoom/E1M1": {
+        **{"data.policy": "look_around", "data.num_train_frames": 40_000, "data.windows_per_episode": 4},
+        **{"probe.channels": 32, "probe.num_steps": 4000, "probe.learning_rate": 0.003, "probe.pixel_noise": 0.1},
+    },
 }
 SIZES = {
     **{"scale": "tiny", "data.num_train_frames": 1500, "data.num_references": 24, "data.reference_horizon": 16},
@@ -41,7 +45,8 @@ LARGER: Mapping[str, Mapping[str, Any]] = {
     },
     "fvd": {"data.num_train_frames": 8192, "data.num_references": 401, "evaluation.num_trajectories": 401, "data.windows_per_episode": 20},
 }
-"""Metrics that compare sets need more of everything, and FVD also clips of at least 20 episodes. `--metrics` has to name them."""
+"""FID needs 2,048 images. FVD needs more clips than its 400 features, and its interval clips of at least 20 episodes. Used if `--metrics`
+names the metric."""
 
 Frames = NDArray[np.uint8]
 """(n, T, h, w, 3)."""
