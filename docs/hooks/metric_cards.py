@@ -349,6 +349,7 @@ def draw(rows: Sequence[Mapping[str, str]]) -> None:
     games = list(dict.fromkeys(game for game, _ in every))
     names = [name for name in DAMAGES if name != "none"]
     figure, axes = plt.subplots(1, len(games), figsize=(5.2 * len(games), 5.4), squeeze=False, layout="constrained")
+    most = max(sum(of_game == game for of_game, _ in every) for game in games)
     for axis, game in zip(axes[0], games, strict=True):
         metrics = [metric for of_game, metric in every if of_game == game]
         grid = np.array([[every[game, metric][name][0] for name in names] for metric in metrics])
@@ -359,7 +360,10 @@ def draw(rows: Sequence[Mapping[str, str]]) -> None:
                 words = "–" if math.isnan(response) else f"{100 * response:.0f}" if sees(response, spread) else "blind"
                 axis.text(j, i, words, ha="center", va="center", fontsize=8, color="white" if abs(response) > 0.6 else "black")
         axis.set_xticks(range(len(names)), names)
+        axis.xaxis.tick_top()
         axis.set_yticks(range(len(metrics)), metrics)
+        axis.set_ylim(most - 0.5, -0.5)  # rows of equal height in all panels
+        axis.spines[:].set_visible(False)
         axis.set_title(game)
     figure.colorbar(image, ax=axes[0], label="response, % of the metric's largest change", shrink=0.8)
     figure.savefig(PICTURE, dpi=120, metadata={"Software": None})
