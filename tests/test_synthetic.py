@@ -115,8 +115,9 @@ def test_the_expert_goes_to_the_walker_and_flees_it_at_red(column: int, player: 
 
 
 def test_the_light_is_red_as_often_as_stated_and_its_cell_shows_it() -> None:
-    outcomes = WORLDS["synthetic/signal"].outcomes(WalkerState(row=1, column=7, heading=0, player=3, light=1), 2, 0.2)
-    assert outcomes == [(0.2, WalkerState(1, 0, 0, 2, 1)), (0.8, WalkerState(1, 0, 0, 2, 0))]
+    at_blue, at_red = (WalkerState(row=1, column=7, heading=0, player=3, light=light) for light in (0, 1))
+    assert WORLDS["synthetic/signal"].outcomes(at_blue, 2, 0.2) == [(0.2, WalkerState(1, 0, 0, 2, 1)), (0.8, WalkerState(1, 0, 0, 2, 0))]
+    assert WORLDS["synthetic/signal"].outcomes(at_red, 2, 0.2) == [(0.2, WalkerState(1, 7, 0, 2, 1)), (0.8, WalkerState(1, 7, 0, 2, 0))]
     frames, _, rams = played("synthetic/signal", 300)
     colours = frames[:, :, 8, 0]
     assert {tuple(colour) for colour in colours} == {(0, 114, 178), (213, 94, 0)}

@@ -130,7 +130,7 @@ def _signal_start(rng: np.random.Generator) -> State:
 
 
 def _signal_outcomes(state: State, action: int, red: float) -> Outcomes:
-    moved = replace(_moved(state, action), column=(state.column + 1) % CELLS)
+    moved = replace(_moved(state, action), column=(state.column + 1 - state.light) % CELLS)
     return _possible([(red, replace(moved, light=1)), (1.0 - red, replace(moved, light=0))])
 
 
@@ -165,7 +165,7 @@ WORLDS: dict[str, World] = {
 """turn: in each step the walker turns and moves one cell, to the left with probability env.minority_share, else to the right. If a wall
 blocks one direction, it takes the other. opponent: in its row the walker moves one cell left with that probability, else right, and
 re-enters on the other side (paper, figure 4). seek: the walker moves one cell right with that probability, else it stays. signal: the
-walker moves one cell right in each step. With that probability the light is then red, else blue."""
+walker moves one cell right, or stays if the light is red. With that probability the light is then red, else blue."""
 
 
 def _check(game: str, config: EnvConfig) -> None:
