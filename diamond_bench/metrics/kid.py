@@ -1,4 +1,4 @@
-"""KID alone: the unbiased part of fid.py, for any number of images."""
+"""KID alone, without FID: unbiased, so for any number of images."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""KVD alone: the unbiased part of fvd.py, for any number of clips."""
+"""KVD alone, without FVD: unbiased, so for any number of clips."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018) with AlexNet. The energy score of its features is in proper_scores.py."""
+"""LPIPS (Zhang et al. 2018) with AlexNet."""
 
 from typing import TYPE_CHECKING, Literal
 

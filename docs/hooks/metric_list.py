@@ -30,7 +30,7 @@ def _needs(metric: Metric) -> str:
     """Commands for weights, and the kinds of jobs that a sweep adds."""
     found = [f"`{status_of(metric.weights).command}`"] if metric.weights else []
     found += [f"the job `{job(RunConfig(), ExecutionConfig())[0]}`" for job in metric.inputs.values()]
-    return ", ".join([*found, *([] if metric.asked else ["always measured"])]) or "-"
+    return ", ".join([*found, *([] if metric.asked else ["always measured, cannot be requested"])]) or "-"
 
 
 def render(page: str) -> str:
