@@ -116,6 +116,8 @@ def test_baselines_and_values_without_end_have_no_interval() -> None:
     assert means[["low", "high"]].isna().all(axis=None)
     assert pivot(table_of(*rows("n=1", "psnr", 20.0, np.inf, 21.0))).loc[0, "psnr"] == "inf"
     assert pivot(table_of(*rows("n=1", "action_lag", np.nan, 1.0, np.nan))).loc[0, "action_lag"] == "nan", "no lag is not lag 0"
+    assert pivot(table_of(*rows("n=1", "psnr", 20.0, np.inf, 21.0)), words=True).loc[0, "psnr"] == "∞"
+    assert pivot(table_of(*rows("n=1", "action_lag", np.nan, 1.0, np.nan)), words=True).loc[0, "action_lag"] == "no number"
 
 
 def test_equal_values_of_all_seeds_have_no_interval() -> None:

@@ -12,6 +12,7 @@ from test_report import HORIZON, finish
 
 from analysis.differences import difference
 from analysis.matching import Game
+from diamond_bench.cli.common import print_results
 from diamond_bench.errors import UserError
 from diamond_bench.report import answers
 from diamond_bench.report.answers import claim, evidence, scope
@@ -184,7 +185,7 @@ def test_the_gate_compares_with_copying_the_last_frame(tmp_path: Path) -> None:
     found = gates(saved, store, gather(saved, store))
     assert states(found) == {("n=1", "Pong"): "passed", ("n=2", "Pong"): "failed"}
     assert "times that of copying the last frame (0.04)" in found[1].words
-    assert failed_words(found, ["n=2", "n=1"]) == "sanity gate failed: n=2 is worse than copying the last frame in Pong"
+    assert failed_words(found, ["n=2", "n=1"]) == "sanity gate failed: n=2 is worse than copying the last frame by drift in Pong"
     assert failed_words(found, ["n=1"]) == ""
 
 
@@ -207,7 +208,7 @@ def test_the_answer_and_its_section_say_which_models_fail_the_gate(tmp_path: Pat
     saved, store = swept(tmp_path, noisy(0.01, 0.01, 1.0), "{metric: drift, baseline: {n: 1}, test: t}", seeds=3)
     checked = gates(saved, store, gather(saved, store))
     answer = answers.section(saved, compared(saved, store), registration_status(saved, set(saved.jobs)), checked)
-    assert "Sanity gate failed: n=2 is worse than copying the last frame in Pong." in answer
+    assert "Sanity gate failed: n=2 is worse than copying the last frame by drift in Pong." in answer
     assert "times that of copying the last frame (0.04)" in section(checked)
 
 
@@ -221,7 +222,7 @@ def test_figures_count_the_episodes_of_their_references(tmp_path: Path) -> None:
     assert "band: 95% interval of the mean, over seeds and references clustered by episode" in drawn.caption
 
 
-def test_in_a_stochastic_game_the_gate_compares_energy_scores(tmp_path: Path) -> None:
+def test_in_a_stochastic_game_the_gate_compares_energy_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sampler of the true distribution has a larger pixel error than copying, and a smaller energy score."""
     primary = "{metric: drift, baseline: {n: 1}}"
     sticky = "set: {env.sticky_actions: 0.25}\n"
@@ -229,6 +230,11 @@ def test_in_a_stochastic_game_the_gate_compares_energy_scores(tmp_path: Path) ->
     found = gates(saved, store, gather(saved, store))
     assert {gate.metric for gate in found} == {"energy_score"}
     assert states(found) == {("n=1", "Pong"): "failed", ("n=2", "Pong"): "passed"}
+    assert failed_words(found, ["n=2", "n=1"]) == "sanity gate failed: n=1 is worse than copying the last frame by energy score in Pong"
+    print_results(saved, store, as_json=False)
+    printed = capsys.readouterr().out
+    assert re.search(r"^game +variant +drift +energy_score ", printed, re.MULTILINE), "the number that decides is in the table"
+    assert re.search(r"^Pong +n=1 .* 0\.4 ", printed, re.MULTILINE)
 
 
 def test_the_gate_is_unknown_where_nothing_was_stored(tmp_path: Path) -> None:

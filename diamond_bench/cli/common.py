@@ -242,6 +242,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     from diamond_bench.report.agent_answer import agent_answers
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
+    from diamond_bench.report.gate import gate_metrics
     from diamond_bench.results.table import INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
 
     for note in [*unverified_plan(plan), *left_out(plan, store)]:
@@ -253,7 +254,8 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     with working("reading the results"):
         facts = gather(plan, store)
     table = facts.table
-    shown = None if table.empty else pivot(table, [*dict.fromkeys([plan.primary["metric"], *headlines()])])
+    gate = [name for name in gate_metrics(plan, facts) if name not in headlines()]
+    shown = None if table.empty else pivot(table, [*dict.fromkeys([plan.primary["metric"], *gate, *headlines()])], words=True)
     if shown is None or shown.empty:
         raise UserError(no_results(plan, store))
     if plan.command.startswith(_SWEEP):

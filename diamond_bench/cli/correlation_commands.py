@@ -29,6 +29,7 @@ def correlate(
         from diamond_bench.printing import print_frame, print_json
         from diamond_bench.report.correlation import correlate as correlated
         from diamond_bench.report.correlation import write_correlations
+        from diamond_bench.results.table import number_in_words
 
         named = studies_named(words or [])
         plans = [api.find_study(*study, say=say)[0] for study in named]
@@ -40,7 +41,7 @@ def correlate(
     if as_json:
         print_json(out, found.table.to_dict("records"))
     else:
-        print_frame(out, found.table.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else cell))
+        print_frame(out, found.table.map(lambda cell: number_in_words(cell, 3) if isinstance(cell, float) else cell))
     with writing(store):
         files = write_correlations(found, store, [word for word in words or [] if not word.startswith("output_dir=")], say)
     for file in files:

@@ -59,16 +59,36 @@ def gates(plan: SavedPlan, store: Store, facts: StudyFacts) -> list[Gate]:
     return [_of_world_models(store, facts, variant, game, points) for (variant, game), points in cells.items()]
 
 
+def gate_metrics(plan: SavedPlan, facts: StudyFacts) -> list[str]:
+    """The metrics by which the gate decides on world models, each once. Empty for agents. Reads nothing from the store."""
+    if plan.protocol == "agent":
+        return []
+    cells = {(point.variant, point.game): point for point in plan.points}
+    return list(dict.fromkeys(_metric(random) for point in cells.values() if (random := _random(facts, point)) is not None))
+
+
+def _metric(random: bool) -> str:
+    return "energy_score" if random else "drift"
+
+
+def _imported(point: Point) -> bool:
+    return any(ref.kind == "import_dataset" for ref in point.jobs.values())
+
+
+def _random(facts: StudyFacts, point: Point) -> bool | None:
+    """Whether the next frame of a point's game is random. None if nothing determines it."""
+    return None if _imported(point) else is_random(point.game, facts.configs.get(point.variant, {}))
+
+
 def _of_world_models(store: Store, facts: StudyFacts, variant: str, game: str, points: Sequence[Point]) -> Gate:
     import numpy as np
 
-    imported = any(ref.kind == "import_dataset" for ref in points[0].jobs.values())
-    random = None if imported else is_random(game, facts.configs.get(variant, {}))
+    imported, random = _imported(points[0]), _random(facts, points[0])
     if random is None:
         teller = "" if imported else " (EnvFamily.random of its family, or a setting that could not be read)"
         why = f"nothing says whether the next frame of {game} is random{teller}, and so which error to compare"
         return Gate(variant, game, "drift", "unknown", why)
-    metric = "energy_score" if random else "drift"
+    metric = _metric(random)
     found = [per_reference(store, point.jobs["evaluation"], metric) for point in points]
     known = [one for one in found if one is not None and one.copied is not None]
     if len(known) < len(points) or len({len(one.values) for one in known}) > 1:
@@ -127,13 +147,20 @@ def _state(errors: "Array", trivial: "Array", episodes: "NDArray[np.int64] | Non
 
 
 def failed_words(found: Sequence[Gate], variants: Sequence[str]) -> str:
-    """A clause on those of the variants that fail, for the sentence of a verdict; empty where none does."""
-    failed = [gate for gate in found if gate.variant in variants and gate.state == "failed"]
-    if not failed:
+    """A clause on those of the variants that fail, with the metric that decided it, for the sentence of a verdict. Empty if none fails."""
+    places: dict[tuple[str, str], list[str]] = {}
+    failed = [gate for name in variants for gate in found if gate.variant == name and gate.state == "failed"]
+    for gate in failed:
+        places.setdefault((gate.variant, gate.metric), []).append(_place(gate))
+    if not places:
         return ""
-    names = {name: [_place(gate) for gate in failed if gate.variant == name] for name in variants}
-    texts = [f"{name} is worse than {failed[0].against} in {', '.join(games[:5])}" for name, games in names.items() if games]
+    against = failed[0].against
+    texts = [f"{name} is worse than {against} by {_by(metric)} in {', '.join(games[:5])}" for (name, metric), games in places.items()]
     return f"sanity gate failed: {' and '.join(texts)}"
+
+
+def _by(metric: str) -> str:
+    return "human-normalised score" if metric == "hns" else metric.replace("_", " ")
 
 
 def _first(lead: int) -> str:

@@ -11,7 +11,7 @@ from diamond_bench.report.comparison import OF_COPYING, Comparison
 from diamond_bench.report.cost_table import costs_of_variants
 from diamond_bench.report.facts import MAX_CONFIGS, StudyFacts, config_differences, device_hours, versions
 from diamond_bench.report.markup import MAX_CHARACTERS, Html, details, el, escaped, items, joined, table
-from diamond_bench.results.table import seed_means
+from diamond_bench.results.table import number_in_words, seed_means
 from diamond_bench.store.provenance import provenance
 from diamond_bench.studies.plan import SavedPlan
 
@@ -143,7 +143,7 @@ def results(plan: SavedPlan, facts: StudyFacts) -> Html:
 def with_interval(mean: Any) -> Html:
     """A mean over seeds and, where there is one, its interval."""
     if not math.isfinite(mean.mean):
-        return escaped("∞" if mean.mean == math.inf else "no number" if math.isnan(mean.mean) else "not finite")
+        return escaped(number_in_words(mean.mean))
     interval = f"{mean.low:.4g} to {mean.high:.4g}" if mean.low == mean.low else ""
     return joined([f"{mean.mean:.4g}", *([el("span", interval, class_="interval")] if interval else [])])
 

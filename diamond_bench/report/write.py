@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 35
+_VERSION = 36
 """Increased when the report changes, so that reports are written again."""
 _SAY_EVERY_SECONDS = 30.0
 _MAX_VIEWS = 8

@@ -1,5 +1,6 @@
 """The results table: one row per number, joined from a plan's points and the store's finished jobs."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,10 +261,17 @@ INTERVALS_NAMED = f"mean over seeds, and [its 95% interval, Student's t] from {M
 """The meaning of the cells of `pivot`."""
 
 
-def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None) -> "pd.DataFrame":
+def number_in_words(value: float, digits: int = 4) -> str:
+    """A number for people, with so many significant digits. One that does not exist or is not finite is described in words."""
+    if math.isfinite(value):
+        return f"{value:.{digits}g}"
+    return "∞" if value == math.inf else "no number" if math.isnan(value) else "not finite"
+
+
+def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None, words: bool = False) -> "pd.DataFrame":
     """A table for people: one line per game and variant, one column per metric (of `only`), cells as INTERVALS_NAMED says.
 
-    Variants without any of the metrics have no line.
+    Variants without any of the metrics have no line. `words`: describe means that are no finite numbers (`number_in_words`).
     """
     import pandas as pd
 
@@ -272,6 +280,7 @@ def pivot(table: "pd.DataFrame", only: Sequence[str] | None = None) -> "pd.DataF
     metrics = found if only is None else [metric for metric in only if metric in found]
     lines: dict[tuple[Any, Any], dict[str, str]] = {cell: {"game": cell[0], "variant": cell[1]} for cell in order}
     for game, variant, metric, mean, low, high in seed_means(table).itertuples(index=False, name=None):
-        lines[game, variant][metric] = f"{mean:.4g}" + (f" [{low:.4g}, {high:.4g}]" if low == low else "")
+        number = number_in_words(mean) if words else f"{mean:.4g}"
+        lines[game, variant][metric] = number + (f" [{low:.4g}, {high:.4g}]" if low == low else "")
     shown = [cells for cells in lines.values() if any(metric in cells for metric in metrics)]
     return pd.DataFrame(shown, columns=["game", "variant", *metrics]).fillna("")
