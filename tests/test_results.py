@@ -13,7 +13,7 @@ from command_line import in_this_process
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.columns import METRIC_INFO
 from diamond_bench.report import write_report
-from diamond_bench.results.table import COLUMNS, collect, mixtures, pivot, seed_means
+from diamond_bench.results.table import COLUMNS, collect, mixtures, pivot, seed_means, uninformative
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import sealed
 from diamond_bench.store.jobspec import JobRef
@@ -78,6 +78,27 @@ def test_a_mixture_of_revisions_or_precisions_is_flagged(tiny_store: Path) -> No
     notes = " ".join(mixtures(table))
     assert "mixed precisions: bf16, fp32" in notes
     assert "mixed revisions of evaluate_world_model" in notes
+
+
+@pytest.mark.parametrize(
+    ("real", "value", "noted"),
+    [
+        ("emulator", 0.25, True),
+        ("emulator", 0.9, False),
+        ("emulator", np.nan, False),
+        ("real-imposed", 0.2, True),
+        ("state-probe", 0.25, False),  # a baseline that is no ceiling of this column
+        ("emulator, horizon=8", 0.25, True),
+    ],
+)
+def test_a_note_says_if_the_network_reads_no_actions(real: str, value: float, noted: bool) -> None:
+    settings = real.removeprefix("emulator") if "," in real else ""
+    floor = rows(f"copy-last-frame{settings}", "action_accuracy", 0.25, seeded=False)
+    models = rows("n=1", "action_accuracy", 0.25, 0.25)
+    notes = uninformative(table_of(*models, *floor, *rows(real, "action_accuracy", value, seeded=False)))
+    assert [note.startswith(f"action_accuracy in Pong{settings}: ") for note in notes] == [True] * noted
+    assert all(f"{value:g}) than on copied ones (copy-last-frame, 0.25)" in note for note in notes)
+    assert all("train the network longer (inverse_dynamics.num_steps)" in note for note in notes)
 
 
 def rows(variant: str, metric: str, *values: float, seeded: bool = True) -> list[tuple[Any, ...]]:

@@ -243,7 +243,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     from diamond_bench.report.answers import study_answers
     from diamond_bench.report.facts import gather
     from diamond_bench.report.gate import gate_metrics
-    from diamond_bench.results.table import INTERVALS_NAMED, collect, left_out, mixtures, pivot, unverified_plan
+    from diamond_bench.results.table import INTERVALS_NAMED, collect, left_out, mixtures, pivot, uninformative, unverified_plan
 
     for note in [*unverified_plan(plan), *left_out(plan, store)]:
         say(f"note: {note}")
@@ -271,7 +271,7 @@ def print_results(plan: Any, store: Any, as_json: bool) -> None:
     say(f"{plan.study}, scale {plan.scale}, seeds {seeds}; {INTERVALS_NAMED}{machine}")
     if hidden := print_frame(out, shown):
         say(f"A wider terminal, `results --csv FILE` and the report also show {', '.join(hidden)}.")
-    for note in [*facts.protocol, *mixtures(table)]:
+    for note in [*facts.protocol, *mixtures(table), *uninformative(table)]:
         say(f"note: {note}")
     require_results(plan, store)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from diamond_bench.config import ExecutionConfig, InverseDynamicsConfig, RunConfig
 from diamond_bench.metrics.action_gain import check_horizon
-from diamond_bench.metrics.baselines import COPY_LAST, EMULATOR
+from diamond_bench.metrics.baselines import COPY_LAST, EMULATOR, REAL_HELDOUT, REAL_IMPOSED
 from diamond_bench.metrics.header import ALTERED_FRAMES, LAG_LEVEL, Column, Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.kinds import TrainInverseDynamics
@@ -131,6 +131,8 @@ def _columns() -> dict[str, Column]:
             headline=name == "action_accuracy",
             compared=True,
             sizes=_SIZES,
+            ceiling=(EMULATOR, REAL_IMPOSED, REAL_HELDOUT),
+            floor=COPY_LAST,
         )
         found[f"{name}_gain"] = Column(
             f"{title}, above the first frame alone",

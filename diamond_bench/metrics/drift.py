@@ -1,4 +1,4 @@
-"""Drift: the mean absolute pixel error. Every evaluation measures it, for the drift figure and for the sanity gate of games without chance."""
+"""Drift: the mean absolute pixel error. Every evaluation measures it, for its figure and for the sanity gate of games without chance."""
 
 from typing import TYPE_CHECKING
 

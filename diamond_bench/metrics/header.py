@@ -83,6 +83,11 @@ class Column:
     needs: tuple[str, ...] = ()
     """The metrics that give an evaluation's results this column. One of them is enough. The registry fills them in."""
     values: PerReference | None = None
+    ceiling: tuple[str, ...] = ()
+    """The baselines that show how good a model can be, for a column whose metric reads frames with a network. The first one with a value
+    counts."""
+    floor: str = ""
+    """The baseline without any information. If the ceiling is not better, the column says nothing about models, and tables note that."""
     own_starts: bool = False
     """Whether its baseline covers starts that differ between models, so that each variant has its own baseline."""
 

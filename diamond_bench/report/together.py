@@ -11,7 +11,7 @@ from diamond_bench.report.comparison import Comparison, compare_study
 from diamond_bench.report.facts import StudyFacts, config_of, gather, version_mixtures, versions
 from diamond_bench.report.gate import Gate, gates
 from diamond_bench.report.registered import level
-from diamond_bench.results.table import mixtures, seed_means
+from diamond_bench.results.table import mixtures, seed_means, uninformative
 from diamond_bench.store.artifacts import Store
 from diamond_bench.studies.baselines import flat
 from diamond_bench.studies.plan import SavedPlan, command_of
@@ -181,7 +181,8 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
         said.append(f"The agents were scored under different conditions: {_by_study(conditions)}.")
     ran = version_mixtures(versions(StudyFacts(entries[0].facts.table, _recorded(entries), {}, {})))
     tables = pd.concat([entry.facts.table for entry in entries], ignore_index=True)
-    return [*said, *(f"{note[:1].upper()}{note[1:]}." for note in (*mixtures(tables), *ran))]
+    nothing = [f"In {entry.label}, {note}." for entry in entries for note in uninformative(entry.facts.table)]
+    return [*said, *(f"{note[:1].upper()}{note[1:]}." for note in (*mixtures(tables), *ran)), *nothing]
 
 
 def _recorded(entries: Sequence[Entry]) -> dict[Any, Mapping[str, Any]]:

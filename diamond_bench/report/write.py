@@ -19,7 +19,7 @@ from diamond_bench.report.figures import study_figures
 from diamond_bench.report.gate import Gate, gates
 from diamond_bench.report.power import Power, plain, power_figures, power_frame, study_power
 from diamond_bench.report.registered import level
-from diamond_bench.results.table import mixtures, pivot, save_results
+from diamond_bench.results.table import mixtures, pivot, save_results, uninformative
 from diamond_bench.spreadsheet import csv_text
 from diamond_bench.store.artifacts import Store
 from diamond_bench.store.files import IS_A_LINK, DamagedFile, first_link, read_json, require_folders, write_atomic, write_json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from diamond_bench.report.page import Shown
 
-_VERSION = 36
+_VERSION = 37
 """Increased when the report changes, so that reports are written again."""
 _SAY_EVERY_SECONDS = 30.0
 _MAX_VIEWS = 8
@@ -65,7 +65,7 @@ def write_report(plan: SavedPlan, store: Store, say: Callable[[str], None], capt
     folder.mkdir(parents=True, exist_ok=True)
     if link := first_link(folder):
         raise UserError(f"{link}: {IS_A_LINK}; remove it, or the folder it lies in")
-    notes = [*mixtures(facts.table), *version_mixtures(versions(facts)), *facts.unverified, *facts.protocol]
+    notes = [*mixtures(facts.table), *uninformative(facts.table), *version_mixtures(versions(facts)), *facts.unverified, *facts.protocol]
     comparison = compare_study(plan, store, facts, alpha=level(stands))
     checked = tuple(gates(plan, store, facts))
     power = study_power(plan, store, facts, comparison)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.runs import MIN_RUNS
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.baselines import DATASET, OF_MODEL, TRUE_FRAMES
-from diamond_bench.metrics.columns import METRIC_INFO, within_bounds
+from diamond_bench.metrics.baselines import DATASET, NETWORKS, OF_MODEL, TRUE_FRAMES
+from diamond_bench.metrics.columns import METRIC_INFO, inputs_of, within_bounds
 from diamond_bench.store.artifacts import Store, StoredResult
 from diamond_bench.store.files import write_atomic
 from diamond_bench.store.jobspec import JobRef
@@ -171,6 +171,43 @@ def mixtures(table: "pd.DataFrame") -> list[str]:
     if len(precisions) > 1:
         notes.append(f"mixed precisions: {', '.join(precisions)}")
     return notes
+
+
+def uninformative(table: "pd.DataFrame") -> list[str]:
+    """A note for each column and game whose ceiling is not better than its floor (`Column.ceiling`, `floor`), so that it says nothing."""
+    notes = []
+    for name, column in METRIC_INFO.items():
+        of_column = table[(table["metric"] == name) & table["seed"].isna()] if column.ceiling else table[:0]
+        for game, rows in of_column.groupby("game", sort=False):
+            values = dict(zip(rows["variant"], rows["value"], strict=True))
+            named = {baseline: _settings_of(baseline, values) for baseline in (*column.ceiling, column.floor)}
+            of_ceiling = next((baseline for baseline in column.ceiling if named[baseline]), "")
+            floors = named[column.floor]
+            for settings, best in named.get(of_ceiling, {}).items():
+                compared = [floors[settings]] if settings in floors else [*floors.values()]
+                if compared and not any(_exceeds(best, floor, column.better) for floor in compared):
+                    notes.append(_says_nothing(name, f"{game}{settings}", of_ceiling, best, column.floor, compared[0]))
+    return notes
+
+
+def _settings_of(baseline: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The finite values of a baseline, by the settings in its name."""
+    own = {name.removeprefix(baseline): value for name, value in values.items() if name.partition(", ")[0] == baseline}
+    return {settings: value for settings, value in own.items() if math.isfinite(value)}
+
+
+def _exceeds(value: float, other: float, better: str) -> bool:
+    """Whether a value is better than another one by more than rounding."""
+    return (value - other if better == "higher" else other - value) > _SAME
+
+
+def _says_nothing(name: str, where: str, ceiling: str, best: float, floor: str, worst: float) -> str:
+    networks = [NETWORKS[role] for role in inputs_of(name) if role in NETWORKS]
+    longer = f"; train the network longer ({networks[0]}.num_steps)" if networks else ""
+    return (
+        f"{name} in {where}: the network that reads frames does no better on real ones ({ceiling}, {best:.4g}) than on copied ones "
+        f"({floor}, {worst:.4g}), so this number says nothing about the models{longer}"
+    )
 
 
 def unverified_plan(plan: SavedPlan) -> list[str]:
