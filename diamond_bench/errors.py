@@ -44,6 +44,11 @@ def joined(names: Sequence[str]) -> str:
     return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
+def listed(names: Sequence[str]) -> str:
+    """The names as a list in a sentence: `a`, `a and b`, or `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def counted(number: int, one: str, several: str) -> str:
     """The number with the right form of a noun."""
     return f"{number} {one if number == 1 else several}"

@@ -227,7 +227,11 @@ def test_a_game_with_one_action_is_refused() -> None:
 @pytest.mark.parametrize(
     ("study", "words", "message"),
     [
-        ("world_model_family", [], r"needs a model that denoises frames, and family=\w+ has none; leave it out with metrics=\[drift\]"),
+        (
+            "world_model_family",
+            [],
+            r"family=\w+ has none\. To leave action_sensitivity out, use metrics=\[drift\]",
+        ),
         ("sampling_steps", ["objective.sigma_max=5"], r"trained at noise levels 0\.002 to 5, and action_sensitivity needs 0\.1 to 10"),
     ],
 )

@@ -281,7 +281,7 @@ def test_a_plan_has_one_job_of_clips_per_game(tmp_path: Path) -> None:
         ),
         (
             ["scale=tiny", "metrics=[kvd]"],
-            r"horizon=8: KVD needs clips of 16 frames .* set evaluation.horizon=16 or more, .*metrics=\[drift\]",
+            r"horizon=8: KVD needs clips of 16 frames .* set evaluation.horizon=16 or more. .*metrics=\[drift\]",
         ),
         (["metrics=[kvd]", "evaluation.clip_frames=8"], r"clip_frames=8: the network of KVD takes clips of at least 9 frames"),
         (["metrics=[kvd,drift]", "data.num_train_frames=6000"], r"num_trajectories=400: .* 6400 frames, and there are 6000"),

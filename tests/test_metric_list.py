@@ -7,7 +7,7 @@ import pytest
 
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.columns import METRIC_INFO, columns_of, source_of
-from diamond_bench.metrics.planning import meant
+from diamond_bench.metrics.planning import check_names, meant
 from diamond_bench.studies.plan import plan_study
 
 HOOK = Path(__file__).parents[1] / "docs" / "hooks" / "metric_list.py"
@@ -50,8 +50,34 @@ def test_a_metric_is_traced_to_its_columns() -> None:
 
 
 def test_a_name_that_is_no_metric_is_explained() -> None:
-    assert meant("sharpness") == "every evaluation measures it, so leave it out"
     assert meant("lpisp").startswith("did you mean lpips")
     assert meant("idle_lifetme").startswith("did you mean idle_lifetime? It is a column of the metric idle_decay, so write")
     with pytest.raises(UserError, match=r"metrics: unknown metric 'action_lag': it is a column of the metric action_sensitivity, so write"):
         plan_study("sampling_steps", ["scale=tiny", "metrics=[drift,action_lag]"])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "names", "rest"),
+    [
+        ("psnr,one_step", "one_step", "psnr"),
+        ("modes,psnr,memory_gain,pose,outcomes,ssim", "modes, memory_gain, pose and outcomes", "psnr,ssim"),
+        ("drift,state", "state", "drift"),
+        ("lpips,lpips_vgg,action_gain", "lpips and lpips_vgg", "action_gain"),
+    ],
+)
+def test_all_refused_metrics_are_named_at_once_with_the_list_of_the_others(metrics: str, names: str, rest: str) -> None:
+    asked = ["scale=tiny", "games=[MsPacman]", "data=random", *(["env.frame_size=16"] if "lpips" in metrics else [])]
+    with pytest.raises(UserError) as refused:
+        plan_study("sampling_steps", [*asked, f"metrics=[{metrics}]"])
+    assert str(refused.value).endswith(f"To leave {names} out, use metrics=[{rest}]")
+    assert plan_study("sampling_steps", [*asked, f"metrics=[{rest}]"]).metrics == tuple(rest.split(","))
+
+
+def test_names_that_no_evaluation_may_request_are_named_at_once() -> None:
+    with pytest.raises(UserError) as refused:
+        check_names(("drift", "lpisp", "one_step", "psnrr"))
+    lines = str(refused.value).splitlines()
+    assert lines[0].startswith("metrics: unknown metric 'lpisp': did you mean lpips")
+    assert lines[1] == "metrics: every evaluation measures one_step, so it cannot be requested"
+    assert lines[2].startswith("metrics: unknown metric 'psnrr'")
+    assert len(lines) == 3

@@ -109,7 +109,7 @@ def test_a_trained_probe_reads_poses_and_the_metric_compares_them_with_the_truth
 
 
 def test_games_without_poses_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"known for vizdoom/\.\.\., not for Pong; leave pose out"):
+    with pytest.raises(UserError, match=r"known for vizdoom/\.\.\., not for Pong; choose one of these games"):
         check_poses("Pong")
     with pytest.raises(UserError, match="metrics: pose reads where the player stands"):
         plan_study("sampling_steps", ["scale=tiny", "metrics=[drift,pose]"])

@@ -78,7 +78,7 @@ def test_require_names_the_metric_the_command_and_the_way_around(places):
     assert "metric lpips needs" in message
     assert "`diamond-bench weights fetch lpips`" in message
     assert "`diamond-bench weights fetch fid`" in message
-    assert "leave lpips and fid out: metrics=[drift,ssim]" in message
+    assert "leave lpips and fid out, use metrics=[drift,ssim]" in message
     with pytest.raises(UserError, match="unknown metric 'lpisp': did you mean lpips"):
         require_weights(["lpisp"])
 

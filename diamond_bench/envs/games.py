@@ -174,8 +174,8 @@ def object_names(game: str) -> tuple[str, ...]:
     if not objects:
         known = ", ".join(games_with(lambda truth: truth.objects))
         raise UserError(
-            f"metrics: state reads objects from a game's memory, whose table there is for {known}, not for {game}; leave "
-            f"state out of metrics, or choose one of these games",
+            f"metrics: state reads objects from a game's memory, whose table there is for {known}, not for {game}; "
+            "choose one of these games",
             keys=("metrics",),
         )
     return objects
@@ -194,8 +194,8 @@ def check_poses(game: str) -> None:
     if truth(game).poses is None:
         known = dict.fromkeys(f"{name.partition('/')[0]}/..." for name in games_with(lambda truth: truth.poses))
         raise UserError(
-            f"metrics: pose reads where the player stands and looks, which is known for {', '.join(known)}, not for {game}; leave pose out "
-            f"of metrics, or choose one of these games",
+            f"metrics: pose reads where the player stands and looks, which is known for {', '.join(known)}, not for {game}; "
+            "choose one of these games",
             keys=("metrics",),
         )
 
@@ -213,8 +213,8 @@ def check_sights(game: str) -> None:
     if truth(game).sights is None:
         known = ", ".join(games_with(lambda truth: truth.sights))
         raise UserError(
-            f"metrics: memory_gain needs the things that each frame shows, which are known for {known}, not for {game}; leave memory_gain "
-            f"out of metrics, or choose one of these games",
+            f"metrics: memory_gain needs the things that each frame shows, which are known for {known}, not for {game}; "
+            "choose one of these games",
             keys=("metrics",),
         )
 

@@ -7,7 +7,7 @@ from diamond_bench.config import RunConfig, world_family
 from diamond_bench.config.worlds import DIAMOND
 from diamond_bench.diffusion.schedules import trained_sigma_range
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.header import ESTIMATE_LEVELS, ESTIMATED_WINDOWS, LAG_LEVEL, Column, Figure, without
+from diamond_bench.metrics.header import ESTIMATE_LEVELS, ESTIMATED_WINDOWS, LAG_LEVEL, Column, Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -106,19 +106,17 @@ def _at(lag: int, sigma: float) -> str:
 
 
 def _check(config: RunConfig) -> None:
-    family, leave_out = world_family(config.family), f"leave it out with {without(config.evaluation.metrics, 'action_sensitivity')}"
+    family = world_family(config.family)
     if not family.estimates:
         name = config.family.name if config.family is not None else DIAMOND
-        raise UserError(
-            f"metrics: action_sensitivity needs a model that denoises frames, and family={name} has none; {leave_out}", keys=("metrics",)
-        )
+        raise UserError(f"metrics: action_sensitivity needs a model that denoises frames, and family={name} has none", keys=("metrics",))
     lags = family.context(config.family or config)
     if lags > MAX_LAGS:
-        raise UserError(f"conditioning.num_frames={lags}: action_sensitivity replaces at most {MAX_LAGS} actions; lower it, or {leave_out}")
+        raise UserError(f"conditioning.num_frames={lags}: action_sensitivity replaces at most {MAX_LAGS} actions; lower it")
     low, high = trained_sigma_range(config.objective)
     if low > ESTIMATE_LEVELS[0] or high < ESTIMATE_LEVELS[-1]:
         levels = f"{ESTIMATE_LEVELS[0]:g} to {ESTIMATE_LEVELS[-1]:g}"
-        raise UserError(f"objective: trained at noise levels {low:g} to {high:g}, and action_sensitivity needs {levels}; {leave_out}")
+        raise UserError(f"objective: trained at noise levels {low:g} to {high:g}, and action_sensitivity needs {levels}")
 
 
 _SIZES = ("num_one_step",)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import RECONSTRUCTED, TRUE_FRAMES
-from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, without
+from diamond_bench.metrics.header import ROLLOUT_SIZES, Column
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.kinds import ExtractFeatures
 from diamond_bench.store.rows import Row
@@ -125,8 +125,7 @@ def _check(config: RunConfig) -> None:
     if evaluation.num_fid_images < MIN_IMAGES:
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: FID needs at least {MIN_IMAGES} images "
-            f"(with fewer, the covariance of its 2048 features is singular); raise it, or leave FID out with "
-            f"{without(evaluation.metrics, 'fid')}",
+            "(with fewer, the covariance of its 2048 features is singular); raise it",
             keys=("evaluation.num_fid_images",),
         )
     check_images(config, "fid", "FID")
@@ -135,19 +134,19 @@ def _check(config: RunConfig) -> None:
 def check_images(config: RunConfig, name: str, title: str) -> None:
     """Raises UserError if the rollouts or the training data have fewer frames than the metric takes."""
     evaluation, data = config.evaluation, config.data
-    frames, out = evaluation.num_trajectories * evaluation.horizon, f"leave {title} out with {without(evaluation.metrics, name)}"
+    frames = evaluation.num_trajectories * evaluation.horizon
     least = MIN_IMAGES if name == "fid" else 2
     if evaluation.num_fid_images > data.num_train_frames:
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: the floor of {title} takes as many frames of the training data, "
-            f"which has {data.num_train_frames} (data.num_train_frames); raise that, or {out}",
+            f"which has {data.num_train_frames} (data.num_train_frames); raise that",
             keys=("evaluation.num_fid_images", "data.num_train_frames"),
         )
     if evaluation.num_fid_images > frames:
         mend = "lower it" if frames >= least else "raise evaluation.num_trajectories or evaluation.horizon"
         raise UserError(
             f"evaluation.num_fid_images={evaluation.num_fid_images}: {evaluation.num_trajectories} trajectories of {evaluation.horizon} "
-            f"frames give {frames}; {mend}, or {out}",
+            f"frames give {frames}; {mend}",
             keys=("evaluation.num_fid_images",),
         )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import COPY_LAST, FROZEN_FIRST, RECONSTRUCTED, SHUFFLED_TIME, TRUE_FRAMES
-from diamond_bench.metrics.header import Column, without
+from diamond_bench.metrics.header import Column
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.models.i3d_cost import LOGITS, MIN_FRAMES, i3d_cost
 from diamond_bench.store.kinds import ExtractClipFeatures
@@ -121,30 +121,30 @@ def clip_features(config: RunConfig, execution: ExecutionConfig) -> tuple[str, A
     return "extract_clip_features", ExtractClipFeatures(e.seed, e.num_trajectories, e.clip_frames, execution)
 
 
-def check_clips(config: RunConfig, name: str, title: str) -> None:
+def check_clips(config: RunConfig, title: str) -> None:
     """Raises UserError if clips are too short for the network or longer than a rollout, or if the training data hold too few."""
-    e, out = config.evaluation, f"leave {name} out with {without(config.evaluation.metrics, name)}"
+    e = config.evaluation
     if e.clip_frames < MIN_FRAMES:
         raise UserError(
             f"evaluation.clip_frames={e.clip_frames}: the network of {title} takes clips of at least {MIN_FRAMES} frames; set "
-            f"evaluation.clip_frames={MIN_FRAMES} or more (16 is usual), or {out}",
+            f"evaluation.clip_frames={MIN_FRAMES} or more (16 is usual)",
             keys=("evaluation.clip_frames",),
         )
     if e.clip_frames > e.horizon:
         raise UserError(
             f"evaluation.horizon={e.horizon}: {title} needs clips of {e.clip_frames} frames (evaluation.clip_frames), which start at the "
-            f"first imagined one; set evaluation.horizon={e.clip_frames} or more, or {out}",
+            f"first imagined one; set evaluation.horizon={e.clip_frames} or more",
             keys=("evaluation.horizon", "evaluation.clip_frames"),
         )
     if e.num_trajectories < 2:
         raise UserError(
-            f"evaluation.num_trajectories={e.num_trajectories}: {title} compares clips of several episodes; raise it, or {out}",
+            f"evaluation.num_trajectories={e.num_trajectories}: {title} compares clips of several episodes; raise it",
             keys=("evaluation.num_trajectories",),
         )
     if (needed := e.num_trajectories * e.clip_frames) > config.data.num_train_frames:
         raise UserError(
             f"evaluation.num_trajectories={e.num_trajectories}: the floor of {title} takes as many clips of the training data, "
-            f"{needed} frames, and there are {config.data.num_train_frames} (data.num_train_frames); raise that, or {out}",
+            f"{needed} frames, and there are {config.data.num_train_frames} (data.num_train_frames); raise that",
             keys=("evaluation.num_trajectories", "data.num_train_frames"),
         )
 
@@ -160,7 +160,7 @@ def _check(config: RunConfig) -> None:
             f"or more, or measure KVD, which has no such bias: metrics=[{instead}]",
             keys=("evaluation.num_trajectories", "data.num_references"),
         )
-    check_clips(config, "fvd", "FVD")
+    check_clips(config, "FVD")
 
 
 def clip_seconds(evaluation: EvaluationConfig) -> float:

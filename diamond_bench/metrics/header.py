@@ -1,6 +1,6 @@
 """The parts of a metric's header: columns of the results table, kinds of play, figures and sizes. Without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,6 +130,6 @@ def held_frames(evaluation: EvaluationConfig) -> int:
     return evaluation.hold_frames or evaluation.horizon
 
 
-def without(metrics: Sequence[str], name: str) -> str:
-    """The override that measures the same without one metric and its variants. If no metric is left, it is drift, which costs nothing."""
-    return f"metrics=[{','.join(metric for metric in metrics if not metric.startswith(name)) or 'drift'}]"
+def without(metrics: Sequence[str], names: Collection[str]) -> str:
+    """The override that measures the same without some metrics. If no metric is left, it is drift, which costs nothing."""
+    return f"metrics=[{','.join(metric for metric in metrics if metric not in names) or 'drift'}]"

@@ -10,7 +10,7 @@ from diamond_bench.config import EvaluationConfig, RunConfig
 from diamond_bench.data.leaks import SPREAD
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import EMULATOR
-from diamond_bench.metrics.header import Column, Figure, held_frames, without
+from diamond_bench.metrics.header import Column, Figure, held_frames
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -175,7 +175,7 @@ def _check(config: RunConfig) -> None:
     if number < RUN:
         raise UserError(
             f"metrics: for idle_decay, {RUN} unknown frames in a row are a collapse, but only {number} are imagined; set "
-            f"evaluation.hold_frames={RUN} or more, or leave it out with {without(config.evaluation.metrics, 'idle_decay')}",
+            f"evaluation.hold_frames={RUN} or more",
             keys=("metrics", "evaluation.hold_frames"),
         )
     data = config.data

@@ -27,7 +27,7 @@ def _reduce(measured: "Measured") -> Mapping[str, list[Row]]:
 
 
 def _check(config: RunConfig) -> None:
-    fvd.check_clips(config, "kvd", "KVD")
+    fvd.check_clips(config, "KVD")
 
 
 METRIC = replace(

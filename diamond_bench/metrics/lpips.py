@@ -6,7 +6,7 @@ from diamond_bench.config import EvaluationConfig, RunConfig
 from diamond_bench.envs.games import family_of, frames
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.frames import Score, of_frames
-from diamond_bench.metrics.header import Column, pairs_compared, sampled_frames, without
+from diamond_bench.metrics.header import Column, pairs_compared, sampled_frames
 from diamond_bench.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -41,10 +41,9 @@ def lpips_metric(
             sized = not collected or "frame_size" in family_of(config.game).reads
             sizes = {key: getattr(config.env, key) for key in ("frame_size", "frame_height", "frame_width")}
             given = " ".join(f"env.{key}={value}" for key, value in sizes.items() if value is not None)
-            at_fault, remedy = (given, "raise it, or ") if sized else (f"games=[{config.game}]", "")
+            at_fault, remedy = (given, "; raise it") if sized else (f"games=[{config.game}]", "")
             raise UserError(
-                f"{at_fault}: {name} needs frames of at least {MIN_SIZE} pixels a side, and these are {sides}; "
-                f"{remedy}leave {name} out with {without(config.evaluation.metrics, 'lpips')}",
+                f"{at_fault}: {name} needs frames of at least {MIN_SIZE} pixels a side, and these are {sides}{remedy}",
                 keys=[f"env.{key}" for key, value in sizes.items() if value is not None] if sized else [],
             )
 

@@ -17,7 +17,7 @@ from diamond_bench.envs.games import check_sights, read_sights
 from diamond_bench.envs.sights import find_gaps
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import COPY_LAST
-from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, Figure, Play, pairs_compared, without
+from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, Figure, Play, pairs_compared
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -204,7 +204,7 @@ def _check(config: RunConfig) -> None:
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: memory_gain needs the things that each frame shows, and your dataset {config.data.dataset} is not known to hold "
-            f"them; collect a dataset here (data.dataset=null), or leave it out with {without(config.evaluation.metrics, 'memory_gain')}",
+            f"them; collect a dataset here (data.dataset=null)",
             keys=("metrics", "data.dataset"),
         )
     check_sights(config.game)

@@ -6,7 +6,7 @@ from diamond_bench.config import RunConfig
 from diamond_bench.envs.family import Truth
 from diamond_bench.envs.games import games_with, truth
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.header import Column, Figure, PerReference, without
+from diamond_bench.metrics.header import Column, Figure, PerReference
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -45,8 +45,7 @@ def _check(config: RunConfig) -> None:
         whose = config.game if config.data.dataset is None else f"your dataset {config.data.dataset}"
         games = ",".join(games_with(lambda truth: truth.next_frames))
         raise UserError(
-            f"metrics: modes needs the true distribution of the next frame, which is not known for {whose}, only for "
-            f"games=[{games}]; leave it out with {without(config.evaluation.metrics, 'modes')}",
+            f"metrics: modes needs the true distribution of the next frame, which is not known for {whose}, only for games=[{games}]",
             keys=("metrics",),
         )
     if config.env.minority_share == 0:

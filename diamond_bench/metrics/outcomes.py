@@ -8,7 +8,7 @@ from diamond_bench.config import WORLD_FAMILIES, RunConfig, imported, predicts_o
 from diamond_bench.config.worlds import always
 from diamond_bench.envs.games import family_of
 from diamond_bench.errors import UserError
-from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, Figure, without
+from diamond_bench.metrics.header import ROLLOUT_SIZES, Column, Figure
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.store.rows import Row
 
@@ -86,24 +86,22 @@ def _reduce(measured: "Measured") -> dict[str, list[Row]]:
 
 
 def _check(config: RunConfig) -> None:
-    leave = f"leave outcomes out with {without(config.evaluation.metrics, 'outcomes')}"
     agent = config.evaluation.world_model is not None and not config.evaluation.world_model.startswith("import_world_model/")
     if not agent and not predicts_outcomes(config):
         able = ", ".join(name for name in WORLD_FAMILIES if imported(WORLD_FAMILIES[name].function).outcomes is always)
         raise UserError(
             "metrics: outcomes measures predicted rewards and ends, and this world model predicts none. Name an agent with "
-            f"evaluation.world_model=AGENT, take a family that predicts them ({able}), set network.heads.reads to last, extra or frames, "
-            f"or {leave}",
+            f"evaluation.world_model=AGENT, take a family that predicts them ({able}), or set network.heads.reads to last, extra or frames",
             keys=("metrics", "evaluation.world_model", "network.heads.reads"),
         )
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: outcomes needs the rewards and ends of each step, and your dataset {config.data.dataset} is not known to hold them; "
-            f"{leave}, or collect a dataset here (data.dataset=null)",
+            "collect a dataset here (data.dataset=null)",
             keys=("metrics", "data.dataset"),
         )
     if not family_of(config.game).rewards:
-        raise UserError(f"metrics: outcomes needs rewards, and {config.game} has none; {leave}", keys=("metrics",))
+        raise UserError(f"metrics: outcomes needs rewards, and {config.game} has none", keys=("metrics",))
 
 
 _FORGETS = "; a world model that predicts them itself starts again at each step, so its memory reaches back to the context only"

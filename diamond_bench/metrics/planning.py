@@ -1,38 +1,66 @@
 """The metrics' part of planning: refusals, required jobs, and cost. Without torch."""
 
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from diamond_bench.config import EvaluationConfig, ExecutionConfig, RunConfig
 from diamond_bench.diffusion.schedules import check_closed_loop
-from diamond_bench.errors import UserError, nearest
+from diamond_bench.errors import UserError, listed, nearest
 from diamond_bench.metrics import all_metrics, measured, selectable
 from diamond_bench.metrics.columns import METRIC_INFO, source_of
-from diamond_bench.metrics.header import PLAYED, Play
+from diamond_bench.metrics.header import PLAYED, Play, without
 from diamond_bench.metrics.metric import Metric
 from diamond_bench.metrics.weights import fault_of, status_of
 
 
 def check_metrics(config: RunConfig) -> None:
-    """Raises UserError for an unknown or repeated metric, and for one that does not fit the config or the game."""
-    metrics = config.evaluation.metrics
-    for name in metrics:
-        if name not in selectable():
-            raise UserError(f"metrics: unknown metric {name!r}: {meant(name)}")
-        if metrics.count(name) > 1:
-            raise UserError(f"metrics: {name} is given twice")
+    """Raises UserError for unknown or repeated metrics, and for all that do not fit the config or the game."""
+    metrics, refused = config.evaluation.metrics, dict[str, UserError]()
+    check_names(metrics)
     for metric in measured(metrics).values():
         if metric.name in metrics or not metric.asked:
-            metric.check(config)
-            if any(kind in PLAYED for kind in metric.play):
-                check_closed_loop(config.sampler, f"the player of metric {metric.name}")
+            try:
+                metric.check(config)
+                if any(kind in PLAYED for kind in metric.play):
+                    check_closed_loop(config.sampler, f"the player of metric {metric.name}")
+            except UserError as error:
+                refused[metric.name] = error
+    if refused:
+        raise refusal(refused, metrics)
+
+
+def check_names(metrics: Sequence[str]) -> None:
+    """Raises UserError for names that `evaluation.metrics` may not contain, and for repeated ones."""
+    unknown = {name: UserError(f"metrics: {_not_selectable(name)}") for name in metrics if name not in selectable()}
+    if unknown:
+        raise refusal(unknown, metrics)
+    if twice := next((name for name in metrics if metrics.count(name) > 1), None):
+        raise UserError(f"metrics: {twice} is given twice; use metrics=[{','.join(dict.fromkeys(metrics))}]")
+
+
+def refusal(refused: Mapping[str, UserError], metrics: Sequence[str]) -> UserError:
+    """One error for the refusals of several metrics, by their names, with the override that measures the others of `metrics`.
+
+    There is no such override if a name is no metric: it is probably mistyped, and its message says what it may mean.
+    """
+    refused = {name: refused[name] for name in (*metrics, *refused) if name in refused}  # in the user's order
+    lines = [str(error) for error in refused.values()]
+    asked = [name for name in refused if name in metrics]
+    if asked and refused.keys() <= all_metrics().keys():
+        lines.append(f"To leave {listed(asked)} out, use {without(metrics, asked)}")
+    text = ("\n" if len(refused) > 1 else ". ").join(lines)
+    return UserError(text, keys=dict.fromkeys(key for error in refused.values() for key in error.keys))
+
+
+def _not_selectable(name: str) -> str:
+    if name in all_metrics():
+        return f"every evaluation measures {name}, so it cannot be requested"
+    return f"unknown metric {name!r}: {meant(name)}"
 
 
 def meant(name: str) -> str:
-    """A clause for a name that `evaluation.metrics` may not contain: what it is, or the nearest names that are valid."""
-    if name in all_metrics():
-        return "every evaluation measures it, so leave it out"
+    """A clause for a name that is no metric: the column that it is, or the nearest names that are valid."""
     return source_of(name) or _near_column(name) or nearest(name, selectable())
 
 
@@ -77,9 +105,7 @@ def part_bytes(evaluation: EvaluationConfig) -> float:
 
 def require_weights(metrics: Sequence[str]) -> None:
     """Raises UserError for an unknown metric, and for missing or corrupt weights. Needs no torch, since planning calls it."""
-    for metric in metrics:
-        if metric not in selectable():
-            raise UserError(f"unknown metric {metric!r}: {meant(metric)}")
+    check_names(metrics)
     needed = {metric: status_of(name) for metric in metrics if (name := all_metrics()[metric].weights)}
     wanting = {metric: s for metric, s in needed.items() if s.state != "found"}
     if wanting:
@@ -87,5 +113,4 @@ def require_weights(metrics: Sequence[str]) -> None:
             f"metric {metric} needs the weights {s.name}, which are {fault_of(s)}: get them with `{s.command}`"
             for metric, s in wanting.items()
         ]
-        kept = ",".join(metric for metric in metrics if metric not in wanting) or "drift"
-        raise UserError("\n".join([*lines, f"or leave {' and '.join(wanting)} out: metrics=[{kept}]"]))
+        raise UserError("\n".join([*lines, f"To leave {listed([*wanting])} out, use {without(metrics, wanting)}"]))

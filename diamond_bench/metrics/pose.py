@@ -49,7 +49,7 @@ def _check(config: RunConfig) -> None:
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: pose needs the player's position at each frame, and your dataset {config.data.dataset} is not known to hold it; "
-            f"leave pose out of metrics, or collect a dataset here (data.dataset=null)",
+            "collect a dataset here (data.dataset=null)",
             keys=("metrics", "data.dataset"),
         )
     check_poses(config.game)

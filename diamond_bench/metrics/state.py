@@ -57,7 +57,7 @@ def _check(config: RunConfig) -> None:
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: state needs the console's memory at each frame, and your dataset {config.data.dataset} is not known to hold it; "
-            f"leave state out of metrics, or collect a dataset here (data.dataset=null)",
+            "collect a dataset here (data.dataset=null)",
             keys=("metrics", "data.dataset"),
         )
     object_names(config.game)

@@ -15,7 +15,7 @@ from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError
 from diamond_bench.metrics import all_metrics, selectable
 from diamond_bench.metrics.header import Play
-from diamond_bench.metrics.planning import check_metrics, input_jobs, lacking, meant
+from diamond_bench.metrics.planning import check_metrics, check_names, input_jobs, lacking, refusal
 from diamond_bench.metrics.weights import status_of
 from diamond_bench.reading import read_json
 from diamond_bench.shapes import Mismatch, anything, count, listing, mapping, record, text
@@ -263,11 +263,12 @@ def _with_metrics(config: RunConfig, plays: set[str], overrides: Sequence[Overri
     asked = next((override.value for override in overrides if override.key == "metrics"), None)
     if asked is not None:
         config = replace(config, evaluation=replace(config.evaluation, metrics=tuple(asked) if isinstance(asked, list) else (str(asked),)))
-        for name in config.evaluation.metrics:
-            if name not in selectable():
-                raise UserError(f"metrics: unknown metric {name!r}: {meant(name)}")
-            if reason := _reason(name, config, plays):
-                raise UserError(f"metrics: {name} cannot be measured: {reason}")
+        metrics = config.evaluation.metrics
+        check_names(metrics)
+        reasons = {name: reason for name in metrics if (reason := _reason(name, config, plays))}
+        if reasons:
+            refused = {name: UserError(f"metrics: {name} cannot be measured: {reason}") for name, reason in reasons.items()}
+            raise refusal(refused, metrics)
         check_metrics(config)
         return config, []
     reasons = {name: _reason(name, config, plays) for name in all_metrics()}
