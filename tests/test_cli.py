@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from command_line import SCRIPT, clean_environment, diamond_bench, in_this_process
+from rich.text import Text
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from diamond_bench.cli.common import app, writing
@@ -76,6 +78,16 @@ def test_every_swept_plan_is_remembered(stopped: Path) -> None:
     assert Store(root).refs()
     assert "Freed 0" in in_this_process("gc", "--unplanned", cwd=stopped).stderr
     assert Store(root).refs()
+
+
+def test_no_help_loses_words_in_brackets() -> None:
+    """Typer reads help as markup, which takes unescaped [words] away."""
+    commands = [("", get_command(app))]
+    for name, command in commands:
+        commands += [(f"{name} {inner}", found) for inner, found in getattr(command, "commands", {}).items()]
+        for text in [command.help or "", *(getattr(parameter, "help", "") or "" for parameter in command.params)]:
+            assert Text.from_markup(text).plain == text.replace("\\[", "["), name
+    assert len(commands) > 20
 
 
 def test_the_version() -> None:

@@ -286,7 +286,7 @@ def test_settings_of_the_starts_cannot_be_changed(folder: Path) -> None:
             plan_score([folder], [token])
     for token in ("metrics=[drift]", "sampler=euler", "evaluation.milestone=0.5"):
         with pytest.raises(UserError, match=r"score --prepare takes|does not affect the starts"):
-            plan_prepare(["game=synthetic/opponent", "scale=tiny", token])
+            plan_prepare(folder, ["game=synthetic/opponent", "scale=tiny", token])
 
 
 def test_every_metric_is_measured_or_has_a_reason(folder: Path) -> None:
@@ -298,7 +298,7 @@ def test_every_metric_is_measured_or_has_a_reason(folder: Path) -> None:
     assert {"drift", "psnr", "ssim"} <= set(named)
     reasons = dict(sentence.split(" is not measured: ", 1) for sentence in plan.unmeasured)
     assert not [reason for reason in reasons.values() if "metrics: " in reason]
-    assert reasons["kvd"].endswith("These settings belong to the starts: give them to `diamond-bench score --prepare`.")
+    assert reasons["kvd"].startswith(f"the starts have evaluation.horizon={HORIZON}, and KVD needs clips of 16 frames")
     assert reasons["proper_scores"] == "the folder holds no samples.npy."
     assert reasons["modes"] == "it needs samples of next frames whose distribution is known, which a folder of frames cannot hold."
     with pytest.raises(UserError, match=r"action_gain cannot be measured: the folder holds no altered\.npy"):

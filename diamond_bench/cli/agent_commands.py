@@ -58,7 +58,7 @@ def import_(
         typer.Argument(
             metavar="[game=GAME] [sigma_data=0.5] [sigma_offset_noise=0.3]",
             help="The game, if it is not the name of the file, and constants of the denoiser's training, which the file does not hold. "
-            "For a CS:GO model: [height=150] [width=280] [factor=5], the size of its frames and that of low resolution.",
+            "For a CS:GO model: \\[height=150] \\[width=280] \\[factor=5], the size of its frames and that of low resolution.",
         ),
     ] = None,
 ) -> None:

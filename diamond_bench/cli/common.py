@@ -35,6 +35,7 @@ _LONG_HOURS = 12.0
 """From this time on a run at the default scale may be a mistake."""
 _SWEEP = "diamond-bench sweep "
 """Start of the command of a study. Other commands run a single agent, which answers no question and is not registered."""
+_PREPARE = "diamond-bench score --prepare "
 
 out = SafeConsole(soft_wrap=True, highlight=False)
 out.width = max(out.width, 240)  # a table's numbers are never cut: a narrow terminal wraps its lines, a file takes them as they are
@@ -90,7 +91,7 @@ def planned(plan: Any, store: Any) -> tuple[Any, Any]:
         except DamagedFile as error:
             say(f"note: {error}")
             before = plan.command
-        if before != plan.command:
+        if before != plan.command and not plan.command.startswith(_PREPARE):  # starts have no results to show
             say(f"`status`, `results` and `report` of {plan.name} now show this command in place of `{before}`.")
         if plan.command.startswith(_SWEEP):
             say_registration(saved, store)

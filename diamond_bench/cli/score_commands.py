@@ -1,5 +1,6 @@
 """The command `score`: measures frames that were imagined elsewhere, and prepares the starts for them."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,15 @@ from diamond_bench.errors import UserError
 def score(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="FOLDER... [KEY=VALUE]...", help="Folders of imagined frames, and settings such as metrics=[drift,psnr]."),
+        typer.Argument(metavar="FOLDER... [KEY=VALUE]...", help="Folders of imagined frames, and settings such as metrics=\\[drift,psnr]."),
     ],
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="Write starts and actions to the new FOLDER, with a README that says what to imagine.")
+        bool,
+        typer.Option(
+            "--prepare",
+            help="Write starts and actions to the new FOLDER, with a README that says what to imagine. Takes game= (by default Breakout), "
+            "scale=, and settings of the starts.",
+        ),
     ] = False,
     starts: Annotated[
         Path | None, typer.Option("--starts", metavar="FOLDER", help="Refuse frames that were not imagined for these prepared starts.")
@@ -56,7 +62,7 @@ def _prepare(folder: Path, tokens: list[str], store: Any, dry_run: bool, as_json
 
     if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} exists already; name a new folder")
-    plan, config = plan_prepare(tokens)
+    plan, config = plan_prepare(folder, tokens)
     if dry_run:
         print_plan(out, plan, store, as_json)
         return
@@ -70,7 +76,8 @@ def _prepare(folder: Path, tokens: list[str], store: Any, dry_run: bool, as_json
 
     with working("writing the starts"):
         kinds = write_starts(store, next(iter(plan.jobs)), config, plan.scale, folder)
-    say(f"Wrote starts of {', '.join(kinds)}. Its README.md says what to imagine. Then:\n  diamond-bench score {folder}")
+    then = shlex.join(["diamond-bench", "score", str(folder), *(token for token in tokens if token.startswith("output_dir="))])
+    say(f"Wrote starts of {plan.points[0].game}: {', '.join(kinds)}. Its README.md says what to imagine. Then:\n  {then}")
     out.print(str(folder), markup=False)
 
 

@@ -1,7 +1,7 @@
 """Frames that somebody imagined elsewhere: one NumPy file, HDF5 file or folder of videos for each kind of play.
 
 Array files hold uint8 (rows, [K,] T, h, w, 3) in RGB: `.npy` the array itself, `.npz` and HDF5 files an array named `frames`. A folder of
-videos holds one video per future, in the order of the rows. Pickles are never loaded, and links are never followed.
+videos holds one video per future, in the order of the rows. Pickles are never loaded, and links in the folder are never followed.
 """
 
 import hashlib

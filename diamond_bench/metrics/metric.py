@@ -39,7 +39,7 @@ class Metric:
     """Config keys that have no effect unless the metric is requested."""
     check: Callable[[RunConfig], None] = lambda config: None
     """Raises UserError at planning if the config or the game does not allow it. The error's `keys` are the settings that its message names.
-    They begin with "metrics" if the metric itself is refused."""
+    They begin with "metrics" if the metric itself is refused. The message is the reason, and after "; " advice for a sweep."""
     seconds: Callable[[EvaluationConfig], float] = lambda evaluation: 0.0
     """Seconds of measurement on two CPU cores."""
     part_bytes: Callable[[EvaluationConfig], float] = lambda evaluation: 0.0

@@ -4,15 +4,16 @@ Starts and frames are folders. Each holds manifest.json: the settings of the dat
 checksum over all of it. Without torch.
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diamond_bench.compose import Override, output_root, parse, scale_keys
+from diamond_bench.compose import known_keys, output_root, parse, scale_keys
 from diamond_bench.config import RunConfig
-from diamond_bench.errors import UserError
+from diamond_bench.errors import UserError, joined
 from diamond_bench.metrics import all_metrics, selectable
 from diamond_bench.metrics.header import Play
 from diamond_bench.metrics.planning import check_metrics, check_names, input_jobs, lacking, refusal
@@ -42,6 +43,10 @@ _GROUPS = ("env", "data", "evaluation", "probe", "inverse_dynamics")
 """The groups of settings that a manifest holds."""
 _NOT_PREPARED = ("metrics", "batch_size", "milestone", "weights", "world_model", "keep_frames", "fixed_actions")
 """Settings of an evaluation that do not affect the starts."""
+_SCORED = ("metrics", "evaluation.batch_size", "output_dir", "cluster")
+"""The keys that a score takes, besides execution.*."""
+_GIVEN: tuple[Play, ...] = ("rollouts", "one_step", "samples", "altered")
+"""The kinds of play that a folder of frames can hold."""
 _NOT_GIVEN: Mapping[Play, str] = {
     "forks": "samples of next frames whose distribution is known",
     "estimates": "a model's estimates of frames under noise",
@@ -94,19 +99,21 @@ class ScorePlan(Plan):
         return {"note": note, "protocol": "world_model", "axes": {}, "primary": plain_primary(primary)}
 
 
-def plan_prepare(tokens: Sequence[str]) -> tuple[Plan, RunConfig]:
+def plan_prepare(folder: Path, tokens: Sequence[str]) -> tuple[Plan, RunConfig]:
     """The plan of `diamond-bench score --prepare FOLDER game=Freeway [overrides]`: the dataset's job. The config has the settings of the
     starts. Raises UserError."""
+    for token in tokens:
+        _check_key(token.partition("=")[0])
     overrides = parse(["games" + token.removeprefix("game") if token.startswith("game=") else token for token in tokens])
+    if any(override.key == "games" and len(override.values) > 1 for override in overrides):
+        raise UserError(_ONE_GAME)
     values: dict[str, Any] = {override.key: override.value for override in overrides}
-    for key in values:
-        _check_key(key)
     scale = scale_of(overrides)
     settings = {key: value for key, value in values.items() if key not in ("games", "scale", "output_dir")}
     config = run_config({"scale": scale}, settings)
     games = games_of(values["games"]) if "games" in values else (config.game,)
     if len(games) > 1:
-        raise UserError("score --prepare writes the starts of one game; run it once for each")
+        raise UserError(_ONE_GAME)
     config = replace(config, game=games[0], evaluation=replace(config.evaluation, metrics=("drift",)))
     config = with_agents(config, Store(output_root(overrides)))
     check_read([key for key in settings if not key.startswith(("probe.", "inverse_dynamics."))], config)
@@ -116,18 +123,28 @@ def plan_prepare(tokens: Sequence[str]) -> tuple[Plan, RunConfig]:
     scale = f"{scale}*" if settings.keys() & scale_keys(scale) else scale
     label = config.game if config.data.dataset is None else dataset_label(config.data.dataset)
     point = Point("starts", "", {}, label, 0, "", {"dataset": dataset.ref, "evaluation": dataset.ref})
-    command = " ".join(["diamond-bench score --prepare", *map(shlex.quote, tokens)])
+    command = " ".join(["diamond-bench score --prepare", shlex.quote(str(folder)), *map(shlex.quote, tokens)])
     jobs = {dataset.ref: dataset}
     return Plan(f"score-starts-{dataset.id}", "", scale, command, jobs, (point,), config.execution, config.cluster), config
 
 
+_ONE_GAME = "score --prepare writes the starts of one game; run it once for each"
+
+
 def _check_key(key: str) -> None:
-    group, _, name = key.partition(".")
-    if group == "evaluation" and name in _NOT_PREPARED:
+    """Raises UserError for a key that `score --prepare` does not take."""
+    if _is_refused(key):
         raise UserError(f"{key}: it does not affect the starts; leave it out")
-    if key in ("games", "scale", "output_dir") or group in (*_GROUPS, "execution"):
+    if key in ("game", "games", "scale", "output_dir") or key.partition(".")[0] in (*_GROUPS, "execution"):
         return
-    raise UserError(f"{key}: score --prepare takes game=, scale=, output_dir= and keys of {', '.join(_GROUPS)} and execution alone")
+    rule = f"score --prepare takes game=, scale=, output_dir= and keys of {', '.join(_GROUPS)} and execution alone"
+    taken = [known for known in known_keys() if known.partition(".")[0] in (*_GROUPS, "execution") and not _is_refused(known)]
+    near = [known for known in taken if known.endswith(f".{key}")]
+    raise UserError(f"{key}: {rule}{f' (did you mean {joined(near)}?)' if near else ''}")
+
+
+def _is_refused(key: str) -> bool:
+    return key in [f"evaluation.{name}" for name in _NOT_PREPARED]
 
 
 def manifest_of(config: RunConfig, scale: str, starts: str, actions: ActionSpec, plays: Mapping[Play, tuple[int, ...]]) -> dict[str, Any]:
@@ -191,22 +208,22 @@ def plan_score(folders: Sequence[Path], tokens: Sequence[str], starts: Path | No
     manifest = read_manifest(folders[0])
     for folder in (*([starts] if starts is not None else []), *folders[1:]):
         _require_same(folders[0], manifest, folder, read_manifest(folder))
+    config = _scoring_config(manifest.config, tokens)
     given = []
     for folder in folders:
         found = find_given(folder, manifest.plays)
         if "rollouts" not in found:
             others = "".join(f"; {name} is in none of the formats of docs/score.md" for name in unread(folder, manifest.plays)[:1])
-            raise UserError(
-                f"{folder}: it has no frames: expected rollouts.npy of shape {manifest.plays['rollouts']} (see its README.md){others}"
-            )
+            lack = f"it has {' and '.join(found)} but no rollouts, which every score needs" if found else "it has no frames"
+            shape = manifest.plays["rollouts"]
+            raise UserError(f"{folder}: {lack}: expected rollouts.npy of shape {shape}, as the README.md of the starts says{others}")
         for kind, path in found.items():
             shape = manifest.plays[kind]
             for _ in read_through(open_given(path, shape), shape[0]):
                 pass
         given.append(GivenFrames(digest_of(found), manifest.starts, tuple(sorted(found)), str(folder.absolute())))
     plays = set.intersection(*(set(frames.plays) for frames in given))
-    overrides = parse(tokens)
-    config, notes = _with_metrics(_scoring_config(manifest.config, overrides), plays, overrides)
+    config, notes = _with_metrics(config, plays)
     command = ["diamond-bench score", *(shlex.quote(str(folder)) for folder in folders), *map(shlex.quote, tokens)]
     dataset, execution = dataset_job(config), replace(of_no_compilation(config.execution), precision="fp32")
     jobs = {dataset.ref: dataset}
@@ -241,30 +258,32 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
     return {"game": config.game, **{f"{group}.{key}": value for group, values in groups_.items() for key, value in values.items()}}
 
 
-def _scoring_config(prepared: RunConfig, overrides: Sequence[Override]) -> RunConfig:
-    """The config of the starts with the settings that may differ between scores."""
-    values = {override.key: override.value for override in overrides}
-    for key in values:
-        if key not in ("metrics", "evaluation.batch_size", "output_dir", "cluster") and not key.startswith("execution."):
+def _scoring_config(prepared: RunConfig, tokens: Sequence[str]) -> RunConfig:
+    """The config of the starts with the settings that may differ between scores. It has no metrics if the user names none."""
+    for key in (token.partition("=")[0] for token in tokens):
+        if key not in _SCORED and not key.startswith("execution."):
             raise UserError(
                 f"{key}: a score takes metrics=, evaluation.batch_size=, execution.*, cluster= and output_dir= alone; all else is part of "
                 f"{MANIFEST}"
             )
+    overrides = {override.key: override for override in parse(tokens)}
+    metrics = overrides.pop("metrics", None)
+    values = {key: override.value for key, override in overrides.items()}
     chosen = {"scale": "paper", **({"cluster": str(values["cluster"])} if "cluster" in values else {})}
     settings = {key: value for key, value in values.items() if key.startswith("execution.")}
+    if metrics is not None:
+        asked = metrics.values if len(metrics.values) > 1 else metrics.value
+        settings["evaluation.metrics"] = list(asked) if isinstance(asked, (list, tuple)) else [asked]
     composed = run_config(chosen, {**settings, "evaluation.batch_size": values.get("evaluation.batch_size", 100)})
-    batch = composed.evaluation.batch_size
-    evaluation = replace(prepared.evaluation, batch_size=batch)
+    named = composed.evaluation.metrics if metrics is not None else ()
+    check_names(named)
+    evaluation = replace(prepared.evaluation, batch_size=composed.evaluation.batch_size, metrics=named)
     return replace(prepared, evaluation=evaluation, execution=composed.execution, cluster=composed.cluster)
 
 
-def _with_metrics(config: RunConfig, plays: set[str], overrides: Sequence[Override]) -> tuple[RunConfig, list[str]]:
+def _with_metrics(config: RunConfig, plays: set[str]) -> tuple[RunConfig, list[str]]:
     """The config with its metrics: those that the user asked for, or all that can be measured. Also a sentence for each other metric."""
-    asked = next((override.value for override in overrides if override.key == "metrics"), None)
-    if asked is not None:
-        config = replace(config, evaluation=replace(config.evaluation, metrics=tuple(asked) if isinstance(asked, list) else (str(asked),)))
-        metrics = config.evaluation.metrics
-        check_names(metrics)
+    if metrics := config.evaluation.metrics:
         reasons = {name: reason for name in metrics if (reason := _reason(name, config, plays))}
         if reasons:
             refused = {name: UserError(f"metrics: {name} cannot be measured: {reason}") for name, reason in reasons.items()}
@@ -278,26 +297,26 @@ def _with_metrics(config: RunConfig, plays: set[str], overrides: Sequence[Overri
 
 
 def _of_starts(error: UserError) -> str:
-    """Why a metric is refused, with advice if the message names a setting that only `score --prepare` can change."""
-    reason = str(error).removeprefix("metrics: ")  # the sentence begins with the metric
-    if not any(key.partition(".")[0] in _GROUPS for key in error.keys):
+    """Why a metric is refused, without the advice of `Metric.check`, which is for sweeps."""
+    reason = str(error).removeprefix("metrics: ").partition("; ")[0]
+    value, colon, why = reason.partition(": ")
+    if not colon or not error.keys or error.keys[0].partition(".")[0] not in _GROUPS:
         return reason
-    return f"{reason}. These settings belong to the starts: give them to `diamond-bench score --prepare`"
+    return f"the starts have {value}, and {why}"
 
 
 def _reason(name: str, config: RunConfig, plays: set[str]) -> str:
     """Why a metric cannot be measured from these kinds of play. Empty if it can."""
     metric = all_metrics()[name]
-    known: tuple[Play, ...] = ("rollouts", "one_step", "samples", "altered")
-    if absent := lacking(metric, [kind for kind in known if kind in plays]):
-        files = [f"{kind}.npy" for kind in absent if kind in known]
+    if absent := lacking(metric, [kind for kind in _GIVEN if kind in plays]):
+        files = [f"{kind}.npy" for kind in absent if kind in _GIVEN]
         if files:
             return f"the folder holds no {' or '.join(files)}"
         return f"it needs {' and '.join(_NOT_GIVEN[kind] for kind in absent)}, which a folder of frames cannot hold"
     try:
         metric.check(replace(config, evaluation=replace(config.evaluation, metrics=(name,))))
     except UserError as error:
-        return _of_starts(error)
+        return re.sub(rf"^{name} ", "it ", _of_starts(error))
     if metric.weights and (status := status_of(metric.weights)).state != "found":
         return f"the weights {status.name} are not on this machine; get them with `{status.command}`"
     return ""

@@ -121,10 +121,10 @@ def measure(game: str, repetition: int, metrics: str, work: Path) -> list[dict[s
 
     store = Store(work / "outputs", say=print)
     settings = {"game": game, **sizes(metrics), **GAMES[game], "evaluation.seed": repetition}
-    prepared, config = plan_prepare([f"{key}={value}" for key, value in settings.items()])
+    place = work / game.replace("/", "-") / str(repetition)
+    prepared, config = plan_prepare(place / "starts", [f"{key}={value}" for key, value in settings.items()])
     run_local(store, prepared.jobs.values(), num_workers=1, device="cpu")
     (dataset,) = prepared.jobs
-    place = work / game.replace("/", "-") / str(repetition)
     shutil.rmtree(place, ignore_errors=True)
     write_starts(store, dataset, config, prepared.scale, place / "starts")
     plan = plan_score(

@@ -171,10 +171,10 @@ class Measuring:
         """The evaluation of frames that repeat the last true one under noise, and all that it needs, done."""
         store = Store(self.work / "outputs", say=lambda text: None)
         own = (f"evaluation.num_trajectories={trajectories}", f"evaluation.num_fid_images={IMAGES * trajectories}")
-        plan, config = plan_prepare([*GAME, *own])
+        frames, starts = self.work / f"frames-{trajectories}", self.work / f"starts-{trajectories}"
+        plan, config = plan_prepare(starts, [*GAME, *own])
         finish(store, plan.jobs)
         (dataset,) = plan.jobs
-        frames, starts = self.work / f"frames-{trajectories}", self.work / f"starts-{trajectories}"
         if not frames.exists():
             shutil.rmtree(starts, ignore_errors=True)
             write_starts(store, dataset, config, plan.scale, starts)
