@@ -1,9 +1,11 @@
 """The metric idle_decay on worlds whose collapse and motion are known: none, at a known frame, and cut by the game's end."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from analysis.stability import collapses, nearest_distance
 from diamond_bench.data import sources, static
 from diamond_bench.data.static import EpisodeSet
 from diamond_bench.diffusion.quantization import quantize
-from diamond_bench.envs.games import make_env, spec
+from diamond_bench.envs.games import family_of, make_env, spec
 from diamond_bench.errors import UserError
 from diamond_bench.evaluation.fixed_actions import fixed_actions
 from diamond_bench.jobs import evaluate_world_model as job
@@ -308,10 +310,43 @@ def test_data_without_true_play_of_this_length_are_refused(
     with pytest.raises(UserError, match=words):
         measured(tmp_path / "e", Alternating(), monkeypatch)
     assert measured(tmp_path / "f", Alternating(), monkeypatch, hold_frames=17)["idle_true_plays", ""] == 3
-    words = r"data\.windows_per_episode=1 cuts held-out games to 112 after their context; set evaluation\.hold_frames=112 or less"
+    words = r"data\.windows_per_episode=1 cuts held-out games, which leaves 112 after .*; set evaluation\.hold_frames=112 or less"
     settings = ["data.reference_context=8", "data.reference_horizon=22", "data.windows_per_episode=1", "evaluation.hold_frames=113"]
     with pytest.raises(UserError, match=words):
         plan_study("sampling_steps", ["scale=smoke", "metrics=[drift,idle_decay]", *settings])
+
+
+@pytest.mark.parametrize(("game", "steps"), [("synthetic/turn", 2015), ("maze/corridor", 1023)])
+def test_play_beyond_the_limit_of_an_episode_is_refused_at_planning(game: str, steps: int) -> None:
+    def planned_with(*settings: str) -> object:
+        return plan_study("sampling_steps", ["scale=tiny", f"games=[{game}]", "metrics=[drift,idle_decay]", *settings])
+
+    with pytest.raises(
+        UserError, match=rf"an episode of {game} is cut after {steps} steps, .* set evaluation\.hold_frames=\d+ or less\."
+    ) as error:
+        planned_with("evaluation.hold_frames=5000")
+    (longest,) = re.findall(r"set evaluation\.hold_frames=(\d+)", str(error.value))
+    planned_with(f"evaluation.hold_frames={longest}")
+    with pytest.raises(UserError):
+        planned_with(f"evaluation.hold_frames={int(longest) + 1}")
+    with pytest.raises(UserError, match=rf"an episode of {game} is cut after {steps} steps, .* set data\.reference_horizon=\d+ or less"):
+        planned_with("evaluation.hold_frames=12", "data.reference_horizon=5000", "data.num_train_frames=100000")
+
+
+def test_a_held_out_episode_at_its_limit_is_one_true_play_of_the_largest_length() -> None:
+    """The longest held play that planning allows is a stretch of an episode that was cut by its limit of steps."""
+    steps, context = family_of(TURN).max_steps, 4
+    env = make_env(TURN, ENV)
+    env.reset(seed=0)
+    count = 1
+    while not env.step(0)[3]:
+        count += 1
+    assert count == steps
+    rows, ends = steps + 1, torch.zeros(steps + 1, dtype=torch.bool)
+    episodes = SimpleNamespace(starts=torch.tensor([0]), lengths=torch.tensor([rows]), terminations=ends)
+    longest = steps + 1 - context
+    assert [play.whole for play in true_plays(episodes, context, longest)] == [True]
+    assert [play.whole for play in true_plays(episodes, context, longest + 1)] == [False]
 
 
 def test_without_a_game_motion_is_compared_with_that_of_held_out_references(

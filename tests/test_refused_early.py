@@ -181,6 +181,7 @@ def test_results_without_a_finished_evaluation_say_so(monkeypatch: pytest.Monkey
         command="diamond-bench sweep s scale=tiny",
         folder=Path("s/tiny"),
         verified=True,
+        protocol="world_model",
     )
     row = {"game": "Pong", "variant": "dataset", "metric": "seen_by_nobody", "value": 1.0, "seed": pd.NA}
     facts = SimpleNamespace(table=pd.DataFrame([row]).astype({"seed": "Int64"}), protocol=[])

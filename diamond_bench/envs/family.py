@@ -97,6 +97,8 @@ class EnvFamily:
     """Whether its games have rewards. If not, the reward that `step` returns is ignored."""
     ends: bool = True
     """Whether an episode can end by itself."""
+    max_steps: int | None = None
+    """Steps after which an episode of any of its games is truncated, if it has not ended before. None if there is no such number."""
     saves: bool = False
     """Whether its environments have `save_state()`, which returns plain data (numbers, text and tensors), and `load_state(data)`, which
     continues exactly from there. Resuming an agent's training and the world-model family `oracle` need both."""

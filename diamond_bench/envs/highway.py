@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from diamond_bench.config import EnvConfig
 from diamond_bench.envs.family import EnvFamily
 from diamond_bench.envs.packages import check_package
-from diamond_bench.envs.roads import ACTIONS, IDS
+from diamond_bench.envs.roads import ACTIONS, IDS, MAX_STEPS
 from diamond_bench.errors import UserError
 from diamond_bench.spaces import FrameSpec
 
@@ -70,6 +70,7 @@ FAMILY = EnvFamily(
     conditions=_conditions,
     reads=frozenset({"frame_size"}),
     action_kind="Box",
+    max_steps=MAX_STEPS,
     saves=True,
     check=_check,
     random=lambda env: False,

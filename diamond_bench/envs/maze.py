@@ -300,6 +300,7 @@ FAMILY = EnvFamily(
     reads=frozenset({"frame_size"}),
     rewards=False,
     ends=False,
+    max_steps=EPISODE_STEPS,
     saves=True,
     check=_check,
     random=lambda env: True,

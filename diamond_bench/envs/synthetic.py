@@ -391,6 +391,7 @@ FAMILY = EnvFamily(
     conditions=_conditions,
     reads=frozenset({"frame_size", "minority_share"}),
     saves=True,
+    max_steps=EPISODE_STEPS,
     check=_check,
     facts=lambda config: {"minority_share": config.minority_share},
     random=lambda env: bool(env.get("minority_share", EnvConfig().minority_share)),

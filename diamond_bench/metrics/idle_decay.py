@@ -8,6 +8,7 @@ import numpy as np
 
 from diamond_bench.config import EvaluationConfig, RunConfig
 from diamond_bench.data.leaks import SPREAD
+from diamond_bench.envs.games import family_of
 from diamond_bench.errors import UserError
 from diamond_bench.metrics.baselines import EMULATOR
 from diamond_bench.metrics.header import Column, Figure, held_frames
@@ -179,14 +180,20 @@ def _check(config: RunConfig) -> None:
             keys=("metrics", "evaluation.hold_frames"),
         )
     data = config.data
-    if data.windows_per_episode is None or data.dataset is not None:
+    if data.dataset is not None:
         return
-    longest = SPREAD * data.windows_per_episode * (data.reference_context + data.reference_horizon) - data.reference_context
+    limits: dict[str, float] = {}  # the longest true play that each limit leaves, by its description
+    if (cut := family_of(config.game).max_steps) is not None:
+        limits[f"an episode of {config.game} is cut after {cut} steps"] = cut + 1 - data.reference_context
+    if data.windows_per_episode is not None:
+        played = SPREAD * data.windows_per_episode * (data.reference_context + data.reference_horizon)
+        limits[f"data.windows_per_episode={data.windows_per_episode} cuts held-out games"] = played - data.reference_context
+    why, longest = min(limits.items(), key=lambda limit: limit[1], default=("", math.inf))
     if longest < number:
         raise UserError(
-            f"metrics: idle_decay calibrates collapse on held-out true play of {number} frames (evaluation.hold_frames), but "
-            f"data.windows_per_episode={data.windows_per_episode} cuts held-out games to {longest} after their context; set "
-            f"evaluation.hold_frames={longest} or less, or raise data.windows_per_episode",
+            f"metrics: idle_decay calibrates collapse on held-out true play of {number} frames (evaluation.hold_frames), but {why}, which "
+            f"leaves {longest} after the context (data.reference_context={data.reference_context}); set evaluation.hold_frames={longest} "
+            f"or less{', or raise data.windows_per_episode' if why.startswith('data.') else ''}",
             keys=("metrics", "evaluation.hold_frames", "data.windows_per_episode"),
         )
 

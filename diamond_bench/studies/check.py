@@ -2,7 +2,7 @@
 
 from diamond_bench.config import OBJECTIVES, SEGMENT_SOURCES, CascadeSampler, OpenLoopSampler, RunConfig, option_of, world_family
 from diamond_bench.diffusion.schedules import check_closed_loop, check_sampler, trained_sigma_range
-from diamond_bench.envs.games import check_env, check_policy, spec
+from diamond_bench.envs.games import check_env, check_policy, family_of, spec
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.planning import check_metrics
 from diamond_bench.models.shape import (
@@ -183,12 +183,25 @@ def _check_evaluation(config: RunConfig) -> None:
         )
     if evaluation.weights == "ema" and config.training.ema is None:
         raise UserError("evaluation.weights=ema: the training keeps no average of its weights; add training.ema=0.999, or another decay")
+    _check_references(config)
     check_metrics(config)
     _at_most(*_context(config), "data.reference_context", data.reference_context)
     _at_most("evaluation.horizon", evaluation.horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.sample_horizon", evaluation.sample_horizon, "data.reference_horizon", data.reference_horizon)
     _at_most("evaluation.num_trajectories", evaluation.num_trajectories, "data.num_references", data.num_references)
     _at_most("evaluation.num_sample_starts", evaluation.num_sample_starts, "data.num_references", data.num_references)
+
+
+def _check_references(config: RunConfig) -> None:
+    """Refuses references that are longer than any episode of the game."""
+    data = config.data
+    cut = family_of(config.game).max_steps if data.dataset is None else None
+    if cut is not None and data.reference_context + data.reference_horizon > cut + 1:
+        most = cut + 1 - data.reference_context
+        raise UserError(
+            f"data.reference_horizon={data.reference_horizon}: an episode of {config.game} is cut after {cut} steps, which leaves {most} "
+            f"frames after the context (data.reference_context={data.reference_context}); set data.reference_horizon={most} or less"
+        )
 
 
 def _context(config: RunConfig) -> tuple[str, int]:
