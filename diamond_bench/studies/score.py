@@ -318,5 +318,5 @@ def _reason(name: str, config: RunConfig, plays: set[str]) -> str:
     except UserError as error:
         return re.sub(rf"^{name} ", "it ", _of_starts(error))
     if metric.weights and (status := status_of(metric.weights)).state != "found":
-        return f"the weights {status.name} are not on this machine; get them with `{status.command}`"
+        return f"the weights {status.name} are not on this machine (`{status.command}` gets them)"
     return ""
