@@ -22,6 +22,8 @@ CONF = Path(__file__).parent / "conf"
 _REGISTRIES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "sampler/schedule": SCHEDULES, "family": WORLD_FAMILIES}
 STUDY_KEYS = ("games", "seeds", "metrics", "output_dir")
 """Overrides that configure the study; all other keys configure the run."""
+STUDY_FILE_KEYS = ("question", "paper", "protocol", "note", "set", "arms", "axes", "primary", "scales")
+"""Keys that only the file of a study may have. It also has `games` and `seeds`."""
 MAX_TOKEN = 100_000
 """Maximum length of an override in characters."""
 MAX_SWEPT = 10_000
@@ -81,6 +83,11 @@ def parse(tokens: Sequence[str]) -> list[Override]:
             raise UserError(f"{token!r}: expected key=value")
         if key.startswith(("+", "~")) or "_target_" in token or key.startswith("hydra") or "${" in token:
             raise UserError(f"{token!r}: additions, deletions, interpolations, hydra.* and _target_ are not supported; write key=value")
+        if (top := key.partition(".")[0]) in STUDY_FILE_KEYS:
+            raise UserError(
+                f"{key}: {top} belongs to the study's file, so copy the study's YAML under another name, change it there, and sweep the "
+                "copy's path (docs/studies.md)"
+            )
         if key in ("output_dir", "cluster"):  # a path is used directly, since Hydra's grammar does not accept all its characters
             overrides.append(Override(key, (text,)))
             if key == "cluster":
@@ -285,7 +292,8 @@ def with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, An
             if first == "family" and inner is None:
                 raise UserError(f"{dotted}: no family is chosen, so this is the denoiser of DIAMOND; choose one too, such as family=oracle")
             if not isinstance(inner, dict):
-                raise UserError(f"unknown key {dotted!r}: {nearest(dotted, known_keys())}")
+                near = nearest(dotted, known_keys())  # without a near key, the names of this level are enough
+                raise UserError(f"unknown key {dotted!r}: {near if near.startswith('did') else nearest(first, out)}")
             out[first] = with_values(inner, {rest: value})
         else:
             out[first] = value

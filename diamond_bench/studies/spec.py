@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diamond_bench.compose import STUDY_FILE_KEYS
 from diamond_bench.config import RunConfig
 from diamond_bench.errors import UserError, nearest
 from diamond_bench.metrics.columns import METRIC_INFO, columns_of, pools, result_metrics
@@ -122,7 +123,7 @@ def load_study(name: str, scale: str) -> Study:
     return _study(stem, str(file), content, scale)
 
 
-_KEYS = ("question", "paper", "protocol", "note", "games", "seeds", "set", "arms", "axes", "primary", "scales")
+_KEYS = (*STUDY_FILE_KEYS, "games", "seeds")
 
 
 def _study(name: str, where: str, content: Any, scale: str) -> Study:
