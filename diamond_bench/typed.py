@@ -92,7 +92,7 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or not value:
-            raise UserError(f"{path}={value!r}: expected a list that is not empty, such as {_example(args[0], metadata)}")
+            raise UserError(f"{path}={value!r}: expected a list that is not empty{_example(args[0], metadata)}")
         if len(value) > MAX_ITEMS:
             raise UserError(f"{path}: a list of {len(value):,} values; expected at most {MAX_ITEMS:,}")
         return tuple(_convert(args[0], item, f"{path}[{i}]", metadata) for i, item in enumerate(value))
@@ -100,9 +100,11 @@ def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any]) -> A
 
 
 def _example(hint: type, metadata: Mapping[str, Any]) -> str:
-    """A list for a message: the first values of the neutral one, or any values of the type if it has none."""
-    values = metadata.get("default") or {int: (1, 2), float: (0.5, 1.0), bool: (True, False), str: ("text", "text")}[hint]
-    return f"[{','.join(str(value).lower() if hint is bool else str(value) for value in values[:4])}]"
+    """Words with a list for a message: the first values of the neutral one, or any values of the type. Empty if there are none."""
+    values = metadata.get("default") or {int: (1, 2), float: (0.5, 1.0), bool: (True, False), str: ("text", "text")}.get(hint)
+    if not values:
+        return ""
+    return f", such as [{','.join(str(value).lower() if hint is bool else str(value) for value in values[:4])}]"
 
 
 def _scalar(hint: type, value: Any, path: str, metadata: Mapping[str, Any]) -> Any:

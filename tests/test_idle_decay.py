@@ -331,6 +331,14 @@ def test_play_beyond_the_limit_of_an_episode_is_refused_at_planning(game: str, s
         planned_with(f"evaluation.hold_frames={int(longest) + 1}")
     with pytest.raises(UserError, match=rf"an episode of {game} is cut after {steps} steps, .* set data\.reference_horizon=\d+ or less"):
         planned_with("evaluation.hold_frames=12", "data.reference_horizon=5000", "data.num_train_frames=100000")
+    with pytest.raises(UserError, match=r"leaves 0 frames after the context .*; lower data\.reference_context$"):
+        planned_with("evaluation.hold_frames=12", "data.reference_context=3000")
+
+
+def test_play_of_games_that_can_end_early_is_not_refused_at_planning() -> None:
+    """A crash ends a game on the highway, so a shorter one counts as true play."""
+    pytest.importorskip("highway_env")
+    plan_study("sampling_steps", ["scale=tiny", "games=[highway/highway-v0]", "metrics=[drift,idle_decay]", "evaluation.hold_frames=500"])
 
 
 def test_a_held_out_episode_at_its_limit_is_one_true_play_of_the_largest_length() -> None:

@@ -78,6 +78,6 @@ def test_names_that_no_evaluation_may_request_are_named_at_once() -> None:
         check_names(("drift", "lpisp", "one_step", "psnrr"))
     lines = str(refused.value).splitlines()
     assert lines[0].startswith("metrics: unknown metric 'lpisp': did you mean lpips")
-    assert lines[1] == "metrics: every evaluation measures one_step, so it cannot be requested"
+    assert lines[1] == "metrics: one_step is measured wherever it can be, so it cannot be requested"
     assert lines[2].startswith("metrics: unknown metric 'psnrr'")
     assert len(lines) == 3

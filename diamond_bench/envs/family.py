@@ -99,6 +99,8 @@ class EnvFamily:
     """Whether an episode can end by itself."""
     max_steps: int | None = None
     """Steps after which an episode of any of its games is truncated, if it has not ended before. None if there is no such number."""
+    fixed_length: bool = False
+    """Whether no episode ends before `max_steps`."""
     saves: bool = False
     """Whether its environments have `save_state()`, which returns plain data (numbers, text and tensors), and `load_state(data)`, which
     continues exactly from there. Resuming an agent's training and the world-model family `oracle` need both."""

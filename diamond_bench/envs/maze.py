@@ -301,6 +301,7 @@ FAMILY = EnvFamily(
     rewards=False,
     ends=False,
     max_steps=EPISODE_STEPS,
+    fixed_length=True,
     saves=True,
     check=_check,
     random=lambda env: True,

@@ -332,8 +332,7 @@ class SyntheticEnv(gymnasium.Env[Frame, int]):
 
 
 class Follower:
-    """A policy that goes to the most likely next column of the walker. With a light it goes to the walker's present column, or away from it
-    if the light is red."""
+    """Goes to the most likely next column of the walker. With a light: to the walker's present column, or away from it at red."""
 
     def __init__(self, game: str) -> None:
         self._world = world_of(game)
@@ -392,6 +391,7 @@ FAMILY = EnvFamily(
     reads=frozenset({"frame_size", "minority_share"}),
     saves=True,
     max_steps=EPISODE_STEPS,
+    fixed_length=True,
     check=_check,
     facts=lambda config: {"minority_share": config.minority_share},
     random=lambda env: bool(env.get("minority_share", EnvConfig().minority_share)),

@@ -153,11 +153,10 @@ def _check(config: RunConfig) -> None:
     e, data = config.evaluation, config.data
     if e.num_trajectories < MIN_CLIPS:
         references = "" if data.num_references >= MIN_CLIPS else f" and data.num_references={MIN_CLIPS}"
-        instead = ",".join("kvd" if metric == "fvd" else metric for metric in e.metrics if metric != "kvd")
         raise UserError(
             f"evaluation.num_trajectories={e.num_trajectories}: FVD needs at least {MIN_CLIPS} clips on each side, one per trajectory "
             f"(with fewer, the covariance of its {LOGITS} features is singular); set evaluation.num_trajectories={MIN_CLIPS}{references} "
-            f"or more, or measure KVD, which has no such bias: metrics=[{instead}]",
+            f"or more, or measure the metric kvd instead, which has no such bias",
             keys=("evaluation.num_trajectories", "data.num_references"),
         )
     check_clips(config, "FVD")

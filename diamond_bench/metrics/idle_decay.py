@@ -183,17 +183,19 @@ def _check(config: RunConfig) -> None:
     if data.dataset is not None:
         return
     limits: dict[str, float] = {}  # the longest true play that each limit leaves, by its description
-    if (cut := family_of(config.game).max_steps) is not None:
+    family = family_of(config.game)
+    if (cut := family.max_steps) is not None and family.fixed_length:  # a shorter game that ended by itself counts as true play
         limits[f"an episode of {config.game} is cut after {cut} steps"] = cut + 1 - data.reference_context
     if data.windows_per_episode is not None:
         played = SPREAD * data.windows_per_episode * (data.reference_context + data.reference_horizon)
         limits[f"data.windows_per_episode={data.windows_per_episode} cuts held-out games"] = played - data.reference_context
     why, longest = min(limits.items(), key=lambda limit: limit[1], default=("", math.inf))
     if longest < number:
+        mend = f"set evaluation.hold_frames={longest} or less" if longest >= RUN else "lower data.reference_context"
+        more = ", or raise data.windows_per_episode" if why.startswith("data.") else ""
         raise UserError(
             f"metrics: idle_decay calibrates collapse on held-out true play of {number} frames (evaluation.hold_frames), but {why}, which "
-            f"leaves {longest} after the context (data.reference_context={data.reference_context}); set evaluation.hold_frames={longest} "
-            f"or less{', or raise data.windows_per_episode' if why.startswith('data.') else ''}",
+            f"leaves {max(longest, 0)} after the context (data.reference_context={data.reference_context}); {mend}{more}",
             keys=("metrics", "evaluation.hold_frames", "data.windows_per_episode"),
         )
 

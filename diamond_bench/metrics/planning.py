@@ -55,7 +55,7 @@ def refusal(refused: Mapping[str, UserError], metrics: Sequence[str]) -> UserErr
 
 def _not_selectable(name: str) -> str:
     if name in all_metrics():
-        return f"every evaluation measures {name}, so it cannot be requested"
+        return f"{name} is measured wherever it can be, so it cannot be requested"
     return f"unknown metric {name!r}: {meant(name)}"
 
 

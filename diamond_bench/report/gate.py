@@ -63,7 +63,7 @@ def gate_metrics(plan: SavedPlan, facts: StudyFacts) -> list[str]:
     """The metrics by which the gate decides on world models, each once. Empty for agents. Reads nothing from the store."""
     if plan.protocol == "agent":
         return []
-    cells = {(point.variant, point.game): point for point in plan.points}
+    cells = {(point.variant, point.game): point for point in plan.points if point.jobs["evaluation"] in facts.recorded}
     return list(dict.fromkeys(_metric(random) for point in cells.values() if (random := _random(facts, point)) is not None))
 
 

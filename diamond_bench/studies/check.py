@@ -198,9 +198,10 @@ def _check_references(config: RunConfig) -> None:
     cut = family_of(config.game).max_steps if data.dataset is None else None
     if cut is not None and data.reference_context + data.reference_horizon > cut + 1:
         most = cut + 1 - data.reference_context
+        mend = f"set data.reference_horizon={most} or less" if most >= 1 else "lower data.reference_context"
         raise UserError(
-            f"data.reference_horizon={data.reference_horizon}: an episode of {config.game} is cut after {cut} steps, which leaves {most} "
-            f"frames after the context (data.reference_context={data.reference_context}); set data.reference_horizon={most} or less"
+            f"data.reference_horizon={data.reference_horizon}: an episode of {config.game} is cut after {cut} steps, which leaves "
+            f"{max(most, 0)} frames after the context (data.reference_context={data.reference_context}); {mend}"
         )
 
 

@@ -78,7 +78,7 @@ def _named(arms: Sequence[str]) -> str:
 
 def with_families(error: UserError, study: Study) -> UserError:
     """The refusal of one arm, with advice if it concerns a metric that arms of other families may have."""
-    if error.keys[:1] != ("metrics",) or not _with_family(study):
+    if "metrics" not in error.keys or not _with_family(study):
         return error
     advice = _COPY.format("set evaluation.metrics in the arms that can have it, ")
     return UserError(f"{error}. Other arms of {study.name} may have it. {advice}")
