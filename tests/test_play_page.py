@@ -158,6 +158,17 @@ class Tab:
     def is_(self, status: str) -> None:
         expect(self.page.locator("#status")).to_have_text(status)
 
+    def settled(self) -> int:
+        """Waits until no frame comes any more, since some may be under way when a pause begins. The step of the last one."""
+        seen = 0
+        for _ in range(40):
+            if len(self.frames) == seen:
+                break
+            seen = len(self.frames)
+            self.page.wait_for_timeout(300)
+        assert len(self.frames) == seen
+        return int(self.frames[-1]["step"])
+
     def picture(self, lane: int) -> list[int]:
         """The pixels of a lane's picture, as RGBA."""
         draw = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
@@ -245,14 +256,7 @@ def test_keys_change_the_action_and_time_goes_both_ways(visit: Callable[..., Any
         expect(place).to_have_text(re.compile(r"step [1-9]\d"))
         tab.press(".")
         tab.is_("Paused")
-        seen = 0
-        for _ in range(20):  # until no frame comes any more: some were under way
-            if len(tab.frames) == seen:
-                break
-            seen = len(tab.frames)
-            tab.page.wait_for_timeout(300)
-        assert len(tab.frames) == seen
-        last = tab.frames[-1]["step"]
+        last = tab.settled()
         tab.press("Backspace")
         tab.at(last - 10)  # one second of ten frames
 
@@ -278,14 +282,13 @@ def test_a_model_stays_in_step_with_the_real_game_and_the_number_of_steps_change
         expect(tab.page.locator("#place")).to_have_text(re.compile(r"step [1-9]\d\d"), timeout=4 * SLOW)
         tab.press(".")
         tab.is_("Paused")
+        last = tab.settled()
         drift = [frame["lanes"][1]["mse"] for frame in tab.frames]
         assert set(drift) == {0}
         assert any(frame["lanes"][0]["mse"] > 0 for frame in tab.frames)
         assert {frame["action"] for frame in tab.frames[1:]} == {0, 1, 2}
-        tab.page.wait_for_timeout(200)  # for a frame that was under way
-        step = int(str(tab.page.locator("#place").text_content()).split()[1])
         tab.press("e")
-        tab.at(step + 1)
+        tab.at(last + 1)
         assert tab.picture(1) == tab.picture(2) != tab.picture(0)
 
         tab.page.locator("#save").click()
