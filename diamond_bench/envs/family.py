@@ -98,7 +98,7 @@ class EnvFamily:
     ends: bool = True
     """Whether an episode can end by itself."""
     max_steps: int | None = None
-    """Steps after which an episode of any of its games is truncated, if it has not ended before. None if there is no such number."""
+    """Every episode of its games is truncated after this many steps. None if no common limit is known."""
     fixed_length: bool = False
     """Whether no episode ends before `max_steps`."""
     saves: bool = False

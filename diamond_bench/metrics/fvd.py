@@ -156,7 +156,7 @@ def _check(config: RunConfig) -> None:
         raise UserError(
             f"evaluation.num_trajectories={e.num_trajectories}: FVD needs at least {MIN_CLIPS} clips on each side, one per trajectory "
             f"(with fewer, the covariance of its {LOGITS} features is singular); set evaluation.num_trajectories={MIN_CLIPS}{references} "
-            f"or more, or measure the metric kvd instead, which has no such bias",
+            "or more, or measure the metric kvd instead, which has no such bias",
             keys=("evaluation.num_trajectories", "data.num_references"),
         )
     check_clips(config, "FVD")

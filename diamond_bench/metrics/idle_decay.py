@@ -182,7 +182,7 @@ def _check(config: RunConfig) -> None:
     data = config.data
     if data.dataset is not None:
         return
-    limits: dict[str, float] = {}  # the longest true play that each limit leaves, by its description
+    limits: dict[str, float] = {}  # by its description, the longest true play that each limit leaves
     family = family_of(config.game)
     if (cut := family.max_steps) is not None and family.fixed_length:  # a shorter game that ended by itself counts as true play
         limits[f"an episode of {config.game} is cut after {cut} steps"] = cut + 1 - data.reference_context
@@ -191,11 +191,13 @@ def _check(config: RunConfig) -> None:
         limits[f"data.windows_per_episode={data.windows_per_episode} cuts held-out games"] = played - data.reference_context
     why, longest = min(limits.items(), key=lambda limit: limit[1], default=("", math.inf))
     if longest < number:
-        mend = f"set evaluation.hold_frames={longest} or less" if longest >= RUN else "lower data.reference_context"
-        more = ", or raise data.windows_per_episode" if why.startswith("data.") else ""
+        mends = [f"set evaluation.hold_frames={longest} or less"] if longest >= RUN else []
+        if why.startswith("data."):
+            mends.append("raise data.windows_per_episode")
         raise UserError(
             f"metrics: idle_decay calibrates collapse on held-out true play of {number} frames (evaluation.hold_frames), but {why}, which "
-            f"leaves {max(longest, 0)} after the context (data.reference_context={data.reference_context}); {mend}{more}",
+            f"leaves {max(longest, 0)} after the context (data.reference_context={data.reference_context}); "
+            f"{', or '.join(mends) or 'lower data.reference_context'}",
             keys=("metrics", "evaluation.hold_frames", "data.windows_per_episode"),
         )
 

@@ -204,7 +204,7 @@ def _check(config: RunConfig) -> None:
     if config.data.dataset is not None:
         raise UserError(
             f"metrics: memory_gain needs the things that each frame shows, and your dataset {config.data.dataset} is not known to hold "
-            f"them; collect a dataset here (data.dataset=null)",
+            "them; collect a dataset here (data.dataset=null)",
             keys=("metrics", "data.dataset"),
         )
     check_sights(config.game)

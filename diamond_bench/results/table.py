@@ -177,8 +177,9 @@ def uninformative(table: "pd.DataFrame") -> list[str]:
     """A note for each column and game whose ceiling is not better than its floor (`Column.ceiling`, `floor`), so that it says nothing."""
     notes = []
     for name, column in METRIC_INFO.items():
-        of_column = table[(table["metric"] == name) & table["seed"].isna()] if column.ceiling else table[:0]
-        for game, rows in of_column.groupby("game", sort=False):
+        if not column.ceiling:
+            continue
+        for game, rows in table[(table["metric"] == name) & table["seed"].isna()].groupby("game", sort=False):
             values = dict(zip(rows["variant"], rows["value"], strict=True))
             named = {baseline: _settings_of(baseline, values) for baseline in (*column.ceiling, column.floor)}
             of_ceiling = next((baseline for baseline in column.ceiling if named[baseline]), "")

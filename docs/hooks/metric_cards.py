@@ -38,15 +38,12 @@ SIZES = {
     **{"evaluation.sample_horizon": 4, "evaluation.num_fid_images": 48},
     **{"probe.num_steps": 250, "probe.channels": 16, "probe.batch_size": 32, "probe.learning_rate": 0.008},
 }
+_STARTS = ("data.num_references", "evaluation.num_trajectories")
 LARGER: Mapping[str, Mapping[str, Any]] = {
-    "fid": {
-        **{"data.num_train_frames": 2048, "data.num_references": 128, "evaluation.num_trajectories": 128},
-        **{"evaluation.num_fid_images": 2048},
-    },
-    "fvd": {"data.num_train_frames": 8192, "data.num_references": 401, "evaluation.num_trajectories": 401, "data.windows_per_episode": 20},
+    "fid": {"data.num_train_frames": 2048, "evaluation.num_fid_images": 2048, **dict.fromkeys(_STARTS, 128)},
+    "fvd": {"data.num_train_frames": 8192, "data.windows_per_episode": 20, **dict.fromkeys(_STARTS, 401)},
 }
-"""FID needs 2,048 images. FVD needs more clips than its 400 features, and its interval clips of at least 20 episodes. Used if `--metrics`
-names the metric."""
+"""FID needs 2,048 images, FVD 401 clips, and its interval 20 episodes. Used if `--metrics` names the metric."""
 
 Frames = NDArray[np.uint8]
 """(n, T, h, w, 3)."""
@@ -127,9 +124,8 @@ def measure(game: str, repetition: int, metrics: str, work: Path) -> list[dict[s
     (dataset,) = prepared.jobs
     shutil.rmtree(place, ignore_errors=True)
     write_starts(store, dataset, config, prepared.scale, place / "starts")
-    plan = plan_score(
-        write_damages(store, dataset, config, place, repetition), ["execution.num_threads=1", *([f"metrics={metrics}"] if metrics else [])]
-    )
+    asked = [f"metrics={metrics}"] if metrics else []
+    plan = plan_score(write_damages(store, dataset, config, place, repetition), ["execution.num_threads=1", *asked])
     summary = run_local(store, plan.jobs.values(), num_workers=2, device="cpu")
     if summary.exit_code:
         raise SystemExit(f"{game}: jobs failed: {summary.failed}")
@@ -390,12 +386,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("metric_cards"), help="folder of the store and of the damaged frames")
     asked = parser.parse_args()
     for game in asked.games:
-        new: list[dict[str, Any]] = []
-        for repetition in range(asked.repetitions):
-            new += measure(game, repetition, asked.metrics, asked.work.absolute())
+        work = asked.work.absolute()
+        new = [row for repetition in range(asked.repetitions) for row in measure(game, repetition, asked.metrics, work)]
         again = {(row["game"], row["metric"]) for row in new}
-        others: list[dict[str, Any]] = list(read_numbers()) if NUMBERS.exists() else []
-        kept = [row for row in others if (row["game"], row["metric"]) not in again]
+        kept = [row for row in read_numbers() if (row["game"], row["metric"]) not in again]
         write_numbers(sorted([*kept, *new], key=lambda row: list(GAMES).index(row["game"])))
     texts = read_numbers()
     draw(texts)
